@@ -1,0 +1,38 @@
+"""ldm_core: the core of a plugin-architecture framework for latent diffusion models. Importing it imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ldm_core.component import API_VERSION, Component
+from ldm_core.contracts import Conditioner, Denoiser, FirstStage, Sampler
+from ldm_core.errors import LDMError
+from ldm_core.hookspecs import hookimpl, hookspec
+
+if TYPE_CHECKING:
+    from ldm_core.pipeline import Pipeline
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "API_VERSION",
+    "Component",
+    "Conditioner",
+    "Denoiser",
+    "FirstStage",
+    "LDMError",
+    "Sampler",
+    "hookimpl",
+    "hookspec",
+    "load",
+]
+
+
+def load(url: str, *, device: str | None = None, **options: Any) -> Pipeline:
+    """Load a trained model from a run folder or a weights file (path or URL); see :class:`ldm_core.pipeline.Pipeline`.
+
+    Imports torch, but neither deepspeed nor timm; s3fs only for an s3 URL.
+    """
+    from ldm_core.pipeline import Pipeline
+
+    return Pipeline.load(url, device=device, **options)

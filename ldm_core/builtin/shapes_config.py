@@ -1,0 +1,69 @@
+"""Settings of the embedded ``shapes`` data. Imports attrs only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+
+if TYPE_CHECKING:
+    from ldm_core.contracts import Site
+
+SMALLEST_SIDE = 16  # below it a star of a third of the side is four pixels wide: a blob
+
+
+def _positive(_: object, attribute: attrs.Attribute[int], value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{attribute.name}: expected a whole number above 0, got {value}")
+
+
+def _shares(_: object, attribute: attrs.Attribute[tuple[float, ...]], value: tuple[float, ...]) -> None:
+    if not 1 <= len(value) <= 3 or min(value) < 0 or value[0] <= 0:
+        raise ValueError(
+            f"{attribute.name}: expected one to three shares (scenes of one, two, three objects), none"
+            f" negative and the first above 0, got {list(value)}"
+        )
+
+
+@attrs.frozen(kw_only=True)
+class ShapesConfig:
+    """Seeded scenes of one to three coloured shapes; example i depends on (seed, split, i) and the other
+    settings here alone.
+
+    ``pairs`` says which (colour, shape) pairs the scenes may hold. ``auto`` is ``seen`` for train and ``all``
+    for val; train never holds a held-out pair, whatever is asked of val.
+    """
+
+    scenes: int = attrs.field(default=20_000, validator=_positive)
+    """Length of the train split."""
+    val_scenes: int = attrs.field(default=1_000, validator=_positive)
+    """Length of the val split."""
+    split: Literal["train", "val"] = "train"
+    backgrounds: Literal["plain", "gradient", "texture", "mixed"] = "plain"
+    max_objects: int = attrs.field(default=3, validator=attrs.validators.in_((1, 2, 3)))
+    shares: tuple[float, ...] = attrs.field(default=(0.5, 0.3, 0.2), validator=_shares)
+    """Relative frequency of scenes of one, two and three objects. Half are single: a shape is learned fastest
+    where it is large and alone."""
+    pairs: Literal["auto", "seen", "held_out", "all"] = "auto"
+    seed: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+
+    @property
+    def allowed_pairs(self) -> Literal["seen", "held_out", "all"]:
+        """``pairs`` with ``auto`` resolved for the split."""
+        if self.pairs != "auto":
+            return self.pairs
+        return "seen" if self.split == "train" else "all"
+
+    def check(self, site: Site) -> Iterable[str]:
+        """One line for each setting that cannot work at ``site``."""
+        if min(site.size[-2:]) < SMALLEST_SIDE:
+            yield (
+                f"shapes: image_size {list(site.size)} is too small for a readable shape; "
+                f"set both sides to {SMALLEST_SIDE} or more"
+            )
+        if self.split == "train" and self.allowed_pairs != "seen":
+            yield (
+                f"shapes.pairs: '{self.pairs}' would put held-out pairs into the train split; "
+                "use 'auto' or 'seen', or split: val"
+            )

@@ -1,0 +1,75 @@
+"""The descriptor of a component, and the kinds there are. Imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from ldm_core.contracts import EMPTY
+
+API_VERSION = 1
+"""The plugin API that this core speaks. A descriptor written for another one is listed as broken, not loaded."""
+
+KINDS: Mapping[str, str] = {
+    "first_stage": "images <-> latents",
+    "denoiser": "the network",
+    "conditioner": "what steers it",
+    "schedule": "the forward process",
+    "parameterization": "what the network predicts",
+    "objective": "how times are drawn and errors weighed",
+    "time_grid": "where a sampler evaluates the schedule",
+    "sampler": "noise -> latents",
+    "guidance": "combines conditional and unconditional estimates",
+    "adapter": "changes a model by hooks",
+    "dataset": "examples",
+    "observer": "is told of a run's progress",
+}
+"""Every kind of component, with a few words for listings."""
+
+
+@attrs.frozen(kw_only=True)
+class Component:
+    """One component, described without importing it.
+
+    `kind` is one of :data:`KINDS`; `name` is unique within its kind and never reused for other behaviour. `config` is
+    a frozen attrs class of the plugin's own, `factory` the only string, ``"package.module:callable"``, imported when
+    the component is built and called as ``factory(config, site)``. `presets` share the kind's namespace: name ->
+    config instance. `api` is the plugin API that the descriptor was written for. `source`: paper, equation, licence of
+    the numbers. `provides` names what a listing should know (batch keys of a conditioner come from its config).
+    """
+
+    kind: str
+    name: str
+    config: type
+    factory: str
+    summary: str
+    source: str = ""
+    presets: Mapping[str, Any] = attrs.field(default=EMPTY)
+    api: int = API_VERSION
+
+    def load(self) -> Callable[..., Any]:
+        """Import the factory."""
+        module, _, attribute = self.factory.partition(":")
+        target: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            target = getattr(target, part)
+        return target
+
+    def problems(self) -> list[str]:
+        """What is wrong with the descriptor itself, one line each; empty when it can be used."""
+        found = []
+        if self.kind not in KINDS:
+            found.append(f"unknown kind '{self.kind}' (kinds: {', '.join(KINDS)})")
+        if not attrs.has(self.config):
+            found.append(f"config {self.config!r} is no attrs class")
+        if ":" not in self.factory:
+            found.append(f"factory '{self.factory}' is not 'package.module:callable'")
+        if not self.name.isidentifier():
+            found.append(f"name '{self.name}' is not an identifier")
+        for preset, value in self.presets.items():
+            if not isinstance(value, self.config):
+                found.append(f"preset '{preset}' is no {self.config.__name__}")
+        return found

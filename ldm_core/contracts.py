@@ -1,0 +1,419 @@
+"""The contracts between the core and its parts: what a component is handed and what it must give back.
+
+Importing this module does not import torch. Shapes: B batch; C latent channels; ``*s`` latent axes (h, w; a video
+has f, h, w); L tokens. Images between components are float in [-1, 1]; ``x``, ``x0`` and schedule coefficients are
+float32 or better.
+
+:class:`FirstStage`, :class:`Conditioner`, :class:`Denoiser` and :class:`Sampler` are what users subclass: they are
+the stable API. A subclass that forgets a method fails at construction with the method's name. All other contracts
+are provisional until 1.0.
+
+Who owns what, for every component that is a ``torch.nn.Module`` (first stages, conditioners, denoisers):
+
+* **device** - the core moves a component with ``.to(device)``; a component creates tensors on the device of its
+  inputs or of its parameters and never picks one itself.
+* **train/eval mode** - the core calls ``.train()`` and ``.eval()``; a component only reads ``self.training``.
+* **freezing** - the core sets ``requires_grad``; a component neither freezes itself nor wraps itself in ``no_grad``.
+* **parameters** - a component registers its own and no one else's: a part that borrows another's module holds it
+  unregistered. Everything that it learned is in its ``state_dict``, as tensors.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import attrs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ldm_core.cond import Cond, Conditions
+    from ldm_core.diffusion import Model
+    from ldm_core.streams import Streams
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+Batch: TypeAlias = Mapping[str, Any]
+"""A collated batch: equal-shaped arrays stacked into tensors, all else a list of length B."""
+
+
+class Estimate(NamedTuple):
+    """What a model estimates: `x0` (B, C, *s) float32; `extra`, denoiser channels beyond C (a learned variance)."""
+
+    x0: Tensor
+    extra: Tensor | None = None
+
+
+class LossOutput(NamedTuple):
+    """A loss per example: `value` (B,), unweighted over the batch; `logs`, detached scalars or (B,) by name."""
+
+    value: Tensor
+    logs: Mapping[str, Tensor] = EMPTY
+
+
+Denoise: TypeAlias = "Callable[[Tensor, Tensor], Estimate]"
+"""(x, t (B,)) -> Estimate: what a sampler calls; conditioning and guidance are closed over."""
+Predict: TypeAlias = "Callable[[Tensor, Tensor, Sequence[Cond]], list[Estimate]]"
+"""(x, t, branches) -> one Estimate a branch: what a guidance calls; the core batches what can be batched."""
+OnStep: TypeAlias = "Callable[[int, Tensor, Tensor, Tensor], Tensor | None]"
+"""(index, t (), x at level t, x0): called after each step; a returned tensor replaces x; raise to cancel."""
+
+
+@attrs.frozen
+class LatentSpec:
+    """The shape of a first stage's latents: `channels`, and `stride`, image pixels per latent cell on each axis."""
+
+    channels: int
+    stride: tuple[int, ...] = (8, 8)
+
+    def shape(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Image size (H, W) -> latent shape (C, h, w).
+
+        Raises ValueError naming both numbers where an axis is not divisible by its stride.
+        """
+        if len(size) != len(self.stride):
+            raise ValueError(f"image size {tuple(size)} has {len(size)} axes; latents have {len(self.stride)}")
+        for pixels, stride in zip(size, self.stride, strict=True):
+            if pixels % stride or pixels <= 0:
+                near = max(stride, round(pixels / stride) * stride)
+                raise ValueError(
+                    f"image size {pixels} is not divisible by the first stage's factor {stride}; "
+                    f"use a multiple such as {near}"
+                )
+        return (self.channels, *(p // s for p, s in zip(size, self.stride, strict=True)))
+
+
+@attrs.frozen
+class CondSpec:
+    """Widths of a conditioning bundle; 0 or empty = absent.
+
+    `crossattn` D of (B, L, D); `vector` V of (B, V); `concat` C' of (B, C', *s); `residuals`, sites written to;
+    `extras`, name -> shape without B (None = free), e.g. ``{"t5": (None, 4096), "fps": ()}``.
+    """
+
+    crossattn: int = 0
+    vector: int = 0
+    concat: int = 0
+    residuals: tuple[str, ...] = ()
+    extras: Mapping[str, tuple[int | None, ...]] = attrs.field(default=EMPTY)
+
+    @staticmethod
+    def merge(specs: Mapping[str, CondSpec]) -> CondSpec:
+        """Merge the specs of named conditioners as :meth:`ldm_core.cond.Cond.merge` merges their bundles.
+
+        Raises ValueError naming both conditioners where cross-attention widths differ or an extra comes twice.
+        """
+        crossattn, owner = 0, ""
+        extras: dict[str, tuple[int | None, ...]] = {}
+        owners: dict[str, str] = {}
+        residuals: list[str] = []
+        for name, spec in specs.items():
+            if spec.crossattn and crossattn and spec.crossattn != crossattn:
+                raise ValueError(
+                    f"conditioner '{owner}' has cross-attention width {crossattn} and '{name}' {spec.crossattn}; "
+                    f"set one width for both, e.g. conditioners.{name}.width={crossattn}"
+                )
+            if spec.crossattn and not crossattn:
+                crossattn, owner = spec.crossattn, name
+            for key, shape in spec.extras.items():
+                if key in extras:
+                    raise ValueError(f"conditioners '{owners[key]}' and '{name}' both write the extra '{key}'; drop one")
+                extras[key], owners[key] = shape, name
+            residuals += [site for site in spec.residuals if site not in residuals]
+        return CondSpec(
+            crossattn=crossattn,
+            vector=sum(s.vector for s in specs.values()),
+            concat=sum(s.concat for s in specs.values()),
+            residuals=tuple(residuals),
+            extras=extras,
+        )
+
+
+@attrs.frozen
+class Accepts:
+    """Which parts of a conditioning bundle a denoiser, guidance or adapter uses; ``extras`` by name.
+
+    A denoiser's config has it as the attribute `accepts`; without one, everything but extras is taken as accepted.
+    """
+
+    crossattn: bool = True
+    vector: bool = True
+    concat: bool = True
+    residuals: bool = True
+    extras: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Site:
+    """What a component may know about the model around it; filled in build order.
+
+    `size` (H, W) and `channels` of the images; `latent`, from conditioners on; `cond`, the merged conditioning, from
+    the denoiser on; `encode` (B, c, H, W) -> (B, C, *s) (the mode, no gradient) and `decode`, functions and not the
+    module, so that nothing registers the first stage twice.
+    """
+
+    size: tuple[int, ...]
+    channels: int = 3
+    latent: LatentSpec | None = None
+    cond: CondSpec = attrs.field(factory=CondSpec)
+    encode: Callable[[Tensor], Tensor] | None = None
+    decode: Callable[[Tensor], Tensor] | None = None
+
+
+@attrs.frozen
+class DataInfo:
+    """What a data set offers: `keys` name -> geometry, `classes` name -> count, `class_names` where known."""
+
+    keys: Mapping[str, str]
+    classes: Mapping[str, int] = attrs.field(default=EMPTY)
+    class_names: Mapping[str, tuple[str, ...]] = attrs.field(default=EMPTY)
+
+
+class Reconstruction(NamedTuple):
+    """One training pass of a first stage: `image` (B, c, H, W), not clamped; `regularization` (), unweighted."""
+
+    image: Tensor
+    regularization: Tensor
+    logs: Mapping[str, Tensor] = EMPTY
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The stable four
+
+
+@runtime_checkable
+class FirstStage(Protocol):
+    """Images to latents and back; a ``torch.nn.Module``. Stable API.
+
+    It owns its latent normalisation: what :meth:`latents` returns is close to N(0, 1), and no factor lives elsewhere.
+    Its config has the attribute `latent`, without torch. Ownership of device, mode, freezing and parameters: see
+    :mod:`ldm_core.contracts`.
+    """
+
+    latent: LatentSpec
+
+    @abstractmethod
+    def encode_moments(self, x: Tensor) -> Tensor:
+        """Images (B, c, H, W) in [-1, 1] -> moments (B, M, *s): deterministic, raw, cacheable."""
+        ...
+
+    @abstractmethod
+    def latents(self, moments: Tensor, *, streams: Streams | None = None) -> Tensor:
+        """Moments (B, M, *s) -> normalised latents (B, C, *s); `streams` None = the mode, else one draw each."""
+        ...
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Tensor:
+        """Normalised latents (B, C, *s) -> images (B, c, H, W), not clamped; a VQ stage quantises first."""
+        ...
+
+    @abstractmethod
+    def project(self, z: Tensor) -> Tensor:
+        """The nearest latent that can be meant: VQ codes, pixels clamped; a KL stage returns `z`."""
+        ...
+
+    @abstractmethod
+    def set_normalization(self, mean: Tensor, std: Tensor) -> None:
+        """Take the mean and std (C,) of raw latents, measured by the core after training; saved with the weights."""
+        ...
+
+
+@runtime_checkable
+class Conditioner(Protocol):
+    """Turns a batch into conditioning; a ``torch.nn.Module``. Stable API.
+
+    `spec` holds the widths that it writes, `reads` the batch keys that it touches. Its config has the property
+    `reads` and the method ``spec(latent) -> CondSpec``, both without torch; optionally ``from_data(info) -> config``,
+    which fills numbers in from the data (class counts), and ``check(site) -> Iterable[str]``, one line per misfit.
+    A conditioner may have ``fit(examples)``, called once before training, to learn from the annotations at hand (a
+    tokenizer). Ownership of device, mode, freezing and parameters: see :mod:`ldm_core.contracts`.
+    """
+
+    spec: CondSpec
+    reads: tuple[str, ...]
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> Cond:
+        """A collated batch with the keys `reads` -> a bundle of B rows. Row i depends on example i alone."""
+        ...
+
+    @abstractmethod
+    def null(self, like: Cond) -> Cond:
+        """The bundle that stands for "no condition": same parts, shapes, dtype and device as `like`, an encode of
+        this conditioner. Returns `like` itself where guidance must not drop it (masks, low-resolution images)."""
+        ...
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """The network F; a ``torch.nn.Module``. Stable API.
+
+    Built from ``factory(config, site)``, where ``site.latent`` and ``site.cond`` say the widths. It knows nothing of
+    alpha and sigma: `noise_level` is what the schedule tells it. It may have ``prepare(cond) -> Cond``, called once
+    per run and branch, to put what does not depend on x into ``extras``. Ownership of device, mode, freezing and
+    parameters: see :mod:`ldm_core.contracts`.
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        """x (B, C, *s), noise_level (B,) -> (B, C or more, *s): the first C channels are F, the rest its own."""
+        ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Steps from noise to data; any object, no module needed. Stable API.
+
+    It knows neither conditioning nor guidance nor first stage; its history is local to :meth:`sample`.
+    """
+
+    @abstractmethod
+    def sample(
+        self,
+        denoise: Denoise,
+        x: Tensor,
+        times: Tensor,
+        schedule: NoiseSchedule,
+        *,
+        streams: Streams | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """x (B, C, *s) at times[0] -> x at times[-1], `times` strictly decreasing; inputs stay unchanged.
+
+        `streams` is required when noise is drawn (ValueError). May divide by sigma(times[i]), i < last, never by
+        alpha without saying so.
+        """
+        ...
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Provisional until 1.0
+
+
+@runtime_checkable
+class NoiseSchedule(Protocol):
+    """x_t = alpha(t) x0 + sigma(t) eps, t in [0, t_max]. Provisional.
+
+    Tables have t = index + 1, and t = 0 is data. alpha(0) = 1, sigma(0) = 0, sigma / alpha increases; alpha may be 0
+    at t_max (rectified flow, zero terminal SNR). Coefficients are float64.
+    """
+
+    t_max: float
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """The coefficient of x0 at t, same shape as t."""
+        ...
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """The coefficient of eps at t, same shape as t."""
+        ...
+
+    @abstractmethod
+    def noise_level(self, t: Tensor) -> Tensor:
+        """What the network is told at t: the index of a table, ln(sigma) / 4, 1000 t."""
+        ...
+
+    @abstractmethod
+    def draw(self, u: Tensor) -> Tensor:
+        """Uniform u in [0, 1) -> training times in (0, t_max], same shape; a table gives whole numbers."""
+        ...
+
+
+@runtime_checkable
+class Parameterization(Protocol):
+    """What F predicts, as x0 = c_skip x + c_out F(c_in x). Provisional."""
+
+    @abstractmethod
+    def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(alpha, sigma) -> (c_skip, c_out, c_in), elementwise."""
+        ...
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """How times are drawn and errors weighed. Provisional."""
+
+    @abstractmethod
+    def loss(self, model: Model, x0: Tensor, cond: Cond, *, streams: Streams) -> LossOutput:
+        """x0 (B, C, *s) -> a loss per example."""
+        ...
+
+
+@runtime_checkable
+class Guidance(Protocol):
+    """Combines the model's estimates under several conditionings. Provisional.
+
+    Its config says with `needs_null` (bool) whether it calls the model without conditions.
+    """
+
+    @abstractmethod
+    def guide(
+        self, predict: Predict, x: Tensor, t: Tensor, conditions: Conditions, schedule: NoiseSchedule
+    ) -> Estimate:
+        """x (B, C, *s), t (B,) -> the guided estimate."""
+        ...
+
+
+@runtime_checkable
+class TimeGrid(Protocol):
+    """Where a sampler evaluates the schedule. Provisional."""
+
+    @abstractmethod
+    def times(self, schedule: NoiseSchedule, steps: int) -> Tensor:
+        """Strictly decreasing float64 times; times[-1] is the level of the output (0, or legacy 1). `steps`
+        intervals; a rule that cannot give that number raises ValueError naming the nearest that it can."""
+        ...
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """LoRA, ControlNet, IP-Adapter, textual inversion: changes a model by forward hooks. Provisional."""
+
+    @abstractmethod
+    def attach(self, model: Model) -> None:
+        """Hook into `model`; base modules, state keys and weights stay as they are."""
+        ...
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Take all hooks away; the model is bit for bit what it was."""
+        ...
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Examples by index, torch-free. Provisional.
+
+    `keys` name -> geometry: ``image`` (c, H, W) uint8 | ``map`` (..., H, W) | ``boxes`` (N, 4) x, y, w, h in [0, 1] |
+    ``per_box`` (N, ...) | ``value``. `classes` and `class_names`: per key, where known.
+    """
+
+    keys: Mapping[str, str]
+    classes: Mapping[str, int]
+    class_names: Mapping[str, tuple[str, ...]]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+
+    @abstractmethod
+    def select(self, keys: Iterable[str]) -> Dataset:
+        """A view whose examples decode and hold only `keys`."""
+        ...
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of what is read: equal for equal data, another for other data."""
+        ...
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Told of a run's progress through the hooks of :mod:`ldm_core.hookspecs`. Provisional."""

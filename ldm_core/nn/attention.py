@@ -1,0 +1,192 @@
+"""Attention blocks: multi-head cross-attention, the spatial transformer, and the fused self-attention block.
+
+Shapes: B batch, N = h·w positions (row-major), L context tokens, C channels. Every projection is a child module that
+is called as one, so that adapters can reach it by its address.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm_core.nn.norms import group_norm, zero_init
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of (B,N,C) on a context (B,L,context_dim); without one it attends to its own input.
+
+    `mask` (B,L) bool: True positions are attended to; None attends to all. Scale is head_dim ** -0.5.
+    """
+
+    def __init__(self, channels: int, num_heads: int, *, context_dim: int | None = None, dropout: float = 0.0) -> None:
+        super().__init__()
+        context_dim = channels if context_dim is None else context_dim
+        self.num_heads = num_heads
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(context_dim, channels, bias=False)
+        self.to_v = nn.Linear(context_dim, channels, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(channels, channels), nn.Dropout(dropout))
+
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        context = x if context is None else context
+        q, k, v = (
+            projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B,heads,N or L,C/heads)
+            for projected in (self.to_q(x), self.to_k(context), self.to_v(context))
+        )
+        attend = None if mask is None else mask[:, None, None, :]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
+        return self.to_out(out.transpose(1, 2).flatten(2))  # (B,N,C)
+
+
+class GEGLU(nn.Module):
+    """A linear layer whose second half gates the first: value · GELU(gate), GELU exact."""
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim_in, 2 * dim_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """GEGLU to four times the width, dropout, and back."""
+
+    def __init__(self, channels: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            GEGLU(channels, 4 * channels), nn.Dropout(dropout), nn.Linear(4 * channels, channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm self-attention, cross-attention on the context, feed-forward; each added to (B,N,C)."""
+
+    def __init__(self, channels: int, num_heads: int, *, context_dim: int | None, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.attn1 = CrossAttention(channels, num_heads, dropout=dropout)
+        self.ff = FeedForward(channels, dropout=dropout)
+        self.attn2 = CrossAttention(channels, num_heads, context_dim=context_dim, dropout=dropout)
+        self.norm1 = nn.LayerNorm(channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.norm3 = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), context, mask)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the positions of a feature map (B,C,h,w), conditioned on a context (B,L,context_dim).
+
+    The input projection is a 1×1 convolution, or with `linear_projection` a linear layer (later published U-Nets);
+    the output projection starts at zero, so a fresh block is the identity.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        *,
+        context_dim: int | None,
+        depth: int = 1,
+        dropout: float = 0.0,
+        norm_groups: int = 32,
+        linear_projection: bool = False,
+    ) -> None:
+        super().__init__()
+        self.linear_projection = linear_projection
+        self.norm = group_norm(channels, norm_groups, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, num_heads, context_dim=context_dim, dropout=dropout) for _ in range(depth)
+        )
+        self.proj_out = zero_init(
+            nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
+        )
+
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        size = x.shape[2:]
+        h = self.norm(x)
+        if not self.linear_projection:
+            h = self.proj_in(h)
+        h = h.flatten(2).transpose(1, 2)  # (B,N,C)
+        if self.linear_projection:
+            h = self.proj_in(h)
+        for block in self.transformer_blocks:
+            h = block(h, context, mask)
+        if self.linear_projection:
+            h = self.proj_out(h)
+        h = h.transpose(1, 2).unflatten(2, size)  # (B,C,h,w); a view, laid out channels last
+        # x first: the sum takes the memory format of its first operand, and the network's is x's.
+        return x + (h if self.linear_projection else self.proj_out(h))
+
+
+def qkv_attention_by_head(qkv: Tensor, num_heads: int) -> Tensor:
+    """Self-attention of a fused (B,3C,N) whose channels are ordered [head][q|k|v][dim]; returns (B,C,N).
+
+    The order of every published latent diffusion U-Net ("legacy" there).
+    """
+    q, k, v = qkv.unflatten(1, (num_heads, 3, -1)).transpose(-1, -2).unbind(2)  # each (B,heads,N,dim)
+    return F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).flatten(1, 2)
+
+
+def qkv_attention_by_role(qkv: Tensor, num_heads: int) -> Tensor:
+    """Self-attention of a fused (B,3C,N) whose channels are ordered [q|k|v][head][dim]; returns (B,C,N)."""
+    q, k, v = qkv.unflatten(1, (3, num_heads, -1)).transpose(-1, -2).unbind(1)
+    return F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).flatten(1, 2)
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over the positions of a feature map (B,C,h,w), for U-Nets without a context.
+
+    `new_attention_order` reads the fused projection as [q|k|v][head][dim] instead of [head][q|k|v][dim].
+    """
+
+    def __init__(
+        self, channels: int, num_heads: int, *, norm_groups: int = 32, new_attention_order: bool = False
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.attend = qkv_attention_by_role if new_attention_order else qkv_attention_by_head
+        self.norm = group_norm(channels, norm_groups, eps=1e-5)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = zero_init(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.attend(self.qkv(self.norm(x).flatten(2)), self.num_heads)
+        return x + self.proj_out(h).unflatten(2, x.shape[2:])
+
+
+class SpatialSelfAttention(nn.Module):
+    """The autoencoders' attention: one head over all positions of (B,C,h,w), 1×1 projections, residual."""
+
+    def __init__(self, channels: int, *, norm_groups: int = 32) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, norm_groups)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, k, v = (
+            projected.flatten(2).transpose(1, 2).unsqueeze(1)  # (B,1,N,C)
+            for projected in (self.q(h), self.k(h), self.v(h))
+        )
+        out = F.scaled_dot_product_attention(q, k, v).squeeze(1)
+        return x + self.proj_out(out.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+def joint_mask(mask: Tensor | None, tokens: int) -> Tensor | None:
+    """Check a (B,L) mask against the number of context tokens; ValueError naming both numbers when they differ."""
+    if mask is not None and mask.shape[1] != tokens:
+        raise ValueError(f"crossattn_mask has {mask.shape[1]} positions for {tokens} crossattn tokens")
+    return None if mask is None else mask.to(torch.bool)
