@@ -1,13 +1,16 @@
-"""What a ``shapes`` scene is made of, how one is drawn by lot, worded and rendered. Needs numpy only."""
+"""What a ``shapes`` scene is made of, how one is drawn by lot and worded. Needs numpy only."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from typing import TypeVar
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
+
+_T = TypeVar("_T")
 
 SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star")
 
@@ -47,8 +50,6 @@ PLACES: dict[tuple[int, int], str] = {
 # largest of several (0.44) never touch.
 _DIAMETERS = {1: (0.40, 0.56), 2: (0.35, 0.44), 3: (0.35, 0.40)}
 _NEAR, _EDGE, _CENTRE = 0.23, 0.01, 0.04
-_STAR_INNER = 0.45  # inner over outer radius; the pentagram's 0.38 leaves arms under a pixel wide at 32 px
-_OVERSAMPLE = 4
 _DRAWS = 32  # uniforms a scene uses at most
 
 
@@ -147,7 +148,7 @@ def draw_scene(
     return Scene(tuple(things), background, tuple(itertools.islice(source, 5)))
 
 
-def _pick[T](choices: Sequence[T], number: float) -> T:
+def _pick(choices: Sequence[_T], number: float) -> _T:
     return choices[int(number * len(choices))]
 
 

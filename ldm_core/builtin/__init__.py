@@ -1,0 +1,1 @@
+"""The parts that ldm-core brings itself."""

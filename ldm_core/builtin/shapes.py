@@ -1,0 +1,160 @@
+"""The embedded ``shapes`` data: pictures made on the fly, with a caption, boxes, a label map and a class."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+import numpy as np
+
+from ldm_core.builtin import shapes_drawing
+from ldm_core.builtin.shapes_config import ShapesConfig
+from ldm_core.builtin.shapes_scenes import (
+    CLASS_NAMES,
+    COLOURS,
+    HELD_OUT_PAIRS,
+    PLACES,
+    PLAIN,
+    SHAPES,
+    TEXTURES,
+    Scene,
+    draw_scene,
+    uniforms,
+)
+from ldm_core.contracts import Site
+from ldm_core.errors import DataError
+
+_VERSION = 1  # part of the fingerprint; raise it when any pixel or word of any example changes
+
+_GEOMETRY = {
+    "image": "image",
+    "caption": "value",
+    "boxes": "boxes",
+    "box_labels": "per_box",
+    "segmentation": "map",
+    "class_label": "value",
+    "name": "value",
+}
+
+
+class ShapesDataset:
+    """Scenes of one to three coloured shapes at ``site.size`` (h, w).
+
+    ``image`` uint8 (3, h, w); ``caption``; ``boxes`` float32 (N, 4) tight x, y, w, h in [0, 1] and
+    ``box_labels`` int64 (N,), in the caption's order; ``segmentation`` uint8 (h, w), 0 background, class + 1
+    elsewhere; ``class_label`` the class of the first object named; ``name``. A class is a colour and a shape
+    together (32 of them, ``class_names``), so boxes with classes, or the label map, say all that is drawn.
+    """
+
+    def __init__(self, config: ShapesConfig, site: Site, *, keys: Iterable[str] | None = None) -> None:
+        for line in config.check(site):
+            raise DataError(line)
+        self.config = config
+        self.site = site
+        self._size = (int(site.size[-2]), int(site.size[-1]))
+        wanted = set(_GEOMETRY) if keys is None else set(keys)
+        if unknown := sorted(wanted - set(_GEOMETRY)):
+            raise DataError(f"shapes: has no key '{unknown[0]}'; it has {', '.join(_GEOMETRY)}")
+        self.keys: Mapping[str, str] = {key: kind for key, kind in _GEOMETRY.items() if key in wanted}
+
+    def __len__(self) -> int:
+        return self.config.scenes if self.config.split == "train" else self.config.val_scenes
+
+    def scene(self, index: int) -> Scene:
+        """What example ``index`` shows."""
+        index = range(len(self))[index]
+        config = self.config
+        return draw_scene(
+            uniforms(config.seed, config.split, index),
+            pairs=config.allowed_pairs,
+            backgrounds=config.backgrounds,
+            shares=config.shares[: config.max_objects],
+        )
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        index = range(len(self))[index]  # IndexError past the end, which ends plain iteration
+        scene = self.scene(index)
+        return {key: self._value(key, scene, index) for key in self.keys}
+
+    def _value(self, key: str, scene: Scene, index: int) -> Any:
+        if key == "image":
+            return shapes_drawing.draw_image(scene, self._size)
+        if key == "segmentation":
+            return shapes_drawing.draw_segmentation(scene, self._size)
+        if key == "caption":
+            return scene.caption
+        if key == "boxes":
+            return np.array([shapes_drawing.box(t, self._size) for t in scene.things], dtype=np.float32)
+        if key == "box_labels":
+            return np.array([thing.class_index for thing in scene.things], dtype=np.int64)
+        if key == "class_label":
+            return scene.things[0].class_index
+        return f"{self.config.split}-{self.config.seed}-{index:06d}"
+
+    @property
+    def classes(self) -> Mapping[str, int]:
+        """Number of classes per key."""
+        counts = {"class_label": 0, "box_labels": 0, "segmentation": 1}
+        return {key: len(CLASS_NAMES) + extra for key, extra in counts.items() if key in self.keys}
+
+    @property
+    def class_names(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of the classes per key."""
+        names: dict[str, tuple[str, ...]] = dict.fromkeys(("class_label", "box_labels"), CLASS_NAMES)
+        names["segmentation"] = ("background", *CLASS_NAMES)
+        return {key: value for key, value in names.items() if key in self.keys}
+
+    def select(self, keys: Iterable[str]) -> ShapesDataset:
+        """A view that makes only these keys."""
+        return ShapesDataset(self.config, self.site, keys=keys)
+
+    def fingerprint(self) -> str:
+        """Hash of everything that the examples depend on."""
+        state = {"shapes": _VERSION, "config": attrs.asdict(self.config), "size": self._size}
+        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+@attrs.frozen
+class HeldOutPrompt:
+    """A caption of a val scene with one object, and what a picture of it must show."""
+
+    caption: str
+    colour: str
+    shape: str
+    held_out_pair: bool
+    """Whether the pair never occurs in train (otherwise only the scene is new)."""
+    index: int
+    """The example's index in the val split with ``max_objects`` 1 (``held_out_scenes``)."""
+
+
+def held_out_scenes(count: int, site: Site, config: ShapesConfig | None = None) -> ShapesDataset:
+    """``count`` val scenes with one object each; ``config`` gives seed, backgrounds and pairs."""
+    base = config or ShapesConfig()
+    pairs = base.pairs if base.split == "val" else "auto"
+    return ShapesDataset(
+        attrs.evolve(base, split="val", max_objects=1, val_scenes=count, pairs=pairs), site
+    )
+
+
+def held_out_prompts(count: int, seed: int = 0, *, config: ShapesConfig | None = None) -> list[HeldOutPrompt]:
+    """Captions of ``held_out_scenes(count, site, config)`` under ``seed``, with their true colour and shape.
+
+    By default one pair in eight is one that train never shows (4 of 32).
+    """
+    dataset = held_out_scenes(count, Site(size=(32, 32)), attrs.evolve(config or ShapesConfig(), seed=seed))
+    prompts = []
+    for index in range(count):
+        scene = dataset.scene(index)
+        thing = scene.things[0]
+        pair = (thing.colour, thing.shape)
+        prompts.append(HeldOutPrompt(scene.caption, *pair, pair in HELD_OUT_PAIRS, index))
+    return prompts
+
+
+__all__ = [
+    "CLASS_NAMES", "COLOURS", "HELD_OUT_PAIRS", "PLACES", "PLAIN", "SHAPES", "TEXTURES",
+    "HeldOutPrompt", "ShapesDataset", "held_out_prompts", "held_out_scenes",
+]  # fmt: skip
