@@ -23,7 +23,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
@@ -35,6 +35,19 @@ if TYPE_CHECKING:
     from ldm_core.streams import Streams
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+def _cooperative_init(self: Any, *args: Any, **kwargs: Any) -> None:
+    # A Protocol's own __init__ stops the chain, so that with the bases (Conditioner, nn.Module) a subclass's
+    # super().__init__() would never reach nn.Module. Go on behind the protocols instead.
+    bases = type(self).__mro__
+    after = next(i for i, base in enumerate(bases) if base.__dict__.get("_is_protocol"))
+    for base in bases[after:]:
+        if base in (Protocol, Generic) or base.__dict__.get("_is_protocol"):
+            continue
+        if "__init__" in base.__dict__:
+            base.__init__(self, *args, **kwargs)  # type: ignore[misc]
+            return
 
 Batch: TypeAlias = Mapping[str, Any]
 """A collated batch: equal-shaped arrays stacked into tensors, all else a list of length B."""
@@ -194,6 +207,7 @@ class FirstStage(Protocol):
     """
 
     latent: LatentSpec
+    __init__ = _cooperative_init
 
     @abstractmethod
     def encode_moments(self, x: Tensor) -> Tensor:
@@ -234,6 +248,7 @@ class Conditioner(Protocol):
 
     spec: CondSpec
     reads: tuple[str, ...]
+    __init__ = _cooperative_init
 
     @abstractmethod
     def encode(self, batch: Batch) -> Cond:
@@ -257,6 +272,14 @@ class Denoiser(Protocol):
     parameters: see :mod:`ldm_core.contracts`.
     """
 
+    __init__ = _cooperative_init
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # nn.Module brings a placeholder `forward` that would hide a forgotten one until the first call.
+        super().__init_subclass__(**kwargs)
+        if getattr(cls.forward, "__name__", "") == "_forward_unimplemented":
+            cls.forward = Denoiser.forward  # type: ignore[method-assign]
+
     @abstractmethod
     def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
         """x (B, C, *s), noise_level (B,) -> (B, C or more, *s): the first C channels are F, the rest its own."""
@@ -269,6 +292,8 @@ class Sampler(Protocol):
 
     It knows neither conditioning nor guidance nor first stage; its history is local to :meth:`sample`.
     """
+
+    __init__ = _cooperative_init
 
     @abstractmethod
     def sample(

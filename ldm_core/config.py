@@ -1,0 +1,292 @@
+"""Plain values (YAML, command-line overrides) to frozen attrs classes, strictly, with errors that name their place.
+
+Nothing is coerced: ``"false"`` is no boolean and 3.9 no integer. Unknown keys are errors. All mistakes of a document
+are reported at once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import attrs
+import yaml
+from cattrs import Converter
+from cattrs.errors import (
+    AttributeValidationNote,
+    ClassValidationError,
+    ForbiddenExtraKeysError,
+    IterableValidationError,
+    IterableValidationNote,
+)
+
+from ldm_core.errors import ConfigError, suggest
+
+T = TypeVar("T")
+
+
+class _Mismatch(ValueError):
+    """A value of the wrong type; the message is complete but for its path."""
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _integer(value: Any, _: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _Mismatch(f"expected an integer, got {_show(value)}")
+    return value
+
+
+def _float(value: Any, _: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _Mismatch(f"expected a number, got {_show(value)}")
+    if not math.isfinite(value):
+        raise _Mismatch(f"expected a finite number, got {_show(value)}")
+    return float(value)
+
+
+def _bool(value: Any, _: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _Mismatch(f"expected true or false, got {_show(value)}")
+    return value
+
+
+def _string(value: Any, _: Any) -> str:
+    if not isinstance(value, str):
+        raise _Mismatch(f"expected text, got {_show(value)} (put it in quotes)")
+    return value
+
+
+def _literal(value: Any, target: Any) -> Any:
+    allowed = get_args(target)
+    for choice in allowed:
+        if value == choice and type(value) is type(choice):
+            return choice
+    raise _Mismatch(
+        f"expected one of {', '.join(map(str, allowed))}, got {_show(value)}{suggest(str(value), map(str, allowed))}"
+    )
+
+
+def _is_union(target: Any) -> bool:
+    return get_origin(target) in (Union, UnionType)
+
+
+def make_converter() -> Converter:
+    """A converter with forbidden extra keys and strict scalars."""
+    conv = Converter(forbid_extra_keys=True, detailed_validation=True)
+    conv.register_structure_hook(int, _integer)
+    conv.register_structure_hook(float, _float)
+    conv.register_structure_hook(bool, _bool)
+    conv.register_structure_hook(str, _string)
+    conv.register_structure_hook_func(lambda t: get_origin(t) is Literal, _literal)
+
+    def union(value: Any, target: Any) -> Any:
+        if value is None and NoneType in get_args(target):
+            return None
+        members = [m for m in get_args(target) if m is not NoneType]
+        errors = []
+        for member in members:
+            try:
+                return conv.structure(value, member)
+            except _Mismatch as error:
+                errors.append(str(error))
+            except (ClassValidationError, IterableValidationError):
+                if len(members) == 1:
+                    raise
+                errors.append(f"got {_show(value)}")
+        raise _Mismatch(" or ".join(dict.fromkeys(errors)))
+
+    conv.register_structure_hook_func(_is_union, union)
+
+    def sequence_factory(target: Any) -> Callable[[Any, Any], Any]:
+        args = get_args(target)
+        if len(args) == 2 and args[1] is Ellipsis:
+            item, length = args[0], None
+        else:
+            item, length = None, len(args)
+
+        def structure(value: Any, _: Any) -> Any:
+            if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+                raise _Mismatch(f"expected a list, got {_show(value)}")
+            if length is not None and len(value) != length:
+                raise _Mismatch(f"expected {length} values, got {_show(value)}")
+            out, errors = [], []
+            for i, v in enumerate(value):
+                kind = item if length is None else args[i]
+                try:
+                    out.append(conv.structure(v, kind))
+                except Exception as error:
+                    error.__notes__ = [*getattr(error, "__notes__", []), IterableValidationNote("", i, kind)]
+                    errors.append(error)
+            if errors:
+                raise IterableValidationError("list", errors, target)
+            return tuple(out)
+
+        return structure
+
+    conv.register_structure_hook_factory(lambda t: get_origin(t) is tuple, sequence_factory)
+
+    def mapping_factory(target: Any) -> Callable[[Any, Any], Any]:
+        args = get_args(target) or (Any, Any)
+
+        def structure(value: Any, _: Any) -> Any:
+            if not isinstance(value, Mapping):
+                raise _Mismatch(f"expected a mapping, got {_show(value)}")
+            return MappingProxyType(
+                {conv.structure(k, args[0]): (v if args[1] is Any else conv.structure(v, args[1])) for k, v in value.items()}
+            )
+
+        return structure
+
+    conv.register_structure_hook_factory(lambda t: get_origin(t) in (Mapping, dict) or t is Mapping, mapping_factory)
+    return conv
+
+
+_CONVERTER = make_converter()
+
+
+def structure(value: Any, target: type[T], path: str = "") -> T:
+    """Plain `value` -> an instance of `target`; :class:`ConfigError` with one line per mistake, each with its path."""
+    if attrs.has(target) and not isinstance(value, Mapping):
+        raise ConfigError(f"{path or 'recipe'}: expected a mapping of settings, got {_show(value)}")
+    try:
+        return _CONVERTER.structure(value, target)
+    except Exception as error:
+        raise ConfigError(list(_explain(error, path))) from None
+
+
+def _explain(error: BaseException, path: str) -> Iterable[str]:
+    if isinstance(error, ClassValidationError):
+        for sub in error.exceptions:
+            note = next((n for n in getattr(sub, "__notes__", []) if isinstance(n, AttributeValidationNote)), None)
+            here = f"{path}.{note.name}".lstrip(".") if note else path
+            if isinstance(sub, ForbiddenExtraKeysError):
+                known = [a.name for a in attrs.fields(sub.cl)] if attrs.has(sub.cl) else []
+                for key in sorted(sub.extra_fields, key=str):
+                    hint = suggest(str(key), known) or f" (known: {', '.join(known) or 'none'})"
+                    yield f"{path}.{key}".lstrip(".") + f": unknown key{hint}"
+            else:
+                yield from _explain(sub, here)
+    elif isinstance(error, IterableValidationError):
+        for sub in error.exceptions:
+            item = next((n for n in getattr(sub, "__notes__", []) if isinstance(n, IterableValidationNote)), None)
+            yield from _explain(sub, f"{path}[{item.index}]" if item else path)
+    elif isinstance(error, KeyError):
+        yield f"{path or 'recipe'}: '{error.args[0]}' is missing" if not path.endswith(str(error.args[0])) else f"{path}: missing"
+    else:
+        yield f"{path or 'recipe'}: {error}"
+
+
+def unstructure(value: Any) -> Any:
+    """An attrs instance -> plain values that YAML and JSON carry and that :func:`structure` reads back."""
+    if attrs.has(type(value)):
+        return {a.name: unstructure(getattr(value, a.name)) for a in attrs.fields(type(value)) if a.init}
+    if isinstance(value, Mapping):
+        return {k: unstructure(v) for k, v in value.items()}
+    if isinstance(value, tuple | list | set | frozenset):
+        return [unstructure(v) for v in value]
+    return value
+
+
+def field_table(config: type) -> list[tuple[str, str, str, str]]:
+    """(name, type, default, help) of each field of an attrs class; help from the field's metadata ``help``."""
+    hints = get_type_hints(config)
+    rows = []
+    for a in attrs.fields(config):
+        if a.default is attrs.NOTHING:
+            default = "required"
+        elif isinstance(a.default, attrs.Factory):  # type: ignore[arg-type]
+            default = repr(unstructure(a.default.factory()))
+        else:
+            default = repr(unstructure(a.default))
+        kind = hints.get(a.name, a.type)
+        text = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
+        rows.append((a.name, text.replace("collections.abc.", ""), default, str(a.metadata.get("help", ""))))
+    return rows
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with 1e-4 as a number, as everybody writes it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9]+(?:[eE][-+]?[0-9]+)?)$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML -> plain values; a syntax error becomes a :class:`ConfigError` naming `where` and the line."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader: no object is ever constructed from a tag
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{where}{line}: not readable as YAML ({getattr(error, 'problem', error)})") from None
+
+
+def dump_yaml(value: Any) -> str:
+    """Plain values -> YAML, keys in their order."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+
+
+def apply_overrides(plain: dict[str, Any], overrides: Iterable[str], parts: Iterable[str]) -> None:
+    """Apply ``a.b.c=value`` to `plain` in place; values are read as YAML.
+
+    A component given by its bare name becomes a mapping when a key of it is set; `parts` are the top-level keys that
+    hold components. Members of a list are named by number or by their ``name`` or ``use``:
+    ``conditioners.text.dropout=0.2``.
+    """
+    parts = set(parts)
+    problems = []
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            problems.append(f"'{override}': expected KEY=VALUE such as trainer.steps=1000")
+            continue
+        try:
+            _assign(plain, keys, parse_yaml(text, f"'{override}'"), parts)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+
+
+def _assign(node: Any, keys: list[str], value: Any, parts: set[str]) -> None:
+    path = ".".join(keys)
+    for depth, key in enumerate(keys[:-1]):
+        if isinstance(node, list):
+            node = node[_member(node, key, path)]
+            continue
+        child = node.get(key)
+        if isinstance(child, str) and key in parts:
+            child = node[key] = {"use": child}
+        elif child is None and (key in parts or depth == 0 or key not in node):
+            child = node[key] = {}
+        elif isinstance(child, list):
+            child = node[key] = [{"use": c} if isinstance(c, str) else c for c in child]
+        elif not isinstance(child, dict):
+            raise ConfigError(f"{path}: '{'.'.join(keys[: depth + 1])}' is {_show(child)} and has no settings of its own")
+        node = child
+    last = keys[-1]
+    if isinstance(node, list):
+        node[_member(node, last, path)] = value
+    else:
+        node[last] = value
+
+
+def _member(node: list[Any], key: str, path: str) -> int:
+    names = [str(m.get("name") or m.get("use", "")) if isinstance(m, dict) else str(m) for m in node]
+    if key.isdigit() and int(key) < len(node):
+        return int(key)
+    if key in names:
+        return names.index(key)
+    raise ConfigError(f"{path}: no member '{key}'{suggest(key, names)} (there are: {', '.join(names) or 'none'})")
