@@ -62,21 +62,162 @@ class NearestUpsample(nn.Module):
 
 
 class _Level(nn.Module):
-    """One resolution: blocks, the attention after each (or none), and a resampling layer (or none)."""
+    """One resolution: a run of blocks through the given widths, with attention after each (or none)."""
 
-    def __init__(
-        self, channels: Sequence[int], *, attention: bool, dropout: float, norm_groups: int, resample: nn.Module | None
-    ) -> None:
+    def __init__(self, widths: Sequence[int], *, attention: bool, dropout: float, norm_groups: int) -> None:
         super().__init__()
         self.block = nn.ModuleList(
             ResnetBlock(before, out_channels=after, dropout=dropout, norm_groups=norm_groups)
-            for before, after in zip(channels[:-1], channels[1:], strict=True)
+            for before, after in zip(widths[:-1], widths[1:], strict=True)
         )
         self.attn = nn.ModuleList(
-            SpatialSelfAttention(width, norm_groups=norm_groups) for width in (channels[1:] if attention else ())
+            SpatialSelfAttention(width, norm_groups=norm_groups)
+            for width in (widths[1:] if attention else ())
         )
-        if isinstance(resample, PaddedDownsample):
-            self.downsample = resample
-        elif resample is not None:
-            self.upsample = resample
-        self.resample = None if resample is None else resample.forward
+
+    def run_blocks(self, x: Tensor) -> Tensor:
+        for index, block in enumerate(self.block):
+            x = block(x)
+            if self.attn:
+                x = self.attn[index](x)
+        return x
+
+
+class _DownLevel(_Level):
+    """A level of the encoder; halves the size at its end unless it is the last."""
+
+    def __init__(
+        self, widths: Sequence[int], *, attention: bool, dropout: float, norm_groups: int, last: bool
+    ) -> None:
+        super().__init__(widths, attention=attention, dropout=dropout, norm_groups=norm_groups)
+        if not last:
+            self.downsample = PaddedDownsample(widths[-1])
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.run_blocks(x)
+        return x if self.last else self.downsample(x)
+
+
+class _UpLevel(_Level):
+    """A level of the decoder; doubles the size at its end unless it is the last to run."""
+
+    def __init__(
+        self, widths: Sequence[int], *, attention: bool, dropout: float, norm_groups: int, last: bool
+    ) -> None:
+        super().__init__(widths, attention=attention, dropout=dropout, norm_groups=norm_groups)
+        if not last:
+            self.upsample = NearestUpsample(widths[-1])
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.run_blocks(x)
+        return x if self.last else self.upsample(x)
+
+
+class _Middle(nn.Module):
+    """Block, attention (or none), block, at the lowest resolution."""
+
+    def __init__(self, channels: int, *, attention: bool, dropout: float, norm_groups: int) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, dropout=dropout, norm_groups=norm_groups)
+        self.attn_1 = SpatialSelfAttention(channels, norm_groups=norm_groups) if attention else nn.Identity()
+        self.block_2 = ResnetBlock(channels, dropout=dropout, norm_groups=norm_groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class Encoder(nn.Module):
+    """Images (B,image_channels,H,W) to features (B,out_channels,h,w), h = H / 2**(levels - 1).
+
+    `out_channels` is 2·z for a Gaussian posterior (mean and log variance), z for a codebook.
+    """
+
+    def __init__(
+        self,
+        *,
+        out_channels: int,
+        image_channels: int = 3,
+        channels: int = 128,
+        channel_mult: Sequence[int] = (1, 2, 4),
+        res_blocks: int = 2,
+        attention: Collection[int] = (),
+        mid_attention: bool = True,
+        dropout: float = 0.0,
+        norm_groups: int = 32,
+    ) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(image_channels, channels, 3, padding=1)
+        width = channels
+        self.down = nn.ModuleList()
+        for level, mult in enumerate(channel_mult):
+            widths = [width, *[channels * mult] * res_blocks]
+            self.down.append(
+                _DownLevel(
+                    widths,
+                    attention=2**level in attention,
+                    dropout=dropout,
+                    norm_groups=norm_groups,
+                    last=level == len(channel_mult) - 1,
+                )
+            )
+            width = widths[-1]
+        self.mid = _Middle(width, attention=mid_attention, dropout=dropout, norm_groups=norm_groups)
+        self.norm_out = group_norm(width, norm_groups)
+        self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv_in(x)
+        for level in self.down:
+            h = level(h)
+        h = self.mid(h)
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+
+class Decoder(nn.Module):
+    """Features (B,z_channels,h,w) to images (B,image_channels,H,W), H = h · 2**(levels - 1); not clamped.
+
+    `up[0]` is the highest resolution, as in the published keys; it runs last.
+    """
+
+    def __init__(
+        self,
+        *,
+        z_channels: int,
+        image_channels: int = 3,
+        channels: int = 128,
+        channel_mult: Sequence[int] = (1, 2, 4),
+        res_blocks: int = 2,
+        attention: Collection[int] = (),
+        mid_attention: bool = True,
+        dropout: float = 0.0,
+        norm_groups: int = 32,
+    ) -> None:
+        super().__init__()
+        width = channels * channel_mult[-1]
+        self.conv_in = nn.Conv2d(z_channels, width, 3, padding=1)
+        self.mid = _Middle(width, attention=mid_attention, dropout=dropout, norm_groups=norm_groups)
+        levels: list[nn.Module] = []
+        for level in reversed(range(len(channel_mult))):
+            widths = [width, *[channels * channel_mult[level]] * (res_blocks + 1)]
+            levels.insert(
+                0,
+                _UpLevel(
+                    widths,
+                    attention=2**level in attention,
+                    dropout=dropout,
+                    norm_groups=norm_groups,
+                    last=level == 0,
+                ),
+            )
+            width = widths[-1]
+        self.up = nn.ModuleList(levels)
+        self.norm_out = group_norm(width, norm_groups)
+        self.conv_out = nn.Conv2d(width, image_channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            h = level(h)
+        return self.conv_out(F.silu(self.norm_out(h)))
