@@ -26,6 +26,7 @@ from ldm_core.builtin.shapes_scenes import (
 )
 from ldm_core.contracts import Site
 from ldm_core.errors import DataError
+from ldm_core.images import to_channels
 
 _VERSION = 1  # part of the fingerprint; raise it when any pixel or word of any example changes
 
@@ -43,7 +44,7 @@ _GEOMETRY = {
 class ShapesDataset:
     """Scenes of one to three coloured shapes at ``site.size`` (h, w).
 
-    ``image`` uint8 (3, h, w); ``caption``; ``boxes`` float32 (N, 4) tight x, y, w, h in [0, 1] and
+    ``image`` uint8 (site.channels, h, w); ``caption``; ``boxes`` float32 (N, 4) tight x, y, w, h in [0, 1] and
     ``box_labels`` int64 (N,), in the caption's order; ``segmentation`` uint8 (h, w), 0 background, class + 1
     elsewhere; ``class_label`` the class of the first object named; ``name``. A class is a colour and a shape
     together (32 of them, ``class_names``), so boxes with classes, or the label map, say all that is drawn.
@@ -81,7 +82,7 @@ class ShapesDataset:
 
     def _value(self, key: str, scene: Scene, index: int) -> Any:
         if key == "image":
-            return shapes_drawing.draw_image(scene, self._size)
+            return to_channels(shapes_drawing.draw_image(scene, self._size), self.site.channels)
         if key == "segmentation":
             return shapes_drawing.draw_segmentation(scene, self._size)
         if key == "caption":

@@ -1,0 +1,187 @@
+"""Pictures as bytes and as arrays: decoding, PNGs with metadata, grids, uint8 and float. PIL lazily."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldm_core.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_PIXELS = 100_000_000  # a decoded picture of 300 MB; a file that asks for more is an attack or a mistake
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as PIL's "L"
+
+
+def decode_image(data: bytes, channels: int = 3, name: str = "image") -> NDArray[np.uint8]:
+    """The bytes of a PNG, JPEG, WebP, ... -> uint8 (channels, H, W), upright, transparency on white.
+
+    16-bit grey becomes its upper 8 bits. DataError naming ``name`` if it is damaged, no picture, or has more
+    than ``MAX_PIXELS`` pixels.
+    """
+    image = _opened(data, name)
+    try:
+        from PIL import ImageOps
+
+        image = _flat(ImageOps.exif_transpose(image))
+        array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    except Exception as error:  # PIL raises anything from SyntaxError to struct.error on damaged files
+        raise DataError(f"{name}: damaged or cut-off picture ({_line(error)})") from error
+    planes = array[None] if channels == 1 else array.transpose(2, 0, 1)
+    return np.ascontiguousarray(planes)
+
+
+def decode_labels(data: bytes, name: str = "label map") -> NDArray[np.int64]:
+    """A palette or grey PNG -> int64 (H, W): the palette indices or grey levels stored. Else DataError."""
+    image = _opened(data, name)
+    if image.mode not in ("P", "L", "1", "I", "I;16"):
+        raise DataError(
+            f"{name}: a label map must be a palette or a grey picture, this is {image.mode}; "
+            "save class indices as pixel values"
+        )
+    try:
+        return np.asarray(image).astype(np.int64)
+    except Exception as error:
+        raise DataError(f"{name}: damaged or cut-off picture ({_line(error)})") from error
+
+
+def _opened(data: bytes, name: str) -> Image:
+    from PIL import Image as PILImage
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)  # our own limit is below
+            image = PILImage.open(io.BytesIO(data))
+    except PILImage.DecompressionBombError as error:
+        raise DataError(f"{name}: more than {MAX_PIXELS:,} pixels; make it smaller") from error
+    except Exception as error:
+        what = f"begins with {bytes(data[:12])!r}" if data else "the file is empty"
+        raise DataError(f"{name}: not a picture ({what})") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(
+            f"{name}: {image.width}x{image.height} is more than {MAX_PIXELS:,} pixels; make it smaller"
+        )
+    return image
+
+
+def _flat(image: Image) -> Image:
+    """8 bits a channel, no transparency."""
+    from PIL import Image as PILImage
+
+    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
+        levels = np.asarray(image.convert("I")).astype(np.int64)
+        return PILImage.fromarray((np.clip(levels, 0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "F":
+        levels = np.nan_to_num(np.asarray(image))
+        scale = 255 if levels.max() <= 1 else 1
+        return PILImage.fromarray(np.clip(levels * scale, 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = PILImage.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return PILImage.alpha_composite(white, rgba).convert("RGB")
+    return image
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+
+
+def to_channels(array: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """uint8 (c, H, W) -> (channels, H, W), c and channels 1 or 3."""
+    if array.shape[0] == channels:
+        return array
+    if array.shape[0] == 1:
+        return np.repeat(array, channels, axis=0)
+    grey = np.tensordot(_LUMA, array.astype(np.float64), axes=1)[None]
+    return np.asarray(np.clip(grey + 0.5, 0, 255), dtype=np.uint8)
+
+
+def to_float(array: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """uint8 0..255 -> float32 in [-1, 1]."""
+    return np.asarray(array, dtype=np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """float in [-1, 1] (clipped) -> uint8, rounded; the inverse of :func:`to_float` on its values."""
+    scaled = np.nan_to_num(np.asarray(array, dtype=np.float32), nan=0.0) * np.float32(127.5) + np.float32(128)
+    return np.asarray(np.clip(scaled, 0, 255), dtype=np.uint8)
+
+
+def to_picture(array: NDArray[np.uint8]) -> Image:
+    """uint8 (c, H, W), c = 1 or 3 -> a PIL image."""
+    from PIL import Image as PILImage
+
+    planes = np.ascontiguousarray(array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0))
+    return PILImage.fromarray(planes)
+
+
+def png_bytes(array: NDArray[np.uint8], metadata: Mapping[str, str] | None = None) -> bytes:
+    """uint8 (c, H, W) -> a PNG file; ``metadata`` as its text chunks (any Unicode)."""
+    from PIL.PngImagePlugin import PngInfo
+
+    chunks = PngInfo()
+    for key, value in (metadata or {}).items():
+        if value.isascii():
+            chunks.add_text(key, value)
+        else:
+            chunks.add_itxt(key, value)
+    buffer = io.BytesIO()
+    to_picture(array).save(buffer, format="PNG", pnginfo=chunks)
+    return buffer.getvalue()
+
+
+def png_metadata(data: bytes) -> dict[str, str]:
+    """The text chunks of a PNG."""
+    image = _opened(data, "PNG")
+    image.load()
+    return {key: str(value) for key, value in getattr(image, "text", {}).items()}
+
+
+def grid(
+    images: Sequence[NDArray[np.uint8]],
+    captions: Sequence[str] | None = None,
+    columns: int | None = None,
+    *,
+    cell: int = 0,
+    gap: int = 4,
+) -> NDArray[np.uint8]:
+    """Pictures (c, H, W) in rows on white, with their captions wrapped underneath -> uint8 (3, h, w).
+
+    ``cell`` is the least width a picture is shown at (whole-number enlargement, nearest pixel); 0 means 128
+    under captions, which need the room, and 1 otherwise.
+    """
+    from PIL import Image as PILImage
+    from PIL import ImageDraw, ImageFont
+
+    if not images:
+        raise ValueError("grid: expected one picture or more, got none")
+    if captions is not None and len(captions) != len(images):
+        raise ValueError(f"grid: expected one caption a picture, got {len(captions)} for {len(images)}")
+    pictures = [to_picture(to_channels(np.asarray(image), 3)) for image in images]
+    factor = max(1, -(-(cell or (128 if captions else 1)) // max(p.width for p in pictures)))
+    nearest = PILImage.Resampling.NEAREST
+    pictures = [p.resize((p.width * factor, p.height * factor), nearest) for p in pictures]
+    width, height = max(p.width for p in pictures), max(p.height for p in pictures)
+    font = ImageFont.load_default(size=11)
+    wrap_at = max(8, int(width / max(1.0, font.getlength("abcdefghijklmnop ") / 17)))
+    texts = ["\n".join(textwrap.wrap(text, wrap_at)[:6]) for text in captions or [""] * len(images)]
+    line_height = 14
+    below = max(text.count("\n") + 1 if text else 0 for text in texts) * line_height
+    columns = columns or min(len(pictures), max(1, round(len(pictures) ** 0.5 * 1.4)))
+    rows = -(-len(pictures) // columns)
+    step_x, step_y = width + gap, height + below + gap
+    sheet = PILImage.new("RGB", (columns * step_x + gap, rows * step_y + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
+        row, column = divmod(place, columns)
+        corner = (gap + column * step_x, gap + row * step_y)
+        sheet.paste(picture, corner)
+        draw.multiline_text((corner[0], corner[1] + height), text, fill="black", font=font, spacing=2)
+    return np.ascontiguousarray(np.asarray(sheet).transpose(2, 0, 1))
