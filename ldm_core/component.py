@@ -38,7 +38,8 @@ class Component:
     a frozen attrs class of the plugin's own, `factory` the only string, ``"package.module:callable"``, imported when
     the component is built and called as ``factory(config, site)``. `presets` share the kind's namespace: name ->
     config instance. `api` is the plugin API that the descriptor was written for. `source`: paper, equation, licence of
-    the numbers. `provides` names what a listing should know (batch keys of a conditioner come from its config).
+    the numbers. `small`: the fields that scale any of its presets down to a laptop's CPU, for recipes with
+    ``scale: small``; a preset itself stays the paper's size.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Component:
     summary: str
     source: str = ""
     presets: Mapping[str, Any] = attrs.field(default=EMPTY)
+    small: Mapping[str, Any] = attrs.field(default=EMPTY)
     api: int = API_VERSION
 
     def load(self) -> Callable[..., Any]:
@@ -72,4 +74,7 @@ class Component:
         for preset, value in self.presets.items():
             if not isinstance(value, self.config):
                 found.append(f"preset '{preset}' is no {self.config.__name__}")
+        if attrs.has(self.config):
+            fields = {a.name for a in attrs.fields(self.config)}
+            found += [f"small: '{key}' is no field of {self.config.__name__}" for key in self.small if key not in fields]
         return found

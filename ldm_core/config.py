@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import attrs
 import yaml
 from cattrs import Converter
+from cattrs.gen import make_dict_structure_fn
 from cattrs.errors import (
     AttributeValidationNote,
     ClassValidationError,
@@ -132,6 +133,18 @@ def make_converter() -> Converter:
 
     conv.register_structure_hook_factory(lambda t: get_origin(t) is tuple, sequence_factory)
 
+    def class_factory(target: Any) -> Callable[[Any, Any], Any]:
+        base = make_dict_structure_fn(target, conv, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=True)
+
+        def structure(value: Any, _: Any) -> Any:
+            if not isinstance(value, Mapping):
+                raise _Mismatch(f"expected a mapping of settings, got {_show(value)}")
+            return base(value, target)
+
+        return structure
+
+    conv.register_structure_hook_factory(attrs.has, class_factory)
+
     def mapping_factory(target: Any) -> Callable[[Any, Any], Any]:
         args = get_args(target) or (Any, Any)
 
@@ -153,8 +166,6 @@ _CONVERTER = make_converter()
 
 def structure(value: Any, target: type[T], path: str = "") -> T:
     """Plain `value` -> an instance of `target`; :class:`ConfigError` with one line per mistake, each with its path."""
-    if attrs.has(target) and not isinstance(value, Mapping):
-        raise ConfigError(f"{path or 'recipe'}: expected a mapping of settings, got {_show(value)}")
     try:
         return _CONVERTER.structure(value, target)
     except Exception as error:
@@ -176,7 +187,7 @@ def _explain(error: BaseException, path: str) -> Iterable[str]:
     elif isinstance(error, IterableValidationError):
         for sub in error.exceptions:
             item = next((n for n in getattr(sub, "__notes__", []) if isinstance(n, IterableValidationNote)), None)
-            yield from _explain(sub, f"{path}[{item.index}]" if item else path)
+            yield from _explain(sub, f"{path}[{item.index}]" if item is not None else path)
     elif isinstance(error, KeyError):
         yield f"{path or 'recipe'}: '{error.args[0]}' is missing" if not path.endswith(str(error.args[0])) else f"{path}: missing"
     else:

@@ -16,7 +16,8 @@ from ldm_core.contracts import CondSpec, LatentSpec, Site
 
 
 def fill(module: nn.Module) -> None:
-    """Fill every parameter from its key and flat index alone, so that outputs can be compared across code bases."""
+    """Fill every parameter from its key and flat index alone, so that outputs can be compared across code
+    bases."""
     with torch.no_grad():
         for key, parameter in module.named_parameters():
             phase = (zlib.crc32(key.encode()) % 1000) / 1000

@@ -36,10 +36,11 @@ class UNetStage(nn.Sequential):
 class UNet(nn.Module, Denoiser):
     """The network F of a latent diffusion model (arXiv 2112.10752, appendix E.2.1).
 
-    Latents (B,C,h,w) of any h, w divisible by 2**(levels - 1). `site.latent` and `site.cond` give the widths: concat
-    conditioning joins x on the channel axis, behind it; cross-attention conditioning turns every attention into a
-    spatial transformer; a vector is embedded and added to the embedding of the noise level. Residual conditioning is
-    added at the sites `in.i` (output of input block i, so also its skip), `skip.i` (that skip alone) and `mid`.
+    Latents (B,C,h,w) of any h, w divisible by 2**(levels - 1). `site.latent` and `site.cond` give the widths:
+    concat conditioning joins x on the channel axis, behind it; cross-attention conditioning turns every
+    attention into a spatial transformer; a vector is embedded and added to the embedding of the noise level.
+    Residual conditioning is added at the sites `in.i` (output of input block i, so also its skip), `skip.i`
+    (that skip alone) and `mid`.
     """
 
     def __init__(self, config: UNetConfig, site: Site) -> None:
@@ -106,8 +107,8 @@ class UNet(nn.Module, Denoiser):
     def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
         """x (B,C,h,w), noise_level (B,), what the schedule tells -> (B,C,h,w).
 
-        Raises ValueError where `cond` lacks a part the network was built for or brings one it was not, and where h
-        or w is not divisible by the lowest level's factor.
+        Raises ValueError where `cond` lacks a part the network was built for or brings one it was not, and
+        where h or w is not divisible by the lowest level's factor.
         """
         self._require(x, cond)
         emb = self.time_embed(timestep_embedding(noise_level, self.config.channels).to(self._dtype))
@@ -132,7 +133,7 @@ class UNet(nn.Module, Denoiser):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return self.time_embed[0].weight.dtype
+        return cast(nn.Linear, self.time_embed[0]).weight.dtype
 
     def _run(
         self, stage: nn.Module, h: Tensor, emb: Tensor, context: Tensor | None, mask: Tensor | None

@@ -11,39 +11,54 @@ from ldm_core.contracts import Accepts, Site
 
 @attrs.frozen(kw_only=True)
 class UNetConfig:
-    """The U-Net of Rombach et al. 2022 (arXiv 2112.10752, appendix E); its in and out widths come from the model.
+    """The U-Net of Rombach et al. 2022 (arXiv 2112.10752, appendix E); its in and out widths are the model's.
 
     Level i works at downsampling factor 2**i of the latents and has width channels · channel_mult[i].
     """
 
-    channels: int = 128
-    """Base width; this and every level's width are multiples of `norm_groups`."""
-    channel_mult: tuple[int, ...] = (1, 2, 4)
-    """Width of each level as a multiple of `channels`."""
-    res_blocks: int = 2
-    """Residual blocks a level on the way down; one more on the way up."""
-    attention: tuple[int, ...] = (4, 2)
-    """Downsampling factors (1, 2, 4, ...) of the levels with attention; the middle always has it."""
-    heads: int = 8
-    """Attention heads, where `head_channels` is 0."""
-    head_channels: int = 0
-    """Channels of a head: heads = width / head_channels. 0: `heads` everywhere."""
-    transformer_depth: int = 1
-    """Transformer blocks in each attention, when there is cross-attention conditioning."""
-    norm_groups: int = 32
-    """Groups of every group normalisation."""
-    dropout: float = 0.0
-    """Dropout in residual and transformer blocks."""
-    scale_shift_norm: bool = False
-    """The embedding scales and shifts the second normalisation instead of being added before it."""
-    resblock_updown: bool = False
-    """Resample in residual blocks instead of convolutions."""
-    checkpoint: bool = False
-    """Recompute blocks in the backward pass: less memory, about a third more time in training."""
-    new_attention_order: bool = False
-    """Read fused projections as [q|k|v][head]; every published model has [head][q|k|v]."""
-    linear_projection: bool = False
-    """Linear layers around the transformer blocks instead of 1×1 convolutions (Stable Diffusion 2 and later)."""
+    channels: int = attrs.field(
+        default=128, metadata={"help": "base width; every level's width is a multiple of norm_groups"}
+    )
+    channel_mult: tuple[int, ...] = attrs.field(
+        default=(1, 2, 4), metadata={"help": "width of each level as a multiple of channels"}
+    )
+    res_blocks: int = attrs.field(
+        default=2, metadata={"help": "residual blocks a level on the way down; one more on the way up"}
+    )
+    attention: tuple[int, ...] = attrs.field(
+        default=(4, 2),
+        metadata={"help": "downsampling factors of the levels with attention; the middle always has it"},
+    )
+    heads: int = attrs.field(default=8, metadata={"help": "attention heads, where head_channels is 0"})
+    head_channels: int = attrs.field(
+        default=0,
+        metadata={"help": "channels of a head: heads = width / head_channels; 0: `heads` everywhere"},
+    )
+    transformer_depth: int = attrs.field(
+        default=1,
+        metadata={"help": "transformer blocks in each attention, with cross-attention conditioning"},
+    )
+    norm_groups: int = attrs.field(default=32, metadata={"help": "groups of every group normalisation"})
+    dropout: float = attrs.field(default=0.0, metadata={"help": "dropout in residual and transformer blocks"})
+    scale_shift_norm: bool = attrs.field(
+        default=False,
+        metadata={"help": "the embedding scales and shifts the second norm instead of being added"},
+    )
+    resblock_updown: bool = attrs.field(
+        default=False, metadata={"help": "resample in residual blocks instead of convolutions"}
+    )
+    checkpoint: bool = attrs.field(
+        default=False,
+        metadata={"help": "recompute blocks in the backward pass: less memory, a third more time"},
+    )
+    new_attention_order: bool = attrs.field(
+        default=False,
+        metadata={"help": "fused projections are [q|k|v][head]; published models: [head][q|k|v]"},
+    )
+    linear_projection: bool = attrs.field(
+        default=False,
+        metadata={"help": "linear layers around the transformer blocks, not 1x1 convolutions (SD 2)"},
+    )
 
     @property
     def accepts(self) -> Accepts:
@@ -57,7 +72,7 @@ class UNetConfig:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Residual sites: `in.i` after input block i, `skip.i` on its skip connection, `mid` after the middle."""
+        """Residual sites: `in.i` after input block i, `skip.i` on its skip, `mid` after the middle."""
         blocks = 1 + len(self.channel_mult) * self.res_blocks + len(self.channel_mult) - 1
         return (*(f"in.{i}" for i in range(blocks)), *(f"skip.{i}" for i in range(blocks)), "mid")
 
@@ -68,12 +83,12 @@ class UNetConfig:
     def check(self, site: Site) -> Iterator[str]:
         """One line for each misfit of the widths, heads, latent size and residual sites."""
         if not self.channel_mult or self.res_blocks < 1:
-            yield f"channel_mult {self.channel_mult} and res_blocks {self.res_blocks}: at least one of each is needed"
+            yield f"channel_mult {self.channel_mult}, res_blocks {self.res_blocks}: one of each is needed"
             return
         groups = self.norm_groups
         widths = dict.fromkeys([self.channels, *(self.channels * mult for mult in self.channel_mult)])
         if uneven := [width for width in widths if groups < 1 or width % groups]:
-            yield f"width {uneven[0]} is not divisible by norm_groups {groups}; set channels to a multiple of it"
+            yield f"width {uneven[0]} is not divisible by norm_groups {groups}; make channels a multiple"
         levels = list(enumerate(self.channel_mult))
         attending = {
             self.channels * mult for i, mult in levels if 2**i in self.attention or i == len(levels) - 1
@@ -83,7 +98,7 @@ class UNetConfig:
                 (self.head_channels, "head_channels") if self.head_channels else (self.heads, "heads")
             )
             if divisor < 1 or width % divisor:
-                yield f"attention width {width} is not divisible by {name} {divisor}; set {name} to a divisor of it"
+                yield f"attention width {width} is not divisible by {name} {divisor}; set a divisor of it"
         if site.latent is not None:
             try:
                 size = site.latent.shape(site.size)[1:]
@@ -97,12 +112,13 @@ class UNetConfig:
                     default=1,
                 )
                 yield (
-                    f"latent size {uneven[0]} is not divisible by {self.factor} ({len(self.channel_mult)} levels); "
+                    f"latent size {uneven[0]} is not divisible by {self.factor} ({len(levels)} levels); "
                     f"use {fit} levels in channel_mult, or an image size divisible by "
                     f"{self.factor * max(site.latent.stride)}"
                 )
+        last = len(self.sites) // 2
         if unknown := [name for name in site.cond.residuals if name not in self.sites]:
-            yield f"the U-Net has no residual site '{unknown[0]}'; its sites are in.0 to {self.sites[-2]} and mid"
+            yield f"the U-Net has no residual site '{unknown[0]}'; it has in.i, skip.i (i < {last}), mid"
 
 
 _SD1 = UNetConfig(channels=320, channel_mult=(1, 2, 4, 4), attention=(4, 2, 1), heads=8, checkpoint=True)
@@ -131,7 +147,8 @@ PRESETS: Mapping[str, UNetConfig] = {
     "unet_layout": UNetConfig(
         channels=128, channel_mult=(1, 2, 3, 4), attention=(8, 4, 2), head_channels=32, transformer_depth=3
     ),
-    # label maps to image, on vq_f4: the factors asked for lie below the lowest level, so only the middle attends
+    # label maps to image, on vq_f4: the factors asked for lie below the lowest level, so only the middle
+    # attends
     "unet_semantic": UNetConfig(channels=128, channel_mult=(1, 4, 8), attention=(32, 16, 8), heads=8),
     # fourfold super-resolution, on vq_f4
     "unet_sr": UNetConfig(channels=160, channel_mult=(1, 2, 2, 4), attention=(16, 8), head_channels=32),
@@ -146,4 +163,4 @@ PRESETS: Mapping[str, UNetConfig] = {
     # Stable Diffusion 1: the text model's shape, with a context of width 768
     "unet_sd1": _SD1,
 }
-"""The paper's sizes by preset name; in and out channels and context width come from the model's other parts."""
+"""The paper's sizes by preset name; in, out and context widths are the model's."""

@@ -1,7 +1,7 @@
 """Attention blocks: multi-head cross-attention, the spatial transformer, and the fused self-attention block.
 
-Shapes: B batch, N = h·w positions (row-major), L context tokens, C channels. Every projection is a child module that
-is called as one, so that adapters can reach it by its address.
+Shapes: B batch, N = h·w positions (row-major), L context tokens, C channels. Every projection is a child
+module that is called as one, so that adapters can reach it by its address.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ldm_core.nn.norms import group_norm, zero_init
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of (B,N,C) on a context (B,L,context_dim); without one it attends to its own input.
+    """Multi-head attention of (B,N,C) on a context (B,L,context_dim), or on its own input without one.
 
     `mask` (B,L) bool: True positions are attended to; None attends to all. Scale is head_dim ** -0.5.
     """
@@ -87,10 +87,10 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Transformer blocks over the positions of a feature map (B,C,h,w), conditioned on a context (B,L,context_dim).
+    """Transformer blocks over the positions of a map (B,C,h,w), conditioned on a context (B,L,context_dim).
 
-    The input projection is a 1×1 convolution, or with `linear_projection` a linear layer (later published U-Nets);
-    the output projection starts at zero, so a fresh block is the identity.
+    The input projection is a 1×1 convolution, or with `linear_projection` a linear layer (later published
+    U-Nets); the output projection starts at zero, so a fresh block is the identity.
     """
 
     def __init__(
@@ -193,7 +193,8 @@ class SpatialSelfAttention(nn.Module):
 
 
 def joint_mask(mask: Tensor | None, tokens: int) -> Tensor | None:
-    """Check a (B,L) mask against the number of context tokens; ValueError naming both numbers when they differ."""
+    """Check a (B,L) mask against the number of context tokens; ValueError naming both numbers when they
+    differ."""
     if mask is not None and mask.shape[1] != tokens:
         raise ValueError(f"crossattn_mask has {mask.shape[1]} positions for {tokens} crossattn tokens")
     return None if mask is None else mask.to(torch.bool)

@@ -1,13 +1,14 @@
 """Convolutional encoder and decoder of the first stages, with the key names of the published autoencoders.
 
-`attention` lists downsampling factors: with `channel_mult` of n levels, level i works at factor 2**i, and gets
-attention after each of its blocks when 2**i is listed. The published configs name resolutions at 256 px instead
-(16 there is factor 16 here), which would change the architecture with the image size.
+`attention` lists downsampling factors: with `channel_mult` of n levels, level i works at factor 2**i, and
+gets attention after each of its blocks when 2**i is listed. The published configs name resolutions at 256 px
+instead (16 there is factor 16 here), which would change the architecture with the image size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from ldm_core.nn.norms import group_norm
 
 
 class ResnetBlock(nn.Module):
-    """Residual block of (B,C,h,w): twice norm, SiLU, 3×3 convolution; a 1×1 shortcut where the width changes."""
+    """Residual block of (B,C,h,w): twice norm, SiLU, 3×3 convolution; a 1×1 shortcut where widths differ."""
 
     def __init__(
         self, channels: int, *, out_channels: int | None = None, dropout: float = 0.0, norm_groups: int = 32
@@ -68,7 +69,7 @@ class _Level(nn.Module):
         super().__init__()
         self.block = nn.ModuleList(
             ResnetBlock(before, out_channels=after, dropout=dropout, norm_groups=norm_groups)
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
+            for before, after in pairwise(widths)
         )
         self.attn = nn.ModuleList(
             SpatialSelfAttention(width, norm_groups=norm_groups)

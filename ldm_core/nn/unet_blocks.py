@@ -37,9 +37,9 @@ class Upsample(nn.Module):
 class ResBlock(nn.Module):
     """Residual block of (B,C,h,w) with an embedding (B,E) of noise level (and vector conditioning).
 
-    The embedding is added before the second normalisation, or with `scale_shift_norm` scales and shifts its output.
-    `resample` "down" averages 2×2, "up" doubles by nearest neighbour, both on the residual branch (between SiLU and
-    the first convolution) and on the skip. The last convolution starts at zero.
+    The embedding is added before the second normalisation, or with `scale_shift_norm` scales and shifts its
+    output. `resample` "down" averages 2×2, "up" doubles by nearest neighbour, both on the residual branch
+    (between SiLU and the first convolution) and on the skip. The last convolution starts at zero.
     """
 
     def __init__(
