@@ -1,0 +1,122 @@
+"""What a weights file says about itself: the header of a safetensors file, read without torch and never executed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ldm_core import storage
+from ldm_core.errors import CheckpointError
+
+FORMAT = 1
+STAGE_FILE = "first_stage.safetensors"
+MODEL_FILE = "model.safetensors"
+_KEY = "ldm_core"
+_MAX_HEADER = 100 << 20
+
+
+@attrs.frozen
+class Header:
+    """The metadata of a weights file: what it holds, under which config and versions, and the file's hash."""
+
+    url: str
+    kind: str
+    use: str
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    extra: Mapping[str, Any]
+    tensors: Mapping[str, tuple[int, ...]]
+    sha256: str
+
+
+def metadata(kind: str, use: str, config: Any, versions: Mapping[str, str], **extra: Any) -> dict[str, str]:
+    """The metadata that :func:`read_header` reads back; safetensors carries strings only."""
+    body = {"format": FORMAT, "kind": kind, "use": use, "config": config, "versions": dict(versions), **extra}
+    return {_KEY: json.dumps(body, sort_keys=True, ensure_ascii=False)}
+
+
+def find(url: str, name: str) -> str:
+    """`url` itself where it is a file, or the file `name` of the folder that it is; :class:`CheckpointError` else."""
+    if url.endswith(".safetensors"):
+        if not storage.exists(url):
+            raise CheckpointError(f"{url}: no such file; give a .safetensors file or a run's folder")
+        return url
+    candidate = storage.join(url, name)
+    if storage.exists(candidate):
+        return candidate
+    if not storage.exists(url):
+        raise CheckpointError(f"{url}: no such file or folder; give a .safetensors file or a run's folder")
+    raise CheckpointError(f"{url}: holds no {name}; give a finished run's folder or a .safetensors file")
+
+
+def raw_header(url: str) -> tuple[dict[str, Any], int]:
+    """The JSON header of a safetensors file and the offset behind it, with every size checked against the file."""
+    size = storage.info(url).size
+    if size < 8:
+        raise CheckpointError(f"{url}: is no safetensors file ({size} bytes); was it cut short?")
+    length = int.from_bytes(storage.read_bytes(url, 0, 8), "little")
+    if length > min(size - 8, _MAX_HEADER):
+        raise CheckpointError(f"{url}: is no safetensors file, or was cut short (header of {length} bytes in {size})")
+    try:
+        header = json.loads(storage.read_bytes(url, 8, 8 + length))
+    except ValueError:
+        raise CheckpointError(f"{url}: is no safetensors file (its header does not read)") from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{url}: is no safetensors file (its header is no mapping)")
+    try:
+        end = max((int(v["data_offsets"][1]) for k, v in header.items() if k != "__metadata__"), default=0)
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise CheckpointError(f"{url}: is no safetensors file (its header lacks offsets)") from None
+    if 8 + length + end > size:
+        raise CheckpointError(
+            f"{url}: was cut short: {size} bytes of {8 + length + end}; copy it again, or use an older checkpoint"
+        )
+    return header, 8 + length
+
+
+def read_header(url: str, kind: str) -> Header:
+    """Read the header of a weights file of `kind` (``first_stage`` or ``model``), with the hash of the whole file.
+
+    Raises :class:`CheckpointError` where the file is damaged, was not written by ldm-core, or holds another kind.
+    """
+    header, _ = raw_header(url)
+    text = (header.get("__metadata__") or {}).get(_KEY)
+    if text is None:
+        raise CheckpointError(f"{url}: was not written by ldm-core (no '{_KEY}' metadata), so its recipe is unknown")
+    try:
+        body = json.loads(text)
+        if body["format"] > FORMAT:
+            raise CheckpointError(f"{url}: format {body['format']} is newer than this ldm-core reads; update ldm-core")
+        found = Header(
+            url=url,
+            kind=body["kind"],
+            use=body["use"],
+            config=body["config"],
+            versions=body["versions"],
+            extra={k: v for k, v in body.items() if k not in ("format", "kind", "use", "config", "versions")},
+            tensors={k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"},
+            sha256=sha256(url),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{url}: its ldm-core metadata does not read ({error!r})") from None
+    if found.kind != kind:
+        raise CheckpointError(f"{url}: holds a {found.kind.replace('_', ' ')}, not a {kind.replace('_', ' ')}")
+    return found
+
+
+def stage_header(url: str) -> Header:
+    """The header of a trained first stage: a file, or a run's folder."""
+    return read_header(find(url, STAGE_FILE), "first_stage")
+
+
+def sha256(url: str) -> str:
+    """The hash of a file's content, 64 hex digits."""
+    digest = hashlib.sha256()
+    with storage.open_read(url) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
