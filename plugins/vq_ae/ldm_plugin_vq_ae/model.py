@@ -1,0 +1,108 @@
+"""The VQ first stage, with the key names of the published autoencoders."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+from torch import Tensor, nn
+
+from ldm_core.contracts import FirstStage, Reconstruction, Site
+from ldm_core.nn.autoencoder import Decoder, Encoder
+from ldm_core.nn.latents import NormalizedLatents
+from ldm_core.streams import Streams
+from ldm_plugin_vq_ae.codebook import Codebook, perplexity
+from ldm_plugin_vq_ae.config import VQAEConfig
+
+
+class VQFirstStage(NormalizedLatents, FirstStage):
+    """Images (B,c,H,W) <-> latents (B,z,h,w); decoding replaces each latent by its nearest code.
+
+    The diffusion model works on the latents before quantisation, which are also the moments. In training the
+    reconstruction error is averaged over pixels (`nll_reduction`), which is what `codebook_weight` is made
+    for.
+    """
+
+    nll_reduction: Literal["sum", "mean"] = "mean"
+
+    def __init__(self, config: VQAEConfig, site: Site) -> None:
+        super().__init__(config.z_channels)
+        if misfits := list(config.check(site)):
+            raise ValueError("vq_ae: " + "; ".join(misfits))
+        self.latent = config.latent
+        self.regularization_weight = config.codebook_weight
+        network: dict[str, Any] = {
+            "image_channels": site.channels,
+            "channels": config.channels,
+            "channel_mult": config.channel_mult,
+            "res_blocks": config.res_blocks,
+            "attention": config.attention,
+            "mid_attention": config.mid_attention,
+            "dropout": config.dropout,
+            "norm_groups": config.norm_groups,
+        }
+        z = config.z_channels
+        self.encoder = Encoder(out_channels=z, **network)
+        self.decoder = Decoder(z_channels=z, **network)
+        self.quantize = Codebook(config.codebook_size, z, beta=config.beta, legacy_beta=config.legacy_beta)
+        self.quant_conv = nn.Conv2d(z, z, 1)
+        self.post_quant_conv = nn.Conv2d(z, z, 1)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The decoder's last weight, at which the adversarial weight compares gradients."""
+        return cast(nn.Parameter, self.decoder.conv_out.weight)
+
+    def encode_moments(self, x: Tensor) -> Tensor:
+        """Images (B,c,H,W) in [-1, 1] -> raw latents before quantisation (B,z,h,w), float32.
+
+        Raises ValueError naming both numbers where H or W is not divisible by the factor.
+        """
+        self.latent.shape(tuple(x.shape[2:]))
+        x = x.to(self.last_layer.dtype)
+        return self.quant_conv(self.encoder(x)).float()
+
+    def latents(self, moments: Tensor, *, streams: Streams | None = None) -> Tensor:
+        """Moments (B,z,h,w) -> normalised latents, not quantised; nothing is drawn."""
+        return self.normalized(moments)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Normalised latents (B,z,h,w), quantised here -> images (B,c,H,W), float32, not clamped."""
+        return self._decode(self.quantize.codes(self.indices(self.denormalized(z))))
+
+    def project(self, z: Tensor) -> Tensor:
+        """The nearest code of each normalised latent, normalised."""
+        return self.normalized(self.quantize.codes(self.indices(self.denormalized(z))))
+
+    def reconstruct(self, x: Tensor, *, streams: Streams | None = None) -> Reconstruction:
+        """One training pass: the image decoded from the codes, and the codebook loss.
+
+        Logs: `codebook_used`, the share of codes that occur in this batch, and their `perplexity`.
+        """
+        codes, loss, indices = self.quantize(self.encode_moments(x))
+        counts = self.quantize.usage(indices)
+        logs = {"codebook_used": (counts > 0).float().mean(), "perplexity": perplexity(counts)}
+        return Reconstruction(self._decode(codes), loss, logs)
+
+    def indices(self, moments: Tensor) -> Tensor:
+        """Raw latents (B,z,h,w) -> the index of each one's nearest code, (B,h,w) int64."""
+        return self.quantize.indices(moments)
+
+    def codebook_usage(self, indices: Tensor) -> Tensor:
+        """How often each code occurs among `indices` of any shape: (codebook_size,) int64; 0 = dead."""
+        return self.quantize.usage(indices)
+
+    def init_codebook(self, latents: Tensor, *, seed: int) -> None:
+        """Start the codes from data: raw latents (B,z,h,w) or (N,z), by random picks and k-means.
+
+        It writes the weights in place: call it before an optimizer copies them.
+        """
+        self.quantize.init_from(latents, seed=seed)
+
+    def revive(self, latents: Tensor, dead: Tensor, *, seed: int) -> int:
+        """Move codes where `dead` (codebook_size,) bool is true onto raw latents (B,z,h,w); returns how
+        many."""
+        return self.quantize.revive(latents, dead, seed=seed)
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        codes = codes.to(self.last_layer.dtype)
+        return self.decoder(self.post_quant_conv(codes)).float()
