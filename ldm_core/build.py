@@ -1,0 +1,181 @@
+"""A resolved recipe -> live objects, in dependency order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from ldm_core.catalog import Catalog
+from ldm_core.check import site_of
+from ldm_core.contracts import DataInfo, FirstStage, Guidance, Objective, Sampler, Site, TimeGrid
+from ldm_core.diffusion import Model
+from ldm_core.errors import CheckpointError, ComponentError
+from ldm_core.recipe import Part, Recipe
+from ldm_core.streams import mix_seed
+
+
+def make(part: Part, site: Site, catalog: Catalog) -> Any:
+    """Build one component: import its factory and call ``factory(config, site)``."""
+    entry, _ = catalog.get(part.kind, part.use)
+    try:
+        factory = entry.component.load()
+    except (ImportError, AttributeError) as error:
+        raise ComponentError(
+            f"{part.kind} '{part.use}' of {entry.distribution} does not import: {type(error).__name__}: {error}"
+        ) from error
+    return factory(part.config, site)
+
+
+def make_dataset(recipe: Recipe, catalog: Catalog, **changes: Any) -> Any:
+    """The recipe's data set (torch-free); `changes` replace fields of its config, e.g. ``split="val"``."""
+    part = recipe.dataset
+    if changes:
+        part = attrs.evolve(part, config=attrs.evolve(part.config, **changes))
+    return make(part, Site(size=recipe.image_size, channels=recipe.image_channels), catalog)
+
+
+def data_info(dataset: Any) -> DataInfo:
+    """What a data set offers."""
+    return DataInfo(keys=dataset.keys, classes=dataset.classes, class_names=dataset.class_names)
+
+
+class seeded:
+    """A context in which torch's global generator starts from `seed`, and is put back afterwards (weights' creation)."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def __enter__(self) -> None:
+        self._state = torch.get_rng_state()
+        torch.manual_seed(self._seed)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_rng_state(self._state)
+
+
+def make_first_stage(recipe: Recipe, catalog: Catalog) -> FirstStage:
+    """The first stage with fresh weights, which depend on the recipe's seed alone."""
+    with seeded(mix_seed(recipe.seed, "first_stage")):
+        stage = make(
+            recipe.first_stage, Site(size=recipe.image_size, channels=recipe.image_channels), catalog
+        )
+    _hold_to(stage, FirstStage, recipe.first_stage)
+    if isinstance(stage.latent, type(recipe.first_stage.config.latent)) and stage.latent != recipe.first_stage.config.latent:
+        raise ComponentError(
+            f"first_stage '{recipe.first_stage.use}' says {recipe.first_stage.config.latent} in its config and "
+            f"{stage.latent} once built; its plugin is at fault"
+        )
+    return stage
+
+
+def _hold_to(thing: Any, contract: type, part: Part) -> None:
+    if not isinstance(thing, contract):
+        missing = [n for n in dir(contract) if not n.startswith("_") and not hasattr(thing, n)]
+        raise ComponentError(
+            f"{part.kind} '{part.use}' does not meet the contract {contract.__name__}: it lacks {', '.join(missing)}"
+        )
+
+
+def sampling_site(recipe: Recipe, stage: FirstStage) -> Site:
+    """The site around the denoiser, with the first stage's `encode` (the mode) and `decode` as functions."""
+
+    @torch.no_grad()
+    def encode(images: Tensor) -> Tensor:
+        return stage.latents(stage.encode_moments(images))
+
+    @torch.no_grad()
+    def decode(z: Tensor) -> Tensor:
+        return stage.decode(z)
+
+    return attrs.evolve(site_of(recipe), encode=encode, decode=decode)
+
+
+def make_model(recipe: Recipe, catalog: Catalog, stage: FirstStage) -> Model:
+    """The model with fresh weights, which depend on the recipe's seed alone; frozen conditioners have no gradients."""
+    site = sampling_site(recipe, stage)
+    conditioners: dict[str, nn.Module] = {}
+    for part in recipe.conditioners:
+        with seeded(mix_seed(recipe.seed, "conditioner", part.name)):
+            conditioners[part.name] = conditioner = make(part, site, catalog)
+        if conditioner.spec != part.config.spec(site.latent):
+            raise ComponentError(
+                f"conditioner '{part.name}' says {part.config.spec(site.latent)} in its config and {conditioner.spec} "
+                "once built; its plugin is at fault"
+            )
+        conditioner.requires_grad_(part.train)
+    with seeded(mix_seed(recipe.seed, "denoiser")):
+        denoiser = make(recipe.denoiser, site, catalog)
+        adapters = [make(part, site, catalog) for part in recipe.adapters]
+    return Model(
+        denoiser,
+        make(recipe.schedule, site, catalog),
+        make(recipe.parameterization, site, catalog),
+        conditioners,
+        adapters,
+    )
+
+
+@attrs.frozen
+class SamplingParts:
+    """What a sampling run needs beside the model."""
+
+    sampler: Sampler
+    guidance: Guidance
+    time_grid: TimeGrid
+
+
+def make_sampling(recipe: Recipe, catalog: Catalog, site: Site) -> SamplingParts:
+    """The recipe's sampler, guidance and time grid."""
+    return SamplingParts(
+        sampler=make(recipe.sampler, site, catalog),
+        guidance=make(recipe.guidance, site, catalog),
+        time_grid=make(recipe.time_grid, site, catalog),
+    )
+
+
+def make_objective(recipe: Recipe, catalog: Catalog, site: Site) -> Objective:
+    """The recipe's objective."""
+    return make(recipe.objective, site, catalog)
+
+
+def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Fill `module` from named tensors; :class:`LDMError` naming what is missing, unexpected or of another shape."""
+
+    own = {k: v for k, v in module.state_dict().items()}
+    missing = [k for k in own if k not in tensors]
+    unexpected = [k for k in tensors if k not in own]
+    shapes = [
+        f"{k} {tuple(tensors[k].shape)} for {tuple(v.shape)}"
+        for k, v in own.items()
+        if k in tensors and isinstance(v, Tensor) and v.shape != tensors[k].shape and not k.endswith("_extra_state")
+    ]
+    if missing or unexpected or shapes:
+        parts = [
+            f"{len(names)} {what} (e.g. {names[0]})"
+            for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+            if names
+        ]
+        raise CheckpointError(
+            f"{where}: these weights are of another architecture: {'; '.join(parts)}; use the recipe that they were "
+            "trained with"
+        )
+    module.load_state_dict(tensors)
+
+
+__all__ = [
+
+    "SamplingParts",
+    "data_info",
+    "load_weights",
+    "make",
+    "make_dataset",
+    "make_first_stage",
+    "make_model",
+    "make_objective",
+    "make_sampling",
+    "sampling_site",
+    "seeded",
+]

@@ -1,0 +1,175 @@
+"""Do the parts of a recipe fit together? Answered from configs alone, before a weight is allocated, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ldm_core.contracts import Accepts, CondSpec, DataInfo, Site
+from ldm_core.errors import ConfigError, suggest
+from ldm_core.recipe import ConditionerPart, Recipe
+
+_HOW_TO_MAP = "map a key that the data has with dataset.read, e.g. dataset.read='{caption: title}'"
+
+
+def check(recipe: Recipe, info: DataInfo | None = None) -> None:
+    """Raise :class:`ConfigError` with one line per misfit: both parts, both numbers and the fix.
+
+    `info`, what the data offers, adds the check of the keys that conditioners read.
+    """
+    problems = list(misfits(recipe, info))
+    if problems:
+        raise ConfigError(problems)
+
+
+def site_of(recipe: Recipe) -> Site:
+    """The site that the denoiser is built for: image size, latents and merged conditioning. ValueError: see contracts."""
+    latent = recipe.first_stage.config.latent
+    specs = {c.name: c.config.spec(latent) for c in recipe.conditioners}
+    return Site(
+        size=recipe.image_size, channels=recipe.image_channels, latent=latent, cond=CondSpec.merge(specs)
+    )
+
+
+def misfits(recipe: Recipe, info: DataInfo | None = None) -> Iterable[str]:
+    """One line for each pair of parts that do not fit."""
+    yield from _images(recipe)
+    yield from _conditioning(recipe)
+    yield from _diffusion(recipe)
+    yield from _training(recipe)
+    if info is not None:
+        yield from _data(recipe, info)
+
+
+def _own(path: str, config: object, site: Site) -> Iterable[str]:
+    own_check = getattr(config, "check", None)
+    if own_check is not None:
+        for line in own_check(site):
+            yield f"{path}: {line}"
+
+
+def _images(recipe: Recipe) -> Iterable[str]:
+    stage = recipe.first_stage
+    channels = getattr(stage.config, "image_channels", None)
+    if channels is not None and channels != recipe.image_channels:
+        yield (
+            f"first_stage '{stage.asked or stage.use}' takes {channels} image channels and the recipe has image_channels: "
+            f"{recipe.image_channels}; set one to the other (first_stage.image_channels or image_channels)"
+        )
+    try:
+        stage.config.latent.shape(recipe.image_size)
+    except ValueError as error:
+        yield f"image_size: {error} (first_stage '{stage.asked or stage.use}')"
+    plain_site = Site(size=recipe.image_size, channels=recipe.image_channels, latent=stage.config.latent)
+    yield from _own("first_stage", stage.config, plain_site)
+    yield from _own("dataset", recipe.dataset.config, plain_site)
+    for part in recipe.conditioners:
+        yield from _own(f"conditioner '{part.name}'", part.config, plain_site)
+
+
+def _conditioning(recipe: Recipe) -> Iterable[str]:
+    denoiser = recipe.denoiser
+    latent = recipe.first_stage.config.latent
+    accepts: Accepts = getattr(denoiser.config, "accepts", Accepts())
+    others = [
+        a for p in (recipe.guidance, *recipe.adapters) if (a := getattr(p.config, "accepts", None)) is not None
+    ]
+    taken = {name for a in (accepts, *others) for name in a.extras}
+    for part in recipe.conditioners:
+        spec = part.config.spec(latent)
+        for slot in ("crossattn", "vector", "concat", "residuals"):
+            if getattr(spec, slot) and not getattr(accepts, slot):
+                yield (
+                    f"conditioner '{part.name}' writes '{slot}' and denoiser '{denoiser.asked or denoiser.use}' does "
+                    f"not use it; choose another denoiser or conditioner"
+                )
+        for name in spec.extras:
+            if name not in taken:
+                known = f" (they take: {', '.join(sorted(taken))})" if taken else ""
+                yield (
+                    f"conditioner '{part.name}' writes the extra '{name}' and no denoiser, guidance or adapter of the "
+                    f"recipe takes it{suggest(name, taken)}{known}; add the part that reads it, or drop '{part.name}'"
+                )
+    try:
+        site = site_of(recipe)
+        latent.shape(recipe.image_size)
+    except ValueError as error:
+        if "divisible" not in str(error):
+            yield str(error)
+        return
+    yield from _own(f"denoiser '{denoiser.asked or denoiser.use}'", denoiser.config, site)
+    for part in (recipe.guidance, recipe.sampler, recipe.objective, *recipe.adapters):
+        yield from _own(f"{part.kind} '{part.asked or part.use}'", part.config, site)
+
+
+def _diffusion(recipe: Recipe) -> Iterable[str]:
+    schedule, param, grid, guidance = recipe.schedule, recipe.parameterization, recipe.time_grid, recipe.guidance
+    if getattr(param.config, "needs_terminal_alpha", False) and getattr(
+        schedule.config, "zero_terminal_alpha", False
+    ):
+        yield (
+            f"parameterization '{param.asked or param.use}' divides by alpha, which is 0 at the end of schedule "
+            f"'{schedule.asked or schedule.use}'; set parameterization=v (or x0)"
+        )
+    table = getattr(schedule.config, "table_steps", None)
+    problem = getattr(grid.config, "problem", None)
+    if problem is not None and (line := problem(table, recipe.sample.steps)):
+        yield f"time_grid '{grid.asked or grid.use}' with schedule '{schedule.asked or schedule.use}': {line}"
+    if getattr(guidance.config, "needs_null", False):
+        if not recipe.conditioners:
+            yield (
+                f"guidance '{guidance.asked or guidance.use}' compares with and without a condition, and the recipe "
+                "has no conditioner; add one (--cond NAME) or set guidance=none"
+            )
+        elif not recipe.trainer.joint_dropout and not any(c.dropout for c in recipe.conditioners):
+            first = recipe.conditioners[0].name
+            yield (
+                f"guidance '{guidance.asked or guidance.use}' needs an estimate without conditions, and no conditioner "
+                f"is ever dropped in training; set conditioners.{first}.dropout=0.1 (or trainer.joint_dropout=0.1), "
+                "or guidance=none"
+            )
+
+
+def _training(recipe: Recipe) -> Iterable[str]:
+    for name in ("trainer", "first_stage_trainer"):
+        section = getattr(recipe, name)
+        if section.images_per_step % section.accumulate:
+            yield (
+                f"{name}.images_per_step: {section.images_per_step} is not divisible by {name}.accumulate "
+                f"{section.accumulate}; use a multiple of it"
+            )
+
+
+def _data(recipe: Recipe, info: DataInfo) -> Iterable[str]:
+    offered = ", ".join(info.keys)
+    where = f"dataset '{recipe.dataset.asked or recipe.dataset.use}'"
+    if "image" not in info.keys:
+        yield f"{where} has no images (it offers: {offered})"
+    for part in recipe.conditioners:
+        for key in part.config.reads:
+            if key not in info.keys:
+                yield (
+                    f"conditioner '{part.name}' reads '{key}', which {where} does not offer (it offers: {offered}); "
+                    f"{_HOW_TO_MAP}, or drop the conditioner"
+                )
+        yield from _classes(part, info)
+
+
+def _classes(part: ConditionerPart, info: DataInfo) -> Iterable[str]:
+    count = getattr(part.config, "classes", None)
+    if not isinstance(count, int):
+        return
+    for key in part.config.reads:
+        if key in info.classes and info.classes[key] > count > 0:
+            yield (
+                f"conditioner '{part.name}' has classes: {count} and the data's '{key}' has {info.classes[key]}; "
+                f"set conditioners.{part.name}.classes={info.classes[key]}"
+            )
+
+
+def require(recipe: Recipe, info: DataInfo | None = None) -> Site:
+    """:func:`check`, then the denoiser's site."""
+    check(recipe, info)
+    try:
+        return site_of(recipe)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None

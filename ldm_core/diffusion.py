@@ -1,0 +1,155 @@
+"""The model: a denoiser under a schedule and a parameterization, with its conditioners and adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm_core.cond import Cond
+from ldm_core.contracts import Batch, Denoiser, Estimate, NoiseSchedule, Parameterization, Predict
+from ldm_core.streams import Streams
+
+
+def per_example(value: Tensor, like: Tensor) -> Tensor:
+    """A coefficient (B,) in float64 -> (B, 1, ...) in `like`'s dtype and device, to multiply `like` with."""
+    return value.to(device=like.device, dtype=like.dtype).view(-1, *[1] * (like.dim() - 1))
+
+
+class Model(nn.Module):
+    """Estimates x0 from x at time t: ``x0 = c_skip x + c_out F(c_in x)``; float32 outside the network.
+
+    `denoiser` is F; `conditioners`, by name, in recipe order, are part of the model (their weights train, average and
+    travel with it); `adapters` hook into it. `precision` ``bf16`` runs the network and the conditioners' weights
+    under autocast; what comes out is float32 again.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        schedule: NoiseSchedule,
+        parameterization: Parameterization,
+        conditioners: Mapping[str, nn.Module] | None = None,
+        adapters: Sequence[Any] = (),
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.conditioners = nn.ModuleDict(conditioners or {})
+        self.adapters = nn.ModuleList(a for a in adapters if isinstance(a, nn.Module))
+        self.schedule = schedule
+        self.parameterization = parameterization
+        self.precision = "fp32"
+        for adapter in adapters:
+            adapter.attach(self)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    def autocast(self) -> Any:
+        """The context in which networks run."""
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(c_skip, c_out, c_in) at t (B,), float64, each (B,)."""
+        t = t.double()
+        return self.parameterization.coefficients(self.schedule.alpha(t), self.schedule.sigma(t))
+
+    def network(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """x (B, C, *s), t (B,) -> the denoiser's raw output F and what else it puts out, (B, C or more, *s), float32."""
+        c_in = self.coefficients(t)[2]
+        level = self.schedule.noise_level(t.double()).to(device=x.device, dtype=torch.float32)
+        with self.autocast():
+            out = self.denoiser(x * per_example(c_in, x), level, cond)
+        return out.float()
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Estimate:
+        """x (B, C, *s) at times t (B,) -> the estimate of x0, in x's dtype (float32 or better)."""
+        out = self.network(x, t, cond)
+        c_skip, c_out, _ = self.coefficients(t)
+        f, extra = out[:, : x.shape[1]], out[:, x.shape[1] :]
+        x0 = per_example(c_skip, x) * x + per_example(c_out, x) * f.to(x.dtype)
+        return Estimate(x0, extra if extra.shape[1] else None)
+
+    def encode(self, batch: Batch) -> dict[str, Cond]:
+        """Each conditioner's bundle for a collated batch, by name; floating tensors are float32."""
+        with self.autocast():
+            conds = {name: c.encode(batch) for name, c in self.conditioners.items()}  # type: ignore[operator]
+        return {name: c.map(_float) for name, c in conds.items()}
+
+    def nulls(self, conds: Mapping[str, Cond]) -> dict[str, Cond]:
+        """Each conditioner's "no condition" bundle, shaped as `conds`."""
+        with self.autocast():
+            nulls = {name: self.conditioners[name].null(cond) for name, cond in conds.items()}  # type: ignore[operator]
+        return {name: c.map(_float) for name, c in nulls.items()}
+
+    def dropped(
+        self, batch: Batch, rates: Mapping[str, float], joint: float, streams: Streams
+    ) -> Cond:
+        """Encode a batch for training: each conditioner loses its condition at its own rate, all at `joint`.
+
+        Which examples lose what depends on each example's stream alone.
+        """
+        conds = self.encode(batch)
+        if not conds:
+            return Cond()
+        draws = streams.uniform((len(streams), 1 + len(conds))).to(self.device)
+        if joint or any(rates.get(name, 0.0) for name in conds):
+            nulls = self.nulls(conds)
+            all_kept = draws[:, 0] >= joint
+            for i, name in enumerate(conds):
+                keep = all_kept & (draws[:, i + 1] >= rates.get(name, 0.0))
+                conds[name] = conds[name].where(keep, nulls[name])
+        return Cond.merge(conds.values())
+
+
+def _float(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
+
+
+def make_predict(model: Model, *, together: bool = True) -> Predict:
+    """The `predict` of a run: evaluates branches of a guidance, in one call of the network where that can be.
+
+    Branches with equal options and equal parts are batched (`together`), else run one by one; the results are the
+    same to rounding. A bundle batched once is kept, so that a run does not copy its conditioning at each step.
+    """
+    stacked: dict[tuple[int, ...], tuple[list[Cond], Cond]] = {}
+
+    def batch(conds: list[Cond]) -> Cond:
+        key = tuple(id(c) for c in conds)
+        if key not in stacked:
+            stacked[key] = (conds, Cond.batch(conds))  # the list keeps the ids alive
+        return stacked[key][1]
+
+    def predict(x: Tensor, t: Tensor, branches: Sequence[Cond]) -> list[Estimate]:
+        groups: list[list[int]] = []
+        for i, cond in enumerate(branches):
+            home = next((g for g in groups if together and _alike(branches[g[0]], cond)), None)
+            if home is None:
+                groups.append([i])
+            else:
+                home.append(i)
+        out: list[Estimate | None] = [None] * len(branches)
+        for group in groups:
+            if len(group) == 1:
+                out[group[0]] = model(x, t, branches[group[0]])
+                continue
+            n = len(group)
+            both = model(torch.cat([x] * n), torch.cat([t] * n), batch([branches[i] for i in group]))
+            extras = both.extra.chunk(n) if both.extra is not None else [None] * n
+            for i, x0, extra in zip(group, both.x0.chunk(n), extras, strict=True):
+                out[i] = Estimate(x0, extra)
+        return [e for e in out if e is not None]
+
+    return predict
+
+
+def _alike(a: Cond, b: Cond) -> bool:
+    ignored = {"crossattn_mask"}
+    return a.options == b.options and a.flat().keys() - ignored == b.flat().keys() - ignored and bool(a.flat())
