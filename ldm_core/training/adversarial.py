@@ -36,7 +36,7 @@ class TrainableStage(Protocol):
 
     @property
     def last_layer(self) -> Tensor:
-        """The parameter (the decoder's last convolution's weight) where the adaptive weight compares gradients."""
+        """The parameter (weight of the last decoder convolution) whose gradients set the adaptive weight."""
         ...
 
     def reconstruct(self, x: Tensor, *, streams: Streams | None) -> Reconstruction:

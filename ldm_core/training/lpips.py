@@ -168,7 +168,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _vgg16_features() -> Sequence[nn.Module]:
-    """The layers of timm's VGG16 up to relu5_3, initialised; its 124 M classifier weights stay unallocated."""
+    """The layers of timm's VGG16 up to relu5_3, initialised; its classifier's weights stay unallocated."""
     try:
         import timm
     except ImportError as error:
