@@ -1,0 +1,268 @@
+"""Configurations of the built-in diffusion mathematics, from the noise schedule to the sampler.
+
+Imports no torch: the tables and the rules of which step counts a grid can give live here, so that a recipe is
+checked without it.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
+
+import attrs
+
+
+def _positive_fraction(instance: Any, attribute: attrs.Attribute, value: float) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"{attribute.name}: expected a number between 0 and 1, got {value}")
+
+
+def _at_least_one(instance: Any, attribute: attrs.Attribute, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{attribute.name}: expected 1 or more, got {value}")
+
+
+@attrs.frozen(kw_only=True)
+class VPConfig:
+    """A variance-preserving table of T steps: alpha² + sigma² = 1, alpha² the running product of 1 - beta.
+
+    Kinds of beta, from `beta_start` to `beta_end`: ``linear`` is linear in the square root, as published
+    latent diffusion models use the word; ``sqrt_linear`` is linear in beta itself; ``sqrt`` is the root of a
+    linear one; ``cosine`` (Nichol & Dhariwal 2021, offset 0.008, beta at most 0.999) reads neither end.
+    """
+
+    kind: Literal["linear", "sqrt_linear", "cosine", "sqrt"] = attrs.field(
+        default="linear", metadata={"help": "how beta grows; linear: linear in its square root"}
+    )
+    beta_start: float = attrs.field(
+        default=0.0015, validator=_positive_fraction, metadata={"help": "first beta (not read by cosine)"}
+    )
+    beta_end: float = attrs.field(
+        default=0.0195, validator=_positive_fraction, metadata={"help": "last beta (not read by cosine)"}
+    )
+    steps: int = attrs.field(
+        default=1000, validator=_at_least_one, metadata={"help": "length T of the table"}
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.beta_start > self.beta_end:
+            raise ValueError(f"beta_start {self.beta_start} exceeds beta_end {self.beta_end}")
+        if self.alphas_cumprod()[-1] < 1e-30:
+            raise ValueError(
+                f"nothing of the signal is left after {self.steps} steps of beta up to {self.beta_end}; "
+                "lower beta_end or steps"
+            )
+
+    def betas(self) -> list[float]:
+        """The T variances beta of single steps, in double precision."""
+        n = self.steps
+        if self.kind == "cosine":
+            bar = [math.cos((i / n + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(n + 1)]
+            return [min(max(1 - after / before, 0.0), 0.999) for before, after in pairwise(bar)]
+        a, b = self.beta_start, self.beta_end
+        if self.kind == "linear":
+            a, b = math.sqrt(a), math.sqrt(b)
+        line = [a + (b - a) * (i / (n - 1) if n > 1 else 0.0) for i in range(n)]
+        if self.kind == "linear":
+            return [v * v for v in line]
+        return [math.sqrt(v) for v in line] if self.kind == "sqrt" else line
+
+    def alphas_cumprod(self) -> list[float]:
+        """alpha² of the T table entries (index 0 = the least noise, t = 1), in double precision."""
+        out, product = [], 1.0
+        for beta in self.betas():
+            product *= 1 - beta
+            out.append(product)
+        return out
+
+    @property
+    def table_steps(self) -> int | None:
+        """T; None would mean a continuous schedule."""
+        return self.steps
+
+    @property
+    def zero_terminal_alpha(self) -> bool:
+        """Whether alpha is 0 at the last time, where an eps prediction says nothing of x0."""
+        return self.alphas_cumprod()[-1] <= 0.0
+
+
+VP_PRESETS: dict[str, VPConfig] = {
+    "vp_ldm": VPConfig(beta_start=0.0015, beta_end=0.0195),
+    "vp_churches": VPConfig(beta_start=0.0015, beta_end=0.0155),
+    "vp_layout": VPConfig(beta_start=0.0015, beta_end=0.0205),
+    "vp_rdm": VPConfig(beta_start=0.0015, beta_end=0.015),
+    "vp_sd": VPConfig(beta_start=0.00085, beta_end=0.012),
+    "vp_cosine": VPConfig(kind="cosine"),
+}
+"""Published tables: unconditional and class models; churches and super-resolution; layout, semantic and
+inpainting; retrieval; text-to-image and Stable Diffusion; improved DDPM."""
+
+
+@attrs.frozen(kw_only=True)
+class EpsConfig:
+    """The network predicts the noise (Ho et al. 2020); it takes no settings."""
+
+    needs_terminal_alpha: ClassVar[bool] = True
+
+
+@attrs.frozen(kw_only=True)
+class X0Config:
+    """The network predicts the clean latents; it takes no settings."""
+
+    needs_terminal_alpha: ClassVar[bool] = False
+
+
+@attrs.frozen(kw_only=True)
+class VConfig:
+    """The network predicts the velocity (Salimans & Ho 2022); it takes no settings."""
+
+    needs_terminal_alpha: ClassVar[bool] = False
+
+
+@attrs.frozen(kw_only=True)
+class SimpleConfig:
+    """The simple loss: times drawn uniformly, the error averaged over an example's values."""
+
+    loss: Literal["l2", "l1"] = attrs.field(default="l2", metadata={"help": "squared or absolute error"})
+    weighting: Literal["target", "eps", "x0"] = attrs.field(
+        default="target",
+        metadata={"help": "error of what the network predicts (as published), of the noise or of x0"},
+    )
+
+
+@attrs.frozen(kw_only=True)
+class DDPMConfig:
+    """Ancestral sampling: each step draws from the Gaussian posterior of the level below."""
+
+    variance: Literal["small", "large"] = attrs.field(
+        default="small",
+        metadata={"help": "of the posterior given x0, or of one forward step"},
+    )
+
+
+@attrs.frozen(kw_only=True)
+class NoGuidanceConfig:
+    """The conditional estimate as it is; it takes no settings."""
+
+    needs_null: ClassVar[bool] = False
+
+
+# ------------------------------------------------------------------------------------------ time grids
+
+
+def _range_problem(table_steps: int | None, steps: int) -> str | None:
+    if steps < 1:
+        return f"{steps} steps: at least 1 is needed"
+    if table_steps is not None and steps > table_steps:
+        return f"{steps} steps: the schedule's table has {table_steps}; use {table_steps} or fewer"
+    return None
+
+
+@attrs.frozen(kw_only=True)
+class LegacyConfig:
+    """The grid of the published LDM samplers: table indices 1, 1 + c, … with c = T // steps; ends at index 0.
+
+    Its output keeps the noise of index 0. It gives only step counts that this rule meets exactly; where the
+    published code would make another number of steps, this is an error that names the nearest count.
+    """
+
+    needs_table: ClassVar[bool] = True
+
+    def possible(self, table_steps: int) -> list[int]:
+        """Every step count that the rule gives exactly on a table of `table_steps`."""
+        found = []
+        for steps in range(1, table_steps + 1):
+            indices = range(1, table_steps + 1, table_steps // steps)
+            if len(indices) == steps and indices[-1] < table_steps:
+                found.append(steps)
+        return found
+
+    def problem(self, table_steps: int | None, steps: int) -> str | None:
+        """What is wrong with `steps` on a table of `table_steps` (None: continuous); None if nothing is."""
+        if table_steps is None:
+            return "the time grid 'legacy' needs a table schedule; use trailing, leading or linspace"
+        possible = self.possible(table_steps)
+        if steps in possible:
+            return None
+        if not possible:
+            return f"the time grid 'legacy' has no step count for a table of {table_steps}; use trailing"
+        near = min(possible, key=lambda n: (abs(n - steps), -n))
+        return (
+            f"the time grid 'legacy' cannot make {steps} steps of a table of {table_steps}; "
+            f"the nearest it can is {near}, and trailing, leading and linspace take any number"
+        )
+
+
+@attrs.frozen(kw_only=True)
+class LeadingConfig:
+    """Indices offset, offset + c, … with c = T // steps, as Stable Diffusion samples; ends at data."""
+
+    offset: int = attrs.field(
+        default=1,
+        metadata={"help": "added to every index, as far as the table goes; published models: 1"},
+    )
+    final: Literal["data", "first"] = attrs.field(
+        default="data",
+        metadata={"help": "level of the output: no noise at all, or that of the table's first entry"},
+    )
+    needs_table: ClassVar[bool] = False
+
+    def __attrs_post_init__(self) -> None:
+        if self.offset < 0:
+            raise ValueError(f"offset {self.offset} is negative")
+
+    def indices(self, table_steps: int, steps: int) -> list[int]:
+        """Table indices, the noisiest first."""
+        stride = table_steps // steps
+        offset = min(self.offset, table_steps - 1 - (steps - 1) * stride)
+        return [i * stride + offset for i in reversed(range(steps))]
+
+    def problem(self, table_steps: int | None, steps: int) -> str | None:
+        """What is wrong with `steps` on a table of `table_steps` (None: continuous); None if nothing is."""
+        found = _range_problem(table_steps, steps)
+        if found or self.final == "data":
+            return found
+        if table_steps is None:
+            return "the time grid 'leading' with final=first needs a table schedule; use final=data"
+        if self.indices(table_steps, steps)[-1] == 0:
+            return (
+                f"time grid 'leading': {steps} steps visit the table's first entry, final=first repeats it; "
+                "use final=data, or offset=1 and fewer steps than the table has"
+            )
+        return None
+
+
+@attrs.frozen(kw_only=True)
+class TrailingConfig:
+    """Indices T - 1, T - 1 - T / steps, …, rounded (Lin et al. 2023): begins at pure noise, ends at data."""
+
+    needs_table: ClassVar[bool] = False
+
+    def indices(self, table_steps: int, steps: int) -> list[int]:
+        """Table indices, the noisiest first."""
+        # The double-precision product, and half to even: the roundings that published samplers have.
+        step = table_steps - (table_steps - table_steps / steps)
+        return [round(table_steps - i * step) - 1 for i in range(steps)]
+
+    def problem(self, table_steps: int | None, steps: int) -> str | None:
+        """What is wrong with `steps` on a table of `table_steps` (None: continuous); None if nothing is."""
+        return _range_problem(table_steps, steps)
+
+
+@attrs.frozen(kw_only=True)
+class LinspaceConfig:
+    """Indices evenly from T - 1 to 0, both included, rounded; ends at data. A single step begins at T - 1."""
+
+    needs_table: ClassVar[bool] = False
+
+    def indices(self, table_steps: int, steps: int) -> list[int]:
+        """Table indices, the noisiest first."""
+        if steps == 1:
+            return [table_steps - 1]
+        step = (table_steps - 1) / (steps - 1)
+        return [round(i * step) for i in reversed(range(steps))]
+
+    def problem(self, table_steps: int | None, steps: int) -> str | None:
+        """What is wrong with `steps` on a table of `table_steps` (None: continuous); None if nothing is."""
+        return _range_problem(table_steps, steps)

@@ -1,0 +1,21 @@
+"""What this distribution offers to ldm-core."""
+
+from __future__ import annotations
+
+from ldm_core import Component, hookimpl
+from ldm_plugin_cfg.config import CFGConfig
+
+
+@hookimpl
+def ldm_components() -> list[Component]:
+    """Classifier-free guidance."""
+    return [
+        Component(
+            kind="guidance",
+            name="cfg",
+            config=CFGConfig,
+            factory="ldm_plugin_cfg.guidance:ClassifierFreeGuidance",
+            summary="pushes the conditional estimate away from the unconditional one",
+            source="Ho & Salimans 2022, arXiv 2207.12598, equation 6; scale as in Rombach et al. 2022",
+        )
+    ]
