@@ -44,9 +44,9 @@ _GEOMETRY = {
 class ShapesDataset:
     """Scenes of one to three coloured shapes at ``site.size`` (h, w).
 
-    ``image`` uint8 (site.channels, h, w); ``caption``; ``boxes`` float32 (N, 4) tight x, y, w, h in [0, 1] and
-    ``box_labels`` int64 (N,), in the caption's order; ``segmentation`` uint8 (h, w), 0 background, class + 1
-    elsewhere; ``class_label`` the class of the first object named; ``name``. A class is a colour and a shape
+    ``image`` uint8 (site.channels, h, w); ``caption``; ``boxes`` float32 (N, 4) tight x, y, w, h in [0, 1]
+    and ``box_labels`` int64 (N,), in the caption's order; ``segmentation`` uint8 (h, w), 0 background,
+    class + 1 elsewhere; ``class_label`` the class of the first object named; ``name``. A class is a colour and a shape
     together (32 of them, ``class_names``), so boxes with classes, or the label map, say all that is drawn.
     """
 

@@ -1,0 +1,322 @@
+"""From stored samples to examples: which keys there are, decoding, class counts, bad and incomplete samples.
+
+The ``tar`` and ``folder`` readers bring a :class:`Store`; all else is here. Only text, JSON and pictures are
+decoded: nothing that could run code (pickles, torch files) is ever opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import attrs
+import numpy as np
+
+from ldm_core.builtin.reading_config import ReadingConfig
+from ldm_core.builtin.reading_values import (
+    NO_VALUE,
+    PICTURES,
+    BadExample,
+    Sources,
+    box_labels_of,
+    boxes_of,
+    class_of,
+    read_names,
+    text_of,
+)
+from ldm_core.contracts import Dataset, Site
+from ldm_core.errors import DataError
+from ldm_core.images import decode_image, decode_labels
+
+__all__ = ["BadExample", "RecordDataset", "Sample", "SkipBad", "Store"]
+
+_MAPS_LOOKED_AT = 256  # label maps decoded to count classes where nothing says how many there are
+
+
+@attrs.frozen
+class Sample:
+    """One sample as stored: `parts` extension -> where its bytes are (the store's own business)."""
+
+    name: str
+    parts: Mapping[str, Any]
+    row: Mapping[str, Any] | None = None
+    """Fields from a metadata file."""
+    folder: str = ""
+    """The sub-folder that stands for its class, if any."""
+
+
+class Store(Protocol):
+    """Where samples lie; picklable, safe to use from forked and spawned workers."""
+
+    title: str
+    """What messages call it: the URL without credentials."""
+
+    @property
+    def samples(self) -> Sequence[Sample]:
+        """All samples, in a fixed order."""
+        ...
+
+    def fetch(self, sample: Sample, extension: str) -> bytes:
+        """The bytes of one part."""
+        ...
+
+    def fetch_many(self, wanted: Sequence[tuple[Sample, str]]) -> Iterable[bytes]:
+        """The bytes of many small parts, in order."""
+        ...
+
+    def beside(self, name: str) -> bytes | None:
+        """A file that lies beside the data, such as ``classes.json``."""
+        ...
+
+    def digest(self) -> str:
+        """Hash of names, sizes and etags of all that is read."""
+        ...
+
+
+class RecordDataset:
+    """Examples of a :class:`Store`. Pictures have their native size, uint8 (site.channels, H, W).
+
+    `found` counts, per key, the samples that have it. A key that only some have is an error when asked for
+    (:meth:`select`), or with ``missing: skip`` leaves the others out; `skipped` counts those.
+    """
+
+    def __init__(self, config: ReadingConfig, site: Site, store: Store) -> None:
+        self.config = config
+        self.site = site
+        self.skipped = 0
+        self._store = store
+        self._sources = Sources(config.read, store)
+        self._order: Sequence[int] = range(len(store.samples))
+        self._selected: tuple[str, ...] | None = None
+        self._names: dict[str, tuple[str, ...]] = {}
+        self._counts: dict[str, int] = {}
+        self._index()
+        self.keys: Mapping[str, str] = {key: self._geometry(key) for key in self.found}
+
+    # ------------------------------------------------------------------------------------- what there is
+
+    def _index(self) -> None:
+        samples = self._store.samples
+        fields = self._sources.fields_of_all(samples)
+        self._sources.resolve(samples, fields)
+        self._have: dict[str, bytearray] = {}
+        raw: dict[str, list[Any]] = {"class_label": [], "box_labels": []}
+        for key in self._sources.by_key:
+            have = bytearray(len(samples))
+            for place, sample in enumerate(samples):
+                value = self._sources.peek(key, sample, fields[place])
+                have[place] = value is not NO_VALUE
+                if key in raw and have[place]:
+                    raw[key].append(value)
+            if any(have):
+                self._have[key] = have
+        self._have["name"] = bytearray(b"\x01" * len(samples))
+        self.found: dict[str, int] = {key: sum(have) for key, have in self._have.items()}
+        if "image" not in self.found:
+            seen = sorted({"." + extension for sample in samples for extension in sample.parts})
+            raise DataError(
+                f"{self._store.title}: no pictures; looked for {', '.join('.' + p for p in PICTURES)}, found "
+                f"{', '.join(seen[:8]) if seen else 'nothing'}; check the URL or map one: read.image=EXT"
+            )
+        self._count_classes(raw)
+
+    def _count_classes(self, raw: Mapping[str, list[Any]]) -> None:
+        title = self._store.title
+        main = next((k for k in ("segmentation", "box_labels", "class_label") if k in self.found), None)
+        for key in ("class_label", "box_labels", "segmentation"):
+            if key not in self.found:
+                continue
+            values = raw.get(key, [])
+            names, count = read_names(self._store, key, self.config.classes.get(key), key == main)
+            labels = [label for value in values for label in (value if isinstance(value, list) else [value])]
+            if not names and any(isinstance(label, str) for label in labels):
+                names = tuple(sorted({str(label) for label in labels}))
+            if not count and not names:
+                count = self._largest(key, labels) + 1
+            self._names[key] = names
+            self._counts[key] = count or len(names)
+            top = max((label for label in labels if isinstance(label, int)), default=-1)
+            if top >= self._counts[key] and self.config.classes.get(key):
+                raise DataError(
+                    f"{title}: '{key}' goes up to {top}, but classes.{key} says {self._counts[key]} classes"
+                )
+            if top >= self._counts[key]:  # the list beside the data is about another key
+                self._names[key], self._counts[key] = (), top + 1
+
+    def _largest(self, key: str, labels: Sequence[Any]) -> int:
+        if key != "segmentation":
+            return max((label for label in labels if isinstance(label, int)), default=0)
+        largest, source = 0, self._sources.by_key[key][0]
+        for sample in [s for s in self._store.samples if source.extension in s.parts][:_MAPS_LOOKED_AT]:
+            try:
+                labels_map = decode_labels(self._store.fetch(sample, source.extension), sample.name)
+            except DataError:
+                continue
+            largest = max(largest, int(labels_map[labels_map != 255].max(initial=0)))
+        return largest
+
+    def _geometry(self, key: str) -> str:
+        fixed = {
+            "image": "image", "segmentation": "map", "boxes": "boxes", "box_labels": "per_box"
+        }  # fmt: skip
+        if key in fixed:
+            return fixed[key]
+        if key in self.config.geometry:
+            return self.config.geometry[key]
+        sources = self._sources.by_key.get(key, ())
+        return "image" if sources and sources[0].extension in PICTURES else "value"
+
+    @property
+    def classes(self) -> Mapping[str, int]:
+        """Number of classes per key."""
+        return {key: count for key, count in self._counts.items() if key in self.keys}
+
+    @property
+    def class_names(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of the classes per key, where known."""
+        return {key: names for key, names in self._names.items() if names and key in self.keys}
+
+    @property
+    def max_bad(self) -> float:
+        """The share of undecodable examples that :class:`SkipBad` is to let pass."""
+        return self.config.max_bad
+
+    # ------------------------------------------------------------------------------------------ examples
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        place = self._order[range(len(self))[index]]
+        sample = self._store.samples[place]
+        if self._selected is None and (lacking := [key for key in self.keys if not self._have[key][place]]):
+            raise DataError(self._lack(lacking))
+        fields = self._sources.fields(sample) if self._sources.need_fields(self.keys) else {}
+        return {key: self._value(key, sample, fields) for key in self.keys}
+
+    def _value(self, key: str, sample: Sample, fields: Mapping[str, Any]) -> Any:
+        if key == "name":
+            return sample.name
+        source = next(s for s in self._sources.by_key[key] if s.has(sample, fields))
+        kind = self.keys[key]
+        try:
+            if kind in ("image", "map"):
+                data = self._store.fetch(sample, source.extension)
+                if kind == "image":
+                    return decode_image(data, self.site.channels, sample.name)
+                return self._in_range(key, decode_labels(data, sample.name))
+            value = self._sources.read(source, sample, fields)
+            if key == "caption":
+                return text_of(value)
+            if key == "class_label":
+                return class_of(value, self._names[key], self._counts[key])
+            if key == "boxes":
+                return boxes_of(value, self.config, fields)
+            if key == "box_labels":
+                return box_labels_of(value, self._names[key], self._counts[key], fields.get("boxes"))
+            return np.asarray(value) if kind in ("boxes", "per_box") else value
+        except BadExample:
+            raise
+        except (DataError, ValueError, TypeError, KeyError, RecursionError) as error:
+            why = str(error).removeprefix(f"{sample.name}: ")
+            raise BadExample(sample.name, f"{key}: {why}" if key != "image" else why) from error
+
+    def _in_range(self, key: str, labels: Any) -> Any:
+        top = int(labels[labels != 255].max(initial=0))
+        if key in self._counts and top >= self._counts[key]:
+            raise ValueError(f"holds class {top}, the highest is {self._counts[key] - 1}")
+        return labels
+
+    def select(self, keys: Iterable[str]) -> RecordDataset:
+        """A view whose examples decode and hold only `keys`; DataError where samples lack one of them."""
+        wanted = tuple(dict.fromkeys(keys))
+        unknown = [key for key in wanted if key not in self._have]
+        if unknown:
+            raise DataError(
+                f"{self._store.title}: has no '{unknown[0]}'; found {', '.join(self.found)}; map another "
+                f"extension or field with read: {{{unknown[0]}: NAME}}"
+            )
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        keep = [place for place in self._order if all(self._have[key][place] for key in wanted)]
+        if len(keep) < len(self._order) and self.config.missing == "error":
+            raise DataError(self._lack(wanted))
+        view.skipped = self.skipped + len(self._order) - len(keep)
+        view._order = keep
+        view._selected = wanted
+        view.keys = {key: self._geometry(key) for key in wanted}
+        return view
+
+    def describe(self) -> str:
+        """One line that says where the data lies, how many samples there are and which keys were found."""
+        total = len(self._store.samples)
+        each = ", ".join(key if n == total else f"{key} ({n} of {total})" for key, n in self.found.items())
+        return f"{self._store.title}: {total} samples with {each}"
+
+    def _lack(self, keys: Sequence[str]) -> str:
+        key = next(key for key in keys if any(not self._have[key][place] for place in self._order))
+        without = [self._store.samples[place].name for place in self._order if not self._have[key][place]]
+        few = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
+        return (
+            f"{self._store.title}: {len(without)} of {len(self._order)} samples have no '{key}' ({few}); "
+            "add them, or leave those samples out with dataset.missing=skip"
+        )
+
+    def fingerprint(self) -> str:
+        """Hash of what is read and how: names, sizes and etags, not the place; equal for a copy elsewhere."""
+        settings = {
+            name: dict(value) if isinstance(value, Mapping) else value
+            for name, value in attrs.asdict(self.config, recurse=False).items()
+            if name not in ("url", "max_bad", "keep_bytes")
+        }
+        state = [settings, self._store.digest(), self.site.channels, self._selected]
+        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+class SkipBad:
+    """A dataset in which an undecodable example is replaced by the next good one, the same in every process.
+
+    `bad` holds the names and reasons met so far by this process. More than `limit` (a share of the examples;
+    one at least may be bad, unless `limit` is 0) is a DataError naming the first few.
+    """
+
+    def __init__(self, dataset: Dataset, limit: float = 0.01) -> None:
+        self.dataset = dataset
+        self.limit = limit
+        self.bad: dict[str, str] = {}
+        self.keys = dataset.keys
+        self.classes = dataset.classes
+        self.class_names = dataset.class_names
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        size = len(self)
+        start = range(size)[index]
+        for step in range(size):
+            try:
+                return self.dataset[(start + step) % size]
+            except BadExample as error:
+                self._count(error)
+        raise DataError(f"none of the {size} examples can be read; first: {next(iter(self.bad.items()))}")
+
+    def _count(self, error: BadExample) -> None:
+        self.bad[error.name] = error.why
+        allowed = max(1, int(self.limit * len(self))) if self.limit else 0
+        if len(self.bad) > allowed:
+            few = "; ".join(f"{name}: {why}" for name, why in list(self.bad.items())[:3])
+            raise DataError(
+                f"{len(self.bad)} examples of {len(self)} cannot be read, {allowed} may ({few}); "
+                f"repair or remove them, or raise dataset.max_bad ({self.limit})"
+            ) from error
+
+    def select(self, keys: Iterable[str]) -> SkipBad:
+        """The same over a view of the data with only `keys`."""
+        return SkipBad(self.dataset.select(keys), self.limit)
+
+    def fingerprint(self) -> str:
+        """That of the data."""
+        return self.dataset.fingerprint()

@@ -1,0 +1,277 @@
+"""Where a sample's values are found, and how text and JSON become captions, classes and boxes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from ldm_core.errors import DataError
+
+if TYPE_CHECKING:
+    from ldm_core.builtin.reading import Sample, Store
+    from ldm_core.builtin.reading_config import ReadingConfig
+
+PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
+NO_VALUE: Any = object()
+
+
+class BadExample(DataError):
+    """One example that cannot be decoded: `name` and `why`. Loaders skip and count these (SkipBad)."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name}: {why}")
+        self.name = name
+        self.why = why
+
+    def __reduce__(self) -> tuple[type[BadExample], tuple[str, str]]:
+        return type(self), (self.name, self.why)  # it travels from loader workers to the main process
+
+
+@attrs.frozen
+class Source:
+    """One place a value may be: a part (`extension`), a `field` of JSON or metadata row, or the folder."""
+
+    extension: str = ""
+    field: tuple[str, ...] = ()
+    types: tuple[type, ...] = ()
+    """What the field must be to count; empty = anything but null."""
+
+    def has(self, sample: Sample, fields: Mapping[str, Any] | None) -> bool:
+        """Whether the sample has it; a sample whose JSON is broken (`fields` None) is taken to."""
+        if self.extension:
+            return self.extension in sample.parts
+        if self.field:
+            return fields is None or self.look_up(fields) is not NO_VALUE
+        return bool(sample.folder)
+
+    def look_up(self, fields: Mapping[str, Any]) -> Any:
+        """The field's value, or NO_VALUE."""
+        value: Any = fields
+        for name in self.field:
+            if not isinstance(value, Mapping) or name not in value:
+                return NO_VALUE
+            value = value[name]
+        wrong_type = bool(self.types) and (not isinstance(value, self.types) or isinstance(value, bool))
+        return NO_VALUE if value is None or wrong_type else value
+
+
+_FOLDER = Source()
+
+
+def _defaults() -> dict[str, tuple[Source, ...]]:
+    def fields(types: tuple[type, ...], *names: str) -> tuple[Source, ...]:
+        return tuple(Source(field=(name,), types=types) for name in names)
+
+    return {
+        "image": tuple(Source(extension) for extension in PICTURES),
+        "caption": (Source("txt"), Source("caption"), *fields((str,), "caption", "text")),
+        "class_label": (Source("cls"), *fields((int, str), "class_label", "label"), _FOLDER),
+        "boxes": fields((list,), "boxes"),
+        "box_labels": fields((list,), "labels", "box_labels"),
+        "segmentation": (Source("seg.png"),),
+    }
+
+
+class Sources:
+    """Which source stands for which key: the defaults, and what ``read`` says instead."""
+
+    def __init__(self, read: Mapping[str, str], store: Store) -> None:
+        self._read = dict(read)
+        self._store = store
+        self._labels: dict[int, Any] = {}
+        self.by_key: dict[str, tuple[Source, ...]] = {}
+
+    def fields_of_all(self, samples: Sequence[Sample]) -> list[Mapping[str, Any] | None]:
+        """JSON fields and metadata row of every sample; None where the JSON is broken."""
+        having = [sample for sample in samples if "json" in sample.parts]
+        texts = iter(self._store.fetch_many([(sample, "json") for sample in having]))
+        found: list[Mapping[str, Any] | None] = []
+        for sample in samples:
+            fields: dict[str, Any] | None = dict(sample.row or {})
+            if "json" in sample.parts:
+                try:
+                    fields = {**dict(sample.row or {}), **_mapping(next(texts))}
+                except (ValueError, RecursionError):
+                    fields = None
+            found.append(fields)
+        return found
+
+    def resolve(self, samples: Sequence[Sample], fields: Sequence[Mapping[str, Any] | None]) -> None:
+        """Settle `by_key`; DataError where ``read`` names what no sample has."""
+        extensions = {extension for sample in samples for extension in sample.parts}
+        self.by_key = {**_defaults(), **dict.fromkeys(self._read, ())}
+        for key, text in self._read.items():
+            self.by_key[key] = (self._named(key, text, extensions, fields),)
+        used = {
+            key: tuple(s for s in sources if any(map(s.has, samples, fields)))
+            for key, sources in self.by_key.items()
+        }
+        self.by_key = {key: sources for key, sources in used.items() if sources}
+        if "class_label" not in self.by_key:
+            return
+        cls = self.by_key["class_label"][0].extension
+        having = [sample for sample in samples if cls and cls in sample.parts]
+        for sample, data in zip(having, self._store.fetch_many([(s, cls) for s in having]), strict=True):
+            self._labels[id(sample)] = label_from(data)
+
+    def _named(
+        self, key: str, text: str, extensions: set[str], fields: Sequence[Mapping[str, Any] | None]
+    ) -> Source:
+        extension = text.lower().lstrip(".")
+        if extension in extensions:
+            return Source(extension)
+        source = Source(field=tuple(text.removeprefix("json.").split(".")))
+        if any(known is not None and source.look_up(known) is not NO_VALUE for known in fields):
+            return source
+        names = sorted({str(name) for known in fields[:100] for name in known or {}})
+        raise DataError(
+            f"{self._store.title}: read.{key}: no extension or field '{text}'; found extensions "
+            f"{', '.join(sorted(extensions)) or 'none'} and fields {', '.join(names[:20]) or 'none'}"
+        )
+
+    def peek(self, key: str, sample: Sample, fields: Mapping[str, Any] | None) -> Any:
+        """The value where it is at hand without opening the part, else None; NO_VALUE if there is none."""
+        for source in self.by_key[key]:
+            if source.has(sample, fields):
+                if source.field:
+                    return None if fields is None else source.look_up(fields)
+                if source.extension:
+                    return self._labels.get(id(sample)) if key == "class_label" else None
+                return sample.folder
+        return NO_VALUE
+
+    def need_fields(self, keys: Iterable[str]) -> bool:
+        """Whether any of `keys` may lie in the JSON or the metadata row."""
+        return any(source.field for key in keys for source in self.by_key.get(key, ()))
+
+    def fields(self, sample: Sample) -> Mapping[str, Any]:
+        """JSON fields and metadata row of one sample; BadExample where the JSON is broken."""
+        fields = dict(sample.row or {})
+        if "json" in sample.parts:
+            try:
+                fields |= _mapping(self._store.fetch(sample, "json"))
+            except (ValueError, RecursionError) as error:
+                raise BadExample(sample.name, f".json: {error}") from error
+        return fields
+
+    def read(self, source: Source, sample: Sample, fields: Mapping[str, Any]) -> Any:
+        """The value: text of a part (parsed, of a .json or .cls), a field, or the folder's name."""
+        if source.field:
+            return source.look_up(fields)
+        if not source.extension:
+            return sample.folder
+        data = self._store.fetch(sample, source.extension)
+        if source.extension == "cls":
+            return label_from(data)
+        if source.extension.split(".")[-1] == "json":
+            return json.loads(data)
+        try:
+            return data.decode("utf-8-sig").strip()
+        except UnicodeDecodeError as error:
+            raise ValueError(f".{source.extension} is not UTF-8 text") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_labels": {}}  # read once while indexing; ids mean nothing elsewhere
+
+
+def _mapping(data: bytes) -> dict[str, Any]:
+    value = json.loads(data.decode("utf-8-sig"))
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object of fields, got {type(value).__name__}")
+    return value
+
+
+def label_from(data: bytes) -> int | str:
+    """The text of a ``.cls``: a class index, or a class name."""
+    text = data.decode("utf-8-sig", errors="replace").strip()
+    return int(text) if text.isdecimal() else text
+
+
+def text_of(value: Any) -> str:
+    """A caption: text, or a list of words (joined with commas)."""
+    if isinstance(value, list) and all(isinstance(word, str) for word in value):
+        return ", ".join(value)
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, got {str(value)[:40]!r}")
+    return value
+
+
+def class_of(value: Any, names: Sequence[str], count: int) -> int:
+    """A class index, from an index or a name."""
+    if isinstance(value, str) and value in names:
+        return list(names).index(value)
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{value!r} is no class; known: {', '.join(names[:10]) or f'0 to {count - 1}'}")
+    if not 0 <= value < count:
+        raise ValueError(f"class {value} is out of range, there are {count} (0 to {count - 1})")
+    return value
+
+
+def boxes_of(value: Any, config: ReadingConfig, fields: Mapping[str, Any]) -> NDArray[np.float32]:
+    """Boxes as stored -> float32 (N, 4) x, y, width, height in [0, 1]."""
+    boxes = np.array(value, dtype=np.float64).reshape(-1, 4) if len(value) else np.zeros((0, 4))
+    if len(boxes) != len(value) or not np.isfinite(boxes).all():
+        raise ValueError("expected a list of boxes of four finite numbers")
+    if config.box_units == "pixel":
+        width, height = fields.get("width"), fields.get("height")
+        if not width or not height:
+            raise ValueError("boxes in pixels need the fields 'width' and 'height'")
+        boxes = boxes / np.array([width, height, width, height], dtype=np.float64)
+    if config.box_format == "xyxy":
+        boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    if len(boxes) and (boxes[:, 2:].min() < 0 or boxes[:, :2].min() < -0.01):
+        raise ValueError(f"a box has a negative side or corner as {config.box_format}; check box_format")
+    if len(boxes) and (boxes[:, :2] + boxes[:, 2:]).max() > 1.01:
+        raise ValueError(
+            f"a box reaches {(boxes[:, :2] + boxes[:, 2:]).max():.4g}, 1 is the edge; set box_units: pixel "
+            "or check box_format"
+        )
+    low = np.clip(boxes[:, :2], 0, 1)
+    high = np.clip(boxes[:, :2] + boxes[:, 2:], 0, 1)
+    return np.concatenate([low, high - low], axis=1).astype(np.float32)
+
+
+def box_labels_of(value: Any, names: Sequence[str], count: int, boxes: Any) -> NDArray[np.int64]:
+    """Classes of boxes -> int64 (N,), one a box."""
+    labels = np.array([class_of(label, names, count) for label in value], dtype=np.int64)
+    if isinstance(boxes, list) and len(boxes) != len(labels):
+        raise ValueError(f"{len(labels)} labels for {len(boxes)} boxes")
+    return labels
+
+
+def read_names(store: Store, key: str, asked: str | None, main: bool) -> tuple[tuple[str, ...], int]:
+    """(class names, number of classes) of `key`: as `asked`, or for the main key from ``classes.json``."""
+    if asked is None:
+        data = store.beside("classes.json") if main else None
+        return (() if data is None else _names(data, f"{store.title}: classes.json")), 0
+    if asked.isdecimal() and int(asked) > 0:
+        return (), int(asked)
+    data = store.beside(asked)
+    if data is None:
+        raise DataError(
+            f"{store.title}: classes.{key}: no file '{asked}' beside the data; give a file there or a number"
+        )
+    return _names(data, f"{store.title}: {asked}"), 0
+
+
+def _names(data: bytes, where: str) -> tuple[str, ...]:
+    """``["cat", ...]``, ``[{"id": 0, "name": "cat"}, ...]`` or ``{"cat": 0, ...}`` -> names by index."""
+    try:
+        value = json.loads(data.decode("utf-8-sig"))
+        if isinstance(value, dict):
+            value = [{"id": number, "name": name} for name, number in value.items()]
+        if value and all(isinstance(entry, str) for entry in value):
+            return tuple(value)
+        by_id = {int(entry["id"]): str(entry["name"]) for entry in value}
+        return tuple(by_id[number] for number in range(len(by_id)))
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{where}: expected a list of class names, of {{id, name}} from 0 on, or {{name: id}}"
+        ) from error
