@@ -13,6 +13,18 @@ from torch import Tensor, nn
 from ldm_core.nn.norms import group_norm, zero_init
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention of (B,heads,N,d) on (B,heads,L,d), scale d ** -0.5; in and out of one dtype.
+
+    `mask`, broadcastable to (B,heads,N,L), bool: True = attend.
+    """
+    if q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16):
+        # The backward pass of the CPU kernel takes five to ten times as long in these as in float32.
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
 class CrossAttention(nn.Module):
     """Multi-head attention of (B,N,C) on a context (B,L,context_dim), or on its own input without one.
 
@@ -36,8 +48,7 @@ class CrossAttention(nn.Module):
             projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B,heads,N or L,C/heads)
             for projected in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
-        attend = None if mask is None else mask[:, None, None, :]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
+        out = attend(q, k, v, None if mask is None else mask[:, None, None, :])
         return self.to_out(out.transpose(1, 2).flatten(2))  # (B,N,C)
 
 
@@ -141,13 +152,13 @@ def qkv_attention_by_head(qkv: Tensor, num_heads: int) -> Tensor:
     The order of every published latent diffusion U-Net ("legacy" there).
     """
     q, k, v = qkv.unflatten(1, (num_heads, 3, -1)).transpose(-1, -2).unbind(2)  # each (B,heads,N,dim)
-    return F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).flatten(1, 2)
+    return attend(q, k, v).transpose(-1, -2).flatten(1, 2)
 
 
 def qkv_attention_by_role(qkv: Tensor, num_heads: int) -> Tensor:
     """Self-attention of a fused (B,3C,N) whose channels are ordered [q|k|v][head][dim]; returns (B,C,N)."""
     q, k, v = qkv.unflatten(1, (3, num_heads, -1)).transpose(-1, -2).unbind(1)
-    return F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).flatten(1, 2)
+    return attend(q, k, v).transpose(-1, -2).flatten(1, 2)
 
 
 class AttentionBlock(nn.Module):
@@ -161,13 +172,13 @@ class AttentionBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.attend = qkv_attention_by_role if new_attention_order else qkv_attention_by_head
+        self.attention = qkv_attention_by_role if new_attention_order else qkv_attention_by_head
         self.norm = group_norm(channels, norm_groups, eps=1e-5)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zero_init(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.attend(self.qkv(self.norm(x).flatten(2)), self.num_heads)
+        h = self.attention(self.qkv(self.norm(x).flatten(2)), self.num_heads)
         return x + self.proj_out(h).unflatten(2, x.shape[2:])
 
 
@@ -188,7 +199,7 @@ class SpatialSelfAttention(nn.Module):
             projected.flatten(2).transpose(1, 2).unsqueeze(1)  # (B,1,N,C)
             for projected in (self.q(h), self.k(h), self.v(h))
         )
-        out = F.scaled_dot_product_attention(q, k, v).squeeze(1)
+        out = attend(q, k, v).squeeze(1)
         return x + self.proj_out(out.transpose(1, 2).unflatten(2, x.shape[2:]))
 
 

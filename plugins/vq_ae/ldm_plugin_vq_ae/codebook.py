@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_DISTANCES = 2**24  # distances held at once: 64 MiB of float32, whatever the batch and the codebook
+# Distances held at once, whatever the batch and the codebook: 64 MiB of float32 on an accelerator, and on a CPU
+# what its cache holds, which is three times as fast.
+_DISTANCES = {"cpu": 2**18}
+_DISTANCES_ELSEWHERE = 2**24
 _POINTS_A_CODE = 64  # more latents than this per code add nothing to the initial codes
 _NOISE = 0.01  # of the latents' std, added to codes that are picked from them, so that no two are equal
 
@@ -105,7 +108,8 @@ class Codebook(nn.Module):
             codes = (self.embedding.weight if codes is None else codes).float()
             squares = codes.square().sum(dim=1)
             # |p|² is the same for every code of a point, so it is left out.
-            blocks = points.float().split(max(1, _DISTANCES // len(codes)))
+            held = _DISTANCES.get(points.device.type, _DISTANCES_ELSEWHERE)
+            blocks = points.float().split(max(1, held // len(codes)))
             return torch.cat(
                 [torch.addmm(squares, block, codes.T, alpha=-2.0).argmin(dim=1) for block in blocks]
             )
