@@ -84,8 +84,8 @@ class RecordDataset:
 
     def __init__(self, config: ReadingConfig, site: Site, store: Store) -> None:
         self.config = config
-        self.site = site
         self.skipped = 0
+        self._channels = site.channels  # not the site: it may hold functions, and this goes to workers
         self._store = store
         self._sources = Sources(config.read, store)
         self._order: Sequence[int] = range(len(store.samples))
@@ -205,7 +205,7 @@ class RecordDataset:
             if kind in ("image", "map"):
                 data = self._store.fetch(sample, source.extension)
                 if kind == "image":
-                    return decode_image(data, self.site.channels, sample.name)
+                    return decode_image(data, self._channels, sample.name)
                 return self._in_range(key, decode_labels(data, sample.name))
             value = self._sources.read(source, sample, fields)
             if key == "caption":
@@ -271,7 +271,7 @@ class RecordDataset:
             for name, value in attrs.asdict(self.config, recurse=False).items()
             if name not in ("url", "max_bad", "keep_bytes")
         }
-        state = [settings, self._store.digest(), self.site.channels, self._selected]
+        state = [settings, self._store.digest(), self._channels, self._selected]
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 

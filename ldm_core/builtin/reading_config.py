@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Literal
 
 import attrs
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
 _GEOMETRIES = ("image", "map", "boxes", "per_box", "value")
 
 
@@ -37,12 +35,12 @@ class ReadingConfig:
     split: str = "train"
     """Which of the splits found by name is read: ``-train-`` in shard names, or a sub-folder ``train``. Where
     no name tells splits apart, everything is ``train``."""
-    read: Mapping[str, str] = attrs.field(default=_NOTHING)
+    read: Mapping[str, str] = attrs.field(factory=dict)
     """Our key -> where to find it: another extension (``caption: title`` for ``.title``), a field of the
     ``.json`` or the metadata row (``caption: name``, or ``json.name`` to be plain; dots go deeper)."""
-    geometry: Mapping[str, str] = attrs.field(default=_NOTHING, validator=_geometries)
+    geometry: Mapping[str, str] = attrs.field(factory=dict, validator=_geometries)
     """Geometry of further keys in ``read``; by default ``image`` for a picture and ``value`` for all else."""
-    classes: Mapping[str, str] = attrs.field(default=_NOTHING)
+    classes: Mapping[str, str] = attrs.field(factory=dict)
     """Key -> the file beside the data that lists its classes (``class_label: cell_types.json``), or their
     number (``class_label: "10"``). ``classes.json`` is used by itself where it is there."""
     box_format: Literal["xyxy", "xywh"] = "xyxy"

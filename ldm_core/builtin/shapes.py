@@ -46,16 +46,18 @@ class ShapesDataset:
 
     ``image`` uint8 (site.channels, h, w); ``caption``; ``boxes`` float32 (N, 4) tight x, y, w, h in [0, 1]
     and ``box_labels`` int64 (N,), in the caption's order; ``segmentation`` uint8 (h, w), 0 background,
-    class + 1 elsewhere; ``class_label`` the class of the first object named; ``name``. A class is a colour and a shape
-    together (32 of them, ``class_names``), so boxes with classes, or the label map, say all that is drawn.
+    class + 1 elsewhere; ``class_label`` the class of the first object named; ``name``. A class is a colour
+    and a shape together (32 of them, ``class_names``), so boxes with classes, or the label map, say all that
+    is drawn.
     """
 
     def __init__(self, config: ShapesConfig, site: Site, *, keys: Iterable[str] | None = None) -> None:
         for line in config.check(site):
             raise DataError(line)
         self.config = config
-        self.site = site
+        # Not the site itself: it may hold functions, and datasets travel to loader workers.
         self._size = (int(site.size[-2]), int(site.size[-1]))
+        self._channels = site.channels
         wanted = set(_GEOMETRY) if keys is None else set(keys)
         if unknown := sorted(wanted - set(_GEOMETRY)):
             raise DataError(f"shapes: has no key '{unknown[0]}'; it has {', '.join(_GEOMETRY)}")
@@ -82,7 +84,7 @@ class ShapesDataset:
 
     def _value(self, key: str, scene: Scene, index: int) -> Any:
         if key == "image":
-            return to_channels(shapes_drawing.draw_image(scene, self._size), self.site.channels)
+            return to_channels(shapes_drawing.draw_image(scene, self._size), self._channels)
         if key == "segmentation":
             return shapes_drawing.draw_segmentation(scene, self._size)
         if key == "caption":
@@ -110,11 +112,13 @@ class ShapesDataset:
 
     def select(self, keys: Iterable[str]) -> ShapesDataset:
         """A view that makes only these keys."""
-        return ShapesDataset(self.config, self.site, keys=keys)
+        site = Site(size=self._size, channels=self._channels)
+        return ShapesDataset(self.config, site, keys=keys)
 
     def fingerprint(self) -> str:
         """Hash of everything that the examples depend on."""
-        state = {"shapes": _VERSION, "config": attrs.asdict(self.config), "size": self._size}
+        image = [*self._size, self._channels]
+        state = {"shapes": _VERSION, "config": attrs.asdict(self.config), "image": image}
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 

@@ -141,7 +141,7 @@ def draw_scene(
         allowed.remove((colour, shape))  # a caption never names one thing twice
         low, high = _DIAMETERS[count]
         diameter = low + (high - low) * next(source)
-        y, x = (_offset(side, diameter, next(source)) for side in place)
+        y, x = (_offset(side, diameter, count == 1, next(source)) for side in place)
         # +-8 of 255: enough that a colour is not one number, too little to reach a neighbour.
         rgb = tuple(min(255, max(0, round(c + 16 * next(source) - 8))) for c in COLOURS[colour])
         things.append(Thing(colour, shape, PLACES[place], y, x, diameter, (rgb[0], rgb[1], rgb[2])))
@@ -160,10 +160,10 @@ def _background(kind: float, number: float, backgrounds: str) -> str:
     return _pick(tuple(PLAIN) if backgrounds == "plain" else TEXTURES, number)
 
 
-def _offset(side: int, diameter: float, number: float) -> float:
+def _offset(side: int, diameter: float, single: bool, number: float) -> float:
     """Centre on one axis, as a fraction of it; the whole object stays inside the picture."""
     if side == 0:
         return 0.5 + _CENTRE * (2 * number - 1)
     far = 0.5 - diameter / 2 - _EDGE
-    near = min(_NEAR, 0.6 * far)  # a large single object cannot go far, but stays clear of the centre
+    near = 0.6 * far if single else _NEAR  # a large single object cannot go far, but stays off the centre
     return 0.5 + side * (near + (far - near) * number)
