@@ -112,7 +112,7 @@ def _reason(error: Exception, url: str) -> str:
         return "no such file or folder; check the spelling"
     if isinstance(error, IsADirectoryError):
         return "it is a folder, a file was expected"
-    if isinstance(error, NotADirectoryError):
+    if isinstance(error, NotADirectoryError | FileExistsError):
         return "a part of its path is a file, not a folder"
     first = shown((str(error).strip() or type(error).__name__).splitlines()[0])[:200]
     denied = isinstance(error, PermissionError) or "Forbidden" in first
@@ -282,7 +282,8 @@ def atomic_path(url: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(part, target)
             _sync_folder(target.parent)
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone after a good write; never hide why a write failed
+            part.unlink()
 
 
 def atomic_write(url: str | os.PathLike[str], data: bytes | str | Callable[[BinaryIO], object]) -> None:
