@@ -1,0 +1,74 @@
+"""The conformance kit: pytest classes that hold a component to its contract. Needs ``ldm-core[testing]``.
+
+A plugin author subclasses the suite of the component's kind and sets two attributes::
+
+    # tests/test_conformance.py
+    from ldm_core.testing import ConditionerSuite, PluginSuite
+
+
+    class TestPlugin(PluginSuite):
+        module = "my_package.plugin"
+
+
+    class TestPalette(ConditionerSuite):
+        component = "palette"
+        settings = {"width": 8}
+        # What it knowingly does not meet, and why; the day that it does, this line is what fails.
+        xfail = {"test_null_learns": "the table of colours is fixed"}
+
+        def batch(self, rows, size):  # only for keys that the standard batch lacks
+            return {**super().batch(rows, size), "palette": [palette_of(i) for i in rows]}
+
+A standard test cannot be overridden: that is a TypeError when the class is made, which names the test.
+"""
+
+import pytest
+
+for _name in (
+    "adapter",
+    "base",
+    "conditioner",
+    "dataset",
+    "denoiser",
+    "first_stage",
+    "guidance",
+    "objective",
+    "parameterization",
+    "plugin",
+    "sampler",
+    "schedule",
+    "time_grid",
+):
+    pytest.register_assert_rewrite(f"{__name__}.{_name}")
+
+from ldm_core.testing.adapter import AdapterSuite  # noqa: E402  (rewriting comes before the first import)
+from ldm_core.testing.base import ModuleSuite, Suite, TensorSuite  # noqa: E402
+from ldm_core.testing.conditioner import ConditionerSuite  # noqa: E402
+from ldm_core.testing.dataset import DatasetSuite  # noqa: E402
+from ldm_core.testing.denoiser import DenoiserSuite  # noqa: E402
+from ldm_core.testing.first_stage import FirstStageSuite  # noqa: E402
+from ldm_core.testing.guidance import GuidanceSuite  # noqa: E402
+from ldm_core.testing.objective import ObjectiveSuite  # noqa: E402
+from ldm_core.testing.parameterization import ParameterizationSuite  # noqa: E402
+from ldm_core.testing.plugin import PluginSuite  # noqa: E402
+from ldm_core.testing.sampler import SamplerSuite  # noqa: E402
+from ldm_core.testing.schedule import ScheduleSuite  # noqa: E402
+from ldm_core.testing.time_grid import TimeGridSuite  # noqa: E402
+
+__all__ = [
+    "AdapterSuite",
+    "ConditionerSuite",
+    "DatasetSuite",
+    "DenoiserSuite",
+    "FirstStageSuite",
+    "GuidanceSuite",
+    "ModuleSuite",
+    "ObjectiveSuite",
+    "ParameterizationSuite",
+    "PluginSuite",
+    "SamplerSuite",
+    "ScheduleSuite",
+    "Suite",
+    "TensorSuite",
+    "TimeGridSuite",
+]

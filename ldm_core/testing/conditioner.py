@@ -1,0 +1,245 @@
+"""The conformance suite of conditioners."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ldm_core.cond import Cond
+from ldm_core.contracts import Conditioner, CondSpec, Site
+from ldm_core.testing import batches
+from ldm_core.testing.base import ModuleSuite, largest_difference, same
+
+
+class ConditionerSuite(ModuleSuite):
+    """Subclass it, set `component` and `settings`.
+
+    The standard batch has image, caption, class_label, boxes, box_labels, segmentation and name. A conditioner that
+    reads a key of its own extends :meth:`batch`, which is no test and may be overridden; so may :meth:`examples`,
+    what ``fit`` learns from.
+    """
+
+    kind = "conditioner"
+    protocol: ClassVar[type] = Conditioner
+
+    def batch(self, rows: Sequence[int], size: Sequence[int]) -> dict[str, Any]:
+        """The collated batch of the examples `rows`. Extend it by keys whose row i depends on rows[i] alone."""
+        return batches.standard_batch(rows, size, self.image_channels)
+
+    def examples(self) -> list[dict[str, Any]]:
+        """Single examples as a data set gives them, for ``fit``."""
+        return [batches.example(i, self.sizes[0], self.image_channels) for i in range(24)]
+
+    def config(self, **overrides: Any) -> Any:
+        """The config, with what it takes from the data filled in, as the core does."""
+        config = super().config(**overrides)
+        return config.from_data(batches.INFO) if hasattr(config, "from_data") else config
+
+    def site(self, size: tuple[int, ...] | None = None) -> Site:
+        """Size, latents, and a toy first stage's encode and decode."""
+        return Site(
+            size=size or self.sizes[0],
+            channels=self.image_channels,
+            latent=self.latent,
+            encode=self._encode,
+            decode=self._decode,
+        )
+
+    def build(self, *, size: tuple[int, ...] | None = None, seed: int = 0, **overrides: Any) -> Any:
+        """A fresh conditioner, fitted where it can be."""
+        built = self.fresh(seed, size=size, **overrides)
+        if hasattr(built, "fit"):
+            built.fit(self.examples())
+        return built
+
+    def fresh(self, seed: int, **overrides: Any) -> Any:
+        """A newly built conditioner, not fitted."""
+        return super().build(seed=seed, **overrides)
+
+    def inputs(self, rows: Sequence[int], size: tuple[int, ...]) -> dict[str, Any]:
+        """The batch of `rows`."""
+        return self.batch(rows, size)
+
+    def run(self, component: Any, inputs: Any) -> dict[str, Tensor]:
+        """Every part of encode and of null."""
+        cond = component.encode(inputs)
+        null = component.null(cond)
+        return {**cond.flat(), **{f"null/{k}": v for k, v in null.flat().items()}}
+
+    def row(self, name: str, outputs: Mapping[str, Tensor], index: int, alone: Mapping[str, Tensor]) -> Tensor:
+        """A row of a batch; tokens that only padded it to the batch's longest must be masked, and are cut off."""
+        value, other = outputs[name][index : index + 1], alone[name]
+        prefix = "null/" if name.startswith("null/") else ""
+        if name.removeprefix(prefix) in ("crossattn", "crossattn_mask") and value.shape[1] > other.shape[1]:
+            mask = outputs.get(f"{prefix}crossattn_mask")
+            assert mask is not None, "tokens are padded to the longest of the batch, without a mask"
+            assert not bool(mask[index, other.shape[1] :].any()), "padding of the batch is not masked"
+            value = value[:, : other.shape[1]]
+        return value
+
+    def test_spec_is_true(self) -> None:
+        """What encode writes is what the conditioner's and the config's spec declare."""
+        for size in self.sizes:
+            conditioner = self.build(size=size)
+            declared = self.config().spec(self.latent)
+            assert isinstance(declared, CondSpec), "config.spec(latent) is no CondSpec"
+            assert conditioner.spec == declared, f"config.spec says {declared}, the conditioner {conditioner.spec}"
+            with torch.no_grad():
+                cond = conditioner.encode(self.batch(range(2), size))
+            assert isinstance(cond, Cond), f"encode returned {type(cond).__name__}, not a Cond"
+            _check_widths(cond, declared, self.latent.shape(size)[1:])
+
+    def test_reads_exactly_what_it_declares(self) -> None:
+        """The keys that encode touches are `reads`, no more and no fewer; the config says the same."""
+        conditioner = self.build()
+        recording = batches.RecordingBatch(self.batch(range(2), self.sizes[0]))
+        with torch.no_grad():
+            conditioner.encode(recording)
+        reads = set(conditioner.reads)
+        assert set(self.config().reads) == reads, f"config.reads is {self.config().reads}, reads is {reads}"
+        assert recording.touched <= reads, f"encode touches {sorted(recording.touched - reads)}, not in reads"
+        assert reads <= recording.touched, f"reads names {sorted(reads - recording.touched)}, never touched"
+
+    def test_works_with_only_the_keys_it_reads(self) -> None:
+        """A batch that holds nothing but `reads` is enough."""
+        conditioner = self.build()
+        full = self.batch(range(2), self.sizes[0])
+        with torch.no_grad():
+            a = conditioner.encode(full)
+            b = conditioner.encode({k: full[k] for k in conditioner.reads})
+        assert same(a.flat(), b.flat()), "encode differs when keys it does not read are left out"
+
+    def test_null_matches_encode(self) -> None:
+        """null(like) has the parts, shapes, dtypes and device of `like`, at other batch sizes, lengths and sizes."""
+        for size in self.sizes:
+            conditioner = self.build(size=size)
+            for rows in (range(2), range(1), range(3)):
+                with torch.no_grad():
+                    like = conditioner.encode(self.batch(rows, size))
+                self._check_null(conditioner, like, f"batch of {len(rows)} at {size}")
+                if like.crossattn is not None:
+                    self._check_null(conditioner, _of_length(like, like.crossattn.shape[1] + 2), "2 tokens more")
+                    if like.crossattn.shape[1] > 1:
+                        shorter = _of_length(like, like.crossattn.shape[1] - 1)
+                        self._check_null(conditioner, shorter, "1 token fewer")
+
+    def test_null_matches_encode_under_bfloat16(self) -> None:
+        """Under autocast too: a bundle and its null can stand in one batch."""
+        conditioner = self.build()
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            like = conditioner.encode(self.batch(range(2), self.sizes[0]))
+            self._check_null(conditioner, like, "under bfloat16 autocast")
+
+    def test_null_tells_nothing_of_the_example(self) -> None:
+        """Each part of the null is either the bundle's own, kept on purpose, or the same for every example."""
+        conditioner = self.build()
+        with torch.no_grad():
+            first = conditioner.encode(self.batch([0, 1], self.sizes[0]))
+            second = conditioner.encode(self.batch([5, 7], self.sizes[0]))
+            if any(v.shape != second.flat()[k].shape for k, v in first.flat().items()):
+                second = first.map(lambda v: v.flip(0))
+            a, b = conditioner.null(first).flat(), conditioner.null(second).flat()
+        for name, value in a.items():
+            kept = same(value, first.flat()[name])
+            far = largest_difference(value.float(), b[name].float())
+            assert kept or far <= self.atol, f"'{name}' of the null depends on the example (by {far:.2g})"
+
+    def test_masks_attend_to_something(self) -> None:
+        """A mask is boolean, True = attend, and no row of encode or null is all False: backends differ there."""
+        conditioner = self.build()
+        with torch.no_grad():
+            cond = conditioner.encode(self.batch(range(3), self.sizes[0]))
+            null = conditioner.null(cond)
+        for which, bundle in (("encode", cond), ("null", null)):
+            if (mask := bundle.crossattn_mask) is not None:
+                assert mask.dtype == torch.bool, f"the mask of {which} is {mask.dtype}, not bool"
+                assert bool(mask.any(1).all()), f"a row of the mask of {which} attends to nothing"
+
+    def test_the_condition_matters(self) -> None:
+        """Different examples get different conditioning."""
+        conditioner = self.build()
+        with torch.no_grad():
+            flat = conditioner.encode(self.batch([0, 1], self.sizes[0])).flat()
+        assert any(not same(v[0], v[1]) for v in flat.values()), "two different examples are encoded the same"
+
+    def test_null_learns(self) -> None:
+        """Encode and null together reach every parameter, so that joint training trains them all."""
+        conditioner = self.build()
+        cond = conditioner.encode(self.batch(range(3), self.sizes[0]))
+        parts = [*cond.flat().values(), *conditioner.null(cond).flat().values()]
+        outputs = [v for v in parts if v.requires_grad]
+        if not outputs:
+            assert not list(conditioner.parameters()), "no output depends on the parameters"
+            return
+        # A weighted sum: a plain one is constant behind a layer norm.
+        loss = sum((v * torch.linspace(0.5, 1.5, v.numel()).view(v.shape).to(v)).sum() for v in outputs)
+        assert isinstance(loss, Tensor)
+        loss.backward()
+        lost = [n for n, p in conditioner.named_parameters() if p.grad is None]
+        assert not lost, f"no gradient reaches {', '.join(lost)}"
+
+    def _check_null(self, conditioner: Any, like: Cond, where: str) -> None:
+        with torch.no_grad():
+            null = conditioner.null(like)
+        assert isinstance(null, Cond), f"null returned {type(null).__name__}, not a Cond"
+        mine, theirs = null.flat(), like.flat()
+        assert mine.keys() == theirs.keys(), f"{where}: null has {sorted(mine)}, encode {sorted(theirs)}"
+        assert null.options == like.options, f"{where}: null has other options than encode"
+        for name, value in theirs.items():
+            got = mine[name]
+            assert got.shape == value.shape, (
+                f"{where}: '{name}' is {tuple(got.shape)} in null, not {tuple(value.shape)}"
+            )
+            assert got.dtype == value.dtype, f"{where}: '{name}' is {got.dtype} in null, {value.dtype} in encode"
+            assert got.device == value.device, f"{where}: '{name}' of null is on {got.device}"
+            assert not got.is_floating_point() or bool(got.isfinite().all()), f"{where}: '{name}' is not finite"
+        keep = torch.arange(like.rows() or 0) % 2 == 0
+        like.where(keep, null)
+
+    def _encode(self, image: Tensor) -> Tensor:
+        with torch.no_grad():
+            pooled = F.avg_pool2d(image, self.latent.stride)
+        return pooled.mean(1, keepdim=True).expand(-1, self.latent.channels, -1, -1).contiguous()
+
+    def _decode(self, z: Tensor) -> Tensor:
+        grey = z.mean(1, keepdim=True).repeat_interleave(self.latent.stride[0], 2)
+        return grey.repeat_interleave(self.latent.stride[1], 3).expand(-1, self.image_channels, -1, -1).contiguous()
+
+
+def _of_length(cond: Cond, length: int) -> Cond:
+    assert cond.crossattn is not None
+    missing = max(0, length - cond.crossattn.shape[1])
+    tokens = F.pad(cond.crossattn, (0, 0, 0, missing))[:, :length]
+    mask = cond.crossattn_mask
+    if mask is not None:
+        mask = F.pad(mask, (0, missing), value=False)[:, :length]
+    return cond._replace(crossattn=tokens.contiguous(), crossattn_mask=mask)
+
+
+def _check_widths(cond: Cond, spec: CondSpec, grid: tuple[int, ...]) -> None:
+    ranks = {"crossattn": 3, "vector": 2, "concat": 2 + len(grid)}
+    for part, rank in ranks.items():
+        value, width = getattr(cond, part), getattr(spec, part)
+        assert (value is not None) == bool(width), (
+            f"spec declares {part}={width}, encode writes {'nothing' if value is None else tuple(value.shape)}"
+        )
+        if value is None:
+            continue
+        assert value.dim() == rank, f"{part} has {value.dim()} axes, not {rank}"
+        got = value.shape[1] if part == "concat" else value.shape[-1]
+        assert got == width, f"{part} has width {got}, spec declares {width}"
+    if cond.concat is not None:
+        assert tuple(cond.concat.shape[2:]) == grid, f"concat lies on {tuple(cond.concat.shape[2:])}, latents on {grid}"
+    assert set(cond.residuals) == set(spec.residuals), f"residuals {sorted(cond.residuals)}, spec {spec.residuals}"
+    assert set(cond.extras) == set(spec.extras), f"extras {sorted(cond.extras)}, spec {sorted(spec.extras)}"
+    for name, shape in spec.extras.items():
+        got_shape = tuple(cond.extras[name].shape[1:])
+        fits = len(got_shape) == len(shape) and all(w in (None, g) for w, g in zip(shape, got_shape, strict=True))
+        assert fits, f"extra '{name}' has shape {got_shape} without B, spec declares {shape}"
+    if cond.crossattn_mask is not None:
+        assert cond.crossattn is not None, "a mask without tokens"
+        assert cond.crossattn_mask.shape == cond.crossattn.shape[:2], "the mask does not match the tokens"

@@ -1,0 +1,167 @@
+"""The conformance suite of denoisers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ldm_core.cond import Cond
+from ldm_core.contracts import Accepts, CondSpec, Denoiser, Site
+from ldm_core.testing import batches
+from ldm_core.testing.base import ModuleSuite, largest_difference, randomize, same
+
+_TOKENS = 5
+
+
+class DenoiserSuite(ModuleSuite):
+    """Subclass it, set `component` and `settings`.
+
+    The conditioning around it has every part that the config's `accepts` names; extras by name need their shapes in
+    `cond_spec`. :meth:`cond` may be extended, by residuals for instance: it is no test.
+    """
+
+    kind = "denoiser"
+    protocol: ClassVar[type] = Denoiser
+    cond_spec: ClassVar[CondSpec | None] = None
+
+    def conditioning(self) -> CondSpec:
+        """The widths of the conditioning around the denoiser."""
+        if self.cond_spec is not None:
+            return self.cond_spec
+        accepts = getattr(self.config(), "accepts", Accepts())
+        return CondSpec(
+            crossattn=8 if accepts.crossattn else 0,
+            vector=6 if accepts.vector else 0,
+            concat=2 if accepts.concat else 0,
+        )
+
+    def cond(self, rows: Sequence[int], size: tuple[int, ...]) -> Cond:
+        """A bundle of the examples `rows`: every part of :meth:`conditioning`; row i depends on rows[i] alone."""
+        spec = self.conditioning()
+        crossattn = batches.normal(rows, (_TOKENS, spec.crossattn), "crossattn") if spec.crossattn else None
+        return Cond(
+            crossattn=crossattn,
+            vector=batches.normal(rows, (spec.vector,), "vector") if spec.vector else None,
+            concat=batches.normal(rows, (spec.concat, *self.latent.shape(size)[1:]), "concat") if spec.concat else None,
+            extras={
+                name: batches.normal(rows, [n if n is not None else _TOKENS for n in shape], name)
+                for name, shape in spec.extras.items()
+            },
+        )
+
+    def site(self, size: tuple[int, ...] | None = None) -> Site:
+        """Size, latents and merged conditioning."""
+        size = size or self.sizes[0]
+        return Site(size=size, channels=self.image_channels, latent=self.latent, cond=self.conditioning())
+
+    def build(self, *, size: tuple[int, ...] | None = None, seed: int = 0, **overrides: Any) -> Any:
+        """A fresh denoiser whose zero-initialised weights are moved away from zero: else nothing would be seen."""
+        built = super().build(size=size, seed=seed, **overrides)
+        randomize(built, seed)
+        return built
+
+    def inputs(self, rows: Sequence[int], size: tuple[int, ...]) -> dict[str, Any]:
+        """x (B, C, *s), noise_level (B,) float32 and the bundle."""
+        return {
+            "x": batches.normal(rows, self.latent.shape(size), "x"),
+            "noise_level": torch.tensor([float(7 + 131 * i) for i in rows]),
+            "cond": self.cond(rows, size),
+        }
+
+    def run(self, component: Any, inputs: Any) -> dict[str, Tensor]:
+        """One call, as a module, so that hooks see it."""
+        return {"F": component(inputs["x"], inputs["noise_level"], inputs["cond"])}
+
+    def test_output_shape(self) -> None:
+        """x (B, C, *s) -> (B, C or more, *s), at every size."""
+        for size in self.sizes:
+            value = self._quietly(self.build(size=size), self.inputs(range(2), size))["F"]
+            channels, *grid = self.latent.shape(size)
+            assert list(value.shape[2:]) == grid, f"F lies on {list(value.shape[2:])}, x on {grid}"
+            assert value.shape[1] >= channels, f"F has {value.shape[1]} channels, x {channels}"
+
+    def test_gradients_reach_every_parameter(self) -> None:
+        """Training reaches all of it."""
+        denoiser = self.build()
+        value = self.run(denoiser, self.inputs(range(2), self.sizes[0]))["F"]
+        value.float().square().sum().backward()
+        lost = [n for n, p in denoiser.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+        assert not lost, f"no gradient reaches {', '.join(lost)}"
+
+    def test_gradients_reach_the_input(self) -> None:
+        """F is differentiable in x, for guidance by gradients."""
+        denoiser, given = self.build(), self.inputs(range(1), self.sizes[0])
+        given["x"].requires_grad_()
+        (gradient,) = torch.autograd.grad(self.run(denoiser, given)["F"].sum(), given["x"], allow_unused=True)
+        assert gradient is not None and bool(gradient.isfinite().all()), "no finite gradient with respect to x"
+
+    def test_every_conditioning_part_matters(self) -> None:
+        """Changing any one part of the bundle changes F."""
+        denoiser, given = self.build(), self.inputs(range(2), self.sizes[0])
+        before = self._quietly(denoiser, given)["F"]
+        flat = given["cond"].flat()
+        declared = {k for k in ("crossattn", "vector", "concat") if getattr(self.conditioning(), k)}
+        assert declared <= flat.keys(), f"cond() leaves out {sorted(declared - flat.keys())}"
+        for name, value in flat.items():
+            if not value.is_floating_point():
+                continue
+            changed = given["cond"].unflat({**flat, name: value.flip(0)})
+            after = self._quietly(denoiser, {**given, "cond": changed})["F"]
+            assert largest_difference(before, after) > 1e-6, f"'{name}' does not change the output"
+
+    def test_the_noise_level_matters(self) -> None:
+        """Another noise level gives another F."""
+        denoiser, given = self.build(), self.inputs(range(2), self.sizes[0])
+        before = self._quietly(denoiser, given)["F"]
+        after = self._quietly(denoiser, {**given, "noise_level": given["noise_level"] + 200.0})["F"]
+        assert largest_difference(before, after) > 1e-6, "the noise level does not change the output"
+
+    def test_masked_tokens_do_not_matter(self) -> None:
+        """What a crossattn_mask hides has no influence; a mask of all True is no mask."""
+        if not self.conditioning().crossattn:
+            return
+        denoiser, given = self.build(), self.inputs(range(2), self.sizes[0])
+        tokens = given["cond"].crossattn
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool)
+        plain = self._quietly(denoiser, given)["F"]
+        full = self._quietly(denoiser, {**given, "cond": given["cond"]._replace(crossattn_mask=mask)})["F"]
+        assert largest_difference(plain, full) <= self.atol, "a mask of all True changes the output"
+        mask = mask.clone()
+        mask[:, -2:] = False
+        hidden = given["cond"]._replace(crossattn_mask=mask)
+        other = hidden._replace(crossattn=torch.cat([tokens[:, :-2], tokens[:, -2:] + 3.0], 1))
+        a, b = (self._quietly(denoiser, {**given, "cond": c})["F"] for c in (hidden, other))
+        assert largest_difference(a, b) <= self.atol, "masked tokens change the output"
+        assert largest_difference(a, plain) > 1e-6, "masking tokens changes nothing: the mask is not used"
+
+    def test_prepare_changes_nothing(self) -> None:
+        """Where there is a `prepare`, F of the prepared bundle is F of the bundle."""
+        denoiser, given = self.build(), self.inputs(range(2), self.sizes[0])
+        if not hasattr(denoiser, "prepare"):
+            return
+        before = _copies(given["cond"])
+        with torch.no_grad():
+            prepared = denoiser.prepare(given["cond"])
+        assert isinstance(prepared, Cond), f"prepare returned {type(prepared).__name__}, not a Cond"
+        assert same(before, _copies(given["cond"])), "prepare changed the bundle in place"
+        a, b = (self._quietly(denoiser, {**given, "cond": c})["F"] for c in (given["cond"], prepared))
+        assert largest_difference(a, b) <= self.atol, "a prepared bundle gives another output"
+
+    def test_mixed_noise_levels_in_one_batch(self) -> None:
+        """noise_level is per example: swapping two rows of everything swaps the output."""
+        denoiser, given = self.build(), self.inputs(range(2), self.sizes[0])
+        there = self._quietly(denoiser, given)["F"]
+        swapped = {
+            "x": given["x"].flip(0),
+            "noise_level": given["noise_level"].flip(0),
+            "cond": given["cond"].map(lambda v: v.flip(0)),
+        }
+        back = self._quietly(denoiser, swapped)["F"].flip(0)
+        assert largest_difference(back, there) <= self.atol, "swapping the examples does not swap the output"
+
+
+def _copies(cond: Cond) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in cond.flat().items()}

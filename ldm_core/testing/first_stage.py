@@ -1,0 +1,163 @@
+"""The conformance suite of first stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ldm_core.contracts import FirstStage, LatentSpec, Site
+from ldm_core.streams import Streams
+from ldm_core.testing import batches
+from ldm_core.testing.base import ModuleSuite, largest_difference, randomize, same
+
+
+class FirstStageSuite(ModuleSuite):
+    """Subclass it, set `component` and `settings`; `sizes` where 32 x 32 and 32 x 48 do not suit the stage."""
+
+    kind = "first_stage"
+    protocol: ClassVar[type] = FirstStage
+
+    def site(self, size: tuple[int, ...] | None = None) -> Site:
+        """Image size and channels; nothing else is built before a first stage."""
+        return Site(size=size or self.sizes[0], channels=self.image_channels)
+
+    def inputs(self, rows: Sequence[int], size: tuple[int, ...]) -> dict[str, Tensor]:
+        """Smooth pictures (B, c, H, W) in [-1, 1]."""
+        return {"image": batches.images(rows, size, self.image_channels)}
+
+    def run(self, component: Any, inputs: Any) -> dict[str, Tensor]:
+        """Moments, the mode's latents, the image decoded from them and the latents projected."""
+        moments = component.encode_moments(inputs["image"])
+        z = component.latents(moments)
+        return {"moments": moments, "latents": z, "image": component.decode(z), "projected": component.project(z)}
+
+    def learn(self, component: Any) -> None:
+        """A normalisation is learned too, and has to travel with the weights."""
+        channels = component.latent.channels
+        component.set_normalization(torch.linspace(-0.5, 0.5, channels), torch.linspace(0.5, 2.0, channels))
+
+    def test_latent_shape_is_as_declared(self) -> None:
+        """The latent spec of the config and of the stage are one, and the latents have that shape at every size."""
+        declared = self.config().latent
+        assert isinstance(declared, LatentSpec), "config.latent is no LatentSpec"
+        for size in self.sizes:
+            stage = self.build(size=size)
+            assert stage.latent == declared, f"the config declares {declared}, the stage {stage.latent}"
+            outputs = self._quietly(stage, self.inputs(range(2), size))
+            shape = declared.shape(size)
+            assert tuple(outputs["latents"].shape) == (2, *shape), f"latents at {size} are not (2, *{shape})"
+            assert tuple(outputs["projected"].shape) == (2, *shape)
+            assert tuple(outputs["moments"].shape[2:]) == shape[1:], "moments and latents lie on different grids"
+            assert tuple(outputs["image"].shape) == (2, self.image_channels, *size), "decode gives another image size"
+
+    def test_an_indivisible_size_is_refused(self) -> None:
+        """An image that does not divide into latents is a ValueError that names the size and the factor."""
+        stage = self.build()
+        stride = stage.latent.stride
+        for axis, factor in enumerate(stride):
+            if factor == 1:
+                continue
+            size = list(self.sizes[0])
+            size[axis] += 1
+            image = torch.zeros(1, self.image_channels, *size)
+            with pytest.raises(ValueError) as caught:
+                stage.encode_moments(image)
+            for number in (size[axis], factor):
+                assert str(number) in str(caught.value), f"the message does not name {number}: {caught.value}"
+
+    def test_latents_repeat_under_the_same_streams(self) -> None:
+        """Equal streams give equal latents; other streams give others wherever the stage draws at all."""
+        stage, given = self.build(), self.inputs(range(3), self.sizes[0])
+        with torch.no_grad():
+            moments = stage.encode_moments(given["image"])
+            mode = stage.latents(moments)
+            first = stage.latents(moments, streams=Streams([1, 2, 3]))
+            again = stage.latents(moments, streams=Streams([1, 2, 3]))
+            other = stage.latents(moments, streams=Streams([4, 5, 6]))
+            alone = stage.latents(moments[1:2], streams=Streams([2]))
+        assert same(first, again), "the same streams gave other latents"
+        if not same(first, mode):
+            assert not same(first, other), "other streams gave the same latents, and not the mode"
+        far = largest_difference(first[1:2], alone)
+        assert far <= self.atol, f"row 1 under its own stream differs in a batch by {far:.2g}"
+
+    def test_normalization_is_honoured(self) -> None:
+        """After set_normalization latents are (raw - mean) / std, and decode undoes it."""
+        stage, given = self.build(), self.inputs(range(3), self.sizes[0])
+        channels = stage.latent.channels
+        with torch.no_grad():
+            moments = stage.encode_moments(given["image"])
+            stage.set_normalization(torch.zeros(channels), torch.ones(channels))
+            raw = stage.latents(moments)
+            image = stage.decode(raw)
+            axes = [0, *range(2, raw.dim())]
+            mean, std = raw.mean(axes), raw.std(axes).clamp(min=1e-3)
+            stage.set_normalization(mean, std)
+            z = stage.latents(moments)
+            back = stage.decode(z)
+        shape = (-1, *[1] * (raw.dim() - 2))
+        expected = (raw - mean.view(shape)) / std.view(shape)
+        far = largest_difference(z, expected)
+        assert far <= 1e-3, f"latents are not (raw - mean) / std; off by {far:.2g}"
+        scale = 1 + float(image.abs().max())
+        far = largest_difference(back, image)
+        assert far <= 1e-3 * scale, f"decode does not undo the normalisation; off by {far:.2g}"
+        assert largest_difference(z.mean(axes), torch.zeros(channels)) < 1e-2, "normalised latents have another mean"
+        seen = raw.std(axes) > 1e-3
+        assert largest_difference(z.std(axes)[seen], torch.ones(channels)[seen]) < 1e-2, "their std is not 1"
+
+    def test_moments_do_not_depend_on_the_normalization(self) -> None:
+        """Moments are raw: a cache of them outlives a new normalisation."""
+        stage, given = self.build(), self.inputs(range(2), self.sizes[0])
+        channels = stage.latent.channels
+        with torch.no_grad():
+            before = stage.encode_moments(given["image"])
+            stage.set_normalization(torch.full((channels,), 0.3), torch.full((channels,), 1.7))
+            after = stage.encode_moments(given["image"])
+        assert same(before, after), "set_normalization changed what encode_moments returns"
+
+    def test_projection_is_idempotent(self) -> None:
+        """Projecting what was projected changes nothing."""
+        stage = self.build()
+        self.learn(stage)
+        z = batches.normal(range(2), stage.latent.shape(self.sizes[0]), "z")
+        with torch.no_grad():
+            once = stage.project(z)
+            far = largest_difference(stage.project(once), once)
+        assert far <= 1e-4, f"projecting twice moves the latents by {far:.2g}"
+
+    def test_decoding_is_differentiable(self) -> None:
+        """Gradients pass through decode to the latents, for guidance by an image."""
+        stage = self.build()
+        z = batches.normal(range(1), stage.latent.shape(self.sizes[0]), "z").requires_grad_()
+        (gradient,) = torch.autograd.grad(stage.decode(z).sum(), z, allow_unused=True)
+        assert gradient is not None, "decode has no gradient with respect to the latents"
+        assert bool(gradient.isfinite().all()), "the gradient of decode is not finite"
+
+    def test_training_reaches_every_parameter(self) -> None:
+        """A stage with weights has `reconstruct`, whose image and regularization train all of them."""
+        stage, given = self.build(), self.inputs(range(2), self.sizes[0])
+        if not list(stage.parameters()):
+            return
+        assert hasattr(stage, "reconstruct"), (
+            "a stage with weights needs reconstruct(x, *, streams) -> Reconstruction, its pass in training"
+        )
+        randomize(stage)
+        stage.train()
+        streams = Streams([1, 2])
+        image, regularization, logs = stage.reconstruct(given["image"], streams=streams)
+        assert image.shape == given["image"].shape, f"reconstruct gave an image of shape {tuple(image.shape)}"
+        assert regularization.dim() == 0, f"regularization has shape {tuple(regularization.shape)}, not ()"
+        assert all(not v.requires_grad for v in logs.values() if isinstance(v, Tensor)), "logs are not detached"
+        (image.float().square().mean() + regularization).backward()
+        lost = _without_gradient(stage)
+        assert not lost, f"training does not reach {', '.join(lost)}"
+
+
+def _without_gradient(module: nn.Module) -> list[str]:
+    gradients: Mapping[str, Tensor | None] = {n: p.grad for n, p in module.named_parameters()}
+    return [n for n, g in gradients.items() if g is None or not bool(g.isfinite().all())]

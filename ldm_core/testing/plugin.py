@@ -1,0 +1,129 @@
+"""The conformance suite of a whole plugin: what its module describes, without importing what it describes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any, ClassVar
+
+from ldm_core.catalog import GROUP, Catalog
+from ldm_core.component import API_VERSION, Component
+from ldm_core.config import dump_yaml, parse_yaml, structure, unstructure
+from ldm_core.testing.base import Suite, check_config_class
+
+HEAVY = (
+    "torch",
+    "torchvision",
+    "timm",
+    "deepspeed",
+    "s3fs",
+    "sentencepiece",
+    "diffusers",
+    "transformers",
+    "matplotlib",
+)
+"""Modules that describing a plugin must not import."""
+
+_PROBE = """
+import importlib, json, sys
+module = importlib.import_module(sys.argv[1])
+components = list(module.ldm_components())
+heavy = [name for name in sys.argv[2:] if name in sys.modules]
+print(json.dumps({"components": len(components), "heavy": heavy}))
+"""
+
+
+class PluginSuite(Suite):
+    """Subclass it, set `module` to the plugin's module, or `distribution` to its distribution's name."""
+
+    module: ClassVar[str] = ""
+    distribution: ClassVar[str] = ""
+
+    def modules(self) -> list[str]:
+        """The modules to look at: `module`, or those of the distribution's entry points."""
+        if self.module:
+            return [self.module]
+        assert self.distribution, f"{type(self).__name__}: set module or distribution"
+        points = metadata.entry_points(group=GROUP)
+        found = sorted({p.value for p in points if p.dist is not None and p.dist.name == self.distribution})
+        assert found, f"'{self.distribution}' is not installed, or has no entry point in the group '{GROUP}'"
+        return found
+
+    def components(self) -> Iterator[Component]:
+        """Everything that the plugin describes."""
+        for name in self.modules():
+            yield from importlib.import_module(name).ldm_components()
+
+    def test_builds_by_name(self) -> None:
+        """The catalog takes the plugin in whole: nothing broken, every component and preset found by its name."""
+        catalog = Catalog()
+        for name in self.modules():
+            catalog.register(importlib.import_module(name), name)
+        assert not catalog.broken, "; ".join(b.error for b in catalog.broken)
+        for component in self.components():
+            for name in {component.name, *component.presets}:
+                assert catalog.get(component.kind, name)[0].component.name == component.name
+
+    def test_meets_the_protocol(self) -> None:
+        """Each descriptor is a Component of this plugin API, and finds nothing wrong with itself."""
+        found = list(self.components())
+        assert found, "the plugin describes no component"
+        for component in found:
+            assert isinstance(component, Component), f"{component!r} is no Component"
+            assert component.api == API_VERSION, f"'{component.name}' is written for plugin API {component.api}"
+            assert not component.problems(), f"'{component.name}': {'; '.join(component.problems())}"
+
+    def test_config_is_frozen_and_round_trips(self) -> None:
+        """Configs are frozen and by keyword; every preset, and a default config, comes back equal from YAML."""
+        for component in self.components():
+            check_config_class(component.config)
+            for name, preset in self._configs(component):
+                text = dump_yaml(unstructure(preset))
+                back: Any = structure(parse_yaml(text, name), component.config)
+                assert back == preset, f"'{name}' of '{component.name}' does not come back equal from YAML:\n{text}"
+
+    def test_config_check_passes(self) -> None:
+        """A config's `check`, where it has one, can be called."""
+        for component in self.components():
+            check = getattr(component.config, "check", None)
+            assert check is None or callable(check), f"'{component.name}': check is no method"
+
+    def test_describing_imports_nothing_heavy(self) -> None:
+        """In a fresh process, importing the module and calling ldm_components leaves the heavy modules out."""
+        for name in self.modules():
+            path = os.pathsep.join(p for p in sys.path if p)
+            done = subprocess.run(
+                [sys.executable, "-c", _PROBE, name, *HEAVY],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "PYTHONPATH": path},
+                check=False,
+            )
+            assert done.returncode == 0, f"describing {name} fails:\n{done.stderr[-2000:]}"
+            heavy = json.loads(done.stdout.strip().splitlines()[-1])["heavy"]
+            assert not heavy, f"describing {name} imports {', '.join(heavy)}; import them where they are used"
+
+    def test_every_factory_imports(self) -> None:
+        """The one string of each descriptor leads to something that can be called."""
+        for component in self.components():
+            assert callable(component.load()), f"{component.factory} cannot be called"
+
+    def test_every_component_has_a_summary(self) -> None:
+        """One line that listings show."""
+        for component in self.components():
+            summary = component.summary.strip()
+            assert summary, f"'{component.name}' has no summary"
+            assert "\n" not in summary, f"the summary of '{component.name}' has more than one line"
+
+    @staticmethod
+    def _configs(component: Component) -> Iterator[tuple[str, Any]]:
+        yield from component.presets.items()
+        try:
+            yield "default", component.config()
+        except TypeError:
+            return  # a field without a default

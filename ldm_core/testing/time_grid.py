@@ -1,0 +1,68 @@
+"""The conformance suite of time grids."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from ldm_core.contracts import NoiseSchedule, TimeGrid
+from ldm_core.testing import toys
+from ldm_core.testing.base import Suite, same
+
+
+class TimeGridSuite(Suite):
+    """Subclass it, set `component`. `steps` are the numbers tried; one that the rule cannot give must be refused."""
+
+    kind = "time_grid"
+    protocol: ClassVar[type] = TimeGrid
+    steps: ClassVar[tuple[int, ...]] = (1, 2, 3, 7, 10, 20, 50, 100, 333)
+
+    @pytest.mark.parametrize("name", ["table", "cosine", "ve", "flow"])
+    def test_times(self, name: str) -> None:
+        """Strictly decreasing float64 times in [0, t_max], one more than steps; or a ValueError that names numbers."""
+        grid, schedule = self.build(), toys.schedules()[name]
+        given = 0
+        for steps in self.steps:
+            times = self._times(grid, schedule, steps)
+            if times is None:
+                continue
+            given += 1
+            assert times.dtype == torch.float64, f"times are {times.dtype}, not float64"
+            assert times.shape == (steps + 1,), f"{steps} steps have {tuple(times.shape)} times, not {steps + 1}"
+            assert bool((times.diff() < 0).all()), f"the times of {steps} steps on {name} do not strictly decrease"
+            assert 0 < float(times[0]) <= schedule.t_max, f"times begin at {float(times[0])}, t_max is {schedule.t_max}"
+            last = (0.0, 1.0) if name == "table" else (0.0,)
+            assert float(times[-1]) in last, f"times end at {float(times[-1])}, allowed: {last}"
+        assert given or name != "table", "no number of steps works on a table of 1000"
+
+    def test_more_steps_are_finer(self) -> None:
+        """The longest interval shrinks as steps grow."""
+        grid, schedule = self.build(), toys.schedules()["table"]
+        longest = [float(-t.diff().min()) for n in (10, 50, 200) if (t := self._times(grid, schedule, n)) is not None]
+        assert longest == sorted(longest, reverse=True), f"the longest intervals of 10, 50, 200 steps are {longest}"
+
+    def test_no_steps_are_refused(self) -> None:
+        """0 steps is a ValueError."""
+        grid = self.build()
+        with pytest.raises(Exception) as caught:
+            grid.times(toys.schedules()["table"], 0)
+        assert isinstance(caught.value, ValueError), f"0 steps raise {type(caught.value).__name__}, not ValueError"
+
+    def test_repeats_itself(self) -> None:
+        """Equal calls give equal times, and a caller who edits them changes no one else's."""
+        grid, schedule = self.build(), toys.schedules()["table"]
+        for steps in self.steps:
+            times = self._times(grid, schedule, steps)
+            if times is not None:
+                kept = times.clone()
+                times.zero_()
+                assert same(grid.times(schedule, steps), kept), f"the second call with {steps} steps gives other times"
+
+    def _times(self, grid: Any, schedule: NoiseSchedule, steps: int) -> torch.Tensor | None:
+        try:
+            return grid.times(schedule, steps)
+        except ValueError as error:
+            assert str(error), "the refusal has no message"
+            return None
