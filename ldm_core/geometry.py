@@ -141,7 +141,10 @@ def _fit_boxes(
     boxes: NDArray[np.float32], step: Fit | None, flip: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Boxes in the target's fractions, clipped to it, and which of them are still there."""
-    boxes = boxes.reshape(-1, 4).astype(np.float64)
+    boxes = boxes.reshape(-1, 4)
+    if not flip and (step is None or step.source == step.target):
+        return boxes.copy(), np.ones(len(boxes), dtype=bool)
+    boxes = boxes.astype(np.float64)
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     if step is not None:
         scale = np.array([step.resized[1] / step.target[1], step.resized[0] / step.target[0]])
