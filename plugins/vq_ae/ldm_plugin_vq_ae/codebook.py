@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Distances held at once, whatever the batch and the codebook: 64 MiB of float32 on an accelerator, and on a CPU
+# Distances held at once, whatever the batch and the codebook: 64 MiB of float32 on an accelerator; on a CPU
 # what its cache holds, which is three times as fast.
 _DISTANCES = {"cpu": 2**18}
 _DISTANCES_ELSEWHERE = 2**24
@@ -110,9 +110,7 @@ class Codebook(nn.Module):
             # |p|² is the same for every code of a point, so it is left out.
             held = _DISTANCES.get(points.device.type, _DISTANCES_ELSEWHERE)
             blocks = points.float().split(max(1, held // len(codes)))
-            return torch.cat(
-                [torch.addmm(squares, block, codes.T, alpha=-2.0).argmin(dim=1) for block in blocks]
-            )
+            return torch.cat([torch.addmm(squares, block, codes.T, alpha=-2.0).argmin(dim=1) for block in blocks])
 
 
 def perplexity(counts: Tensor) -> Tensor:

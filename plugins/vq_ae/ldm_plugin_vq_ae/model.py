@@ -66,8 +66,13 @@ class VQFirstStage(NormalizedLatents, FirstStage):
         return self.normalized(moments)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Normalised latents (B,z,h,w), quantised here -> images (B,c,H,W), float32, not clamped."""
-        return self._decode(self.quantize.codes(self.indices(self.denormalized(z))))
+        """Normalised latents (B,z,h,w), quantised here -> images (B,c,H,W), float32, not clamped.
+
+        Gradients pass the quantisation straight through.
+        """
+        raw = self.denormalized(z)
+        codes = self.quantize.codes(self.indices(raw))
+        return self._decode(raw + (codes - raw).detach() if raw.requires_grad else codes)
 
     def project(self, z: Tensor) -> Tensor:
         """The nearest code of each normalised latent, normalised."""
