@@ -131,8 +131,9 @@ class RecordDataset:
             values = raw.get(key, [])
             names, count = read_names(self._store, key, self.config.classes.get(key), key == main)
             labels = [label for value in values for label in (value if isinstance(value, list) else [value])]
-            if not names and any(isinstance(label, str) for label in labels):
-                names = tuple(sorted({str(label) for label in labels}))
+            # All text: these are names. Text among numbers is a mistake in those samples, found on reading.
+            if not names and not count and labels and all(isinstance(label, str) for label in labels):
+                names = tuple(sorted(set(labels)))
             if not count and not names:
                 count = self._largest(key, labels) + 1
             self._names[key] = names
@@ -294,11 +295,15 @@ class SkipBad:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return self.resolve(index)[1]
+
+    def resolve(self, index: int) -> tuple[int, Mapping[str, Any]]:
+        """The example at `index` or the next good one, and the index where it stands."""
         size = len(self)
         start = range(size)[index]
         for step in range(size):
             try:
-                return self.dataset[(start + step) % size]
+                return (start + step) % size, self.dataset[(start + step) % size]
             except BadExample as error:
                 self._count(error)
         raise DataError(f"none of the {size} examples can be read; first: {next(iter(self.bad.items()))}")
