@@ -33,8 +33,7 @@ class DDPMSampler(Sampler):
         streams: Streams | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """x (B, C, *s) at times[0] -> x at times[-1]. ValueError without `streams` where noise is to be
-        drawn."""
+        """x (B, C, *s) at times[0] -> x at times[-1]. ValueError if noise needs `streams` and there are none."""
         alphas, sigmas = schedule.alpha(times).tolist(), schedule.sigma(times).tolist()
         for i in range(len(times) - 1):
             alpha_s, sigma_t, sigma_s = alphas[i + 1], sigmas[i], sigmas[i + 1]

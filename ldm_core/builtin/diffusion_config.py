@@ -41,14 +41,12 @@ class VPConfig:
     beta_end: float = attrs.field(
         default=0.0195, validator=_positive_fraction, metadata={"help": "last beta (not read by cosine)"}
     )
-    steps: int = attrs.field(
-        default=1000, validator=_at_least_one, metadata={"help": "length T of the table"}
-    )
+    steps: int = attrs.field(default=1000, validator=_at_least_one, metadata={"help": "length T of the table"})
 
     def __attrs_post_init__(self) -> None:
         if self.beta_start > self.beta_end:
             raise ValueError(f"beta_start {self.beta_start} exceeds beta_end {self.beta_end}")
-        if self.alphas_cumprod()[-1] < 1e-30:
+        if self.alphas_cumprod()[-1] < 1e-250:  # double precision holds nothing smaller for long
             raise ValueError(
                 f"nothing of the signal is left after {self.steps} steps of beta up to {self.beta_end}; "
                 "lower beta_end or steps"

@@ -1,5 +1,4 @@
-"""Where a sampler evaluates the schedule: published choices of table entries, and even times where there is
-no table.
+"""Where a sampler evaluates the schedule: published choices of table entries, or even times.
 
 A schedule that is a table says so by an attribute `table_steps`, T; table index i is level t = i + 1. On a
 continuous schedule every grid but the legacy one is even in t, from t_max to 0.
@@ -25,15 +24,13 @@ def _levels(indices: list[int], final: float) -> Tensor:
 
 
 class LegacyGrid(TimeGrid):
-    """Table indices range(0, T, T // steps) + 1, ending at index 0 and not at data (Rombach et al. 2022,
-    code)."""
+    """Table indices range(0, T, T // steps) + 1, ending at index 0 and not at data (Rombach et al. 2022)."""
 
     def __init__(self, config: LegacyConfig, site: Site | None = None) -> None:
         self.config = config
 
     def times(self, schedule: NoiseSchedule, steps: int) -> Tensor:
-        """`steps` + 1 levels; ValueError naming the nearest step count where the rule makes another
-        number."""
+        """`steps` + 1 levels; ValueError naming the nearest step count where that number cannot be."""
         table = table_steps(schedule)
         if problem := self.config.problem(table, steps):
             raise ValueError(problem)
@@ -42,12 +39,9 @@ class LegacyGrid(TimeGrid):
 
 
 class EvenGrid(TimeGrid):
-    """Leading, trailing or linspace spacing (Lin et al. 2023, table 2), as its config says; any number of
-    steps."""
+    """Leading, trailing or linspace spacing (Lin et al. 2023, table 2), as its config says."""
 
-    def __init__(
-        self, config: LeadingConfig | TrailingConfig | LinspaceConfig, site: Site | None = None
-    ) -> None:
+    def __init__(self, config: LeadingConfig | TrailingConfig | LinspaceConfig, site: Site | None = None) -> None:
         self.config = config
         self._final = 1.0 if isinstance(config, LeadingConfig) and config.final == "first" else 0.0
 

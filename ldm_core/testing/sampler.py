@@ -57,11 +57,11 @@ class SamplerSuite(TensorSuite):
         return estimate
 
     def times(self, schedule: NoiseSchedule, steps: int, end: float = 0.0) -> Tensor:
-        """Even times from t_max, or from just below it where alpha is 0 there and the sampler divides by it."""
+        """Times from t_max, or from just below it where alpha is 0 there and the sampler divides by it."""
         start = schedule.t_max
         if self.divides_by_alpha and float(schedule.alpha(torch.tensor(start))) == 0.0:
             start *= 0.999
-        return torch.linspace(start, end * schedule.t_max, steps + 1, dtype=torch.float64)
+        return gaussian.graded_times(start, end * schedule.t_max, steps)
 
     def draws_noise(self, sampler: Any) -> bool:
         """Whether the sampler asks for streams: then without them it raises ValueError, as the contract says."""

@@ -12,9 +12,7 @@ class CFGConfig:
     # Between the 1.5 of the published class and text models and the 7.5 that pushes small ones out of range.
     scale: float = attrs.field(
         default=3.0,
-        metadata={
-            "help": "1: conditional, one evaluation; 0: unconditional; above 1: stronger than the data"
-        },
+        metadata={"help": "1: conditional, one evaluation; 0: unconditional; above 1: stronger than the data"},
     )
 
     @property
