@@ -54,9 +54,7 @@ def test_golden_self_attention() -> None:
 
 
 def test_golden_cross_attention() -> None:
-    config = UNetConfig(
-        channels=32, channel_mult=(1, 2), res_blocks=1, attention=(1, 2), heads=4, transformer_depth=2
-    )
+    config = UNetConfig(channels=32, channel_mult=(1, 2), res_blocks=1, attention=(1, 2), heads=4, transformer_depth=2)
     site = Site(size=(64, 64), latent=LatentSpec(channels=4, stride=(8, 8)), cond=CondSpec(crossattn=24))
     unet = UNet(config, site).eval()
     fill(unet)
@@ -87,9 +85,7 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize(("preset", "channels", "crossattn", "concat", "parameters", "keys"), PUBLISHED)
-def test_published_sizes(
-    preset: str, channels: int, crossattn: int, concat: int, parameters: int, keys: int
-) -> None:
+def test_published_sizes(preset: str, channels: int, crossattn: int, concat: int, parameters: int, keys: int) -> None:
     cond = CondSpec(crossattn=crossattn, concat=concat)
     site = Site(size=(512, 512), latent=LatentSpec(channels=channels, stride=(4, 4)), cond=cond)
     with torch.device("meta"):
@@ -106,9 +102,7 @@ def test_published_key_names() -> None:
     """Names as in the released files, one of each kind of layer."""
     site = Site(size=(256, 256), latent=LatentSpec(channels=4), cond=CondSpec(crossattn=768, vector=16))
     with torch.device("meta"):
-        shapes = {
-            key: tuple(value.shape) for key, value in UNet(PRESETS["unet_sd1"], site).state_dict().items()
-        }
+        shapes = {key: tuple(value.shape) for key, value in UNet(PRESETS["unet_sd1"], site).state_dict().items()}
     expected = {
         "time_embed.0.weight": (1280, 320),
         "label_emb.0.0.weight": (1280, 16),
@@ -139,8 +133,6 @@ def test_zero_initialised_branches() -> None:
     """A fresh network predicts zero, and its residual branches start as the identity (§3.5)."""
     site = Site(size=(32, 32), latent=LatentSpec(channels=3, stride=(4, 4)), cond=CondSpec(crossattn=8))
     unet = UNet(UNetConfig(channels=32), site)
-    zero = {
-        key.rsplit(".", 1)[0] for key, p in unet.named_parameters() if not p.any() and key.endswith("weight")
-    }
+    zero = {key.rsplit(".", 1)[0] for key, p in unet.named_parameters() if not p.any() and key.endswith("weight")}
     assert {"out.2", "middle_block.0.out_layers.3", "middle_block.1.proj_out"} <= zero
     assert not unet(torch.randn(2, 3, 8, 8), torch.tensor([1, 2]), Cond(crossattn=torch.ones(2, 1, 8))).any()
