@@ -59,11 +59,12 @@ class seeded:
 def make_first_stage(recipe: Recipe, catalog: Catalog) -> FirstStage:
     """The first stage with fresh weights, which depend on the recipe's seed alone."""
     with seeded(mix_seed(recipe.seed, "first_stage")):
-        stage = make(
-            recipe.first_stage, Site(size=recipe.image_size, channels=recipe.image_channels), catalog
-        )
+        stage = make(recipe.first_stage, Site(size=recipe.image_size, channels=recipe.image_channels), catalog)
     _hold_to(stage, FirstStage, recipe.first_stage)
-    if isinstance(stage.latent, type(recipe.first_stage.config.latent)) and stage.latent != recipe.first_stage.config.latent:
+    if (
+        isinstance(stage.latent, type(recipe.first_stage.config.latent))
+        and stage.latent != recipe.first_stage.config.latent
+    ):
         raise ComponentError(
             f"first_stage '{recipe.first_stage.use}' says {recipe.first_stage.config.latent} in its config and "
             f"{stage.latent} once built; its plugin is at fault"
@@ -166,7 +167,6 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> N
 
 
 __all__ = [
-
     "SamplingParts",
     "data_info",
     "load_weights",

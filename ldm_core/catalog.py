@@ -133,7 +133,9 @@ class Catalog:
         Raises :class:`ComponentError`: not installed (with the pip install that brings a first-party part, the
         nearest name, and broken plugins as the likely cause) or claimed by two distributions.
         """
-        found: list[tuple[Entry, Any]] = [(e, e.component.presets.get(name)) for e in self._entries.get((kind, name), [])]
+        found: list[tuple[Entry, Any]] = [
+            (e, e.component.presets.get(name)) for e in self._entries.get((kind, name), [])
+        ]
         found += self._presets.get((kind, name), [])
         if len(found) == 1:
             return found[0]

@@ -25,9 +25,7 @@ def site_of(recipe: Recipe) -> Site:
     """The site that the denoiser is built for: image size, latents and merged conditioning. ValueError: see contracts."""
     latent = recipe.first_stage.config.latent
     specs = {c.name: c.config.spec(latent) for c in recipe.conditioners}
-    return Site(
-        size=recipe.image_size, channels=recipe.image_channels, latent=latent, cond=CondSpec.merge(specs)
-    )
+    return Site(size=recipe.image_size, channels=recipe.image_channels, latent=latent, cond=CondSpec.merge(specs))
 
 
 def misfits(recipe: Recipe, info: DataInfo | None = None) -> Iterable[str]:
@@ -70,9 +68,7 @@ def _conditioning(recipe: Recipe) -> Iterable[str]:
     denoiser = recipe.denoiser
     latent = recipe.first_stage.config.latent
     accepts: Accepts = getattr(denoiser.config, "accepts", Accepts())
-    others = [
-        a for p in (recipe.guidance, *recipe.adapters) if (a := getattr(p.config, "accepts", None)) is not None
-    ]
+    others = [a for p in (recipe.guidance, *recipe.adapters) if (a := getattr(p.config, "accepts", None)) is not None]
     taken = {name for a in (accepts, *others) for name in a.extras}
     for part in recipe.conditioners:
         spec = part.config.spec(latent)
@@ -103,9 +99,7 @@ def _conditioning(recipe: Recipe) -> Iterable[str]:
 
 def _diffusion(recipe: Recipe) -> Iterable[str]:
     schedule, param, grid, guidance = recipe.schedule, recipe.parameterization, recipe.time_grid, recipe.guidance
-    if getattr(param.config, "needs_terminal_alpha", False) and getattr(
-        schedule.config, "zero_terminal_alpha", False
-    ):
+    if getattr(param.config, "needs_terminal_alpha", False) and getattr(schedule.config, "zero_terminal_alpha", False):
         yield (
             f"parameterization '{param.asked or param.use}' divides by alpha, which is 0 at the end of schedule "
             f"'{schedule.asked or schedule.use}'; set parameterization=v (or x0)"

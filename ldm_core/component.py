@@ -76,5 +76,7 @@ class Component:
                 found.append(f"preset '{preset}' is no {self.config.__name__}")
         if attrs.has(self.config):
             fields = {a.name for a in attrs.fields(self.config)}
-            found += [f"small: '{key}' is no field of {self.config.__name__}" for key in self.small if key not in fields]
+            found += [
+                f"small: '{key}' is no field of {self.config.__name__}" for key in self.small if key not in fields
+            ]
         return found

@@ -15,7 +15,6 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import attrs
 import yaml
 from cattrs import Converter
-from cattrs.gen import make_dict_structure_fn
 from cattrs.errors import (
     AttributeValidationNote,
     ClassValidationError,
@@ -23,6 +22,7 @@ from cattrs.errors import (
     IterableValidationError,
     IterableValidationNote,
 )
+from cattrs.gen import make_dict_structure_fn
 
 from ldm_core.errors import ConfigError, suggest
 
@@ -152,7 +152,10 @@ def make_converter() -> Converter:
             if not isinstance(value, Mapping):
                 raise _Mismatch(f"expected a mapping, got {_show(value)}")
             return MappingProxyType(
-                {conv.structure(k, args[0]): (v if args[1] is Any else conv.structure(v, args[1])) for k, v in value.items()}
+                {
+                    conv.structure(k, args[0]): (v if args[1] is Any else conv.structure(v, args[1]))
+                    for k, v in value.items()
+                }
             )
 
         return structure
@@ -189,7 +192,11 @@ def _explain(error: BaseException, path: str) -> Iterable[str]:
             item = next((n for n in getattr(sub, "__notes__", []) if isinstance(n, IterableValidationNote)), None)
             yield from _explain(sub, f"{path}[{item.index}]" if item is not None else path)
     elif isinstance(error, KeyError):
-        yield f"{path or 'recipe'}: '{error.args[0]}' is missing" if not path.endswith(str(error.args[0])) else f"{path}: missing"
+        yield (
+            f"{path or 'recipe'}: '{error.args[0]}' is missing"
+            if not path.endswith(str(error.args[0]))
+            else f"{path}: missing"
+        )
     else:
         yield f"{path or 'recipe'}: {error}"
 
@@ -228,7 +235,9 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9]+(?:[eE][-+]?[0-9]+)?)$"),
+    re.compile(
+        r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9]+(?:[eE][-+]?[0-9]+)?)$"
+    ),
     list("-+0123456789."),
 )
 
@@ -285,7 +294,9 @@ def _assign(node: Any, keys: list[str], value: Any, parts: set[str]) -> None:
         elif isinstance(child, list):
             child = node[key] = [{"use": c} if isinstance(c, str) else c for c in child]
         elif not isinstance(child, dict):
-            raise ConfigError(f"{path}: '{'.'.join(keys[: depth + 1])}' is {_show(child)} and has no settings of its own")
+            raise ConfigError(
+                f"{path}: '{'.'.join(keys[: depth + 1])}' is {_show(child)} and has no settings of its own"
+            )
         node = child
     last = keys[-1]
     if isinstance(node, list):

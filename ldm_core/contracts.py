@@ -22,10 +22,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-import attrs
+from ldm_core.specs import EMPTY, CondSpec, LatentSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from ldm_core.cond import Cond, Conditions
     from ldm_core.diffusion import Model
     from ldm_core.streams import Streams
-
-EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 def _cooperative_init(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -48,6 +45,7 @@ def _cooperative_init(self: Any, *args: Any, **kwargs: Any) -> None:
         if "__init__" in base.__dict__:
             base.__init__(self, *args, **kwargs)  # type: ignore[misc]
             return
+
 
 Batch: TypeAlias = Mapping[str, Any]
 """A collated batch: equal-shaped arrays stacked into tensors, all else a list of length B."""
@@ -73,116 +71,6 @@ Predict: TypeAlias = "Callable[[Tensor, Tensor, Sequence[Cond]], list[Estimate]]
 """(x, t, branches) -> one Estimate a branch: what a guidance calls; the core batches what can be batched."""
 OnStep: TypeAlias = "Callable[[int, Tensor, Tensor, Tensor], Tensor | None]"
 """(index, t (), x at level t, x0): called after each step; a returned tensor replaces x; raise to cancel."""
-
-
-@attrs.frozen
-class LatentSpec:
-    """The shape of a first stage's latents: `channels`, and `stride`, image pixels per latent cell on each axis."""
-
-    channels: int
-    stride: tuple[int, ...] = (8, 8)
-
-    def shape(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Image size (H, W) -> latent shape (C, h, w).
-
-        Raises ValueError naming both numbers where an axis is not divisible by its stride.
-        """
-        if len(size) != len(self.stride):
-            raise ValueError(f"image size {tuple(size)} has {len(size)} axes; latents have {len(self.stride)}")
-        for pixels, stride in zip(size, self.stride, strict=True):
-            if pixels % stride or pixels <= 0:
-                near = max(stride, round(pixels / stride) * stride)
-                raise ValueError(
-                    f"image size {pixels} is not divisible by the first stage's factor {stride}; "
-                    f"use a multiple such as {near}"
-                )
-        return (self.channels, *(p // s for p, s in zip(size, self.stride, strict=True)))
-
-
-@attrs.frozen
-class CondSpec:
-    """Widths of a conditioning bundle; 0 or empty = absent.
-
-    `crossattn` D of (B, L, D); `vector` V of (B, V); `concat` C' of (B, C', *s); `residuals`, sites written to;
-    `extras`, name -> shape without B (None = free), e.g. ``{"t5": (None, 4096), "fps": ()}``.
-    """
-
-    crossattn: int = 0
-    vector: int = 0
-    concat: int = 0
-    residuals: tuple[str, ...] = ()
-    extras: Mapping[str, tuple[int | None, ...]] = attrs.field(default=EMPTY)
-
-    @staticmethod
-    def merge(specs: Mapping[str, CondSpec]) -> CondSpec:
-        """Merge the specs of named conditioners as :meth:`ldm_core.cond.Cond.merge` merges their bundles.
-
-        Raises ValueError naming both conditioners where cross-attention widths differ or an extra comes twice.
-        """
-        crossattn, owner = 0, ""
-        extras: dict[str, tuple[int | None, ...]] = {}
-        owners: dict[str, str] = {}
-        residuals: list[str] = []
-        for name, spec in specs.items():
-            if spec.crossattn and crossattn and spec.crossattn != crossattn:
-                raise ValueError(
-                    f"conditioner '{owner}' has cross-attention width {crossattn} and '{name}' {spec.crossattn}; "
-                    f"set one width for both, e.g. conditioners.{name}.width={crossattn}"
-                )
-            if spec.crossattn and not crossattn:
-                crossattn, owner = spec.crossattn, name
-            for key, shape in spec.extras.items():
-                if key in extras:
-                    raise ValueError(f"conditioners '{owners[key]}' and '{name}' both write the extra '{key}'; drop one")
-                extras[key], owners[key] = shape, name
-            residuals += [site for site in spec.residuals if site not in residuals]
-        return CondSpec(
-            crossattn=crossattn,
-            vector=sum(s.vector for s in specs.values()),
-            concat=sum(s.concat for s in specs.values()),
-            residuals=tuple(residuals),
-            extras=extras,
-        )
-
-
-@attrs.frozen
-class Accepts:
-    """Which parts of a conditioning bundle a denoiser, guidance or adapter uses; ``extras`` by name.
-
-    A denoiser's config has it as the attribute `accepts`; without one, everything but extras is taken as accepted.
-    """
-
-    crossattn: bool = True
-    vector: bool = True
-    concat: bool = True
-    residuals: bool = True
-    extras: tuple[str, ...] = ()
-
-
-@attrs.frozen
-class Site:
-    """What a component may know about the model around it; filled in build order.
-
-    `size` (H, W) and `channels` of the images; `latent`, from conditioners on; `cond`, the merged conditioning, from
-    the denoiser on; `encode` (B, c, H, W) -> (B, C, *s) (the mode, no gradient) and `decode`, functions and not the
-    module, so that nothing registers the first stage twice.
-    """
-
-    size: tuple[int, ...]
-    channels: int = 3
-    latent: LatentSpec | None = None
-    cond: CondSpec = attrs.field(factory=CondSpec)
-    encode: Callable[[Tensor], Tensor] | None = None
-    decode: Callable[[Tensor], Tensor] | None = None
-
-
-@attrs.frozen
-class DataInfo:
-    """What a data set offers: `keys` name -> geometry, `classes` name -> count, `class_names` where known."""
-
-    keys: Mapping[str, str]
-    classes: Mapping[str, int] = attrs.field(default=EMPTY)
-    class_names: Mapping[str, tuple[str, ...]] = attrs.field(default=EMPTY)
 
 
 class Reconstruction(NamedTuple):

@@ -89,9 +89,7 @@ class Model(nn.Module):
             nulls = {name: self.conditioners[name].null(cond) for name, cond in conds.items()}  # type: ignore[operator]
         return {name: c.map(_float) for name, c in nulls.items()}
 
-    def dropped(
-        self, batch: Batch, rates: Mapping[str, float], joint: float, streams: Streams
-    ) -> Cond:
+    def dropped(self, batch: Batch, rates: Mapping[str, float], joint: float, streams: Streams) -> Cond:
         """Encode a batch for training: each conditioner loses its condition at its own rate, all at `joint`.
 
         Which examples lose what depends on each example's stream alone.

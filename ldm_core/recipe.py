@@ -166,11 +166,12 @@ class Recipe:
         return "-".join([*words, self.identity()[:8]])
 
 
-_INTERVALS = ("log_every", "checkpoint_every", "keep_checkpoints", "workers", "keep", "deepspeed", "zero")
+INTERVALS = ("log_every", "checkpoint_every", "keep_checkpoints", "workers", "keep", "deepspeed", "zero")
+"""Keys of a section that do not change what is trained."""
 
 
 def _without_intervals(value: Any) -> Any:
-    return {k: v for k, v in value.items() if k not in _INTERVALS} if isinstance(value, Mapping) else value
+    return {k: v for k, v in value.items() if k not in INTERVALS} if isinstance(value, Mapping) else value
 
 
 def digest(plain: Any) -> str:
@@ -273,9 +274,7 @@ def _one_or_three(value: Any) -> int:
     return int(value)
 
 
-def _list(
-    key: str, kind: str, value: Any, catalog: Catalog, small: bool, info: DataInfo | None
-) -> tuple[Part, ...]:
+def _list(key: str, kind: str, value: Any, catalog: Catalog, small: bool, info: DataInfo | None) -> tuple[Part, ...]:
     if isinstance(value, str | Mapping):
         value = [value]
     if not isinstance(value, list | tuple):

@@ -30,7 +30,6 @@ class DataSettings:
 
     fit: Literal["crop", "pad"] = _field("crop", "how an image of another shape becomes image_size")
     flip: bool = _field(False, "mirror examples at random (boxes and label maps move along)")
-    bad: float = _field(0.01, "share of unreadable examples that is skipped and counted before the run ends", minimum=0)
     workers: int = _field(0, "loader processes; 0 = load in the training process", minimum=0)
     keep: int = _field(1 << 30, "bytes of decoded examples kept in memory; 0 = none", minimum=0)
 

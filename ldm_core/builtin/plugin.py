@@ -1,0 +1,178 @@
+"""What the core brings by itself, through the same door as everyone else."""
+
+from __future__ import annotations
+
+from ldm_core.builtin import diffusion_config as diffusion
+from ldm_core.builtin import unet_config
+from ldm_core.builtin.folder_config import FolderConfig
+from ldm_core.builtin.identity_config import IdentityConfig
+from ldm_core.builtin.shapes_config import ShapesConfig
+from ldm_core.builtin.tar_config import TarConfig
+from ldm_core.component import Component
+from ldm_core.hookspecs import hookimpl
+
+_LDM = "Rombach et al. 2022, arXiv 2112.10752"
+_DDPM = "Ho et al. 2020, arXiv 2006.11239"
+
+
+@hookimpl
+def ldm_components() -> list[Component]:
+    """The built-in components."""
+    return [*_networks(), *_forward_process(), *_sampling(), *_data()]
+
+
+def _networks() -> list[Component]:
+    return [
+        Component(
+            kind="first_stage",
+            name="identity",
+            config=IdentityConfig,
+            factory="ldm_core.builtin.identity:IdentityFirstStage",
+            summary="pixels as latents: diffusion in pixel space (LDM-1)",
+            source=_LDM,
+        ),
+        Component(
+            kind="denoiser",
+            name="unet",
+            config=unet_config.UNetConfig,
+            factory="ldm_core.builtin.unet:UNet",
+            summary="time-conditional U-Net with cross-attention, concat and vector conditioning",
+            source=f"{_LDM}; Dhariwal & Nichol 2021, arXiv 2105.05233",
+            presets=unet_config.PRESETS,
+            small={
+                "channels": 64,
+                "channel_mult": (1, 2),
+                "res_blocks": 2,
+                "attention": (1, 2),
+                "heads": 4,
+                "head_channels": 0,
+                "transformer_depth": 1,
+                "checkpoint": False,
+            },
+        ),
+    ]
+
+
+def _forward_process() -> list[Component]:
+    return [
+        Component(
+            kind="schedule",
+            name="vp",
+            config=diffusion.VPConfig,
+            factory="ldm_core.builtin.schedules:VPSchedule",
+            summary="variance-preserving table: alpha² + sigma² = 1",
+            source=_DDPM,
+            presets=diffusion.VP_PRESETS,
+        ),
+        Component(
+            kind="parameterization",
+            name="eps",
+            config=diffusion.EpsConfig,
+            factory="ldm_core.builtin.parameterizations:EpsParameterization",
+            summary="the network predicts the noise",
+            source=_DDPM,
+        ),
+        Component(
+            kind="parameterization",
+            name="x0",
+            config=diffusion.X0Config,
+            factory="ldm_core.builtin.parameterizations:X0Parameterization",
+            summary="the network predicts the clean latents",
+            source=_DDPM,
+        ),
+        Component(
+            kind="parameterization",
+            name="v",
+            config=diffusion.VConfig,
+            factory="ldm_core.builtin.parameterizations:VParameterization",
+            summary="the network predicts the velocity",
+            source="Salimans & Ho 2022, arXiv 2202.00512",
+        ),
+        Component(
+            kind="objective",
+            name="simple",
+            config=diffusion.SimpleConfig,
+            factory="ldm_core.builtin.objectives:SimpleObjective",
+            summary="uniform times, squared or absolute error",
+            source=f"{_DDPM}, equation 14",
+        ),
+    ]
+
+
+def _sampling() -> list[Component]:
+    return [
+        Component(
+            kind="sampler",
+            name="ddpm",
+            config=diffusion.DDPMConfig,
+            factory="ldm_core.builtin.ddpm:DDPMSampler",
+            summary="ancestral sampling on any grid",
+            source=_DDPM,
+        ),
+        Component(
+            kind="guidance",
+            name="none",
+            config=diffusion.NoGuidanceConfig,
+            factory="ldm_core.builtin.guidance_none:NoGuidance",
+            summary="the conditional estimate as it is",
+        ),
+        Component(
+            kind="time_grid",
+            name="legacy",
+            config=diffusion.LegacyConfig,
+            factory="ldm_core.builtin.time_grids:LegacyGrid",
+            summary="the published LDM samplers' grid; ends one level above the data",
+            source=_LDM,
+        ),
+        Component(
+            kind="time_grid",
+            name="leading",
+            config=diffusion.LeadingConfig,
+            factory="ldm_core.builtin.time_grids:EvenGrid",
+            summary="even steps from the data's end",
+            source="Lin et al. 2024, arXiv 2305.08891, table 2",
+        ),
+        Component(
+            kind="time_grid",
+            name="trailing",
+            config=diffusion.TrailingConfig,
+            factory="ldm_core.builtin.time_grids:EvenGrid",
+            summary="even steps from the noise's end",
+            source="Lin et al. 2024, arXiv 2305.08891, table 2",
+        ),
+        Component(
+            kind="time_grid",
+            name="linspace",
+            config=diffusion.LinspaceConfig,
+            factory="ldm_core.builtin.time_grids:EvenGrid",
+            summary="even steps from end to end",
+            source="Lin et al. 2024, arXiv 2305.08891, table 2",
+        ),
+    ]
+
+
+def _data() -> list[Component]:
+    return [
+        Component(
+            kind="dataset",
+            name="shapes",
+            config=ShapesConfig,
+            factory="ldm_core.builtin.shapes:ShapesDataset",
+            summary="embedded scenes of coloured shapes with caption, boxes, label map and class",
+        ),
+        Component(
+            kind="dataset",
+            name="tar",
+            config=TarConfig,
+            factory="ldm_core.builtin.tar:TarDataset",
+            summary="WebDataset tars at any URL",
+            source="webdataset.github.io, the format",
+        ),
+        Component(
+            kind="dataset",
+            name="folder",
+            config=FolderConfig,
+            factory="ldm_core.builtin.folder:FolderDataset",
+            summary="image folders with class sub-folders, captions beside, metadata.jsonl or metadata.csv",
+        ),
+    ]

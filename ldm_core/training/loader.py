@@ -1,0 +1,175 @@
+"""Examples in order: what a step trains on is a function of (seed, step), not of processes or of the past."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from ldm_core import geometry
+from ldm_core.batch import collate, to_device
+from ldm_core.builtin.reading import SkipBad
+from ldm_core.contracts import Batch
+from ldm_core.settings import DataSettings
+from ldm_core.streams import mix_seed
+from ldm_core.training.engine import World
+
+MAX_BAD = 0.01
+"""Share of unreadable examples that is passed over, where a data set does not say."""
+
+
+@attrs.frozen
+class Place:
+    """One example's place in the run: the epoch, its index in the data, and whether it is mirrored."""
+
+    epoch: int
+    index: int
+    flip: bool
+
+    def seed(self, run_seed: int, purpose: str) -> int:
+        """The seed of this example's random stream."""
+        return mix_seed(run_seed, purpose, self.epoch, self.index)
+
+
+class Examples(TorchDataset):
+    """Examples of a data set at the recipe's size, by :class:`Place` or index; small ones stay in memory.
+
+    Unreadable examples are passed over and counted by ``SkipBad``, up to the data set's own limit.
+    """
+
+    def __init__(self, dataset: Any, size: Sequence[int], settings: DataSettings, keys: Sequence[str]) -> None:
+        self.dataset = SkipBad(
+            dataset.select([k for k in dataset.keys if k in keys]), getattr(dataset, "max_bad", MAX_BAD)
+        )
+        self.keys: Mapping[str, str] = self.dataset.keys
+        self._size, self._fit, self._left = tuple(size), settings.fit, settings.keep
+        self._kept: dict[tuple[int, bool], Mapping[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, place: Place | int) -> Mapping[str, Any]:
+        index, flip = (place, False) if isinstance(place, int) else (place.index, place.flip)
+        key = (index, flip)
+        if key in self._kept:
+            return self._kept[key]
+        example = self.fitted(self.dataset[index], flip)
+        cost = sum(v.nbytes if isinstance(v, np.ndarray) else sys.getsizeof(v) for v in example.values()) + 400
+        if cost <= self._left:
+            self._left -= cost
+            self._kept[key] = example
+        return example
+
+    def fitted(self, example: Mapping[str, Any], flip: bool = False) -> Mapping[str, Any]:
+        """`example` at the recipe's size."""
+        return geometry.fit(example, self.keys, self._size, self._fit, flip)
+
+    def first(self, count: int) -> list[Mapping[str, Any]]:
+        """The first `count` examples, or all where there are fewer."""
+        return [self[i] for i in range(min(count, len(self)))]
+
+
+class Order:
+    """The order of a run's examples: a new permutation each epoch, a function of (seed, epoch)."""
+
+    def __init__(self, length: int, seed: int, *, flip: bool = False) -> None:
+        self._length, self._seed, self._flip = length, seed, flip
+        self._epochs: dict[int, torch.Tensor] = {}
+
+    def place(self, position: int) -> Place:
+        """The example at `position`, counted from the start of the run."""
+        epoch, offset = divmod(position, self._length)
+        if epoch not in self._epochs:
+            generator = torch.Generator().manual_seed(mix_seed(self._seed, "order", epoch))
+            self._epochs = {e: p for e, p in self._epochs.items() if e >= epoch - 1}
+            self._epochs[epoch] = torch.randperm(self._length, generator=generator)
+        index = int(self._epochs[epoch][offset])
+        flip = self._flip and bool(mix_seed(self._seed, "flip", epoch, index) & 1)
+        return Place(epoch, index, flip)
+
+
+@attrs.frozen
+class MicroBatch:
+    """What one process trains on between two backward passes."""
+
+    batch: Batch
+    places: tuple[Place, ...]
+
+    def seeds(self, run_seed: int, purpose: str) -> list[int]:
+        """One stream seed an example."""
+        return [p.seed(run_seed, purpose) for p in self.places]
+
+
+class Loader:
+    """Micro-batches of the steps from `start` on. Micro-batch a of rank r has the samples (a · ranks + r) · mb ..."""
+
+    def __init__(
+        self,
+        fetch: Callable[[Place], Mapping[str, Any]],
+        length: int,
+        keys: Mapping[str, str],
+        *,
+        images_per_step: int,
+        accumulate: int,
+        steps: int,
+        world: World,
+        seed: int,
+        flip: bool = False,
+        workers: int = 0,
+    ) -> None:
+        self._fetch, self._keys, self._world = fetch, keys, world
+        self._images, self._accumulate, self._steps = images_per_step, accumulate, steps
+        self._micro = images_per_step // (world.size * accumulate)
+        self._order, self._workers = Order(length, seed, flip=flip), workers
+
+    def _places(self, start: int) -> Iterator[list[Place]]:
+        for step in range(start, self._steps):
+            for a in range(self._accumulate):
+                first = step * self._images + (a * self._world.size + self._world.rank) * self._micro
+                yield [self._order.place(first + i) for i in range(self._micro)]
+
+    def steps(self, start: int) -> Iterator[list[MicroBatch]]:
+        """The micro-batches of each step, from step `start` (counted from 0) to the end."""
+        loader = DataLoader(
+            _Fetch(self._fetch, self._keys),
+            batch_sampler=_Lazy(lambda: self._places(start)),
+            num_workers=self._workers,
+            collate_fn=_same,
+            persistent_workers=False,
+        )
+        micros: list[MicroBatch] = []
+        for places, batch in loader:
+            micros.append(MicroBatch(to_device(batch, self._world.device), tuple(places)))
+            if len(micros) == self._accumulate:
+                yield micros
+                micros = []
+
+
+class _Lazy:
+    """A batch sampler that makes its batches as they are asked for."""
+
+    def __init__(self, make: Callable[[], Iterator[list[Place]]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[list[list[Place]]]:
+        return ([places] for places in self._make())
+
+
+class _Fetch(TorchDataset):
+    """One item is a whole micro-batch: collated where it was loaded, in the worker."""
+
+    def __init__(self, fetch: Callable[[Place], Mapping[str, Any]], keys: Mapping[str, str]) -> None:
+        self._fetch, self._keys = fetch, keys
+
+    def __getitem__(self, places: list[Place]) -> tuple[list[Place], dict[str, Any]]:
+        return places, collate([self._fetch(p) for p in places], self._keys)
+
+
+def _same(items: list[Any]) -> Any:
+    return items[0]

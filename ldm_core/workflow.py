@@ -1,0 +1,124 @@
+"""A whole run: look into the data, check, first stage, latents, denoiser, samples. Imports torch only when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from ldm_core import config, storage
+from ldm_core.catalog import Catalog
+from ldm_core.check import check
+from ldm_core.contracts import DataInfo
+from ldm_core.errors import ConfigError, LDMError
+from ldm_core.recipe import Recipe, resolve
+
+STAGES = ("first_stage", "latents", "denoiser", "samples")
+RECIPE_FILE = "recipe.yaml"
+
+
+@attrs.frozen
+class RunResult:
+    """What a run left: its folder, URLs of the model and the sample grid, numbers of the first stage, seconds."""
+
+    out: str
+    model: str
+    samples: str
+    first_stage: Mapping[str, float]
+    seconds: Mapping[str, float]
+    status: str
+
+
+def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInfo]:
+    """Plain values -> a recipe that was checked against its parts and its data.
+
+    The data is looked into first, so that class counts come from it. Raises LDMErrors with every mistake found.
+    """
+    from ldm_core.build import data_info, make_dataset
+
+    recipe = resolve(plain, catalog)
+    info = data_info(make_dataset(recipe, catalog))
+    recipe = resolve(plain, catalog, info)
+    check(recipe, info)
+    return recipe, info
+
+
+def default_out(recipe: Recipe) -> str:
+    """The folder of a run that names none."""
+    return f"runs/{recipe.name}"
+
+
+def claim(recipe: Recipe, out: str) -> None:
+    """Make the run's folder and write its recipe; :class:`ConfigError` where it holds another recipe's run."""
+    url = storage.join(out, RECIPE_FILE)
+    if storage.exists(url):
+        before = config.parse_yaml(storage.read_text(url), url)
+        now = recipe.plain()
+        kept = {k: v for k, v in now.items() if k not in ("sample", "sampler", "guidance", "time_grid", "observers")}
+        changed = (
+            [] if not isinstance(before, dict) else [p for k, v in kept.items() for p in _differ(k, before.get(k), v)]
+        )
+        if not isinstance(before, dict) or changed:
+            shown = "; ".join(changed[:3])
+            raise ConfigError(
+                f"{out} holds a run of another recipe ({shown}); give another folder with --out, or the old recipe: "
+                f"--recipe {url}"
+            )
+    storage.make_folder(out)
+    storage.atomic_write(url, config.dump_yaml(recipe.plain()))
+
+
+def _differ(path: str, before: Any, now: Any) -> list[str]:
+    from ldm_core.recipe import INTERVALS
+
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [k for k in {**before, **now} if k not in INTERVALS]
+        return [line for k in keys for line in _differ(f"{path}.{k}", before.get(k), now.get(k))]
+    return [] if before == now else [f"{path}: {before!r} there, {now!r} now"]
+
+
+def run(
+    recipe: Recipe,
+    info: DataInfo,
+    catalog: Catalog,
+    out: str,
+    *,
+    stages: Sequence[str] = STAGES,
+    examples: Sequence[Mapping[str, Any]] | None = None,
+    strict: bool = False,
+) -> RunResult:
+    """Do the named stages of a run in the folder `out`; what is finished there under the same recipe is skipped.
+
+    `examples`: what to sample, one mapping of conditioner inputs an image; none = held-out data. Raises
+    :class:`~ldm_core.errors.Interrupted` after a checkpoint when asked to stop.
+    """
+    from ldm_core.training.stages import Stages
+
+    claim(recipe, out)
+    hook = catalog.manager.hook
+    status = "failed"
+    work = Stages(recipe, info, catalog, out, examples=examples, strict=strict)
+    try:
+        if work.run.world.main:
+            hook.ldm_run_start(recipe=recipe.plain(), out=out)
+        with work.run.stop:
+            for name in STAGES:
+                if name in stages:
+                    getattr(work, name)()
+        status = "done"
+    except LDMError as error:
+        status = "interrupted" if type(error).__name__ == "Interrupted" else "failed"
+        raise
+    finally:
+        work.run.metrics.flush()
+        if work.run.world.main:
+            hook.ldm_run_end(status=status)
+    return RunResult(
+        out=out,
+        model=work.model_url,
+        samples=work.samples_url,
+        first_stage=work.numbers,
+        seconds=work.seconds,
+        status=status,
+    )
