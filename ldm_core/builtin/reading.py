@@ -93,7 +93,7 @@ class RecordDataset:
         self._names: dict[str, tuple[str, ...]] = {}
         self._counts: dict[str, int] = {}
         self._index()
-        self.keys: Mapping[str, str] = {key: self._geometry(key) for key in self.found}
+        self._offer(self.found)
 
     # ------------------------------------------------------------------------------------- what there is
 
@@ -169,15 +169,12 @@ class RecordDataset:
         sources = self._sources.by_key.get(key, ())
         return "image" if sources and sources[0].extension in PICTURES else "value"
 
-    @property
-    def classes(self) -> Mapping[str, int]:
-        """Number of classes per key."""
-        return {key: count for key, count in self._counts.items() if key in self.keys}
-
-    @property
-    def class_names(self) -> Mapping[str, tuple[str, ...]]:
-        """Names of the classes per key, where known."""
-        return {key: names for key, names in self._names.items() if names and key in self.keys}
+    def _offer(self, keys: Iterable[str]) -> None:
+        self.keys: Mapping[str, str] = {key: self._geometry(key) for key in keys}
+        self.classes: Mapping[str, int] = {k: count for k, count in self._counts.items() if k in self.keys}
+        self.class_names: Mapping[str, tuple[str, ...]] = {
+            key: names for key, names in self._names.items() if names and key in self.keys
+        }
 
     @property
     def max_bad(self) -> float:
@@ -247,7 +244,7 @@ class RecordDataset:
         view.skipped = self.skipped + len(self._order) - len(keep)
         view._order = keep
         view._selected = wanted
-        view.keys = {key: self._geometry(key) for key in wanted}
+        view._offer(wanted)
         return view
 
     def describe(self) -> str:

@@ -40,6 +40,12 @@ _GEOMETRY = {
     "name": "value",
 }
 
+_CLASS_NAMES = {
+    "class_label": CLASS_NAMES,
+    "box_labels": CLASS_NAMES,
+    "segmentation": ("background", *CLASS_NAMES),
+}
+
 
 class ShapesDataset:
     """Scenes of one to three coloured shapes at ``site.size`` (h, w).
@@ -62,6 +68,9 @@ class ShapesDataset:
         if unknown := sorted(wanted - set(_GEOMETRY)):
             raise DataError(f"shapes: has no key '{unknown[0]}'; it has {', '.join(_GEOMETRY)}")
         self.keys: Mapping[str, str] = {key: kind for key, kind in _GEOMETRY.items() if key in wanted}
+        names = {key: names for key, names in _CLASS_NAMES.items() if key in wanted}
+        self.class_names: Mapping[str, tuple[str, ...]] = names
+        self.classes: Mapping[str, int] = {key: len(each) for key, each in names.items()}
 
     def __len__(self) -> int:
         return self.config.scenes if self.config.split == "train" else self.config.val_scenes
@@ -96,19 +105,6 @@ class ShapesDataset:
         if key == "class_label":
             return scene.things[0].class_index
         return f"{self.config.split}-{self.config.seed}-{index:06d}"
-
-    @property
-    def classes(self) -> Mapping[str, int]:
-        """Number of classes per key."""
-        counts = {"class_label": 0, "box_labels": 0, "segmentation": 1}
-        return {key: len(CLASS_NAMES) + extra for key, extra in counts.items() if key in self.keys}
-
-    @property
-    def class_names(self) -> Mapping[str, tuple[str, ...]]:
-        """Names of the classes per key."""
-        names: dict[str, tuple[str, ...]] = dict.fromkeys(("class_label", "box_labels"), CLASS_NAMES)
-        names["segmentation"] = ("background", *CLASS_NAMES)
-        return {key: value for key, value in names.items() if key in self.keys}
 
     def select(self, keys: Iterable[str]) -> ShapesDataset:
         """A view that makes only these keys."""
