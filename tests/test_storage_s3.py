@@ -1,0 +1,85 @@
+"""Storage and the tar reader on an S3 server of our own (moto, on this machine)."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from ldm_core import images, storage
+from ldm_core.builtin.tar import TarDataset
+from ldm_core.builtin.tar_config import TarConfig
+from ldm_core.contracts import Site
+from ldm_core.errors import StorageError
+
+pytest.importorskip("s3fs", reason="needs the extra s3")
+pytest.importorskip("moto.server", reason="needs the extra dev (moto)")
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    import boto3
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    patch = pytest.MonkeyPatch()
+    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    patch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2-secret")
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        patch.delenv(name, raising=False)
+    s3fs.S3FileSystem.clear_instance_cache()
+    boto3.client("s3").create_bucket(Bucket="box")
+    yield "s3://box/runs"
+    s3fs.S3FileSystem.clear_instance_cache()
+    patch.undo()
+    server.stop()
+
+
+def test_round_trip(bucket: str) -> None:
+    url = storage.join(bucket, "a", "weights.bin")
+    storage.make_folder(storage.parent(url))
+    storage.atomic_write(url, b"0123456789")
+    assert storage.read_bytes(url, 2, 5) == b"234" and storage.info(url).size == 10
+    assert storage.info(url).mark  # the ETag
+    with storage.atomic_path(url) as part:
+        part.write_bytes(b"new")
+    assert storage.read_bytes(url) == b"new"
+    storage.append_text(url, "er")
+    assert storage.read_text(url) == "newer"
+    assert [entry.url for entry in storage.list_files(bucket, recursive=True)] == [url]
+    assert storage.expand(f"{bucket}/*/*.bin") == [url] and storage.is_folder(bucket)
+    storage.remove(url)
+    assert not storage.exists(url)
+
+
+def test_errors(bucket: str) -> None:
+    with pytest.raises(StorageError, match="cannot read s3://box/runs/none: no such file"):
+        storage.read_bytes(f"{bucket}/none")
+    with pytest.raises(StorageError, match=r"cannot write s3://other-box/x"):
+        storage.atomic_write("s3://other-box/x", b"x")
+
+
+def test_tars_from_s3(bucket: str) -> None:
+    for shard in range(2):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for number in range(3):
+                picture = images.png_bytes(np.full((3, 8, 8), 10 * shard + number, dtype=np.uint8))
+                for name, data in ((f"{number}.png", picture), (f"{number}.txt", "größe".encode())):
+                    member = tarfile.TarInfo(f"{shard}{name}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+        storage.atomic_write(f"{bucket}/tars/x-{shard:06d}.tar", buffer.getvalue())
+    for keep in (2**20, 0):  # whole shards in memory; single members by range
+        data = TarDataset(
+            TarConfig(url=f"{bucket}/tars/x-{{000000..000001}}.tar", keep_bytes=keep), Site(size=(8, 8))
+        )
+        assert len(data) == 6 and data[4]["caption"] == "größe" and (data[4]["image"] == 11).all()
