@@ -1,0 +1,117 @@
+"""A transformer encoder over a table of tokens, for conditioners that read sequences of ids. Imports torch only.
+
+Rombach et al. 2022 (arXiv 2112.10752, section 3.3 and appendix E.2.1) train one jointly with the denoiser, on text
+and on layouts. Key names and numerics are those of the published weights: pre-norm blocks, learned absolute
+positions, attention of its own inner width, a final norm.
+
+Shapes: B batch; L tokens; D width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TokenPositions(nn.Module):
+    """A learned vector (D) for each of `length` positions."""
+
+    def __init__(self, width: int, length: int) -> None:
+        super().__init__()
+        self.emb = nn.Embedding(length, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token ids (B,L) -> (L,D)."""
+        return self.emb(torch.arange(tokens.shape[1], device=tokens.device))
+
+
+class TokenAttention(nn.Module):
+    """Multi-head self-attention of (B,L,D) with inner width heads · head_width, which need not be D.
+
+    `mask` (B,1,1,L) bool: True positions are attended to; None attends to all. Scale is head_width ** -0.5.
+    """
+
+    def __init__(self, width: int, heads: int, head_width: int) -> None:
+        super().__init__()
+        inner = heads * head_width
+        self.heads = heads
+        self.to_q = nn.Linear(width, inner, bias=False)
+        self.to_k = nn.Linear(width, inner, bias=False)
+        self.to_v = nn.Linear(width, inner, bias=False)
+        self.to_out = nn.Linear(inner, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        q, k, v = (
+            projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B,heads,L,head_width)
+            for projected in (self.to_q(x), self.to_k(x), self.to_v(x))
+        )
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.to_out(out.transpose(1, 2).flatten(2))  # (B,L,D)
+
+
+class TokenFeedForward(nn.Module):
+    """Linear to four times the width, GELU (exact), and back."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        # Identity stands where published weights count a dropout, so that the last layer is number 2.
+        self.net = nn.Sequential(
+            nn.Sequential(nn.Linear(width, 4 * width), nn.GELU()), nn.Identity(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TokenLayers(nn.Module):
+    """`layers` pairs of attention and feed-forward, each x + f(norm(x)), on (B,L,D).
+
+    Entry 2i of :attr:`layers` is the i-th attention with its norm, entry 2i + 1 the feed-forward with its norm.
+    """
+
+    def __init__(self, width: int, layers: int, heads: int, head_width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList()
+        for _ in range(layers):
+            self.layers.append(nn.ModuleList([nn.LayerNorm(width), TokenAttention(width, heads, head_width)]))
+            self.layers.append(nn.ModuleList([nn.LayerNorm(width), TokenFeedForward(width)]))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        for index, pair in enumerate(self.layers):
+            norm, block = pair  # type: ignore[misc]
+            x = x + (block(norm(x), mask) if index % 2 == 0 else block(norm(x)))
+        return x
+
+
+class TokenTransformer(nn.Module):
+    """Token ids (B,L), L <= `length`, -> a vector for each (B,L,D): embedding, positions, layers, final norm.
+
+    `logits` adds the vocabulary head that published weights carry. Nothing here uses it and it gets no gradient;
+    leave it out of a model that is trained from scratch.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        width: int,
+        layers: int,
+        length: int,
+        *,
+        heads: int = 8,
+        head_width: int = 64,
+        logits: bool = False,
+    ) -> None:
+        super().__init__()
+        self.token_emb = nn.Embedding(vocab_size, width)
+        self.pos_emb = TokenPositions(width, length)
+        self.attn_layers = TokenLayers(width, layers, heads, head_width)
+        self.norm = nn.LayerNorm(width)
+        self.to_logits = nn.Linear(width, vocab_size) if logits else None
+        nn.init.normal_(self.token_emb.weight, std=0.02)
+        nn.init.normal_(self.pos_emb.emb.weight, std=0.02)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`tokens` (B,L) integers; `mask` (B,L) bool, True positions are attended to, None = all."""
+        x = self.token_emb(tokens) + self.pos_emb(tokens)  # (B,L,D)
+        return self.norm(self.attn_layers(x, None if mask is None else mask[:, None, None, :]))
