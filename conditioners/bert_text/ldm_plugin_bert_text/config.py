@@ -1,0 +1,82 @@
+"""The text conditioner's configuration and the sizes of the paper. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import attrs
+
+from ldm_core.contracts import CondSpec, LatentSpec, Site
+
+
+@attrs.frozen(kw_only=True)
+class TextConfig:
+    """A transformer encoder over the tokens of a caption; its vectors condition by cross-attention.
+
+    The defaults have the size of the 1.45 B text-to-image model (Rombach et al. 2022, arXiv 2112.10752, section 3.3).
+    """
+
+    vocab_size: int = attrs.field(default=30522, metadata={"help": "rows of the token table"})
+    width: int = attrs.field(default=1280, metadata={"help": "width of the vectors handed to cross-attention"})
+    layers: int = attrs.field(default=32, metadata={"help": "transformer layers"})
+    heads: int = attrs.field(default=8, metadata={"help": "attention heads"})
+    head_width: int = attrs.field(
+        default=64, metadata={"help": "width of a head; the attention's inner width is heads x head_width"}
+    )
+    length: int = attrs.field(
+        default=77, metadata={"help": "tokens of a caption, start and end included; shorter ones are padded"}
+    )
+    tokenizer: str = attrs.field(
+        default="",
+        metadata={"help": "path or URL of a sentencepiece model; empty: one is trained on the captions at hand"},
+    )
+    spare_tokens: int = attrs.field(
+        # A learned concept needs an id that no caption uses (textual inversion).
+        default=16,
+        metadata={"help": "rows of the token table that a tokenizer trained here leaves free"},
+    )
+    lowercase: bool = attrs.field(default=True, metadata={"help": "tell no upper case from lower case"})
+    key: str = attrs.field(default="caption", metadata={"help": "which key of a batch holds the text"})
+    mask: bool = attrs.field(
+        # Published models attend to the padding too.
+        default=False,
+        metadata={"help": "hide padding from the encoder and from the denoiser"},
+    )
+    logits: bool = attrs.field(
+        # It gets no gradient, which data-parallel training dislikes.
+        default=False,
+        metadata={"help": "carry the unused vocabulary head that published weights hold"},
+    )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The one key of a batch that holds the text."""
+        return (self.key,)
+
+    def spec(self, latent: LatentSpec) -> CondSpec:
+        """Cross-attention of `width`, whatever the latents."""
+        return CondSpec(crossattn=self.width)
+
+    def check(self, site: Site) -> Iterator[str]:
+        """One line for each size that cannot be built."""
+        for name in ("width", "layers", "heads", "head_width"):
+            if getattr(self, name) < 1:
+                yield f"{name} is {getattr(self, name)}; set 1 or more"
+        if self.length < 3:
+            yield f"length is {self.length}; start, end and one token of text need 3"
+        if self.spare_tokens < 0:
+            yield f"spare_tokens is {self.spare_tokens}; set 0 or more"
+        elif self.vocab_size - self.spare_tokens < 8:
+            yield (
+                f"vocab_size {self.vocab_size} leaves {self.vocab_size - self.spare_tokens} tokens beside "
+                f"spare_tokens {self.spare_tokens}; raise vocab_size"
+            )
+
+
+PRESETS: Mapping[str, TextConfig] = {
+    # 1.45 B model on kl_f8; its captions were cut into the 30,522 word pieces of bert-base-uncased
+    "text": TextConfig(logits=True, spare_tokens=0),
+    # Conceptual Captions on vq_f4
+    "text_small": TextConfig(width=640, logits=True, spare_tokens=0),
+}
+"""The paper's sizes by preset name, with the vocabulary head that their published weights carry."""
