@@ -1,0 +1,62 @@
+"""The class conditioner's configuration and the sizes of the paper. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import attrs
+
+from ldm_core.contracts import CondSpec, DataInfo, LatentSpec, Site
+from ldm_core.errors import ConfigError
+
+
+@attrs.frozen(kw_only=True)
+class ClassLabelConfig:
+    """One learned vector a class, handed to cross-attention as a sequence of length 1."""
+
+    classes: int = attrs.field(default=0, metadata={"help": "number of classes; 0: as many as the data has"})
+    width: int = attrs.field(default=512, metadata={"help": "width of the vectors"})
+    key: str = attrs.field(default="class_label", metadata={"help": "which key of a batch holds the labels"})
+    null_class: bool = attrs.field(
+        default=True,
+        metadata={"help": "one more vector for 'no class'; without it guidance cannot drop the label"},
+    )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The one key of a batch that holds the labels."""
+        return (self.key,)
+
+    @property
+    def droppable(self) -> bool:
+        """Whether the null differs from the condition, so that dropout and guidance act."""
+        return self.null_class
+
+    def spec(self, latent: LatentSpec) -> CondSpec:
+        """Cross-attention of `width`, whatever the latents."""
+        return CondSpec(crossattn=self.width)
+
+    def from_data(self, info: DataInfo) -> ClassLabelConfig:
+        """Take the number of classes from the data where it is 0; ConfigError where the data has more than set."""
+        known = info.classes.get(self.key, 0)
+        if self.classes and known > self.classes:
+            raise ConfigError(
+                f"classes: the data has {known} classes of '{self.key}', {self.classes} are set; set {known}"
+            )
+        return self if self.classes else attrs.evolve(self, classes=known)
+
+    def check(self, site: Site) -> Iterator[str]:
+        """One line for each size that cannot be built."""
+        if self.classes < 0:
+            yield f"classes is {self.classes}; set the number of classes, or 0 to take it from the data"
+        if self.width < 1:
+            yield f"width is {self.width}; set 1 or more"
+
+
+PRESETS: Mapping[str, ClassLabelConfig] = {
+    # ImageNet, on vq_f4: 1,000 classes and a null that was trained by dropout
+    "class_imagenet": ClassLabelConfig(classes=1000),
+    # ImageNet, on vq_f8: no null
+    "class_imagenet_f8": ClassLabelConfig(classes=1000, null_class=False),
+}
+"""The paper's sizes by preset name."""
