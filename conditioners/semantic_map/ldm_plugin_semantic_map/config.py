@@ -1,0 +1,60 @@
+"""The label-map conditioner's configuration and the size of the paper. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import attrs
+
+from ldm_core.contracts import CondSpec, DataInfo, LatentSpec, Site
+from ldm_core.errors import ConfigError
+
+
+@attrs.frozen(kw_only=True)
+class SemanticMapConfig:
+    """A label map, averaged over each latent cell and mapped to a few channels, concatenated to the latents."""
+
+    classes: int = attrs.field(default=0, metadata={"help": "number of classes; 0: as many as the data has"})
+    channels: int = attrs.field(default=3, metadata={"help": "channels that the map becomes"})
+    key: str = attrs.field(default="segmentation", metadata={"help": "which key of a batch holds the label maps"})
+    unlabeled: int = attrs.field(
+        default=255,
+        metadata={"help": "the label of pixels without one; it belongs to no class and maps to zeros"},
+    )
+    droppable: bool = attrs.field(
+        default=True, metadata={"help": "let dropout and guidance replace the map by one without labels"}
+    )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The one key of a batch that holds the label maps."""
+        return (self.key,)
+
+    def spec(self, latent: LatentSpec) -> CondSpec:
+        """`channels` concatenated to the latents."""
+        return CondSpec(concat=self.channels)
+
+    def from_data(self, info: DataInfo) -> SemanticMapConfig:
+        """Take the number of classes from the data where it is 0; ConfigError where the data has more than set."""
+        known = info.classes.get(self.key, 0)
+        if self.classes and known > self.classes:
+            raise ConfigError(
+                f"classes: the data has {known} classes of '{self.key}', {self.classes} are set; set {known}"
+            )
+        return self if self.classes else attrs.evolve(self, classes=known)
+
+    def check(self, site: Site) -> Iterator[str]:
+        """One line for each size that cannot be built."""
+        if self.classes < 0:
+            yield f"classes is {self.classes}; set the number of classes, or 0 to take it from the data"
+        if self.channels < 1:
+            yield f"channels is {self.channels}; set 1 or more"
+        if len(site.size) != 2:
+            yield f"label maps have 2 axes (height, width); the images have {len(site.size)}"
+
+
+PRESETS: Mapping[str, SemanticMapConfig] = {
+    # landscapes, 182 labels, on vq_f4
+    "semantic_map_landscapes": SemanticMapConfig(classes=182),
+}
+"""The paper's size by preset name."""
