@@ -21,7 +21,7 @@ pytest.importorskip("moto.server", reason="needs the extra dev (moto)")
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    import boto3
+    import boto3  # type: ignore[import-untyped]
     import s3fs
     from moto.server import ThreadedMotoServer
 
@@ -79,7 +79,7 @@ def test_tars_from_s3(bucket: str) -> None:
                     archive.addfile(member, io.BytesIO(data))
         storage.atomic_write(f"{bucket}/tars/x-{shard:06d}.tar", buffer.getvalue())
     for keep in (2**20, 0):  # whole shards in memory; single members by range
-        data = TarDataset(
+        tars = TarDataset(
             TarConfig(url=f"{bucket}/tars/x-{{000000..000001}}.tar", keep_bytes=keep), Site(size=(8, 8))
         )
-        assert len(data) == 6 and data[4]["caption"] == "größe" and (data[4]["image"] == 11).all()
+        assert len(tars) == 6 and tars[4]["caption"] == "größe" and (tars[4]["image"] == 11).all()
