@@ -10,36 +10,12 @@ from torch import Tensor, nn
 
 from ldm_core.catalog import Catalog
 from ldm_core.check import site_of
-from ldm_core.contracts import DataInfo, FirstStage, Guidance, Objective, Sampler, Site, TimeGrid
+from ldm_core.contracts import FirstStage, Guidance, Objective, Sampler, Site, TimeGrid
 from ldm_core.diffusion import Model
 from ldm_core.errors import CheckpointError, ComponentError
+from ldm_core.making import data_info, make, make_dataset
 from ldm_core.recipe import Part, Recipe
 from ldm_core.streams import mix_seed
-
-
-def make(part: Part, site: Site, catalog: Catalog) -> Any:
-    """Build one component: import its factory and call ``factory(config, site)``."""
-    entry, _ = catalog.get(part.kind, part.use)
-    try:
-        factory = entry.component.load()
-    except (ImportError, AttributeError) as error:
-        raise ComponentError(
-            f"{part.kind} '{part.use}' of {entry.distribution} does not import: {type(error).__name__}: {error}"
-        ) from error
-    return factory(part.config, site)
-
-
-def make_dataset(recipe: Recipe, catalog: Catalog, **changes: Any) -> Any:
-    """The recipe's data set (torch-free); `changes` replace fields of its config, e.g. ``split="val"``."""
-    part = recipe.dataset
-    if changes:
-        part = attrs.evolve(part, config=attrs.evolve(part.config, **changes))
-    return make(part, Site(size=recipe.image_size, channels=recipe.image_channels), catalog)
-
-
-def data_info(dataset: Any) -> DataInfo:
-    """What a data set offers."""
-    return DataInfo(keys=dataset.keys, classes=dataset.classes, class_names=dataset.class_names)
 
 
 class seeded:

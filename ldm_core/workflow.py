@@ -35,7 +35,7 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
 
     The data is looked into first, so that class counts come from it. Raises LDMErrors with every mistake found.
     """
-    from ldm_core.build import data_info, make_dataset
+    from ldm_core.making import data_info, make_dataset
 
     recipe = resolve(plain, catalog)
     info = data_info(make_dataset(recipe, catalog))
