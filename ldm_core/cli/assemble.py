@@ -1,0 +1,225 @@
+"""Options of the command line -> a recipe as plain values, with notes on what was chosen for the user. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from ldm_core import recipe as _recipe
+from ldm_core import storage
+from ldm_core.catalog import FIRST_PARTY, Catalog
+from ldm_core.config import apply_overrides
+from ldm_core.errors import ConfigError, suggest
+
+LAPTOP = "laptop"
+"""The shipped recipe that a run without ``--recipe`` starts from."""
+PREFERRED: Mapping[str, Any] = {"conditioners": ["text"], "sampler": "ddim", "guidance": "cfg"}
+"""What is taken with the laptop recipe, where it is installed and neither the recipe nor the user says otherwise."""
+DROPOUT = 0.1
+"""Share of training examples that lose a conditioner named by ``--cond``, where guidance needs the other case."""
+
+
+@attrs.frozen(kw_only=True)
+class Request:
+    """What the user asked for; None and empty stand for "not said"."""
+
+    recipe: str | None = None
+    first_stage: str | None = None
+    denoiser: str | None = None
+    cond: tuple[str, ...] = ()
+    sampler: str | None = None
+    guidance: str | None = None
+    data: str | None = None
+    prompts: tuple[str, ...] = ()
+    train_steps: int | None = None
+    sample_steps: int | None = None
+    seed: int | None = None
+    settings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], settings: Sequence[str]) -> Request:
+        """From the command line's options by name, and its ``KEY=VALUE`` arguments."""
+        named = {a.name for a in attrs.fields(cls)} - {"settings", "prompts", "cond"}
+        return cls(
+            cond=tuple(options["cond"]),
+            prompts=tuple(options["prompt"]),
+            settings=tuple(settings),
+            **{name: options[name] for name in named},
+        )
+
+    def names(self, key: str) -> bool:
+        """Whether the user said anything of the top-level key `key`, by option or setting."""
+        option = {"conditioners": "cond", "dataset": "data"}.get(key, key)
+        said = getattr(self, option, None) not in (None, ())
+        return said or any(s.partition("=")[0].partition(".")[0].strip() == key for s in self.settings)
+
+
+@attrs.frozen
+class Assembled:
+    """A recipe as plain values, not yet resolved, and the lines to tell the user first."""
+
+    plain: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def assemble(request: Request, catalog: Catalog) -> Assembled:
+    """The recipe, then the options, then the settings.
+
+    Without ``--recipe`` the small shipped recipe is taken; there, parts that are not installed and that the user did
+    not name give way to built-in ones, and a note says so. Raises :class:`ConfigError` and what loading raises.
+    """
+    plain = _recipe.load_plain(request.recipe or LAPTOP)
+    notes: list[str] = []
+    for kind in ("first_stage", "denoiser", "sampler"):
+        if (name := getattr(request, kind)) is not None:
+            plain[kind] = _chosen(plain.get(kind), _given(name, kind))
+    if request.data is not None:
+        plain["dataset"] = _data(request.data, plain.get("dataset"), catalog)
+    for key, field, value in (
+        ("trainer", "steps", request.train_steps),
+        ("sample", "steps", request.sample_steps),
+        ("sample", "prompts", list(request.prompts) or None),
+    ):
+        if value is not None:
+            plain[key] = {**(plain.get(key) or {}), field: value}
+    if request.seed is not None:
+        plain["seed"] = request.seed
+    if request.guidance is not None:
+        plain["guidance"] = _guidance(request.guidance, plain.get("guidance"))
+    _conditioners(plain, request)
+    if request.recipe is None:
+        notes += _use_what_is_installed(plain, request, catalog)
+    chosen_for_the_user = request.recipe is None or bool(request.cond)
+    if chosen_for_the_user and not plain.get("conditioners") and not request.names("guidance"):
+        plain["guidance"] = "none"  # with nothing to leave out there is nothing to guide by
+    _dropout(plain, request, catalog)
+    apply_overrides(plain, request.settings, _recipe.SINGLE)
+    if request.recipe is None:
+        notes.insert(0, _laptop_note(plain, request))
+    return Assembled(plain, tuple(notes))
+
+
+def _given(name: str, kind: str) -> str:
+    if not name.strip():
+        raise ConfigError(f"--{kind.replace('_', '-')}: empty; give a name (see `ldm-run plugins`)")
+    return name
+
+
+def _use(part: Any) -> str:
+    return str(part.get("use", "")) if isinstance(part, Mapping) else str(part or "")
+
+
+def _chosen(part: Any, name: str) -> Any:
+    """The recipe's own part, with its settings, where it is the one that was asked for."""
+    return part if _use(part) == name else {"use": name}
+
+
+def _guidance(text: str, part: Any) -> Any:
+    try:
+        scale = float(text)
+    except ValueError:
+        return _chosen(part, _given(text, "guidance"))
+    if not math.isfinite(scale):
+        raise ConfigError(f"--guidance: expected a name or a finite scale, got {text}")
+    return {**(part if isinstance(part, Mapping) and _use(part) == "cfg" else {"use": "cfg"}), "scale": scale}
+
+
+def _data(text: str, part: Any, catalog: Catalog) -> Any:
+    known = catalog.names("dataset")
+    if not text.strip():
+        raise ConfigError(f"--data: empty; give a path or URL, or a data set by name ({', '.join(known)})")
+    if text in known:
+        return _chosen(part, text)
+    plain_word = not any(sign in text for sign in "/\\.{*:")
+    if plain_word and not storage.exists(text):
+        raise ConfigError(
+            f"--data: no data set and no file or folder is called '{text}'{suggest(text, known)} "
+            f"(data sets: {', '.join(known)})"
+        )
+    from ldm_core.builtin.folder import guess_reader
+
+    return {"use": guess_reader(text), "url": text}
+
+
+def _as_list(value: Any) -> list[Any]:
+    if not value:
+        return []
+    return [value] if isinstance(value, str | Mapping) else list(value)
+
+
+def _conditioners(plain: dict[str, Any], request: Request) -> None:
+    if not request.cond:
+        return
+    if "none" in request.cond:
+        if len(request.cond) > 1:
+            raise ConfigError("--cond: 'none' stands alone; leave it out, or the others")
+        plain["conditioners"] = []
+        return
+    own = {_use(part): part for part in _as_list(plain.get("conditioners"))}
+    plain["conditioners"] = [own.get(_given(name, "cond"), {"use": name}) for name in request.cond]
+
+
+def _dropout(plain: dict[str, Any], request: Request, catalog: Catalog) -> None:
+    """Let conditioners that the user named be dropped in training where the guidance needs it."""
+    chosen_here = request.cond or request.recipe is None
+    if not chosen_here or (plain.get("trainer") or {}).get("joint_dropout"):
+        return
+    guidance = _use(plain.get("guidance", _recipe.DEFAULTS["guidance"]))
+    if guidance not in catalog.names("guidance"):
+        return
+    entry, _ = catalog.get("guidance", guidance)
+    if getattr(entry.component.config, "needs_null", False) is False:
+        return
+    parts = [part if isinstance(part, Mapping) else {"use": part} for part in _as_list(plain.get("conditioners"))]
+    plain["conditioners"] = [{**part, "dropout": part.get("dropout", DROPOUT)} for part in parts]
+
+
+def _use_what_is_installed(plain: dict[str, Any], request: Request, catalog: Catalog) -> Iterable[str]:
+    """Fill in the preferred parts; put built-in ones in the place of those that are not installed.
+
+    Parts that the user named stay as named. Yields a line for each part that had to give way.
+    """
+    if not request.names("conditioners") and "conditioners" not in plain:
+        if not request.names("dataset"):
+            plain["conditioners"] = list(PREFERRED["conditioners"])
+        else:
+            yield (
+                "no --cond: the model learns the images alone (--cond text steers by captions, --cond class_label by "
+                "classes)"
+            )
+    for part in [] if request.names("conditioners") else _as_list(plain.get("conditioners")):
+        if _use(part) not in catalog.names("conditioner"):
+            plain["conditioners"] = [p for p in _as_list(plain["conditioners"]) if p is not part]
+            yield f"{_missing('conditioner', _use(part))}; going on without it"
+    for kind in ("first_stage", "sampler", "guidance"):
+        if request.names(kind):
+            continue
+        name = _use(plain.setdefault(kind, PREFERRED.get(kind, _recipe.DEFAULTS[kind])))
+        needless = kind == "guidance" and not plain.get("conditioners")
+        if name not in catalog.names(kind) and not needless:
+            plain[kind] = _recipe.DEFAULTS[kind]
+            yield f"{_missing(kind, name)}; using '{plain[kind]}' instead"
+
+
+def _missing(kind: str, name: str) -> str:
+    brings = FIRST_PARTY.get((kind, name))
+    return f"{kind.replace('_', ' ')} '{name}' is not installed" + (f" (pip install {brings})" if brings else "")
+
+
+def _laptop_note(plain: Mapping[str, Any], request: Request) -> str:
+    size = plain.get("image_size")
+    size = f"{size}x{size}" if isinstance(size, int) else "x".join(map(str, size or ()))
+    steps = (plain.get("trainer") or {}).get("steps")
+    if plain.get("scale") != "small":
+        return (
+            f"recipe '{LAPTOP}' with scale={plain.get('scale', 'paper')}: parts in the paper's size, but images of "
+            f"{size} and {steps} steps; set image_size, first_stage_trainer.steps and trainer.steps for more"
+        )
+    small = f"recipe '{LAPTOP}': parts scaled down for a CPU (scale: small), images of {size}"
+    more = "scale=paper image_size=256 first_stage_trainer.steps=N trainer.steps=N, or --recipe FILE"
+    if request.names("dataset"):
+        return f"{small}, {steps} steps on your data; for more set {more}"
+    return f"{small}, data: the embedded 'shapes'; for the full size set {more}, and give your data with --data URL"

@@ -1,0 +1,190 @@
+"""Progress on the terminal: a bar for each stage, with speed, loss and the time left; plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+from ldm_core.hookspecs import hookimpl
+
+LINE_EVERY_SECONDS = 10.0
+LINE_EVERY_SHARE = 0.1
+_TITLES = {"first_stage": "first stage", "latents": "latents", "denoiser": "denoiser", "samples": "samples"}
+_WINDOW = 30  # updates over which the speed is taken
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: ``42 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def loss_text(logs: Mapping[str, float]) -> str:
+    """The one or two numbers that show how it goes: the loss, and a PSNR where there is one."""
+    names = list(logs)
+    loss = next((n for n in names if n == "loss"), next((n for n in names if "loss" in n), None))
+    psnr = next((n for n in names if "psnr" in n), None)
+    return ", ".join(f"{n.replace('_', ' ')} {logs[n]:.4g}" for n in (loss, psnr) if n is not None)
+
+
+class Speed:
+    """Steps per second over the last updates."""
+
+    def __init__(self, steps: int, start: int, now: float) -> None:
+        self.steps = steps
+        self._seen: deque[tuple[float, int]] = deque([(now, start)], maxlen=_WINDOW)
+
+    def update(self, step: int, now: float) -> None:
+        """Step `step` is done at `now`."""
+        self._seen.append((now, step))
+
+    def rate(self) -> float:
+        """Steps per second; 0 where nothing can be said yet."""
+        (then, first), (now, last) = self._seen[0], self._seen[-1]
+        return (last - first) / (now - then) if now > then else 0.0
+
+    def text(self) -> str:
+        """``6.6 steps/s, 2 min 31 s left``."""
+        rate = self.rate()
+        if not rate:
+            return ""
+        speed = f"{rate:.3g} steps/s" if rate >= 1 else f"{1 / rate:.3g} s/step"
+        left = (self.steps - self._seen[-1][1]) / rate
+        return f"{speed}, {duration(left)} left" if left > 0 else speed
+
+
+class Progress:
+    """An observer that shows a run on `stream` (stderr): register it with a catalog's plugin manager.
+
+    `quiet` leaves warnings only. `clock` and `terminal` are for tests.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        *,
+        quiet: bool = False,
+        terminal: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream = stream or sys.stderr
+        self._quiet = quiet
+        self._terminal = self._stream.isatty() if terminal is None else terminal
+        self._clock = clock
+        self._bar: Any = None
+        self._task: Any = None
+        self._speed = Speed(0, 0, 0.0)
+        self._began = 0.0
+        self._logs = ""
+        self._line = (0.0, 0)
+        self._problems: set[str] = set()
+
+    @hookimpl
+    def ldm_stage_start(self, stage: str, steps: int, start: int) -> None:
+        """Begin a bar."""
+        now = self._clock()
+        self._speed, self._began, self._logs, self._line = Speed(steps, start, now), now, "", (now, start)
+        if self._quiet:
+            return
+        if self._terminal:
+            self._open_bar(stage, steps, start)
+        elif start:
+            self._write(f"{_title(stage)}: going on at step {start} of {steps}")
+        else:
+            self._write(f"{_title(stage)}: {steps} steps" if steps > 1 else f"{_title(stage)} ...")
+
+    @hookimpl
+    def ldm_step(self, stage: str, step: int, logs: Mapping[str, float]) -> None:
+        """Move the bar; a line now and then where there is no terminal."""
+        now = self._clock()
+        self._speed.update(step, now)
+        self._logs = loss_text(logs) or self._logs
+        if self._quiet:
+            return
+        if self._bar is not None:
+            text = ", ".join(filter(None, (self._logs, self._speed.text())))
+            self._bar.update(self._task, completed=step, text=text)
+            return
+        since, last = self._line
+        steps = self._speed.steps
+        far = now - since >= 1.0 and step - last >= LINE_EVERY_SHARE * steps
+        if now - since >= LINE_EVERY_SECONDS or far:
+            self._line = (now, step)
+            rest = ", ".join(filter(None, (self._logs, self._speed.text())))
+            self._write(f"{_title(stage)}: {step}/{steps} ({100 * step // max(1, steps)}%) {rest}".rstrip())
+
+    @hookimpl
+    def ldm_message(self, text: str, level: str) -> None:
+        """A line for the user; the same warning only once."""
+        if level == "warning":
+            if text not in self._problems:
+                self._problems.add(text)
+                self._write(f"warning: {text}")
+        elif not self._quiet:
+            self._write(text)
+
+    @hookimpl
+    def ldm_images(self, stage: str, step: int, name: str, url: str) -> None:
+        """Where a picture was written."""
+        if not self._quiet:
+            self._write(f"{_title(stage)}: {name.replace('_', ' ')}: {url}")
+
+    @hookimpl
+    def ldm_stage_end(self, stage: str, status: str) -> None:
+        """Close the bar with the time that the stage took."""
+        self._close_bar()
+        if self._quiet:
+            return
+        if status == "skipped":
+            self._write(f"{_title(stage)}: already done, skipped")
+            return
+        took = duration(self._clock() - self._began)
+        how = "done in" if status == "done" else f"{status} after"
+        self._write(f"{_title(stage)}: {how} {took}" + (f", {self._logs}" if self._logs else ""))
+
+    @hookimpl
+    def ldm_run_end(self, status: str) -> None:
+        """Leave the terminal as it was."""
+        self._close_bar()
+
+    def close(self) -> None:
+        """Leave the terminal as it was; needed where a run ends by an error."""
+        self._close_bar()
+
+    def _write(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def _open_bar(self, stage: str, steps: int, start: int) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        self._close_bar()
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description:<11}"),
+            progress.BarColumn(bar_width=30),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[text]}"),
+            console=Console(file=self._stream),
+            transient=True,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(_title(stage), total=max(1, steps), completed=start, text="")
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = self._task = None
+
+
+def _title(stage: str) -> str:
+    return _TITLES.get(stage, stage.replace("_", " "))

@@ -1,0 +1,125 @@
+"""The command ``ldm-run`` itself: the whole run, subcommands by name, ``KEY=VALUE`` settings in between."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from ldm_core.cli.options import RUN_EPILOG, run_options
+from ldm_core.errors import suggest
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("ldm_core.cli.train", "The run without its samples."),
+    "sample": ("ldm_core.cli.sample", "Images from a trained model."),
+    "reconstruct": ("ldm_core.cli.reconstruct", "Pictures through a first stage and back, with their PSNR."),
+    "plugins": ("ldm_core.cli.plugins", "What is installed, from which distribution, and what is broken."),
+    "show": ("ldm_core.cli.show", "One component or preset: its options, presets and source."),
+    "check": ("ldm_core.cli.check", "Check and print the resolved recipe, without importing torch."),
+    "new": ("ldm_core.cli.new", "Write a small plugin distribution that passes its own tests."),
+}
+"""Subcommand -> its module, which has a click command named `command`, and its line in ``--help``."""
+
+
+class RunGroup(click.Group):
+    """A group that runs the whole job without a subcommand and imports a subcommand only when it is asked for.
+
+    An argument with ``=`` is a setting, never a command. Options and settings in front of a command are the
+    command's: ``ldm-run --seed 3 train`` is ``ldm-run train --seed 3``.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The subcommands, in the order of the listing."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the subcommand's module."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take settings out, and move what stands in front of a command behind it."""
+        options, settings, rest = self._split(ctx, args)
+        if rest:
+            return super().parse_args(ctx, [rest[0], *options, *settings, *rest[1:]])
+        ctx.meta["ldm_core.settings"] = tuple(settings)
+        return super().parse_args(ctx, options)
+
+    def _split(self, ctx: click.Context, args: list[str]) -> tuple[list[str], list[str], list[str]]:
+        settings: list[str] = []
+        remaining = list(args)
+        while True:
+            # The parser knows which options take a value, so its first positional is a setting or a command.
+            parser = self.make_parser(ctx)
+            parser.allow_interspersed_args = False
+            rest = list(parser.parse_args(list(remaining))[1])
+            place = len(remaining) - len(rest)
+            if not rest or "=" not in rest[0]:
+                return remaining[:place], settings, rest
+            settings.append(remaining.pop(place))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command, or a usage error that names the nearest one."""
+        if args[0] not in COMMANDS:
+            ctx.fail(
+                f"no command '{args[0]}'{suggest(args[0], COMMANDS)} (commands: {', '.join(COMMANDS)}; "
+                "a setting is KEY=VALUE, such as trainer.steps=1000)"
+            )
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The listing, without importing a subcommand."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Of the usage line."""
+        return ["[OPTIONS]", "[KEY=VALUE]...", "[COMMAND ...]"]
+
+
+def _whole_run(**options: Any) -> int:
+    context = click.get_current_context()
+    if context.invoked_subcommand is not None:
+        return 0
+    from ldm_core.cli.run import whole_run
+
+    return whole_run(options, context.meta["ldm_core.settings"])
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from ldm_core import __version__
+
+    click.echo(f"ldm-run {__version__}")
+    ctx.exit()
+
+
+group = RunGroup(
+    "ldm-run",
+    params=[
+        *run_options(),
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_version,
+            help="Print the version and stop.",
+        ),
+    ],
+    callback=_whole_run,
+    invoke_without_command=True,
+    help=(
+        "Train a latent diffusion model and sample from it: check, first stage, latents, denoiser, samples. A stage "
+        "that is already done with the same recipe and data is skipped. Without --recipe, the small 'laptop' recipe "
+        "is used; without --data, its data is the embedded 'shapes'."
+    ),
+    epilog=RUN_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)

@@ -1,0 +1,256 @@
+"""What steers the samples: ``--input``, ``--prompt``, ``--boxes``, ``--segmentation``, ``--class``.
+
+Values have the form in which a data set gives one example: arrays of numpy, text, whole numbers. Torch-free; numpy
+is imported when an array is made. Nothing that is read is ever executed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ldm_core import storage
+from ldm_core.config import parse_yaml
+from ldm_core.errors import ConfigError, DataError, suggest
+
+FILES = (".json", ".yaml", ".yml", ".txt", ".png", ".jpg", ".jpeg", ".webp", ".npy")
+"""What ``KEY=@FILE`` reads."""
+
+
+def read_inputs(
+    pairs: Iterable[str] = (),
+    *,
+    boxes: str | None = None,
+    segmentation: str | None = None,
+    class_label: str | None = None,
+    image_channels: int = 3,
+) -> dict[str, Any]:
+    """Key -> value of one example. Class names stay text until :func:`name_classes`.
+
+    Raises :class:`ConfigError` for a pair or a value that does not read, with all mistakes at once, and
+    :class:`ldm_core.errors.StorageError` or :class:`ldm_core.errors.DataError` for a file that does not.
+    """
+    found: dict[str, Any] = {}
+    problems: list[str] = []
+
+    def put(option: str, key: str, value: Any) -> None:
+        if key in found:
+            problems.append(f"{option}: '{key}' is given twice")
+        found[key] = value
+
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        key = key.strip()
+        if not equals or not key.isidentifier():
+            problems.append(f"--input '{pair}': expected KEY=VALUE or KEY=@FILE, such as caption='a red circle'")
+            continue
+        try:
+            put("--input", key, _value(key, text, image_channels))
+        except ConfigError as error:
+            problems += error.problems
+    try:
+        if boxes is not None:
+            for key, value in read_boxes(boxes).items():
+                put("--boxes", key, value)
+        if segmentation is not None:
+            put("--segmentation", "segmentation", _file("segmentation", segmentation, image_channels))
+        if class_label is not None:
+            text = class_label.strip()
+            put("--class", "class_label", int(text) if text.isdecimal() else text)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def _value(key: str, text: str, channels: int) -> Any:
+    if text.startswith("@"):
+        return _file(key, text[1:], channels)
+    if key == "caption":
+        return text
+    return _shaped(key, parse_yaml(text, f"--input {key}"))
+
+
+def _file(key: str, url: str, channels: int) -> Any:
+    suffix = "." + storage.base_name(url).rpartition(".")[2].lower()
+    if suffix not in FILES:
+        raise ConfigError(f"--input {key}=@{url}: cannot tell what '{suffix}' holds (known: {', '.join(FILES)})")
+    if suffix in (".json", ".yaml", ".yml", ".txt"):
+        text = storage.read_text(url)
+        if suffix == ".txt":
+            return text.strip()
+        return _shaped(key, _json(text, url) if suffix == ".json" else parse_yaml(text, url))
+    data = storage.read_bytes(url)
+    if suffix == ".npy":
+        import numpy as np
+
+        try:
+            return np.load(io.BytesIO(data), allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise DataError(f"{url}: no array of numbers in NumPy's format ({str(error).splitlines()[0]})") from None
+    from ldm_core import images
+
+    if key == "segmentation" or (key != "image" and suffix == ".png"):
+        return images.decode_labels(data, url)
+    return images.decode_image(data, channels, url)
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{where}: not readable as JSON ({error})") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: not readable as JSON (nested too deep)") from None
+
+
+def _shaped(key: str, value: Any) -> Any:
+    """The form in which a data set gives the key; a list of numbers of any shape becomes an array."""
+    if key == "boxes" and isinstance(value, Mapping):
+        raise ConfigError("boxes: a list of [x, y, w, h] was expected; --boxes takes boxes with their labels")
+    if key == "boxes":
+        return _boxes(value, "boxes")
+    if key == "caption":
+        return str(value)
+    if key == "box_labels":
+        return _labels(value, None, "box_labels")
+    return _array(value) if isinstance(value, list) else value
+
+
+def _array(value: list[Any]) -> Any:
+    import numpy as np
+
+    try:
+        array = np.array(value)
+    except ValueError:  # rows of unequal length: left to the conditioner that asked for the key
+        return value
+    if array.dtype.kind in "iub":
+        return array.astype(np.int64)
+    return array.astype(np.float32) if array.dtype.kind == "f" else value
+
+
+def read_boxes(text: str) -> dict[str, Any]:
+    """``--boxes``: JSON itself, or the path or URL of a JSON file -> `boxes` (N, 4) and, where given, `box_labels`.
+
+    ``{"boxes": [[x, y, w, h], ...], "labels": [...]}`` in fractions of the image, x and y of the upper left corner;
+    labels are class numbers or names. A bare list holds boxes without labels.
+    """
+    inline = text.lstrip().startswith(("{", "["))
+    where = "--boxes" if inline else text
+    value = _json(text if inline else storage.read_text(text), where)
+    if not isinstance(value, Mapping):
+        return {"boxes": _boxes(value, where)}
+    if "boxes" not in value:
+        raise ConfigError(f'{where}: no "boxes" in it; expected {{"boxes": [[x, y, w, h], ...], "labels": [...]}}')
+    unknown = [k for k in value if k not in ("boxes", "labels", "box_labels")]
+    if unknown:
+        raise ConfigError(f'{where}: unknown key "{unknown[0]}"; expected "boxes" and "labels"')
+    out = {"boxes": _boxes(value["boxes"], where)}
+    labels = value.get("labels", value.get("box_labels"))
+    if labels is not None:
+        out["box_labels"] = _labels(labels, len(out["boxes"]), where)
+    return out
+
+
+def _boxes(value: Any, where: str) -> Any:
+    import numpy as np
+
+    try:
+        boxes = np.array(value, dtype=np.float32).reshape(-1, 4) if value == [] else np.array(value, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{where}: boxes: expected a list of [x, y, w, h], got {str(value)[:60]}") from None
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ConfigError(f"{where}: boxes: expected a list of [x, y, w, h], got {str(value)[:60]}")
+    for i, (x, y, w, h) in enumerate(boxes.tolist()):
+        inside = 0 <= x <= 1 and 0 <= y <= 1 and 0 < w <= 1 and 0 < h <= 1
+        if not inside or x + w > 1.001 or y + h > 1.001:
+            raise ConfigError(
+                f"{where}: boxes[{i}]: [{x:g}, {y:g}, {w:g}, {h:g}] leaves the image; x, y, w, h are fractions of it, "
+                "x and y of the upper left corner"
+            )
+    return boxes
+
+
+def _labels(value: Any, count: int | None, where: str) -> Any:
+    import numpy as np
+
+    value = value if isinstance(value, list) else [value]
+    for i, label in enumerate(value):
+        if isinstance(label, bool) or not isinstance(label, int | str):
+            raise ConfigError(f"{where}: labels[{i}]: expected a class number or name, got {label!r}")
+    if count is not None and len(value) != count:
+        raise ConfigError(f"{where}: {count} boxes and {len(value)} labels; give one label for each box")
+    return np.array(value, dtype=np.int64) if all(isinstance(v, int) for v in value) else list(value)
+
+
+def name_classes(
+    inputs: Mapping[str, Any], class_names: Mapping[str, Sequence[str]], classes: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """`inputs` with class names turned into numbers, and every class number checked against the count.
+
+    `class_names` and `classes` (counts) are what the data, or the trained model, says of each key.
+    Raises :class:`ConfigError` with all mistakes.
+    """
+    import numpy as np
+
+    out = dict(inputs)
+    problems: list[str] = []
+
+    def number(key: str, label: Any) -> int:
+        names = list(class_names.get(key, ()))
+        count = (classes or {}).get(key) or len(names)
+        if isinstance(label, str):
+            if label in names:
+                return names.index(label)
+            known = f" (known: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''})" if names else ""
+            fix = "" if names else "; the data has no class names, give the class's number"
+            problems.append(f"{key}: no class named '{label}'{suggest(label, names)}{known}{fix}")
+        elif count and not 0 <= label < count:
+            problems.append(f"{key}: no class {label}; there are {count} (0 to {count - 1})")
+        return label if isinstance(label, int) else 0
+
+    if isinstance(label := out.get("class_label"), int | str):
+        out["class_label"] = number("class_label", label)
+    if (labels := out.get("box_labels")) is not None:
+        out["box_labels"] = np.array([number("box_labels", v) for v in list(_items(labels))], dtype=np.int64)
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return out
+
+
+def _items(labels: Any) -> Iterable[Any]:
+    return labels.tolist() if hasattr(labels, "tolist") else labels
+
+
+def require_readers(inputs: Iterable[str], reads: Mapping[str, Iterable[str]]) -> None:
+    """Raise :class:`ConfigError` for an input that no conditioner takes; `reads`: conditioner -> its keys."""
+    taken = sorted({key for keys in reads.values() for key in keys})
+    problems = []
+    for key in inputs:
+        if key not in taken:
+            who = f"the conditioners read: {', '.join(taken)}" if taken else "the model has no conditioner"
+            problems.append(f"input '{key}': nothing reads it{suggest(key, taken)} ({who}); see --cond")
+    if problems:
+        raise ConfigError(problems)
+
+
+def fit_inputs(
+    inputs: Mapping[str, Any], size: tuple[int, int], rule: str, keys: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """`inputs` with pictures and label maps brought to the model's image size (h, w), as its data was.
+
+    `keys`: key -> geometry, where the data says it; ``image`` and ``segmentation`` are known without.
+    """
+    known = {"image": "image", "segmentation": "map", **(keys or {})}
+    out = dict(inputs)
+    for key, value in inputs.items():
+        if known.get(key) not in ("image", "map") or not hasattr(value, "shape"):
+            continue
+        if tuple(value.shape[-2:]) != tuple(size):
+            from ldm_core.geometry import fit
+
+            out[key] = fit({key: value}, {key: known[key]}, size, "pad" if rule == "pad" else "crop")[key]
+    return out

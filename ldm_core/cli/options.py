@@ -1,0 +1,70 @@
+"""The options of a run, shared by ``ldm-run`` itself, ``train`` and ``check``. Imports click only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+RUN_EPILOG = (
+    "Every other setting is KEY=VALUE: trainer.lr=1e-4, first_stage.channels=64, conditioners.text.dropout=0.2. "
+    "See `ldm-run show NAME` for a component's options, `ldm-run check` for the whole recipe."
+)
+
+
+def run_options() -> list[click.Parameter]:
+    """Fresh copies of the options that choose and run a recipe."""
+    return [
+        _option("--recipe", "NAME|URL", "Recipe to start from: a shipped one, or a .yaml file.  [default: laptop]"),
+        _option("--first-stage", "NAME|URL", "First stage: a component or preset, or trained weights."),
+        _option("--denoiser", "NAME", "The network."),
+        _option("--cond", "NAME", "Conditioner; repeat for several; 'none' for none.", multiple=True),
+        _option("--sampler", "NAME", "Sampler."),
+        _option("--guidance", "NAME|SCALE", "Guidance, or the scale of classifier-free guidance."),
+        _option("--data", "NAME|URL", "A data set by name, or a folder, tar file or URL pattern."),
+        _option("--out", "URL", "Folder of the run.  [default: runs/, with a name from the recipe]"),
+        *input_options(),
+        _option("--train-steps", "N", "Steps of the denoiser's training.", type=click.IntRange(min=1)),
+        _option("--sample-steps", "N", "Steps of the sampler.", type=click.IntRange(min=1)),
+        _option("--seed", "N", "Seed of weights, noise and data order.", type=click.IntRange(min=0)),
+        _flag("--strict", "Errors instead of warnings, e.g. for a prompt that is too long."),
+        json_option(),
+        _flag("--quiet", "No progress and no notes."),
+    ]
+
+
+def input_options() -> list[click.Parameter]:
+    """What steers the samples."""
+    return [
+        _option("--prompt", "TEXT", "Caption to sample; repeat for several.", multiple=True),
+        _option("--input", "KEY=VALUE|KEY=@FILE", "Input of any conditioner, by the key it reads.", multiple=True),
+        _option("--boxes", "FILE|JSON", 'Layout: {"boxes": [[x, y, w, h], ...], "labels": [...]}, in 0 to 1.'),
+        _option("--segmentation", "FILE", "Label map: a PNG whose pixel values are classes."),
+        click.Option(["--class", "class_label"], metavar="ID|NAME", help="Class to sample."),
+    ]
+
+
+def json_option() -> click.Option:
+    """``--json``: one JSON document on stdout, all else on stderr."""
+    return _flag("--json", "One JSON document on stdout, all else on stderr.")
+
+
+def settings_argument() -> click.Argument:
+    """The ``KEY=VALUE`` arguments of a subcommand."""
+    return click.Argument(["settings"], nargs=-1, metavar="[KEY=VALUE]...", callback=_only_settings)
+
+
+def _only_settings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    for item in value:
+        if "=" not in item:
+            ctx.fail(f"unexpected argument '{item}'; a setting is KEY=VALUE, such as trainer.steps=1000")
+    return value
+
+
+def _option(name: str, metavar: str, help: str, **more: Any) -> click.Option:
+    return click.Option([name], metavar=metavar, help=help, **more)
+
+
+def _flag(name: str, help: str) -> click.Option:
+    # The destination is spelled out: `json` alone would shadow the module in callbacks' keyword arguments.
+    return click.Option([name, name.lstrip("-").replace("-", "_") + "_flag"], is_flag=True, help=help)

@@ -1,0 +1,143 @@
+"""``ldm-run reconstruct``: pictures through a first stage and back, with their PSNR."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ldm_core.cli.options import json_option
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def _reconstruct(stage: str, pictures: tuple[str, ...], image_size: str | None, **options: Any) -> int:
+    from ldm_core import artifacts, images, storage
+    from ldm_core.cli.output import reporting, table
+
+    with reporting(bool(options["json_flag"])) as document:
+        size = read_size(image_size)
+        urls = [url for pattern in pictures for url in storage.expand(pattern)]
+        path = artifacts.find(stage, artifacts.STAGE_FILE)
+        rebuild, channels, stride = _loaded(path, options["device"])
+        out = options["out"]
+        storage.make_folder(out)
+        rows: list[dict[str, Any]] = []
+        for i, url in enumerate(urls):
+            picture = fitted(images.decode_image(storage.read_bytes(url), channels, url), size, stride, url)
+            rebuilt = rebuild(picture)
+            stem = storage.base_name(url).rpartition(".")[0] or storage.base_name(url)
+            target = storage.join(out, f"{i:04d}-{stem}.png")
+            storage.atomic_write(target, images.png_bytes(rebuilt, {"source": storage.shown(url)}))
+            rows.append({"image": url, "psnr": psnr(picture, rebuilt), "size": list(picture.shape[1:]), "path": target})
+        mean = sum(row["psnr"] for row in rows) / len(rows)
+        document.update(
+            status="done", stage=path, images=[_finite(row) for row in rows], mean_psnr=_finite_number(mean)
+        )
+        if not options["json_flag"]:
+            lines = [(f"{row['psnr']:.2f} dB", row["image"], row["path"]) for row in rows]
+            click.echo("\n".join([*table(lines), f"{mean:.2f} dB  mean of {len(rows)}"]))
+    return 0
+
+
+def _loaded(path: str, device: str | None) -> tuple[Any, int, tuple[int, ...]]:
+    """(picture -> reconstruction, its channels, the stage's strides); imports torch."""
+    import torch
+
+    from ldm_core import pipeline
+    from ldm_core.catalog import Catalog
+    from ldm_core.recipe import resolve
+
+    catalog = Catalog.discover()
+    recipe = resolve({"first_stage": {"weights": path}}, catalog)
+    config = recipe.first_stage.config
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    channels = getattr(config, "image_channels", None) or (
+        config.channels if recipe.first_stage.use == "identity" else 3
+    )
+    stage = pipeline.load_stage(recipe, catalog, path, where)
+
+    def rebuild(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return pipeline.reconstruct(stage, picture[None], where)[0]
+
+    return rebuild, channels, config.latent.stride
+
+
+def read_size(text: str | None) -> tuple[int, int] | None:
+    """``64`` or ``48,64`` -> (height, width); :class:`ConfigError` for anything else."""
+    from ldm_core.errors import ConfigError
+
+    if text is None:
+        return None
+    parts = [p.strip() for p in text.replace("x", ",").split(",")]
+    if len(parts) not in (1, 2) or not all(p.isdecimal() and int(p) > 0 for p in parts):
+        raise ConfigError(f"--image-size {text}: expected pixels such as 64, or height,width such as 48,64")
+    return int(parts[0]), int(parts[-1])
+
+
+def fitted(
+    picture: NDArray[np.uint8], size: tuple[int, int] | None, stride: tuple[int, ...], name: str
+) -> NDArray[np.uint8]:
+    """uint8 (c, H, W) at `size`, or at its own size less the few rows and columns that the stride does not divide."""
+    from ldm_core.errors import ConfigError
+    from ldm_core.geometry import fit
+
+    if size is not None:
+        if any(pixels % s for pixels, s in zip(size, stride, strict=True)):
+            raise ConfigError(
+                f"--image-size {size[0]},{size[1]}: not divisible by the first stage's factor {stride[0]}"
+            )
+        result: NDArray[np.uint8] = fit({"image": picture}, {"image": "image"}, size)["image"]
+        return result
+    height, width = (pixels - pixels % s for pixels, s in zip(picture.shape[1:], stride, strict=True))
+    if not height or not width:
+        raise ConfigError(
+            f"{name}: {picture.shape[1]}x{picture.shape[2]} pixels are fewer than the first stage's factor "
+            f"{stride[0]}; set --image-size"
+        )
+    top, left = (picture.shape[1] - height) // 2, (picture.shape[2] - width) // 2
+    return picture[:, top : top + height, left : left + width]
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio of two pictures of 8 bits, in dB; infinite where they are equal."""
+    import numpy as np
+
+    error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def _finite_number(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no infinity
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "psnr": _finite_number(row["psnr"])}
+
+
+command = click.Command(
+    "reconstruct",
+    params=[
+        click.Argument(["stage"], metavar="STAGE_OR_RUN"),
+        click.Argument(["pictures"], metavar="IMAGES...", nargs=-1, required=True),
+        click.Option(
+            ["--out"], metavar="FOLDER", default="reconstructions", show_default=True, help="Where the PNGs go."
+        ),
+        click.Option(
+            ["--image-size"],
+            metavar="N|H,W",
+            help="Fit pictures to this size first.  [default: their own, cropped to the stride]",
+        ),
+        click.Option(["--device"], metavar="NAME", help="cpu, cuda, ...  [default: cuda where there is one]"),
+        json_option(),
+    ],
+    callback=_reconstruct,
+    help=(
+        "Encode and decode pictures with a trained first stage (a run's folder, or its first_stage.safetensors), write "
+        "the results as PNGs and print the PSNR of each."
+    ),
+    short_help="Pictures through a first stage and back, with their PSNR.",
+)

@@ -1,0 +1,153 @@
+"""The whole job: check, first stage, latents, denoiser, samples. Also the common part of ``train`` and ``check``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import click
+
+from ldm_core.catalog import Catalog
+from ldm_core.cli.assemble import Request, assemble
+from ldm_core.cli.inputs import fit_inputs, name_classes, read_inputs, require_readers
+from ldm_core.cli.output import first_process, reporting
+from ldm_core.contracts import DataInfo
+from ldm_core.errors import ConfigError
+from ldm_core.recipe import Recipe
+
+STAGES = ("first_stage", "latents", "denoiser", "samples")
+_OPTIONS = {
+    "caption": "--prompt",
+    "boxes": "--boxes",
+    "box_labels": "--boxes (with labels)",
+    "segmentation": "--segmentation",
+    "class_label": "--class",
+}
+
+
+@attrs.frozen
+class Prepared:
+    """A checked recipe, what its data offers, what the user wants sampled, and notes for the user.
+
+    `examples`: a mapping of conditioner inputs for each image, or None where held-out data says what to sample.
+    """
+
+    catalog: Catalog
+    recipe: Recipe
+    info: DataInfo
+    examples: tuple[Mapping[str, Any], ...] | None
+    notes: tuple[str, ...]
+
+
+def prepare(options: Mapping[str, Any], settings: Sequence[str]) -> Prepared:
+    """Assemble the recipe, look into the data, check that all parts fit. Imports no torch; raises LDMErrors."""
+    from ldm_core import workflow
+
+    catalog = Catalog.discover()
+    assembled = assemble(Request.of(options, settings), catalog)
+    recipe, info = workflow.prepare(assembled.plain, catalog)
+    inputs = read_inputs(
+        options["input"],
+        boxes=options["boxes"],
+        segmentation=options["segmentation"],
+        class_label=options["class_label"],
+        image_channels=recipe.image_channels,
+    )
+    wanted = [*inputs, *(["caption"] if recipe.sample.prompts else [])]
+    require_readers(wanted, {c.name: c.config.reads for c in recipe.conditioners})
+    inputs = name_classes(inputs, info.class_names, info.classes)
+    inputs = fit_inputs(inputs, recipe.image_size, recipe.data.fit, info.keys)
+    notes = assembled.notes + tuple(
+        f"plugin '{b.plugin}' of {b.distribution} does not load ({b.error.splitlines()[0]}); see `ldm-run plugins`"
+        for b in catalog.broken
+    )
+    return Prepared(catalog, recipe, info, _examples(recipe, inputs), notes)
+
+
+def _examples(recipe: Recipe, inputs: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | None:
+    """One mapping of inputs a prompt; found incomplete here, before anything is trained."""
+    if not inputs:
+        return None  # prompts alone are the recipe's; what other conditioners read then comes from held-out data
+    examples = [{**inputs, "caption": p} for p in recipe.sample.prompts] or [dict(inputs)]
+    problems = [
+        f"conditioner '{part.name}' reads '{key}', which was not given beside {', '.join(inputs)}; "
+        f"add {_OPTIONS.get(key, f'--input {key}=...')}, or leave all inputs out to sample held-out data"
+        for part in recipe.conditioners
+        for key in part.config.reads
+        if key not in examples[0]
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return tuple(examples)
+
+
+def whole_run(options: Mapping[str, Any], settings: Sequence[str]) -> int:
+    """``ldm-run`` without a subcommand. Returns the exit code."""
+    return run_stages(options, settings, STAGES)
+
+
+def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequence[str]) -> int:
+    """Run the named stages and tell what came of them. Returns the exit code."""
+    quiet = bool(options["quiet_flag"])
+    with reporting(bool(options["json_flag"]) and first_process()) as document:
+        prepared = prepare(options, settings)
+        if not quiet and first_process():
+            for note in prepared.notes:
+                click.echo(note)
+        from ldm_core import workflow
+        from ldm_core.cli.console import Progress
+
+        out = options["out"] or workflow.default_out(prepared.recipe)
+        progress = Progress(quiet=quiet)
+        if first_process():
+            prepared.catalog.manager.register(progress)
+        try:
+            result = workflow.run(
+                prepared.recipe,
+                prepared.info,
+                prepared.catalog,
+                out,
+                stages=tuple(stages),
+                examples=prepared.examples,
+                strict=bool(options["strict_flag"]),
+            )
+        finally:
+            progress.close()
+        document.update(_document(result, prepared.recipe))
+        if first_process() and not options["json_flag"]:
+            for line in _summary(result):
+                click.echo(line)
+    return 0
+
+
+def _document(result: Any, recipe: Recipe) -> dict[str, Any]:
+    return {
+        "status": result.status,
+        "out": result.out,
+        "model": result.model or None,
+        "samples": result.samples or None,
+        "first_stage": dict(result.first_stage or {}),
+        "seconds": dict(result.seconds or {}),
+        "recipe": {"name": recipe.name, "identity": recipe.identity()},
+    }
+
+
+def _summary(result: Any) -> list[str]:
+    from ldm_core.cli.console import duration
+
+    lines = [f"run folder: {result.out}"]
+    if result.first_stage:
+        numbers = ", ".join(
+            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.first_stage.items()
+        )
+        lines.append(f"first stage: {numbers}")
+    if result.model:
+        lines.append(f"model: {result.model}")
+    if result.samples:
+        lines.append(f"samples: {result.samples}")
+    if result.seconds:
+        lines.append("time: " + ", ".join(f"{k.replace('_', ' ')} {duration(v)}" for k, v in result.seconds.items()))
+    if result.model:
+        lines.append(f"more images: ldm-run sample {result.out}")
+    return lines

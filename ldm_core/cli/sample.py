@@ -1,0 +1,217 @@
+"""``ldm-run sample``: images from a trained model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from ldm_core.cli.options import input_options, json_option
+
+
+def _sample(model: str, **options: Any) -> int:
+    from ldm_core.cli.output import reporting
+
+    with reporting(bool(options["json_flag"])) as document:
+        seeds = read_seeds(options["seeds"])
+        prompts = [*options["prompt"], *read_prompts(options["prompts"])]
+        from ldm_core.pipeline import Pipeline
+
+        with warnings_as_lines():
+            pipeline = Pipeline.load(model, device=options["device"])
+            inputs = _inputs(options, pipeline)
+            images = _draw(pipeline, prompts, inputs, seeds, options)
+        files, grid = _write(images, options["out"])
+        document.update(
+            status="done",
+            out=options["out"],
+            grid=grid,
+            images=[
+                {"path": path, "prompt": image.prompt, "seed": image.seed}
+                for path, image in zip(files, images, strict=True)
+            ],
+        )
+        if not options["json_flag"]:
+            click.echo("\n".join([*files, grid]))
+    return 0
+
+
+def read_seeds(text: str | None) -> list[int] | None:
+    """``1,2,3`` or ``7..10`` (both ends) -> seeds. :class:`ConfigError` for anything else."""
+    from ldm_core.errors import ConfigError
+
+    if text is None:
+        return None
+    seeds: list[int] = []
+    for piece in text.split(","):
+        first, dots, last = piece.strip().partition("..")
+        if not first.isdecimal() or (dots and not last.isdecimal()):
+            raise ConfigError(f"--seeds {text}: expected whole numbers such as 1,2,3 or a range such as 7..10")
+        if dots and not int(first) <= int(last) < int(first) + 1_000_000:
+            raise ConfigError(f"--seeds {text}: '{piece.strip()}' is no range of up to a million seeds, lower first")
+        seeds += range(int(first), int(last) + 1) if dots else [int(first)]
+    return seeds
+
+
+def read_prompts(url: str | None) -> list[str]:
+    """The prompts of a text file, one a line; blank lines do not count. :class:`ConfigError` where there is none."""
+    from ldm_core import storage
+    from ldm_core.errors import ConfigError
+
+    if url is None:
+        return []
+    prompts = [line.strip() for line in storage.read_text(url).splitlines() if line.strip()]
+    if not prompts:
+        raise ConfigError(f"--prompts {url}: holds no prompt; write one a line")
+    return prompts
+
+
+def _inputs(options: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
+    from ldm_core.cli.inputs import fit_inputs, name_classes, read_inputs, require_readers
+
+    recipe = pipeline.recipe
+    inputs = read_inputs(
+        options["input"],
+        boxes=options["boxes"],
+        segmentation=options["segmentation"],
+        class_label=options["class_label"],
+        image_channels=recipe.image_channels,
+    )
+    require_readers(inputs, {c.name: c.config.reads for c in recipe.conditioners})
+    counts = {
+        key: c.config.classes
+        for c in recipe.conditioners
+        if isinstance(getattr(c.config, "classes", None), int) and c.config.classes > 0
+        for key in c.config.reads
+        if key in ("class_label", "box_labels")
+    }
+    inputs = name_classes(inputs, pipeline.class_names, counts)
+    return fit_inputs(inputs, recipe.image_size, recipe.data.fit)
+
+
+def _draw(
+    pipeline: Any, prompts: list[str], inputs: dict[str, Any], seeds: list[int] | None, options: Mapping[str, Any]
+) -> list[Any]:
+    from ldm_core.cli.console import Progress
+
+    bar = Progress(quiet=bool(options["quiet_flag"]))
+    begun: list[bool] = []
+
+    def show(progress: Any) -> None:
+        if not begun:
+            bar.ldm_stage_start("samples", progress.steps, 0)
+            begun.append(True)
+        bar.ldm_step("samples", progress.step, {})
+
+    try:
+        images: list[Any] = pipeline.sample(
+            prompts or None,
+            inputs=inputs or None,
+            images=options["images"],
+            steps=options["steps"],
+            guidance=options["guidance"],
+            sampler=options["sampler"],
+            seed=options["seed"],
+            seeds=seeds,
+            batch=options["batch"],
+            strict=bool(options["strict_flag"]),
+            callback=show,
+        )
+    finally:
+        bar.close()
+    return images
+
+
+def _write(images: Sequence[Any], out: str) -> tuple[list[str], str]:
+    """Write each image, and all on one sheet; returns their URLs."""
+    from ldm_core import images as pictures
+    from ldm_core import storage
+
+    storage.make_folder(out)
+    files = []
+    for i, image in enumerate(images):
+        files.append(storage.join(out, file_name(i, image.seed, image.prompt)))
+        storage.atomic_write(files[-1], pictures.png_bytes(image.image, image.metadata))
+    captions = [image.prompt for image in images]
+    sheet = pictures.grid([image.image for image in images], captions if any(captions) else None, cell=64)
+    grid = storage.join(out, "grid.png")
+    storage.atomic_write(grid, pictures.png_bytes(sheet))
+    return files, grid
+
+
+def file_name(index: int, seed: int, prompt: str) -> str:
+    """``0003-seed7-a-red-circle.png``: tells images apart in a listing; the whole prompt is in the metadata."""
+    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")[:40].rstrip("-_")
+    return "-".join(filter(None, (f"{index:04d}", f"seed{seed}", words))) + ".png"
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Warnings of the core become one line each on stderr, without Python's file and line."""
+    import warnings
+
+    said: set[str] = set()
+
+    def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+        text = str(message)
+        if text not in said:
+            said.add(text)
+            click.echo(f"warning: {text}", err=True)
+
+    with warnings.catch_warnings():
+        for kind in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", kind)
+        warnings.filterwarnings("always", category=UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+command = click.Command(
+    "sample",
+    params=[
+        click.Argument(["model"], metavar="MODEL_URL"),
+        *input_options(),
+        click.Option(["--prompts"], metavar="FILE", help="Text file of prompts, one a line."),
+        click.Option(
+            ["--images"], type=click.IntRange(min=1), metavar="N", help="How many; prompts are gone through in turn."
+        ),
+        click.Option(
+            ["--seed"],
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="Seed of the first image; image i has seed N + i.  [default: the recipe's]",
+        ),
+        click.Option(["--seeds"], metavar="LIST", help="A seed for each image: 1,2,3 or 7..10."),
+        click.Option(
+            ["--steps"], type=click.IntRange(min=1), metavar="N", help="Sampler steps.  [default: the recipe's]"
+        ),
+        click.Option(
+            ["--guidance"], type=float, metavar="SCALE", help="Scale of the guidance.  [default: the recipe's]"
+        ),
+        click.Option(["--sampler"], metavar="NAME", help="Another sampler than the recipe's."),
+        click.Option(
+            ["--batch"],
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Images sampled together; changes the speed, not the images.",
+        ),
+        click.Option(["--out"], metavar="FOLDER", default="samples", show_default=True, help="Where the PNGs go."),
+        click.Option(["--device"], metavar="NAME", help="cpu, cuda, ...  [default: cuda where there is one]"),
+        click.Option(
+            ["--strict", "strict_flag"],
+            is_flag=True,
+            help="Errors instead of warnings, e.g. for a prompt that is too long.",
+        ),
+        json_option(),
+        click.Option(["--quiet", "quiet_flag"], is_flag=True, help="No progress."),
+    ],
+    callback=_sample,
+    help=(
+        "Sample images from MODEL_URL, a run's folder or its model.safetensors (a path or any fsspec URL). Writes a "
+        "PNG for each, with prompt, seed, recipe and the weights' hash in its metadata, and all of them as grid.png."
+    ),
+    short_help="Images from a trained model.",
+)

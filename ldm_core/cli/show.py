@@ -1,0 +1,118 @@
+"""``ldm-run show NAME``: one component or preset: its options, presets and source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ldm_core.cli.options import json_option
+
+if TYPE_CHECKING:
+    from ldm_core.catalog import Catalog, Entry
+
+
+def _show(name: str, kind: str | None, json_flag: bool) -> int:
+    from ldm_core.catalog import Catalog
+    from ldm_core.cli.output import print_json
+
+    catalog = Catalog.discover()
+    found = [_description(*catalog.get(k, name), name) for k in _kinds(catalog, name, kind)]
+    if json_flag:
+        print_json(found[0] if len(found) == 1 else found)
+    else:
+        click.echo("\n\n".join("\n".join(_lines(d)) for d in found))
+    return 0
+
+
+def _kinds(catalog: Catalog, name: str, kind: str | None) -> list[str]:
+    """The kinds that have a component or preset of this name; ComponentError with the likely one where none has."""
+    from ldm_core.catalog import FIRST_PARTY
+    from ldm_core.component import KINDS
+    from ldm_core.errors import ComponentError, suggest
+
+    if kind is not None:
+        return [kind]
+    if found := [k for k in KINDS if name in catalog.names(k)]:
+        return found
+    if known := [k for k, n in FIRST_PARTY if n == name]:
+        return known
+    every = sorted({n for k in KINDS for n in catalog.names(k)} | {n for _, n in FIRST_PARTY})
+    raise ComponentError(f"no component or preset named '{name}'{suggest(name, every)}; see `ldm-run plugins`")
+
+
+def _description(entry: Entry, preset: Any, name: str) -> dict[str, Any]:
+    from ldm_core.config import field_table, unstructure
+
+    component = entry.component
+    table = field_table(component.config)
+    own = {} if preset is None else unstructure(preset)
+    options = [
+        {
+            "name": field,
+            "type": kind,
+            "default": repr(own[field]) if field in own else default,
+            "help": help_text,
+        }
+        for field, kind, default, help_text in table
+    ]
+    base = {field: default for field, _, default, _ in table}
+    presets = {
+        p: {k: v for k, v in unstructure(value).items() if repr(v) != base.get(k)}
+        for p, value in component.presets.items()
+    }
+    return {
+        "kind": component.kind,
+        "name": name,
+        "component": component.name,
+        "distribution": entry.distribution,
+        "version": entry.version,
+        "summary": component.summary,
+        "about": " ".join((component.config.__doc__ or "").split()),
+        "source": component.source,
+        "options": options,
+        "presets": presets,
+        "small": dict(unstructure(component.small)),
+    }
+
+
+def _lines(d: dict[str, Any]) -> list[str]:
+    from ldm_core.cli.output import table, wrapped
+
+    what = f"{d['kind']} {d['name']}" + (f" (a preset of {d['component']})" if d["name"] != d["component"] else "")
+    lines = [f"{what}, from {d['distribution']} {d['version']}", *wrapped(d["summary"], indent="  ")]
+    if d["about"]:
+        lines += wrapped(d["about"], indent="  ")
+    if d["source"]:
+        lines += wrapped(f"Source: {d['source']}", indent="  ")
+    if d["options"]:
+        options = [
+            ("OPTION", "TYPE", "DEFAULT", ""),
+            *((o["name"], o["type"], o["default"], o["help"]) for o in d["options"]),
+        ]
+        lines += ["", *table(options)]
+    else:
+        lines += ["", "no options"]
+    if d["presets"]:
+        presets = [(p, _values(v) or "as it is") for p, v in d["presets"].items()]
+        lines += ["", "Presets, with what differs from the defaults of the component:", *table(presets, "  ")]
+    if d["small"]:
+        lines += ["", f"With scale: small  {_values(d['small'])}"]
+    return lines
+
+
+def _values(values: dict[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in values.items())
+
+
+command = click.Command(
+    "show",
+    params=[
+        click.Argument(["name"]),
+        click.Option(["--kind"], metavar="KIND", help="Where several kinds use the name: which one."),
+        json_option(),
+    ],
+    callback=_show,
+    help="Show one component or preset: what it is, every option with its default, its presets, its source.",
+    short_help="One component or preset: its options, presets and source.",
+)
