@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 import attrs
 
 from ldm_core.contracts import CondSpec, DataInfo, LatentSpec, Site
-from ldm_core.errors import ConfigError
 
 
 @attrs.frozen(kw_only=True)
@@ -76,12 +75,8 @@ class LayoutConfig:
         return CondSpec(crossattn=self.width)
 
     def from_data(self, info: DataInfo) -> LayoutConfig:
-        """Take the number of classes from the data where it is 0; ConfigError where the data has more than set."""
+        """Take the number of classes from the data where it is 0 and the data tells."""
         known = info.classes.get(self.labels, 0)
-        if self.classes and known > self.classes:
-            raise ConfigError(
-                f"classes: the data has {known} classes of '{self.labels}', {self.classes} are set; set {known}"
-            )
         return self if self.classes else attrs.evolve(self, classes=known)
 
     def check(self, site: Site) -> Iterator[str]:

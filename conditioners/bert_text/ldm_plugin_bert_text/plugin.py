@@ -24,7 +24,7 @@ def ldm_components() -> list[Component]:
                 "layers": 2,
                 "heads": 4,
                 "head_width": 48,
-                "length": 24,
+                "length": 32,
                 "spare_tokens": 16,
                 "logits": False,
             },

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 import attrs
 
 from ldm_core.contracts import CondSpec, DataInfo, LatentSpec, Site
-from ldm_core.errors import ConfigError
 
 
 @attrs.frozen(kw_only=True)
@@ -35,18 +34,14 @@ class SemanticMapConfig:
         return CondSpec(concat=self.channels)
 
     def from_data(self, info: DataInfo) -> SemanticMapConfig:
-        """Take the number of classes from the data where it is 0; ConfigError where the data has more than set."""
+        """Take the number of classes from the data where it is 0 and the data tells."""
         known = info.classes.get(self.key, 0)
-        if self.classes and known > self.classes:
-            raise ConfigError(
-                f"classes: the data has {known} classes of '{self.key}', {self.classes} are set; set {known}"
-            )
         return self if self.classes else attrs.evolve(self, classes=known)
 
     def check(self, site: Site) -> Iterator[str]:
         """One line for each size that cannot be built."""
-        if self.classes < 0:
-            yield f"classes is {self.classes}; set the number of classes, or 0 to take it from the data"
+        if self.classes < 1:
+            yield f"classes is {self.classes}, and the data does not tell how many '{self.key}' has; set classes"
         if self.channels < 1:
             yield f"channels is {self.channels}; set 1 or more"
         if len(site.size) != 2:

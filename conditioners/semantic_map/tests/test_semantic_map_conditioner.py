@@ -98,8 +98,9 @@ def test_bfloat16_keeps_the_type() -> None:
 def test_numbers_come_from_data_and_site() -> None:
     info = DataInfo(keys={"segmentation": "map"}, classes={"segmentation": 3})
     assert SemanticMapConfig().from_data(info).classes == 3
-    with pytest.raises(ConfigError, match="the data has 3 classes"):
-        SemanticMapConfig(classes=2).from_data(info)
+    site = Site(size=SIZE, latent=LatentSpec(4))
+    assert list(CONFIG.check(site)) == []
+    assert "does not tell how many 'segmentation' has; set classes" in next(SemanticMapConfig().check(site))
     with pytest.raises(ConfigError, match="set classes, or give data"):
         build(SemanticMapConfig())
     assert CONFIG.spec(LatentSpec(4)) == CondSpec(concat=3)
