@@ -145,11 +145,13 @@ class Suite:
         """The model around the component, as far as one of this kind may know it."""
         return Site(size=size or self.sizes[0], channels=self.image_channels, latent=self.latent)
 
-    def build(self, *, size: tuple[int, ...] | None = None, seed: int = 0, **overrides: Any) -> Any:
-        """A fresh component, as the core builds it; a module is put into eval mode."""
+    def build(
+        self, overrides: Mapping[str, Any] | None = None, *, size: tuple[int, ...] | None = None, seed: int = 0
+    ) -> Any:
+        """A fresh component, as the core builds it, its first weights drawn under `seed`; a module is in eval mode."""
         entry, _ = self.entry()
         with seeded(seed):
-            built = entry.component.load()(self.config(**overrides), self.site(size))
+            built = entry.component.load()(self.config(**(overrides or {})), self.site(size))
         if isinstance(built, nn.Module):
             built.eval()
         return built

@@ -127,7 +127,7 @@ class DatasetSuite(Suite):
         """Other data has another fingerprint."""
         if self.other_settings is None:
             pytest.skip("other_settings says no other data to compare with")
-        other = self.build(**self.other_settings)
+        other = self.build(self.other_settings)
         assert other.fingerprint() != self.build().fingerprint(), "other data has the same fingerprint"
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -57,9 +57,11 @@ class DenoiserSuite(ModuleSuite):
         size = size or self.sizes[0]
         return Site(size=size, channels=self.image_channels, latent=self.latent, cond=self.conditioning())
 
-    def build(self, *, size: tuple[int, ...] | None = None, seed: int = 0, **overrides: Any) -> Any:
+    def build(
+        self, overrides: Mapping[str, Any] | None = None, *, size: tuple[int, ...] | None = None, seed: int = 0
+    ) -> Any:
         """A fresh denoiser whose zero-initialised weights are moved away from zero: else nothing would be seen."""
-        built = super().build(size=size, seed=seed, **overrides)
+        built = super().build(overrides, size=size, seed=seed)
         randomize(built, seed)
         return built
 

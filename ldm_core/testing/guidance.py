@@ -118,7 +118,7 @@ class GuidanceSuite(TensorSuite):
         model = toys.toy_model(self.latent, _SPEC)
         expected: Cond = getattr(Conditions(given["conds"], given["nulls"]), branch)
         with torch.no_grad():
-            got = self.run(self.build(scale=scale), given)["x0"]
+            got = self.run(self.build({"scale": scale}), given)["x0"]
             want = model(given["x"], given["t"], expected).x0
         far = largest_difference(got, want)
         assert far <= self.atol, f"scale {scale:g} is off by {far:.2g} from the {branch} branch"
