@@ -15,6 +15,7 @@ from ldm_core import artifacts, images, storage
 from ldm_core.batch import to_images
 from ldm_core.build import make_dataset, make_first_stage, make_model, make_objective, sampling_site
 from ldm_core.catalog import Catalog
+from ldm_core.config import unstructure
 from ldm_core.contracts import DataInfo, FirstStage
 from ldm_core.errors import CheckpointError, DataError
 from ldm_core.pipeline import Pipeline, load_stage, reconstruct
@@ -172,7 +173,7 @@ class Stages:
             meta = artifacts.metadata(
                 "first_stage",
                 recipe.first_stage.use,
-                recipe.first_stage.plain(),
+                unstructure(recipe.first_stage.config),
                 self.catalog.versions(),
                 identity=identity,
                 image_channels=recipe.image_channels,
