@@ -98,7 +98,7 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:
     _dropout(plain, request, catalog)
     apply_overrides(plain, request.settings, _recipe.SINGLE)
     if request.recipe is None:
-        notes.insert(0, _laptop_note(plain, request))
+        notes.insert(0, _laptop_note(plain))
     return Assembled(plain, tuple(notes))
 
 
@@ -183,7 +183,7 @@ def _use_what_is_installed(plain: dict[str, Any], request: Request, catalog: Cat
     Parts that the user named stay as named. Yields a line for each part that had to give way.
     """
     if not request.names("conditioners") and "conditioners" not in plain:
-        if not request.names("dataset"):
+        if _use(plain.get("dataset")) in ("", _recipe.DEFAULTS["dataset"]):
             plain["conditioners"] = list(PREFERRED["conditioners"])
         else:
             yield (
@@ -209,7 +209,7 @@ def _missing(kind: str, name: str) -> str:
     return f"{kind.replace('_', ' ')} '{name}' is not installed" + (f" (pip install {brings})" if brings else "")
 
 
-def _laptop_note(plain: Mapping[str, Any], request: Request) -> str:
+def _laptop_note(plain: Mapping[str, Any]) -> str:
     size = plain.get("image_size")
     size = f"{size}x{size}" if isinstance(size, int) else "x".join(map(str, size or ()))
     steps = (plain.get("trainer") or {}).get("steps")
@@ -220,6 +220,6 @@ def _laptop_note(plain: Mapping[str, Any], request: Request) -> str:
         )
     small = f"recipe '{LAPTOP}': parts scaled down for a CPU (scale: small), images of {size}"
     more = "scale=paper image_size=256 first_stage_trainer.steps=N trainer.steps=N, or --recipe FILE"
-    if request.names("dataset"):
+    if _use(plain.get("dataset")) != _recipe.DEFAULTS["dataset"]:
         return f"{small}, {steps} steps on your data; for more set {more}"
     return f"{small}, data: the embedded 'shapes'; for the full size set {more}, and give your data with --data URL"

@@ -134,7 +134,7 @@ class Progress:
     def ldm_images(self, stage: str, step: int, name: str, url: str) -> None:
         """Where a picture was written."""
         if not self._quiet:
-            self._write(f"{_title(stage)}: {name.replace('_', ' ')}: {url}")
+            self._write(f"{_title(stage)}: wrote {url}")
 
     @hookimpl
     def ldm_stage_end(self, stage: str, status: str) -> None:

@@ -63,6 +63,34 @@ def _stdout_to_stderr() -> Iterator[None]:
         os.close(saved)
 
 
+@contextlib.contextmanager
+def warnings_as_lines(most: int = 20) -> Iterator[None]:
+    """Warnings become one line each on stderr, without Python's file and line; of each kind the first `most`.
+
+    Notices that are for programmers (deprecations) are left out, and so is a second quote of the same cut-off text.
+    """
+    import warnings
+
+    said: set[str] = set()
+    counts: dict[Any, int] = {}
+
+    def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+        text = str(message)
+        key = text.rpartition("cut off:")[2]
+        if key in said or counts.get(category, 0) > most:
+            return
+        said.add(key)
+        counts[category] = counts.get(category, 0) + 1
+        print(f"warning: {text}" if counts[category] <= most else "warning: (more of this kind)", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        for kind in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", kind)
+        warnings.filterwarnings("always", category=UserWarning, module=r"ldm_.*")
+        warnings.showwarning = show
+        yield
+
+
 def table(rows: Sequence[tuple[str, ...]], indent: str = "") -> list[str]:
     """Rows of text -> aligned lines; the last column is free."""
     if not rows:

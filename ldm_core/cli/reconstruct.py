@@ -47,23 +47,20 @@ def _loaded(path: str, device: str | None) -> tuple[Any, int, tuple[int, ...]]:
     """(picture -> reconstruction, its channels, the stage's strides); imports torch."""
     import torch
 
-    from ldm_core import pipeline
+    from ldm_core import artifacts, pipeline
     from ldm_core.catalog import Catalog
     from ldm_core.recipe import resolve
 
     catalog = Catalog.discover()
-    recipe = resolve({"first_stage": {"weights": path}}, catalog)
-    config = recipe.first_stage.config
+    channels = artifacts.stage_header(path).extra.get("image_channels", 3)
+    recipe = resolve({"first_stage": {"weights": path}, "image_channels": channels}, catalog)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    channels = getattr(config, "image_channels", None) or (
-        config.channels if recipe.first_stage.use == "identity" else 3
-    )
     stage = pipeline.load_stage(recipe, catalog, path, where)
 
     def rebuild(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return pipeline.reconstruct(stage, picture[None], where)[0]
 
-    return rebuild, channels, config.latent.stride
+    return rebuild, channels, recipe.first_stage.config.latent.stride
 
 
 def read_size(text: str | None) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ import click
 from ldm_core.catalog import Catalog
 from ldm_core.cli.assemble import Request, assemble
 from ldm_core.cli.inputs import fit_inputs, name_classes, read_inputs, require_readers
-from ldm_core.cli.output import first_process, reporting
+from ldm_core.cli.output import first_process, reporting, warnings_as_lines
 from ldm_core.contracts import DataInfo
 from ldm_core.errors import ConfigError
 from ldm_core.recipe import Recipe
@@ -90,7 +90,8 @@ def whole_run(options: Mapping[str, Any], settings: Sequence[str]) -> int:
 def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequence[str]) -> int:
     """Run the named stages and tell what came of them. Returns the exit code."""
     quiet = bool(options["quiet_flag"])
-    with reporting(bool(options["json_flag"]) and first_process()) as document:
+    as_json = bool(options["json_flag"]) and first_process()
+    with reporting(as_json) as document, warnings_as_lines(most=2):
         prepared = prepare(options, settings)
         if not quiet and first_process():
             for note in prepared.notes:

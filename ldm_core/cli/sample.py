@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -13,7 +12,7 @@ from ldm_core.cli.options import input_options, json_option
 
 
 def _sample(model: str, **options: Any) -> int:
-    from ldm_core.cli.output import reporting
+    from ldm_core.cli.output import reporting, warnings_as_lines
 
     with reporting(bool(options["json_flag"])) as document:
         seeds = read_seeds(options["seeds"])
@@ -146,27 +145,6 @@ def file_name(index: int, seed: int, prompt: str) -> str:
     """``0003-seed7-a-red-circle.png``: tells images apart in a listing; the whole prompt is in the metadata."""
     words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")[:40].rstrip("-_")
     return "-".join(filter(None, (f"{index:04d}", f"seed{seed}", words))) + ".png"
-
-
-@contextmanager
-def warnings_as_lines() -> Iterator[None]:
-    """Warnings of the core become one line each on stderr, without Python's file and line."""
-    import warnings
-
-    said: set[str] = set()
-
-    def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
-        text = str(message)
-        if text not in said:
-            said.add(text)
-            click.echo(f"warning: {text}", err=True)
-
-    with warnings.catch_warnings():
-        for kind in (DeprecationWarning, FutureWarning):
-            warnings.simplefilter("ignore", kind)
-        warnings.filterwarnings("always", category=UserWarning)
-        warnings.showwarning = show
-        yield
 
 
 command = click.Command(
