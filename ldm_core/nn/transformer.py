@@ -10,8 +10,9 @@ Shapes: B batch; L tokens; D width.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ldm_core.nn.attention import attend
 
 
 class TokenPositions(nn.Module):
@@ -46,7 +47,7 @@ class TokenAttention(nn.Module):
             projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B,heads,L,head_width)
             for projected in (self.to_q(x), self.to_k(x), self.to_v(x))
         )
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = attend(q, k, v, mask)
         return self.to_out(out.transpose(1, 2).flatten(2))  # (B,L,D)
 
 
