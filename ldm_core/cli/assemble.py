@@ -16,7 +16,11 @@ from ldm_core.errors import ConfigError, suggest
 
 LAPTOP = "laptop"
 """The shipped recipe that a run without ``--recipe`` starts from."""
-PREFERRED: Mapping[str, Any] = {"conditioners": ["text"], "sampler": "ddim", "guidance": "cfg"}
+PREFERRED: Mapping[str, Any] = {
+    "conditioners": [{"use": "text"}],
+    "sampler": {"use": "ddim"},
+    "guidance": {"use": "cfg"},
+}
 """What is taken with the laptop recipe, where it is installed and neither the recipe nor the user says otherwise."""
 DROPOUT = 0.1
 """Share of training examples that lose a conditioner named by ``--cond``, where guidance needs the other case."""
@@ -182,7 +186,8 @@ def _use_what_is_installed(plain: dict[str, Any], request: Request, catalog: Cat
 
     Parts that the user named stay as named. Yields a line for each part that had to give way.
     """
-    if not request.names("conditioners") and "conditioners" not in plain:
+    replaced = request.cond or any(s.partition("=")[0].strip() == "conditioners" for s in request.settings)
+    if not replaced and "conditioners" not in plain:
         if _use(plain.get("dataset")) in ("", _recipe.DEFAULTS["dataset"]):
             plain["conditioners"] = list(PREFERRED["conditioners"])
         else:

@@ -53,7 +53,7 @@ def _loaded(path: str, device: str | None) -> tuple[Any, int, tuple[int, ...]]:
 
     catalog = Catalog.discover()
     channels = artifacts.stage_header(path).extra.get("image_channels", 3)
-    recipe = resolve({"first_stage": {"weights": path}, "image_channels": channels}, catalog)
+    recipe = resolve({"first_stage": path, "image_channels": channels}, catalog)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     stage = pipeline.load_stage(recipe, catalog, path, where)
 

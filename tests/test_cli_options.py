@@ -1,0 +1,100 @@
+"""The command line's surface: its options equal this list, so that one is added on purpose only."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+import pytest
+
+from ldm_core.cli.group import COMMANDS, group
+
+RUN = {
+    "--recipe",
+    "--first-stage",
+    "--denoiser",
+    "--cond",
+    "--sampler",
+    "--guidance",
+    "--data",
+    "--out",
+    "--prompt",
+    "--input",
+    "--boxes",
+    "--segmentation",
+    "--class",
+    "--train-steps",
+    "--sample-steps",
+    "--seed",
+    "--strict",
+    "--json",
+    "--quiet",
+}
+OPTIONS = {
+    "train": RUN,
+    "check": RUN,
+    "sample": {
+        "--prompt",
+        "--prompts",
+        "--input",
+        "--boxes",
+        "--segmentation",
+        "--class",
+        "--images",
+        "--seed",
+        "--seeds",
+        "--steps",
+        "--guidance",
+        "--sampler",
+        "--batch",
+        "--out",
+        "--device",
+        "--strict",
+        "--json",
+        "--quiet",
+    },
+    "reconstruct": {"--out", "--image-size", "--device", "--json"},
+    "plugins": {"--json"},
+    "show": {"--kind", "--json"},
+    "new": {"--dir"},
+}
+ARGUMENTS = {
+    "train": ["settings"],
+    "check": ["settings"],
+    "sample": ["model"],
+    "reconstruct": ["stage", "pictures"],
+    "plugins": [],
+    "show": ["name"],
+    "new": ["kind", "name"],
+}
+
+
+def _options(command: click.Command) -> set[str]:
+    return {name for p in command.params if isinstance(p, click.Option) for name in p.opts}
+
+
+def test_options_of_the_run() -> None:
+    assert _options(group) == RUN | {"--version"}
+
+
+def test_commands() -> None:
+    assert list(COMMANDS) == ["train", "sample", "reconstruct", "plugins", "show", "check", "new"]
+    assert set(OPTIONS) == set(COMMANDS) == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_options_of_a_command(name: str) -> None:
+    command = importlib.import_module(COMMANDS[name][0]).command
+    assert command.name == name
+    assert _options(command) == OPTIONS[name]
+    assert [p.name for p in command.params if isinstance(p, click.Argument)] == ARGUMENTS[name]
+    assert all(p.help for p in command.params if isinstance(p, click.Option)), "an option without a line of help"
+    assert command.help
+    assert command.short_help == COMMANDS[name][1], "the listing of --help and the command say different things"
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_no_option_hides_a_component(name: str) -> None:
+    """The settings of components are KEY=VALUE; none of them becomes an option."""
+    known = OPTIONS[name] | RUN
+    assert not {o for o in known if "." in o or "_" in o}
