@@ -24,7 +24,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from ldm_core.specs import EMPTY, CondSpec, LatentSpec
+from ldm_core.specs import EMPTY as EMPTY
+from ldm_core.specs import Accepts as Accepts
+from ldm_core.specs import CondSpec as CondSpec
+from ldm_core.specs import DataInfo as DataInfo
+from ldm_core.specs import LatentSpec as LatentSpec
+from ldm_core.specs import Site as Site
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -251,6 +256,8 @@ class Parameterization(Protocol):
 class Objective(Protocol):
     """How times are drawn and errors weighed. Provisional."""
 
+    __init__ = _cooperative_init
+
     @abstractmethod
     def loss(self, model: Model, x0: Tensor, cond: Cond, *, streams: Streams) -> LossOutput:
         """x0 (B, C, *s) -> a loss per example."""
@@ -286,6 +293,8 @@ class TimeGrid(Protocol):
 @runtime_checkable
 class Adapter(Protocol):
     """LoRA, ControlNet, IP-Adapter, textual inversion: changes a model by forward hooks. Provisional."""
+
+    __init__ = _cooperative_init
 
     @abstractmethod
     def attach(self, model: Model) -> None:

@@ -228,7 +228,8 @@ def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = 
     known = ["image_size", "image_channels", "seed", "scale", *SINGLE, *LISTS, *SECTIONS]
     for key in plain:
         if key not in known:
-            problems.append(f"{key}: unknown key{suggest(str(key), known) or f' (known: {", ".join(known)})'}")
+            hint = suggest(str(key), known) or " (known: " + ", ".join(known) + ")"
+            problems.append(f"{key}: unknown key{hint}")
     small = plain.get("scale", "paper")
     if small not in ("paper", "small"):
         problems.append(f"scale: expected paper or small, got {small!r}")
