@@ -1,0 +1,135 @@
+"""Progress: plain lines where there is no terminal, a bar where there is one."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from ldm_core.catalog import Catalog
+from ldm_core.cli.console import Progress, Speed, duration, loss_text
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _run(quiet: bool = False, seconds_per_step: float = 0.5, steps: int = 100) -> str:
+    clock, stream = _Clock(), io.StringIO()
+    catalog = Catalog()
+    catalog.manager.register(Progress(stream, quiet=quiet, terminal=False, clock=clock))
+    hook = catalog.manager.hook
+    hook.ldm_run_start(recipe={}, out="runs/x")
+    hook.ldm_stage_end(stage="first_stage", status="skipped")
+    hook.ldm_stage_start(stage="denoiser", steps=steps, start=0)
+    for step in range(1, steps + 1):
+        clock.now += seconds_per_step
+        hook.ldm_step(stage="denoiser", step=step, logs={"loss": 1 / step, "lr": 1e-3} if step % 20 == 0 else {})
+    hook.ldm_message(text="a note", level="info")
+    hook.ldm_message(text="take care", level="warning")
+    hook.ldm_message(text="take care", level="warning")
+    hook.ldm_images(stage="denoiser", step=steps, name="loss.png", url="runs/x/loss.png")
+    hook.ldm_stage_end(stage="denoiser", status="done")
+    hook.ldm_run_end(status="done")
+    return stream.getvalue()
+
+
+def test_lines_without_a_terminal() -> None:
+    """A line each tenth of the steps, the loss as it was last told, and the time left at constant speed."""
+    assert _run().splitlines() == [
+        "first stage: already done, skipped",
+        "denoiser: 100 steps",
+        "denoiser: 10/100 (10%) 2 steps/s, 45 s left",
+        "denoiser: 20/100 (20%) loss 0.05, 2 steps/s, 40 s left",
+        "denoiser: 30/100 (30%) loss 0.05, 2 steps/s, 35 s left",
+        "denoiser: 40/100 (40%) loss 0.025, 2 steps/s, 30 s left",
+        "denoiser: 50/100 (50%) loss 0.025, 2 steps/s, 25 s left",
+        "denoiser: 60/100 (60%) loss 0.01667, 2 steps/s, 20 s left",
+        "denoiser: 70/100 (70%) loss 0.01667, 2 steps/s, 15 s left",
+        "denoiser: 80/100 (80%) loss 0.0125, 2 steps/s, 10 s left",
+        "denoiser: 90/100 (90%) loss 0.0125, 2 steps/s, 5 s left",
+        "denoiser: 100/100 (100%) loss 0.01, 2 steps/s",
+        "a note",
+        "warning: take care",
+        "denoiser: wrote runs/x/loss.png",
+        "denoiser: done in 50 s, loss 0.01",
+    ]
+
+
+def test_a_slow_stage_speaks_every_ten_seconds() -> None:
+    lines = [line for line in _run(seconds_per_step=4.0, steps=1000).splitlines() if "/1000" in line]
+    assert lines[0] == "denoiser: 3/1000 (0%) 4 s/step, 1 h 06 min left"
+    assert len(lines) == 333
+
+
+def test_a_fast_stage_does_not_flood() -> None:
+    lines = [line for line in _run(seconds_per_step=0.001).splitlines() if "/100 " in line]
+    assert lines == []
+
+
+def test_quiet_leaves_warnings() -> None:
+    assert _run(quiet=True) == "warning: take care\n"
+
+
+def test_going_on() -> None:
+    clock, stream = _Clock(), io.StringIO()
+    progress = Progress(stream, terminal=False, clock=clock)
+    progress.ldm_stage_start("denoiser", 100, 60)
+    clock.now += 20
+    progress.ldm_step("denoiser", 70, {"psnr": 31.5, "rec_loss": 0.25})
+    progress.ldm_stage_end("denoiser", "interrupted")
+    assert stream.getvalue().splitlines() == [
+        "denoiser: going on at step 60 of 100",
+        "denoiser: 70/100 (70%) rec loss 0.25, psnr 31.5, 2 s/step, 1 min 00 s left",
+        "denoiser: interrupted after 20 s, rec loss 0.25, psnr 31.5",
+    ]
+
+
+def test_a_bar_on_a_terminal() -> None:
+    clock, stream = _Clock(), io.StringIO()
+    progress = Progress(stream, terminal=True, clock=clock)
+    progress.ldm_stage_start("denoiser", 10, 0)
+    clock.now += 1
+    progress.ldm_step("denoiser", 5, {"loss": 0.5})
+    progress.ldm_message("[bold]a note", "info")
+    progress.ldm_stage_end("denoiser", "done")
+    progress.close()
+    text = stream.getvalue()
+    assert "[bold]a note" in text, "a message is text, not markup"
+    assert text.endswith("denoiser: done in 1 s, loss 0.5\n")
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (151, "2 min 31 s"),
+        (3600, "1 h 00 min"),
+        (7800, "2 h 10 min"),
+    ],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_speed_is_of_the_last_updates() -> None:
+    """A slow first step (compilation, loading) is forgotten."""
+    speed = Speed(1000, 0, 0.0)
+    now = 60.0
+    for step in range(1, 101):
+        speed.update(step, now)
+        now += 0.25
+    assert speed.rate() == pytest.approx(4.0)
+    assert Speed(10, 0, 0.0).text() == ""
+
+
+def test_which_numbers_are_shown() -> None:
+    assert loss_text({}) == ""
+    assert loss_text({"lr": 1.0}) == ""
+    assert loss_text({"total_loss": 2.0, "loss": 1.0}) == "loss 1"
