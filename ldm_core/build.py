@@ -19,7 +19,7 @@ from ldm_core.streams import mix_seed
 
 
 class seeded:
-    """A context in which torch's global generator starts from `seed`, and is put back afterwards (weights' creation)."""
+    """A context in which torch's global generator starts from `seed`, and is put back afterwards."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -121,7 +121,7 @@ def make_objective(recipe: Recipe, catalog: Catalog, site: Site) -> Objective:
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     """Fill `module` from named tensors; :class:`LDMError` naming what is missing, unexpected or of another shape."""
 
-    own = {k: v for k, v in module.state_dict().items()}
+    own = dict(module.state_dict())
     missing = [k for k in own if k not in tensors]
     unexpected = [k for k in tensors if k not in own]
     shapes = [

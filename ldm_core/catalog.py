@@ -96,7 +96,8 @@ class Catalog:
         try:
             self.manager.check_pending()
             impls = [i for i in self.manager.hook.ldm_components.get_hookimpls() if i.plugin is plugin]
-            components = [c for impl in impls for c in impl.function()]
+            hooks: list[Any] = [impl.function for impl in impls]
+            components = [c for hook in hooks for c in hook()]
         except BaseException:
             self.manager.unregister(plugin)
             raise
@@ -142,7 +143,8 @@ class Catalog:
         if found:
             owners = " and ".join(f"{e.distribution} ({e.plugin})" for e, _ in found)
             raise ComponentError(
-                f"{kind} '{name}' is claimed by {owners}; uninstall one of them, or set LDM_PLUGINS to the plugins to load"
+                f"{kind} '{name}' is claimed by {owners}; uninstall one of them, or set LDM_PLUGINS to the plugins to "
+                "load"
             )
         known = self.names(kind)
         message = f"no {kind} named '{name}'"

@@ -22,7 +22,10 @@ def check(recipe: Recipe, info: DataInfo | None = None) -> None:
 
 
 def site_of(recipe: Recipe) -> Site:
-    """The site that the denoiser is built for: image size, latents and merged conditioning. ValueError: see contracts."""
+    """The site that the denoiser is built for: image size, latents and merged conditioning.
+
+    Raises ValueError, naming both conditioners, where their bundles do not merge.
+    """
     latent = recipe.first_stage.config.latent
     specs = {c.name: c.config.spec(latent) for c in recipe.conditioners}
     return Site(size=recipe.image_size, channels=recipe.image_channels, latent=latent, cond=CondSpec.merge(specs))
@@ -50,8 +53,9 @@ def _images(recipe: Recipe) -> Iterable[str]:
     channels = getattr(stage.config, "image_channels", None)
     if channels is not None and channels != recipe.image_channels:
         yield (
-            f"first_stage '{stage.asked or stage.use}' takes {channels} image channels and the recipe has image_channels: "
-            f"{recipe.image_channels}; set one to the other (first_stage.image_channels or image_channels)"
+            f"first_stage '{stage.asked or stage.use}' takes {channels} image channels and the recipe has "
+            f"image_channels: {recipe.image_channels}; set one to the other (first_stage.image_channels or "
+            "image_channels)"
         )
     try:
         stage.config.latent.shape(recipe.image_size)
@@ -93,8 +97,8 @@ def _conditioning(recipe: Recipe) -> Iterable[str]:
             yield str(error)
         return
     yield from _own(f"denoiser '{denoiser.asked or denoiser.use}'", denoiser.config, site)
-    for part in (recipe.guidance, recipe.sampler, recipe.objective, *recipe.adapters):
-        yield from _own(f"{part.kind} '{part.asked or part.use}'", part.config, site)
+    for other in (recipe.guidance, recipe.sampler, recipe.objective, *recipe.adapters):
+        yield from _own(f"{other.kind} '{other.asked or other.use}'", other.config, site)
 
 
 def _diffusion(recipe: Recipe) -> Iterable[str]:

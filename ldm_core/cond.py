@@ -37,13 +37,14 @@ class Cond(NamedTuple):
 
     def unflat(self, tensors: Mapping[str, Tensor]) -> Cond:
         """The inverse of :meth:`flat`, with the options of `self`."""
-        plain = {k: v for k, v in tensors.items() if "/" not in k}
+        plain: dict[str, Any] = {k: v for k, v in tensors.items() if "/" not in k}
         groups: dict[str, dict[str, Tensor]] = {"residuals": {}, "extras": {}}
         for key, value in tensors.items():
             if "/" in key:
                 group, name = key.split("/", 1)
                 groups[group][name] = value
-        return Cond(**plain, **{k: v or EMPTY for k, v in groups.items()}, options=self.options)
+        plain.update({k: v or EMPTY for k, v in groups.items()})
+        return Cond(**plain, options=self.options)
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Cond:
         """Apply `f` to every tensor."""

@@ -85,7 +85,7 @@ def make_converter() -> Converter:
     conv.register_structure_hook(float, _float)
     conv.register_structure_hook(bool, _bool)
     conv.register_structure_hook(str, _string)
-    conv.register_structure_hook_func(lambda t: get_origin(t) is Literal, _literal)
+    conv.register_structure_hook_func(lambda t: get_origin(t) is Literal, _literal)  # type: ignore[comparison-overlap]
 
     def union(value: Any, target: Any) -> Any:
         if value is None and NoneType in get_args(target):
@@ -131,7 +131,7 @@ def make_converter() -> Converter:
 
         return structure
 
-    conv.register_structure_hook_factory(lambda t: get_origin(t) is tuple, sequence_factory)
+    conv.register_structure_hook_factory(lambda t: get_origin(t) is tuple, sequence_factory)  # type: ignore[comparison-overlap]
 
     def class_factory(target: Any) -> Callable[[Any, Any], Any]:
         base = make_dict_structure_fn(target, conv, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=True)
@@ -160,7 +160,8 @@ def make_converter() -> Converter:
 
         return structure
 
-    conv.register_structure_hook_factory(lambda t: get_origin(t) in (Mapping, dict) or t is Mapping, mapping_factory)
+    mappings: tuple[Any, ...] = (Mapping, dict)
+    conv.register_structure_hook_factory(lambda t: get_origin(t) in mappings or t is Mapping, mapping_factory)
     return conv
 
 

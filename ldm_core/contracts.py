@@ -100,7 +100,7 @@ class FirstStage(Protocol):
     """
 
     latent: LatentSpec
-    __init__ = _cooperative_init
+    __init__ = _cooperative_init  # type: ignore[misc]
 
     @abstractmethod
     def encode_moments(self, x: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class Conditioner(Protocol):
 
     spec: CondSpec
     reads: tuple[str, ...]
-    __init__ = _cooperative_init
+    __init__ = _cooperative_init  # type: ignore[misc]
 
     @abstractmethod
     def encode(self, batch: Batch) -> Cond:
@@ -165,7 +165,7 @@ class Denoiser(Protocol):
     parameters: see :mod:`ldm_core.contracts`.
     """
 
-    __init__ = _cooperative_init
+    __init__ = _cooperative_init  # type: ignore[misc]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # nn.Module brings a placeholder `forward` that would hide a forgotten one until the first call.
@@ -186,7 +186,7 @@ class Sampler(Protocol):
     It knows neither conditioning nor guidance nor first stage; its history is local to :meth:`sample`.
     """
 
-    __init__ = _cooperative_init
+    __init__ = _cooperative_init  # type: ignore[misc]
 
     @abstractmethod
     def sample(
@@ -256,7 +256,7 @@ class Parameterization(Protocol):
 class Objective(Protocol):
     """How times are drawn and errors weighed. Provisional."""
 
-    __init__ = _cooperative_init
+    __init__ = _cooperative_init  # type: ignore[misc]
 
     @abstractmethod
     def loss(self, model: Model, x0: Tensor, cond: Cond, *, streams: Streams) -> LossOutput:
@@ -294,7 +294,7 @@ class TimeGrid(Protocol):
 class Adapter(Protocol):
     """LoRA, ControlNet, IP-Adapter, textual inversion: changes a model by forward hooks. Provisional."""
 
-    __init__ = _cooperative_init
+    __init__ = _cooperative_init  # type: ignore[misc]
 
     @abstractmethod
     def attach(self, model: Model) -> None:

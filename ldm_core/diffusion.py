@@ -62,11 +62,11 @@ class Model(nn.Module):
         return self.parameterization.coefficients(self.schedule.alpha(t), self.schedule.sigma(t))
 
     def network(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """x (B, C, *s), t (B,) -> the denoiser's raw output F and what else it puts out, (B, C or more, *s), float32."""
+        """x (B, C, *s), t (B,) -> the raw output: F, then what else the denoiser puts out; (B, C or more, *s), float32."""
         c_in = self.coefficients(t)[2]
         level = self.schedule.noise_level(t.double()).to(device=x.device, dtype=torch.float32)
         with self.autocast():
-            out = self.denoiser(x * per_example(c_in, x), level, cond)
+            out: Tensor = self.denoiser(x * per_example(c_in, x), level, cond)  # type: ignore[operator]
         return out.float()
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Estimate:

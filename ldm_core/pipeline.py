@@ -263,6 +263,7 @@ class Pipeline:
         images: int | None,
     ) -> list[dict[str, Any]]:
         texts = [prompts] if isinstance(prompts, str) else list(prompts or [])
+        given: list[dict[str, Any]]
         given = [dict(e) for e in examples] if examples else [{"caption": t} for t in texts] or [{}]
         several = bool(examples or texts)
         count = images or (len(given) if several else (1 if inputs else self.recipe.sample.images))

@@ -13,9 +13,8 @@ import attrs
 from ldm_core import config as _config
 from ldm_core import storage
 from ldm_core.catalog import Catalog
-from ldm_core.config import ConfigError
 from ldm_core.contracts import DataInfo
-from ldm_core.errors import ComponentError, suggest
+from ldm_core.errors import ComponentError, ConfigError, suggest
 from ldm_core.settings import DataSettings, FirstStageTrainerSettings, SampleSettings, TrainerSettings
 
 SINGLE = (
@@ -280,7 +279,8 @@ def _list(key: str, kind: str, value: Any, catalog: Catalog, small: bool, info: 
         value = [value]
     if not isinstance(value, list | tuple):
         raise ConfigError(f"{key}: expected a list of components, got {value!r}")
-    parts, problems = [], []
+    parts: list[Part] = []
+    problems: list[str] = []
     for i, item in enumerate(value):
         try:
             parts.append(_part(kind, f"{key}[{i}]", item, catalog, small, info))
@@ -318,7 +318,7 @@ def _part(kind: str, path: str, value: Any, catalog: Catalog, small: bool, info:
         extra = _conditioner_keys(given, path, name)
     base = {} if preset is None else _config.unstructure(preset)
     scaled = {**base, **_config.unstructure(component.small)} if small else base
-    conf = _config.structure({**scaled, **given}, component.config, path)
+    conf: Any = _config.structure({**scaled, **given}, component.config, path)
     if info is not None and (fill := getattr(conf, "from_data", None)) is not None:
         conf = fill(info)
     make: type[Part] = {"first_stage": StagePart, "conditioner": ConditionerPart}.get(kind, Part)  # type: ignore[assignment]
@@ -343,7 +343,7 @@ def _trained_stage(
 
     header = stage_header(extra["weights"])
     entry, _ = catalog.get("first_stage", header.use)
-    conf = _config.structure(header.config, entry.component.config, f"{extra['weights']}: first_stage")
+    conf: Any = _config.structure(header.config, entry.component.config, f"{extra['weights']}: first_stage")
     if name and name not in (header.use, entry.component.name) and name not in entry.component.presets:
         raise ConfigError(f"{path}: {extra['weights']} holds a '{header.use}', not a '{name}'; leave 'use' out")
     for key, value in given.items():
@@ -370,7 +370,7 @@ def _trained_stage(
 
 def _conditioner_keys(given: dict[str, Any], path: str, name: str) -> dict[str, Any]:
     extra: dict[str, Any] = {"name": name}
-    problems = []
+    problems: list[str] = []
     for key, kind in _CONDITIONER_KEYS.items():
         if key in given:
             try:

@@ -212,7 +212,8 @@ def test_data_that_is_not_there(data: str, said: str) -> None:
 @pytest.mark.parametrize("option", ["first_stage", "sampler", "denoiser"])
 def test_an_empty_name(option: str) -> None:
     with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')}: empty"):
-        plain(**{option: ""})
+        empty: dict[str, Any] = {option: ""}
+        assemble(Request(**empty), catalog(STANDARD))
 
 
 def test_mistyped_settings_are_all_told() -> None:

@@ -84,7 +84,7 @@ def test_boxes_inline_and_from_a_file(tmp_path: Path) -> None:
     for given in (text, str(tmp_path / "b.json")):
         got = read_inputs(boxes=given)
         assert got["boxes"].dtype == np.float32
-        assert np.allclose(got["boxes"], [[0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]])
+        assert np.allclose(got["boxes"], np.array([[0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]]))
         assert got["box_labels"].tolist() == [2, 0]
         assert got["box_labels"].dtype == np.int64
     assert list(read_inputs(boxes="[[0, 0, 0.5, 0.5]]")) == ["boxes"]
@@ -113,7 +113,7 @@ def test_boxes_inline_and_from_a_file(tmp_path: Path) -> None:
         (["boxes={boxes: []}"], {}, "--boxes takes boxes with their labels"),
     ],
 )
-def test_what_is_refused(pairs: list[str], options: dict[str, str], said: str) -> None:
+def test_what_is_refused(pairs: list[str], options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_inputs(pairs, **options)
     assert said in str(caught.value)

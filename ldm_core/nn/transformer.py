@@ -9,6 +9,8 @@ Shapes: B batch; L tokens; D width.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -80,7 +82,7 @@ class TokenLayers(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         for index, pair in enumerate(self.layers):
-            norm, block = pair  # type: ignore[misc]
+            norm, block = cast(nn.ModuleList, pair)
             x = x + (block(norm(x), mask) if index % 2 == 0 else block(norm(x)))
         return x
 

@@ -74,12 +74,13 @@ class FirstStageTask:
         self.ema: EMA | None = None
         section = "first_stage_trainer"
         self._autoencoder = Part("autoencoder", _Autocast(generator, settings.precision), settings, world, section)
-        self.parts: list[Part] = [self._autoencoder]
+        parts = [self._autoencoder]
         self._discriminator: Part | None = None
         if adversary is not None:
             loss = _Autocast(DiscriminatorLoss(adversary, disc_start=start), settings.precision)
             self._discriminator = Part("discriminator", loss, settings, world, section)
-            self.parts.append(self._discriminator)
+            parts.append(self._discriminator)
+        self.parts: Sequence[Part] = parts
         self.part_steps = {p.name: 0 for p in self.parts}
         self._counts: Tensor | None = None
 
@@ -88,7 +89,8 @@ class FirstStageTask:
 
     def step(self, step: int, micros: Sequence[MicroBatch], *, measure: bool) -> Mapping[str, Any]:
         """One step of the autoencoder and, once it has started, one of the discriminator."""
-        seed, logs = self._recipe.seed, {}
+        seed = self._recipe.seed
+        logs: dict[str, Any] = {}
         opponent = self._discriminator if self._discriminator and step >= self._start else None
         for micro in micros:
             images = micro.batch["image"]
