@@ -62,7 +62,7 @@ class Model(nn.Module):
         return self.parameterization.coefficients(self.schedule.alpha(t), self.schedule.sigma(t))
 
     def network(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """x (B, C, *s), t (B,) -> the raw output: F, then what else the denoiser puts out; (B, C or more, *s), float32."""
+        """x (B, C, *s), t (B,) -> what the denoiser puts out, float32: F and, beyond C channels, its own."""
         c_in = self.coefficients(t)[2]
         level = self.schedule.noise_level(t.double()).to(device=x.device, dtype=torch.float32)
         with self.autocast():
