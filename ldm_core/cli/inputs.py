@@ -225,14 +225,17 @@ def _items(labels: Any) -> Iterable[Any]:
     return labels.tolist() if hasattr(labels, "tolist") else labels
 
 
-def require_readers(inputs: Iterable[str], reads: Mapping[str, Iterable[str]]) -> None:
-    """Raise :class:`ConfigError` for an input that no conditioner takes; `reads`: conditioner -> its keys."""
+def require_readers(inputs: Iterable[str], reads: Mapping[str, Iterable[str]], fix: str = "") -> None:
+    """Raise :class:`ConfigError` for an input that no conditioner takes; `reads`: conditioner -> its keys.
+
+    `fix`: what to do about it, where something can be done.
+    """
     taken = sorted({key for keys in reads.values() for key in keys})
     problems = []
     for key in inputs:
         if key not in taken:
             who = f"the conditioners read: {', '.join(taken)}" if taken else "the model has no conditioner"
-            problems.append(f"input '{key}': nothing reads it{suggest(key, taken)} ({who}); see --cond")
+            problems.append(f"input '{key}': nothing reads it{suggest(key, taken)} ({who}){fix}")
     if problems:
         raise ConfigError(problems)
 

@@ -55,7 +55,7 @@ def prepare(options: Mapping[str, Any], settings: Sequence[str]) -> Prepared:
         image_channels=recipe.image_channels,
     )
     wanted = [*inputs, *(["caption"] if recipe.sample.prompts else [])]
-    require_readers(wanted, {c.name: c.config.reads for c in recipe.conditioners})
+    require_readers(wanted, {c.name: c.config.reads for c in recipe.conditioners}, "; see --cond")
     inputs = name_classes(inputs, info.class_names, info.classes)
     inputs = fit_inputs(inputs, recipe.image_size, recipe.data.fit, info.keys)
     notes = assembled.notes + tuple(

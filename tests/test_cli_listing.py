@@ -1,0 +1,125 @@
+"""``plugins`` and ``show``: what they print of what is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import pytest
+
+from ldm_core import Component, hookimpl
+from ldm_core.catalog import Catalog
+from ldm_core.cli import main
+
+
+@attrs.frozen(kw_only=True)
+class PaletteConfig:
+    """A few colours, by cross-attention."""
+
+    colours: int = attrs.field(default=5, metadata={"help": "how many colours"})
+    weights: tuple[float, ...] = (1.0, 0.5)
+
+
+class _Plugin:
+    @hookimpl
+    def ldm_components(self) -> list[Component]:
+        return [
+            Component(
+                kind="conditioner",
+                name="palette",
+                config=PaletteConfig,
+                factory="nowhere:nothing",
+                summary="steers by a colour palette",
+                source="nobody 1999",
+                presets={"palette_one": PaletteConfig(colours=1), "palette": PaletteConfig()},
+                small={"colours": 2},
+            ),
+            Component(
+                kind="sampler", name="palette", config=PaletteConfig, factory="nowhere:nothing", summary="another"
+            ),
+        ]
+
+
+@pytest.fixture(autouse=True)
+def only_these(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def discover(cls: type[Catalog], limit: Any = None) -> Catalog:
+        catalog = Catalog()
+        catalog.register(_Plugin(), "palette", "ldm-palette", "2.0")
+        return catalog
+
+    monkeypatch.setattr(Catalog, "discover", classmethod(discover))
+    yield
+
+
+def test_plugins(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plugins"]) == 0
+    assert capsys.readouterr().out == (
+        "KIND         NAME     DISTRIBUTION     SUMMARY\n"
+        "conditioner  palette  ldm-palette 2.0  steers by a colour palette (presets: palette_one)\n"
+        "sampler      palette  ldm-palette 2.0  another\n"
+    )
+    assert main(["plugins", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["broken"] == []
+    assert document["components"][0] == {
+        "kind": "conditioner",
+        "name": "palette",
+        "presets": ["palette_one"],
+        "distribution": "ldm-palette",
+        "version": "2.0",
+        "plugin": "palette",
+        "summary": "steers by a colour palette",
+    }
+
+
+SHOWN = """\
+conditioner palette, from ldm-palette 2.0
+  steers by a colour palette
+  A few colours, by cross-attention.
+  Source: nobody 1999
+
+OPTION   TYPE               DEFAULT
+colours  int                5           how many colours
+weights  tuple[float, ...]  [1.0, 0.5]
+
+Presets, with what differs from the defaults of the component:
+  palette_one  colours=1
+  palette      as it is
+
+With scale: small  colours=2
+"""
+
+
+def test_show(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "palette", "--kind", "conditioner"]) == 0
+    assert capsys.readouterr().out == SHOWN
+
+
+def test_show_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "palette_one", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["name"], document["component"], document["kind"]) == ("palette_one", "palette", "conditioner")
+    assert document["options"][0] == {"name": "colours", "type": "int", "default": "1", "help": "how many colours"}
+    assert document["presets"] == {"palette_one": {"colours": 1}, "palette": {}}
+    assert document["small"] == {"colours": 2}
+
+
+def test_a_name_of_two_kinds_shows_both(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "palette"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(SHOWN + "\nsampler palette, from ldm-palette 2.0\n")
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        (["palete"], "no component or preset named 'palete'; did you mean 'palette'?; see `ldm-run plugins`"),
+        (["vq_f4"], "no first_stage named 'vq_f4'; it comes with: pip install ldm-plugin-vq-ae (installed: none)"),
+        (["palette", "--kind", "dataset"], "no dataset named 'palette'; 'palette' is a conditioner (installed: none)"),
+    ],
+)
+def test_what_is_not_there(capsys: pytest.CaptureFixture[str], line: list[str], said: str) -> None:
+    assert main(["show", *line]) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"

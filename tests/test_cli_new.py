@@ -1,0 +1,99 @@
+"""``new conditioner``: what it writes is a distribution that passes its own tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from ldm_core.cli import main
+from ldm_core.cli.new import conditioner_files
+
+FILES = [
+    "README.md",
+    "ldm_plugin_colour_mood/__init__.py",
+    "ldm_plugin_colour_mood/conditioner.py",
+    "ldm_plugin_colour_mood/config.py",
+    "ldm_plugin_colour_mood/plugin.py",
+    "ldm_plugin_colour_mood/py.typed",
+    "pyproject.toml",
+    "tests/test_colour_mood_conformance.py",
+]
+
+
+def test_it_passes_its_own_tests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Generated, put where Python finds it with its entry point, and held to the conformance kit."""
+    assert main(["new", "conditioner", "colour_mood", "--dir", str(tmp_path)]) == 0
+    root = tmp_path / "ldm-plugin-colour-mood"
+    out = capsys.readouterr().out
+    assert out.splitlines()[: len(FILES)] == [str(root / f) for f in FILES]
+    assert f"pip install -e {root}" in out
+    assert sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()) == sorted(FILES)
+
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    info = tmp_path / "site" / "ldm_plugin_colour_mood-0.1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    points = project["entry-points"]["ldm_core"]
+    (info / "entry_points.txt").write_text("[ldm_core]\n" + "\n".join(f"{k} = {v}" for k, v in points.items()))
+    found = [str(root), str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, found)), "LDM_PLUGINS": "colour_mood"}
+    environment["OMP_NUM_THREADS"] = "1"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not accelerator"],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout and "failed" not in done.stdout and "error" not in done.stdout
+
+
+def test_the_generated_code_is_clean(tmp_path: Path) -> None:
+    pytest.importorskip("ruff", reason="ruff is not installed (ldm-core[dev])")
+    assert main(["new", "conditioner", "colour_mood", "--dir", str(tmp_path)]) == 0
+    for line in (["check", "--select", "E,F,I,UP,B"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *line, "--isolated", "--no-cache", "--line-length", "110", "."],
+            cwd=tmp_path / "ldm-plugin-colour-mood",
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_nothing_of_the_template_is_left() -> None:
+    for path, text in conditioner_files("x1").items():
+        assert "$" not in text and "NAME" not in path and "package" not in path, path
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("Palette", "is no name for a component: lower-case letters"),
+        ("1st", "is no name"),
+        ("a-b", "is no name"),
+        ("a__b", "is no name"),
+        ("a_", "is no name"),
+        ("class", "is no name"),
+        ("../x", "is no name"),
+        ("bbox_layout", "there is a conditioner named 'bbox_layout' already"),
+    ],
+)
+def test_names_that_will_not_do(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: str) -> None:
+    assert main(["new", "conditioner", name, "--dir", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_there_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "ldm-plugin-mood").mkdir()
+    assert main(["new", "conditioner", "mood", "--dir", str(tmp_path)]) == 2
+    assert "is there already; remove it, or choose another place with --dir" in capsys.readouterr().err
+    assert list((tmp_path / "ldm-plugin-mood").iterdir()) == []

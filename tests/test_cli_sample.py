@@ -1,0 +1,187 @@
+"""``sample`` around a faked model, and ``reconstruct`` through the identity stage: files, metadata, errors."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ldm_core import images
+from ldm_core.cli import main
+from ldm_core.cli.reconstruct import fitted, psnr, read_size
+from ldm_core.cli.sample import file_name, read_prompts, read_seeds
+from ldm_core.errors import ConfigError, DataError
+
+
+class _Pipeline:
+    """A model that reads captions and classes and paints its seed."""
+
+    def __init__(self) -> None:
+        part = SimpleNamespace(config=SimpleNamespace(reads=("caption", "class_label"), classes=0), name="both")
+        data = SimpleNamespace(fit="crop")
+        self.recipe = SimpleNamespace(conditioners=[part], image_channels=3, image_size=(8, 8), data=data)
+        self.class_names = {"class_label": ("cat", "dog")}
+        self.called: dict[str, Any] = {}
+
+    def sample(self, prompts: list[str] | None, *, callback: Any, strict: bool, **options: Any) -> list[Any]:
+        self.called = {"prompts": prompts, "strict": strict, **options}
+        text = "the prompt is longer than conditioner 'text' takes; cut off: 'and so on'"
+        if prompts and "long" in prompts[0]:
+            if strict:
+                raise DataError(text)
+            warnings.warn(text, stacklevel=2)
+        for step in (1, 2):
+            callback(SimpleNamespace(step=step, steps=2, images=0, total=2))
+        seeds = options["seeds"] or [5, 6]
+        prompts = prompts or [""]
+        return [
+            SimpleNamespace(
+                image=np.full((3, 8, 8), seed, np.uint8),
+                prompt=prompts[i % len(prompts)],
+                seed=seed,
+                metadata={"prompt": prompts[i % len(prompts)], "seed": str(seed)},
+            )
+            for i, seed in enumerate(seeds)
+        ]
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> _Pipeline:
+    module = pytest.importorskip("ldm_core.pipeline", reason="torch is not installed")
+    made = _Pipeline()
+
+    def load(url: str, *, device: str | None = None) -> _Pipeline:
+        made.called = {"url": url, "device": device}
+        return made
+
+    monkeypatch.setattr(module.Pipeline, "load", load)
+    monkeypatch.chdir(tmp_path)
+    return made
+
+
+def test_files_and_metadata(pipeline: _Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["sample", "run", "--prompt", "a red circle", "--class", "dog", "--seeds", "7,200", "--out", "here"]
+    assert main([*line, "--guidance", "2.5", "--steps", "3", "--batch", "4", "--sampler", "ddpm"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "here/0000-seed7-a-red-circle.png",
+        "here/0001-seed200-a-red-circle.png",
+        "here/grid.png",
+    ]
+    assert "samples: 2 steps" in err
+    data = Path("here/0001-seed200-a-red-circle.png").read_bytes()
+    assert images.png_metadata(data) == {"prompt": "a red circle", "seed": "200"}
+    assert (images.decode_image(data) == 200).all()
+    assert images.decode_image(Path("here/grid.png").read_bytes()).shape[0] == 3
+    assert pipeline.called == {
+        "prompts": ["a red circle"],
+        "inputs": {"class_label": 1},
+        "images": None,
+        "steps": 3,
+        "guidance": 2.5,
+        "sampler": "ddpm",
+        "seed": None,
+        "seeds": [7, 200],
+        "batch": 4,
+        "strict": False,
+    }
+
+
+def test_json(pipeline: _Pipeline, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("p.txt").write_text("one\n\n  two  \n")
+    assert main(["sample", "run", "--prompts", "p.txt", "--seed", "5", "--json", "--quiet"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out) == {
+        "status": "done",
+        "out": "samples",
+        "grid": "samples/grid.png",
+        "images": [
+            {"path": "samples/0000-seed5-one.png", "prompt": "one", "seed": 5},
+            {"path": "samples/0001-seed6-two.png", "prompt": "two", "seed": 6},
+        ],
+    }
+    assert err == ""
+
+
+def test_a_prompt_that_is_too_long(pipeline: _Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", "run", "--prompt", "a long one", "--quiet"]) == 0
+    told = "the prompt is longer than conditioner 'text' takes; cut off: 'and so on'"
+    assert capsys.readouterr().err == f"warning: {told}\n"
+    assert main(["sample", "run", "--prompt", "a long one", "--strict", "--out", "strict"]) == 2
+    assert capsys.readouterr().err == f"error: {told}\n"
+    assert not Path("strict").exists(), "nothing is written where the command fails"
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        (["--input", "palette=[1]"], "input 'palette': nothing reads it (the conditioners read: caption, class_label)"),
+        (["--class", "horse"], "class_label: no class named 'horse' (known: cat, dog)"),
+        (["--class", "2"], "class_label: no class 2; there are 2 (0 to 1)"),
+        (["--seeds", "1,x"], "--seeds 1,x: expected whole numbers such as 1,2,3 or a range such as 7..10"),
+        (["--prompts", "none.txt"], "cannot read none.txt: no such file or folder; check the spelling"),
+    ],
+)
+def test_errors(pipeline: _Pipeline, capsys: pytest.CaptureFixture[str], line: list[str], said: str) -> None:
+    assert main(["sample", "run", *line]) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
+    assert not Path("samples").exists()
+
+
+def test_seeds() -> None:
+    assert read_seeds(None) is None
+    assert read_seeds("3, 1,2") == [3, 1, 2]
+    assert read_seeds("7..9,2") == [7, 8, 9, 2]
+    for text in ("", "1,", "-1", "9..7", "0..9999999", "1.5", "a..b"):
+        with pytest.raises(ConfigError):
+            read_seeds(text)
+
+
+def test_a_prompt_file_without_prompts(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("\n \n")
+    with pytest.raises(ConfigError, match="holds no prompt; write one a line"):
+        read_prompts(str(tmp_path / "p.txt"))
+
+
+def test_file_names_are_plain() -> None:
+    assert file_name(3, 7, "A red circle, left!") == "0003-seed7-a-red-circle-left.png"
+    assert file_name(0, 1, "") == "0000-seed1.png"
+    assert file_name(0, 1, "../../etc/passwd") == "0000-seed1-etc-passwd.png"
+    assert len(file_name(0, 1, "word " * 100)) < 60
+
+
+def test_psnr() -> None:
+    """10 log10(255² / mean squared error), by hand: an error of 5 everywhere is 34.15 dB."""
+    a = np.full((3, 4, 4), 100, np.uint8)
+    assert psnr(a, a + np.uint8(5)) == pytest.approx(34.1514, abs=1e-4)
+    assert psnr(a, a) == float("inf")
+
+
+def test_pictures_are_brought_to_the_stride() -> None:
+    picture = np.arange(3 * 10 * 13, dtype=np.uint8).reshape(3, 10, 13)
+    assert fitted(picture, None, (4, 4), "p").tolist() == picture[:, 1:9, 0:12].tolist()
+    assert fitted(picture, (16, 8), (4, 4), "p").shape == (3, 16, 8)
+    with pytest.raises(ConfigError, match="10x13 pixels are fewer than the first stage's factor 16"):
+        fitted(picture, None, (16, 16), "p")
+    with pytest.raises(ConfigError, match="not divisible by the first stage's factor 4"):
+        fitted(picture, (10, 8), (4, 4), "p")
+    assert (read_size("64"), read_size("48,64"), read_size("48x64"), read_size(None)) == (
+        (64, 64),
+        (48, 64),
+        (48, 64),
+        None,
+    )
+    for text in ("", "0", "1,2,3", "a"):
+        with pytest.raises(ConfigError):
+            read_size(text)
+
+
+def test_reconstruct_without_a_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.png").write_bytes(images.png_bytes(np.zeros((3, 8, 8), np.uint8)))
+    assert main(["reconstruct", str(tmp_path / "none"), str(tmp_path / "a.png")]) == 2
+    assert "none: no such file or folder; give a .safetensors file or a run's folder" in capsys.readouterr().err
