@@ -25,6 +25,10 @@ def flow(config: Any, site: Any) -> FlowParameterization:
     return FlowParameterization()
 
 
+def _one_more(value: float) -> float:
+    return value + 1.0
+
+
 CATALOG = catalog_of("parameterization", "flow", Empty, flow)
 
 
@@ -178,7 +182,7 @@ def test_a_config_must_be_frozen_and_by_keyword() -> None:
 def test_a_config_that_does_not_come_back_is_found() -> None:
     @attrs.frozen(kw_only=True)
     class Lossy:
-        scale: float = attrs.field(default=1.0, converter=lambda v: v + 1.0)
+        scale: float = attrs.field(default=1.0, converter=_one_more)
 
     class Mine(ParameterizationSuite):
         component = "flow"

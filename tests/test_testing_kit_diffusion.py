@@ -25,8 +25,9 @@ from ldm_core.testing import (
     Suite,
     TimeGridSuite,
 )
+from ldm_core.testing.gaussian import FlowSchedule
 from ldm_core.testing.running import catalog_of, failures
-from ldm_core.testing.toys import CosineSchedule, FlowParameterization, FlowSchedule, even_times
+from ldm_core.testing.toys import CosineSchedule, FlowParameterization, even_times
 
 
 @attrs.frozen(kw_only=True)

@@ -53,6 +53,9 @@ class StageConfig:
 class Stage(FirstStage, nn.Module):
     """A linear KL stage of factor 4: one convolution each way."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: StageConfig, site: Site) -> None:
         super().__init__()
         self.latent = config.latent
@@ -239,6 +242,8 @@ class WordsConfig:
 
 class Words(Conditioner, nn.Module):
     """Bags of letters: a token a word, padded to the batch's longest and masked; it learns how long words may be."""
+
+    longest: Tensor
 
     def __init__(self, config: WordsConfig, site: Site) -> None:
         super().__init__()
