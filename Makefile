@@ -1,0 +1,57 @@
+# The targets set up all they need: a virtual environment in .venv, once. `make test` is what CI runs.
+
+PYTHON ?= python3
+
+# Plain `torch` brings several gigabytes of CUDA packages on Linux where the index offers no other build. This release
+# is one of which a CPU build can be preferred (a local find-links or index of CPU wheels). With a GPU, or to have the
+# newest: make test TORCH=torch
+TORCH ?= torch==2.13.0
+
+# Test processes, and threads in each: two by one is fastest on two cores.
+WORKERS ?= 2
+THREADS ?= 1
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+PLUGINS := $(patsubst %/pyproject.toml,./%,$(wildcard plugins/*/pyproject.toml conditioners/*/pyproject.toml))
+EXTRA := $(patsubst %/pyproject.toml,./%,$(wildcard examples/*/pyproject.toml tests/*/pyproject.toml))
+METADATA := pyproject.toml $(PLUGINS:=/pyproject.toml)
+# What is installed for running, and for developing; the stamps are newer than the metadata that they were made from.
+RUN := .venv/installed-run
+DEV := .venv/installed-dev
+
+.PHONY: demo test slow benchmark lint wheels
+.DELETE_ON_ERROR:
+
+# An environment for developing can run the demo as well.
+demo: $(or $(wildcard $(DEV)),$(RUN))
+	$(BIN)/ldm-run --first-stage vq_f4 --cond text --sampler ddim --out runs/demo
+
+test: $(DEV)
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -m "not slow and not benchmark" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+slow: $(DEV)
+	$(BIN)/python -m pytest -m slow -s $(PYTEST_ARGS)
+
+benchmark: $(DEV)
+	$(BIN)/python -m pytest -m benchmark -s $(PYTEST_ARGS)
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+wheels: $(DEV)
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . $(PLUGINS)
+	@ls dist
+
+# All siblings by path in one call of pip, so that a name that is not published is never looked for in an index.
+$(RUN): $(METADATA) | $(BIN)/python
+	$(BIN)/python -m pip install --progress-bar off "$(TORCH)" -e ".[s3]" $(PLUGINS:%=-e %)
+	touch $@
+
+$(DEV): $(METADATA) $(EXTRA:=/pyproject.toml) | $(BIN)/python
+	$(BIN)/python -m pip install --progress-bar off "$(TORCH)" -e ".[dev]" $(PLUGINS:%=-e %) $(EXTRA:%=-e %)
+	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
