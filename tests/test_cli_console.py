@@ -25,6 +25,7 @@ def _run(quiet: bool = False, seconds_per_step: float = 0.5, steps: int = 100) -
     hook = catalog.manager.hook
     hook.ldm_run_start(recipe={}, out="runs/x")
     hook.ldm_stage_end(stage="first_stage", status="skipped")
+    hook.ldm_stage_end(stage="latents", status="done")
     hook.ldm_stage_start(stage="denoiser", steps=steps, start=0)
     for step in range(1, steps + 1):
         clock.now += seconds_per_step
@@ -42,6 +43,7 @@ def test_lines_without_a_terminal() -> None:
     """A line each tenth of the steps, the loss as it was last told, and the time left at constant speed."""
     assert _run().splitlines() == [
         "first stage: already done, skipped",
+        "latents: done",
         "denoiser: 100 steps",
         "denoiser: 10/100 (10%) 2 steps/s, 45 s left",
         "denoiser: 20/100 (20%) loss 0.05, 2 steps/s, 40 s left",

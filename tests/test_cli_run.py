@@ -35,11 +35,10 @@ def job(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         catalog.manager.hook.ldm_message(text="from the job", level="info")
         if "raises" in seen:
             raise seen["raises"]
-        samples = f"{out}/samples.png" if "samples" in options["stages"] else ""
         return workflow.RunResult(
             out=out,
             model=f"{out}/model.safetensors",
-            samples=samples,
+            samples=f"{out}/samples.png",
             first_stage={"psnr": 31.25},
             seconds={"first_stage": 150.2, "denoiser": 9.9},
             status="done",

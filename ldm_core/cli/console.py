@@ -81,7 +81,7 @@ class Progress:
         self._bar: Any = None
         self._task: Any = None
         self._speed = Speed(0, 0, 0.0)
-        self._began = 0.0
+        self._began: float | None = None  # a stage may end without a beginning, when there was nothing to do
         self._logs = ""
         self._line = (0.0, 0)
         self._problems: set[str] = set()
@@ -140,14 +140,16 @@ class Progress:
     def ldm_stage_end(self, stage: str, status: str) -> None:
         """Close the bar with the time that the stage took."""
         self._close_bar()
+        began, logs, self._began, self._logs = self._began, self._logs, None, ""
         if self._quiet:
             return
         if status == "skipped":
             self._write(f"{_title(stage)}: already done, skipped")
             return
-        took = duration(self._clock() - self._began)
-        how = "done in" if status == "done" else f"{status} after"
-        self._write(f"{_title(stage)}: {how} {took}" + (f", {self._logs}" if self._logs else ""))
+        how = status
+        if began is not None:
+            how += (" in " if status == "done" else " after ") + duration(self._clock() - began)
+        self._write(f"{_title(stage)}: {how}" + (f", {logs}" if logs else ""))
 
     @hookimpl
     def ldm_run_end(self, status: str) -> None:

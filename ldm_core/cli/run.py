@@ -115,6 +115,8 @@ def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequ
             )
         finally:
             progress.close()
+        if "samples" not in stages:
+            result = attrs.evolve(result, samples="")
         document.update(_document(result, prepared.recipe))
         if first_process() and not options["json_flag"]:
             for line in _summary(result):
