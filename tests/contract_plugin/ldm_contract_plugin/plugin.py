@@ -1,0 +1,52 @@
+"""What this distribution offers to ldm-core."""
+
+from __future__ import annotations
+
+from ldm_contract_plugin import config
+from ldm_core import Component, hookimpl
+
+
+@hookimpl
+def ldm_components() -> list[Component]:
+    """A transformer, rectified flow, two-set conditioning, LoRA."""
+    return [
+        Component(
+            kind="denoiser",
+            name="tiny_dit",
+            config=config.TinyDiTConfig,
+            factory="ldm_contract_plugin.dit:TinyDiT",
+            summary="a small diffusion transformer",
+            source="Peebles & Xie 2022, arXiv 2212.09748",
+        ),
+        Component(
+            kind="schedule",
+            name="rectified_flow",
+            config=config.RectifiedFlowConfig,
+            factory="ldm_contract_plugin.flow:RectifiedFlow",
+            summary="straight lines from data to noise",
+            source="Liu et al. 2022, arXiv 2209.03003",
+        ),
+        Component(
+            kind="parameterization",
+            name="flow",
+            config=config.FlowConfig,
+            factory="ldm_contract_plugin.flow:Flow",
+            summary="the network predicts eps - x0",
+            source="Liu et al. 2022, arXiv 2209.03003",
+        ),
+        Component(
+            kind="conditioner",
+            name="two_set",
+            config=config.TwoSetConfig,
+            factory="ldm_contract_plugin.two_set:TwoSet",
+            summary="two sets of tokens and a vector, from caption and class",
+        ),
+        Component(
+            kind="adapter",
+            name="lora",
+            config=config.LoRAConfig,
+            factory="ldm_contract_plugin.lora:LoRA",
+            summary="low-rank updates of attention projections",
+            source="Hu et al. 2021, arXiv 2106.09685",
+        ),
+    ]
