@@ -85,14 +85,10 @@ def make_model(recipe: Recipe, catalog: Catalog, stage: FirstStage) -> Model:
         conditioner.requires_grad_(part.train)
     with seeded(mix_seed(recipe.seed, "denoiser")):
         denoiser = make(recipe.denoiser, site, catalog)
+    schedule, parameterization = (make(p, site, catalog) for p in (recipe.schedule, recipe.parameterization))
+    with seeded(mix_seed(recipe.seed, "adapters")):  # attaching may make weights: it is then that layers are known
         adapters = [make(part, site, catalog) for part in recipe.adapters]
-    return Model(
-        denoiser,
-        make(recipe.schedule, site, catalog),
-        make(recipe.parameterization, site, catalog),
-        conditioners,
-        adapters,
-    )
+        return Model(denoiser, schedule, parameterization, conditioners, adapters)
 
 
 @attrs.frozen
