@@ -61,7 +61,7 @@ def test_urls_are_taken_apart() -> None:
     assert storage.parent("s3://bucket/a/b.tar") == "s3://bucket/a"
     assert storage.base_name("s3://bucket/a/b.tar") == "b.tar"
     assert storage.join("s3://bucket/a/", "b") == "s3://bucket/a/b"
-    assert storage.local_path("file:///tmp/a%20b") == Path("/tmp/a b")
+    assert storage.local_path("file:///data/a%20b") == Path("/data/a b")
     assert storage.local_path("s3://bucket") is None
 
 

@@ -221,7 +221,6 @@ def test_an_indivisible_size_must_name_both_numbers() -> None:
             return self.encoder(x)
 
     found = faults_of(FirstStageSuite, Vague, StageConfig)
-    assert set(found) == {"test_an_indivisible_size_is_refused"}
     assert "does not name 33" in found["test_an_indivisible_size_is_refused"]
 
 

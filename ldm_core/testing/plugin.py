@@ -79,13 +79,14 @@ class PluginSuite(Suite):
             assert not component.problems(), f"'{component.name}': {'; '.join(component.problems())}"
 
     def test_config_is_frozen_and_round_trips(self) -> None:
-        """Configs are frozen and by keyword; every preset, and a default config, comes back equal from YAML."""
+        """Configs are frozen and by keyword; every preset, and a default config, comes back equal from YAML, and can be scaled by `small`."""
         for component in self.components():
             check_config_class(component.config)
             for name, preset in self._configs(component):
                 text = dump_yaml(unstructure(preset))
                 back: Any = structure(parse_yaml(text, name), component.config)
                 assert back == preset, f"'{name}' of '{component.name}' does not come back equal from YAML:\n{text}"
+                structure({**unstructure(preset), **unstructure(component.small)}, component.config, f"small {name}")
 
     def test_config_check_passes(self) -> None:
         """A config's `check`, where it has one, can be called."""
