@@ -79,7 +79,7 @@ class PluginSuite(Suite):
             assert not component.problems(), f"'{component.name}': {'; '.join(component.problems())}"
 
     def test_config_is_frozen_and_round_trips(self) -> None:
-        """Configs are frozen and by keyword; presets and defaults come back equal from YAML, and `small` scales them."""
+        """Configs are frozen and by keyword; presets and defaults come back equal from YAML; `small` scales them."""
         for component in self.components():
             check_config_class(component.config)
             for name, preset in self._configs(component):
