@@ -22,12 +22,15 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
         ("first_stage", n): "ldm-plugin-vq-ae"
         for n in ("vq_ae", "vq_f4", "vq_f4_noattn", "vq_f8", "vq_f8_n256", "vq_f16")
     },
+    **{("conditioner", n): "ldm-plugin-bert-text" for n in ("text", "text_small")},
+    **{("conditioner", n): "ldm-plugin-class-label" for n in ("class_label", "class_imagenet", "class_imagenet_f8")},
+    **{("conditioner", n): "ldm-plugin-semantic-map" for n in ("semantic_map", "semantic_map_landscapes")},
     ("sampler", "ddim"): "ldm-plugin-ddim",
     ("guidance", "cfg"): "ldm-plugin-cfg",
-    ("conditioner", "text"): "ldm-plugin-bert-text",
-    ("conditioner", "semantic_map"): "ldm-plugin-semantic-map",
+    **{("conditioner", n): "ldm-plugin-bert-text" for n in ("text", "text_small")},
+    **{("conditioner", n): "ldm-plugin-semantic-map" for n in ("semantic_map", "semantic_map_landscapes")},
     ("conditioner", "bbox_layout"): "ldm-plugin-bbox",
-    ("conditioner", "class_label"): "ldm-plugin-class-label",
+    **{("conditioner", n): "ldm-plugin-class-label" for n in ("class_label", "class_imagenet", "class_imagenet_f8")},
 }
 """Names of first-party parts and the distribution that brings each, for the answer when one is not installed."""
 
@@ -159,7 +162,3 @@ class Catalog:
             rows = "; ".join(f"{b.distribution}: {b.error}" for b in self.broken[:3])
             message += f"\nplugins that did not load, see `ldm-run plugins`: {rows}"
         raise ComponentError(message)
-
-    def versions(self) -> dict[str, str]:
-        """Distribution -> version of everything that brought a component."""
-        return {e.distribution: e.version for e in self}
