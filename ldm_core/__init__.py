@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ldm_core.component import API_VERSION, Component
+from ldm_core.component import API_VERSION, VERSION, Component
 from ldm_core.contracts import Conditioner, Denoiser, FirstStage, Sampler
 from ldm_core.errors import LDMError
 from ldm_core.hookspecs import hookimpl, hookspec
@@ -12,7 +12,7 @@ from ldm_core.hookspecs import hookimpl, hookspec
 if TYPE_CHECKING:
     from ldm_core.pipeline import Pipeline
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "API_VERSION",

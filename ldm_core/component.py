@@ -10,6 +10,8 @@ import attrs
 
 from ldm_core.contracts import EMPTY
 
+VERSION = "0.1.0"
+"""This core's version."""
 API_VERSION = 1
 """The plugin API that this core speaks. A descriptor written for another one is listed as broken, not loaded."""
 

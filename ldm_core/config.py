@@ -186,6 +186,8 @@ def _explain(error: BaseException, path: str) -> Iterable[str]:
                 for key in sorted(sub.extra_fields, key=str):
                     hint = suggest(str(key), known) or f" (known: {', '.join(known) or 'none'})"
                     yield f"{path}.{key}".lstrip(".") + f": unknown key{hint}"
+            elif note is None and isinstance(sub, ValueError) and attrs.has(error.cl):
+                yield _of_validator(sub, error.cl, path)
             else:
                 yield from _explain(sub, here)
     elif isinstance(error, IterableValidationError):
@@ -200,6 +202,16 @@ def _explain(error: BaseException, path: str) -> Iterable[str]:
         )
     else:
         yield f"{path or 'recipe'}: {error}"
+
+
+def _of_validator(error: ValueError, target: type, path: str) -> str:
+    """What a class's own validators said, under the path of the field that they name at its beginning."""
+    text = str(error.args[0] if error.args else error)  # attrs' validators put the attribute itself behind it
+    named = re.match(r"'?(\w+)'?(: |\.| (?=must be ))", text)
+    if named is None or named[1] not in {a.name for a in attrs.fields(target)}:
+        return f"{path or 'recipe'}: {text}"
+    joint = "." if named[2] == "." else ": "
+    return f"{path}.{named[1]}".lstrip(".") + joint + text[named.end() :]
 
 
 def unstructure(value: Any) -> Any:

@@ -30,7 +30,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.contracts import FirstStage
 from ldm_core.diffusion import Model
 from ldm_core.errors import CheckpointError, ConfigError, DataError, Interrupted
-from ldm_core.recipe import Part, Recipe, resolve
+from ldm_core.recipe import Part, Recipe, resolve, versions
 from ldm_core.sample import conditions_of, decode, sample_latents
 
 Callback = Callable[["Progress"], "bool | None"]
@@ -112,7 +112,7 @@ class Pipeline:
         path = artifacts.find(str(url), artifacts.MODEL_FILE)
         header = artifacts.read_header(path, "model")
         recipe = resolve(header.config, catalog)
-        now = catalog.versions()
+        now = versions(recipe, catalog)
         changed = [f"{d} {v} (installed: {now.get(d, 'none')})" for d, v in header.versions.items() if now.get(d) != v]
         if changed:
             warnings.warn(f"{path} was made with {', '.join(changed)}", VersionWarning, stacklevel=3)

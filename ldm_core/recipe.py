@@ -13,6 +13,7 @@ import attrs
 from ldm_core import config as _config
 from ldm_core import storage
 from ldm_core.catalog import Catalog
+from ldm_core.component import VERSION
 from ldm_core.contracts import DataInfo
 from ldm_core.errors import ComponentError, ConfigError, suggest
 from ldm_core.settings import DataSettings, FirstStageTrainerSettings, SampleSettings, TrainerSettings
@@ -177,6 +178,12 @@ def digest(plain: Any) -> str:
     """SHA-256 of plain values, whatever the order of their keys; 64 hex digits."""
     text = json.dumps(plain, sort_keys=True, ensure_ascii=False, default=_config.unstructure)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def versions(recipe: Recipe, catalog: Catalog) -> dict[str, str]:
+    """Distribution -> version of everything that brings a component of the recipe, and the core itself."""
+    entries = [catalog.get(part.kind, part.use)[0] for part in recipe.parts()]
+    return dict(sorted({"ldm-core": VERSION, **{e.distribution: e.version for e in entries}}.items()))
 
 
 # ---------------------------------------------------------------------------------------------------- loading

@@ -17,9 +17,9 @@ def _field(default: Any, help: str, minimum: float | None = None, above: float |
         if value is None:
             return
         if minimum is not None and value < minimum:
-            raise ValueError(f"expected at least {minimum}, got {value}")
+            raise ValueError(f"{attribute.name}: expected at least {minimum}, got {value}")
         if above is not None and value <= above:
-            raise ValueError(f"expected more than {above}, got {value}")
+            raise ValueError(f"{attribute.name}: expected more than {above}, got {value}")
 
     return attrs.field(default=default, metadata={"help": help}, validator=check)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,8 +66,9 @@ def claim(recipe: Recipe, out: str) -> None:
                 f"{out} holds a run of another recipe ({shown}); give another folder with --out, or the old recipe: "
                 f"--recipe {url}"
             )
-    storage.make_folder(out)
-    storage.atomic_write(url, config.dump_yaml(recipe.plain()))
+    if int(os.environ.get("RANK", "0")) == 0:  # the other processes of the run only look
+        storage.make_folder(out)
+        storage.atomic_write(url, config.dump_yaml(recipe.plain()))
 
 
 def _differ(path: str, before: Any, now: Any) -> list[str]:

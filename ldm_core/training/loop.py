@@ -121,8 +121,8 @@ def train(
             keep=settings.keep_checkpoints,
         )
 
-    done, clock, waited = start, time.perf_counter(), 0.0
-    since = clock
+    done = logged = start
+    since, waited = time.perf_counter(), 0.0
     batches = loader.steps(start)
     for step in range(start, settings.steps):
         asked_at = time.perf_counter()
@@ -148,11 +148,10 @@ def train(
             span = max(now - since, 1e-9)
             floats.update(
                 lr=lr,
-                images_per_second=settings.images_per_step * max(1, step % settings.log_every + 1) / span
-                if step != start
-                else settings.images_per_step / span,
+                images_per_second=settings.images_per_step * (done - logged) / span,
                 data_wait=waited / span,
             )
+            logged = done
             since, waited = now, 0.0
             if run.world.main:
                 run.metrics.write(stage=task.stage, step=done, **floats)

@@ -19,7 +19,7 @@ from ldm_core.config import unstructure
 from ldm_core.contracts import DataInfo, FirstStage
 from ldm_core.errors import CheckpointError, DataError
 from ldm_core.pipeline import Pipeline, load_stage, reconstruct
-from ldm_core.recipe import Recipe, digest
+from ldm_core.recipe import Recipe, digest, versions
 from ldm_core.streams import mix_seed
 from ldm_core.training import engine, latents
 from ldm_core.training.denoiser_task import DenoiserTask
@@ -174,7 +174,7 @@ class Stages:
                 "first_stage",
                 recipe.first_stage.use,
                 unstructure(recipe.first_stage.config),
-                self.catalog.versions(),
+                versions(recipe, self.catalog),
                 identity=identity,
                 image_channels=recipe.image_channels,
                 image_size=list(recipe.image_size),
@@ -312,7 +312,7 @@ class Stages:
                 "model",
                 recipe.denoiser.use,
                 recipe.plain(),
-                self.catalog.versions(),
+                versions(recipe, self.catalog),
                 identity=identity,
                 first_stage_sha256=artifacts.sha256(self.stage_url),
                 class_names={k: list(v) for k, v in self.info.class_names.items()},
@@ -341,7 +341,6 @@ class Stages:
                 return
             pipeline = Pipeline.load(self.out, device=str(self.run.world.device), catalog=self.catalog)
             pipeline.recipe = self.recipe  # sampling settings may differ from those it was trained with
-            pipeline.model.precision = self.recipe.trainer.precision
             settings = self.recipe.sample
             count = settings.images
             examples = self._examples or self._wanted(pipeline, count)

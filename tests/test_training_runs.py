@@ -1,0 +1,160 @@
+"""Whole trainings: resume, ZeRO stages, accumulation, processes, skipping, refusals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from training_runs import VQ, Watch, go, weights
+
+from ldm_core.errors import ConfigError, Interrupted, TrainingError
+
+MODEL = ("first_stage", "latents", "denoiser")
+
+
+def _equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def _distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    return max(float((a[k].float() - b[k].float()).abs().max()) for k in a)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    go(out, stages=MODEL)
+    return out
+
+
+def test_a_stopped_denoiser_run_ends_bit_identical(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="stopped at step 3 of 8 with a checkpoint"):
+        go(tmp_path, stages=MODEL, watch=Watch(stop=("denoiser", 3)))
+    assert not (tmp_path / "model.safetensors").exists()
+    again = go(tmp_path, stages=MODEL)
+    assert ("denoiser", 4) in again.steps and ("denoiser", 3) not in again.steps
+    assert ("first_stage", "skipped") in again.ends
+    assert _equal(weights(whole), weights(tmp_path))
+
+
+def test_a_stopped_adversarial_run_ends_bit_identical(tmp_path: Path) -> None:
+    stages = ("first_stage",)
+    one = go(tmp_path / "a", stages=stages, first_stage=VQ)
+    assert len(one.losses["first_stage"]) == 6
+    with pytest.raises(Interrupted):
+        go(tmp_path / "b", stages=stages, first_stage=VQ, watch=Watch(stop=("first_stage", 4)))
+    go(tmp_path / "b", stages=stages, first_stage=VQ)
+    a, b = (weights(tmp_path / n, "first_stage.safetensors") for n in "ab")
+    assert _equal(a, b)
+    rows = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    trained = [r for r in rows if r["stage"] == "first_stage"]
+    assert ["discriminator" in r for r in trained] == [False, False, True, True, True, True]  # starts at batch 2
+
+
+@pytest.mark.parametrize("zero", [1, 2])
+def test_zero_stages_train_the_same_model(whole: Path, tmp_path: Path, zero: int) -> None:
+    go(tmp_path, f"trainer.zero={zero}", stages=MODEL)
+    assert _distance(weights(whole), weights(tmp_path)) < 1e-5
+
+
+def test_a_checkpoint_crosses_zero_stages(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        go(tmp_path, "trainer.zero=2", stages=MODEL, watch=Watch(stop=("denoiser", 4)))
+    go(tmp_path, "trainer.zero=0", stages=MODEL)
+    assert _distance(weights(whole), weights(tmp_path)) < 1e-5
+
+
+def test_a_checkpoint_resumes_under_zero(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        go(tmp_path, stages=MODEL, watch=Watch(stop=("denoiser", 4)))
+    go(tmp_path, "trainer.zero=2", stages=MODEL)
+    assert _distance(weights(whole), weights(tmp_path)) < 1e-5
+
+
+def test_accumulation_trains_the_same_model(whole: Path, tmp_path: Path) -> None:
+    go(tmp_path, "trainer.accumulate=2", stages=MODEL)
+    assert _distance(weights(whole), weights(tmp_path)) < 1e-5
+
+
+def test_two_processes_train_the_same_model(whole: Path, tmp_path: Path) -> None:
+    tests = Path(__file__).parent
+    code = f"import sys; sys.path.insert(0, {str(tests)!r})\nfrom training_runs import go\ngo({str(tmp_path)!r}, stages={MODEL!r})\n"
+    script = tmp_path / "main.py"
+    script.write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone", str(script)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert _distance(weights(whole), weights(tmp_path)) < 1e-5
+
+
+def test_the_averaged_text_encoder_is_in_the_model_file(tmp_path: Path) -> None:
+    text = {"use": "text", "width": 16, "layers": 1, "heads": 2, "head_width": 8, "vocab_size": 128, "length": 24, "logits": False}
+    go(tmp_path, stages=MODEL, conditioners=[{**text, "dropout": 0.2}])
+    tensors = weights(tmp_path)
+    name = "conditioners.text.transformer.token_emb.weight"
+    checkpoint = weights(tmp_path / "checkpoints" / "denoiser" / "step-00000008", "state.safetensors")
+    assert torch.equal(tensors[name], checkpoint[f"ema/model.{name}"])
+    assert not torch.equal(tensors[name], checkpoint[f"model/state/model.{name}"])
+    assert tensors["conditioners.text._extra_state"].numel() > 1000  # the tokenizer that was trained on the captions
+
+
+def test_a_frozen_conditioner_stays_as_it_was(tmp_path: Path) -> None:
+    part = {"use": "class_label", "width": 16, "dropout": 0.1}
+    name = "conditioners.class_label.embedding.weight"
+    go(tmp_path / "a", stages=MODEL, conditioners=[{**part, "train": False}])
+    go(tmp_path / "b", "trainer.steps=1", stages=MODEL, conditioners=[{**part, "train": False}])
+    go(tmp_path / "c", stages=MODEL, conditioners=[part])
+    a, b, c = (weights(tmp_path / n)[name] for n in "abc")
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_finished_stages_are_skipped_and_samples_may_change(tmp_path: Path) -> None:
+    go(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    again = go(tmp_path, "sample.steps=2")
+    assert {s for s, status in again.ends if status == "skipped"} >= {"first_stage", "denoiser"}
+    assert ("samples", "done") in again.ends
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_another_recipe_in_the_same_folder_is_refused(whole: Path) -> None:
+    before = sorted((p.name, p.stat().st_mtime_ns) for p in whole.iterdir())
+    with pytest.raises(ConfigError, match=r"another recipe \(trainer\.lr: 0\.001 there, 0\.002 now\); give another folder"):
+        go(whole, "trainer.lr=2e-3", stages=MODEL)
+    assert sorted((p.name, p.stat().st_mtime_ns) for p in whole.iterdir()) == before
+
+
+def test_a_damaged_checkpoint_is_named_and_passed_over(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        go(tmp_path, "trainer.checkpoint_every=2", stages=MODEL, watch=Watch(stop=("denoiser", 4)))
+    newest = tmp_path / "checkpoints" / "denoiser" / "step-00000004" / "state.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-7])
+    watch = go(tmp_path, "trainer.checkpoint_every=2", stages=MODEL)
+    assert any("step-00000004 is damaged and passed over" in m for m in watch.messages)
+    assert ("denoiser", 3) in watch.steps  # went on from step 2
+    assert _equal(weights(whole), weights(tmp_path))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d"):
+        go(tmp_path, "trainer.lr=1e30", "trainer.clip=0.0", stages=MODEL)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_mirrored_latents_come_from_the_cache(tmp_path: Path) -> None:
+    """With flips the cache holds both variants; training on it equals training on images."""
+    go(tmp_path / "a", "data.flip=true", stages=MODEL, first_stage=VQ)
+    go(tmp_path / "b", "data.flip=true", "trainer.cache_latents=false", stages=MODEL, first_stage=VQ)
+    moments = weights(tmp_path / "a" / "latents", "moments.safetensors")["moments"]
+    assert moments.shape[0] == 2 and not torch.equal(moments[0], moments[1])
+    assert _distance(weights(tmp_path / "a"), weights(tmp_path / "b")) < 1e-4
