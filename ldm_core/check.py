@@ -50,12 +50,11 @@ def _own(path: str, config: object, site: Site) -> Iterable[str]:
 
 def _images(recipe: Recipe) -> Iterable[str]:
     stage = recipe.first_stage
-    channels = getattr(stage.config, "image_channels", None)
+    channels = stage.image_channels or getattr(stage.config, "image_channels", None)
     if channels is not None and channels != recipe.image_channels:
         yield (
             f"first_stage '{stage.asked or stage.use}' takes {channels} image channels and the recipe has "
-            f"image_channels: {recipe.image_channels}; set one to the other (first_stage.image_channels or "
-            "image_channels)"
+            f"image_channels: {recipe.image_channels}; set image_channels={channels}"
         )
     try:
         stage.config.latent.shape(recipe.image_size)

@@ -73,10 +73,14 @@ class Part:
 
 @attrs.frozen(kw_only=True)
 class StagePart(Part):
-    """The first stage; `weights`: path or URL of a trained one that is used frozen, `sha256` of that file."""
+    """The first stage; `weights`: path or URL of a trained one that is used frozen, `sha256` of that file.
+
+    `image_channels`: of the images that those weights were trained on; 0 = not known.
+    """
 
     weights: str = ""
     sha256: str = ""
+    image_channels: int = 0
 
     def plain(self) -> dict[str, Any]:
         """As written to recipe.yaml: every field; the weights where there are any."""
@@ -314,6 +318,8 @@ def _part(kind: str, path: str, value: Any, catalog: Catalog, small: bool, info:
     name = value.get("use") or _default_name(kind, path)
     if kind == "first_stage" and is_weights(name):
         given["weights"], name = name, ""
+    if kind == "first_stage" and given.get("weights") and "use" not in value:
+        name = ""  # the file says what it holds
     extra: dict[str, Any] = {}
     if kind == "first_stage":
         extra = _stage_keys(given, path)
@@ -372,6 +378,7 @@ def _trained_stage(
         asked=header.use,
         weights=extra["weights"],
         sha256=header.sha256,
+        image_channels=int(header.extra.get("image_channels", 0)),
     )
 
 
