@@ -86,6 +86,7 @@ class FirstStageTrainerSettings:
     discriminator_layers: int | None = _field(None, "its strided layers; null = the stage's own", minimum=1)
     discriminator_width: int = _field(64, "its base width", minimum=1)
     discriminator_norm: Literal["batch", "group"] = _field("group", "batch = as published, depends on rank count")
+    codebook_start: int = _field(0, "batch from which a codebook quantises; before it the latents pass", minimum=0)
     codebook_init_images: int = _field(256, "images whose latents start a codebook; 0 = random start", minimum=0)
     revive_every: int = _field(0, "steps between revivals of codes that no latent used; 0 = never", minimum=0)
     statistics_images: int = _field(4096, "images over which the latents' mean and std are measured", minimum=1)

@@ -133,7 +133,12 @@ def test_latent_statistics_equal_numpys() -> None:
 
 def test_collate_stacks_what_is_equal_and_lists_the_rest() -> None:
     rows = [
-        {"image": np.full((3, 2, 2), v, np.uint8), "caption": "a", "boxes": np.zeros((n, 4), np.float32), "class_label": n}
+        {
+            "image": np.full((3, 2, 2), v, np.uint8),
+            "caption": "a",
+            "boxes": np.zeros((n, 4), np.float32),
+            "class_label": n,
+        }
         for v, n in ((0, 1), (255, 2))
     ]
     batch = collate(rows)
@@ -150,7 +155,9 @@ def test_the_engine_config_is_complete_and_names_conflicts() -> None:
     assert conf["train_batch_size"] == 12
     assert conf["train_micro_batch_size_per_gpu"] == 2
     assert conf["gradient_clipping"] == 0.0  # always written: DeepSpeed's own default is 1.0
-    with pytest.raises(ConfigError, match=r"12 is not divisible by 5 process\(es\) x accumulate 2; use a multiple of 10"):
+    with pytest.raises(
+        ConfigError, match=r"12 is not divisible by 5 process\(es\) x accumulate 2; use a multiple of 10"
+    ):
         engine_config(settings, _world(0, 5), "trainer")
     raw = TrainerSettings(deepspeed={"gradient_clipping": 2.0, "zero_optimization": {"stage": 1}})
     with pytest.raises(ConfigError) as error:

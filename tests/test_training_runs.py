@@ -83,22 +83,18 @@ def test_accumulation_trains_the_same_model(whole: Path, tmp_path: Path) -> None
 
 def test_two_processes_train_the_same_model(whole: Path, tmp_path: Path) -> None:
     tests = Path(__file__).parent
-    code = f"import sys; sys.path.insert(0, {str(tests)!r})\nfrom training_runs import go\ngo({str(tmp_path)!r}, stages={MODEL!r})\n"
+    lines = ["import sys", f"sys.path.insert(0, {str(tests)!r})", "from training_runs import go"]
     script = tmp_path / "main.py"
-    script.write_text(code)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone", str(script)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    script.write_text("\n".join([*lines, f"go({str(tmp_path)!r}, stages={MODEL!r})", ""]))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    done = subprocess.run([*launcher, str(script)], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert _distance(weights(whole), weights(tmp_path)) < 1e-5
 
 
 def test_the_averaged_text_encoder_is_in_the_model_file(tmp_path: Path) -> None:
-    text = {"use": "text", "width": 16, "layers": 1, "heads": 2, "head_width": 8, "vocab_size": 128, "length": 24, "logits": False}
-    go(tmp_path, stages=MODEL, conditioners=[{**text, "dropout": 0.2}])
+    text = {"use": "text", "width": 16, "layers": 1, "heads": 2, "head_width": 8, "vocab_size": 128, "length": 24}
+    go(tmp_path, stages=MODEL, conditioners=[{**text, "logits": False, "dropout": 0.2}])
     tensors = weights(tmp_path)
     name = "conditioners.text.transformer.token_emb.weight"
     checkpoint = weights(tmp_path / "checkpoints" / "denoiser" / "step-00000008", "state.safetensors")
@@ -129,7 +125,8 @@ def test_finished_stages_are_skipped_and_samples_may_change(tmp_path: Path) -> N
 
 def test_another_recipe_in_the_same_folder_is_refused(whole: Path) -> None:
     before = sorted((p.name, p.stat().st_mtime_ns) for p in whole.iterdir())
-    with pytest.raises(ConfigError, match=r"another recipe \(trainer\.lr: 0\.001 there, 0\.002 now\); give another folder"):
+    said = r"another recipe \(trainer\.lr: 0\.001 there, 0\.002 now\); give another folder"
+    with pytest.raises(ConfigError, match=said):
         go(whole, "trainer.lr=2e-3", stages=MODEL)
     assert sorted((p.name, p.stat().st_mtime_ns) for p in whole.iterdir()) == before
 
@@ -158,3 +155,27 @@ def test_mirrored_latents_come_from_the_cache(tmp_path: Path) -> None:
     moments = weights(tmp_path / "a" / "latents", "moments.safetensors")["moments"]
     assert moments.shape[0] == 2 and not torch.equal(moments[0], moments[1])
     assert _distance(weights(tmp_path / "a"), weights(tmp_path / "b")) < 1e-4
+
+
+@pytest.mark.parametrize("zero", [0, 2])
+def test_a_codebook_starts_from_data_at_its_batch(tmp_path: Path, zero: int) -> None:
+    """Before its batch the latents pass unquantised; at it the codes are latents of the data, under ZeRO too."""
+    changes = [f"first_stage_trainer.zero={zero}", "first_stage_trainer.codebook_start=3"]
+    go(tmp_path, *changes, "first_stage_trainer.adversarial=false", stages=("first_stage",), first_stage=VQ)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    trained = [r for r in rows if r["stage"] == "first_stage"]
+    assert ["codebook_used" in r for r in trained] == [False] * 3 + [True] * 3
+    assert trained[3]["codebook_used"] > 0.5  # codes that lie where the latents are; far-off ones would be 1/32
+    codes = weights(tmp_path, "first_stage.safetensors")["quantize.embedding.weight"]
+    assert float(codes.abs().max()) > 2 / 32  # not the uniform start of +-1/32
+
+
+def test_dead_codes_are_revived(tmp_path: Path) -> None:
+    base = ["first_stage_trainer.adversarial=false", "first_stage_trainer.codebook_init_images=0"]
+    go(tmp_path / "a", *base, stages=("first_stage",), first_stage=VQ)
+    go(tmp_path / "b", *base, "first_stage_trainer.revive_every=2", stages=("first_stage",), first_stage=VQ)
+    used = {}
+    for name in "ab":
+        rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        used[name] = next(r["codebook_used"] for r in reversed(rows) if r["stage"] == "first_stage")
+    assert used["b"] > 2 * used["a"]

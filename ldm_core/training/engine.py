@@ -186,6 +186,14 @@ class Part:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
 
+    def adopt(self, module: nn.Module) -> None:
+        """Take over parameters of `module` that were written in place; ZeRO keeps its own copies."""
+        if self.settings.zero:
+            from deepspeed.utils import safe_set_full_fp32_param
+
+            for parameter in module.parameters():
+                safe_set_full_fp32_param(parameter, parameter.detach().clone())
+
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradients; the engine divides by the accumulation."""
         self.engine.backward(loss)

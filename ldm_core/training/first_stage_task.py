@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,8 +38,12 @@ class FirstStageTask:
 
     stage = "first_stage"
 
-    def __init__(self, stage: FirstStage, recipe: Recipe, world: World) -> None:
+    def __init__(
+        self, stage: FirstStage, recipe: Recipe, world: World, first_images: Callable[[], Iterable[Tensor]]
+    ) -> None:
         from ldm_core.build import seeded
+
+        self._first_images = first_images
 
         settings, config = recipe.first_stage_trainer, recipe.first_stage.config
         self._recipe, self._settings, self._world, self._stage = recipe, settings, world, stage
@@ -85,12 +89,13 @@ class FirstStageTask:
         self._counts: Tensor | None = None
 
     def prepare(self, start: int) -> None:
-        """Nothing to prepare: the codebook was started before the optimizer."""
+        """Nothing to prepare: a codebook starts with its batch."""
 
     def step(self, step: int, micros: Sequence[MicroBatch], *, measure: bool) -> Mapping[str, Any]:
         """One step of the autoencoder and, once it has started, one of the discriminator."""
         seed = self._recipe.seed
         logs: dict[str, Any] = {}
+        self._start_codebook(step)
         opponent = self._discriminator if self._discriminator and step >= self._start else None
         for micro in micros:
             images = micro.batch["image"]
@@ -117,9 +122,21 @@ class FirstStageTask:
         return logs
 
     @torch.no_grad()
+    def _start_codebook(self, step: int) -> None:
+        stage: Any = self._stage
+        if not hasattr(stage, "init_codebook"):
+            return
+        stage.quantizing = step >= self._settings.codebook_start
+        if step == self._settings.codebook_start and self._settings.codebook_init_images:
+            # every process sees the same images, so all start from the same codes
+            latents = torch.cat([stage.encode_moments(x) for x in self._first_images()])
+            stage.init_codebook(latents, seed=self._recipe.seed)
+            self._autoencoder.adopt(stage.quantize)
+
+    @torch.no_grad()
     def _revive(self, step: int, micros: Sequence[MicroBatch]) -> None:
         every = self._settings.revive_every
-        if not every or not hasattr(self._stage, "revive"):
+        if not every or not hasattr(self._stage, "revive") or step < self._settings.codebook_start:
             return
         moments = self._stage.encode_moments(torch.cat([m.batch["image"] for m in micros]))
         counts = self._stage.codebook_usage(self._stage.indices(moments))  # type: ignore[attr-defined]
@@ -130,6 +147,7 @@ class FirstStageTask:
             if self._world.size > 1:
                 torch.distributed.broadcast(moments, 0)
             self._stage.revive(moments, self._counts == 0, seed=mix_seed(self._recipe.seed, "revive", step))
+            self._autoencoder.adopt(self._stage.quantize)  # type: ignore[attr-defined]
             self._counts = None
 
 
@@ -143,15 +161,6 @@ def _lpips(url: str, world: World) -> nn.Module | None:
     from ldm_core.training.lpips import LPIPS
 
     return LPIPS.from_weights(*url.split(",")).to(world.device)
-
-
-@torch.no_grad()
-def start_codebook(stage: Any, images: Iterable[Tensor], seed: int) -> bool:
-    """Start a VQ stage's codebook from the latents of `images`; False where the stage has none."""
-    if not hasattr(stage, "init_codebook"):
-        return False
-    stage.init_codebook(torch.cat([stage.encode_moments(x) for x in images]), seed=seed)
-    return True
 
 
 @torch.no_grad()

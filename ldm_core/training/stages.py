@@ -23,7 +23,7 @@ from ldm_core.recipe import Recipe, digest, versions
 from ldm_core.streams import mix_seed
 from ldm_core.training import engine, latents
 from ldm_core.training.denoiser_task import DenoiserTask
-from ldm_core.training.first_stage_task import FirstStageTask, fit_normalization, start_codebook
+from ldm_core.training.first_stage_task import FirstStageTask, fit_normalization
 from ldm_core.training.loader import Examples, Loader
 from ldm_core.training.loop import Run, Stop, train
 from ldm_core.training.metrics_file import MetricsFile, draw_curves
@@ -144,8 +144,6 @@ class Stages:
                     "first_stage: trained without LPIPS, as the recipe gives no weights for it "
                     "(first_stage_trainer.lpips=PATH_OR_URL)"
                 )
-            if settings.codebook_init_images:
-                start_codebook(stage, self._images(examples, settings.codebook_init_images), recipe.seed)
             loader = Loader(
                 examples.__getitem__,
                 len(examples),
@@ -158,7 +156,9 @@ class Stages:
                 flip=recipe.data.flip,
                 workers=recipe.data.workers,
             )
-            task = FirstStageTask(stage, recipe, world)
+            task = FirstStageTask(
+                stage, recipe, world, lambda: self._images(examples, settings.codebook_init_images)
+            )
             folder = storage.join(self.out, "checkpoints", "first_stage")
             train(task, loader, settings, self.run, folder=folder, identity=identity)
         stage.eval().requires_grad_(False)

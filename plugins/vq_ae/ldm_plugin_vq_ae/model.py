@@ -23,6 +23,8 @@ class VQFirstStage(NormalizedLatents, FirstStage):
     """
 
     nll_reduction: Literal["sum", "mean"] = "mean"
+    quantizing = True
+    """Whether training passes go through the codebook; a trainer may leave it out for the first steps."""
 
     def __init__(self, config: VQAEConfig, site: Site) -> None:
         super().__init__(config.z_channels)
@@ -81,8 +83,12 @@ class VQFirstStage(NormalizedLatents, FirstStage):
     def reconstruct(self, x: Tensor, *, streams: Streams | None = None) -> Reconstruction:
         """One training pass: the image decoded from the codes, and the codebook loss.
 
-        Logs: `codebook_used`, the share of codes that occur in this batch, and their `perplexity`.
+        Logs: `codebook_used`, the share of codes that occur in this batch, and their `perplexity`; none while not
+        :attr:`quantizing`, when the latents are decoded as they are.
         """
+        if not self.quantizing:
+            moments = self.encode_moments(x)
+            return Reconstruction(self._decode(moments), moments.new_zeros(()))
         codes, loss, indices = self.quantize(self.encode_moments(x))
         counts = self.quantize.usage(indices)
         logs = {"codebook_used": (counts > 0).float().mean(), "perplexity": perplexity(counts)}
