@@ -10,7 +10,7 @@ import attrs
 
 from ldm_core import config, storage
 from ldm_core.catalog import Catalog
-from ldm_core.check import check
+from ldm_core.check import check, site_of
 from ldm_core.contracts import DataInfo
 from ldm_core.errors import ConfigError, LDMError
 from ldm_core.recipe import Recipe, resolve
@@ -95,12 +95,16 @@ def run(
     `examples`: what to sample, one mapping of conditioner inputs an image; none = held-out data. Raises
     :class:`~ldm_core.errors.Interrupted` after a checkpoint when asked to stop.
     """
+    from ldm_core.making import make
     from ldm_core.training.stages import Stages
 
+    observers = [make(part, site_of(recipe), catalog) for part in recipe.observers]
     claim(recipe, out)
     hook = catalog.manager.hook
     status = "failed"
     work = Stages(recipe, info, catalog, out, examples=examples, strict=strict)
+    for observer in observers:
+        catalog.manager.register(observer)
     try:
         if work.run.world.main:
             hook.ldm_run_start(recipe=recipe.plain(), out=out)
@@ -116,6 +120,8 @@ def run(
         work.run.metrics.flush()
         if work.run.world.main:
             hook.ldm_run_end(status=status)
+        for observer in observers:
+            catalog.manager.unregister(observer)
     return RunResult(
         out=out,
         model=work.model_url,
