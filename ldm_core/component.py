@@ -41,7 +41,7 @@ class Component:
     the component is built and called as ``factory(config, site)``. `presets` share the kind's namespace: name ->
     config instance. `api` is the plugin API that the descriptor was written for. `source`: paper, equation, licence of
     the numbers. `small`: the fields that scale any of its presets down to a laptop's CPU, for recipes with
-    ``scale: small``; a preset itself stays the paper's size.
+    ``scale: small`` (whole numbers only ever go down); a preset itself stays the paper's size.
     """
 
     kind: str

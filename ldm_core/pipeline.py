@@ -30,7 +30,8 @@ from ldm_core.catalog import Catalog
 from ldm_core.contracts import FirstStage
 from ldm_core.diffusion import Model
 from ldm_core.errors import CheckpointError, ConfigError, DataError, Interrupted
-from ldm_core.recipe import Part, Recipe, resolve, versions
+from ldm_core.recipe import Part, Recipe, versions
+from ldm_core.resolve import resolve
 from ldm_core.sample import conditions_of, decode, sample_latents
 
 Callback = Callable[["Progress"], "bool | None"]

@@ -13,7 +13,8 @@ from ldm_core.catalog import Catalog
 from ldm_core.check import check, site_of
 from ldm_core.contracts import DataInfo
 from ldm_core.errors import ConfigError, LDMError
-from ldm_core.recipe import Recipe, resolve
+from ldm_core.recipe import Recipe
+from ldm_core.resolve import resolve
 
 STAGES = ("first_stage", "latents", "denoiser", "samples")
 RECIPE_FILE = "recipe.yaml"

@@ -84,7 +84,7 @@ def judged(run: dict[str, Any]) -> dict[str, Any]:
         "scenes": share(of_scenes, scene_truth),
         "shuffled": share(got, shuffled),
         "chance": sum((n / PROMPTS) ** 2 for n in Counter(truth).values()),
-        "wrong": Counter(f"{' '.join(t)} -> {' '.join(map(str, g))}" for t, g in zip(truth, got, strict=True) if t != g),
+        "wrong": Counter(f"{t} -> {g}" for t, g in zip(truth, got, strict=True) if t != g),
     }
     figures = {k: v for k, v in out.items() if k != "wrong"}
     print("\nACCEPTANCE", json.dumps({**figures, **{k: run[k] for k in ("seconds", "peak", "fresh")}}), run["json"])

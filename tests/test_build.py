@@ -25,7 +25,8 @@ from ldm_core.build import (
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import LatentSpec
 from ldm_core.errors import CheckpointError, ComponentError
-from ldm_core.recipe import Recipe, resolve
+from ldm_core.recipe import Recipe
+from ldm_core.resolve import resolve
 
 SMALL: dict[str, Any] = {
     "image_size": 32,

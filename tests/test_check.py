@@ -13,7 +13,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.check import check, misfits, require, site_of
 from ldm_core.contracts import CondSpec, DataInfo
 from ldm_core.errors import ConfigError
-from ldm_core.recipe import resolve
+from ldm_core.resolve import resolve
 
 SMALL_UNET = {"use": "unet", "channels": 32, "channel_mult": [1, 2], "heads": 2, "attention": [2]}
 FITS: dict[str, Any] = {
@@ -155,7 +155,7 @@ _PROBE = """
 import json, sys
 from ldm_core.catalog import Catalog
 from ldm_core.check import misfits
-from ldm_core.recipe import resolve
+from ldm_core.resolve import resolve
 from ldm_core.workflow import prepare
 catalog = Catalog.discover()
 recipe, info = prepare(json.loads(sys.argv[1]), catalog)

@@ -20,7 +20,8 @@ from ldm_core.check import check
 from ldm_core.cond import Cond
 from ldm_core.diffusion import Model
 from ldm_core.errors import ComponentError, ConfigError
-from ldm_core.recipe import Recipe, resolve
+from ldm_core.recipe import Recipe
+from ldm_core.resolve import resolve
 from ldm_core.streams import Streams
 from ldm_core.testing.base import randomize
 

@@ -12,7 +12,8 @@ from ldm_core.catalog import Catalog
 from ldm_core.config import apply_overrides, dump_yaml, parse_yaml
 from ldm_core.contracts import DataInfo
 from ldm_core.errors import CheckpointError, ConfigError
-from ldm_core.recipe import SINGLE, Recipe, digest, is_weights, load_plain, resolve, shipped
+from ldm_core.recipe import SINGLE, Recipe, digest, is_weights, load_plain, shipped
+from ldm_core.resolve import resolve
 
 FULL: dict[str, Any] = {
     "image_size": [96, 128],

@@ -18,7 +18,8 @@ TINY: dict[str, Any] = {
     "image_size": 16,
     "first_stage": "identity",
     "conditioners": [],
-    "denoiser": {"use": "unet", "channels": 8, "channel_mult": [1, 2], "res_blocks": 1, "attention": [2], "heads": 2, "norm_groups": 4},
+    "denoiser": {"use": "unet", "channels": 8, "channel_mult": [1, 2], "res_blocks": 1, "attention": [2], "heads": 2,
+                 "norm_groups": 4},
     "parameterization": "v",
     "dataset": {"use": "shapes", "scenes": 24, "val_scenes": 8},
     "first_stage_trainer": {
@@ -26,7 +27,8 @@ TINY: dict[str, Any] = {
         "codebook_init_images": 8, "statistics_images": 16, "discriminator_width": 8, "discriminator_layers": 1,
         "adversarial_start": 2,
     },
-    "trainer": {"steps": 8, "images_per_step": 4, "lr": 1e-3, "log_every": 1, "checkpoint_every": 100, "clip": 1.0, "ema": 0.99},
+    "trainer": {"steps": 8, "images_per_step": 4, "lr": 1e-3, "log_every": 1, "checkpoint_every": 100,
+                "clip": 1.0, "ema": 0.99},
     "sample": {"steps": 3, "images": 2},
 }  # fmt: skip
 VQ = {

@@ -49,7 +49,7 @@ def _loaded(path: str, device: str | None) -> tuple[Any, int, tuple[int, ...]]:
 
     from ldm_core import artifacts, pipeline
     from ldm_core.catalog import Catalog
-    from ldm_core.recipe import resolve
+    from ldm_core.resolve import resolve
 
     catalog = Catalog.discover()
     channels = artifacts.stage_header(path).extra.get("image_channels", 3)

@@ -19,11 +19,11 @@ def ldm_components() -> list[Component]:
             source="Rombach et al. 2022, arXiv 2112.10752, appendix G",
             presets=PRESETS,
             small={
-                "channels": 32,
+                "channels": 16,
                 "res_blocks": 1,
                 "attention": (),
                 "mid_attention": False,
-                "norm_groups": 8,
+                "norm_groups": 4,
             },
         )
     ]

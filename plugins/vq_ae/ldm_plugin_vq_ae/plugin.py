@@ -19,11 +19,14 @@ def ldm_components() -> list[Component]:
             source="Esser et al. 2021, arXiv 2012.09841; Rombach et al. 2022, arXiv 2112.10752, appendix G",
             presets=PRESETS,
             small={
-                "channels": 32,
+                "channels": 16,
                 "res_blocks": 1,
                 "attention": (),
                 "mid_attention": False,
-                "norm_groups": 8,
+                "norm_groups": 4,
+                "codebook_size": 2048,
+                "legacy_beta": False,
+                "codebook_weight": 0.25,
             },
         )
     ]

@@ -1,0 +1,206 @@
+"""Plain values (YAML, the command line) -> a complete :class:`~ldm_core.recipe.Recipe`, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ldm_core import config as _config
+from ldm_core.catalog import Catalog
+from ldm_core.component import Component
+from ldm_core.config import ConfigError
+from ldm_core.contracts import DataInfo
+from ldm_core.errors import ComponentError, suggest
+from ldm_core.recipe import (
+    DEFAULTS,
+    LISTS,
+    SECTIONS,
+    SINGLE,
+    ConditionerPart,
+    Part,
+    Recipe,
+    StagePart,
+    is_weights,
+)
+
+_CONDITIONER_KEYS = {"name": str, "dropout": float, "train": bool}
+
+
+def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = None) -> Recipe:
+    """Plain values -> a complete recipe. Every mistake is reported at once (:class:`ConfigError`).
+
+    `info`, what the data offers, lets conditioners fill in numbers such as class counts.
+    """
+    problems: list[str] = []
+    known = ["image_size", "image_channels", "seed", "scale", *SINGLE, *LISTS, *SECTIONS]
+    for key in plain:
+        if key not in known:
+            hint = suggest(str(key), known) or " (known: " + ", ".join(known) + ")"
+            problems.append(f"{key}: unknown key{hint}")
+    small = plain.get("scale", "paper")
+    if small not in ("paper", "small"):
+        problems.append(f"scale: expected paper or small, got {small!r}")
+    out: dict[str, Any] = {}
+
+    def attempt(key: str, make: Any) -> None:
+        try:
+            out[key] = make()
+        except ConfigError as error:
+            problems.extend(error.problems)
+        except ComponentError as error:
+            problems.append(f"{key}: {error}")
+
+    attempt("image_size", lambda: _size(plain.get("image_size", 256)))
+    attempt("image_channels", lambda: _one_or_three(plain.get("image_channels", 3)))
+    attempt("seed", lambda: _config.structure(plain.get("seed", 0), int, "seed"))
+    for key, section in SECTIONS.items():
+        attempt(key, lambda key=key, section=section: _config.structure(plain.get(key) or {}, section, key))
+    for kind in SINGLE:
+        attempt(
+            kind,
+            lambda kind=kind: _part(kind, kind, plain.get(kind, DEFAULTS[kind]), catalog, small == "small", info),
+        )
+    for key, kind in LISTS.items():
+        attempt(key, lambda key=key, kind=kind: _list(key, kind, plain.get(key) or [], catalog, small == "small", info))
+    if problems:
+        raise ConfigError(problems)
+    return Recipe(**out)
+
+
+def _size(value: Any) -> tuple[int, int]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value, value]
+    height, width = _config.structure(value, tuple[int, int], "image_size")
+    if min(height, width) < 1:
+        raise ConfigError(f"image_size: expected [height, width] in pixels, got [{height}, {width}]")
+    return height, width
+
+
+def _one_or_three(value: Any) -> int:
+    if value not in (1, 3) or isinstance(value, bool):
+        raise ConfigError(f"image_channels: expected 1 (grey) or 3 (colour), got {value!r}")
+    return int(value)
+
+
+def _list(key: str, kind: str, value: Any, catalog: Catalog, small: bool, info: DataInfo | None) -> tuple[Part, ...]:
+    if isinstance(value, str | Mapping):
+        value = [value]
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{key}: expected a list of components, got {value!r}")
+    parts: list[Part] = []
+    problems: list[str] = []
+    for i, item in enumerate(value):
+        try:
+            parts.append(_part(kind, f"{key}[{i}]", item, catalog, small, info))
+        except ConfigError as error:
+            problems += error.problems
+        except ComponentError as error:
+            problems.append(f"{key}[{i}]: {error}")
+    names = [p.name for p in parts if isinstance(p, ConditionerPart)]
+    problems += [
+        f"{key}: two conditioners are named '{n}'; give one of them another name: {{use: {n}, name: ...}}"
+        for n in sorted({n for n in names if names.count(n) > 1})
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return tuple(parts)
+
+
+def _part(kind: str, path: str, value: Any, catalog: Catalog, small: bool, info: DataInfo | None) -> Part:
+    if isinstance(value, str):
+        value = {"use": value}
+    if not isinstance(value, Mapping) or not isinstance(value.get("use", ""), str):
+        raise ConfigError(f"{path}: expected a component's name or a mapping with 'use: NAME', got {value!r}")
+    given = {k: v for k, v in value.items() if k != "use"}
+    name = value.get("use") or _default_name(kind, path)
+    if kind == "first_stage" and is_weights(name):
+        given["weights"], name = name, ""
+    if kind == "first_stage" and given.get("weights") and "use" not in value:
+        name = ""  # the file says what it holds
+    extra: dict[str, Any] = {}
+    if kind == "first_stage":
+        extra = _stage_keys(given, path)
+        if extra.get("weights"):
+            return _trained_stage(given, name, extra, path, catalog)
+    entry, preset = catalog.get(kind, name)
+    component = entry.component
+    if kind == "conditioner":
+        extra = _conditioner_keys(given, path, name)
+    base = {} if preset is None else _config.unstructure(preset)
+    scaled = {**base, **_scaled_down(component, base)} if small else base
+    conf: Any = _config.structure({**scaled, **given}, component.config, path)
+    if info is not None and (fill := getattr(conf, "from_data", None)) is not None:
+        conf = fill(info)
+    make: type[Part] = {"first_stage": StagePart, "conditioner": ConditionerPart}.get(kind, Part)  # type: ignore[assignment]
+    return make(kind=kind, use=component.name, config=conf, asked=name, **extra)
+
+
+def _scaled_down(component: Component, base: Mapping[str, Any]) -> dict[str, Any]:
+    """The component's `small` fields; whole numbers only ever go down, so that a preset's small codebook stays."""
+    full = {**{a.name: a.default for a in attrs.fields(component.config)}, **base}
+    small = _config.unstructure(component.small)
+    return {k: min(v, full[k]) if type(v) is int and type(full[k]) is int else v for k, v in small.items()}
+
+
+def _default_name(kind: str, path: str) -> str:
+    default = DEFAULTS.get(kind)
+    if not isinstance(default, str):
+        raise ConfigError(f"{path}: 'use' is missing; write {{use: NAME, ...}}")
+    return default
+
+
+def _stage_keys(given: dict[str, Any], path: str) -> dict[str, Any]:
+    return {k: _config.structure(given.pop(k), str, f"{path}.{k}") for k in ("weights", "sha256") if k in given}
+
+
+def _trained_stage(
+    given: Mapping[str, Any], name: str, extra: dict[str, Any], path: str, catalog: Catalog
+) -> StagePart:
+    from ldm_core.artifacts import stage_header
+
+    header = stage_header(extra["weights"])
+    entry, _ = catalog.get("first_stage", header.use)
+    conf: Any = _config.structure(header.config, entry.component.config, f"{extra['weights']}: first_stage")
+    if name and name not in (header.use, entry.component.name) and name not in entry.component.presets:
+        raise ConfigError(f"{path}: {extra['weights']} holds a '{header.use}', not a '{name}'; leave 'use' out")
+    for key, value in given.items():
+        own = _config.unstructure(conf).get(key, None)
+        if own != value:
+            raise ConfigError(
+                f"{path}.{key}: a trained stage keeps its own settings ({key}: {own!r} in {extra['weights']}); "
+                f"leave the key out, or train a stage of your own"
+            )
+    if extra.get("sha256") and extra["sha256"] != header.sha256:
+        raise ConfigError(
+            f"{path}: {extra['weights']} is not the file that the recipe was made with (sha256 {header.sha256[:12]}, "
+            f"the recipe says {extra['sha256'][:12]}); give the right file, or leave 'sha256' out to take this one"
+        )
+    return StagePart(
+        kind="first_stage",
+        use=header.use,
+        config=conf,
+        asked=header.use,
+        weights=extra["weights"],
+        sha256=header.sha256,
+        image_channels=int(header.extra.get("image_channels", 0)),
+    )
+
+
+def _conditioner_keys(given: dict[str, Any], path: str, name: str) -> dict[str, Any]:
+    extra: dict[str, Any] = {"name": name}
+    problems: list[str] = []
+    for key, kind in _CONDITIONER_KEYS.items():
+        if key in given:
+            try:
+                extra[key] = _config.structure(given.pop(key), kind, f"{path}.{key}")
+            except ConfigError as error:
+                problems += error.problems
+    if not 0 <= extra.get("dropout", 0.0) <= 1:
+        problems.append(f"{path}.dropout: expected a share between 0 and 1, got {extra['dropout']}")
+    if not str(extra["name"]).isidentifier():
+        problems.append(f"{path}.name: expected an identifier such as 'text', got {extra['name']!r}")
+    if problems:
+        raise ConfigError(problems)
+    return extra
