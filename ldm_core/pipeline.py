@@ -112,12 +112,6 @@ class Pipeline:
         catalog = catalog or Catalog.discover()
         path = artifacts.find(str(url), artifacts.MODEL_FILE)
         header = artifacts.read_header(path, "model")
-        recipe = resolve(header.config, catalog)
-        now = versions(recipe, catalog)
-        changed = [f"{d} {v} (installed: {now.get(d, 'none')})" for d, v in header.versions.items() if now.get(d) != v]
-        if changed:
-            warnings.warn(f"{path} was made with {', '.join(changed)}", VersionWarning, stacklevel=3)
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         stage_url = artifacts.find(storage.parent(path), artifacts.STAGE_FILE)
         expected = header.extra.get("first_stage_sha256")
         if expected and artifacts.sha256(stage_url) != expected:
@@ -125,6 +119,12 @@ class Pipeline:
                 f"{stage_url} is not the first stage that {path} was trained on; copy the one with sha256 "
                 f"{expected[:12]}... beside it"
             )
+        recipe = resolve(_beside(header.config, stage_url), catalog)
+        now = versions(recipe, catalog)
+        changed = [f"{d} {v} (installed: {now.get(d, 'none')})" for d, v in header.versions.items() if now.get(d) != v]
+        if changed:
+            warnings.warn(f"{path} was made with {', '.join(changed)}", VersionWarning, stacklevel=3)
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         stage = load_stage(recipe, catalog, stage_url, where)
         model = make_model(recipe, catalog, stage)
         load_weights(model, parse_safetensors(storage.read_bytes(path)), path)
@@ -303,6 +303,14 @@ class Pipeline:
             "weights_sha256": self.weights,
             "software": "ldm-core",
         }
+
+
+def _beside(config: Mapping[str, Any], stage_url: str) -> Mapping[str, Any]:
+    """A model's recipe whose reused first stage is the copy beside the model: where it came from may be gone."""
+    stage = config.get("first_stage")
+    if not isinstance(stage, Mapping) or not stage.get("weights"):
+        return config
+    return {**config, "first_stage": {**stage, "weights": stage_url}}
 
 
 def _plain(value: Any) -> Any:
