@@ -179,3 +179,46 @@ def test_dead_codes_are_revived(tmp_path: Path) -> None:
         rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         used[name] = next(r["codebook_used"] for r in reversed(rows) if r["stage"] == "first_stage")
     assert used["b"] > 2 * used["a"]
+
+
+def test_several_conditioners_train_and_sample_together(tmp_path: Path) -> None:
+    small = {"width": 16, "layers": 1, "heads": 2, "head_width": 8, "logits": False, "dropout": 0.1}
+    text = {"use": "text", "vocab_size": 128, "length": 24, **small}
+    boxes = {"use": "bbox_layout", "objects": 4, "vocab_size": 256, "encode_crop": False, **small}
+    parts = [text, boxes, {"use": "semantic_map", "dropout": 0.1}]
+    watch = go(tmp_path, conditioners=parts, guidance={"use": "cfg", "scale": 2.0}, sampler="ddim")
+    assert ("samples", "done") in watch.ends
+    tensors = weights(tmp_path)
+    names = {k.split(".")[1] for k in tensors if k.startswith("conditioners.")}
+    assert names == {"text", "bbox_layout", "semantic_map"}
+    assert tensors["denoiser.input_blocks.0.0.weight"].shape[1] == 3 + 3  # the map beside the latents
+
+
+def test_a_run_lives_at_a_url() -> None:
+    from ldm_core import load, storage
+
+    url = "memory://runs/at-a-url"
+    go(url)
+    names = {f.url.rsplit("at-a-url/", 1)[-1] for f in storage.list_files(url, recursive=True)}
+    assert {"recipe.yaml", "model.safetensors", "first_stage.safetensors", "samples.png", "metrics.jsonl"} <= names
+    assert load(url).sample(images=1, steps=2)[0].image.shape == (3, 16, 16)
+
+
+def test_lpips_weights_are_taken_from_a_file(tmp_path: Path) -> None:
+    """Where a recipe names LPIPS weights they are used: the loss is that of the plain run plus the distance."""
+    from safetensors.torch import save_file
+    from test_lpips import declare_torchvision_operators
+
+    declare_torchvision_operators()
+    from ldm_core.training.lpips import LPIPS
+
+    torch.manual_seed(0)
+    save_file({k: v.contiguous() for k, v in LPIPS().state_dict().items()}, tmp_path / "lpips.safetensors")
+    settings = ["first_stage_trainer.adversarial=false", "first_stage_trainer.steps=1"]
+    plain = go(tmp_path / "a", *settings, stages=("first_stage",), first_stage=VQ)
+    with_lpips = [*settings, f"first_stage_trainer.lpips={tmp_path / 'lpips.safetensors'}"]
+    go(tmp_path / "b", *with_lpips, stages=("first_stage",), first_stage=VQ)
+    assert any("trained without LPIPS" in m for m in plain.messages)
+    a, b = (json.loads((tmp_path / n / "metrics.jsonl").read_text().splitlines()[0]) for n in "ab")
+    assert "perceptual" not in a and b["perceptual"] > 0
+    assert b["nll"] == pytest.approx(a["nll"] + b["perceptual"], rel=1e-5)

@@ -66,6 +66,8 @@ class Stages:
         """The training data."""
         if self._dataset is None:
             self._dataset = make_dataset(self.recipe, self.catalog)
+            if (describe := getattr(self._dataset, "describe", None)) is not None:
+                self.run.say(f"data: {describe()}")
         return self._dataset
 
     def held_out(self) -> tuple[Any, bool]:
