@@ -10,9 +10,8 @@ import attrs
 from ldm_core import config as _config
 from ldm_core.catalog import Catalog
 from ldm_core.component import Component
-from ldm_core.config import ConfigError
 from ldm_core.contracts import DataInfo
-from ldm_core.errors import ComponentError, suggest
+from ldm_core.errors import ComponentError, ConfigError, suggest
 from ldm_core.recipe import (
     DEFAULTS,
     LISTS,

@@ -74,7 +74,7 @@ def judged(run: dict[str, Any]) -> dict[str, Any]:
         rows = list(range(len(a))) if rows is None else rows
         return sum(a[i] == b[i] for i in rows) / max(1, len(rows))
 
-    out = {
+    out: dict[str, Any] = {
         "both": share(got, truth),
         "colour": share([g[0] for g in got], [t[0] for t in truth]),
         "shape": share([g[1] for g in got], [t[1] for t in truth]),

@@ -61,7 +61,6 @@ def test_components_and_presets_are_found() -> None:
     assert preset == Config(width=9)  # a preset of the component's own name is its default
     assert made.get("sampler", "wide") == (entry, wide)
     assert made.names("sampler") == ["mine", "wide"]
-    assert made.versions() == {"dist-a": "1.2"}
 
 
 def test_a_name_is_of_its_kind() -> None:

@@ -74,7 +74,7 @@ def start() -> World:
         backend = "nccl" if cuda else "gloo"
         if alone:
             # A store in memory: there is no port that another run on this machine could take.
-            store = torch.distributed.HashStore()
+            store = torch.distributed.HashStore()  # type: ignore[attr-defined]
             torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
         atexit.register(stop)
