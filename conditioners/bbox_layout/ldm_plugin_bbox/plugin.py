@@ -21,10 +21,10 @@ def ldm_components() -> list[Component]:
             small={
                 "objects": 12,
                 "vocab_size": 1024,
-                "width": 192,
+                "width": 128,
                 "layers": 2,
                 "heads": 4,
-                "head_width": 48,
+                "head_width": 32,
                 "encode_crop": False,
                 "logits": False,
             },

@@ -20,10 +20,10 @@ def ldm_components() -> list[Component]:
             presets=PRESETS,
             small={
                 "vocab_size": 1024,
-                "width": 192,
+                "width": 128,
                 "layers": 2,
                 "heads": 4,
-                "head_width": 48,
+                "head_width": 32,
                 "length": 32,
                 "spare_tokens": 16,
                 "logits": False,

@@ -18,6 +18,6 @@ def ldm_components() -> list[Component]:
             summary="a class through a learned embedding, by cross-attention",
             source="Rombach et al. 2022, arXiv 2112.10752, section 4.3.1",
             presets=PRESETS,
-            small={"width": 192},
+            small={"width": 128},
         )
     ]
