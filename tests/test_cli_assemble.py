@@ -221,3 +221,13 @@ def test_mistyped_settings_are_all_told() -> None:
         plain("trainer.steps", "x..y=3", "conditioners.txt.dropout=1")
     assert len(caught.value.problems) == 3
     assert "did you mean 'text'?" in caught.value.problems[2]
+
+
+def test_data_keeps_what_the_recipe_says_of_reading(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("dataset: {use: tar, url: old.tar, read: {caption: title}, keep_bytes: 5}\n")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "a.png").write_bytes(b"x")
+    made = assemble(Request(recipe=str(recipe), data=str(pictures)), Catalog.discover()).plain["dataset"]
+    assert made == {"use": "folder", "url": str(pictures), "read": {"caption": "title"}}

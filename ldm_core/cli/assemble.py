@@ -145,7 +145,12 @@ def _data(text: str, part: Any, catalog: Catalog) -> Any:
         )
     from ldm_core.builtin.folder import guess_reader
 
-    return {"use": guess_reader(text), "url": text}
+    # what the recipe says of a reader (which fields to read, the classes) holds for other data of the same form
+    kept = dict(part) if isinstance(part, Mapping) and part.get("use") in ("tar", "folder") else {}
+    use = guess_reader(text)
+    if use != "tar":
+        kept.pop("keep_bytes", None)
+    return {**kept, "use": use, "url": text}
 
 
 def _as_list(value: Any) -> list[Any]:
