@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from ldm_core.errors import ConfigError
 from ldm_core.settings import FirstStageTrainerSettings, TrainerSettings
 
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 
