@@ -56,7 +56,7 @@ def cached(url: str, key: str) -> Moments | None:
 def encode(stage: FirstStage, examples: Examples, run: Run, *, flip: bool, url: str, key: str) -> Moments | None:
     """Encode all images to moments and keep them at `url`; None where they would take more than :data:`LIMIT`.
 
-    Every process encodes the whole (issue of scale comes later); the main one writes.
+    Every process encodes the whole data for itself; the main one writes.
     """
     count, device = len(examples), run.world.device
     out: Tensor | None = None
