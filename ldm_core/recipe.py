@@ -145,6 +145,11 @@ class Recipe:
         yield from self.adapters
         yield from self.observers
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The keys of an example that the conditioners read, each once, in their order."""
+        return tuple(dict.fromkeys(key for c in self.conditioners for key in c.config.reads))
+
     def identity(self) -> str:
         """A hash of all that shapes the trained model: everything but sampling, the log and checkpoint intervals."""
         plain = {k: v for k, v in self.plain().items() if k not in SAMPLING_KEYS}

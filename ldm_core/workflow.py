@@ -40,9 +40,11 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
     from ldm_core.making import data_info, make_dataset
 
     recipe = resolve(plain, catalog)
-    info = data_info(make_dataset(recipe, catalog))
+    dataset = make_dataset(recipe, catalog)
+    info = data_info(dataset)
     recipe = resolve(plain, catalog, info)
     check(recipe, info)
+    dataset.select(dict.fromkeys(["image", *recipe.reads]))  # examples that lack a key are found now, not hours later
     return recipe, info
 
 

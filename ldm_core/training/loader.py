@@ -44,10 +44,11 @@ class Examples(TorchDataset):
     """
 
     def __init__(self, dataset: Any, size: Sequence[int], settings: DataSettings, keys: Sequence[str]) -> None:
-        self.dataset = SkipBad(
-            dataset.select([k for k in dataset.keys if k in keys]), getattr(dataset, "max_bad", MAX_BAD)
-        )
-        self.keys: Mapping[str, str] = self.dataset.keys
+        self.keys: Mapping[str, str] = {k: kind for k, kind in dataset.keys.items() if k in keys}
+        kinds = set(self.keys.values())
+        # Boxes move with the picture that they lie on: they need its shape, also where nobody asked for it.
+        shape = ["image"] if "boxes" in kinds and not kinds & {"image", "map"} and "image" in dataset.keys else []
+        self.dataset = SkipBad(dataset.select([*self.keys, *shape]), getattr(dataset, "max_bad", MAX_BAD))
         self._size, self._fit, self._left = tuple(size), settings.fit, settings.keep
         self._kept: dict[tuple[int, bool], Mapping[str, Any]] = {}
 
@@ -68,7 +69,8 @@ class Examples(TorchDataset):
 
     def fitted(self, example: Mapping[str, Any], flip: bool = False) -> Mapping[str, Any]:
         """`example` at the recipe's size."""
-        return geometry.fit(example, self.keys, self._size, self._fit, flip)
+        moved = geometry.fit(example, self.dataset.keys, self._size, self._fit, flip)
+        return {k: v for k, v in moved.items() if k in self.keys}
 
     def first(self, count: int) -> list[Mapping[str, Any]]:
         """The first `count` examples, or all where there are fewer."""

@@ -59,8 +59,6 @@ class Stages:
         self._dataset: Any = None
         self._stage: FirstStage | None = None
 
-    # ------------------------------------------------------------------------------------------------ shared
-
     @property
     def dataset(self) -> Any:
         """The training data."""
@@ -69,6 +67,10 @@ class Stages:
             if (describe := getattr(self._dataset, "describe", None)) is not None:
                 self.run.say(f"data: {describe()}")
         return self._dataset
+
+    def paired(self) -> Any:
+        """The data that the model is trained on: examples with an image and all that the conditioners read."""
+        return self.dataset.select(dict.fromkeys(["image", *self.recipe.reads]))
 
     def held_out(self) -> tuple[Any, bool]:
         """Held-out data, and whether it is: a data set without a split of it gives its training data."""
@@ -119,7 +121,7 @@ class Stages:
             part = self.recipe.first_stage
             if part.weights:
                 source = artifacts.find(part.weights, artifacts.STAGE_FILE)
-                self.run.say(f"first_stage: '{part.use}' from {source}, frozen")
+                self.run.say(f"first stage: '{part.use}' from {source}, frozen")
                 if self.run.world.main and (
                     not storage.exists(self.stage_url) or artifacts.sha256(self.stage_url) != part.sha256
                 ):
@@ -137,6 +139,7 @@ class Stages:
 
     def _train_first_stage(self, identity: str) -> None:
         recipe, settings, world = self.recipe, self.recipe.first_stage_trainer, self.run.world
+        world.barrier()  # before anyone writes, all have seen that there is nothing yet
         examples = Examples(self.dataset, recipe.image_size, recipe.data, ["image"])
         stage: Any = make_first_stage(recipe, self.catalog)
         stage.to(world.device)
@@ -216,7 +219,7 @@ class Stages:
         self.run.metrics.write(stage="first_stage_evaluation", step=0, **self.numbers)
         kind = "held-out" if held_out else "training"
         self.run.say(
-            f"first_stage: PSNR {self.numbers['psnr']:.2f} dB, SSIM {self.numbers['ssim']:.3f} on {len(originals)} "
+            f"first stage: PSNR {self.numbers['psnr']:.2f} dB, SSIM {self.numbers['ssim']:.3f} on {len(originals)} "
             f"{kind} images"
         )
 
@@ -242,7 +245,8 @@ class Stages:
             if latents.cached(url, key) is not None:
                 self._end("latents", "skipped")
                 return
-            examples = Examples(self.dataset, self.recipe.image_size, self.recipe.data, ["image"])
+            self.run.world.barrier()  # before anyone writes, all have seen that there is nothing yet
+            examples = Examples(self.paired(), self.recipe.image_size, self.recipe.data, ["image"])
             made = latents.encode(self.stage(), examples, self.run, flip=self.recipe.data.flip, url=url, key=key)
             self._bad(examples)
             if made is None:
@@ -254,7 +258,7 @@ class Stages:
         recipe = self.recipe
         key = latents.key_of(
             artifacts.sha256(self.stage_url),
-            self.dataset.fingerprint(),
+            self.paired().fingerprint(),
             recipe.image_size,
             recipe.data.fit,
             recipe.data.flip,
@@ -279,16 +283,16 @@ class Stages:
     def _train_denoiser(self, identity: str) -> None:
         recipe, settings, world, stage = self.recipe, self.recipe.trainer, self.run.world, self.stage()
         model = make_model(recipe, self.catalog, stage)
-        keys = list(dict.fromkeys(k for c in recipe.conditioners for k in c.config.reads))
         self._fit_conditioners(model)
         made = latents.cached(*self._moments_key()) if settings.cache_latents else None
         fetch: Any
-        if made is None or "image" in keys:
-            examples = Examples(self.dataset, recipe.image_size, recipe.data, ["image", *keys])
+        data, keys = self.paired(), recipe.reads
+        if made is None:
+            examples = Examples(data, recipe.image_size, recipe.data, ["image", *keys])
             fetch, geometry = examples.__getitem__, examples.keys
             count = len(examples)
         else:
-            beside = Examples(self.dataset, recipe.image_size, recipe.data, keys) if keys else None
+            beside = Examples(data, recipe.image_size, recipe.data, keys) if keys else None
             fetch = latents.LatentExamples(made, beside)
             geometry, count = fetch.keys, made.tensor.shape[1]
         loader = Loader(
@@ -330,7 +334,7 @@ class Stages:
         for part in self.recipe.conditioners:
             fit = getattr(model.conditioners[part.name], "fit", None)
             if fit is not None:
-                view = self.dataset.select(part.config.reads)
+                view = Examples(self.paired(), self.recipe.image_size, self.recipe.data, part.config.reads).dataset
                 fit(view[i] for i in range(len(view)))
 
     # ----------------------------------------------------------------------------------------------- samples
