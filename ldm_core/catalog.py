@@ -27,10 +27,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     **{("conditioner", n): "ldm-plugin-semantic-map" for n in ("semantic_map", "semantic_map_landscapes")},
     ("sampler", "ddim"): "ldm-plugin-ddim",
     ("guidance", "cfg"): "ldm-plugin-cfg",
-    **{("conditioner", n): "ldm-plugin-bert-text" for n in ("text", "text_small")},
-    **{("conditioner", n): "ldm-plugin-semantic-map" for n in ("semantic_map", "semantic_map_landscapes")},
     ("conditioner", "bbox_layout"): "ldm-plugin-bbox",
-    **{("conditioner", n): "ldm-plugin-class-label" for n in ("class_label", "class_imagenet", "class_imagenet_f8")},
 }
 """Names of first-party parts and the distribution that brings each, for the answer when one is not installed."""
 

@@ -8,6 +8,8 @@ from ldm_core.contracts import Accepts, CondSpec, DataInfo, Site
 from ldm_core.errors import ConfigError, suggest
 from ldm_core.recipe import ConditionerPart, Recipe
 
+LPIPS_SIDE = 16
+"""The smallest side of an image that LPIPS can compare: its trunk halves it four times."""
 _HOW_TO_MAP = "map a key that the data has with dataset.read, e.g. dataset.read='{caption: title}'"
 
 
@@ -117,8 +119,16 @@ def _diffusion(recipe: Recipe) -> Iterable[str]:
                 f"guidance '{guidance.asked or guidance.use}' compares with and without a condition, and the recipe "
                 "has no conditioner; add one (--cond NAME) or set guidance=none"
             )
-        elif not recipe.trainer.joint_dropout and not any(c.dropout for c in recipe.conditioners):
-            first = recipe.conditioners[0].name
+            return
+        droppable = [c for c in recipe.conditioners if getattr(c.config, "droppable", True)]
+        if not droppable:
+            yield (
+                f"guidance '{guidance.asked or guidance.use}' compares with and without a condition, and "
+                f"conditioner '{recipe.conditioners[0].name}' has no null: its config says that it is not droppable; "
+                "change that, or set guidance=none"
+            )
+        elif not recipe.trainer.joint_dropout and not any(c.dropout for c in droppable):
+            first = droppable[0].name
             yield (
                 f"guidance '{guidance.asked or guidance.use}' needs an estimate without conditions, and no conditioner "
                 f"is ever dropped in training; set conditioners.{first}.dropout=0.1 (or trainer.joint_dropout=0.1), "
@@ -134,6 +144,29 @@ def _training(recipe: Recipe) -> Iterable[str]:
                 f"{name}.images_per_step: {section.images_per_step} is not divisible by {name}.accumulate "
                 f"{section.accumulate}; use a multiple of it"
             )
+    yield from _adversary(recipe)
+
+
+def _adversary(recipe: Recipe) -> Iterable[str]:
+    """What looks at the images of a first stage that is to be trained, and needs them to have some size."""
+    stage, settings, side = recipe.first_stage, recipe.first_stage_trainer, min(recipe.image_size)
+    own = getattr(stage.config, "discriminator_layers", None)
+    if stage.weights or own is None:  # not trained, or not by this loss
+        return
+    layers = own if settings.discriminator_layers is None else settings.discriminator_layers
+    start = settings.adversarial_start
+    start = getattr(stage.config, "adversarial_start", 0) if start is None else start
+    if settings.adversarial and start < settings.steps and side < 3 * 2**layers:
+        yield (
+            f"first_stage_trainer.discriminator_layers: {layers} strided layers need images of at least "
+            f"{3 * 2**layers} pixels, image_size is {list(recipe.image_size)}; use fewer layers, larger images, or "
+            "first_stage_trainer.adversarial=false"
+        )
+    if settings.lpips and side < LPIPS_SIDE:
+        yield (
+            f"first_stage_trainer.lpips: LPIPS needs images of at least {LPIPS_SIDE} pixels, image_size is "
+            f"{list(recipe.image_size)}; use larger images, or leave it out"
+        )
 
 
 def _data(recipe: Recipe, info: DataInfo) -> Iterable[str]:

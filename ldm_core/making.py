@@ -17,7 +17,7 @@ def make(part: Part, site: Site, catalog: Catalog) -> Any:
     entry, _ = catalog.get(part.kind, part.use)
     try:
         factory = entry.component.load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever a plugin's module raises when it is imported
         raise ComponentError(
             f"{part.kind} '{part.use}' of {entry.distribution} does not import: {type(error).__name__}: {error}"
         ) from error

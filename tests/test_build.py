@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -188,7 +189,7 @@ def built(catalog: Catalog) -> Any:
     return make_first_stage(resolve({"first_stage": "lying", "image_size": 32}, catalog), catalog)
 
 
-def test_a_plugin_at_fault_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_at_fault_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or SimpleNamespace(**globals()))
     with pytest.raises(ComponentError, match="'lying' does not meet the contract FirstStage: it lacks decode"):
         built(faulty(Incomplete))
@@ -196,5 +197,9 @@ def test_a_plugin_at_fault_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         built(faulty(Lying))
     with pytest.raises(ComponentError, match="first_stage 'lying' of ldm-plugin-lying does not import: ModuleNotFound"):
         built(faulty("ldm_no_such_package.model:Stage"))
+    (tmp_path / "ldm_breaks_at_import.py").write_text("raise RuntimeError('built for another torch')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ComponentError, match="does not import: RuntimeError: built for another torch"):
+        built(faulty("ldm_breaks_at_import:Stage"))
     with pytest.raises(ComponentError, match="does not import: AttributeError"):
         built(faulty("ldm_core.sample:no_such_thing"))

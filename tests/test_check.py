@@ -16,6 +16,7 @@ from ldm_core.errors import ConfigError
 from ldm_core.resolve import resolve
 
 SMALL_UNET = {"use": "unet", "channels": 32, "channel_mult": [1, 2], "heads": 2, "attention": [2]}
+ONE_LEVEL = {**SMALL_UNET, "channel_mult": [1], "attention": [1]}
 FITS: dict[str, Any] = {
     "image_size": 64,
     "first_stage": "vq_f4",
@@ -87,6 +88,23 @@ def test_what_fits_passes_and_has_a_site(catalog: Catalog) -> None:
         (  # guidance that needs a null that was never trained
             {"conditioners": [{"use": "class_label", "classes": 4}]},
             ["guidance 'cfg' needs an estimate without conditions", "conditioners.class_label.dropout=0.1"],
+        ),
+        (  # guidance that needs a null, and a conditioner that has none
+            {"conditioners": [{"use": "class_label", "classes": 4, "null_class": False, "dropout": 0.1}]},
+            ["guidance 'cfg'", "conditioner 'class_label' has no null", "guidance=none"],
+        ),
+        (  # a discriminator that is larger than the images
+            {"image_size": 16},
+            ["discriminator_layers: 3 strided layers", "at least 24", "[16, 16]", "fewer layers"],
+        ),
+        (  # LPIPS on images that are too small for it
+            {
+                "image_size": 12,
+                "first_stage_trainer": {"adversarial": False, "lpips": "w"},
+                "denoiser": ONE_LEVEL,
+                "dataset": {"use": "folder", "url": "x"},
+            },
+            ["first_stage_trainer.lpips", "at least 16", "[12, 12]"],
         ),
         (  # eps where alpha is 0
             {"schedule": "rectified_flow"},

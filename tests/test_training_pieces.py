@@ -16,6 +16,7 @@ from torch import nn
 from ldm_core.batch import collate
 from ldm_core.builtin.identity import IdentityFirstStage
 from ldm_core.builtin.identity_config import IdentityConfig
+from ldm_core.config import structure
 from ldm_core.contracts import Site
 from ldm_core.errors import ConfigError
 from ldm_core.settings import TrainerSettings
@@ -168,6 +169,14 @@ def test_the_engine_config_is_complete_and_names_conflicts() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "settings", [{"betas": [0.9, 1.0]}, {"betas": [-0.1, 0.9]}, {"joint_dropout": 1.5}, {"ema": 2.0}]
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"trainer\.{next(iter(settings))}: expected"):
+        structure(settings, TrainerSettings, "trainer")
+
+
 def test_metrics_lines_survive_a_resume_and_draw(tmp_path: Path) -> None:
     url = str(tmp_path / "metrics.jsonl")
     first = MetricsFile(url)
@@ -179,6 +188,9 @@ def test_metrics_lines_survive_a_resume_and_draw(tmp_path: Path) -> None:
     rows = second.read()
     assert [(r["step"], r["loss"]) for r in rows] == [(1, 1.0), (2, 0.5), (3, 0.25)]
     assert len([json.loads(line) for line in Path(url).read_text().splitlines()]) == 4
+    with Path(url).open("a") as file:
+        file.write('{"stage": "denoiser", "st')  # cut off by a full disk
+    assert MetricsFile(url).read() == rows
     picture = draw_curves(rows, "denoiser")
     assert picture is not None and picture[:8] == b"\x89PNG\r\n\x1a\n"
     assert draw_curves(rows, "first_stage") is None

@@ -170,6 +170,16 @@ def test_a_codebook_starts_from_data_at_its_batch(tmp_path: Path, zero: int) -> 
     assert float(codes.abs().max()) > 2 / 32  # not the uniform start of +-1/32
 
 
+def test_a_run_shorter_than_the_codebooks_start_still_has_one(tmp_path: Path) -> None:
+    """Otherwise the trained stage would decode through its random start, to grey."""
+    changes = ["first_stage_trainer.codebook_start=300", "first_stage_trainer.adversarial=false"]
+    go(tmp_path, *changes, "seed=123456789012345678901234567890", stages=("first_stage",), first_stage=VQ)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert ["codebook_used" in r for r in rows if r["stage"] == "first_stage"] == [False] * 5 + [True]
+    codes = weights(tmp_path, "first_stage.safetensors")["quantize.embedding.weight"]
+    assert float(codes.abs().max()) > 2 / 32  # not the uniform start of +-1/32
+
+
 def test_dead_codes_are_revived(tmp_path: Path) -> None:
     base = ["first_stage_trainer.adversarial=false", "first_stage_trainer.codebook_init_images=0"]
     go(tmp_path / "a", *base, stages=("first_stage",), first_stage=VQ)

@@ -87,6 +87,8 @@ class FirstStageTask:
         self.parts: Sequence[Part] = parts
         self.part_steps = {p.name: 0 for p in self.parts}
         self._counts: Tensor | None = None
+        # A run that is shorter than that ends with a codebook all the same: the stage decodes through it.
+        self._quantizes_from = min(settings.codebook_start, settings.steps - 1)
 
     def prepare(self, start: int) -> None:
         """Nothing to prepare: a codebook starts with its batch."""
@@ -126,17 +128,25 @@ class FirstStageTask:
         stage: Any = self._stage
         if not hasattr(stage, "init_codebook"):
             return
-        stage.quantizing = step >= self._settings.codebook_start
-        if step == self._settings.codebook_start and self._settings.codebook_init_images:
-            # every process sees the same images, so all start from the same codes
+        stage.quantizing = step >= self._quantizes_from
+        if step == self._quantizes_from and self._settings.codebook_init_images:
             latents = torch.cat([stage.encode_moments(x) for x in self._first_images()])
-            stage.init_codebook(latents, seed=self._recipe.seed)
-            self._autoencoder.adopt(stage.quantize)
+            stage.init_codebook(latents, seed=mix_seed(self._recipe.seed, "codebook"))
+            self._share_codes()
+
+    def _share_codes(self) -> None:
+        """Codes that were written in place: the first process's for all (sums on a GPU differ in the last bits, and
+        weights that differ once stay so), and into ZeRO's own copies."""
+        codes: nn.Module = self._stage.quantize  # type: ignore[attr-defined]
+        if self._world.size > 1:
+            for parameter in codes.parameters():
+                torch.distributed.broadcast(parameter.data, 0)
+        self._autoencoder.adopt(codes)
 
     @torch.no_grad()
     def _revive(self, step: int, micros: Sequence[MicroBatch]) -> None:
         every = self._settings.revive_every
-        if not every or not hasattr(self._stage, "revive") or step < self._settings.codebook_start:
+        if not every or not hasattr(self._stage, "revive") or step < self._quantizes_from:
             return
         moments = self._stage.encode_moments(torch.cat([m.batch["image"] for m in micros]))
         counts = self._stage.codebook_usage(self._stage.indices(moments))  # type: ignore[attr-defined]
@@ -147,7 +157,7 @@ class FirstStageTask:
             if self._world.size > 1:
                 torch.distributed.broadcast(moments, 0)
             self._stage.revive(moments, self._counts == 0, seed=mix_seed(self._recipe.seed, "revive", step))
-            self._autoencoder.adopt(self._stage.quantize)  # type: ignore[attr-defined]
+            self._share_codes()
             self._counts = None
 
 

@@ -39,7 +39,10 @@ class MetricsFile:
             return []
         rows: dict[tuple[str, int], dict[str, Any]] = {}
         for line in storage.read_text(self._url).splitlines():
-            row = json.loads(line)
+            try:
+                row = json.loads(line)
+            except ValueError:  # half a line: the process was killed, or the disk was full, while it was written
+                continue
             rows[row["stage"], row["step"]] = row
         return sorted(rows.values(), key=lambda r: (r["stage"], r["step"]))
 
