@@ -136,6 +136,11 @@ class Recipe:
                 out[field.name] = _config.unstructure(value)
         return out
 
+    def public(self) -> dict[str, Any]:
+        """:meth:`plain` without the credentials of any URL: what files, pictures and identities are made of."""
+        out: dict[str, Any] = _shown(self.plain())
+        return out
+
     def parts(self) -> Iterable[Part]:
         """Every component, in build order."""
         yield self.first_stage
@@ -152,19 +157,19 @@ class Recipe:
 
     def identity(self) -> str:
         """A hash of all that shapes the trained model: everything but sampling, the log and checkpoint intervals."""
-        plain = {k: v for k, v in self.plain().items() if k not in SAMPLING_KEYS}
+        plain = {k: v for k, v in self.public().items() if k not in SAMPLING_KEYS}
         if self.first_stage.weights:
             plain.pop("first_stage_trainer")
             plain["first_stage"] = {"sha256": self.first_stage.sha256}
-        return digest({k: _without_intervals(v) for k, v in plain.items()})
+        return digest({k: _without_intervals(k, v) for k, v in plain.items()})
 
     def first_stage_identity(self) -> str:
         """A hash of all that shapes the first stage alone: the same for every model that could share it."""
-        plain = self.plain()
+        plain = self.public()
         if self.first_stage.weights:
             return digest({"sha256": self.first_stage.sha256})
         keys = ("image_size", "image_channels", "seed", "first_stage", "first_stage_trainer", "dataset", "data")
-        return digest({k: _without_intervals(plain[k]) for k in keys})
+        return digest({k: _without_intervals(k, plain[k]) for k in keys})
 
     @property
     def name(self) -> str:
@@ -174,11 +179,19 @@ class Recipe:
 
 
 INTERVALS = ("log_every", "checkpoint_every", "keep_checkpoints", "workers", "keep", "deepspeed", "zero")
-"""Keys of a section that do not change what is trained."""
+"""Keys of the core's own :data:`SECTIONS` that do not change what is trained."""
 
 
-def _without_intervals(value: Any) -> Any:
-    return {k: v for k, v in value.items() if k not in INTERVALS} if isinstance(value, Mapping) else value
+def _without_intervals(key: str, value: Any) -> Any:
+    return {k: v for k, v in value.items() if k not in INTERVALS} if key in SECTIONS else value
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _shown(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(v) for v in value]
+    return storage.shown(value) if isinstance(value, str) and "://" in value else value
 
 
 def digest(plain: Any) -> str:

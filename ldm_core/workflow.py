@@ -13,7 +13,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.check import check, site_of
 from ldm_core.contracts import DataInfo
 from ldm_core.errors import ConfigError, LDMError
-from ldm_core.recipe import Recipe
+from ldm_core.recipe import INTERVALS, SAMPLING_KEYS, SECTIONS, Recipe
 from ldm_core.resolve import resolve
 
 STAGES = ("first_stage", "latents", "denoiser", "samples")
@@ -58,8 +58,7 @@ def claim(recipe: Recipe, out: str) -> None:
     url = storage.join(out, RECIPE_FILE)
     if storage.exists(url):
         before = config.parse_yaml(storage.read_text(url), url)
-        now = recipe.plain()
-        kept = {k: v for k, v in now.items() if k not in ("sample", "sampler", "guidance", "time_grid", "observers")}
+        kept = {k: v for k, v in recipe.public().items() if k not in SAMPLING_KEYS}
         changed = (
             [] if not isinstance(before, dict) else [p for k, v in kept.items() for p in _differ(k, before.get(k), v)]
         )
@@ -71,14 +70,12 @@ def claim(recipe: Recipe, out: str) -> None:
             )
     if int(os.environ.get("RANK", "0")) == 0:  # the other processes of the run only look
         storage.make_folder(out)
-        storage.atomic_write(url, config.dump_yaml(recipe.plain()))
+        storage.atomic_write(url, config.dump_yaml(recipe.public()))
 
 
 def _differ(path: str, before: Any, now: Any) -> list[str]:
-    from ldm_core.recipe import INTERVALS
-
     if isinstance(before, dict) and isinstance(now, dict):
-        keys = [k for k in {**before, **now} if k not in INTERVALS]
+        keys = [k for k in {**before, **now} if path not in SECTIONS or k not in INTERVALS]
         return [line for k in keys for line in _differ(f"{path}.{k}", before.get(k), now.get(k))]
     return [] if before == now else [f"{path}: {before!r} there, {now!r} now"]
 
@@ -110,7 +107,7 @@ def run(
         catalog.manager.register(observer)
     try:
         if work.run.world.main:
-            hook.ldm_run_start(recipe=recipe.plain(), out=out)
+            hook.ldm_run_start(recipe=recipe.public(), out=out)
         with work.run.stop:
             for name in STAGES:
                 if name in stages:

@@ -14,6 +14,7 @@ from ldm_core.contracts import DataInfo
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.recipe import SINGLE, Recipe, digest, is_weights, load_plain, shipped
 from ldm_core.resolve import resolve
+from ldm_core.workflow import claim
 
 FULL: dict[str, Any] = {
     "image_size": [96, 128],
@@ -133,6 +134,46 @@ def test_all_else_makes_another_model(override: str, stage_too: bool, catalog: C
     recipe, other = resolve(FULL, catalog), resolve(changed(FULL, override), catalog)
     assert recipe.identity() != other.identity() and recipe.name != other.name
     assert (recipe.first_stage_identity() != other.first_stage_identity()) is stage_too
+
+
+@attrs.frozen(kw_only=True)
+class _OfAPlugin:
+    """A plugin's config with a field that is called as one of the trainers' that do not matter."""
+
+    keep: int = 0
+
+
+def test_a_plugins_fields_matter_whatever_they_are_called(catalog: Catalog) -> None:
+    one, two = (
+        attrs.evolve(r, denoiser=attrs.evolve(r.denoiser, config=_OfAPlugin(keep=n)))
+        for n in (1, 2)
+        for r in [resolve(FULL, catalog)]
+    )
+    assert one.identity() != two.identity()
+
+
+def test_credentials_in_urls_are_no_part_of_what_is_written(catalog: Catalog) -> None:
+    def recipe(url: str) -> Recipe:
+        return resolve({**FULL, "dataset": {"use": "tar", "url": url}}, catalog)
+
+    signed = recipe("https://ann:pa55@host/a.tar?X-Signature=5ec")
+    assert signed.dataset.config.url == "https://ann:pa55@host/a.tar?X-Signature=5ec"
+    assert signed.public()["dataset"]["url"] == "https://host/a.tar"
+    assert signed.identity() == recipe("https://host/a.tar").identity()  # a signature is another each day
+    assert signed.identity() != recipe("https://host/b.tar").identity()
+    assert signed.first_stage_identity() == recipe("https://host/a.tar").first_stage_identity()
+
+
+def test_a_run_folder_holds_no_credentials_and_takes_a_new_signature(catalog: Catalog, tmp_path: Path) -> None:
+    for signature in ("5ec", "7ab"):
+        url = f"https://host/a.tar?X-Signature={signature}"
+        claim(resolve({**FULL, "dataset": {"use": "tar", "url": url}}, catalog), str(tmp_path))
+        assert "X-Signature" not in (tmp_path / "recipe.yaml").read_text()
+    with pytest.raises(ConfigError, match=r"trainer\.steps: 5 there, 6 now"):
+        claim(
+            resolve(changed(FULL, "trainer.steps=6", "dataset={use: tar, url: 'https://host/a.tar'}"), catalog),
+            str(tmp_path),
+        )
 
 
 def test_digest_ignores_the_order_of_keys() -> None:

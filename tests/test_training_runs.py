@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from training_runs import VQ, Watch, go, weights
+from training_runs import TINY, VQ, Watch, go, weights
 
 from ldm_core.errors import ConfigError, Interrupted, TrainingError
 
@@ -40,6 +40,16 @@ def test_a_stopped_denoiser_run_ends_bit_identical(whole: Path, tmp_path: Path) 
     assert ("denoiser", 4) in again.steps and ("denoiser", 3) not in again.steps
     assert ("first_stage", "skipped") in again.ends
     assert _equal(weights(whole), weights(tmp_path))
+
+
+def test_dropout_is_a_function_of_the_recipe_and_the_step(tmp_path: Path) -> None:
+    changes = {"denoiser": {**TINY["denoiser"], "dropout": 0.4}, "stages": MODEL}
+    go(tmp_path / "a", **changes)
+    with pytest.raises(Interrupted):
+        go(tmp_path / "b", **changes, watch=Watch(stop=("denoiser", 3)))
+    torch.rand(3)  # what others draw in between does not matter
+    go(tmp_path / "b", **changes)
+    assert _equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
 
 
 def test_a_stopped_adversarial_run_ends_bit_identical(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from typing import Any, Protocol
 import attrs
 import torch
 
+from ldm_core.build import seeded
 from ldm_core.errors import Interrupted, TrainingError
 from ldm_core.settings import FirstStageTrainerSettings, TrainerSettings
+from ldm_core.streams import mix_seed
 from ldm_core.training import checkpoint
 from ldm_core.training.ema import EMA
 from ldm_core.training.engine import Part, World, learning_rate
@@ -128,17 +130,22 @@ def train(
         asked_at = time.perf_counter()
         micros = next(batches)
         waited += time.perf_counter() - asked_at
-        measure = (step + 1) % settings.log_every == 0 or step + 1 == settings.steps or step == start
+        saving = (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps
+        measure = (step + 1) % settings.log_every == 0 or saving or step == start
         lr = learning_rate(settings, step)
         for part in task.parts:
             part.set_lr(lr)
-        logs = task.step(step, micros, measure=measure)
+        with seeded(mix_seed(identity, step, run.world.rank)):  # what dropout draws, so that a resumed run repeats it
+            logs = task.step(step, micros, measure=measure)
         if task.ema is not None:
             task.ema.update()
         done = step + 1
         floats: dict[str, float] = {}
         if measure:
             floats = {k: _number(v) for k, v in logs.items() if v is not None}
+            if "loss" in floats:  # of all processes, so that all of them stop here, or none
+                mean = run.world.average(torch.tensor(floats["loss"], device=run.world.device))
+                floats["loss"] = float(mean)
             if not math.isfinite(floats.get("loss", 0.0)):
                 raise TrainingError(
                     f"{task.stage}: the loss is {floats['loss']} at step {done}; the last checkpoint stays. Lower the "
@@ -158,7 +165,7 @@ def train(
         if run.world.main:
             run.hook.ldm_step(stage=task.stage, step=done, logs=floats)
         stopping = run.world.any(bool(run.stop.asked))
-        if stopping or done == settings.steps or done % settings.checkpoint_every == 0:
+        if stopping or saving:
             save(done)
         if stopping and done < settings.steps:
             if run.world.main:

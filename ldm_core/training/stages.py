@@ -317,7 +317,7 @@ class Stages:
             meta = artifacts.metadata(
                 "model",
                 recipe.denoiser.use,
-                recipe.plain(),
+                recipe.public(),
                 versions(recipe, self.catalog),
                 identity=identity,
                 first_stage_sha256=artifacts.sha256(self.stage_url),
