@@ -135,7 +135,7 @@ class Pipeline:
     @property
     def reads(self) -> tuple[str, ...]:
         """The keys that the model's conditioners read: what `sample` must be given."""
-        return tuple(dict.fromkeys(k for c in self.recipe.conditioners for k in c.config.reads))
+        return self.recipe.reads
 
     def truncations(self, prompts: Sequence[str]) -> list[str]:
         """For each prompt that is longer than a conditioner's context, a line that quotes what is cut."""
@@ -202,6 +202,9 @@ class Pipeline:
         also for prompts that are longer than the context, which otherwise only warn.
         """
         settings = self.recipe.sample
+        for name, number in (("steps", steps), ("images", images), ("batch", batch)):
+            if number is not None and number < 1:
+                raise ConfigError(f"{name}={number}: expected a whole number above 0")
         steps, batch = steps or settings.steps, batch or settings.batch
         rows = self._rows(prompts, inputs, examples, images if seeds is None or images else len(seeds))
         base = settings.seed if seed is None else seed
@@ -214,7 +217,10 @@ class Pipeline:
             warnings.warn(line, stacklevel=2)
         parts, recipe = self._parts(steps, guidance, sampler)
         shape = recipe.first_stage.config.latent.shape(recipe.image_size)
-        intervals = len(parts.time_grid.times(self.model.schedule, steps)) - 1
+        try:
+            intervals = len(parts.time_grid.times(self.model.schedule, steps)) - 1
+        except ValueError as error:  # a rule that cannot make that number of steps
+            raise ConfigError(f"steps={steps}: {error}") from None
         chunks = [range(i, min(i + batch, len(rows))) for i in range(0, len(rows), batch)]
         out: list[Sampled] = []
         for number, chunk in enumerate(chunks):
@@ -270,7 +276,7 @@ class Pipeline:
         count = images or (len(given) if several else (1 if inputs else self.recipe.sample.images))
         rows = [{**(inputs or {}), **given[i % len(given)]} for i in range(count)]
         for part in self.recipe.conditioners:
-            lacking = [k for k in part.config.reads if k not in rows[0]]
+            lacking = [k for k in part.config.reads if any(k not in row for row in rows)]
             if lacking:
                 flag = {"caption": "--prompt", "boxes": "--boxes", "box_labels": "--boxes", "class_label": "--class"}
                 hint = flag.get(lacking[0], f"--input {lacking[0]}=...")

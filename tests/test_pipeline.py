@@ -191,6 +191,10 @@ def test_reconstruction_goes_through_the_first_stage(pipeline: Pipeline) -> None
         ({"prompts": "a", "steps": 5000}, ConfigError, "steps=5000: 5000 steps: the schedule's table has 1000"),
         ({"prompts": ["a", "b"], "seeds": [1, 2, 3]}, ConfigError, None),
         ({"prompts": "a", "images": 2, "seeds": [1]}, ConfigError, "1 seeds were given for 2 images"),
+        ({"prompts": "a", "steps": 0}, ConfigError, "steps=0: expected a whole number above 0"),
+        ({"prompts": "a", "batch": -1}, ConfigError, "batch=-1: expected"),
+        ({"prompts": "a", "images": 0}, ConfigError, "images=0: expected"),
+        ({"examples": [{"caption": "a"}, {}]}, DataError, "reads 'caption', which was not given"),
         ({"prompts": "a", "sampler": "dim"}, ldm_core.LDMError, "no sampler named 'dim'; did you mean 'ddim'"),
     ],
 )

@@ -94,3 +94,20 @@ def test_a_tokenizer_is_fitted_past_an_unreadable_caption(tmp_path: Path) -> Non
     work = Stages(recipe, info, Catalog.discover(), str(tmp_path / "run"), examples=None, strict=False)
     work._fit_conditioners(type("Model", (), {"conditioners": {"text": Fits()}}))
     assert fitted == [f"grey {6 if i == 5 else i}" for i in range(12)]
+
+
+def test_images_smaller_than_ssims_window_train(tmp_path: Path) -> None:
+    """One grey channel, eight pixels a side, five examples for steps of four: nothing needs more."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    for i in range(5):
+        Image.new("L", (9, 7), 40 * i).save(folder / f"{i}.png")
+    watch = go(
+        tmp_path / "run",
+        "first_stage.channels=1",
+        image_size=8,
+        image_channels=1,
+        dataset={"use": "folder", "url": str(folder)},
+    )
+    assert any("PSNR 100.00 dB on 5 training images" in m for m in watch.messages)
+    assert Image.open(tmp_path / "run" / "samples" / "0000.png").mode == "L"

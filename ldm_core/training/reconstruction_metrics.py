@@ -50,6 +50,14 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     return (luminance * structure).mean((1, 2, 3))
 
 
+def quality(x: Tensor, y: Tensor) -> dict[str, float]:
+    """The means over a batch: `psnr`, and `ssim` where the sides suffice; finite, equal images count as 100 dB."""
+    scores = {"psnr": round(float(psnr(x, y).clamp(max=100.0).mean()), 3)}
+    if min(x.shape[2:]) >= _WINDOW:
+        scores["ssim"] = round(float(ssim(x, y).mean()), 4)
+    return scores
+
+
 def _levels(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if x.shape != y.shape or x.ndim != 4:
         shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"

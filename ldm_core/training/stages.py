@@ -27,7 +27,7 @@ from ldm_core.training.first_stage_task import FirstStageTask, fit_normalization
 from ldm_core.training.loader import Examples, Loader
 from ldm_core.training.loop import Run, Stop, train
 from ldm_core.training.metrics_file import MetricsFile, draw_curves
-from ldm_core.training.reconstruction_metrics import psnr, ssim
+from ldm_core.training.reconstruction_metrics import quality
 
 _HELD_OUT = 256
 _SHOWN = 16
@@ -206,21 +206,17 @@ class Stages:
         examples = Examples(dataset, self.recipe.image_size, self.recipe.data, ["image"])
         originals = np.stack([e["image"] for e in examples.first(_HELD_OUT)])
         again = reconstruct(stage, originals, self.run.world.device)
-        a, b = torch.from_numpy(originals), torch.from_numpy(again)
-        self.numbers.update(
-            psnr=round(float(psnr(a, b).clamp(max=100.0).mean()), 3),  # equal images: infinite, which JSON lacks
-            ssim=round(float(ssim(a, b).mean()), 4),
-            evaluated_images=float(len(originals)),
-            held_out=float(held_out),
-        )
+        scores = quality(torch.from_numpy(originals), torch.from_numpy(again))
+        self.numbers.update(scores, evaluated_images=float(len(originals)), held_out=float(held_out))
         shown = [x for pair in zip(originals[:_SHOWN], again[:_SHOWN], strict=True) for x in pair]
         sheet = images.grid(shown, columns=8, cell=96)
         self._picture("first_stage", 0, "reconstructions.png", images.png_bytes(sheet))
         self.run.metrics.write(stage="first_stage_evaluation", step=0, **self.numbers)
         kind = "held-out" if held_out else "training"
         self.run.say(
-            f"first stage: PSNR {self.numbers['psnr']:.2f} dB, SSIM {self.numbers['ssim']:.3f} on {len(originals)} "
-            f"{kind} images"
+            f"first stage: PSNR {scores['psnr']:.2f} dB"
+            + (f", SSIM {scores['ssim']:.3f}" if "ssim" in scores else "")
+            + f" on {len(originals)} {kind} images"
         )
 
     def _bad(self, examples: Examples) -> None:
