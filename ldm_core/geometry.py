@@ -52,8 +52,8 @@ def fit(
     """``example`` at ``size`` (h, w), mirrored left to right with ``flip``; the input stays unchanged.
 
     Pictures are resized antialiased (PIL bicubic with its support scaled), maps by nearest; padding is white,
-    and 255 (unlabeled) in maps. Boxes are moved and clipped; one of which less than a tenth stays is dropped
-    with its rows in every ``per_box`` entry. Picture and maps must have one shape (DataError naming both).
+    and 255 (unlabeled) in maps. Boxes are moved and clipped; one without extent, or of which less than a tenth
+    stays, is dropped with its rows in every ``per_box`` entry. Picture and maps must have one shape (DataError naming both).
     """
     target = (int(size[-2]), int(size[-1]))
     source = _source(example, keys)
@@ -143,7 +143,7 @@ def _fit_boxes(
     """Boxes in the target's fractions, clipped to it, and which of them are still there."""
     boxes = boxes.reshape(-1, 4)
     if not flip and (step is None or step.source == step.target):
-        return boxes.copy(), np.ones(len(boxes), dtype=bool)
+        return boxes.copy(), np.prod(boxes[:, 2:], axis=1) > 0
     boxes = boxes.astype(np.float64)
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     if step is not None:

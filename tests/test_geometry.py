@@ -189,3 +189,16 @@ def test_grid_places_pictures_and_words() -> None:
     assert (below < 128).any()  # the caption is there
     with pytest.raises(ValueError, match="got 1 for 5"):
         images.grid(pictures, ["one"])
+
+
+@pytest.mark.parametrize("size", [(4, 4), (8, 8)])
+def test_a_box_without_extent_is_dropped_whether_the_image_is_resized_or_not(size: tuple[int, int]) -> None:
+    keys = {"image": "image", "boxes": "boxes", "box_labels": "per_box"}
+    example = {
+        "image": np.zeros((3, 4, 4), np.uint8),
+        "boxes": np.array([[0.5, 0.5, 0.0, 0.25], [0.25, 0.25, 0.5, 0.5]], np.float32),
+        "box_labels": np.array([1, 2]),
+    }
+    moved = geometry.fit(example, keys, size)
+    assert moved["box_labels"].tolist() == [2]
+    np.testing.assert_allclose(moved["boxes"], [[0.25, 0.25, 0.5, 0.5]])
