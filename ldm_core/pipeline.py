@@ -6,6 +6,7 @@ Importing this imports torch, but neither deepspeed nor timm; s3fs only for an s
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from torch import Tensor
 
@@ -73,12 +75,32 @@ class Sampled:
         storage.atomic_write(url, png_bytes(self.image, self.metadata))
 
 
+def device_named(name: str | None) -> torch.device:
+    """The torch device of this name; None = a GPU where there is one. :class:`ConfigError` where it cannot be used."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        # torch's own words: a build without this backend, an index past the last device
+        reason = "no such kind of device" if "device string" in str(error) else str(error).partition("\n")[0][:120]
+        raise ConfigError(f"device '{name}' cannot be used here ({reason}); try cpu, or leave it out") from error
+    return device
+
+
 def load_stage(recipe: Recipe, catalog: Catalog, url: str, device: torch.device) -> FirstStage:
     """A trained first stage from its file, in eval mode and frozen."""
     stage: Any = make_first_stage(recipe, catalog)
-    load_weights(stage, parse_safetensors(storage.read_bytes(url)), url)
+    load_weights(stage, _tensors(url), url)
     stage.to(device).eval().requires_grad_(False)
     return stage
+
+
+def _tensors(url: str) -> dict[str, Tensor]:
+    try:
+        return parse_safetensors(storage.read_bytes(url))
+    except SafetensorError as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{storage.shown(url)}: is damaged ({reason}); copy it again") from error
 
 
 class Pipeline:
@@ -124,10 +146,10 @@ class Pipeline:
         changed = [f"{d} {v} (installed: {now.get(d, 'none')})" for d, v in header.versions.items() if now.get(d) != v]
         if changed:
             warnings.warn(f"{path} was made with {', '.join(changed)}", VersionWarning, stacklevel=3)
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        where = device_named(device)
         stage = load_stage(recipe, catalog, stage_url, where)
         model = make_model(recipe, catalog, stage)
-        load_weights(model, parse_safetensors(storage.read_bytes(path)), path)
+        load_weights(model, _tensors(path), path)
         model.to(where).eval().requires_grad_(False)
         names = header.extra.get("class_names") or {}
         return cls(recipe, stage, model, catalog, weights=header.sha256, class_names=names)
@@ -149,6 +171,14 @@ class Pipeline:
                     lines.append(f"the prompt is longer than conditioner '{name}' takes; cut off: '{cut}'")
         return lines
 
+    def _omissions(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What conditioners with a method ``omitted(example) -> str`` leave out of their inputs, a line for each."""
+        lines = []
+        for name, conditioner in self.model.conditioners.items():
+            if (omitted := getattr(conditioner, "omitted", None)) is not None:
+                lines += [f"conditioner '{name}' leaves out {what}" for row in rows if (what := omitted(row))]
+        return list(dict.fromkeys(lines))
+
     def _parts(self, steps: int, guidance: float | None, sampler: str | None) -> tuple[SamplingParts, Recipe]:
         from ldm_core import config
 
@@ -158,6 +188,8 @@ class Pipeline:
             conf = preset if preset is not None else config.structure({}, entry.component.config, "sampler")
             part = Part(kind="sampler", use=entry.component.name, config=conf, asked=sampler)
             recipe = attrs.evolve(recipe, sampler=part)
+        if guidance is not None and not math.isfinite(guidance):
+            raise ConfigError(f"guidance={guidance}: expected a finite scale, such as 3; 1 is without guidance")
         if guidance is not None:
             conf = recipe.guidance.config
             if not hasattr(conf, "scale"):
@@ -214,6 +246,10 @@ class Pipeline:
         for line in self.truncations([str(r["caption"]) for r in rows if "caption" in r]):
             if strict:
                 raise DataError(line + "; shorten it, or leave --strict out")
+            warnings.warn(line, stacklevel=2)
+        for line in self._omissions(rows):
+            if strict:
+                raise DataError(line + "; give less, or leave --strict out")
             warnings.warn(line, stacklevel=2)
         parts, recipe = self._parts(steps, guidance, sampler)
         shape = recipe.first_stage.config.latent.shape(recipe.image_size)
@@ -278,7 +314,13 @@ class Pipeline:
         for part in self.recipe.conditioners:
             lacking = [k for k in part.config.reads if any(k not in row for row in rows)]
             if lacking:
-                flag = {"caption": "--prompt", "boxes": "--boxes", "box_labels": "--boxes", "class_label": "--class"}
+                flag = {
+                    "caption": "--prompt",
+                    "boxes": "--boxes",
+                    "box_labels": "the labels of --boxes",
+                    "segmentation": "--segmentation",
+                    "class_label": "--class",
+                }
                 hint = flag.get(lacking[0], f"--input {lacking[0]}=...")
                 raise DataError(
                     f"conditioner '{part.name}' reads '{lacking[0]}', which was not given; give it with {hint} "

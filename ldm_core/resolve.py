@@ -71,6 +71,8 @@ def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = 
 def _size(value: Any) -> tuple[int, int]:
     if isinstance(value, int) and not isinstance(value, bool):
         value = [value, value]
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"image_size: expected pixels such as 64, or [height, width] such as [48, 64], got {value!r}")
     height, width = _config.structure(value, tuple[int, int], "image_size")
     if min(height, width) < 1:
         raise ConfigError(f"image_size: expected [height, width] in pixels, got [{height}, {width}]")

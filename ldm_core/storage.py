@@ -108,6 +108,10 @@ def _reason(error: Exception, url: str) -> str:
         return "the file-size limit was reached; raise it (ulimit -f) or choose another place"
     if number == errno.EROFS:
         return "the file system is read-only; choose another place"
+    # over HTTP, fsspec calls every failure a file that was not found
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) else error
+    if isinstance(cause, OSError) and _from_network(cause):
+        return f"{shown(str(cause).partition(chr(10))[0])[:200]}; check the address and the network"
     if isinstance(error, FileNotFoundError):
         return "no such file or folder; check the spelling"
     if isinstance(error, IsADirectoryError):

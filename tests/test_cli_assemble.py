@@ -14,6 +14,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.cli.assemble import Request, assemble
 from ldm_core.errors import ConfigError, DataError
 from ldm_core.recipe import load_plain
+from ldm_core.resolve import resolve
 
 
 @attrs.frozen(kw_only=True)
@@ -209,11 +210,46 @@ def test_data_that_is_not_there(data: str, said: str) -> None:
         plain(data=data)
 
 
+def test_a_runs_folder_by_its_bare_name_is_a_first_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "vq_f4"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "first_stage.safetensors").write_bytes(b"weights")
+    assert plain(first_stage="mine")["first_stage"] == {"use": "./mine"}
+    assert plain(first_stage="vq_f4")["first_stage"] == plain()["first_stage"], "an installed name comes first"
+    assert plain(first_stage="other")["first_stage"] == {"use": "other"}
+
+
 @pytest.mark.parametrize("option", ["first_stage", "sampler", "denoiser"])
 def test_an_empty_name(option: str) -> None:
     with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')}: empty"):
         empty: dict[str, Any] = {option: ""}
         assemble(Request(**empty), catalog(STANDARD))
+
+
+@pytest.mark.parametrize(
+    "setting, said",
+    [
+        ("image_size=30.5", "image_size: expected pixels such as 64, or .*, got 30.5"),
+        ("image_size=abc", "image_size: expected pixels such as 64, or .*, got 'abc'"),
+        ("image_size=true", "image_size: expected pixels such as 64, or .*, got True"),
+        ("trainer=abc", "trainer: expected"),
+        ("sample=3", "sample: expected"),
+    ],
+)
+def test_values_of_another_type(setting: str, said: str) -> None:
+    installed = catalog([])
+    with pytest.raises(ConfigError, match=said):
+        resolve(assemble(Request(settings=(setting,)), installed).plain, installed)
+
+
+def test_an_empty_recipe_and_a_recipe_with_a_mistyped_section(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--recipe: empty"):
+        assemble(Request(recipe=" "), catalog([]))
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("trainer: many\n")
+    with pytest.raises(ConfigError, match=r"trainer: expected settings \(key: value\), got 'many'"):
+        assemble(Request(recipe=str(mine), train_steps=3), catalog([]))
 
 
 def test_mistyped_settings_are_all_told() -> None:

@@ -115,7 +115,7 @@ def test_interrupted_and_going_on(folder: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=120)
     assert process.returncode == 130, "".join(seen) + rest
-    assert "interrupted: " in rest and "run the same command again to go on from there" in rest
+    assert "interrupted: " in rest and "the same command" in rest
     again = subprocess.Popen(
         _command(*line), cwd=folder, env=_environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )

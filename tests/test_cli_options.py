@@ -44,6 +44,7 @@ OPTIONS = {
         "--seed",
         "--seeds",
         "--steps",
+        "--sample-steps",
         "--guidance",
         "--sampler",
         "--batch",

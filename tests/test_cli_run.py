@@ -14,6 +14,7 @@ from ldm_core.cli import main
 from ldm_core.config import parse_yaml
 from ldm_core.errors import Interrupted, TrainingError
 
+NUMBERS = {"evaluated_images": 16, "held_out": 1, "psnr": 31.25, "ssim": 0.9126, "dead_codes": 3}
 CORE = ["--first-stage", "identity", "--cond", "none", "--sampler", "ddpm"]
 
 
@@ -39,7 +40,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             out=out,
             model=f"{out}/model.safetensors",
             samples=f"{out}/samples.png",
-            first_stage={"psnr": 31.25},
+            first_stage=NUMBERS,
             seconds={"first_stage": 150.2, "denoiser": 9.9},
             status="done",
         )
@@ -55,7 +56,7 @@ def test_the_whole_run(job: dict[str, Any], capsys: pytest.CaptureFixture[str]) 
     assert lines[0].startswith("recipe 'laptop': parts scaled down for a CPU (scale: small)")
     assert lines[-6:] == [
         "run folder: here",
-        "first stage: psnr 31.25",
+        "first stage: PSNR 31.25 dB, SSIM 0.913, dead codes 3 on 16 held-out images",
         "model: here/model.safetensors",
         "samples: here/samples.png",
         "time: first stage 2 min 30 s, denoiser 10 s",
@@ -67,6 +68,24 @@ def test_the_whole_run(job: dict[str, Any], capsys: pytest.CaptureFixture[str]) 
     assert (job["examples"], job["strict"]) == (None, False)
 
 
+@pytest.mark.parametrize(
+    "reads, options",
+    [
+        ((), ""),
+        (("caption",), " --prompt TEXT"),
+        (("boxes", "box_labels"), " --boxes FILE"),
+        (("class_label", "palette"), " --class NAME --input palette=..."),
+    ],
+)
+def test_the_command_for_more_images_gives_what_the_model_reads(reads: tuple[str, ...], options: str) -> None:
+    from types import SimpleNamespace
+
+    from ldm_core.cli.run import _sample_command
+
+    recipe: Any = SimpleNamespace(conditioners=[SimpleNamespace(config=SimpleNamespace(reads=reads))])
+    assert _sample_command("here", recipe) == f"ldm-run sample here{options}"
+
+
 def test_json_is_one_document(job: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *CORE, "--json", "--strict"]) == 0
     out, err = capfd.readouterr()
@@ -76,7 +95,7 @@ def test_json_is_one_document(job: dict[str, Any], capfd: pytest.CaptureFixture[
         "out": job["out"],
         "model": f"{job['out']}/model.safetensors",
         "samples": None,
-        "first_stage": {"psnr": 31.25},
+        "first_stage": NUMBERS,
         "seconds": {"first_stage": 150.2, "denoiser": 9.9},
         "recipe": {"name": job["recipe"].name, "identity": job["recipe"].identity()},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -20,8 +21,8 @@ import ldm_core
 from ldm_core import artifacts, workflow
 from ldm_core.build import make_first_stage, make_model, make_sampling
 from ldm_core.catalog import Catalog
-from ldm_core.errors import ConfigError, DataError, Interrupted
-from ldm_core.pipeline import Pipeline, Progress
+from ldm_core.errors import CheckpointError, ConfigError, DataError, Interrupted
+from ldm_core.pipeline import Pipeline, Progress, device_named
 from ldm_core.resolve import resolve
 from ldm_core.sample import conditions_of, sample_latents
 from ldm_core.testing.base import randomize
@@ -191,6 +192,7 @@ def test_reconstruction_goes_through_the_first_stage(pipeline: Pipeline) -> None
         ({"prompts": "a", "steps": 5000}, ConfigError, "steps=5000: 5000 steps: the schedule's table has 1000"),
         ({"prompts": ["a", "b"], "seeds": [1, 2, 3]}, ConfigError, None),
         ({"prompts": "a", "images": 2, "seeds": [1]}, ConfigError, "1 seeds were given for 2 images"),
+        ({"prompts": "a", "guidance": float("nan")}, ConfigError, "guidance=nan: expected a finite scale"),
         ({"prompts": "a", "steps": 0}, ConfigError, "steps=0: expected a whole number above 0"),
         ({"prompts": "a", "batch": -1}, ConfigError, "batch=-1: expected"),
         ({"prompts": "a", "images": 0}, ConfigError, "images=0: expected"),
@@ -208,6 +210,13 @@ def test_what_cannot_be_is_answered_with_the_fix(
         pipeline.sample(**arguments)
 
 
+@pytest.mark.parametrize("name", ["foo", "cpu:x", "cuda:99"])
+def test_a_device_that_cannot_be_used(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"device '{name}' cannot be used here .*; try cpu"):
+        device_named(name)
+    assert device_named("cpu") == torch.device("cpu")
+
+
 def test_a_prompt_that_is_cut_is_quoted(pipeline: Pipeline) -> None:
     long = 2 * "a red circle above a blue star beside a green ring below a yellow square on a plain white background "
     with pytest.warns(UserWarning, match="longer than conditioner 'text' takes; cut off: '.*white background"):
@@ -217,6 +226,28 @@ def test_a_prompt_that_is_cut_is_quoted(pipeline: Pipeline) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pipeline.sample("a ring", strict=True)
+
+
+def test_what_a_conditioner_leaves_out_is_told(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    conditioner = pipeline.model.conditioners["text"]
+    monkeypatch.setattr(conditioner, "omitted", lambda example: f"half of '{example['caption']}'", raising=False)
+    with pytest.warns(UserWarning, match="conditioner 'text' leaves out half of 'a ring'"):
+        pipeline.sample("a ring")
+    with pytest.raises(DataError, match="half of 'a ring'; give less"):
+        pipeline.sample("a ring", strict=True)
+
+
+def test_weights_whose_header_does_not_fit_are_called_damaged(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "run")
+    path = tmp_path / "run" / "model.safetensors"
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    del header[next(key for key in header if key != "__metadata__")]
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: is damaged \(.*\); copy it again"):
+        ldm_core.load(str(tmp_path / "run"), device="cpu")
 
 
 def test_inputs_and_examples_are_two_ways_to_say_it(pipeline: Pipeline) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 import subprocess
 import sys
 import threading
@@ -172,6 +173,16 @@ def test_errors_name_the_place_and_the_fix(tmp_path: Path) -> None:
         storage.atomic_write(tmp_path / "file" / "below", b"x")
     with pytest.raises(StorageError, match="no storage called 'gopher://'"):
         storage.exists("gopher://somewhere")
+
+
+def test_a_server_that_does_not_answer_is_not_called_a_missing_file() -> None:
+    pytest.importorskip("aiohttp", reason="HTTP URLs need aiohttp")
+    with socket.socket() as taken:  # bound, but nothing listens: a connection is refused
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/x.tar"
+        for read in (storage.read_bytes, storage.list_files):
+            with pytest.raises(StorageError, match=r"127\.0\.0\.1.*; check the address and the network"):
+                read(url)
 
 
 def test_credentials_are_never_shown() -> None:

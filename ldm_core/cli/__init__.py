@@ -28,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Interrupted as error:
-        print(f"interrupted: {error}\nrun the same command again to go on from there", file=sys.stderr)
+        told = "same command" in str(error)
+        more = "" if told else "\nrun the same command again to go on from there"
+        print(f"interrupted: {error}{more}", file=sys.stderr)
         return 130
     except LDMError as error:
         print("\n".join(error_lines(error)), file=sys.stderr)

@@ -75,10 +75,14 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:
     Without ``--recipe`` the small shipped recipe is taken; there, parts that are not installed and that the user did
     not name give way to built-in ones, and a note says so. Raises :class:`ConfigError` and what loading raises.
     """
+    if request.recipe is not None and not request.recipe.strip():
+        raise ConfigError("--recipe: empty; give a shipped recipe's name or the path or URL of a .yaml file")
     plain = _recipe.load_plain(request.recipe or LAPTOP)
     notes: list[str] = []
     for kind in ("first_stage", "denoiser", "sampler"):
         if (name := getattr(request, kind)) is not None:
+            if kind == "first_stage" and name not in catalog.names(kind) and _is_run(name):
+                name = f"./{name}"  # a run's folder here, said by its bare name
             plain[kind] = _chosen(plain.get(kind), _given(name, kind))
     if request.data is not None:
         plain["dataset"] = _data(request.data, plain.get("dataset"), catalog)
@@ -88,7 +92,7 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:
         ("sample", "prompts", list(request.prompts) or None),
     ):
         if value is not None:
-            plain[key] = {**(plain.get(key) or {}), field: value}
+            plain[key] = {**_section(plain, key), field: value}
     if request.seed is not None:
         plain["seed"] = request.seed
     if request.guidance is not None:
@@ -104,6 +108,19 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:
     if request.recipe is None:
         notes.insert(0, _laptop_note(plain))
     return Assembled(plain, tuple(notes))
+
+
+def _is_run(name: str) -> bool:
+    from ldm_core.artifacts import STAGE_FILE
+
+    return bool(name.strip()) and storage.exists(storage.join(name, STAGE_FILE))
+
+
+def _section(plain: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = plain.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{key}: expected settings (key: value), got {value!r}")
+    return value
 
 
 def _given(name: str, kind: str) -> str:
@@ -174,7 +191,7 @@ def _conditioners(plain: dict[str, Any], request: Request) -> None:
 def _dropout(plain: dict[str, Any], request: Request, catalog: Catalog) -> None:
     """Let conditioners that the user named be dropped in training where the guidance needs it."""
     chosen_here = request.cond or request.recipe is None
-    if not chosen_here or (plain.get("trainer") or {}).get("joint_dropout"):
+    if not chosen_here or _section(plain, "trainer").get("joint_dropout"):
         return
     guidance = _use(plain.get("guidance", _recipe.DEFAULTS["guidance"]))
     if guidance not in catalog.names("guidance"):
@@ -221,8 +238,8 @@ def _missing(kind: str, name: str) -> str:
 
 def _laptop_note(plain: Mapping[str, Any]) -> str:
     size = plain.get("image_size")
-    size = f"{size}x{size}" if isinstance(size, int) else "x".join(map(str, size or ()))
-    steps = (plain.get("trainer") or {}).get("steps")
+    size = "x".join(map(str, size)) if isinstance(size, list | tuple) else f"{size}x{size}"
+    steps = _section(plain, "trainer").get("steps")
     if plain.get("scale") != "small":
         return (
             f"recipe '{LAPTOP}' with scale={plain.get('scale', 'paper')}: parts in the paper's size, but images of "

@@ -45,8 +45,6 @@ def _reconstruct(stage: str, pictures: tuple[str, ...], image_size: str | None, 
 
 def _loaded(path: str, device: str | None) -> tuple[Any, int, tuple[int, ...]]:
     """(picture -> reconstruction, its channels, the stage's strides); imports torch."""
-    import torch
-
     from ldm_core import artifacts, pipeline
     from ldm_core.catalog import Catalog
     from ldm_core.resolve import resolve
@@ -54,7 +52,7 @@ def _loaded(path: str, device: str | None) -> tuple[Any, int, tuple[int, ...]]:
     catalog = Catalog.discover()
     channels = artifacts.stage_header(path).extra.get("image_channels", 3)
     recipe = resolve({"first_stage": path, "image_channels": channels}, catalog)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = pipeline.device_named(device)
     stage = pipeline.load_stage(recipe, catalog, path, where)
 
     def rebuild(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -24,6 +24,13 @@ _OPTIONS = {
     "segmentation": "--segmentation",
     "class_label": "--class",
 }
+_EXAMPLES = {
+    "caption": " --prompt TEXT",
+    "boxes": " --boxes FILE",
+    "box_labels": "",  # --boxes gives both
+    "segmentation": " --segmentation FILE",
+    "class_label": " --class NAME",
+}
 
 
 @attrs.frozen
@@ -119,7 +126,7 @@ def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequ
             result = attrs.evolve(result, samples="")
         document.update(_document(result, prepared.recipe))
         if first_process() and not options["json_flag"]:
-            for line in _summary(result):
+            for line in _summary(result, prepared.recipe):
                 click.echo(line)
     return 0
 
@@ -136,15 +143,29 @@ def _document(result: Any, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _summary(result: Any) -> list[str]:
+def _quality(numbers: Mapping[str, float]) -> str:
+    """``PSNR 31.25 dB, SSIM 0.91 on 256 held-out images``; any other number under its own name."""
+    said = [f"PSNR {numbers['psnr']:.2f} dB"] if "psnr" in numbers else []
+    said += [f"SSIM {numbers['ssim']:.3f}"] if "ssim" in numbers else []
+    known = ("psnr", "ssim", "evaluated_images", "held_out")
+    said += [f"{k.replace('_', ' ')} {v:.4g}" for k, v in numbers.items() if k not in known]
+    which = "held-out" if numbers.get("held_out", 1) else "training"
+    where = f" on {numbers['evaluated_images']:.0f} {which} images" if "evaluated_images" in numbers else ""
+    return ", ".join(said) + where
+
+
+def _sample_command(out: str, recipe: Recipe) -> str:
+    """The command that samples this model: it needs an input for each key that a conditioner reads."""
+    keys = dict.fromkeys(key for part in recipe.conditioners for key in part.config.reads)
+    return f"ldm-run sample {out}" + "".join(_EXAMPLES.get(key, f" --input {key}=...") for key in keys)
+
+
+def _summary(result: Any, recipe: Recipe) -> list[str]:
     from ldm_core.cli.console import duration
 
     lines = [f"run folder: {result.out}"]
     if result.first_stage:
-        numbers = ", ".join(
-            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.first_stage.items()
-        )
-        lines.append(f"first stage: {numbers}")
+        lines.append(f"first stage: {_quality(result.first_stage)}")
     if result.model:
         lines.append(f"model: {result.model}")
     if result.samples:
@@ -152,5 +173,5 @@ def _summary(result: Any) -> list[str]:
     if result.seconds:
         lines.append("time: " + ", ".join(f"{k.replace('_', ' ')} {duration(v)}" for k, v in result.seconds.items()))
     if result.model:
-        lines.append(f"more images: ldm-run sample {result.out}")
+        lines.append(f"more images: {_sample_command(result.out, recipe)}")
     return lines

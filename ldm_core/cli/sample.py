@@ -164,7 +164,10 @@ command = click.Command(
         ),
         click.Option(["--seeds"], metavar="LIST", help="A seed for each image: 1,2,3 or 7..10."),
         click.Option(
-            ["--steps"], type=click.IntRange(min=1), metavar="N", help="Sampler steps.  [default: the recipe's]"
+            ["--steps", "--sample-steps", "steps"],
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Sampler steps.  [default: the recipe's]",
         ),
         click.Option(
             ["--guidance"], type=float, metavar="SCALE", help="Scale of the guidance.  [default: the recipe's]"

@@ -104,7 +104,6 @@ def train(
         if task.ema is not None:
             shadow = {k.removeprefix("ema/"): v for k, v in found.tensors.items() if k.startswith("ema/")}
             task.ema.load(shadow, int(found.manifest["ema_updates"]))
-        run.say(f"{task.stage}: going on from step {found.step}")
     start = found.step
     del found
     task.prepare(start)
@@ -171,8 +170,8 @@ def train(
             if run.world.main:
                 run.hook.ldm_stage_end(stage=task.stage, status="interrupted")
             raise Interrupted(
-                f"{task.stage}: stopped at step {done} of {settings.steps} with a checkpoint; the same command goes on "
-                "from there"
+                f"{task.stage.replace('_', ' ')}: stopped at step {done} of {settings.steps} with a checkpoint; "
+                "the same command goes on from there"
             )
 
 

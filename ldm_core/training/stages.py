@@ -146,7 +146,7 @@ class Stages:
         if any(p.requires_grad for p in stage.parameters()):
             if not settings.lpips:
                 self.run.say(
-                    "first_stage: trained without LPIPS, as the recipe gives no weights for it "
+                    "first stage: trained without LPIPS, as the recipe gives no weights for it "
                     "(first_stage_trainer.lpips=PATH_OR_URL)"
                 )
             loader = Loader(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,11 @@ class LayoutConditioner(Conditioner, nn.Module):
         ]
         tokens = np.stack(rows) if rows else np.zeros((0, c.length), np.int64)
         return Cond(crossattn=self._embed(tokens))
+
+    def omitted(self, example: Mapping[str, Any]) -> str:
+        """What of an example is beyond ``objects``, said for the user; "" where all of it is encoded."""
+        more = len(example[self.config.boxes]) - self.config.objects
+        return f"the {more} smallest of {more + self.config.objects} boxes (objects: {self.config.objects})" * (more > 0)
 
     def null(self, like: Cond) -> Cond:
         """The encoding of the layout without objects, once for each row of `like`, in the length of `like`.

@@ -27,6 +27,12 @@ def build(config: LayoutConfig = SMALL) -> LayoutConditioner:
         return LayoutConditioner(config, SITE).eval()
 
 
+def test_boxes_beyond_the_number_of_objects_are_told() -> None:
+    conditioner = build()
+    assert conditioner.omitted({"boxes": np.full((4, 4), 0.25)}) == ""
+    assert conditioner.omitted({"boxes": np.full((6, 4), 0.25)}) == "the 2 smallest of 6 boxes (objects: 4)"
+
+
 def test_published_size() -> None:
     with torch.device("meta"):
         layout = LayoutConditioner(PRESETS["bbox_layout"], SITE)
