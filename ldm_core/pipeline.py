@@ -346,7 +346,7 @@ class Pipeline:
             "steps": str(steps),
             "sampler": recipe.sampler.use,
             "guidance": f"{recipe.guidance.use}" + (f" {scale:g}" if scale is not None else ""),
-            "recipe": json.dumps(recipe.public(), ensure_ascii=False),
+            "recipe": json.dumps(recipe.carried(), ensure_ascii=False),
             "recipe_sha256": recipe.identity(),
             "weights_sha256": self.weights,
             "software": "ldm-core",

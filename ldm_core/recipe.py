@@ -141,6 +141,10 @@ class Recipe:
         out: dict[str, Any] = _shown(self.plain())
         return out
 
+    def carried(self) -> dict[str, Any]:
+        """:meth:`public` without the observers: what weights and pictures carry, and others need to load them."""
+        return {**self.public(), "observers": []}
+
     def parts(self) -> Iterable[Part]:
         """Every component, in build order."""
         yield self.first_stage
@@ -201,8 +205,8 @@ def digest(plain: Any) -> str:
 
 
 def versions(recipe: Recipe, catalog: Catalog) -> dict[str, str]:
-    """Distribution -> version of everything that brings a component of the recipe, and the core itself."""
-    entries = [catalog.get(part.kind, part.use)[0] for part in recipe.parts()]
+    """Distribution -> version of everything that brings a component of the model, and the core itself."""
+    entries = [catalog.get(part.kind, part.use)[0] for part in recipe.parts() if part.kind != "observer"]
     return dict(sorted({"ldm-core": VERSION, **{e.distribution: e.version for e in entries}}.items()))
 
 

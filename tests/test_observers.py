@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import attrs
+from training_runs import TINY
 
 from ldm_core import workflow
 from ldm_core.builtin import plugin as builtin
@@ -13,6 +15,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.component import Component
 from ldm_core.contracts import Site
 from ldm_core.hookspecs import hookimpl
+from ldm_core.pipeline import Pipeline
 
 TOLD: list[tuple[str, Any]] = []
 
@@ -73,3 +76,17 @@ def test_an_installed_observer_that_is_not_named_is_silent(tmp_path: Path) -> No
     TOLD.clear()
     _run(tmp_path / "silent", [])
     assert TOLD == []
+
+
+def test_a_model_loads_where_its_observers_are_not_installed(tmp_path: Path) -> None:
+    """They are in the run's recipe.yaml, but not in what travels: weights and pictures."""
+    catalog = Catalog.discover()
+    catalog.register(DiaryPlugin, "diary", "ldm-plugin-diary", "1.0")
+    recipe, info = workflow.prepare({**TINY, "observers": [{"use": "diary", "title": "a secret"}]}, catalog)
+    workflow.run(recipe, info, catalog, str(tmp_path))
+    assert "a secret" in (tmp_path / "recipe.yaml").read_text()
+    assert b"a secret" not in (tmp_path / "samples" / "0000.png").read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipeline = Pipeline.load(str(tmp_path), device="cpu", catalog=Catalog.discover())
+    assert pipeline.recipe.identity() == recipe.identity()

@@ -313,7 +313,7 @@ class Stages:
             meta = artifacts.metadata(
                 "model",
                 recipe.denoiser.use,
-                recipe.public(),
+                recipe.carried(),
                 versions(recipe, self.catalog),
                 identity=identity,
                 first_stage_sha256=artifacts.sha256(self.stage_url),
