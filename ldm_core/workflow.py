@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from ldm_core import config, storage
+from ldm_core import artifacts, config, storage
 from ldm_core.catalog import Catalog
 from ldm_core.check import check, site_of
 from ldm_core.contracts import DataInfo
@@ -54,9 +54,13 @@ def default_out(recipe: Recipe) -> str:
 
 
 def claim(recipe: Recipe, out: str) -> None:
-    """Make the run's folder and write its recipe; :class:`ConfigError` where it holds another recipe's run."""
+    """Make the run's folder and write its recipe; :class:`ConfigError` where it holds another recipe's run.
+
+    A recipe alone, of a run that failed before it made anything, is no run: the corrected recipe takes its place.
+    """
     url = storage.join(out, RECIPE_FILE)
-    if storage.exists(url):
+    made = (artifacts.STAGE_FILE, artifacts.MODEL_FILE, "checkpoints", "latents")
+    if storage.exists(url) and any(storage.exists(storage.join(out, name)) for name in made):
         before = config.parse_yaml(storage.read_text(url), url)
         kept = {k: v for k, v in recipe.public().items() if k not in SAMPLING_KEYS}
         changed = (

@@ -169,11 +169,17 @@ def test_a_run_folder_holds_no_credentials_and_takes_a_new_signature(catalog: Ca
         url = f"https://host/a.tar?X-Signature={signature}"
         claim(resolve({**FULL, "dataset": {"use": "tar", "url": url}}, catalog), str(tmp_path))
         assert "X-Signature" not in (tmp_path / "recipe.yaml").read_text()
-    with pytest.raises(ConfigError, match=r"trainer\.steps: 5 there, 6 now"):
-        claim(
-            resolve(changed(FULL, "trainer.steps=6", "dataset={use: tar, url: 'https://host/a.tar'}"), catalog),
-            str(tmp_path),
-        )
+
+
+def test_a_folder_belongs_to_its_recipe_once_something_was_made(catalog: Catalog, tmp_path: Path) -> None:
+    """A run that failed before it made anything, by a setting that did not work, is corrected in place."""
+    for steps in (5, 6):
+        claim(resolve(changed(FULL, f"trainer.steps={steps}"), catalog), str(tmp_path))
+        assert f"\n  steps: {steps}\n" in (tmp_path / "recipe.yaml").read_text()
+    (tmp_path / "checkpoints").mkdir()
+    claim(resolve(changed(FULL, "trainer.steps=6", "sample.steps=9"), catalog), str(tmp_path))
+    with pytest.raises(ConfigError, match=r"trainer\.steps: 6 there, 7 now"):
+        claim(resolve(changed(FULL, "trainer.steps=7"), catalog), str(tmp_path))
 
 
 def test_digest_ignores_the_order_of_keys() -> None:

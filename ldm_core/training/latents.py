@@ -38,15 +38,20 @@ def key_of(stage_sha256: str, fingerprint: str, size: tuple[int, int], fit: str,
     return digest([stage_sha256, fingerprint, list(size), fit, flip])
 
 
-def cached(url: str, key: str) -> Moments | None:
-    """The moments at `url`, or None where there are none or they were made from something else."""
+def fits(url: str, key: str) -> bool:
+    """Whether there are moments at `url`, made from just this; their header alone is read."""
     if not storage.exists(url):
-        return None
+        return False
     try:
         header, _ = artifacts.raw_header(url)
     except CheckpointError:
-        return None
-    if (header.get("__metadata__") or {}).get("key") != key:
+        return False
+    return (header.get("__metadata__") or {}).get("key") == key
+
+
+def cached(url: str, key: str) -> Moments | None:
+    """The moments at `url`, or None where there are none or they were made from something else."""
+    if not fits(url, key):
         return None
     tensors = load(storage.read_bytes(url))
     return Moments(tensors["moments"], tensors["sources"])
@@ -66,8 +71,9 @@ def encode(stage: FirstStage, examples: Examples, run: Run, *, flip: bool, url: 
     if run.world.main:
         run.hook.ldm_stage_start(stage="latents", steps=len(starts), start=0)
     for n, start in enumerate(starts):
-        if run.stop.asked:
-            run.hook.ldm_stage_end(stage="latents", status="interrupted")
+        if run.world.any(bool(run.stop.asked)):
+            if run.world.main:
+                run.hook.ldm_stage_end(stage="latents", status="interrupted")
             raise Interrupted("latents: stopped; the same command encodes them again")
         indices = range(start, min(start + _BATCH, count))
         found = [examples.dataset.resolve(i) for i in indices]

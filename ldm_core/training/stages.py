@@ -238,7 +238,7 @@ class Stages:
             return
         with self._timed("latents"):
             url, key = self._moments_key()
-            if latents.cached(url, key) is not None:
+            if latents.fits(url, key):
                 self._end("latents", "skipped")
                 return
             self.run.world.barrier()  # before anyone writes, all have seen that there is nothing yet

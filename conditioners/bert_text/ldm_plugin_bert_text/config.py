@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
+from ldm_core import storage
 from ldm_core.contracts import CondSpec, LatentSpec, Site
 
 
@@ -62,6 +63,8 @@ class TextConfig:
         for name in ("width", "layers", "heads", "head_width"):
             if getattr(self, name) < 1:
                 yield f"{name} is {getattr(self, name)}; set 1 or more"
+        if self.tokenizer and not storage.exists(self.tokenizer):
+            yield f"tokenizer: no file {storage.shown(self.tokenizer)}; give a sentencepiece model, or leave it out"
         if self.length < 3:
             yield f"length is {self.length}; start, end and one token of text need 3"
         if self.spare_tokens < 0:

@@ -65,6 +65,7 @@ def test_spec_is_known_without_building() -> None:
     assert TextConfig(key="title").reads == ("title",)
     assert list(SMALL.check(SITE)) == []
     assert "vocab_size" in next(iter(TextConfig(vocab_size=20).check(SITE)))
+    assert "tokenizer: no file words.model" in next(iter(TextConfig(tokenizer="words.model").check(SITE)))
 
 
 def test_null_is_the_empty_caption_and_rows_are_independent() -> None:
