@@ -6,6 +6,8 @@ import io
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +37,7 @@ def decode_image(data: bytes, channels: int = 3, name: str = "image") -> NDArray
     except Exception as error:  # PIL raises anything from SyntaxError to struct.error on damaged files
         raise DataError(f"{name}: damaged or cut-off picture ({_line(error)})") from error
     planes = array[None] if channels == 1 else array.transpose(2, 0, 1)
-    return np.ascontiguousarray(planes)
+    return np.array(planes, order="C")  # a copy: PIL's own memory is read-only
 
 
 def decode_labels(data: bytes, name: str = "label map") -> NDArray[np.int64]:
@@ -144,6 +146,15 @@ def png_metadata(data: bytes) -> dict[str, str]:
     return {key: str(value) for key, value in getattr(image, "text", {}).items()}
 
 
+def _wide_font() -> str | None:
+    """A font file for more than ASCII, which is all that Pillow's own has: matplotlib's (Latin, Greek, Cyrillic,
+    symbols). None where it is not there."""
+    found = find_spec("matplotlib")
+    folders = list(found.submodule_search_locations or []) if found else []
+    files = [Path(folder) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf" for folder in folders]
+    return next((str(file) for file in files if file.is_file()), None)
+
+
 def grid(
     images: Sequence[NDArray[np.uint8]],
     captions: Sequence[str] | None = None,
@@ -169,9 +180,11 @@ def grid(
     nearest = PILImage.Resampling.NEAREST
     pictures = [p.resize((p.width * factor, p.height * factor), nearest) for p in pictures]
     width, height = max(p.width for p in pictures), max(p.height for p in pictures)
-    font = ImageFont.load_default(size=11)
+    file = None if all(text.isascii() for text in captions or []) else _wide_font()
+    font = ImageFont.truetype(file, 10) if file else ImageFont.load_default(size=11)
     wrap_at = max(8, int(width / max(1.0, font.getlength("abcdefghijklmnop ") / 17)))
-    texts = ["\n".join(textwrap.wrap(text, wrap_at)[:6]) for text in captions or [""] * len(images)]
+    lines = [textwrap.wrap(text, wrap_at, max_lines=6, placeholder=" ...") for text in captions or []]
+    texts = ["\n".join(some) for some in lines] or [""] * len(images)
     line_height = 14
     below = max(text.count("\n") + 1 if text else 0 for text in texts) * line_height
     columns = columns or min(len(pictures), max(1, round(len(pictures) ** 0.5 * 1.4)))

@@ -14,14 +14,18 @@ from ldm_core.recipe import Part, Recipe
 
 def make(part: Part, site: Site, catalog: Catalog) -> Any:
     """Build one component: import its factory and call ``factory(config, site)``."""
+    return factory_of(part, catalog)(part.config, site)
+
+
+def factory_of(part: Part, catalog: Catalog) -> Any:
+    """Import a component's factory; :class:`ComponentError` where that fails."""
     entry, _ = catalog.get(part.kind, part.use)
     try:
-        factory = entry.component.load()
+        return entry.component.load()
     except Exception as error:  # whatever a plugin's module raises when it is imported
         raise ComponentError(
             f"{part.kind} '{part.use}' of {entry.distribution} does not import: {type(error).__name__}: {error}"
         ) from error
-    return factory(part.config, site)
 
 
 def make_dataset(recipe: Recipe, catalog: Catalog, **changes: Any) -> Any:

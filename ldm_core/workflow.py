@@ -99,8 +99,11 @@ def run(
     `examples`: what to sample, one mapping of conditioner inputs an image; none = held-out data. Raises
     :class:`~ldm_core.errors.Interrupted` after a checkpoint when asked to stop.
     """
-    from ldm_core.making import make
+    from ldm_core.making import factory_of, make
     from ldm_core.training.stages import Stages
+
+    for part in recipe.parts():  # before hours of training, also those that only the samples need
+        factory_of(part, catalog)
 
     observers = [make(part, site_of(recipe), catalog) for part in recipe.observers]
     claim(recipe, out)

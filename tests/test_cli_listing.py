@@ -117,9 +117,13 @@ def test_a_name_of_two_kinds_shows_both(capsys: pytest.CaptureFixture[str]) -> N
     [
         (["palete"], "no component or preset named 'palete'; did you mean 'palette'?; see `ldm-run plugins`"),
         (["vq_f4"], "no first_stage named 'vq_f4'; it comes with: pip install ldm-plugin-vq-ae (installed: none)"),
+        (["palette", "--kind", "sample"], "--kind: no kind 'sample'; did you mean 'sampler'? (kinds: "),
         (["palette", "--kind", "dataset"], "no dataset named 'palette'; 'palette' is a conditioner (installed: none)"),
     ],
 )
 def test_what_is_not_there(capsys: pytest.CaptureFixture[str], line: list[str], said: str) -> None:
     assert main(["show", *line]) == 2
-    assert capsys.readouterr().err == f"error: {said}\n"
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+    assert main(["show", *line, "--json"]) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert document["status"] == "error" and document["problems"][0].startswith(said)

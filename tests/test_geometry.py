@@ -191,6 +191,27 @@ def test_grid_places_pictures_and_words() -> None:
         images.grid(pictures, ["one"])
 
 
+def test_grid_writes_letters_beyond_ascii() -> None:
+    pytest.importorskip("matplotlib", reason="its font is used")
+    picture = np.full((3, 128, 128), 255, dtype=np.uint8)
+    # a font without these letters draws the same box for each of them
+    below = [images.grid([picture], [text])[:, 4 + 128 :] for text in ("ü", "í", "ж", "☆")]
+    assert all((a < 200).any() for a in below)
+    assert not any(np.array_equal(a, b) for i, a in enumerate(below) for b in below[:i])
+
+
+def test_grid_marks_a_caption_that_is_too_long() -> None:
+    picture = np.full((3, 128, 128), 255, dtype=np.uint8)
+    six, more = (images.grid([picture], [" ".join(["circle"] * n)]) for n in (18, 100))
+    assert six.shape == more.shape and not np.array_equal(six, more)
+
+
+def test_a_decoded_picture_can_be_written_to() -> None:
+    for channels in (1, 3):
+        grey = images.decode_image(images.png_bytes(np.zeros((1, 4, 4), np.uint8)), channels)
+        assert grey.shape == (channels, 4, 4) and grey.flags.writeable
+
+
 @pytest.mark.parametrize("size", [(4, 4), (8, 8)])
 def test_a_box_without_extent_is_dropped_whether_the_image_is_resized_or_not(size: tuple[int, int]) -> None:
     keys = {"image": "image", "boxes": "boxes", "box_labels": "per_box"}

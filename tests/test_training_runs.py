@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 import torch
 from torch import Tensor
 from training_runs import TINY, VQ, Watch, go, weights
 
-from ldm_core.errors import ConfigError, Interrupted, TrainingError
+from ldm_core import workflow
+from ldm_core.catalog import Catalog
+from ldm_core.errors import ComponentError, ConfigError, Interrupted, TrainingError
 
 MODEL = ("first_stage", "latents", "denoiser")
 
@@ -131,6 +134,19 @@ def test_finished_stages_are_skipped_and_samples_may_change(tmp_path: Path) -> N
     assert {s for s, status in again.ends if status == "skipped"} >= {"first_stage", "denoiser"}
     assert ("samples", "done") in again.ends
     assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_a_sampler_that_does_not_import_is_found_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = Catalog.discover()
+    recipe, info = workflow.prepare(TINY, catalog)
+    entry, _ = catalog.get("sampler", recipe.sampler.use)
+    broken = attrs.evolve(entry, component=attrs.evolve(entry.component, factory="no_such_module:Sampler"))
+    monkeypatch.setitem(catalog._entries, ("sampler", recipe.sampler.use), [broken])
+    with pytest.raises(ComponentError, match="sampler 'ddpm' of ldm-core does not import: ModuleNotFoundError"):
+        workflow.run(recipe, info, catalog, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_recipe_in_the_same_folder_is_refused(whole: Path) -> None:

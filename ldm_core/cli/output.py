@@ -25,11 +25,16 @@ def reporting(as_json: bool) -> Iterator[dict[str, Any]]:
         with _stdout_to_stderr():
             yield document
     except LDMError as error:
-        status = "interrupted" if isinstance(error, Interrupted) else "error"
-        problems = list(error.problems) if isinstance(error, ConfigError) else [str(error)]
-        print_json({"status": status, "problems": problems})
+        print_problems(error)
         raise
     print_json(document)
+
+
+def print_problems(error: LDMError) -> None:
+    """What went wrong, as the one JSON document on stdout."""
+    status = "interrupted" if isinstance(error, Interrupted) else "error"
+    problems = list(error.problems) if isinstance(error, ConfigError) else [str(error)]
+    print_json({"status": status, "problems": problems})
 
 
 def print_json(value: Any) -> None:

@@ -14,10 +14,16 @@ if TYPE_CHECKING:
 
 def _show(name: str, kind: str | None, json_flag: bool) -> int:
     from ldm_core.catalog import Catalog
-    from ldm_core.cli.output import print_json
+    from ldm_core.cli.output import print_json, print_problems
+    from ldm_core.errors import LDMError
 
     catalog = Catalog.discover()
-    found = [_description(*catalog.get(k, name), name) for k in _kinds(catalog, name, kind)]
+    try:
+        found = [_description(*catalog.get(k, name), name) for k in _kinds(catalog, name, kind)]
+    except LDMError as error:
+        if json_flag:
+            print_problems(error)
+        raise
     if json_flag:
         print_json(found[0] if len(found) == 1 else found)
     else:
@@ -32,6 +38,8 @@ def _kinds(catalog: Catalog, name: str, kind: str | None) -> list[str]:
     from ldm_core.errors import ComponentError, suggest
 
     if kind is not None:
+        if kind not in KINDS:
+            raise ComponentError(f"--kind: no kind '{kind}'{suggest(kind, KINDS)} (kinds: {', '.join(KINDS)})")
         return [kind]
     if found := [k for k in KINDS if name in catalog.names(k)]:
         return found

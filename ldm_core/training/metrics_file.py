@@ -54,6 +54,13 @@ def draw_curves(rows: list[dict[str, Any]], stage: str) -> bytes | None:
         return None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        """0.9 in the place of 9e-01, where the formatter labels a tick at all."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
 
     wanted = ("loss", "pixel", "perceptual", "generator", "discriminator", "codebook_used", "grad_norm")
     names = [n for n in wanted if any(n in r for r in rows)]
@@ -68,6 +75,9 @@ def draw_curves(rows: list[dict[str, Any]], stage: str) -> bytes | None:
         axis.tick_params(labelsize=7)
         if name in ("loss", "grad_norm") and min(p[1] for p in points) > 0:
             axis.set_yscale("log")
+            for ticks in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+                ticks(Plain(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+            axis.tick_params(which="minor", labelsize=7)
         axis.grid(alpha=0.3)
     for axis in axes[len(names) :]:
         axis.set_visible(False)

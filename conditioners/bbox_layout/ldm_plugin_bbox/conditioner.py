@@ -57,7 +57,8 @@ class LayoutConditioner(Conditioner, nn.Module):
     def omitted(self, example: Mapping[str, Any]) -> str:
         """What of an example is beyond ``objects``, said for the user; "" where all of it is encoded."""
         more = len(example[self.config.boxes]) - self.config.objects
-        return f"the {more} smallest of {more + self.config.objects} boxes (objects: {self.config.objects})" * (more > 0)
+        taken = self.config.objects
+        return f"the {more} smallest of {more + taken} boxes (objects: {taken})" if more > 0 else ""
 
     def null(self, like: Cond) -> Cond:
         """The encoding of the layout without objects, once for each row of `like`, in the length of `like`.
