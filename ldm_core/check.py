@@ -10,7 +10,6 @@ from ldm_core.recipe import ConditionerPart, Recipe
 
 LPIPS_SIDE = 16
 """The smallest side of an image that LPIPS can compare: its trunk halves it four times."""
-_HOW_TO_MAP = "map a key that the data has with dataset.read, e.g. dataset.read='{caption: title}'"
 
 
 def check(recipe: Recipe, info: DataInfo | None = None) -> None:
@@ -179,7 +178,7 @@ def _data(recipe: Recipe, info: DataInfo) -> Iterable[str]:
             if key not in info.keys:
                 yield (
                     f"conditioner '{part.name}' reads '{key}', which {where} does not offer (it offers: {offered}); "
-                    f"{_HOW_TO_MAP}, or drop the conditioner"
+                    f"say where the data has it, such as dataset.read='{{{key}: title}}', or drop the conditioner"
                 )
         yield from _classes(part, info)
 

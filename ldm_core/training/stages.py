@@ -366,7 +366,7 @@ class Stages:
             captions = [
                 s.prompt or self._words(examples[i % len(examples)] if examples else {}) for i, s in enumerate(made)
             ]
-            sheet = images.grid([s.image for s in made], captions if any(captions) else None)
+            sheet = images.grid([s.image for s in made], captions if any(captions) else None, cell=128)
             self._picture("samples", steps, "samples.png", images.png_bytes(sheet))
             self.run.world.barrier()
             self._end("samples", "done")
