@@ -133,6 +133,9 @@ def test_finished_stages_are_skipped_and_samples_may_change(tmp_path: Path) -> N
     again = go(tmp_path, "sample.steps=2")
     assert {s for s, status in again.ends if status == "skipped"} >= {"first_stage", "denoiser"}
     assert ("samples", "done") in again.ends
+    (tmp_path / "samples" / "mine.png").write_bytes(b"")
+    go(tmp_path, "sample.steps=2", "sample.images=1")
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["0000.png", "mine.png"]
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 

@@ -363,6 +363,10 @@ class Stages:
             folder = storage.join(self.out, "samples")
             for i, sampled in enumerate(made):
                 sampled.save(storage.join(folder, f"{i:04d}.png"))
+            for old in storage.list_files(folder):
+                number = storage.base_name(old.url).removesuffix(".png")
+                if number.isdecimal() and int(number) >= len(made):
+                    storage.remove(old.url)  # an earlier sampling made more
             captions = [
                 s.prompt or self._words(examples[i % len(examples)] if examples else {}) for i, s in enumerate(made)
             ]
