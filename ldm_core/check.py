@@ -36,7 +36,7 @@ def misfits(recipe: Recipe, info: DataInfo | None = None) -> Iterable[str]:
     """One line for each pair of parts that do not fit."""
     yield from _images(recipe)
     yield from _conditioning(recipe)
-    yield from _diffusion(recipe)
+    yield from diffusion_misfits(recipe)
     yield from _training(recipe)
     if info is not None:
         yield from _data(recipe, info)
@@ -101,7 +101,8 @@ def _conditioning(recipe: Recipe) -> Iterable[str]:
         yield from _own(f"{other.kind} '{other.asked or other.use}'", other.config, site)
 
 
-def _diffusion(recipe: Recipe) -> Iterable[str]:
+def diffusion_misfits(recipe: Recipe) -> Iterable[str]:
+    """One line for each misfit among schedule, parameterization, time grid and guidance."""
     schedule, param, grid, guidance = recipe.schedule, recipe.parameterization, recipe.time_grid, recipe.guidance
     if getattr(param.config, "needs_terminal_alpha", False) and getattr(schedule.config, "zero_terminal_alpha", False):
         yield (

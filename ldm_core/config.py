@@ -243,7 +243,19 @@ def field_table(config: type) -> list[tuple[str, str, str, str]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with 1e-4 as a number, as everybody writes it."""
+    """YAML with 1e-4 as a number, as everybody writes it, and in which a key that comes twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As a SafeLoader's, but no key silently replaces another."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' comes twice", key.start_mark
+                )
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(

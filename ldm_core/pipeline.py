@@ -29,6 +29,7 @@ from ldm_core.build import (
     sampling_site,
 )
 from ldm_core.catalog import Catalog
+from ldm_core.check import diffusion_misfits
 from ldm_core.contracts import FirstStage
 from ldm_core.diffusion import Model
 from ldm_core.errors import CheckpointError, ConfigError, DataError, Interrupted
@@ -201,6 +202,8 @@ class Pipeline:
                 )
             part = attrs.evolve(recipe.guidance, config=attrs.evolve(conf, scale=float(guidance)))
             recipe = attrs.evolve(recipe, guidance=part)
+            if misfits := [line for line in diffusion_misfits(recipe) if line.startswith("guidance ")]:
+                raise ConfigError(misfits)
         problem = getattr(recipe.time_grid.config, "problem", None)
         if problem and (line := problem(getattr(recipe.schedule.config, "table_steps", None), steps)):
             raise ConfigError(f"steps={steps}: {line}")

@@ -12,7 +12,7 @@ from ldm_core import artifacts, config, storage
 from ldm_core.catalog import Catalog
 from ldm_core.check import check, site_of
 from ldm_core.contracts import DataInfo
-from ldm_core.errors import ConfigError, LDMError
+from ldm_core.errors import ConfigError, Interrupted
 from ldm_core.recipe import INTERVALS, SAMPLING_KEYS, SECTIONS, Recipe
 from ldm_core.resolve import resolve
 
@@ -100,6 +100,7 @@ def run(
     :class:`~ldm_core.errors.Interrupted` after a checkpoint when asked to stop.
     """
     from ldm_core.making import factory_of, make
+    from ldm_core.training.engine import abandon
     from ldm_core.training.stages import Stages
 
     for part in recipe.parts():  # before hours of training, also those that only the samples need
@@ -120,8 +121,12 @@ def run(
                 if name in stages:
                     getattr(work, name)()
         status = "done"
-    except LDMError as error:
-        status = "interrupted" if type(error).__name__ == "Interrupted" else "failed"
+    except Interrupted:
+        status = "interrupted"
+        raise
+    except BaseException:
+        if work.run.world.size > 1:
+            abandon()  # the others may be waiting for this process in a collective call
         raise
     finally:
         work.run.metrics.flush()

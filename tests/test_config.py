@@ -230,3 +230,8 @@ def test_field_table() -> None:
     assert rows["channel_mult"][:2] == ("tuple[int, ...]", "[1, 2]")
     assert rows["seed"][:2] == ("int | None", "None")
     assert rows["read"][1] == "{}"
+
+
+def test_a_key_that_comes_twice_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"r\.yaml line 2: not readable as YAML \(the key 'image_size' comes twice\)"):
+        parse_yaml("image_size: 32\nimage_size: 64\n", "r.yaml")

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -46,7 +47,7 @@ def test_a_stopped_denoiser_run_ends_bit_identical(whole: Path, tmp_path: Path) 
 
 
 def test_dropout_is_a_function_of_the_recipe_and_the_step(tmp_path: Path) -> None:
-    changes = {"denoiser": {**TINY["denoiser"], "dropout": 0.4}, "stages": MODEL}
+    changes: dict[str, Any] = {"denoiser": {**TINY["denoiser"], "dropout": 0.4}, "stages": MODEL}
     go(tmp_path / "a", **changes)
     with pytest.raises(Interrupted):
         go(tmp_path / "b", **changes, watch=Watch(stop=("denoiser", 3)))

@@ -91,7 +91,8 @@ class TokenTransformer(nn.Module):
     """Token ids (B,L), L <= `length`, -> a vector for each (B,L,D): embedding, positions, layers, final norm.
 
     `logits` adds the vocabulary head that published weights carry. Nothing here uses it and it gets no gradient;
-    leave it out of a model that is trained from scratch.
+    leave it out of a model that is trained from scratch. `embedding_std` is the fresh tables' (published: 0.02; words
+    are told apart sooner in a short training with a larger one, as the layers add little to what they start from).
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class TokenTransformer(nn.Module):
         heads: int = 8,
         head_width: int = 64,
         logits: bool = False,
+        embedding_std: float = 0.02,
     ) -> None:
         super().__init__()
         self.token_emb = nn.Embedding(vocab_size, width)
@@ -111,8 +113,8 @@ class TokenTransformer(nn.Module):
         self.attn_layers = TokenLayers(width, layers, heads, head_width)
         self.norm = nn.LayerNorm(width)
         self.to_logits = nn.Linear(width, vocab_size) if logits else None
-        nn.init.normal_(self.token_emb.weight, std=0.02)
-        nn.init.normal_(self.pos_emb.emb.weight, std=0.02)
+        nn.init.normal_(self.token_emb.weight, std=embedding_std)
+        nn.init.normal_(self.pos_emb.emb.weight, std=embedding_std)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """`tokens` (B,L) integers; `mask` (B,L) bool, True positions are attended to, None = all."""

@@ -96,6 +96,12 @@ def _keep_freed_memory() -> None:
     mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
+def abandon() -> None:
+    """Take the process group down without waiting: this process failed, and the others learn it by the lost link."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def stop() -> None:
     """Take the process group down; without it some two-process runs end in an abort."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -18,10 +18,10 @@ from ldm_core.catalog import Catalog
 from ldm_core.config import unstructure
 from ldm_core.contracts import DataInfo, FirstStage
 from ldm_core.errors import CheckpointError, DataError
-from ldm_core.pipeline import Pipeline, load_stage, reconstruct
+from ldm_core.pipeline import load_stage, reconstruct
 from ldm_core.recipe import Recipe, digest, versions
 from ldm_core.streams import mix_seed
-from ldm_core.training import engine, latents
+from ldm_core.training import engine, final_samples, latents
 from ldm_core.training.denoiser_task import DenoiserTask
 from ldm_core.training.first_stage_task import FirstStageTask, fit_normalization
 from ldm_core.training.loader import Examples, Loader
@@ -336,64 +336,11 @@ class Stages:
     # ----------------------------------------------------------------------------------------------- samples
 
     def samples(self) -> None:
-        """Sample what was asked for, or what held-out data asks for."""
+        """Sample what was asked for, or what held-out data asks for; the main process does, the others wait."""
         with self._timed("samples"):
-            if not self.run.world.main:
-                self.run.world.barrier()
-                return
-            pipeline = Pipeline.load(self.out, device=str(self.run.world.device), catalog=self.catalog)
-            pipeline.recipe = self.recipe  # sampling settings may differ from those it was trained with
-            settings = self.recipe.sample
-            count = settings.images
-            examples = self._examples or self._wanted(pipeline, count)
-            steps = settings.steps
-            batches = -(-max(count, len(examples or [])) // settings.batch)
-            self.run.hook.ldm_stage_start(stage="samples", steps=steps * batches, start=0)
-
-            def told(progress: Any) -> bool:
-                self.run.hook.ldm_step(stage="samples", step=progress.step, logs={})
-                return not self.run.stop.asked
-
-            made = pipeline.sample(
-                examples=examples or None,
-                images=max(count, len(examples)) if examples else count,
-                strict=self._strict,
-                callback=told,
-            )
-            folder = storage.join(self.out, "samples")
-            for i, sampled in enumerate(made):
-                sampled.save(storage.join(folder, f"{i:04d}.png"))
-            for old in storage.list_files(folder):
-                number = storage.base_name(old.url).removesuffix(".png")
-                if number.isdecimal() and int(number) >= len(made):
-                    storage.remove(old.url)  # an earlier sampling made more
-            captions = [
-                s.prompt or self._words(examples[i % len(examples)] if examples else {}) for i, s in enumerate(made)
-            ]
-            sheet = images.grid([s.image for s in made], captions if any(captions) else None, cell=128)
-            self._picture("samples", steps, "samples.png", images.png_bytes(sheet))
+            if self.run.world.main:
+                final_samples.draw(
+                    self.recipe, self.info, self.catalog, self.run, self.held_out, self._examples, strict=self._strict
+                )
             self.run.world.barrier()
             self._end("samples", "done")
-
-    def _wanted(self, pipeline: Pipeline, count: int) -> list[dict[str, Any]]:
-        prompts = self.recipe.sample.prompts
-        if prompts and set(pipeline.reads) == {"caption"}:
-            return [{"caption": p} for p in prompts]
-        if not pipeline.reads:
-            return []
-        dataset, _ = self.held_out()
-        examples = Examples(dataset, self.recipe.image_size, self.recipe.data, list(pipeline.reads))
-        rows = [dict(e) for e in examples.first(count)]
-        if prompts:
-            rows = [{**row, "caption": prompts[i % len(prompts)]} for i, row in enumerate(rows)]
-        return rows
-
-    def _words(self, example: Mapping[str, Any]) -> str:
-        names = self.info.class_names
-        for key in ("class_label", "box_labels"):
-            if key in example:
-                labels = np.atleast_1d(np.asarray(example[key])).tolist()
-                known = names.get(key)
-                words = [known[i] if known and i < len(known) else str(i) for i in labels]
-                return ", ".join(words)
-        return ""

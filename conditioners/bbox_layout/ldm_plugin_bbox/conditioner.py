@@ -38,6 +38,7 @@ class LayoutConditioner(Conditioner, nn.Module):
             heads=config.heads,
             head_width=config.head_width,
             logits=config.logits,
+            embedding_std=config.embedding_std,
         )
 
     def encode(self, batch: Batch) -> Cond:

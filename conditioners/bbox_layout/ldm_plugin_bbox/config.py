@@ -49,6 +49,9 @@ class LayoutConfig:
         default=False,
         metadata={"help": "carry the unused vocabulary head that published weights hold"},
     )
+    embedding_std: float = attrs.field(
+        default=0.02, validator=attrs.validators.gt(0), metadata={"help": "std of the fresh token and position tables"}
+    )
 
     @property
     def reads(self) -> tuple[str, ...]:

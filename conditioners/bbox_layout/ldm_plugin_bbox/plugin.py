@@ -27,6 +27,7 @@ def ldm_components() -> list[Component]:
                 "head_width": 32,
                 "encode_crop": False,
                 "logits": False,
+                "embedding_std": 0.5,
             },
         )
     ]

@@ -42,6 +42,7 @@ class TextConditioner(Conditioner, nn.Module):
             heads=config.heads,
             head_width=config.head_width,
             logits=config.logits,
+            embedding_std=config.embedding_std,
         )
         self._tokenizer: CaptionTokenizer | None = None
         self._cache: dict[str, Tokens] = {}

@@ -48,6 +48,9 @@ class TextConfig:
         default=False,
         metadata={"help": "carry the unused vocabulary head that published weights hold"},
     )
+    embedding_std: float = attrs.field(
+        default=0.02, validator=attrs.validators.gt(0), metadata={"help": "std of the fresh token and position tables"}
+    )
 
     @property
     def reads(self) -> tuple[str, ...]:

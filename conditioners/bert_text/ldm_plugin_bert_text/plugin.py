@@ -27,6 +27,7 @@ def ldm_components() -> list[Component]:
                 "length": 32,
                 "spare_tokens": 16,
                 "logits": False,
+                "embedding_std": 0.5,
             },
         )
     ]
