@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from ldm_core.contracts import EMPTY
+from ldm_core.contracts import EMPTY, LatentSpec, Site
 
 VERSION = "0.1.0"
 """This core's version."""
@@ -32,6 +32,10 @@ KINDS: Mapping[str, str] = {
 """Every kind of component, with a few words for listings."""
 
 
+LAPTOP_SITE = Site(size=(32, 32), latent=LatentSpec(3, (4, 4)))
+"""Where the laptop recipe puts its parts: 32-pixel images, 8x8 latents."""
+
+
 @attrs.frozen(kw_only=True)
 class Component:
     """One component, described without importing it.
@@ -41,7 +45,8 @@ class Component:
     the component is built and called as ``factory(config, site)``. `presets` share the kind's namespace: name ->
     config instance. `api` is the plugin API that the descriptor was written for. `source`: paper, equation, licence of
     the numbers. `small`: the fields that scale any of its presets down to a laptop's CPU, for recipes with
-    ``scale: small`` (whole numbers only ever go down); a preset itself stays the paper's size.
+    ``scale: small`` (whole numbers only ever go down), or a function of the site that gives them; a preset itself
+    stays the paper's size.
     """
 
     kind: str
@@ -51,7 +56,7 @@ class Component:
     summary: str
     source: str = ""
     presets: Mapping[str, Any] = attrs.field(default=EMPTY)
-    small: Mapping[str, Any] = attrs.field(default=EMPTY)
+    small: Mapping[str, Any] | Callable[[Site], Mapping[str, Any]] = attrs.field(default=EMPTY)
     api: int = API_VERSION
 
     def load(self) -> Callable[..., Any]:
@@ -61,6 +66,10 @@ class Component:
         for part in attribute.split("."):
             target = getattr(target, part)
         return target
+
+    def scaled_down(self, site: Site) -> Mapping[str, Any]:
+        """The fields of :attr:`small` at `site`, which may hold no latents yet."""
+        return self.small(site) if callable(self.small) else self.small
 
     def problems(self) -> list[str]:
         """What is wrong with the descriptor itself, one line each; empty when it can be used."""
@@ -78,7 +87,6 @@ class Component:
                 found.append(f"preset '{preset}' is no {self.config.__name__}")
         if attrs.has(self.config):
             fields = {a.name for a in attrs.fields(self.config)}
-            found += [
-                f"small: '{key}' is no field of {self.config.__name__}" for key in self.small if key not in fields
-            ]
+            unknown = [key for key in self.scaled_down(LAPTOP_SITE) if key not in fields]
+            found += [f"small: '{key}' is no field of {self.config.__name__}" for key in unknown]
         return found

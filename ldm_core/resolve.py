@@ -10,7 +10,7 @@ import attrs
 from ldm_core import config as _config
 from ldm_core.catalog import Catalog
 from ldm_core.component import Component
-from ldm_core.contracts import DataInfo
+from ldm_core.contracts import DataInfo, Site
 from ldm_core.errors import ComponentError, ConfigError, suggest
 from ldm_core.recipe import (
     DEFAULTS,
@@ -25,6 +25,17 @@ from ldm_core.recipe import (
 )
 
 _CONDITIONER_KEYS = {"name": str, "dropout": float, "train": bool}
+
+
+@attrs.define
+class _Around:
+    """What a part is resolved in: what is installed, whether parts are scaled down, the data, and the place as far as
+    it is known (its latents once the first stage is)."""
+
+    catalog: Catalog
+    small: bool
+    info: DataInfo | None
+    site: Site
 
 
 def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = None) -> Recipe:
@@ -56,13 +67,15 @@ def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = 
     attempt("seed", lambda: _config.structure(plain.get("seed", 0), int, "seed"))
     for key, section in SECTIONS.items():
         attempt(key, lambda key=key, section=section: _config.structure(plain.get(key) or {}, section, key))
-    for kind in SINGLE:
-        attempt(
-            kind,
-            lambda kind=kind: _part(kind, kind, plain.get(kind, DEFAULTS[kind]), catalog, small == "small", info),
-        )
+    around = _Around(catalog, small == "small", info, Site(size=(32, 32)))
+    if "image_size" in out and "image_channels" in out:
+        around.site = Site(size=out["image_size"], channels=out["image_channels"])
+    for kind in SINGLE:  # the first stage is the first of them
+        attempt(kind, lambda kind=kind: _part(kind, kind, plain.get(kind, DEFAULTS[kind]), around))
+        if kind == "first_stage" and kind in out:
+            around.site = attrs.evolve(around.site, latent=out[kind].config.latent)
     for key, kind in LISTS.items():
-        attempt(key, lambda key=key, kind=kind: _list(key, kind, plain.get(key) or [], catalog, small == "small", info))
+        attempt(key, lambda key=key, kind=kind: _list(key, kind, plain.get(key) or [], around))
     if problems:
         raise ConfigError(problems)
     return Recipe(**out)
@@ -85,7 +98,7 @@ def _one_or_three(value: Any) -> int:
     return int(value)
 
 
-def _list(key: str, kind: str, value: Any, catalog: Catalog, small: bool, info: DataInfo | None) -> tuple[Part, ...]:
+def _list(key: str, kind: str, value: Any, around: _Around) -> tuple[Part, ...]:
     if isinstance(value, str | Mapping):
         value = [value]
     if not isinstance(value, list | tuple):
@@ -94,7 +107,7 @@ def _list(key: str, kind: str, value: Any, catalog: Catalog, small: bool, info: 
     problems: list[str] = []
     for i, item in enumerate(value):
         try:
-            parts.append(_part(kind, f"{key}[{i}]", item, catalog, small, info))
+            parts.append(_part(kind, f"{key}[{i}]", item, around))
         except ConfigError as error:
             problems += error.problems
         except ComponentError as error:
@@ -109,7 +122,7 @@ def _list(key: str, kind: str, value: Any, catalog: Catalog, small: bool, info: 
     return tuple(parts)
 
 
-def _part(kind: str, path: str, value: Any, catalog: Catalog, small: bool, info: DataInfo | None) -> Part:
+def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
     if isinstance(value, str):
         value = {"use": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("use", ""), str):
@@ -124,24 +137,24 @@ def _part(kind: str, path: str, value: Any, catalog: Catalog, small: bool, info:
     if kind == "first_stage":
         extra = _stage_keys(given, path)
         if extra.get("weights"):
-            return _trained_stage(given, name, extra, path, catalog)
-    entry, preset = catalog.get(kind, name)
+            return _trained_stage(given, name, extra, path, around.catalog)
+    entry, preset = around.catalog.get(kind, name)
     component = entry.component
     if kind == "conditioner":
         extra = _conditioner_keys(given, path, name)
     base = {} if preset is None else _config.unstructure(preset)
-    scaled = {**base, **_scaled_down(component, base)} if small else base
+    scaled = {**base, **_scaled_down(component, base, around.site)} if around.small else base
     conf: Any = _config.structure({**scaled, **given}, component.config, path)
-    if info is not None and (fill := getattr(conf, "from_data", None)) is not None:
-        conf = fill(info)
+    if around.info is not None and (fill := getattr(conf, "from_data", None)) is not None:
+        conf = fill(around.info)
     make: type[Part] = {"first_stage": StagePart, "conditioner": ConditionerPart}.get(kind, Part)  # type: ignore[assignment]
     return make(kind=kind, use=component.name, config=conf, asked=name, **extra)
 
 
-def _scaled_down(component: Component, base: Mapping[str, Any]) -> dict[str, Any]:
+def _scaled_down(component: Component, base: Mapping[str, Any], site: Site) -> dict[str, Any]:
     """The component's `small` fields; whole numbers only ever go down, so that a preset's small codebook stays."""
     full = {**{a.name: a.default for a in attrs.fields(component.config)}, **base}
-    small = _config.unstructure(component.small)
+    small = _config.unstructure(component.scaled_down(site))
     return {k: min(v, full[k]) if type(v) is int and type(full[k]) is int else v for k, v in small.items()}
 
 

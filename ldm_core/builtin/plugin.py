@@ -39,17 +39,7 @@ def _networks() -> list[Component]:
             summary="time-conditional U-Net with cross-attention, concat and vector conditioning",
             source=f"{_LDM}; Dhariwal & Nichol 2021, arXiv 2105.05233",
             presets=unet_config.PRESETS,
-            small={
-                "channels": 64,
-                "channel_mult": (1, 2),
-                "res_blocks": 2,
-                "attention": (2,),
-                "heads": 4,
-                "head_channels": 0,
-                "transformer_depth": 1,
-                "norm_groups": 8,
-                "checkpoint": False,
-            },
+            small=unet_config.small,
         ),
     ]
 

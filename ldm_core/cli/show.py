@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ldm_core.cli.options import json_option
+from ldm_core.component import LAPTOP_SITE
 
 if TYPE_CHECKING:
     from ldm_core.catalog import Catalog, Entry
@@ -80,7 +81,7 @@ def _description(entry: Entry, preset: Any, name: str) -> dict[str, Any]:
         "source": component.source,
         "options": options,
         "presets": presets,
-        "small": dict(unstructure(component.small)),
+        "small": dict(unstructure(component.scaled_down(LAPTOP_SITE))),
     }
 
 

@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import Any, ClassVar
 
 from ldm_core.catalog import GROUP, Catalog
-from ldm_core.component import API_VERSION, Component
+from ldm_core.component import API_VERSION, LAPTOP_SITE, Component
 from ldm_core.config import dump_yaml, parse_yaml, structure, unstructure
 from ldm_core.testing.base import Suite, check_config_class
 
@@ -86,7 +86,8 @@ class PluginSuite(Suite):
                 text = dump_yaml(unstructure(preset))
                 back: Any = structure(parse_yaml(text, name), component.config)
                 assert back == preset, f"'{name}' of '{component.name}' does not come back equal from YAML:\n{text}"
-                structure({**unstructure(preset), **unstructure(component.small)}, component.config, f"small {name}")
+                small = unstructure(component.scaled_down(LAPTOP_SITE))
+                structure({**unstructure(preset), **small}, component.config, f"small {name}")
 
     def test_config_check_passes(self) -> None:
         """A config's `check`, where it has one, can be called."""

@@ -28,6 +28,7 @@ def ldm_components() -> list[Component]:
                 "spare_tokens": 16,
                 "logits": False,
                 "embedding_std": 0.5,
+                "mask": True,
             },
         )
     ]
