@@ -173,7 +173,7 @@ def test_joint_dropout_is_enough(tmp_path: Path) -> None:
 
 
 def test_data_by_name_and_by_url(tmp_path: Path) -> None:
-    assert plain(data="shapes")["dataset"] == "shapes"
+    assert plain(data="shapes")["dataset"] == load_plain("laptop")["dataset"]
     (tmp_path / "a.png").write_bytes(b"")
     assert plain(data=str(tmp_path))["dataset"] == {"use": "folder", "url": str(tmp_path)}
     url = "s3://bucket/emoji-{000000..000003}.tar"
