@@ -267,3 +267,12 @@ def test_data_keeps_what_the_recipe_says_of_reading(tmp_path: Path) -> None:
     (pictures / "a.png").write_bytes(b"x")
     made = assemble(Request(recipe=str(recipe), data=str(pictures)), Catalog.discover()).plain["dataset"]
     assert made == {"use": "folder", "url": str(pictures), "read": {"caption": "title"}}
+
+
+def test_a_run_as_first_stage_by_its_bare_name_or_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "first_stage.safetensors").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    assert plain(first_stage="mine")["first_stage"] == {"use": "./mine"}
+    for path in (str(tmp_path / "mine"), "./mine", f"file://{tmp_path}/mine"):
+        assert plain(first_stage=path)["first_stage"] == {"use": path}

@@ -81,7 +81,7 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:
     notes: list[str] = []
     for kind in ("first_stage", "denoiser", "sampler"):
         if (name := getattr(request, kind)) is not None:
-            if kind == "first_stage" and name not in catalog.names(kind) and _is_run(name):
+            if kind == "first_stage" and name not in catalog.names(kind) and _is_bare_run(name):
                 name = f"./{name}"  # a run's folder here, said by its bare name
             plain[kind] = _chosen(plain.get(kind), _given(name, kind))
     if request.data is not None:
@@ -110,10 +110,11 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:
     return Assembled(plain, tuple(notes))
 
 
-def _is_run(name: str) -> bool:
+def _is_bare_run(name: str) -> bool:
+    """Whether `name`, without a slash that would say so, is a run's folder in the folder that we are in."""
     from ldm_core.artifacts import STAGE_FILE
 
-    return bool(name.strip()) and storage.exists(storage.join(name, STAGE_FILE))
+    return bool(name.strip()) and not _recipe.is_weights(name) and storage.exists(storage.join(name, STAGE_FILE))
 
 
 def _section(plain: Mapping[str, Any], key: str) -> Mapping[str, Any]:
