@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 from ldm_core.catalog import Catalog
+from ldm_core.component import LAPTOP_SITE
 from ldm_core.config import apply_overrides, dump_yaml, parse_yaml
 from ldm_core.contracts import DataInfo
 from ldm_core.errors import CheckpointError, ConfigError
@@ -191,10 +192,10 @@ def test_small_scales_the_parts_and_leaves_what_the_user_says(catalog: Catalog) 
     paper, small = (resolve({**FULL, "scale": scale}, catalog) for scale in ("paper", "small"))
     wanted, _ = catalog.get("first_stage", "vq_f4")
     assert paper.first_stage.config.channels == 128
-    for key, value in wanted.component.small.items():
+    for key, value in wanted.component.scaled_down(LAPTOP_SITE).items():
         assert getattr(small.first_stage.config, key) == value or list(getattr(small.first_stage.config, key)) == value
     assert small.conditioners[1].config.width == 1280, "what the recipe says comes before the scaling"
-    assert small.conditioners[0].config.width == catalog.get("conditioner", "text")[0].component.small["width"]
+    assert small.conditioners[0].config.width == catalog.get("conditioner", "text")[0].component.scaled_down(LAPTOP_SITE)["width"]
     own = resolve({**FULL, "scale": "small", "first_stage": {"use": "vq_f4", "channels": 48}}, catalog)
     assert own.first_stage.config.channels == 48
     assert "scale" not in small.plain(), "a resolved recipe is complete, and is not scaled again"
@@ -327,3 +328,13 @@ def test_trained_weights_are_told_from_names(tmp_path: Path, catalog: Catalog) -
     ]  # fmt: skip
     with pytest.raises(CheckpointError, match="no such file or folder"):
         resolve({"first_stage": str(tmp_path / "nothing")}, catalog)
+
+
+def test_the_unet_scales_down_by_the_latents_it_stands_on(catalog: Catalog) -> None:
+    def levels(**plain: Any) -> tuple[int, ...]:
+        return resolve({"scale": "small", **plain}, catalog).denoiser.config.channel_mult
+
+    assert levels(first_stage="vq_f4", image_size=32) == (1,)  # 8x8
+    assert levels(first_stage="vq_f4", image_size=64) == (1, 2)  # 16x16
+    assert levels(first_stage="identity", image_size=32) == (1, 2, 2)  # 32x32
+    assert levels(first_stage="vq_f4", image_size=32, scale="paper") == (1, 2, 4)
