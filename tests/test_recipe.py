@@ -195,7 +195,8 @@ def test_small_scales_the_parts_and_leaves_what_the_user_says(catalog: Catalog) 
     for key, value in wanted.component.scaled_down(LAPTOP_SITE).items():
         assert getattr(small.first_stage.config, key) == value or list(getattr(small.first_stage.config, key)) == value
     assert small.conditioners[1].config.width == 1280, "what the recipe says comes before the scaling"
-    assert small.conditioners[0].config.width == catalog.get("conditioner", "text")[0].component.scaled_down(LAPTOP_SITE)["width"]
+    text, _ = catalog.get("conditioner", "text")
+    assert small.conditioners[0].config.width == text.component.scaled_down(LAPTOP_SITE)["width"]
     own = resolve({**FULL, "scale": "small", "first_stage": {"use": "vq_f4", "channels": 48}}, catalog)
     assert own.first_stage.config.channels == 48
     assert "scale" not in small.plain(), "a resolved recipe is complete, and is not scaled again"

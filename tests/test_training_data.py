@@ -111,3 +111,22 @@ def test_images_smaller_than_ssims_window_train(tmp_path: Path) -> None:
     )
     assert any("PSNR 100.00 dB on 5 training images" in m for m in watch.messages)
     assert Image.open(tmp_path / "run" / "samples" / "0000.png").mode == "L"
+
+
+def test_held_out_pictures_without_captions_do_not_end_a_run(tmp_path: Path) -> None:
+    """The samples then take their captions from the training data; the first stage is still judged on held-out ones."""
+    from ldm_core import images
+
+    for split, captions in (("train", 8), ("val", 1)):
+        folder = tmp_path / "data" / split
+        folder.mkdir(parents=True)
+        for i in range(8):
+            picture = np.full((3, 16, 16), 20 * i, np.uint8)
+            (folder / f"{i}.png").write_bytes(images.png_bytes(picture))
+            if i < captions:
+                (folder / f"{i}.txt").write_text(f"grey number {i}")
+    text = {"use": "text", "width": 16, "layers": 1, "heads": 2, "head_width": 8, "vocab_size": 64, "length": 16}
+    data = {"use": "folder", "url": str(tmp_path / "data")}
+    watch = go(tmp_path / "run", dataset=data, conditioners=[{**text, "logits": False, "dropout": 0.1}])
+    assert ("samples", "done") in watch.ends
+    assert any("held-out images" in m for m in watch.messages)

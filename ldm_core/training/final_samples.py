@@ -23,7 +23,7 @@ def draw(
     info: DataInfo,
     catalog: Catalog,
     run: Run,
-    held_out: Callable[[], tuple[Any, bool]],
+    held_out: Callable[[Sequence[str]], tuple[Any, bool]],
     examples: Sequence[Mapping[str, Any]] | None,
     *,
     strict: bool,
@@ -57,13 +57,15 @@ def draw(
     run.hook.ldm_images(stage="samples", step=settings.steps, name=SHEET, url=url)
 
 
-def _wanted(recipe: Recipe, pipeline: Pipeline, held_out: Callable[[], tuple[Any, bool]]) -> list[dict[str, Any]]:
+def _wanted(
+    recipe: Recipe, pipeline: Pipeline, held_out: Callable[[Sequence[str]], tuple[Any, bool]]
+) -> list[dict[str, Any]]:
     prompts = recipe.sample.prompts
     if prompts and set(pipeline.reads) == {"caption"}:
         return [{"caption": p} for p in prompts]
     if not pipeline.reads:
         return []
-    dataset, _ = held_out()
+    dataset, _ = held_out(pipeline.reads)
     rows = Examples(dataset, recipe.image_size, recipe.data, list(pipeline.reads)).first(recipe.sample.images)
     captions = [{"caption": prompts[i % len(prompts)]} if prompts else {} for i in range(len(rows))]
     return [{**row, **caption} for row, caption in zip(rows, captions, strict=True)]

@@ -72,11 +72,13 @@ class Stages:
         """The data that the model is trained on: examples with an image and all that the conditioners read."""
         return self.dataset.select(dict.fromkeys(["image", *self.recipe.reads]))
 
-    def held_out(self) -> tuple[Any, bool]:
-        """Held-out data, and whether it is: a data set without a split of it gives its training data."""
+    def held_out(self, keys: Sequence[str] = ("image",)) -> tuple[Any, bool]:
+        """Held-out data with `keys`, and whether it is: a data set without such a split gives its training data."""
         if hasattr(self.recipe.dataset.config, "split"):
             try:
-                return make_dataset(self.recipe, self.catalog, split="val"), True
+                data = make_dataset(self.recipe, self.catalog, split="val")
+                data.select(keys)
+                return data, True
             except DataError:
                 pass
         return self.dataset, False
