@@ -20,7 +20,7 @@ from ldm_core.recipe import load_plain
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 RECIPES = {
-    "emoji_text": ("emoji_noto", {"caption"}, (64, 64), {}),
+    "emoji_text": ("emoji_noto", {"caption"}, (32, 32), {}),
     "layout_cells": ("bccd", {"boxes", "box_labels"}, (96, 128), {"box_labels": 3}),
     "semantic_cells": ("wbc", {"segmentation"}, (64, 64), {"segmentation": 3}),
     "class_clothing": ("clothing", {"class_label"}, (64, 48), {"class_label": 10}),
