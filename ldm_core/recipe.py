@@ -15,7 +15,7 @@ from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.component import VERSION
 from ldm_core.errors import ConfigError, suggest
-from ldm_core.settings import DataSettings, FirstStageTrainerSettings, SampleSettings, TrainerSettings
+from ldm_core.settings import DataSettings, FirstStageTrainerSettings, SampleSettings, TrainerSettings, same_keys
 
 SINGLE = (
     "first_stage",
@@ -165,7 +165,7 @@ class Recipe:
         if self.first_stage.weights:
             plain.pop("first_stage_trainer")
             plain["first_stage"] = {"sha256": self.first_stage.sha256}
-        return digest({k: _without_intervals(k, v) for k, v in plain.items()})
+        return digest({k: _without_same(k, v) for k, v in plain.items()})
 
     def first_stage_identity(self) -> str:
         """A hash of all that shapes the first stage alone: the same for every model that could share it."""
@@ -173,7 +173,7 @@ class Recipe:
         if self.first_stage.weights:
             return digest({"sha256": self.first_stage.sha256})
         keys = ("image_size", "image_channels", "seed", "first_stage", "first_stage_trainer", "dataset", "data")
-        return digest({k: _without_intervals(k, plain[k]) for k in keys})
+        return digest({k: _without_same(k, plain[k]) for k in keys})
 
     @property
     def name(self) -> str:
@@ -182,12 +182,12 @@ class Recipe:
         return "-".join([*words, self.identity()[:8]])
 
 
-INTERVALS = ("log_every", "checkpoint_every", "keep_checkpoints", "workers", "keep", "deepspeed", "zero")
+SAME = {name: same_keys(section) for name, section in SECTIONS.items()}
 """Keys of the core's own :data:`SECTIONS` that do not change what is trained."""
 
 
-def _without_intervals(key: str, value: Any) -> Any:
-    return {k: v for k, v in value.items() if k not in INTERVALS} if key in SECTIONS else value
+def _without_same(key: str, value: Any) -> Any:
+    return {k: v for k, v in value.items() if k not in SAME[key]} if key in SECTIONS else value
 
 
 def _shown(value: Any) -> Any:

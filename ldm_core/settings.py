@@ -11,9 +11,18 @@ from ldm_core.contracts import EMPTY
 
 
 def _field(
-    default: Any, help: str, minimum: float | None = None, above: float | None = None, maximum: float | None = None
+    default: Any,
+    help: str,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    *,
+    same: bool = False,
 ) -> Any:
-    """A field with its help text and, where given, its limits (`above` is exclusive)."""
+    """A field with its help text and, where given, its limits (`above` is exclusive).
+
+    `same`: it may change within a run, because what is trained stays the same, to rounding.
+    """
 
     def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if value is None:
@@ -25,7 +34,7 @@ def _field(
         if maximum is not None and value > maximum:
             raise ValueError(f"{attribute.name}: expected at most {maximum}, got {value}")
 
-    return attrs.field(default=default, metadata={"help": help}, validator=check)
+    return attrs.field(default=default, metadata={"help": help, "same": same}, validator=check)
 
 
 def _betas(default: tuple[float, float]) -> Any:
@@ -44,68 +53,107 @@ class DataSettings:
 
     fit: Literal["crop", "pad"] = _field("crop", "how an image of another shape becomes image_size")
     flip: bool = _field(False, "mirror examples at random (boxes and label maps move along)")
-    workers: int = _field(0, "loader processes; 0 = load in the training process", minimum=0)
-    keep: int = _field(1 << 30, "bytes of decoded examples kept in memory; 0 = none", minimum=0)
+    crop: Literal["center", "random"] = _field("center", "where fit=crop cuts; random: another place each epoch")
+    crop_scale: float = _field(1.0, "random crops: the smallest side of the cut, as a share of the largest cut",
+                               above=0, maximum=1)
+    buckets: tuple[tuple[int, int], ...] = attrs.field(
+        default=(), metadata={"help": "further image sizes [[h, w], ...]: each example goes to the nearest shape"}
+    )
+    workers: int = _field(0, "loader processes; 0 = load in the training process", minimum=0, same=True)
+    keep: int = _field(1 << 30, "bytes of decoded examples kept in memory; 0 = none", minimum=0, same=True)
+    cache: str = _field("", "folder that keeps copies of remote shards; none: read where they lie", same=True)
+    cache_bytes: int = _field(10 << 30, "bytes that this folder may hold", minimum=0, same=True)
 
 
 @attrs.frozen(kw_only=True)
-class TrainerSettings:
-    """How the denoiser and the trainable conditioners are trained."""
+class EngineSettings:
+    """What both trainers share: steps, optimizer, precision, DeepSpeed, checkpoints, what is shown."""
 
     steps: int = _field(500_000, "optimizer steps", minimum=1)
     images_per_step: int = _field(64, "images of one optimizer step, over all processes", minimum=1)
-    accumulate: int = _field(1, "micro-batches of one step, one after the other", minimum=1)
+    accumulate: int = _field(1, "micro-batches of one step, one after the other", minimum=1, same=True)
     lr: float = _field(1e-4, "learning rate", above=0)
-    schedule: Literal["constant", "cosine", "linear"] = _field("constant", "the learning rate after the warm-up")
+    schedule: Literal["constant", "cosine", "linear", "inverse_sqrt"] = _field(
+        "constant", "the learning rate after the warm-up"
+    )
     warmup_steps: int = _field(0, "steps in which the learning rate rises from 0", minimum=0)
+    final_lr: float = _field(0.0, "where cosine and linear end, as a share of lr", minimum=0, maximum=1)
     betas: tuple[float, float] = _betas((0.9, 0.999))
     weight_decay: float = _field(0.01, "AdamW's", minimum=0)
     clip: float = _field(0.0, "largest gradient norm; 0 = no clipping", minimum=0)
-    ema: float = _field(0.9999, "largest decay of the averaged weights; 0 = no average", minimum=0, maximum=1)
-    precision: Literal["fp32", "bf16"] = _field("fp32", "arithmetic inside the networks; weights stay fp32")
-    zero: Literal[0, 1, 2] = _field(0, "DeepSpeed's ZeRO stage")
-    deepspeed: Mapping[str, Any] = attrs.field(default=EMPTY, metadata={"help": "raw DeepSpeed settings, merged in"})
-    log_every: int = _field(50, "steps between lines of metrics.jsonl", minimum=1)
-    checkpoint_every: int = _field(1000, "steps between checkpoints", minimum=1)
-    keep_checkpoints: int = _field(2, "newest checkpoints that stay", minimum=1)
-    joint_dropout: float = _field(0.0, "share of examples that lose all conditions at once", minimum=0, maximum=1)
-    cache_latents: bool = _field(True, "encode the images once (needs a frozen first stage, as always here)")
+    precision: Literal["fp32", "bf16", "fp16"] = _field("fp32", "arithmetic inside the networks; weights stay fp32")
+    bad_steps: Literal["stop", "skip"] = _field("stop", "a loss or gradient that is not finite: stop, or leave it out")
+    max_bad_steps: int = _field(10, "steps that may be left out one after the other", minimum=1)
+    zero: Literal[0, 1, 2, 3] = _field(0, "DeepSpeed's ZeRO stage", same=True)
+    offload: Literal["none", "optimizer", "all"] = _field(
+        "none", "what DeepSpeed keeps in host memory; all: optimizer and parameters (zero=3)", same=True
+    )
+    activation_checkpointing: bool = _field(False, "recompute activations in the backward pass: less memory", same=True)
+    compile: bool = _field(False, "torch.compile the networks (needs a C++ compiler on a CPU)", same=True)
+    deepspeed: Mapping[str, Any] = attrs.field(
+        default=EMPTY, metadata={"help": "raw DeepSpeed settings, merged in", "same": True}
+    )
+    deepspeed_file: str = _field("", "path or URL of a DeepSpeed JSON file, merged in before them", same=True)
+    log_every: int = _field(50, "steps between lines of metrics.jsonl", minimum=1, same=True)
+    checkpoint_every: int = _field(1000, "steps between checkpoints", minimum=1, same=True)
+    keep_checkpoints: int = _field(2, "newest checkpoints that stay", minimum=1, same=True)
+    keep_every: int = _field(0, "checkpoints at multiples of it stay for good; 0 = none", minimum=0, same=True)
+    background: bool = _field(True, "write checkpoints in a thread while training goes on", same=True)
+    time_limit: float = _field(0.0, "minutes until the run checkpoints and leaves; 0 = none", minimum=0, same=True)
+    preview_every: int = _field(0, "steps between pictures (samples, reconstructions); 0 = at the end", minimum=0,
+                                same=True)
+    validate_every: int = _field(0, "steps between measurements on held-out images; 0 = at the end", minimum=0,
+                                 same=True)
+    validate_images: int = _field(256, "held-out images that are measured", minimum=1, same=True)
+    init_from: str = _field("", "path or URL of trained weights to start from (finetuning); none: fresh weights")
 
 
 @attrs.frozen(kw_only=True)
-class FirstStageTrainerSettings:
+class TrainerSettings(EngineSettings):
+    """How the denoiser and the trainable conditioners are trained."""
+
+    ema: float = _field(0.9999, "largest decay of the averaged weights; 0 = no average", minimum=0, maximum=1)
+    ema_power: tuple[float, ...] = attrs.field(
+        default=(), metadata={"help": "relative widths of power-function averages kept for post-hoc reconstruction"}
+    )
+    ema_snapshots: int = _field(0, "steps between snapshots of those averages; 0 = with the checkpoints", minimum=0,
+                                same=True)
+    joint_dropout: float = _field(0.0, "share of examples that lose all conditions at once", minimum=0, maximum=1)
+    cache_latents: bool = _field(True, "encode the images once (needs a frozen first stage, as always here)")
+    latents: str = _field("", "folder or URL of the encoded images; none: in the run's folder", same=True)
+
+
+@attrs.frozen(kw_only=True)
+class FirstStageTrainerSettings(EngineSettings):
     """How a first stage is trained: L1 + LPIPS + patch discriminator + its own regularisation."""
 
-    steps: int = _field(500_000, "optimizer steps of the autoencoder", minimum=1)
     images_per_step: int = _field(32, "images of one optimizer step, over all processes", minimum=1)
-    accumulate: int = _field(1, "micro-batches of one step, one after the other", minimum=1)
     lr: float = _field(4.5e-6 * 8, "learning rate of both optimizers", above=0)
-    schedule: Literal["constant", "cosine", "linear"] = _field("constant", "the learning rate after the warm-up")
-    warmup_steps: int = _field(0, "steps in which the learning rate rises from 0", minimum=0)
     betas: tuple[float, float] = _betas((0.5, 0.9))
     weight_decay: float = _field(0.0, "AdamW's", minimum=0)
-    clip: float = _field(0.0, "largest gradient norm; 0 = no clipping", minimum=0)
-    precision: Literal["fp32", "bf16"] = _field("fp32", "arithmetic inside the networks; weights stay fp32")
-    zero: Literal[0, 1, 2] = _field(0, "DeepSpeed's ZeRO stage")
-    deepspeed: Mapping[str, Any] = attrs.field(default=EMPTY, metadata={"help": "raw DeepSpeed settings, merged in"})
-    log_every: int = _field(50, "steps between lines of metrics.jsonl", minimum=1)
-    checkpoint_every: int = _field(1000, "steps between checkpoints", minimum=1)
-    keep_checkpoints: int = _field(2, "newest checkpoints that stay", minimum=1)
     pixel_loss: Literal["l1", "l2"] = _field("l1", "the loss on pixels")
     lpips: str = _field("", "path or URL of LPIPS weights (VGG16 and heads); none: trained without, and said so")
     perceptual_weight: float = _field(1.0, "weight of LPIPS", minimum=0)
+    log_variance: bool = _field(False, "learn the variance of the reconstruction error with the autoencoder")
     adversarial: bool = _field(True, "train a patch discriminator")
     adversarial_start: int | None = _field(None, "batch at which it comes in; null = the stage's own", minimum=0)
+    adversarial_start_share: float | None = _field(
+        None, "the same as a share of the run's steps", minimum=0, maximum=1
+    )
     adversarial_weight: float | None = _field(None, "its weight; null = the stage's own", minimum=0)
     discriminator_layers: int | None = _field(None, "its strided layers; null = the stage's own", minimum=1)
     discriminator_width: int = _field(64, "its base width", minimum=1)
     discriminator_norm: Literal["batch", "group"] = _field("group", "batch = as published, depends on rank count")
+    r1_weight: float = _field(0.0, "R1 penalty on the discriminator's gradients at real images; 0 = none", minimum=0)
+    r1_every: int = _field(16, "steps between penalties (each counts as many times)", minimum=1)
     codebook_start: int = _field(
         0, "batch (at most the last) from which a codebook quantises; before it the latents pass", minimum=0
     )
     codebook_init_images: int = _field(256, "images whose latents start a codebook; 0 = random start", minimum=0)
     revive_every: int = _field(0, "steps between revivals of codes that no latent used; 0 = never", minimum=0)
     statistics_images: int = _field(4096, "images over which the latents' mean and std are measured", minimum=1)
+    fd_weights: str = _field("", "path or URL of VGG16 weights for the reconstruction FD; none: random features",
+                             same=True)
 
 
 @attrs.frozen(kw_only=True)
@@ -119,3 +167,8 @@ class SampleSettings:
     prompts: tuple[str, ...] = attrs.field(default=(), metadata={"help": "prompts; none = taken from held-out data"})
     project_x0: bool = _field(False, "let the first stage quantise each estimate of x0")
     branches: Literal["together", "apart"] = _field("together", "guidance branches in one call, or one by one")
+
+
+def same_keys(section: type) -> frozenset[str]:
+    """The fields of a section that may change within a run: they do not change what is trained."""
+    return frozenset(f.name for f in attrs.fields(section) if f.metadata.get("same"))

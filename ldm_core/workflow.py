@@ -13,7 +13,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.check import check, site_of
 from ldm_core.contracts import DataInfo
 from ldm_core.errors import ConfigError, Interrupted
-from ldm_core.recipe import INTERVALS, SAMPLING_KEYS, SECTIONS, Recipe
+from ldm_core.recipe import SAME, SAMPLING_KEYS, SECTIONS, Recipe
 from ldm_core.resolve import resolve
 
 STAGES = ("first_stage", "latents", "denoiser", "samples")
@@ -79,7 +79,7 @@ def claim(recipe: Recipe, out: str) -> None:
 
 def _differ(path: str, before: Any, now: Any) -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
-        keys = [k for k in {**before, **now} if path not in SECTIONS or k not in INTERVALS]
+        keys = [k for k in {**before, **now} if path not in SECTIONS or k not in SAME[path]]
         return [line for k in keys for line in _differ(f"{path}.{k}", before.get(k), now.get(k))]
     return [] if before == now else [f"{path}: {before!r} there, {now!r} now"]
 
@@ -100,8 +100,8 @@ def run(
     :class:`~ldm_core.errors.Interrupted` after a checkpoint when asked to stop.
     """
     from ldm_core.making import factory_of, make
-    from ldm_core.training.engine import abandon
     from ldm_core.training.stages import Stages
+    from ldm_core.training.world import abandon
 
     for part in recipe.parts():  # before hours of training, also those that only the samples need
         factory_of(part, catalog)

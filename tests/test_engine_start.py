@@ -8,10 +8,10 @@ import sys
 
 _CODE = """
 import os, subprocess, sys
-from ldm_core.training import engine
-world = engine.start()
-assert (world.rank, world.size) == (0, 1) and world.main
-assert engine.start() == world, "a second call finds the group that is there"
+from ldm_core.training import world
+here = world.start()
+assert (here.rank, here.size) == (0, 1) and here.main
+assert world.start() == here, "a second call finds the group that is there"
 assert "RANK" not in os.environ and "MASTER_PORT" not in os.environ
 if sys.argv[1] == "parent":
     # while the parent's group is up

@@ -18,6 +18,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.contracts import Site
 from ldm_core.errors import DataError
 from ldm_core.settings import DataSettings
+from ldm_core.training.denoiser_run import fit_conditioners
 from ldm_core.training.loader import Examples, Place
 from ldm_core.training.stages import Stages
 
@@ -92,7 +93,7 @@ def test_a_tokenizer_is_fitted_past_an_unreadable_caption(tmp_path: Path) -> Non
             fitted.extend(e["caption"] for e in examples)
 
     work = Stages(recipe, info, Catalog.discover(), str(tmp_path / "run"), examples=None, strict=False)
-    work._fit_conditioners(type("Model", (), {"conditioners": {"text": Fits()}}))
+    fit_conditioners(work, type("Model", (), {"conditioners": {"text": Fits()}}))
     assert fitted == [f"grey {6 if i == 5 else i}" for i in range(12)]
 
 

@@ -22,9 +22,11 @@ from ldm_core.errors import ConfigError
 from ldm_core.settings import TrainerSettings
 from ldm_core.training import loader as loading
 from ldm_core.training.ema import EMA
-from ldm_core.training.engine import World, engine_config, learning_rate
+from ldm_core.training.engine import engine_config
 from ldm_core.training.first_stage_task import fit_normalization
 from ldm_core.training.metrics_file import MetricsFile, draw_curves
+from ldm_core.training.rates import learning_rate
+from ldm_core.training.world import World
 
 
 def _world(rank: int = 0, size: int = 1) -> World:

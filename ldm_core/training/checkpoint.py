@@ -18,7 +18,8 @@ from torch import Tensor
 from ldm_core import storage
 from ldm_core.errors import CheckpointError, StorageError
 from ldm_core.training.ema import EMA
-from ldm_core.training.engine import Part, World
+from ldm_core.training.engine import Part
+from ldm_core.training.world import World
 
 _STATE, _MANIFEST = "state.safetensors", "manifest.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq")

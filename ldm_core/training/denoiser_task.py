@@ -13,8 +13,9 @@ from ldm_core.diffusion import Model
 from ldm_core.recipe import Recipe
 from ldm_core.streams import Streams
 from ldm_core.training.ema import EMA
-from ldm_core.training.engine import Part, World
+from ldm_core.training.engine import Part
 from ldm_core.training.loader import MicroBatch
+from ldm_core.training.world import World
 
 
 class DiffusionLoss(nn.Module):

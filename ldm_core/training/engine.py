@@ -1,131 +1,16 @@
-"""DeepSpeed, one code path from one CPU process to many accelerators: processes up and down, one engine a part.
-
-What DeepSpeed does on a CPU was measured: its shared-memory op would be compiled at start (40 s, and fails without a
-compiler), so it is switched off there; its logger writes to stdout; without RANK and its kin it looks for MPI.
-"""
+"""DeepSpeed, one code path from one CPU process to many accelerators: its configuration, and one engine a part."""
 
 from __future__ import annotations
 
-import atexit
-import ctypes
-import logging
-import os
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, nn
 
 from ldm_core.errors import ConfigError
-from ldm_core.settings import FirstStageTrainerSettings, TrainerSettings
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
-
-
-@attrs.frozen
-class World:
-    """This process among all: `rank` of `size`, and its device."""
-
-    rank: int
-    size: int
-    device: torch.device
-
-    @property
-    def main(self) -> bool:
-        """Whether this process writes files and talks to the user."""
-        return self.rank == 0
-
-    def average(self, value: Tensor) -> Tensor:
-        """The mean of `value` over all processes; the same on each."""
-        if self.size == 1:
-            return value
-        out = value.detach().clone()
-        torch.distributed.all_reduce(out)
-        return out / self.size
-
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is true on any process; the same answer on each."""
-        if self.size == 1:
-            return flag
-        value = torch.tensor([int(flag)], device=self.device)
-        torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
-        return bool(value.item())
-
-    def barrier(self) -> None:
-        """Wait for all processes."""
-        if self.size > 1:
-            torch.distributed.barrier()
-
-
-def start() -> World:
-    """Bring the process group up (once per process) from torchrun's or DeepSpeed's variables, or for one process."""
-    cuda = torch.cuda.is_available()
-    if not cuda:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        _keep_freed_memory()
-    alone = "RANK" not in os.environ
-    rank, size = (0, 1) if alone else (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-    # DeepSpeed's engine reads it. RANK stays unset: a process that this one starts must not take it for its own.
-    local = int(os.environ.setdefault("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
-    _deepspeed()
-    if not torch.distributed.is_initialized():
-        import deepspeed
-
-        backend = "nccl" if cuda else "gloo"
-        if alone:
-            # A store in memory: there is no port that another run on this machine could take.
-            store = torch.distributed.HashStore()  # type: ignore[attr-defined]
-            torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
-        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
-        atexit.register(stop)
-    return World(rank, size, device)
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep the large blocks that a training step frees. By default it hands them back to the kernel, and
-    the next step pays for fresh pages: 12 to 20 % of a CPU step of the laptop recipe. Other C libraries: nothing."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
-        return
-    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-    mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-def abandon() -> None:
-    """Take the process group down without waiting: this process failed, and the others learn it by the lost link."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-def stop() -> None:
-    """Take the process group down; without it some two-process runs end in an abort."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        try:
-            if torch.distributed.get_world_size() > 1:
-                torch.distributed.barrier()
-        except RuntimeError:
-            pass  # another process is gone: there is no one to wait for
-        torch.distributed.destroy_process_group()
-
-
-def _deepspeed() -> Any:
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # its import logs to stdout, where --json belongs
-    try:
-        import deepspeed
-        import deepspeed.ops
-    finally:
-        logging.disable(previous)
-    if not torch.cuda.is_available():
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    return deepspeed
-
+from ldm_core.settings import EngineSettings
+from ldm_core.training.world import World, import_deepspeed
 
 _OURS = (
     "train_batch_size",
@@ -149,7 +34,7 @@ _SETTING_OF = {
 }
 
 
-def engine_config(settings: TrainerSettings | FirstStageTrainerSettings, world: World, section: str) -> dict[str, Any]:
+def engine_config(settings: EngineSettings, world: World, section: str) -> dict[str, Any]:
     """DeepSpeed's configuration; :class:`ConfigError` where raw settings contradict the recipe's own."""
     share = world.size * settings.accumulate
     if settings.images_per_step % share:
@@ -188,7 +73,7 @@ class Part:
         self,
         name: str,
         module: nn.Module,
-        settings: TrainerSettings | FirstStageTrainerSettings,
+        settings: EngineSettings,
         world: World,
         section: str,
     ) -> None:
@@ -198,7 +83,7 @@ class Part:
             trained, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
         )
         config = engine_config(settings, world, section)
-        self.engine, *_ = _deepspeed().initialize(
+        self.engine, *_ = import_deepspeed().initialize(
             model=self.module, optimizer=optimizer, config=config, dist_init_required=False
         )
         self.names = {p: n for n, p in module.named_parameters()}
@@ -233,18 +118,3 @@ class Part:
         if measure and boundary and self.settings.zero:
             norm = float(self.engine.get_global_grad_norm())
         return norm
-
-
-def learning_rate(settings: TrainerSettings | FirstStageTrainerSettings, step: int) -> float:
-    """The rate of step `step` (from 0): a linear warm-up, then constant, or to 0 at `steps` by cosine or line."""
-    import math
-
-    if step < settings.warmup_steps:
-        return settings.lr * (step + 1) / settings.warmup_steps
-    if settings.schedule == "constant":
-        return settings.lr
-    span = max(1, settings.steps - settings.warmup_steps)
-    done = min(1.0, (step - settings.warmup_steps) / span)
-    if settings.schedule == "linear":
-        return settings.lr * (1 - done)
-    return settings.lr * 0.5 * (1 + math.cos(math.pi * done))

@@ -15,8 +15,9 @@ from ldm_core.streams import Streams, mix_seed
 from ldm_core.training.adversarial import DiscriminatorLoss, GeneratorLoss
 from ldm_core.training.discriminator import PatchDiscriminator
 from ldm_core.training.ema import EMA
-from ldm_core.training.engine import Part, World
+from ldm_core.training.engine import Part
 from ldm_core.training.loader import MicroBatch
+from ldm_core.training.world import World
 
 
 class _Autocast(nn.Module):

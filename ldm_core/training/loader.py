@@ -18,7 +18,7 @@ from ldm_core.builtin.reading import SkipBad
 from ldm_core.contracts import Batch
 from ldm_core.settings import DataSettings
 from ldm_core.streams import mix_seed
-from ldm_core.training.engine import World
+from ldm_core.training.world import World
 
 MAX_BAD = 0.01
 """Share of unreadable examples that is passed over, where a data set does not say."""

@@ -19,8 +19,10 @@ from ldm_core.settings import FirstStageTrainerSettings, TrainerSettings
 from ldm_core.streams import mix_seed
 from ldm_core.training import checkpoint
 from ldm_core.training.ema import EMA
-from ldm_core.training.engine import Part, World, learning_rate
+from ldm_core.training.engine import Part
 from ldm_core.training.loader import Loader, MicroBatch
+from ldm_core.training.rates import learning_rate
+from ldm_core.training.world import World
 
 
 class Task(Protocol):

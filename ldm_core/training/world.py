@@ -1,0 +1,124 @@
+"""This process among all of a run's: the process group up and down, sums over it, and DeepSpeed's import.
+
+What DeepSpeed does on a CPU was measured: its shared-memory op would be compiled at start (40 s, and fails without a
+compiler), so it is switched off there; its logger writes to stdout; without RANK and its kin it looks for MPI.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import logging
+import os
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
+
+
+@attrs.frozen
+class World:
+    """This process among all: `rank` of `size`, and its device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and talks to the user."""
+        return self.rank == 0
+
+    def average(self, value: Tensor) -> Tensor:
+        """The mean of `value` over all processes; the same on each."""
+        if self.size == 1:
+            return value
+        out = value.detach().clone()
+        torch.distributed.all_reduce(out)
+        return out / self.size
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true on any process; the same answer on each."""
+        if self.size == 1:
+            return flag
+        value = torch.tensor([int(flag)], device=self.device)
+        torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
+        return bool(value.item())
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
+
+def start() -> World:
+    """Bring the process group up (once per process) from torchrun's or DeepSpeed's variables, or for one process."""
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        _keep_freed_memory()
+    alone = "RANK" not in os.environ
+    rank, size = (0, 1) if alone else (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    # DeepSpeed's engine reads it. RANK stays unset: a process that this one starts must not take it for its own.
+    local = int(os.environ.setdefault("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    import_deepspeed()
+    if not torch.distributed.is_initialized():
+        import deepspeed
+
+        backend = "nccl" if cuda else "gloo"
+        if alone:
+            # A store in memory: there is no port that another run on this machine could take.
+            store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+            torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+        atexit.register(stop)
+    return World(rank, size, device)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep the large blocks that a training step frees. By default it hands them back to the kernel, and
+    the next step pays for fresh pages: 12 to 20 % of a CPU step of the laptop recipe. Other C libraries: nothing."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def abandon() -> None:
+    """Take the process group down without waiting: this process failed, and the others learn it by the lost link."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def stop() -> None:
+    """Take the process group down; without it some two-process runs end in an abort."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        try:
+            if torch.distributed.get_world_size() > 1:
+                torch.distributed.barrier()
+        except RuntimeError:
+            pass  # another process is gone: there is no one to wait for
+        torch.distributed.destroy_process_group()
+
+
+def import_deepspeed() -> Any:
+    """The package, imported without a word on stdout, and on a CPU without its compiled op."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # its import logs to stdout, where --json belongs
+    try:
+        import deepspeed
+        import deepspeed.ops
+    finally:
+        logging.disable(previous)
+    if not torch.cuda.is_available():
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    return deepspeed
