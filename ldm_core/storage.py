@@ -9,23 +9,46 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
-import re
 import secrets
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import unquote
 
 import attrs
 
 from ldm_core.errors import StorageError
+from ldm_core.storage_paths import base_name, braces, is_glob, join, local_path, parent, protocol, shown
+
+__all__ = [
+    "FileInfo",
+    "append_text",
+    "atomic_path",
+    "atomic_write",
+    "base_name",
+    "create",
+    "exists",
+    "expand",
+    "filesystem",
+    "info",
+    "is_folder",
+    "join",
+    "list_files",
+    "local_path",
+    "make_folder",
+    "open_read",
+    "parent",
+    "protocol",
+    "read_bytes",
+    "read_text",
+    "remove",
+    "shown",
+]
 
 _EXTRAS = {"s3": "s3", "s3a": "s3"}  # protocol -> the extra of ldm-core that brings it
 _NETWORK = ("botocore", "aiobotocore", "aiohttp", "fsspec", "s3fs", "gcsfs", "adlfs", "asyncio", "urllib3")
-_BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 @attrs.frozen
@@ -36,51 +59,6 @@ class FileInfo:
     size: int
     mark: str = ""
     """ETag or checksum where the storage has one. Not the time of change: a copy is the same data."""
-
-
-def protocol(url: str) -> str:
-    """``s3`` of ``s3://bucket/key``; ``file`` for a plain path."""
-    head, mark, _ = str(url).partition("://")
-    return head.split("::")[0].lower() if mark else "file"
-
-
-def local_path(url: str | os.PathLike[str]) -> Path | None:
-    """The path of a local URL or path (``~`` expanded), or None for anything remote."""
-    text = os.fspath(url)
-    if protocol(text) not in ("file", "local"):
-        return None
-    if "://" in text:
-        text = unquote(text.partition("://")[2])
-    return Path(text).expanduser()
-
-
-def shown(url: str | os.PathLike[str]) -> str:
-    """``url`` fit for messages and metadata: no user, password, or signed query."""
-    text = re.sub(r"(\w+://)[^/@\s]*@", r"\1", os.fspath(url))
-    return re.sub(r"(\w+://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
-
-
-def join(url: str | os.PathLike[str], *parts: str) -> str:
-    """``url`` with path parts added; remote URLs keep forward slashes on every system."""
-    path = local_path(url)
-    if path is not None:
-        return str(path.joinpath(*parts))
-    return "/".join([os.fspath(url).rstrip("/"), *(part.strip("/") for part in parts)])
-
-
-def base_name(url: str) -> str:
-    """The last part of a URL or path."""
-    path = local_path(url)
-    return path.name if path is not None else url.partition("://")[2].split("?")[0].rstrip("/").rpartition("/")[2]
-
-
-def parent(url: str) -> str:
-    """The folder that holds ``url``."""
-    path = local_path(url)
-    if path is not None:
-        return str(path.parent)
-    head, mark, rest = url.partition("://")
-    return head + mark + rest.rstrip("/").rpartition("/")[0]
 
 
 @contextlib.contextmanager
@@ -276,7 +254,7 @@ def atomic_path(url: str | os.PathLike[str]) -> Iterator[Path]:
             with _reported("write", url):
                 fs.put_file(str(part), inner)
         return
-    part = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    part = _part(target)
     try:
         with _reported("write", url):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -302,6 +280,76 @@ def atomic_write(url: str | os.PathLike[str], data: bytes | str | Callable[[Bina
             data(file)
         else:
             file.write(data.encode() if isinstance(data, str) else data)
+
+
+def _part(target: Path) -> Path:
+    """A hidden name beside ``target`` that no other write has."""
+    return target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+
+
+_CREATING = threading.Lock()  # fsspec's memory looks first and writes then
+
+
+def create(url: str | os.PathLike[str], data: bytes) -> bool:
+    """Write a new file, whole, unless there is one already: False, and the one there is left as it is.
+
+    Of several that try at once one gets True: on a local disk (a hard link to a finished file, or ``O_EXCL``
+    where there are none), on S3 (a conditional put) and in memory. Other protocols look first and write then,
+    if fsspec has nothing better for them. `data` should be unlike anyone else's (put a random word in it).
+    """
+    path = local_path(url)
+    if path is not None:
+        with _reported("write", url):
+            return _create_local(path, data)
+    fs, inner = filesystem(url)
+    with _reported("write", url):
+        try:
+            with _CREATING if protocol(os.fspath(url)) == "memory" else contextlib.nullcontext():
+                fs.pipe_file(inner, data, mode="create")
+        except FileExistsError:
+            return False
+    return True
+
+
+def _create_local(target: Path, data: bytes) -> bool:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = _part(target)
+    try:
+        _write_synced(part, data)
+        try:
+            os.link(part, target)  # unlike O_EXCL, nobody can see it half-written
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
+                raise
+            return _create_exclusively(target, data)
+        _sync_folder(target.parent)
+        return True
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _create_exclusively(target: Path, data: bytes) -> bool:
+    """For file systems without hard links."""
+    try:
+        _write_synced(target, data)
+    except FileExistsError:
+        return False
+    _sync_folder(target.parent)
+    return True
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            path.unlink()
+            raise
 
 
 def append_text(url: str | os.PathLike[str], text: str) -> None:
@@ -336,37 +384,9 @@ def expand(url: str | os.PathLike[str]) -> list[str]:
     if path is not None and path.exists():
         return [str(path)]
     urls: list[str] = []
-    for each in _braces(text):
-        urls += _glob(each) if _is_glob(each) else [each if path is None else str(local_path(each))]
+    for each in braces(text):
+        urls += _glob(each) if is_glob(each) else [each if path is None else str(local_path(each))]
     return urls
-
-
-def _braces(text: str) -> list[str]:
-    pieces: list[list[str]] = []
-    end = 0
-    for match in _BRACES.finditer(text):
-        pieces += [[text[end : match.start()]], _choices(match.group(1), text)]
-        end = match.end()
-    pieces.append([text[end:]])
-    return ["".join(choice) for choice in itertools.product(*pieces)]
-
-
-def _choices(inside: str, text: str) -> list[str]:
-    first, dots, last = inside.partition("..")
-    if not dots:
-        return inside.split(",")
-    if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
-        raise StorageError(
-            f"{shown(text)}: '{{{inside}}}' is no range; write two numbers, lower first: {{000000..000003}}"
-        )
-    if int(last) - int(first) >= 1_000_000:
-        raise StorageError(f"{shown(text)}: '{{{inside}}}' stands for more than a million files; narrow it")
-    return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-
-
-def _is_glob(url: str) -> bool:
-    # A question mark starts the query of a web address.
-    return any(sign in url for sign in ("*", "[")) or ("?" in url and protocol(url) not in ("http", "https"))
 
 
 def _glob(url: str) -> list[str]:

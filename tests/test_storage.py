@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -56,6 +58,22 @@ def test_round_trip(place: str, tmp_path: Path, memory: str) -> None:
     storage.remove(url)
     storage.remove(url)
     assert not storage.exists(url)
+
+
+@pytest.mark.parametrize("place", ["local", "no links", "memory"])
+def test_one_of_many_creates_a_file(place: str, tmp_path: Path, memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if place == "no links":
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
+    url = storage.join(memory if place == "memory" else str(tmp_path), "new", "lock.json")
+    with ThreadPoolExecutor(16) as pool:
+        made = list(pool.map(lambda number: storage.create(url, f"writer {number}".encode()), range(64)))
+    assert sum(made) == 1
+    assert storage.read_bytes(url) == f"writer {made.index(True)}".encode()
+    assert storage.create(url, b"late") is False and storage.read_bytes(url) != b"late"
+    storage.remove(url)
+    assert storage.create(url, b"again") is True and storage.read_bytes(url) == b"again"
+    if place != "memory":
+        assert [path.name for path in (tmp_path / "new").iterdir()] == ["lock.json"]
 
 
 def test_urls_are_taken_apart() -> None:
@@ -214,7 +232,5 @@ def test_importing_storage_loads_nothing_heavy() -> None:
         "print([m for m in ('torch', 's3fs', 'fsspec', 'PIL') if m in sys.modules])"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -60,6 +61,16 @@ def test_round_trip(bucket: str) -> None:
     assert not storage.exists(url)
 
 
+def test_one_of_many_creates_an_object(bucket: str) -> None:
+    url = f"{bucket}/lock.json"
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda number: storage.create(url, f"writer {number}".encode()), range(24)))
+    assert sum(made) == 1 and storage.read_bytes(url) == f"writer {made.index(True)}".encode()
+    assert storage.create(url, b"late") is False
+    storage.remove(url)
+    assert storage.create(url, b"again") is True
+
+
 def test_errors(bucket: str) -> None:
     with pytest.raises(StorageError, match="cannot read s3://box/runs/none: no such file"):
         storage.read_bytes(f"{bucket}/none")
@@ -79,7 +90,5 @@ def test_tars_from_s3(bucket: str) -> None:
                     archive.addfile(member, io.BytesIO(data))
         storage.atomic_write(f"{bucket}/tars/x-{shard:06d}.tar", buffer.getvalue())
     for keep in (2**20, 0):  # whole shards in memory; single members by range
-        tars = TarDataset(
-            TarConfig(url=f"{bucket}/tars/x-{{000000..000001}}.tar", keep_bytes=keep), Site(size=(8, 8))
-        )
+        tars = TarDataset(TarConfig(url=f"{bucket}/tars/x-{{000000..000001}}.tar", keep_bytes=keep), Site(size=(8, 8)))
         assert len(tars) == 6 and tars[4]["caption"] == "größe" and (tars[4]["image"] == 11).all()
