@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -24,7 +22,6 @@ from ldm_core.training import loader as loading
 from ldm_core.training.ema import EMA
 from ldm_core.training.engine import engine_config
 from ldm_core.training.first_stage_task import fit_normalization
-from ldm_core.training.metrics_file import MetricsFile, draw_curves
 from ldm_core.training.rates import learning_rate
 from ldm_core.training.world import World
 
@@ -177,22 +174,3 @@ def test_the_engine_config_is_complete_and_names_conflicts() -> None:
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=rf"trainer\.{next(iter(settings))}: expected"):
         structure(settings, TrainerSettings, "trainer")
-
-
-def test_metrics_lines_survive_a_resume_and_draw(tmp_path: Path) -> None:
-    url = str(tmp_path / "metrics.jsonl")
-    first = MetricsFile(url)
-    for step in (1, 2, 3):
-        first.write(stage="denoiser", step=step, loss=1.0 / step)
-    first.flush()
-    second = MetricsFile(url)
-    second.write(stage="denoiser", step=3, loss=0.25)
-    rows = second.read()
-    assert [(r["step"], r["loss"]) for r in rows] == [(1, 1.0), (2, 0.5), (3, 0.25)]
-    assert len([json.loads(line) for line in Path(url).read_text().splitlines()]) == 4
-    with Path(url).open("a") as file:
-        file.write('{"stage": "denoiser", "st')  # cut off by a full disk
-    assert MetricsFile(url).read() == rows
-    picture = draw_curves(rows, "denoiser")
-    assert picture is not None and picture[:8] == b"\x89PNG\r\n\x1a\n"
-    assert draw_curves(rows, "first_stage") is None

@@ -10,11 +10,10 @@ from ldm_core import artifacts, storage
 from ldm_core.build import make_model, make_objective, sampling_site
 from ldm_core.recipe import versions
 from ldm_core.streams import mix_seed
-from ldm_core.training import latents
+from ldm_core.training import curves, latents
 from ldm_core.training.denoiser_task import DenoiserTask
 from ldm_core.training.loader import Examples, Loader
 from ldm_core.training.loop import train
-from ldm_core.training.metrics_file import draw_curves
 
 if TYPE_CHECKING:
     from ldm_core.training.stages import Stages
@@ -66,8 +65,8 @@ def train_denoiser(work: Stages, identity: str) -> None:
             averaged=task.ema is not None,
         )
         storage.atomic_write(work.model_url, save(weights, metadata=meta))
-        curves = draw_curves(work.run.metrics.read(), "denoiser")
-        work.picture("denoiser", settings.steps, "denoiser_loss.png", curves)
+        for name, data in curves.pictures(work.run.metrics.read(), "denoiser").items():
+            work.picture("denoiser", settings.steps, name, data)
     world.barrier()
 
 

@@ -17,10 +17,10 @@ from ldm_core.contracts import FirstStage
 from ldm_core.pipeline import reconstruct
 from ldm_core.recipe import versions
 from ldm_core.streams import mix_seed
+from ldm_core.training import curves
 from ldm_core.training.first_stage_task import FirstStageTask, fit_normalization
 from ldm_core.training.loader import Examples, Loader
 from ldm_core.training.loop import train
-from ldm_core.training.metrics_file import draw_curves
 from ldm_core.training.reconstruction_metrics import quality
 
 if TYPE_CHECKING:
@@ -80,12 +80,8 @@ def train_first_stage(work: Stages, identity: str) -> None:
         )
         state = {k: v.detach().cpu().contiguous() for k, v in stage.state_dict().items()}
         storage.atomic_write(work.stage_url, save(state, metadata=meta))
-        work.picture(
-            "first_stage",
-            settings.steps,
-            "first_stage_loss.png",
-            draw_curves(work.run.metrics.read(), "first_stage"),
-        )
+        for name, data in curves.pictures(work.run.metrics.read(), "first_stage").items():
+            work.picture("first_stage", settings.steps, name, data)
     world.barrier()
 
 

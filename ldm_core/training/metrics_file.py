@@ -1,86 +1,147 @@
-"""metrics.jsonl and the loss curves drawn from it."""
+"""metrics.jsonl: what a run measured, a JSON object a line. Imports no torch."""
 
 from __future__ import annotations
 
-import io
+import contextlib
 import json
+import math
+import statistics
 import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ldm_core import storage
+from ldm_core.errors import StorageError
+
+WRITE_EVERY_SECONDS = 10.0
+_SHARE = 0.02  # of the wall time that periodic writes may take
+VALIDATION = "_validation"
+"""What follows a stage's name in the rows of its validation."""
 
 
 class MetricsFile:
-    """Lines of ``metrics.jsonl``, one JSON object each; written every few seconds and at the end."""
+    """Lines of ``metrics.jsonl``; written every few seconds, with :meth:`flush`, and at the end.
 
-    def __init__(self, url: str, *, active: bool = True) -> None:
-        self._url, self._active = url, active
+    Object storage cannot append, so there the file is written anew from memory; the time between two such writes
+    grows with the time that one takes, which keeps them at 2 % of a run however long its file is. `clock` is for
+    tests.
+    """
+
+    def __init__(self, url: str, *, active: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
+        self._url, self._active, self._clock = url, active, clock
+        self._appends = storage.local_path(url) is not None
+        self._before: str | None = None  # what is in the file, once that was looked at
         self._lines: list[str] = []
-        self._written = time.monotonic()
+        self._due = clock() + WRITE_EVERY_SECONDS
 
     def write(self, **values: Any) -> None:
-        """Add a line."""
-        if self._active:
-            self._lines.append(json.dumps({**values, "time": round(time.time(), 3)}))
-            if time.monotonic() - self._written > 10:
-                self.flush()
+        """Add a line, with the time; a number that is not finite becomes null, which JSON has a word for.
+
+        A periodic write that storage refuses is tried again later: :meth:`flush` is what tells of it.
+        """
+        if not self._active:
+            return
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        self._lines.append(json.dumps({**plain, "time": round(time.time(), 3)}) + "\n")
+        if self._clock() >= self._due:
+            begun = self._clock()
+            with contextlib.suppress(StorageError):
+                self._put()
+            took = self._clock() - begun
+            self._due = self._clock() + max(WRITE_EVERY_SECONDS, took / _SHARE)
 
     def flush(self) -> None:
         """Write what is waiting."""
         if self._lines:
-            storage.append_text(self._url, "".join(line + "\n" for line in self._lines))
-            self._lines = []
-        self._written = time.monotonic()
+            self._put()
+            self._due = self._clock() + WRITE_EVERY_SECONDS
+
+    def _put(self) -> None:
+        if self._before is None:
+            self._before = self._found()
+        text = "".join(self._lines)
+        if self._appends:
+            storage.append_text(self._url, self._before + text)
+            self._before = ""
+        else:
+            storage.atomic_write(self._url, self._before + text)
+            self._before += text
+        self._lines = []
+
+    def _found(self) -> str:
+        """What must go before the first own line: locally the end of half a line, elsewhere the whole file."""
+        if not storage.exists(self._url):
+            return ""
+        if self._appends:
+            size = storage.info(self._url).size
+            return "\n" if size and storage.read_bytes(self._url, size - 1, size) != b"\n" else ""
+        text = storage.read_text(self._url)
+        return text if not text or text.endswith("\n") else text + "\n"
 
     def read(self) -> list[dict[str, Any]]:
-        """All lines; where a step comes twice (after a resume), the later line counts."""
+        """All rows that count, by stage and step; see :func:`rows_of`."""
         self.flush()
-        if not storage.exists(self._url):
-            return []
-        rows: dict[tuple[str, int], dict[str, Any]] = {}
-        for line in storage.read_text(self._url).splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:  # half a line: the process was killed, or the disk was full, while it was written
-                continue
-            rows[row["stage"], row["step"]] = row
-        return sorted(rows.values(), key=lambda r: (r["stage"], r["step"]))
+        return read_rows(self._url)
 
 
-def draw_curves(rows: list[dict[str, Any]], stage: str) -> bytes | None:
-    """The loss curves of a stage as a PNG; None where there is nothing to draw."""
-    rows = [r for r in rows if r["stage"] == stage and "loss" in r]
-    if len(rows) < 2:
-        return None
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatter
+def read_rows(url: str) -> list[dict[str, Any]]:
+    """The rows of a ``metrics.jsonl`` that count; none where there is no such file."""
+    return rows_of(storage.read_text(url).splitlines()) if storage.exists(url) else []
 
-    class Plain(LogFormatter):
-        """0.9 in the place of 9e-01, where the formatter labels a tick at all."""
 
-        def __call__(self, x: float, pos: int | None = None) -> str:
-            return f"{x:g}" if super().__call__(x, pos) else ""
+def rows_of(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """The rows that count, by stage and step.
 
-    wanted = ("loss", "pixel", "perceptual", "generator", "discriminator", "codebook_used", "grad_norm")
-    names = [n for n in wanted if any(n in r for r in rows)]
-    figure = Figure(figsize=(9, 2.2 * ((len(names) + 1) // 2)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots((len(names) + 1) // 2, 2, squeeze=False).flatten()
-    for axis, name in zip(axes, names, strict=False):
-        points = [(r["step"], r[name]) for r in rows if name in r]
-        axis.plot(*zip(*points, strict=True), linewidth=1)
-        axis.set_title(f"{stage}: {name}", fontsize=9)
-        axis.set_xlabel("step", fontsize=8)
-        axis.tick_params(labelsize=7)
-        if name in ("loss", "grad_norm") and min(p[1] for p in points) > 0:
-            axis.set_yscale("log")
-            for ticks in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-                ticks(Plain(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
-            axis.tick_params(which="minor", labelsize=7)
-        axis.grid(alpha=0.3)
-    for axis in axes[len(names) :]:
-        axis.set_visible(False)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=110)
-    return out.getvalue()
+    A run that was resumed goes over the steps after its checkpoint again: of a stage, each row takes the place of the
+    earlier rows of the same or a later step. Half a line, of a process that was killed, is passed over.
+    """
+    stages: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        try:
+            row = json.loads(line)
+            stage, step = row["stage"], int(row["step"])
+        except (ValueError, TypeError, KeyError):
+            continue
+        kept = stages.setdefault(stage, [])
+        while kept and kept[-1]["step"] >= step:
+            kept.pop()
+        kept.append(row)
+    return [row for stage in sorted(stages) for row in stages[stage]]
+
+
+def summarize(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """What a finished run says of each stage that logged steps: the last ``step``, ``loss`` and ``psnr``, the median
+    ``images_per_second`` and ``data_wait``, the largest ``peak_memory_mib``, and of its validation the last numbers
+    as ``validation_NAME`` (without the bins of time)."""
+    found: dict[str, dict[str, float]] = {}
+    stages: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        stages.setdefault(row["stage"], []).append(row)
+    for stage, steps in stages.items():
+        if stage.endswith(VALIDATION) or not any("images_per_second" in r for r in steps):
+            continue
+        numbers: dict[str, float] = {"step": float(steps[-1]["step"])}
+        for name in ("loss", "psnr"):
+            if (values := _values(steps, name)):
+                numbers[name] = values[-1]
+        for name in ("images_per_second", "data_wait"):
+            if (values := _values(steps, name)):
+                numbers[name] = statistics.median(values)
+        if (values := _values(steps, "peak_memory_mib")):
+            numbers["peak_memory_mib"] = max(values)
+        if (last := stages.get(stage + VALIDATION)) is not None:
+            for name, value in last[-1].items():
+                short = name.removeprefix("val_")
+                if name not in ("stage", "step", "time") and isinstance(value, int | float) and not is_bin(name):
+                    numbers[f"validation_{short}"] = float(value)
+        found[stage] = numbers
+    return found
+
+
+def is_bin(name: str) -> bool:
+    """Whether a number is of one bin of time or of one channel: ``val_loss_t3``, ``kl_12``."""
+    return name.rpartition("_")[2].removeprefix("t").isdecimal()
+
+
+def _values(rows: Iterable[Mapping[str, Any]], name: str) -> list[float]:
+    return [float(r[name]) for r in rows if isinstance(r.get(name), int | float)]

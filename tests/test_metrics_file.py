@@ -1,0 +1,185 @@
+"""metrics.jsonl: its lines through kills and resumes, on storage that cannot append, and the curves drawn from it."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_core import storage
+from ldm_core.errors import StorageError
+from ldm_core.training import curves, metrics_file
+from ldm_core.training.metrics_file import MetricsFile, rows_of, summarize
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _lines(*rows: tuple[str, int, float]) -> list[str]:
+    return [json.dumps({"stage": stage, "step": step, "loss": loss}) for stage, step, loss in rows]
+
+
+def test_lines_survive_a_kill_and_a_resume(tmp_path: Path) -> None:
+    url = str(tmp_path / "metrics.jsonl")
+    first = MetricsFile(url)
+    for step in (1, 2, 3):
+        first.write(stage="denoiser", step=step, loss=1.0 / step)
+    first.flush()
+    with Path(url).open("a") as file:
+        file.write('{"stage": "denoiser", "st')  # killed while it wrote
+    second = MetricsFile(url)
+    second.write(stage="denoiser", step=3, loss=0.25)
+    second.write(stage="denoiser", step=4, loss=0.125)
+    rows = second.read()
+    assert [(r["step"], r["loss"]) for r in rows] == [(1, 1.0), (2, 0.5), (3, 0.25), (4, 0.125)]
+    assert MetricsFile(url).read() == rows
+    assert len(Path(url).read_text().splitlines()) == 6, "the half line stands by itself and harms no other"
+
+
+def test_after_a_resume_the_later_lines_count() -> None:
+    """Also where the second time logs at other steps: what the first time said of them is gone with its weights."""
+    lines = _lines(("a", 10, 1.0), ("a", 20, 2.0), ("b", 20, 7.0), ("a", 30, 3.0), ("a", 15, 1.5), ("a", 25, 2.5))
+    assert [(r["stage"], r["step"], r["loss"]) for r in rows_of(lines)] == [
+        ("a", 10, 1.0), ("a", 15, 1.5), ("a", 25, 2.5), ("b", 20, 7.0)
+    ]  # fmt: skip
+    assert rows_of(["", "[]", "{}", '{"stage": "a", "step": null}', '"x"']) == []
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    """NaN is no JSON: strict readers refuse the whole line."""
+    url = str(tmp_path / "metrics.jsonl")
+    file = MetricsFile(url)
+    file.write(stage="denoiser", step=1, loss=float("nan"), grad_norm=float("inf"), lr=0.5)
+    file.flush()
+
+    def refuse(word: str) -> float:
+        raise AssertionError(word)
+
+    row = json.loads(Path(url).read_text(), parse_constant=refuse)
+    assert (row["loss"], row["grad_norm"], row["lr"]) == (None, None, 0.5)
+    assert curves.draw_curves([row, {**row, "step": 2}], "denoiser") is not None
+
+
+def test_another_process_than_the_first_writes_nothing(tmp_path: Path) -> None:
+    file = MetricsFile(str(tmp_path / "metrics.jsonl"), active=False)
+    file.write(stage="denoiser", step=1, loss=1.0)
+    file.flush()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_storage_that_cannot_append_is_written_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """200,000 steps logged every 50 at 10 steps/s, each write as slow as its bytes: at most 2 % of the time goes into
+    writing, and every line is there in the end."""
+    url, clock = "memory://metrics-seldom/metrics.jsonl", _Clock()
+    storage.atomic_write(url, '{"stage": "denoiser", "step": 1, "loss": 9.0}\n{"half')
+    spent: list[float] = []
+    put = storage.atomic_write
+
+    def slow(where: Any, data: Any) -> None:
+        took = 0.2 + len(data) / 20e6  # a put over a line of 20 MB/s
+        clock.now += took
+        spent.append(took)
+        put(where, data)
+
+    monkeypatch.setattr(storage, "atomic_write", slow)
+    file = MetricsFile(url, clock=clock)
+    for step in range(50, 200_001, 50):
+        clock.now += 5.0
+        file.write(stage="denoiser", step=step, loss=1.0 / step, grad_norm=1.0, lr=1e-4, images_per_second=123.456)
+    file.flush()
+    assert sum(spent) / clock.now < 0.021
+    assert len(spent) > 100, "and yet a watcher need not wait for long"
+    monkeypatch.undo()
+    rows = MetricsFile(url).read()
+    assert [r["step"] for r in rows] == [1, *range(50, 200_001, 50)]
+
+
+def test_a_refused_write_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    url, clock = "memory://metrics-refused/metrics.jsonl", _Clock()
+    file = MetricsFile(url, clock=clock)
+
+    def refuse(where: Any, data: Any) -> None:
+        raise StorageError("cannot write")
+
+    monkeypatch.setattr(storage, "atomic_write", refuse)
+    for step in (1, 2, 3):
+        clock.now += 60.0
+        file.write(stage="denoiser", step=step, loss=1.0)
+    with pytest.raises(StorageError):
+        file.flush()
+    monkeypatch.undo()
+    assert [r["step"] for r in file.read()] == [1, 2, 3]
+
+
+def test_the_summary_of_a_stage() -> None:
+    rows: list[dict[str, Any]] = [
+        {"stage": "denoiser", "step": 10 * i, "loss": 1 / i, "images_per_second": speed, "data_wait": 0.1 * i,
+         "peak_memory_mib": 100.0 * (4 - i)} for i, speed in ((1, 3.0), (2, 100.0), (3, 110.0))
+    ]  # fmt: skip
+    rows += [
+        {"stage": "denoiser_validation", "step": 20, "val_loss": 0.5, "val_loss_t0": 0.25, "time": 1.0},
+        {"stage": "denoiser_validation", "step": 30, "val_loss": 0.375, "val_loss_t0": 0.25, "time": 2.0},
+        {"stage": "first_stage_evaluation", "step": 0, "psnr": 30.0},
+    ]
+    assert summarize(rows) == {
+        "denoiser": {"step": 30.0, "loss": pytest.approx(1 / 3), "images_per_second": 100.0,
+                     "data_wait": pytest.approx(0.2), "peak_memory_mib": 300.0, "validation_loss": 0.375}
+    }  # fmt: skip
+
+
+def _run_of(stage: str) -> list[dict[str, Any]]:
+    """Rows as the trainers write them."""
+    rows: list[dict[str, Any]] = []
+    for step in range(50, 2001, 50):
+        row: dict[str, Any] = {"stage": stage, "step": step, "loss": 2.0 * step**-0.3, "lr": 1e-4 * min(1, step / 500),
+                               "grad_norm": 3.0 * step**-0.2, "images_per_second": 400.0 + step % 30,
+                               "data_wait": 0.02, "peak_memory_mib": 900.0}  # fmt: skip
+        if stage == "first_stage":
+            row |= {"pixel": 0.5 / step, "real_accuracy": 0.9, "codebook_used": 0.5, "adaptive_weight": 1e3 / step}
+            row |= {f"kl_{c}": 1.0 + c + 1 / step for c in range(4)}
+        rows.append(row)
+        if step % 200 == 0:
+            bins = {f"val_loss_t{i}": (10 - i) * step**-0.3 for i in range(10)}
+            more = {"val_loss": 2.2 * step**-0.3, **bins} if stage == "denoiser" else {"psnr": 20 + step / 200}
+            rows.append({"stage": f"{stage}_validation", "step": step, **more})
+    return rows
+
+
+@pytest.mark.parametrize("stage, drawn", [("denoiser", 2), ("first_stage", 1)])
+def test_curves_hold_every_number(stage: str, drawn: int) -> None:
+    rows = _run_of(stage)
+    panels = curves._panels([r for r in rows if r["stage"] == stage], [r for r in rows if r["stage"] != stage])
+    if stage == "denoiser":
+        assert list(panels) == ["loss", "grad_norm", "lr", "images_per_second", "data_wait", "peak_memory_mib"]
+        assert list(panels["loss"]) == ["training", "validation"]
+        assert panels["loss"]["validation"][-1] == (2000, pytest.approx(2.2 * 2000**-0.3))
+    else:
+        assert list(panels)[:4] == ["loss", "psnr", "pixel", "real_accuracy"]
+        assert list(panels["kl by channel"]) == ["kl_0", "kl_1", "kl_2", "kl_3"]
+        assert list(panels["psnr"]) == ["validation"]
+    made = curves.pictures(rows, stage)
+    assert list(made) == [f"{stage}_loss.png", f"{stage}_validation.png"][:drawn]
+    for data in made.values():
+        picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        assert picture.shape[1] == 990 and (picture != 255).any()
+
+
+def test_nothing_is_drawn_from_nothing() -> None:
+    row = {"stage": "denoiser", "step": 1, "loss": 1.0}
+    assert curves.pictures([], "denoiser") == curves.pictures([row], "denoiser") == {}
+    assert curves.pictures([row, {**row, "step": 2}], "first_stage") == {}
+
+
+def test_it_imports_no_torch() -> None:
+    """The command line reads it to sum a run up."""
+    assert not any(name.startswith("torch") for name in vars(metrics_file))
