@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,38 +12,22 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torchvision_operators import declare_torchvision_operators
 
 from ldm_core.errors import CheckpointError, LDMError, StorageError
 
 LAYERS = {1: (0, 2), 2: (5, 7), 3: (10, 12, 14), 4: (17, 19, 21), 5: (24, 26, 28)}
 
 
-def declare_torchvision_operators() -> None:
-    """Let timm and lpips import beside a torchvision that was built for another torch.
-
-    A CPU-only torch with the index's torchvision fails at import, where torchvision describes two operators
-    that its unloadable binary would have declared. Nothing here calls them, so declaring them is enough.
-    """
-    try:
-        importlib.import_module("torchvision")
-    except ImportError:
-        pytest.skip("torchvision is not installed")
-    except RuntimeError:
-        for name in [n for n in sys.modules if n.partition(".")[0] in ("torchvision", "timm")]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _kept.append(library)  # its operators vanish with it
-
-
-_kept: list[object] = []
+try:
+    declare_torchvision_operators()
+except ImportError:
+    pytest.skip("torchvision is not installed", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
     """An LPIPS with random weights, heads that are not constant, and biases that are not zero."""
-    declare_torchvision_operators()
     pytest.importorskip("timm")
     from ldm_core.training.lpips import LPIPS
 
@@ -211,7 +194,6 @@ def test_missing_and_misfitting_weights_are_named(model: nn.Module, tmp_path: Pa
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
-    declare_torchvision_operators()
     from ldm_core.training.lpips import LPIPS
 
     (tmp_path / "page.pth").write_text("<html>not found</html>")
