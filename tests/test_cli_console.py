@@ -7,7 +7,7 @@ import io
 import pytest
 
 from ldm_core.catalog import Catalog
-from ldm_core.cli.console import Progress, Speed, duration, loss_text
+from ldm_core.cli.console import Progress, Speed, duration, loss_text, memory, pace_text
 
 
 class _Clock:
@@ -103,6 +103,55 @@ def test_a_bar_on_a_terminal() -> None:
     text = stream.getvalue()
     assert "[bold]a note" in text, "a message is text, not markup"
     assert text.endswith("denoiser: done in 1 s, loss 0.5\n")
+
+
+def test_the_hardware_has_its_say() -> None:
+    """Numbers stand until the next ones; what is measured beside the stage is a line of its own and moves no bar."""
+    clock, stream = _Clock(), io.StringIO()
+    progress = Progress(stream, terminal=False, clock=clock)
+    progress.ldm_stage_start("denoiser", 100, 0)
+    for step in (10, 20):
+        clock.now += 5
+        logs = {"loss": 0.5, "images_per_second": 128.25, "data_wait": 0.034, "peak_memory_mib": 900.4}
+        progress.ldm_step("denoiser", step, logs if step == 10 else {})
+    progress.ldm_step("denoiser_validation", 20, {"val_loss": 0.625, "val_loss_t0": 0.5})
+    progress.ldm_step("somebody_elses", 20, {})
+    progress.ldm_stage_end("denoiser", "done")
+    assert stream.getvalue().splitlines()[1:] == [
+        "denoiser: 10/100 (10%) loss 0.5, 2 steps/s, 45 s left, 128 images/s, data wait 3%, peak 900 MiB",
+        "denoiser: 20/100 (20%) loss 0.5, 2 steps/s, 40 s left, 128 images/s, data wait 3%, peak 900 MiB",
+        "denoiser validation: step 20, loss 0.625",
+        "denoiser: done in 10 s, loss 0.5",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_a_terminal_of_any_width_has_two_lines(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit is cut: a bar that wraps leaves rubbish behind at each update."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("LINES", "24")
+    clock, stream = _Clock(), io.StringIO()
+    progress = Progress(stream, terminal=True, clock=clock)
+    progress.ldm_stage_start("denoiser", 4000, 0)
+    clock.now += 100
+    logs = {"loss": 0.123456, "images_per_second": 1234.5, "data_wait": 0.5, "peak_memory_mib": 130_000.0}
+    progress.ldm_step("denoiser", 1000, logs)
+    bar = progress._bar
+    with bar.console.capture() as captured:
+        bar.console.print(bar.get_renderable())
+    progress.close()
+    lines = captured.get().splitlines()
+    assert len(lines) == 2 and max(map(len, lines)) <= width
+    if width == 100:
+        assert "1000/4000" in lines[0] and "25%" in lines[0] and "5 min 00 s left" in lines[0]
+        said = "  loss 0.1235, 10 steps/s, 1234 images/s, data wait 50%, peak 127 GiB"
+        assert lines[1].rstrip() == said
+
+
+def test_memory_and_pace() -> None:
+    assert (memory(12.4), memory(999), memory(2048), memory(143_000)) == ("12 MiB", "999 MiB", "2 GiB", "140 GiB")
+    assert pace_text({"loss": 1.0}) == ""
+    assert pace_text({"images_per_second": 0.25, "data_wait": 0.0}) == "0.25 images/s, data wait 0%"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TextIO
 
 from ldm_core.hookspecs import hookimpl
@@ -34,6 +34,23 @@ def loss_text(logs: Mapping[str, float]) -> str:
     return ", ".join(f"{n.replace('_', ' ')} {logs[n]:.4g}" for n in (loss, psnr) if n is not None)
 
 
+def memory(mib: float) -> str:
+    """MiB as ``900 MiB`` or ``12.3 GiB``."""
+    return f"{mib:.0f} MiB" if mib < 1000 else f"{mib / 1024:.3g} GiB"
+
+
+def pace_text(logs: Mapping[str, float]) -> str:
+    """What the hardware does: ``412 images/s, data wait 3%, peak 1.2 GiB``; of these what `logs` hold."""
+    said = []
+    if (speed := logs.get("images_per_second")) is not None:
+        said.append(f"{speed:.3g} images/s" if speed < 1000 else f"{speed:.0f} images/s")
+    if (waited := logs.get("data_wait")) is not None:
+        said.append(f"data wait {waited:.0%}")
+    if (peak := logs.get("peak_memory_mib")) is not None:
+        said.append(f"peak {memory(peak)}")
+    return ", ".join(said)
+
+
 class Speed:
     """Steps per second over the last updates."""
 
@@ -50,19 +67,27 @@ class Speed:
         (then, first), (now, last) = self._seen[0], self._seen[-1]
         return (last - first) / (now - then) if now > then else 0.0
 
+    def pace(self) -> str:
+        """``6.6 steps/s`` or ``1.5 s/step``; nothing yet where nothing can be said."""
+        rate = self.rate()
+        return (f"{rate:.3g} steps/s" if rate >= 1 else f"{1 / rate:.3g} s/step") if rate else ""
+
+    def left(self) -> str:
+        """``2 min 31 s left``; nothing at the end, or where nothing can be said yet."""
+        rate = self.rate()
+        seconds = (self.steps - self._seen[-1][1]) / rate if rate else 0.0
+        return f"{duration(seconds)} left" if seconds > 0 else ""
+
     def text(self) -> str:
         """``6.6 steps/s, 2 min 31 s left``."""
-        rate = self.rate()
-        if not rate:
-            return ""
-        speed = f"{rate:.3g} steps/s" if rate >= 1 else f"{1 / rate:.3g} s/step"
-        left = (self.steps - self._seen[-1][1]) / rate
-        return f"{speed}, {duration(left)} left" if left > 0 else speed
+        return _listed(self.pace(), self.left())
 
 
 class Progress:
     """An observer that shows a run on `stream` (stderr): register it with a catalog's plugin manager.
 
+    On a terminal each stage has a bar with the time left and, in a line below it, loss, speed, the share of time that
+    was waited for data, and peak memory. Elsewhere these are lines, one a tenth of the stage or each ten seconds.
     `quiet` leaves warnings only. `clock` and `terminal` are for tests.
     """
 
@@ -82,7 +107,7 @@ class Progress:
         self._task: Any = None
         self._speed = Speed(0, 0, 0.0)
         self._began: float | None = None  # a stage may end without a beginning, when there was nothing to do
-        self._logs = ""
+        self._stage = self._logs = self._pace = ""
         self._line = (0.0, 0)
         self._problems: set[str] = set()
 
@@ -90,7 +115,8 @@ class Progress:
     def ldm_stage_start(self, stage: str, steps: int, start: int) -> None:
         """Begin a bar."""
         now = self._clock()
-        self._speed, self._began, self._logs, self._line = Speed(steps, start, now), now, "", (now, start)
+        self._speed, self._began, self._line = Speed(steps, start, now), now, (now, start)
+        self._stage, self._logs, self._pace = stage, "", ""
         if self._quiet:
             return
         if self._terminal:
@@ -102,22 +128,26 @@ class Progress:
 
     @hookimpl
     def ldm_step(self, stage: str, step: int, logs: Mapping[str, float]) -> None:
-        """Move the bar; a line now and then where there is no terminal."""
+        """Move the bar; a line now and then where there is no terminal, and for what was measured beside the stage."""
+        if stage != self._stage:
+            if logs and not self._quiet and (text := loss_text(_unprefixed(logs))):
+                self._write(f"{_title(stage)}: step {step}, {text}")
+            return
         now = self._clock()
         self._speed.update(step, now)
-        self._logs = loss_text(logs) or self._logs
+        self._logs, self._pace = loss_text(logs) or self._logs, pace_text(logs) or self._pace
         if self._quiet:
             return
         if self._bar is not None:
-            text = ", ".join(filter(None, (self._logs, self._speed.text())))
-            self._bar.update(self._task, completed=step, text=text)
+            below = _listed(self._logs, self._speed.pace(), self._pace)
+            self._bar.update(self._task, completed=step, left=self._speed.left(), below=below)
             return
         since, last = self._line
         steps = self._speed.steps
         far = now - since >= 1.0 and step - last >= LINE_EVERY_SHARE * steps
         if now - since >= LINE_EVERY_SECONDS or far:
             self._line = (now, step)
-            rest = ", ".join(filter(None, (self._logs, self._speed.text())))
+            rest = _listed(self._logs, self._speed.text(), self._pace)
             self._write(f"{_title(stage)}: {step}/{steps} ({100 * step // max(1, steps)}%) {rest}".rstrip())
 
     @hookimpl
@@ -140,7 +170,8 @@ class Progress:
     def ldm_stage_end(self, stage: str, status: str) -> None:
         """Close the bar with the time that the stage took."""
         self._close_bar()
-        began, logs, self._began, self._logs = self._began, self._logs, None, ""
+        began, logs, self._began = self._began, self._logs, None
+        self._stage = self._logs = self._pace = ""
         if self._quiet:
             return
         if status == "skipped":
@@ -168,19 +199,30 @@ class Progress:
 
     def _open_bar(self, stage: str, steps: int, start: int) -> None:
         from rich import progress
-        from rich.console import Console
+        from rich.console import Console, RenderableType
+        from rich.text import Text
+
+        class TwoLines(progress.Progress):
+            """The bar, and below it what would not fit beside it."""
+
+            def get_renderables(self) -> Iterable[RenderableType]:
+                """The bar's row, then the line below."""
+                yield self.make_tasks_table(self.tasks)
+                below = "".join(task.fields["below"] for task in self.tasks)
+                yield Text(f"  {below}", style="dim", no_wrap=True, overflow="ellipsis")
 
         self._close_bar()
-        self._bar = progress.Progress(
+        self._bar = TwoLines(
             progress.TextColumn("{task.description:<11}"),
             progress.BarColumn(bar_width=30),
             progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.fields[text]}"),
+            progress.TextColumn("{task.percentage:>3.0f}%"),
+            progress.TextColumn("{task.fields[left]}"),
             console=Console(file=self._stream),
             transient=True,
         )
         self._bar.start()
-        self._task = self._bar.add_task(_title(stage), total=max(1, steps), completed=start, text="")
+        self._task = self._bar.add_task(_title(stage), total=max(1, steps), completed=start, left="", below="")
 
     def _close_bar(self) -> None:
         if self._bar is not None:
@@ -190,3 +232,11 @@ class Progress:
 
 def _title(stage: str) -> str:
     return _TITLES.get(stage, stage.replace("_", " "))
+
+
+def _listed(*texts: str) -> str:
+    return ", ".join(filter(None, texts))
+
+
+def _unprefixed(logs: Mapping[str, float]) -> dict[str, float]:
+    return {name.removeprefix("val_"): value for name, value in logs.items()}
