@@ -28,6 +28,7 @@ from ldm_core.contracts import Site
 
 COMMAND = ["--first-stage", "vq_f4", "--cond", "text", "--sampler", "ddim"]
 PROMPTS = 200
+SEED = int(os.environ.get("LDM_ACCEPTANCE_SEED", "1"))
 
 pytestmark = pytest.mark.slow
 
@@ -54,10 +55,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def judged(run: dict[str, Any]) -> dict[str, Any]:
     pipeline = load(run["out"])
     site = Site(size=pipeline.recipe.image_size)
-    prompts = held_out_prompts(PROMPTS, seed=1)
+    prompts = held_out_prompts(PROMPTS, seed=SEED)
     scenes = held_out_scenes(PROMPTS, site)
     truth = [(p.colour, p.shape) for p in prompts]
-    made = pipeline.sample([p.caption for p in prompts], guidance=3.0, steps=50, seed=100, batch=50)
+    made = pipeline.sample([p.caption for p in prompts], guidance=3.0, steps=50, seed=100 * SEED, batch=50)
     read = [read_shape(s.image) for s in made]
     got = [(r.colour, r.shape) for r in read]
     true_prompts = held_out_prompts(PROMPTS, seed=0)  # prompt i of seed 0 is scene i
@@ -99,6 +100,8 @@ def test_time_and_memory(run: dict[str, Any]) -> None:
 
 
 def test_the_first_stage_reaches_30_db(run: dict[str, Any]) -> None:
+    if not run["json"]["first_stage"]:
+        pytest.skip("the first stage was given, not trained: nothing was measured")
     assert run["json"]["first_stage"]["psnr"] >= 30
     assert run["json"]["first_stage"]["held_out"] == 1
 
@@ -116,5 +119,6 @@ def test_shuffled_prompts_fall_to_chance(judged: dict[str, Any]) -> None:
 
 def test_the_run_left_what_it_says(run: dict[str, Any]) -> None:
     names = {p.name for p in Path(run["out"]).iterdir()}
-    assert {"recipe.yaml", "metrics.jsonl", "reconstructions.png", "samples.png", "model.safetensors"} <= names
+    assert {"recipe.yaml", "metrics.jsonl", "samples.png", "model.safetensors"} <= names
+    assert ("reconstructions.png" in names) == bool(run["json"]["first_stage"])
     assert workflow.RECIPE_FILE in names
