@@ -63,7 +63,8 @@ def _images(recipe: Recipe) -> Iterable[str]:
         yield f"image_size: {error} (first_stage '{stage.asked or stage.use}')"
     plain_site = Site(size=recipe.image_size, channels=recipe.image_channels, latent=stage.config.latent)
     yield from _own("first_stage", stage.config, plain_site)
-    yield from _own("dataset", recipe.dataset.config, plain_site)
+    for i, data in enumerate(recipe.datasets):
+        yield from _own("dataset" if data is recipe.dataset else f"dataset[{i}]", data.config, plain_site)
     for part in recipe.conditioners:
         yield from _own(f"conditioner '{part.name}'", part.config, plain_site)
 
@@ -110,6 +111,13 @@ def diffusion_misfits(recipe: Recipe) -> Iterable[str]:
             f"'{schedule.asked or schedule.use}'; set parameterization=v (or x0)"
         )
     table = getattr(schedule.config, "table_steps", None)
+    objective = recipe.objective
+    if table is None and getattr(objective.config, "needs_table", False):
+        yield (
+            f"objective '{objective.asked or objective.use}' with these settings is defined on the levels of a table, "
+            f"and schedule '{schedule.asked or schedule.use}' is continuous; set objective.elbo_weight=0 and "
+            "objective.learn_logvar=false, or choose a table schedule such as vp"
+        )
     problem = getattr(grid.config, "problem", None)
     if problem is not None and (line := problem(table, recipe.sample.steps)):
         yield f"time_grid '{grid.asked or grid.use}' with schedule '{schedule.asked or schedule.use}': {line}"

@@ -8,8 +8,8 @@ import attrs
 
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import DataInfo, Site
-from ldm_core.errors import ComponentError
-from ldm_core.recipe import Part, Recipe
+from ldm_core.errors import ComponentError, DataError
+from ldm_core.recipe import MixturePart, Part, Recipe
 
 
 def make(part: Part, site: Site, catalog: Catalog) -> Any:
@@ -28,12 +28,37 @@ def factory_of(part: Part, catalog: Catalog) -> Any:
         ) from error
 
 
-def make_dataset(recipe: Recipe, catalog: Catalog, **changes: Any) -> Any:
-    """The recipe's data set (torch-free); `changes` replace fields of its config, e.g. ``split="val"``."""
-    part = recipe.dataset
-    if changes:
-        part = attrs.evolve(part, config=attrs.evolve(part.config, **changes))
-    return make(part, Site(size=recipe.image_size, channels=recipe.image_channels), catalog)
+def make_dataset(recipe: Recipe, catalog: Catalog, like: DataInfo | None = None, **changes: Any) -> Any:
+    """The recipe's data set (torch-free); `changes` replace fields of its config, e.g. ``split="val"``.
+
+    Of several that are mixed, `changes` leave out those whose config has no such field and those that the change
+    leaves without data (no such split); DataError where that leaves none. `like`, what the training data offers,
+    keeps the numbers of its classes.
+    """
+    site = Site(size=recipe.image_size, channels=recipe.image_channels)
+    if not isinstance(recipe.dataset, MixturePart):
+        return make(_changed(recipe.dataset, changes), site, catalog)
+    from ldm_core.mixture import Mixture, labels_of
+
+    members, parts = recipe.dataset.members, []
+    labels, weights = labels_of(members), recipe.dataset.weights or (None,) * len(members)
+    problem: DataError | None = None
+    for member, label, weight in zip(members, labels, weights, strict=True):
+        if not all(hasattr(member.config, field) for field in changes):
+            continue
+        try:
+            parts.append((label, make(_changed(member, changes), site, catalog), weight))
+        except DataError as error:
+            if not changes:
+                raise
+            problem = error
+    if not parts:
+        raise problem or DataError(f"no data set of the mixture has the setting '{next(iter(changes))}'")
+    return Mixture(parts, like)
+
+
+def _changed(part: Part, changes: dict[str, Any]) -> Part:
+    return attrs.evolve(part, config=attrs.evolve(part.config, **changes)) if changes else part
 
 
 def data_info(dataset: Any) -> DataInfo:

@@ -100,6 +100,19 @@ class ConditionerPart(Part):
 
 
 @attrs.frozen(kw_only=True)
+class MixturePart(Part):
+    """Several data sets as one; `weights`: shares of the examples that are trained on, none = by their sizes."""
+
+    members: tuple[Part, ...]
+    weights: tuple[float, ...] = ()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """As written to recipe.yaml: a list of components, each with its weight where there are weights."""
+        rows = [member.plain() for member in self.members]
+        return [{**row, "weight": w} for row, w in zip(rows, self.weights, strict=True)] if self.weights else rows
+
+
+@attrs.frozen(kw_only=True)
 class Recipe:
     """A resolved recipe: every component by name with every field of its config, and the core's own settings."""
 
@@ -128,7 +141,9 @@ class Recipe:
         out: dict[str, Any] = {}
         for field in attrs.fields(Recipe):
             value = getattr(self, field.name)
-            if isinstance(value, Part):
+            if isinstance(value, MixturePart):
+                out[field.name] = value.rows()
+            elif isinstance(value, Part):
                 out[field.name] = value.plain()
             elif field.name in LISTS:
                 out[field.name] = [p.plain() for p in value]
@@ -149,10 +164,16 @@ class Recipe:
         """Every component, in build order."""
         yield self.first_stage
         yield from self.conditioners
-        for kind in SINGLE[1:]:
+        for kind in SINGLE[1:-1]:
             yield getattr(self, kind)
+        yield from self.datasets
         yield from self.adapters
         yield from self.observers
+
+    @property
+    def datasets(self) -> tuple[Part, ...]:
+        """The data set, or those that are mixed."""
+        return self.dataset.members if isinstance(self.dataset, MixturePart) else (self.dataset,)
 
     @property
     def reads(self) -> tuple[str, ...]:

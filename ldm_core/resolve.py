@@ -18,6 +18,7 @@ from ldm_core.recipe import (
     SECTIONS,
     SINGLE,
     ConditionerPart,
+    MixturePart,
     Part,
     Recipe,
     StagePart,
@@ -71,7 +72,8 @@ def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = 
     if "image_size" in out and "image_channels" in out:
         around.site = Site(size=out["image_size"], channels=out["image_channels"])
     for kind in SINGLE:  # the first stage is the first of them
-        attempt(kind, lambda kind=kind: _part(kind, kind, plain.get(kind, DEFAULTS[kind]), around))
+        one = _data if kind == "dataset" else _part
+        attempt(kind, lambda kind=kind, one=one: one(kind, kind, plain.get(kind, DEFAULTS[kind]), around))
         if kind == "first_stage" and kind in out:
             around.site = attrs.evolve(around.site, latent=out[kind].config.latent)
     for key, kind in LISTS.items():
@@ -96,6 +98,40 @@ def _one_or_three(value: Any) -> int:
     if value not in (1, 3) or isinstance(value, bool):
         raise ConfigError(f"image_channels: expected 1 (grey) or 3 (colour), got {value!r}")
     return int(value)
+
+
+def _data(kind: str, path: str, value: Any, around: _Around) -> Part:
+    """A data set, or a list of those that are mixed; a list of one is that one by itself."""
+    if not isinstance(value, list | tuple):
+        return _part(kind, path, value, around)
+    if not value:
+        raise ConfigError(f"{path}: an empty list; give a data set, or several to be mixed")
+    members: list[Any] = []
+    weights: list[float | None] = []
+    problems: list[str] = []
+    for i, item in enumerate(value):
+        rest = dict(item) if isinstance(item, Mapping) else item
+        given = rest.pop("weight", None) if isinstance(rest, dict) else None
+        members.append(rest)
+        try:
+            weight = None if given is None else _config.structure(given, float, f"{path}[{i}].weight")
+            weights.append(weight)
+            if weight is not None and not 0 < weight < float("inf"):
+                problems.append(f"{path}[{i}].weight: expected a number above 0, got {weight}")
+        except ConfigError as error:
+            problems += error.problems
+    if 0 < sum(w is None for w in weights) < len(weights):
+        problems.append(f"{path}: some data sets have a weight and some have none; give one to all of them, or to none")
+    try:
+        parts = _list(path, kind, members, around)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
+    if problems:
+        raise ConfigError(problems)
+    if len(parts) == 1:
+        return parts[0]
+    known = tuple(w for w in weights if w is not None)
+    return MixturePart(kind=kind, use="mixture", config=None, members=parts, weights=known)
 
 
 def _list(key: str, kind: str, value: Any, around: _Around) -> tuple[Part, ...]:

@@ -49,7 +49,7 @@ TRAINING = "first_stage,latents,denoiser"
             ("trainer.steps=5", "a.b=c=d", "x="),
         ),
         ("--prompt train --prompt a=b", ALL, {"prompt": ("train", "a=b")}, ()),
-        ("--input caption=red --data=shapes", ALL, {"input": ("caption=red",), "data": "shapes"}, ()),
+        ("--input caption=red --data=shapes", ALL, {"input": ("caption=red",), "data": ("shapes",)}, ()),
         ("train --seed 3 trainer.steps=5", TRAINING, {"seed": 3}, ("trainer.steps=5",)),
         ("--seed 3 trainer.steps=5 train --json", TRAINING, {"seed": 3, "json_flag": True}, ("trainer.steps=5",)),
         ("a=1 train b=2 --quiet c=3", TRAINING, {"quiet_flag": True}, ("a=1", "b=2", "c=3")),

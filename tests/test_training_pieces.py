@@ -79,11 +79,12 @@ class _Fetch:
 
 
 def test_flips_are_fair_and_a_function_of_the_place() -> None:
-    order = loading.Order(500, seed=1, flip=True)
+    arranged = loading.Arrangement(500, flip=True)
+    order = loading.Order(arranged, seed=1)
     places = [order.place(i) for i in range(2000)]
     share = sum(p.flip for p in places) / len(places)
     assert abs(share - 0.5) < 0.05
-    again = loading.Order(500, seed=1, flip=True)
+    again = loading.Order(arranged, seed=1)
     assert [again.place(i) for i in reversed(range(2000))] == places[::-1]
 
 

@@ -26,6 +26,10 @@ DROPOUT = 0.1
 """Share of training examples that lose a conditioner named by ``--cond``, where guidance needs the other case."""
 
 
+def _as_tuple(said: str | Sequence[str]) -> tuple[str, ...]:
+    return (said,) if isinstance(said, str) else tuple(said)
+
+
 @attrs.frozen(kw_only=True)
 class Request:
     """What the user asked for; None and empty stand for "not said"."""
@@ -36,7 +40,7 @@ class Request:
     cond: tuple[str, ...] = ()
     sampler: str | None = None
     guidance: str | None = None
-    data: str | None = None
+    data: tuple[str, ...] = attrs.field(default=(), converter=_as_tuple)
     prompts: tuple[str, ...] = ()
     train_steps: int | None = None
     sample_steps: int | None = None
@@ -46,9 +50,10 @@ class Request:
     @classmethod
     def of(cls, options: Mapping[str, Any], settings: Sequence[str]) -> Request:
         """From the command line's options by name, and its ``KEY=VALUE`` arguments."""
-        named = {a.name for a in attrs.fields(cls)} - {"settings", "prompts", "cond"}
+        named = {a.name for a in attrs.fields(cls)} - {"settings", "prompts", "cond", "data"}
         return cls(
             cond=tuple(options["cond"]),
+            data=tuple(options["data"]),
             prompts=tuple(options["prompt"]),
             settings=tuple(settings),
             **{name: options[name] for name in named},
@@ -84,8 +89,8 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:
             if kind == "first_stage" and name not in catalog.names(kind) and _is_bare_run(name):
                 name = f"./{name}"  # a run's folder here, said by its bare name
             plain[kind] = _chosen(plain.get(kind), _given(name, kind))
-    if request.data is not None:
-        plain["dataset"] = _data(request.data, plain.get("dataset"), catalog)
+    if request.data:
+        plain["dataset"] = _data_sets(request.data, plain.get("dataset"), catalog)
     for key, field, value in (
         ("trainer", "steps", request.train_steps),
         ("sample", "steps", request.sample_steps),
@@ -147,6 +152,18 @@ def _guidance(text: str, part: Any) -> Any:
     if not math.isfinite(scale):
         raise ConfigError(f"--guidance: expected a name or a finite scale, got {text}")
     return {**(part if isinstance(part, Mapping) and _use(part) == "cfg" else {"use": "cfg"}), "scale": scale}
+
+
+def _data_sets(texts: Sequence[str], part: Any, catalog: Catalog) -> Any:
+    """One data set, or several that are mixed; settings of the recipe's own go with each, a weight with its place."""
+    own = list(part) if isinstance(part, list | tuple) else [part]
+    made = []
+    for i, text in enumerate(texts):
+        before = own[i] if len(own) == len(texts) else own[0] if len(own) == 1 else None
+        made.append(_data(text, before, catalog))
+    if len(made) > 1:
+        return made
+    return {k: v for k, v in made[0].items() if k != "weight"} if isinstance(made[0], Mapping) else made[0]
 
 
 def _data(text: str, part: Any, catalog: Catalog) -> Any:

@@ -21,7 +21,7 @@ def run_options() -> list[click.Parameter]:
         _option("--cond", "NAME", "Conditioner; repeat for several; 'none' for none.", multiple=True),
         _option("--sampler", "NAME", "Sampler."),
         _option("--guidance", "NAME|SCALE", "Guidance, or the scale of classifier-free guidance."),
-        _option("--data", "NAME|URL", "A data set by name, or a folder, tar file or URL pattern."),
+        _option("--data", "NAME|URL", "A data set by name, folder, tar or URL pattern; repeat to mix.", multiple=True),
         _option("--out", "URL", "Folder of the run.  [default: runs/, with a name from the recipe]"),
         *input_options(),
         _option("--train-steps", "N", "Steps of the denoiser's training.", type=click.IntRange(min=1)),

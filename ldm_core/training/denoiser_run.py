@@ -12,7 +12,7 @@ from ldm_core.recipe import versions
 from ldm_core.streams import mix_seed
 from ldm_core.training import curves, latents
 from ldm_core.training.denoiser_task import DenoiserTask
-from ldm_core.training.loader import Examples, Loader
+from ldm_core.training.loader import Examples, Loader, arrange
 from ldm_core.training.loop import train
 
 if TYPE_CHECKING:
@@ -30,21 +30,19 @@ def train_denoiser(work: Stages, identity: str) -> None:
     if made is None:
         examples = Examples(data, recipe.image_size, recipe.data, ["image", *keys])
         fetch, geometry = examples.__getitem__, examples.keys
-        count = len(examples)
     else:
         beside = Examples(data, recipe.image_size, recipe.data, keys) if keys else None
         fetch = latents.LatentExamples(made, beside)
-        geometry, count = fetch.keys, made.tensor.shape[1]
+        geometry = fetch.keys
     loader = Loader(
         fetch,
-        count,
+        arrange(data, recipe.data),
         geometry,
         images_per_step=settings.images_per_step,
         accumulate=settings.accumulate,
         steps=settings.steps,
         world=world,
         seed=mix_seed(recipe.seed, "denoiser"),
-        flip=recipe.data.flip,
         workers=recipe.data.workers,
     )
     model.to(world.device)

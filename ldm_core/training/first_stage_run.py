@@ -44,14 +44,13 @@ def train_first_stage(work: Stages, identity: str) -> None:
             )
         loader = Loader(
             examples.__getitem__,
-            len(examples),
+            examples.arrangement,
             examples.keys,
             images_per_step=settings.images_per_step,
             accumulate=settings.accumulate,
             steps=settings.steps,
             world=world,
             seed=mix_seed(recipe.seed, "first_stage"),
-            flip=recipe.data.flip,
             workers=recipe.data.workers,
         )
         task = FirstStageTask(

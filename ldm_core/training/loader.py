@@ -8,7 +8,6 @@ from typing import Any
 
 import attrs
 import numpy as np
-import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -17,24 +16,11 @@ from ldm_core.batch import collate, to_device
 from ldm_core.builtin.reading import SkipBad
 from ldm_core.contracts import Batch
 from ldm_core.settings import DataSettings
-from ldm_core.streams import mix_seed
+from ldm_core.training.order import Arrangement, Order, Place
 from ldm_core.training.world import World
 
 MAX_BAD = 0.01
 """Share of unreadable examples that is passed over, where a data set does not say."""
-
-
-@attrs.frozen
-class Place:
-    """One example's place in the run: the epoch, its index in the data, and whether it is mirrored."""
-
-    epoch: int
-    index: int
-    flip: bool
-
-    def seed(self, run_seed: int, purpose: str) -> int:
-        """The seed of this example's random stream."""
-        return mix_seed(run_seed, purpose, self.epoch, self.index)
 
 
 class Examples(TorchDataset):
@@ -48,7 +34,9 @@ class Examples(TorchDataset):
         kinds = set(self.keys.values())
         # Boxes move with the picture that they lie on: they need its shape, also where nobody asked for it.
         shape = ["image"] if "boxes" in kinds and not kinds & {"image", "map"} and "image" in dataset.keys else []
-        self.dataset = SkipBad(dataset.select([*self.keys, *shape]), getattr(dataset, "max_bad", MAX_BAD))
+        view = dataset.select([*self.keys, *shape])
+        self.arrangement = arrange(view, settings)
+        self.dataset = SkipBad(view, getattr(dataset, "max_bad", MAX_BAD))
         self._size, self._fit, self._left = tuple(size), settings.fit, settings.keep
         self._kept: dict[tuple[int, bool], Mapping[str, Any]] = {}
 
@@ -77,23 +65,10 @@ class Examples(TorchDataset):
         return [self[i] for i in range(min(count, len(self)))]
 
 
-class Order:
-    """The order of a run's examples: a new permutation each epoch, a function of (seed, epoch)."""
-
-    def __init__(self, length: int, seed: int, *, flip: bool = False) -> None:
-        self._length, self._seed, self._flip = length, seed, flip
-        self._epochs: dict[int, torch.Tensor] = {}
-
-    def place(self, position: int) -> Place:
-        """The example at `position`, counted from the start of the run."""
-        epoch, offset = divmod(position, self._length)
-        if epoch not in self._epochs:
-            generator = torch.Generator().manual_seed(mix_seed(self._seed, "order", epoch))
-            self._epochs = {e: p for e, p in self._epochs.items() if e >= epoch - 1}
-            self._epochs[epoch] = torch.randperm(self._length, generator=generator)
-        index = int(self._epochs[epoch][offset])
-        flip = self._flip and bool(mix_seed(self._seed, "flip", epoch, index) & 1)
-        return Place(epoch, index, flip)
+def arrange(dataset: Any, settings: DataSettings) -> Arrangement:
+    """How the examples of `dataset` are drawn: the shares of a mixture's parts, mirroring."""
+    sections = tuple((each.length, each.weight) for each in getattr(dataset, "sections", ()))
+    return Arrangement(len(dataset), sections=sections, flip=settings.flip)
 
 
 @attrs.frozen
@@ -114,7 +89,7 @@ class Loader:
     def __init__(
         self,
         fetch: Callable[[Place], Mapping[str, Any]],
-        length: int,
+        arrangement: Arrangement | int,
         keys: Mapping[str, str],
         *,
         images_per_step: int,
@@ -122,19 +97,18 @@ class Loader:
         steps: int,
         world: World,
         seed: int,
-        flip: bool = False,
         workers: int = 0,
     ) -> None:
         self._fetch, self._keys, self._world = fetch, keys, world
         self._images, self._accumulate, self._steps = images_per_step, accumulate, steps
         self._micro = images_per_step // (world.size * accumulate)
-        self._order, self._workers = Order(length, seed, flip=flip), workers
+        self._order, self._workers = Order(arrangement, seed, images_per_step), workers
 
     def _places(self, start: int) -> Iterator[list[Place]]:
         for step in range(start, self._steps):
             for a in range(self._accumulate):
-                first = step * self._images + (a * self._world.size + self._world.rank) * self._micro
-                yield [self._order.place(first + i) for i in range(self._micro)]
+                first = (a * self._world.size + self._world.rank) * self._micro
+                yield self._order.step(step, range(first, first + self._micro))
 
     def steps(self, start: int) -> Iterator[list[MicroBatch]]:
         """The micro-batches of each step, from step `start` (counted from 0) to the end."""

@@ -63,9 +63,9 @@ class Stages:
 
     def held_out(self, keys: Sequence[str] = ("image",)) -> tuple[Any, bool]:
         """Held-out data with `keys`, and whether it is: a data set without such a split gives its training data."""
-        if hasattr(self.recipe.dataset.config, "split"):
+        if any(hasattr(part.config, "split") for part in self.recipe.datasets):
             try:
-                data = make_dataset(self.recipe, self.catalog, split="val")
+                data = make_dataset(self.recipe, self.catalog, self.info, split="val")
                 data.select(keys)
                 return data, True
             except DataError:
