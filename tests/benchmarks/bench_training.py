@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--size", choices=[*SIZES, "all"], default="all")
     parser.add_argument("--compile", action="store_true", help="compile both (needs a C++ compiler on a CPU)")
-    parser.add_argument("--cpu-time", action="store_true", help="the process's own time: for a machine that is not idle")
+    parser.add_argument("--cpu-time", action="store_true", help="the process's own time, for a busy machine")
     options = parser.parse_args()
     clock = time.process_time if options.cpu_time else time.perf_counter
     for name in SIZES if options.size == "all" else [options.size]:
