@@ -254,7 +254,11 @@ class Parameterization(Protocol):
 
 @runtime_checkable
 class Objective(Protocol):
-    """How times are drawn and errors weighed. Provisional."""
+    """How times are drawn and errors weighed. Provisional.
+
+    It may be a module with parameters of its own, which are trained with the model but do not travel with it, and may
+    have ``prepare(model)``, called once before the optimizer is made: there it can make what the model decides.
+    """
 
     __init__ = _cooperative_init  # type: ignore[misc]
 

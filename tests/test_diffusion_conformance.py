@@ -26,6 +26,11 @@ class TestVPStableDiffusion(ScheduleSuite):
     component = "vp_sd"
 
 
+class TestVPZeroTerminal(ScheduleSuite):
+    component = "vp"
+    settings = MappingProxyType({"zero_terminal": True})
+
+
 class TestEps(ParameterizationSuite):
     component = "eps"
 
@@ -45,6 +50,11 @@ class TestSimple(ObjectiveSuite):
 class TestSimpleL1(ObjectiveSuite):
     component = "simple"
     settings = MappingProxyType({"loss": "l1", "weighting": "x0"})
+
+
+class TestSimpleMinSNR(ObjectiveSuite):
+    component = "simple"
+    settings = MappingProxyType({"loss": "huber", "weighting": "min_snr", "times": "logit_normal"})
 
 
 class TestLegacy(TimeGridSuite):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 import torch
 
@@ -123,6 +124,31 @@ def test_draw_gives_every_level_alike() -> None:
     assert VPSchedule(VPConfig()).draw(largest).item() == 1000
 
 
+@pytest.mark.parametrize("preset", ["vp_ldm", "vp_sd", "vp_cosine"])
+def test_zero_terminal_is_the_closed_formula_and_diffusers(preset: str) -> None:
+    plain, config = VP_PRESETS[preset], attrs.evolve(VP_PRESETS[preset], zero_terminal=True)
+    roots = torch.tensor(plain.alphas_cumprod(), dtype=torch.float64).sqrt()
+    stretched = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
+    schedule = VPSchedule(config)
+    torch.testing.assert_close(schedule.alphas_cumprod.sqrt(), stretched, rtol=1e-13, atol=1e-15)
+    assert config.zero_terminal_alpha and not plain.zero_terminal_alpha
+    end = levels(1000)
+    assert (float(schedule.alpha(end)), float(schedule.sigma(end))) == (0.0, 1.0)
+    torch.testing.assert_close(schedule.alpha(levels(1)), VPSchedule(plain).alpha(levels(1)), rtol=1e-12, atol=0)
+    betas = torch.tensor(config.betas(), dtype=torch.float64)
+    torch.testing.assert_close((1 - betas).cumprod(0), schedule.alphas_cumprod, rtol=1e-9, atol=1e-15)
+    ddim = pytest.importorskip("diffusers.schedulers.scheduling_ddim")
+    theirs = ddim.rescale_zero_terminal_snr(torch.tensor(plain.betas(), dtype=torch.float64))
+    torch.testing.assert_close(betas, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_above_the_last_signal_the_ratio_is_linear_to_nothing() -> None:
+    schedule = VPSchedule(VPConfig(zero_terminal=True))
+    last, between = levels(999), levels(999.75)
+    ratio = schedule.alpha(last) / schedule.sigma(last)
+    torch.testing.assert_close(schedule.alpha(between) / schedule.sigma(between), 0.25 * ratio)
+
+
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
@@ -131,6 +157,7 @@ def test_draw_gives_every_level_alike() -> None:
         ({"beta_end": 0.999}, "nothing of the signal"),
         ({"steps": 0}, "steps: expected 1 or more"),
         ({"kind": "lineal"}, "did you mean 'linear'"),
+        ({"zero_terminal": True, "steps": 1}, "zero_terminal needs a table of 2"),
     ],
 )
 def test_impossible_tables_are_refused(settings: dict[str, object], word: str) -> None:

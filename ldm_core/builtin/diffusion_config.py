@@ -7,7 +7,8 @@ checked without it.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+import operator
+from itertools import accumulate, pairwise
 from typing import Any, ClassVar, Literal
 
 import attrs
@@ -30,6 +31,9 @@ class VPConfig:
     Kinds of beta, from `beta_start` to `beta_end`: ``linear`` is linear in the square root, as published
     latent diffusion models use the word; ``sqrt_linear`` is linear in beta itself; ``sqrt`` is the root of a
     linear one; ``cosine`` (Nichol & Dhariwal 2021, offset 0.008, beta at most 0.999) reads neither end.
+
+    `zero_terminal` shifts and stretches alpha so that it ends at 0 and begins where it began (Lin et al. 2024, arXiv
+    2305.08891, algorithm 1): the last level holds no signal, and a network that predicts eps cannot be trained there.
     """
 
     kind: Literal["linear", "sqrt_linear", "cosine", "sqrt"] = attrs.field(
@@ -42,18 +46,23 @@ class VPConfig:
         default=0.0195, validator=_positive_fraction, metadata={"help": "last beta (not read by cosine)"}
     )
     steps: int = attrs.field(default=1000, validator=_at_least_one, metadata={"help": "length T of the table"})
+    zero_terminal: bool = attrs.field(
+        default=False, metadata={"help": "stretch the table to end without signal (needs parameterization v or x0)"}
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.beta_start > self.beta_end:
             raise ValueError(f"beta_start {self.beta_start} exceeds beta_end {self.beta_end}")
-        if self.alphas_cumprod()[-1] < 1e-250:  # double precision holds nothing smaller for long
+        if self.zero_terminal and self.steps < 2:
+            raise ValueError("zero_terminal needs a table of 2 steps or more")
+        if self._products(self._own_betas())[-1] < 1e-250:  # double precision holds nothing smaller for long
             raise ValueError(
                 f"nothing of the signal is left after {self.steps} steps of beta up to {self.beta_end}; "
                 "lower beta_end or steps"
             )
 
-    def betas(self) -> list[float]:
-        """The T variances beta of single steps, in double precision."""
+    def _own_betas(self) -> list[float]:
+        """The betas of the kind, before any stretching."""
         n = self.steps
         if self.kind == "cosine":
             bar = [math.cos((i / n + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(n + 1)]
@@ -66,13 +75,24 @@ class VPConfig:
             return [v * v for v in line]
         return [math.sqrt(v) for v in line] if self.kind == "sqrt" else line
 
+    @staticmethod
+    def _products(betas: list[float]) -> list[float]:
+        return list(accumulate((1 - beta for beta in betas), operator.mul))
+
+    def betas(self) -> list[float]:
+        """The T variances beta of single steps, in double precision."""
+        if not self.zero_terminal:
+            return self._own_betas()
+        return [1 - after / before for before, after in pairwise([1.0, *self.alphas_cumprod()])]
+
     def alphas_cumprod(self) -> list[float]:
         """alpha² of the T table entries (index 0 = the least noise, t = 1), in double precision."""
-        out, product = [], 1.0
-        for beta in self.betas():
-            product *= 1 - beta
-            out.append(product)
-        return out
+        products = self._products(self._own_betas())
+        if not self.zero_terminal:
+            return products
+        roots = [math.sqrt(p) for p in products]
+        first, last = roots[0], roots[-1]
+        return [((root - last) * first / (first - last)) ** 2 for root in roots]
 
     @property
     def table_steps(self) -> int | None:
@@ -118,15 +138,62 @@ class VConfig:
     needs_terminal_alpha: ClassVar[bool] = False
 
 
+def _positive(instance: Any, attribute: attrs.Attribute, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{attribute.name}: expected a number above 0, got {value}")
+
+
+def _finite(instance: Any, attribute: attrs.Attribute, value: float) -> None:
+    if not math.isfinite(value):
+        raise ValueError(f"{attribute.name}: expected a finite number, got {value}")
+
+
+def _not_negative(instance: Any, attribute: attrs.Attribute, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{attribute.name}: expected 0 or more, got {value}")
+
+
 @attrs.frozen(kw_only=True)
 class SimpleConfig:
-    """The simple loss: times drawn uniformly, the error averaged over an example's values."""
+    """The simple loss: the error of what the network predicts, averaged over an example's values.
 
-    loss: Literal["l2", "l1"] = attrs.field(default="l2", metadata={"help": "squared or absolute error"})
-    weighting: Literal["target", "eps", "x0"] = attrs.field(
-        default="target",
-        metadata={"help": "error of what the network predicts (as published), of the noise or of x0"},
+    ``huber`` is the square up to `huber_delta` and the tangent line beyond it, 2 delta |e| - delta² (twice the usual
+    Huber loss, so that small errors cost what they cost under l2). Two terms of the published objective are off by
+    default: with `elbo_weight` w, w times the variational bound's term of the drawn level, which is always squared;
+    with `learn_logvar`, loss / exp(v_t) + v_t with a learned log-variance v_t for each entry of the table.
+    """
+
+    loss: Literal["l2", "l1", "huber"] = attrs.field(default="l2", metadata={"help": "squared, absolute or Huber's"})
+    huber_delta: float = attrs.field(
+        default=1.0, validator=_positive, metadata={"help": "error at which huber turns from square to line"}
     )
+    weighting: Literal["target", "eps", "x0", "min_snr"] = attrs.field(
+        default="target",
+        metadata={
+            "help": "error of what the network predicts (as published), of the noise or of x0; min_snr: the squared "
+            "error of x0 times min(snr, gamma)"
+        },
+    )
+    gamma: float = attrs.field(
+        default=5.0, validator=_positive, metadata={"help": "min_snr's bound on alpha²/sigma² (Hang et al. 2023)"}
+    )
+    elbo_weight: float = attrs.field(
+        default=0.0, validator=_not_negative, metadata={"help": "weight of the variational bound's term; 0 = none"}
+    )
+    learn_logvar: bool = attrs.field(default=False, metadata={"help": "learn a log-variance of the loss per level"})
+    times: Literal["uniform", "logit_normal"] = attrs.field(
+        default="uniform",
+        metadata={"help": "how training times are drawn; logit_normal: the middle of the schedule more often"},
+    )
+    times_mean: float = attrs.field(
+        default=0.0, validator=_finite, metadata={"help": "of the logit; above 0: noisier"}
+    )
+    times_std: float = attrs.field(default=1.0, validator=_positive, metadata={"help": "of the logit"})
+
+    @property
+    def needs_table(self) -> bool:
+        """Whether it is defined on the levels of a table alone."""
+        return self.elbo_weight > 0 or self.learn_logvar
 
 
 @attrs.frozen(kw_only=True)

@@ -84,7 +84,7 @@ def _forward_process() -> list[Component]:
             name="simple",
             config=diffusion.SimpleConfig,
             factory="ldm_core.builtin.objectives:SimpleObjective",
-            summary="uniform times, squared or absolute error",
+            summary="L1, L2 or Huber; min-SNR, ELBO term, learned log-variance; uniform or logit-normal times",
             source=f"{_DDPM}, equation 14",
         ),
     ]

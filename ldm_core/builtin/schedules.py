@@ -13,17 +13,18 @@ class VPSchedule(NoiseSchedule):
     """A table of T levels with alpha² + sigma² = 1 (Ho et al. 2020), in float64.
 
     Level t is the table's index t - 1, and t = 0 is data. Between whole t >= 1 the log signal-to-noise ratio,
-    ln(alpha²/sigma²), is linear in t; below t = 1, where it has no bound, sigma/alpha is linear from 0.
-    Outside [0, T] the nearest end holds.
+    ln(alpha²/sigma²), is linear in t; below t = 1, where it has no bound, sigma/alpha is linear from 0, and above
+    t = T - 1 of a table without signal at its end alpha/sigma is linear to 0. Outside [0, T] the nearest end holds.
     """
 
     def __init__(self, config: VPConfig, site: Site | None = None) -> None:
         self.table_steps: int = config.steps
         self.t_max = float(config.steps)
+        self._zero_terminal = config.zero_terminal_alpha
         self.alphas_cumprod = torch.tensor(config.alphas_cumprod(), dtype=torch.float64)
         """alpha² of the table (T,), float64: index i is level t = i + 1."""
         square = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod])
-        log_ratio = 0.5 * torch.log((1 - square) / square)  # ln(sigma / alpha); -inf at data
+        log_ratio = 0.5 * torch.log((1 - square) / square)  # ln(sigma / alpha); -inf at data, inf without signal
         self._tables = {torch.device("cpu"): torch.stack([square.sqrt(), (1 - square).sqrt(), log_ratio])}
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -54,6 +55,8 @@ class VPSchedule(NoiseSchedule):
         log_ratio = torch.lerp(log_ratios[below], log_ratios[above], part)
         # Below t = 1: ratio = t * ratio(1).
         log_ratio = torch.where(below == 0, part.log() + log_ratios[1], log_ratio)
+        if self._zero_terminal:
+            log_ratio = torch.where(above == self.table_steps, log_ratios[-2] - (1 - part).log(), log_ratio)
         whole = part == 0  # the table's own values, to the bit
         return (
             torch.where(whole, alphas[below], torch.sigmoid(-2 * log_ratio).sqrt()),
