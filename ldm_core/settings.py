@@ -9,6 +9,9 @@ import attrs
 
 from ldm_core.contracts import EMPTY
 
+MAX_WIDTH = 0.28
+"""The widest power-function average; one that gives every step the same weight has 1 / sqrt(12) = 0.289."""
+
 
 def _field(
     default: Any,
@@ -47,6 +50,24 @@ def _betas(default: tuple[float, float]) -> Any:
     return attrs.field(default=default, validator=check, metadata={"help": "AdamW's decays of gradient and square"})
 
 
+def _start_share(section: Any, attribute: attrs.Attribute[Any], value: float | None) -> None:
+    """A share, and the only word on the discriminator's start."""
+    if value is None:
+        return
+    if not 0 <= value <= 1:
+        raise ValueError(f"{attribute.name}: expected a share from 0 to 1, got {value}")
+    if section.adversarial_start is not None:
+        raise ValueError(f"{attribute.name}: adversarial_start is given too; use one of them, and null for the other")
+
+
+def _widths(_: Any, attribute: attrs.Attribute[Any], value: tuple[float, ...]) -> None:
+    """Relative widths of averages, each once."""
+    if not all(0 < width <= MAX_WIDTH for width in value) or len(set(value)) < len(value):
+        raise ValueError(
+            f"{attribute.name}: expected different numbers above 0 and up to {MAX_WIDTH}, got {list(value)}"
+        )
+
+
 @attrs.frozen(kw_only=True)
 class DataSettings:
     """How examples become batches."""
@@ -77,6 +98,7 @@ class EngineSettings:
         "constant", "the learning rate after the warm-up"
     )
     warmup_steps: int = _field(0, "steps in which the learning rate rises from 0", minimum=0)
+    decay_start: int = _field(0, "steps after which inverse_sqrt falls; 0 = those of the warm-up", minimum=0)
     final_lr: float = _field(0.0, "where cosine and linear end, as a share of lr", minimum=0, maximum=1)
     betas: tuple[float, float] = _betas((0.9, 0.999))
     weight_decay: float = _field(0.01, "AdamW's", minimum=0)
@@ -105,7 +127,10 @@ class EngineSettings:
     validate_every: int = _field(0, "steps between measurements on held-out images; 0 = at the end", minimum=0,
                                  same=True)
     validate_images: int = _field(256, "held-out images that are measured", minimum=1, same=True)
-    init_from: str = _field("", "path or URL of trained weights to start from (finetuning); none: fresh weights")
+    init_from: str = _field(
+        "", "path or URL of trained weights to start from (finetuning); none: fresh weights", same=True
+    )
+    init_sha256: str = _field("", "hash of those weights; filled in")
 
 
 @attrs.frozen(kw_only=True)
@@ -114,13 +139,18 @@ class TrainerSettings(EngineSettings):
 
     ema: float = _field(0.9999, "largest decay of the averaged weights; 0 = no average", minimum=0, maximum=1)
     ema_power: tuple[float, ...] = attrs.field(
-        default=(), metadata={"help": "relative widths of power-function averages kept for post-hoc reconstruction"}
+        default=(),
+        validator=_widths,
+        metadata={"help": "relative widths of power-function averages kept for post-hoc reconstruction, as [0.05, 0.1]"},
     )
     ema_snapshots: int = _field(0, "steps between snapshots of those averages; 0 = with the checkpoints", minimum=0,
                                 same=True)
     joint_dropout: float = _field(0.0, "share of examples that lose all conditions at once", minimum=0, maximum=1)
     cache_latents: bool = _field(True, "encode the images once (needs a frozen first stage, as always here)")
     latents: str = _field("", "folder or URL of the encoded images; none: in the run's folder", same=True)
+    latents_dtype: Literal["fp32", "fp16", "bf16"] = _field(
+        "fp32", "how encoded images are stored: half the bytes, and the rounding that manifest.json tells"
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -137,8 +167,8 @@ class FirstStageTrainerSettings(EngineSettings):
     log_variance: bool = _field(False, "learn the variance of the reconstruction error with the autoencoder")
     adversarial: bool = _field(True, "train a patch discriminator")
     adversarial_start: int | None = _field(None, "batch at which it comes in; null = the stage's own", minimum=0)
-    adversarial_start_share: float | None = _field(
-        None, "the same as a share of the run's steps", minimum=0, maximum=1
+    adversarial_start_share: float | None = attrs.field(
+        default=None, validator=_start_share, metadata={"help": "the same as a share of the run's steps", "same": False}
     )
     adversarial_weight: float | None = _field(None, "its weight; null = the stage's own", minimum=0)
     discriminator_layers: int | None = _field(None, "its strided layers; null = the stage's own", minimum=1)
@@ -167,6 +197,33 @@ class SampleSettings:
     prompts: tuple[str, ...] = attrs.field(default=(), metadata={"help": "prompts; none = taken from held-out data"})
     project_x0: bool = _field(False, "let the first stage quantise each estimate of x0")
     branches: Literal["together", "apart"] = _field("together", "guidance branches in one call, or one by one")
+
+
+@attrs.frozen(kw_only=True)
+class StorageSettings:
+    """How remote files are reached. Credentials are never set here: they come from the environment or a profile."""
+
+    endpoint_url: str = attrs.field(
+        default="", metadata={"help": "address of an S3 server; empty: AWS_ENDPOINT_URL, or Amazon's own"}
+    )
+    region: str = _field("", "region of the buckets; empty: as in the environment")
+    profile: str = _field("", "profile of ~/.aws to take credentials from; empty: as in the environment")
+    anon: bool = _field(False, "read public buckets without credentials")
+    connect_timeout: float = _field(10.0, "seconds to make a connection", above=0)
+    read_timeout: float = _field(60.0, "seconds without a byte in either direction, after which it is tried again",
+                                 above=0)
+    retries: int = _field(10, "how many times a failed request is repeated; 0: never", minimum=0)
+    time_limit: float = _field(600.0, "seconds after a first failure, after which it is not repeated any more",
+                               minimum=0)
+
+    @endpoint_url.validator
+    def _no_secrets(self, _: Any, value: str) -> None:
+        head, mark, rest = value.partition("://")
+        if value and (head not in ("http", "https") or not mark or not rest or "?" in rest):
+            raise ValueError("endpoint_url: expected an address such as https://s3.example.org")
+        if "@" in rest:
+            raise ValueError("endpoint_url: credentials do not belong in an address; set AWS_ACCESS_KEY_ID and "
+                             "AWS_SECRET_ACCESS_KEY, or name a profile")
 
 
 def same_keys(section: type) -> frozenset[str]:

@@ -21,7 +21,7 @@ from ldm_core.settings import TrainerSettings
 from ldm_core.training import loader as loading
 from ldm_core.training.ema import EMA
 from ldm_core.training.engine import engine_config
-from ldm_core.training.first_stage_task import fit_normalization
+from ldm_core.training.latent_statistics import fit_normalization
 from ldm_core.training.rates import learning_rate
 from ldm_core.training.world import World
 

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors.torch import save
 
-from ldm_core import artifacts, images, storage
+from ldm_core import artifacts, storage
 from ldm_core.batch import to_images
 from ldm_core.build import make_first_stage
 from ldm_core.config import unstructure
 from ldm_core.contracts import FirstStage
-from ldm_core.pipeline import reconstruct
 from ldm_core.recipe import versions
 from ldm_core.streams import mix_seed
 from ldm_core.training import curves
-from ldm_core.training.first_stage_task import FirstStageTask, fit_normalization
+from ldm_core.training.first_stage_task import FirstStageTask, perceptual_distance
+from ldm_core.training.first_stage_validation import HeldOut, described, evaluating, rounded
+from ldm_core.training.latent_statistics import fit_normalization
 from ldm_core.training.loader import Examples, Loader
 from ldm_core.training.loop import train
-from ldm_core.training.reconstruction_metrics import quality
+from ldm_core.training.world import World
 
 if TYPE_CHECKING:
     from ldm_core.training.stages import Stages
 
-_SHOWN = 16
+_BLOCK = 32
 
 
 def train_first_stage(work: Stages, identity: str) -> None:
@@ -36,12 +37,11 @@ def train_first_stage(work: Stages, identity: str) -> None:
     examples = Examples(work.dataset, recipe.image_size, recipe.data, ["image"])
     stage: Any = make_first_stage(recipe, work.catalog)
     stage.to(world.device)
+    perceptual = perceptual_distance(settings.lpips, world)
+    dataset, is_held_out = work.held_out()
+    pictures = HeldOut(Examples(dataset, recipe.image_size, recipe.data, ["image"]), settings, world, perceptual)
     if any(p.requires_grad for p in stage.parameters()):
-        if not settings.lpips:
-            work.run.say(
-                "first stage: trained without LPIPS, as the recipe gives no weights for it "
-                "(first_stage_trainer.lpips=PATH_OR_URL)"
-            )
+        _say_how(work)
         loader = Loader(
             examples.__getitem__,
             examples.arrangement,
@@ -54,17 +54,23 @@ def train_first_stage(work: Stages, identity: str) -> None:
             workers=recipe.data.workers,
         )
         task = FirstStageTask(
-            stage, recipe, world, lambda: first_images(work, examples, settings.codebook_init_images)
+            stage,
+            recipe,
+            world,
+            lambda: (x for _, x in spread_images(examples, settings.codebook_init_images, world)),
+            perceptual,
         )
+        _watch(task, work, stage, pictures)
         folder = storage.join(work.out, "checkpoints", "first_stage")
         train(task, loader, settings, work.run, folder=folder, identity=identity)
+    else:
+        work.run.say(f"first stage: '{recipe.first_stage.use}' has nothing to train")
     stage.eval().requires_grad_(False)
-    few = min(settings.statistics_images, len(examples))
-    seeds = [mix_seed(recipe.seed, "statistics", i) for i in range(few)]
-    batches = first_images(work, examples, few)
-    fit_normalization(stage, ((x, seeds[i * 32 : i * 32 + len(x)]) for i, x in enumerate(batches)))
+    blocks = spread_images(examples, settings.statistics_images, world, world.rank, world.size)
+    batches = ((x, [mix_seed(recipe.seed, "statistics", i) for i in numbers]) for numbers, x in blocks)
+    fit_normalization(stage, batches, world)
     work.use_stage(stage)
-    evaluate(work, stage)
+    evaluate(work, stage, pictures, is_held_out)
     work.report_bad(examples)
     if world.main:
         meta = artifacts.metadata(
@@ -84,29 +90,68 @@ def train_first_stage(work: Stages, identity: str) -> None:
     world.barrier()
 
 
-def first_images(work: Stages, examples: Examples, count: int) -> Iterator[torch.Tensor]:
-    """The first `count` images (or all) as batches of at most 32 tensors in [-1, 1], on the run's device."""
+def _say_how(work: Stages) -> None:
+    """What a user may not expect of this recipe."""
+    settings = work.recipe.first_stage_trainer
+    if not settings.lpips:
+        work.run.say(
+            "first stage: trained without LPIPS, as the recipe gives no weights for it "
+            "(first_stage_trainer.lpips=PATH_OR_URL)"
+        )
+    if settings.adversarial and settings.discriminator_norm == "batch" and work.run.world.size > 1:
+        work.run.say(
+            "first stage: discriminator_norm=batch normalises over each process's own share of the batch, so the "
+            "result depends on the number of processes (discriminator_norm=group does not)",
+            "warning",
+        )
+
+
+def spread_images(
+    examples: Examples, count: int, world: World, start: int = 0, step: int = 1
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """`count` images (or all) from evenly spaced places of the data, which may be sorted, in blocks of at most 32.
+
+    Gives every `step`-th block from block `start` on: the images' numbers from 0 to `count`, and the images (B, c, H,
+    W) in [-1, 1] on the run's device.
+    """
     count = min(count, len(examples))
-    for start in range(0, count, 32):
-        batch = [examples[i]["image"] for i in range(start, min(start + 32, count))]
-        yield to_images(np.stack(batch)).to(work.run.world.device)
+    for first in range(start * _BLOCK, count, step * _BLOCK):
+        numbers = list(range(first, min(first + _BLOCK, count)))
+        block = [examples[n * len(examples) // count]["image"] for n in numbers]
+        yield numbers, to_images(np.stack(block)).to(world.device)
 
 
-def evaluate(work: Stages, stage: FirstStage) -> None:
-    """PSNR, SSIM and a picture of reconstructions of held-out images."""
-    dataset, held_out = work.held_out()
-    examples = Examples(dataset, work.recipe.image_size, work.recipe.data, ["image"])
-    originals = np.stack([e["image"] for e in examples.first(work.recipe.first_stage_trainer.validate_images)])
-    again = reconstruct(stage, originals, work.run.world.device)
-    scores = quality(torch.from_numpy(originals), torch.from_numpy(again))
-    work.numbers.update(scores, evaluated_images=float(len(originals)), held_out=float(held_out))
-    shown = [x for pair in zip(originals[:_SHOWN], again[:_SHOWN], strict=True) for x in pair]
-    sheet = images.grid(shown, columns=8, cell=96)
-    work.picture("first_stage", 0, "reconstructions.png", images.png_bytes(sheet))
+def _watch(task: FirstStageTask, work: Stages, stage: Any, pictures: HeldOut) -> None:
+    """Give the loop what it measures and shows while it trains."""
+
+    def again(x: torch.Tensor) -> torch.Tensor:
+        """The pass of the training: before a codebook starts, latents are not quantised here either."""
+        image: torch.Tensor = stage.reconstruct(x, streams=None).image
+        return image
+
+    def validate(step: int) -> Mapping[str, float]:
+        with evaluating(stage):
+            return rounded(pictures.measure(again))
+
+    def preview(step: int) -> None:
+        if work.run.world.main:
+            with evaluating(stage):
+                name = f"previews/reconstructions-{step:08d}.png"
+                work.picture("first_stage", step, name, pictures.sheet(again))
+
+    task.validate, task.preview = validate, preview
+
+
+def evaluate(work: Stages, stage: FirstStage, pictures: HeldOut, is_held_out: bool) -> None:
+    """Scores and a picture of reconstructions of held-out images, through latents as a model sees them."""
+
+    def again(x: torch.Tensor) -> torch.Tensor:
+        return stage.decode(stage.latents(stage.encode_moments(x)))
+
+    scores = rounded(pictures.measure(again))
+    work.numbers.update(scores, evaluated_images=float(pictures.count), held_out=float(is_held_out))
+    if work.run.world.main:
+        work.picture("first_stage", 0, "reconstructions.png", pictures.sheet(again))
     work.run.metrics.write(stage="first_stage_evaluation", step=0, **work.numbers)
-    kind = "held-out" if held_out else "training"
-    work.run.say(
-        f"first stage: PSNR {scores['psnr']:.2f} dB"
-        + (f", SSIM {scores['ssim']:.3f}" if "ssim" in scores else "")
-        + f" on {len(originals)} {kind} images"
-    )
+    kind = "held-out" if is_held_out else "training"
+    work.run.say(f"first stage: {described(scores)} on {pictures.count} {kind} images")

@@ -12,10 +12,12 @@ from ldm_core.contracts import FirstStage
 from ldm_core.errors import ConfigError
 from ldm_core.recipe import Recipe
 from ldm_core.streams import Streams, mix_seed
-from ldm_core.training.adversarial import DiscriminatorLoss, GeneratorLoss
+from ldm_core.training.adversarial import Balance, Comparison, DiscriminatorLoss, GeneratorLoss, adaptive_weight
+from ldm_core.training.codebook import COUNTS, CodebookCare
 from ldm_core.training.discriminator import PatchDiscriminator
 from ldm_core.training.ema import EMA
 from ldm_core.training.engine import Part
+from ldm_core.training.first_stage_diagnostics import combine
 from ldm_core.training.loader import MicroBatch
 from ldm_core.training.world import World
 
@@ -29,26 +31,49 @@ class _Autocast(nn.Module):
 
     def forward(self, *args: Any) -> Any:
         """As the loss's."""
-        device = next(self.parameters()).device.type
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=self._precision == "bf16"):
+        with self._autocast():
             return self.loss(*args)
+
+    def _autocast(self) -> Any:
+        device = next(self.parameters()).device.type
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self._precision == "bf16")
+
+
+class _GeneratorAutocast(_Autocast):
+    loss: GeneratorLoss
+
+    def compare(self, images: Tensor, streams: Streams) -> tuple[Comparison, Tensor]:
+        """As the loss's."""
+        with self._autocast():
+            return self.loss.compare(images, streams)
 
 
 class FirstStageTask:
-    """Parts ``autoencoder`` and, from its starting batch on, ``discriminator``."""
+    """Parts ``autoencoder`` and, from its starting batch on, ``discriminator``.
+
+    `first_images`: what a codebook starts from, images (B, c, H, W); `perceptual`: an LPIPS, or none. Raises
+    ConfigError for settings that do not go together.
+    """
 
     stage = "first_stage"
+    validate: Callable[[int], Mapping[str, float]] | None = None
+    """Measures on held-out images, on every process; of the step it is told."""
+    preview: Callable[[int], None] | None = None
+    """Draws reconstructions."""
 
     def __init__(
-        self, stage: FirstStage, recipe: Recipe, world: World, first_images: Callable[[], Iterable[Tensor]]
+        self,
+        stage: FirstStage,
+        recipe: Recipe,
+        world: World,
+        first_images: Callable[[], Iterable[Tensor]],
+        perceptual: nn.Module | None = None,
     ) -> None:
         from ldm_core.build import seeded
 
-        self._first_images = first_images
-
         settings, config = recipe.first_stage_trainer, recipe.first_stage.config
         self._recipe, self._settings, self._world, self._stage = recipe, settings, world, stage
-        start = _either(settings.adversarial_start, getattr(config, "adversarial_start", 0))
+        start = start_of_adversary(recipe)
         weight = _either(settings.adversarial_weight, getattr(config, "adversarial_weight", 0.5))
         self._start = start
         adversary: PatchDiscriminator | None = None
@@ -64,7 +89,6 @@ class FirstStageTask:
                     f"{adversary.min_size} pixels, image_size is {list(recipe.image_size)}; use fewer layers, larger "
                     "images, or adversarial=false"
                 )
-        perceptual = _lpips(settings.lpips, world)
         generator = GeneratorLoss(
             stage,  # type: ignore[arg-type]
             adversary,
@@ -73,125 +97,118 @@ class FirstStageTask:
             pixel_loss=settings.pixel_loss,
             disc_weight=weight,
             disc_start=start,
+            log_variance=settings.log_variance,
             reduce=world.average,
         )
         generator.train()
         self.ema: EMA | None = None
         section = "first_stage_trainer"
-        self._autoencoder = Part("autoencoder", _Autocast(generator, settings.precision), settings, world, section)
+        self._generator = _GeneratorAutocast(generator, settings.precision)
+        self._autoencoder = Part("autoencoder", self._generator, settings, world, section)
         parts = [self._autoencoder]
         self._discriminator: Part | None = None
         if adversary is not None:
-            loss = _Autocast(DiscriminatorLoss(adversary, disc_start=start), settings.precision)
-            self._discriminator = Part("discriminator", loss, settings, world, section)
+            loss = DiscriminatorLoss(
+                adversary, disc_start=start, r1_weight=settings.r1_weight, r1_every=settings.r1_every
+            )
+            self._discriminator = Part(
+                "discriminator", _Autocast(loss, settings.precision), settings, world, section
+            )
             parts.append(self._discriminator)
         self.parts: Sequence[Part] = parts
         self.part_steps = {p.name: 0 for p in self.parts}
-        self._counts: Tensor | None = None
-        # A run that is shorter than that ends with a codebook all the same: the stage decodes through it.
-        self._quantizes_from = min(settings.codebook_start, settings.steps - 1)
+        self._penalty: Tensor | None = None
+        self._codebook = CodebookCare(stage, self._autoencoder, settings, world, recipe.seed, first_images)
 
     def prepare(self, start: int) -> None:
         """Nothing to prepare: a codebook starts with its batch."""
 
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs beside weights and optimizers."""
+        return self._codebook.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from :meth:`state`."""
+        self._codebook.load_state(state)
+
     def step(self, step: int, micros: Sequence[MicroBatch], *, measure: bool) -> Mapping[str, Any]:
-        """One step of the autoencoder and, once it has started, one of the discriminator."""
-        seed = self._recipe.seed
-        logs: dict[str, Any] = {}
-        self._start_codebook(step)
+        """One step of the autoencoder and, once it has started, one of the discriminator.
+
+        With `measure`, logs are means over all micro-batches and processes; else there is the loss of this process's.
+        """
+        self._codebook.start(step)
         opponent = self._discriminator if self._discriminator and step >= self._start else None
-        for micro in micros:
-            images = micro.batch["image"]
-            if images.device.type == "cpu":
-                images = images.contiguous(memory_format=torch.channels_last)
-            streams = Streams(micro.seeds(seed, "first_stage"), images.device)
-            out = self._autoencoder.engine(images, step, streams)
+        images = [_pictures(m) for m in micros]
+        found: list[dict[str, Tensor]] = []
+        norms: dict[str, float | None] = {}
+        for x, micro, balance in zip(images, micros, self._balances(step, images, micros), strict=True):
+            out = self._autoencoder.engine(x, step, self._streams(micro), balance)
             self._autoencoder.backward(out.value)
-            norm = self._autoencoder.step(measure=measure)
-            found = dict(out.logs)
-            if norm is not None:
-                found["grad_norm"] = norm
+            norms["grad_norm"] = self._autoencoder.step(measure=measure)
+            found.append(dict(out.logs))
             if opponent is not None:
-                against = opponent.engine(images, out.image, step)
+                against = opponent.engine(x, out.image, step, self._streams(micro, "r1"))
                 opponent.backward(against.value)
-                opponent.step()
-                found.update(against.logs)
-            for key, value in found.items():
-                logs[key] = logs.get(key, 0.0) + (value.mean() if isinstance(value, Tensor) else value) / len(micros)
+                norms["discriminator_grad_norm"] = opponent.step(measure=measure)
+                found[-1].update(against.logs)
         self.part_steps["autoencoder"] += 1
         if opponent is not None:
             self.part_steps["discriminator"] += 1
-        self._revive(step, micros)
-        return logs
+        self._codebook.revive(step, images, [f.get(COUNTS) for f in found])
+        self._remember_penalty(found)
+        if not measure:
+            return {"loss": torch.stack([f["loss"] for f in found]).mean()}
+        logs = combine(found, self._stage, self._world)
+        return {**logs, **{k: v for k, v in norms.items() if v is not None}}
 
-    @torch.no_grad()
-    def _start_codebook(self, step: int) -> None:
-        stage: Any = self._stage
-        if not hasattr(stage, "init_codebook"):
-            return
-        stage.quantizing = step >= self._quantizes_from
-        if step == self._quantizes_from and self._settings.codebook_init_images:
-            latents = torch.cat([stage.encode_moments(x) for x in self._first_images()])
-            stage.init_codebook(latents, seed=mix_seed(self._recipe.seed, "codebook"))
-            self._share_codes()
+    def _streams(self, micro: MicroBatch, purpose: str = "first_stage") -> Streams:
+        return Streams(micro.seeds(self._recipe.seed, purpose), self._world.device)
 
-    def _share_codes(self) -> None:
-        """Codes that were written in place: the first process's for all (sums on a GPU differ in the last bits, and
-        weights that differ once stay so), and into ZeRO's own copies."""
-        codes: nn.Module = self._stage.quantize  # type: ignore[attr-defined]
-        if self._world.size > 1:
-            for parameter in codes.parameters():
-                torch.distributed.broadcast(parameter.data, 0)
-        self._autoencoder.adopt(codes)
+    def _balances(self, step: int, images: list[Tensor], micros: Sequence[MicroBatch]) -> list[Balance | None]:
+        """For several micro-batches, the adaptive weight of them all, which each must know before its backward pass.
 
-    @torch.no_grad()
-    def _revive(self, step: int, micros: Sequence[MicroBatch]) -> None:
-        every = self._settings.revive_every
-        if not every or not hasattr(self._stage, "revive") or step < self._quantizes_from:
-            return
-        moments = self._stage.encode_moments(torch.cat([m.batch["image"] for m in micros]))
-        counts = self._stage.codebook_usage(self._stage.indices(moments))  # type: ignore[attr-defined]
-        counts = self._world.average(counts.float())
-        self._counts = counts if self._counts is None else self._counts + counts
-        if (step + 1) % every == 0:
-            # every process must make the same choice, so all take the first one's latents
-            if self._world.size > 1:
-                torch.distributed.broadcast(moments, 0)
-            self._stage.revive(moments, self._counts == 0, seed=mix_seed(self._recipe.seed, "revive", step))
-            self._share_codes()
-            self._counts = None
+        The random numbers that dropout draws here are drawn again in the step.
+        """
+        generator = self._generator.loss
+        if len(micros) == 1 or not generator.adversarial(step):
+            return [None] * len(micros)
+        with torch.random.fork_rng([self._world.device] if self._world.device.type == "cuda" else []):
+            pairs = [self._generator.compare(x, self._streams(m)) for x, m in zip(images, micros, strict=True)]
+        gradients = torch.stack([last for _, last in pairs]).mean(0)
+        weight = adaptive_weight(*gradients, reduce=self._world.average)
+        return [Balance(comparison, weight) for comparison, _ in pairs]
+
+    def _remember_penalty(self, found: list[dict[str, Tensor]]) -> None:
+        """Every line of the log has the latest R1 penalty: most steps have none of their own."""
+        if "r1" in found[0]:
+            self._penalty = torch.stack([f["r1"] for f in found]).mean()
+        elif self._penalty is not None:
+            for logs in found:
+                logs["r1"] = self._penalty
+
+
+def _pictures(micro: MicroBatch) -> Tensor:
+    images: Tensor = micro.batch["image"]
+    return images.contiguous(memory_format=torch.channels_last) if images.device.type == "cpu" else images
+
+
+def start_of_adversary(recipe: Recipe) -> int:
+    """The batch (from 0) at which the discriminator comes in: the recipe's, as a number or as a share of the steps,
+    or else the stage's own."""
+    settings = recipe.first_stage_trainer
+    if settings.adversarial_start_share is not None:
+        return round(settings.adversarial_start_share * settings.steps)
+    return int(_either(settings.adversarial_start, getattr(recipe.first_stage.config, "adversarial_start", 0)))
 
 
 def _either(first: Any, second: Any) -> Any:
     return second if first is None else first
 
 
-def _lpips(url: str, world: World) -> nn.Module | None:
-    if not url:
+def perceptual_distance(urls: str, world: World) -> nn.Module | None:
+    """LPIPS with the weights at `urls` (several joined by commas), on the run's device; None where there are none."""
+    if not urls:
         return None
     from ldm_core.training.lpips import LPIPS
 
-    return LPIPS.from_weights(*url.split(",")).to(world.device)
-
-
-@torch.no_grad()
-def fit_normalization(stage: FirstStage, batches: Iterable[tuple[Tensor, Sequence[int]]]) -> tuple[Tensor, Tensor]:
-    """Measure the mean and std (C,) of raw latents over (images, stream seeds) and hand them to the stage.
-
-    Sums are taken in float64. A std of nothing (a constant channel) becomes 1.
-    """
-    channels = stage.latent.channels
-    device = next(iter(stage.parameters()), torch.zeros(())).device  # type: ignore[attr-defined]
-    stage.set_normalization(torch.zeros(channels, device=device), torch.ones(channels, device=device))
-    count, total, squares = 0, torch.zeros(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)
-    for images, seeds in batches:
-        z = stage.latents(stage.encode_moments(images), streams=Streams(seeds, images.device))
-        z = z.double().cpu().transpose(0, 1).flatten(1)
-        count += z.shape[1]
-        total += z.sum(1)
-        squares += z.square().sum(1)
-    mean = total / count
-    std = (squares / count - mean.square()).clamp_min(0).sqrt()
-    std = torch.where(std > 1e-8, std, torch.ones_like(std))
-    stage.set_normalization(mean.float().to(device), std.float().to(device))
-    return mean.float(), std.float()
+    return LPIPS.from_weights(*urls.split(",")).to(world.device)

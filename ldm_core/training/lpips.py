@@ -88,13 +88,13 @@ class LPIPS(nn.Module):
         self.eval()
 
     @classmethod
-    def from_weights(cls, *urls: str) -> LPIPS:
+    def from_weights(cls, *urls: str, heads: bool = True) -> LPIPS:
         """Read weights from files or URLs (.safetensors, or a .pth of plain tensors); later files win.
 
         The trunk may be keyed ``net.sliceS.N.*`` (CompVis, the lpips package) or ``features.N.*``
         (torchvision, timm), the heads ``linK.model.1.weight`` or ``lins.K.model.1.weight``; any prefix
         (``loss.perceptual_loss.``) and keys of anything else are passed over. Trunk and heads may come from
-        two files, as they are published.
+        two files, as they are published. With `heads` false only the trunk is read, for :meth:`features`.
 
         Raises StorageError (cannot be read) and CheckpointError (wrong format, keys missing, wrong shapes).
         """
@@ -104,19 +104,23 @@ class LPIPS(nn.Module):
         for url in urls:
             found.update(_recognised(_read_tensors(url)))
         model = cls()
-        model.load_weights(found, source=", ".join(shown(url) for url in urls) or "(no file given)")
+        source = ", ".join(shown(url) for url in urls) or "(no file given)"
+        model.load_weights(found, source=source, heads=heads)
         return model
 
-    def load_weights(self, state: Mapping[str, Tensor], *, source: str = "state") -> None:
-        """Take trunk and heads from `state`, keyed as in :meth:`from_weights`, or raise CheckpointError."""
+    def load_weights(self, state: Mapping[str, Tensor], *, source: str = "state", heads: bool = True) -> None:
+        """Take the trunk, and with `heads` the heads, from `state`, keyed as in :meth:`from_weights`, or raise
+        CheckpointError."""
         found = _recognised(state)
-        own = {k: v for k, v in self.state_dict().items() if not k.startswith("scaling_layer.")}
+        wanted = ("net.", "lin") if heads else ("net.",)
+        own = {k: v for k, v in self.state_dict().items() if k.startswith(wanted)}
         missing = [k for k in own if k not in found]
         if missing:
             part = "the heads (lin0..lin4)" if missing[0].startswith("lin") else "the VGG16 trunk"
+            advice = f"{part} may be in a second file: give both, trunk and heads" if heads else "a VGG16 is needed"
             raise CheckpointError(
                 f"LPIPS weights in {source}: {len(missing)} of {len(own)} tensors missing, "
-                f"first {missing[0]!r}; {part} may be in a second file: give both, trunk and heads"
+                f"first {missing[0]!r}; {advice}"
             )
         for key, value in own.items():
             if found[key].shape != value.shape:

@@ -50,11 +50,11 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     return (luminance * structure).mean((1, 2, 3))
 
 
-def quality(x: Tensor, y: Tensor) -> dict[str, float]:
-    """The means over a batch: `psnr`, and `ssim` where the sides suffice; finite, equal images count as 100 dB."""
-    scores = {"psnr": round(float(psnr(x, y).clamp(max=100.0).mean()), 3)}
+def image_scores(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Of each image: `psnr` (B,), equal images counted as 100 dB, and `ssim` (B,) where the sides suffice."""
+    scores = {"psnr": psnr(x, y).clamp(max=100.0)}
     if min(x.shape[2:]) >= _WINDOW:
-        scores["ssim"] = round(float(ssim(x, y).mean()), 4)
+        scores["ssim"] = ssim(x, y)
     return scores
 
 

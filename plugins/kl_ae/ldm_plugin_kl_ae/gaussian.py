@@ -22,8 +22,13 @@ def draw(moments: Tensor, streams: Streams | None) -> Tensor:
     return mean + log_variance.mul(0.5).exp() * streams.normal(tuple(mean.shape)).to(mean.device)
 
 
-def kl_to_standard_normal(moments: Tensor) -> Tensor:
-    """KL divergence of each example's posterior from N(0, I), in nats, summed over the latent: (B,)."""
+def kl_by_channel(moments: Tensor) -> Tensor:
+    """KL divergence of each example's posterior from N(0, I), in nats, summed over positions: (B,z)."""
     mean, log_variance = split_moments(moments)
     terms = mean.square() + log_variance.exp() - 1.0 - log_variance
-    return 0.5 * terms.flatten(1).sum(dim=1)
+    return 0.5 * terms.flatten(2).sum(dim=2)
+
+
+def kl_to_standard_normal(moments: Tensor) -> Tensor:
+    """The same summed over the whole latent: (B,)."""
+    return kl_by_channel(moments).sum(dim=1)

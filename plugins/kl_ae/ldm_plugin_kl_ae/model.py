@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from torch import Tensor, nn
@@ -11,7 +12,9 @@ from ldm_core.nn.autoencoder import Decoder, Encoder
 from ldm_core.nn.latents import NormalizedLatents
 from ldm_core.streams import Streams
 from ldm_plugin_kl_ae.config import KLAEConfig
-from ldm_plugin_kl_ae.gaussian import draw, kl_to_standard_normal, split_moments
+from ldm_plugin_kl_ae.gaussian import draw, kl_by_channel, split_moments
+
+_SHOWN_CHANNELS = 16
 
 
 class KLFirstStage(NormalizedLatents, FirstStage):
@@ -73,12 +76,23 @@ class KLFirstStage(NormalizedLatents, FirstStage):
 
     def reconstruct(self, x: Tensor, *, streams: Streams | None = None) -> Reconstruction:
         """One training pass: the image decoded from a draw (or the mean), and the KL divergence per
-        example."""
+        example.
+
+        Logs: `kl` and `posterior_std`, and `kl_channels` (z_channels,), the part of each channel in `kl`.
+        """
         moments = self.encode_moments(x)
-        kl = kl_to_standard_normal(moments).mean()
+        channels = kl_by_channel(moments).mean(dim=0)
+        kl = channels.sum()
         std = split_moments(moments)[1].mul(0.5).exp()
-        logs = {"kl": kl.detach(), "posterior_std": std.detach().mean()}
+        logs = {"kl": kl.detach(), "posterior_std": std.detach().mean(), "kl_channels": channels.detach()}
         return Reconstruction(self._decode(draw(moments, streams)), kl, logs)
+
+    def diagnostics(self, logs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of `kl_channels` (z_channels,): `kl_channel_0` and so on for up to 16 channels, and `kl_channel_min` and
+        `kl_channel_max`; a channel near 0 carries nothing."""
+        channels = logs["kl_channels"]
+        each = {f"kl_channel_{i}": v for i, v in enumerate(channels)} if len(channels) <= _SHOWN_CHANNELS else {}
+        return {**each, "kl_channel_min": channels.min(), "kl_channel_max": channels.max()}
 
     def _decode(self, raw: Tensor) -> Tensor:
         raw = raw.to(self.last_layer.dtype)

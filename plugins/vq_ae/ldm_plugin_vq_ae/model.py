@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from torch import Tensor, nn
@@ -83,16 +84,20 @@ class VQFirstStage(NormalizedLatents, FirstStage):
     def reconstruct(self, x: Tensor, *, streams: Streams | None = None) -> Reconstruction:
         """One training pass: the image decoded from the codes, and the codebook loss.
 
-        Logs: `codebook_used`, the share of codes that occur in this batch, and their `perplexity`; none while not
-        :attr:`quantizing`, when the latents are decoded as they are.
+        Logs: `codebook_counts` (codebook_size,), how often each code occurs in this batch (see :meth:`diagnostics`);
+        none while not :attr:`quantizing`, when the latents are decoded as they are.
         """
         if not self.quantizing:
             moments = self.encode_moments(x)
             return Reconstruction(self._decode(moments), moments.new_zeros(()))
         codes, loss, indices = self.quantize(self.encode_moments(x))
-        counts = self.quantize.usage(indices)
-        logs = {"codebook_used": (counts > 0).float().mean(), "perplexity": perplexity(counts)}
-        return Reconstruction(self._decode(codes), loss, logs)
+        return Reconstruction(self._decode(codes), loss, {"codebook_counts": self.quantize.usage(indices)})
+
+    def diagnostics(self, logs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of the mean `codebook_counts` (codebook_size,) over a whole batch: `codebook_used`, the share of codes
+        that occur in it, and their `perplexity`, the effective number of codes."""
+        counts = logs["codebook_counts"]
+        return {"codebook_used": (counts > 0).float().mean(), "perplexity": perplexity(counts)}
 
     def indices(self, moments: Tensor) -> Tensor:
         """Raw latents (B,z,h,w) -> the index of each one's nearest code, (B,h,w) int64."""
