@@ -1,33 +1,43 @@
 """Reading and writing by path or fsspec URL, whole files only, with errors a user can act on.
 
-A local path and a ``file://`` URL are the same thing. s3fs and its like are imported by fsspec when a URL
-asks for them, never before. Every failure of a disk or a network is a
-:class:`ldm_core.errors.StorageError` that names the URL without its credentials.
+A local path and a ``file://`` URL are the same thing; ``s3://`` is read and written, ``http(s)://`` read. s3fs and
+its like are imported by fsspec when a URL asks for them, never before. What a remote storage fails to do, and may do
+a little later, is tried again (:mod:`ldm_core.storage_retry`); every failure that stays is a
+:class:`ldm_core.errors.StorageError` that names the URL without its credentials. :func:`configure` sets the server's
+address and the limits.
+
+Everything here may be called from several threads, and from processes that were forked after it was used.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import attrs
 
+from ldm_core import storage_transfer as remote
 from ldm_core.errors import StorageError
+from ldm_core.storage_errors import reported
+from ldm_core.storage_options import S3, configure, filesystem
 from ldm_core.storage_paths import base_name, braces, is_glob, join, local_path, parent, protocol, shown
+from ldm_core.storage_retry import StorageWarning, retrying
 
 __all__ = [
     "FileInfo",
+    "StorageWarning",
     "append_text",
     "atomic_path",
     "atomic_write",
     "base_name",
+    "configure",
     "create",
     "exists",
     "expand",
@@ -47,9 +57,6 @@ __all__ = [
     "shown",
 ]
 
-_EXTRAS = {"s3": "s3", "s3a": "s3"}  # protocol -> the extra of ldm-core that brings it
-_NETWORK = ("botocore", "aiobotocore", "aiohttp", "fsspec", "s3fs", "gcsfs", "adlfs", "asyncio", "urllib3")
-
 
 @attrs.frozen
 class FileInfo:
@@ -61,86 +68,17 @@ class FileInfo:
     """ETag or checksum where the storage has one. Not the time of change: a copy is the same data."""
 
 
-@contextlib.contextmanager
-def _reported(doing: str, url: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn any failure of storage into a StorageError; let bugs through."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except Exception as error:
-        if not isinstance(error, OSError | TimeoutError | EOFError) and not _from_network(error):
-            raise
-        raise StorageError(f"cannot {doing} {shown(url)}: {_reason(error, os.fspath(url))}") from error
-
-
-def _from_network(error: Exception) -> bool:
-    return any(kind.__module__.partition(".")[0] in _NETWORK for kind in type(error).__mro__)
-
-
-def _reason(error: Exception, url: str) -> str:
-    number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full; free some space or choose another place (nothing half-written was left)"
-    if number == errno.EFBIG:
-        return "the file-size limit was reached; raise it (ulimit -f) or choose another place"
-    if number == errno.EROFS:
-        return "the file system is read-only; choose another place"
-    # over HTTP, fsspec calls every failure a file that was not found
-    cause = error.__cause__ if isinstance(error, FileNotFoundError) else error
-    if isinstance(cause, OSError) and _from_network(cause):
-        return f"{shown(str(cause).partition(chr(10))[0])[:200]}; check the address and the network"
-    if isinstance(error, FileNotFoundError):
-        return "no such file or folder; check the spelling"
-    if isinstance(error, IsADirectoryError):
-        return "it is a folder, a file was expected"
-    if isinstance(error, NotADirectoryError | FileExistsError):
-        return "a part of its path is a file, not a folder"
-    first = shown((str(error).strip() or type(error).__name__).splitlines()[0])[:200]
-    denied = isinstance(error, PermissionError) or "Forbidden" in first
-    if denied or "credentials" in first.lower():
-        fix = "check your credentials" if local_path(url) is None else "check who owns it"
-        return f"permission denied ({first}); {fix}" if denied else f"{first}; set your credentials"
-    if isinstance(error, TimeoutError):
-        return f"no answer in time ({type(error).__name__}); check the network and try again"
-    return first
-
-
-def filesystem(url: str | os.PathLike[str]) -> tuple[Any, str]:
-    """The fsspec filesystem of ``url`` and the path in it; an error names the package that is missing."""
-    import fsspec
-
-    text = os.fspath(url)
-    path = local_path(text)
-    if path is not None:
-        return fsspec.filesystem("file"), str(path.absolute())
-    try:
-        fs, inner = fsspec.core.url_to_fs(text)
-    except ImportError as error:
-        name = protocol(text)
-        extra = _EXTRAS.get(name)
-        fix = f"pip install 'ldm-core[{extra}]'" if extra else shown(str(error).splitlines()[0])
-        raise StorageError(f"{shown(text)}: URLs of '{name}://' need another package: {fix}") from error
-    except ValueError as error:
-        raise StorageError(
-            f"{shown(text)}: no storage called '{protocol(text)}://'; use a path, file://, s3://, https:// "
-            "or another protocol that fsspec knows"
-        ) from error
-    except Exception as error:
-        if not _from_network(error) and not isinstance(error, OSError):
-            raise
-        raise StorageError(f"cannot reach {shown(text)}: {_reason(error, text)}") from error
-    return fs, inner
-
-
 def exists(url: str | os.PathLike[str]) -> bool:
     """Whether there is a file or folder."""
     path = local_path(url)
     if path is not None:
         return path.exists()
-    fs, inner = filesystem(url)
-    with _reported("look for", url):
-        return bool(fs.exists(inner))
+    with reported("look for", url):
+        try:
+            remote.details(url, "look for")
+        except FileNotFoundError:
+            return False
+        return True
 
 
 def is_folder(url: str | os.PathLike[str]) -> bool:
@@ -148,19 +86,15 @@ def is_folder(url: str | os.PathLike[str]) -> bool:
     path = local_path(url)
     if path is not None:
         return path.is_dir()
-    fs, inner = filesystem(url)
-    with _reported("look for", url):
-        return bool(fs.isdir(inner))
+    with reported("look for", url):
+        return remote.is_folder(url)
 
 
 def list_files(url: str | os.PathLike[str], *, recursive: bool = False) -> list[FileInfo]:
     """The files in a folder, sorted by URL, hidden ones left out; ``recursive`` goes into sub-folders."""
     fs, inner = filesystem(url)
-    with _reported("list", url):
-        if recursive:
-            found = list(fs.find(inner, detail=True).values())
-        else:
-            found = [entry for entry in fs.ls(inner, detail=True) if entry["type"] == "file"]
+    with reported("list", url):
+        found = remote.entries(url, recursive=recursive)
     root = inner.rstrip("/") + "/"
     entries = [
         _info(fs, url, entry)
@@ -180,21 +114,20 @@ def _info(fs: Any, url: str | os.PathLike[str], entry: dict[str, Any]) -> FileIn
 def info(url: str | os.PathLike[str]) -> FileInfo:
     """Size and mark of one file."""
     fs, inner = filesystem(url)
-    with _reported("read", url):
-        return attrs.evolve(_info(fs, url, fs.info(inner)), url=os.fspath(url))
+    with reported("read", url):
+        entry = fs.info(inner) if local_path(url) is not None else remote.details(url)
+    return attrs.evolve(_info(fs, url, entry), url=os.fspath(url))
 
 
 def read_bytes(url: str | os.PathLike[str], start: int | None = None, stop: int | None = None) -> bytes:
     """The whole file, or its bytes start..stop."""
     path = local_path(url)
-    with _reported("read", url):
+    with reported("read", url):
         if path is not None:
             with path.open("rb") as file:
                 file.seek(start or 0)
                 return file.read() if stop is None else file.read(stop - (start or 0))
-    fs, inner = filesystem(url)
-    with _reported("read", url):
-        return bytes(fs.cat_file(inner, start=start, end=stop))
+        return remote.read(os.fspath(url), start or 0, stop)
 
 
 def read_text(url: str | os.PathLike[str]) -> str:
@@ -209,32 +142,31 @@ def read_text(url: str | os.PathLike[str]) -> str:
 def open_read(url: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A seekable binary file; failures inside the block are reported as failures to read ``url``."""
     path = local_path(url)
-    with _reported("read", url):
+    with reported("read", url):
         if path is not None:
             with path.open("rb") as local:
                 yield local
         else:
-            fs, inner = filesystem(url)
-            with fs.open(inner, "rb") as remote:
-                yield remote
+            raw = remote.RemoteFile(os.fspath(url))
+            with io.BufferedReader(raw, remote.BLOCK) as file:
+                yield cast(BinaryIO, file)
 
 
 def make_folder(url: str | os.PathLike[str]) -> None:
     """Make the folder and those above it; nothing to do where storage has no folders."""
     path = local_path(url)
-    with _reported("make the folder", url):
+    with reported("make the folder", url):
         if path is not None:
             path.mkdir(parents=True, exist_ok=True)
-        elif protocol(os.fspath(url)) not in _EXTRAS:  # an object store would try to make a bucket
-            fs, inner = filesystem(url)
-            fs.makedirs(inner, exist_ok=True)
+        elif protocol(os.fspath(url)) not in S3:  # it has no folders, and fsspec would try to make a bucket
+            fs, inner = remote.writable(os.fspath(url))
+            retrying("make the folder", url, lambda: fs.makedirs(inner, exist_ok=True))
 
 
 def remove(url: str | os.PathLike[str], *, recursive: bool = False) -> None:
     """Delete a file, or with ``recursive`` a folder; nothing happens if there is none."""
-    fs, inner = filesystem(url)
-    with _reported("delete", url), contextlib.suppress(FileNotFoundError):
-        fs.rm(inner, recursive=recursive)
+    with reported("delete", url), contextlib.suppress(FileNotFoundError):
+        remote.delete(url, recursive=recursive)
 
 
 @contextlib.contextmanager
@@ -248,15 +180,14 @@ def atomic_path(url: str | os.PathLike[str]) -> Iterator[Path]:
     if target is None:
         with tempfile.TemporaryDirectory(prefix="ldm-") as folder:
             part = Path(folder) / (base_name(os.fspath(url)) or "file")
-            with _reported("write", url):
+            with reported("write", url):
                 yield part
-            fs, inner = filesystem(url)
-            with _reported("write", url):
-                fs.put_file(str(part), inner)
+            with reported("write", url):
+                remote.write(os.fspath(url), part)
         return
     part = _part(target)
     try:
-        with _reported("write", url):
+        with reported("write", url):
             target.parent.mkdir(parents=True, exist_ok=True)
             yield part
             with part.open("rb+") as file:
@@ -271,9 +202,8 @@ def atomic_path(url: str | os.PathLike[str]) -> Iterator[Path]:
 def atomic_write(url: str | os.PathLike[str], data: bytes | str | Callable[[BinaryIO], object]) -> None:
     """Write a whole file or none: bytes, text (UTF-8), or a function that is handed a binary file to fill."""
     if local_path(url) is None and not callable(data):
-        fs, inner = filesystem(url)
-        with _reported("write", url):
-            fs.pipe_file(inner, data.encode() if isinstance(data, str) else data)
+        with reported("write", url):
+            remote.write(os.fspath(url), data.encode() if isinstance(data, str) else data)
         return
     with atomic_path(url) as part, part.open("wb") as file:
         if callable(data):
@@ -287,9 +217,6 @@ def _part(target: Path) -> Path:
     return target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
 
 
-_CREATING = threading.Lock()  # fsspec's memory looks first and writes then
-
-
 def create(url: str | os.PathLike[str], data: bytes) -> bool:
     """Write a new file, whole, unless there is one already: False, and the one there is left as it is.
 
@@ -298,17 +225,8 @@ def create(url: str | os.PathLike[str], data: bytes) -> bool:
     if fsspec has nothing better for them. `data` should be unlike anyone else's (put a random word in it).
     """
     path = local_path(url)
-    if path is not None:
-        with _reported("write", url):
-            return _create_local(path, data)
-    fs, inner = filesystem(url)
-    with _reported("write", url):
-        try:
-            with _CREATING if protocol(os.fspath(url)) == "memory" else contextlib.nullcontext():
-                fs.pipe_file(inner, data, mode="create")
-        except FileExistsError:
-            return False
-    return True
+    with reported("write", url):
+        return _create_local(path, data) if path is not None else remote.create(os.fspath(url), data)
 
 
 def _create_local(target: Path, data: bytes) -> bool:
@@ -358,7 +276,7 @@ def append_text(url: str | os.PathLike[str], text: str) -> None:
     if path is None:
         atomic_write(url, (read_bytes(url) if exists(url) else b"") + text.encode())
         return
-    with _reported("write", url):
+    with reported("write", url):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
             file.write(text.encode())
@@ -391,8 +309,13 @@ def expand(url: str | os.PathLike[str]) -> list[str]:
 
 def _glob(url: str) -> list[str]:
     fs, inner = filesystem(url)
-    with _reported("list", url):
-        found = sorted(fs.glob(inner))
+
+    def find() -> list[str]:
+        fs.invalidate_cache()
+        return sorted(fs.glob(inner))
+
+    with reported("list", url):
+        found = retrying("list", url, find)
     if not found:
         raise StorageError(f"{shown(url)}: nothing matches; check the folder and the pattern")
     return found if local_path(url) is not None else [fs.unstrip_protocol(name) for name in found]

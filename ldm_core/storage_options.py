@@ -1,0 +1,124 @@
+"""Which server, whose credentials, how long to wait: the settings of storage, and fsspec's filesystems under them.
+
+Credentials are never among the settings. They come from where every S3 tool looks (``AWS_ACCESS_KEY_ID`` and its
+like, ``~/.aws``, a machine's role) or from fsspec's own ``FSSPEC_S3_*``; the address too may come from
+``AWS_ENDPOINT_URL``. The settings stand in the environment of this process, so that every process started from it
+has them, whatever way it is started.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ldm_core.errors import StorageError
+from ldm_core.settings import StorageSettings
+from ldm_core.storage_errors import from_network, reason
+from ldm_core.storage_paths import local_path, protocol, shown
+
+S3 = ("s3", "s3a")
+WEB = ("http", "https")
+VARIABLE = "LDM_STORAGE"
+"""Where :func:`configure` leaves the settings for the processes that are started from this one (JSON)."""
+_SECRET = ("key", "secret", "token", "password", "passwd", "username", "user", "credential", "client_kwargs")
+_EXTRAS = {"s3": "s3", "s3a": "s3", "http": "s3", "https": "s3"}  # protocol -> the extra of ldm-core that brings it
+
+
+def configure(settings: StorageSettings | None) -> None:
+    """Take `settings` for every remote URL of this process and of those that it starts; None: the defaults again."""
+    changed = {} if settings is None else attrs.asdict(settings, filter=lambda a, v: v != a.default)
+    if changed:
+        os.environ[VARIABLE] = json.dumps(changed)
+    else:
+        os.environ.pop(VARIABLE, None)
+
+
+def current() -> StorageSettings:
+    """The settings that are in force."""
+    return _read(os.environ.get(VARIABLE, ""))
+
+
+@functools.lru_cache(maxsize=8)
+def _read(text: str) -> StorageSettings:
+    return StorageSettings(**json.loads(text)) if text else StorageSettings()
+
+
+def secrets_among(given: Mapping[str, Any]) -> list[str]:
+    """The keys of a recipe's ``storage`` section that are credentials, and do not belong in a file that is kept."""
+    return [key for key in map(str, given) if any(word in key.lower() for word in _SECRET)]
+
+
+def filesystem(url: str | os.PathLike[str]) -> tuple[Any, str]:
+    """The fsspec filesystem of ``url`` and the path in it; an error names the package that is missing.
+
+    Ask for it anew in each process: it belongs to a thread that a forked child does not have, and fsspec keeps one for
+    each process. It keeps no listings: what another process writes or removes is seen at once.
+    """
+    import fsspec
+
+    text = os.fspath(url)
+    path = local_path(text)
+    if path is not None:
+        return fsspec.filesystem("file"), str(path.absolute())
+    name = protocol(text)
+    try:
+        fs, inner = fsspec.core.url_to_fs(text, **_keywords(text, fsspec.config.conf))
+    except ImportError as error:
+        extra = _EXTRAS.get(name)
+        fix = f"pip install 'ldm-core[{extra}]'" if extra else shown(str(error).splitlines()[0])
+        raise StorageError(f"{shown(text)}: URLs of '{name}://' need another package: {fix}") from error
+    except ValueError as error:
+        raise StorageError(
+            f"{shown(text)}: no storage called '{name}://'; use a path, file://, s3://, https:// "
+            "or another protocol that fsspec knows"
+        ) from error
+    except Exception as error:
+        if not from_network(error) and not isinstance(error, OSError):
+            raise
+        raise StorageError(f"cannot reach {shown(text)}: {reason(error, text)}") from error
+    if name in S3:
+        fs.retries = 1  # storage_retry repeats what failed, with a word to the user; two loops would multiply
+    return fs, inner
+
+
+def _keywords(text: str, conf: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """fsspec's options of the protocols in a URL, chained ones too (``simplecache::s3://...``)."""
+    names = [part.partition("://")[0].lower() for part in text.split("::")]
+    settings = current()
+    out: dict[str, Any] = {}
+    if name := next((n for n in names if n in S3), None):
+        out[name] = _s3(settings, conf.get("s3", {}))
+    if name := next((n for n in names if n in WEB), None):
+        out[name] = _web(settings, conf.get(name, {}))
+    return out
+
+
+def _s3(settings: StorageSettings, conf: Mapping[str, Any]) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "connect_timeout": settings.connect_timeout,
+        "read_timeout": settings.read_timeout,
+        "retries": {"max_attempts": 0},
+        **conf.get("config_kwargs", {}),
+    }
+    out: dict[str, Any] = {"config_kwargs": config, "use_listings_cache": False}
+    if settings.endpoint_url:
+        out["endpoint_url"] = settings.endpoint_url
+    if settings.anon:
+        out["anon"] = True
+    if settings.profile:
+        out["profile"] = settings.profile
+    if settings.region:
+        out["client_kwargs"] = {**conf.get("client_kwargs", {}), "region_name": settings.region}
+    return out
+
+
+def _web(settings: StorageSettings, conf: Mapping[str, Any]) -> dict[str, Any]:
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout, sock_read=settings.read_timeout)
+    return {"client_kwargs": {"timeout": timeout, **conf.get("client_kwargs", {})}}
