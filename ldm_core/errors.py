@@ -34,6 +34,10 @@ class CheckpointError(LDMError):
     """A checkpoint that is damaged, or belongs to another architecture or recipe."""
 
 
+class LockError(LDMError):
+    """A run's folder that another run holds."""
+
+
 class TrainingError(LDMError):
     """A training run that cannot go on: a loss that is not finite, a lost process."""
 

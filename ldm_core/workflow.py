@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -15,6 +15,9 @@ from ldm_core.contracts import DataInfo
 from ldm_core.errors import ConfigError, Interrupted
 from ldm_core.recipe import SAME, SAMPLING_KEYS, SECTIONS, Recipe
 from ldm_core.resolve import resolve
+
+if TYPE_CHECKING:
+    from ldm_core.training.stages import Stages
 
 STAGES = ("first_stage", "latents", "denoiser", "samples")
 RECIPE_FILE = "recipe.yaml"
@@ -100,22 +103,32 @@ def run(
     :class:`~ldm_core.errors.Interrupted` after a checkpoint when asked to stop.
     """
     from ldm_core.making import factory_of, make
+    from ldm_core.training import lock, world
     from ldm_core.training.stages import Stages
-    from ldm_core.training.world import abandon
 
     for part in recipe.parts():  # before hours of training, also those that only the samples need
         factory_of(part, catalog)
 
     observers = [make(part, site_of(recipe), catalog) for part in recipe.observers]
-    claim(recipe, out)
     hook = catalog.manager.hook
+    with lock.held(out, world.start(), lambda text: hook.ldm_message(text=text, level="warning")) as held:
+        claim(recipe, out)
+        work = Stages(recipe, info, catalog, out, examples=examples, strict=strict)
+        work.run = attrs.evolve(work.run, lock=held)
+        return _do(work, stages, observers)
+
+
+def _do(work: Stages, stages: Sequence[str], observers: Sequence[Any]) -> RunResult:
+    """The stages of a run whose folder is locked and claimed."""
+    from ldm_core.training.world import abandon
+
+    catalog, hook = work.catalog, work.run.hook
     status = "failed"
-    work = Stages(recipe, info, catalog, out, examples=examples, strict=strict)
     for observer in observers:
         catalog.manager.register(observer)
     try:
         if work.run.world.main:
-            hook.ldm_run_start(recipe=recipe.public(), out=out)
+            hook.ldm_run_start(recipe=work.recipe.public(), out=work.out)
         with work.run.stop:
             for name in STAGES:
                 if name in stages:
@@ -135,7 +148,7 @@ def run(
         for observer in observers:
             catalog.manager.unregister(observer)
     return RunResult(
-        out=out,
+        out=work.out,
         model=work.model_url,
         samples=work.samples_url,
         first_stage=work.numbers,

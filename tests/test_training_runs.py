@@ -111,7 +111,8 @@ def test_the_averaged_text_encoder_is_in_the_model_file(tmp_path: Path) -> None:
     go(tmp_path, stages=MODEL, conditioners=[{**text, "logits": False, "dropout": 0.2}])
     tensors = weights(tmp_path)
     name = "conditioners.text.transformer.token_emb.weight"
-    checkpoint = weights(tmp_path / "checkpoints" / "denoiser" / "step-00000008", "state.safetensors")
+    (newest,) = (tmp_path / "checkpoints" / "denoiser").glob("step-00000008-*")
+    checkpoint = weights(newest, "state-00000.safetensors")
     assert torch.equal(tensors[name], checkpoint[f"ema/model.{name}"])
     assert not torch.equal(tensors[name], checkpoint[f"model/state/model.{name}"])
     assert tensors["conditioners.text._extra_state"].numel() > 1000  # the tokenizer that was trained on the captions
@@ -164,10 +165,11 @@ def test_another_recipe_in_the_same_folder_is_refused(whole: Path) -> None:
 def test_a_damaged_checkpoint_is_named_and_passed_over(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         go(tmp_path, "trainer.checkpoint_every=2", stages=MODEL, watch=Watch(stop=("denoiser", 4)))
-    newest = tmp_path / "checkpoints" / "denoiser" / "step-00000004" / "state.safetensors"
+    (folder,) = (tmp_path / "checkpoints" / "denoiser").glob("step-00000004-*")
+    newest = folder / "state-00000.safetensors"
     newest.write_bytes(newest.read_bytes()[:-7])
     watch = go(tmp_path, "trainer.checkpoint_every=2", stages=MODEL)
-    assert any("step-00000004 is damaged and passed over" in m for m in watch.messages)
+    assert any(f"{folder.name} is damaged and passed over" in m for m in watch.messages)
     assert ("denoiser", 3) in watch.steps  # went on from step 2
     assert _equal(weights(whole), weights(tmp_path))
 

@@ -1,171 +1,204 @@
-"""Training checkpoints: our own files, keyed by parameter name, so that they do not depend on processes or ZeRO stage.
+"""Training checkpoints as files: their names, their manifest, the newest that is whole.
 
-A checkpoint is a folder ``step-00001000`` with ``state.safetensors`` and, written last, ``manifest.json`` with the
-hash of the former: a folder without a manifest that fits is no checkpoint.
+A checkpoint is a folder ``step-00001000-5f3a9c20`` of a name that was never used before, with the state in shards
+(``state-00000.safetensors`` ...) and, written last, ``manifest.json`` with size and hash of each. A folder without a
+manifest that fits is no checkpoint: a reader never sees half of one. Format 1 (one ``state.safetensors``, no random
+word in the name) is read as well.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load, save
+import attrs
 from torch import Tensor
 
 from ldm_core import storage
 from ldm_core.errors import CheckpointError, StorageError
-from ldm_core.training.ema import EMA
-from ldm_core.training.engine import Part
-from ldm_core.training.world import World
 
-_STATE, _MANIFEST = "state.safetensors", "manifest.json"
-_MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-def part_state(part: Part) -> dict[str, Tensor]:
-    """A part's weights, buffers and optimizer state by name, whole, on the CPU; every process must call it."""
-    module, optimizer = part.module, part.engine.optimizer
-    out = {f"{part.name}/state/{k}": v for k, v in module.state_dict().items() if isinstance(v, Tensor)}
-    for parameter, name in part.names.items():
-        if not parameter.requires_grad:
-            continue
-        for key in _MOMENTS:
-            if part.settings.zero:
-                from deepspeed.utils import safe_get_full_optimizer_state
-
-                value = safe_get_full_optimizer_state(parameter, key)
-            else:
-                value = optimizer.state.get(parameter, {}).get(key)
-            if value is not None:
-                out[f"{part.name}/{key}/{name}"] = value
-    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in out.items()}
+MANIFEST = "manifest.json"
+FORMAT = 2
+_NAME = re.compile(r"step-(\d{8,})(?:-[0-9a-f]+)?")
+_CHUNK = 8 << 20
 
 
-def load_part(part: Part, tensors: Mapping[str, Tensor], step: int) -> None:
-    """Fill a part's weights and optimizer state from named tensors; `step` is the optimizer's own counter."""
-    prefix = f"{part.name}/state/"
-    state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    own = part.module.state_dict()
-    wrong = sorted(own.keys() ^ state.keys()) or [
-        k for k, v in own.items() if v.shape != state[k].shape and not k.endswith("_extra_state")
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"the checkpoint is of another architecture (part '{part.name}', first difference: '{wrong[0]}'); use the "
-            "recipe that it was made with, or another --out"
-        )
-    part.module.load_state_dict(state)
-    if not step:
-        return
-    if part.settings.zero:
-        _load_zero(part, tensors, step)
-        return
-    for parameter, name in part.names.items():
-        if parameter.requires_grad and f"{part.name}/exp_avg/{name}" in tensors:
-            part.engine.optimizer.state[parameter] = {
-                "step": torch.tensor(float(step), device=parameter.device),
-                **{k: tensors[f"{part.name}/{k}/{name}"].to(parameter.device) for k in _MOMENTS},
-            }
-
-
-def _load_zero(part: Part, tensors: Mapping[str, Tensor], step: int) -> None:
-    # ZeRO has no optimizer state before its first step: make one with a zero loss and a zero rate, then fill it in.
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
-    engine = part.engine
-    part.set_lr(0.0)
-    trained = [(p, n) for p, n in part.names.items() if p.requires_grad]
-    for _ in range(part.settings.accumulate):
-        engine.backward(torch.stack([p.sum() for p, _ in trained]).sum() * 0.0)
-        engine.step()
-    for parameter, name in trained:
-        safe_set_full_fp32_param(parameter, tensors[f"{part.name}/state/{name}"])
-        for key in _MOMENTS:
-            if f"{part.name}/{key}/{name}" in tensors:
-                safe_set_full_optimizer_state(parameter, tensors[f"{part.name}/{key}/{name}"], key)
-    if hasattr(engine.optimizer, "update_lp_params"):
-        engine.optimizer.update_lp_params()
-    base = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    for group in base.param_groups:
-        for p in group["params"]:
-            if "step" in base.state.get(p, {}):
-                base.state[p]["step"] = torch.tensor(float(step), device=p.device)
-    part.module.load_state_dict(
-        {k.removeprefix(f"{part.name}/state/"): v for k, v in tensors.items() if k.startswith(f"{part.name}/state/")}
-    )
-
-
-def write(
-    folder: str,
-    step: int,
-    parts: Sequence[Part],
-    ema: EMA | None,
-    world: World,
-    *,
-    identity: str,
-    part_steps: Mapping[str, int],
-    keep: int,
-) -> None:
-    """Write ``folder/step-N`` and drop all but the `keep` newest; every process must call it, the first one writes."""
-    tensors: dict[str, Tensor] = {}
-    for part in parts:
-        tensors.update(part_state(part))
-    if ema is not None:
-        tensors.update({f"ema/{k}": v.detach().cpu() for k, v in ema.shadow.items()})
-    if world.main:
-        data = save(tensors)
-        target = storage.join(folder, f"step-{step:08d}")
-        storage.make_folder(target)
-        storage.atomic_write(storage.join(target, _STATE), data)
-        manifest = {
-            "format": 1,
-            "step": step,
-            "identity": identity,
-            "part_steps": dict(part_steps),
-            "ema_updates": ema.updates if ema else 0,
-            "threads": torch.get_num_threads(),
-            "sha256": hashlib.sha256(data).hexdigest(),
-        }
-        storage.atomic_write(storage.join(target, _MANIFEST), json.dumps(manifest, indent=1))
-        for old in _steps(folder)[:-keep]:
-            storage.remove(storage.join(folder, f"step-{old:08d}"), recursive=True)
-    world.barrier()
-
-
-def _steps(folder: str) -> list[int]:
-    """Steps of the checkpoints with a manifest, ascending."""
-    try:
-        files = storage.list_files(folder, recursive=True)
-    except StorageError:
-        return []
-    names = [f.url.replace("\\", "/").rsplit("/", 2) for f in files]
-    return sorted(int(n[-2].removeprefix("step-")) for n in names if n[-1] == _MANIFEST and n[-2].startswith("step-"))
-
-
+@attrs.frozen
 class Found:
-    """The newest valid checkpoint of a folder; `damaged` names those that were passed over, and why."""
+    """A checkpoint that is whole, as its manifest describes it."""
 
-    def __init__(self, folder: str, identity: str) -> None:
-        self.damaged: list[str] = []
-        self.step = 0
-        self.manifest: dict[str, Any] = {}
-        self.tensors: dict[str, Tensor] = {}
-        for step in reversed(_steps(folder)):
-            target = storage.join(folder, f"step-{step:08d}")
-            try:
-                manifest = json.loads(storage.read_text(storage.join(target, _MANIFEST)))
-                data = storage.read_bytes(storage.join(target, _STATE))
-                if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
-                    raise CheckpointError("its content does not match its manifest")
-            except (StorageError, CheckpointError, ValueError, KeyError) as error:
-                self.damaged.append(f"checkpoint {target} is damaged and passed over: {error}")
-                continue
+    url: str
+    step: int
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Its folder's name."""
+        return storage.base_name(self.url)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Its tensors by name, shard by shard: a local shard is mapped, a remote one held in memory while it lasts.
+
+        Those of a remote shard are hashed again, since they come over the network anew.
+        """
+        for file, (digest, _) in _files(self.manifest).items():
+            url = storage.join(self.url, file)
+            path = storage.local_path(url)
+            if path is not None:
+                from safetensors import safe_open
+
+                with safe_open(path, "pt") as shard:
+                    for key in shard.keys():  # noqa: SIM118 - it is no mapping
+                        yield key, shard.get_tensor(key)
+            else:
+                from safetensors.torch import load
+
+                data = storage.read_bytes(url)
+                if hashlib.sha256(data).hexdigest() != digest:
+                    raise CheckpointError(f"{storage.shown(url)} changed while it was read; try again")
+                shard_tensors = load(data)
+                del data
+                yield from shard_tensors.items()
+
+
+def _files(manifest: dict[str, Any]) -> dict[str, tuple[str, int | None]]:
+    """File name -> (sha256, bytes)."""
+    if manifest["format"] == 1:
+        return {"state.safetensors": (str(manifest["sha256"]), None)}
+    return {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in manifest["files"].items()}
+
+
+def step_of(name: str) -> int | None:
+    """The step that a checkpoint's folder is of, None for any other name."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def listed(folder: str) -> tuple[list[str], list[str]]:
+    """The names of the checkpoints in `folder`, newest first, and those of folders that were begun and not finished.
+
+    A storage that does not answer is an error: taken for an empty folder, it would start the training anew.
+    """
+    if not storage.exists(folder):
+        return [], []
+    whole, begun = set(), set()
+    for file in storage.list_files(folder, recursive=True):
+        *_, name, last = file.url.replace("\\", "/").rsplit("/", 2)
+        if step_of(name) is not None:
+            begun.add(name)
+            if last == MANIFEST:
+                whole.add(name)
+    local = storage.local_path(folder)
+    if local is not None:  # a folder that holds nothing yet
+        begun |= {p.name for p in local.iterdir() if p.is_dir() and step_of(p.name) is not None}
+    return sorted(whole, key=lambda name: (step_of(name), name), reverse=True), sorted(begun - whole)
+
+
+@attrs.frozen
+class Search:
+    """What a folder holds: the newest checkpoint that is whole, names of older ones, and why newer ones are not."""
+
+    found: Found | None
+    older: tuple[str, ...]
+    damaged: dict[str, str]
+
+
+def newest(folder: str, identity: str) -> Search:
+    """Look for the newest whole checkpoint of `folder`; every file of it is read and hashed, of older ones none.
+
+    :class:`CheckpointError` where it was made with another recipe or by a newer version, :class:`StorageError` where
+    a remote storage does not answer.
+    """
+    damaged: dict[str, str] = {}
+    names, _ = listed(folder)
+    for position, name in enumerate(names):
+        url = storage.join(folder, name)
+        try:
+            manifest = _manifest(url)
             if manifest["identity"] != identity:
                 raise CheckpointError(
-                    f"{target} was made with another recipe or other data; take that recipe again, or another --out"
+                    f"{storage.shown(url)} was made with another recipe or other data; take that recipe again, or "
+                    "another --out"
                 )
-            self.step, self.manifest, self.tensors = step, manifest, load(data)
-            return
+            _verify(url, manifest)
+        except _DamagedError as error:
+            damaged[name] = f"checkpoint {storage.shown(url)} is damaged and passed over: {error}"
+            continue
+        return Search(Found(url, int(manifest["step"]), manifest), tuple(names[position + 1 :]), damaged)
+    return Search(None, (), damaged)
+
+
+class _DamagedError(Exception):
+    pass
+
+
+def _manifest(url: str) -> dict[str, Any]:
+    try:
+        manifest = json.loads(_read(storage.join(url, MANIFEST)))
+        if not 1 <= int(manifest["format"]) <= FORMAT:
+            raise CheckpointError(
+                f"{storage.shown(url)} has format {manifest['format']}, this version reads up to {FORMAT}; upgrade "
+                "ldm-core"
+            )
+        _ = _files(manifest), int(manifest["step"]), manifest["identity"], dict(manifest["part_steps"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _DamagedError(f"its manifest does not read ({type(error).__name__}: {error})") from error
+    return manifest
+
+
+def _verify(url: str, manifest: dict[str, Any]) -> None:
+    for file, (digest, size) in _files(manifest).items():
+        place = storage.join(url, file)
+        there, found = _hashed(place)
+        if size is not None and there != size:
+            raise _DamagedError(f"{file} has {there} bytes, its manifest says {size}")
+        if found != digest:
+            raise _DamagedError(f"the content of {file} does not match its manifest")
+
+
+def _read(url: str) -> bytes:
+    try:
+        return storage.read_bytes(url)
+    except StorageError as error:
+        raise _judged(url, error) from error
+
+
+def _hashed(url: str) -> tuple[int, str]:
+    """Size and sha256 of a file, read in pieces."""
+    digest, size = hashlib.sha256(), 0
+    try:
+        with storage.open_read(url) as file:
+            while piece := file.read(_CHUNK):
+                digest.update(piece)
+                size += len(piece)
+    except StorageError as error:
+        raise _judged(url, error) from error
+    return size, digest.hexdigest()
+
+
+def _judged(url: str, error: StorageError) -> Exception:
+    """A file that is gone, or that a disk cannot read, is damage; a network that does not answer is not."""
+    if isinstance(error.__cause__, FileNotFoundError):
+        return _DamagedError(f"{storage.base_name(url)} is missing")
+    if storage.local_path(url) is not None:
+        return _DamagedError(str(error))
+    return error
+
+
+def clean(folder: str) -> list[str]:
+    """Remove what a killed process began and did not finish; only where the run's lock is held. Gives the names."""
+    _, begun = listed(folder)
+    for name in begun:
+        storage.remove(storage.join(folder, name), recursive=True)
+    return begun
+
+
+def clean_parts(out: str) -> None:
+    """Remove the temporary files that a killed process left beside the files it was writing in the folder `out`."""
+    local = storage.local_path(out)
+    for part in Path(local).glob(".*.part") if local is not None else ():
+        part.unlink(missing_ok=True)

@@ -1,28 +1,28 @@
-"""The loop that every task runs in: resume, steps, logs, checkpoints, interruption."""
+"""The loop that every task runs in: resume, steps, logs, checkpoints, signals, validation and pictures on the way."""
 
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from types import FrameType
 from typing import Any, Protocol
 
-import attrs
 import torch
 
 from ldm_core.build import seeded
 from ldm_core.errors import Interrupted, TrainingError
 from ldm_core.settings import FirstStageTrainerSettings, TrainerSettings
 from ldm_core.streams import mix_seed
-from ldm_core.training import checkpoint
+from ldm_core.training.agreement import Flags
 from ldm_core.training.ema import EMA
 from ldm_core.training.engine import Part
+from ldm_core.training.keeping import Keeper
 from ldm_core.training.loader import Loader, MicroBatch
 from ldm_core.training.rates import learning_rate
-from ldm_core.training.world import World
+from ldm_core.training.stopping import Ask, Run, Stop
+from ldm_core.training.usage import peak_memory
+
+__all__ = ["Run", "Stop", "Task", "train"]
 
 
 class Task(Protocol):
@@ -42,44 +42,10 @@ class Task(Protocol):
         """One optimizer step of every part; with `measure`, logs as tensors or floats, else whatever is at hand."""
         ...
 
-
-class Stop:
-    """Turns Ctrl-C and SIGTERM into a flag while it is entered; a second Ctrl-C stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = ""
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = signal.Signals(number).name
-
-
-@attrs.frozen
-class Run:
-    """What a stage of a run is handed: its folder, this process, the observers' hooks, and the stop flag."""
-
-    out: str
-    world: World
-    hook: Any
-    stop: Stop
-    metrics: Any
-
-    def say(self, text: str, level: str = "info") -> None:
-        """A line for the user, from the main process."""
-        if self.world.main:
-            self.hook.ldm_message(text=text, level=level)
+    # What a task may have beside, each a method or None:
+    #   validate(step) -> Mapping[str, float]   measurements on held-out data, made by all processes
+    #   preview(step) -> None                   pictures, written by the first process
+    #   state() -> dict[str, Tensor], load_state(dict)   what a resumed run needs beside parts and averages
 
 
 def train(
@@ -91,90 +57,136 @@ def train(
     folder: str,
     identity: str,
 ) -> None:
-    """Train to ``settings.steps``, going on from the newest checkpoint in `folder`.
+    """Train to ``settings.steps``, going on from the newest whole checkpoint in `folder`.
 
-    Raises :class:`Interrupted` after a checkpoint when asked to stop, :class:`TrainingError` where the loss is not
-    finite (the last checkpoint stays).
+    Raises :class:`Interrupted` after a checkpoint when asked to stop or when the time is over,
+    :class:`TrainingError` where the loss is not finite (the last checkpoint stays) or another run has taken the
+    folder, :class:`~ldm_core.errors.CheckpointError` where the last checkpoint cannot be written.
     """
-    found = checkpoint.Found(folder, identity)
-    for line in found.damaged:
-        run.say(line, "warning")
-    if found.step:
-        for part in task.parts:
-            task.part_steps[part.name] = int(found.manifest["part_steps"][part.name])
-            checkpoint.load_part(part, found.tensors, task.part_steps[part.name])
-        if task.ema is not None:
-            shadow = {k.removeprefix("ema/"): v for k, v in found.tensors.items() if k.startswith("ema/")}
-            task.ema.load(shadow, int(found.manifest["ema_updates"]))
-    start = found.step
-    del found
+    keeper = Keeper(task, folder, identity, settings, run)
+    start = keeper.resume()
     task.prepare(start)
     if run.world.main:
         run.hook.ldm_stage_start(stage=task.stage, steps=settings.steps, start=start)
+    try:
+        _Loop(task, settings, run, keeper, identity).run(loader, start)
+    except KeyboardInterrupt:  # at once
+        raise
+    except BaseException:
+        keeper.close()
+        raise
 
-    def save(step: int) -> None:
-        checkpoint.write(
-            folder,
-            step,
-            task.parts,
-            task.ema,
-            run.world,
-            identity=identity,
-            part_steps=task.part_steps,
-            keep=settings.keep_checkpoints,
+
+class _Loop:
+    """The steps of one training."""
+
+    def __init__(self, task: Task, settings: Any, run: Run, keeper: Keeper, identity: str) -> None:
+        self._task, self._settings, self._run, self._keeper = task, settings, run, keeper
+        self._identity = identity
+        self._flags = Flags(run.world)
+        self._logged = 0  # the step of the last line
+        self._since = self._waited = 0.0
+
+    def run(self, loader: Loader, start: int) -> None:
+        """From step `start` to the end."""
+        task, settings, world = self._task, self._settings, self._run.world
+        self._logged, self._since = start, time.perf_counter()
+        batches = loader.steps(start)
+        for step in range(start, settings.steps):
+            asked_at = time.perf_counter()
+            micros = next(batches)
+            self._waited += time.perf_counter() - asked_at
+            done = step + 1
+            saving = done % settings.checkpoint_every == 0 or done == settings.steps
+            measure = done % settings.log_every == 0 or saving or step == start
+            lr = learning_rate(settings, step)
+            for part in task.parts:
+                part.set_lr(lr)
+            with seeded(mix_seed(self._identity, step, world.rank)):  # dropout draws from it: a resumed run repeats it
+                logs = task.step(step, micros, measure=measure)
+            if task.ema is not None:
+                task.ema.update()
+            floats = self._measured(done, lr, logs) if measure else {}
+            if world.main:
+                self._run.hook.ldm_step(stage=task.stage, step=done, logs=floats)
+            self._keeper.look()
+            ask = Ask(self._flags.largest(self._run.ask(settings.time_limit)))
+            self._obey(ask, done, saving=saving, logs=logs)
+            self._beside(done)
+
+    def _measured(self, done: int, lr: float, logs: Mapping[str, Any]) -> dict[str, float]:
+        """The step's numbers, the loss agreed between all processes, written to the metrics."""
+        task, settings, world = self._task, self._settings, self._run.world
+        floats = {k: _number(v) for k, v in logs.items() if v is not None}
+        if "loss" in floats:  # of all processes, so that all of them stop here, or none
+            floats["loss"] = float(world.average(torch.tensor(floats["loss"], device=world.device)))
+            self._hold_finite(done, floats["loss"])
+        now = time.perf_counter()
+        span = max(now - self._since, 1e-9)
+        floats.update(
+            lr=lr,
+            images_per_second=settings.images_per_step * (done - self._logged) / span,
+            data_wait=self._waited / span,
+        )
+        if (peak := peak_memory(world.device)) is not None:
+            floats["peak_memory_mib"] = peak
+        self._logged, self._since, self._waited = done, now, 0.0
+        if world.main:
+            self._run.metrics.write(stage=task.stage, step=done, **floats)
+        return floats
+
+    def _hold_finite(self, done: int, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"{self._task.stage}: the loss is {loss} at step {done}; the last checkpoint stays. Lower the "
+                "learning rate, set clip=1.0, or use precision=fp32"
+            )
+
+    def _obey(self, ask: Ask, done: int, *, saving: bool, logs: Mapping[str, Any]) -> None:
+        """Checkpoint after step `done` where it is due or asked for, and leave where that is asked for."""
+        if ask is Ask.LOST:
+            raise TrainingError(
+                f"{self._task.stage}: stopped at step {done}, because another run has taken over {self._run.out}: this "
+                "one had not refreshed its lock for long (was it stopped, or cut off from its storage?)"
+            )
+        steps = self._settings.steps
+        leaving = ask in (Ask.LEAVE, Ask.LIMIT) and done < steps
+        if not (saving or ask):
+            return
+        if not saving and "loss" in logs:  # else it was looked at already: weights that are lost are not worth keeping
+            world = self._run.world
+            self._hold_finite(done, float(world.average(torch.tensor(_number(logs["loss"]), device=world.device))))
+        self._keeper.save(done, last=leaving or done == steps)
+        if not leaving:
+            if ask is Ask.SAVE:
+                self._run.say(f"{self._task.stage}: checkpoint of step {done}, as asked for")
+            return
+        if self._run.world.main:
+            self._run.hook.ldm_stage_end(stage=self._task.stage, status="interrupted")
+        why = f" after its {self._settings.time_limit:g} minutes" if ask is Ask.LIMIT else ""
+        raise Interrupted(
+            f"{self._task.stage.replace('_', ' ')}: stopped{why} at step {done} of {steps} with a checkpoint; "
+            "the same command goes on from there"
         )
 
-    done = logged = start
-    since, waited = time.perf_counter(), 0.0
-    batches = loader.steps(start)
-    for step in range(start, settings.steps):
-        asked_at = time.perf_counter()
-        micros = next(batches)
-        waited += time.perf_counter() - asked_at
-        saving = (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps
-        measure = (step + 1) % settings.log_every == 0 or saving or step == start
-        lr = learning_rate(settings, step)
-        for part in task.parts:
-            part.set_lr(lr)
-        with seeded(mix_seed(identity, step, run.world.rank)):  # what dropout draws, so that a resumed run repeats it
-            logs = task.step(step, micros, measure=measure)
-        if task.ema is not None:
-            task.ema.update()
-        done = step + 1
-        floats: dict[str, float] = {}
-        if measure:
-            floats = {k: _number(v) for k, v in logs.items() if v is not None}
-            if "loss" in floats:  # of all processes, so that all of them stop here, or none
-                mean = run.world.average(torch.tensor(floats["loss"], device=run.world.device))
-                floats["loss"] = float(mean)
-            if not math.isfinite(floats.get("loss", 0.0)):
-                raise TrainingError(
-                    f"{task.stage}: the loss is {floats['loss']} at step {done}; the last checkpoint stays. Lower the "
-                    "learning rate, set clip=1.0, or use precision=fp32"
-                )
-            now = time.perf_counter()
-            span = max(now - since, 1e-9)
-            floats.update(
-                lr=lr,
-                images_per_second=settings.images_per_step * (done - logged) / span,
-                data_wait=waited / span,
-            )
-            logged = done
-            since, waited = now, 0.0
+    def _beside(self, done: int) -> None:
+        """Measurements on held-out data and pictures, where they are due; the time they take is no training time."""
+        task, settings, run = self._task, self._settings, self._run
+        validate, preview = getattr(task, "validate", None), getattr(task, "preview", None)
+        validating = validate is not None and settings.validate_every and done % settings.validate_every == 0
+        previewing = preview is not None and settings.preview_every and done % settings.preview_every == 0
+        if not (validating or previewing):
+            return
+        begun = time.perf_counter()
+        if validating and validate is not None:
+            floats = {k: _number(v) for k, v in validate(done).items()}
             if run.world.main:
-                run.metrics.write(stage=task.stage, step=done, **floats)
-        if run.world.main:
-            run.hook.ldm_step(stage=task.stage, step=done, logs=floats)
-        stopping = run.world.any(bool(run.stop.asked))
-        if stopping or saving:
-            save(done)
-        if stopping and done < settings.steps:
-            if run.world.main:
-                run.hook.ldm_stage_end(stage=task.stage, status="interrupted")
-            raise Interrupted(
-                f"{task.stage.replace('_', ' ')}: stopped at step {done} of {settings.steps} with a checkpoint; "
-                "the same command goes on from there"
-            )
+                stage = f"{task.stage}_validation"
+                run.metrics.write(stage=stage, step=done, **floats)
+                run.hook.ldm_step(stage=stage, step=done, logs=floats)
+        if previewing and preview is not None:
+            preview(done)
+        self._since += time.perf_counter() - begun
 
 
 def _number(value: Any) -> float:
