@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from ldm_core.contracts import Accepts, CondSpec, DataInfo, Site
 from ldm_core.errors import ConfigError, suggest
 from ldm_core.recipe import ConditionerPart, Recipe
+from ldm_core.training.engine_config import misfits as engine_misfits
 
 LPIPS_SIDE = 16
 """The smallest side of an image that LPIPS can compare: its trunk halves it four times."""
@@ -145,8 +146,14 @@ def diffusion_misfits(recipe: Recipe) -> Iterable[str]:
 
 
 def _training(recipe: Recipe) -> Iterable[str]:
+    if recipe.first_stage_trainer.zero == 3:
+        yield (
+            "first_stage_trainer.zero: 3 divides the weights themselves, and an adversarial loss takes gradients at "
+            "one part's weights from the other's loss; set first_stage_trainer.zero=2"
+        )
     for name in ("trainer", "first_stage_trainer"):
         section = getattr(recipe, name)
+        yield from engine_misfits(section, name)
         if section.images_per_step % section.accumulate:
             yield (
                 f"{name}.images_per_step: {section.images_per_step} is not divisible by {name}.accumulate "

@@ -13,6 +13,9 @@ from ldm_core.cond import Cond
 from ldm_core.contracts import Batch, Denoiser, Estimate, NoiseSchedule, Parameterization, Predict
 from ldm_core.streams import Streams
 
+AUTOCAST: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""The type that networks run in at a precision other than ``fp32``."""
+
 
 def per_example(value: Tensor, like: Tensor) -> Tensor:
     """A coefficient (B,) in float64 -> (B, 1, ...) in `like`'s dtype and device, to multiply `like` with."""
@@ -23,8 +26,8 @@ class Model(nn.Module):
     """Estimates x0 from x at time t: ``x0 = c_skip x + c_out F(c_in x)``; float32 outside the network.
 
     `denoiser` is F; `conditioners`, by name, in recipe order, are part of the model (their weights train, average and
-    travel with it); `adapters` hook into it. `precision` ``bf16`` runs the network and the conditioners' weights
-    under autocast; what comes out is float32 again.
+    travel with it); `adapters` hook into it. `precision` ``bf16`` or ``fp16`` runs the network and the conditioners'
+    weights under autocast; what comes out is float32 again.
     """
 
     def __init__(
@@ -52,8 +55,8 @@ class Model(nn.Module):
 
     def autocast(self) -> Any:
         """The context in which networks run."""
-        if self.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        if self.precision in AUTOCAST:
+            return torch.autocast(self.device.type, dtype=AUTOCAST[self.precision])
         return nullcontext()
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:

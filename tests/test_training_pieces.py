@@ -20,7 +20,6 @@ from ldm_core.errors import ConfigError
 from ldm_core.settings import TrainerSettings
 from ldm_core.training import loader as loading
 from ldm_core.training.ema import EMA
-from ldm_core.training.engine import engine_config
 from ldm_core.training.latent_statistics import fit_normalization
 from ldm_core.training.rates import learning_rate
 from ldm_core.training.world import World
@@ -148,25 +147,6 @@ def test_collate_stacks_what_is_equal_and_lists_the_rest() -> None:
     assert batch["caption"] == ["a", "a"]
     assert isinstance(batch["boxes"], list) and batch["boxes"][1].shape == (2, 4)
     assert batch["class_label"].tolist() == [1, 2]
-
-
-def test_the_engine_config_is_complete_and_names_conflicts() -> None:
-    settings = TrainerSettings(images_per_step=12, accumulate=2, clip=0.0)
-    conf = engine_config(settings, _world(0, 3), "trainer")
-    assert conf["train_batch_size"] == 12
-    assert conf["train_micro_batch_size_per_gpu"] == 2
-    assert conf["gradient_clipping"] == 0.0  # always written: DeepSpeed's own default is 1.0
-    with pytest.raises(
-        ConfigError, match=r"12 is not divisible by 5 process\(es\) x accumulate 2; use a multiple of 10"
-    ):
-        engine_config(settings, _world(0, 5), "trainer")
-    raw = TrainerSettings(deepspeed={"gradient_clipping": 2.0, "zero_optimization": {"stage": 1}})
-    with pytest.raises(ConfigError) as error:
-        engine_config(raw, _world(), "trainer")
-    assert error.value.problems == (
-        "trainer.deepspeed.gradient_clipping: set trainer.clip instead",
-        "trainer.deepspeed.zero_optimization.stage: set trainer.zero instead",
-    )
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ldm_core.builtin.unet_config import UNetConfig
 from ldm_core.cond import Cond
@@ -14,6 +13,7 @@ from ldm_core.contracts import Denoiser, Site
 from ldm_core.nn.attention import AttentionBlock, SpatialTransformer, joint_mask
 from ldm_core.nn.embeddings import timestep_embedding
 from ldm_core.nn.norms import group_norm, zero_init
+from ldm_core.nn.recompute import recompute
 from ldm_core.nn.unet_blocks import Downsample, ResBlock, Upsample
 
 
@@ -103,6 +103,12 @@ class UNet(nn.Module, Denoiser):
             nn.SiLU(),
             zero_init(nn.Conv2d(width, self.latent_channels, 3, padding=1)),
         )
+        if config.checkpoint:
+            recompute(self.recompute_blocks())
+
+    def recompute_blocks(self) -> list[nn.Module]:
+        """The blocks that a trainer may let run again in the backward pass."""
+        return [*self.input_blocks, self.middle_block, *self.output_blocks]
 
     def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
         """x (B,C,h,w), noise_level (B,), what the schedule tells -> (B,C,h,w).
@@ -123,24 +129,17 @@ class UNet(nn.Module, Denoiser):
 
         skips: list[Tensor] = []
         for index, stage in enumerate(self.input_blocks):
-            h = self._residual(self._run(stage, h, emb, context, mask), cond, f"in.{index}")
+            h = self._residual(stage(h, emb, context, mask), cond, f"in.{index}")
             skips.append(h)
-        h = self._residual(self._run(self.middle_block, h, emb, context, mask), cond, "mid")
+        h = self._residual(self.middle_block(h, emb, context, mask), cond, "mid")
         for stage in self.output_blocks:
             skip = self._residual(skips.pop(), cond, f"skip.{len(skips)}")
-            h = self._run(stage, torch.cat([h, skip], dim=1), emb, context, mask)
+            h = stage(torch.cat([h, skip], dim=1), emb, context, mask)
         return self.out(h)
 
     @property
     def _dtype(self) -> torch.dtype:
         return cast(nn.Linear, self.time_embed[0]).weight.dtype
-
-    def _run(
-        self, stage: nn.Module, h: Tensor, emb: Tensor, context: Tensor | None, mask: Tensor | None
-    ) -> Tensor:
-        if self.config.checkpoint and self.training and torch.is_grad_enabled():
-            return cast(Tensor, checkpoint(stage, h, emb, context, mask, use_reentrant=False))
-        return stage(h, emb, context, mask)
 
     @staticmethod
     def _residual(h: Tensor, cond: Cond, site: str) -> Tensor:

@@ -168,6 +168,10 @@ class Encoder(nn.Module):
         self.norm_out = group_norm(width, norm_groups)
         self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
 
+    def recompute_blocks(self) -> list[nn.Module]:
+        """The blocks that a trainer may let run again in the backward pass."""
+        return [*(block for level in self.down for block in level.block), self.mid]  # type: ignore[union-attr]
+
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
         for level in self.down:
@@ -216,6 +220,10 @@ class Decoder(nn.Module):
         self.up = nn.ModuleList(levels)
         self.norm_out = group_norm(width, norm_groups)
         self.conv_out = nn.Conv2d(width, image_channels, 3, padding=1)
+
+    def recompute_blocks(self) -> list[nn.Module]:
+        """The blocks that a trainer may let run again in the backward pass."""
+        return [self.mid, *(block for level in self.up for block in level.block)]  # type: ignore[union-attr]
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,10 @@ class DenoiserTask:
         self._loss = DiffusionLoss(model, objective, recipe)
         self._loss.train()
         self.ema: EMA | None = None
-        self.parts: Sequence[Part] = [Part("model", self._loss, recipe.trainer, world, "trainer")]
+        networks = [cast(nn.Module, model.denoiser)]
+        self.parts: Sequence[Part] = [
+            Part("model", self._loss, recipe.trainer, world, "trainer", networks=networks)
+        ]
         if recipe.trainer.ema:
             self.ema = EMA(self._loss, recipe.trainer.ema)
         self.part_steps = {"model": 0}

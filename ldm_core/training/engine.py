@@ -1,72 +1,51 @@
-"""DeepSpeed, one code path from one CPU process to many accelerators: its configuration, and one engine a part."""
+"""DeepSpeed, one code path from one CPU process to many accelerators: one engine a part, at any ZeRO stage."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ldm_core.errors import ConfigError
+from ldm_core.errors import ComponentError, ConfigError
+from ldm_core.nn.recompute import recompute
 from ldm_core.settings import EngineSettings
+from ldm_core.training.engine_config import engine_config, loss_scale_settings
+from ldm_core.training.loss_scale import LossScale
 from ldm_core.training.world import World, import_deepspeed
 
-_OURS = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-    "optimizer",
-    "scheduler",
-    "bf16",
-    "fp16",
-)
-_SETTING_OF = {
-    "train_batch_size": "images_per_step",
-    "train_micro_batch_size_per_gpu": "images_per_step / accumulate",
-    "gradient_accumulation_steps": "accumulate",
-    "gradient_clipping": "clip",
-    "optimizer": "lr, betas, weight_decay",
-    "scheduler": "schedule, warmup_steps",
-    "bf16": "precision",
-    "fp16": "precision",
-}
+_COMPILERS = {"cpu": ("CXX", ("g++", "clang++", "cl"), "C++"), "cuda": ("CC", ("gcc", "clang", "cl"), "C")}
 
 
-def engine_config(settings: EngineSettings, world: World, section: str) -> dict[str, Any]:
-    """DeepSpeed's configuration; :class:`ConfigError` where raw settings contradict the recipe's own."""
-    share = world.size * settings.accumulate
-    if settings.images_per_step % share:
-        raise ConfigError(
-            f"{section}.images_per_step: {settings.images_per_step} is not divisible by {world.size} process(es) x "
-            f"accumulate {settings.accumulate}; use a multiple of {share}"
+def require_machine(settings: EngineSettings, device: torch.device, section: str) -> None:
+    """:class:`ConfigError` where this machine cannot do what is asked: fp16 on a CPU, compiling without a compiler."""
+    problems = []
+    if settings.precision == "fp16" and device.type == "cpu":
+        problems.append(
+            f"{section}.precision: fp16 needs an accelerator and this run is on the CPU; use bf16 (autocast, no loss "
+            "scale) or fp32"
         )
-    raw = {k: dict(v) if isinstance(v, Mapping) else v for k, v in settings.deepspeed.items()}
-    clashes = [f"{section}.deepspeed.{key}: set {section}.{_SETTING_OF[key]} instead" for key in _OURS if key in raw]
-    if "stage" in raw.get("zero_optimization", {}):
-        clashes.append(f"{section}.deepspeed.zero_optimization.stage: set {section}.zero instead")
-    if clashes:
-        raise ConfigError(clashes)
-    zero = {"stage": settings.zero, **raw.pop("zero_optimization", {})}
-    return {
-        "train_batch_size": settings.images_per_step,
-        "train_micro_batch_size_per_gpu": settings.images_per_step // share,
-        "gradient_accumulation_steps": settings.accumulate,
-        "gradient_clipping": settings.clip,
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 1 << 40,
-        "wall_clock_breakdown": False,
-        **raw,
-    }
+    variable, names, language = _COMPILERS.get(device.type, _COMPILERS["cuda"])
+    found = [n for n in (os.environ.get(variable, ""), *names) if n and shutil.which(n)]
+    if settings.compile and not found:
+        problems.append(
+            f"{section}.compile: torch.compile needs a {language} compiler here and none of {', '.join(names)} is on "
+            f"the PATH; install one (or name it in {variable}), or set {section}.compile=false"
+        )
+    if problems:
+        raise ConfigError(problems)
 
 
 class Part:
     """One part of a task: a module whose ``forward`` returns its loss, in a DeepSpeed engine with its optimizer.
 
     The engine's module may hold more than it trains: only parameters with ``requires_grad`` get an optimizer.
+    `networks` are the modules in it that do the arithmetic: ``compile`` and ``activation_checkpointing`` are theirs.
     """
 
     def __init__(
@@ -76,17 +55,39 @@ class Part:
         settings: EngineSettings,
         world: World,
         section: str,
+        *,
+        networks: Sequence[nn.Module] = (),
     ) -> None:
+        require_machine(settings, world.device, section)
         self.name, self.module, self.settings = name, module.to(world.device), settings
-        trained = [p for p in module.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            trained, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
-        )
-        config = engine_config(settings, world, section)
-        self.engine, *_ = import_deepspeed().initialize(
-            model=self.module, optimizer=optimizer, config=config, dist_init_required=False
-        )
+        self.applied = True
+        """Whether the last step changed the weights: not where its gradients were not finite, or were discarded."""
+        layouts = _laid_out(module, name)
+        if settings.activation_checkpointing and networks:
+            _recompute(networks, section)
+        if settings.compile:
+            for network in networks:
+                network.compile()  # in place: names in the state dict stay
         self.names = {p: n for n, p in module.named_parameters()}
+        self._trained = [p for p in self.names if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            self._trained,
+            lr=settings.lr,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=settings.offload == "none",
+        )
+        config = engine_config(settings, world.size, section, trained=sum(p.numel() for p in self._trained))
+        if not settings.zero:
+            config["gradient_clipping"] = 0.0  # done here, where the norm is measured
+        self.engine = _initialize(self.module, optimizer, config, section)
+        if not settings.zero:
+            for parameter, layout in layouts.items():
+                parameter.data = parameter.data.contiguous(memory_format=layout)
+        self.loss_scale: LossScale | None = None
+        """fp16's; a checkpoint holds its ``state()``."""
+        if settings.precision == "fp16":
+            self.loss_scale = LossScale.of(loss_scale_settings(settings, section))
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of the next step."""
@@ -94,27 +95,148 @@ class Part:
             group["lr"] = lr
 
     def adopt(self, module: nn.Module) -> None:
-        """Take over parameters of `module` that were written in place; ZeRO keeps its own copies."""
+        """Take over parameters of `module` that were written in place (ZeRO 0 to 2); ZeRO keeps its own copies."""
         if self.settings.zero:
             from deepspeed.utils import safe_set_full_fp32_param
 
             for parameter in module.parameters():
                 safe_set_full_fp32_param(parameter, parameter.detach().clone())
 
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Inside, every parameter is whole on every process, to be read; all processes must enter. ZeRO 3 divides
+        them otherwise, and a state dict then holds empty tensors."""
+        if self.settings.zero == 3:
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters(list(self.names)):
+                yield
+        else:
+            yield
+
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradients; the engine divides by the accumulation."""
+        if self.loss_scale is not None:
+            if self.settings.zero:
+                self.engine.optimizer.override_loss_scale(self.loss_scale.value)  # it scales, and unscales in its step
+            else:
+                loss = loss * self.loss_scale.value
         self.engine.backward(loss)
 
     def step(self, *, measure: bool = False) -> float | None:
-        """One optimizer step at an accumulation boundary, else nothing; with `measure`, the gradient norm before
-        clipping (None inside an accumulation)."""
-        boundary = self.engine.is_gradient_accumulation_boundary()
-        norm = None
-        if measure and boundary and self.settings.zero == 0:
-            # stage 0 in fp32 does not report it
-            grads = [p.grad for p in self.names if p.grad is not None]
-            norm = float(torch.stack([g.norm() for g in grads]).norm()) if grads else 0.0
+        """One optimizer step at an accumulation boundary, else nothing; with `measure`, the norm of the averaged
+        gradients before clipping (None inside an accumulation).
+
+        Gradients that are not finite are dropped where they are looked at: at every ZeRO stage from 1 on, in fp16,
+        with ``bad_steps=skip``, and with `measure`. All processes do the same; :attr:`applied` tells.
+        """
+        if not self.engine.is_gradient_accumulation_boundary():
+            self.engine.step()
+            return None
+        norm = self._step_zero() if self.settings.zero else self._step_plain(measure)
+        if self.loss_scale is not None:
+            self.loss_scale.update(finite=self.applied)
+        return norm if measure else None
+
+    def discard(self) -> None:
+        """In place of the step that ends an accumulation: drop its gradients, weights and moments stay. All processes
+        must call it."""
+        if not self.engine.is_gradient_accumulation_boundary():
+            raise RuntimeError("discard() takes the place of the last step of an accumulation")
+        if self.settings.zero:
+            self._discard_zero()
+        else:
+            self._drop()
+            self.engine.step()
+        self.applied = False
+
+    def _step_plain(self, measure: bool) -> float | None:
+        settings, scale = self.settings, self.loss_scale
+        looked_at = measure or scale is not None or settings.bad_steps == "skip"
+        norm, value = None, None
+        self.applied = True
+        grads = [p.grad for p in self._trained if p.grad is not None]
+        if grads and (looked_at or settings.clip):
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+            factor = 1.0 if scale is None else 1.0 / scale.value
+            if settings.clip:
+                factor = factor * (settings.clip / (norm * factor + 1e-6)).clamp(max=1.0)
+            if looked_at:  # it waits for the device, so not otherwise
+                value = float(norm) if scale is None else float(norm) / scale.value
+                self.applied = math.isfinite(value)
+            if not self.applied:
+                self._drop()
+            elif scale is not None or settings.clip:
+                torch._foreach_mul_(grads, factor)
         self.engine.step()
-        if measure and boundary and self.settings.zero:
-            norm = float(self.engine.get_global_grad_norm())
-        return norm
+        return (value if grads else 0.0) if looked_at else None
+
+    def _step_zero(self) -> float:
+        self.engine.step()
+        self.applied = not self.engine.optimizer.overflow
+        return float(self.engine.get_global_grad_norm()) if self.applied else math.inf
+
+    def _discard_zero(self) -> None:
+        # DeepSpeed drops a step whose norm is not finite, together with all that it keeps of its gradients (buckets,
+        # partitions, copies in host memory): that is the one way that covers every stage and offload.
+        optimizer = self.engine.optimizer
+        infinite = torch.tensor(math.inf, device=self.engine.device)
+        if self.settings.zero == 3:
+            optimizer._get_norm_groups = lambda: [infinite]
+        else:
+            optimizer.scaled_global_norm = lambda *_, **__: infinite
+        try:
+            self.engine.step()
+        finally:
+            del optimizer.__dict__["_get_norm_groups" if self.settings.zero == 3 else "scaled_global_norm"]
+        if not optimizer.overflow:
+            raise RuntimeError("this version of DeepSpeed does not drop a step with an infinite gradient norm")
+
+    def _drop(self) -> None:
+        for parameter in self._trained:
+            parameter.grad = None
+
+
+def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], section: str) -> Any:
+    try:
+        engine, *_ = import_deepspeed().initialize(
+            model=module, optimizer=optimizer, config=config, dist_init_required=False
+        )
+    except ValueError as error:
+        if type(error).__name__ != "ValidationError":  # pydantic's, of DeepSpeed's configuration
+            raise
+        lines: Any = error.errors()  # type: ignore[attr-defined]
+        raise ConfigError(
+            f"{section}.deepspeed.zero_optimization.{'.'.join(map(str, line['loc']))}: {line['msg']}" for line in lines
+        ) from None
+    return engine
+
+
+def _laid_out(module: nn.Module, name: str) -> dict[nn.Parameter, torch.memory_format]:
+    """Bring parameters into the form that DeepSpeed starts from: some dimension, laid out row by row. Returns those
+    that were ``channels_last``: where ZeRO does not flatten them, they can be again."""
+    layouts = {}
+    for key, parameter in module.named_parameters():
+        if parameter.requires_grad and not parameter.dim():
+            raise ComponentError(
+                f"part '{name}': parameter '{key}' has no dimension, which DeepSpeed does not take; make it one of "
+                "shape (1,)"
+            )
+        if not parameter.is_contiguous():
+            if parameter.dim() == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
+                layouts[parameter] = torch.channels_last
+            parameter.data = parameter.data.contiguous()
+    return layouts
+
+
+def _recompute(networks: Sequence[nn.Module], section: str) -> None:
+    found = 0
+    for network in networks:
+        blocks = getattr(network, "recompute_blocks", None)
+        found += recompute(blocks()) if blocks is not None else 0
+    if not found:
+        kinds = ", ".join(sorted({type(n).__name__ for n in networks})) or "this part"
+        raise ConfigError(
+            f"{section}.activation_checkpointing: {kinds} names no blocks that can be recomputed (recompute_blocks()); "
+            f"set {section}.activation_checkpointing=false"
+        )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core.contracts import FirstStage
+from ldm_core.diffusion import AUTOCAST
 from ldm_core.errors import ConfigError
 from ldm_core.recipe import Recipe
 from ldm_core.streams import Streams, mix_seed
@@ -36,7 +37,7 @@ class _Autocast(nn.Module):
 
     def _autocast(self) -> Any:
         device = next(self.parameters()).device.type
-        return torch.autocast(device, dtype=torch.bfloat16, enabled=self._precision == "bf16")
+        return torch.autocast(device, dtype=AUTOCAST.get(self._precision), enabled=self._precision in AUTOCAST)
 
 
 class _GeneratorAutocast(_Autocast):
@@ -104,7 +105,9 @@ class FirstStageTask:
         self.ema: EMA | None = None
         section = "first_stage_trainer"
         self._generator = _GeneratorAutocast(generator, settings.precision)
-        self._autoencoder = Part("autoencoder", self._generator, settings, world, section)
+        self._autoencoder = Part(
+            "autoencoder", self._generator, settings, world, section, networks=_networks(stage)
+        )
         parts = [self._autoencoder]
         self._discriminator: Part | None = None
         if adversary is not None:
@@ -199,6 +202,12 @@ def start_of_adversary(recipe: Recipe) -> int:
     if settings.adversarial_start_share is not None:
         return round(settings.adversarial_start_share * settings.steps)
     return int(_either(settings.adversarial_start, getattr(recipe.first_stage.config, "adversarial_start", 0)))
+
+
+def _networks(stage: Any) -> list[nn.Module]:
+    """The stage's parts that can be recomputed, or all of its parts where it names none; codebooks stay as they are."""
+    parts = list(stage.children())
+    return [p for p in parts if hasattr(p, "recompute_blocks")] or parts
 
 
 def _either(first: Any, second: Any) -> Any:

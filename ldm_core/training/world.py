@@ -34,11 +34,31 @@ class World:
 
     def average(self, value: Tensor) -> Tensor:
         """The mean of `value` over all processes; the same on each."""
+        return value if self.size == 1 else self.sum(value) / self.size
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of `value` (same shape and dtype on each) over all processes; the same on each, without gradient."""
         if self.size == 1:
             return value
-        out = value.detach().clone()
+        out = value.detach().to(self.device, copy=True).contiguous()
         torch.distributed.all_reduce(out)
-        return out / self.size
+        return out.to(value.device)
+
+    def broadcast(self, value: Tensor) -> Tensor:
+        """The first process's `value` (same shape and dtype on each), on every process."""
+        if self.size == 1:
+            return value
+        out = value.detach().to(self.device, copy=True).contiguous()
+        torch.distributed.broadcast(out, 0)
+        return out.to(value.device)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's `value`, anything that pickles, by rank; the same list on each."""
+        if self.size == 1:
+            return [value]
+        out: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(out, value)
+        return out
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true on any process; the same answer on each."""
