@@ -15,7 +15,14 @@ from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.component import VERSION
 from ldm_core.errors import ConfigError, suggest
-from ldm_core.settings import DataSettings, FirstStageTrainerSettings, SampleSettings, TrainerSettings, same_keys
+from ldm_core.settings import (
+    DataSettings,
+    FirstStageTrainerSettings,
+    SampleSettings,
+    StorageSettings,
+    TrainerSettings,
+    same_keys,
+)
 
 SINGLE = (
     "first_stage",
@@ -50,8 +57,9 @@ SECTIONS: Mapping[str, type] = {
     "first_stage_trainer": FirstStageTrainerSettings,
     "trainer": TrainerSettings,
     "sample": SampleSettings,
+    "storage": StorageSettings,
 }
-SAMPLING_KEYS = ("sample", "sampler", "guidance", "time_grid", "observers")
+SAMPLING_KEYS = ("sample", "sampler", "guidance", "time_grid", "observers", "storage")
 """Keys that may change without making another model of it."""
 
 
@@ -135,6 +143,7 @@ class Recipe:
     first_stage_trainer: FirstStageTrainerSettings
     trainer: TrainerSettings
     sample: SampleSettings
+    storage: StorageSettings
 
     def plain(self) -> dict[str, Any]:
         """Plain values, complete: resolving them again gives an equal recipe."""
@@ -157,8 +166,8 @@ class Recipe:
         return out
 
     def carried(self) -> dict[str, Any]:
-        """:meth:`public` without the observers: what weights and pictures carry, and others need to load them."""
-        return {**self.public(), "observers": []}
+        """:meth:`public` without observers and storage: what weights and pictures carry, for others to load them."""
+        return {**{k: v for k, v in self.public().items() if k != "storage"}, "observers": []}
 
     def parts(self) -> Iterable[Part]:
         """Every component, in build order."""

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from ldm_core import config as _config
+from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.component import Component
 from ldm_core.contracts import DataInfo, Site
@@ -53,6 +54,8 @@ def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = 
     small = plain.get("scale", "paper")
     if small not in ("paper", "small"):
         problems.append(f"scale: expected paper or small, got {small!r}")
+    plain, secrets = _without_secrets(plain)
+    problems += secrets
     out: dict[str, Any] = {}
 
     def attempt(key: str, make: Any) -> None:
@@ -68,6 +71,8 @@ def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = 
     attempt("seed", lambda: _config.structure(plain.get("seed", 0), int, "seed"))
     for key, section in SECTIONS.items():
         attempt(key, lambda key=key, section=section: _config.structure(plain.get(key) or {}, section, key))
+    if plain.get("storage") and "storage" in out:
+        storage.configure(out["storage"])  # a trained first stage is read below
     around = _Around(catalog, small == "small", info, Site(size=(32, 32)))
     if "image_size" in out and "image_channels" in out:
         around.site = Site(size=out["image_size"], channels=out["image_channels"])
@@ -81,6 +86,20 @@ def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = 
     if problems:
         raise ConfigError(problems)
     return Recipe(**out)
+
+
+def _without_secrets(plain: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+    """`plain` without credentials, and what is to be said about each; a recipe is written down and handed on."""
+    given = plain.get("storage")
+    secret = storage.secrets_among(given) if isinstance(given, Mapping) else []
+    if not isinstance(given, Mapping) or not secret:
+        return plain, []
+    lines = [
+        f"storage.{key}: credentials do not belong in a recipe, which is written down; set AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY in the environment, or name a profile of ~/.aws in storage.profile"
+        for key in secret
+    ]
+    return {**plain, "storage": {k: v for k, v in given.items() if k not in secret}}, lines
 
 
 def _size(value: Any) -> tuple[int, int]:

@@ -26,7 +26,7 @@ import attrs
 from ldm_core import storage_transfer as remote
 from ldm_core.errors import StorageError
 from ldm_core.storage_errors import reported
-from ldm_core.storage_options import S3, configure, filesystem
+from ldm_core.storage_options import S3, configure, current, filesystem, secrets_among
 from ldm_core.storage_paths import base_name, braces, is_glob, join, local_path, parent, protocol, shown
 from ldm_core.storage_retry import StorageWarning, retrying
 
@@ -39,6 +39,7 @@ __all__ = [
     "base_name",
     "configure",
     "create",
+    "current",
     "exists",
     "expand",
     "filesystem",
@@ -54,6 +55,7 @@ __all__ = [
     "read_bytes",
     "read_text",
     "remove",
+    "secrets_among",
     "shown",
 ]
 
