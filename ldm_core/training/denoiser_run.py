@@ -24,7 +24,7 @@ def train_denoiser(work: Stages, identity: str) -> None:
     recipe, settings, world, stage = work.recipe, work.recipe.trainer, work.run.world, work.stage()
     model = make_model(recipe, work.catalog, stage)
     fit_conditioners(work, model)
-    made = latents.cached(*work.moments_key()) if settings.cache_latents else None
+    made = work.moments()
     fetch: Any
     data, keys = work.paired(), recipe.reads
     if made is None:

@@ -1,112 +1,166 @@
-"""The images' moments, encoded once by a frozen first stage and kept beside the run."""
+"""The images' moments, encoded once by a frozen first stage: read back by place, checked as they are read.
+
+Moments and not one draw of them, so that each epoch draws its own latents. A cache is a folder named by the key of all
+that it depends on, in the run's folder or wherever ``trainer.latents`` says; see :mod:`.latents_shards` for its files
+and :mod:`.latents_encode` for how it is made.
+"""
 
 from __future__ import annotations
 
-import json
+import hashlib
+import zlib
+from bisect import bisect_right
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
-from ldm_core import artifacts, storage
-from ldm_core.batch import to_images
-from ldm_core.contracts import FirstStage
-from ldm_core.errors import CheckpointError, Interrupted
-from ldm_core.recipe import digest
-from ldm_core.training.loader import Examples, Place
-from ldm_core.training.loop import Run
+from ldm_core import storage
+from ldm_core.errors import CheckpointError
+from ldm_core.recipe import Recipe
+from ldm_core.training.latents_shards import DTYPES, Source, read_manifest
+from ldm_core.training.loader import Examples
+from ldm_core.training.order import Place
 
-LIMIT = 4 << 30
-"""Bytes of moments up to which they are kept; beyond it images are encoded at each step."""
-_BATCH = 32
+_REPAIR = "delete it and run the same command again: it alone is encoded anew"
 
 
-@attrs.frozen(eq=False)
-class Moments:
-    """`tensor` (flips, N, M, *s); `sources` (N,): the index of the example that stands at each place, which is
-    another one where an example could not be read."""
-
-    tensor: Tensor
-    sources: Tensor
-
-
-def key_of(stage_sha256: str, fingerprint: str, size: tuple[int, int], fit: str, flip: bool) -> str:
-    """What a cache depends on: the first stage's weights, the data, and how an image is prepared."""
-    return digest([stage_sha256, fingerprint, list(size), fit, flip])
-
-
-def fits(url: str, key: str) -> bool:
-    """Whether there are moments at `url`, made from just this; their header alone is read."""
-    if not storage.exists(url):
-        return False
-    try:
-        header, _ = artifacts.raw_header(url)
-    except CheckpointError:
-        return False
-    return (header.get("__metadata__") or {}).get("key") == key
+def source_of(recipe: Recipe, first_stage_sha256: str, data: str) -> Source:
+    """What a run's moments are made from; `data` is the fingerprint of its training data."""
+    return Source(
+        first_stage_sha256=first_stage_sha256,
+        data=data,
+        image_size=recipe.image_size,
+        image_channels=recipe.image_channels,
+        fit=recipe.data.fit,
+        flip=recipe.data.flip,
+        buckets=recipe.data.buckets,
+        dtype=recipe.trainer.latents_dtype,
+    )
 
 
-def cached(url: str, key: str) -> Moments | None:
-    """The moments at `url`, or None where there are none or they were made from something else."""
-    if not fits(url, key):
-        return None
-    tensors = load(storage.read_bytes(url))
-    return Moments(tensors["moments"], tensors["sources"])
+def obstacle(recipe: Recipe) -> str:
+    """Why this recipe's images cannot be encoded once; "" where they can."""
+    if recipe.data.crop == "random":
+        return "data.crop=random cuts each image another way each epoch"
+    return ""
 
 
-@torch.no_grad()
-def encode(stage: FirstStage, examples: Examples, run: Run, *, flip: bool, url: str, key: str) -> Moments | None:
-    """Encode all images to moments and keep them at `url`; None where they would take more than :data:`LIMIT`.
+def folder_of(recipe: Recipe, out: str, key: str) -> str:
+    """Where moments of `key` lie: under ``trainer.latents``, or in the run's own folder."""
+    return storage.join(recipe.trainer.latents or storage.join(out, "latents"), key[:16])
 
-    Every process encodes the whole data for itself; the main one writes.
+
+class Cache:
+    """The finished moments in `folder`, by index and mirroring; small ones (`keep` bytes) in memory, others read one by
+    one where they lie, so that they may be larger than memory.
+
+    It may be handed to loader workers. :class:`CheckpointError` naming the shard where what is read is damaged.
     """
-    count, device = len(examples), run.world.device
-    out: Tensor | None = None
-    sources = torch.zeros(count, dtype=torch.int64)
-    flips = 2 if flip else 1
-    starts = range(0, count, _BATCH)
-    if run.world.main:
-        run.hook.ldm_stage_start(stage="latents", steps=len(starts), start=0)
-    for n, start in enumerate(starts):
-        if run.world.any(bool(run.stop.asked)):
-            if run.world.main:
-                run.hook.ldm_stage_end(stage="latents", status="interrupted")
-            raise Interrupted("latents: stopped; the same command encodes them again")
-        indices = range(start, min(start + _BATCH, count))
-        found = [examples.dataset.resolve(i) for i in indices]
-        sources[list(indices)] = torch.tensor([i for i, _ in found])
-        for mirrored in range(flips):
-            images = to_images([examples.fitted(e, bool(mirrored))["image"] for _, e in found]).to(device)
-            moments = stage.encode_moments(images).float().cpu()
-            if out is None:
-                shape = (flips, count, *moments.shape[1:])
-                if moments[0].numel() * 4 * flips * count > LIMIT:
-                    return None
-                out = torch.empty(shape)
-            out[mirrored, start : start + len(indices)] = moments
-        if run.world.main:
-            run.hook.ldm_step(stage="latents", step=n + 1, logs={})
-    assert out is not None
-    if run.world.main:
-        meta = {"key": key, "ldm_core": json.dumps({"format": 1, "kind": "moments"})}
-        storage.atomic_write(url, save({"moments": out, "sources": sources}, metadata=meta))
-    return Moments(out, sources)
+
+    def __init__(self, folder: str, manifest: Mapping[str, Any], keep: int) -> None:
+        self._folder, self._shards = folder, manifest["shards"]
+        self._dtype, self._flips = DTYPES[manifest["dtype"]], int(manifest["flips"])
+        self._count = int(manifest["count"])
+        self._tables: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._moments: list[Tensor] = []
+        self._starts = [s["first"] for s in self._shards]
+        self._places: np.ndarray | None = None
+        if manifest["bytes"] <= keep:
+            self._moments = [self._whole(number) for number in range(len(self._shards))]
+        if None in self._starts:  # shards of one image size each: their examples lie scattered over the data
+            self._places = np.zeros((self._count, 2), dtype=np.int64)
+            for number, shard in enumerate(self._shards):
+                indices = self._read(number, "indices", np.int64, (shard["count"],))
+                self._places[indices] = np.stack([np.full(len(indices), number), np.arange(len(indices))], axis=1)
+
+    @classmethod
+    def find(cls, folder: str, source: Source, keep: int) -> Cache | None:
+        """The cache in `folder`, None where there is none that is finished and made from `source`."""
+        try:
+            manifest = read_manifest(folder, source)
+        except CheckpointError:
+            return None
+        return None if manifest is None else cls(folder, manifest, keep)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def moments(self, index: int, flip: bool = False) -> Tensor:
+        """The moments (M, *s) of example `index`, float32."""
+        if flip and self._flips == 1:
+            raise CheckpointError(f"{storage.shown(self._folder)} holds no mirrored moments")
+        number, row = self._place(index)
+        if self._moments:
+            return self._moments[number][int(flip), row].float()
+        shard = self._shards[number]
+        size = int(np.prod(shard["shape"])) * self._dtype.itemsize
+        start = shard["at"]["moments"] + (int(flip) * shard["count"] + row) * size
+        data = bytearray(storage.read_bytes(self._url(number), start, start + size))
+        if zlib.crc32(data) != int(self._table(number)[1][int(flip), row]):
+            raise CheckpointError(f"{storage.shown(self._url(number))} is damaged at example {index}; {_REPAIR}")
+        return torch.frombuffer(data, dtype=self._dtype).reshape(shard["shape"]).float()
+
+    def source(self, index: int) -> int:
+        """Which example stands at `index`: another one where that could not be read."""
+        number, row = self._place(index)
+        return int(self._table(number)[0][row])
+
+    def _place(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        if self._places is not None:
+            number, row = self._places[index]
+            return int(number), int(row)
+        number = bisect_right(self._starts, index) - 1
+        return number, index - self._starts[number]
+
+    def _url(self, number: int) -> str:
+        return storage.join(self._folder, self._shards[number]["file"])
+
+    def _table(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """A shard's `sources` (n,) and `crc` (flips, n)."""
+        if number not in self._tables:
+            count = self._shards[number]["count"]
+            sources = self._read(number, "sources", np.int64, (count,))
+            self._tables[number] = sources, self._read(number, "crc", np.int64, (self._flips, count))
+        return self._tables[number]
+
+    def _read(self, number: int, name: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+        start = self._shards[number]["at"][name]
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        data = storage.read_bytes(self._url(number), start, start + size)
+        if len(data) != size:
+            raise CheckpointError(f"{storage.shown(self._url(number))} was cut short; {_REPAIR}")
+        return np.frombuffer(data, dtype=dtype).reshape(shape)
+
+    def _whole(self, number: int) -> Tensor:
+        data = storage.read_bytes(self._url(number))
+        if hashlib.sha256(data).hexdigest() != self._shards[number]["sha256"]:
+            raise CheckpointError(f"{storage.shown(self._url(number))} is damaged; {_REPAIR}")
+        tensors = load(data)
+        self._tables[number] = tensors["sources"].numpy(), tensors["crc"].numpy()
+        return tensors["moments"]
 
 
 class LatentExamples:
     """What the denoiser trains on: moments from the cache, and the keys that conditioners read."""
 
-    def __init__(self, moments: Moments, examples: Examples | None) -> None:
-        self._moments, self._examples = moments, examples
+    def __init__(self, cache: Cache, examples: Examples | None) -> None:
+        self._cache, self._examples = cache, examples
         self.keys: Mapping[str, str] = {**(examples.keys if examples else {}), "moments": "value"}
+
+    def __len__(self) -> int:
+        return len(self._cache)
 
     def __call__(self, place: Place) -> Mapping[str, Any]:
         """The example at `place`."""
-        moments = self._moments.tensor[int(place.flip), place.index]
+        moments = self._cache.moments(place.index, place.flip)
         if self._examples is None:
             return {"moments": moments}
-        source = attrs.evolve(place, index=int(self._moments.sources[place.index]))
-        return {**self._examples[source], "moments": moments}
+        beside = attrs.evolve(place, index=self._cache.source(place.index))
+        return {**self._examples[beside], "moments": moments}

@@ -14,7 +14,7 @@ from ldm_core.contracts import DataInfo, FirstStage
 from ldm_core.errors import CheckpointError, DataError
 from ldm_core.pipeline import load_stage
 from ldm_core.recipe import Recipe, digest
-from ldm_core.training import final_samples, latents, world
+from ldm_core.training import final_samples, latents, latents_encode, world
 from ldm_core.training.denoiser_run import train_denoiser
 from ldm_core.training.first_stage_run import train_first_stage
 from ldm_core.training.loader import Examples
@@ -148,34 +148,39 @@ class Stages:
     # ----------------------------------------------------------------------------------------------- latents
 
     def latents(self) -> None:
-        """Encode the images once."""
-        if not self.recipe.trainer.cache_latents or self._finished(self.model_url, "model", self._model_identity()):
+        """Encode the images once, or what is missing of them."""
+        recipe = self.recipe
+        if not recipe.trainer.cache_latents or self._finished(self.model_url, "model", self._model_identity()):
             return
         with self._timed("latents"):
-            url, key = self.moments_key()
-            if latents.fits(url, key):
-                self._end("latents", "skipped")
+            if why := latents.obstacle(recipe):
+                self.run.say(f"latents: not kept, as {why}; images are encoded at each step")
                 return
-            self.run.world.barrier()  # before anyone writes, all have seen that there is nothing yet
-            examples = Examples(self.paired(), self.recipe.image_size, self.recipe.data, ["image"])
-            made = latents.encode(self.stage(), examples, self.run, flip=self.recipe.data.flip, url=url, key=key)
+            examples = Examples(self.paired(), recipe.image_size, recipe.data, ["image"])
+            folder, source = self.moments_place()
+            ensured = latents_encode.ensure(
+                self.stage,
+                examples,
+                self.run,
+                folder,
+                source,
+                keep=recipe.data.keep,
+                workers=recipe.data.workers,
+            )
             self.report_bad(examples)
-            if made is None:
-                self.run.say("latents: too many to keep; images are encoded at each step")
-            self.run.world.barrier()
-            self._end("latents", "done")
+            self._end("latents", "done" if ensured.made else "skipped")
 
-    def moments_key(self) -> tuple[str, str]:
-        """Where this run's moments lie, and the key of what they are made from."""
-        recipe = self.recipe
-        key = latents.key_of(
-            artifacts.sha256(self.stage_url),
-            self.paired().fingerprint(),
-            recipe.image_size,
-            recipe.data.fit,
-            recipe.data.flip,
-        )
-        return storage.join(self.out, "latents", "moments.safetensors"), key
+    def moments_place(self) -> tuple[str, latents.Source]:
+        """The folder of this run's moments, and what they are made from."""
+        source = latents.source_of(self.recipe, artifacts.sha256(self.stage_url), self.paired().fingerprint())
+        return latents.folder_of(self.recipe, self.out, source.key), source
+
+    def moments(self) -> latents.Cache | None:
+        """The encoded images, None where they are not kept."""
+        if not self.recipe.trainer.cache_latents or latents.obstacle(self.recipe):
+            return None
+        folder, source = self.moments_place()
+        return latents.Cache.find(folder, source, self.recipe.data.keep)
 
     # ---------------------------------------------------------------------------------------------- denoiser
 
