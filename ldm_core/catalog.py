@@ -28,6 +28,8 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("sampler", "ddim"): "ldm-plugin-ddim",
     ("guidance", "cfg"): "ldm-plugin-cfg",
     ("conditioner", "bbox_layout"): "ldm-plugin-bbox",
+    ("observer", "tensorboard"): "ldm-plugin-tensorboard",
+    ("observer", "wandb"): "ldm-plugin-wandb",
 }
 """Names of first-party parts and the distribution that brings each, for the answer when one is not installed."""
 

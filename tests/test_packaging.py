@@ -20,7 +20,7 @@ import ldm_core
 from ldm_core.catalog import FIRST_PARTY
 
 ROOT = Path(__file__).parents[1]
-PLUGINS = {
+STANDARD = {
     "plugins/kl_ae": "ldm-plugin-kl-ae",
     "plugins/vq_ae": "ldm-plugin-vq-ae",
     "plugins/ddim": "ldm-plugin-ddim",
@@ -31,6 +31,9 @@ PLUGINS = {
     "conditioners/class_label": "ldm-plugin-class-label",
 }
 """Folder -> distribution of every plugin that the extra `standard` brings."""
+OBSERVERS = {"plugins/tensorboard": "ldm-plugin-tensorboard", "plugins/wandb": "ldm-plugin-wandb"}
+"""Those that are installed by name alone: they bring packages that a run does not need."""
+PLUGINS = STANDARD | OBSERVERS
 MODULES = {"PIL": "pillow", "yaml": "pyyaml"}
 """Modules whose distribution has another name."""
 
@@ -86,7 +89,7 @@ def test_extras_of_the_core() -> None:
     project = metadata(".")["project"]
     extras = project["optional-dependencies"]
     assert set(extras) == {"standard", "s3", "testing", "dev"}
-    assert sorted(extras["standard"]) == sorted(PLUGINS.values())
+    assert sorted(extras["standard"]) == sorted(STANDARD.values())
     assert [name_of(r) for r in extras["s3"]] == ["s3fs"]
     assert "pytest" in map(name_of, extras["testing"])
     assert not [n for n in project["dependencies"] if n.startswith("ldm-")], "the core needs no plugin"

@@ -33,6 +33,7 @@ for _name in (
     "first_stage",
     "guidance",
     "objective",
+    "observer",
     "parameterization",
     "plugin",
     "sampler",
@@ -49,6 +50,7 @@ from ldm_core.testing.denoiser import DenoiserSuite  # noqa: E402
 from ldm_core.testing.first_stage import FirstStageSuite  # noqa: E402
 from ldm_core.testing.guidance import GuidanceSuite  # noqa: E402
 from ldm_core.testing.objective import ObjectiveSuite  # noqa: E402
+from ldm_core.testing.observer import ObserverSuite  # noqa: E402
 from ldm_core.testing.parameterization import ParameterizationSuite  # noqa: E402
 from ldm_core.testing.plugin import PluginSuite  # noqa: E402
 from ldm_core.testing.sampler import SamplerSuite  # noqa: E402
@@ -64,6 +66,7 @@ __all__ = [
     "GuidanceSuite",
     "ModuleSuite",
     "ObjectiveSuite",
+    "ObserverSuite",
     "ParameterizationSuite",
     "PluginSuite",
     "SamplerSuite",

@@ -1,0 +1,20 @@
+"""What this distribution offers to ldm-core."""
+
+from __future__ import annotations
+
+from ldm_core import Component, hookimpl
+from ldm_plugin_tensorboard.config import TensorBoardConfig
+
+
+@hookimpl
+def ldm_components() -> list[Component]:
+    """The observer."""
+    return [
+        Component(
+            kind="observer",
+            name="tensorboard",
+            config=TensorBoardConfig,
+            factory="ldm_plugin_tensorboard.observer:TensorBoardObserver",
+            summary="event files for TensorBoard: curves, pictures, the recipe",
+        )
+    ]

@@ -1,0 +1,20 @@
+"""What this distribution offers to ldm-core."""
+
+from __future__ import annotations
+
+from ldm_core import Component, hookimpl
+from ldm_plugin_wandb.config import WandbConfig
+
+
+@hookimpl
+def ldm_components() -> list[Component]:
+    """The observer."""
+    return [
+        Component(
+            kind="observer",
+            name="wandb",
+            config=WandbConfig,
+            factory="ldm_plugin_wandb.observer:WandbObserver",
+            summary="logs to Weights & Biases, online or offline: curves, pictures, the recipe",
+        )
+    ]
