@@ -186,5 +186,5 @@ class Keeper:
 
 
 def _averages(ema: Any) -> dict[str, Tensor]:
-    tensors = getattr(ema, "state_tensors", None)
+    tensors = getattr(ema, "tensors", None)
     return dict(tensors() if tensors is not None else ema.shadow)

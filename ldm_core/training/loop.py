@@ -39,7 +39,7 @@ class Task(Protocol):
         ...
 
     def step(self, step: int, micros: Sequence[MicroBatch], *, measure: bool) -> Mapping[str, Any]:
-        """One optimizer step of every part; with `measure`, logs as tensors or floats, else whatever is at hand."""
+        """One optimizer step of every part, then of its averages; with `measure`, logs as tensors or floats, else whatever is at hand."""
         ...
 
     # What a task may have beside, each a method or None:
@@ -104,8 +104,6 @@ class _Loop:
                 part.set_lr(lr)
             with seeded(mix_seed(self._identity, step, world.rank)):  # dropout draws from it: a resumed run repeats it
                 logs = task.step(step, micros, measure=measure)
-            if task.ema is not None:
-                task.ema.update()
             floats = self._measured(done, lr, logs) if measure else {}
             if world.main:
                 self._run.hook.ldm_step(stage=task.stage, step=done, logs=floats)
@@ -136,7 +134,8 @@ class _Loop:
         return floats
 
     def _hold_finite(self, done: int, loss: float) -> None:
-        if not math.isfinite(loss):
+        """The last resort: a task's own guard names the examples, and may leave a step out instead."""
+        if not math.isfinite(loss) and self._settings.bad_steps == "stop":
             raise TrainingError(
                 f"{self._task.stage}: the loss is {loss} at step {done}; the last checkpoint stays. Lower the "
                 "learning rate, set clip=1.0, or use precision=fp32"
