@@ -141,7 +141,7 @@ class TrainerSettings(EngineSettings):
     ema_power: tuple[float, ...] = attrs.field(
         default=(),
         validator=_widths,
-        metadata={"help": "relative widths of power-function averages kept for post-hoc reconstruction, as [0.05, 0.1]"},
+        metadata={"help": "relative widths of power-function averages, for post-hoc reconstruction: [0.05, 0.1]"},
     )
     ema_snapshots: int = _field(0, "steps between snapshots of those averages; 0 = with the checkpoints", minimum=0,
                                 same=True)

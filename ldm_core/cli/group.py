@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sample": ("ldm_core.cli.sample", "Images from a trained model."),
     "reconstruct": ("ldm_core.cli.reconstruct", "Pictures through a first stage and back, with their PSNR."),
     "encode": ("ldm_core.cli.encode", "Encode a data set once, for runs to train on."),
+    "ema": ("ldm_core.cli.ema", "A trained model with averages of another width."),
     "plugins": ("ldm_core.cli.plugins", "What is installed, from which distribution, and what is broken."),
     "show": ("ldm_core.cli.show", "One component or preset: its options, presets and source."),
     "check": ("ldm_core.cli.check", "Check and print the resolved recipe, without importing torch."),

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from safetensors.torch import save
+from torch import Tensor
 
 from ldm_core import artifacts, storage
 from ldm_core.build import make_model, make_objective, sampling_site
 from ldm_core.recipe import versions
 from ldm_core.streams import mix_seed
-from ldm_core.training import curves, latents
+from ldm_core.training import curves, latents, posthoc_ema
 from ldm_core.training.denoiser_task import DenoiserTask
 from ldm_core.training.loader import Examples, Loader, arrange
 from ldm_core.training.loop import train
+from ldm_core.training.order import Place
+from ldm_core.training.validation import HeldOutErrors
 
 if TYPE_CHECKING:
     from ldm_core.training.stages import Stages
@@ -28,15 +33,15 @@ def train_denoiser(work: Stages, identity: str) -> None:
     fetch: Any
     data, keys = work.paired(), recipe.reads
     if made is None:
-        examples = Examples(data, recipe.image_size, recipe.data, ["image", *keys])
+        examples: Examples | None = Examples(data, recipe.image_size, recipe.data, ["image", *keys])
         fetch, geometry = examples.__getitem__, examples.keys
     else:
-        beside = Examples(data, recipe.image_size, recipe.data, keys) if keys else None
-        fetch = latents.LatentExamples(made, beside)
+        examples = Examples(data, recipe.image_size, recipe.data, keys) if keys else None
+        fetch = latents.LatentExamples(made, examples)
         geometry = fetch.keys
     loader = Loader(
         fetch,
-        arrange(data, recipe.data),
+        arrange(data, recipe.data, recipe.image_size),
         geometry,
         images_per_step=settings.images_per_step,
         accumulate=settings.accumulate,
@@ -44,12 +49,26 @@ def train_denoiser(work: Stages, identity: str) -> None:
         world=world,
         seed=mix_seed(recipe.seed, "denoiser"),
         workers=recipe.data.workers,
+        bad=None if examples is None else examples.dataset,
     )
     model.to(world.device)
     objective = make_objective(recipe, work.catalog, sampling_site(recipe, stage))
-    task = DenoiserTask(model, objective, stage, recipe, world)
+    task = DenoiserTask(
+        model, objective, stage, recipe, world, name_of=lambda place: example_name(data, made, place), say=work.run.say
+    )
+    if task.ema is not None and settings.ema_power:
+        task.snapshot = lambda step: keep_averages(work, task, step, identity)
+    held_out = validation_of(work, task)
+    task.validate = held_out
     folder = storage.join(work.out, "checkpoints", "denoiser")
     train(task, loader, settings, work.run, folder=folder, identity=identity)
+    if examples is not None:
+        work.report_bad(examples)
+    if not settings.validate_every or settings.steps % settings.validate_every:
+        scores = held_out(settings.steps)
+        if world.main:
+            work.run.metrics.write(stage="denoiser_validation", step=settings.steps, **scores)
+            work.run.hook.ldm_step(stage="denoiser_validation", step=settings.steps, logs=scores)
     weights = {k: v.contiguous() for k, v in task.weights().items()}
     if world.main:
         meta = artifacts.metadata(
@@ -60,12 +79,50 @@ def train_denoiser(work: Stages, identity: str) -> None:
             identity=identity,
             first_stage_sha256=artifacts.sha256(work.stage_url),
             class_names={k: list(v) for k, v in work.info.class_names.items()},
-            averaged=task.ema is not None,
+            averaged=task.is_averaged,
         )
         storage.atomic_write(work.model_url, save(weights, metadata=meta))
         for name, data in curves.pictures(work.run.metrics.read(), "denoiser").items():
             work.picture("denoiser", settings.steps, name, data)
     world.barrier()
+
+
+def validation_of(work: Stages, task: DenoiserTask) -> HeldOutErrors:
+    """What measures the model on held-out images."""
+    recipe = work.recipe
+    keys = ["image", *recipe.reads]
+    data, is_held_out = work.held_out(keys)
+    count = min(recipe.trainer.validate_images, len(data))
+    weights = "averaged weights" if task.is_averaged else "the weights as they are"
+    work.run.say(
+        f"denoiser: validated on {count} {'held-out' if is_held_out else 'training'} images with {weights}"
+        + ("" if is_held_out else " (the data has no held-out ones)")
+    )
+    settings = attrs.evolve(recipe.data, keep=0)
+    return HeldOutErrors(task, Examples(data, recipe.image_size, settings, keys), recipe.reads, count, work.run.world)
+
+
+def keep_averages(work: Stages, task: DenoiserTask, step: int, identity: str) -> None:
+    """Store the power-function averages after `step`; every process must call it, the main one writes."""
+    assert task.ema is not None
+    averages = {w: _model_part(tensors) for w, tensors in task.ema.power_averages().items()}
+    if work.run.world.main and task.ema.updates:
+        posthoc_ema.write_snapshot(work.out, step, task.ema.updates, averages, identity)
+
+
+def _model_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of a task's tensors those of its model, under the model's own names, on the CPU."""
+    prefix = "model."
+    return {k.removeprefix(prefix): v.cpu() for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def example_name(data: Any, made: Any, place: Place) -> str:
+    """What to call the example at `place` in a message: its name in the data, where it has one, and its number."""
+    index = place.index if made is None else made.source(place.index)
+    where = f"example {index} of epoch {place.epoch}"
+    if "name" not in data.keys:
+        return where
+    return f"'{data.select(['name'])[index]['name']}' ({where})"
 
 
 def fit_conditioners(work: Stages, model: Any) -> None:

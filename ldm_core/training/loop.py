@@ -39,7 +39,8 @@ class Task(Protocol):
         ...
 
     def step(self, step: int, micros: Sequence[MicroBatch], *, measure: bool) -> Mapping[str, Any]:
-        """One optimizer step of every part, then of its averages; with `measure`, logs as tensors or floats, else whatever is at hand."""
+        """One optimizer step of every part, then of its averages, where the step counts; with `measure`, logs
+        as tensors or floats, else whatever is at hand."""
         ...
 
     # What a task may have beside, each a method or None:
