@@ -1,0 +1,163 @@
+"""A tiny run that is killed again and again, as a program: ``python killed_runs.py '{"out": ..., "kills": 3, ...}'``.
+
+Everything is imported once, then each attempt is forked off: an attempt costs a fraction of a second in place of a
+fresh start. Kills come at random moments (a number of steps and a part of one), and every third one inside the write
+of a checkpoint, half of a file being on the disk. The last attempt is left alone. Prints JSON: how each attempt ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from training_runs import TINY, VQ, Watch, go
+
+from ldm_core import hookimpl, storage
+from ldm_core.training import world
+
+STAGES = ("first_stage", "latents", "denoiser")
+RECIPE: dict[str, Any] = {
+    "first_stage": VQ,
+    "denoiser": {**TINY["denoiser"], "dropout": 0.1},
+    "conditioners": [{"use": "class_label", "width": 16, "dropout": 0.2}],
+}
+SETTINGS = [
+    "data.flip=true",
+    "first_stage_trainer.steps=16",
+    "first_stage_trainer.adversarial_start=5",
+    "first_stage_trainer.codebook_start=3",
+    "first_stage_trainer.revive_every=4",
+    "trainer.steps=24",
+    "trainer.schedule=cosine",
+    "trainer.accumulate=2",
+    *(f"{section}.checkpoint_every=2" for section in ("first_stage_trainer", "trainer")),
+]
+_TIMEOUT = 60.0
+
+
+class Telling(Watch):
+    """Writes a byte for every step into a pipe."""
+
+    def __init__(self, pipe: int) -> None:
+        super().__init__()
+        self._pipe = pipe
+
+    @hookimpl
+    def ldm_step(self, stage: str, step: int, logs: Mapping[str, float]) -> None:
+        os.write(self._pipe, b"f" if stage == "first_stage" else b"d")
+
+
+def _die_in_write(number: int) -> None:
+    """Let this process kill itself when half of the `number`-th file of a checkpoint is on the disk."""
+    true, seen = storage.atomic_write, [0]
+
+    def deadly(url: str, data: Any) -> None:
+        if "checkpoints" in str(url):
+            seen[0] += 1
+            if seen[0] == number:
+                with storage.atomic_path(url) as part, part.open("wb") as file:
+                    if callable(data):
+                        data(file)
+                    else:
+                        file.write(data.encode() if isinstance(data, str) else data)
+                    file.truncate(file.tell() // 2)
+                    file.flush()
+                    os.kill(os.getpid(), signal.SIGKILL)
+        true(url, data)
+
+    storage.atomic_write = deadly
+
+
+def _attempt(job: Mapping[str, Any], rank: int, port: int, pipe: int, in_write: int) -> NoReturn:
+    """One process of one attempt; never returns."""
+    code = 1
+    try:
+        with (Path(job["out"]).parent / f"log-{rank}.txt").open("a") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        if job["ranks"] > 1:
+            os.environ.update(
+                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["ranks"]), MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=str(port),
+            )  # fmt: skip
+        if in_write:
+            _die_in_write(in_write)
+        watch = Telling(pipe) if rank == 0 else None
+        go(job["out"], *SETTINGS, *job["settings"], stages=STAGES, watch=watch, **RECIPE)
+        world.stop()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _run(job: Mapping[str, Any], after: float | None, in_write: int) -> dict[str, Any]:
+    """One attempt, killed `after` so many steps, or by itself in a write, or (None, 0) left to its end."""
+    reading, writing = os.pipe()
+    port = _free_port() if job["ranks"] > 1 else 0
+    children = []
+    for rank in range(job["ranks"]):
+        child = os.fork()
+        if child == 0:
+            _attempt(job, rank, port, writing, in_write if rank == 0 else 0)
+        children.append(child)
+    os.close(writing)
+    steps, begun, last, taken = "", time.monotonic(), time.monotonic(), 0.1
+    try:
+        while time.monotonic() - begun < _TIMEOUT:
+            if after is not None and len(steps) >= int(after):
+                time.sleep((after - int(after)) * taken)
+                break
+            ready, _, _ = select.select([reading], [], [], 1.0)
+            told = os.read(reading, 1).decode() if ready else ""
+            if ready and not told:
+                break  # it has ended
+            if told:
+                steps, taken, last = steps + told, time.monotonic() - last, time.monotonic()
+    finally:
+        os.close(reading)
+        alone = after is None and not in_write
+        codes = []
+        for child in children:
+            if not alone:
+                os.kill(child, signal.SIGKILL)
+            codes.append(os.waitpid(child, 0)[1])
+    killed = any(os.WIFSIGNALED(c) for c in codes)
+    failed = any(os.WIFEXITED(c) and os.WEXITSTATUS(c) for c in codes) and not (killed and in_write)
+    return {"steps": steps, "killed": killed, "in_write": bool(in_write) and killed, "failed": failed}
+
+
+def main() -> None:
+    """Do the job of the first argument."""
+    job = {"ranks": 1, "settings": [], "seed": 0, **json.loads(sys.argv[1])}
+    draw = random.Random(job["seed"])
+    attempts = []
+    for number in range(job["kills"]):
+        in_write = draw.randint(1, 4) if number % 3 == 1 else 0
+        attempts.append(_run(job, None if in_write else draw.uniform(0.0, 4.0), in_write))
+    attempts.append(_run(job, None, 0))
+    print(json.dumps(attempts))
+
+
+if __name__ == "__main__":
+    main()

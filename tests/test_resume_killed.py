@@ -1,0 +1,66 @@
+"""Runs that are killed at random moments and started again end with the very bits of a run that nobody disturbed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("killed_runs.py")
+
+
+def run(out: Path, timeout: float = 240, **job: Any) -> list[dict[str, Any]]:
+    """The attempts of :mod:`killed_runs`, in a process with one thread."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    known = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), json.dumps({"out": str(out), **job})],
+        env={**known, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    log = (out.parent / "log-0.txt").read_text() if (out.parent / "log-0.txt").exists() else ""
+    assert done.returncode == 0, done.stderr[-2000:] + log[-3000:]
+    attempts = json.loads(done.stdout.splitlines()[-1])
+    assert not any(a["failed"] for a in attempts), log[-3000:]
+    assert not attempts[-1]["killed"]
+    return attempts
+
+
+def digests(out: Path) -> dict[str, str]:
+    names = ("first_stage.safetensors", "model.safetensors")
+    return {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in names}
+
+
+def held(out: Path, attempts: list[dict[str, Any]], kills: int) -> None:
+    """So many kills, some of them inside a write, and nothing half-written or temporary is left."""
+    assert sum(a["killed"] for a in attempts) == kills
+    assert sum(a["in_write"] for a in attempts) == (kills + 1) // 3
+    assert not list(out.rglob("*.part")) and not (out / "lock").exists()
+    for folder in (out / "checkpoints").glob("*/*"):
+        assert (folder / "manifest.json").exists(), folder
+
+
+@pytest.mark.parametrize("kills, seed", [(3, 1), pytest.param(20, 2, marks=pytest.mark.slow)])
+def test_one_process(tmp_path: Path, kills: int, seed: int) -> None:
+    run(tmp_path / "a" / "run", kills=0)
+    attempts = run(tmp_path / "b" / "run", kills=kills, seed=seed)
+    held(tmp_path / "b" / "run", attempts, kills)
+    assert digests(tmp_path / "a" / "run") == digests(tmp_path / "b" / "run")
+
+
+@pytest.mark.slow
+def test_two_processes_under_zero_2(tmp_path: Path) -> None:
+    job: dict[str, Any] = {"ranks": 2, "settings": ["trainer.zero=2", "first_stage_trainer.zero=2"], "timeout": 600}
+    run(tmp_path / "a" / "run", kills=0, **job)
+    attempts = run(tmp_path / "b" / "run", kills=20, seed=3, **job)
+    held(tmp_path / "b" / "run", attempts, 20)
+    assert digests(tmp_path / "a" / "run") == digests(tmp_path / "b" / "run")
