@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ldm_core import artifacts, config, storage
+from ldm_core import artifacts, config, finetune, storage
 from ldm_core.catalog import Catalog
 from ldm_core.check import check, site_of
 from ldm_core.contracts import DataInfo
-from ldm_core.errors import ConfigError, Interrupted
+from ldm_core.errors import ConfigError, Interrupted, TrainingError
 from ldm_core.recipe import SAME, SAMPLING_KEYS, SECTIONS, Recipe
 from ldm_core.resolve import resolve
 
@@ -33,6 +33,8 @@ class RunResult:
     first_stage: Mapping[str, float]
     seconds: Mapping[str, float]
     status: str
+    started: Mapping[str, Any] = attrs.field(factory=dict)
+    """What a stage took of the weights that its recipe starts from, by stage."""
 
 
 def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInfo]:
@@ -47,6 +49,8 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
     info = data_info(dataset)
     recipe = resolve(plain, catalog, info)
     check(recipe, info)
+    if problems := list(finetune.misfits(recipe)):
+        raise ConfigError(problems)
     dataset.select(dict.fromkeys(["image", *recipe.reads]))  # examples that lack a key are found now, not hours later
     return recipe, info
 
@@ -57,7 +61,15 @@ def default_out(recipe: Recipe) -> str:
 
 
 def claim(recipe: Recipe, out: str) -> None:
-    """Make the run's folder and write its recipe; :class:`ConfigError` where it holds another recipe's run.
+    """Make the run's folder and write its recipe; :class:`ConfigError` where it holds another recipe's run."""
+    refuse_another(recipe, out)
+    if int(os.environ.get("RANK", "0")) == 0:  # the other processes of the run only look
+        storage.make_folder(out)
+        storage.atomic_write(storage.join(out, RECIPE_FILE), config.dump_yaml(recipe.public()))
+
+
+def refuse_another(recipe: Recipe, out: str) -> None:
+    """:class:`ConfigError` where `out` holds another recipe's run.
 
     A recipe alone, of a run that failed before it made anything, is no run: the corrected recipe takes its place.
     """
@@ -75,9 +87,6 @@ def claim(recipe: Recipe, out: str) -> None:
                 f"{out} holds a run of another recipe ({shown}); give another folder with --out, or the old recipe: "
                 f"--recipe {url}"
             )
-    if int(os.environ.get("RANK", "0")) == 0:  # the other processes of the run only look
-        storage.make_folder(out)
-        storage.atomic_write(url, config.dump_yaml(recipe.public()))
 
 
 def _differ(path: str, before: Any, now: Any) -> list[str]:
@@ -120,7 +129,7 @@ def run(
 
 def _do(work: Stages, stages: Sequence[str], observers: Sequence[Any]) -> RunResult:
     """The stages of a run whose folder is locked and claimed."""
-    from ldm_core.training.world import abandon
+    from ldm_core.training.world import abandon, lost
 
     catalog, hook = work.catalog, work.run.hook
     status = "failed"
@@ -130,6 +139,7 @@ def _do(work: Stages, stages: Sequence[str], observers: Sequence[Any]) -> RunRes
         if work.run.world.main:
             hook.ldm_run_start(recipe=work.recipe.public(), out=work.out)
         with work.run.stop:
+            work.prepare(stages)
             for name in STAGES:
                 if name in stages:
                     getattr(work, name)()
@@ -137,9 +147,14 @@ def _do(work: Stages, stages: Sequence[str], observers: Sequence[Any]) -> RunRes
     except Interrupted:
         status = "interrupted"
         raise
-    except BaseException:
+    except BaseException as error:
         if work.run.world.size > 1:
             abandon()  # the others may be waiting for this process in a collective call
+            if said := lost(error):
+                raise TrainingError(
+                    f"rank {work.run.world.rank} has lost another process of the run ({said}); the last checkpoint "
+                    "stays, and the same command goes on from it"
+                ) from error
         raise
     finally:
         work.run.metrics.flush()
@@ -154,4 +169,5 @@ def _do(work: Stages, stages: Sequence[str], observers: Sequence[Any]) -> RunRes
         first_stage=work.numbers,
         seconds=work.seconds,
         status=status,
+        started=work.started,
     )

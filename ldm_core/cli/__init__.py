@@ -17,9 +17,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``ldm-run`` with `argv` (default: the process's arguments) and return its exit code."""
     import click
 
+    from ldm_core import launch
     from ldm_core.cli.group import group
 
     try:
+        launch.follow()
+        launch.adopt()
         code = group.main(args=None if argv is None else list(argv), prog_name="ldm-run", standalone_mode=False)
     except click.ClickException as error:
         error.show()
@@ -30,10 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         told = "same command" in str(error)
         more = "" if told else "\nrun the same command again to go on from there"
-        print(f"interrupted: {error}{more}", file=sys.stderr)
+        if launch.told_here(error) is not None:
+            print(f"interrupted: {error}{more}", file=sys.stderr)
         return 130
     except LDMError as error:
-        print("\n".join(error_lines(error)), file=sys.stderr)
+        before = launch.told_here(error)
+        if before is not None:
+            print("\n".join(f"{before}{line}" for line in error_lines(error)), file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader (`head`, a pager) has left; nothing more can be said, and the flush at exit must not complain.

@@ -44,6 +44,7 @@ class RunGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take settings out, and move what stands in front of a command behind it."""
+        ctx.meta["ldm_core.argv"] = tuple(args)
         options, settings, rest = self._split(ctx, args)
         if rest:
             return super().parse_args(ctx, [rest[0], *options, *settings, *rest[1:]])

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from ldm_core.cli.launching import launch_options
+
 RUN_EPILOG = (
     "Every other setting is KEY=VALUE: trainer.lr=1e-4, first_stage.channels=64, conditioners.text.dropout=0.2. "
     "See `ldm-run show NAME` for a component's options, `ldm-run check` for the whole recipe."
@@ -27,6 +29,7 @@ def run_options() -> list[click.Parameter]:
         _option("--train-steps", "N", "Steps of the denoiser's training.", type=click.IntRange(min=1)),
         _option("--sample-steps", "N", "Steps of the sampler.", type=click.IntRange(min=1)),
         _option("--seed", "N", "Seed of weights, noise and data order.", type=click.IntRange(min=0)),
+        *launch_options(),
         _flag("--strict", "Errors instead of warnings, e.g. for a prompt that is too long."),
         json_option(),
         _flag("--quiet", "No progress and no notes."),

@@ -8,12 +8,14 @@ from typing import Any
 import attrs
 import click
 
+from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.cli.assemble import Request, assemble
 from ldm_core.cli.inputs import fit_inputs, name_classes, read_inputs, require_readers
-from ldm_core.cli.output import first_process, reporting, warnings_as_lines
+from ldm_core.cli.launching import log_of_progress, processes, start
+from ldm_core.cli.output import first_process, print_problems, reporting, warnings_as_lines
 from ldm_core.contracts import DataInfo
-from ldm_core.errors import ConfigError
+from ldm_core.errors import ConfigError, LDMError
 from ldm_core.recipe import Recipe
 
 STAGES = ("first_stage", "latents", "denoiser", "samples")
@@ -95,7 +97,9 @@ def whole_run(options: Mapping[str, Any], settings: Sequence[str]) -> int:
 
 
 def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequence[str]) -> int:
-    """Run the named stages and tell what came of them. Returns the exit code."""
+    """Run the named stages, here or as processes of their own, and tell what came of them. Returns the exit code."""
+    if count := processes(options):
+        return _run_apart(count, options, settings)
     quiet = bool(options["quiet_flag"])
     as_json = bool(options["json_flag"]) and first_process()
     with reporting(as_json) as document, warnings_as_lines(most=2):
@@ -108,8 +112,11 @@ def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequ
 
         out = options["out"] or workflow.default_out(prepared.recipe)
         progress = Progress(quiet=quiet)
+        log = log_of_progress(quiet=quiet)
         if first_process():
             prepared.catalog.manager.register(progress)
+        if log is not None:
+            prepared.catalog.manager.register(log)
         try:
             result = workflow.run(
                 prepared.recipe,
@@ -131,6 +138,23 @@ def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequ
     return 0
 
 
+def _run_apart(count: int, options: Mapping[str, Any], settings: Sequence[str]) -> int:
+    """Start `count` processes of this command. What is wrong with the recipe is found, and told, before."""
+    from ldm_core import workflow
+
+    try:
+        with warnings_as_lines(most=2):
+            prepared = prepare(options, settings)
+            out = options["out"] or workflow.default_out(prepared.recipe)
+            workflow.refuse_another(prepared.recipe, out)
+    except LDMError as error:
+        if options["json_flag"]:
+            print_problems(error)
+        raise
+    quiet = bool(options["quiet_flag"]) and storage.local_path(out) is not None
+    return start(count, out, lambda text: None if quiet else click.echo(text, err=True))
+
+
 def _document(result: Any, recipe: Recipe) -> dict[str, Any]:
     return {
         "status": result.status,
@@ -139,6 +163,7 @@ def _document(result: Any, recipe: Recipe) -> dict[str, Any]:
         "samples": result.samples or None,
         "first_stage": dict(result.first_stage or {}),
         "seconds": dict(result.seconds or {}),
+        "started": dict(result.started),
         "recipe": {"name": recipe.name, "identity": recipe.identity()},
     }
 

@@ -16,6 +16,17 @@ import attrs
 import torch
 from torch import Tensor
 
+from ldm_core import launch
+from ldm_core.errors import ConfigError
+
+_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Timed out waiting",
+    "timeout caused pair closure",
+    "Broken pipe",
+    "Socket closed",
+)  # gloo's words
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 
@@ -71,11 +82,16 @@ class World:
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.size > 1:
-            torch.distributed.barrier()
+            own = [self.device.index] if self.device.type == "cuda" else None
+            torch.distributed.barrier(device_ids=own)
 
 
 def start() -> World:
-    """Bring the process group up (once per process) from torchrun's or DeepSpeed's variables, or for one process."""
+    """Bring the process group up (once per process) from a launcher's or srun's variables, or for one process.
+
+    Raises :class:`ConfigError` where there are more processes on this machine than GPUs.
+    """
+    launch.adopt(os.environ)
     cuda = torch.cuda.is_available()
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -84,7 +100,7 @@ def start() -> World:
     rank, size = (0, 1) if alone else (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     # DeepSpeed's engine reads it. RANK stays unset: a process that this one starts must not take it for its own.
     local = int(os.environ.setdefault("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    device = torch.device("cuda", gpu_of(local, torch.cuda.device_count())) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     import_deepspeed()
@@ -96,9 +112,29 @@ def start() -> World:
             # A store in memory: there is no port that another run on this machine could take.
             store = torch.distributed.HashStore()  # type: ignore[attr-defined]
             torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        else:
+            torch.distributed.init_process_group(backend, rank=rank, world_size=size, timeout=launch.timeout())
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
         atexit.register(stop)
     return World(rank, size, device)
+
+
+def gpu_of(local: int, count: int) -> int:
+    """The GPU of this machine's process number `local`; srun may show each process one GPU alone."""
+    if count == 1:
+        return 0
+    if local >= count:
+        raise ConfigError(
+            f"this machine has {count} GPUs and process {local + 1} was started on it; start one process a GPU"
+        )
+    return local
+
+
+def lost(error: BaseException) -> str:
+    """What a collective operation says where another process is gone or does not answer; empty for other errors."""
+    text = next(iter(str(error).splitlines()), "")
+    network = type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError")
+    return text if network or (isinstance(error, RuntimeError) and any(w in text for w in _LOST)) else ""
 
 
 def _keep_freed_memory() -> None:

@@ -1,0 +1,104 @@
+"""What a launcher tells a process: its rank among all, where to meet, how long to wait. Torch-free.
+
+torchrun and DeepSpeed's launcher set ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT``;
+srun has variables of its own, which are translated to these; ``ldm-run --nproc`` sets them itself and is followed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import MutableMapping
+from datetime import timedelta
+
+from ldm_core.errors import ConfigError, Interrupted, LDMError
+
+SUPERVISOR = "LDM_SUPERVISOR"
+"""Process id of the ``ldm-run --nproc`` that started this process."""
+RANK_LOG = "LDM_RANK_LOG"
+"""Where the first process writes lines of its progress, when its output goes to a terminal."""
+TIMEOUT = "LDM_TIMEOUT"
+"""Minutes that a process waits for the others in a collective operation."""
+_DEFAULT_MINUTES = 30.0
+_ORPHAN_SECONDS = 60.0  # that a process whose starter was killed has to write its checkpoint
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+
+_followed = False
+
+
+def supervised() -> bool:
+    """Whether ``ldm-run --nproc`` started this process."""
+    return _followed
+
+
+def timeout(environ: MutableMapping[str, str] = os.environ) -> timedelta:
+    """How long a process waits for the others: ``LDM_TIMEOUT`` minutes, 30 where it is not set."""
+    text = environ.get(TIMEOUT, "")
+    try:
+        minutes = float(text) if text else _DEFAULT_MINUTES
+    except ValueError:
+        minutes = -1.0
+    if not 0 < minutes < float("inf"):
+        raise ConfigError(f"{TIMEOUT}: expected minutes, a number above 0, got '{text}'")
+    return timedelta(minutes=minutes)
+
+
+def adopt(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Translate srun's variables to the usual ones, where this process is a task of a job step of several.
+
+    Nothing is done where a launcher has set ``RANK`` already, nor in the batch script itself (it has no step).
+    """
+    if "RANK" in environ or "SLURM_STEP_ID" not in environ or "SLURM_PROCID" not in environ:
+        return
+    size = environ.get("SLURM_STEP_NUM_TASKS") or environ.get("SLURM_NTASKS") or "1"
+    nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST") or ""
+    if size == "1" or not nodes:
+        return
+    job = int(environ.get("SLURM_JOB_ID", "0")) + int(environ["SLURM_STEP_ID"])
+    environ.update(RANK=environ["SLURM_PROCID"], WORLD_SIZE=size, LOCAL_RANK=environ.get("SLURM_LOCALID", "0"))
+    environ.setdefault("MASTER_ADDR", first_host(nodes))
+    environ.setdefault("MASTER_PORT", str(15000 + job % 20000))  # the same on all nodes, another for another job
+
+
+def first_host(nodes: str) -> str:
+    """The first of Slurm's list of nodes: ``gpu[03-05,9],login`` -> ``gpu03``."""
+    outside = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes.strip())
+    first = outside.group() if outside else nodes
+    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first)
+
+
+def told_here(error: LDMError, environ: MutableMapping[str, str] = os.environ) -> str | None:
+    """What stands before an error's lines in this process, or None where another process says the same.
+
+    What is wrong with a recipe is found by all processes alike, so one of each machine says it; another mistake is
+    told with the rank. A process of ``ldm-run --nproc`` tells everything: it goes to a log of its own.
+    """
+    if supervised() or environ.get("LOCAL_RANK", "0") == "0":
+        return ""
+    return None if isinstance(error, (ConfigError, Interrupted)) else f"rank {environ.get('RANK', '?')}: "
+
+
+def follow(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Where ``ldm-run --nproc`` started this process: end with it, also if it is killed, after a checkpoint."""
+    global _followed
+    pid = int(environ.pop(SUPERVISOR, "0"))  # taken out: what this process starts must not take it for its own
+    if not pid:
+        return
+    _followed = True
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    threading.Thread(target=_watch, args=(pid,), name="supervisor", daemon=True).start()
+
+
+def _watch(pid: int) -> None:
+    while os.getppid() == pid:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_ORPHAN_SECONDS)
+    os._exit(130)  # waiting for a process that is gone
