@@ -1,4 +1,4 @@
-"""Fitting examples to an image size, and mirroring them: every entry moves by its geometry, known key or not.
+"""Fitting examples to an image size, cutting and mirroring them: every entry moves by its geometry, known key or not.
 
 Geometries: ``image`` uint8 (c, H, W); ``map`` integer (..., H, W); ``boxes`` float (N, 4) x, y, w, h in
 [0, 1]; ``per_box`` (N, ...), one row a box; ``value``, left alone. numpy and PIL only.
@@ -21,6 +21,21 @@ MIN_KEPT = 0.1  # share of a box's area that must stay inside the crop for the b
 
 
 @attrs.frozen
+class Cut:
+    """Where a crop lies: its sides as a share of the largest cut there is, and how far down and right, in [0, 1)."""
+
+    share: float = 1.0
+    down: float = 0.5
+    right: float = 0.5
+
+    @classmethod
+    def drawn(cls, seed: int, smallest: float = 1.0) -> Cut:
+        """A random one from `seed`: shares are uniform in [`smallest`, 1], places uniform over all that there are."""
+        share, down, right = np.random.default_rng(seed).random(3)
+        return cls(1 - float(share) * (1 - smallest), float(down), float(right))
+
+
+@attrs.frozen
 class Fit:
     """How a picture of ``source`` (H, W) becomes one of ``target``: resized to ``resized``, then its top left
     corner moved to ``offset`` (row, column; negative = cropped away, positive = padding)."""
@@ -31,14 +46,22 @@ class Fit:
     offset: tuple[int, int]
 
 
-def plan(source: tuple[int, int], target: tuple[int, int], rule: Literal["crop", "pad"] = "crop") -> Fit:
-    """Keep the aspect: ``crop`` covers the target and cuts the rest, ``pad`` fits inside; both centred."""
+def plan(
+    source: tuple[int, int], target: tuple[int, int], rule: Literal["crop", "pad"] = "crop", cut: Cut | None = None
+) -> Fit:
+    """Keep the aspect: ``crop`` covers the target and cuts the rest, ``pad`` fits inside; both centred, but for a
+    crop at ``cut``."""
     scales = [target[axis] / source[axis] for axis in (0, 1)]
     scale = max(scales) if rule == "crop" else min(scales)
     tight = scales.index(scale)
-    resized = [max(1, round(source[axis] * scale)) for axis in (0, 1)]
-    resized[tight] = target[tight]
-    offset = [(target[axis] - resized[axis]) // 2 for axis in (0, 1)]
+    if cut is None or rule == "pad":
+        resized = [max(1, round(source[axis] * scale)) for axis in (0, 1)]
+        resized[tight] = target[tight]
+        offset = [(target[axis] - resized[axis]) // 2 for axis in (0, 1)]
+    else:
+        resized = [max(target[axis], round(source[axis] * scale / cut.share)) for axis in (0, 1)]
+        places = (cut.down, cut.right)
+        offset = [-int(place * (whole - kept + 1)) for place, whole, kept in zip(places, resized, target, strict=True)]
     return Fit(source, target, (resized[0], resized[1]), (offset[0], offset[1]))
 
 
@@ -48,6 +71,7 @@ def fit(
     size: tuple[int, ...],
     rule: Literal["crop", "pad"] = "crop",
     flip: bool = False,
+    cut: Cut | None = None,
 ) -> dict[str, Any]:
     """``example`` at ``size`` (h, w), mirrored left to right with ``flip``; the input stays unchanged.
 
@@ -60,7 +84,7 @@ def fit(
     source = _source(example, keys)
     moved = dict(example)
     kept: NDArray[np.bool_] | None = None
-    step = None if source is None else plan(source, target, rule)
+    step = None if source is None else plan(source, target, rule, cut)
     for key, kind in keys.items():
         if key not in example:
             continue
@@ -97,10 +121,27 @@ def _source(example: Mapping[str, Any], keys: Mapping[str, str]) -> tuple[int, i
     return found
 
 
+def _window(step: Fit) -> tuple[slice, slice] | None:
+    """What of the resized picture is seen, where it covers the whole target; None where there is padding."""
+    corners = [(-step.offset[axis], -step.offset[axis] + step.target[axis]) for axis in (0, 1)]
+    if all(low >= 0 and high <= whole for (low, high), whole in zip(corners, step.resized, strict=True)):
+        return slice(*corners[0]), slice(*corners[1])
+    return None
+
+
 def _fit_image(image: NDArray[Any], step: Fit, flip: bool) -> NDArray[Any]:
-    if step.resized != step.source:
-        image = np.stack([_resized(plane, step.resized) for plane in image])
-    return _placed(image, step, flip, IMAGE_PADDING)
+    window = _window(step)
+    if step.resized == step.source:
+        return _placed(image, step, flip, IMAGE_PADDING)
+    if window is None:
+        return _placed(_resized(image, step.resized, None), step, flip, IMAGE_PADDING)
+    # Only what is seen is computed: the window in pixels of the source, which it need not meet.
+    scale = [old / new for old, new in zip(step.source, step.resized, strict=True)]
+    rows, columns = window
+    box = (columns.start * scale[1], rows.start * scale[0], columns.stop * scale[1], rows.stop * scale[0])
+    box = (box[0], box[1], min(box[2], step.source[1]), min(box[3], step.source[0]))
+    out = _resized(image, step.target, box)
+    return np.ascontiguousarray(out[..., ::-1] if flip else out)
 
 
 def _fit_map(labels: NDArray[Any], step: Fit, flip: bool) -> NDArray[Any]:
@@ -110,24 +151,34 @@ def _fit_map(labels: NDArray[Any], step: Fit, flip: bool) -> NDArray[Any]:
             np.minimum(((np.arange(new) + 0.5) * old / new).astype(int), old - 1)
             for new, old in zip(step.resized, step.source, strict=True)
         ]
+        if (window := _window(step)) is not None:
+            out = labels[..., index[0][window[0]][:, None], index[1][window[1]][None, :]]
+            return np.ascontiguousarray(out[..., ::-1] if flip else out)
         labels = labels[..., index[0][:, None], index[1][None, :]]
     return _placed(labels, step, flip, UNLABELED)
 
 
-def _resized(plane: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+def _resized(
+    image: NDArray[Any], size: tuple[int, int], box: tuple[float, float, float, float] | None
+) -> NDArray[Any]:
+    """(c, H, W) -> (c, *size), of the source's `box` (left, top, right, bottom) or all of it."""
     from PIL import Image
 
-    return np.asarray(Image.fromarray(plane).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+    def one(array: NDArray[Any]) -> NDArray[Any]:
+        whole = Image.fromarray(array)
+        return np.asarray(whole.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box))
+
+    if image.shape[0] == 3:  # one call for all planes, without a copy where they were decoded side by side
+        return one(np.ascontiguousarray(image.transpose(1, 2, 0))).transpose(2, 0, 1)
+    return np.stack([one(np.ascontiguousarray(plane)) for plane in image])
 
 
 def _placed(array: NDArray[Any], step: Fit, flip: bool, padding: int) -> NDArray[Any]:
     """The resized array cut or padded to the target."""
     (top, left), (height, width) = step.offset, step.target
     tall, wide = step.resized
-    if (tall, wide) == (height, width):
-        out = array
-    elif top <= 0 and left <= 0 and tall + top >= height and wide + left >= width:
-        out = array[..., -top : height - top, -left : width - left]
+    if (window := _window(step)) is not None:
+        out = array[..., window[0], window[1]]
     else:
         out = np.full((*array.shape[:-2], height, width), padding, dtype=array.dtype)
         rows = slice(max(0, top), min(height, tall + top))

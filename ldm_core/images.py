@@ -36,8 +36,8 @@ def decode_image(data: bytes, channels: int = 3, name: str = "image") -> NDArray
         array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     except Exception as error:  # PIL raises anything from SyntaxError to struct.error on damaged files
         raise DataError(f"{name}: damaged or cut-off picture ({_line(error)})") from error
-    planes = array[None] if channels == 1 else array.transpose(2, 0, 1)
-    return np.array(planes, order="C")  # a copy: PIL's own memory is read-only
+    # A copy, as PIL's own memory is read-only; colours stay side by side, as PIL takes them for resizing.
+    return np.array(array)[None] if channels == 1 else np.array(array).transpose(2, 0, 1)
 
 
 def decode_labels(data: bytes, name: str = "label map") -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 
 from ldm_core import storage
-from ldm_core.builtin.reading_values import BadExample
+from ldm_core.builtin.bad_examples import BadExample
 from ldm_core.contracts import DataInfo, Dataset
 from ldm_core.errors import DataError
 from ldm_core.recipe import Part

@@ -125,7 +125,7 @@ def test_shares_hold_exactly_and_each_part_goes_through_all_of_it() -> None:
 def Arranged(data: Any) -> Any:
     from ldm_core.settings import DataSettings
 
-    return arrange(data, DataSettings())
+    return arrange(data, DataSettings(), (8, 8))
 
 
 def test_without_weights_each_epoch_has_every_example_once() -> None:

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import attrs
 import numpy as np
 
+from ldm_core.builtin.bad_examples import BadExample, SkipBad
 from ldm_core.builtin.reading_config import ReadingConfig
 from ldm_core.builtin.reading_values import (
     NO_VALUE,
     PICTURES,
-    BadExample,
     Sources,
     box_labels_of,
     boxes_of,
@@ -26,7 +26,7 @@ from ldm_core.builtin.reading_values import (
     read_names,
     text_of,
 )
-from ldm_core.contracts import Dataset, Site
+from ldm_core.contracts import Site
 from ldm_core.errors import DataError
 from ldm_core.images import decode_image, decode_labels
 
@@ -271,54 +271,3 @@ class RecordDataset:
         }
         state = [settings, self._store.digest(), self._channels, self._selected]
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
-class SkipBad:
-    """A dataset in which an undecodable example is replaced by the next good one, the same in every process.
-
-    `bad` holds the names and reasons met so far by this process. More than `limit` (a share of the examples;
-    one at least may be bad, unless `limit` is 0) is a DataError naming the first few.
-    """
-
-    def __init__(self, dataset: Dataset, limit: float = 0.01) -> None:
-        self.dataset = dataset
-        self.limit = limit
-        self.bad: dict[str, str] = {}
-        self.keys = dataset.keys
-        self.classes = dataset.classes
-        self.class_names = dataset.class_names
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Mapping[str, Any]:
-        return self.resolve(index)[1]
-
-    def resolve(self, index: int) -> tuple[int, Mapping[str, Any]]:
-        """The example at `index` or the next good one, and the index where it stands."""
-        size = len(self)
-        start = range(size)[index]
-        for step in range(size):
-            try:
-                return (start + step) % size, self.dataset[(start + step) % size]
-            except BadExample as error:
-                self._count(error)
-        raise DataError(f"none of the {size} examples can be read; first: {next(iter(self.bad.items()))}")
-
-    def _count(self, error: BadExample) -> None:
-        self.bad[error.name] = error.why
-        allowed = max(1, int(self.limit * len(self))) if self.limit else 0
-        if len(self.bad) > allowed:
-            few = "; ".join(f"{name}: {why}" for name, why in list(self.bad.items())[:3])
-            raise DataError(
-                f"{len(self.bad)} examples of {len(self)} cannot be read, {allowed} may ({few}); "
-                f"repair or remove them, or raise dataset.max_bad ({self.limit})"
-            ) from error
-
-    def select(self, keys: Iterable[str]) -> SkipBad:
-        """The same over a view of the data with only `keys`."""
-        return SkipBad(self.dataset.select(keys), self.limit)
-
-    def fingerprint(self) -> str:
-        """That of the data."""
-        return self.dataset.fingerprint()

@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from ldm_core.builtin.bad_examples import BadExample
 from ldm_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,18 +19,6 @@ if TYPE_CHECKING:
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
 NO_VALUE: Any = object()
-
-
-class BadExample(DataError):
-    """One example that cannot be decoded: `name` and `why`. Loaders skip and count these (SkipBad)."""
-
-    def __init__(self, name: str, why: str) -> None:
-        super().__init__(f"{name}: {why}")
-        self.name = name
-        self.why = why
-
-    def __reduce__(self) -> tuple[type[BadExample], tuple[str, str]]:
-        return type(self), (self.name, self.why)  # it travels from loader workers to the main process
 
 
 @attrs.frozen

@@ -195,8 +195,9 @@ class _Pictures(TorchDataset):
     def __getitem__(self, number: int) -> tuple[np.ndarray, Tensor, dict[str, str]]:
         indices, _ = self._work[number]
         found = [self._examples.dataset.resolve(i) for i in indices]
+        size = self._examples.size_of(indices[0])  # all of a batch are of one shard, and so of one size
         pictures = [
-            [self._examples.fitted(example, bool(mirrored))["image"] for _, example in found]
+            [self._examples.fitted(example, bool(mirrored), size)["image"] for _, example in found]
             for mirrored in range(self._flips)
         ]
         return np.asarray(pictures), torch.tensor([i for i, _ in found]), dict(self._examples.dataset.bad)

@@ -1,74 +1,29 @@
-"""Examples in order: what a step trains on is a function of (seed, step), not of processes or of the past."""
+"""Micro-batches of a run, step by step, made in this process or in workers; the same ones either way."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import attrs
-import numpy as np
+import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from ldm_core import geometry
-from ldm_core.batch import collate, to_device
-from ldm_core.builtin.reading import SkipBad
+from ldm_core.batch import collate, floats, to_device
+from ldm_core.builtin.bad_examples import SkipBad
 from ldm_core.contracts import Batch
-from ldm_core.settings import DataSettings
+from ldm_core.errors import LDMError
+from ldm_core.training.examples import Examples, arrange
 from ldm_core.training.order import Arrangement, Order, Place
 from ldm_core.training.world import World
 
-MAX_BAD = 0.01
-"""Share of unreadable examples that is passed over, where a data set does not say."""
+__all__ = ["Arrangement", "Examples", "Loader", "MicroBatch", "Order", "Place", "arrange"]
 
-
-class Examples(TorchDataset):
-    """Examples of a data set at the recipe's size, by :class:`Place` or index; small ones stay in memory.
-
-    Unreadable examples are passed over and counted by ``SkipBad``, up to the data set's own limit.
-    """
-
-    def __init__(self, dataset: Any, size: Sequence[int], settings: DataSettings, keys: Sequence[str]) -> None:
-        self.keys: Mapping[str, str] = {k: kind for k, kind in dataset.keys.items() if k in keys}
-        kinds = set(self.keys.values())
-        # Boxes move with the picture that they lie on: they need its shape, also where nobody asked for it.
-        shape = ["image"] if "boxes" in kinds and not kinds & {"image", "map"} and "image" in dataset.keys else []
-        view = dataset.select([*self.keys, *shape])
-        self.arrangement = arrange(view, settings)
-        self.dataset = SkipBad(view, getattr(dataset, "max_bad", MAX_BAD))
-        self._size, self._fit, self._left = tuple(size), settings.fit, settings.keep
-        self._kept: dict[tuple[int, bool], Mapping[str, Any]] = {}
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, place: Place | int) -> Mapping[str, Any]:
-        index, flip = (place, False) if isinstance(place, int) else (place.index, place.flip)
-        key = (index, flip)
-        if key in self._kept:
-            return self._kept[key]
-        example = self.fitted(self.dataset[index], flip)
-        cost = sum(v.nbytes if isinstance(v, np.ndarray) else sys.getsizeof(v) for v in example.values()) + 400
-        if cost <= self._left:
-            self._left -= cost
-            self._kept[key] = example
-        return example
-
-    def fitted(self, example: Mapping[str, Any], flip: bool = False) -> Mapping[str, Any]:
-        """`example` at the recipe's size."""
-        moved = geometry.fit(example, self.dataset.keys, self._size, self._fit, flip)
-        return {k: v for k, v in moved.items() if k in self.keys}
-
-    def first(self, count: int) -> list[Mapping[str, Any]]:
-        """The first `count` examples, or all where there are fewer."""
-        return [self[i] for i in range(min(count, len(self)))]
-
-
-def arrange(dataset: Any, settings: DataSettings) -> Arrangement:
-    """How the examples of `dataset` are drawn: the shares of a mixture's parts, mirroring."""
-    sections = tuple((each.length, each.weight) for each in getattr(dataset, "sections", ()))
-    return Arrangement(len(dataset), sections=sections, flip=settings.flip)
+_TELL_EVERY = 16  # steps between which the processes of a run tell each other of unreadable examples
+_AHEAD = 2  # micro-batches that each worker makes ahead
 
 
 @attrs.frozen
@@ -84,7 +39,12 @@ class MicroBatch:
 
 
 class Loader:
-    """Micro-batches of the steps from `start` on. Micro-batch a of rank r has the samples (a · ranks + r) · mb ..."""
+    """Micro-batches of the steps from a given one on; micro-batch a of rank r has the step's examples
+    (a · ranks + r) · mb and following.
+
+    `workers` processes read, decode, fit and collate ahead of the training; without them it is done in between. `bad`:
+    where unreadable examples are counted, those met by workers and by the other processes included.
+    """
 
     def __init__(
         self,
@@ -98,11 +58,12 @@ class Loader:
         world: World,
         seed: int,
         workers: int = 0,
+        bad: SkipBad | None = None,
     ) -> None:
-        self._fetch, self._keys, self._world = fetch, keys, world
-        self._images, self._accumulate, self._steps = images_per_step, accumulate, steps
+        self._fetch, self._keys, self._world, self._bad = fetch, keys, world, bad
+        self._accumulate, self._steps, self._workers = accumulate, steps, workers
         self._micro = images_per_step // (world.size * accumulate)
-        self._order, self._workers = Order(arrangement, seed, images_per_step), workers
+        self._order = Order(arrangement, seed, images_per_step)
 
     def _places(self, start: int) -> Iterator[list[Place]]:
         for step in range(start, self._steps):
@@ -111,20 +72,50 @@ class Loader:
                 yield self._order.step(step, range(first, first + self._micro))
 
     def steps(self, start: int) -> Iterator[list[MicroBatch]]:
-        """The micro-batches of each step, from step `start` (counted from 0) to the end."""
+        """The micro-batches of each step, from step `start` (counted from 0) to the end.
+
+        Raises DataError where too many examples cannot be read, on every process at the same step.
+        """
+        device = self._world.device
+        elsewhere = device.type != "cpu"
         loader = DataLoader(
-            _Fetch(self._fetch, self._keys),
+            _Fetch(self._fetch, self._keys, self._bad, raw=elsewhere),
             batch_sampler=_Lazy(lambda: self._places(start)),
             num_workers=self._workers,
+            prefetch_factor=_AHEAD if self._workers else None,
+            pin_memory=elsewhere,
             collate_fn=_same,
-            persistent_workers=False,
+            worker_init_fn=_begin_worker,
+            generator=torch.Generator(),  # it draws a seed for its workers, otherwise from torch's global one
         )
         micros: list[MicroBatch] = []
-        for places, batch in loader:
-            micros.append(MicroBatch(to_device(batch, self._world.device), tuple(places)))
+        news: dict[str, str] = {}
+        step = start
+        for places, batch, met in loader:
+            if isinstance(batch, LDMError):
+                raise batch
+            news.update(met)
+            # Images travel as bytes and become floats where they are used: a quarter of the way's traffic.
+            batch = to_device(batch, device, non_blocking=True)
+            micros.append(MicroBatch(floats(batch, self._keys) if elsewhere else batch, tuple(places)))
             if len(micros) == self._accumulate:
+                step += 1
+                self._tell(news, step)
                 yield micros
                 micros = []
+
+    def _tell(self, news: dict[str, str], step: int) -> None:
+        """Count what was met; of other processes at every few steps, at which all of them come by here."""
+        if self._bad is None:
+            return
+        if self._world.size == 1:
+            self._bad.add(news)
+        elif step % _TELL_EVERY == 0 or step == self._steps:
+            everyone = self._world.gather(news) if self._world.any(bool(news)) else []
+            self._bad.add({name: why for theirs in everyone for name, why in theirs.items()})
+        else:
+            return
+        news.clear()
 
 
 class _Lazy:
@@ -138,13 +129,32 @@ class _Lazy:
 
 
 class _Fetch(TorchDataset):
-    """One item is a whole micro-batch: collated where it was loaded, in the worker."""
+    """One item is a whole micro-batch, collated where it was loaded: in the worker. With it go the unreadable examples
+    that were met, or in place of it the user's mistake, which would lose its form on the way."""
 
-    def __init__(self, fetch: Callable[[Place], Mapping[str, Any]], keys: Mapping[str, str]) -> None:
-        self._fetch, self._keys = fetch, keys
+    def __init__(
+        self, fetch: Callable[[Place], Mapping[str, Any]], keys: Mapping[str, str], bad: SkipBad | None, *, raw: bool
+    ) -> None:
+        self._fetch, self._keys, self._bad, self._raw = fetch, keys, bad, raw
 
-    def __getitem__(self, places: list[Place]) -> tuple[list[Place], dict[str, Any]]:
-        return places, collate([self._fetch(p) for p in places], self._keys)
+    def __getitem__(self, places: list[Place]) -> tuple[list[Place], Any, dict[str, str]]:
+        met: dict[str, str] = {}
+        with ExitStack() as stack:
+            if self._bad is not None:
+                met = stack.enter_context(self._bad.apart())
+            try:
+                examples = [self._fetch(p) for p in places]
+            except LDMError as error:
+                return places, error, {}
+        return places, collate(examples, self._keys, raw=self._raw), met
+
+
+def _begin_worker(number: int) -> None:
+    """A signal for the whole process group is for the training process, which ends its step and its workers itself."""
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # a second one ends it
 
 
 def _same(items: list[Any]) -> Any:

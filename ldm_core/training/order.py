@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ldm_core.streams import mix_seed
 
@@ -137,7 +138,7 @@ class Arrangement:
     sections: Sequence[tuple[int, float]] = ()
     flip: bool = False
     crop: bool = False
-    shapes: Sequence[int] | None = None
+    shapes: Sequence[int] | NDArray[Any] | None = None
     sizes: Sequence[tuple[int, int]] = ()
 
 
