@@ -26,6 +26,8 @@ RUN = {
     "--train-steps",
     "--sample-steps",
     "--seed",
+    "--nproc",
+    "--timeout",
     "--strict",
     "--json",
     "--quiet",
@@ -55,6 +57,8 @@ OPTIONS = {
         "--quiet",
     },
     "reconstruct": {"--out", "--image-size", "--device", "--json"},
+    "encode": {"--first-stage", "--data", "--out", "--recipe", "--cond", "--seed", "--json", "--quiet"},
+    "ema": {"--width", "--out", "--step", "--json"},
     "plugins": {"--json"},
     "show": {"--kind", "--json"},
     "new": {"--dir"},
@@ -64,6 +68,8 @@ ARGUMENTS = {
     "check": ["settings"],
     "sample": ["model"],
     "reconstruct": ["stage", "pictures"],
+    "encode": ["settings"],
+    "ema": ["run"],
     "plugins": [],
     "show": ["name"],
     "new": ["kind", "name"],
@@ -71,7 +77,7 @@ ARGUMENTS = {
 
 
 def _options(command: click.Command) -> set[str]:
-    return {name for p in command.params if isinstance(p, click.Option) for name in p.opts}
+    return {name for p in command.params if isinstance(p, click.Option) and not p.hidden for name in p.opts}
 
 
 def test_options_of_the_run() -> None:
@@ -79,7 +85,7 @@ def test_options_of_the_run() -> None:
 
 
 def test_commands() -> None:
-    assert list(COMMANDS) == ["train", "sample", "reconstruct", "plugins", "show", "check", "new"]
+    assert list(COMMANDS) == ["train", "sample", "reconstruct", "encode", "ema", "plugins", "show", "check", "new"]
     assert set(OPTIONS) == set(COMMANDS) == set(ARGUMENTS)
 
 
@@ -89,7 +95,7 @@ def test_options_of_a_command(name: str) -> None:
     assert command.name == name
     assert _options(command) == OPTIONS[name]
     assert [p.name for p in command.params if isinstance(p, click.Argument)] == ARGUMENTS[name]
-    assert all(p.help for p in command.params if isinstance(p, click.Option)), "an option without a line of help"
+    assert all(p.help for p in command.params if isinstance(p, click.Option) and not p.hidden), "an option without a line of help"
     assert command.help
     assert command.short_help == COMMANDS[name][1], "the listing of --help and the command say different things"
 
