@@ -77,7 +77,7 @@ def _die_in_write(number: int) -> None:
                     os.kill(os.getpid(), signal.SIGKILL)
         true(url, data)
 
-    storage.atomic_write = deadly
+    storage.atomic_write = deadly  # type: ignore[assignment]
 
 
 def _attempt(job: Mapping[str, Any], rank: int, port: int, pipe: int, in_write: int) -> NoReturn:
