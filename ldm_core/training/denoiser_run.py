@@ -18,6 +18,7 @@ from ldm_core.training.denoiser_task import DenoiserTask
 from ldm_core.training.loader import Examples, Loader, arrange
 from ldm_core.training.loop import train
 from ldm_core.training.order import Place
+from ldm_core.training.previews import previewer
 from ldm_core.training.validation import HeldOutErrors
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def train_denoiser(work: Stages, identity: str) -> None:
         task.snapshot = lambda step: keep_averages(work, task, step, identity)
     held_out = validation_of(work, task)
     task.validate = held_out
+    task.preview = previewer(work, task)
     folder = storage.join(work.out, "checkpoints", "denoiser")
     train(task, loader, settings, work.run, folder=folder, identity=identity)
     if examples is not None:

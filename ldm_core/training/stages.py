@@ -36,7 +36,7 @@ class Stages:
         strict: bool,
     ) -> None:
         self.recipe, self.info, self.catalog, self.out = recipe, info, catalog, out
-        self._examples, self._strict = examples, strict
+        self.examples, self._strict = examples, strict
         here = world.start()
         metrics = MetricsFile(storage.join(out, "metrics.jsonl"), active=here.main)
         self.run = Run(out, here, catalog.manager.hook, Stop(), metrics)
@@ -200,11 +200,10 @@ class Stages:
     # ----------------------------------------------------------------------------------------------- samples
 
     def samples(self) -> None:
-        """Sample what was asked for, or what held-out data asks for; the main process does, the others wait."""
+        """Sample what was asked for, or what held-out data asks for: each process its share."""
         with self._timed("samples"):
-            if self.run.world.main:
-                final_samples.draw(
-                    self.recipe, self.info, self.catalog, self.run, self.held_out, self._examples, strict=self._strict
-                )
+            final_samples.draw(
+                self.recipe, self.info, self.catalog, self.run, self.held_out, self.examples, strict=self._strict
+            )
             self.run.world.barrier()
             self._end("samples", "done")
