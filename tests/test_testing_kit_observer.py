@@ -109,7 +109,10 @@ def test_a_right_one_passes() -> None:
         (NeedsBeginning, "test_an_end_without_a_beginning", "out"),
     ],
 )
-def test_a_fault_fails_its_test(faulty: Any, test: str, said: str) -> None:
+def test_a_fault_fails_its_test(
+    faulty: Any, test: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the one that writes when it is made may do so
     found = faults_of(faulty)
     assert test in found, found
     assert said in found[test]
