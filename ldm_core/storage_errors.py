@@ -37,7 +37,7 @@ _LASTING = (
     "SSLError",
     "InvalidURL",
 )
-_UNREACHED = ("EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError", "ConnectionRefusedError")
+_UNREACHED = ("ConnectTimeoutError", "ClientConnectorError", "ConnectionRefusedError", "gaierror")
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 _DENIED = {"AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"}
 
@@ -59,13 +59,22 @@ def from_network(error: BaseException) -> bool:
     return any(kind.__module__.partition(".")[0] in _NETWORK for kind in type(error).__mro__)
 
 
-def root_of(error: BaseException) -> BaseException:
-    """The network's error behind one that s3fs or fsspec made of it: the one with a server's answer, if any."""
+def _chain(error: BaseException) -> list[BaseException]:
+    """`error` and what is behind it, outermost first; botocore keeps what it wraps among its keywords."""
     chain = [error]
-    while (cause := chain[-1].__cause__) is not None and cause not in chain:
-        chain.append(cause)
+    while True:
+        last = chain[-1]
+        behind = last.__cause__ or (getattr(last, "kwargs", None) or {}).get("error")
+        if not isinstance(behind, BaseException) or behind in chain:
+            return chain
+        chain.append(behind)
+
+
+def root_of(error: BaseException) -> BaseException:
+    """The network's error behind one that s3fs or fsspec made of it: a server's answer, or what is closest to it."""
+    chain = _chain(error)
     answered = next((each for each in chain if status_of(each) != (0, "")), None)
-    return answered or next((each for each in chain if from_network(each)), error)
+    return answered or next((each for each in reversed(chain) if from_network(each)), error)
 
 
 def status_of(error: BaseException) -> tuple[int, str]:
@@ -75,6 +84,8 @@ def status_of(error: BaseException) -> tuple[int, str]:
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         code = str(response.get("Error", {}).get("Code", ""))
         return int(status or (code if code.isdigit() else 0)), code
+    if any(kind.__name__ == "HttpProcessingError" for kind in type(error).__mro__):
+        return 0, ""  # aiohttp gives its own code to an answer that breaks off
     for name in ("status", "status_code", "code"):
         value = getattr(error, name, None)
         if isinstance(value, int) and 100 <= value < 600:
@@ -84,10 +95,13 @@ def status_of(error: BaseException) -> tuple[int, str]:
 
 def is_passing(error: BaseException) -> bool:
     """Whether the same may go well a little later: server errors, slow-downs, broken or stalled connections."""
+    if isinstance(error, StorageError):
+        return False  # it was tried long enough
     root = root_of(error)
-    if any(kind.__name__ == "HttpProcessingError" for kind in type(root.__cause__).__mro__):
+    kinds = {kind.__name__ for each in _chain(error) for kind in type(each).__mro__}
+    if "HttpProcessingError" in kinds:
         return True  # a garbled answer, which aiohttp calls a bad request
-    if any(kind.__name__ in _LASTING for kind in type(root).__mro__):
+    if kinds & set(_LASTING):
         return False
     status, code = status_of(root)
     if status or code:
@@ -101,7 +115,7 @@ def is_passing(error: BaseException) -> bool:
 
 def is_unreached(error: BaseException) -> bool:
     """Whether no connection was made at all, as to an address that is misspelt."""
-    return any(kind.__name__ in _UNREACHED for kind in type(root_of(error)).__mro__)
+    return any(kind.__name__ in _UNREACHED for each in _chain(error)[-2:] for kind in type(each).__mro__)
 
 
 @contextlib.contextmanager
@@ -153,7 +167,7 @@ def reason(error: BaseException, url: str) -> str:
         return f"no answer in time ({type(root).__name__}); check the network and try again"
     if isinstance(root, ShortError | ChangedError):
         return first
-    if from_network(root) or isinstance(root, ConnectionError):
+    if (from_network(root) and status_of(root) == (0, "")) or isinstance(root, ConnectionError):
         return f"{first}; check the network and try again"
     return first
 

@@ -63,7 +63,7 @@ def retrying(
     """
     settings = storage_options.current()
     place = _server(os.fspath(url))
-    began, failures, reached = 0.0, 0, 0
+    began, attempts, failures, reached = 0.0, 0, 0, 0
     while True:
         try:
             result = attempt()
@@ -73,13 +73,14 @@ def retrying(
             now = time.monotonic()
             began = began or now
             count = progress() if progress is not None else 0
+            attempts += 1
             failures = 1 if count > reached else failures + 1
             reached = max(reached, count)
             unknown = is_unreached(error) and place not in _KNOWN.reached
             limit = min(settings.retries, _UNREACHED_RETRIES) if unknown else settings.retries
             pause = min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE) * _CHANCE.uniform(0.5, 1.0)
             if failures > limit or now + pause - began > settings.time_limit:
-                tried = f" (tried {failures} times in {now - began:.0f} s)" if failures > 1 else ""
+                tried = f" (tried {attempts} times in {now - began:.0f} s)" if attempts > 1 else ""
                 raise StorageError(f"cannot {doing} {shown(url)}: {reason(error, os.fspath(url))}{tried}") from chained(
                     error, url
                 )
