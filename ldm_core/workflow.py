@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from ldm_core import artifacts, config, finetune, storage
 from ldm_core.catalog import Catalog
 from ldm_core.check import check, site_of
 from ldm_core.contracts import DataInfo
-from ldm_core.errors import ConfigError, Interrupted, TrainingError
+from ldm_core.errors import ConfigError, Interrupted, StorageError, TrainingError
 from ldm_core.recipe import SAME, SAMPLING_KEYS, SECTIONS, Recipe
 from ldm_core.resolve import resolve
 
@@ -25,7 +26,8 @@ RECIPE_FILE = "recipe.yaml"
 
 @attrs.frozen
 class RunResult:
-    """What a run left: its folder, URLs of the model and the sample grid, numbers of the first stage, seconds."""
+    """What a run left: its folder, URLs of the model and the sample grid, numbers of the first stage, seconds by
+    stage. What follows the status is the main process's to say; the others of a run leave it empty."""
 
     out: str
     model: str
@@ -35,6 +37,12 @@ class RunResult:
     status: str
     started: Mapping[str, Any] = attrs.field(factory=dict)
     """What a stage took of the weights that its recipe starts from, by stage."""
+    trained: Mapping[str, Mapping[str, float]] = attrs.field(factory=dict)
+    """Of each stage that was trained in the folder, now or before: see ``training.metrics_file.summarize``."""
+    bad_examples: int = 0
+    """How many examples could not be read; their names are in ``bad_examples.txt``."""
+    files: tuple[str, ...] = ()
+    """Names of the pictures and texts in the folder."""
 
 
 def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInfo]:
@@ -157,11 +165,13 @@ def _do(work: Stages, stages: Sequence[str], observers: Sequence[Any]) -> RunRes
                 ) from error
         raise
     finally:
-        work.run.metrics.flush()
-        if work.run.world.main:
-            hook.ldm_run_end(status=status)
-        for observer in observers:
-            catalog.manager.unregister(observer)
+        try:
+            work.run.metrics.flush()
+        finally:
+            if work.run.world.main:
+                hook.ldm_run_end(status=status)
+            for observer in observers:
+                catalog.manager.unregister(observer)
     return RunResult(
         out=work.out,
         model=work.model_url,
@@ -170,4 +180,20 @@ def _do(work: Stages, stages: Sequence[str], observers: Sequence[Any]) -> RunRes
         seconds=work.seconds,
         status=status,
         started=work.started,
+        **(_left(work) if work.run.world.main else {}),
     )
+
+
+def _left(work: Stages) -> dict[str, Any]:
+    """What the folder says of the run, as the fields of its result; storage that does not tell is no failure now."""
+    from ldm_core.training.metrics_file import summarize
+    from ldm_core.training.stages import BAD_FILE
+
+    found: dict[str, Any] = {}
+    with contextlib.suppress(StorageError):
+        found["trained"] = summarize(work.run.metrics.read())
+        names = [storage.base_name(f.url) for f in storage.list_files(work.out)]
+        found["files"] = tuple(n for n in names if n.endswith((".png", ".jsonl", ".yaml", ".txt")))
+        if BAD_FILE in names:
+            found["bad_examples"] = len(storage.read_text(storage.join(work.out, BAD_FILE)).splitlines())
+    return found

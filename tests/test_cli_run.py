@@ -15,6 +15,11 @@ from ldm_core.config import parse_yaml
 from ldm_core.errors import Interrupted, TrainingError
 
 NUMBERS = {"evaluated_images": 16, "held_out": 1, "psnr": 31.25, "ssim": 0.9126, "dead_codes": 3}
+TRAINED = {
+    "first_stage": {"step": 3.0, "loss": 0.5, "images_per_second": 40.0},
+    "denoiser": {"step": 4000.0, "loss": 0.125, "validation_loss": 0.25, "images_per_second": 412.0,
+                 "data_wait": 0.03, "peak_memory_mib": 1229.0},
+}  # fmt: skip
 CORE = ["--first-stage", "identity", "--cond", "none", "--sampler", "ddpm"]
 
 
@@ -43,6 +48,9 @@ def job(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             first_stage=NUMBERS,
             seconds={"first_stage": 150.2, "denoiser": 9.9},
             status="done",
+            trained=TRAINED,
+            bad_examples=2,
+            files=("denoiser_loss.png", "metrics.jsonl"),
         )
 
     monkeypatch.setattr(workflow, "run", run)
@@ -54,13 +62,16 @@ def test_the_whole_run(job: dict[str, Any], capsys: pytest.CaptureFixture[str]) 
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert lines[0].startswith("recipe 'laptop': parts scaled down for a CPU (scale: small)")
-    assert lines[-6:] == [
-        "run folder: here",
-        "first stage: PSNR 31.25 dB, SSIM 0.913, dead codes 3 on 16 held-out images",
+    assert lines[-9:] == [
+        "run folder: here (denoiser_loss.png, metrics.jsonl)",
+        "first stage: PSNR 31.25 dB, SSIM 0.913, dead codes 3 on 16 held-out images; 3 steps at 40 images/s",
+        "denoiser: loss 0.125, validation 0.25; 4000 steps at 412 images/s, data wait 3%, peak 1.2 GiB",
+        "unreadable examples: 2, listed in here/bad_examples.txt",
         "model: here/model.safetensors",
         "samples: here/samples.png",
         "time: first stage 2 min 30 s, denoiser 10 s",
         "more images: ldm-run sample here",
+        "your own pictures through the first stage: ldm-run reconstruct here PICTURE",
     ]
     assert "from the job" in err
     assert job["stages"] == ("first_stage", "latents", "denoiser", "samples")
@@ -80,10 +91,10 @@ def test_the_whole_run(job: dict[str, Any], capsys: pytest.CaptureFixture[str]) 
 def test_the_command_for_more_images_gives_what_the_model_reads(reads: tuple[str, ...], options: str) -> None:
     from types import SimpleNamespace
 
-    from ldm_core.cli.run import _sample_command
+    from ldm_core.cli.summary import sample_command
 
     recipe: Any = SimpleNamespace(conditioners=[SimpleNamespace(config=SimpleNamespace(reads=reads))])
-    assert _sample_command("here", recipe) == f"ldm-run sample here{options}"
+    assert sample_command("here", recipe) == f"ldm-run sample here{options}"
 
 
 def test_json_is_one_document(job: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +107,11 @@ def test_json_is_one_document(job: dict[str, Any], capfd: pytest.CaptureFixture[
         "model": f"{job['out']}/model.safetensors",
         "samples": None,
         "first_stage": NUMBERS,
+        "trained": TRAINED,
+        "bad_examples": 2,
+        "files": ["denoiser_loss.png", "metrics.jsonl"],
         "seconds": {"first_stage": 150.2, "denoiser": 9.9},
+        "started": {},
         "recipe": {"name": job["recipe"].name, "identity": job["recipe"].identity()},
     }
     assert job["out"] == f"runs/{job['recipe'].name}"

@@ -26,13 +26,6 @@ _OPTIONS = {
     "segmentation": "--segmentation",
     "class_label": "--class",
 }
-_EXAMPLES = {
-    "caption": " --prompt TEXT",
-    "boxes": " --boxes FILE",
-    "box_labels": "",  # --boxes gives both
-    "segmentation": " --segmentation FILE",
-    "class_label": " --class NAME",
-}
 
 
 @attrs.frozen
@@ -108,6 +101,7 @@ def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequ
             for note in prepared.notes:
                 click.echo(note)
         from ldm_core import workflow
+        from ldm_core.cli import summary
         from ldm_core.cli.console import Progress
 
         out = options["out"] or workflow.default_out(prepared.recipe)
@@ -131,9 +125,9 @@ def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequ
             progress.close()
         if "samples" not in stages:
             result = attrs.evolve(result, samples="")
-        document.update(_document(result, prepared.recipe))
+        document.update(summary.document(result, prepared.recipe))
         if first_process() and not options["json_flag"]:
-            for line in _summary(result, prepared.recipe):
+            for line in summary.lines(result, prepared.recipe):
                 click.echo(line)
     return 0
 
@@ -153,50 +147,3 @@ def _run_apart(count: int, options: Mapping[str, Any], settings: Sequence[str]) 
         raise
     quiet = bool(options["quiet_flag"]) and storage.local_path(out) is not None
     return start(count, out, lambda text: None if quiet else click.echo(text, err=True))
-
-
-def _document(result: Any, recipe: Recipe) -> dict[str, Any]:
-    return {
-        "status": result.status,
-        "out": result.out,
-        "model": result.model or None,
-        "samples": result.samples or None,
-        "first_stage": dict(result.first_stage or {}),
-        "seconds": dict(result.seconds or {}),
-        "started": dict(result.started),
-        "recipe": {"name": recipe.name, "identity": recipe.identity()},
-    }
-
-
-def _quality(numbers: Mapping[str, float]) -> str:
-    """``PSNR 31.25 dB, SSIM 0.91 on 256 held-out images``; any other number under its own name."""
-    said = [f"PSNR {numbers['psnr']:.2f} dB"] if "psnr" in numbers else []
-    said += [f"SSIM {numbers['ssim']:.3f}"] if "ssim" in numbers else []
-    known = ("psnr", "ssim", "evaluated_images", "held_out")
-    said += [f"{k.replace('_', ' ')} {v:.4g}" for k, v in numbers.items() if k not in known]
-    which = "held-out" if numbers.get("held_out", 1) else "training"
-    where = f" on {numbers['evaluated_images']:.0f} {which} images" if "evaluated_images" in numbers else ""
-    return ", ".join(said) + where
-
-
-def _sample_command(out: str, recipe: Recipe) -> str:
-    """The command that samples this model: it needs an input for each key that a conditioner reads."""
-    keys = dict.fromkeys(key for part in recipe.conditioners for key in part.config.reads)
-    return f"ldm-run sample {out}" + "".join(_EXAMPLES.get(key, f" --input {key}=...") for key in keys)
-
-
-def _summary(result: Any, recipe: Recipe) -> list[str]:
-    from ldm_core.cli.console import duration
-
-    lines = [f"run folder: {result.out}"]
-    if result.first_stage:
-        lines.append(f"first stage: {_quality(result.first_stage)}")
-    if result.model:
-        lines.append(f"model: {result.model}")
-    if result.samples:
-        lines.append(f"samples: {result.samples}")
-    if result.seconds:
-        lines.append("time: " + ", ".join(f"{k.replace('_', ' ')} {duration(v)}" for k, v in result.seconds.items()))
-    if result.model:
-        lines.append(f"more images: {_sample_command(result.out, recipe)}")
-    return lines

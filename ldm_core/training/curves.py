@@ -10,7 +10,7 @@ from ldm_core.training.metrics_file import VALIDATION, is_bin
 
 _FIRST = (
     *("loss", "psnr", "pixel", "perceptual", "generator", "discriminator", "real_accuracy", "fake_accuracy"),
-    *("adaptive_weight", "codebook_used", "codebook_perplexity", "kl", "grad_norm", "lr"),
+    *("adaptive_weight", "codebook_used", "perplexity", "kl", "grad_norm", "lr"),
 )
 _LAST = ("images_per_second", "data_wait", "peak_memory_mib")
 _NOT_NUMBERS = ("stage", "step", "time")
@@ -39,8 +39,9 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], stage: str) -> bytes | None:
     for axis, (name, lines) in zip(axes, panels.items(), strict=False):
         for label, points in lines.items():
             held_out = label.startswith("validation")
-            style = {"marker": "o", "markersize": 3, "color": "tab:orange"} if held_out else {}
-            axis.plot(*zip(*points, strict=True), linewidth=1, label=label, **style)
+            style = {"color": "tab:orange"} if held_out else {}
+            marker = "o" if held_out or len(points) == 1 else None
+            axis.plot(*zip(*points, strict=True), linewidth=1, marker=marker, markersize=3, label=label, **style)
         title = name.replace("_", " ")
         axis.set_title(f"{stage.replace('_', ' ')}: {title}", fontsize=9)
         axis.set_xlabel("step", fontsize=8)

@@ -121,7 +121,10 @@ def _enlarged(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
 
 
 def _colour(label: int) -> tuple[int, int, int]:
-    """The same colour for the same class everywhere; neighbours in number are far apart in hue."""
+    """The same colour for the same class everywhere; neighbours in number are far apart in hue, 0 is grey, as it often
+    is the background."""
+    if label == 0:
+        return (140, 140, 140)
     value, saturation = 0.9 - 0.175 * (label % 3), 0.55 + 0.4 * (label % 2)
     red, green, blue = colorsys.hsv_to_rgb(label * 0.61803 % 1.0, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
