@@ -74,7 +74,8 @@ def root_of(error: BaseException) -> BaseException:
     """The network's error behind one that s3fs or fsspec made of it: a server's answer, or what is closest to it."""
     chain = _chain(error)
     answered = next((each for each in chain if status_of(each) != (0, "")), None)
-    return answered or next((each for each in reversed(chain) if from_network(each)), error)
+    network = (each for each in reversed(chain) if from_network(each) and isinstance(each, Exception))
+    return answered or next(network, error)
 
 
 def status_of(error: BaseException) -> tuple[int, str]:

@@ -180,9 +180,9 @@ class Download:
         stop = self._start + self._most if self._stop is None and self._most else self._stop
         if stop is not None and at >= stop:
             return
-        opening = _open(self._fs, self._inner, at, stop, self.mark)
         try:
-            stream = await asyncio.wait_for(opening, settings.connect_timeout + settings.read_timeout)
+            async with asyncio.timeout(settings.connect_timeout + settings.read_timeout):
+                stream = await _open(self._fs, self._inner, at, stop, self.mark)
         except ChangedError:
             self._replaced()
         if stream is None:
@@ -209,7 +209,8 @@ class Download:
         end = stream.total if stop is None else stop if stream.total is None else min(stop, stream.total)
         while end is None or self._start + len(self.data) < end:
             left = _CHUNK if end is None else min(_CHUNK, end - self._start - len(self.data) + skip)
-            piece = await asyncio.wait_for(stream.read(left), patience)
+            async with asyncio.timeout(patience):
+                piece = await stream.read(left)
             if not piece:
                 break
             self.data += piece[skip:]

@@ -55,7 +55,7 @@ class FaultProxy:
     """See the module; a thread of its own, from :meth:`start` to :meth:`stop`."""
 
     def __init__(self, upstream: tuple[str, int]) -> None:
-        self._upstream = upstream
+        self.upstream = upstream
         self._rules: list[Rule] = []
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
@@ -154,7 +154,7 @@ class FaultProxy:
         await _send(writer, answer, fault)
 
     async def _forward(self, request: Request, body: bytes) -> bytes:
-        reader, writer = await asyncio.open_connection(*self._upstream)
+        reader, writer = await asyncio.open_connection(*self.upstream)
         lines = [f"{request.method} {request.target} HTTP/1.1"]
         lines += [f"{k}: {v}" for k, v in request.headers if k.lower() not in ("connection", "expect")]
         writer.write("\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1") + body)
@@ -188,8 +188,9 @@ async def _send(writer: asyncio.StreamWriter, answer: bytes, fault: str) -> None
     whole = fault not in ("reset", "short", "stall")
     writer.write(head + blank + (body if whole else body[: len(body) // 2]))
     await writer.drain()
+    if fault in ("reset", "short"):
+        await asyncio.sleep(0.02)  # the end of a connection takes with it what was not read yet
     if fault == "reset":
-        await asyncio.sleep(0.02)  # a reset takes with it what was not read yet
         _reset(writer)
     elif fault == "stall":
         await _until_gone(writer)
@@ -261,6 +262,13 @@ def make_bucket(address: str, bucket: str) -> None:
     reset = urllib.request.Request(f"{address}/moto-api/reset", method="POST")
     urllib.request.build_opener(urllib.request.ProxyHandler({})).open(reset).close()  # all servers of a process are one
     boto3.client("s3", endpoint_url=address).create_bucket(Bucket=bucket)
+
+
+def put_object(server: tuple[str, int], bucket: str, key: str, data: bytes) -> None:
+    """Write an object as somebody else would."""
+    import boto3
+
+    boto3.client("s3", endpoint_url="http://{}:{}".format(*server)).put_object(Bucket=bucket, Key=key, Body=data)
 
 
 @contextlib.contextmanager
