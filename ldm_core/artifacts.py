@@ -78,8 +78,9 @@ def raw_header(url: str) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def read_header(url: str, kind: str) -> Header:
-    """Read the header of a weights file of `kind` (``first_stage`` or ``model``), with the hash of the whole file.
+def read_header(url: str, kind: str, *, sha256: str | None = None) -> Header:
+    """Read the header of a weights file of `kind` (``first_stage`` or ``model``), with the hash of the whole file, or
+    the one that is known already.
 
     Raises :class:`CheckpointError` where the file is damaged, was not written by ldm-core, or holds another kind.
     """
@@ -99,7 +100,7 @@ def read_header(url: str, kind: str) -> Header:
             versions=body["versions"],
             extra={k: v for k, v in body.items() if k not in ("format", "kind", "use", "config", "versions")},
             tensors={k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"},
-            sha256=sha256(url),
+            sha256=sha256 or hash_of(url),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{url}: its ldm-core metadata does not read ({error!r})") from None
@@ -114,7 +115,21 @@ def stage_header(url: str) -> Header:
 
 
 def sha256(url: str) -> str:
-    """The hash of a file's content, 64 hex digits."""
+    """The hash of a file's content, 64 hex digits. What storage marks with an ETag is read once a process."""
+    found = storage.info(url) if storage.local_path(url) is None else None
+    key = (found.url, found.size, found.mark) if found is not None and found.mark else None
+    if key is None:
+        return _digest(url)
+    if key not in _HASHES:
+        _HASHES[key] = _digest(url)
+    return _HASHES[key]
+
+
+hash_of = sha256
+_HASHES: dict[tuple[str, int, str], str] = {}
+
+
+def _digest(url: str) -> str:
     digest = hashlib.sha256()
     with storage.open_read(url) as file:
         while block := file.read(1 << 20):

@@ -14,7 +14,7 @@ from ldm_core.contracts import FirstStage, Guidance, Objective, Sampler, Site, T
 from ldm_core.diffusion import Model
 from ldm_core.errors import CheckpointError, ComponentError
 from ldm_core.making import data_info, make, make_dataset
-from ldm_core.recipe import Part, Recipe
+from ldm_core.recipe import ConditionerPart, Part, Recipe
 from ldm_core.streams import mix_seed
 
 
@@ -70,18 +70,24 @@ def sampling_site(recipe: Recipe, stage: FirstStage) -> Site:
     return attrs.evolve(site_of(recipe), encode=encode, decode=decode)
 
 
+def make_conditioner(recipe: Recipe, part: ConditionerPart, site: Site, catalog: Catalog) -> Any:
+    """One conditioner with fresh weights, which depend on the recipe's seed and its name alone."""
+    with seeded(mix_seed(recipe.seed, "conditioner", part.name)):
+        conditioner = make(part, site, catalog)
+    if conditioner.spec != part.config.spec(site.latent):
+        raise ComponentError(
+            f"conditioner '{part.name}' says {part.config.spec(site.latent)} in its config and {conditioner.spec} "
+            "once built; its plugin is at fault"
+        )
+    return conditioner
+
+
 def make_model(recipe: Recipe, catalog: Catalog, stage: FirstStage) -> Model:
     """The model with fresh weights, which depend on the recipe's seed alone; frozen conditioners have no gradients."""
     site = sampling_site(recipe, stage)
     conditioners: dict[str, nn.Module] = {}
     for part in recipe.conditioners:
-        with seeded(mix_seed(recipe.seed, "conditioner", part.name)):
-            conditioners[part.name] = conditioner = make(part, site, catalog)
-        if conditioner.spec != part.config.spec(site.latent):
-            raise ComponentError(
-                f"conditioner '{part.name}' says {part.config.spec(site.latent)} in its config and {conditioner.spec} "
-                "once built; its plugin is at fault"
-            )
+        conditioners[part.name] = conditioner = make_conditioner(recipe, part, site, catalog)
         conditioner.requires_grad_(part.train)
     with seeded(mix_seed(recipe.seed, "denoiser")):
         denoiser = make(recipe.denoiser, site, catalog)
@@ -143,6 +149,7 @@ __all__ = [
     "data_info",
     "load_weights",
     "make",
+    "make_conditioner",
     "make_dataset",
     "make_first_stage",
     "make_model",

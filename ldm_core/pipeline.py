@@ -35,7 +35,7 @@ from ldm_core.diffusion import Model
 from ldm_core.errors import CheckpointError, ConfigError, DataError, Interrupted
 from ldm_core.recipe import Part, Recipe, versions
 from ldm_core.resolve import resolve
-from ldm_core.sample import conditions_of, decode, sample_latents
+from ldm_core.sample import conditions_of, decode, omissions, sample_latents, truncations
 
 Callback = Callable[["Progress"], "bool | None"]
 
@@ -91,12 +91,13 @@ def device_named(name: str | None) -> torch.device:
 def load_stage(recipe: Recipe, catalog: Catalog, url: str, device: torch.device) -> FirstStage:
     """A trained first stage from its file, in eval mode and frozen."""
     stage: Any = make_first_stage(recipe, catalog)
-    load_weights(stage, _tensors(url), url)
+    load_weights(stage, tensors_of(url), url)
     stage.to(device).eval().requires_grad_(False)
     return stage
 
 
-def _tensors(url: str) -> dict[str, Tensor]:
+def tensors_of(url: str) -> dict[str, Tensor]:
+    """The tensors of a weights file by name; :class:`CheckpointError` where it is damaged."""
     try:
         return parse_safetensors(storage.read_bytes(url))
     except SafetensorError as error:
@@ -150,7 +151,7 @@ class Pipeline:
         where = device_named(device)
         stage = load_stage(recipe, catalog, stage_url, where)
         model = make_model(recipe, catalog, stage)
-        load_weights(model, _tensors(path), path)
+        load_weights(model, tensors_of(path), path)
         model.to(where).eval().requires_grad_(False)
         names = header.extra.get("class_names") or {}
         return cls(recipe, stage, model, catalog, weights=header.sha256, class_names=names)
@@ -162,23 +163,7 @@ class Pipeline:
 
     def truncations(self, prompts: Sequence[str]) -> list[str]:
         """For each prompt that is longer than a conditioner's context, a line that quotes what is cut."""
-        lines = []
-        for name, conditioner in self.model.conditioners.items():
-            truncated = getattr(conditioner, "truncated", None)
-            if truncated is None:
-                continue
-            for prompt in dict.fromkeys(prompts):
-                if cut := truncated(prompt):
-                    lines.append(f"the prompt is longer than conditioner '{name}' takes; cut off: '{cut}'")
-        return lines
-
-    def _omissions(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """What conditioners with a method ``omitted(example) -> str`` leave out of their inputs, a line for each."""
-        lines = []
-        for name, conditioner in self.model.conditioners.items():
-            if (omitted := getattr(conditioner, "omitted", None)) is not None:
-                lines += [f"conditioner '{name}' leaves out {what}" for row in rows if (what := omitted(row))]
-        return list(dict.fromkeys(lines))
+        return truncations(dict(self.model.conditioners.items()), prompts)
 
     def _parts(self, steps: int, guidance: float | None, sampler: str | None) -> tuple[SamplingParts, Recipe]:
         from ldm_core import config
@@ -250,7 +235,7 @@ class Pipeline:
             if strict:
                 raise DataError(line + "; shorten it, or leave --strict out")
             warnings.warn(line, stacklevel=2)
-        for line in self._omissions(rows):
+        for line in omissions(dict(self.model.conditioners.items()), rows):
             if strict:
                 raise DataError(line + "; give less, or leave --strict out")
             warnings.warn(line, stacklevel=2)

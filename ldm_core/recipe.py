@@ -166,8 +166,22 @@ class Recipe:
         return out
 
     def carried(self) -> dict[str, Any]:
-        """:meth:`public` without observers and storage: what weights and pictures carry, for others to load them."""
-        return {**{k: v for k, v in self.public().items() if k != "storage"}, "observers": []}
+        """:meth:`public` without observers, storage and the place of weights that it was finetuned from, whose hash
+        stays: what weights and pictures carry, for others to load them."""
+        plain = {**{k: v for k, v in self.public().items() if k != "storage"}, "observers": []}
+        return {k: {**v, "init_from": ""} if "init_from" in SAME.get(k, ()) else v for k, v in plain.items()}
+
+    def _contents(self) -> dict[str, Any]:
+        """:meth:`public` with the hashes of files that parts name, and not their places."""
+        out = self.public()
+        for key in (*SINGLE, *LISTS):
+            parts = [getattr(self, key)] if key in SINGLE else getattr(self, key)
+            rows = [out[key]] if key in SINGLE else out[key]
+            for part, row in zip(parts, rows, strict=True):
+                for field in attrs.fields(type(part.config)) if attrs.has(type(part.config)) else ():
+                    if "sha256" in field.metadata:
+                        row.pop(field.name)
+        return out
 
     def parts(self) -> Iterable[Part]:
         """Every component, in build order."""
@@ -191,7 +205,7 @@ class Recipe:
 
     def identity(self) -> str:
         """A hash of all that shapes the trained model: everything but sampling, the log and checkpoint intervals."""
-        plain = {k: v for k, v in self.public().items() if k not in SAMPLING_KEYS}
+        plain = {k: v for k, v in self._contents().items() if k not in SAMPLING_KEYS}
         if self.first_stage.weights:
             plain.pop("first_stage_trainer")
             plain["first_stage"] = {"sha256": self.first_stage.sha256}
@@ -217,7 +231,11 @@ SAME = {name: same_keys(section) for name, section in SECTIONS.items()}
 
 
 def _without_same(key: str, value: Any) -> Any:
-    return {k: v for k, v in value.items() if k not in SAME[key]} if key in SECTIONS else value
+    if key not in SECTIONS:
+        return value
+    left = {k: v for k, v in value.items() if k not in SAME[key]}
+    # whether there are any; their content counts where they are read, and not their place
+    return {**left, "lpips": bool(left["lpips"])} if "lpips" in left else left
 
 
 def _shown(value: Any) -> Any:

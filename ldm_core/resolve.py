@@ -7,12 +7,13 @@ from typing import Any
 
 import attrs
 
+from ldm_core import artifacts, storage
 from ldm_core import config as _config
-from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.component import Component
 from ldm_core.contracts import DataInfo, Site
 from ldm_core.errors import ComponentError, ConfigError, suggest
+from ldm_core.finetune import with_hash
 from ldm_core.recipe import (
     DEFAULTS,
     LISTS,
@@ -25,6 +26,7 @@ from ldm_core.recipe import (
     StagePart,
     is_weights,
 )
+from ldm_core.settings import EngineSettings
 
 _CONDITIONER_KEYS = {"name": str, "dropout": float, "train": bool}
 
@@ -72,7 +74,9 @@ def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = 
     for key, section in SECTIONS.items():
         attempt(key, lambda key=key, section=section: _config.structure(plain.get(key) or {}, section, key))
     if plain.get("storage") and "storage" in out:
-        storage.configure(out["storage"])  # a trained first stage is read below
+        storage.configure(out["storage"])  # trained weights are read below
+    for key in [k for k in out if isinstance(out[k], EngineSettings)]:
+        attempt(key, lambda key=key: with_hash(out[key], key))
     around = _Around(catalog, small == "small", info, Site(size=(32, 32)))
     if "image_size" in out and "image_channels" in out:
         around.site = Site(size=out["image_size"], channels=out["image_channels"])
@@ -202,8 +206,28 @@ def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
     conf: Any = _config.structure({**scaled, **given}, component.config, path)
     if around.info is not None and (fill := getattr(conf, "from_data", None)) is not None:
         conf = fill(around.info)
+    conf = _with_hashes(conf, path)
     make: type[Part] = {"first_stage": StagePart, "conditioner": ConditionerPart}.get(kind, Part)  # type: ignore[assignment]
     return make(kind=kind, use=component.name, config=conf, asked=name, **extra)
+
+
+def _with_hashes(conf: Any, path: str) -> Any:
+    """`conf` with the hashes of the files that it names: a field's metadata ``sha256`` is the field of its hash.
+
+    A file that is gone keeps the hash that is given: what was learned from it is in the weights.
+    """
+    for field in attrs.fields(type(conf)):
+        url, known = getattr(conf, field.name), field.metadata.get("sha256")
+        if known is None or not url or not storage.exists(url):
+            continue
+        found, given = artifacts.sha256(url), getattr(conf, known)
+        if given and given != found:
+            raise ConfigError(
+                f"{path}.{field.name}: {storage.shown(url)} is not the file that the recipe was made with (sha256 "
+                f"{found[:12]}, the recipe says {given[:12]}); give the right file, or {path}.{known}= to take this one"
+            )
+        conf = attrs.evolve(conf, **{known: found})
+    return conf
 
 
 def _scaled_down(component: Component, base: Mapping[str, Any], site: Site) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +62,26 @@ def sample_latents(
         return estimate if project is None else estimate._replace(x0=project(estimate.x0))
 
     return parts.sampler.sample(denoise, x, times, model.schedule, streams=noise, on_step=on_step)
+
+
+def truncations(conditioners: Mapping[str, Any], prompts: Sequence[str]) -> list[str]:
+    """For each prompt that is longer than a conditioner's context, a line that quotes what is cut."""
+    lines = []
+    for name, conditioner in conditioners.items():
+        truncated = getattr(conditioner, "truncated", None)
+        for prompt in dict.fromkeys(prompts) if truncated is not None else ():
+            if cut := truncated(prompt):
+                lines.append(f"the prompt is longer than conditioner '{name}' takes; cut off: '{cut}'")
+    return lines
+
+
+def omissions(conditioners: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What conditioners with a method ``omitted(example) -> str`` leave out of their inputs, a line for each."""
+    lines = []
+    for name, conditioner in conditioners.items():
+        if (omitted := getattr(conditioner, "omitted", None)) is not None:
+            lines += [f"conditioner '{name}' leaves out {what}" for row in rows if (what := omitted(row))]
+    return list(dict.fromkeys(lines))
 
 
 @torch.no_grad()

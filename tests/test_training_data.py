@@ -18,9 +18,9 @@ from ldm_core.catalog import Catalog
 from ldm_core.contracts import Site
 from ldm_core.errors import DataError
 from ldm_core.settings import DataSettings
-from ldm_core.training.denoiser_run import fit_conditioners
 from ldm_core.training.loader import Examples, Place
 from ldm_core.training.stages import Stages
+from ldm_core.training.starting import Start, fit_conditioners
 
 BOX = [0.25, 0.5, 0.25, 0.25]
 TEXT = {"use": "text", "width": 16, "layers": 1, "heads": 2, "head_width": 8, "vocab_size": 64, "length": 16,
@@ -93,7 +93,7 @@ def test_a_tokenizer_is_fitted_past_an_unreadable_caption(tmp_path: Path) -> Non
             fitted.extend(e["caption"] for e in examples)
 
     work = Stages(recipe, info, Catalog.discover(), str(tmp_path / "run"), examples=None, strict=False)
-    fit_conditioners(work, type("Model", (), {"conditioners": {"text": Fits()}}))
+    fit_conditioners(work, type("Model", (), {"conditioners": {"text": Fits()}}), Start())
     assert fitted == [f"grey {6 if i == 5 else i}" for i in range(12)]
 
 

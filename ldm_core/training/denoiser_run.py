@@ -19,6 +19,7 @@ from ldm_core.training.loader import Examples, Loader, arrange
 from ldm_core.training.loop import train
 from ldm_core.training.order import Place
 from ldm_core.training.previews import previewer
+from ldm_core.training.starting import fit_conditioners, start_model
 from ldm_core.training.validation import HeldOutErrors
 
 if TYPE_CHECKING:
@@ -29,21 +30,16 @@ def train_denoiser(work: Stages, identity: str) -> None:
     """Train denoiser and conditioners of `work` on latents and write the model's file."""
     recipe, settings, world, stage = work.recipe, work.recipe.trainer, work.run.world, work.stage()
     model = make_model(recipe, work.catalog, stage)
-    fit_conditioners(work, model)
+    started = start_model(work, model)
+    fit_conditioners(work, model, started)
     made = work.moments()
-    fetch: Any
-    data, keys = work.paired(), recipe.reads
-    if made is None:
-        examples: Examples | None = Examples(data, recipe.image_size, recipe.data, ["image", *keys])
-        fetch, geometry = examples.__getitem__, examples.keys
-    else:
-        examples = Examples(data, recipe.image_size, recipe.data, keys) if keys else None
-        fetch = latents.LatentExamples(made, examples)
-        geometry = fetch.keys
+    data, wanted = work.paired(), [*(["image"] if made is None else []), *recipe.reads]
+    examples = Examples(data, recipe.image_size, recipe.data, wanted) if wanted else None
+    fetch: Any = examples if made is None else latents.LatentExamples(made, examples)
     loader = Loader(
         fetch,
         arrange(data, recipe.data, recipe.image_size),
-        geometry,
+        fetch.keys,
         images_per_step=settings.images_per_step,
         accumulate=settings.accumulate,
         steps=settings.steps,
@@ -82,6 +78,7 @@ def train_denoiser(work: Stages, identity: str) -> None:
             first_stage_sha256=artifacts.sha256(work.stage_url),
             class_names={k: list(v) for k, v in work.info.class_names.items()},
             averaged=task.is_averaged,
+            **({"started": started.plain()} if started.source else {}),
         )
         storage.atomic_write(work.model_url, save(weights, metadata=meta))
         for name, data in curves.pictures(work.run.metrics.read(), "denoiser").items():
@@ -125,12 +122,3 @@ def example_name(data: Any, made: Any, place: Place) -> str:
     if "name" not in data.keys:
         return where
     return f"'{data.select(['name'])[index]['name']}' ({where})"
-
-
-def fit_conditioners(work: Stages, model: Any) -> None:
-    """Let conditioners learn from the annotations (a tokenizer), where nothing was learned yet."""
-    for part in work.recipe.conditioners:
-        fit = getattr(model.conditioners[part.name], "fit", None)
-        if fit is not None:
-            view = Examples(work.paired(), work.recipe.image_size, work.recipe.data, part.config.reads).dataset
-            fit(view[i] for i in range(len(view)))

@@ -22,6 +22,7 @@ from ldm_core.training.first_stage_validation import HeldOut, described, evaluat
 from ldm_core.training.latent_statistics import fit_normalization
 from ldm_core.training.loader import Examples, Loader
 from ldm_core.training.loop import train
+from ldm_core.training.starting import start_first_stage, with_codebook_of
 from ldm_core.training.world import World
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ def train_first_stage(work: Stages, identity: str) -> None:
     world.barrier()  # before anyone writes, all have seen that there is nothing yet
     examples = Examples(work.dataset, recipe.image_size, recipe.data, ["image"])
     stage: Any = make_first_stage(recipe, work.catalog)
+    started = start_first_stage(work, stage)
+    recipe = with_codebook_of(recipe, stage, started)
+    settings = recipe.first_stage_trainer
     stage.to(world.device)
     perceptual = perceptual_distance(settings.lpips, world)
     dataset, is_held_out = work.held_out()
@@ -52,6 +56,7 @@ def train_first_stage(work: Stages, identity: str) -> None:
             world=world,
             seed=mix_seed(recipe.seed, "first_stage"),
             workers=recipe.data.workers,
+            bad=examples.dataset,
         )
         task = FirstStageTask(
             stage,
@@ -80,6 +85,7 @@ def train_first_stage(work: Stages, identity: str) -> None:
             versions(recipe, work.catalog),
             identity=identity,
             image_channels=recipe.image_channels,
+            **({"started": started.plain()} if started.source else {}),
             image_size=list(recipe.image_size),
             numbers=work.numbers,
         )

@@ -71,7 +71,7 @@ def ensure(
         if len(good) == len(found["shards"]):
             return Ensured(found, 0)
     device = run.world.device
-    groups = _sizes(examples, source.image_size)
+    groups = _sizes(examples)
     shards = plan(source, [(size, indices, _shape(stage(), size, source, device)) for size, indices in groups])
     if found is None:
         good = _leftovers(run, folder, source.key, shards)
@@ -146,15 +146,11 @@ def _together(run: Run, good: Records, problems: Sequence[str]) -> Records:
     return every
 
 
-def _sizes(examples: Examples, size: tuple[int, int]) -> Iterator[tuple[tuple[int, int], Sequence[int]]]:
+def _sizes(examples: Examples) -> Iterator[tuple[tuple[int, int], Sequence[int]]]:
     """Each image size there is, with the examples that have it."""
-    size_of = getattr(examples, "size_of", None)
-    if size_of is None:
-        yield size, range(len(examples))
-        return
     by_size: dict[tuple[int, int], list[int]] = {}
     for index in range(len(examples)):
-        by_size.setdefault(tuple(size_of(index)), []).append(index)
+        by_size.setdefault(examples.size_of(index), []).append(index)
     for size, indices in sorted(by_size.items()):
         yield size, range(len(examples)) if len(by_size) == 1 else indices
 
@@ -193,7 +189,7 @@ class _Pictures(TorchDataset):
         return len(self._work)
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, Tensor, dict[str, str]]:
-        indices, _ = self._work[number]
+        indices, size = self._work[number]
         found = [self._examples.dataset.resolve(i) for i in indices]
         size = self._examples.size_of(indices[0])  # all of a batch are of one shard, and so of one size
         pictures = [

@@ -9,6 +9,7 @@ from typing import Any
 
 from ldm_core import artifacts, storage
 from ldm_core.build import make_dataset
+from ldm_core.builtin.bad_examples import TooManyBad, printable
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import DataInfo, FirstStage
 from ldm_core.errors import CheckpointError, DataError
@@ -20,6 +21,10 @@ from ldm_core.training.first_stage_run import train_first_stage
 from ldm_core.training.loader import Examples
 from ldm_core.training.loop import Run, Stop
 from ldm_core.training.metrics_file import MetricsFile
+from ldm_core.training.starting import fit_early
+
+BAD_FILE = "bad_examples.txt"
+"""Names and reasons of the examples that a run could not read, in its folder."""
 
 
 class Stages:
@@ -36,7 +41,11 @@ class Stages:
         strict: bool,
     ) -> None:
         self.recipe, self.info, self.catalog, self.out = recipe, info, catalog, out
-        self.examples, self._strict = examples, strict
+        self.examples, self.strict = examples, strict
+        self.fitted: dict[str, dict[str, Any]] = {}
+        """What conditioners learned before anything was trained, by name."""
+        self.started: dict[str, dict[str, Any]] = {}
+        """What a stage took of the weights that it starts from."""
         here = world.start()
         metrics = MetricsFile(storage.join(out, "metrics.jsonl"), active=here.main)
         self.run = Run(out, here, catalog.manager.hook, Stop(), metrics)
@@ -72,6 +81,10 @@ class Stages:
                 pass
         return self.dataset, False
 
+    def prepare(self, stages: Sequence[str]) -> None:
+        """What the named stages need before the first of them: mistakes that it finds would come late otherwise."""
+        fit_early(self, stages)
+
     def _identity(self, own: str) -> str:
         return digest([own, self.dataset.fingerprint()])
 
@@ -80,6 +93,9 @@ class Stages:
         begun = time.perf_counter()
         try:
             yield
+        except TooManyBad as error:
+            self._list_bad(error.bad)
+            raise
         finally:
             self.seconds[name] = round(time.perf_counter() - begun, 2)
 
@@ -121,7 +137,7 @@ class Stages:
                 self.run.world.barrier()
                 self._end("first_stage", "skipped")
                 return
-            identity = self._identity(self.recipe.first_stage_identity())
+            identity = self._identity(self._first_stage_identity())
             if header := self._finished(self.stage_url, "first_stage", identity):
                 self.numbers.update(header.extra.get("numbers", {}))
                 self._end("first_stage", "skipped")
@@ -129,11 +145,27 @@ class Stages:
             train_first_stage(self, identity)
             self._end("first_stage", "done")
 
+    def _first_stage_identity(self) -> str:
+        """The recipe's, with the content of the LPIPS weights that it is trained with, wherever they lie."""
+        own, lpips = self.recipe.first_stage_identity(), self.recipe.first_stage_trainer.lpips
+        return digest([own, *map(artifacts.sha256, lpips.split(","))]) if lpips else own
+
     def report_bad(self, examples: Examples) -> None:
         """Say which examples could not be read."""
-        if examples.dataset.bad:
-            few = ", ".join(list(examples.dataset.bad)[:3])
-            self.run.say(f"data: {len(examples.dataset.bad)} unreadable example(s) passed over ({few})", "warning")
+        if bad := examples.dataset.bad:
+            few = ", ".join(printable(name) for name in list(bad)[:3])
+            self.run.say(
+                f"data: {len(bad)} unreadable example(s) passed over ({few}); all of them are in {BAD_FILE}", "warning"
+            )
+            self._list_bad(bad)
+
+    def _list_bad(self, bad: Mapping[str, str]) -> None:
+        """Put unreadable examples down in the run's folder, one a line, beside those of earlier stages and runs."""
+        if self.run.world.main:
+            url = storage.join(self.out, BAD_FILE)
+            known = storage.read_text(url).splitlines() if storage.exists(url) else []
+            lines = [f"{printable(name)}\t{printable(why)}" for name, why in bad.items()]
+            storage.atomic_write(url, "".join(f"{line}\n" for line in dict.fromkeys([*known, *lines])))
 
     def use_stage(self, stage: FirstStage) -> None:
         """Take a stage that was just trained; it need not be read again."""
@@ -203,7 +235,7 @@ class Stages:
         """Sample what was asked for, or what held-out data asks for: each process its share."""
         with self._timed("samples"):
             final_samples.draw(
-                self.recipe, self.info, self.catalog, self.run, self.held_out, self.examples, strict=self._strict
+                self.recipe, self.info, self.catalog, self.run, self.held_out, self.examples, strict=self.strict
             )
             self.run.world.barrier()
             self._end("samples", "done")

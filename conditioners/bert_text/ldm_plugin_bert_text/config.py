@@ -29,8 +29,12 @@ class TextConfig:
     )
     tokenizer: str = attrs.field(
         default="",
-        metadata={"help": "path or URL of a sentencepiece model; empty: one is trained on the captions at hand"},
+        metadata={
+            "help": "path or URL of a sentencepiece model; empty: one is trained on the captions at hand",
+            "sha256": "tokenizer_sha256",
+        },
     )
+    tokenizer_sha256: str = attrs.field(default="", metadata={"help": "hash of that file; filled in"})
     spare_tokens: int = attrs.field(
         # A learned concept needs an id that no caption uses (textual inversion).
         default=16,

@@ -30,6 +30,7 @@ class ClassLabelConditioner(Conditioner, nn.Module):
         self.config = config
         self.reads = config.reads
         self.spec = config.spec(site.latent or LatentSpec(channels=site.channels))
+        self.class_tables = {"embedding.weight": (config.key, 0)}
         self.embedding = nn.Embedding(config.classes + config.null_class, config.width)
 
     def encode(self, batch: Batch) -> Cond:

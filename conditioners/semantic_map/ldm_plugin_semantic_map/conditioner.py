@@ -36,6 +36,7 @@ class SemanticMapConditioner(Conditioner, nn.Module):
         self.spec = config.spec(site.latent)
         self.size = (site.size[0], site.size[1])
         self.grid = site.latent.shape(site.size)[1:]
+        self.class_tables = {"channel_mapper.weight": (config.key, 1)}
         self.channel_mapper = nn.Conv2d(config.classes, config.channels, 1, bias=False)
 
     def encode(self, batch: Batch) -> Cond:

@@ -1,0 +1,313 @@
+"""What a run starts from: trained weights (finetuning), what conditioners learn from the annotations, frozen parts.
+
+Of trained weights, what fits is taken and the rest is said: rows of a class table go by their classes' names, further
+input channels of a denoiser start at zero, a conditioner with a vocabulary is taken whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from ldm_core import artifacts, storage
+from ldm_core.build import make_conditioner
+from ldm_core.check import site_of
+from ldm_core.diffusion import Model
+from ldm_core.errors import CheckpointError, DataError
+from ldm_core.finetune import init_header
+from ldm_core.making import factory_of
+from ldm_core.pipeline import tensors_of
+from ldm_core.recipe import Recipe
+from ldm_core.sample import omissions, truncations
+from ldm_core.settings import EngineSettings
+from ldm_core.training.loader import Examples
+
+if TYPE_CHECKING:
+    from ldm_core.training.stages import Stages
+
+_EXTRA = "_extra_state"
+Adapt = Callable[[str, Tensor, Tensor], "tuple[Tensor, str] | None"]
+"""(name, own, theirs) -> what takes their place and how it was made, None where nothing can be made of them."""
+
+
+@attrs.frozen
+class Start:
+    """What a module starts from: names `taken` as they are, `adapted` and left `fresh` with the reason, those of the
+    source that nothing `unused`; `share` of the parameters' values that come from the source."""
+
+    source: str = ""
+    sha256: str = ""
+    taken: tuple[str, ...] = ()
+    adapted: Mapping[str, str] = attrs.field(factory=dict)
+    fresh: Mapping[str, str] = attrs.field(factory=dict)
+    unused: tuple[str, ...] = ()
+    share: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def has(self, prefix: str) -> bool:
+        """Whether all that begins with `prefix` was taken as it is, and there is such."""
+        rest = [n for n in (*self.adapted, *self.fresh) if n.startswith(prefix)]
+        return not rest and any(n.startswith(prefix) for n in self.taken)
+
+    def text(self) -> str:
+        """One line for the user."""
+        count = len(self.taken) + len(self.adapted) + len(self.fresh)
+        parts = [
+            f"starts from {self.source} ({self.sha256[:12]}): {len(self.taken)} of {count} tensors, {self.share:.1%} "
+            "of the parameters"
+        ]
+        for what, names in (("adapted", self.adapted), ("fresh", self.fresh)):
+            if names:
+                parts.append(f"{len(names)} {what} ({_few([f'{n}: {why}' for n, why in names.items()])})")
+        if self.unused:
+            parts.append(f"{len(self.unused)} of the source not used ({_few(self.unused)})")
+        return "; ".join([*parts, *self.notes])
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON and the metadata of the weights that come of it."""
+        return {
+            "source": self.source,
+            "sha256": self.sha256,
+            "taken": len(self.taken),
+            "share": round(self.share, 6),
+            "adapted": dict(self.adapted),
+            "fresh": dict(list(self.fresh.items())[:100]),
+            "unused": list(self.unused[:100]),
+            "notes": list(self.notes),
+        }
+
+
+def _few(lines: Sequence[str], most: int = 3) -> str:
+    return ", ".join(lines[:most]) + (f", and {len(lines) - most} more" if len(lines) > most else "")
+
+
+def start_first_stage(work: Stages, stage: nn.Module) -> Start:
+    """Let a fresh first stage start from ``first_stage_trainer.init_from``; nothing happens where that is empty."""
+    settings = work.recipe.first_stage_trainer
+    if not settings.init_from:
+        return Start()
+    header, tensors = _source(settings, "first_stage_trainer")
+    found = _take(stage, tensors, header, "first_stage_trainer", lambda name, own, theirs: None)
+    return _told(work, "first_stage", found)
+
+
+def with_codebook_of(recipe: Recipe, stage: nn.Module, start: Start) -> Recipe:
+    """`recipe` as it trains a stage whose codebook was taken over: it quantises from the first batch on, with it."""
+    if not hasattr(stage, "init_codebook") or not start.has("quantize."):
+        return recipe
+    settings = attrs.evolve(recipe.first_stage_trainer, codebook_start=0, codebook_init_images=0)
+    return attrs.evolve(recipe, first_stage_trainer=settings)
+
+
+def start_model(work: Stages, model: Model) -> Start:
+    """Let a fresh model start from ``trainer.init_from``; nothing happens where that is empty."""
+    settings, recipe = work.recipe.trainer, work.recipe
+    if not settings.init_from:
+        return Start()
+    header, tensors = _source(settings, "trainer")
+    theirs = {c.get("name"): c for c in header.config.get("conditioners") or ()}
+    misfit = {}
+    for part in recipe.conditioners:
+        prefix = f"conditioners.{part.name}."
+        if theirs.get(part.name, {}).get("use", part.use) != part.use:
+            misfit[prefix] = f"the source's '{part.name}' is a {theirs[part.name]['use']}"
+        elif _vocabulary_misfit(model.conditioners[part.name], tensors, prefix):
+            misfit[prefix] = "its vocabulary or sizes are others"
+    kept = {k: v for k, v in tensors.items() if not any(k.startswith(p) for p in misfit)}
+    names = {k: tuple(v) for k, v in (header.extra.get("class_names") or {}).items()}
+    tables = _class_tables(model)
+    cond = site_of(recipe).cond
+    channels = recipe.first_stage.config.latent.channels
+
+    def adapt(name: str, own: Tensor, other: Tensor) -> tuple[Tensor, str] | None:
+        if name in tables:
+            key, axis = tables[name]
+            return _by_class(own, other, axis, names.get(key, ()), tuple(work.info.class_names.get(key, ())))
+        if name.startswith("denoiser."):
+            return _more_inputs(own, other, channels, channels + cond.concat)
+        return None
+
+    found = _take(model, kept, header, "trainer", adapt)
+    why = {k: next((w for p, w in misfit.items() if k.startswith(p)), reason) for k, reason in found.fresh.items()}
+    return _told(work, "denoiser", attrs.evolve(found, fresh=why, notes=tuple(_notes(work, header))))
+
+
+def _source(settings: EngineSettings, section: str) -> tuple[artifacts.Header, dict[str, Tensor]]:
+    header = init_header(settings, section, settings.init_sha256)
+    return header, tensors_of(header.url)
+
+
+def _told(work: Stages, stage: str, found: Start) -> Start:
+    work.run.say(f"{stage.replace('_', ' ')}: {found.text()}", "warning" if found.fresh or found.notes else "info")
+    work.started[stage] = found.plain()
+    return found
+
+
+def _take(
+    module: nn.Module, tensors: Mapping[str, Tensor], header: artifacts.Header, section: str, adapt: Adapt
+) -> Start:
+    """Fill `module` with what fits of `tensors`; :class:`CheckpointError` where nothing does."""
+    own: dict[str, Any] = dict(module.state_dict())
+    sizes = {name: p.numel() for name, p in module.named_parameters()}
+    taken: list[str] = []
+    adapted: dict[str, str] = {}
+    fresh: dict[str, str] = {}
+    for name, value in list(own.items()):
+        theirs = tensors.get(name)
+        if theirs is None:
+            fresh[name] = "not in the source"
+        elif name.endswith(_EXTRA):
+            own[name] = theirs
+            taken.append(name)
+        elif (made := adapt(name, value, theirs)) is not None:
+            own[name], adapted[name] = made
+        elif theirs.shape == value.shape:
+            own[name] = theirs
+            taken.append(name)
+        else:
+            fresh[name] = f"{_size(theirs)} there, {_size(value)} here"
+    where = storage.shown(header.url)
+    if not any(name in sizes for name in (*taken, *adapted)):
+        first = next((f" (e.g. {name}: {why})" for name, why in fresh.items()), "")
+        raise CheckpointError(
+            f"{section}.init_from: no parameter of {where} fits this recipe{first}; use the recipe that it was trained "
+            "with, or leave init_from out"
+        )
+    module.load_state_dict(own)
+    share = sum(sizes.get(n, 0) for n in (*taken, *adapted)) / max(1, sum(sizes.values()))
+    unused = tuple(n for n in tensors if n not in own)
+    return Start(where, header.sha256, tuple(taken), adapted, fresh, unused, share)
+
+
+def _size(value: Tensor) -> str:
+    return "x".join(map(str, value.shape)) or "one number"
+
+
+def _vocabulary_misfit(conditioner: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> bool:
+    """Whether a conditioner that learned a vocabulary has other tables than the source's: tokens would mean nothing."""
+    own = conditioner.state_dict()
+    if not any(k.endswith(_EXTRA) for k in own):
+        return False
+    return any(
+        prefix + k not in tensors or (not k.endswith(_EXTRA) and tensors[prefix + k].shape != v.shape)
+        for k, v in own.items()
+    )
+
+
+def _class_tables(model: Model) -> dict[str, tuple[str, int]]:
+    """Parameters with a row a class, as conditioners tell by `class_tables`: name -> the batch key and the axis."""
+    return {
+        f"conditioners.{name}.{parameter}": place
+        for name, conditioner in model.conditioners.items()
+        for parameter, place in getattr(conditioner, "class_tables", {}).items()
+    }
+
+
+def _by_class(
+    own: Tensor, theirs: Tensor, axis: int, before: Sequence[str], now: Sequence[str]
+) -> tuple[Tensor, str] | None:
+    """Rows by the names of their classes, and what stands behind the classes (a null class) by its place."""
+    if not before or not now or tuple(before) == tuple(now) or own.dim() != theirs.dim():
+        return None
+    a, b = own.movedim(axis, 0), theirs.movedim(axis, 0)
+    if a.shape[1:] != b.shape[1:] or len(a) < len(now) or len(b) < len(before):
+        return None
+    row = {name: i for i, name in enumerate(before)}
+    found = [(i, row[name]) for i, name in enumerate(now) if name in row]
+    tail = len(a) - len(now)
+    if tail and tail == len(b) - len(before):
+        found += [(len(now) + i, len(before) + i) for i in range(tail)]
+    out = a.clone()
+    for i, j in found:
+        out[i] = b[j]
+    same = sum(name in row for name in now)
+    return out.movedim(0, axis).contiguous(), f"{same} of {len(now)} classes by name"
+
+
+def _more_inputs(own: Tensor, theirs: Tensor, channels: int, inputs: int) -> tuple[Tensor, str] | None:
+    """A first convolution with further input channels (concatenated conditions), which begin without effect."""
+    before = theirs.shape[1] if theirs.dim() > 2 else 0
+    if own.dim() < 3 or own.dim() != theirs.dim() or own.shape[1] != inputs or not channels <= before < inputs:
+        return None
+    if own.shape[0] != theirs.shape[0] or own.shape[2:] != theirs.shape[2:]:
+        return None
+    out = torch.zeros_like(own)
+    out[:, :before] = theirs
+    return out, f"{inputs - before} further input channel(s) from zero"
+
+
+def _notes(work: Stages, header: artifacts.Header) -> list[str]:
+    recipe, lines = work.recipe, []
+    for kind in ("parameterization", "schedule"):
+        before, now = header.config.get(kind), getattr(recipe, kind).plain()
+        if isinstance(before, Mapping) and dict(before) != now:
+            lines.append(f"the source's {kind} is {_said(before, now)}, this recipe's is {_said(now, before)}")
+    return lines
+
+
+def _said(part: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    changed = [f"{k}={v}" for k, v in part.items() if k != "use" and other.get(k) != v]
+    return f"{part.get('use')}" + (
+        f" with {', '.join(changed)}" if changed and part.get("use") == other.get("use") else ""
+    )
+
+
+# ------------------------------------------------------------------------------------------------- conditioners
+
+
+def fit_conditioners(work: Stages, model: Model, start: Start) -> None:
+    """Let conditioners learn from the annotations (a tokenizer), where nothing was learned yet, and say which are
+    frozen without having learned anything."""
+    for part in work.recipe.conditioners:
+        conditioner: Any = model.conditioners[part.name]
+        prefix = f"conditioners.{part.name}."
+        trained = start.has(prefix)
+        fit = getattr(conditioner, "fit", None)
+        if fit is not None and not trained:
+            fitted = work.fitted.pop(part.name, None)
+            if fitted is not None:
+                conditioner.load_state_dict({**conditioner.state_dict(), **fitted})
+            else:
+                _fit(work, part, fit)
+        pretrained = trained or getattr(part.config, "pretrained", False)
+        if not part.train and not pretrained and any(True for _ in conditioner.parameters()):
+            work.run.say(
+                f"conditioner '{part.name}' has train: false and fresh weights: it stays at random; set "
+                f"conditioners.{part.name}.train=true, or give trained weights with trainer.init_from",
+                "warning",
+            )
+
+
+def fit_early(work: Stages, stages: Sequence[str]) -> None:
+    """Let conditioners learn before anything is trained, on the CPU, and look at what they would cut off where that is
+    an error: both are mistakes that show in seconds, and would come after hours otherwise."""
+    if "denoiser" not in stages or work.recipe.trainer.init_from or storage.exists(work.model_url):
+        return  # of trained weights, the vocabulary is theirs
+    strict = work.strict and "samples" in stages
+    wanted = ("fit", "truncated", "omitted") if strict else ("fit",)
+    site = site_of(work.recipe)
+    made: dict[str, Any] = {}
+    for part in work.recipe.conditioners:
+        if any(hasattr(factory_of(part, work.catalog), name) for name in wanted):
+            made[part.name] = conditioner = make_conditioner(work.recipe, part, site, work.catalog)
+            if hasattr(conditioner, "fit"):
+                before = {k: v.clone() for k, v in conditioner.state_dict().items()}
+                _fit(work, part, conditioner.fit)
+                after = conditioner.state_dict().items()  # fresh weights come again from the seed: only what changed
+                work.fitted[part.name] = {k: v for k, v in after if not torch.equal(v, before[k])}
+    if strict:
+        rows = list(work.examples or ()) or [{"caption": p} for p in work.recipe.sample.prompts]
+        lines = truncations(made, [str(r["caption"]) for r in rows if "caption" in r])
+        if work.examples:
+            lines += omissions(made, rows)
+        if lines:
+            raise DataError(lines[0] + "; shorten it, or leave --strict out")
+
+
+def _fit(work: Stages, part: Any, fit: Callable[[Any], None]) -> None:
+    view = Examples(work.paired(), work.recipe.image_size, work.recipe.data, part.config.reads).dataset
+    fit(view[i] for i in range(len(view)))
