@@ -16,7 +16,7 @@ def ldm_components() -> list[Component]:
             config=KLAEConfig,
             factory="ldm_plugin_kl_ae.model:KLFirstStage",
             summary="convolutional autoencoder, Gaussian latents",
-            source="Rombach et al. 2022, arXiv 2112.10752, appendix G",
+            source="Rombach et al. 2022, arXiv 2112.10752, appendix G; the size kl_f2 is ours",
             presets=PRESETS,
             small={
                 "channels": 16,

@@ -22,3 +22,8 @@ class TestKLF4(FirstStageSuite):
     component = "kl_f4"
     settings = TINY
     image_channels = 1
+
+
+class TestKLF2(FirstStageSuite):
+    component = "kl_f2"
+    settings = MappingProxyType({k: v for k, v in TINY.items() if k != "attention"})

@@ -65,10 +65,11 @@ PUBLISHED = [
     ("kl_f16", 69_610_963, 28_265_760, 41_343_875, 342, (16, 16, 16)),
     ("kl_f32", 103_880_131, 42_614_656, 61_244_803, 436, (64, 8, 8)),
 ]
+OURSELVES = [("kl_f2", 12_787_105, 5_214_852, 7_572_227, 136, (2, 128, 128))]
 
 
-@pytest.mark.parametrize(("preset", "total", "encoder", "decoder", "keys", "latent"), PUBLISHED)
-def test_published_sizes(
+@pytest.mark.parametrize(("preset", "total", "encoder", "decoder", "keys", "latent"), PUBLISHED + OURSELVES)
+def test_sizes(
     preset: str, total: int, encoder: int, decoder: int, keys: int, latent: tuple[int, ...]
 ) -> None:
     config = PRESETS[preset]
@@ -86,8 +87,8 @@ def test_published_sizes(
     assert config.kl_weight == 1e-6
 
 
-def test_every_preset_is_held_to_its_published_size() -> None:
-    assert {row[0] for row in PUBLISHED} == set(PRESETS)
+def test_every_preset_is_held_to_its_size() -> None:
+    assert {row[0] for row in PUBLISHED + OURSELVES} == set(PRESETS)
 
 
 def test_published_key_names() -> None:

@@ -106,11 +106,16 @@ class Codebook(nn.Module):
         """The code nearest to each of `points` (N,dim), in blocks: (N,)."""
         with torch.autocast(points.device.type, enabled=False):
             codes = (self.embedding.weight if codes is None else codes).float()
+            # Around the codes' centre: latents far from 0 would lose to cancellation the digits that tell codes apart,
+            # and the same batch on another number of processes would find others.
+            centre = codes.mean(dim=0)
+            codes = codes - centre
             squares = codes.square().sum(dim=1)
             # |p|² is the same for every code of a point, so it is left out.
             held = _DISTANCES.get(points.device.type, _DISTANCES_ELSEWHERE)
             blocks = points.float().split(max(1, held // len(codes)))
-            return torch.cat([torch.addmm(squares, block, codes.T, alpha=-2.0).argmin(dim=1) for block in blocks])
+            found = [torch.addmm(squares, block - centre, codes.T, alpha=-2.0).argmin(dim=1) for block in blocks]
+            return torch.cat(found)
 
 
 def perplexity(counts: Tensor) -> Tensor:

@@ -99,5 +99,16 @@ PRESETS: Mapping[str, VQAEConfig] = {
         adversarial_start=250_001,
         discriminator_layers=2,
     ),
+    # Two of our own for factors that the paper trains and nobody released. At factor 2 attention would see a quarter
+    # of all pixels, so there is none.
+    "vq_f2": VQAEConfig(channel_mult=(1, 2), mid_attention=False, z_channels=2, codebook_size=2048),
+    "vq_f32": VQAEConfig(
+        channel_mult=(1, 1, 2, 2, 4, 4),
+        attention=(16, 32),
+        z_channels=16,
+        codebook_size=16384,
+        adversarial_start=250_001,
+        discriminator_layers=2,
+    ),
 }
-"""The released models: 55.3 M, 53.2 M, 67.7 M, 67.7 M and 69.6 M parameters."""
+"""The released models: 55.3 M, 53.2 M, 67.7 M, 67.7 M and 69.6 M parameters; and ours, vq_f2 and vq_f32."""

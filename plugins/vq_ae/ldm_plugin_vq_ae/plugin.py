@@ -16,7 +16,10 @@ def ldm_components() -> list[Component]:
             config=VQAEConfig,
             factory="ldm_plugin_vq_ae.model:VQFirstStage",
             summary="convolutional autoencoder, latents from a learned codebook",
-            source="Esser et al. 2021, arXiv 2012.09841; Rombach et al. 2022, arXiv 2112.10752, appendix G",
+            source=(
+                "Esser et al. 2021, arXiv 2012.09841; Rombach et al. 2022, arXiv 2112.10752, appendix G; the sizes "
+                "vq_f2 and vq_f32 are ours"
+            ),
             presets=PRESETS,
             small={
                 "channels": 16,

@@ -22,6 +22,18 @@ def latents(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
+def test_codes_far_from_zero_are_told_apart() -> None:
+    """A cloud of spread 0.01 around 3: |c|^2 - 2 p.c by itself would have lost the digits that matter."""
+    book = codebook(200)
+    with torch.no_grad():
+        book.embedding.weight.mul_(0.01).add_(3.0)
+    z = 0.01 * latents(8, 3, 16, 16) + 3.0
+    points = z.permute(0, 2, 3, 1).reshape(-1, 3).double()
+    distances = torch.cdist(points, book.embedding.weight.double())
+    chosen = distances.gather(1, book.indices(z).view(-1, 1)).squeeze(1)
+    assert float((chosen - distances.min(dim=1).values).max()) < 1e-7  # a twentieth of the rounding of 3 itself
+
+
 def test_starts_uniform_within_one_over_its_size() -> None:
     weight = Codebook(20, 400).embedding.weight
     assert weight.abs().max() <= 1 / 20

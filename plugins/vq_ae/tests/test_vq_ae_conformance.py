@@ -24,3 +24,14 @@ class TestVQF8(FirstStageSuite):
     component = "vq_f8"
     settings = TINY
     image_channels = 1
+
+
+class TestVQF2(FirstStageSuite):
+    component = "vq_f2"
+    settings = MappingProxyType({k: v for k, v in TINY.items() if k != "attention"})
+
+
+class TestVQF32(FirstStageSuite):
+    component = "vq_f32"
+    settings = MappingProxyType({**TINY, "attention": (32,)})
+    sizes = ((32, 32), (32, 64))
