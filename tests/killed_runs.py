@@ -1,4 +1,7 @@
-"""A tiny run that is killed again and again, as a program: ``python killed_runs.py '{"out": ..., "kills": 3, ...}'``.
+"""Tiny runs as a program that kills them again and again, or stops them and goes on with other processes.
+
+``python killed_runs.py '{"out": FOLDER, "kills": 3, "ranks": 2, "settings": [...], "seed": 0}'``, or ``{"chains":
+[[{"out": ..., "ranks": ..., "settings": [...], "stop": ["denoiser", 4]}, ...], ...]}``: attempts one after the other.
 
 Everything is imported once, then each attempt is forked off: an attempt costs a fraction of a second in place of a
 fresh start. Kills come at random moments (a number of steps and a part of one), and every third one inside the write
@@ -25,7 +28,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from training_runs import TINY, VQ, Watch, go
 
 from ldm_core import hookimpl, storage
-from ldm_core.training import world
+from ldm_core.errors import Interrupted
+from ldm_core.training import stages, world
+
+world.import_deepspeed()
+assert stages.Stages is not None  # imported here once, which go() would do in every attempt
 
 STAGES = ("first_stage", "latents", "denoiser")
 RECIPE: dict[str, Any] = {
@@ -50,13 +57,14 @@ _TIMEOUT = 60.0
 class Telling(Watch):
     """Writes a byte for every step into a pipe."""
 
-    def __init__(self, pipe: int) -> None:
-        super().__init__()
+    def __init__(self, pipe: int, stop: tuple[str, int] | None) -> None:
+        super().__init__(stop)
         self._pipe = pipe
 
     @hookimpl
     def ldm_step(self, stage: str, step: int, logs: Mapping[str, float]) -> None:
-        os.write(self._pipe, b"f" if stage == "first_stage" else b"d")
+        os.write(self._pipe, stage[:1].encode())
+        super().ldm_step(stage, step, logs)
 
 
 def _die_in_write(number: int) -> None:
@@ -94,8 +102,12 @@ def _attempt(job: Mapping[str, Any], rank: int, port: int, pipe: int, in_write: 
             )  # fmt: skip
         if in_write:
             _die_in_write(in_write)
-        watch = Telling(pipe) if rank == 0 else None
+        stop = job.get("stop")
+        watch = Telling(pipe, (stop[0], stop[1]) if stop else None) if rank == 0 else None
         go(job["out"], *SETTINGS, *job["settings"], stages=STAGES, watch=watch, **RECIPE)
+        world.stop()
+        code = 0
+    except Interrupted:
         world.stop()
         code = 0
     except BaseException:
@@ -149,7 +161,12 @@ def _run(job: Mapping[str, Any], after: float | None, in_write: int) -> dict[str
 
 def main() -> None:
     """Do the job of the first argument."""
-    job = {"ranks": 1, "settings": [], "seed": 0, **json.loads(sys.argv[1])}
+    given = json.loads(sys.argv[1])
+    default = {"ranks": 1, "settings": [], "seed": 0}
+    if "chains" in given:
+        print(json.dumps([_run({**default, **job}, None, 0) for chain in given["chains"] for job in chain]))
+        return
+    job = {**default, **given}
     draw = random.Random(job["seed"])
     attempts = []
     for number in range(job["kills"]):

@@ -1,4 +1,5 @@
-"""Runs that are killed at random moments and started again end with the very bits of a run that nobody disturbed."""
+"""Runs that are killed at random moments and started again end with the very bits of a run that nobody disturbed; runs
+that go on with other processes or under another ZeRO stage end with the same weights to rounding."""
 
 from __future__ import annotations
 
@@ -11,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 PROGRAM = Path(__file__).with_name("killed_runs.py")
 
 
 def run(out: Path, timeout: float = 240, **job: Any) -> list[dict[str, Any]]:
-    """The attempts of :mod:`killed_runs`, in a process with one thread."""
+    """The attempts of :mod:`killed_runs`, in a process with one thread; logs lie beside `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
     known = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
     done = subprocess.run(
         [sys.executable, str(PROGRAM), json.dumps({"out": str(out), **job})],
-        env={**known, "OMP_NUM_THREADS": "1"},
+        env={**known, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"},
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -55,6 +57,42 @@ def test_one_process(tmp_path: Path, kills: int, seed: int) -> None:
     attempts = run(tmp_path / "b" / "run", kills=kills, seed=seed)
     held(tmp_path / "b" / "run", attempts, kills)
     assert digests(tmp_path / "a" / "run") == digests(tmp_path / "b" / "run")
+
+
+def distance(a: Path, b: Path) -> float:
+    """The largest difference of two runs' models."""
+    x, y = (load_file(out / "model.safetensors") for out in (a, b))
+    assert x.keys() == y.keys()
+    return max(float((x[k].float() - y[k].float()).abs().max()) for k in x)
+
+
+@pytest.mark.parametrize(
+    "legs",
+    [
+        [(2, 3), (1, 0)],
+        [(1, 0), (2, 3), (2, 2)],
+        *(pytest.param(legs, marks=pytest.mark.slow) for legs in
+          ([(1, 1), (2, 1), (1, 3)], [(2, 2), (1, 2), (2, 0)], [(2, 0), (2, 3), (1, 1)], [(1, 3), (2, 3), (2, 3)])),
+    ],
+    ids=lambda legs: "-".join(f"{ranks}x{zero}" for ranks, zero in legs),
+)  # fmt: skip
+def test_other_processes_and_zero_stages(tmp_path: Path, legs: list[tuple[int, int]]) -> None:
+    """(processes, ZeRO stage) one after the other, against one process without ZeRO that nobody disturbed."""
+    settings = ["first_stage_trainer.steps=1", "first_stage_trainer.adversarial=false", "trainer.steps=12",
+                "denoiser.dropout=0.0", "conditioners.class_label.train=true"]  # fmt: skip
+    whole = {"out": str(tmp_path / "whole" / "run"), "settings": settings}
+    (tmp_path / "whole").mkdir()
+    chain = [
+        {
+            "out": str(tmp_path / "run"),
+            "ranks": ranks,
+            "settings": [*settings, f"trainer.zero={zero}", f"trainer.accumulate={2 // ranks}"],
+            **({"stop": ["denoiser", 4 * number]} if number < len(legs) else {}),
+        }
+        for number, (ranks, zero) in enumerate(legs, 1)
+    ]
+    run(tmp_path / "run", chains=[[whole], chain])
+    assert distance(tmp_path / "whole" / "run", tmp_path / "run") < 1e-5
 
 
 @pytest.mark.slow
