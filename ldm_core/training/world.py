@@ -113,7 +113,10 @@ def start() -> World:
             store = torch.distributed.HashStore()  # type: ignore[attr-defined]
             torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
         else:
-            torch.distributed.init_process_group(backend, rank=rank, world_size=size, timeout=launch.timeout())
+            wait = launch.timeout()
+            # DeepSpeed's engines make groups of their own and give them no time-out: they take torch's default.
+            vars(torch.distributed.distributed_c10d).update(default_pg_timeout=wait, default_pg_nccl_timeout=wait)
+            torch.distributed.init_process_group(backend, rank=rank, world_size=size, timeout=wait)
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
         atexit.register(stop)
     return World(rank, size, device)
