@@ -53,21 +53,17 @@ class RandomFeatures(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(_SEED)
-        self.layers = nn.ModuleList()
         channels = 3
-        for width in _WIDTHS:
-            layer = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)
-            with torch.no_grad():
-                layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * math.sqrt(2 / (9 * channels)))
-            self.layers.append(layer)
+        for number, width in enumerate(_WIDTHS):
+            weight = torch.randn((width, channels, 3, 3), generator=generator) * math.sqrt(2 / (9 * channels))
+            self.register_buffer(f"weight{number}", weight)
             channels = width
-        self.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, 192) float32."""
         h, found = x.float().expand(-1, 3, -1, -1), []
-        for layer in self.layers:
-            h = F.leaky_relu(layer(h), 0.2)
+        for weight in self.buffers():
+            h = F.leaky_relu(F.conv2d(h, weight, stride=2, padding=1), 0.2)
             found.append(h.mean((2, 3)))
         return torch.cat(found, dim=1)
 

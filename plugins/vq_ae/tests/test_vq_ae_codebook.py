@@ -29,9 +29,13 @@ def test_codes_far_from_zero_are_told_apart() -> None:
         book.embedding.weight.mul_(0.01).add_(3.0)
     z = 0.01 * latents(8, 3, 16, 16) + 3.0
     points = z.permute(0, 2, 3, 1).reshape(-1, 3).double()
-    distances = torch.cdist(points, book.embedding.weight.double())
+    codes = book.embedding.weight.detach().double()
+    distances = torch.cdist(points, codes)
     chosen = distances.gather(1, book.indices(z).view(-1, 1)).squeeze(1)
     assert float((chosen - distances.min(dim=1).values).max()) < 1e-7  # a twentieth of the rounding of 3 itself
+    flat = points.float()
+    plain = torch.addmm(codes.float().square().sum(1), flat, codes.float().T, alpha=-2.0).argmin(1)
+    assert float((distances.gather(1, plain[:, None]).squeeze(1) - distances.min(dim=1).values).max()) > 1e-4
 
 
 def test_starts_uniform_within_one_over_its_size() -> None:
