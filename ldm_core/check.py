@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import attrs
+
 from ldm_core.contracts import Accepts, CondSpec, DataInfo, Site
 from ldm_core.errors import ConfigError, suggest
 from ldm_core.recipe import ConditionerPart, Recipe
@@ -39,6 +41,7 @@ def misfits(recipe: Recipe, info: DataInfo | None = None) -> Iterable[str]:
     yield from _conditioning(recipe)
     yield from diffusion_misfits(recipe)
     yield from _training(recipe)
+    yield from data_misfits(recipe)
     if info is not None:
         yield from _data(recipe, info)
 
@@ -182,6 +185,35 @@ def _adversary(recipe: Recipe) -> Iterable[str]:
             f"first_stage_trainer.lpips: LPIPS needs images of at least {LPIPS_SIDE} pixels, image_size is "
             f"{list(recipe.image_size)}; use larger images, or leave it out"
         )
+
+
+def data_misfits(recipe: Recipe) -> Iterable[str]:
+    """One line for each misfit of the settings of `data` with each other and with the parts."""
+    data = recipe.data
+    if data.crop == "random" and data.fit == "pad":
+        yield "data.crop: random cuts need data.fit=crop, it is pad; set one of them otherwise"
+    if data.crop == "center" and data.crop_scale != 1:
+        yield f"data.crop_scale: {data.crop_scale} is for random cuts; set data.crop=random, or leave it out"
+    if not data.buckets:
+        return
+    parts = [part for part in recipe.parts() if getattr(part.config, "fixed_size", False)]
+    for part in parts:
+        yield (
+            f"{part.kind} '{part.asked or part.use}' is built for one image size, and data.buckets asks for "
+            f"{1 + len(data.buckets)}; leave data.buckets out, or choose another {part.kind}"
+        )
+    said = {*_images(recipe), *_conditioning(recipe), *_adversary(recipe)}
+    for i, size in enumerate(data.buckets):
+        if min(size) < 1:
+            yield f"data.buckets[{i}]: expected [height, width] in pixels, got {list(size)}"
+            continue
+        if size == recipe.image_size or size in data.buckets[:i]:
+            yield f"data.buckets[{i}]: {list(size)} is there twice (image_size is one of the sizes); leave it out"
+            continue
+        other = attrs.evolve(recipe, image_size=size)
+        for line in (*_images(other), *_conditioning(other), *_adversary(other)):
+            if line not in said:
+                yield f"data.buckets[{i}] {list(size)}: {line.removeprefix('image_size: ')}"
 
 
 def _data(recipe: Recipe, info: DataInfo) -> Iterable[str]:

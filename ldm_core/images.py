@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,19 +19,32 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 100_000_000  # a decoded picture of 300 MB; a file that asks for more is an attack or a mistake
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+"""What is opened, whatever a file is called. Not all that PIL knows: EPS would start another program."""
+_TURNED = (5, 6, 7, 8)  # EXIF orientations in which rows are columns
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as PIL's "L"
 
 
-def decode_image(data: bytes, channels: int = 3, name: str = "image") -> NDArray[np.uint8]:
+def decode_image(
+    data: bytes,
+    channels: int = 3,
+    name: str = "image",
+    enough: Callable[[int, int], tuple[int, int]] | None = None,
+) -> NDArray[np.uint8]:
     """The bytes of a PNG, JPEG, WebP, ... -> uint8 (channels, H, W), upright, transparency on white.
 
-    16-bit grey becomes its upper 8 bits. DataError naming ``name`` if it is damaged, no picture, or has more
-    than ``MAX_PIXELS`` pixels.
+    16-bit grey becomes its upper 8 bits. ``enough``: native (H, W) -> a size that will do; a JPEG, which can be
+    decoded at 1/2, 1/4 or 1/8 in less time, then is the smallest of these that is not smaller. DataError naming
+    ``name`` if it is damaged, no picture, or has more than ``MAX_PIXELS`` pixels.
     """
     image = _opened(data, name)
     try:
         from PIL import ImageOps
 
+        if enough is not None and image.format in ("JPEG", "MPO"):
+            turned = image.getexif().get(0x0112) in _TURNED
+            least = enough(image.width, image.height)[::-1] if turned else enough(image.height, image.width)
+            image.draft(None, (least[1], least[0]))
         image = _flat(ImageOps.exif_transpose(image))
         array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     except Exception as error:  # PIL raises anything from SyntaxError to struct.error on damaged files
@@ -54,13 +67,26 @@ def decode_labels(data: bytes, name: str = "label map") -> NDArray[np.int64]:
         raise DataError(f"{name}: damaged or cut-off picture ({_line(error)})") from error
 
 
+def picture_size(head: bytes) -> tuple[int, int] | None:
+    """The upright (H, W) that a picture's header says, from the file's first bytes; None where they do not tell."""
+    try:
+        image = _opened(head, "")
+        turned = image.getexif().get(0x0112) in _TURNED if image.format in ("JPEG", "MPO") else False
+    except Exception:  # cut off in the middle of it, or no picture
+        return None
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
 def _opened(data: bytes, name: str) -> Image:
     from PIL import Image as PILImage
 
+    PILImage.preinit()
+    if not {"TIFF", "WEBP"} <= PILImage.OPEN.keys():
+        PILImage.init()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)  # our own limit is below
-            image = PILImage.open(io.BytesIO(data))
+            image = PILImage.open(io.BytesIO(data), formats=[f for f in FORMATS if f in PILImage.OPEN])
     except PILImage.DecompressionBombError as error:
         raise DataError(f"{name}: more than {MAX_PIXELS:,} pixels; make it smaller") from error
     except Exception as error:

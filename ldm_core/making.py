@@ -8,6 +8,7 @@ import attrs
 
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import DataInfo, Site
+from ldm_core.data_cache import DataCache
 from ldm_core.errors import ComponentError, DataError
 from ldm_core.recipe import MixturePart, Part, Recipe
 
@@ -35,7 +36,8 @@ def make_dataset(recipe: Recipe, catalog: Catalog, like: DataInfo | None = None,
     leaves without data (no such split); DataError where that leaves none. `like`, what the training data offers,
     keeps the numbers of its classes.
     """
-    site = Site(size=recipe.image_size, channels=recipe.image_channels)
+    cache = DataCache(recipe.data.cache, recipe.data.cache_bytes) if recipe.data.cache else None
+    site = Site(size=recipe.image_size, channels=recipe.image_channels, cache=cache)
     if not isinstance(recipe.dataset, MixturePart):
         return make(_changed(recipe.dataset, changes), site, catalog)
     from ldm_core.mixture import Mixture, labels_of

@@ -11,8 +11,10 @@ from typing import Any
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
 from ldm_core import storage
+from ldm_core.buckets import sizes_of
 from ldm_core.builtin.bad_examples import BadExample
 from ldm_core.contracts import DataInfo, Dataset
 from ldm_core.errors import DataError
@@ -152,6 +154,15 @@ class Mixture:
         if isinstance(out.get("name"), str):
             out["name"] = f"{self._labels[number]}/{out['name']}"
         return out
+
+    def reduced(self, *request: Any) -> Mixture:
+        """A view whose pictures may be decoded smaller, where a part knows how; see ``RecordDataset.reduced``."""
+        views = [data.reduced(*request) if hasattr(data, "reduced") else data for data in self._parts]
+        return Mixture(list(zip(self._labels, views, self._weights, strict=True)), self._whole())
+
+    def image_sizes(self) -> NDArray[np.int64]:
+        """(N, 2) height and width of each picture; zeros where it cannot be told."""
+        return np.concatenate([sizes_of(data) for data in self._parts])
 
     def select(self, keys: Iterable[str]) -> Mixture:
         """A view whose examples decode and hold only `keys`; DataError where not all parts have them."""

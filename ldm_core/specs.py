@@ -12,6 +12,8 @@ import attrs
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ldm_core.data_cache import DataCache
+
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 """An empty mapping that is shared: nothing can be put into it."""
 
@@ -121,7 +123,8 @@ class Site:
 
     `size` (H, W) and `channels` of the images; `latent`, from conditioners on; `cond`, the merged conditioning, from
     the denoiser on; `encode` (B, c, H, W) -> (B, C, *s) (the mode, no gradient) and `decode`, functions and not the
-    module, so that nothing registers the first stage twice.
+    module, so that nothing registers the first stage twice. For data sets: `cache`, where copies of remote files are
+    kept.
     """
 
     size: tuple[int, ...]
@@ -130,6 +133,7 @@ class Site:
     cond: CondSpec = attrs.field(factory=CondSpec)
     encode: Callable[[Tensor], Tensor] | None = None
     decode: Callable[[Tensor], Tensor] | None = None
+    cache: DataCache | None = None
 
 
 @attrs.frozen

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ldm_core.training.buckets import nearest
+from ldm_core.buckets import nearest
 from ldm_core.training.order import Arrangement, Lanes, Order, Shuffled, permutation
 
 

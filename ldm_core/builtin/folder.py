@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from ldm_core import storage
@@ -27,14 +28,15 @@ class FolderDataset(RecordDataset):
     """Pictures of a folder; see :class:`ldm_core.builtin.reading.RecordDataset`."""
 
     def __init__(self, config: FolderConfig, site: Site) -> None:
-        super().__init__(config, site, FolderStore(config))
+        super().__init__(config, site, FolderStore(config, site))
 
 
 class FolderStore:
     """The files of a folder, grouped by name; bytes on demand."""
 
-    def __init__(self, config: FolderConfig) -> None:
+    def __init__(self, config: FolderConfig, site: Site) -> None:
         self.title = storage.shown(config.url)
+        self._cache = site.cache
         roots = storage.expand(config.url)
         if len(roots) != 1 or not storage.is_folder(roots[0]):
             what = f"{len(roots)} places" if len(roots) > 1 else "no folder by that name"
@@ -67,18 +69,31 @@ class FolderStore:
                     rows[name] = row
         return rows
 
-    def fetch(self, sample: Sample, extension: str) -> bytes:
-        """The bytes of one file."""
-        return storage.read_bytes(sample.parts[extension])
+    def size(self, sample: Sample, extension: str) -> int:
+        """The number of bytes of one file."""
+        file: storage.FileInfo = sample.parts[extension]
+        return file.size
+
+    def fetch(self, sample: Sample, extension: str, most: int | None = None) -> bytes:
+        """The bytes of one file, or its first `most`."""
+        file: storage.FileInfo = sample.parts[extension]
+        for _ in range(8 if self._cache is not None else 0):
+            assert self._cache is not None
+            if (copy := self._cache.copy(file)) is None:
+                break
+            with suppress(FileNotFoundError), copy.open("rb") as local:  # another process may just have made room
+                return local.read(-1 if most is None else most)
+        if most is not None and most < file.size:
+            return storage.read_bytes(file.url, 0, most)
+        return storage.read_bytes(file.url)
 
     def fetch_many(self, wanted: Sequence[tuple[Sample, str]]) -> Iterable[bytes]:
         """The bytes of many files, in order; remote ones several at a time."""
-        urls = [sample.parts[extension] for sample, extension in wanted]
-        if not urls or storage.local_path(urls[0]) is not None:
-            yield from map(storage.read_bytes, urls)
+        if not wanted or storage.local_path(wanted[0][0].parts[wanted[0][1]].url) is not None:
+            yield from (self.fetch(*each) for each in wanted)
             return
         with ThreadPoolExecutor(_FETCHES_AT_ONCE) as pool:
-            yield from pool.map(storage.read_bytes, urls)
+            yield from pool.map(lambda each: self.fetch(*each), wanted)
 
     def beside(self, name: str) -> bytes | None:
         """A file at the top of the folder, or of the split's."""
@@ -128,10 +143,10 @@ def _of_split(
 def _grouped(tree: Mapping[str, storage.FileInfo], rows: Mapping[str, Mapping[str, Any]]) -> list[Sample]:
     """One sample a picture, by path; what shares its name is part of it."""
     pictures: dict[str, str] = {}
-    parts: dict[str, dict[str, str]] = {}
+    parts: dict[str, dict[str, storage.FileInfo]] = {}
     for path in sorted(tree):
         stem, extension = split_path(path)
-        parts.setdefault(stem, {})[extension] = tree[path].url
+        parts.setdefault(stem, {})[extension] = tree[path]
         if extension in PICTURES:
             pictures.setdefault(stem, path)
     folders = {path.rpartition("/")[0] for path in pictures.values()}

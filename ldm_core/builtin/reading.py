@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
 from ldm_core.builtin.bad_examples import BadExample, SkipBad
 from ldm_core.builtin.reading_config import ReadingConfig
@@ -20,6 +21,7 @@ from ldm_core.builtin.reading_values import (
     NO_VALUE,
     PICTURES,
     Sources,
+    bounded,
     box_labels_of,
     boxes_of,
     class_of,
@@ -28,10 +30,14 @@ from ldm_core.builtin.reading_values import (
 )
 from ldm_core.contracts import Site
 from ldm_core.errors import DataError
-from ldm_core.images import decode_image, decode_labels
+from ldm_core.geometry import Cut, plan
+from ldm_core.images import decode_image, decode_labels, picture_size
 
 __all__ = ["BadExample", "RecordDataset", "Sample", "SkipBad", "Store"]
 
+MOST_PICTURE = 512 << 20
+"""Bytes of a picture's file, as stored; a larger one is an attack or a mistake."""
+_HEADS = (4 << 10, 64 << 10, 1 << 20)  # bytes of a picture's beginning in which its size is looked for
 _MAPS_LOOKED_AT = 256  # label maps decoded to count classes where nothing says how many there are
 
 
@@ -58,8 +64,12 @@ class Store(Protocol):
         """All samples, in a fixed order."""
         ...
 
-    def fetch(self, sample: Sample, extension: str) -> bytes:
-        """The bytes of one part."""
+    def size(self, sample: Sample, extension: str) -> int:
+        """The number of bytes of one part."""
+        ...
+
+    def fetch(self, sample: Sample, extension: str, most: int | None = None) -> bytes:
+        """The bytes of one part, or its first `most`."""
         ...
 
     def fetch_many(self, wanted: Sequence[tuple[Sample, str]]) -> Iterable[bytes]:
@@ -90,6 +100,9 @@ class RecordDataset:
         self._sources = Sources(config.read, store)
         self._order: Sequence[int] = range(len(store.samples))
         self._selected: tuple[str, ...] | None = None
+        self._least: tuple[Sequence[tuple[int, int]], Any, float] | None = None
+        self._cache = site.cache
+        self._native: dict[str, NDArray[np.int64]] = {}  # shared by all views
         self._names: dict[str, tuple[str, ...]] = {}
         self._counts: dict[str, int] = {}
         self._index()
@@ -152,8 +165,9 @@ class RecordDataset:
         largest, source = 0, self._sources.by_key[key][0]
         for sample in [s for s in self._store.samples if source.extension in s.parts][:_MAPS_LOOKED_AT]:
             try:
-                labels_map = decode_labels(self._store.fetch(sample, source.extension), sample.name)
-            except DataError:
+                data = bounded(self._store, sample, source.extension, MOST_PICTURE)
+                labels_map = decode_labels(data, sample.name)
+            except (DataError, ValueError):
                 continue
             largest = max(largest, int(labels_map[labels_map != 255].max(initial=0)))
         return largest
@@ -201,9 +215,9 @@ class RecordDataset:
         kind = self.keys[key]
         try:
             if kind in ("image", "map"):
-                data = self._store.fetch(sample, source.extension)
+                data = bounded(self._store, sample, source.extension, MOST_PICTURE)
                 if kind == "image":
-                    return decode_image(data, self._channels, sample.name)
+                    return decode_image(data, self._channels, sample.name, self._enough if self._least else None)
                 return self._in_range(key, decode_labels(data, sample.name))
             value = self._sources.read(source, sample, fields)
             if key == "caption":
@@ -246,6 +260,49 @@ class RecordDataset:
         view._selected = wanted
         view._offer(wanted)
         return view
+
+    def reduced(self, sizes: Sequence[tuple[int, int]], fit: Literal["crop", "pad"], smallest: float) -> RecordDataset:
+        """A view whose pictures may be decoded smaller than they are, where they become one of `sizes` anyway.
+
+        `smallest`: the side of the smallest random cut, as a share. Twice the pixels that are needed stay on each
+        side, for the resizing that follows. Nothing changes where several pictures or maps must keep one shape.
+        """
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        alone = [kind for kind in self.keys.values() if kind in ("image", "map")] == ["image"]
+        view._least = (tuple(sizes), fit, smallest) if alone else None
+        return view
+
+    def _enough(self, height: int, width: int) -> tuple[int, int]:
+        assert self._least is not None
+        sizes, rule, smallest = self._least
+        steps = [plan((height, width), size, rule, Cut(smallest)).resized for size in sizes]
+        return 2 * max(s[0] for s in steps), 2 * max(s[1] for s in steps)
+
+    def image_sizes(self) -> NDArray[np.int64]:
+        """(N, 2) height and width of each picture as its file's header says; zeros where it cannot be told."""
+        if "sizes" not in self._native:
+            key = ("picture sizes 1", self._store.digest(), sorted(self.config.read.items()))
+            known = None if self._cache is None else self._cache.recall(*key)
+            if known is None:
+                found = np.array([self._header(s) for s in self._store.samples], dtype=np.int64).reshape(-1, 2)
+                if self._cache is not None:
+                    self._cache.remember(found.tobytes(), *key)
+            self._native["sizes"] = found if known is None else np.frombuffer(known, dtype=np.int64).reshape(-1, 2)
+        return self._native["sizes"][list(self._order)]
+
+    def _header(self, sample: Sample) -> tuple[int, int]:
+        source = next((s for s in self._sources.by_key["image"] if s.extension in sample.parts), None)
+        if source is None:
+            return 0, 0
+        whole = self._store.size(sample, source.extension)
+        for most in (*_HEADS, MOST_PICTURE):
+            size = picture_size(self._store.fetch(sample, source.extension, min(most, whole)))
+            if size is not None:
+                return size
+            if most >= whole:
+                break
+        return 0, 0
 
     def describe(self) -> str:
         """One line that says where the data lies, how many samples there are and which keys were found."""

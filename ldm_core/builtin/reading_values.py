@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ldm_core.builtin.reading_config import ReadingConfig
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
+MOST_TEXT = 16 << 20
+"""Bytes of a text, label or JSON file; a larger one is an attack or a mistake."""
 NO_VALUE: Any = object()
 
 
@@ -77,14 +79,15 @@ class Sources:
 
     def fields_of_all(self, samples: Sequence[Sample]) -> list[Mapping[str, Any] | None]:
         """JSON fields and metadata row of every sample; None where the JSON is broken."""
-        having = [sample for sample in samples if "json" in sample.parts]
+        having = [s for s in samples if "json" in s.parts and self._store.size(s, "json") <= MOST_TEXT]
+        small = set(map(id, having))
         texts = iter(self._store.fetch_many([(sample, "json") for sample in having]))
         found: list[Mapping[str, Any] | None] = []
         for sample in samples:
             fields: dict[str, Any] | None = dict(sample.row or {})
             if "json" in sample.parts:
                 try:
-                    fields = {**dict(sample.row or {}), **_mapping(next(texts))}
+                    fields = {**dict(sample.row or {}), **_mapping(next(texts))} if id(sample) in small else None
                 except (ValueError, RecursionError):
                     fields = None
             found.append(fields)
@@ -104,7 +107,7 @@ class Sources:
         if "class_label" not in self.by_key:
             return
         cls = self.by_key["class_label"][0].extension
-        having = [sample for sample in samples if cls and cls in sample.parts]
+        having = [s for s in samples if cls and cls in s.parts and self._store.size(s, cls) <= MOST_TEXT]
         for sample, data in zip(having, self._store.fetch_many([(s, cls) for s in having]), strict=True):
             self._labels[id(sample)] = label_from(data)
 
@@ -143,7 +146,7 @@ class Sources:
         fields = dict(sample.row or {})
         if "json" in sample.parts:
             try:
-                fields |= _mapping(self._store.fetch(sample, "json"))
+                fields |= _mapping(bounded(self._store, sample, "json", MOST_TEXT))
             except (ValueError, RecursionError) as error:
                 raise BadExample(sample.name, f".json: {error}") from error
         return fields
@@ -154,7 +157,7 @@ class Sources:
             return source.look_up(fields)
         if not source.extension:
             return sample.folder
-        data = self._store.fetch(sample, source.extension)
+        data = bounded(self._store, sample, source.extension, MOST_TEXT)
         if source.extension == "cls":
             return label_from(data)
         if source.extension.split(".")[-1] == "json":
@@ -166,6 +169,13 @@ class Sources:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_labels": {}}  # read once while indexing; ids mean nothing elsewhere
+
+
+def bounded(store: Store, sample: Sample, extension: str, most: int) -> bytes:
+    """The bytes of a part; ValueError, before anything is read, where there are more than `most`."""
+    if (size := store.size(sample, extension)) > most:
+        raise ValueError(f".{extension} has {size:,} bytes, at most {most:,} are read; make it smaller")
+    return store.fetch(sample, extension)
 
 
 def _mapping(data: bytes) -> dict[str, Any]:

@@ -106,6 +106,10 @@ class ShapesDataset:
             return scene.things[0].class_index
         return f"{self.config.split}-{self.config.seed}-{index:06d}"
 
+    def image_sizes(self) -> np.ndarray:
+        """(N, 2) height and width of each picture: all are drawn at one size."""
+        return np.tile(np.array(self._size, dtype=np.int64), (len(self), 1))
+
     def select(self, keys: Iterable[str]) -> ShapesDataset:
         """A view that makes only these keys."""
         site = Site(size=self._size, channels=self._channels)

@@ -4,64 +4,101 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
-import tarfile
+import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import IO, Any, cast
-
-import attrs
+from pathlib import Path
+from typing import Any
 
 from ldm_core import storage
 from ldm_core.builtin.reading import RecordDataset, Sample
 from ldm_core.builtin.tar_config import TarConfig
+from ldm_core.builtin.tar_index import Part, find_shards, index_shard, packed, unpacked
 from ldm_core.contracts import Site
 from ldm_core.errors import DataError, StorageError
 
-_SPLIT_WORDS = ("train", "val", "valid", "validation", "test", "dev")
-_BLOCK = 512
-
-
-@attrs.frozen(slots=True)
-class Part:
-    """Where a member's bytes are: number of the shard, offset and size in it."""
-
-    shard: int
-    offset: int
-    size: int
+_OPEN = 32  # shards that are open at once, each process
 
 
 class TarDataset(RecordDataset):
     """Samples of WebDataset tars; see :class:`ldm_core.builtin.reading.RecordDataset`."""
 
     def __init__(self, config: TarConfig, site: Site) -> None:
-        super().__init__(config, site, TarStore(config))
+        super().__init__(config, site, TarStore(config, site))
 
 
 class TarStore:
     """The index of the shards' members, and their bytes on demand.
 
-    Local shards are read by seeking. Remote ones are kept in memory, each process its own, as long as all fit
-    ``keep_bytes``; past that, members are fetched by range.
+    Local shards are read by position, remote ones too where ``data.cache`` keeps a copy. Otherwise remote ones are kept
+    in memory, each process its own, as long as all fit ``keep_bytes``; past that, members are fetched by range.
     """
 
-    def __init__(self, config: TarConfig) -> None:
+    def __init__(self, config: TarConfig, site: Site) -> None:
         self.title = storage.shown(config.url)
         self._keep = config.keep_bytes
+        self._cache = site.cache
         self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._open: OrderedDict[int, int] = OrderedDict()
         self.shards = [storage.info(url) for url in find_shards(config.url, config.split)]
         self._folder = storage.parent(self.shards[0].url)
         self.samples: list[Sample] = []
         for number, shard in enumerate(self.shards):
-            self.samples += self._read_index(number, shard)
+            self.samples += self._index(number, shard)
         if not self.samples:
             raise DataError(f"{self.title}: the tar holds no files; expected pictures with their annotations")
 
+    # ------------------------------------------------------------------------------------------- the index
+
+    def _index(self, number: int, shard: storage.FileInfo) -> list[Sample]:
+        """The samples of a shard; an index that was made before is taken where the cache has it."""
+        key = ("tar index 1", storage.shown(shard.url), shard.size, shard.mark, _changed(shard.url))
+        if self._cache is not None and (known := self._cache.recall(*key)) is not None:
+            return unpacked(known, number)
+        samples = self._read_index(number, shard)
+        if self._cache is not None:
+            self._cache.remember(packed(samples), *key)
+        return samples
+
     def _read_index(self, number: int, shard: storage.FileInfo) -> list[Sample]:
-        if storage.local_path(shard.url) is None and shard.size <= self._keep:
-            return list(index_shard(io.BytesIO(self._whole(number)), shard.size, number, shard.url))
+        if (handle := self._handle(number)) is not None:
+            with os.fdopen(os.dup(handle), "rb") as local:
+                local.seek(0)
+                return index_shard(local, shard.size, number, shard.url)
+        if shard.size <= self._keep:
+            return index_shard(io.BytesIO(self._whole(number)), shard.size, number, shard.url)
         with storage.open_read(shard.url) as file:
-            return list(index_shard(file, shard.size, number, shard.url))
+            return index_shard(file, shard.size, number, shard.url)
+
+    # ------------------------------------------------------------------------------------------- the bytes
+
+    def _local(self, number: int) -> Path | None:
+        """The shard or its copy on this machine; None where there is none."""
+        shard = self.shards[number]
+        path = storage.local_path(shard.url)
+        return self._cache.copy(shard) if path is None and self._cache is not None else path
+
+    def _handle(self, number: int) -> int | None:
+        """A file descriptor of the shard or its copy. Reading by position shares no state, not even after a fork."""
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number]
+        for _ in range(8):
+            path = self._local(number)
+            if path is None:
+                return None
+            try:
+                handle = os.open(path, os.O_RDONLY)
+            except OSError as error:
+                if self._cache is not None and isinstance(error, FileNotFoundError):
+                    continue  # another process made room just now
+                raise StorageError(f"cannot read {path}: {error.strerror}") from error
+            self._open[number] = handle
+            while len(self._open) > _OPEN:
+                os.close(self._open.popitem(last=False)[1])
+            return handle
+        where = storage.shown(self.shards[number].url)
+        raise StorageError(f"cannot keep {where} in data.cache; raise data.cache_bytes")
 
     def _whole(self, number: int) -> bytes:
         if number not in self._kept:
@@ -71,39 +108,31 @@ class TarStore:
         self._kept.move_to_end(number)
         return self._kept[number]
 
-    def fetch(self, sample: Sample, extension: str) -> bytes:
-        """The bytes of one member; DataError if the shard has shrunk since it was indexed."""
+    def size(self, sample: Sample, extension: str) -> int:
+        """The number of bytes of one member."""
+        part: Part = sample.parts[extension]
+        return part.size
+
+    def fetch(self, sample: Sample, extension: str, most: int | None = None) -> bytes:
+        """The bytes of one member, or its first `most`; DataError if the shard has shrunk since it was indexed."""
         part: Part = sample.parts[extension]
         shard = self.shards[part.shard]
-        remote = storage.local_path(shard.url) is None
-        # All remote shards in memory or none: a cache that keeps missing would fetch whole shards each time.
-        if remote and sum(each.size for each in self.shards) <= self._keep:
-            data = self._whole(part.shard)[part.offset : part.offset + part.size]
+        size = part.size if most is None else min(most, part.size)
+        handle = self._handle(part.shard)
+        if handle is not None:
+            data = os.pread(handle, size, part.offset)
+        elif sum(each.size for each in self.shards) <= self._keep:
+            # All remote shards in memory or none: a cache that keeps missing would fetch whole shards each time.
+            data = self._whole(part.shard)[part.offset : part.offset + size]
         else:
-            data = storage.read_bytes(shard.url, part.offset, part.offset + part.size)
-        if len(data) != part.size:
+            data = storage.read_bytes(shard.url, part.offset, part.offset + size)
+        if len(data) != size:
             raise DataError(f"{storage.shown(shard.url)}: changed while it was read; start again")
         return data
 
     def fetch_many(self, wanted: Sequence[tuple[Sample, str]]) -> Iterable[bytes]:
         """The bytes of many members, in order."""
-        handles: dict[int, IO[bytes]] = {}
-        try:
-            for sample, extension in wanted:
-                part: Part = sample.parts[extension]
-                path = storage.local_path(self.shards[part.shard].url)
-                if path is None:
-                    yield self.fetch(sample, extension)
-                    continue
-                if part.shard not in handles:
-                    for handle in handles.values():
-                        handle.close()
-                    handles = {part.shard: path.open("rb")}
-                handles[part.shard].seek(part.offset)
-                yield handles[part.shard].read(part.size)
-        finally:
-            for handle in handles.values():
-                handle.close()
+        return (self.fetch(sample, extension) for sample, extension in wanted)
 
     def beside(self, name: str) -> bytes | None:
         """A file in the folder of the shards."""
@@ -123,105 +152,14 @@ class TarStore:
         return state.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": OrderedDict()}
+        return {**self.__dict__, "_kept": OrderedDict(), "_open": OrderedDict()}
+
+    def __del__(self) -> None:
+        for handle in getattr(self, "_open", {}).values():
+            os.close(handle)
 
 
-def find_shards(url: str, split: str) -> list[str]:
-    """The shards that ``url`` (a tar, a pattern, a folder) stands for, of ``split`` where names say it."""
-    found: list[str] = []
-    for each in storage.expand(url):
-        if each.lower().endswith(".tar"):
-            found.append(each)
-        elif re.search(r"\.(tgz|tar\.\w+)$", each.lower()):
-            raise DataError(f"{storage.shown(each)}: a compressed tar; decompress it first")
-        else:
-            found += [entry.url for entry in _listed(each) if entry.url.lower().endswith(".tar")]
-    if not found:
-        seen = _seen(url)
-        raise DataError(f"{storage.shown(url)}: no shards; looked for *.tar, found {seen}; check the URL")
-    splits = [split_of(shard) for shard in found]
-    if not any(splits):
-        if split != "train":
-            raise DataError(f"{storage.shown(url)}: no split '{split}'; no shard's name holds a split")
-        return found
-    chosen = [shard for shard, its in zip(found, splits, strict=True) if its == split]
-    if not chosen:
-        others = ", ".join(sorted(set(splits) - {""}))
-        raise DataError(f"{storage.shown(url)}: no shards of the split '{split}'; found {others}")
-    return chosen
-
-
-def split_of(url: str) -> str:
-    """``val`` of ``.../emoji-val-000000.tar``; empty where the name holds no split word."""
-    words = re.split(r"[-_.]", storage.base_name(url).lower())
-    return next((word for word in words if word in _SPLIT_WORDS), "")
-
-
-def _listed(url: str) -> list[storage.FileInfo]:
-    try:
-        return storage.list_files(url)
-    except StorageError as error:
-        raise DataError(f"no data: {error}") from error
-
-
-def _seen(url: str) -> str:
+def _changed(url: str) -> int:
+    """When a local file was changed, in nanoseconds; storage elsewhere has marks."""
     path = storage.local_path(url)
-    if (path is not None and not path.is_dir()) or any(sign in url for sign in "*{["):
-        return "none by that name"
-    names = [storage.base_name(entry.url) for entry in _listed(url)]
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more or "an empty folder"
-
-
-def index_shard(file: IO[bytes], size: int, number: int, url: str) -> Iterable[Sample]:
-    """The samples of one shard, in its order. DataError where it is cut off, damaged or unsafe."""
-    where = storage.shown(url)
-    groups: dict[str, dict[str, Part]] = {}
-    try:
-        with tarfile.open(fileobj=cast(Any, file), mode="r:") as archive:
-            for member in archive:
-                if member.isdir():
-                    continue
-                _check_member(member, where)
-                name, extension = split_name(member.name)
-                if not extension:
-                    continue
-                parts = groups.setdefault(name, {})
-                if extension in parts:
-                    raise DataError(f"{where}: '{member.name}' is there twice; build the shard again")
-                if member.offset_data + member.size > size:
-                    raise DataError(_cut_off(where, size, member.name))
-                parts[extension] = Part(number, member.offset_data, member.size)
-            end = archive.offset
-    except tarfile.TarError as error:
-        if size == 0 or "unexpected end" in str(error) or "truncated" in str(error):
-            raise DataError(_cut_off(where, size, "")) from error
-        raise DataError(f"{where}: not a plain tar file ({error}); build it again") from error
-    # tarfile takes a damaged or missing header for the end; the end is a block of zeros.
-    file.seek(end)
-    block = file.read(_BLOCK)
-    if len(block) < _BLOCK:
-        raise DataError(_cut_off(where, size, ""))
-    if block.strip(b"\0"):
-        raise DataError(f"{where}: damaged at byte {end}; download it again")
-    return [Sample(name, parts) for name, parts in groups.items()]
-
-
-def _check_member(member: tarfile.TarInfo, where: str) -> None:
-    name = member.name
-    if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or "\0" in name:
-        raise DataError(f"{where}: refused: member '{name}' points outside the tar; rename it")
-    if not member.isreg():
-        raise DataError(f"{where}: refused: member '{name}' is a link or a device; store files")
-
-
-def _cut_off(where: str, size: int, name: str) -> str:
-    at = f" inside '{name}'" if name else ""
-    return f"{where}: the tar is cut off{at} ({size:,} bytes are there); download or build it again"
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """``dir/a.seg.png`` -> (``dir/a``, ``seg.png``): a sample's name ends at the last part's first dot."""
-    folder, slash, base = name.removeprefix("./").rpartition("/")
-    stem, _, extension = base.partition(".")
-    return folder + slash + stem, extension.lower() if stem else ""
+    return 0 if path is None else path.stat().st_mtime_ns

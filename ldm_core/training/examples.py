@@ -11,9 +11,9 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import get_worker_info
 
 from ldm_core import geometry
+from ldm_core.buckets import nearest, sizes_of
 from ldm_core.builtin.bad_examples import SkipBad
 from ldm_core.settings import DataSettings
-from ldm_core.training.buckets import nearest, sizes_of
 from ldm_core.training.order import Arrangement, Place
 
 MAX_BAD = 0.01

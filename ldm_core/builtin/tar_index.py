@@ -1,0 +1,151 @@
+"""What lies where in WebDataset tars: shards by URL and split, members by header, unsafe and damaged ones refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import IO, Any, cast
+
+import attrs
+
+from ldm_core import storage
+from ldm_core.builtin.bad_examples import printable
+from ldm_core.builtin.reading import Sample
+from ldm_core.errors import DataError, StorageError
+
+_SPLIT_WORDS = ("train", "val", "valid", "validation", "test", "dev")
+_BLOCK = 512
+
+
+@attrs.frozen(slots=True)
+class Part:
+    """Where a member's bytes are: number of the shard, offset and size in it."""
+
+    shard: int
+    offset: int
+    size: int
+
+
+def find_shards(url: str, split: str) -> list[str]:
+    """The shards that ``url`` (a tar, a pattern, a folder) stands for, of ``split`` where names say it."""
+    found: list[str] = []
+    for each in storage.expand(url):
+        if each.lower().endswith(".tar"):
+            found.append(each)
+        elif re.search(r"\.(tgz|tar\.\w+)$", each.lower()):
+            raise DataError(f"{storage.shown(each)}: a compressed tar; decompress it first")
+        else:
+            found += [entry.url for entry in _listed(each) if entry.url.lower().endswith(".tar")]
+    if not found:
+        seen = _seen(url)
+        raise DataError(f"{storage.shown(url)}: no shards; looked for *.tar, found {seen}; check the URL")
+    splits = [split_of(shard) for shard in found]
+    if not any(splits):
+        if split != "train":
+            raise DataError(f"{storage.shown(url)}: no split '{split}'; no shard's name holds a split")
+        return found
+    chosen = [shard for shard, its in zip(found, splits, strict=True) if its == split]
+    if not chosen:
+        others = ", ".join(sorted(set(splits) - {""}))
+        raise DataError(f"{storage.shown(url)}: no shards of the split '{split}'; found {others}")
+    return chosen
+
+
+def split_of(url: str) -> str:
+    """``val`` of ``.../emoji-val-000000.tar``; empty where the name holds no split word."""
+    words = re.split(r"[-_.]", storage.base_name(url).lower())
+    return next((word for word in words if word in _SPLIT_WORDS), "")
+
+
+def _listed(url: str) -> list[storage.FileInfo]:
+    try:
+        return storage.list_files(url)
+    except StorageError as error:
+        raise DataError(f"no data: {error}") from error
+
+
+def _seen(url: str) -> str:
+    path = storage.local_path(url)
+    if (path is not None and not path.is_dir()) or any(sign in url for sign in "*{["):
+        return "none by that name"
+    names = [storage.base_name(entry.url) for entry in _listed(url)]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more or "an empty folder"
+
+
+def index_shard(file: IO[bytes], size: int, number: int, url: str) -> list[Sample]:
+    """The samples of one shard, in its order. DataError where it is cut off, damaged or unsafe."""
+    where = storage.shown(url)
+    groups: dict[str, dict[str, Part]] = {}
+    try:
+        with tarfile.open(fileobj=cast(Any, file), mode="r:") as archive:
+            for member in archive:
+                archive.members = []  # type: ignore[attr-defined]  # tarfile keeps them all otherwise: a kilobyte each
+                if member.isdir():
+                    continue
+                _check_member(member, where)
+                name, extension = split_name(member.name)
+                if not extension:
+                    continue
+                parts = groups.setdefault(name, {})
+                if extension in parts:
+                    raise DataError(f"{where}: '{printable(member.name)}' is there twice; build the shard again")
+                if member.offset_data + member.size > size:
+                    raise DataError(_cut_off(where, size, member.name))
+                parts[extension] = Part(number, member.offset_data, member.size)
+            end = archive.offset
+    except tarfile.TarError as error:
+        if size == 0 or "unexpected end" in str(error) or "truncated" in str(error):
+            raise DataError(_cut_off(where, size, "")) from error
+        raise DataError(f"{where}: not a plain tar file ({error}); build it again") from error
+    except (RecursionError, ValueError, OverflowError) as error:  # headers made to be read without an end
+        why = type(error).__name__
+        raise DataError(f"{where}: refused: its headers make no sense ({why}); build it again") from error
+    # tarfile takes a damaged or missing header for the end; the end is a block of zeros.
+    file.seek(end)
+    block = file.read(_BLOCK)
+    if len(block) < _BLOCK:
+        raise DataError(_cut_off(where, size, ""))
+    if block.strip(b"\0"):
+        raise DataError(f"{where}: damaged at byte {end}; download it again")
+    return [Sample(name, parts) for name, parts in groups.items()]
+
+
+def _check_member(member: tarfile.TarInfo, where: str) -> None:
+    name = member.name
+    outside = name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or "\0" in name
+    if outside or re.match(r"[A-Za-z]:[\\/]", name):
+        raise DataError(f"{where}: refused: member '{printable(name)}' points outside the tar; rename it")
+    if not member.isreg() or member.issparse():
+        raise DataError(
+            f"{where}: refused: member '{printable(name)}' is a link or a device, or has holes; store plain files"
+        )
+    if member.size < 0:
+        raise DataError(f"{where}: refused: member '{printable(name)}' has a size below 0; build it again")
+
+
+def _cut_off(where: str, size: int, name: str) -> str:
+    at = f" inside '{printable(name)}'" if name else ""
+    return f"{where}: the tar is cut off{at} ({size:,} bytes are there); download or build it again"
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """``dir/a.seg.png`` -> (``dir/a``, ``seg.png``): a sample's name ends at the last part's first dot."""
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    stem, _, extension = base.partition(".")
+    return folder + slash + stem, extension.lower() if stem else ""
+
+
+def packed(samples: Iterable[Sample]) -> bytes:
+    """An index as bytes, to be kept."""
+    rows = [[s.name, {extension: [p.offset, p.size] for extension, p in s.parts.items()}] for s in samples]
+    return zlib.compress(json.dumps(rows).encode(), 1)
+
+
+def unpacked(data: bytes, number: int) -> list[Sample]:
+    """The index that :func:`packed` made, of shard `number`."""
+    rows: Sequence[tuple[str, dict[str, tuple[int, int]]]] = json.loads(zlib.decompress(data))
+    return [Sample(name, {e: Part(number, *place) for e, place in parts.items()}) for name, parts in rows]
