@@ -29,6 +29,8 @@ from ldm_core.training.loader import Examples
 if TYPE_CHECKING:
     from ldm_core.training.stages import Stages
 
+LEAST_SHARE = 0.01
+"""Share of the parameters that trained weights must fill: some bias always happens to fit."""
 _EXTRA = "_extra_state"
 Adapt = Callable[[str, Tensor, Tensor], "tuple[Tensor, str] | None"]
 """(name, own, theirs) -> what takes their place and how it was made, None where nothing can be made of them."""
@@ -150,7 +152,7 @@ def _told(work: Stages, stage: str, found: Start) -> Start:
 def _take(
     module: nn.Module, tensors: Mapping[str, Tensor], header: artifacts.Header, section: str, adapt: Adapt
 ) -> Start:
-    """Fill `module` with what fits of `tensors`; :class:`CheckpointError` where nothing does."""
+    """Fill `module` with what fits of `tensors`; :class:`CheckpointError` where next to nothing does."""
     own: dict[str, Any] = dict(module.state_dict())
     sizes = {name: p.numel() for name, p in module.named_parameters()}
     taken: list[str] = []
@@ -171,14 +173,14 @@ def _take(
         else:
             fresh[name] = f"{_size(theirs)} there, {_size(value)} here"
     where = storage.shown(header.url)
-    if not any(name in sizes for name in (*taken, *adapted)):
-        first = next((f" (e.g. {name}: {why})" for name, why in fresh.items()), "")
+    share = sum(sizes.get(n, 0) for n in (*taken, *adapted)) / max(1, sum(sizes.values()))
+    if share < LEAST_SHARE:
+        first = next((f"; e.g. {name}: {why}" for name, why in fresh.items()), "")
         raise CheckpointError(
-            f"{section}.init_from: no parameter of {where} fits this recipe{first}; use the recipe that it was trained "
-            "with, or leave init_from out"
+            f"{section}.init_from: next to nothing of {where} fits this recipe ({share:.2%} of the parameters{first}); "
+            "use the recipe that it was trained with, or leave init_from out"
         )
     module.load_state_dict(own)
-    share = sum(sizes.get(n, 0) for n in (*taken, *adapted)) / max(1, sum(sizes.values()))
     unused = tuple(n for n in tensors if n not in own)
     return Start(where, header.sha256, tuple(taken), adapted, fresh, unused, share)
 
