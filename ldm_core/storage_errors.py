@@ -38,6 +38,7 @@ _LASTING = (
     "InvalidURL",
 )
 _UNREACHED = ("ConnectTimeoutError", "ClientConnectorError", "ConnectionRefusedError", "gaierror")
+_BROKEN = ("HttpProcessingError", "ClientPayloadError", "ConnectionResetError", "ServerDisconnectedError")
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 _DENIED = {"AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"}
 
@@ -155,6 +156,8 @@ def reason(error: BaseException, url: str) -> str:
         return "it is a folder, a file was expected"
     if isinstance(root, NotADirectoryError | FileExistsError):
         return "a part of its path is a file, not a folder"
+    if any(kind.__name__ in _BROKEN for each in _chain(error) for kind in type(each).__mro__):
+        return "the connection broke off; check the network and try again"
     first = shown((str(root).strip() or type(root).__name__).splitlines()[0])[:200]
     if is_unreached(root):
         return f"{first}; check the address and the network"
