@@ -1,7 +1,8 @@
 """Tiny runs as a program that kills them again and again, or stops them and goes on with other processes.
 
-``python killed_runs.py '{"out": FOLDER, "kills": 3, "ranks": 2, "settings": [...], "seed": 0}'``, or ``{"chains":
-[[{"out": ..., "ranks": ..., "settings": [...], "stop": ["denoiser", 4]}, ...], ...]}``: attempts one after the other.
+``python killed_runs.py '{"out": FOLDER, "whole": FOLDER, "kills": 3, "ranks": 2, "settings": [...], "seed": 0}'``,
+where the run in `whole` is left in peace, or ``{"chains": [[{"out": ..., "ranks": ..., "settings": [...], "stop":
+["denoiser", 4]}, ...], ...]}``: attempts one after the other.
 
 Everything is imported once, then each attempt is forked off: an attempt costs a fraction of a second in place of a
 fresh start. Kills come at random moments (a number of steps and a part of one), and every third one inside the write
@@ -25,14 +26,18 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import torch
 from training_runs import TINY, VQ, Watch, go
 
 from ldm_core import hookimpl, storage
 from ldm_core.errors import Interrupted
-from ldm_core.training import stages, world
+from ldm_core.training import curves, stages, world
 
+# What every attempt would do again, once before the first: imports (AdamW brings a compiler along) and no pictures.
 world.import_deepspeed()
-assert stages.Stages is not None  # imported here once, which go() would do in every attempt
+assert stages.Stages is not None
+torch.optim.AdamW([torch.zeros(1)])
+curves.draw_curves = lambda *_, **__: None  # type: ignore[assignment]
 
 STAGES = ("first_stage", "latents", "denoiser")
 RECIPE: dict[str, Any] = {
@@ -49,6 +54,8 @@ SETTINGS = [
     "trainer.steps=24",
     "trainer.schedule=cosine",
     "trainer.accumulate=2",
+    "first_stage_trainer.validate_images=4",
+    "trainer.validate_images=4",
     *(f"{section}.checkpoint_every=2" for section in ("first_stage_trainer", "trainer")),
 ]
 _TIMEOUT = 60.0
@@ -167,6 +174,9 @@ def main() -> None:
         print(json.dumps([_run({**default, **job}, None, 0) for chain in given["chains"] for job in chain]))
         return
     job = {**default, **given}
+    undisturbed = _run({**job, "out": job["whole"]}, None, 0)
+    if undisturbed["failed"]:
+        sys.exit("the undisturbed run failed")
     draw = random.Random(job["seed"])
     attempts = []
     for number in range(job["kills"]):

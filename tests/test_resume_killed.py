@@ -53,10 +53,10 @@ def held(out: Path, attempts: list[dict[str, Any]], kills: int) -> None:
 
 @pytest.mark.parametrize("kills, seed", [(3, 1), pytest.param(20, 2, marks=pytest.mark.slow)])
 def test_one_process(tmp_path: Path, kills: int, seed: int) -> None:
-    run(tmp_path / "a" / "run", kills=0)
-    attempts = run(tmp_path / "b" / "run", kills=kills, seed=seed)
-    held(tmp_path / "b" / "run", attempts, kills)
-    assert digests(tmp_path / "a" / "run") == digests(tmp_path / "b" / "run")
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    attempts = run(out, whole=str(whole), kills=kills, seed=seed)
+    held(out, attempts, kills)
+    assert digests(whole) == digests(out)
 
 
 def distance(a: Path, b: Path) -> float:
@@ -70,9 +70,8 @@ def distance(a: Path, b: Path) -> float:
     "legs",
     [
         [(2, 3), (1, 0)],
-        [(1, 0), (2, 3), (2, 2)],
         *(pytest.param(legs, marks=pytest.mark.slow) for legs in
-          ([(1, 1), (2, 1), (1, 3)], [(2, 2), (1, 2), (2, 0)], [(2, 0), (2, 3), (1, 1)], [(1, 3), (2, 3), (2, 3)])),
+          ([(1, 0), (2, 3), (2, 2)], [(1, 1), (2, 1), (1, 3)], [(2, 2), (1, 2), (2, 0)], [(2, 0), (2, 3), (1, 1)], [(1, 3), (2, 3), (2, 3)])),
     ],
     ids=lambda legs: "-".join(f"{ranks}x{zero}" for ranks, zero in legs),
 )  # fmt: skip
@@ -80,8 +79,7 @@ def test_other_processes_and_zero_stages(tmp_path: Path, legs: list[tuple[int, i
     """(processes, ZeRO stage) one after the other, against one process without ZeRO that nobody disturbed."""
     settings = ["first_stage_trainer.steps=1", "first_stage_trainer.adversarial=false", "trainer.steps=12",
                 "denoiser.dropout=0.0", "conditioners.class_label.train=true"]  # fmt: skip
-    whole = {"out": str(tmp_path / "whole" / "run"), "settings": settings}
-    (tmp_path / "whole").mkdir()
+    whole = {"out": str(tmp_path / "whole"), "settings": settings}
     chain = [
         {
             "out": str(tmp_path / "run"),
@@ -92,13 +90,13 @@ def test_other_processes_and_zero_stages(tmp_path: Path, legs: list[tuple[int, i
         for number, (ranks, zero) in enumerate(legs, 1)
     ]
     run(tmp_path / "run", chains=[[whole], chain])
-    assert distance(tmp_path / "whole" / "run", tmp_path / "run") < 1e-5
+    assert distance(tmp_path / "whole", tmp_path / "run") < 1e-5
 
 
 @pytest.mark.slow
 def test_two_processes_under_zero_2(tmp_path: Path) -> None:
     job: dict[str, Any] = {"ranks": 2, "settings": ["trainer.zero=2", "first_stage_trainer.zero=2"], "timeout": 600}
-    run(tmp_path / "a" / "run", kills=0, **job)
-    attempts = run(tmp_path / "b" / "run", kills=20, seed=3, **job)
-    held(tmp_path / "b" / "run", attempts, 20)
-    assert digests(tmp_path / "a" / "run") == digests(tmp_path / "b" / "run")
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    attempts = run(out, whole=str(whole), kills=20, seed=3, **job)
+    held(out, attempts, 20)
+    assert digests(whole) == digests(out)
