@@ -121,6 +121,7 @@ def run(
     """
     from ldm_core.making import factory_of, make
     from ldm_core.training import lock, world
+    from ldm_core.training.checkpoint import clean_parts
     from ldm_core.training.stages import Stages
 
     for part in recipe.parts():  # before hours of training, also those that only the samples need
@@ -129,6 +130,8 @@ def run(
     observers = [make(part, site_of(recipe), catalog) for part in recipe.observers]
     hook = catalog.manager.hook
     with lock.held(out, world.start(), lambda text: hook.ldm_message(text=text, level="warning")) as held:
+        if held is not None:
+            clean_parts(out)
         claim(recipe, out)
         work = Stages(recipe, info, catalog, out, examples=examples, strict=strict)
         work.run = attrs.evolve(work.run, lock=held)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -149,9 +152,12 @@ def test_leftovers_of_a_killed_process_go(tmp_path: Path) -> None:
     (tmp_path / "c" / "mine").mkdir()
     assert checkpoint.clean(str(tmp_path / "c")) == ["step-00000003-0a0b0c0d"]
     assert [p.name for p in (tmp_path / "c").iterdir()] == ["mine"]
-    (tmp_path / ".model.safetensors.12.ab.part").write_bytes(b"x")
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    (tmp_path / f".model.safetensors.{gone.pid}.ab.part").write_bytes(b"x")
+    (tmp_path / f".model.safetensors.{os.getpid()}.ab.part").write_bytes(b"x")
     checkpoint.clean_parts(str(tmp_path))
-    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f".model.safetensors.{os.getpid()}.ab.part", "c"]
     assert checkpoint.listed(str(tmp_path / "nowhere")) == ([], [])
 
 

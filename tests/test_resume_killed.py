@@ -66,15 +66,21 @@ def distance(a: Path, b: Path) -> float:
     return max(float((x[k].float() - y[k].float()).abs().max()) for k in x)
 
 
+LEGS = [
+    [(2, 3), (1, 0)],
+    [(1, 0), (2, 3), (2, 2)],
+    [(1, 1), (2, 1), (1, 3)],
+    [(2, 2), (1, 2), (2, 0)],
+    [(2, 0), (2, 3), (1, 1)],
+    [(1, 3), (2, 3), (2, 3)],
+]
+
+
 @pytest.mark.parametrize(
     "legs",
-    [
-        [(2, 3), (1, 0)],
-        *(pytest.param(legs, marks=pytest.mark.slow) for legs in
-          ([(1, 0), (2, 3), (2, 2)], [(1, 1), (2, 1), (1, 3)], [(2, 2), (1, 2), (2, 0)], [(2, 0), (2, 3), (1, 1)], [(1, 3), (2, 3), (2, 3)])),
-    ],
+    [LEGS[0], *(pytest.param(legs, marks=pytest.mark.slow) for legs in LEGS[1:])],
     ids=lambda legs: "-".join(f"{ranks}x{zero}" for ranks, zero in legs),
-)  # fmt: skip
+)
 def test_other_processes_and_zero_stages(tmp_path: Path, legs: list[tuple[int, int]]) -> None:
     """(processes, ZeRO stage) one after the other, against one process without ZeRO that nobody disturbed."""
     settings = ["first_stage_trainer.steps=1", "first_stage_trainer.adversarial=false", "trainer.steps=12",

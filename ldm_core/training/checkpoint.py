@@ -8,6 +8,7 @@ word in the name) is read as well.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -198,7 +199,10 @@ def clean(folder: str) -> list[str]:
 
 
 def clean_parts(out: str) -> None:
-    """Remove the temporary files that a killed process left beside the files it was writing in the folder `out`."""
+    """Remove the temporary files in the folder `out` that killed processes left beside what they were writing."""
     local = storage.local_path(out)
-    for part in Path(local).glob(".*.part") if local is not None else ():
-        part.unlink(missing_ok=True)
+    for part in local.glob(".*.part") if local is not None else ():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            process = int(part.name.split(".")[-3])  # storage's names end in .<process>.<random word>.part
+            if not Path(f"/proc/{process}").exists() and Path("/proc/self").exists():
+                part.unlink()
