@@ -224,7 +224,7 @@ def create(url: str | os.PathLike[str], data: bytes) -> bool:
 
     Of several that try at once one gets True: on a local disk (a hard link to a finished file, or ``O_EXCL``
     where there are none), on S3 (a conditional put) and in memory. Other protocols look first and write then,
-    if fsspec has nothing better for them. `data` should be unlike anyone else's (put a random word in it).
+    if fsspec has nothing better for them.
     """
     path = local_path(url)
     with reported("write", url):

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ldm_core.errors import StorageError
-from ldm_core.storage_errors import ChangedError, ReplacedError, is_passing, root_of, status_of
+from ldm_core.storage_errors import ChangedError, ReplacedError, root_of, status_of
 from ldm_core.storage_options import WEB, filesystem
 from ldm_core.storage_paths import protocol, shown
 from ldm_core.storage_remote import Download, family, md5_of, send
@@ -198,32 +199,49 @@ def writable(url: str) -> tuple[Any, str]:
     return filesystem(url)
 
 
+_WRITER = "ldm-writer"
 _CREATING = threading.Lock()  # fsspec's memory looks first and writes then
 
 
 def create(url: str, data: bytes) -> bool:
     """Write a whole remote file unless there is one: whether it was written. On S3 by one conditional request."""
     fs, inner = writable(url)
-    doubtful = False
+    if family(fs) == "s3":
+        bucket, key, _ = fs.split_path(inner)
+        return _create_object(fs, {"Bucket": bucket, "Key": key}, data, url)
 
     def attempt() -> bool:
-        nonlocal doubtful
         try:
-            if family(fs) == "s3":
-                bucket, key, _ = fs.split_path(inner)
-                send(fs, "put_object", data, Bucket=bucket, Key=key, IfNoneMatch="*")
-            else:
-                with _CREATING:
-                    fs.pipe_file(inner, data, mode="create")
-        except Exception as error:
-            if isinstance(error, FileExistsError) or status_of(root_of(error))[0] == 412:
-                # it may be ours: an attempt that failed may have been done all the same
-                return doubtful and Download(fs, inner, 0, None, most=len(data) + 1).attempt() == data
-            doubtful = doubtful or is_passing(error)
-            raise
+            with _CREATING:
+                fs.pipe_file(inner, data, mode="create")
+        except FileExistsError:
+            return False
         return True
 
     return retrying("write", url, attempt)
+
+
+def _create_object(fs: Any, place: dict[str, str], data: bytes, url: str) -> bool:
+    # A request whose answer was lost is sent again, by aiohttp too, without a word; the object then says whose it is.
+    mine = {_WRITER: secrets.token_hex(16)}
+
+    def put() -> bool:
+        try:
+            send(fs, "put_object", data, IfNoneMatch="*", Metadata=mine, **place)
+        except Exception as error:
+            if isinstance(error, FileExistsError) or status_of(root_of(error))[0] == 412:
+                return False
+            raise
+        return True
+
+    def whose() -> bool:
+        try:
+            there: bool = fs.call_s3("head_object", **place).get("Metadata", {}).get(_WRITER) == mine[_WRITER]
+        except FileNotFoundError:  # removed since
+            return False
+        return there
+
+    return retrying("write", url, put) or retrying("write", url, whose)
 
 
 def entries(url: str | os.PathLike[str], *, recursive: bool) -> list[dict[str, Any]]:
