@@ -25,10 +25,9 @@ from ldm_core.batch import to_images
 from ldm_core.catalog import Catalog
 from ldm_core.errors import CheckpointError, ConfigError, Interrupted
 from ldm_core.pipeline import load_stage
-from ldm_core.training import latents_shards
 from ldm_core.training.encoding import encode
 from ldm_core.training.latents import Cache, folder_of, source_of
-from ldm_core.training.latents_shards import MANIFEST, read_manifest
+from ldm_core.training.latents_shards import MANIFEST
 from ldm_core.training.loader import Examples
 
 MODEL = ("first_stage", "latents", "denoiser")
@@ -328,45 +327,6 @@ def test_an_unreadable_image_is_replaced_and_its_captions_with_it(pictures: Path
     assert float(cache.moments(7).mean()) == pytest.approx(40 / 127.5 - 1, abs=1e-6)
 
 
-def test_shards_are_cut_by_size_and_spread_over_processes() -> None:
-    source = latents_shards.Source("a", "b", (256, 256), 3, "crop", True)
-    small = latents_shards.plan(source, [((256, 256), range(100), (3, 64, 64))])
-    assert [len(s.indices) for s in small] == [32, 32, 32, 4]
-    large = latents_shards.plan(source, [((256, 256), range(100_000), (3, 64, 64))])
-    each = 2 * 4 * 3 * 64 * 64
-    assert {len(s.indices) for s in large[:-1]} == {672}  # 64 MiB hold 682: a multiple of the batch
-    assert each * 672 <= 64 << 20 < each * 704
-    assert [i for s in large for i in s.indices] == list(range(100_000))
-    huge = latents_shards.plan(source, [((4096, 4096), range(5), (3, 4096, 4096))])
-    assert [len(s.indices) for s in huge] == [1] * 5
-
-
-def test_shards_of_several_sizes_hold_one_size_each(trained: Path, tmp_path: Path) -> None:
-    """Examples of two sizes, every third one wide: each is found at its place, from memory and from the disk."""
-    source = latents_shards.Source("a", "b", (16, 16), 3, "crop", False)
-    wide = [i for i in range(50) if i % 3 == 0]
-    square = [i for i in range(50) if i % 3]
-    shards = latents_shards.plan(source, [((16, 16), square, (2, 4, 4)), ((8, 32), wide, (2, 2, 8))])
-    records = []
-    for shard in shards:
-        moments = torch.stack([torch.full(shard.shape, float(i)) for i in shard.indices])[None]
-        data, record = latents_shards.pack(source.key, shard, moments, torch.tensor(list(shard.indices)), 0.0)
-        assert latents_shards.unpack(data, "x", source.key, shard) == record
-        (tmp_path / shard.file).write_bytes(data)
-        records.append(record)
-    (tmp_path / MANIFEST).write_text(json.dumps(latents_shards.manifest(source, records)))
-    for keep in (0, 1 << 30):
-        cache = Cache.find(str(tmp_path), source, keep)
-        assert cache is not None and len(cache) == 50
-        for i in range(50):
-            found = cache.moments(i)
-            assert found.shape == ((2, 2, 8) if i % 3 == 0 else (2, 4, 4)) and bool((found == i).all())
-            assert cache.source(i) == i
-    with pytest.raises(CheckpointError, match="made from something else"):
-        read_manifest(str(tmp_path), attrs.evolve(source, data="c"))
-    assert Cache.find(str(tmp_path), attrs.evolve(source, data="c"), 0) is None
-
-
 def test_a_shard_in_object_storage_is_read_by_ranges(trained: Path) -> None:
     """In memory:// as on S3: a reader of one example asks for its bytes alone."""
     from ldm_core import storage
@@ -392,16 +352,44 @@ def test_a_shard_in_object_storage_is_read_by_ranges(trained: Path) -> None:
     storage.remove("memory://latents-test", recursive=True)
 
 
-def test_moments_that_do_not_fit_a_number_type_are_refused() -> None:
-    shard = latents_shards.Shard(0, range(1), (1, 1), (1, 1, 1))
-    huge = torch.full((1, 1, 1, 1, 1), 1e6).to(torch.float16)
-    with pytest.raises(CheckpointError, match="latents_dtype=fp32"):
-        latents_shards.pack("k", shard, huge, torch.zeros(1, dtype=torch.int64), 0.0)
-
-
 def test_the_shards_are_plain_safetensors(trained: Path, tmp_path: Path) -> None:
     said, cache, *_ = _made(trained, tmp_path)
     tensors = load_file(str(Path(said["folder"]) / "shard-00001.safetensors"))
     assert tensors["moments"].shape == (1, 32, *said["shapes"][0])
     assert torch.equal(tensors["moments"][0, 5], cache.moments(37))
     assert tensors["indices"].tolist() == list(range(32, 64))
+
+
+def test_examples_of_several_sizes_are_encoded_at_theirs(tmp_path: Path) -> None:
+    """Buckets: wide and square pictures, moments of each at its own size, and a run that trains on them as on images."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(40):
+        Image.new("RGB", (32, 16) if i % 3 == 0 else (20, 20), (6 * i,) * 3).save(folder / f"{i:02d}.png")
+    stage, dataset = tmp_path / "stage", {"use": "folder", "url": str(folder)}
+    buckets = ("data.buckets=[[8, 16]]", "data.flip=true")
+    go(stage, *buckets, stages=FIRST, dataset=dataset)
+    for keep in (1 << 30, 0):
+        said, cache, *_ = _made(stage, tmp_path / "out", *buckets, f"data.keep={keep}", dataset=dataset)
+        assert said["shapes"] == [[3, 8, 16], [3, 16, 16]] and said["shards"] == 2
+        for i in range(40):
+            assert cache.moments(i, True).shape == ((3, 8, 16) if i % 3 == 0 else (3, 16, 16))
+            assert float(cache.moments(i).mean()) == pytest.approx(6 * i / 127.5 - 1, abs=1e-5)
+    changes: dict[str, Any] = {"first_stage": str(stage), "dataset": dataset, "stages": MODEL}
+    go(tmp_path / "a", *buckets, f"trainer.latents={tmp_path / 'out'}", **changes)
+    go(tmp_path / "b", *buckets, "trainer.cache_latents=false", **changes)
+    a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert max(float((a[k] - v).abs().max()) for k, v in b.items()) < 1e-5
+
+
+def test_too_many_unreadable_images_end_the_encoding(pictures: Path, tmp_path: Path) -> None:
+    from ldm_core.errors import DataError
+
+    stage = tmp_path / "stage"
+    go(stage, stages=FIRST)
+    for i in (11, 12, 13):
+        (pictures / f"{i}.png").write_bytes(b"no picture")
+    for workers in (0, 2):
+        with pytest.raises(DataError, match=r"\d examples of 40 cannot be read, 2 may"):
+            dataset = {"use": "folder", "url": str(pictures), "max_bad": 0.05}
+            encode(*_recipe(stage, tmp_path / "out", f"data.workers={workers}", dataset=dataset))

@@ -19,8 +19,9 @@ from torch.utils.data import Dataset as TorchDataset
 from ldm_core import storage
 from ldm_core.batch import to_images
 from ldm_core.contracts import FirstStage
-from ldm_core.errors import CheckpointError, Interrupted, StorageError
+from ldm_core.errors import CheckpointError, Interrupted, LDMError, StorageError
 from ldm_core.training.agreement import from_main
+from ldm_core.training.examples import Examples
 from ldm_core.training.latents_shards import (
     DTYPES,
     MANIFEST,
@@ -32,7 +33,7 @@ from ldm_core.training.latents_shards import (
     read_manifest,
     unpack,
 )
-from ldm_core.training.loader import Examples
+from ldm_core.training.loader import begin_worker
 from ldm_core.training.loop import Run
 
 Records = dict[int, dict[str, Any]]
@@ -177,7 +178,8 @@ def _gigabytes(count: int) -> str:
 
 
 class _Pictures(TorchDataset):
-    """Item n: the n-th batch's examples as uint8 (flips, n, c, H, W), where each was found, and what could not be read.
+    """Item n: the n-th batch's examples as uint8 (flips, n, c, H, W), or the user's mistake that kept them from being
+    read; where each was found; and the unreadable ones that were met.
 
     In a loader's process where there are any, so that decoding keeps up with the encoder.
     """
@@ -188,15 +190,19 @@ class _Pictures(TorchDataset):
     def __len__(self) -> int:
         return len(self._work)
 
-    def __getitem__(self, number: int) -> tuple[np.ndarray, Tensor, dict[str, str]]:
+    def __getitem__(self, number: int) -> tuple[np.ndarray | LDMError, Tensor, dict[str, str]]:
         indices, size = self._work[number]
-        found = [self._examples.dataset.resolve(i) for i in indices]
+        with self._examples.dataset.apart() as met:
+            try:
+                found = [self._examples.dataset.resolve(i) for i in indices]
+            except LDMError as error:  # as a value: raised in a worker it would lose its form on the way
+                return error, torch.zeros(0), {}
         size = self._examples.size_of(indices[0])  # all of a batch are of one shard, and so of one size
         pictures = [
             [self._examples.fitted(example, bool(mirrored), size)["image"] for _, example in found]
             for mirrored in range(self._flips)
         ]
-        return np.asarray(pictures), torch.tensor([i for i, _ in found]), dict(self._examples.dataset.bad)
+        return np.asarray(pictures), torch.tensor([i for i, _ in found]), met
 
 
 @torch.no_grad()
@@ -220,23 +226,31 @@ def _encode(
     world.barrier()
     mine = missing[world.rank :: world.size]
     work = [(batch, shard.size) for shard in mine for batch in shard.batches()]
-    loader = DataLoader(_Pictures(examples, work, source.flips), batch_size=None, num_workers=workers)
+    loader = DataLoader(
+        _Pictures(examples, work, source.flips),
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=begin_worker,
+        generator=torch.Generator(),  # it draws a seed for its workers, otherwise from torch's global one
+    )
     pictures = iter(loader)
     made: Records = {}
-    bad: dict[str, str] = {}
     done = total - todo
     for turn in range(-(-len(missing) // world.size)):
         together = missing[turn * world.size : (turn + 1) * world.size]
         mine_now = mine[turn] if turn < len(mine) else None
         parts: list[tuple[Tensor, Tensor]] = []
+        bad: dict[str, str] = {}
         for n in range(max(len(s.batches()) for s in together)):
             if world.any(bool(run.stop.asked)):  # all processes take part as often: none waits for longer than a batch
                 if world.main:
                     run.hook.ldm_stage_end(stage="latents", status="interrupted")
                 raise Interrupted("latents: stopped; the same command goes on from the shards that are finished")
             if mine_now is not None and n < len(mine_now.batches()):
-                arrays, sources, unread = next(pictures)
-                bad.update(unread)
+                arrays, sources, met = next(pictures)
+                if isinstance(arrays, LDMError):
+                    raise arrays
+                bad.update(met)
                 flips = [stage.encode_moments(to_images(a).to(world.device)).float().cpu() for a in arrays]
                 parts.append((torch.stack(flips), sources))
             done += sum(n < len(s.batches()) for s in together)
@@ -249,8 +263,5 @@ def _encode(
             data, record = pack(source.key, mine_now, stored, torch.cat([s for _, s in parts]), lost)
             storage.atomic_write(storage.join(folder, mine_now.file), data)
             made[mine_now.number] = record
-    every: Records = {}
-    for others, unread in run.world.gather((made, bad)):
-        every.update(others)
-        examples.dataset.bad.update(unread)
-    return every
+        examples.dataset.add({name: why for theirs in world.gather(bad) for name, why in theirs.items()})
+    return {number: record for theirs in world.gather(made) for number, record in theirs.items()}

@@ -85,7 +85,7 @@ class Loader:
             prefetch_factor=_AHEAD if self._workers else None,
             pin_memory=elsewhere,
             collate_fn=_same,
-            worker_init_fn=_begin_worker,
+            worker_init_fn=begin_worker,
             generator=torch.Generator(),  # it draws a seed for its workers, otherwise from torch's global one
         )
         micros: list[MicroBatch] = []
@@ -149,7 +149,7 @@ class _Fetch(TorchDataset):
         return places, collate(examples, self._keys, raw=self._raw), met
 
 
-def _begin_worker(number: int) -> None:
+def begin_worker(number: int) -> None:
     """A signal for the whole process group is for the training process, which ends its step and its workers itself."""
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):

@@ -18,6 +18,8 @@ from ldm_core.recipe import Recipe, digest
 from ldm_core.training import final_samples, latents, latents_encode, world
 from ldm_core.training.denoiser_run import train_denoiser
 from ldm_core.training.first_stage_run import train_first_stage
+from ldm_core.training.latents import Cache
+from ldm_core.training.latents_shards import Source
 from ldm_core.training.loader import Examples
 from ldm_core.training.loop import Run, Stop
 from ldm_core.training.metrics_file import MetricsFile
@@ -202,12 +204,12 @@ class Stages:
             self.report_bad(examples)
             self._end("latents", "done" if ensured.made else "skipped")
 
-    def moments_place(self) -> tuple[str, latents.Source]:
+    def moments_place(self) -> tuple[str, Source]:
         """The folder of this run's moments, and what they are made from."""
         source = latents.source_of(self.recipe, artifacts.sha256(self.stage_url), self.paired().fingerprint())
         return latents.folder_of(self.recipe, self.out, source.key), source
 
-    def moments(self) -> latents.Cache | None:
+    def moments(self) -> Cache | None:
         """The encoded images, None where they are not kept."""
         if not self.recipe.trainer.cache_latents or latents.obstacle(self.recipe):
             return None
