@@ -114,9 +114,9 @@ def _is_spread(parameter: Any) -> bool:
 
 def _together(parameter: Any, writer: int | None = None) -> Any:
     """A context in which a parameter that ZeRO 3 has spread is whole; what process `writer` puts in stays."""
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    return GatheredParameters([parameter], modifier_rank=writer)
+    return deepspeed.zero.GatheredParameters([parameter], modifier_rank=writer)
 
 
 def _own(parameter: Any) -> Tensor:
@@ -132,9 +132,9 @@ def _gathered(parameter: Any, share: Tensor) -> Tensor:
     """The whole of what every process has a share of; shares are equally long, the last one padded."""
     if not _is_spread(parameter):
         return share
-    shares = share.new_empty(torch.distributed.get_world_size() * share.numel())
-    torch.distributed.all_gather_into_tensor(shares, share.contiguous())
-    return shares[: parameter.ds_numel].view(parameter.ds_shape)
+    shares = [torch.empty_like(share) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(shares, share.contiguous())
+    return torch.cat(shares)[: parameter.ds_numel].view(parameter.ds_shape)
 
 
 def _take(parameter: Any, share: Tensor, whole: Tensor) -> None:

@@ -1,0 +1,148 @@
+"""Validation by noise level, averages under ZeRO, and that neither leaves a trace in the training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_guards import everything, micros, task_of
+from torch import Tensor
+from training_runs import go, weights
+
+from ldm_core.streams import Streams, mix_seed
+from ldm_core.training import world
+from ldm_core.training.ema import EMA, whole_state
+from ldm_core.training.validation import BINS, HeldOutErrors
+
+STAGES = ("first_stage", "latents", "denoiser")
+
+
+class Pictures:
+    """Images of noise, by index."""
+
+    keys = {"image": "image"}  # noqa: RUF012
+
+    def __init__(self, count: int) -> None:
+        generator = np.random.default_rng(0)
+        self.images = generator.integers(0, 256, (count, 3, 16, 16), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self.images[index]}
+
+
+def test_a_silent_networks_errors_are_those_of_its_targets() -> None:
+    """A fresh U-Net answers 0: its error is the mean square of v, computed here from the schedule's table alone."""
+    task, _ = task_of()
+    pictures, count = Pictures(37), 20  # a block of 16 and one of 4
+    found = HeldOutErrors(task, pictures, (), count, world.start())(0)
+    module: Any = task.parts[0].module
+    bar = module.model.schedule.alphas_cumprod
+    table = torch.zeros(count, BINS, dtype=torch.float64)
+    for i in range(count):
+        x0 = torch.from_numpy(pictures.images[i * 37 // count]).double() / 127.5 - 1
+        for b in range(BINS):
+            streams = Streams([mix_seed("validation", i, b)])
+            u = (b + float(streams.uniform((1,)))) / BINS
+            alpha2 = bar[int(u * 1000)]
+            eps = streams.normal((1, 3, 16, 16))[0].double()
+            table[i, b] = (alpha2.sqrt() * eps - (1 - alpha2).sqrt() * x0).square().mean()
+    for b in range(BINS):
+        assert found[f"val_loss_t{b}"] == pytest.approx(float(table[:, b].mean()), rel=1e-5)
+    assert found["val_loss"] == pytest.approx(float(table.mean()), rel=1e-5)
+
+
+def test_measuring_again_gives_the_same_and_more_training_another() -> None:
+    task, _ = task_of("trainer.ema=0.5")
+    measure = HeldOutErrors(task, Pictures(8), (), 8, world.start())
+    first = measure(0)
+    assert measure(0) == first
+    for step in range(3):
+        task.step(step, micros(step), measure=False)
+    assert measure(3)["val_loss"] != first["val_loss"]
+
+
+@pytest.mark.parametrize("zero", [0, 2, 3])
+def test_averages_are_swapped_in_and_out_to_the_bit(zero: int) -> None:
+    task, _ = task_of(f"trainer.zero={zero}", "trainer.ema=0.7")
+    for step in range(2):
+        task.step(step, micros(step), measure=False)
+    module: Any = task.parts[0].module
+    before, averages = everything(task), task.weights()
+    with task.averaged() as model:
+        inside = {k: v.clone().cpu() for k, v in whole_state(model).items()}
+        assert not module.training
+    assert module.training
+    assert inside.keys() == averages.keys() and all(torch.equal(inside[k], averages[k]) for k in inside)
+    own = {k.removeprefix("model.") for k in before}
+    assert own  # the comparison is not empty
+    after = everything(task)
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert any(not torch.equal(averages[k], v.cpu()) for k, v in whole_state(module.model).items())
+    task.step(2, micros(2), measure=False)
+
+    plain, _ = task_of(f"trainer.zero={zero}", "trainer.ema=0.7")
+    for step in range(3):
+        plain.step(step, micros(step), measure=False)
+    mine, theirs = everything(task), everything(plain)
+    assert all(torch.equal(mine[k], theirs[k]) for k in theirs)
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 3), (3, 0), (2, 3)])
+def test_averages_cross_zero_stages(one: int, other: int) -> None:
+    changes = ["trainer.ema=0.7", "trainer.ema_power=[0.05,0.1]"]
+    source, _ = task_of(f"trainer.zero={one}", *changes)
+    target, _ = task_of(f"trainer.zero={other}", *changes)
+    for step in range(2):
+        source.step(step, micros(step), measure=False)
+    assert source.ema is not None and target.ema is not None
+    kept: dict[str, Tensor] = {k: v.clone() for k, v in source.ema.tensors().items()}
+    assert {k.partition("model.")[0] for k in kept} == {"", "power/0.05/", "power/0.1/"}
+    target.ema.load(kept, source.ema.updates)
+    assert target.ema.updates == 2
+    assert all(torch.equal(kept[k].cpu(), v.cpu()) for k, v in target.ema.tensors().items())
+
+
+def test_the_first_average_is_that_of_diffusers() -> None:
+    """The same warm-up as their EMAModel with its inverse-gamma form off, over the same weights."""
+    from torchvision_operators import declare_torchvision_operators
+
+    pytest.importorskip("diffusers")
+    try:
+        declare_torchvision_operators()
+        from diffusers.training_utils import EMAModel
+    except ImportError as error:
+        pytest.skip(f"diffusers' training code does not import: {error}")
+    module = torch.nn.Linear(4, 1, bias=False)
+    mine = EMA(module, 0.5)
+    theirs = EMAModel(module.parameters(), decay=0.5, use_ema_warmup=False)
+    theirs.step(module.parameters())  # its first step has decay 0, where ours is (1 + 1) / (10 + 1)
+    mine.load({"weight": module.weight.detach()}, 0)
+    for step in range(1, 30):
+        with torch.no_grad():
+            module.weight.copy_(torch.randn(1, 4, generator=torch.Generator().manual_seed(step)))
+        mine.update()
+        theirs.step(module.parameters())
+        torch.testing.assert_close(mine.shadow["weight"], theirs.shadow_params[0], rtol=1e-6, atol=1e-7)
+
+
+def test_a_run_validates_and_trains_the_same(tmp_path: Path) -> None:
+    go(tmp_path / "a", stages=STAGES)
+    watch = go(tmp_path / "b", "trainer.validate_every=3", "trainer.validate_images=5", stages=STAGES)
+    a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert any("validated on 5 held-out images with averaged weights" in m for m in watch.messages)
+    steps = {}
+    for name in "ab":
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        found = [row for row in lines if row["stage"] == "denoiser_validation"]
+        steps[name] = [row["step"] for row in found]
+        for row in found:
+            assert row["val_loss"] == pytest.approx(np.mean([row[f"val_loss_t{i}"] for i in range(10)]))
+    assert steps == {"a": [8], "b": [3, 6, 8]}  # at the end in any case
