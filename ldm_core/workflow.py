@@ -169,7 +169,7 @@ def _do(work: Stages, stages: Sequence[str], observers: Sequence[Any]) -> RunRes
         raise
     finally:
         try:
-            work.run.metrics.flush()
+            work.run.metrics.close()
         finally:
             if work.run.world.main:
                 hook.ldm_run_end(status=status)

@@ -115,8 +115,9 @@ def test_a_refused_write_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None
     for step in (1, 2, 3):
         clock.now += 60.0
         file.write(stage="denoiser", step=step, loss=1.0)
+    file.flush()
     with pytest.raises(StorageError):
-        file.flush()
+        file.close()
     monkeypatch.undo()
     assert [r["step"] for r in file.read()] == [1, 2, 3]
 

@@ -20,7 +20,10 @@ VALIDATION = "_validation"
 
 
 class MetricsFile:
-    """Lines of ``metrics.jsonl``; written every few seconds, with :meth:`flush`, and at the end.
+    """Lines of ``metrics.jsonl``; written every few seconds, with :meth:`flush`, and at the end with :meth:`close`.
+
+    A write that storage refuses is no reason to end a training: its lines wait for the next one, and :meth:`close` is
+    what tells.
 
     Object storage cannot append, so there the file is written anew from memory; the time between two such writes
     grows with the time that one takes, which keeps them at 2 % of a run however long its file is. `clock` is for
@@ -35,26 +38,26 @@ class MetricsFile:
         self._due = clock() + WRITE_EVERY_SECONDS
 
     def write(self, **values: Any) -> None:
-        """Add a line, with the time; a number that is not finite becomes null, which JSON has a word for.
-
-        A periodic write that storage refuses is tried again later: :meth:`flush` is what tells of it.
-        """
+        """Add a line, with the time; a number that is not finite becomes null, which JSON has a word for."""
         if not self._active:
             return
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         self._lines.append(json.dumps({**plain, "time": round(time.time(), 3)}) + "\n")
         if self._clock() >= self._due:
             begun = self._clock()
-            with contextlib.suppress(StorageError):
-                self._put()
+            self.flush()
             took = self._clock() - begun
             self._due = self._clock() + max(WRITE_EVERY_SECONDS, took / _SHARE)
 
     def flush(self) -> None:
-        """Write what is waiting."""
+        """Write what is waiting, or leave it for later."""
+        with contextlib.suppress(StorageError):
+            self.close()
+
+    def close(self) -> None:
+        """Write what is waiting; :class:`StorageError` where that fails."""
         if self._lines:
             self._put()
-            self._due = self._clock() + WRITE_EVERY_SECONDS
 
     def _put(self) -> None:
         if self._before is None:
