@@ -137,7 +137,7 @@ class Keeper:
         for part in task.parts:
             yield from part_tensors(part)
         if task.ema is not None:
-            for name, value in _averages(task.ema).items():
+            for name, value in task.ema.tensors().items():
                 yield f"ema/{name}", value
         state = getattr(task, "state", None)
         for name, value in state().items() if state is not None else ():
@@ -183,8 +183,3 @@ class Keeper:
         """Wait for a write that is under way, whatever ended the training."""
         if self._writer is not None:
             self._writer.wait()
-
-
-def _averages(ema: Any) -> dict[str, Tensor]:
-    tensors = getattr(ema, "tensors", None)
-    return dict(tensors() if tensors is not None else ema.shadow)

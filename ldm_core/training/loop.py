@@ -120,6 +120,7 @@ class _Loop:
         if "loss" in floats:  # of all processes, so that all of them stop here, or none
             floats["loss"] = float(world.average(torch.tensor(floats["loss"], device=world.device)))
             self._hold_finite(done, floats["loss"])
+        floats = {k: v for k, v in floats.items() if math.isfinite(v)}  # of a step that was left out; no JSON either
         now = time.perf_counter()
         span = max(now - self._since, 1e-9)
         floats.update(
