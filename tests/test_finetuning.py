@@ -340,3 +340,15 @@ def test_a_tokenizers_content_is_in_the_identity_and_its_place_is_not(source: Pa
     one.write_bytes(b"something else")
     with pytest.raises(ConfigError, match="is not the file that the recipe was made with"):
         _identity(plain)
+
+
+def test_the_commands_of_the_guide_check(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ldm_core.cli import main
+
+    run, again = str(source), ["check", "--json", "--recipe", str(source / "recipe.yaml")]
+    model = [*again, "--first-stage", run, "image_size=32", f"trainer.init_from={run}", "trainer.lr=1e-5"]
+    assert main(model) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert _header(source).sha256 in json.dumps(plain)
+    assert main([*again, f"first_stage_trainer.init_from={run}"]) == 0
+    assert main([*again, f"trainer.init_from={run}"]) == 2  # the first stage would be trained anew

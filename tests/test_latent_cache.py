@@ -361,7 +361,7 @@ def test_the_shards_are_plain_safetensors(trained: Path, tmp_path: Path) -> None
 
 
 def test_examples_of_several_sizes_are_encoded_at_theirs(tmp_path: Path) -> None:
-    """Buckets: wide and square pictures, moments of each at its own size, and a run that trains on them as on images."""
+    """Buckets: moments of wide and square pictures at their own sizes; a run trains on them as on images."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(40):
