@@ -17,10 +17,10 @@ from ldm_core.errors import ComponentError, suggest
 GROUP = "ldm_core"
 
 FIRST_PARTY: dict[tuple[str, str], str] = {
-    **{("first_stage", n): "ldm-plugin-kl-ae" for n in ("kl_ae", "kl_f4", "kl_f8", "kl_f16", "kl_f32")},
+    **{("first_stage", n): "ldm-plugin-kl-ae" for n in ("kl_ae", "kl_f2", "kl_f4", "kl_f8", "kl_f16", "kl_f32")},
     **{
         ("first_stage", n): "ldm-plugin-vq-ae"
-        for n in ("vq_ae", "vq_f4", "vq_f4_noattn", "vq_f8", "vq_f8_n256", "vq_f16")
+        for n in ("vq_ae", "vq_f2", "vq_f4", "vq_f4_noattn", "vq_f8", "vq_f8_n256", "vq_f16", "vq_f32")
     },
     **{("conditioner", n): "ldm-plugin-bert-text" for n in ("text", "text_small")},
     **{("conditioner", n): "ldm-plugin-class-label" for n in ("class_label", "class_imagenet", "class_imagenet_f8")},
