@@ -25,6 +25,7 @@ from ldm_core.training import checkpoint, world
 from ldm_core.training.ema import EMA
 from ldm_core.training.engine import Part
 from ldm_core.training.loop import Run, Stop, train
+from ldm_core.training.loss_scale import LossScale
 from ldm_core.training.metrics_file import MetricsFile
 
 SETTINGS = TrainerSettings(steps=12, images_per_step=2, lr=0.1, log_every=5, checkpoint_every=4, ema=0.9)
@@ -52,6 +53,7 @@ class Toy:
         self.module = Square()
         self.parts: Sequence[Part] = [Part("model", self.module, settings, here, "trainer")]
         self.part_steps = {"model": 0}
+        self.parts[0].loss_scale = LossScale(initial=8.0, window=3)  # fp16's, which works in any precision
         self.ema: EMA | None = EMA(self.module, settings.ema)
         self.trace: list[Any] = []
         self.count = torch.zeros(2, dtype=torch.int64)
@@ -89,8 +91,15 @@ class Toy:
     def values(self) -> dict[str, Tensor]:
         assert self.ema is not None
         optimizer = self.parts[0].engine.optimizer.state[self.module.weight]
-        return {"weight": self.module.weight.detach().clone(), "ema": self.ema.shadow["weight"].clone(),
-                "count": self.count, **{k: v.clone() for k, v in optimizer.items()}}  # fmt: skip
+        scale = self.parts[0].loss_scale
+        assert scale is not None
+        return {
+            "scale": scale.state(),
+            "weight": self.module.weight.detach().clone(),
+            "ema": self.ema.shadow["weight"].clone(),
+            "count": self.count,
+            **{k: v.clone() for k, v in optimizer.items()},
+        }
 
 
 class Unread:
@@ -207,6 +216,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, place: str, backgroun
     again = go(out, background=background)
     assert again.task.trace[:2] == [("prepare", 7), ("step", 7, True)]
     assert same(whole.task, again.task) and again.task.part_steps == {"model": 12}
+    assert again.task.values()["scale"].tolist() == [8 * 2.0**4, 0.0]  # doubled after every third of 12 steps
     assert again.hook.said == []
 
 
