@@ -11,6 +11,7 @@ it (ZeRO stages 0 to 2). Nothing here imports deepspeed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, NamedTuple, Protocol, cast
@@ -277,10 +278,12 @@ class GeneratorLoss(nn.Module):
         leaf = image.detach().requires_grad_()
         nll, logs = self.nll(x, leaf)
         by = [leaf] if self.log_variance is None else [leaf, self.log_variance]
-        nll_grad, *variance_grad = torch.autograd.grad(nll, by)
+        summed = cast(TrainableStage, self.first_stage).nll_reduction == "sum"
+        nll_grad, *variance_grad = _scaled_grad(nll, by, len(leaf) if summed else leaf.numel())
         with frozen(discriminator):
-            g = -_logits(discriminator, leaf).mean()
-            (gan_grad,) = torch.autograd.grad(g, leaf)
+            logits = _logits(discriminator, leaf)
+            g = -logits.mean()
+            (gan_grad,) = _scaled_grad(g, [leaf], logits.numel())
         return Comparison(
             nll.detach(), g.detach(), nll_grad, gan_grad, variance_grad[0] if variance_grad else None, logs
         )
@@ -288,9 +291,12 @@ class GeneratorLoss(nn.Module):
     def _at_last_layer(self, image: Tensor, comparison: Comparison) -> tuple[Tensor, Tensor]:
         """From the reconstruction on, the last layer's gradients cost one convolution each."""
         layer = cast(TrainableStage, self.first_stage).last_layer
-        (nll_last,) = torch.autograd.grad(image, layer, comparison.nll_grad, retain_graph=True)
-        (gan_last,) = torch.autograd.grad(image, layer, comparison.gan_grad, retain_graph=True)
-        return nll_last, gan_last
+        found = []
+        for gradient in (comparison.nll_grad, comparison.gan_grad):
+            scale = torch.exp2(torch.log2(1024.0 / gradient.abs().sum().clamp_min(1e-30)).round())
+            (last,) = torch.autograd.grad(image, layer, gradient * scale, retain_graph=True)
+            found.append(last.float() / scale)
+        return found[0], found[1]
 
     def _carry(self, image: Tensor, comparison: Comparison, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """nll + disc_weight · weight · g as a tensor with the right value and gradient, and the terms to log."""
@@ -367,6 +373,13 @@ class DiscriminatorLoss(nn.Module):
             value = value + 0.5 * self.r1_weight * self.r1_every * penalty
             logs["r1"] = penalty.detach()
         return PartOutput(value, logs)
+
+
+def _scaled_grad(value: Tensor, by: list[Tensor], count: int) -> tuple[Tensor, ...]:
+    """Gradients of `value`, a mean over `count` numbers, by way of about their sum: fp16 has no digits for the
+    millionth part that each has in the mean. The factor is a power of two, so in fp32 every bit stays."""
+    scale = 2.0 ** round(math.log2(count))
+    return tuple(gradient / scale for gradient in torch.autograd.grad(value * scale, by))
 
 
 def _logits(discriminator: nn.Module, images: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from ldm_core.contracts import FirstStage
 from ldm_core.recipe import versions
 from ldm_core.streams import mix_seed
 from ldm_core.training import curves
+from ldm_core.training.denoiser_run import example_name
 from ldm_core.training.first_stage_task import FirstStageTask, perceptual_distance
 from ldm_core.training.first_stage_validation import HeldOut, described, evaluating, rounded
 from ldm_core.training.latent_statistics import fit_normalization
@@ -64,6 +65,8 @@ def train_first_stage(work: Stages, identity: str) -> None:
             world,
             lambda: (x for _, x in spread_images(examples, settings.codebook_init_images, world)),
             perceptual,
+            name_of=lambda place: example_name(work.dataset, None, place),
+            say=work.run.say,
         )
         _watch(task, work, stage, pictures)
         folder = storage.join(work.out, "checkpoints", "first_stage")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,20 @@ from ldm_core.diffusion import AUTOCAST
 from ldm_core.errors import ConfigError
 from ldm_core.recipe import Recipe
 from ldm_core.streams import Streams, mix_seed
-from ldm_core.training.adversarial import Balance, Comparison, DiscriminatorLoss, GeneratorLoss, adaptive_weight
+from ldm_core.training.adversarial import (
+    Balance,
+    Comparison,
+    DiscriminatorLoss,
+    GeneratorLoss,
+    PartOutput,
+    adaptive_weight,
+)
 from ldm_core.training.codebook import COUNTS, CodebookCare
 from ldm_core.training.discriminator import PatchDiscriminator
 from ldm_core.training.ema import EMA
 from ldm_core.training.engine import Part
 from ldm_core.training.first_stage_diagnostics import combine
+from ldm_core.training.guards import Guard, spoiled
 from ldm_core.training.loader import MicroBatch
 from ldm_core.training.world import World
 
@@ -52,8 +60,9 @@ class _GeneratorAutocast(_Autocast):
 class FirstStageTask:
     """Parts ``autoencoder`` and, from its starting batch on, ``discriminator``.
 
-    `first_images`: what a codebook starts from, images (B, c, H, W); `perceptual`: an LPIPS, or none. Raises
-    ConfigError for settings that do not go together.
+    `first_images`: what a codebook starts from, images (B, c, H, W); `perceptual`: an LPIPS, or none; `name_of` says
+    what to call the example of a place, and `say` tells the user of steps that were left out. Raises ConfigError for
+    settings that do not go together.
     """
 
     stage = "first_stage"
@@ -69,6 +78,9 @@ class FirstStageTask:
         world: World,
         first_images: Callable[[], Iterable[Tensor]],
         perceptual: nn.Module | None = None,
+        *,
+        name_of: Callable[[Any], str] = str,
+        say: Callable[[str, str], None] = lambda text, level: None,
     ) -> None:
         from ldm_core.build import seeded
 
@@ -120,6 +132,7 @@ class FirstStageTask:
             parts.append(self._discriminator)
         self.parts: Sequence[Part] = parts
         self.part_steps = {p.name: 0 for p in self.parts}
+        self.guards = {p.name: Guard(f"{self.stage} ({p.name})", section, settings, world, name_of, say) for p in parts}
         self._penalty: Tensor | None = None
         self._codebook = CodebookCare(stage, self._autoencoder, settings, world, recipe.seed, first_images)
 
@@ -128,11 +141,14 @@ class FirstStageTask:
 
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs beside weights and optimizers."""
-        return self._codebook.state()
+        return {**self._codebook.state(), **{f"bad_steps_{k}": guard.state() for k, guard in self.guards.items()}}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from :meth:`state`."""
         self._codebook.load_state(state)
+        for name, guard in self.guards.items():
+            if (known := state.get(f"bad_steps_{name}")) is not None:
+                guard.load(known)
 
     def step(self, step: int, micros: Sequence[MicroBatch], *, measure: bool) -> Mapping[str, Any]:
         """One step of the autoencoder and, once it has started, one of the discriminator.
@@ -143,26 +159,49 @@ class FirstStageTask:
         opponent = self._discriminator if self._discriminator and step >= self._start else None
         images = [_pictures(m) for m in micros]
         found: list[dict[str, Tensor]] = []
+        losses: dict[str, list[Tensor]] = {part.name: [] for part in self.parts}
         norms: dict[str, float | None] = {}
         for x, micro, balance in zip(images, micros, self._balances(step, images, micros), strict=True):
             out = self._autoencoder.engine(x, step, self._streams(micro), balance)
-            self._autoencoder.backward(out.value)
+            self._autoencoder.backward(spoiled(out.value))
             norms["grad_norm"] = self._autoencoder.step(measure=measure)
+            losses["autoencoder"].append(_by_example(x, out))
             found.append(dict(out.logs))
             if opponent is not None:
                 against = opponent.engine(x, out.image, step, self._streams(micro, "r1"))
-                opponent.backward(against.value)
-                norms["discriminator_grad_norm"] = opponent.step(measure=measure)
+                opponent.backward(spoiled(against.value))
+                if len(found) == len(micros) and not self._autoencoder.applied:
+                    opponent.discard()  # what it would learn from is not worth it
+                else:
+                    norms["discriminator_grad_norm"] = opponent.step(measure=measure)
+                losses["discriminator"].append(against.value.detach().expand(len(x)))
                 found[-1].update(against.logs)
-        self.part_steps["autoencoder"] += 1
+        if not self._counted(self._autoencoder, step, micros, losses, measure):
+            return {}
         if opponent is not None:
-            self.part_steps["discriminator"] += 1
+            self._counted(opponent, step, micros, losses, measure)
         self._codebook.revive(step, images, [f.get(COUNTS) for f in found])
         self._remember_penalty(found)
         if not measure:
             return {"loss": torch.stack([f["loss"] for f in found]).mean()}
-        logs = combine(found, self._stage, self._world)
-        return {**logs, **{k: v for k, v in norms.items() if v is not None}}
+        logs: dict[str, Any] = {**combine(found, self._stage, self._world)}
+        logs.update({k: v for k, v in norms.items() if v is not None})
+        bad = sum(guard.bad for guard in self.guards.values())
+        return {**logs, "bad_steps": bad} if bad else logs
+
+    def _counted(
+        self,
+        part: Part,
+        step: int,
+        micros: Sequence[MicroBatch],
+        losses: Mapping[str, Sequence[Tensor]],
+        measure: bool,
+    ) -> bool:
+        """Whether a part's step counts; where the run must stop, its guard raises."""
+        places = [MicroBatch({}, m.places) for m in micros]  # a guard remembers them, and need not keep the images
+        counts = self.guards[part.name].after(step, part, places, losses[part.name], measure=measure)
+        self.part_steps[part.name] += counts
+        return counts
 
     def _streams(self, micro: MicroBatch, purpose: str = "first_stage") -> Streams:
         return Streams(micro.seeds(self._recipe.seed, purpose), self._world.device)
@@ -188,6 +227,14 @@ class FirstStageTask:
         elif self._penalty is not None:
             for logs in found:
                 logs["r1"] = self._penalty
+
+
+def _by_example(x: Tensor, out: PartOutput) -> Tensor:
+    """A loss (B,) that tells which example is to blame: its pixel error, or the loss itself where that is finite and
+    the loss is not."""
+    errors = (cast(Tensor, out.image) - x).abs().flatten(1).mean(1)
+    blamed = out.value.detach().isfinite() | ~errors.isfinite().all()
+    return torch.where(blamed, errors, out.value.detach())
 
 
 def _pictures(micro: MicroBatch) -> Tensor:
