@@ -157,12 +157,13 @@ class Download:
         return len(self.data)
 
     def attempt(self) -> bytes:
-        """Read what is missing; any failure keeps what has come."""
+        """Read what is missing and hand all of it out; any failure keeps what has come."""
         if not family(self._fs):
             self.data[:] = self._plain()
         elif self._stop is None or self._stop > self._start:
             call(self._fs, self._pull())
-        return bytes(self.data)
+        out, self.data = bytes(self.data), bytearray()
+        return out
 
     def _plain(self) -> bytes:
         stop = self._start + self._most if self._stop is None and self._most else self._stop

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -35,15 +34,13 @@ class _Known:
     def __init__(self) -> None:
         self.reached: set[str] = set()
         self.warned = float("-inf")
-        self.lock = threading.Lock()
 
     def may_warn(self, now: float) -> bool:
         """Whether it is time for another warning; a thousand reads that fail together make one line."""
-        with self.lock:
-            if now - self.warned < _QUIET:
-                return False
-            self.warned = now
-            return True
+        if now - self.warned < _QUIET:  # no lock: a fork would copy it as it is; a second line now and then is no harm
+            return False
+        self.warned = now
+        return True
 
 
 _KNOWN = _Known()

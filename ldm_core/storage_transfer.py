@@ -212,7 +212,7 @@ def create(url: str, data: bytes) -> bool:
 
     def attempt() -> bool:
         try:
-            with _CREATING:
+            with _CREATING if protocol(url) == "memory" else contextlib.nullcontext():
                 fs.pipe_file(inner, data, mode="create")
         except FileExistsError:
             return False
