@@ -68,8 +68,9 @@ def truncations(conditioners: Mapping[str, Any], prompts: Sequence[str]) -> list
     """For each prompt that is longer than a conditioner's context, a line that quotes what is cut."""
     lines = []
     for name, conditioner in conditioners.items():
-        truncated = getattr(conditioner, "truncated", None)
-        for prompt in dict.fromkeys(prompts) if truncated is not None else ():
+        if (truncated := getattr(conditioner, "truncated", None)) is None:
+            continue
+        for prompt in dict.fromkeys(prompts):
             if cut := truncated(prompt):
                 lines.append(f"the prompt is longer than conditioner '{name}' takes; cut off: '{cut}'")
     return lines
