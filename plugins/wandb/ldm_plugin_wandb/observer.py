@@ -52,7 +52,7 @@ class WandbObserver:
 
         config = self._config
         online = config.mode == "online" or (config.mode == "auto" and bool(os.environ.get(KEY)))
-        settings = wandb.Settings(console="off", disable_git=True, disable_code=True, x_disable_meta=True)
+        settings = wandb.Settings(console="off", quiet=True, disable_git=True, disable_code=True, x_disable_meta=True)
         try:
             self._run = wandb.init(
                 project=config.project,
