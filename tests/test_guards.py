@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -105,7 +106,7 @@ def test_weights_that_explode_end_the_run(tmp_path: Path) -> None:
 
 
 def task_of(*overrides: str) -> tuple[DenoiserTask, list[str]]:
-    plain = {**TINY}
+    plain = copy.deepcopy(TINY)
     apply_overrides(plain, list(overrides), ["first_stage", "denoiser", "dataset", "conditioners"])
     catalog = Catalog.discover()
     recipe = resolve(plain, catalog)
@@ -165,6 +166,21 @@ def test_a_left_out_step_leaves_no_trace(zero: int, accumulate: int) -> None:
     assert kept["bad_steps"].tolist() == [1, 0]  # in all, in a row
     other.load_state(kept)
     assert (other.guard.bad, other.guard.in_a_row) == (1, 0)
+
+
+def test_lost_weights_are_not_kept() -> None:
+    """Under bad_steps=stop no step is looked at between measured ones, but none of them becomes a checkpoint."""
+    task, _ = task_of()
+    task.step(0, micros(0), measure=False)
+    assert task.state()["bad_steps"].tolist() == [0, 0]
+    parameter = next(p for p in task.parts[0].names if p.requires_grad)
+    handle = parameter.register_hook(lambda grad: grad * torch.nan)
+    task.step(1, micros(1), measure=False)
+    handle.remove()
+    with pytest.raises(TrainingError, match="weights are not finite"):
+        task.state()
+    with pytest.raises(TrainingError, match="the loss is nan at step 3 for example 8, example 9"):
+        task.step(2, micros(2), measure=True)
 
 
 def test_gradients_alone_are_a_reason_too() -> None:

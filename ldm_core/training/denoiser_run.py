@@ -55,6 +55,11 @@ def train_denoiser(work: Stages, identity: str) -> None:
     )
     if task.ema is not None and settings.ema_power:
         task.snapshot = lambda step: keep_averages(work, task, step, identity)
+    if getattr(recipe.denoiser.config, "dropout", 0.0) and (world.size > 1 or settings.accumulate > 1):
+        work.run.say(
+            "denoiser: its dropout draws for a whole micro-batch at once, so the result depends on the number of "
+            "processes and micro-batches (without dropout it does not)"
+        )
     held_out = validation_of(work, task)
     task.validate = held_out
     task.preview = previewer(work, task)

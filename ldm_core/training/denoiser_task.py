@@ -145,7 +145,9 @@ class DenoiserTask:
         return logs
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs beside weights, optimizer and averages."""
+        """What a resumed run needs beside weights, optimizer and averages; raises :class:`TrainingError` where there is
+        nothing worth keeping."""
+        self.guard.hold(self.parts[0])
         return {"bad_steps": self.guard.state()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:

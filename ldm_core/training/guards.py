@@ -84,8 +84,7 @@ class Guard:
         if part.applied and not measure and len(self._history) < _REMEMBERED:
             return True
         history, self._history = self._history, []
-        finite = torch.stack([v.isfinite().all() for s in history for v in s.losses]).all()
-        lost = self._world.any(not bool(finite))
+        lost = self._lost(history)
         if part.applied and not lost:
             return True
         if not lost and part.loss_scale is not None:  # fp16: a scale that was too large, and is lowered
@@ -95,11 +94,7 @@ class Guard:
         self.in_a_row += 1
         what = self._what(found)
         if not skipping:
-            raise TrainingError(
-                f"{self._stage}: {what}; the last checkpoint stays. Look at what is named, lower the learning rate, "
-                f"set {self._section}.clip=1.0 or precision=fp32, or leave such steps out: {self._section}.bad_steps="
-                "skip"
-            )
+            raise self._stop(what)
         if self.in_a_row > self._settings.max_bad_steps:
             raise TrainingError(
                 f"{self._stage}: {what}, and the {self._settings.max_bad_steps} steps before it were left out already "
@@ -108,6 +103,28 @@ class Guard:
             )
         self._say(f"{self._stage}: {what}; the step is left out ({self.bad} so far)", "warning")
         return False
+
+    def hold(self, part: Part) -> None:
+        """Before a checkpoint: :class:`TrainingError`, on all processes, where the weights are lost already and no
+        measured step has told so yet."""
+        history, self._history = self._history, []
+        if history and self._lost(history):
+            raise self._stop(self._what(self._first_bad(history)))
+        if not self._settings.zero:  # from ZeRO 1 on the engine takes no gradient that is not finite
+            norms = torch._foreach_norm([p.detach() for p in part.names if p.requires_grad])
+            if not bool(torch.stack(norms).isfinite().all()):
+                raise self._stop("weights are not finite, after gradients that were not")
+
+    def _stop(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"{self._stage}: {what}; the last checkpoint stays. Look at what is named, lower the learning rate, set "
+            f"{self._section}.clip=1.0 or precision=fp32, or leave such steps out: {self._section}.bad_steps=skip"
+        )
+
+    def _lost(self, history: Sequence[_Step]) -> bool:
+        """Whether any process had a loss that is not finite; one wait for the device."""
+        finite = torch.stack([v.isfinite().all() for s in history for v in s.losses]).all()
+        return self._world.any(not bool(finite))
 
     def state(self) -> Tensor:
         """What a resumed run needs, (2,) int64: steps left out in all and in a row."""
