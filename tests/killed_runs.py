@@ -107,6 +107,8 @@ def _attempt(job: Mapping[str, Any], rank: int, port: int, pipe: int, in_write: 
                 RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["ranks"]), MASTER_ADDR="127.0.0.1",
                 MASTER_PORT=str(port),
             )  # fmt: skip
+        if rank:
+            os.close(pipe)  # the first process alone tells: its end is the pipe's
         if in_write:
             _die_in_write(in_write)
         stop = job.get("stop")

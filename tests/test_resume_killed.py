@@ -49,6 +49,8 @@ def held(out: Path, attempts: list[dict[str, Any]], kills: int) -> None:
     assert not list(out.rglob("*.part")) and not (out / "lock").exists()
     for folder in (out / "checkpoints").glob("*/*"):
         assert (folder / "manifest.json").exists(), folder
+    stage = load_file(out / "first_stage.safetensors")  # with the statistics of its latents, measured after training
+    assert not stage["latent_mean"].eq(0).any() and not stage["latent_std"].eq(1).any()
 
 
 @pytest.mark.parametrize("kills, seed", [(3, 1), pytest.param(20, 2, marks=pytest.mark.slow)])
