@@ -14,6 +14,7 @@ from ldm_core.errors import TrainingError
 from ldm_core.settings import EngineSettings
 from ldm_core.training.engine import Part
 from ldm_core.training.loader import MicroBatch
+from ldm_core.training.order import Place
 from ldm_core.training.world import World
 
 _NAMED = 5
@@ -31,7 +32,7 @@ def spoiled(loss: Tensor) -> Tensor:
 @attrs.frozen(eq=False)
 class _Step:
     number: int  # from 0
-    micros: tuple[MicroBatch, ...]
+    places: tuple[Place, ...]  # and not the batches, which would stay in memory
     losses: tuple[Tensor, ...]  # (B,) each, on the device
 
 
@@ -76,7 +77,7 @@ class Guard:
         True where it counts. Raises :class:`TrainingError`, on all processes, where the run must stop.
         """
         skipping = self._settings.bad_steps == "skip"
-        now = _Step(step, tuple(micros), tuple(v.detach() for v in losses))
+        now = _Step(step, tuple(p for m in micros for p in m.places), tuple(v.detach() for v in losses))
         if skipping and part.applied:
             self.in_a_row = 0
             return True
@@ -141,9 +142,8 @@ class Guard:
         return self._world.gather(self._finding(history[first]))
 
     def _finding(self, step: _Step) -> _Finding:
-        places = [p for micro in step.micros for p in micro.places]
         losses = torch.cat([v.float().flatten() for v in step.losses]).tolist()
-        each = list(zip(places, losses, strict=True))
+        each = list(zip(step.places, losses, strict=True))
         bad = [(p, v) for p, v in each if not math.isfinite(v)]
         fine = [(p, v) for p, v in each if math.isfinite(v)]
         largest = max(fine, key=lambda pair: pair[1]) if fine else None
