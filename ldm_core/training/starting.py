@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ldm_core import artifacts, storage
 from ldm_core.build import make_conditioner
+from ldm_core.builtin.bad_examples import SkipBad
 from ldm_core.check import site_of
 from ldm_core.diffusion import Model
 from ldm_core.errors import CheckpointError, DataError
@@ -24,7 +25,7 @@ from ldm_core.pipeline import tensors_of
 from ldm_core.recipe import Recipe
 from ldm_core.sample import omissions, truncations
 from ldm_core.settings import EngineSettings
-from ldm_core.training.loader import Examples
+from ldm_core.training.examples import MAX_BAD
 
 if TYPE_CHECKING:
     from ldm_core.training.stages import Stages
@@ -311,5 +312,5 @@ def fit_early(work: Stages, stages: Sequence[str]) -> None:
 
 
 def _fit(work: Stages, part: Any, fit: Callable[[Any], None]) -> None:
-    view = Examples(work.paired(), work.recipe.image_size, work.recipe.data, part.config.reads).dataset
+    view = SkipBad(work.paired().select(part.config.reads), getattr(work.dataset, "max_bad", MAX_BAD))
     fit(view[i] for i in range(len(view)))
