@@ -23,7 +23,7 @@ from ldm_core.builtin.unet import UNet
 from ldm_core.builtin.unet_config import UNetConfig
 from ldm_core.contracts import LatentSpec, Site
 from ldm_core.diffusion import Model
-from ldm_core.settings import TrainerSettings
+from ldm_core.settings import Precision, TrainerSettings
 from ldm_core.training import world as worlds
 from ldm_core.training.denoiser_task import DiffusionLoss
 from ldm_core.training.engine import Part
@@ -42,7 +42,7 @@ class _Recipe:
         self.trainer, self.conditioners, self.seed = settings, (), 0
 
 
-def part_of(name: str, channels: int, batch: int, precision: str) -> tuple[Part, int]:
+def part_of(name: str, channels: int, batch: int, precision: Precision) -> tuple[Part, int]:
     """The engine of one of the two, and its parameters."""
     shape = dict(SHAPES[name])
     stride = shape.pop("stride")

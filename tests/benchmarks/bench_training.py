@@ -29,7 +29,7 @@ from ldm_core.builtin.unet_config import UNetConfig
 from ldm_core.cond import Cond
 from ldm_core.contracts import CondSpec, LatentSpec, Site
 from ldm_core.diffusion import Model
-from ldm_core.settings import TrainerSettings
+from ldm_core.settings import Precision, TrainerSettings
 from ldm_core.training import world as worlds
 from ldm_core.training.denoiser_task import DiffusionLoss
 from ldm_core.training.engine import Part
@@ -64,7 +64,7 @@ class _Recipe:
         self.trainer, self.conditioners, self.seed = settings, (), 0
 
 
-def ours(size: dict[str, int], precision: str, compiled: bool) -> tuple[Callable[[Tensor, Tensor, int], Any], int]:
+def ours(size: dict[str, int], precision: Precision, compiled: bool) -> tuple[Callable[[Tensor, Tensor, int], Any], int]:
     """A step of this trainer's real parts (engine, loss module, streams) and its number of parameters."""
     here = worlds.start()
     config = UNetConfig(
@@ -86,10 +86,10 @@ def ours(size: dict[str, int], precision: str, compiled: bool) -> tuple[Callable
         part.backward(out.value.mean())
         part.step()
 
-    return step, sum(p.numel() for p in model.denoiser.parameters())
+    return step, sum(p.numel() for p in model.parameters())  # the conditioner has none
 
 
-def theirs(size: dict[str, int], precision: str, compiled: bool) -> tuple[Callable[[Tensor, Tensor, int], Any], int]:
+def theirs(size: dict[str, int], precision: Precision, compiled: bool) -> tuple[Callable[[Tensor, Tensor, int], Any], int]:
     """A step of a plain loop, as diffusers' training scripts have it, and the number of parameters."""
     with contextlib.suppress(ImportError):  # diffusers does without torchvision, but not with a broken one
         sys.path.append(str(Path(__file__).parents[1]))
