@@ -106,7 +106,7 @@ class EngineSettings:
     betas: tuple[float, float] = _betas((0.9, 0.999))
     weight_decay: float = _field(0.01, "AdamW's", minimum=0)
     clip: float = _field(0.0, "largest gradient norm; 0 = no clipping", minimum=0)
-    precision: Precision = _field("fp32", "arithmetic inside the networks; weights stay fp32")
+    precision: Precision = _field("fp32", "arithmetic inside the networks; weights stay fp32")  # noqa: RUF009
     bad_steps: Literal["stop", "skip"] = _field("stop", "a loss or gradient that is not finite: stop, or leave it out")
     max_bad_steps: int = _field(10, "steps that may be left out one after the other", minimum=1)
     zero: Literal[0, 1, 2, 3] = _field(0, "DeepSpeed's ZeRO stage", same=True)

@@ -39,6 +39,8 @@ SIZES: dict[str, dict[str, int]] = {
     "medium": {"channels": 128, "cells": 16, "batch": 8, "tokens": 32, "context": 256, "steps": 2},
 }
 _LATENT = 4
+Step = Callable[[Tensor, Tensor, int], Any]
+"""One optimizer step on latents and tokens; the number seeds its noise."""
 
 
 class Given(nn.Module):
@@ -64,7 +66,7 @@ class _Recipe:
         self.trainer, self.conditioners, self.seed = settings, (), 0
 
 
-def ours(size: dict[str, int], precision: Precision, compiled: bool) -> tuple[Callable[[Tensor, Tensor, int], Any], int]:
+def ours(size: dict[str, int], precision: Precision, compiled: bool) -> tuple[Step, int]:
     """A step of this trainer's real parts (engine, loss module, streams) and its number of parameters."""
     here = worlds.start()
     config = UNetConfig(
@@ -89,7 +91,7 @@ def ours(size: dict[str, int], precision: Precision, compiled: bool) -> tuple[Ca
     return step, sum(p.numel() for p in model.parameters())  # the conditioner has none
 
 
-def theirs(size: dict[str, int], precision: Precision, compiled: bool) -> tuple[Callable[[Tensor, Tensor, int], Any], int]:
+def theirs(size: dict[str, int], precision: Precision, compiled: bool) -> tuple[Step, int]:
     """A step of a plain loop, as diffusers' training scripts have it, and the number of parameters."""
     with contextlib.suppress(ImportError):  # diffusers does without torchvision, but not with a broken one
         sys.path.append(str(Path(__file__).parents[1]))
