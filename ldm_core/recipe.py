@@ -209,7 +209,7 @@ class Recipe:
         if self.first_stage.weights:
             plain.pop("first_stage_trainer")
             plain["first_stage"] = {"sha256": self.first_stage.sha256}
-        return digest({k: _without_same(k, v) for k, v in plain.items()})
+        return digest({k: without_same(k, v) for k, v in plain.items()})
 
     def first_stage_identity(self) -> str:
         """A hash of all that shapes the first stage alone: the same for every model that could share it."""
@@ -217,7 +217,7 @@ class Recipe:
         if self.first_stage.weights:
             return digest({"sha256": self.first_stage.sha256})
         keys = ("image_size", "image_channels", "seed", "first_stage", "first_stage_trainer", "dataset", "data")
-        return digest({k: _without_same(k, plain[k]) for k in keys})
+        return digest({k: without_same(k, plain[k]) for k in keys})
 
     @property
     def name(self) -> str:
@@ -230,7 +230,8 @@ SAME = {name: same_keys(section) for name, section in SECTIONS.items()}
 """Keys of the core's own :data:`SECTIONS` that do not change what is trained."""
 
 
-def _without_same(key: str, value: Any) -> Any:
+def without_same(key: str, value: Any) -> Any:
+    """Of the plain value of top-level key `key`, what decides what is trained."""
     if key not in SECTIONS:
         return value
     left = {k: v for k, v in value.items() if k not in SAME[key]}

@@ -14,7 +14,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.check import check, site_of
 from ldm_core.contracts import DataInfo
 from ldm_core.errors import ConfigError, Interrupted, StorageError, TrainingError
-from ldm_core.recipe import SAME, SAMPLING_KEYS, SECTIONS, Recipe
+from ldm_core.recipe import SAMPLING_KEYS, Recipe, without_same
 from ldm_core.resolve import resolve
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def refuse_another(recipe: Recipe, out: str) -> None:
 
 def _differ(path: str, before: Any, now: Any) -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
-        keys = [k for k in {**before, **now} if path not in SECTIONS or k not in SAME[path]]
-        return [line for k in keys for line in _differ(f"{path}.{k}", before.get(k), now.get(k))]
+        before, now = without_same(path, before), without_same(path, now)
+        return [line for k in {**before, **now} for line in _differ(f"{path}.{k}", before.get(k), now.get(k))]
     return [] if before == now else [f"{path}: {before!r} there, {now!r} now"]
 
 
@@ -122,6 +122,7 @@ def run(
     from ldm_core.making import factory_of, make
     from ldm_core.training import lock, world
     from ldm_core.training.checkpoint import clean_parts
+    from ldm_core.training.engine import require_machine
     from ldm_core.training.stages import Stages
 
     for part in recipe.parts():  # before hours of training, also those that only the samples need
@@ -129,7 +130,11 @@ def run(
 
     observers = [make(part, site_of(recipe), catalog) for part in recipe.observers]
     hook = catalog.manager.hook
-    with lock.held(out, world.start(), lambda text: hook.ldm_message(text=text, level="warning")) as held:
+    here = world.start()
+    for name in ("first_stage_trainer", "trainer"):
+        if name == "trainer" or not recipe.first_stage.weights:
+            require_machine(getattr(recipe, name), here.device, name)
+    with lock.held(out, here, lambda text: hook.ldm_message(text=text, level="warning")) as held:
         if held is not None:
             clean_parts(out)
         claim(recipe, out)

@@ -1,6 +1,6 @@
 """A tiny adversarial first stage, trained without files: what each step logs, and what is measured at its end.
 
-As a script it runs on the processes that torchrun starts: ``first_stage_curves.py OUT.json {label: [kind, override...]}``.
+As a script, on the processes that torchrun starts: ``first_stage_curves.py OUT.json {label: [kind, override...]}``.
 """
 
 from __future__ import annotations
