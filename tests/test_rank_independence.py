@@ -33,14 +33,29 @@ def alone(out: Path, steps: int, zero: int = 0, accumulate: int = 1) -> Path:
     return out
 
 
-def by_two(folder: Path, steps: int, cases: list[tuple[int, int]]) -> list[Path]:
+BAD = """
+import os, pathlib, pytest
+from ldm_core.errors import TrainingError
+from test_guards import poison, seed_of
+folder, rank = pathlib.Path({folder!r}), os.environ["RANK"]
+poison(pytest.MonkeyPatch(), [seed_of(0, 5)])
+watch = go(folder / "skip", "trainer.bad_steps=skip", stages={stages!r})
+(folder / f"skipped-{{rank}}").write_text("".join(m for m in watch.messages if "left out" in m))
+try:
+    go(folder / "stop", stages={stages!r})
+except TrainingError as error:
+    (folder / f"stopped-{{rank}}").write_text(str(error))
+"""
+
+
+def by_two(folder: Path, steps: int, cases: list[tuple[int, int]], more: str = "") -> list[Path]:
     """Train with two processes, one run a (zero, accumulate), all in the same two processes."""
     outs = [folder / f"two-zero{zero}-by{accumulate}" for zero, accumulate in cases]
     lines = ["import sys", f"sys.path.insert(0, {str(Path(__file__).parent)!r})", "from training_runs import go"]
     for out, (zero, accumulate) in zip(outs, cases, strict=True):
         lines.append(f"go({str(out)!r}, *{settings(steps, zero, accumulate)!r}, stages={STAGES!r}, **{CHANGES!r})")
     script = folder / "main.py"
-    script.write_text("\n".join([*lines, ""]))
+    script.write_text("\n".join([*lines, more, ""]))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(launcher, capture_output=True, text=True, timeout=540, check=False, env=env)
@@ -81,9 +96,15 @@ def test_two_processes_under_zero_train_the_same_model(tmp_path: Path) -> None:
     whole = alone(tmp_path / "whole", steps=8)
     assert len(rows(whole, "denoiser", "loss")) == 8
     assert len(rows(whole, "denoiser_validation", "val_loss")) == 2
-    for out in by_two(tmp_path, 8, [(2, 2), (3, 1)]):
+    for out in by_two(tmp_path, 8, [(2, 2), (3, 1)], BAD.format(folder=str(tmp_path), stages=STAGES)):
         found = apart(out, whole)
         assert max(found.values()) < TOLERANCE, (out.name, found)
+    # One bad example, which one of the two has: both leave the step out, or stop with the same words.
+    assert all(bool(v.isfinite().all()) for v in weights(tmp_path / "skip").values())
+    told = {what: [(tmp_path / f"{what}-{rank}").read_text() for rank in (0, 1)] for what in ("skipped", "stopped")}
+    skipped, stopped = told["skipped"], told["stopped"]
+    assert "the loss is nan at step" in skipped[0] and "for example 5 of epoch 0" in skipped[0] and not skipped[1]
+    assert stopped[0] == stopped[1] and "for example 5 of epoch 0;" in stopped[0]
 
 
 @pytest.mark.slow
