@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm_core.errors import DataError
+from ldm_core.images import to_planes
 
 UNLABELED = 255  # what padding of a label map holds
 IMAGE_PADDING = 255  # white, as transparent pictures are flattened on white
@@ -75,8 +76,8 @@ def fit(
 ) -> dict[str, Any]:
     """``example`` at ``size`` (h, w), mirrored left to right with ``flip``; the input stays unchanged.
 
-    Pictures are resized antialiased (PIL bicubic with its support scaled), maps by nearest; padding is white,
-    and 255 (unlabeled) in maps. Boxes are moved and clipped; one without extent, or of which less than a tenth
+    Pictures, which may be PIL images here, are resized antialiased (PIL bicubic with its support scaled), maps by
+    nearest; padding is white, and 255 (unlabeled) in maps. Boxes are moved and clipped; one without extent, or of which less than a tenth
     stays, is dropped with its rows in every ``per_box`` entry. Picture and maps must have one shape (DataError
     naming both).
     """
@@ -89,7 +90,7 @@ def fit(
         if key not in example:
             continue
         if kind == "image" and step is not None:
-            moved[key] = _fit_image(np.asarray(example[key]), step, flip)
+            moved[key] = _fit_image(example[key], step, flip)
         elif kind == "map" and step is not None:
             moved[key] = _fit_map(np.asarray(example[key]), step, flip)
         elif kind == "boxes":
@@ -110,8 +111,7 @@ def _source(example: Mapping[str, Any], keys: Mapping[str, str]) -> tuple[int, i
     for key, kind in keys.items():
         if kind not in ("image", "map") or key not in example:
             continue
-        shape = np.shape(example[key])
-        here = (int(shape[-2]), int(shape[-1]))
+        here = shape_of(example[key])
         if found is not None and here != found:
             raise DataError(
                 f"{example.get('name', 'example')}: '{first}' is {found[0]}x{found[1]} but '{key}' is "
@@ -129,9 +129,16 @@ def _window(step: Fit) -> tuple[slice, slice] | None:
     return None
 
 
-def _fit_image(image: NDArray[Any], step: Fit, flip: bool) -> NDArray[Any]:
+def shape_of(picture: Any) -> tuple[int, int]:
+    """(H, W) of a picture or map, as an array (..., H, W) or a PIL image."""
+    height, width = picture.size[::-1] if hasattr(picture, "getbands") else np.shape(picture)[-2:]
+    return int(height), int(width)
+
+
+def _fit_image(image: Any, step: Fit, flip: bool) -> NDArray[Any]:
     window = _window(step)
     if step.resized == step.source:
+        image = to_planes(image) if hasattr(image, "getbands") else np.asarray(image)
         return _placed(image, step, flip, IMAGE_PADDING)
     if window is None:
         return _placed(_resized(image, step.resized, None), step, flip, IMAGE_PADDING)
@@ -140,8 +147,7 @@ def _fit_image(image: NDArray[Any], step: Fit, flip: bool) -> NDArray[Any]:
     rows, columns = window
     box = (columns.start * scale[1], rows.start * scale[0], columns.stop * scale[1], rows.stop * scale[0])
     box = (box[0], box[1], min(box[2], step.source[1]), min(box[3], step.source[0]))
-    out = _resized(image, step.target, box)
-    return np.ascontiguousarray(out[..., ::-1] if flip else out)
+    return _resized(image, step.target, box, flip)
 
 
 def _fit_map(labels: NDArray[Any], step: Fit, flip: bool) -> NDArray[Any]:
@@ -159,18 +165,18 @@ def _fit_map(labels: NDArray[Any], step: Fit, flip: bool) -> NDArray[Any]:
 
 
 def _resized(
-    image: NDArray[Any], size: tuple[int, int], box: tuple[float, float, float, float] | None
+    image: Any, size: tuple[int, int], box: tuple[float, float, float, float] | None, flip: bool = False
 ) -> NDArray[Any]:
-    """(c, H, W) -> (c, *size), of the source's `box` (left, top, right, bottom) or all of it."""
+    """(c, H, W), or a PIL image -> (c, *size), of the source's `box` (left, top, right, bottom) or all of it."""
     from PIL import Image
 
-    def one(array: NDArray[Any]) -> NDArray[Any]:
-        whole = Image.fromarray(array)
-        return np.asarray(whole.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box))
-
-    if image.shape[0] == 3:  # one call for all planes, without a copy where they were decoded side by side
-        return one(np.ascontiguousarray(image.transpose(1, 2, 0))).transpose(2, 0, 1)
-    return np.stack([one(np.ascontiguousarray(plane)) for plane in image])
+    if not hasattr(image, "getbands"):
+        planes = np.asarray(image)
+        if len(planes) != 3:
+            return np.concatenate([_resized(Image.fromarray(plane), size, box, flip) for plane in planes])
+        image = Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))
+    image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
+    return to_planes(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
 
 
 def _placed(array: NDArray[Any], step: Fit, flip: bool, padding: int) -> NDArray[Any]:

@@ -25,32 +25,51 @@ _TURNED = (5, 6, 7, 8)  # EXIF orientations in which rows are columns
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as PIL's "L"
 
 
-def decode_image(
+def decode_image(data: bytes, channels: int = 3, name: str = "image") -> NDArray[np.uint8]:
+    """The bytes of a PNG, JPEG, WebP, ... -> uint8 (channels, H, W), upright, transparency on white.
+
+    16-bit grey becomes its upper 8 bits. DataError naming ``name`` if it is damaged, no picture, or has more
+    than ``MAX_PIXELS`` pixels.
+    """
+    return to_planes(decode_picture(data, channels, name))
+
+
+def to_planes(picture: Image) -> NDArray[np.uint8]:
+    """A PIL image of mode L or RGB -> uint8 (1 or 3, H, W), writable."""
+    if picture.mode == "L":
+        return np.array(picture)[None]
+    lines = np.frombuffer(picture.tobytes("raw", "RGB;L"), dtype=np.uint8)  # line by line: red, green, blue
+    return np.array(lines.reshape(picture.height, 3, picture.width).transpose(1, 0, 2), order="C")
+
+
+def decode_picture(
     data: bytes,
     channels: int = 3,
     name: str = "image",
     enough: Callable[[int, int], tuple[int, int]] | None = None,
-) -> NDArray[np.uint8]:
-    """The bytes of a PNG, JPEG, WebP, ... -> uint8 (channels, H, W), upright, transparency on white.
+) -> Image:
+    """As :func:`decode_image`, as a PIL image of mode L or RGB.
 
-    16-bit grey becomes its upper 8 bits. ``enough``: native (H, W) -> a size that will do; a JPEG, which can be
-    decoded at 1/2, 1/4 or 1/8 in less time, then is the smallest of these that is not smaller. DataError naming
-    ``name`` if it is damaged, no picture, or has more than ``MAX_PIXELS`` pixels.
+    ``enough``: native (H, W) -> a size that will do; a JPEG, which can be decoded at 1/2, 1/4 or 1/8 in less time,
+    then is the smallest of these that is not smaller.
     """
     image = _opened(data, name)
+    mode = "L" if channels == 1 else "RGB"
     try:
         from PIL import ImageOps
 
         if enough is not None and image.format in ("JPEG", "MPO"):
-            turned = image.getexif().get(0x0112) in _TURNED
-            least = enough(image.width, image.height)[::-1] if turned else enough(image.height, image.width)
-            image.draft(None, (least[1], least[0]))
-        image = _flat(ImageOps.exif_transpose(image))
-        array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+            least = enough(image.height, image.width)
+            if 2 * min(least) <= max(image.size):
+                if image.getexif().get(0x0112) in _TURNED:
+                    least = enough(image.width, image.height)[::-1]
+                image.draft(None, (least[1], least[0]))
+        ImageOps.exif_transpose(image, in_place=True)
+        image.load()
+        flat = _flat(image)
+        return flat if flat.mode == mode else flat.convert(mode)
     except Exception as error:  # PIL raises anything from SyntaxError to struct.error on damaged files
         raise DataError(f"{name}: damaged or cut-off picture ({_line(error)})") from error
-    # A copy, as PIL's own memory is read-only; colours stay side by side, as PIL takes them for resizing.
-    return np.array(array)[None] if channels == 1 else np.array(array).transpose(2, 0, 1)
 
 
 def decode_labels(data: bytes, name: str = "label map") -> NDArray[np.int64]:
@@ -70,8 +89,10 @@ def decode_labels(data: bytes, name: str = "label map") -> NDArray[np.int64]:
 def picture_size(head: bytes) -> tuple[int, int] | None:
     """The upright (H, W) that a picture's header says, from the file's first bytes; None where they do not tell."""
     try:
-        image = _opened(head, "")
-        turned = image.getexif().get(0x0112) in _TURNED if image.format in ("JPEG", "MPO") else False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of EXIF data that is cut off as well
+            image = _opened(head, "")
+            turned = image.format in ("JPEG", "MPO") and image.getexif().get(0x0112) in _TURNED
     except Exception:  # cut off in the middle of it, or no picture
         return None
     return (image.width, image.height) if turned else (image.height, image.width)

@@ -31,7 +31,7 @@ from ldm_core.builtin.reading_values import (
 from ldm_core.contracts import Site
 from ldm_core.errors import DataError
 from ldm_core.geometry import Cut, plan
-from ldm_core.images import decode_image, decode_labels, picture_size
+from ldm_core.images import decode_image, decode_labels, decode_picture, picture_size
 
 __all__ = ["BadExample", "RecordDataset", "Sample", "SkipBad", "Store"]
 
@@ -217,7 +217,9 @@ class RecordDataset:
             if kind in ("image", "map"):
                 data = bounded(self._store, sample, source.extension, MOST_PICTURE)
                 if kind == "image":
-                    return decode_image(data, self._channels, sample.name, self._enough if self._least else None)
+                    if self._least:
+                        return decode_picture(data, self._channels, sample.name, self._enough)
+                    return decode_image(data, self._channels, sample.name)
                 return self._in_range(key, decode_labels(data, sample.name))
             value = self._sources.read(source, sample, fields)
             if key == "caption":
@@ -262,7 +264,8 @@ class RecordDataset:
         return view
 
     def reduced(self, sizes: Sequence[tuple[int, int]], fit: Literal["crop", "pad"], smallest: float) -> RecordDataset:
-        """A view whose pictures may be decoded smaller than they are, where they become one of `sizes` anyway.
+        """A view for :func:`ldm_core.geometry.fit`: pictures are PIL images, which saves two copies, and may be decoded
+        smaller than they are, as they become one of `sizes` anyway.
 
         `smallest`: the side of the smallest random cut, as a share. Twice the pixels that are needed stay on each
         side, for the resizing that follows. Nothing changes where several pictures or maps must keep one shape.

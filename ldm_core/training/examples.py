@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,6 @@ class Examples(TorchDataset):
         view = dataset.select([*self.keys, *shape])
         if (reduced := getattr(view, "reduced", None)) is not None:
             view = reduced([self._size, *settings.buckets], settings.fit, self._smallest)
-        self.arrangement = arrange(view, settings, self._size)
         self.dataset = SkipBad(view, getattr(view, "max_bad", MAX_BAD))
         self._left: int | None = None
         self._kept: dict[tuple[int, bool, tuple[int, int]] | int, Mapping[str, Any]] = {}
@@ -45,6 +45,11 @@ class Examples(TorchDataset):
     @property
     def _smallest(self) -> float:
         return self._settings.crop_scale if self._settings.crop == "random" else 1.0
+
+    @cached_property
+    def arrangement(self) -> Arrangement:
+        """How they are drawn, and the size of each."""
+        return arrange(self.dataset.dataset, self._settings, self._size)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -70,7 +75,7 @@ class Examples(TorchDataset):
         if self._left is None:  # each worker keeps its own
             worker = get_worker_info()
             self._left = self._settings.keep // (1 if worker is None else worker.num_workers)
-        cost = sum(v.nbytes if isinstance(v, np.ndarray) else sys.getsizeof(v) for v in example.values()) + 400
+        cost = sum(map(_cost, example.values())) + 400
         if cost <= self._left:
             self._left -= cost
             self._kept[key] = example
@@ -95,6 +100,13 @@ class Examples(TorchDataset):
     def first(self, count: int) -> list[Mapping[str, Any]]:
         """The first `count` examples, or all where there are fewer."""
         return [self[i] for i in range(min(count, len(self)))]
+
+
+def _cost(value: Any) -> int:
+    """The memory that a value takes, about."""
+    if hasattr(value, "getbands"):
+        return int(np.prod(value.size)) * (1 if value.mode == "L" else 4)
+    return value.nbytes if isinstance(value, np.ndarray) else sys.getsizeof(value)
 
 
 def arrange(dataset: Any, settings: DataSettings, size: Sequence[int]) -> Arrangement:

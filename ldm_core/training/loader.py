@@ -79,7 +79,7 @@ class Loader:
         device = self._world.device
         elsewhere = device.type != "cpu"
         loader = DataLoader(
-            _Fetch(self._fetch, self._keys, self._bad, raw=elsewhere),
+            _Fetch(self._fetch, self._keys, self._bad),
             batch_sampler=_Lazy(lambda: self._places(start)),
             num_workers=self._workers,
             prefetch_factor=_AHEAD if self._workers else None,
@@ -96,8 +96,8 @@ class Loader:
                 raise batch
             news.update(met)
             # Images travel as bytes and become floats where they are used: a quarter of the way's traffic.
-            batch = to_device(batch, device, non_blocking=True)
-            micros.append(MicroBatch(floats(batch, self._keys) if elsewhere else batch, tuple(places)))
+            batch = floats(to_device(batch, device, non_blocking=True), self._keys)
+            micros.append(MicroBatch(batch, tuple(places)))
             if len(micros) == self._accumulate:
                 step += 1
                 self._tell(news, step)
@@ -133,9 +133,9 @@ class _Fetch(TorchDataset):
     that were met, or in place of it the user's mistake, which would lose its form on the way."""
 
     def __init__(
-        self, fetch: Callable[[Place], Mapping[str, Any]], keys: Mapping[str, str], bad: SkipBad | None, *, raw: bool
+        self, fetch: Callable[[Place], Mapping[str, Any]], keys: Mapping[str, str], bad: SkipBad | None
     ) -> None:
-        self._fetch, self._keys, self._bad, self._raw = fetch, keys, bad, raw
+        self._fetch, self._keys, self._bad = fetch, keys, bad
 
     def __getitem__(self, places: list[Place]) -> tuple[list[Place], Any, dict[str, str]]:
         met: dict[str, str] = {}
@@ -146,7 +146,7 @@ class _Fetch(TorchDataset):
                 examples = [self._fetch(p) for p in places]
             except LDMError as error:
                 return places, error, {}
-        return places, collate(examples, self._keys, raw=self._raw), met
+        return places, collate(examples, self._keys, raw=True), met
 
 
 def begin_worker(number: int) -> None:
