@@ -79,7 +79,11 @@ OnStep: TypeAlias = "Callable[[int, Tensor, Tensor, Tensor], Tensor | None]"
 
 
 class Reconstruction(NamedTuple):
-    """One training pass of a first stage: `image` (B, c, H, W), not clamped; `regularization` (), unweighted."""
+    """One training pass of a first stage: `image` (B, c, H, W), not clamped; `regularization` (), unweighted.
+
+    `logs`: detached tensors, which are averaged over micro-batches and processes. Those with axes are then handed to
+    the stage's ``diagnostics(logs)``, where it has one, which makes scalars of them.
+    """
 
     image: Tensor
     regularization: Tensor
@@ -318,6 +322,9 @@ class Dataset(Protocol):
 
     `keys` name -> geometry: ``image`` (c, H, W) uint8 | ``map`` (..., H, W) | ``boxes`` (N, 4) x, y, w, h in [0, 1] |
     ``per_box`` (N, ...) | ``value``. `classes` and `class_names`: per key, where known.
+
+    Optional: `image_sizes() -> (N, 2)`, height and width of each picture, where that is known without decoding it;
+    `max_bad`, the share of examples that may be unreadable; `describe()`, a line about the data.
     """
 
     keys: Mapping[str, str]

@@ -55,7 +55,7 @@ def test_a_run_stopped_between_revivals_ends_bit_identical(tmp_path: Path) -> No
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     assert "log_variance" not in a
     first, last = rows(tmp_path / "a")[0], rows(tmp_path / "a")[-1]
-    assert {"discriminator_grad_norm", "grad_norm", "adaptive_weight", "r1", "real_logit", "fake_accuracy"} <= set(last)
+    assert {"grad_norm_discriminator", "grad_norm", "adaptive_weight", "r1", "real_logit", "fake_accuracy"} <= set(last)
     assert "r1" not in first and last["log_variance"] != 0
 
 

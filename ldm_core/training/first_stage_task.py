@@ -173,7 +173,7 @@ class FirstStageTask:
                 if len(found) == len(micros) and not self._autoencoder.applied:
                     opponent.discard()  # what it would learn from is not worth it
                 else:
-                    norms["discriminator_grad_norm"] = opponent.step(measure=measure)
+                    norms["grad_norm_discriminator"] = opponent.step(measure=measure)
                 losses["discriminator"].append(against.value.detach().expand(len(x)))
                 found[-1].update(against.logs)
         if not self._counted(self._autoencoder, step, micros, losses, measure):

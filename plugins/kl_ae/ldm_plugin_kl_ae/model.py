@@ -88,11 +88,11 @@ class KLFirstStage(NormalizedLatents, FirstStage):
         return Reconstruction(self._decode(draw(moments, streams)), kl, logs)
 
     def diagnostics(self, logs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of `kl_channels` (z_channels,): `kl_channel_0` and so on for up to 16 channels, and `kl_channel_min` and
-        `kl_channel_max`; a channel near 0 carries nothing."""
+        """Of `kl_channels` (z_channels,): `kl_0` and so on for up to 16 channels, and `kl_min` and
+        `kl_max`; a channel near 0 carries nothing."""
         channels = logs["kl_channels"]
-        each = {f"kl_channel_{i}": v for i, v in enumerate(channels)} if len(channels) <= _SHOWN_CHANNELS else {}
-        return {**each, "kl_channel_min": channels.min(), "kl_channel_max": channels.max()}
+        each = {f"kl_{i}": v for i, v in enumerate(channels)} if len(channels) <= _SHOWN_CHANNELS else {}
+        return {**each, "kl_min": channels.min(), "kl_max": channels.max()}
 
     def _decode(self, raw: Tensor) -> Tensor:
         raw = raw.to(self.last_layer.dtype)
