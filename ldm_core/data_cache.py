@@ -93,17 +93,18 @@ class DataCache:
                 os.utime(path)
 
     def _fetch(self, file: storage.FileInfo, target: Path) -> None:
-        self._make_room(file.size)
         part = target.with_suffix(".part")
+        self._make_room(file.size, part)
+        got = 0
         try:
-            with storage.open_read(file.url) as source, _made(part) as copy:
+            with storage.open_read(file.url) as source, _made(part, "r+b") as copy:
                 while data := source.read(_CHUNK):
+                    got += len(data)
                     with _writing(part):
                         copy.write(data)
                 with _writing(part):
                     copy.flush()
                     os.fsync(copy.fileno())
-            got = part.stat().st_size
             now = storage.info(file.url) if got >= _ASK_AGAIN else file
             if (got, now.mark) != (file.size, file.mark):
                 where = storage.shown(file.url)
@@ -115,8 +116,9 @@ class DataCache:
 
     # ------------------------------------------------------------------------------------------------ room
 
-    def _make_room(self, size: int) -> None:
-        """Remove the least recently used copies where `size` bytes more would pass the limit.
+    def _make_room(self, size: int, part: Path | None = None) -> None:
+        """Remove the least recently used copies where `size` bytes more would pass the limit; `part` is made, empty but
+        of that size, so that other processes count it from now on.
 
         How much there is, is counted in a file; files are looked at only when it says that they are too many, which
         also finds what killed processes left.
@@ -127,17 +129,20 @@ class DataCache:
             if used is None or used + size > self.limit:
                 used = self._evict(size)
             counter.write_text(str(used + size))
+            if part is not None:
+                with _made(part, "wb") as reserved, _writing(part):
+                    reserved.truncate(size)
 
     def _evict(self, size: int) -> int:
-        found = []
+        found, total = [], 0
         for path in self.folder.glob("??/*"):
             if path.suffix == ".lock":
                 continue
             with contextlib.suppress(OSError):
                 state = path.stat()
+                total += state.st_size
                 if path.suffix != ".part" or self._abandoned(path):
                     found.append((state.st_mtime, state.st_size, path))
-        total = sum(length for _, length, _ in found)
         if total + size <= self.limit:
             return total
         for _, length, path in sorted(found, key=lambda each: each[0]):
@@ -166,7 +171,7 @@ class DataCache:
             yield
 
 
-def _made(path: Path, mode: str = "wb") -> IO[bytes]:
+def _made(path: Path, mode: str) -> IO[bytes]:
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open(mode)

@@ -1,0 +1,80 @@
+"""Data on S3, read by loader workers that were forked after this process had spoken to the server."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ldm_core import images, storage
+from ldm_core.builtin.tar import TarDataset
+from ldm_core.builtin.tar_config import TarConfig
+from ldm_core.contracts import Site
+from ldm_core.data_cache import DataCache
+from ldm_core.settings import DataSettings
+from ldm_core.training.examples import Examples
+from ldm_core.training.loader import Loader
+from ldm_core.training.world import World
+
+pytest.importorskip("s3fs")
+pytest.importorskip("moto")
+
+
+@pytest.fixture(scope="module")
+def shards() -> Iterator[str]:
+    import boto3  # type: ignore[import-untyped]
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    patch = pytest.MonkeyPatch()
+    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        patch.delenv(name, raising=False)
+    s3fs.S3FileSystem.clear_instance_cache()
+    boto3.client("s3").create_bucket(Bucket="data")
+    for number in range(3):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for i in range(8):
+                picture = np.random.default_rng(8 * number + i).integers(0, 256, (3, 12, 10), dtype=np.uint8)
+                data = images.png_bytes(picture)
+                member = tarfile.TarInfo(f"p{8 * number + i:02d}.png")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+        storage.atomic_write(f"s3://data/set/x-{number:06d}.tar", buffer.getvalue())
+    yield "s3://data/set/x-{000000..000002}.tar"
+    s3fs.S3FileSystem.clear_instance_cache()
+    patch.undo()
+    server.stop()
+
+
+@pytest.mark.parametrize("way", ["memory", "range", "copies", "few copies"])
+def test_workers_read_what_this_process_reads(shards: str, tmp_path: Path, way: str) -> None:
+    limit = {"copies": 1 << 20, "few copies": 25_000}.get(way)
+    cache = None if limit is None else DataCache(str(tmp_path / "cache"), limit)
+    keep = 1 << 20 if way == "memory" else 0
+    made: dict[int, list[torch.Tensor]] = {}
+    for workers in (0, 2):
+        data = TarDataset(TarConfig(url=shards, keep_bytes=keep), Site(size=(8, 8), cache=cache))
+        examples = Examples(data, (8, 8), DataSettings(keep=0), ["image"])
+        loader = Loader(
+            examples, examples.arrangement, examples.keys, images_per_step=6, accumulate=1, steps=8,
+            world=World(0, 1, torch.device("cpu")), seed=0, workers=workers, bad=examples.dataset,
+        )  # fmt: skip
+        made[workers] = [micro.batch["image"] for (micro,) in loader.steps(0)]
+        assert not examples.dataset.bad
+    assert all(torch.equal(a, b) for a, b in zip(made[0], made[2], strict=True))
+    if cache is not None:
+        held = sum(p.stat().st_size for p in cache.folder.glob("??/*"))
+        assert 0 < held <= cache.limit
