@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import go, weights
+from training_runs import Watch, go, weights
 
 from ldm_core import artifacts, load
 from ldm_core.cli import main
+from ldm_core.errors import Interrupted
 
 STAGES = ("first_stage", "latents", "denoiser")
 
@@ -67,3 +69,16 @@ def test_mistakes_are_told_in_a_line(run: Path, tmp_path: Path, capsys: pytest.C
     assert main(["ema", str(tmp_path), "--width", "0.1", "--out", out]) == 2
     assert "model.safetensors" in capsys.readouterr().err
     assert not Path(out).exists()
+
+
+def test_a_resumed_run_ends_with_the_same_averages(tmp_path: Path) -> None:
+    settings = ["trainer.ema_power=[0.1]", "objective.learn_logvar=true", "trainer.ema_snapshots=4"]
+    changes: dict[str, Any] = {"objective": {"use": "simple"}}
+    go(tmp_path / "a", *settings, stages=STAGES, **changes)
+    with pytest.raises(Interrupted):
+        go(tmp_path / "b", *settings, stages=STAGES, watch=Watch(stop=("denoiser", 5)), **changes)
+    go(tmp_path / "b", *settings, stages=STAGES, **changes)
+    for step in (4, 8):
+        a, b = (load_file(str(tmp_path / n / "ema" / f"step-{step:08d}.safetensors")) for n in "ab")
+        assert a and a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    assert not any("log_variance" in k for k in a)  # the objective's own weights stay out of the model
