@@ -33,8 +33,8 @@ def make_dataset(recipe: Recipe, catalog: Catalog, like: DataInfo | None = None,
     """The recipe's data set (torch-free); `changes` replace fields of its config, e.g. ``split="val"``.
 
     Of several that are mixed, `changes` leave out those whose config has no such field and those that the change
-    leaves without data (no such split); DataError where that leaves none. `like`, what the training data offers,
-    keeps the numbers of its classes.
+    leaves without data (no such split); DataError where that leaves none. The examples of the others then take turns,
+    so that the first few are of all of them. `like`, what the training data offers, keeps the numbers of its classes.
     """
     cache = DataCache(recipe.data.cache, recipe.data.cache_bytes) if recipe.data.cache else None
     site = Site(size=recipe.image_size, channels=recipe.image_channels, cache=cache)
@@ -56,7 +56,7 @@ def make_dataset(recipe: Recipe, catalog: Catalog, like: DataInfo | None = None,
             problem = error
     if not parts:
         raise problem or DataError(f"no data set of the mixture has the setting '{next(iter(changes))}'")
-    return Mixture(parts, like)
+    return Mixture(parts, like, spread=bool(changes))
 
 
 def _changed(part: Part, changes: dict[str, Any]) -> Part:

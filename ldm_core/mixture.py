@@ -49,10 +49,14 @@ class Mixture:
     labels are renumbered. Names of examples get the label in front. `like`: what the training data offers, for
     held-out data that must have the same numbers.
 
+    `spread`: their examples take turns, so that the first few are of all parts (held-out data); they have no sections.
+
     A key that some lack, or whose classes cannot be matched, is not offered; :meth:`select` of it says why.
     """
 
-    def __init__(self, parts: Sequence[tuple[str, Dataset, float | None]], like: DataInfo | None = None) -> None:
+    def __init__(
+        self, parts: Sequence[tuple[str, Dataset, float | None]], like: DataInfo | None = None, *, spread: bool = False
+    ) -> None:
         self._labels = [label for label, _, _ in parts]
         self._parts: list[Any] = [data for _, data, _ in parts]
         self._like = like
@@ -62,6 +66,10 @@ class Mixture:
                 raise DataError(f"the mixture's part '{label}' has no examples; leave it out")
         self._weights = [weight for _, _, weight in parts]
         self._ends = list(accumulate(lengths))
+        self._places: NDArray[np.int64] | None = None
+        if spread:
+            places = np.array([(n, i) for n, length in enumerate(lengths) for i in range(length)])
+            self._places = places[np.argsort((places[:, 1] + 0.5) / np.array(lengths)[places[:, 0]], kind="stable")]
         self._why: dict[str, str] = {}
         self._tables: list[dict[str, Any]] = [{} for _ in parts]
         self._offer()
@@ -114,6 +122,11 @@ class Mixture:
     @property
     def sections(self) -> tuple[Section, ...]:
         """Where each part begins and ends in the order of the indices, and its share."""
+        if self._places is not None:
+            return ()
+        return self._sections()
+
+    def _sections(self) -> tuple[Section, ...]:
         starts = [0, *self._ends[:-1]]
         rows = zip(starts, self._ends, self._weights, strict=True)
         return tuple(Section(end - start, end - start if weight is None else weight) for start, end, weight in rows)
@@ -125,9 +138,10 @@ class Mixture:
 
     def describe(self) -> str:
         """One line: the parts, how many examples each has, and its share where that is not its size."""
-        total = sum(section.weight for section in self.sections)
+        sections = self._sections()
+        total = sum(section.weight for section in sections)
         told = []
-        for label, section, weight in zip(self._labels, self.sections, self._weights, strict=True):
+        for label, section, weight in zip(self._labels, sections, self._weights, strict=True):
             share = "" if weight is None else f" at {section.weight / total:.1%}"
             told.append(f"{label} ({section.length}{share})")
         return f"{self._ends[-1]} samples of {', '.join(told)} with {', '.join(self.keys)}"
@@ -140,6 +154,8 @@ class Mixture:
     def part(self, index: int) -> tuple[int, int]:
         """The number of the part that holds example `index`, and its index there."""
         index = range(len(self))[index]
+        if self._places is not None:
+            return int(self._places[index, 0]), int(self._places[index, 1])
         number = bisect_right(self._ends, index)
         return number, index - (self._ends[number - 1] if number else 0)
 
@@ -157,12 +173,12 @@ class Mixture:
 
     def reduced(self, *request: Any) -> Mixture:
         """A view whose pictures may be decoded smaller, where a part knows how; see ``RecordDataset.reduced``."""
-        views = [data.reduced(*request) if hasattr(data, "reduced") else data for data in self._parts]
-        return Mixture(list(zip(self._labels, views, self._weights, strict=True)), self._whole())
+        return self._view([data.reduced(*request) if hasattr(data, "reduced") else data for data in self._parts])
 
     def image_sizes(self) -> NDArray[np.int64]:
         """(N, 2) height and width of each picture; zeros where it cannot be told."""
-        return np.concatenate([sizes_of(data) for data in self._parts])
+        own = [sizes_of(data) for data in self._parts]
+        return np.concatenate(own) if self._places is None else np.stack([own[n][i] for n, i in self._places])
 
     def select(self, keys: Iterable[str]) -> Mixture:
         """A view whose examples decode and hold only `keys`; DataError where not all parts have them."""
@@ -171,12 +187,13 @@ class Mixture:
             if key not in self.keys:
                 why = self._why.get(key, "no part has it")
                 raise DataError(f"the mixture has no '{key}': {why} (all have: {', '.join(self.keys)})")
-        views = [data.select(wanted) for data in self._parts]
-        return Mixture(list(zip(self._labels, views, self._weights, strict=True)), self._whole())
+        return self._view([data.select(wanted) for data in self._parts])
 
-    def _whole(self) -> DataInfo:
+    def _view(self, parts: Sequence[Any]) -> Mixture:
         """Class numbers stay those of the whole mixture in every view of it."""
-        return DataInfo(keys=self.keys, classes=self.classes, class_names=self.class_names)
+        whole = DataInfo(keys=self.keys, classes=self.classes, class_names=self.class_names)
+        rows = list(zip(self._labels, parts, self._weights, strict=True))
+        return Mixture(rows, whole, spread=self._places is not None)
 
     def fingerprint(self) -> str:
         """Hash of the parts' fingerprints, in order. The weights are no part of it: the same examples are there."""

@@ -135,6 +135,15 @@ def test_without_weights_each_epoch_has_every_example_once() -> None:
         assert sorted(order.place(12 * epoch + i).index for i in range(12)) == list(range(12))
 
 
+def test_held_out_examples_take_turns() -> None:
+    a, b = labelled([0] * 6, ("x",)), labelled([0] * 3, ("x",))
+    mixed = Mixture([("a", a, None), ("b", b, 9.0)], spread=True)
+    names = [mixed[i]["name"] for i in range(9)]
+    assert sorted(names) == [f"a/n{i}" for i in range(6)] + [f"b/n{i}" for i in range(3)]
+    assert [sum(n.startswith("b") for n in names[:k]) for k in (3, 6, 9)] == [1, 2, 3]
+    assert [mixed.select(["name"])[i]["name"] for i in range(9)] == names and mixed.sections == ()
+
+
 def test_bad_examples_are_named_with_their_part(tmp_path: Path) -> None:
     rows = Rows([{"x": 1}, {"x": 2, "bad": True}, {"x": 3}], {"x": "value"})
     from ldm_core.settings import DataSettings
@@ -235,3 +244,18 @@ def test_a_mixture_takes_a_site() -> None:
     assert data[0]["image"].shape == (recipe.image_channels, *Site(size=recipe.image_size).size)
     assert data[0]["name"].startswith("shapes#1/")
     assert data_info(data) == DataInfo(data.keys, data.classes, data.class_names)
+
+
+def test_a_run_on_a_mixture(tmp_path: Path) -> None:
+    """All stages; the samples take their captions from the held-out data of the part that has some."""
+    from training_runs import go
+
+    text = {"use": "text", "width": 16, "layers": 1, "heads": 2, "head_width": 8, "vocab_size": 64, "length": 16}
+    plain = mixed_plain(tmp_path, one=1, two=3)
+    overrides = {"dataset": plain["dataset"], "conditioners": [{**text, "logits": False, "dropout": 0.1}]}
+    watch = go(tmp_path / "run", "data.flip=true", **overrides)
+    assert ("samples", "done") in watch.ends
+    assert any("15 samples of one (9 at 25.0%), two (6 at 75.0%)" in m for m in watch.messages)
+    assert any("held-out images" in m for m in watch.messages)
+    again = go(tmp_path / "run", "data.flip=true", **overrides)
+    assert ("denoiser", "skipped") in again.ends
