@@ -223,7 +223,12 @@ def _data(recipe: Recipe, info: DataInfo) -> Iterable[str]:
         yield f"{where} has no images (it offers: {offered})"
     for part in recipe.conditioners:
         for key in part.config.reads:
-            if key not in info.keys:
+            if key in info.lacks:
+                yield (
+                    f"conditioner '{part.name}' reads '{key}', which {where} does not offer: {info.lacks[key]} (it "
+                    f"offers: {offered}); leave out what has none, or drop the conditioner"
+                )
+            elif key not in info.keys:
                 yield (
                     f"conditioner '{part.name}' reads '{key}', which {where} does not offer (it offers: {offered}); "
                     f"say where the data has it, such as dataset.read='{{{key}: title}}', or drop the conditioner"

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from ldm_core.catalog import Catalog
-from ldm_core.contracts import DataInfo, Site
+from ldm_core.contracts import EMPTY, DataInfo, Site
 from ldm_core.data_cache import DataCache
 from ldm_core.errors import ComponentError, DataError
 from ldm_core.recipe import MixturePart, Part, Recipe
@@ -65,4 +65,5 @@ def _changed(part: Part, changes: dict[str, Any]) -> Part:
 
 def data_info(dataset: Any) -> DataInfo:
     """What a data set offers."""
-    return DataInfo(keys=dataset.keys, classes=dataset.classes, class_names=dataset.class_names)
+    lacks = getattr(dataset, "lacks", EMPTY)
+    return DataInfo(keys=dataset.keys, classes=dataset.classes, class_names=dataset.class_names, lacks=lacks)

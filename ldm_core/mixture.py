@@ -70,7 +70,8 @@ class Mixture:
         if spread:
             places = np.array([(n, i) for n, length in enumerate(lengths) for i in range(length)])
             self._places = places[np.argsort((places[:, 1] + 0.5) / np.array(lengths)[places[:, 0]], kind="stable")]
-        self._why: dict[str, str] = {}
+        self.lacks: dict[str, str] = {}
+        """Keys that are not offered, and why."""
         self._tables: list[dict[str, Any]] = [{} for _ in parts]
         self._offer()
 
@@ -84,12 +85,12 @@ class Mixture:
             lacking = [n for n, data in zip(self._labels, self._parts, strict=True) if key not in data.keys]
             kinds = sorted({data.keys[key] for data in self._parts if key in data.keys})
             if lacking:
-                self._why[key] = f"'{lacking[0]}' has none"
+                self.lacks[key] = f"'{lacking[0]}' has none"
             elif len(kinds) > 1:
-                self._why[key] = f"its geometry is {' here and '.join(kinds)} there"
+                self.lacks[key] = f"its geometry is {' here and '.join(kinds)} there"
             elif any(key in data.classes for data in self._parts):
                 self._merge(key, classes, names)
-            if key not in self._why:
+            if key not in self.lacks:
                 keys[key] = kinds[0]
         self.keys: Mapping[str, str] = keys
         self.classes: Mapping[str, int] = classes
@@ -110,7 +111,7 @@ class Mixture:
         before = int(self._like.classes.get(key, 0)) if self._like is not None else 0
         if len(set(counts)) > 1 and max(counts) > before:
             told = ", ".join(f"{n} in '{label}'" for n, label in zip(counts, self._labels, strict=True))
-            self._why[key] = (
+            self.lacks[key] = (
                 f"{told}, and not all of these classes have names to match them by; name them (classes.json beside the "
                 f"data, or dataset.0.classes.{key}=FILE), or give all the same number"
             )
@@ -185,7 +186,7 @@ class Mixture:
         wanted = tuple(dict.fromkeys(keys))
         for key in wanted:
             if key not in self.keys:
-                why = self._why.get(key, "no part has it")
+                why = self.lacks.get(key, "no part has it")
                 raise DataError(f"the mixture has no '{key}': {why} (all have: {', '.join(self.keys)})")
         return self._view([data.select(wanted) for data in self._parts])
 

@@ -243,7 +243,7 @@ def test_a_mixture_takes_a_site() -> None:
     data = make_dataset(recipe, Catalog.discover())
     assert data[0]["image"].shape == (recipe.image_channels, *Site(size=recipe.image_size).size)
     assert data[0]["name"].startswith("shapes#1/")
-    assert data_info(data) == DataInfo(data.keys, data.classes, data.class_names)
+    assert data_info(data) == DataInfo(data.keys, data.classes, data.class_names, data.lacks)
 
 
 def test_a_run_on_a_mixture(tmp_path: Path) -> None:
@@ -259,3 +259,11 @@ def test_a_run_on_a_mixture(tmp_path: Path) -> None:
     assert any("held-out images" in m for m in watch.messages)
     again = go(tmp_path / "run", "data.flip=true", **overrides)
     assert ("denoiser", "skipped") in again.ends
+
+
+def test_the_check_says_which_part_lacks_a_key(tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    plain = {**TINY, "conditioners": ["text"], "dataset": ["shapes", {"use": "folder", "url": str(tmp_path / "two")}]}
+    (tmp_path / "two" / "a.png").write_bytes(png_bytes(np.zeros((3, 8, 8), np.uint8)))
+    with pytest.raises(ConfigError, match=r"reads 'caption', which dataset 'mixture' does not offer: 'two' has none"):
+        workflow.prepare(plain, Catalog.discover())
