@@ -309,6 +309,37 @@ def test_workers_may_be_started_in_any_way(tmp_path: Path, method: str) -> None:
     assert one == two
 
 
+_SIGNALLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import torch
+from ldm_core.training.loader import Loader
+from ldm_core.training.world import World
+
+seen = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: seen.append(1))
+made = Loader(lambda place: {"index": place.index}, 10, {}, images_per_step=2, accumulate=1, steps=200,
+              world=World(0, 1, torch.device("cpu")), seed=1, workers=2).steps(0)
+for _ in range(3):
+    next(made)
+for number in (signal.SIGINT, signal.SIGTERM):
+    os.killpg(0, number)
+count = sum(1 for _ in made)
+print(count, len(seen))
+"""
+
+
+@pytest.mark.slow
+def test_signals_for_the_whole_group_leave_the_workers_at_work() -> None:
+    """Ctrl-C in a terminal goes to all processes: the step is to end, and a checkpoint to be written."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNALLED, str(ROOT)],
+        capture_output=True, text=True, timeout=120, start_new_session=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["197", "2"] and "Traceback" not in done.stderr
+
+
 def test_a_run_lists_what_it_could_not_read(tmp_path: Path) -> None:
     folder = tmp_path / "some"
     folder.mkdir()

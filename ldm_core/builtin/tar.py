@@ -90,7 +90,8 @@ class TarStore:
             try:
                 handle = os.open(path, os.O_RDONLY)
             except OSError as error:
-                if self._cache is not None and isinstance(error, FileNotFoundError):
+                remote = storage.local_path(self.shards[number].url) is None
+                if remote and isinstance(error, FileNotFoundError):
                     continue  # another process made room just now
                 raise StorageError(f"cannot read {path}: {error.strerror}") from error
             self._open[number] = handle
