@@ -59,6 +59,17 @@ def test_two_processes_and_micro_batches_give_the_curve_of_one(tmp_path: Path) -
     compare("vq", (2,), tmp_path / "two.json")
 
 
+def test_two_processes_revive_the_same_codes(tmp_path: Path) -> None:
+    """From a random start most codes are dead: the third step moves them onto latents of the whole batch."""
+    trial = ("vq", "revive_every=3", "codebook_init_images=0", "adversarial=false", "lr=1e-4", "steps=8")
+    alone = first_stage_curves.everything({"it": trial})["it"]["curve"]
+    two = on_two_processes(tmp_path / "two.json", {"it": trial})["it"]["curve"]
+    used = [round(row["codebook_used"] * 32) for row in alone]
+    assert max(used[:3]) <= 12 and min(used[3:]) >= 20, used
+    assert largest_difference(alone, two)["loss"] < TOLERANCE
+    assert [round(row["codebook_used"] * 32) for row in two] == used
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vq", "kl"])
 def test_every_zero_stage_gives_the_curve_of_one_process(kind: str, tmp_path: Path) -> None:

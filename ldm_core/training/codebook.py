@@ -98,9 +98,7 @@ class CodebookCare:
         latents = latents.movedim(1, -1).flatten(0, -2)
         if self._world.size == 1:
             return latents
-        parts = [torch.empty_like(latents) for _ in range(self._world.size)]
-        torch.distributed.all_gather(parts, latents.contiguous())
-        return torch.cat(parts)
+        return torch.cat(self._world.gather(latents.cpu())).to(latents.device)  # with buckets, N may differ
 
     def _share(self) -> None:
         """Codes that were written in place: the first process's for all (sums on a GPU differ in the last bits, and
