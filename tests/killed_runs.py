@@ -74,8 +74,8 @@ class Telling(Watch):
         super().ldm_step(stage, step, logs)
 
 
-def _die_in_write(number: int) -> None:
-    """Let this process kill itself when half of the `number`-th file of a checkpoint is on the disk."""
+def _die_in_write(number: int, pipe: int) -> None:
+    """Let this process kill itself when half of the `number`-th file of a checkpoint is on the disk, and tell so."""
     true, seen = storage.atomic_write, [0]
 
     def deadly(url: str, data: Any) -> None:
@@ -89,6 +89,7 @@ def _die_in_write(number: int) -> None:
                         file.write(data.encode() if isinstance(data, str) else data)
                     file.truncate(file.tell() // 2)
                     file.flush()
+                    os.write(pipe, b"W")  # else a hang that the time limit ended would pass for such a kill
                     os.kill(os.getpid(), signal.SIGKILL)
         true(url, data)
 
@@ -110,7 +111,7 @@ def _attempt(job: Mapping[str, Any], rank: int, port: int, pipe: int, in_write: 
         if rank:
             os.close(pipe)  # the first process alone tells: its end is the pipe's
         if in_write:
-            _die_in_write(in_write)
+            _die_in_write(in_write, pipe)
         stop = job.get("stop")
         watch = Telling(pipe, (stop[0], stop[1]) if stop else None) if rank == 0 else None
         go(job["out"], *SETTINGS, *job["settings"], stages=STAGES, watch=watch, **RECIPE)
@@ -165,7 +166,14 @@ def _run(job: Mapping[str, Any], after: float | None, in_write: int) -> dict[str
             codes.append(os.waitpid(child, 0)[1])
     killed = any(os.WIFSIGNALED(c) for c in codes)
     failed = any(os.WIFEXITED(c) and os.WEXITSTATUS(c) for c in codes) and not (killed and in_write)
-    return {"steps": steps, "killed": killed, "in_write": bool(in_write) and killed, "failed": failed}
+    return {
+        "steps": steps.replace("W", ""),
+        "killed": killed,
+        "in_write": "W" in steps,
+        "training": bool(steps),  # else it was still starting
+        "timed_out": time.monotonic() - begun >= _TIMEOUT,
+        "failed": failed,
+    }
 
 
 def main() -> None:

@@ -46,6 +46,9 @@ def held(out: Path, attempts: list[dict[str, Any]], kills: int) -> None:
     """So many kills, some of them inside a write, and nothing half-written or temporary is left."""
     assert sum(a["killed"] for a in attempts) == kills
     assert sum(a["in_write"] for a in attempts) == (kills + 1) // 3
+    assert not any(a["timed_out"] for a in attempts)
+    print(f"{kills} kills: {sum(a['killed'] and a['training'] for a in attempts)} in training, "
+          f"{sum(a['in_write'] for a in attempts)} of them inside a write")  # fmt: skip
     assert not list(out.rglob("*.part")) and not (out / "lock").exists()
     for folder in (out / "checkpoints").glob("*/*"):
         assert (folder / "manifest.json").exists(), folder
