@@ -6,6 +6,7 @@ import io
 import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,16 +99,22 @@ def picture_size(head: bytes) -> tuple[int, int] | None:
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of :data:`FORMATS` that this build of PIL knows; it takes an unknown one for a mistake."""
+    from PIL import Image as PILImage
+
+    PILImage.init()
+    return tuple(f for f in FORMATS if f in PILImage.OPEN)
+
+
 def _opened(data: bytes, name: str) -> Image:
     from PIL import Image as PILImage
 
-    PILImage.preinit()
-    if not {"TIFF", "WEBP"} <= PILImage.OPEN.keys():
-        PILImage.init()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)  # our own limit is below
-            image = PILImage.open(io.BytesIO(data), formats=[f for f in FORMATS if f in PILImage.OPEN])
+            image = PILImage.open(io.BytesIO(data), formats=_formats())
     except PILImage.DecompressionBombError as error:
         raise DataError(f"{name}: more than {MAX_PIXELS:,} pixels; make it smaller") from error
     except Exception as error:
