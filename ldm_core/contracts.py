@@ -141,7 +141,8 @@ class Conditioner(Protocol):
     which fills numbers in from the data (class counts), and ``check(site) -> Iterable[str]``, one line per misfit.
     A conditioner may have ``fit(examples)``, called once before training, to learn from the annotations at hand (a
     tokenizer), and ``class_tables``, parameter name -> (batch key, axis) of tables with a row a class, so that
-    finetuning finds classes by name; a config whose part brings trained weights says so by ``pretrained = True``. Ownership of device, mode, freezing and parameters: see :mod:`ldm_core.contracts`.
+    finetuning finds classes by name; a config whose part brings trained weights says so by ``pretrained = True``.
+    Ownership of device, mode, freezing and parameters: see :mod:`ldm_core.contracts`.
     """
 
     spec: CondSpec

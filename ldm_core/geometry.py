@@ -77,9 +77,9 @@ def fit(
     """``example`` at ``size`` (h, w), mirrored left to right with ``flip``; the input stays unchanged.
 
     Pictures, which may be PIL images here, are resized antialiased (PIL bicubic with its support scaled), maps by
-    nearest; padding is white, and 255 (unlabeled) in maps. Boxes are moved and clipped; one without extent, or of which less than a tenth
-    stays, is dropped with its rows in every ``per_box`` entry. Picture and maps must have one shape (DataError
-    naming both).
+    nearest; padding is white, and 255 (unlabeled) in maps. Boxes are moved and clipped; one without extent, or of which
+    less than a tenth stays, is dropped with its rows in every ``per_box`` entry. Picture and maps must have one shape
+    (DataError naming both).
     """
     target = (int(size[-2]), int(size[-1]))
     source = _source(example, keys)

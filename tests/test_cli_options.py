@@ -95,7 +95,8 @@ def test_options_of_a_command(name: str) -> None:
     assert command.name == name
     assert _options(command) == OPTIONS[name]
     assert [p.name for p in command.params if isinstance(p, click.Argument)] == ARGUMENTS[name]
-    assert all(p.help for p in command.params if isinstance(p, click.Option) and not p.hidden), "an option without a line of help"
+    shown = [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
+    assert all(p.help for p in shown), "an option without a line of help"
     assert command.help
     assert command.short_help == COMMANDS[name][1], "the listing of --help and the command say different things"
 

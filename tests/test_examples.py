@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,9 @@ class Pictures:
     """Pictures in memory; those of `bad` cannot be read."""
 
     def __init__(self, count: int = 16, bad: tuple[int, ...] = (), sizes: Any = ((16, 16),)) -> None:
-        self.keys = {"image": "image", "name": "value"}
-        self.classes: dict[str, int] = {}
-        self.class_names: dict[str, tuple[str, ...]] = {}
+        self.keys: Mapping[str, str] = {"image": "image", "name": "value"}
+        self.classes: Mapping[str, int] = {}
+        self.class_names: Mapping[str, tuple[str, ...]] = {}
         self.max_bad = 0.25
         self.count, self.bad, self.sizes, self.reads = count, bad, sizes, 0
 
@@ -213,11 +214,12 @@ def test_a_mistake_in_a_worker_is_told_as_it_is() -> None:
 
 def test_processes_tell_each_other_of_unreadable_examples() -> None:
     """Two loaders in threads that gather through a barrier stand for two processes."""
-    barrier, slots = threading.Barrier(2, timeout=20), [None, None]
+    barrier = threading.Barrier(2, timeout=20)
+    slots: list[Any] = [None, None]
 
     class Two(World):
         def gather(self, value: Any) -> list[Any]:
-            slots[self.rank] = value if not isinstance(value, dict) else dict(value)  # type: ignore[call-overload]
+            slots[self.rank] = value if not isinstance(value, dict) else dict(value)
             barrier.wait()
             out = list(slots)
             barrier.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,11 @@ class Rows:
     """Data in memory: `rows` of key -> value."""
 
     def __init__(self, rows: list[dict[str, Any]], geometry: dict[str, str], names: Any = (), count: int = 0) -> None:
-        self.rows, self.keys, self._names, self._count = rows, geometry, names, count
+        self.rows, self._names, self._count = rows, names, count
+        self.keys: Mapping[str, str] = geometry
         labelled = {k for k in ("class_label", "box_labels", "segmentation") if k in geometry}
-        self.classes = {k: count or len(names) for k in labelled if count or names}
-        self.class_names = {k: tuple(names) for k in labelled if names}
+        self.classes: Mapping[str, int] = {k: count or len(names) for k in labelled if count or names}
+        self.class_names: Mapping[str, tuple[str, ...]] = {k: tuple(names) for k in labelled if names}
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -93,7 +93,8 @@ def test_a_tokenizer_is_fitted_past_an_unreadable_caption(tmp_path: Path) -> Non
             fitted.extend(e["caption"] for e in examples)
 
     work = Stages(recipe, info, Catalog.discover(), str(tmp_path / "run"), examples=None, strict=False)
-    fit_conditioners(work, type("Model", (), {"conditioners": {"text": Fits()}}), Start())
+    model: Any = type("Model", (), {"conditioners": {"text": Fits()}})
+    fit_conditioners(work, model, Start())
     assert fitted == [f"grey {6 if i == 5 else i}" for i in range(12)]
 
 

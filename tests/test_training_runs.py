@@ -250,7 +250,7 @@ def test_a_run_lives_at_a_url() -> None:
 def test_lpips_weights_are_taken_from_a_file(tmp_path: Path) -> None:
     """Where a recipe names LPIPS weights they are used: the loss is that of the plain run plus the distance."""
     from safetensors.torch import save_file
-    from test_lpips import declare_torchvision_operators
+    from torchvision_operators import declare_torchvision_operators
 
     declare_torchvision_operators()
     from ldm_core.training.lpips import LPIPS
