@@ -209,7 +209,7 @@ def test_channels_last_weights_are_taken(here: World, zero: int) -> None:
 def test_a_network_without_blocks_says_so(here: World) -> None:
     module = Squares()
     chosen = settings(activation_checkpointing=True)
-    with pytest.raises(ConfigError, match="activation_checkpointing: Sequential names no blocks that can be recomput"):
+    with pytest.raises(ConfigError, match="activation_checkpointing: Sequential names no blocks of its own"):
         Part("model", module, chosen, here, "trainer", networks=[module.net])
 
 

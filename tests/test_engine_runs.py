@@ -57,11 +57,12 @@ def test_fp16_is_refused_before_anything_is_made(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_compiled_networks_train_the_same_model(whole: Path, tmp_path: Path) -> None:
-    """With the same names in its file, under ZeRO 2 too."""
+    """With the same names in its file; under ZeRO 2, with blocks that are recomputed too."""
     if not any(shutil.which(n) for n in ("g++", "clang++")):
         pytest.skip("needs a C++ compiler")
-    for zero in (0, 2):
-        go(tmp_path / str(zero), "trainer.compile=true", f"trainer.zero={zero}", stages=MODEL)
+    for zero, recomputed in ((0, "false"), (2, "true")):
+        more = [f"trainer.zero={zero}", f"trainer.activation_checkpointing={recomputed}"]
+        go(tmp_path / str(zero), "trainer.compile=true", *more, stages=MODEL)
         close(whole, tmp_path / str(zero), atol=1e-5)
 
 

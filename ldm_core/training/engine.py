@@ -46,6 +46,8 @@ class Part:
 
     The engine's module may hold more than it trains: only parameters with ``requires_grad`` get an optimizer.
     `networks` are the modules in it that do the arithmetic: ``compile`` and ``activation_checkpointing`` are theirs.
+    With `by_block` each of their blocks is compiled by itself, and what lies between them stays as it is: a loss may
+    take gradients at a single layer then, which a compiled network as a whole does not have.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Part:
         section: str,
         *,
         networks: Sequence[nn.Module] = (),
+        by_block: bool = False,
     ) -> None:
         require_machine(settings, world.device, section)
         self.name, self.module, self.settings = name, module.to(world.device), settings
@@ -64,9 +67,9 @@ class Part:
         """Whether the last step changed the weights: not where its gradients were not finite, or were discarded."""
         layouts = _laid_out(module, name)
         if settings.activation_checkpointing and networks:
-            _recompute(networks, section)
-        if settings.compile:
-            for network in networks:
+            recompute(_blocks(networks, f"{section}.activation_checkpointing"))
+        if settings.compile and networks:
+            for network in _blocks(networks, f"{section}.compile") if by_block else networks:
                 network.compile()  # in place: names in the state dict stay
         self.names = {p: n for n, p in module.named_parameters()}
         self._trained = [p for p in self.names if p.requires_grad]
@@ -229,14 +232,9 @@ def _laid_out(module: nn.Module, name: str) -> dict[nn.Parameter, torch.memory_f
     return layouts
 
 
-def _recompute(networks: Sequence[nn.Module], section: str) -> None:
-    found = 0
-    for network in networks:
-        blocks = getattr(network, "recompute_blocks", None)
-        found += recompute(blocks()) if blocks is not None else 0
+def _blocks(networks: Sequence[nn.Module], setting: str) -> list[nn.Module]:
+    found = [b for n in networks if (blocks := getattr(n, "recompute_blocks", None)) is not None for b in blocks()]
     if not found:
-        kinds = ", ".join(sorted({type(n).__name__ for n in networks})) or "this part"
-        raise ConfigError(
-            f"{section}.activation_checkpointing: {kinds} names no blocks that can be recomputed (recompute_blocks()); "
-            f"set {section}.activation_checkpointing=false"
-        )
+        kinds = ", ".join(sorted({type(n).__name__ for n in networks}))
+        raise ConfigError(f"{setting}: {kinds} names no blocks of its own (recompute_blocks()); set {setting}=false")
+    return found

@@ -118,7 +118,7 @@ class FirstStageTask:
         section = "first_stage_trainer"
         self._generator = _GeneratorAutocast(generator, settings.precision)
         self._autoencoder = Part(
-            "autoencoder", self._generator, settings, world, section, networks=_networks(stage)
+            "autoencoder", self._generator, settings, world, section, networks=_networks(stage), by_block=True
         )
         parts = [self._autoencoder]
         self._discriminator: Part | None = None
