@@ -13,7 +13,7 @@ from ldm_core import artifacts, config, finetune, storage
 from ldm_core.catalog import Catalog
 from ldm_core.check import check, site_of
 from ldm_core.contracts import DataInfo
-from ldm_core.errors import ConfigError, Interrupted, StorageError, TrainingError
+from ldm_core.errors import ConfigError, Interrupted, StorageError
 from ldm_core.recipe import SAMPLING_KEYS, Recipe, without_same
 from ldm_core.resolve import resolve
 
@@ -145,7 +145,7 @@ def run(
 
 def _do(work: Stages, stages: Sequence[str], observers: Sequence[Any]) -> RunResult:
     """The stages of a run whose folder is locked and claimed."""
-    from ldm_core.training.world import abandon, lost
+    from ldm_core.training.world import ending
 
     catalog, hook = work.catalog, work.run.hook
     status = "failed"
@@ -154,7 +154,7 @@ def _do(work: Stages, stages: Sequence[str], observers: Sequence[Any]) -> RunRes
     try:
         if work.run.world.main:
             hook.ldm_run_start(recipe=work.recipe.public(), out=work.out)
-        with work.run.stop:
+        with ending(work.run.world), work.run.stop:
             work.prepare(stages)
             for name in STAGES:
                 if name in stages:
@@ -162,15 +162,6 @@ def _do(work: Stages, stages: Sequence[str], observers: Sequence[Any]) -> RunRes
         status = "done"
     except Interrupted:
         status = "interrupted"
-        raise
-    except BaseException as error:
-        if work.run.world.size > 1:
-            abandon()  # the others may be waiting for this process in a collective call
-            if said := lost(error):
-                raise TrainingError(
-                    f"rank {work.run.world.rank} has lost another process of the run ({said}); the last checkpoint "
-                    "stays, and the same command goes on from it"
-                ) from error
         raise
     finally:
         try:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ldm_core.cli.launching import launch_options, processes, start
 from ldm_core.cli.options import RUN_EPILOG, json_option, settings_argument
 
 _TAKEN = ("recipe", "first_stage", "cond", "data", "seed")
@@ -16,6 +17,8 @@ def _encode(settings: tuple[str, ...], **options: Any) -> int:
     from ldm_core.cli.console import Progress
     from ldm_core.cli.output import first_process, reporting, warnings_as_lines
 
+    if count := processes(options):
+        return start(count, options["out"], lambda text: click.echo(text, err=True))
     as_json = bool(options["json_flag"]) and first_process()
     with reporting(as_json) as document, warnings_as_lines(most=2):
         catalog, recipe, info = _prepared(options, settings)
@@ -96,6 +99,7 @@ command = click.Command(
             help="The model's conditioners: data without what they read is left out.",
         ),
         click.Option(["--seed"], type=click.IntRange(min=0), metavar="N", help="Seed of the recipe."),
+        *launch_options(),
         json_option(),
         click.Option(["--quiet", "quiet_flag"], is_flag=True, help="No progress."),
         settings_argument(),

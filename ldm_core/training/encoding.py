@@ -36,7 +36,7 @@ def encode(recipe: Recipe, info: DataInfo, catalog: Catalog) -> dict[str, Any]:
     examples = Examples(data, recipe.image_size, recipe.data, ["image"])
     source = latents.source_of(recipe, recipe.first_stage.sha256, data.fingerprint())
     folder = latents.folder_of(recipe, out, source.key)
-    with run.stop:
+    with world.ending(here), run.stop:
         done = latents_encode.ensure(
             lambda: load_stage(recipe, catalog, stage_url, here.device),
             examples,

@@ -10,6 +10,8 @@ import atexit
 import ctypes
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ldm_core import launch
-from ldm_core.errors import ConfigError
+from ldm_core.errors import ConfigError, Interrupted, TrainingError
 
 _LOST = (
     "Connection closed by peer",
@@ -131,6 +133,25 @@ def gpu_of(local: int, count: int) -> int:
             f"this machine has {count} GPUs and process {local + 1} was started on it; start one process a GPU"
         )
     return local
+
+
+@contextmanager
+def ending(here: World) -> Iterator[None]:
+    """Where this process fails inside, it leaves the group at once, as the others may be waiting for it in a collective
+    call; :class:`TrainingError` in place of what that call says where another process is gone or does not answer."""
+    try:
+        yield
+    except Interrupted:
+        raise  # all of them leave
+    except BaseException as error:
+        if here.size > 1:
+            abandon()
+            if said := lost(error):
+                raise TrainingError(
+                    f"rank {here.rank} has lost another process of the run ({said}); what was saved stays, and the "
+                    "same command goes on from it"
+                ) from error
+        raise
 
 
 def lost(error: BaseException) -> str:
