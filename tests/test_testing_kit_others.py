@@ -92,6 +92,36 @@ class RightPrepare(Net):
         return cond.map(torch.clone)
 
 
+class Counting(nn.Module):
+    """A block that does something else when it is run again."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.runs = layer, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        return self.layer(x) * self.runs
+
+
+class Recomputed(Net):
+    def __init__(self, config: NetConfig, site: Site) -> None:
+        super().__init__(config, site)
+        self.last = nn.Sequential(nn.Conv2d(self.mix.out_channels, self.mix.out_channels, 1), nn.Tanh())
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        return self.last(super().forward(x, noise_level, cond))
+
+    def recompute_blocks(self) -> list[nn.Module]:
+        return [self.last]
+
+
+class RecomputedCounting(Recomputed):
+    def __init__(self, config: NetConfig, site: Site) -> None:
+        super().__init__(config, site)
+        self.last.append(Counting(nn.Tanh()))
+
+
 class MoreChannels(Net):
     """F, and a variance beside it: allowed."""
 
@@ -106,6 +136,8 @@ class MoreChannels(Net):
         (Net, None),
         (RightPrepare, None),
         (MoreChannels, None),
+        (Recomputed, None),
+        (RecomputedCounting, "test_recomputed_blocks_have_equal_gradients"),
         (DeafToVector, "test_every_conditioning_part_matters"),
         (DeafToNoise, "test_the_noise_level_matters"),
         (IgnoresMask, "test_masked_tokens_do_not_matter"),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ldm_core.cond import Cond
 from ldm_core.contracts import Accepts, CondSpec, Denoiser, Site
+from ldm_core.nn.recompute import recompute
 from ldm_core.testing import batches
 from ldm_core.testing.base import ModuleSuite, largest_difference, randomize, same
 
@@ -151,6 +152,25 @@ class DenoiserSuite(ModuleSuite):
         assert same(before, _copies(given["cond"])), "prepare changed the bundle in place"
         a, b = (self._quietly(denoiser, {**given, "cond": c})["F"] for c in (given["cond"], prepared))
         assert largest_difference(a, b) <= self.atol, "a prepared bundle gives another output"
+
+    def test_recomputed_blocks_have_equal_gradients(self) -> None:
+        """Where it names `recompute_blocks`, running them again in the backward pass changes no gradient and no key."""
+        found = []
+        for again in (False, True):
+            denoiser, given = self.build().train(), self.inputs(range(2), self.sizes[0])
+            if not hasattr(denoiser, "recompute_blocks"):
+                return
+            blocks = denoiser.recompute_blocks()
+            assert blocks, "recompute_blocks names none"
+            inside = {id(m) for m in denoiser.modules()}
+            assert all(id(b) in inside for b in blocks), "recompute_blocks names a module that is not in the denoiser"
+            if again:
+                recompute(blocks)
+            with torch.random.fork_rng():
+                torch.manual_seed(0)  # dropout, where there is any
+                self.run(denoiser, given)["F"].float().square().sum().backward()
+            found.append({n: p.grad for n, p in denoiser.named_parameters() if p.grad is not None})
+        assert same(*found), "recomputed blocks give other gradients"
 
     def test_mixed_noise_levels_in_one_batch(self) -> None:
         """noise_level is per example: swapping two rows of everything swaps the output."""

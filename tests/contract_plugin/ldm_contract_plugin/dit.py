@@ -61,6 +61,10 @@ class TinyDiT(Denoiser, nn.Module):
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
         self.out = zero_init(nn.Linear(width, config.patch**2 * out))
 
+    def recompute_blocks(self) -> list[nn.Module]:
+        """The transformer blocks."""
+        return list(self.blocks)
+
     def prepare(self, cond: Cond) -> Cond:
         """Both sets of tokens as one context, under names of our own in `extras`."""
         parts, masks = [], []
