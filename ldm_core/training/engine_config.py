@@ -29,7 +29,7 @@ use_data_before_expert_parallelism vocabulary_size wall_clock_breakdown wandb we
 zero_allow_untested_optimizer zero_force_ds_cpu_optimizer zero_optimization
 """
 TOP_KEYS = frozenset(_TOP_KEYS.split())
-"""DeepSpeed's settings (0.16 to 0.19); a test compares them with what the installed one reads."""
+"""DeepSpeed's settings, as 0.19.8 reads them; a test compares them with the installed one's."""
 
 _ZERO_KEYS = """
 allgather_bucket_size allgather_partitions compute_grad_norm contiguous_gradients cpu_offload cpu_offload_param
