@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import torch
+from idleness import Others
 
 from ldm_core.builtin.diffusion_config import EpsConfig, SimpleConfig, VPConfig
 from ldm_core.builtin.objectives import SimpleObjective
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     options = parser.parse_args()
-    device = worlds.start().device
+    device, others = worlds.start().device, Others()
     parts = {n: part_of(n, options.channels, options.batch, options.precision) for n in SHAPES}
     taken: dict[str, list[float]] = {n: [] for n in SHAPES}
     for number in range(options.rounds + 1):
@@ -84,7 +85,7 @@ def main() -> None:
     rate = {n: options.batch / statistics.median(v) for n, v in taken.items()}
     for name, (_, count) in parts.items():
         print(f"{name}: {count / 1e6:.2f} M parameters, {rate[name]:.3f} images/s ({options.precision})")
-    print(f"LDM-4 trains {rate['LDM-4'] / rate['LDM-1']:.2f} times as many images a second")
+    print(f"LDM-4 trains {rate['LDM-4'] / rate['LDM-1']:.2f} times as many images a second; {others.line()}")
 
 
 if __name__ == "__main__":

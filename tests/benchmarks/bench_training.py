@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from idleness import Others
 from torch import Tensor, nn
 
 from ldm_core.builtin.diffusion_config import EpsConfig, SimpleConfig, VPConfig
@@ -161,6 +162,7 @@ def main() -> None:
     parser.add_argument("--cpu-time", action="store_true", help="the process's own time, for a busy machine")
     options = parser.parse_args()
     clock = time.process_time if options.cpu_time else time.perf_counter
+    others = Others()
     for name in SIZES if options.size == "all" else [options.size]:
         size = SIZES[name]
         makers = {
@@ -175,7 +177,8 @@ def main() -> None:
         print(f"{name}: batch {size['batch']} of {_LATENT}x{size['cells']}x{size['cells']}, "
               f"{torch.get_num_threads()} threads")  # fmt: skip
         for n, value in seconds.items():
-            print(f"  {n:<16} {counts[n] / 1e6:6.2f} M  {value * 1e3:8.1f} ms/step  {base / value:5.2f} x")
+            print(f"  {n:<16} {counts[n] / 1e6:6.2f} M  {value * 1e3:8.1f} ms/step  {base / value:5.2f} x", flush=True)
+    print(others.line())
 
 
 if __name__ == "__main__":
