@@ -11,6 +11,8 @@ TORCH ?= torch==2.13.0
 WORKERS ?= 2
 THREADS ?= 1
 PYTEST_ARGS ?=
+# Timings mean nothing on a machine that is not idle.
+BENCHMARKS ?= cli training pixel_latent latents loader zero_memory
 
 BIN := .venv/bin
 PLUGINS := $(patsubst %/pyproject.toml,./%,$(wildcard plugins/*/pyproject.toml conditioners/*/pyproject.toml))
@@ -34,7 +36,7 @@ slow: $(DEV)
 	$(BIN)/python -m pytest -m slow -s $(PYTEST_ARGS)
 
 benchmark: $(DEV)
-	$(BIN)/python -m pytest -m benchmark -s $(PYTEST_ARGS)
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python tests/benchmarks/bench_$$name.py; done
 
 lint: $(DEV)
 	$(BIN)/ruff check .

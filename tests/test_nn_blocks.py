@@ -84,6 +84,30 @@ def test_attention_in_bfloat16_stays_close_to_float32() -> None:
     torch.testing.assert_close(out.float(), attend(q, k, v), atol=0.03, rtol=0)
 
 
+@pytest.mark.parametrize("limit", [1 << 24, 0], ids=["products of matrices", "fused kernel"])
+def test_both_ways_in_bfloat16_have_the_values_and_gradients_of_the_formula(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ldm_core.nn.attention._PLAIN", limit)
+    torch.manual_seed(0)
+    inputs = [torch.randn(s).bfloat16() for s in ((2, 4, 16, 8), (2, 4, 9, 8), (2, 4, 9, 8))]
+    mask = torch.rand(2, 1, 1, 9) < 0.6
+    mask[..., 0] = True
+    low = [x.clone().requires_grad_() for x in inputs]
+    high = [x.double().requires_grad_() for x in inputs]
+    scores = (high[0] @ high[1].transpose(-1, -2) / math.sqrt(8)).masked_fill(~mask, -math.inf)
+    by_hand = scores.softmax(-1) @ high[2]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = attend(low[0], low[1], low[2], mask)
+    direction = torch.randn(out.shape)
+    grads = torch.autograd.grad(out, low, direction.bfloat16())
+    expected = torch.autograd.grad(by_hand, high, direction.double())
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.double(), by_hand, atol=0.03, rtol=0)
+    for found, wanted in zip(grads, expected, strict=True):
+        assert (found.double() - wanted).norm() / wanted.norm() < 0.02
+
+
 def test_geglu_gates_the_first_half_by_the_second() -> None:
     layer = GEGLU(3, 2)
     x = torch.randn(4, 3)

@@ -84,6 +84,8 @@ class Part:
         if not settings.zero:
             config["gradient_clipping"] = 0.0  # done here, where the norm is measured
         self.engine = _initialize(self.module, optimizer, config, section)
+        if world.size == 1 and not settings.zero:
+            self.engine.enable_backward_allreduce = False  # it would copy all gradients twice to average one process
         if not settings.zero:
             for parameter, layout in layouts.items():
                 parameter.data = parameter.data.contiguous(memory_format=layout)
