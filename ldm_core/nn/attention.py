@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ldm_core.nn.norms import group_norm, zero_init
 
-
 _PLAIN = 1 << 24
 """Attention weights up to which a CPU computes them as one matrix in bfloat16."""
 
