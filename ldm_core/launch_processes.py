@@ -42,6 +42,7 @@ class Ranks:
         self._starts: list[int] = []  # where in its log this run of a rank begins
         self._pump: threading.Thread | None = None
         self._followed: BinaryIO | None = None  # the first rank's log, where it is shown from
+        self._showing = threading.Lock()
         self._asked = 0
 
     def run(self) -> int:
@@ -92,7 +93,7 @@ class Ranks:
                     signal.signal(usr1, before)
         self._processes.append(process)
         if process.stdout is not None:
-            self._pump = threading.Thread(target=_copy, args=(process.stdout, sys.stdout), daemon=True)
+            self._pump = threading.Thread(target=self._copy, args=(process.stdout, sys.stdout), daemon=True)
             self._pump.start()
 
     def _wait(self) -> tuple[int, int] | None:
@@ -121,10 +122,20 @@ class Ranks:
 
     def _show(self) -> None:
         """What the first rank has written to its log since."""
-        if self._followed is not None and (data := self._followed.read()):
-            with contextlib.suppress(BrokenPipeError, ValueError):
-                sys.stderr.write(data.decode(errors="replace"))
-                sys.stderr.flush()
+        with self._showing:
+            if self._followed is not None and (data := self._followed.read()):
+                with contextlib.suppress(BrokenPipeError, ValueError):
+                    sys.stderr.write(data.decode(errors="replace"))
+                    sys.stderr.flush()
+
+    def _copy(self, source: IO[bytes], shown: TextIO) -> None:
+        """Pass the first rank's lines on as they come, each after what it had told of its progress before."""
+        with source:
+            for line in iter(source.readline, b""):
+                self._show()
+                with contextlib.suppress(BrokenPipeError, ValueError):
+                    shown.write(line.decode(errors="replace"))
+                    shown.flush()
 
     def _verdict(self, first: tuple[int, int]) -> int:
         """Say which rank failed, where nobody has said it yet, and return its exit code."""
@@ -196,15 +207,6 @@ def shared_variables(count: int) -> dict[str, str]:
     if loopback:  # by itself, gloo takes the interface of the host's name, which need not resolve
         out["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", loopback[0])
     return out
-
-
-def _copy(source: IO[bytes], shown: TextIO) -> None:
-    """Pass lines on as they come."""
-    with source:
-        for line in iter(source.readline, b""):
-            with contextlib.suppress(BrokenPipeError, ValueError):
-                shown.write(line.decode(errors="replace"))
-                shown.flush()
 
 
 def _terminal(stream: TextIO) -> bool:
