@@ -83,7 +83,7 @@ def make_conditioner(recipe: Recipe, part: ConditionerPart, site: Site, catalog:
 
 
 def make_model(recipe: Recipe, catalog: Catalog, stage: FirstStage) -> Model:
-    """The model with fresh weights, which depend on the recipe's seed alone; frozen conditioners have no gradients."""
+    """The model with fresh weights, which depend on the recipe's seed alone; what it freezes has no gradients."""
     site = sampling_site(recipe, stage)
     conditioners: dict[str, nn.Module] = {}
     for part in recipe.conditioners:
@@ -94,7 +94,11 @@ def make_model(recipe: Recipe, catalog: Catalog, stage: FirstStage) -> Model:
     schedule, parameterization = (make(p, site, catalog) for p in (recipe.schedule, recipe.parameterization))
     with seeded(mix_seed(recipe.seed, "adapters")):  # attaching may make weights: it is then that layers are known
         adapters = [make(part, site, catalog) for part in recipe.adapters]
-        return Model(denoiser, schedule, parameterization, conditioners, adapters)
+        model = Model(denoiser, schedule, parameterization, conditioners, adapters)
+    if recipe.trainer.train == "adapters":
+        for parameter in (*model.denoiser.parameters(), *model.conditioners.parameters()):  # type: ignore[attr-defined]
+            parameter.requires_grad_(False)
+    return model
 
 
 @attrs.frozen

@@ -162,6 +162,14 @@ def _training(recipe: Recipe) -> Iterable[str]:
                 f"{name}.images_per_step: {section.images_per_step} is not divisible by {name}.accumulate "
                 f"{section.accumulate}; use a multiple of it"
             )
+    if recipe.trainer.train == "adapters":
+        if not recipe.adapters:
+            yield "trainer.train: 'adapters' needs one in the recipe, adapters=[NAME]; or set trainer.train=all"
+        if not recipe.trainer.init_from:
+            yield (
+                "trainer.train: 'adapters' leaves the model's own weights as they are, and fresh ones draw nothing; "
+                "give trained ones with trainer.init_from=RUN, or set trainer.train=all"
+            )
     yield from _adversary(recipe)
 
 

@@ -140,6 +140,9 @@ class EngineSettings:
 class TrainerSettings(EngineSettings):
     """How the denoiser and the trainable conditioners are trained."""
 
+    train: Literal["all", "adapters"] = _field(
+        "all", "what learns; adapters: those alone, on the weights that init_from names"
+    )
     ema: float = _field(0.9999, "largest decay of the averaged weights; 0 = no average", minimum=0, maximum=1)
     ema_power: tuple[float, ...] = attrs.field(
         default=(),

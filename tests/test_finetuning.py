@@ -352,3 +352,22 @@ def test_the_commands_of_the_guide_check(source: Path, tmp_path: Path, capsys: p
     assert _header(source).sha256 in json.dumps(plain)
     assert main([*again, f"first_stage_trainer.init_from={run}"]) == 0
     assert main([*again, f"trainer.init_from={run}"]) == 2  # the first stage would be trained anew
+
+
+def test_adapters_alone_train_on_weights_that_stay(source: Path, tmp_path: Path) -> None:
+    """LoRA of the contract plugin: every other tensor of the model's file is the source's, bit for bit."""
+    adapted: dict[str, Any] = {"adapters": [{"use": "lora", "rank": 2, "targets": ["to_q", "to_v"]}]}
+    alone = (f"trainer.init_from={source}", "trainer.train=adapters", "trainer.steps=4", "trainer.ema=0.0")
+    go(tmp_path, *alone, stages=MODEL, conditioners=[TEXT], first_stage=str(source), **adapted)
+    base, made = weights(source), weights(tmp_path)
+    own = {k for k in made if k.startswith("adapters.")}
+    assert own and made.keys() - own == base.keys()
+    assert all(torch.equal(made[k], v) for k, v in base.items())
+    assert any(made[k].abs().max() > 0 for k in own if ".up." in k)
+
+
+def test_adapters_alone_need_adapters_and_weights() -> None:
+    plain = {**TINY, "trainer": {**TINY["trainer"], "train": "adapters"}}
+    with pytest.raises(ConfigError, match="needs one in the recipe") as caught:
+        workflow.prepare(plain, Catalog.discover())
+    assert "trainer.init_from=RUN" in str(caught.value)

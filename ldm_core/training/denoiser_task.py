@@ -35,7 +35,8 @@ class DiffusionLoss(nn.Module):
             prepare(model)
         self._rates = {c.name: c.dropout for c in recipe.conditioners}
         self._joint = recipe.trainer.joint_dropout
-        self._frozen = [c.name for c in recipe.conditioners if not c.train]
+        only_adapters = recipe.trainer.train == "adapters"
+        self._frozen = [c.name for c in recipe.conditioners if only_adapters or not c.train]
 
     def train(self, mode: bool = True) -> DiffusionLoss:
         """As a module's; frozen conditioners stay in eval mode."""
