@@ -69,12 +69,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=50, help="of the sampler")
+    parser.add_argument("--stage-steps", type=int, default=1500, help="of the first stage's training")
     options = parser.parse_args()
     data, out = ["--data", options.data, *COMMON], options.out
     stage = out / "stage"
     begun = time.perf_counter()
     if not (stage / "first_stage.safetensors").exists():
-        finish(start([*data, "first_stage=vq_f4", "scale=small", "first_stage_trainer.steps=1500", "trainer.steps=1",
+        finish(start([*data, "first_stage=vq_f4", "scale=small", f"first_stage_trainer.steps={options.stage_steps}", "trainer.steps=1",
                       f"denoiser={LATENTS}"], stage))  # fmt: skip
         print(f"first stage: {time.perf_counter() - begun:.0f} s", flush=True)
     kinds = {
@@ -97,7 +99,7 @@ def main() -> None:
             half = torch.randperm(len(truth), generator=torch.Generator().manual_seed(0))
             floor = frechet_distance(truth[half[: len(half) // 2]], truth[half[len(half) // 2 :]])
             print(f"real against real, two halves: {floor:.4f}")
-        made = pipeline.sample(images=options.samples, steps=50, seed=1, batch=64)
+        made = pipeline.sample(images=options.samples, steps=options.steps, seed=1, batch=64)
         pictures = np.stack([s.image for s in made])
         found = torch.cat([features(to_images(pictures[i : i + 64])) for i in range(0, len(pictures), 64)])
         (out / f"{name}.png").write_bytes(images.png_bytes(images.grid(list(pictures[:32]), columns=8, cell=96)))
