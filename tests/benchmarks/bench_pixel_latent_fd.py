@@ -76,8 +76,8 @@ def main() -> None:
     stage = out / "stage"
     begun = time.perf_counter()
     if not (stage / "first_stage.safetensors").exists():
-        finish(start([*data, "first_stage=vq_f4", "scale=small", f"first_stage_trainer.steps={options.stage_steps}", "trainer.steps=1",
-                      f"denoiser={LATENTS}"], stage))  # fmt: skip
+        steps = f"first_stage_trainer.steps={options.stage_steps}"
+        finish(start([*data, "first_stage=vq_f4", "scale=small", steps, "trainer.steps=1", f"denoiser={LATENTS}"], stage))
         print(f"first stage: {time.perf_counter() - begun:.0f} s", flush=True)
     kinds = {
         "LDM-1": [*data, "first_stage=identity", f"denoiser={PIXELS}"],
@@ -86,8 +86,8 @@ def main() -> None:
     short = {n: start([*a, "trainer.steps=60"], out / f"{n}-speed") for n, a in kinds.items()}
     for process in short.values():
         finish(process)
-    steps = {n: max(1, round(options.minutes * 60 * rate(out / f"{n}-speed"))) for n in kinds}
-    runs = {n: start([*a, f"trainer.steps={steps[n]}"], out / n) for n, a in kinds.items()}
+    counts = {n: max(1, round(options.minutes * 60 * rate(out / f"{n}-speed"))) for n in kinds}
+    runs = {n: start([*a, f"trainer.steps={counts[n]}"], out / n) for n, a in kinds.items()}
     documents = {n: finish(p) for n, p in runs.items()}
     features = RandomFeatures()
     for name in kinds:
@@ -104,7 +104,7 @@ def main() -> None:
         found = torch.cat([features(to_images(pictures[i : i + 64])) for i in range(0, len(pictures), 64)])
         (out / f"{name}.png").write_bytes(images.png_bytes(images.grid(list(pictures[:32]), columns=8, cell=96)))
         count = sum(p.numel() for p in pipeline.model.parameters())
-        print(f"{name}: {count / 1e6:.2f} M parameters, {steps[name]} steps of {BATCH} in "
+        print(f"{name}: {count / 1e6:.2f} M parameters, {counts[name]} steps of {BATCH} in "
               f"{documents[name]['seconds']['denoiser']:.0f} s, FD {frechet_distance(truth, found):.4f}")  # fmt: skip
 
 
