@@ -76,8 +76,8 @@ def main() -> None:
     stage = out / "stage"
     begun = time.perf_counter()
     if not (stage / "first_stage.safetensors").exists():
-        steps = f"first_stage_trainer.steps={options.stage_steps}"
-        finish(start([*data, "first_stage=vq_f4", "scale=small", steps, "trainer.steps=1", f"denoiser={LATENTS}"], stage))
+        few = [f"first_stage_trainer.steps={options.stage_steps}", "trainer.steps=1"]
+        finish(start([*data, "first_stage=vq_f4", "scale=small", f"denoiser={LATENTS}", *few], stage))
         print(f"first stage: {time.perf_counter() - begun:.0f} s", flush=True)
     kinds = {
         "LDM-1": [*data, "first_stage=identity", f"denoiser={PIXELS}"],
