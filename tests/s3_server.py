@@ -253,6 +253,18 @@ def s3_server(bucket: str = "box") -> Iterator[tuple[str, int]]:
         server.stop()
 
 
+@contextlib.contextmanager
+def s3_bucket(bucket: str) -> Iterator[str]:
+    """:func:`s3_server` with its address in the environment, without faults; the bucket's URL."""
+    import s3fs
+
+    with s3_server(bucket) as (host, port), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield f"s3://{bucket}"
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
 def make_bucket(address: str, bucket: str) -> None:
     """A new bucket, and nothing else."""
     import urllib.request

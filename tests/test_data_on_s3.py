@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from s3_server import s3_bucket
 
 from ldm_core import images, storage
 from ldm_core.builtin.tar import TarDataset
@@ -27,36 +28,18 @@ pytest.importorskip("moto")
 
 @pytest.fixture(scope="module")
 def shards() -> Iterator[str]:
-    import boto3  # type: ignore[import-untyped]
-    import s3fs
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    patch = pytest.MonkeyPatch()
-    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
-        patch.delenv(name, raising=False)
-    s3fs.S3FileSystem.clear_instance_cache()
-    boto3.client("s3").create_bucket(Bucket="data")
-    for number in range(3):
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as archive:
-            for i in range(8):
-                picture = np.random.default_rng(8 * number + i).integers(0, 256, (3, 12, 10), dtype=np.uint8)
-                data = images.png_bytes(picture)
-                member = tarfile.TarInfo(f"p{8 * number + i:02d}.png")
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
-        storage.atomic_write(f"s3://data/set/x-{number:06d}.tar", buffer.getvalue())
-    yield "s3://data/set/x-{000000..000002}.tar"
-    s3fs.S3FileSystem.clear_instance_cache()
-    patch.undo()
-    server.stop()
+    with s3_bucket("data"):
+        for number in range(3):
+            buffer = io.BytesIO()
+            with tarfile.open(fileobj=buffer, mode="w") as archive:
+                for i in range(8):
+                    picture = np.random.default_rng(8 * number + i).integers(0, 256, (3, 12, 10), dtype=np.uint8)
+                    data = images.png_bytes(picture)
+                    member = tarfile.TarInfo(f"p{8 * number + i:02d}.png")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+            storage.atomic_write(f"s3://data/set/x-{number:06d}.tar", buffer.getvalue())
+        yield "s3://data/set/x-{000000..000002}.tar"
 
 
 @pytest.mark.parametrize("way", ["memory", "range", "copies", "few copies"])

@@ -19,7 +19,7 @@ from ldm_core.testing import Suite
 ROOT = Path(__file__).parents[1]
 TOP_LEVEL = {
     *("ldm_core", "plugins", "conditioners", "examples", "tests", "docs"),
-    *("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "Dockerfile"),
+    *("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile"),
 }
 LIGHT = (
     "ldm_core",

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from s3_server import s3_bucket
 
 from ldm_core import images, storage
 from ldm_core.builtin.tar import TarDataset
@@ -22,26 +23,8 @@ pytest.importorskip("moto.server", reason="needs the extra dev (moto)")
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    import boto3  # type: ignore[import-untyped]
-    import s3fs
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    patch = pytest.MonkeyPatch()
-    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    patch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2-secret")
-    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
-        patch.delenv(name, raising=False)
-    s3fs.S3FileSystem.clear_instance_cache()
-    boto3.client("s3").create_bucket(Bucket="box")
-    yield "s3://box/runs"
-    s3fs.S3FileSystem.clear_instance_cache()
-    patch.undo()
-    server.stop()
+    with s3_bucket("box") as url:
+        yield f"{url}/runs"
 
 
 def test_round_trip(bucket: str) -> None:
