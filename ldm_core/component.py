@@ -28,6 +28,7 @@ KINDS: Mapping[str, str] = {
     "adapter": "changes a model by hooks",
     "dataset": "examples",
     "observer": "is told of a run's progress",
+    "codec": "weights of other programs, in and out",
 }
 """Every kind of component, with a few words for listings."""
 

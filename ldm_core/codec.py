@@ -1,0 +1,154 @@
+"""Weights of other programs in and out: what a codec is handed and what it gives back. Imports no torch.
+
+A codec is a component of the kind ``codec``. It knows one format, and nothing of containers: files are opened by
+:mod:`ldm_core.weights`, which never runs what it reads and checks every size before memory is taken. It knows nothing
+of live modules either: it answers with plain recipe values and with tensors under this package's own names, and the
+core builds, saves and samples from there. So a format that names a component (``use: kl_ae``) needs no import of it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import attrs
+
+from ldm_core.specs import EMPTY, CondSpec, LatentSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@attrs.frozen
+class TensorInfo:
+    """One stored tensor: `dtype` in torch's words (``float32``, ``bfloat16``), `shape`, and its bytes in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+@runtime_checkable
+class TensorFile(Protocol):
+    """One file of named tensors. Names are those of the state dict, whatever it was wrapped in.
+
+    `infos`: name -> :class:`TensorInfo`, in the file's order. `metadata`: strings of a safetensors header, or the
+    scalars of a pickled checkpoint (``global_step``, ``epoch``) as text. `container`: ``safetensors``, ``torch zip``
+    or ``torch legacy``.
+    """
+
+    url: str
+    container: str
+    infos: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+
+    @abstractmethod
+    def read(self, name: str) -> Tensor:
+        """The tensor, on the CPU, in its stored dtype, contiguous; CheckpointError where its bytes are damaged."""
+        ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Weights as they lie: one file, or a folder of files; local by now, wherever they came from.
+
+    `url`: as the user gave it, for messages. `folder`: whether it is a folder. `names`: for a folder, the relative
+    paths of its files (``unet/config.json``); for a file, the names of the files beside it. `given`: plain recipe
+    values that the user gave (``{"image_size": 256, "denoiser": {"heads": 8}}``), which overrule what is recognised.
+    """
+
+    url: str
+    folder: bool
+    names: Sequence[str]
+    given: Mapping[str, Any]
+
+    @abstractmethod
+    def tensors(self, name: str = "") -> TensorFile:
+        """The tensors of the file itself, or of one file of the folder. Opened once. CheckpointError if damaged."""
+        ...
+
+    @abstractmethod
+    def config(self, name: str) -> Mapping[str, Any] | None:
+        """A JSON or YAML file of the folder, or beside the file, as plain values; None where there is none."""
+        ...
+
+    @abstractmethod
+    def text(self, name: str, *, limit: int = 16 << 20) -> bytes | None:
+        """A small file's bytes (a vocabulary); None where there is none; CheckpointError above `limit`."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class Recognised:
+    """What a codec says of a source from names, shapes and configs alone, before any weight is read.
+
+    `what`: in words, for people (``Stable Diffusion 1 (text to image)``). `holds`: ``model`` (first stage and
+    denoiser), ``first_stage``, ``denoiser`` or ``conditioner``. `recipe`: plain recipe values as far as they are
+    known, :attr:`Source.given` included. `unknown`: settings that nothing says, by dotted path with the candidates
+    (``{"denoiser.heads": (1, 4, 8)}``); reading refuses while there are any. `notes`: how the rest came to be known,
+    and what will be left out, a line each. `ema`: whether averaged weights are there. `parameters`: how many, by part.
+    """
+
+    what: str
+    holds: str
+    recipe: Mapping[str, Any] = EMPTY
+    unknown: Mapping[str, Sequence[Any]] = EMPTY
+    notes: Sequence[str] = ()
+    ema: bool = False
+    parameters: Mapping[str, int] = EMPTY
+
+
+@attrs.frozen(kw_only=True)
+class ModelWeights:
+    """Weights of a model or of a part of one, in this package's names.
+
+    `recipe`: plain recipe values; at least the parts whose weights are here, completely, and where `model` is there
+    also `image_size`, `schedule` and `parameterization`. `first_stage`: as a FirstStage's ``state_dict()``,
+    normalisation included. `model`: as ``Model.state_dict()``: ``denoiser.*``, ``conditioners.NAME.*``. A denoiser or
+    conditioner by itself comes without `first_stage`, with `latent` and `cond`, the widths that it was built for.
+    `missing` and `unexpected`: names outside the codec's allow-list; the core refuses where there are any, unless
+    taking a part was asked for. `notes`: what was chosen or left out.
+    """
+
+    recipe: Mapping[str, Any]
+    first_stage: Mapping[str, Tensor] | None = None
+    model: Mapping[str, Tensor] | None = None
+    latent: LatentSpec | None = None
+    cond: CondSpec | None = None
+    missing: Sequence[str] = ()
+    unexpected: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Written:
+    """What a codec makes of a model: every file by relative path (the only key ``""`` for a format of one file) with a
+    function that gives its bytes, the one that makes the rest valid last; `notes`: what the format cannot carry."""
+
+    files: Mapping[str, Callable[[], bytes]]
+    notes: Sequence[str] = ()
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Reads and writes one format. Provisional. Its factory is called as every component's, ``factory(config, site)``;
+    the site says nothing. The config's fields are the format's own options (``codec.ema=false``)."""
+
+    @abstractmethod
+    def recognise(self, source: Source) -> Recognised | None:
+        """What this is, from names, shapes and configs, or None where the format is another one. Reads no tensor of
+        more than a few thousand values. CheckpointError where it is this format and damaged."""
+        ...
+
+    @abstractmethod
+    def read(self, source: Source) -> ModelWeights:
+        """The weights in our names. ConfigError naming the candidates while something is unknown."""
+        ...
+
+    @abstractmethod
+    def write(self, weights: ModelWeights, name: str) -> Written:
+        """The files of this format for `weights`, whose recipe is complete (as ``Recipe.plain()``). `name`: the last
+        part of the destination, whose suffix says the container. ConfigError, all lines at once, where the format
+        cannot hold the model."""
+        ...
