@@ -78,6 +78,12 @@ class Source(Protocol):
         """A small file's bytes (a vocabulary); None where there is none; CheckpointError above `limit`."""
         ...
 
+    @abstractmethod
+    def sha256(self) -> str:
+        """64 hex digits: the file's SHA-256; for a folder, the SHA-256 of the lines ``NAME HASH`` (sorted, each with a
+        newline) of its files that were asked for so far by any of the methods above, absent ones left out."""
+        ...
+
 
 @attrs.frozen(kw_only=True)
 class Recognised:
