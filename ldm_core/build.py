@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ldm_core.catalog import Catalog
 from ldm_core.check import site_of
@@ -30,6 +31,23 @@ class seeded:
 
     def __exit__(self, *_: object) -> None:
         torch.set_rng_state(self._state)
+
+
+class unfilled(TorchFunctionMode):
+    """A context, of this thread alone, in which modules are made without drawing their first weights, which takes
+    longer than reading them: for those that are filled from a file, strictly, right after. Draws from a generator of
+    their own are made as always."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Leave out draws in place; everything else as it is."""
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _DRAWS and kwargs.get("generator") is None:
+            return args[0] if args else next(iter(kwargs.values()))
+        return func(*args, **kwargs)
+
+
+_DRAWS = frozenset({"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"})
+"""What draws in place: torch's own, and those of ``nn.init`` that show themselves to a mode as a whole."""
 
 
 def make_first_stage(recipe: Recipe, catalog: Catalog) -> FirstStage:
@@ -84,7 +102,11 @@ def make_conditioner(recipe: Recipe, part: ConditionerPart, site: Site, catalog:
 
 def make_model(recipe: Recipe, catalog: Catalog, stage: FirstStage) -> Model:
     """The model with fresh weights, which depend on the recipe's seed alone; what it freezes has no gradients."""
-    site = sampling_site(recipe, stage)
+    return make_model_at(sampling_site(recipe, stage), recipe, catalog)
+
+
+def make_model_at(site: Site, recipe: Recipe, catalog: Catalog) -> Model:
+    """:func:`make_model` at a site that is made already, such as that of another model with the same latents."""
     conditioners: dict[str, nn.Module] = {}
     for part in recipe.conditioners:
         conditioners[part.name] = conditioner = make_conditioner(recipe, part, site, catalog)
@@ -112,6 +134,7 @@ class SamplingParts:
 
 def make_sampling(recipe: Recipe, catalog: Catalog, site: Site) -> SamplingParts:
     """The recipe's sampler, guidance and time grid."""
+    site = attrs.evolve(site, parameterization=make(recipe.parameterization, site, catalog))
     return SamplingParts(
         sampler=make(recipe.sampler, site, catalog),
         guidance=make(recipe.guidance, site, catalog),
@@ -161,4 +184,5 @@ __all__ = [
     "make_sampling",
     "sampling_site",
     "seeded",
+    "unfilled",
 ]

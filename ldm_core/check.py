@@ -46,6 +46,13 @@ def misfits(recipe: Recipe, info: DataInfo | None = None) -> Iterable[str]:
         yield from _data(recipe, info)
 
 
+def model_misfits(recipe: Recipe) -> Iterable[str]:
+    """One line for each pair of parts that do not fit, of those that sampling needs: neither data nor training."""
+    yield from _images(recipe, datasets=False)
+    yield from _conditioning(recipe)
+    yield from diffusion_misfits(recipe)
+
+
 def _own(path: str, config: object, site: Site) -> Iterable[str]:
     own_check = getattr(config, "check", None)
     if own_check is not None:
@@ -53,7 +60,7 @@ def _own(path: str, config: object, site: Site) -> Iterable[str]:
             yield f"{path}: {line}"
 
 
-def _images(recipe: Recipe) -> Iterable[str]:
+def _images(recipe: Recipe, *, datasets: bool = True) -> Iterable[str]:
     stage = recipe.first_stage
     channels = stage.image_channels or getattr(stage.config, "image_channels", None)
     if channels is not None and channels != recipe.image_channels:
@@ -67,7 +74,7 @@ def _images(recipe: Recipe) -> Iterable[str]:
         yield f"image_size: {error} (first_stage '{stage.asked or stage.use}')"
     plain_site = Site(size=recipe.image_size, channels=recipe.image_channels, latent=stage.config.latent)
     yield from _own("first_stage", stage.config, plain_site)
-    for i, data in enumerate(recipe.datasets):
+    for i, data in enumerate(recipe.datasets if datasets else ()):
         yield from _own("dataset" if data is recipe.dataset else f"dataset[{i}]", data.config, plain_site)
     for part in recipe.conditioners:
         yield from _own(f"conditioner '{part.name}'", part.config, plain_site)
@@ -108,7 +115,7 @@ def _conditioning(recipe: Recipe) -> Iterable[str]:
 
 def diffusion_misfits(recipe: Recipe) -> Iterable[str]:
     """One line for each misfit among schedule, parameterization, time grid and guidance."""
-    schedule, param, grid, guidance = recipe.schedule, recipe.parameterization, recipe.time_grid, recipe.guidance
+    schedule, param, grid = recipe.schedule, recipe.parameterization, recipe.time_grid
     if getattr(param.config, "needs_terminal_alpha", False) and getattr(schedule.config, "zero_terminal_alpha", False):
         yield (
             f"parameterization '{param.asked or param.use}' divides by alpha, which is 0 at the end of schedule "
@@ -125,6 +132,42 @@ def diffusion_misfits(recipe: Recipe) -> Iterable[str]:
     problem = getattr(grid.config, "problem", None)
     if problem is not None and (line := problem(table, recipe.sample.steps)):
         yield f"time_grid '{grid.asked or grid.use}' with schedule '{schedule.asked or schedule.use}': {line}"
+    yield from _guidance(recipe)
+
+
+def sampling_misfits(recipe: Recipe) -> Iterable[str]:
+    """One line for each misfit of the guidance, sampler and time grid that a trained model is sampled with."""
+    yield from _guidance(recipe)
+    try:
+        site = site_of(recipe)
+    except ValueError:  # said of the model
+        return
+    for part in (recipe.guidance, recipe.sampler, recipe.time_grid):
+        yield from _own(f"{part.kind} '{part.asked or part.use}'", part.config, site)
+
+
+def _guidance(recipe: Recipe) -> Iterable[str]:
+    """What the guidance needs of the conditioners: those that it names, and a null that was trained."""
+    guidance = recipe.guidance
+    shown = f"guidance '{guidance.asked or guidance.use}'"
+    known = {c.name: c for c in recipe.conditioners}
+    for name in getattr(guidance.config, "conditioners", ()):
+        part = known.get(name)
+        if part is None:
+            there = ", ".join(known) or "none"
+            yield f"{shown} names conditioner '{name}', which the recipe does not have{suggest(name, known)}" + (
+                f" (conditioners: {there})"
+            )
+        elif not getattr(part.config, "droppable", True):
+            yield (
+                f"{shown} names conditioner '{name}', which has no null: its config says that it is not droppable; "
+                "leave it out of the guidance"
+            )
+        elif not part.dropout and not recipe.trainer.joint_dropout:
+            yield (
+                f"{shown} needs an estimate without conditioner '{name}', which is never dropped in training; train "
+                f"with conditioners.{name}.dropout=0.1, or leave it out of the guidance"
+            )
     if getattr(guidance.config, "needs_null", False):
         if not recipe.conditioners:
             yield (

@@ -85,6 +85,39 @@ class Source(Protocol):
         ...
 
 
+def overlay(plain: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain recipe values with those that the user gave on top: what a codec does with :attr:`Source.given`.
+
+    Mappings merge, a component named otherwise (``use``) takes the place of the former, members of a list
+    (``conditioners``) are known by their ``name`` or ``use``; one that is not there is added.
+    """
+    out = dict(plain)
+    for key, value in given.items():
+        before = out.get(key)
+        if isinstance(before, str) and isinstance(value, Mapping) and "use" not in value:
+            before = {"use": before}
+        if isinstance(before, Sequence) and not isinstance(before, str) and isinstance(value, Mapping):
+            out[key] = _members(before, value)
+        elif not isinstance(before, Mapping) or not isinstance(value, Mapping):
+            out[key] = value
+        elif "use" in value and value["use"] != before.get("use"):
+            out[key] = dict(value)
+        else:
+            out[key] = overlay(before, value)
+    return out
+
+
+def _members(before: Sequence[Any], given: Mapping[str, Any]) -> list[Any]:
+    rows: list[Any] = [{"use": row} if isinstance(row, str) else dict(row) for row in before]
+    for name, value in given.items():
+        row = next((i for i, r in enumerate(rows) if name in (r.get("name"), r.get("use"), str(i))), None)
+        if row is None:
+            rows.append({"use": name, **value} if isinstance(value, Mapping) else value)
+        else:
+            rows[row] = overlay(rows[row], value) if isinstance(value, Mapping) else value
+    return rows
+
+
 @attrs.frozen(kw_only=True)
 class Recognised:
     """What a codec says of a source from names, shapes and configs alone, before any weight is read.

@@ -1,0 +1,313 @@
+"""From foreign weights to a recipe, live modules and a pipeline: asks the installed codecs, and refuses what is unsure.
+
+Torch is imported where tensors become modules, and not before: recognising needs none of it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ldm_core import config, storage
+from ldm_core.catalog import Catalog
+from ldm_core.check import model_misfits
+from ldm_core.codec import Codec, ModelWeights, Recognised, Source, overlay
+from ldm_core.errors import CheckpointError, ComponentError, ConfigError, LDMError
+from ldm_core.recipe import ConditionerPart, Part, Recipe
+from ldm_core.resolve import resolve
+from ldm_core.specs import EMPTY, CondSpec, LatentSpec, Site
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ldm_core.pipeline import Pipeline
+
+BROUGHT = ("ldm-plugin-compvis", "ldm-plugin-diffusers")
+"""First-party distributions with codecs, for the answer where nothing knows a file."""
+DROPOUT = 0.1
+"""Share of examples that a published model is taken to have seen without a conditioner, where nothing is said."""
+_FAULTS = (KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError, ArithmeticError)
+"""What a codec may stumble over in a file that is not what it seemed."""
+
+
+def make_codec(name: str, catalog: Catalog, options: Mapping[str, Any] = EMPTY) -> Codec:
+    """The codec of this name with its `options`; ConfigError for options that it does not have."""
+    entry, preset = catalog.get("codec", name)
+    base = {} if preset is None else config.unstructure(preset)
+    conf: Any = config.structure({**base, **options}, entry.component.config, "codec")
+    try:
+        made: Codec = entry.component.load()(conf, Site(size=(256, 256)))
+    except LDMError:
+        raise
+    except Exception as error:  # whatever a plugin's module raises when it is imported
+        raise ComponentError(
+            f"codec '{name}' of {entry.distribution} does not load: {type(error).__name__}: {error}"
+        ) from error
+    return made
+
+
+def codec_names(catalog: Catalog) -> list[str]:
+    """Names of the installed codecs, each once."""
+    return list(dict.fromkeys(entry.component.name for entry in catalog if entry.component.kind == "codec"))
+
+
+def recognise(
+    source: Source, catalog: Catalog, codec: str = "", options: Mapping[str, Any] = EMPTY
+) -> tuple[str, Codec, Recognised]:
+    """Which codec knows `source`, and what it says of it; `codec` asks that one alone, with its `options`.
+
+    Raises CheckpointError where none does, saying what was seen and what is installed; ConfigError where several do.
+    A codec that fails is named: in the error, or in the notes of the one that succeeds.
+    """
+    if not source.folder:
+        source.tensors()  # a damaged file is said once, in its own words
+    found: list[tuple[str, Codec, Recognised]] = []
+    failed: dict[str, str] = {}
+    for name in [codec] if codec else codec_names(catalog):
+        try:
+            made = make_codec(name, catalog, options if codec else _own_options(name, catalog, options))
+            said = made.recognise(source)
+        except ConfigError:
+            raise
+        except LDMError as error:
+            failed[name] = str(error)
+        except Exception as error:  # a codec's own fault must not hide what the others know
+            failed[name] = f"{type(error).__name__}: {error}"
+        else:
+            if said is not None:
+                found.append((name, made, said))
+    where = storage.shown(source.url)
+    if len(found) > 1:
+        rows = ", ".join(f"{name} ({said.what})" for name, _, said in found)
+        raise ConfigError(f"{where}: several codecs know it: {rows}; say which with --from {found[0][0]}")
+    if not found:
+        raise CheckpointError(_nothing_found(source, where, codec, failed, catalog))
+    name, made, said = found[0]
+    notes = [f"codec '{other}' failed on it: {why}" for other, why in failed.items()]
+    return name, made, attrs.evolve(said, notes=(*said.notes, *notes)) if notes else said
+
+
+def _own_options(name: str, catalog: Catalog, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of options that were given for whichever codec it will be, those that this one has."""
+    entry, _ = catalog.get("codec", name)
+    fields = {field.name for field in attrs.fields(entry.component.config)}
+    return {key: value for key, value in options.items() if key in fields}
+
+
+def _nothing_found(source: Source, where: str, codec: str, failed: Mapping[str, str], catalog: Catalog) -> str:
+    if failed:
+        rows = "; ".join(why if where in why else f"{name}: {why}" for name, why in failed.items())
+        return f"{where}: could not be read as " + (f"{codec}: {rows}" if codec else rows)
+    names = codec_names(catalog)
+    if codec:
+        others = [name for name in names if name != codec]
+        more = f"; leave --from out to ask the others ({', '.join(others)})" if others else ""
+        return f"{where}: is nothing that codec '{codec}' knows; it holds {seen(source)}{more}"
+    lacking = [d for d in BROUGHT if d not in {e.distribution for e in catalog if e.component.kind == "codec"}]
+    more = f"; others come with: pip install {' '.join(lacking)}" if lacking else ""
+    return f"{where}: no codec knows these weights; it holds {seen(source)} (codecs: {', '.join(names)}{more})"
+
+
+def seen(source: Source) -> str:
+    """In words, what a source holds: container and first parts of its names, or the files of a folder."""
+    if source.folder:
+        names = list(source.names)
+        return f"{len(names)} files: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}" if names else "no file"
+    file = source.tensors()
+    heads: dict[str, int] = {}
+    for name in file.infos:
+        head = name.partition(".")[0]
+        heads[head] = heads.get(head, 0) + 1
+    rows = [f"{head}.* ({count})" if count > 1 else head for head, count in list(heads.items())[:6]]
+    return f"{len(file.infos)} tensors ({file.container}): {', '.join(rows)}{', ...' if len(heads) > 6 else ''}"
+
+
+def require_known(found: Recognised, where: str) -> None:
+    """ConfigError with the settings to add while something about a source is unknown."""
+    if found.unknown:
+        raise ConfigError(
+            [
+                f"{storage.shown(where)}: nothing says {path}; add {path}={_word(candidates)}"
+                + (f" (one of: {', '.join(map(_text, candidates))})" if len(candidates) > 1 else "")
+                for path, candidates in found.unknown.items()
+            ]
+        )
+
+
+def _word(candidates: Sequence[Any]) -> str:
+    return _text(candidates[0]) if candidates else "VALUE"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_text, value))}]"
+    return "null" if value is None else str(value)
+
+
+def read(
+    source: Source,
+    catalog: Catalog,
+    codec: str = "",
+    partial: bool = False,
+    options: Mapping[str, Any] = EMPTY,
+) -> ModelWeights:
+    """The weights of `source` in our names, its recipe with :attr:`Source.given` on top.
+
+    Raises what :func:`recognise` raises; ConfigError while something is unknown, with the settings to add;
+    CheckpointError for names that lack or that nobody expects, unless `partial`, which notes them.
+    """
+    name, made, found = recognise(source, catalog, codec, options)
+    require_known(found, source.url)
+    return read_with(name, made, found, source, partial)
+
+
+def read_with(name: str, codec: Codec, found: Recognised, source: Source, partial: bool = False) -> ModelWeights:
+    """:func:`read` once it is known with which codec, and what that one says."""
+    where = storage.shown(source.url)
+    try:
+        weights = codec.read(source)
+    except LDMError:
+        raise
+    except _FAULTS as error:
+        raise CheckpointError(
+            f"{where}: codec '{name}' could not read it ({type(error).__name__}: {str(error)[:200]}); is it damaged?"
+        ) from error
+    lines = [
+        f"{len(names)} {what} (e.g. {', '.join(list(names)[:3])})"
+        for what, names in (("missing", weights.missing), ("unexpected", weights.unexpected))
+        if names
+    ]
+    if lines and not partial:
+        raise CheckpointError(
+            f"{where}: recognised as {found.what}, but its tensors are not those of it: {'; '.join(lines)}"
+        )
+    notes = [*found.notes, *(n for n in weights.notes if n not in found.notes), *(f"taken in part: {x}" for x in lines)]
+    return attrs.evolve(weights, recipe=overlay(weights.recipe, source.given), notes=tuple(notes))
+
+
+def recipe_of(weights: ModelWeights, catalog: Catalog) -> Recipe:
+    """The complete recipe: parts by their weights, all else by default; sampling as is usual where nothing is said.
+
+    No data set plays a role: class counts come from the weights. Raises ConfigError with every misfit of a model.
+    """
+    plain = {key: value for key, value in weights.recipe.items() if key != "scale"}
+    if isinstance(stage := plain.get("first_stage"), Mapping):  # its weights are here, and in no other file
+        plain["first_stage"] = {key: value for key, value in stage.items() if key not in ("weights", "sha256")}
+    if "sampler" not in plain and "ddim" in catalog.names("sampler"):
+        plain["sampler"] = "ddim"
+    recipe = resolve({**plain, "guidance": plain.get("guidance", "none")}, catalog)
+    if weights.model is None or weights.first_stage is None:
+        return recipe  # a part by itself: what is around it is nobody's
+    recipe = attrs.evolve(recipe, conditioners=tuple(map(_as_trained, recipe.conditioners, _rows(plain))))
+    specs = [c.config.spec(recipe.first_stage.config.latent) for c in recipe.conditioners]
+    if "guidance" not in plain and "cfg" in catalog.names("guidance") and any(s.crossattn or s.vector for s in specs):
+        guided = attrs.evolve(recipe, guidance=resolve({"guidance": "cfg"}, catalog).guidance)
+        recipe = recipe if list(model_misfits(guided)) else guided
+    if problems := list(model_misfits(recipe)):
+        raise ConfigError(problems)
+    return recipe
+
+
+def _rows(plain: Mapping[str, Any]) -> Sequence[Any]:
+    rows = plain.get("conditioners") or ()
+    return (rows,) if isinstance(rows, str | Mapping) else rows
+
+
+def _as_trained(part: ConditionerPart, plain: Any) -> ConditionerPart:
+    """A conditioner as published models were trained: where nothing is said, a tenth of the examples went without."""
+    said = isinstance(plain, Mapping) and "dropout" in plain
+    return part if said else attrs.evolve(part, dropout=DROPOUT)
+
+
+def build_part(weights: ModelWeights, catalog: Catalog) -> nn.Module:
+    """The first stage, denoiser or conditioner that `weights` hold by themselves, filled strictly, in eval mode.
+
+    Raises CheckpointError where names or shapes are not those of the part that the recipe names.
+    """
+    from ldm_core.build import load_weights, make, make_first_stage, unfilled
+
+    recipe = recipe_of(weights, catalog)
+    if weights.model is None:
+        if weights.first_stage is None:
+            raise CheckpointError("these weights hold nothing")
+        with unfilled():
+            built: Any = make_first_stage(recipe, catalog)
+        load_weights(built, dict(weights.first_stage), "first stage")
+        return _resting(built)
+    latent = weights.latent or recipe.first_stage.config.latent
+    site = Site(size=_size_of(recipe, latent), channels=recipe.image_channels, latent=latent)
+    part, prefix, kind = _lone_part(weights, recipe)
+    if kind == "denoiser":
+        specs = {c.name: c.config.spec(latent) for c in recipe.conditioners}
+        site = attrs.evolve(site, cond=weights.cond if weights.cond is not None else CondSpec.merge(specs))
+    with unfilled():
+        built = make(part, site, catalog)
+    load_weights(built, {k.removeprefix(prefix): v for k, v in weights.model.items() if k.startswith(prefix)}, kind)
+    return _resting(built)
+
+
+def _lone_part(weights: ModelWeights, recipe: Recipe) -> tuple[Part, str, str]:
+    assert weights.model is not None
+    if any(name.startswith("denoiser.") for name in weights.model):
+        return recipe.denoiser, "denoiser.", "denoiser"
+    if not recipe.conditioners:
+        raise CheckpointError("these weights hold neither a denoiser nor a conditioner that their recipe names")
+    name = recipe.conditioners[0].name
+    return recipe.conditioners[0], f"conditioners.{name}.", f"conditioner '{name}'"
+
+
+def _size_of(recipe: Recipe, latent: LatentSpec) -> tuple[int, ...]:
+    """The image size, made to fit latents that are not those of the recipe's own first stage."""
+    return tuple(
+        max(stride, size // stride * stride) for size, stride in zip(recipe.image_size, latent.stride, strict=True)
+    )
+
+
+def _resting(module: Any) -> Any:
+    return module.eval().requires_grad_(False)
+
+
+def to_pipeline(
+    weights: ModelWeights,
+    catalog: Catalog,
+    device: str | None = None,
+    precision: str = "fp32",
+    sha256: str = "",
+    where: str = "these weights",
+) -> Pipeline:
+    """A pipeline of a whole model; `sha256`, the hash of what was read, travels in its pictures.
+
+    `precision`: of the arithmetic inside the networks, ``fp32``, ``bf16`` or ``fp16``; weights stay float32. Raises
+    CheckpointError where `weights` are a part alone, or not those of the recipe.
+    """
+    from ldm_core.build import load_weights, make_first_stage, make_model, unfilled
+    from ldm_core.pipeline import Pipeline, device_named
+
+    if weights.model is None or weights.first_stage is None:
+        raise CheckpointError(_lone(weights, where))
+    recipe = recipe_of(weights, catalog)
+    place = device_named(device)
+    with unfilled():
+        stage: Any = make_first_stage(recipe, catalog)
+        model = make_model(recipe, catalog, stage)
+    load_weights(stage, dict(weights.first_stage), f"{where}, first stage")
+    load_weights(model, dict(weights.model), f"{where}, model")
+    _resting(stage.to(place))
+    _resting(model.to(place))
+    model.precision = precision
+    return Pipeline(recipe, stage, model, catalog, weights=sha256)
+
+
+def _lone(weights: ModelWeights, where: str) -> str:
+    if weights.model is None:
+        return (
+            f"{where}: is a first stage alone, and nothing to sample from; see what it keeps with "
+            "`ldm-run reconstruct`, or train a model on it with --first-stage"
+        )
+    if any(name.startswith("denoiser.") for name in weights.model):
+        return f"{where}: is a denoiser without a first stage; give the first stage with --first-stage PATH_OR_URL"
+    return f"{where}: is a conditioner alone, and nothing to sample from"
