@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -80,10 +80,11 @@ class Model(nn.Module):
         x0 = per_example(c_skip, x) * x + per_example(c_out, x) * f.to(x.dtype)
         return Estimate(x0, extra if extra.shape[1] else None)
 
-    def encode(self, batch: Batch) -> dict[str, Cond]:
-        """Each conditioner's bundle for a collated batch, by name; floating tensors are float32."""
+    def encode(self, batch: Batch, names: Iterable[str] | None = None) -> dict[str, Cond]:
+        """Each conditioner's bundle for a collated batch, by name; floating tensors are float32. `names`: of these."""
+        some = self.conditioners if names is None else names
         with self.autocast():
-            conds = {name: c.encode(batch) for name, c in self.conditioners.items()}  # type: ignore[operator]
+            conds = {name: self.conditioners[name].encode(batch) for name in some}  # type: ignore[operator]
         return {name: c.map(_float) for name, c in conds.items()}
 
     def nulls(self, conds: Mapping[str, Cond]) -> dict[str, Cond]:
@@ -118,15 +119,19 @@ def make_predict(model: Model, *, together: bool = True) -> Predict:
     """The `predict` of a run: evaluates branches of a guidance, in one call of the network where that can be.
 
     Branches with equal options and equal parts are batched (`together`), else run one by one; the results are the
-    same to rounding. A bundle batched once is kept, so that a run does not copy its conditioning at each step.
+    same to rounding. A bundle is batched once a run, and the denoiser's `prepare`, where it has one, is applied to what
+    came of it: conditioning is not copied, and keys and values are not computed, at each step.
     """
-    stacked: dict[tuple[int, ...], tuple[list[Cond], Cond]] = {}
+    prepare: Callable[[Cond], Cond] = getattr(model.denoiser, "prepare", lambda cond: cond)
+    ready: dict[tuple[int, ...], tuple[list[Cond], Cond]] = {}
 
     def batch(conds: list[Cond]) -> Cond:
         key = tuple(id(c) for c in conds)
-        if key not in stacked:
-            stacked[key] = (conds, Cond.batch(conds))  # the list keeps the ids alive
-        return stacked[key][1]
+        if key not in ready:
+            with model.autocast():
+                found = prepare(conds[0] if len(conds) == 1 else Cond.batch(conds))
+            ready[key] = (conds, found)  # the list keeps the ids alive
+        return ready[key][1]
 
     def predict(x: Tensor, t: Tensor, branches: Sequence[Cond]) -> list[Estimate]:
         groups: list[list[int]] = []
@@ -138,11 +143,12 @@ def make_predict(model: Model, *, together: bool = True) -> Predict:
                 home.append(i)
         out: list[Estimate | None] = [None] * len(branches)
         for group in groups:
-            if len(group) == 1:
-                out[group[0]] = model(x, t, branches[group[0]])
-                continue
             n = len(group)
-            both = model(torch.cat([x] * n), torch.cat([t] * n), batch([branches[i] for i in group]))
+            cond = batch([branches[i] for i in group])
+            if n == 1:
+                out[group[0]] = model(x, t, cond)
+                continue
+            both = model(torch.cat([x] * n), torch.cat([t] * n), cond)
             extras = both.extra.chunk(n) if both.extra is not None else [None] * n
             for i, x0, extra in zip(group, both.x0.chunk(n), extras, strict=True):
                 out[i] = Estimate(x0, extra)

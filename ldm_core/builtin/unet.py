@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -10,24 +11,32 @@ from torch import Tensor, nn
 from ldm_core.builtin.unet_config import UNetConfig
 from ldm_core.cond import Cond
 from ldm_core.contracts import Denoiser, Site
-from ldm_core.nn.attention import AttentionBlock, SpatialTransformer, joint_mask
+from ldm_core.nn.attention import AttentionBlock, KeysValues, SpatialTransformer, joint_mask
 from ldm_core.nn.embeddings import timestep_embedding
 from ldm_core.nn.norms import group_norm, zero_init
 from ldm_core.nn.recompute import recompute
 from ldm_core.nn.unet_blocks import Downsample, ResBlock, Upsample
+
+_KEYS, _VALUES = "keys/{}/{}", "values/{}/{}"
+"""Extras of a prepared bundle: by the address of a stage, and the number of a block in its transformer."""
 
 
 class UNetStage(nn.Sequential):
     """Layers of one index of the U-Net, each handed what it takes: the embedding, the context, or x alone."""
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, emb: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        emb: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        given: Sequence[KeysValues] | None = None,
     ) -> Tensor:
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, emb)
             elif isinstance(layer, SpatialTransformer):
-                x = layer(x, context, mask)
+                x = layer(x, context, mask, given)
             else:
                 x = layer(x)
         return x
@@ -129,13 +138,36 @@ class UNet(nn.Module, Denoiser):
 
         skips: list[Tensor] = []
         for index, stage in enumerate(self.input_blocks):
-            h = self._residual(stage(h, emb, context, mask), cond, f"in.{index}")
+            h = stage(h, emb, context, mask, self._given(cond, f"input_blocks.{index}"))
+            h = self._residual(h, cond, f"in.{index}")
             skips.append(h)
-        h = self._residual(self.middle_block(h, emb, context, mask), cond, "mid")
-        for stage in self.output_blocks:
+        h = self.middle_block(h, emb, context, mask, self._given(cond, "middle_block"))
+        h = self._residual(h, cond, "mid")
+        for index, stage in enumerate(self.output_blocks):
             skip = self._residual(skips.pop(), cond, f"skip.{len(skips)}")
-            h = stage(torch.cat([h, skip], dim=1), emb, context, mask)
+            given = self._given(cond, f"output_blocks.{index}")
+            h = stage(torch.cat([h, skip], dim=1), emb, context, mask, given)
         return self.out(h)
+
+    def prepare(self, cond: Cond) -> Cond:
+        """`cond` with the keys and values of its tokens in `extras`, which are the same at every step of a run."""
+        if cond.crossattn is None or not self.cond_spec.crossattn:
+            return cond
+        context, extras = cond.crossattn.to(self._dtype), dict(cond.extras)
+        for address, layer in self.named_modules():
+            if isinstance(layer, SpatialTransformer):
+                for i, pair in enumerate(layer.keys_values(context)):
+                    extras[_KEYS.format(address.rpartition(".")[0], i)] = pair[0]
+                    extras[_VALUES.format(address.rpartition(".")[0], i)] = pair[1]
+        return cond._replace(extras=extras)
+
+    @staticmethod
+    def _given(cond: Cond, stage: str) -> list[KeysValues] | None:
+        """What :meth:`prepare` left for the stage at this address."""
+        found: list[KeysValues] = []
+        while (keys := cond.extras.get(_KEYS.format(stage, len(found)))) is not None:
+            found.append((keys, cond.extras[_VALUES.format(stage, len(found))]))
+        return found or None
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -6,14 +6,21 @@ module that is called as one, so that adapters can reach it by its address.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm_core.nn.norms import group_norm, zero_init
 
+KeysValues: TypeAlias = tuple[Tensor, Tensor]
+"""Keys and values of a context, each (B,heads,L,d)."""
 _PLAIN = 1 << 24
 """Attention weights up to which a CPU computes them as one matrix in bfloat16."""
+_PLAIN_FORWARD = 1 << 22
+"""The same without gradients: there the fused kernel has no slow way back, and wins earlier."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -24,7 +31,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     if q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16):
         # The CPU's fused kernel takes five to ten times as long backwards in these as in float32.
         with torch.autocast("cpu", enabled=False):
-            if q.dtype == torch.bfloat16 and q[..., 0].numel() * k.shape[2] <= _PLAIN:
+            limit = _PLAIN if torch.is_grad_enabled() else _PLAIN_FORWARD
+            if q.dtype == torch.bfloat16 and q[..., 0].numel() * k.shape[2] <= limit:
                 return _attend_plainly(q, k, v, mask)
             return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -56,14 +64,24 @@ class CrossAttention(nn.Module):
         self.to_v = nn.Linear(context_dim, channels, bias=False)
         self.to_out = nn.Sequential(nn.Linear(channels, channels), nn.Dropout(dropout))
 
-    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        context = x if context is None else context
-        q, k, v = (
-            projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B,heads,N or L,C/heads)
-            for projected in (self.to_q(x), self.to_k(context), self.to_v(context))
-        )
-        out = attend(q, k, v, None if mask is None else mask[:, None, None, :])
+    def keys_values(self, context: Tensor) -> KeysValues:
+        """What attention needs of a context (B,L,context_dim): two of (B,heads,L,C/heads)."""
+        return self._by_head(self.to_k(context)), self._by_head(self.to_v(context))
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        given: KeysValues | None = None,
+    ) -> Tensor:
+        """`given`: the context's keys and values, where they are known already."""
+        k, v = self.keys_values(x if context is None else context) if given is None else given
+        out = attend(self._by_head(self.to_q(x)), k, v, None if mask is None else mask[:, None, None, :])
         return self.to_out(out.transpose(1, 2).flatten(2))  # (B,N,C)
+
+    def _by_head(self, projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B,heads,N or L,C/heads)
 
 
 class GEGLU(nn.Module):
@@ -105,9 +123,16 @@ class TransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.norm3 = nn.LayerNorm(channels)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        given: KeysValues | None = None,
+    ) -> Tensor:
+        """`given`: the context's keys and values for the cross-attention, where they are known already."""
         x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context, mask)
+        x = x + self.attn2(self.norm2(x), context, mask, given)
         return x + self.ff(self.norm3(x))
 
 
@@ -143,7 +168,19 @@ class SpatialTransformer(nn.Module):
             nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
         )
 
-    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def keys_values(self, context: Tensor) -> list[KeysValues]:
+        """Keys and values of a context (B,L,context_dim) for each block: they do not change with x."""
+        blocks = cast(Iterable[TransformerBlock], self.transformer_blocks)
+        return [block.attn2.keys_values(context) for block in blocks]
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        given: Sequence[KeysValues] | None = None,
+    ) -> Tensor:
+        """`given`: :meth:`keys_values` of the context, where they are known already."""
         size = x.shape[2:]
         h = self.norm(x)
         if not self.linear_projection:
@@ -151,8 +188,8 @@ class SpatialTransformer(nn.Module):
         h = h.flatten(2).transpose(1, 2)  # (B,N,C)
         if self.linear_projection:
             h = self.proj_in(h)
-        for block in self.transformer_blocks:
-            h = block(h, context, mask)
+        for index, block in enumerate(self.transformer_blocks):
+            h = block(h, context, mask, None if given is None else given[index])
         if self.linear_projection:
             h = self.proj_out(h)
         h = h.transpose(1, 2).unflatten(2, size)  # (B,C,h,w); a view, laid out channels last

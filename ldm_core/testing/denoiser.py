@@ -184,6 +184,17 @@ class DenoiserSuite(ModuleSuite):
         back = self._quietly(denoiser, swapped)["F"].flip(0)
         assert largest_difference(back, there) <= self.atol, "swapping the examples does not swap the output"
 
+    def test_preparing_changes_nothing(self) -> None:
+        """A bundle that went through `prepare`, where there is one, gives what the plain one gives."""
+        denoiser, given = self.build(), self.inputs(range(2), self.sizes[0])
+        if (prepare := getattr(denoiser, "prepare", None)) is None:
+            return
+        with torch.no_grad():
+            prepared = prepare(given["cond"])
+        plain = self._quietly(denoiser, given)["F"]
+        again = self._quietly(denoiser, {**given, "cond": prepared})["F"]
+        assert largest_difference(plain, again) <= self.atol, "a prepared bundle gives another output"
+
 
 def _copies(cond: Cond) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in cond.flat().items()}
