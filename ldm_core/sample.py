@@ -15,18 +15,18 @@ from ldm_core.diffusion import Model, make_predict
 from ldm_core.streams import Streams, mix_seed
 
 
-def conditions_of(model: Model, batch: Batch) -> Conditions:
-    """Encode a batch once for a run; the denoiser's `prepare`, where it has one, is applied once a branch."""
+def conditions_of(model: Model, batch: Batch, negative: Batch | None = None) -> Conditions:
+    """Encode a batch once for a run.
+
+    `negative`: keys that what is to be avoided gives. The bundles of the conditioners that read one of them, encoded
+    with these and the batch's other keys, stand where their nulls would.
+    """
     conds = model.encode(batch)
-    prepare: Callable | None = getattr(model.denoiser, "prepare", None)
-    if prepare is None:
-        return Conditions(conds, model.nulls(conds))
-
-    def prepared(cond: object) -> object:
-        with model.autocast():
-            return prepare(cond)
-
-    return Conditions(conds, model.nulls(conds), prepared)  # type: ignore[arg-type]
+    nulls = model.nulls(conds)
+    if negative:
+        readers = [name for name, c in model.conditioners.items() if any(key in negative for key in c.reads)]
+        nulls.update(model.encode({**batch, **negative}, readers))
+    return Conditions(conds, nulls, batch=batch)
 
 
 @torch.no_grad()
