@@ -1,0 +1,1 @@
+"""Samplers and time grids for ldm-core."""

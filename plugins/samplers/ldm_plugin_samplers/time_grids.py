@@ -1,0 +1,112 @@
+"""Levels chosen by their noise, sigma / alpha; on a table they lie between its entries, where it is interpolated."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ldm_core.contracts import NoiseSchedule, Site, TimeGrid
+from ldm_plugin_samplers.config import KarrasConfig, LogSNRConfig, QuadConfig, ShiftedConfig
+
+NO_SIGNAL = 80.0
+"""The largest sigma / alpha of Karras et al. 2022, where the schedule's own has no bound."""
+
+
+class QuadGrid(TimeGrid):
+    """The quadratic spacing of the published DDIM code; see :class:`QuadConfig`."""
+
+    def __init__(self, config: QuadConfig, site: Site | None = None) -> None:
+        self.config = config
+
+    def times(self, schedule: NoiseSchedule, steps: int) -> Tensor:
+        """`steps` + 1 levels, the last one that of the table's first entry; ValueError where it cannot be."""
+        table = getattr(schedule, "table_steps", None)
+        if problem := self.config.problem(table, steps):
+            raise ValueError(problem)
+        assert table is not None
+        return torch.tensor([*(i + 1 for i in self.config.indices(table, steps)), 1], dtype=torch.float64)
+
+
+class RatioGrid(TimeGrid):
+    """Levels whose sigma / alpha, as a power 1 / rho or as a logarithm, is even; then data.
+
+    They begin at t_max, or at `sigma_max` if that is given. Where the schedule has no signal at t_max, the levels
+    after the first are those of a rule that begins at :data:`NO_SIGNAL`.
+    """
+
+    def __init__(self, config: KarrasConfig | LogSNRConfig, site: Site | None = None) -> None:
+        self.config = config
+
+    def times(self, schedule: NoiseSchedule, steps: int) -> Tensor:
+        """`steps` + 1 levels; ValueError for less than one step, or for ends that the schedule does not reach."""
+        config = self.config
+        if problem := config.problem(None, steps):
+            raise ValueError(problem)
+        own = math.exp(float(log_ratio(schedule, torch.tensor(float(schedule.t_max), dtype=torch.float64))))
+        low = config.sigma_min or math.exp(float(log_ratio(schedule, _lowest(schedule))))
+        high = config.sigma_max or min(own, max(NO_SIGNAL, 2 * low) if math.isinf(own) else own)
+        if not low < high <= own * (1 + 1e-9):
+            raise ValueError(f"sigma_min {low:g} and sigma_max {high:g}: the schedule's sigma / alpha ends at {own:g}")
+        part = torch.linspace(0, 1, steps, dtype=torch.float64)
+        if isinstance(config, KarrasConfig):
+            ends = high ** (1 / config.rho), low ** (1 / config.rho)
+            levels = config.rho * torch.lerp(*torch.tensor(ends, dtype=torch.float64), part).log()
+        else:
+            levels = torch.lerp(*torch.tensor((high, low), dtype=torch.float64).log(), part)
+        times = torch.cat([time_at(schedule, levels), torch.zeros(1, dtype=torch.float64)])
+        if not config.sigma_max:
+            times[0] = schedule.t_max
+        return times
+
+
+class ShiftedGrid(TimeGrid):
+    """Even times whose noise is raised: sigma / alpha is multiplied by `shift`.
+
+    On rectified flow that is t -> shift t / (1 + (shift - 1) t). On a schedule that ends at a finite sigma / alpha, the
+    even times are those from where the multiple is that end, so that the grid begins at t_max and ends at data.
+    """
+
+    def __init__(self, config: ShiftedConfig, site: Site | None = None) -> None:
+        self.config = config
+
+    def times(self, schedule: NoiseSchedule, steps: int) -> Tensor:
+        """`steps` + 1 levels; ValueError for less than one step."""
+        if problem := self.config.problem(None, steps):
+            raise ValueError(problem)
+        end, shift = torch.tensor(float(schedule.t_max), dtype=torch.float64), math.log(self.config.shift)
+        top = log_ratio(schedule, end) - shift
+        start = time_at(schedule, top) if shift > 0 and bool(top.isfinite()) else end
+        even = start * (1 - torch.arange(steps + 1, dtype=torch.float64) / steps)
+        times = even.clone()
+        times[0] = schedule.t_max
+        times[1:-1] = time_at(schedule, log_ratio(schedule, even[1:-1]) + shift)
+        return times
+
+
+def log_ratio(schedule: NoiseSchedule, t: Tensor) -> Tensor:
+    """ln(sigma / alpha) at t, of t's shape, float64: minus half the log signal-to-noise ratio."""
+    return schedule.sigma(t).log() - schedule.alpha(t).log()
+
+
+def time_at(schedule: NoiseSchedule, wanted: Tensor) -> Tensor:
+    """The times in [0, t_max] at which ln(sigma / alpha) has the values `wanted`, of their shape, float64.
+
+    By bisection, to the last bit: the contract says that the ratio increases, and no more. Values beyond the
+    schedule's ends give its ends.
+    """
+    low = torch.zeros_like(wanted, dtype=torch.float64)
+    high = torch.full_like(low, float(schedule.t_max))
+    for _ in range(1100):  # the exponents of double precision are passed one by one where t is near 0
+        middle = (low + high) / 2
+        if bool(((middle == low) | (middle == high)).all()):
+            break
+        above = log_ratio(schedule, middle) > wanted
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return high
+
+
+def _lowest(schedule: NoiseSchedule) -> Tensor:
+    table = getattr(schedule, "table_steps", None)
+    return torch.tensor(1.0 if table is not None else float(schedule.t_max) / 1000, dtype=torch.float64)
