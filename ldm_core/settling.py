@@ -1,0 +1,30 @@
+"""A model's weights as sampling wants them: laid out and rounded once, and not at each call."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from ldm_core.diffusion import AUTOCAST, Model
+from ldm_core.settings import Precision
+
+
+def settle(model: Model, precision: Precision = "fp32") -> None:
+    """Let `model` sample at `precision` from here on; for sampling alone, since its weights are rounded in place.
+
+    Under ``bf16`` and ``fp16`` the denoiser's linear layers and convolutions hold their weights in that type: autocast
+    would round frozen weights anew at each call. All else (norms, embeddings, conditioners, the first stage) stays
+    float32. On a CPU, and at lower precision elsewhere, the weights of two-dimensional convolutions lie channels last,
+    where their kernels are faster; that changes results by rounding.
+    """
+    model.precision = precision
+    denoiser = cast(nn.Module, model.denoiser)
+    if precision in AUTOCAST:
+        for module in denoiser.modules():
+            if isinstance(module, nn.Linear | _ConvNd):
+                module.to(AUTOCAST[precision])
+    if model.device.type == "cpu" or precision in AUTOCAST:
+        denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
