@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ldm_core.contracts import EMPTY
+from ldm_core.contracts import EMPTY, Batch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 
 class Cond(NamedTuple):
@@ -155,7 +157,8 @@ def _mask(cond: Cond) -> Tensor:
 class Conditions:
     """One run's conditioning, kept apart by conditioner name, so that a guidance picks which of them are on.
 
-    `prepare` (the denoiser's) is applied to each merged bundle once; results are kept for the run.
+    `prepare` (the denoiser's) is applied to each merged bundle once; results are kept for the run. `batch`: what was
+    encoded, with all keys that it was made with, for a second model to encode.
     """
 
     def __init__(
@@ -163,9 +166,13 @@ class Conditions:
         conds: Mapping[str, Cond],
         nulls: Mapping[str, Cond],
         prepare: Callable[[Cond], Cond] = lambda cond: cond,
+        *,
+        batch: Batch = EMPTY,
     ) -> None:
         self._conds, self._nulls, self._prepare = dict(conds), dict(nulls), prepare
         self._picked: dict[frozenset[str], Cond] = {}
+        self._again: dict[Callable[[Batch], Any], Any] = {}
+        self.batch = batch
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -181,6 +188,13 @@ class Conditions:
             merged = Cond.merge((self._conds if n in chosen else self._nulls)[n] for n in self._conds)
             self._picked[chosen] = self._prepare(merged)
         return self._picked[chosen]
+
+    def again(self, make: Callable[[Batch], T]) -> T:
+        """What `make` makes of the batch, such as a second model's conditioning; made once and kept for the run."""
+        if make not in self._again:
+            self._again[make] = make(self.batch)
+        made: T = self._again[make]
+        return made
 
     @property
     def cond(self) -> Cond:

@@ -6,9 +6,9 @@ Importing this imports torch, but neither deepspeed nor timm; s3fs only for an s
 from __future__ import annotations
 
 import json
-import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import attrs
@@ -19,6 +19,7 @@ from safetensors.torch import load as parse_safetensors
 from torch import Tensor
 
 from ldm_core import artifacts, storage
+from ldm_core import sample_settings as sampling
 from ldm_core.batch import collate, to_device, to_images
 from ldm_core.build import (
     SamplingParts,
@@ -29,13 +30,13 @@ from ldm_core.build import (
     sampling_site,
 )
 from ldm_core.catalog import Catalog
-from ldm_core.check import diffusion_misfits
 from ldm_core.contracts import FirstStage
 from ldm_core.diffusion import Model
 from ldm_core.errors import CheckpointError, ConfigError, DataError, Interrupted
-from ldm_core.recipe import Part, Recipe, versions
+from ldm_core.recipe import Recipe, versions
 from ldm_core.resolve import resolve
 from ldm_core.sample import conditions_of, decode, omissions, sample_latents, truncations
+from ldm_core.sample_rows import Negative, as_data, in_words, negative_rows, rows_of
 
 Callback = Callable[["Progress"], "bool | None"]
 
@@ -108,7 +109,8 @@ def tensors_of(url: str) -> dict[str, Tensor]:
 class Pipeline:
     """First stage, model and sampler of a trained recipe. Safe to call from several threads at once.
 
-    Assemble one from parts with ``Pipeline(recipe, stage, model, catalog)``, or :meth:`load` a run.
+    Assemble one from parts with ``Pipeline(recipe, stage, model, catalog)``, or :meth:`load` a run. `weights` and
+    `first_stage`: the hashes of their files.
     """
 
     def __init__(
@@ -119,12 +121,14 @@ class Pipeline:
         catalog: Catalog,
         *,
         weights: str = "",
+        first_stage: str = "",
         class_names: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.recipe, self.stage, self.model, self.catalog = recipe, stage, model.eval(), catalog
         self.weights = weights
         self.class_names: Mapping[str, Sequence[str]] = class_names or {}
-        self._site = sampling_site(recipe, stage)
+        self._site = attrs.evolve(sampling_site(recipe, stage), first_stage=first_stage)
+        self._made: tuple[Any, SamplingParts] | None = None
 
     @classmethod
     def load(cls, url: str, *, device: str | None = None, catalog: Catalog | None = None) -> Pipeline:
@@ -154,7 +158,8 @@ class Pipeline:
         load_weights(model, tensors_of(path), path)
         model.to(where).eval().requires_grad_(False)
         names = header.extra.get("class_names") or {}
-        return cls(recipe, stage, model, catalog, weights=header.sha256, class_names=names)
+        hashes = {"weights": header.sha256, "first_stage": expected or artifacts.sha256(stage_url)}
+        return cls(recipe, stage, model, catalog, **hashes, class_names=names)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -165,34 +170,23 @@ class Pipeline:
         """For each prompt that is longer than a conditioner's context, a line that quotes what is cut."""
         return truncations(dict(self.model.conditioners.items()), prompts)
 
-    def _parts(self, steps: int, guidance: float | None, sampler: str | None) -> tuple[SamplingParts, Recipe]:
-        from ldm_core import config
+    def with_settings(self, settings: Mapping[str, Any] | Iterable[str]) -> Pipeline:
+        """The same model, sampled otherwise: ``{"guidance": {"use": "cfg", "rescale": 0.7}, "sampler": "ddpm"}``, or
+        the command line's ``["guidance.rescale=0.7"]``. Weights are shared; :class:`ConfigError` says what is allowed.
+        """
+        return self._like(sampling.with_settings(self.recipe, settings, self.catalog))
 
-        recipe = self.recipe
-        if sampler:
-            entry, preset = self.catalog.get("sampler", sampler)
-            conf = preset if preset is not None else config.structure({}, entry.component.config, "sampler")
-            part = Part(kind="sampler", use=entry.component.name, config=conf, asked=sampler)
-            recipe = attrs.evolve(recipe, sampler=part)
-        if guidance is not None and not math.isfinite(guidance):
-            raise ConfigError(f"guidance={guidance}: expected a finite scale, such as 3; 1 is without guidance")
-        if guidance is not None:
-            conf = recipe.guidance.config
-            if not hasattr(conf, "scale"):
-                if guidance == 1.0:
-                    return make_sampling(recipe, self.catalog, self._site), recipe
-                raise ConfigError(
-                    f"guidance={guidance}: this model's guidance '{recipe.guidance.use}' has no scale; train with "
-                    "--guidance cfg"
-                )
-            part = attrs.evolve(recipe.guidance, config=attrs.evolve(conf, scale=float(guidance)))
-            recipe = attrs.evolve(recipe, guidance=part)
-            if misfits := [line for line in diffusion_misfits(recipe) if line.startswith("guidance ")]:
-                raise ConfigError(misfits)
-        problem = getattr(recipe.time_grid.config, "problem", None)
-        if problem and (line := problem(getattr(recipe.schedule.config, "table_steps", None), steps)):
-            raise ConfigError(f"steps={steps}: {line}")
-        return make_sampling(recipe, self.catalog, self._site), recipe
+    def _like(self, recipe: Recipe) -> Pipeline:
+        made = copy(self)
+        made.recipe = recipe
+        return made
+
+    def _parts(self, recipe: Recipe) -> SamplingParts:
+        # kept from call to call, since a guidance may bring a second model; one assignment, for the sake of threads
+        key = (recipe.sampler, recipe.guidance, recipe.time_grid)
+        if self._made is None or self._made[0] != key:
+            self._made = key, make_sampling(recipe, self.catalog, self._site)
+        return self._made[1]
 
     def sample(
         self,
@@ -202,8 +196,9 @@ class Pipeline:
         examples: Sequence[Mapping[str, Any]] | None = None,
         images: int | None = None,
         steps: int | None = None,
-        guidance: float | None = None,
+        guidance: float | str | None = None,
         sampler: str | None = None,
+        negative: Negative | None = None,
         seed: int | None = None,
         seeds: Sequence[int] | None = None,
         batch: int | None = None,
@@ -215,23 +210,27 @@ class Pipeline:
         `prompts`, one or several, are the inputs ``caption``; `inputs` gives any key that a conditioner reads, the
         same for all images; `examples` gives one mapping an image. `images`: how many in all (prompts are gone
         through in turn). Image i has seed ``seed + i`` or ``seeds[i]``, and is a function of its seed and inputs
-        alone, whatever `batch` is. `guidance` is the scale. `callback` is told of each step; it cancels the run by
-        returning False (:class:`Interrupted`) or by raising.
+        alone, whatever `batch` is. `guidance` is the scale, or another guidance by name (:meth:`with_settings` for all
+        else). `negative`, captions (gone through in turn) or a mapping as `inputs`, is what guidance moves away from,
+        in place of no condition. `callback` is told of each step; it cancels the run by returning False
+        (:class:`Interrupted`) or by raising.
 
         Raises DataError where a conditioner lacks its input, ConfigError for numbers that cannot be; with `strict`
         also for prompts that are longer than the context, which otherwise only warn.
         """
-        settings = self.recipe.sample
+        recipe = sampling.chosen(self.recipe, guidance, sampler, self.catalog)
+        settings = recipe.sample
         for name, number in (("steps", steps), ("images", images), ("batch", batch)):
             if number is not None and number < 1:
                 raise ConfigError(f"{name}={number}: expected a whole number above 0")
         steps, batch = steps or settings.steps, batch or settings.batch
-        rows = self._rows(prompts, inputs, examples, images if seeds is None or images else len(seeds))
+        rows = rows_of(recipe, prompts, inputs, examples, images if seeds is None or images else len(seeds))
+        avoided = [] if negative is None else negative_rows(recipe, rows, negative)
         base = settings.seed if seed is None else seed
         all_seeds = list(seeds) if seeds is not None else [base + i for i in range(len(rows))]
         if len(all_seeds) != len(rows):
             raise ConfigError(f"{len(all_seeds)} seeds were given for {len(rows)} images; give one an image")
-        for line in self.truncations([str(r["caption"]) for r in rows if "caption" in r]):
+        for line in self.truncations([str(r["caption"]) for r in (*rows, *avoided) if "caption" in r]):
             if strict:
                 raise DataError(line + "; shorten it, or leave --strict out")
             warnings.warn(line, stacklevel=2)
@@ -239,7 +238,8 @@ class Pipeline:
             if strict:
                 raise DataError(line + "; give less, or leave --strict out")
             warnings.warn(line, stacklevel=2)
-        parts, recipe = self._parts(steps, guidance, sampler)
+        sampling.require_steps(recipe, steps)
+        parts = self._parts(recipe)
         shape = recipe.first_stage.config.latent.shape(recipe.image_size)
         try:
             intervals = len(parts.time_grid.times(self.model.schedule, steps)) - 1
@@ -256,7 +256,9 @@ class Pipeline:
                         raise Interrupted("sampling was cancelled")
 
             with torch.no_grad():
-                conditions = conditions_of(self.model, self._batch([rows[i] for i in chunk]))
+                given = self._batch([rows[i] for i in chunk], self.reads)
+                away = self._batch([avoided[i] for i in chunk], tuple(avoided[0])) if avoided else None
+                conditions = conditions_of(self.model, given, away)
             z = sample_latents(
                 self.model,
                 parts,
@@ -270,7 +272,10 @@ class Pipeline:
             )
             for i, image in zip(chunk, decode(self.stage, z).numpy(), strict=True):
                 prompt = str(rows[i].get("caption", ""))
-                out.append(Sampled(image, prompt, all_seeds[i], self._metadata(prompt, all_seeds[i], steps, recipe)))
+                about = self._metadata(prompt, all_seeds[i], steps, recipe)
+                if avoided:
+                    about["negative"] = in_words(avoided[i])
+                out.append(Sampled(image, prompt, all_seeds[i], about))
         return out
 
     def reconstruct(self, images: np.ndarray, *, batch: int = 16) -> np.ndarray:
@@ -280,51 +285,10 @@ class Pipeline:
         """
         return reconstruct(self.stage, images, self.model.device, batch)
 
-    def _batch(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        keys = self.reads
+    def _batch(self, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, Any]:
         if not keys:
             return {}
-        return to_device(collate([{k: _plain(r[k]) for k in keys} for r in rows]), self.model.device)
-
-    def _rows(
-        self,
-        prompts: str | Sequence[str] | None,
-        inputs: Mapping[str, Any] | None,
-        examples: Sequence[Mapping[str, Any]] | None,
-        images: int | None,
-    ) -> list[dict[str, Any]]:
-        texts = [prompts] if isinstance(prompts, str) else list(prompts or [])
-        given: list[dict[str, Any]]
-        given = [dict(e) for e in examples] if examples else [{"caption": t} for t in texts] or [{}]
-        several = bool(examples or texts)
-        count = images or (len(given) if several else (1 if inputs else self.recipe.sample.images))
-        rows = [{**(inputs or {}), **given[i % len(given)]} for i in range(count)]
-        for part in self.recipe.conditioners:
-            lacking = [k for k in part.config.reads if any(k not in row for row in rows)]
-            if lacking:
-                flag = {
-                    "caption": "--prompt",
-                    "boxes": "--boxes",
-                    "box_labels": "the labels of --boxes",
-                    "segmentation": "--segmentation",
-                    "class_label": "--class",
-                }
-                hint = flag.get(lacking[0], f"--input {lacking[0]}=...")
-                raise DataError(
-                    f"conditioner '{part.name}' reads '{lacking[0]}', which was not given; give it with {hint} "
-                    f"(in Python: inputs={{'{lacking[0]}': ...}})"
-                )
-        unknown = [k for k in (inputs or {}) if k not in self.reads]
-        if unknown:
-            raise DataError(
-                f"no conditioner of this model reads '{unknown[0]}' (they read: {', '.join(self.reads) or 'nothing'})"
-            )
-        if texts and "caption" not in self.reads:
-            raise DataError(
-                f"a prompt was given, and no conditioner of this model reads captions (they read: "
-                f"{', '.join(self.reads) or 'nothing'})"
-            )
-        return rows
+        return to_device(collate([{k: as_data(r[k]) for k in keys} for r in rows]), self.model.device)
 
     def _metadata(self, prompt: str, seed: int, steps: int, recipe: Recipe) -> dict[str, str]:
         scale = getattr(recipe.guidance.config, "scale", None)
@@ -347,16 +311,6 @@ def _beside(config: Mapping[str, Any], stage_url: str) -> Mapping[str, Any]:
     if not isinstance(stage, Mapping) or not stage.get("weights"):
         return config
     return {**config, "first_stage": {**stage, "weights": stage_url}}
-
-
-def _plain(value: Any) -> Any:
-    """Lists of numbers become arrays, as a data set would give them."""
-    if isinstance(value, list | tuple) and value and not isinstance(value[0], str):
-        array = np.asarray(value)
-        if array.dtype == np.float64:
-            return array.astype(np.float32)
-        return array if array.dtype != object else value
-    return value
 
 
 @torch.no_grad()

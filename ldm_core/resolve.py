@@ -17,6 +17,7 @@ from ldm_core.finetune import with_hash
 from ldm_core.recipe import (
     DEFAULTS,
     LISTS,
+    SAMPLING_KEYS,
     SECTIONS,
     SINGLE,
     ConditionerPart,
@@ -90,6 +91,12 @@ def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = 
     if problems:
         raise ConfigError(problems)
     return Recipe(**out)
+
+
+def resolve_part(kind: str, value: Any, recipe: Recipe, catalog: Catalog) -> Part:
+    """One part of top-level key `kind` from plain values, for a place in `recipe`; :class:`ConfigError`."""
+    site = Site(size=recipe.image_size, channels=recipe.image_channels, latent=recipe.first_stage.config.latent)
+    return _part(kind, kind, value, _Around(catalog, False, None, site))
 
 
 def _without_secrets(plain: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
@@ -206,21 +213,28 @@ def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
     conf: Any = _config.structure({**scaled, **given}, component.config, path)
     if around.info is not None and (fill := getattr(conf, "from_data", None)) is not None:
         conf = fill(around.info)
-    conf = _with_hashes(conf, path)
+    conf = _with_hashes(conf, path, hold=kind not in SAMPLING_KEYS)
     make: type[Part] = {"first_stage": StagePart, "conditioner": ConditionerPart}.get(kind, Part)  # type: ignore[assignment]
     return make(kind=kind, use=component.name, config=conf, asked=name, **extra)
 
 
-def _with_hashes(conf: Any, path: str) -> Any:
-    """`conf` with the hashes of the files that it names: a field's metadata ``sha256`` is the field of its hash.
+def _with_hashes(conf: Any, path: str, *, hold: bool) -> Any:
+    """`conf` with the hashes of the files that it names: a field's metadata ``sha256`` is the field of its hash, and
+    ``file`` what the file is called where a folder is named.
 
-    A file that is gone keeps the hash that is given: what was learned from it is in the weights.
+    A file that is gone keeps the hash that is given: what was learned from it is in the weights. One that is another
+    than the recipe's is an error, but of parts that only sample (not `hold`): those say so when they are built, since
+    the trained model can be used without them.
     """
     for field in attrs.fields(type(conf)):
         url, known = getattr(conf, field.name), field.metadata.get("sha256")
         if known is None or not url or not storage.exists(url):
             continue
+        if "file" in field.metadata:
+            url = artifacts.find(url, field.metadata["file"])
         found, given = artifacts.sha256(url), getattr(conf, known)
+        if given and given != found and not hold:
+            continue
         if given and given != found:
             raise ConfigError(
                 f"{path}.{field.name}: {storage.shown(url)} is not the file that the recipe was made with (sha256 "

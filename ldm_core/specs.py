@@ -12,6 +12,7 @@ import attrs
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ldm_core.contracts import Parameterization
     from ldm_core.data_cache import DataCache
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -124,7 +125,8 @@ class Site:
     `size` (H, W) and `channels` of the images; `latent`, from conditioners on; `cond`, the merged conditioning, from
     the denoiser on; `encode` (B, c, H, W) -> (B, C, *s) (the mode, no gradient) and `decode`, functions and not the
     module, so that nothing registers the first stage twice. For data sets: `cache`, where copies of remote files are
-    kept.
+    kept. For samplers and guidances: `parameterization`, what the network puts out, and `first_stage`, the SHA-256 of
+    the first stage's file where it is known, by which another model's latents are told to be the same.
     """
 
     size: tuple[int, ...]
@@ -134,6 +136,8 @@ class Site:
     encode: Callable[[Tensor], Tensor] | None = None
     decode: Callable[[Tensor], Tensor] | None = None
     cache: DataCache | None = None
+    parameterization: Parameterization | None = None
+    first_stage: str = ""
 
 
 @attrs.frozen

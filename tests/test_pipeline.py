@@ -103,12 +103,13 @@ def test_an_image_depends_on_its_seed_alone(pipeline: Pipeline) -> None:
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_latents_of_a_batch_are_those_of_single_images(sampler: str, pipeline: Pipeline) -> None:
-    parts, recipe = pipeline._parts(4, None, sampler)
+    recipe = pipeline.with_settings({"sampler": sampler}).recipe
+    parts = pipeline._parts(recipe)
     shape = recipe.first_stage.config.latent.shape(recipe.image_size)
 
     def latents(rows: list[int]) -> torch.Tensor:
         with torch.no_grad():
-            conditions = conditions_of(pipeline.model, pipeline._batch([{"caption": PROMPTS[i]} for i in rows]))
+            conditions = conditions_of(pipeline.model, pipeline._batch([{"caption": PROMPTS[i]} for i in rows], ["caption"]))
         return sample_latents(pipeline.model, parts, conditions, shape, [100 + i for i in rows], 4)
 
     whole = latents([0, 1, 2])
