@@ -146,6 +146,7 @@ class ModelWeights:
     also `image_size`, `schedule` and `parameterization`. `first_stage`: as a FirstStage's ``state_dict()``,
     normalisation included. `model`: as ``Model.state_dict()``: ``denoiser.*``, ``conditioners.NAME.*``. A denoiser or
     conditioner by itself comes without `first_stage`, with `latent` and `cond`, the widths that it was built for.
+    `class_names`: names of the classes by batch key, where the source says them.
     `missing` and `unexpected`: names outside the codec's allow-list; the core refuses where there are any, unless
     taking a part was asked for. `notes`: what was chosen or left out.
     """
@@ -155,6 +156,7 @@ class ModelWeights:
     model: Mapping[str, Tensor] | None = None
     latent: LatentSpec | None = None
     cond: CondSpec | None = None
+    class_names: Mapping[str, Sequence[str]] = EMPTY
     missing: Sequence[str] = ()
     unexpected: Sequence[str] = ()
     notes: Sequence[str] = ()

@@ -6,6 +6,7 @@ from ldm_core.builtin import diffusion_config as diffusion
 from ldm_core.builtin import unet_config
 from ldm_core.builtin.folder_config import FolderConfig
 from ldm_core.builtin.identity_config import IdentityConfig
+from ldm_core.builtin.ldm_codec_config import LdmCodecConfig
 from ldm_core.builtin.shapes_config import ShapesConfig
 from ldm_core.builtin.tar_config import TarConfig
 from ldm_core.component import Component
@@ -18,7 +19,7 @@ _DDPM = "Ho et al. 2020, arXiv 2006.11239"
 @hookimpl
 def ldm_components() -> list[Component]:
     """The built-in components."""
-    return [*_networks(), *_forward_process(), *_sampling(), *_data()]
+    return [*_networks(), *_forward_process(), *_sampling(), *_data(), *_formats()]
 
 
 def _networks() -> list[Component]:
@@ -165,5 +166,17 @@ def _data() -> list[Component]:
             config=FolderConfig,
             factory="ldm_core.builtin.folder:FolderDataset",
             summary="image folders with class sub-folders, captions beside, metadata.jsonl or metadata.csv",
+        ),
+    ]
+
+
+def _formats() -> list[Component]:
+    return [
+        Component(
+            kind="codec",
+            name="ldm",
+            config=LdmCodecConfig,
+            factory="ldm_core.builtin.ldm_codec:LdmCodec",
+            summary="this package's own files: a run's folder, first_stage.safetensors, model.safetensors",
         ),
     ]
