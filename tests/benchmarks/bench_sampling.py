@@ -32,7 +32,12 @@ SIZES: dict[str, dict[str, Any]] = {
     "medium": {"channels": 128, "mult": (1, 2, 4, 4), "image": 256, "context": 512, "layers": 8, "batch": 1},
 }
 WORDS = ("a", "the", "red", "blue", "green", "small", "large", "cat", "dog", "house", "tree", "on", "in", "front", "of")
-PROMPTS = ["a red cat on the house", "a small dog in front of the green tree", "the blue tree", "a house in front of a dog"]
+PROMPTS = [
+    "a red cat on the house",
+    "a small dog in front of the green tree",
+    "the blue tree",
+    "a house in front of a dog",
+]
 _SCALE, _HEADS, _LENGTH = 3.0, 8, 77
 
 
