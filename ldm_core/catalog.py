@@ -28,6 +28,8 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("sampler", "ddim"): "ldm-plugin-ddim",
     ("guidance", "cfg"): "ldm-plugin-cfg",
     ("conditioner", "bbox_layout"): "ldm-plugin-bbox",
+    ("conditioner", "low_resolution"): "ldm-plugin-low-resolution",
+    ("conditioner", "masked_image"): "ldm-plugin-masked-image",
     ("observer", "tensorboard"): "ldm-plugin-tensorboard",
     ("observer", "wandb"): "ldm-plugin-wandb",
 }

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_core.cli.inputs import fit_inputs, name_classes, read_inputs, require_readers
+from ldm_core.catalog import Catalog
+from ldm_core.cli.inputs import fit_inputs, name_classes, read_inputs, require_readers, taken_sizes
 from ldm_core.errors import ConfigError, DataError, StorageError
+from ldm_core.resolve import resolve
 
 
 def test_values() -> None:
@@ -173,3 +175,30 @@ def test_maps_and_pictures_come_to_the_models_size() -> None:
     padded = fit_inputs({"mask": labels}, (4, 8), "pad", {"mask": "map"})["mask"]
     assert padded.shape == (4, 8)
     assert (padded[:, :2] == 255).all()
+
+
+def test_small_pictures_stay_as_they_are_where_all_readers_take_them() -> None:
+    catalog = Catalog.discover()
+
+    def taken(*conditioners: str) -> dict[str, tuple[int, int]]:
+        plain = {"image_size": [64, 32], "first_stage": "vq_f4", "conditioners": list(conditioners)}
+        return taken_sizes(resolve(plain, catalog))
+
+    assert taken("low_resolution") == {"image": (16, 8)}
+    assert taken("masked_image") == {} and taken("low_resolution", "masked_image") == {}
+    small, other = np.zeros((3, 16, 8), np.uint8), np.zeros((3, 50, 50), np.uint8)
+    assert fit_inputs({"image": small}, (64, 32), "crop", taken={"image": (16, 8)})["image"] is small
+    assert fit_inputs({"image": other}, (64, 32), "crop", taken={"image": (16, 8)})["image"].shape == (3, 64, 32)
+
+
+def test_a_picture_with_its_mask(tmp_path: Path) -> None:
+    grey = np.zeros((10, 20), np.uint8)
+    grey[:, 10:] = 200
+    (tmp_path / "hole.png").write_bytes(_png(grey))
+    (tmp_path / "photo.png").write_bytes(_png(np.full((10, 20, 3), 7, np.uint8)))
+    got = read_inputs([f"mask=@{tmp_path / 'hole.png'}", f"image=@{tmp_path / 'photo.png'}"])
+    fitted = fit_inputs(got, (5, 10), "crop")
+    assert fitted["image"].shape == (3, 5, 10)
+    assert fitted["mask"].tolist() == [[0] * 5 + [200] * 5] * 5
+    with pytest.raises(ConfigError, match=r"--input mask=hole.png: expected a file, such as mask=@hole.png"):
+        read_inputs(["mask=hole.png"])

@@ -76,6 +76,13 @@ def test_boxes_and_label_maps_beside(tmp_path: Path) -> None:
     assert data.classes == {"box_labels": 2, "segmentation": 3}
 
 
+def test_masks_beside(tmp_path: Path) -> None:
+    hole = images.png_bytes(np.full((1, 8, 12), 255, dtype=np.uint8))
+    fill(tmp_path, {"a.png": picture(1), "a.mask.png": hole})
+    data = opened(tmp_path)
+    assert data.keys["mask"] == "map" and (data[0]["mask"] == 255).all() and not data.classes
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
 def test_metadata_files(tmp_path: Path, kind: str) -> None:
     rows = [{"file_name": f"sub/{n}.png", "text": f'says "{n}", näher', "title": f"t{n}"} for n in range(3)]

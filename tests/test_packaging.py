@@ -29,6 +29,8 @@ STANDARD = {
     "conditioners/semantic_map": "ldm-plugin-semantic-map",
     "conditioners/bbox_layout": "ldm-plugin-bbox",
     "conditioners/class_label": "ldm-plugin-class-label",
+    "conditioners/low_resolution": "ldm-plugin-low-resolution",
+    "conditioners/masked_image": "ldm-plugin-masked-image",
 }
 """Folder -> distribution of every plugin that the extra `standard` brings."""
 OBSERVERS = {"plugins/tensorboard": "ldm-plugin-tensorboard", "plugins/wandb": "ldm-plugin-wandb"}

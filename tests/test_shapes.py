@@ -109,6 +109,23 @@ def test_grey_images_have_one_channel() -> None:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 80), (96, 40)])
+def test_masks_are_one_hole_inside_the_picture(size: tuple[int, int]) -> None:
+    data = ShapesDataset(ShapesConfig(), Site(size=size)).select(["mask"])
+    shares, filled = [], []
+    for index in range(300):
+        hole = data[index]["mask"]
+        assert hole.shape == size and hole.dtype == np.uint8 and set(np.unique(hole)) == {0, 255}
+        assert ndimage.label(hole)[1] == 1
+        rows, columns = np.nonzero(hole)
+        shares.append(len(rows) / hole.size)
+        filled.append(len(rows) / (np.ptp(rows) + 1) / (np.ptp(columns) + 1))
+    assert min(shares) > 0.03 and max(shares) < 0.37
+    assert 100 < sum(f == 1 for f in filled) < 200  # half of them are boxes
+    again = ShapesDataset(ShapesConfig(), Site(size=size))[7]["mask"]
+    assert np.array_equal(again, data[7]["mask"]) and not np.array_equal(again, data[8]["mask"])
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 80), (96, 40)])
 def test_boxes_and_label_map_agree_with_the_pixels(size: tuple[int, int]) -> None:
     data = ShapesDataset(ShapesConfig(shares=(1, 1, 1)), Site(size=size))
     height, width = size

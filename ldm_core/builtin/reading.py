@@ -174,7 +174,7 @@ class RecordDataset:
 
     def _geometry(self, key: str) -> str:
         fixed = {
-            "image": "image", "segmentation": "map", "boxes": "boxes", "box_labels": "per_box"
+            "image": "image", "segmentation": "map", "mask": "map", "boxes": "boxes", "box_labels": "per_box"
         }  # fmt: skip
         if key in fixed:
             return fixed[key]

@@ -65,6 +65,7 @@ def _defaults() -> dict[str, tuple[Source, ...]]:
         "boxes": fields((list,), "boxes"),
         "box_labels": fields((list,), "labels", "box_labels"),
         "segmentation": (Source("seg.png"),),
+        "mask": (Source("mask.png"),),
     }
 
 

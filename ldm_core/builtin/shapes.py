@@ -36,6 +36,7 @@ _GEOMETRY = {
     "boxes": "boxes",
     "box_labels": "per_box",
     "segmentation": "map",
+    "mask": "map",
     "class_label": "value",
     "name": "value",
 }
@@ -52,7 +53,8 @@ class ShapesDataset:
 
     ``image`` uint8 (site.channels, h, w); ``caption``; ``boxes`` float32 (N, 4) tight x, y, w, h in [0, 1]
     and ``box_labels`` int64 (N,), in the caption's order; ``segmentation`` uint8 (h, w), 0 background,
-    class + 1 elsewhere; ``class_label`` the class of the first object named; ``name``. A class is a colour
+    class + 1 elsewhere; ``mask`` uint8 (h, w), a box or a blob of 255 on 0, for inpainting;
+    ``class_label`` the class of the first object named; ``name``. A class is a colour
     and a shape together (32 of them, ``class_names``), so boxes with classes, or the label map, say all that
     is drawn.
     """
@@ -96,6 +98,9 @@ class ShapesDataset:
             return to_channels(shapes_drawing.draw_image(scene, self._size), self._channels)
         if key == "segmentation":
             return shapes_drawing.draw_segmentation(scene, self._size)
+        if key == "mask":
+            seed, split = self.config.seed, self.config.split
+            return shapes_drawing.draw_mask(uniforms(seed, split, index, purpose=1), self._size)
         if key == "caption":
             return scene.caption
         if key == "boxes":

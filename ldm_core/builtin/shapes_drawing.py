@@ -102,6 +102,34 @@ def draw_segmentation(scene: Scene, size: tuple[int, int]) -> NDArray[np.uint8]:
     return labels
 
 
+def draw_mask(numbers: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(h, w) mask that nine uniforms stand for: 255 in one hole, 0 elsewhere.
+
+    Half of them are boxes whose sides are 0.25 to 0.6 of the picture's, half are blobs: a circle of diameter 0.3 to 0.6
+    of the short side whose edge is bent by two waves. The hole lies inside the picture.
+    """
+    kind, first, second, down, right, *waves = numbers[:9].tolist()
+    height, width = size
+    mask = np.zeros(size, dtype=np.uint8)
+    if kind < 0.5:
+        tall, wide = (max(1, round((0.25 + 0.35 * n) * side)) for n, side in zip((first, second), size, strict=True))
+        top, left = round(down * (height - tall)), round(right * (width - wide))
+        mask[top : top + tall, left : left + wide] = 255
+        return mask
+    radius = 0.15 + 0.15 * first
+    reach = 1.4 * radius  # of the edge where both waves crest
+    y, x = _coordinates(size)
+    tall, wide = height / min(size), width / min(size)
+    y = y - (reach + down * (tall - 2 * reach))
+    x = x - (reach + right * (wide - 2 * reach))
+    angle = np.arctan2(y, x)
+    second_wave, third_wave = (0.2 * n for n in waves[:2])
+    bent = second_wave * np.cos(2 * angle + 2 * math.pi * waves[2])
+    bent = bent + third_wave * np.cos(3 * angle + 2 * math.pi * waves[3])
+    mask[np.hypot(y, x) <= radius * (1 + bent)] = 255
+    return mask
+
+
 def background(scene: Scene, size: tuple[int, int]) -> _Array:
     """(h, w) grey levels, 0 to 255."""
     first, second, third, fourth, fifth = scene.numbers

@@ -118,9 +118,10 @@ def pairs_of(which: str) -> tuple[tuple[str, str], ...]:
     return tuple(pair for pair in every if (pair in HELD_OUT_PAIRS) == (which == "held_out"))
 
 
-def uniforms(seed: int, split: str, index: int) -> NDArray[np.float64]:
-    """(32,) numbers in [0, 1) that depend on (seed, split, index) alone, on every machine."""
-    stream = np.random.Philox(np.random.SeedSequence((seed, 1 if split == "val" else 0, index)))
+def uniforms(seed: int, split: str, index: int, purpose: int = 0) -> NDArray[np.float64]:
+    """(32,) numbers in [0, 1) that depend on the arguments alone, on every machine; `purpose` 0: the scene."""
+    words = (seed, 1 if split == "val" else 0, index, *((purpose,) if purpose else ()))
+    stream = np.random.Philox(np.random.SeedSequence(words))
     # Raw bits, not Generator methods: numpy keeps only the former fixed between its versions.
     return (stream.random_raw(_DRAWS) >> np.uint64(11)).astype(np.float64) / 2.0**53
 

@@ -18,6 +18,9 @@ from ldm_core.errors import ConfigError, DataError, suggest
 FILES = (".json", ".yaml", ".yml", ".txt", ".png", ".jpg", ".jpeg", ".webp", ".npy")
 """What ``KEY=@FILE`` reads."""
 
+PICTURES = ("image", "segmentation", "mask")
+"""Keys that hold pictures and maps, whatever the data says."""
+
 
 def read_inputs(
     pairs: Iterable[str] = (),
@@ -71,7 +74,10 @@ def _value(key: str, text: str, channels: int) -> Any:
         return _file(key, text[1:], channels)
     if key == "caption":
         return text
-    return _shaped(key, parse_yaml(text, f"--input {key}"))
+    value = _shaped(key, parse_yaml(text, f"--input {key}"))
+    if key in PICTURES and isinstance(value, str):
+        raise ConfigError(f"--input {key}={text}: expected a file, such as {key}=@{text or 'photo.png'}")
+    return value
 
 
 def _file(key: str, url: str, channels: int) -> Any:
@@ -93,7 +99,7 @@ def _file(key: str, url: str, channels: int) -> Any:
             raise DataError(f"{url}: no array of numbers in NumPy's format ({str(error).splitlines()[0]})") from None
     from ldm_core import images
 
-    if key == "segmentation" or (key != "image" and suffix == ".png"):
+    if key in ("segmentation", "mask") or (key != "image" and suffix == ".png"):
         return images.decode_labels(data, url)
     return images.decode_image(data, channels, url)
 
@@ -240,19 +246,36 @@ def require_readers(inputs: Iterable[str], reads: Mapping[str, Iterable[str]], f
         raise ConfigError(problems)
 
 
-def fit_inputs(
-    inputs: Mapping[str, Any], size: tuple[int, int], rule: str, keys: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """`inputs` with pictures and label maps brought to the model's image size (h, w), as its data was.
+def taken_sizes(recipe: Any) -> dict[str, tuple[int, int]]:
+    """Keys that the recipe's conditioners take at another size (h, w) than the images' as well: a small picture that is
+    to be made large. Every conditioner that reads the key must."""
+    latent, size = recipe.first_stage.config.latent, recipe.image_size
+    found: dict[str, list[Any]] = {}
+    for part in recipe.conditioners:
+        own = part.config.taken_sizes(size, latent) if hasattr(part.config, "taken_sizes") else {}
+        for key in part.config.reads:
+            found.setdefault(key, []).append(own.get(key))
+    return {key: sizes[0] for key, sizes in found.items() if sizes[0] and len(set(sizes)) == 1}
 
-    `keys`: key -> geometry, where the data says it; ``image`` and ``segmentation`` are known without.
+
+def fit_inputs(
+    inputs: Mapping[str, Any],
+    size: tuple[int, int],
+    rule: str,
+    keys: Mapping[str, str] | None = None,
+    taken: Mapping[str, tuple[int, int]] | None = None,
+) -> dict[str, Any]:
+    """`inputs` with pictures and maps brought to the model's image size (h, w), as its data was.
+
+    `keys`: key -> geometry, where the data says it; ``image``, ``segmentation`` and ``mask`` are known without.
+    `taken`: key -> another size at which it is taken as it is (:func:`taken_sizes`).
     """
-    known = {"image": "image", "segmentation": "map", **(keys or {})}
+    known = {"image": "image", "segmentation": "map", "mask": "map", **(keys or {})}
     out = dict(inputs)
     for key, value in inputs.items():
         if known.get(key) not in ("image", "map") or not hasattr(value, "shape"):
             continue
-        if tuple(value.shape[-2:]) != tuple(size):
+        if tuple(value.shape[-2:]) not in (tuple(size), (taken or {}).get(key)):
             from ldm_core.geometry import fit
 
             out[key] = fit({key: value}, {key: known[key]}, size, "pad" if rule == "pad" else "crop")[key]

@@ -69,7 +69,7 @@ def read_prompts(url: str | None) -> list[str]:
 
 
 def _inputs(options: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
-    from ldm_core.cli.inputs import fit_inputs, name_classes, read_inputs, require_readers
+    from ldm_core.cli.inputs import fit_inputs, name_classes, read_inputs, require_readers, taken_sizes
 
     recipe = pipeline.recipe
     inputs = read_inputs(
@@ -88,7 +88,7 @@ def _inputs(options: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
         if key in ("class_label", "box_labels")
     }
     inputs = name_classes(inputs, pipeline.class_names, counts)
-    return fit_inputs(inputs, recipe.image_size, recipe.data.fit)
+    return fit_inputs(inputs, recipe.image_size, recipe.data.fit, taken=taken_sizes(recipe))
 
 
 def _draw(

@@ -1,0 +1,62 @@
+"""The low-resolution conditioner: a picture at the latents' size, in [-1, 1], concatenated to them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ldm_core import Conditioner
+from ldm_core.cond import Cond
+from ldm_core.contracts import Batch, Site
+from ldm_core.errors import ConfigError, DataError
+from ldm_plugin_low_resolution.config import LowResolutionConfig
+
+
+class LowResolutionConditioner(Conditioner, nn.Module):
+    """Pictures (B, c, H, W) in [-1, 1] -> concat (B, c, h, w), h and w the latents'; nothing is learned or drawn.
+
+    A picture that is made small here is rounded to 256 levels, so that training sees what a saved small picture
+    holds. ConfigError where the latents are not known when it is built.
+    """
+
+    def __init__(self, config: LowResolutionConfig, site: Site) -> None:
+        super().__init__()
+        if site.latent is None:
+            raise ConfigError("low_resolution: the first stage's latents are not known; build it behind a first stage")
+        self.config = config
+        self.reads = config.reads
+        self.spec = config.spec(site.latent)
+        self.size = tuple(site.size)
+        self.grid = tuple(site.latent.shape(site.size)[1:])
+
+    def encode(self, batch: Batch) -> Cond:
+        """Small pictures: those of the latents' size as they are, larger ones reduced to it.
+
+        DataError for pictures that are smaller, or of another number of channels, naming both numbers.
+        """
+        images = batch[self.config.key]
+        wanted = self.config.image_channels
+        if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] != wanted:
+            shape = tuple(images.shape) if isinstance(images, Tensor) else f"a {type(images).__name__}"
+            raise DataError(f"'{self.config.key}' is {shape}; pictures (B, {wanted}, height, width) are needed")
+        height, width = images.shape[2:]
+        if (height, width) == self.grid:
+            return Cond(concat=images.float())
+        if height < self.grid[0] or width < self.grid[1]:
+            raise DataError(
+                f"'{self.config.key}' is {height}x{width}; give it at {self.grid[0]}x{self.grid[1]}, to be taken as "
+                f"it is, or larger, to be made small (height x width)"
+            )
+        return Cond(concat=self._reduced(images.float()))
+
+    def null(self, like: Cond) -> Cond:
+        """`like` itself: what is to be made large is not taken away; mid-grey where the config allows it."""
+        return like.map(torch.zeros_like) if self.config.droppable else like
+
+    def _reduced(self, images: Tensor) -> Tensor:
+        if self.config.reduce == "area":
+            small = F.interpolate(images, self.grid, mode="area")
+        else:
+            small = F.interpolate(images, self.grid, mode="bicubic", antialias=True)
+        return ((small.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
