@@ -1,0 +1,1 @@
+"""Weights files of this and other programs, opened without running anything from them: containers, pickles, copies."""
