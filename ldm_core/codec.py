@@ -60,8 +60,13 @@ class Source(Protocol):
 
     url: str
     folder: bool
-    names: Sequence[str]
     given: Mapping[str, Any]
+
+    @property
+    @abstractmethod
+    def names(self) -> Sequence[str]:
+        """Of a folder, the relative paths of its files; of a file, the names of those beside it."""
+        ...
 
     @abstractmethod
     def tensors(self, name: str = "") -> TensorFile:

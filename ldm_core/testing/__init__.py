@@ -27,6 +27,7 @@ import pytest
 for _name in (
     "adapter",
     "base",
+    "codec",
     "conditioner",
     "dataset",
     "denoiser",
@@ -38,12 +39,14 @@ for _name in (
     "plugin",
     "sampler",
     "schedule",
+    "sources",
     "time_grid",
 ):
     pytest.register_assert_rewrite(f"{__name__}.{_name}")
 
 from ldm_core.testing.adapter import AdapterSuite  # noqa: E402  (rewriting comes before the first import)
 from ldm_core.testing.base import ModuleSuite, Suite, TensorSuite  # noqa: E402
+from ldm_core.testing.codec import CodecSuite  # noqa: E402
 from ldm_core.testing.conditioner import ConditionerSuite  # noqa: E402
 from ldm_core.testing.dataset import DatasetSuite  # noqa: E402
 from ldm_core.testing.denoiser import DenoiserSuite  # noqa: E402
@@ -59,6 +62,7 @@ from ldm_core.testing.time_grid import TimeGridSuite  # noqa: E402
 
 __all__ = [
     "AdapterSuite",
+    "CodecSuite",
     "ConditionerSuite",
     "DatasetSuite",
     "DenoiserSuite",
