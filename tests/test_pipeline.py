@@ -109,7 +109,9 @@ def test_latents_of_a_batch_are_those_of_single_images(sampler: str, pipeline: P
 
     def latents(rows: list[int]) -> torch.Tensor:
         with torch.no_grad():
-            conditions = conditions_of(pipeline.model, pipeline._batch([{"caption": PROMPTS[i]} for i in rows], ["caption"]))
+            conditions = conditions_of(
+                pipeline.model, pipeline._batch([{"caption": PROMPTS[i]} for i in rows], pipeline.reads)
+            )
         return sample_latents(pipeline.model, parts, conditions, shape, [100 + i for i in rows], 4)
 
     whole = latents([0, 1, 2])

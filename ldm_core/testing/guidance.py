@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ldm_core.cond import Cond, Conditions
-from ldm_core.contracts import CondSpec, Estimate, Guidance
+from ldm_core.contracts import CondSpec, Estimate, Guidance, Site
 from ldm_core.diffusion import make_predict
 from ldm_core.testing import batches, toys
 from ldm_core.testing.base import TensorSuite, largest_difference
@@ -22,12 +22,22 @@ _SPEC = CondSpec(crossattn=6, vector=5)
 class GuidanceSuite(TensorSuite):
     """Subclass it, set `component` and `settings`.
 
-    The run around it has two conditioners, `tokens` (3 tokens, its null 1 token) and `vector`. Where the config has a
-    field `scale`, scale 1 must give the conditional estimate and scale 0 the unconditional one.
+    The run around it has two conditioners, `tokens` (3 tokens, its null 1 token) and `vector`, and a batch with a
+    `caption` and a `class_label` an example, for a second model; the network predicts the noise. Fields of these names
+    must do the same in every guidance:
+
+    * `scale`: 1 gives the conditional estimate; 0, where the guidance needs a null there, the unconditional one
+    * `scales`, by conditioner: all of them equal are `scale`
+    * `interval`, two levels sigma / alpha: elsewhere, one evaluation of the conditional branch
+    * `rescale`: at 1, the network's output has the deviation of the conditional one's
     """
 
     kind = "guidance"
     protocol: ClassVar[type] = Guidance
+
+    def site(self, size: tuple[int, ...] | None = None) -> Site:
+        """With what the toy model predicts."""
+        return attrs.evolve(super().site(size), parameterization=toys.parameterizations()["eps"])
 
     def inputs(self, rows: Sequence[int], size: tuple[int, ...]) -> dict[str, Any]:
         """x, t and both conditioners' bundles with their nulls."""
@@ -42,7 +52,15 @@ class GuidanceSuite(TensorSuite):
                 "tokens": Cond(crossattn=torch.full((len(rows), 1, _SPEC.crossattn), 0.2)),
                 "vector": Cond(vector=torch.zeros(len(rows), _SPEC.vector)),
             },
+            "batch": {
+                "caption": [f"example {i}" for i in rows],
+                "class_label": torch.tensor([i % 2 for i in rows]),
+            },
         }
+
+    def conditions(self, inputs: Any) -> Conditions:
+        """The run's conditioning."""
+        return Conditions(inputs["conds"], inputs["nulls"], batch=inputs["batch"])
 
     def run(self, component: Any, inputs: Any, *, together: bool = True) -> dict[str, Tensor]:
         """One guided estimate of a toy model, its branches batched or one by one."""
@@ -51,7 +69,7 @@ class GuidanceSuite(TensorSuite):
             make_predict(model, together=together),
             inputs["x"],
             inputs["t"],
-            Conditions(inputs["conds"], inputs["nulls"]),
+            self.conditions(inputs),
             model.schedule,
         )
         assert isinstance(estimate, Estimate), f"guide returned {type(estimate).__name__}, not an Estimate"
@@ -69,8 +87,85 @@ class GuidanceSuite(TensorSuite):
         self._check_scale(1.0, "cond")
 
     def test_scale_0_is_the_unconditional_estimate(self) -> None:
-        """Scale 0 leaves no condition."""
+        """Scale 0 leaves no condition, where the guidance compares with none."""
+        if self._has("scale") and not self.config(scale=0.0).needs_null:
+            pytest.skip("this guidance compares with something else than no condition")
         self._check_scale(0.0, "null")
+
+    def test_another_null_is_another_estimate(self) -> None:
+        """Where it needs a null, what stands there counts: a negative prompt acts. Else it changes nothing."""
+        guidance, given = self.build(), self.inputs(range(2), self.sizes[0])
+        other = {**given, "nulls": {k: c.map(lambda v: v + 0.7) for k, c in given["nulls"].items()}}
+        a, b = self._quietly(guidance, given)["x0"], self._quietly(guidance, other)["x0"]
+        if self.config().needs_null:
+            assert largest_difference(a, b) > self.atol, "the estimate does not depend on the nulls"
+        else:
+            assert torch.equal(a, b), "needs_null is False, and the estimate depends on the nulls"
+
+    def test_equal_scales_are_one_scale(self) -> None:
+        """`scales` with one value for all conditioners, in any order, is `scale`."""
+        self._require("scales")
+        given = self.inputs(range(2), self.sizes[0])
+        want = self._quietly(self.build({"scale": 2.5, "scales": {}}), given)["x0"]
+        for names in (("tokens", "vector"), ("vector", "tokens"), ("vector",)):
+            got = self._quietly(self.build({"scale": 2.5, "scales": dict.fromkeys(names, 2.5)}), given)["x0"]
+            assert largest_difference(got, want) <= self.atol, f"scales of {names} differ from one scale"
+
+    def test_outside_its_interval_it_evaluates_the_conditional_branch_alone(self) -> None:
+        """Above and below its interval: one branch, that with all conditions, whose estimate is handed on."""
+        self._require("interval")
+        given = self.inputs(range(2), self.sizes[0])
+        model = toys.toy_model(self.latent, _SPEC)
+        level = model.schedule.sigma(given["t"]) / model.schedule.alpha(given["t"])
+        predict, asked = make_predict(model), []
+
+        def spy(x: Tensor, t: Tensor, branches: Sequence[Cond]) -> list[Estimate]:
+            asked.append(list(branches))
+            return predict(x, t, branches)
+
+        for interval in ([float(level.max()) + 0.01, None], [0.0, float(level.min()) - 0.01]):
+            asked.clear()
+            conditions = self.conditions(given)
+            with torch.no_grad():
+                guidance = self.build({"interval": interval})
+                got = guidance.guide(spy, given["x"], given["t"], conditions, model.schedule).x0
+                want = model(given["x"], given["t"], conditions.cond).x0
+            assert len(asked) == 1 and len(asked[0]) == 1, f"evaluated outside {interval}: {asked}"
+            assert asked[0][0] is conditions.cond, "the branch outside the interval is not the conditional one"
+            assert largest_difference(got, want) <= self.atol, "outside the interval the estimate is changed"
+
+    def test_within_its_interval_it_guides_each_row_by_its_own_level(self) -> None:
+        """Rows inside are guided as without an interval and rows outside are not, in one batch."""
+        self._require("interval")
+        given = self.inputs(range(2), self.sizes[0])
+        schedule = toys.toy_model(self.latent, _SPEC).schedule
+        first, second = (schedule.sigma(given["t"]) / schedule.alpha(given["t"])).tolist()
+        always = self._quietly(self.build({"interval": None}), given)["x0"]
+        never = self._quietly(self.build({"interval": [10 * second, None]}), given)["x0"]
+        whole = self._quietly(self.build({"interval": [0.5 * first, 2 * second]}), given)["x0"]
+        assert largest_difference(whole, always) <= self.atol, "an interval around all levels changes the estimate"
+        part = self._quietly(self.build({"interval": [first, None]}), given)["x0"]
+        assert largest_difference(part[:1], never[:1]) <= self.atol, "the row at the lower end is guided"
+        assert largest_difference(part[1:], always[1:]) <= self.atol, "the row inside is not guided"
+
+    def test_rescale_1_keeps_the_deviation_of_the_output(self) -> None:
+        """With `rescale` 1, what the network puts out deviates as under the conditions alone; with 0, more."""
+        self._require("rescale")
+        given = self.inputs(range(2), self.sizes[0])
+        model = toys.toy_model(self.latent, _SPEC)
+        c_skip, c_out, _ = (c.view(-1, 1, 1, 1) for c in model.coefficients(given["t"]))
+
+        def deviation(x0: Tensor) -> Tensor:
+            return ((x0.double() - c_skip * given["x"]) / c_out).flatten(1).std(1)
+
+        with torch.no_grad():
+            want = deviation(model(given["x"], given["t"], self.conditions(given).cond).x0)
+        full, off = (
+            deviation(self._quietly(self.build({"rescale": share, "interval": None}), given)["x0"])
+            for share in (1.0, 0.0)
+        )
+        assert largest_difference(full, want) <= 1e-4 * float(want.max()), "the deviation is not the conditional one's"
+        assert largest_difference(off, want) > 1e-3 * float(want.max()), "rescale 0 rescales"
 
     def test_batched_is_one_by_one(self) -> None:
         """Whether the core evaluates branches together or one by one changes nothing."""
@@ -85,7 +180,7 @@ class GuidanceSuite(TensorSuite):
         guidance, given = self.build(), self.inputs(range(2), self.sizes[0])
         needs = getattr(self.config(), "needs_null", None)
         assert isinstance(needs, bool), "the config has no needs_null (bool)"
-        conditions = Conditions(given["conds"], given["nulls"])
+        conditions = self.conditions(given)
         nulls = {id(v) for null in given["nulls"].values() for v in null.flat().values()}
         partial = {id(conditions.pick(p)) for p in ((), ("tokens",), ("vector",))}
         model = toys.toy_model(self.latent, _SPEC)
@@ -112,13 +207,20 @@ class GuidanceSuite(TensorSuite):
         assert bool(gradient.isfinite().all()) and float(gradient.abs().sum()) > 0, "the gradient is 0 or not finite"
 
     def _check_scale(self, scale: float, branch: str) -> None:
-        if not any(a.name == "scale" for a in attrs.fields(type(self.config()))):
-            pytest.skip("this guidance has no scale")
+        self._require("scale")
+        plain = {k: v for k, v in (("scales", {}), ("interval", None)) if self._has(k)}
         given = self.inputs(range(2), self.sizes[0])
         model = toys.toy_model(self.latent, _SPEC)
-        expected: Cond = getattr(Conditions(given["conds"], given["nulls"]), branch)
+        expected: Cond = getattr(self.conditions(given), branch)
         with torch.no_grad():
-            got = self.run(self.build({"scale": scale}), given)["x0"]
+            got = self.run(self.build({"scale": scale, **plain}), given)["x0"]
             want = model(given["x"], given["t"], expected).x0
         far = largest_difference(got, want)
         assert far <= self.atol, f"scale {scale:g} is off by {far:.2g} from the {branch} branch"
+
+    def _has(self, field: str) -> bool:
+        return any(a.name == field for a in attrs.fields(type(self.config())))
+
+    def _require(self, field: str) -> None:
+        if not self._has(field):
+            pytest.skip(f"this guidance has no {field}")

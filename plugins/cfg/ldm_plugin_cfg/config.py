@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import attrs
+
+from ldm_core.contracts import EMPTY
+
+
+def _share(instance: Any, attribute: attrs.Attribute, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{attribute.name}: expected a number from 0 to 1, got {value}")
+
+
+def _range(instance: Any, attribute: attrs.Attribute, value: tuple[float, float | None] | None) -> None:
+    if value is not None and not 0 <= value[0] < (float("inf") if value[1] is None else value[1]):
+        raise ValueError(
+            f"{attribute.name}: expected two noise levels sigma / alpha, the lower one first, such as [0.3, 5] "
+            f"or [0.3, null], got {list(value)}"
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -14,8 +32,29 @@ class CFGConfig:
         default=3.0,
         metadata={"help": "1: conditional, one evaluation; 0: unconditional; above 1: stronger than the data"},
     )
+    scales: Mapping[str, float] = attrs.field(
+        default=EMPTY,
+        metadata={
+            "help": "scales of conditioners by name; they are turned on in this order, all others last, at `scale`"
+        },
+    )
+    rescale: float = attrs.field(
+        default=0.0,
+        validator=_share,
+        metadata={"help": "share by which the output's deviation goes back to the conditional one's; 0 off, 0.7 usual"},
+    )
+    interval: tuple[float, float | None] | None = attrs.field(
+        default=None,
+        validator=_range,
+        metadata={"help": "noise levels sigma / alpha, [low, high], between which it guides; null = no bound"},
+    )
 
     @property
     def needs_null(self) -> bool:
-        """Whether the model is called without conditions: at every scale but 1."""
-        return self.scale != 1.0
+        """Whether the model is called without some condition: at every scale but 1."""
+        return self.scale != 1.0 or any(scale != 1.0 for scale in self.scales.values())
+
+    @property
+    def conditioners(self) -> tuple[str, ...]:
+        """The conditioners that it tells apart by name."""
+        return tuple(self.scales)
