@@ -15,7 +15,8 @@ from ldm_core.contracts import Batch, LatentSpec, Site
 from ldm_core.errors import ConfigError, DataError
 from ldm_core.nn.transformer import TokenTransformer
 from ldm_plugin_bert_text.config import TextConfig
-from ldm_plugin_bert_text.tokenizer import CaptionTokenizer, Tokens, TruncationWarning, train_tokenizer
+from ldm_plugin_bert_text.tokenizer import CaptionTokenizer, Tokenizer, Tokens, TruncationWarning, train_tokenizer
+from ldm_plugin_bert_text.wordpiece import WordPieceTokenizer, is_vocabulary
 
 CACHED_CAPTIONS = 16_384
 """Captions whose tokens are kept; data sets with more are tokenised as they come."""
@@ -25,8 +26,9 @@ class TextConditioner(Conditioner, nn.Module):
     """Captions (B strings) -> crossattn (B, length, width), and with `mask` crossattn_mask (B, length).
 
     The null is the encoding of the empty caption. The tokenizer is part of the state, as the bytes of a sentencepiece
-    model: :meth:`fit` trains it, or reads the one that the config names. A caption longer than `length` is cut, with a
-    :class:`TruncationWarning` (in training one only, for the first). Row i depends on caption i alone.
+    model or of a BERT ``vocab.txt``: :meth:`fit` trains the former, or reads the one that the config names. A caption
+    longer than `length` is cut, with a :class:`TruncationWarning` (in training one only, for the first). Row i
+    depends on caption i alone.
     """
 
     def __init__(self, config: TextConfig, site: Site) -> None:
@@ -44,7 +46,7 @@ class TextConditioner(Conditioner, nn.Module):
             logits=config.logits,
             embedding_std=config.embedding_std,
         )
-        self._tokenizer: CaptionTokenizer | None = None
+        self._tokenizer: Tokenizer | None = None
         self._cache: dict[str, Tokens] = {}
         self._warned = False
 
@@ -62,13 +64,13 @@ class TextConditioner(Conditioner, nn.Module):
         self._use(train_tokenizer(self._captions(examples), size, lowercase=self.config.lowercase))
 
     @property
-    def tokenizer(self) -> CaptionTokenizer:
+    def tokenizer(self) -> Tokenizer:
         """The tokenizer in use; ConfigError where there is none yet."""
         if self._tokenizer is None:
             if not self.config.tokenizer:
                 raise ConfigError(
                     "text: it has no tokenizer yet; fit it on captions, load trained weights, or set tokenizer to the "
-                    "path of a sentencepiece model"
+                    "path of a sentencepiece model or of a BERT vocab.txt"
                 )
             self._use(self._named())
         assert self._tokenizer is not None
@@ -90,7 +92,9 @@ class TextConditioner(Conditioner, nn.Module):
 
     def _use(self, model: bytes) -> None:
         where = f"tokenizer '{self.config.tokenizer}'" if self.config.tokenizer else "tokenizer"
-        tokenizer = CaptionTokenizer(model, self.config.length, lowercase=self.config.lowercase, where=where)
+        kind: type[CaptionTokenizer | WordPieceTokenizer]
+        kind = WordPieceTokenizer if is_vocabulary(model) else CaptionTokenizer
+        tokenizer: Tokenizer = kind(model, self.config.length, lowercase=self.config.lowercase, where=where)
         if tokenizer.size > self.config.vocab_size:
             raise ConfigError(
                 f"{where}: it has {tokenizer.size} pieces and vocab_size is {self.config.vocab_size}; "

@@ -30,7 +30,7 @@ class TextConfig:
     tokenizer: str = attrs.field(
         default="",
         metadata={
-            "help": "path or URL of a sentencepiece model; empty: one is trained on the captions at hand",
+            "help": "path or URL of a sentencepiece model or of a BERT vocab.txt; empty: one is trained on captions",
             "sha256": "tokenizer_sha256",
         },
     )
@@ -71,7 +71,8 @@ class TextConfig:
             if getattr(self, name) < 1:
                 yield f"{name} is {getattr(self, name)}; set 1 or more"
         if self.tokenizer and not storage.exists(self.tokenizer):
-            yield f"tokenizer: no file {storage.shown(self.tokenizer)}; give a sentencepiece model, or leave it out"
+            where = storage.shown(self.tokenizer)
+            yield f"tokenizer: no file {where}; give a sentencepiece model or a BERT vocab.txt, or leave it out"
         if self.length < 3:
             yield f"length is {self.length}; start, end and one token of text need 3"
         if self.spare_tokens < 0:

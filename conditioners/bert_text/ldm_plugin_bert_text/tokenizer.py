@@ -1,12 +1,15 @@
-"""Captions to token ids by a sentencepiece model, given or trained on the captions at hand. Imports no torch."""
+"""Captions to token ids by a sentencepiece model, given or trained on the captions at hand. Imports no torch.
+
+Word pieces of a BERT vocabulary: :mod:`ldm_plugin_bert_text.wordpiece`.
+"""
 
 from __future__ import annotations
 
 import io
 import re
 from bisect import bisect_right
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
 
 from ldm_core.errors import ConfigError, DataError
 
@@ -29,6 +32,21 @@ class Tokens(NamedTuple):
     cut: str
 
 
+class Tokenizer(Protocol):
+    """What the conditioner asks of a tokenizer of either kind.
+
+    `model`: the bytes that it is made of, which travel with the weights. `size`: ids it knows. `pad`: padding's id.
+    """
+
+    model: bytes
+    size: int
+    pad: int
+
+    def __call__(self, text: str) -> Tokens:
+        """Tokenise one caption; see :class:`Tokens`."""
+        ...
+
+
 class CaptionTokenizer:
     """A sentencepiece model (its serialised bytes) that gives every caption `length` ids.
 
@@ -47,7 +65,10 @@ class CaptionTokenizer:
         except (RuntimeError, OSError):
             self.size = 0
         if not self.size:
-            raise ConfigError(f"{where}: not a sentencepiece model; give the .model file that its trainer wrote")
+            raise ConfigError(
+                f"{where}: not a sentencepiece model and no vocab.txt with [UNK]; give the .model file that its "
+                "trainer wrote, or the vocab.txt of a BERT tokenizer"
+            )
         start, end, pad = self._pieces.bos_id(), self._pieces.eos_id(), self._pieces.pad_id()
         self.start = (start,) if start >= 0 else ()
         self.end = (end,) if end >= 0 else ()
@@ -62,26 +83,24 @@ class CaptionTokenizer:
         if len(pieces) > room:
             # In a few scripts lowering changes the length; there the text is quoted as it was read.
             source = text if len(text) == len(read) else read
-            cut = source[self._reach(read, room) :].strip()
+            cut = source[reach(read, room, lambda end: len(self._pieces.encode(read[:end]))) :].strip()
         ids = (*self.start, *pieces[:room], *self.end)
         return Tokens(ids + (self.pad,) * (self.length - len(ids)), max(len(ids), 1), cut)
 
-    def _reach(self, text: str, room: int) -> int:
-        """Up to which character `room` pieces reach: the end of the last whole word that fits.
 
-        Found by trying, since the library's own offsets need other calls in other versions of it. Scripts without
-        spaces make one long word of a sentence; there the last character that fits counts.
-        """
+def reach(text: str, room: int, pieces: Callable[[int], int]) -> int:
+    """Up to which character of `text` `room` pieces reach: the end of the last whole word that fits.
 
-        def pieces(end: int) -> int:
-            return len(self._pieces.encode(text[:end]))
-
-        ends = [match.end() for match in re.finditer(r"\S+", text)]
-        words = bisect_right(ends, room, key=pieces)
-        reach = ends[words - 1] if words else 0
-        if words < len(ends) and ends[words] - reach > LONG_WORD:
-            reach += bisect_right(range(reach + 1, ends[words]), room, key=pieces)
-        return reach
+    `pieces(end)` counts those of the text up to `end`. Found by trying, since the libraries' own offsets need other
+    calls in other versions. Scripts without spaces make one long word of a sentence; there the last character that
+    fits counts.
+    """
+    ends = [match.end() for match in re.finditer(r"\S+", text)]
+    words = bisect_right(ends, room, key=pieces)
+    reached = ends[words - 1] if words else 0
+    if words < len(ends) and ends[words] - reached > LONG_WORD:
+        reached += bisect_right(range(reached + 1, ends[words]), room, key=pieces)
+    return reached
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int, *, lowercase: bool) -> bytes:
