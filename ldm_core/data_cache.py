@@ -30,13 +30,14 @@ _ASK_AGAIN = 1 << 20  # bytes from which a file's mark is asked for again after 
 
 
 class DataCache:
-    """Copies of remote files in `folder` (a local path), together at most `limit` bytes."""
+    """Copies of remote files in `folder` (a local path), together at most `limit` bytes. `setting` is what
+    errors say that the user can change."""
 
-    def __init__(self, folder: str, limit: int) -> None:
+    def __init__(self, folder: str, limit: int, setting: str = "data.cache") -> None:
         path = storage.local_path(folder)
         if path is None:
-            raise ConfigError(f"data.cache: {storage.shown(folder)} is remote; give a folder on a local disk")
-        self.folder, self.limit = path, limit
+            raise ConfigError(f"{setting}: {storage.shown(folder)} is remote; give a folder on a local disk")
+        self.folder, self.limit, self._setting = path, limit, setting
         self._touched: dict[Path, float] = {}
 
     def copy(self, file: storage.FileInfo) -> Path | None:
@@ -97,19 +98,19 @@ class DataCache:
         self._make_room(file.size, part)
         got = 0
         try:
-            with storage.open_read(file.url) as source, _made(part, "r+b") as copy:
+            with storage.open_read(file.url) as source, self._made(part, "r+b") as copy:
                 while data := source.read(_CHUNK):
                     got += len(data)
-                    with _writing(part):
+                    with self._writing(part):
                         copy.write(data)
-                with _writing(part):
+                with self._writing(part):
                     copy.flush()
                     os.fsync(copy.fileno())
             now = storage.info(file.url) if got >= _ASK_AGAIN else file
             if (got, now.mark) != (file.size, file.mark):
                 where = storage.shown(file.url)
                 raise StorageError(f"cannot read {where}: it was changed since the start; start again")
-            with _writing(target):
+            with self._writing(target):
                 os.replace(part, target)
         finally:
             part.unlink(missing_ok=True)
@@ -130,7 +131,7 @@ class DataCache:
                 used = self._evict(size)
             counter.write_text(str(used + size))
             if part is not None:
-                with _made(part, "wb") as reserved, _writing(part):
+                with self._made(part, "wb") as reserved, self._writing(part):
                     reserved.truncate(size)
 
     def _evict(self, size: int) -> int:
@@ -165,24 +166,22 @@ class DataCache:
 
     @contextlib.contextmanager
     def _locked(self, path: Path) -> Iterator[None]:
-        with _made(path, "ab") as lock:
+        with self._made(path, "ab") as lock:
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
+    def _made(self, path: Path, mode: str) -> IO[bytes]:
+        with self._writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open(mode)
 
-def _made(path: Path, mode: str) -> IO[bytes]:
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open(mode)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}; see data.cache") from error
+    @contextlib.contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror or error}; see {self._setting}") from error
 
 
 def _digest(*key: object) -> str:

@@ -34,6 +34,10 @@ class CheckpointError(LDMError):
     """A checkpoint that is damaged, or belongs to another architecture or recipe."""
 
 
+class UnsafeError(CheckpointError):
+    """A file of weights that refers to code, or that is built to deceive its reader."""
+
+
 class LockError(LDMError):
     """A run's folder that another run holds."""
 

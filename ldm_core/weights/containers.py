@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ldm_core.codec import TensorFile
-from ldm_core.errors import CheckpointError, StorageError
+from ldm_core.errors import CheckpointError, StorageError, UnsafeError
 from ldm_core.weights import pickles
 from ldm_core.weights.payload import read_block
 from ldm_core.weights.safetensors_file import SafetensorsFile
-from ldm_core.weights.torch_legacy import TorchLegacy
+from ldm_core.weights.torch_legacy import MAGIC, TorchLegacy
 from ldm_core.weights.torch_zip import TorchZip
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -50,7 +50,7 @@ def open_file(url: str, path: Path) -> TensorFile:
         raise CheckpointError(
             f"{url}: is a tar, torch's format of before 0.1.10, which is not read; load and save it with that torch"
         )
-    if head[:1] == b"\x80":
+    if head[:1] == b"\x80" or head.startswith(f"L{MAGIC}L\n".encode()):
         return TorchLegacy(url, path, size)
     _refuse_pickle(url, path, size, head)
     raise CheckpointError(
@@ -70,8 +70,9 @@ def _refuse_pickle(url: str, path: Path, size: int, head: bytes) -> None:
     try:
         data = read_block(url, path, 0, min(size, pickles.LIMIT)).tobytes()
         pickles.walk(data, 0, url, lambda saved: None)
-    except CheckpointError as error:
-        if "refused" in str(error):
-            raise
+    except UnsafeError:
+        raise
+    except CheckpointError:  # no pickle at all
+        return
     else:
         raise CheckpointError(f"{url}: is a pickle that torch.save did not write; give .safetensors or a .ckpt")

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from ldm_core.errors import CheckpointError
+from ldm_core.errors import CheckpointError, UnsafeError
 from ldm_core.weights.pickle_names import MOST, Global, runs_code
 from ldm_core.weights.stored import CALLS, Inert
 
@@ -29,7 +29,7 @@ def walk(data: bytes, start: int, where: str, persistent: Callable[[Any], Any]) 
     """The value of the pickle that begins at `start`, and where it ends. Dictionaries keep their text keys alone.
 
     `where` names file and member in errors; `persistent` turns a persistent id into a value. CheckpointError where
-    the pickle is damaged, too large, or mentions a way to run code.
+    the pickle is damaged or too large, UnsafeError where it mentions a way to run code.
     """
     walker = _Walker(data, start, where, persistent)
     try:
@@ -137,7 +137,7 @@ class _Walker:
         if found is None:
             shown = "".join(c if c.isprintable() else "?" for c in f"{module}.{name}"[:100])
             if runs_code(module, name):
-                raise CheckpointError(
+                raise UnsafeError(
                     f"{self.where}: refused: its pickle refers to {shown}, which runs code and belongs in no file of "
                     "weights. Nothing was run; take the weights as .safetensors, or from another place"
                 )
@@ -158,7 +158,7 @@ class _Walker:
 
     def extension(self) -> None:
         """A name given by a number in a table of the process that wrote."""
-        raise CheckpointError(
+        raise UnsafeError(
             f"{self.where}: refused: its pickle uses the extension registry, by which names are hidden; "
             "torch.save never does"
         )

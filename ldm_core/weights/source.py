@@ -1,13 +1,17 @@
 """Weights by path or URL: one file or a folder of them, with the configs beside it. Nothing in them is ever run.
 
-Structure is read at once where it is asked for, tensors one by one. Imports torch only to read a tensor.
+What is remote is copied first, file by file as it is asked for (:mod:`ldm_core.weights.cache`). Structure is read at
+once, tensors one by one. Imports torch only to read a tensor.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,58 +19,87 @@ from ldm_core import artifacts, storage
 from ldm_core.codec import TensorFile
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.specs import EMPTY
-from ldm_core.weights import configs
+from ldm_core.storage_errors import reported
+from ldm_core.weights import cache, configs
 from ldm_core.weights.containers import SUFFIXES, open_file
+from ldm_core.weights.sharded import ShardedFile
 
 _MOST_FILES = 10_000
+_WEB = ("http", "https")
+_INDEX = re.compile(r"\.index(\.\w+)?\.json$")
 
 
-def open_source(url: str, given: Mapping[str, Any] = EMPTY, *, sha256: str = "") -> LocalSource:
+def open_source(url: str, given: Mapping[str, Any] = EMPTY, *, sha256: str = "") -> OpenedSource:
     """The weights at `url`, a file or a folder; see :class:`ldm_core.codec.Source`.
 
     `given`: plain recipe values that overrule what is recognised. `sha256`: the hash that the file must have, 64 hex
-    digits. StorageError where nothing is there, CheckpointError where the hash is another one.
+    digits. StorageError where nothing is there or it cannot be read, CheckpointError where the hash is another one.
     """
-    path = storage.local_path(url)
-    if path is None:
-        raise ConfigError(f"{storage.shown(url)}: give a local path")
-    if not path.exists():
-        raise CheckpointError(f"{url}: no such file or folder")
-    source = LocalSource(url, path, given)
-    if sha256:
-        _verify(source, sha256)
+    if sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise ConfigError(f"sha256: expected 64 hex digits, got '{sha256[:80]}'")
+    remote = storage.local_path(url) is None
+    source = RemoteSource(url, given, sha256.lower()) if remote else LocalSource(url, given, sha256.lower())
+    if sha256 and source.folder:
+        raise ConfigError(f"{source.url}: is a folder, and a hash is that of one file; give the file")
     return source
 
 
-class LocalSource:
-    """See :class:`ldm_core.codec.Source`; `url` names it in messages, `path` is where it lies."""
+class OpenedSource(ABC):
+    """See :class:`ldm_core.codec.Source`. Subclasses say which files there are and where they lie on this machine."""
 
-    def __init__(self, url: str, path: Path, given: Mapping[str, Any]) -> None:
-        self.url, self.path, self.given = storage.shown(url), path, given
-        self.folder = path.is_dir()
+    names: Sequence[str]
+    folder: bool
+
+    def __init__(self, url: str, given: Mapping[str, Any]) -> None:
+        self.url, self.given = storage.shown(url), given
         self._open: dict[str, TensorFile] = {}
         self._asked: dict[str, Path] = {}
         self._hashes: dict[Path, str] = {}
 
-    @property
-    def names(self) -> Sequence[str]:
-        """Of a folder, the files in it; of a file, those beside it."""
-        root = self.path if self.folder else self.path.parent
-        found = (p for p in (root.rglob("*") if self.folder else root.iterdir()) if p.is_file())
-        names = []
-        for each in found:
-            name = each.relative_to(root).as_posix()
-            if not any(part.startswith(".") for part in name.split("/")):
-                names.append(name)
-            if len(names) > _MOST_FILES:
-                raise CheckpointError(f"{self.url}: holds more than {_MOST_FILES:,} files; give the model's own folder")
-        return tuple(sorted(names))
+    @abstractmethod
+    def _file(self, name: str) -> Path | None:
+        """The local path of a file of the folder, or beside the file; "" is the file itself. None where it is not."""
 
     def tensors(self, name: str = "") -> TensorFile:
-        """The file itself, or one of the folder; see :meth:`ldm_core.codec.Source.tensors`."""
+        """The file itself, or one of the folder; see :meth:`ldm_core.codec.Source.tensors`. Files that an index
+        (``NAME.index.json``) makes one are opened by the index's name or by `NAME`."""
         if name not in self._open:
-            self._open[name] = open_file(*self._place(name))
+            self._open[name] = self._tensors(name)
         return self._open[name]
+
+    def _tensors(self, name: str) -> TensorFile:
+        if not name and self.folder:
+            name = self._only()
+        elif name and not self.folder:
+            raise CheckpointError(f"{self.url}: is one file and holds no '{name}'")
+        own = name or storage.base_name(self.url)
+        if not _INDEX.search(own):
+            path = self._path(name)
+            if path is not None:
+                return open_file(self._shown(name), path)
+            own = next((each for each in _indices(name) if name and self._path(each) is not None), "")
+            if not own:
+                raise CheckpointError(f"{self.url}: holds no file '{name}'")
+        index = self.config(own)
+        if index is None:
+            raise CheckpointError(f"{self.url}: holds no file '{own}'")
+        return ShardedFile(self._shown(own), index, lambda shard: self._shard(own, shard))
+
+    def _shard(self, index: str, shard: str) -> TensorFile:
+        name = f"{index.rpartition('/')[0]}/{shard}".lstrip("/")
+        path = self._path(name)
+        if path is None:
+            raise CheckpointError(f"{self._shown(index)}: names the file '{shard}', which is not there")
+        return open_file(self._shown(name), path)
+
+    def _only(self) -> str:
+        """The one file of tensors in a folder."""
+        indices = [name for name in self.names if _INDEX.search(name)]
+        tensors = indices or [name for name in self.names if name.endswith(SUFFIXES)]
+        if len(tensors) != 1:
+            found = ", ".join(tensors[:8]) or "none"
+            raise CheckpointError(f"{self.url}: is a folder; say which file of tensors is meant ({found})")
+        return tensors[0]
 
     def config(self, name: str) -> Mapping[str, Any] | None:
         """A JSON or YAML file; see :meth:`ldm_core.codec.Source.config`."""
@@ -75,38 +108,24 @@ class LocalSource:
 
     def text(self, name: str, *, limit: int = 16 << 20) -> bytes | None:
         """A small file; see :meth:`ldm_core.codec.Source.text`."""
-        path = (self.path if self.folder else self.path.parent) / _inside(self.url, name)
-        if not path.is_file():
-            return None
-        if path.stat().st_size > limit:
-            raise CheckpointError(f"{self._shown(name)}: has more than {limit:,} bytes")
-        self._asked[name] = path
-        return storage.read_bytes(str(path))
-
-    def _shown(self, name: str) -> str:
-        return storage.join(self.url if self.folder else storage.parent(self.url), name)
-
-    def _place(self, name: str) -> tuple[str, Path]:
-        if not self.folder:
-            if name:
-                raise CheckpointError(f"{self.url}: is one file and holds no '{name}'")
-            return self.url, self.path
         if not name:
-            tensors = [each for each in self.names if each.endswith(SUFFIXES)]
-            if len(tensors) != 1:
-                found = ", ".join(tensors[:8]) or "none"
-                raise CheckpointError(f"{self.url}: is a folder; say which file of tensors is meant ({found})")
-            name = tensors[0]
-        path = self.path / _inside(self.url, name)
-        if not path.is_file():
-            raise CheckpointError(f"{self.url}: holds no file '{name}'")
-        self._asked[name] = path
-        return self._shown(name), path
+            raise CheckpointError(f"{self.url}: say which text file is meant")
+        path = self._path(name, limit)
+        if path is None:
+            return None
+        with reported("read", self._shown(name)), path.open("rb") as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise CheckpointError(
+                f"{self._shown(name)}: has more than {limit:,} bytes, too many for a file of its kind"
+            )
+        return data
 
     def sha256(self) -> str:
         """Of the file, or of what was asked for of the folder; see :meth:`ldm_core.codec.Source.sha256`."""
         if not self.folder:
-            return self._hash(self.path)
+            path = self._path("")
+            return "" if path is None else self._hash(path)
         lines = "".join(f"{name} {self._hash(path)}\n" for name, path in sorted(self._asked.items()))
         return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -115,19 +134,113 @@ class LocalSource:
             self._hashes[path] = artifacts.hash_of(str(path))
         return self._hashes[path]
 
+    def _path(self, name: str, limit: int | None = None) -> Path | None:
+        parts = name.split("/")
+        if name and any(p in ("", ".", "..") or "\\" in p or ":" in p or not p.isprintable() for p in parts):
+            raise CheckpointError(f"{self.url}: '{name[:100]}' is no name of a file in it")
+        path = self._sized(name, limit)
+        if path is not None and name:
+            self._asked[name] = path
+        return path
 
-def _inside(url: str, name: str) -> str:
-    parts = name.split("/")
-    if not name or any(part in ("", ".", "..") or "\\" in part or ":" in part or "\0" in part for part in parts):
-        raise CheckpointError(f"{url}: '{name[:100]}' is no name of a file in it")
-    return name
+    def _sized(self, name: str, limit: int | None) -> Path | None:
+        """As `_file`; what is larger than `limit` bytes may be left where it is, if that is an error."""
+        return self._file(name)
+
+    def _shown(self, name: str) -> str:
+        if not name:
+            return self.url
+        return storage.join(self.url if self.folder else storage.parent(self.url), name)
 
 
-def _verify(source: LocalSource, expected: str) -> None:
-    if not re.fullmatch(r"[0-9a-fA-F]{64}", expected):
-        raise ConfigError(f"sha256: expected 64 hex digits, got '{expected[:80]}'")
-    if source.folder:
-        raise ConfigError(f"{source.url}: is a folder, and a hash is that of one file; give the file")
-    found = source.sha256()
-    if found != expected.lower():
-        raise CheckpointError(f"{source.url}: has the SHA-256 {found} and not {expected.lower()}; it is another file")
+class LocalSource(OpenedSource):
+    """Weights on a local disk."""
+
+    def __init__(self, url: str, given: Mapping[str, Any], sha256: str = "") -> None:
+        super().__init__(url, given)
+        path = storage.local_path(url)
+        if path is None or not path.exists():
+            raise CheckpointError(f"{self.url}: no such file or folder")
+        self.path, self.folder = path, path.is_dir()
+        if sha256 and not self.folder and (found := self._hash(path)) != sha256:
+            raise CheckpointError(
+                f"{self.url}: has the SHA-256 {found} and not {sha256}; it is another file, or damaged"
+            )
+
+    @cached_property
+    def names(self) -> Sequence[str]:  # type: ignore[override]
+        """Of a folder, the files in it; of a file, those beside it, the first thousands."""
+        root = self.path if self.folder else self.path.parent
+        with reported("list", self.url):
+            found = (p.relative_to(root).as_posix() for p in root.glob("**/*" if self.folder else "*") if p.is_file())
+            visible = (n for n in found if not any(part.startswith(".") for part in n.split("/")))
+            names = sorted(itertools.islice(visible, _MOST_FILES + 1))
+        if self.folder and len(names) > _MOST_FILES:
+            raise CheckpointError(f"{self.url}: holds more than {_MOST_FILES:,} files; give the model's own folder")
+        return tuple(names)
+
+    def _file(self, name: str) -> Path | None:
+        if not name:
+            return self.path
+        path = (self.path if self.folder else self.path.parent) / name
+        return path if path.is_file() else None
+
+
+class RemoteSource(OpenedSource):
+    """Weights at a URL, of which a local copy is read. A web server lists nothing: there, files beside the one that
+    was given are found by their names alone."""
+
+    def __init__(self, url: str, given: Mapping[str, Any], sha256: str = "") -> None:
+        super().__init__(url, given)
+        self._remote, _, query = url.partition("?") if storage.protocol(url) in _WEB else (url, "", "")
+        self._query = f"?{query}" if query else ""
+        self._sha256 = sha256
+        self._copy: Path | None = None
+        named = self._remote.lower().endswith((*SUFFIXES, ".index.json"))
+        self.folder = not named and storage.protocol(url) not in _WEB and storage.is_folder(url)
+
+    @cached_property
+    def _listing(self) -> Mapping[str, storage.FileInfo]:
+        root = self._remote if self.folder else storage.parent(self._remote)
+        if storage.protocol(root) in _WEB:
+            return EMPTY
+        prefix = root.rstrip("/") + "/"
+        files = storage.list_files(root, recursive=self.folder)
+        return {each.url.removeprefix(prefix): each for each in files if each.url.startswith(prefix)}
+
+    @cached_property
+    def names(self) -> Sequence[str]:  # type: ignore[override]
+        """Of a folder, the files in it; of a file, those beside it."""
+        return tuple(self._listing)
+
+    def _file(self, name: str) -> Path | None:
+        return self._sized(name, None)
+
+    def _sized(self, name: str, limit: int | None) -> Path | None:
+        if not name:
+            if self._copy is None:
+                self._copy = cache.local_copy(storage.info(self._remote + self._query), self._sha256)
+            return self._copy
+        if storage.protocol(self._remote) in _WEB:
+            # what is signed is signed for one file, so a query is not passed on
+            url = storage.join(storage.parent(self._remote), name)
+            file = storage.info(url) if storage.exists(url) else None
+        else:
+            file = self._listing.get(name)
+        if file is None:
+            return None
+        if limit is not None and file.size > limit:
+            raise CheckpointError(
+                f"{self._shown(name)}: has more than {limit:,} bytes, too many for a file of its kind"
+            )
+        return cache.local_copy(file)
+
+
+def _indices(name: str) -> tuple[str, ...]:
+    """What the index of a file in pieces may be called: of ``m.fp16.bin``, ``m.bin.index.fp16.json`` too."""
+    stem, dot, suffix = name.rpartition(".")
+    plain, second, variant = stem.rpartition(".")
+    names = [f"{name}.index.json"]
+    if second:
+        names.append(f"{plain}{dot}{suffix}.index.{variant}.json")
+    return tuple(names)

@@ -106,7 +106,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, dtype: str | Non
         return Inert("a tensor of an unknown storage")
     if not isinstance(storage, Storage) or type(shape) is not tuple or type(stride) is not tuple:
         raise ValueError("a tensor is not described by a storage and two tuples")
-    if not (_whole(offset, *shape, *stride) and len(shape) == len(stride) <= _MOST_AXES):
+    if not (len(shape) == len(stride) <= _MOST_AXES and _whole(offset, *shape, *stride)):
         raise ValueError("a tensor has a size, stride or offset that no tensor has")
     dtype = dtype or storage.dtype
     found = StoredTensor(storage, dtype, offset, shape, stride)

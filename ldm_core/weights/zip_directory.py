@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from ldm_core.errors import CheckpointError
+from ldm_core.errors import CheckpointError, UnsafeError
 from ldm_core.weights.payload import read_block
 
 _END = struct.Struct("<4s4H2LH")
@@ -88,7 +88,9 @@ def _members(url: str, path: Path, size: int) -> dict[str, Member]:
     named = {member.name: member for member in found}
     folded = {name.lower() for name in named}
     if len(named) != len(found) or len(folded) != len(found):
-        raise CheckpointError(f"{url}: a name comes twice in the zip, so that another reader may see other contents")
+        raise UnsafeError(
+            f"{url}: refused: a name comes twice in the zip, so that another reader may see other contents"
+        )
     return {name: member for name, member in named.items() if not name.endswith("/")}
 
 
@@ -126,9 +128,9 @@ def _entry(url: str, data: bytes, at: int, limit: int) -> tuple[Member, int]:
     shown = "".join(c if c.isprintable() else "?" for c in name[:100])
     parts = name.removesuffix("/").split("/")
     if not name.isprintable() or any(p in ("", ".", "..") or "\\" in p or ":" in p for p in parts):
-        raise CheckpointError(f"{url}: refused: the zip member '{shown}' points outside of the archive, or nowhere")
+        raise UnsafeError(f"{url}: refused: the zip member '{shown}' points outside of the archive, or nowhere")
     if made >> 8 in (3, 19) and (attributes >> 16) & _TYPE == _LINK:
-        raise CheckpointError(f"{url}: refused: the zip member '{shown}' is a link")
+        raise UnsafeError(f"{url}: refused: the zip member '{shown}' is a link")
     if flags & 1 or method or packed != plain:
         how = "encrypted" if flags & 1 else "compressed"
         raise CheckpointError(f"{url}: the zip member '{shown}' is {how}, as torch.save never does; unpack it yourself")
