@@ -170,9 +170,12 @@ class ModelWeights:
 @attrs.frozen(kw_only=True)
 class Written:
     """What a codec makes of a model: every file by relative path (the only key ``""`` for a format of one file) with a
-    function that gives its bytes, the one that makes the rest valid last; `notes`: what the format cannot carry."""
+    function that gives its bytes, the one that makes the rest valid last; `notes`: what the format cannot carry.
+    `beside`: of a format of one file, further files in the same folder that others' programs want (a configuration).
+    """
 
     files: Mapping[str, Callable[[], bytes]]
+    beside: Mapping[str, Callable[[], bytes]] = EMPTY
     notes: Sequence[str] = ()
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LONGEST_NAME = 1000
-_LONGEST_SCALAR = 1000
+_LONGEST_SCALAR = 1 << 16  # a configuration as text
 _MOST_TENSORS = 1_000_000
 
 
