@@ -21,6 +21,7 @@ from ldm_core.settings import (
     SampleSettings,
     StorageSettings,
     TrainerSettings,
+    later_defaults,
     same_keys,
 )
 
@@ -228,13 +229,16 @@ class Recipe:
 
 SAME = {name: same_keys(section) for name, section in SECTIONS.items()}
 """Keys of the core's own :data:`SECTIONS` that do not change what is trained."""
+LATER = {name: later_defaults(section) for name, section in SECTIONS.items()}
+"""Keys of them that older recipes lack, which mean their defaults there."""
 
 
 def without_same(key: str, value: Any) -> Any:
     """Of the plain value of top-level key `key`, what decides what is trained."""
     if key not in SECTIONS:
         return value
-    left = {k: v for k, v in value.items() if k not in SAME[key]}
+    later = LATER[key]
+    left = {k: v for k, v in value.items() if k not in SAME[key] and not (k in later and v == later[k])}
     # whether there are any; their content counts where they are read, and not their place
     return {**left, "lpips": bool(left["lpips"])} if "lpips" in left else left
 
@@ -269,17 +273,22 @@ def shipped() -> dict[str, str]:
     return dict(sorted(out.items()))
 
 
+def shipped_text(name: str) -> str:
+    """The YAML text of a recipe that comes with the core."""
+    return resources.files("ldm_core").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")
+
+
 def load_plain(name_or_url: str) -> dict[str, Any]:
     """A shipped recipe by name, or a YAML file by path or URL, as plain values."""
     names = shipped()
     if name_or_url in names:
-        text = resources.files("ldm_core").joinpath("recipes", f"{name_or_url}.yaml").read_text(encoding="utf-8")
+        text = shipped_text(name_or_url)
     elif "/" in name_or_url or name_or_url.endswith((".yaml", ".yml")):
         text = storage.read_text(name_or_url)
     else:
         raise ConfigError(
-            f"no recipe named '{name_or_url}'{suggest(name_or_url, names)} (shipped: {', '.join(names)}; "
-            "or give the path or URL of a .yaml file)"
+            f"no recipe named '{name_or_url}'{suggest(name_or_url, names)} (`ldm-run show recipes` lists those that "
+            "are shipped; or give the path or URL of a .yaml file)"
         )
     plain = _config.parse_yaml(text, name_or_url)
     if not isinstance(plain, dict):

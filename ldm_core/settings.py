@@ -24,10 +24,12 @@ def _field(
     maximum: float | None = None,
     *,
     same: bool = False,
+    later: bool = False,
 ) -> Any:
     """A field with its help text and, where given, its limits (`above` is exclusive).
 
-    `same`: it may change within a run, because what is trained stays the same, to rounding.
+    `same`: it may change within a run, because what is trained stays the same, to rounding. `later`: it came after
+    0.1.0; at its default it is in no identity, so that older runs stay what they are.
     """
 
     def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -40,7 +42,7 @@ def _field(
         if maximum is not None and value > maximum:
             raise ValueError(f"{attribute.name}: expected at most {maximum}, got {value}")
 
-    return attrs.field(default=default, metadata={"help": help, "same": same}, validator=check)
+    return attrs.field(default=default, metadata={"help": help, "same": same, "later": later}, validator=check)
 
 
 def _betas(default: tuple[float, float]) -> Any:
@@ -100,8 +102,10 @@ class EngineSettings:
     schedule: Literal["constant", "cosine", "linear", "inverse_sqrt"] = _field(
         "constant", "the learning rate after the warm-up"
     )
-    warmup_steps: int = _field(0, "steps in which the learning rate rises from 0", minimum=0)
+    warmup_steps: int = _field(0, "steps in which the learning rate rises to lr", minimum=0)
+    warmup_from: float = _field(0.0, "where the warm-up begins, as a share of lr", minimum=0, maximum=1, later=True)
     decay_start: int = _field(0, "steps after which inverse_sqrt falls; 0 = those of the warm-up", minimum=0)
+    decay_end: int = _field(0, "step at which cosine and linear have ended; 0 = the run's last", minimum=0, later=True)
     final_lr: float = _field(0.0, "where cosine and linear end, as a share of lr", minimum=0, maximum=1)
     betas: tuple[float, float] = _betas((0.9, 0.999))
     weight_decay: float = _field(0.01, "AdamW's", minimum=0)
@@ -230,6 +234,11 @@ class StorageSettings:
         if "@" in rest:
             raise ValueError("endpoint_url: credentials do not belong in an address; set AWS_ACCESS_KEY_ID and "
                              "AWS_SECRET_ACCESS_KEY, or name a profile")
+
+
+def later_defaults(section: type) -> dict[str, Any]:
+    """The fields of a section that came after 0.1.0, with their defaults."""
+    return {f.name: f.default for f in attrs.fields(section) if f.metadata.get("later")}
 
 
 def same_keys(section: type) -> frozenset[str]:

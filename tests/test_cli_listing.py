@@ -12,6 +12,8 @@ import pytest
 from ldm_core import Component, hookimpl
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
+from ldm_core.config import parse_yaml
+from ldm_core.recipe import load_plain, shipped
 
 
 @attrs.frozen(kw_only=True)
@@ -127,3 +129,17 @@ def test_what_is_not_there(capsys: pytest.CaptureFixture[str], line: list[str], 
     assert main(["show", *line, "--json"]) == 2
     document = json.loads(capsys.readouterr().out)
     assert document["status"] == "error" and document["problems"][0].startswith(said)
+
+
+def test_shipped_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    names = shipped()
+    assert main(["show", "recipes"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "RECIPE"
+    assert [line.split()[0] for line in out[1 : 1 + len(names)]] == list(names)
+    assert main(["show", "recipes", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == names
+    assert main(["show", "laptop"]) == 0
+    assert parse_yaml(capsys.readouterr().out, "") == load_plain("laptop")
+    assert main(["show", "laptop", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == load_plain("laptop")

@@ -32,11 +32,17 @@ def test_the_last_rate_is_the_given_share(schedule: str) -> None:
 
 
 def test_the_inpainting_models_cosine() -> None:
-    """1000 steps up to .1, then by cosine to .0001 at 50 000 (and .05005 half of the way between)."""
-    settings = TrainerSettings(lr=0.1, warmup_steps=1000, steps=50_000, schedule="cosine", final_lr=1e-3)
+    """From .001 in 1000 steps up to .1, then by cosine to .0001 at 50 000 and on (.05005 half of the way between)."""
+    settings = TrainerSettings(
+        lr=0.1, warmup_steps=1000, warmup_from=0.01, steps=360_000, decay_end=50_000, schedule="cosine", final_lr=1e-3
+    )
+    published = {1: 0.001 + 0.099 / 1000, 500: 0.0505, 1000: 0.1}
+    for n, rate in published.items():  # the warm-up is a step ahead
+        assert learning_rate(settings, n - 1) == pytest.approx(rate)
     assert learning_rate(settings, 1000) == pytest.approx(0.1)
     assert learning_rate(settings, 25_500) == pytest.approx(0.05005)
-    assert learning_rate(settings, 50_000) == pytest.approx(0.0001)
+    for n in (50_000, 100_000, 359_999):
+        assert learning_rate(settings, n) == pytest.approx(0.0001)
 
 
 def test_inverse_square_root_rates() -> None:

@@ -13,7 +13,7 @@ from ldm_core.component import LAPTOP_SITE
 from ldm_core.config import apply_overrides, dump_yaml, parse_yaml
 from ldm_core.contracts import DataInfo
 from ldm_core.errors import CheckpointError, ConfigError
-from ldm_core.recipe import SINGLE, Recipe, digest, is_weights, load_plain, shipped
+from ldm_core.recipe import SINGLE, Recipe, digest, is_weights, load_plain, shipped, without_same
 from ldm_core.resolve import resolve
 from ldm_core.workflow import claim
 
@@ -113,6 +113,15 @@ def test_sampling_and_intervals_do_not_make_another_model(override: str, catalog
     assert recipe.plain() != other.plain()
     assert recipe.identity() == other.identity() and recipe.name == other.name
     assert recipe.first_stage_identity() == other.first_stage_identity()
+
+
+def test_settings_that_came_later_leave_older_runs_what_they_are(catalog: Catalog) -> None:
+    """A recipe.yaml of before has no such key; at its default it does not count."""
+    now = resolve(FULL, catalog).plain()["trainer"]
+    before = {k: v for k, v in now.items() if k not in ("decay_end", "warmup_from")}
+    assert len(before) == len(now) - 2
+    assert without_same("trainer", before) == without_same("trainer", now)
+    assert without_same("trainer", before) != without_same("trainer", {**now, "decay_end": 7})
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,8 @@ PUBLISHED = [
     ("unet_churches", 4, 0, 0, 294_966_916, 520),
     ("unet_cin_f8", 4, 512, 0, 394_984_196, 626),
     ("unet_cin_f4", 3, 512, 0, 400_920_579, 688),
+    ("unet_tradeoff_f1", 3, 512, 0, 396_835_971, 806),  # these two: the paper says 396 M and 391 M, no more
+    ("unet_tradeoff_f2", 2, 512, 0, 390_888_578, 746),
     ("unet_text_f8", 4, 1280, 0, 872_300_484, 686),
     ("unet_text_f4", 3, 640, 0, 403_623_939, 688),
     ("unet_layout", 3, 512, 0, 246_277_379, 1328),

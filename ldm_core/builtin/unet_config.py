@@ -138,6 +138,13 @@ PRESETS: Mapping[str, UNetConfig] = {
     # ImageNet classes, on vq_f8 and on vq_f4
     "unet_cin_f8": UNetConfig(channels=256, channel_mult=(1, 2, 4), attention=(4, 2, 1), head_channels=32),
     "unet_cin_f4": UNetConfig(channels=192, channel_mult=(1, 2, 3, 5), attention=(8, 4, 2), heads=1),
+    # ImageNet classes on pixels and on latents of factor 2, of the paper's comparison of factors (not released)
+    "unet_tradeoff_f1": UNetConfig(
+        channels=192, channel_mult=(1, 1, 2, 2, 4, 4), attention=(32, 16, 8), heads=1
+    ),
+    "unet_tradeoff_f2": UNetConfig(
+        channels=192, channel_mult=(1, 2, 2, 4, 4), attention=(16, 8, 4), heads=1
+    ),
     # text to image: the 1.45 B model on kl_f8, Conceptual Captions on vq_f4
     "unet_text_f8": _SD1,
     "unet_text_f4": UNetConfig(

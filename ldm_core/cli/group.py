@@ -17,7 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "encode": ("ldm_core.cli.encode", "Encode a data set once, for runs to train on."),
     "ema": ("ldm_core.cli.ema", "A trained model with averages of another width."),
     "plugins": ("ldm_core.cli.plugins", "What is installed, from which distribution, and what is broken."),
-    "show": ("ldm_core.cli.show", "One component or preset: its options, presets and source."),
+    "show": ("ldm_core.cli.show", "One component, preset or recipe; `show recipes` lists those."),
     "check": ("ldm_core.cli.check", "Check and print the resolved recipe, without importing torch."),
     "new": ("ldm_core.cli.new", "Write a small plugin distribution that passes its own tests."),
 }

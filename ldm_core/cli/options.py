@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
@@ -17,7 +18,11 @@ RUN_EPILOG = (
 def run_options() -> list[click.Parameter]:
     """Fresh copies of the options that choose and run a recipe."""
     return [
-        _option("--recipe", "NAME|URL", "Recipe to start from: a shipped one, or a .yaml file.  [default: laptop]"),
+        _option(
+            "--recipe",
+            "NAME|URL",
+            "Recipe to start from: a shipped one (`ldm-run show recipes`), or a .yaml file.  [default: laptop]",
+        ),
         _option("--first-stage", "NAME|URL", "First stage: a component or preset, or trained weights."),
         _option("--denoiser", "NAME", "The network."),
         _option("--cond", "NAME", "Conditioner; repeat for several; 'none' for none.", multiple=True),
@@ -45,6 +50,31 @@ def input_options() -> list[click.Parameter]:
         _option("--segmentation", "FILE", "Label map: a PNG whose pixel values are classes."),
         click.Option(["--class", "class_label"], metavar="ID|NAME", help="Class to sample."),
     ]
+
+
+def weights_options() -> list[click.Parameter]:
+    """What a user says of weights that another program wrote."""
+    return [
+        click.Option(
+            ["--from", "codec"], metavar="CODEC", default="", help="Their format.  [default: what knows them]"
+        ),
+        _option("--sha256", "HEX", "The hash that the file must have, 64 hex digits.", default=""),
+        _option("--first-stage", "PATH|URL", "A first stage for a denoiser that comes without one.", default=""),
+        _flag("--partial", "Take them though tensors lack or are left over, and say which."),
+    ]
+
+
+def place_and_settings(places: int, metavar: str) -> click.Argument:
+    """Up to `places` paths or URLs and any number of ``KEY=VALUE`` settings, in any order: a pair of tuples."""
+
+    def split(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[list[str], list[str]]:
+        settings = [item for item in value if re.match(r"[A-Za-z_][\w.]*=", item)]
+        rest = [item for item in value if item not in settings]
+        if len(rest) > places:
+            ctx.fail(f"unexpected argument '{rest[places]}'; a setting is KEY=VALUE, such as image_size=512")
+        return rest, settings
+
+    return click.Argument(["given"], nargs=-1, metavar=metavar, callback=split)
 
 
 def json_option() -> click.Option:

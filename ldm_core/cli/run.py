@@ -124,7 +124,7 @@ def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequ
         finally:
             progress.close()
         if "samples" not in stages:
-            result = attrs.evolve(result, samples="")
+            result = attrs.evolve(result, samples="", model=result.model if "denoiser" in stages else "")
         document.update(summary.document(result, prepared.recipe))
         if first_process() and not options["json_flag"]:
             for line in summary.lines(result, prepared.recipe):

@@ -1,4 +1,4 @@
-"""``ldm-run show NAME``: one component or preset: its options, presets and source."""
+"""``ldm-run show NAME``: one component or preset: its options, presets and source; or the shipped recipes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from ldm_core.component import LAPTOP_SITE
 if TYPE_CHECKING:
     from ldm_core.catalog import Catalog, Entry
 
+RECIPES = "recipes"
+"""The name that stands for all shipped recipes."""
+
 
 def _show(name: str, kind: str | None, json_flag: bool) -> int:
     from ldm_core.catalog import Catalog
     from ldm_core.cli.output import print_json, print_problems
     from ldm_core.errors import LDMError
 
+    if kind is None and _shown_recipe(name, json_flag):
+        return 0
     catalog = Catalog.discover()
     try:
         found = [_description(*catalog.get(k, name), name) for k in _kinds(catalog, name, kind)]
@@ -30,6 +35,26 @@ def _show(name: str, kind: str | None, json_flag: bool) -> int:
     else:
         click.echo("\n\n".join("\n".join(_lines(d)) for d in found))
     return 0
+
+
+def _shown_recipe(name: str, json_flag: bool) -> bool:
+    """Print the shipped recipes, where `name` is ``recipes``, or the one that it names; whether it was one of these."""
+    from ldm_core import recipe
+    from ldm_core.cli.output import print_json, table
+
+    names = recipe.shipped()
+    if name == RECIPES and json_flag:
+        print_json(names)
+    elif name == RECIPES:
+        click.echo("\n".join(table([("RECIPE", ""), *names.items()])))
+        click.echo("\nldm-run show NAME prints one, ldm-run --recipe NAME starts from it.")
+    elif name in names and json_flag:
+        print_json(recipe.load_plain(name))
+    elif name in names:
+        click.echo(recipe.shipped_text(name), nl=False)
+    else:
+        return False
+    return True
 
 
 def _kinds(catalog: Catalog, name: str, kind: str | None) -> list[str]:
@@ -122,6 +147,9 @@ command = click.Command(
         json_option(),
     ],
     callback=_show,
-    help="Show one component or preset: what it is, every option with its default, its presets, its source.",
-    short_help="One component or preset: its options, presets and source.",
+    help=(
+        "Show one component or preset: what it is, every option with its default, its presets, its source. "
+        "`show recipes` lists the shipped recipes, and `show` with the name of one prints it."
+    ),
+    short_help="One component, preset or recipe; `show recipes` lists those.",
 )

@@ -16,6 +16,8 @@ _EXAMPLES = {
     "box_labels": "",  # --boxes gives both
     "segmentation": " --segmentation FILE",
     "class_label": " --class NAME",
+    "image": " --input image=@PICTURE",
+    "mask": " --input mask=@PICTURE",
 }
 
 
@@ -56,6 +58,7 @@ def lines(result: Any, recipe: Recipe) -> list[str]:
         said.append("time: " + ", ".join(f"{k.replace('_', ' ')} {duration(v)}" for k, v in result.seconds.items()))
     if result.model:
         said.append(f"more images: {sample_command(result.out, recipe)}")
+    if result.model or first:
         said.append(f"your own pictures through the first stage: ldm-run reconstruct {result.out} PICTURE")
     return said
 
