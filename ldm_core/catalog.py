@@ -27,6 +27,8 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     **{("conditioner", n): "ldm-plugin-semantic-map" for n in ("semantic_map", "semantic_map_landscapes")},
     ("sampler", "ddim"): "ldm-plugin-ddim",
     ("guidance", "cfg"): "ldm-plugin-cfg",
+    ("codec", "diffusers"): "ldm-plugin-diffusers",
+    ("guidance", "autoguidance"): "ldm-plugin-autoguidance",
     ("conditioner", "bbox_layout"): "ldm-plugin-bbox",
     ("conditioner", "low_resolution"): "ldm-plugin-low-resolution",
     ("conditioner", "masked_image"): "ldm-plugin-masked-image",

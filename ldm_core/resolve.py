@@ -228,10 +228,10 @@ def _with_hashes(conf: Any, path: str, *, hold: bool) -> Any:
     """
     for field in attrs.fields(type(conf)):
         url, known = getattr(conf, field.name), field.metadata.get("sha256")
+        if known is not None and url and "file" in field.metadata and not url.endswith(".safetensors"):
+            url = storage.join(url, field.metadata["file"])
         if known is None or not url or not storage.exists(url):
             continue
-        if "file" in field.metadata:
-            url = artifacts.find(url, field.metadata["file"])
         found, given = artifacts.sha256(url), getattr(conf, known)
         if given and given != found and not hold:
             continue

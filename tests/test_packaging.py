@@ -25,6 +25,8 @@ STANDARD = {
     "plugins/vq_ae": "ldm-plugin-vq-ae",
     "plugins/ddim": "ldm-plugin-ddim",
     "plugins/cfg": "ldm-plugin-cfg",
+    "plugins/diffusers": "ldm-plugin-diffusers",
+    "plugins/autoguidance": "ldm-plugin-autoguidance",
     "conditioners/bert_text": "ldm-plugin-bert-text",
     "conditioners/semantic_map": "ldm-plugin-semantic-map",
     "conditioners/bbox_layout": "ldm-plugin-bbox",

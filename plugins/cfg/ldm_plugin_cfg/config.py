@@ -8,19 +8,12 @@ from typing import Any
 import attrs
 
 from ldm_core.contracts import EMPTY
+from ldm_core.guidance_interval import interval_field
 
 
 def _share(instance: Any, attribute: attrs.Attribute, value: float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"{attribute.name}: expected a number from 0 to 1, got {value}")
-
-
-def _range(instance: Any, attribute: attrs.Attribute, value: tuple[float, float | None] | None) -> None:
-    if value is not None and not 0 <= value[0] < (float("inf") if value[1] is None else value[1]):
-        raise ValueError(
-            f"{attribute.name}: expected two noise levels sigma / alpha, the lower one first, such as [0.3, 5] "
-            f"or [0.3, null], got {list(value)}"
-        )
 
 
 @attrs.frozen(kw_only=True)
@@ -43,11 +36,7 @@ class CFGConfig:
         validator=_share,
         metadata={"help": "share by which the output's deviation goes back to the conditional one's; 0 off, 0.7 usual"},
     )
-    interval: tuple[float, float | None] | None = attrs.field(
-        default=None,
-        validator=_range,
-        metadata={"help": "noise levels sigma / alpha, [low, high], between which it guides; null = no bound"},
-    )
+    interval: tuple[float, float | None] | None = interval_field()
 
     @property
     def needs_null(self) -> bool:

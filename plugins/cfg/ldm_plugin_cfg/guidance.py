@@ -11,6 +11,7 @@ from torch import Tensor
 from ldm_core.contracts import Estimate, Guidance, NoiseSchedule, Predict, Site
 from ldm_core.diffusion import per_example
 from ldm_core.errors import ConfigError
+from ldm_core.guidance_interval import choose, inside
 from ldm_plugin_cfg.config import CFGConfig
 
 if TYPE_CHECKING:
@@ -50,33 +51,20 @@ class ClassifierFreeGuidance(Guidance):
         self, predict: Predict, x: Tensor, t: Tensor, conditions: Conditions, schedule: NoiseSchedule
     ) -> Estimate:
         """x (B, C, *s), t (B,) -> the guided estimate."""
-        inside = self._inside(t, schedule)
-        if inside is not None and not bool(inside.any()):
+        rows = inside(self.config.interval, t, schedule)
+        if rows is not None and not bool(rows.any()):
             return predict(x, t, [conditions.cond])[0]
         sets, scales = chain(self.config, conditions.names)
         branches = [conditions.pick(names) for names in sets]
-        mixed = inside is not None and not bool(inside.all())
-        found = predict(
-            x, t, [*branches, conditions.cond] if mixed and branches[-1] is not conditions.cond else branches
-        )
-        plain, found = found[-1], found[: len(branches)]
+        asked = branches if rows is None or branches[-1] is conditions.cond else [*branches, conditions.cond]
+        estimates = predict(x, t, asked)
+        plain, found = estimates[-1], estimates[: len(branches)]
         x0 = found[0].x0
         for scale, before, after in zip(scales, found, found[1:], strict=False):
             x0 = x0 + scale * (after.x0 - before.x0)
         if self.config.rescale and len(found) > 1:
             x0 = self._rescaled(x0, found[-1].x0, x, t, schedule)
-        if mixed:
-            assert inside is not None
-            x0 = torch.where(inside.to(x.device).view(-1, *[1] * (x.dim() - 1)), x0, plain.x0)
-        return Estimate(x0, plain.extra if mixed else found[-1].extra)
-
-    def _inside(self, t: Tensor, schedule: NoiseSchedule) -> Tensor | None:
-        """Which rows are guided; None = all."""
-        if self.config.interval is None:
-            return None
-        low, high = self.config.interval
-        level = schedule.sigma(t) / schedule.alpha(t)
-        return (level > low) & (level <= high) if high is not None else level > low
+        return Estimate(choose(rows, x0, plain.x0), plain.extra)
 
     def _rescaled(self, x0: Tensor, reference: Tensor, x: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
         """`x0` with the deviation of `reference`, both as F; c_out, which they share, cancels."""

@@ -1,0 +1,51 @@
+"""Autoguidance's configuration. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from ldm_core.contracts import Site
+from ldm_core.errors import LDMError
+from ldm_core.guidance_interval import interval_field
+
+
+@attrs.frozen(kw_only=True)
+class AutoGuidanceConfig:
+    """Karras et al. 2024 (arXiv 2406.02507)."""
+
+    model: str = attrs.field(
+        metadata={
+            "help": "the weaker model: a run's folder or its .safetensors file, of the same first stage",
+            "sha256": "sha256",
+            "file": "model.safetensors",
+        }
+    )
+    sha256: str = attrs.field(default="", metadata={"help": "the hash of the weaker model's file; filled in"})
+    scale: float = attrs.field(
+        default=2.0,
+        metadata={
+            "help": "1: the model alone, one evaluation; 0: the weaker one; above 1: away from the weaker one"
+        },
+    )
+    interval: tuple[float, float | None] | None = interval_field()
+
+    @model.validator
+    def _not_empty(self, attribute: attrs.Attribute, value: str) -> None:
+        if not value:
+            raise ValueError("model: empty; give a run's folder or its .safetensors file")
+
+    @property
+    def needs_null(self) -> bool:
+        """Never: both models are asked under all conditions."""
+        return False
+
+    def check(self, site: Site) -> Iterator[str]:
+        """One line where the weaker model cannot be used at `site`."""
+        from ldm_core.second_model import find
+
+        try:
+            find(self.model, site)
+        except LDMError as error:
+            yield f"model: {error}"

@@ -1,0 +1,21 @@
+"""What this distribution offers to ldm-core."""
+
+from __future__ import annotations
+
+from ldm_core import Component, hookimpl
+from ldm_plugin_autoguidance.config import AutoGuidanceConfig
+
+
+@hookimpl
+def ldm_components() -> list[Component]:
+    """Autoguidance."""
+    return [
+        Component(
+            kind="guidance",
+            name="autoguidance",
+            config=AutoGuidanceConfig,
+            factory="ldm_plugin_autoguidance.guidance:AutoGuidance",
+            summary="pushes the estimate away from that of a weaker model",
+            source="Karras et al. 2024, arXiv 2406.02507, equation 3",
+        )
+    ]
