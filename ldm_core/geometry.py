@@ -123,9 +123,10 @@ def _source(example: Mapping[str, Any], keys: Mapping[str, str]) -> tuple[int, i
 
 def _window(step: Fit) -> tuple[slice, slice] | None:
     """What of the resized picture is seen, where it covers the whole target; None where there is padding."""
-    corners = [(-step.offset[axis], -step.offset[axis] + step.target[axis]) for axis in (0, 1)]
-    if all(low >= 0 and high <= whole for (low, high), whole in zip(corners, step.resized, strict=True)):
-        return slice(*corners[0]), slice(*corners[1])
+    top, left = -step.offset[0], -step.offset[1]
+    bottom, right = top + step.target[0], left + step.target[1]
+    if top >= 0 and left >= 0 and bottom <= step.resized[0] and right <= step.resized[1]:
+        return slice(top, bottom), slice(left, right)
     return None
 
 
@@ -136,10 +137,12 @@ def shape_of(picture: Any) -> tuple[int, int]:
 
 
 def _fit_image(image: Any, step: Fit, flip: bool) -> NDArray[Any]:
-    window = _window(step)
     if step.resized == step.source:
-        image = to_planes(image) if hasattr(image, "getbands") else np.asarray(image)
-        return _placed(image, step, flip, IMAGE_PADDING)
+        picture = hasattr(image, "getbands")
+        if picture and step.resized == step.target:  # nothing to cut, and one copy
+            return to_planes(image, flip)
+        return _placed(to_planes(image) if picture else np.asarray(image), step, flip, IMAGE_PADDING)
+    window = _window(step)
     if window is None:
         return _placed(_resized(image, step.resized, None), step, flip, IMAGE_PADDING)
     # Only what is seen is computed: the window in pixels of the source, which it need not meet.
@@ -175,8 +178,7 @@ def _resized(
         if len(planes) != 3:
             return np.concatenate([_resized(Image.fromarray(plane), size, box, flip) for plane in planes])
         image = Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))
-    image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
-    return to_planes(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
+    return to_planes(image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box), flip)
 
 
 def _placed(array: NDArray[Any], step: Fit, flip: bool, padding: int) -> NDArray[Any]:

@@ -23,6 +23,8 @@ MAX_PIXELS = 100_000_000  # a decoded picture of 300 MB; a file that asks for mo
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 """What is opened, whatever a file is called. Not all that PIL knows: EPS would start another program."""
 _TURNED = (5, 6, 7, 8)  # EXIF orientations in which rows are columns
+_EXIF_KEYS = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
+"""Where PIL looks for an orientation, beside a TIFF's tags."""
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as PIL's "L"
 
 
@@ -35,12 +37,14 @@ def decode_image(data: bytes, channels: int = 3, name: str = "image") -> NDArray
     return to_planes(decode_picture(data, channels, name))
 
 
-def to_planes(picture: Image) -> NDArray[np.uint8]:
-    """A PIL image of mode L or RGB -> uint8 (1 or 3, H, W), writable."""
+def to_planes(picture: Image, flip: bool = False) -> NDArray[np.uint8]:
+    """A PIL image of mode L or RGB -> uint8 (1 or 3, H, W), writable; mirrored left to right with `flip`."""
     if picture.mode == "L":
-        return np.array(picture)[None]
-    lines = np.frombuffer(picture.tobytes("raw", "RGB;L"), dtype=np.uint8)  # line by line: red, green, blue
-    return np.array(lines.reshape(picture.height, 3, picture.width).transpose(1, 0, 2), order="C")
+        planes = np.asarray(picture)[None]
+    else:
+        lines = np.frombuffer(picture.tobytes("raw", "RGB;L"), dtype=np.uint8)  # line by line: red, green, blue
+        planes = lines.reshape(picture.height, 3, picture.width).transpose(1, 0, 2)
+    return np.array(planes[..., ::-1] if flip else planes, order="C")
 
 
 def decode_picture(
@@ -65,8 +69,9 @@ def decode_picture(
                 if image.getexif().get(0x0112) in _TURNED:
                     least = enough(image.width, image.height)[::-1]
                 image.draft(None, (least[1], least[0]))
-        ImageOps.exif_transpose(image, in_place=True)
         image.load()
+        if not _EXIF_KEYS.isdisjoint(image.info) or image.format == "TIFF":  # asking costs as much as a small picture
+            ImageOps.exif_transpose(image, in_place=True)
         flat = _flat(image)
         return flat if flat.mode == mode else flat.convert(mode)
     except Exception as error:  # PIL raises anything from SyntaxError to struct.error on damaged files
