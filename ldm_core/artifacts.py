@@ -114,6 +114,17 @@ def stage_header(url: str) -> Header:
     return read_header(find(url, STAGE_FILE), "first_stage")
 
 
+def require_first_stage(model: Header, stage_url: str) -> str:
+    """The hash of the first stage at `stage_url`; :class:`CheckpointError` where `model` was trained on another one."""
+    expected, found = model.extra.get("first_stage_sha256"), sha256(stage_url)
+    if expected and found != expected:
+        raise CheckpointError(
+            f"{stage_url} is not the first stage that {model.url} was trained on; copy the one with sha256 "
+            f"{expected[:12]}... beside it"
+        )
+    return found
+
+
 def sha256(url: str) -> str:
     """The hash of a file's content, 64 hex digits. What storage marks with an ETag is read once a process."""
     found = storage.info(url) if storage.local_path(url) is None else None

@@ -9,7 +9,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -37,6 +37,9 @@ from ldm_core.recipe import Recipe, versions
 from ldm_core.resolve import resolve
 from ldm_core.sample import conditions_of, decode, omissions, sample_latents, truncations
 from ldm_core.sample_rows import Negative, as_data, in_words, negative_rows, rows_of
+
+if TYPE_CHECKING:
+    from ldm_core.weights.loading import Wanted
 
 Callback = Callable[["Progress"], "bool | None"]
 
@@ -131,22 +134,25 @@ class Pipeline:
         self._made: tuple[Any, SamplingParts] | None = None
 
     @classmethod
-    def load(cls, url: str, *, device: str | None = None, catalog: Catalog | None = None) -> Pipeline:
-        """Load a run's folder or its ``model.safetensors`` (its first stage lies beside it).
+    def load(
+        cls, url: str, *, device: str | None = None, catalog: Catalog | None = None, wanted: Wanted | None = None
+    ) -> Pipeline:
+        """Load a run's folder, its ``model.safetensors`` (its first stage lies beside it), or weights of another
+        program that an installed codec knows; `wanted` says what those do not.
 
-        Raises :class:`CheckpointError` for damaged or foreign files; warns (:class:`VersionWarning`) where plugins
+        Raises :class:`CheckpointError` for damaged or unknown files; warns (:class:`VersionWarning`) where plugins
         have other versions than those that the weights were made with.
         """
-        catalog = catalog or Catalog.discover()
-        path = artifacts.find(str(url), artifacts.MODEL_FILE)
+        from ldm_core.weights import loading
+
+        catalog, url = catalog or Catalog.discover(), str(url)
+        wanted = wanted or loading.Wanted()
+        if not wanted.says_nothing or wanted.sha256 or not loading.is_native(url):
+            return loading.load(url, catalog, wanted, device=device)
+        path = artifacts.find(url, artifacts.MODEL_FILE)
         header = artifacts.read_header(path, "model")
         stage_url = artifacts.find(storage.parent(path), artifacts.STAGE_FILE)
-        expected = header.extra.get("first_stage_sha256")
-        if expected and artifacts.sha256(stage_url) != expected:
-            raise CheckpointError(
-                f"{stage_url} is not the first stage that {path} was trained on; copy the one with sha256 "
-                f"{expected[:12]}... beside it"
-            )
+        stage_sha256 = artifacts.require_first_stage(header, stage_url)
         recipe = resolve(_beside(header.config, stage_url), catalog)
         now = versions(recipe, catalog)
         changed = [f"{d} {v} (installed: {now.get(d, 'none')})" for d, v in header.versions.items() if now.get(d) != v]
@@ -158,7 +164,7 @@ class Pipeline:
         load_weights(model, tensors_of(path), path)
         model.to(where).eval().requires_grad_(False)
         names = header.extra.get("class_names") or {}
-        hashes = {"weights": header.sha256, "first_stage": expected or artifacts.sha256(stage_url)}
+        hashes = {"weights": header.sha256, "first_stage": stage_sha256}
         return cls(recipe, stage, model, catalog, **hashes, class_names=names)
 
     @property

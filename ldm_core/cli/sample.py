@@ -8,19 +8,34 @@ from typing import Any
 
 import click
 
-from ldm_core.cli.options import input_options, json_option
+from ldm_core.cli.options import input_options, json_option, place_and_settings, weights_options
 
 
-def _sample(model: str, **options: Any) -> int:
+def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
     from ldm_core.cli.output import reporting, warnings_as_lines
+
+    model = _model(given[0], options["weights"])
 
     with reporting(bool(options["json_flag"])) as document:
         seeds = read_seeds(options["seeds"])
         prompts = [*options["prompt"], *read_prompts(options["prompts"])]
         from ldm_core.pipeline import Pipeline
+        from ldm_core.sample_settings import CHOICES
+        from ldm_core.weights.loading import Wanted
 
         with warnings_as_lines():
-            pipeline = Pipeline.load(model, device=options["device"])
+            settings = [item for item in given[1] if item.partition("=")[0].partition(".")[0] in CHOICES]
+            wanted = Wanted.of(
+                [item for item in given[1] if item not in settings],
+                codec=options["codec"],
+                sha256=options["sha256"],
+                first_stage=options["first_stage"],
+                partial=bool(options["partial_flag"]),
+            )
+            more = {} if wanted == Wanted() else {"wanted": wanted}
+            pipeline = Pipeline.load(model, device=options["device"], **more)
+            if settings:
+                pipeline = pipeline.with_settings(settings)
             inputs = _inputs(options, pipeline)
             images = _draw(pipeline, prompts, inputs, seeds, options)
         files, grid = _write(images, options["out"])
@@ -28,6 +43,7 @@ def _sample(model: str, **options: Any) -> int:
             status="done",
             out=options["out"],
             grid=grid,
+            weights_sha256=pipeline.weights,
             images=[
                 {"path": path, "prompt": image.prompt, "seed": image.seed}
                 for path, image in zip(files, images, strict=True)
@@ -36,6 +52,16 @@ def _sample(model: str, **options: Any) -> int:
         if not options["json_flag"]:
             click.echo("\n".join([*files, grid]))
     return 0
+
+
+def _model(places: Sequence[str], weights: str | None) -> str:
+    from ldm_core.errors import ConfigError
+
+    if weights and places:
+        raise ConfigError(f"sample: '{places[0]}' and --weights {weights} both say what to sample from; give one")
+    if not weights and not places:
+        raise ConfigError("sample: nothing to sample from; give a run's folder, or weights by path or URL")
+    return weights or places[0]
 
 
 def read_seeds(text: str | None) -> list[int] | None:
@@ -111,7 +137,8 @@ def _draw(
             inputs=inputs or None,
             images=options["images"],
             steps=options["steps"],
-            guidance=options["guidance"],
+            guidance=_guidance(options["guidance"]),
+            negative=list(options["negative"]) or None,
             sampler=options["sampler"],
             seed=options["seed"],
             seeds=seeds,
@@ -122,6 +149,14 @@ def _draw(
     finally:
         bar.close()
     return images
+
+
+def _guidance(text: str | None) -> float | str | None:
+    """A scale, or a component's name."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
 
 
 def _write(images: Sequence[Any], out: str) -> tuple[list[str], str]:
@@ -150,7 +185,9 @@ def file_name(index: int, seed: int, prompt: str) -> str:
 command = click.Command(
     "sample",
     params=[
-        click.Argument(["model"], metavar="MODEL_URL"),
+        place_and_settings(1, "[MODEL_URL] [KEY=VALUE]..."),
+        click.Option(["--weights"], metavar="PATH|URL", help="The same as MODEL_URL."),
+        *weights_options(),
         *input_options(),
         click.Option(["--prompts"], metavar="FILE", help="Text file of prompts, one a line."),
         click.Option(
@@ -170,7 +207,15 @@ command = click.Command(
             help="Sampler steps.  [default: the recipe's]",
         ),
         click.Option(
-            ["--guidance"], type=float, metavar="SCALE", help="Scale of the guidance.  [default: the recipe's]"
+            ["--guidance"],
+            metavar="NAME|SCALE",
+            help="Another guidance than the recipe's, or the scale of the one it has.",
+        ),
+        click.Option(
+            ["--negative"],
+            multiple=True,
+            metavar="TEXT",
+            help="Caption to move away from, in place of none; repeated: gone through in turn, as prompts are.",
         ),
         click.Option(["--sampler"], metavar="NAME", help="Another sampler than the recipe's."),
         click.Option(
@@ -191,8 +236,11 @@ command = click.Command(
     ],
     callback=_sample,
     help=(
-        "Sample images from MODEL_URL, a run's folder or its model.safetensors (a path or any fsspec URL). Writes a "
-        "PNG for each, with prompt, seed, recipe and the weights' hash in its metadata, and all of them as grid.png."
+        "Sample images from MODEL_URL, a run's folder or its model.safetensors (a path or any fsspec URL), or weights "
+        "of another program that an installed codec knows (.ckpt, .safetensors, a folder of diffusers). Writes a PNG "
+        "for each, with prompt, seed, recipe and the weights' hash in its metadata, and all of them as grid.png. "
+        "KEY=VALUE chooses the sampling anew (guidance.scale=3, time_grid=legacy), gives options of a codec "
+        "(codec.ema=false), and says of foreign weights what nothing else does (denoiser.heads=8, image_size=512)."
     ),
     short_help="Images from a trained model.",
 )

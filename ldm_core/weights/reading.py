@@ -299,7 +299,7 @@ def to_pipeline(
     _resting(stage.to(place))
     _resting(model.to(place))
     model.precision = precision
-    return Pipeline(recipe, stage, model, catalog, weights=sha256)
+    return Pipeline(recipe, stage, model, catalog, weights=sha256, class_names=weights.class_names)
 
 
 def _lone(weights: ModelWeights, where: str) -> str:
