@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reconstruct": ("ldm_core.cli.reconstruct", "Pictures through a first stage and back, with their PSNR."),
     "encode": ("ldm_core.cli.encode", "Encode a data set once, for runs to train on."),
     "ema": ("ldm_core.cli.ema", "A trained model with averages of another width."),
+    "inspect": ("ldm_core.cli.inspect", "What a file or folder of weights is, without running anything of it."),
     "plugins": ("ldm_core.cli.plugins", "What is installed, from which distribution, and what is broken."),
     "show": ("ldm_core.cli.show", "One component, preset or recipe; `show recipes` lists those."),
     "check": ("ldm_core.cli.check", "Check and print the resolved recipe, without importing torch."),
