@@ -1,0 +1,120 @@
+"""CLIP text encoders: OpenCLIP's names and ours, which are those of transformers' CLIPTextModel. Imports no torch.
+
+Stable Diffusion 1 stores transformers' names. Stable Diffusion 2 stores OpenCLIP's, whose fused projections hold
+queries, keys and values one below the other; of its 24 layers the last is not used (the context is the last but one's
+output, normalised), so that 23 are taken, as in every published conversion.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+Shapes = Mapping[str, tuple[int, ...]]
+OURS = "transformer.text_model."
+TOKENS = OURS + "embeddings.token_embedding.weight"
+OPEN = "model."
+OPEN_TOKENS = OPEN + "token_embedding.weight"
+_WHOLE = {
+    "token_embedding.weight": "embeddings.token_embedding.weight",
+    "positional_embedding": "embeddings.position_embedding.weight",
+    "ln_final.weight": "final_layer_norm.weight",
+    "ln_final.bias": "final_layer_norm.bias",
+}
+_LAYER = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+    "attn.out_proj": "self_attn.out_proj",
+}
+_FUSED = ("q_proj", "k_proj", "v_proj")
+_BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)\Z")
+_HEAD = 64
+_GIANT_LAYERS = 24
+
+
+def open_names(name: str) -> list[str]:
+    """The names of ours that one of OpenCLIP's (relative to ``model.``) holds, relative to the text model.
+
+    Three for a fused projection, in the order of their rows; none for a name that is not known.
+    """
+    if name in _WHOLE:
+        return [_WHOLE[name]]
+    if (match := _BLOCK.match(name)) is None:
+        return []
+    layer, rest = f"encoder.layers.{match[1]}.", match[2]
+    if rest in ("attn.in_proj_weight", "attn.in_proj_bias"):
+        kind = rest.removeprefix("attn.in_proj_")
+        return [f"{layer}self_attn.{part}.{kind}" for part in _FUSED]
+    stem, _, kind = rest.rpartition(".")
+    return [f"{layer}{_LAYER[stem]}.{kind}"] if stem in _LAYER and kind in ("weight", "bias") else []
+
+
+def layers_of(shapes: Shapes) -> int:
+    """How many layers are used."""
+    pattern = re.compile(r"(?:transformer\.text_model\.encoder\.layers|model\.transformer\.resblocks)\.(\d+)\.")
+    count = 1 + max((int(m[1]) for k in shapes if (m := pattern.match(k))), default=-1)
+    return count - 1 if OPEN_TOKENS in shapes and count == _GIANT_LAYERS else count
+
+
+def unused(name: str, layers: int) -> bool:
+    """Whether an OpenCLIP name (relative to ``model.``) belongs to a layer that is not used."""
+    match = _BLOCK.match(name)
+    return match is not None and int(match[1]) >= layers
+
+
+def fields_of(shapes: Shapes) -> dict[str, Any]:
+    """Settings of the conditioner ``clip_text`` that names and shapes say; heads are 64 wide, as in all of CLIP."""
+    is_open = OPEN_TOKENS in shapes
+    vocab, width = shapes[OPEN_TOKENS if is_open else TOKENS]
+    positions = shapes[OPEN + "positional_embedding" if is_open else OURS + "embeddings.position_embedding.weight"]
+    inner = shapes[
+        OPEN + "transformer.resblocks.0.mlp.c_fc.weight" if is_open else OURS + "encoder.layers.0.mlp.fc1.weight"
+    ]
+    return {
+        "vocab_size": vocab,
+        "width": width,
+        "layers": layers_of(shapes),
+        "heads": max(width // _HEAD, 1),
+        "inner": inner[0],
+        "length": positions[0],
+        "activation": "gelu" if is_open else "quick_gelu",
+    }
+
+
+def expected(fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the text model, names relative to the conditioner, with its shape."""
+    width, inner = fields["width"], fields["inner"]
+    found: dict[str, tuple[int, ...]] = {
+        "embeddings.token_embedding.weight": (fields["vocab_size"], width),
+        "embeddings.position_embedding.weight": (fields["length"], width),
+        "final_layer_norm.weight": (width,),
+        "final_layer_norm.bias": (width,),
+    }
+    for layer in range(fields["layers"]):
+        at = f"encoder.layers.{layer}."
+        for norm in ("layer_norm1", "layer_norm2"):
+            found |= {f"{at}{norm}.weight": (width,), f"{at}{norm}.bias": (width,)}
+        for part in (*_FUSED, "out_proj"):
+            found |= {f"{at}self_attn.{part}.weight": (width, width), f"{at}self_attn.{part}.bias": (width,)}
+        found |= {f"{at}mlp.fc1.weight": (inner, width), f"{at}mlp.fc1.bias": (inner,)}
+        found |= {f"{at}mlp.fc2.weight": (width, inner), f"{at}mlp.fc2.bias": (width,)}
+    return {OURS + name: shape for name, shape in found.items()}
+
+
+def to_open(names: Mapping[str, Any], join: Any) -> dict[str, Any]:
+    """Our tensors, by names relative to the conditioner, under OpenCLIP's; `join` puts three below one another."""
+    out: dict[str, Any] = {}
+    layers = layers_of({name: () for name in names})
+    stored = [*_WHOLE, *(f"transformer.resblocks.{i}.{rest}" for i in range(layers) for rest in _block_names())]
+    for name in stored:
+        parts = [names[OURS + ours] for ours in open_names(name)]
+        out[OPEN + name] = parts[0] if len(parts) == 1 else join(parts)
+    return out
+
+
+def _block_names() -> list[str]:
+    plain = [f"{stem}.{kind}" for stem in _LAYER for kind in ("weight", "bias")]
+    return [*plain, "attn.in_proj_weight", "attn.in_proj_bias"]

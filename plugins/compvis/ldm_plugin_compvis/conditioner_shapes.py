@@ -1,0 +1,94 @@
+"""Which conditioner a file holds, from the names and shapes of its tensors. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ldm_core.specs import EMPTY
+from ldm_plugin_compvis import clip_keys
+
+Shapes = Mapping[str, tuple[int, ...]]
+_TOKENS = "transformer.token_emb.weight"
+_HEAD = 64
+
+
+class NotThisConditioner(ValueError):
+    """The tensors are those of no conditioner that the plugins here bring; the message says what they look like."""
+
+
+@attrs.frozen(kw_only=True)
+class ConditionerShapes:
+    """A conditioner: `use`, the `fields` of its config as far as shapes say them, and `candidates` where two could be.
+
+    `openclip`: whether its names are OpenCLIP's (Stable Diffusion 2).
+    """
+
+    use: str
+    fields: Mapping[str, Any] = attrs.field(default=EMPTY)
+    candidates: tuple[str, ...] = ()
+    openclip: bool = False
+
+
+def conditioner_shapes(shapes: Shapes, concat: int, crossattn: int, cond_key: str = "") -> ConditionerShapes | None:
+    """Names relative to the conditioner, with shapes -> what it is; None where the model has no conditioning.
+
+    `concat`, `crossattn`: what the U-Net reads beside the latents. `cond_key`: what a config calls the condition.
+    Raises :class:`NotThisConditioner`.
+    """
+    if clip_keys.TOKENS in shapes or clip_keys.OPEN_TOKENS in shapes:
+        return ConditionerShapes(
+            use="clip_text", fields=clip_keys.fields_of(shapes), openclip=clip_keys.OPEN_TOKENS in shapes
+        )
+    if _TOKENS in shapes:
+        return _tokens(shapes, cond_key)
+    if "embedding.weight" in shapes:
+        rows, width = shapes["embedding.weight"]
+        # Published tables of ImageNet have 1,000 rows, or 1,001 where the last is "no class".
+        null = rows == 1001
+        return ConditionerShapes(
+            use="class_label", fields={"classes": rows - null, "width": width, "null_class": null}
+        )
+    if "channel_mapper.weight" in shapes:
+        channels, classes = shapes["channel_mapper.weight"][:2]
+        return ConditionerShapes(use="semantic_map", fields={"classes": classes, "channels": channels})
+    others = {k.split(".")[0] for k in shapes} - {"encoder", "decoder", "quantize", "quant_conv", "post_quant_conv"}
+    if others - {"loss", "model_ema", "colorize"}:
+        raise NotThisConditioner(
+            f"the conditioner holds {', '.join(sorted(others)[:4])}, which no plugin here knows (known: text and layout "
+            "transformers, CLIP, class tables, label maps)"
+        )
+    if crossattn:
+        return ConditionerShapes(use="embedding", fields={"width": crossattn})
+    if shapes or cond_key == "masked_image":
+        return ConditionerShapes(use="masked_image")
+    return ConditionerShapes(use="low_resolution", fields={"image_channels": concat}) if concat else None
+
+
+def _tokens(shapes: Shapes, cond_key: str) -> ConditionerShapes:
+    """A transformer over tokens: captions or layouts, which differ in nothing but numbers."""
+    vocab, width = shapes[_TOKENS]
+    length = shapes["transformer.pos_emb.emb.weight"][0]
+    inner = shapes["transformer.attn_layers.layers.0.1.to_q.weight"][0]
+    at = len("transformer.attn_layers.layers.")
+    layers = 1 + max(int(k[at:].split(".")[0]) for k in shapes if k.startswith("transformer.attn_layers.layers."))
+    if inner % _HEAD:
+        heads = {"heads": 1, "head_width": inner}
+    else:
+        heads = {"heads": inner // _HEAD, "head_width": _HEAD}
+    fields: dict[str, Any] = {
+        "vocab_size": vocab,
+        "width": width,
+        "layers": layers // 2,
+        **heads,
+        "logits": "transformer.to_logits.weight" in shapes,
+    }
+    boxes = {**fields, "objects": (length - length % 3) // 3, "encode_crop": length % 3 == 2}
+    if cond_key == "coordinates_bbox" or (not cond_key and (vocab, length) == (8192, 92)):
+        return ConditionerShapes(use="bbox_layout", fields=boxes)
+    text = {**fields, "length": length}
+    if cond_key or vocab == 30522 or length % 3 == 1:
+        return ConditionerShapes(use="text", fields=text)
+    return ConditionerShapes(use="text", fields=text, candidates=("text", "bbox_layout"))

@@ -1,0 +1,167 @@
+"""What a configuration beside a file, or the file's own metadata, says that its tensors do not. Imports no torch.
+
+Values only: of the classes that such a configuration names, nothing is imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import attrs
+
+from ldm_core.codec import Source, TensorFile
+from ldm_core.config import parse_yaml
+from ldm_core.errors import LDMError
+from ldm_core.specs import EMPTY
+from ldm_plugin_compvis.unet_shapes import UNetShapes
+
+METADATA = "compvis_config"
+"""Under this key of a file's metadata, written by this package: the text of the configuration."""
+OWN = "ldm_core"
+"""Key of a configuration that this package wrote: plain recipe values of the parts."""
+_FEW = 8
+_PREDICTIONS = {"eps": "eps", "epsilon": "eps", "x0": "x0", "v": "v", "v_prediction": "v", "v-prediction": "v"}
+
+
+@attrs.frozen(kw_only=True)
+class Hints:
+    """What was found: plain recipe values, the `scale_factor`, what the condition is called; `where` for the notes.
+
+    `normalization`: of the latents of a first stage by itself, mean and std by channel.
+    """
+
+    recipe: Mapping[str, Any] = attrs.field(default=EMPTY)
+    scale_factor: float | None = None
+    cond_key: str = ""
+    where: str = ""
+    latent_size: tuple[int, ...] = ()
+    class_names: Mapping[str, Sequence[str]] = attrs.field(default=EMPTY)
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def hints_of(source: Source, file: TensorFile, unet: UNetShapes | None) -> Hints:
+    """The hints of a file: its metadata first, then a YAML file beside it whose widths are the file's own."""
+    notes: list[str] = []
+    found: Hints | None = None
+    if text := file.metadata.get(METADATA, ""):
+        try:
+            found = _hints(parse_yaml(text, METADATA), "its metadata")
+        except LDMError as error:
+            notes.append(f"the configuration in its metadata does not read: {error}")
+    for name in () if found else _beside(source):
+        try:
+            plain = source.config(name)
+        except LDMError as error:
+            notes.append(f"{name}: not read: {error}")
+            continue
+        if not isinstance(plain, Mapping) or not isinstance(plain.get("model"), Mapping):
+            continue
+        if wrong := _misfit(plain, unet):
+            notes.append(f"{name}: left aside, it describes another model ({wrong})")
+            continue
+        found = _hints(plain, name)
+        break
+    found = found or Hints()
+    recipe = dict(found.recipe)
+    spoken = str(file.metadata.get("modelspec.prediction_type", "")).lower()
+    if "parameterization" not in recipe and spoken in _PREDICTIONS:
+        recipe["parameterization"] = _PREDICTIONS[spoken]
+    width, _, height = str(file.metadata.get("modelspec.resolution", "")).lower().partition("x")
+    if "image_size" not in recipe and not found.latent_size and width.isdigit() and height.isdigit():
+        recipe["image_size"] = [int(height), int(width)]
+    return attrs.evolve(found, recipe=recipe, notes=(*found.notes, *notes))
+
+
+def _beside(source: Source) -> Iterator[str]:
+    """YAML files beside the file, the likeliest first."""
+    stem = PurePosixPath(source.url.split("?")[0]).stem
+    files = [n for n in source.names if n.endswith((".yaml", ".yml")) and "/" not in n]
+    wanted = [f"{stem}.yaml", f"{stem}.yml", "config.yaml", "model.yaml"]
+    yield from sorted(files, key=lambda n: (wanted.index(n) if n in wanted else len(wanted), n))[:_FEW]
+
+
+def _mapping(value: Any, *keys: str) -> Mapping[str, Any]:
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def _network(plain: Mapping[str, Any]) -> Mapping[str, Any]:
+    params = _mapping(plain, "model", "params")
+    return _mapping(params, "unet_config", "params") or _mapping(params, "network_config", "params")
+
+
+def _misfit(plain: Mapping[str, Any], unet: UNetShapes | None) -> str:
+    """What of a configuration's U-Net is not the file's, or ""."""
+    network = _network(plain)
+    if unet is None or not network:
+        return "it has a U-Net" if network else ""
+    own = {"model_channels": unet.fields["channels"], "channel_mult": list(unet.fields["channel_mult"])}
+    own |= {"num_res_blocks": unet.fields["res_blocks"]} | ({"context_dim": unet.crossattn} if unet.crossattn else {})
+    for key, value in own.items():
+        said = list(network[key]) if isinstance(network.get(key), Sequence) else network.get(key)
+        if said is not None and said != value:
+            return f"{key} is {said}, in the file {value}"
+    return ""
+
+
+def _hints(plain: Mapping[str, Any], where: str) -> Hints:
+    params = _mapping(plain, "model", "params")
+    own = _mapping(plain, OWN)
+    recipe: dict[str, Any] = {k: v for k, v in own.items() if k not in ("class_names", "normalization")}
+    names = {k: tuple(map(str, v)) for k, v in _mapping(own, "class_names").items() if isinstance(v, list)}
+    network = _network(plain)
+    if isinstance(per_head := network.get("num_head_channels"), int) and per_head > 0:
+        denoiser = {"head_channels": per_head}
+    elif isinstance(heads := network.get("num_heads"), int) and heads > 0:
+        denoiser = {"heads": heads, "head_channels": 0}
+    else:
+        denoiser = {}
+    if network.get("use_new_attention_order") is True:
+        denoiser["new_attention_order"] = True
+    if denoiser and "denoiser" not in recipe:
+        recipe["denoiser"] = denoiser
+    prediction = _PREDICTIONS.get(str(params.get("parameterization", "")))
+    scaling = str(_mapping(params, "denoiser_config", "params", "scaling_config").get("target", ""))
+    if scaling.endswith(("EpsScaling", "VScaling")):
+        prediction = "eps" if scaling.endswith("EpsScaling") else "v"
+    if network and not prediction and "unet_config" in params:
+        prediction = "eps"  # what these configurations leave out
+    if prediction:
+        recipe.setdefault("parameterization", prediction)
+    if params.get("loss_type") in ("l1", "l2"):
+        recipe.setdefault("objective", {"use": "simple", "loss": params["loss_type"]})
+    if "linear_start" in params or "beta_schedule" in params:
+        recipe.setdefault("schedule", _schedule(params))
+    mean, std = (_numbers(_mapping(own, "normalization").get(key)) for key in ("mean", "std"))
+    size = params.get("image_size")
+    sizes = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, list) else ()
+    scale = params.get("scale_factor")
+    if scale is None and "unet_config" in params and params.get("scale_by_std") is not True:
+        scale = 1.0  # what these configurations leave out
+    return Hints(
+        recipe=recipe,
+        scale_factor=float(scale) if isinstance(scale, int | float) and scale > 0 else None,
+        cond_key=str(params.get("cond_stage_key") or ""),
+        class_names=names,
+        normalization=(mean, std) if mean and len(mean) == len(std) and min(std) > 0 else None,
+        where=where,
+        latent_size=sizes if all(isinstance(s, int) for s in sizes) else (),
+    )
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    """A list of finite numbers; none where it is anything else."""
+    good = isinstance(value, list) and all(isinstance(v, int | float) and math.isfinite(v) for v in value)
+    return tuple(map(float, value)) if good else ()
+
+
+def _schedule(params: Mapping[str, Any]) -> dict[str, Any]:
+    names = {"beta_schedule": "kind", "linear_start": "beta_start", "linear_end": "beta_end", "timesteps": "steps"}
+    published = {"linear_start": 1e-4, "linear_end": 2e-2}  # what these configurations leave out
+    said = {ours: params.get(theirs, published.get(theirs)) for theirs, ours in names.items()}
+    return {"use": "vp", **{k: v for k, v in said.items() if v is not None}}

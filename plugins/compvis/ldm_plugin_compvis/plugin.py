@@ -1,0 +1,21 @@
+"""What this distribution offers to ldm-core."""
+
+from __future__ import annotations
+
+from ldm_core import Component, hookimpl
+from ldm_plugin_compvis.config import CompVisConfig
+
+
+@hookimpl
+def ldm_components() -> list[Component]:
+    """The codec."""
+    return [
+        Component(
+            kind="codec",
+            name="compvis",
+            config=CompVisConfig,
+            factory="ldm_plugin_compvis.codec:CompVisCodec",
+            summary="CompVis latent diffusion .ckpt and .safetensors, Stable Diffusion 1 and 2 single files",
+            source="Rombach et al. 2022, arXiv 2112.10752, and the configurations released with it",
+        )
+    ]

@@ -1,0 +1,213 @@
+"""A model in CompVis' layout: what it cannot hold is refused, what it loses is said."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm_core.builtin.diffusion_config import VPConfig
+from ldm_core.codec import ModelWeights, Written
+from ldm_core.config import dump_yaml
+from ldm_core.errors import ConfigError
+from ldm_plugin_compvis import clip_keys, schedules
+from ldm_plugin_compvis.config import CompVisConfig
+from ldm_plugin_compvis.config_file import METADATA, OWN
+from ldm_plugin_compvis.config_text import config_of
+from ldm_plugin_compvis.layout import averaged
+from ldm_plugin_compvis.scale import factor_of, folded
+
+SUFFIXES = (".safetensors", ".ckpt")
+HELD = (
+    *("text", "clip_text", "class_label", "bbox_layout", "semantic_map"),
+    *("low_resolution", "masked_image", "embedding"),
+)
+"""Conditioners that the format has a place for; the last three without weights of their own."""
+_HEADS = (8, 64)
+_GROUPS = 32
+
+
+def write(weights: ModelWeights, name: str, config: CompVisConfig) -> Written:
+    """The file, and the YAML configuration beside it. ConfigError with every line that the format cannot hold."""
+    suffix = PurePosixPath(name).suffix
+    problems = [] if suffix in SUFFIXES else [f"{name}: CompVis files end in {' or '.join(SUFFIXES)}"]
+    problems += _problems(weights)
+    if problems:
+        raise ConfigError(problems)
+    recipe = dict(weights.recipe)
+    tensors: dict[str, Tensor] = {}
+    notes = list(_losses(weights, config))
+    scale, stage = 1.0, weights.first_stage
+    if stage is not None:
+        factor = factor_of(stage["latent_mean"], stage["latent_std"])
+        if factor is None and weights.model is not None:
+            stage = folded(recipe["first_stage"]["use"], stage) or stage
+            notes.append("the latents' mean and std went into quant_conv and post_quant_conv; scale factor 1")
+        scale = factor or 1.0
+        prefix = "" if weights.model is None else "first_stage_model."
+        own = {k: v for k, v in stage.items() if k not in ("latent_mean", "latent_std")}
+        tensors |= {prefix + key: value for key, value in own.items()}
+        if weights.model is None and factor != 1.0:
+            notes.append("the latents' mean and std are in the configuration alone: a first stage's file has no place")
+    openclip = False
+    if weights.model is not None:
+        openclip = bool(recipe.get("denoiser", {}).get("linear_projection"))
+        if stage is not None:
+            tensors = {**_tables(recipe, scale), **_model(weights.model, recipe, stage, openclip, config), **tensors}
+        else:
+            tensors = _model(weights.model, {**recipe, "conditioners": []}, None, False, config)
+    if stage is not None:
+        plain = config_of(
+            recipe,
+            has_model=weights.model is not None,
+            scale_factor=scale,
+            openclip=openclip,
+            class_names=weights.class_names,
+        )
+        if weights.model is None:
+            mean, std = stage["latent_mean"].tolist(), stage["latent_std"].tolist()
+            plain[OWN]["normalization"] = {"mean": mean, "std": std}
+    else:
+        plain = {"model": {"params": {}}, OWN: {"denoiser": recipe["denoiser"]}}
+    text = json.dumps(plain, sort_keys=True)
+    beside = {f"{PurePosixPath(name).stem}.yaml": lambda: dump_yaml(plain).encode()}
+    return Written(files={"": lambda: _bytes(tensors, text, suffix)}, beside=beside, notes=tuple(notes))
+
+
+def _problems(weights: ModelWeights) -> Iterator[str]:
+    """What the layout, as CompVis' programs read it, cannot hold, a line each."""
+    recipe = weights.recipe
+    stage, unet = recipe.get("first_stage", {}), recipe.get("denoiser", {})
+    if weights.first_stage is None and weights.model is None:
+        yield "there are no weights"
+    if weights.first_stage is not None:
+        if stage["use"] not in ("kl_ae", "vq_ae"):
+            yield f"first_stage: the format holds kl_ae and vq_ae, and not '{stage['use']}'"
+            return
+        yield from _groups("first_stage", stage)
+        mean, std = weights.first_stage["latent_mean"], weights.first_stage["latent_std"]
+        apart = stage["use"] == "vq_ae" and bool((std != std[0]).any())
+        if weights.model is not None and factor_of(mean, std) is None and apart:
+            yield (
+                "first_stage: its latents have a std for each channel, and the format one scale factor; a codebook's "
+                "channels cannot be scaled apart (write to ldm or diffusers)"
+            )
+    if weights.model is None:
+        return
+    if recipe.get("adapters"):
+        yield "adapters: the format has no place for them; fuse or remove them"
+    if unet.get("use") != "unet":
+        if any(key.startswith("denoiser.") for key in weights.model):
+            yield f"denoiser: the format holds unet, and not '{unet.get('use')}'"
+        else:
+            yield "the format holds no conditioner by itself"
+        return
+    yield from _groups("denoiser", unet)
+    if weights.first_stage is None:
+        return
+    if recipe["schedule"]["use"] != "vp":
+        yield f"schedule: the format holds vp, and not '{recipe['schedule']['use']}'"
+    if recipe["parameterization"]["use"] not in ("eps", "x0", "v"):
+        yield f"parameterization: the format holds eps, x0 and v, and not '{recipe['parameterization']['use']}'"
+    conditioners = recipe["conditioners"]
+    if len(conditioners) > 1:
+        yield f"conditioners: the format holds one, and not {', '.join(c['name'] for c in conditioners)}"
+    for row in conditioners:
+        yield from _conditioner_problems(row)
+
+
+def _groups(part: str, fields: Mapping[str, Any]) -> Iterator[str]:
+    if fields.get("norm_groups", _GROUPS) != _GROUPS:
+        yield (
+            f"{part}.norm_groups is {fields['norm_groups']}: CompVis' networks have {_GROUPS} groups, whatever the "
+            "file says, and would give something else without a word"
+        )
+
+
+def _conditioner_problems(row: Mapping[str, Any]) -> Iterator[str]:
+    use, name = row["use"], row["name"]
+    if use not in HELD:
+        yield f"conditioners.{name}: the format has no place for '{use}' (it holds {', '.join(HELD)})"
+    elif use in ("text", "bbox_layout"):
+        if (row["heads"], row["head_width"]) != _HEADS:
+            yield (
+                f"conditioners.{name}: {row['heads']} heads of {row['head_width']}; CompVis' encoder has "
+                f"{_HEADS[0]} of {_HEADS[1]}, whatever the file says"
+            )
+        if row.get("mask"):
+            yield f"conditioners.{name}.mask: CompVis' encoder attends to the padding, whatever the file says"
+    elif use == "masked_image" and row.get("scale", 1.0) != 1.0:
+        yield f"conditioners.{name}.scale: CompVis' programs concatenate the encoding as it is"
+
+
+def _losses(weights: ModelWeights, config: CompVisConfig) -> Iterator[str]:
+    """What is lost, a line each."""
+    recipe = weights.recipe
+    if weights.model is None or weights.first_stage is None:
+        return
+    trained = [row["name"] for row in recipe["conditioners"] if row.get("train", True)]
+    if config.write_ema and any(k.startswith("conditioners.") for k in weights.model) and trained:
+        yield f"model_ema holds the denoiser alone: conditioner {trained[0]} has no average of its own in this format"
+    for row in recipe["conditioners"]:
+        if row["use"] in ("text", "clip_text"):
+            yield (
+                f"the tokenizer of '{row['name']}' is not held; CompVis' programs bring the published one, whose "
+                "numbers mean the same words only where this model was trained with it"
+            )
+        if row["use"] == "class_label" and row["null_class"]:
+            yield f"that the last row of '{row['name']}' means no class is in the configuration alone"
+    if recipe["parameterization"]["use"] == "v":
+        yield "that it predicts v is in the configuration alone; programs that do not read it take eps"
+    if recipe["schedule"].get("zero_terminal"):
+        yield "the stretched schedule is in the tables alone; programs that make their own have another"
+    if recipe["denoiser"].get("new_attention_order"):
+        yield "the order of fused projections is in the configuration alone"
+
+
+def _tables(recipe: Mapping[str, Any], scale: float) -> dict[str, Tensor]:
+    fields = {k: v for k, v in recipe["schedule"].items() if k != "use"}
+    found = schedules.tables(VPConfig(**fields))
+    out = {name: torch.tensor(values, dtype=torch.float64).float() for name, values in found.items()}
+    return {**out, "scale_factor": torch.tensor(scale)}
+
+
+def _model(
+    model: Mapping[str, Tensor],
+    recipe: Mapping[str, Any],
+    stage: Mapping[str, Tensor] | None,
+    openclip: bool,
+    config: CompVisConfig,
+) -> dict[str, Tensor]:
+    unet = {k.removeprefix("denoiser."): v for k, v in model.items() if k.startswith("denoiser.")}
+    out = {"model.diffusion_model." + name: value for name, value in unet.items()}
+    if config.write_ema:
+        out |= {averaged("diffusion_model." + name): value for name, value in unet.items()}
+        out |= {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(0, dtype=torch.int32)}
+    for row in recipe["conditioners"]:
+        prefix = f"conditioners.{row['name']}."
+        own = {k.removeprefix(prefix): v for k, v in model.items() if k.startswith(prefix)}
+        own.pop("_extra_state", None)
+        if row["use"] == "clip_text" and openclip:
+            own = clip_keys.to_open(own, torch.cat)
+        elif row["use"] == "masked_image" and stage is not None:
+            own = {k: v for k, v in stage.items() if k not in ("latent_mean", "latent_std")}
+        out |= {"cond_stage_model." + name: value for name, value in own.items()}
+    return out
+
+
+def _bytes(tensors: Mapping[str, Tensor], text: str, suffix: str) -> bytes:
+    # Each by itself: formats that share memory write views of one another wrongly, or refuse them.
+    own = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    if suffix == ".safetensors":
+        from safetensors.torch import save
+
+        # One key alone: the library writes several in an order of its own, and equal models would be unequal files.
+        return save(own, metadata={METADATA: text})
+    file = io.BytesIO()
+    torch.save({"state_dict": own, "global_step": 0, METADATA: text}, file)
+    return file.getvalue()
