@@ -32,6 +32,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("conditioner", "bbox_layout"): "ldm-plugin-bbox",
     ("conditioner", "low_resolution"): "ldm-plugin-low-resolution",
     ("conditioner", "masked_image"): "ldm-plugin-masked-image",
+    ("codec", "compvis"): "ldm-plugin-compvis",
     ("observer", "tensorboard"): "ldm-plugin-tensorboard",
     ("observer", "wandb"): "ldm-plugin-wandb",
 }

@@ -27,6 +27,7 @@ STANDARD = {
     "plugins/cfg": "ldm-plugin-cfg",
     "plugins/diffusers": "ldm-plugin-diffusers",
     "plugins/autoguidance": "ldm-plugin-autoguidance",
+    "plugins/compvis": "ldm-plugin-compvis",
     "conditioners/bert_text": "ldm-plugin-bert-text",
     "conditioners/semantic_map": "ldm-plugin-semantic-map",
     "conditioners/bbox_layout": "ldm-plugin-bbox",
