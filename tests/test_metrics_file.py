@@ -175,6 +175,15 @@ def test_curves_hold_every_number(stage: str, drawn: int) -> None:
         assert picture.shape[1] == 990 and (picture != 255).any()
 
 
+def test_one_measurement_by_bins_has_no_empty_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = {"stage": "denoiser_validation", "step": 10, **{f"val_loss_t{i}": 0.9 - 0.05 * i for i in range(5)}}
+    panels: list[int] = []
+    figure = curves._figure
+    monkeypatch.setattr(curves, "_figure", lambda count, columns: panels.append(count) or figure(count, columns))
+    assert curves.draw_bins([one], "denoiser") and curves.draw_bins([one, {**one, "step": 20}], "denoiser")
+    assert panels == [1, 2]
+
+
 def test_nothing_is_drawn_from_nothing() -> None:
     row = {"stage": "denoiser", "step": 1, "loss": 1.0}
     assert curves.pictures([], "denoiser") == curves.pictures([row], "denoiser") == {}

@@ -64,25 +64,28 @@ def draw_bins(rows: Sequence[Mapping[str, Any]], stage: str) -> bytes | None:
         return None
     from matplotlib import colormaps
 
-    figure, axes = _figure(2, 2)
+    steps = len(measured) > 1  # of one measurement there is nothing to show over the steps
+    figure, axes = _figure(1 + steps, 1 + steps)
     colours = [colormaps["viridis"](i / max(1, len(names) - 1)) for i in range(len(names))]
-    for name, colour in zip(names, colours, strict=True):
+    for name, colour in zip(names if steps else (), colours, strict=False):
         points = _points(measured, name)
         axes[0].plot(*zip(*points, strict=True), linewidth=1, marker="o", markersize=3, color=colour,
                      label=f"bin {_number(name)}")  # fmt: skip
-    axes[0].set_title("held-out loss by bins of time, 0 = least noise", fontsize=9)
-    axes[0].set_xlabel("step", fontsize=8)
-    if len(names) <= 10:
-        axes[0].legend(fontsize=6, ncols=2)
+    if steps:
+        axes[0].set_title("held-out loss by bins of time, 0 = least noise", fontsize=9)
+        axes[0].set_xlabel("step", fontsize=8)
+        if len(names) <= 10:
+            axes[0].legend(fontsize=6, ncols=2)
+    last = axes[int(steps)]
     for row in dict.fromkeys([0, len(measured) - 1]):
         values = [(_number(n), measured[row][n]) for n in names if isinstance(measured[row].get(n), int | float)]
         if values:
-            axes[1].plot(*zip(*values, strict=True), marker="o", markersize=3, linewidth=1,
-                         label=f"step {measured[row]['step']}")  # fmt: skip
-    axes[1].set_title("first and last measurement", fontsize=9)
-    axes[1].set_xlabel("bin of time, 0 = least noise", fontsize=8)
-    axes[1].legend(fontsize=7)
-    for axis in axes[:2]:
+            last.plot(*zip(*values, strict=True), marker="o", markersize=3, linewidth=1,
+                      label=f"step {measured[row]['step']}")  # fmt: skip
+    last.set_title("first and last measurement" if steps else "held-out loss by bins of time", fontsize=9)
+    last.set_xlabel("bin of time, 0 = least noise", fontsize=8)
+    last.legend(fontsize=7)
+    for axis in axes[: 1 + steps]:
         if min(v for line in axis.get_lines() for v in line.get_ydata()) > 0:
             _logarithmic(axis)
     return _png(figure)
