@@ -16,6 +16,7 @@ from ldm_core.cli import main
 from ldm_core.cli.reconstruct import fitted, psnr, read_size
 from ldm_core.cli.sample import file_name, read_prompts, read_seeds
 from ldm_core.errors import ConfigError, DataError
+from ldm_core.specs import LatentSpec
 
 
 class _Pipeline:
@@ -24,8 +25,12 @@ class _Pipeline:
     def __init__(self) -> None:
         part = SimpleNamespace(config=SimpleNamespace(reads=("caption", "class_label"), classes=0), name="both")
         data = SimpleNamespace(fit="crop")
-        self.recipe = SimpleNamespace(conditioners=[part], image_channels=3, image_size=(8, 8), data=data)
+        stage = SimpleNamespace(config=SimpleNamespace(latent=LatentSpec(3, (2, 2))))
+        self.recipe = SimpleNamespace(
+            conditioners=[part], first_stage=stage, image_channels=3, image_size=(8, 8), data=data
+        )
         self.class_names = {"class_label": ("cat", "dog")}
+        self.weights = "5" * 64
         self.called: dict[str, Any] = {}
 
     def sample(self, prompts: list[str] | None, *, callback: Any, strict: bool, **options: Any) -> list[Any]:
@@ -84,6 +89,7 @@ def test_files_and_metadata(pipeline: _Pipeline, capsys: pytest.CaptureFixture[s
         "images": None,
         "steps": 3,
         "guidance": 2.5,
+        "negative": None,
         "sampler": "ddpm",
         "seed": None,
         "seeds": [7, 200],

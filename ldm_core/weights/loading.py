@@ -89,7 +89,7 @@ def is_native(url: str) -> bool:
     ours = [storage.join(url, name) for name in (artifacts.MODEL_FILE, artifacts.STAGE_FILE)]
     there = [path for path in ours if storage.exists(path)]
     if there:
-        return all(map(_has_our_header, there))
+        return any(map(_has_our_header, there))
     return not any(file.url.endswith(SUFFIXES) for file in storage.list_files(url, recursive=True))
 
 
