@@ -37,6 +37,8 @@ from ldm_core.recipe import Recipe, versions
 from ldm_core.resolve import resolve
 from ldm_core.sample import conditions_of, decode, omissions, sample_latents, truncations
 from ldm_core.sample_rows import Negative, as_data, in_words, negative_rows, rows_of
+from ldm_core.settings import Precision
+from ldm_core.settling import settle
 
 if TYPE_CHECKING:
     from ldm_core.weights.loading import Wanted
@@ -135,10 +137,17 @@ class Pipeline:
 
     @classmethod
     def load(
-        cls, url: str, *, device: str | None = None, catalog: Catalog | None = None, wanted: Wanted | None = None
+        cls,
+        url: str,
+        *,
+        device: str | None = None,
+        catalog: Catalog | None = None,
+        wanted: Wanted | None = None,
+        precision: Precision = "fp32",
     ) -> Pipeline:
         """Load a run's folder, its ``model.safetensors`` (its first stage lies beside it), or weights of another
-        program that an installed codec knows; `wanted` says what those do not.
+        program that an installed codec knows; `wanted` says what those do not. `precision`: of the denoiser's
+        arithmetic (:func:`ldm_core.settling.settle`).
 
         Raises :class:`CheckpointError` for damaged or unknown files; warns (:class:`VersionWarning`) where plugins
         have other versions than those that the weights were made with.
@@ -148,7 +157,7 @@ class Pipeline:
         catalog, url = catalog or Catalog.discover(), str(url)
         wanted = wanted or loading.Wanted()
         if not wanted.says_nothing or wanted.sha256 or not loading.is_native(url):
-            return loading.load(url, catalog, wanted, device=device)
+            return loading.load(url, catalog, wanted, device=device, precision=precision)
         path = artifacts.find(url, artifacts.MODEL_FILE)
         header = artifacts.read_header(path, "model")
         stage_url = artifacts.find(storage.parent(path), artifacts.STAGE_FILE)
@@ -162,7 +171,7 @@ class Pipeline:
         stage = load_stage(recipe, catalog, stage_url, where)
         model = make_model(recipe, catalog, stage)
         load_weights(model, tensors_of(path), path)
-        model.to(where).eval().requires_grad_(False)
+        settle(model.to(where).eval().requires_grad_(False), precision)
         names = header.extra.get("class_names") or {}
         hashes = {"weights": header.sha256, "first_stage": stage_sha256}
         return cls(recipe, stage, model, catalog, **hashes, class_names=names)

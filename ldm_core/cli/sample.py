@@ -33,7 +33,7 @@ def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
                 partial=bool(options["partial_flag"]),
             )
             more = {} if wanted == Wanted() else {"wanted": wanted}
-            pipeline = Pipeline.load(model, device=options["device"], **more)
+            pipeline = Pipeline.load(model, device=options["device"], precision=options["precision"], **more)
             if settings:
                 pipeline = pipeline.with_settings(settings)
             inputs = _inputs(options, pipeline)
@@ -226,6 +226,12 @@ command = click.Command(
         ),
         click.Option(["--out"], metavar="FOLDER", default="samples", show_default=True, help="Where the PNGs go."),
         click.Option(["--device"], metavar="NAME", help="cpu, cuda, ...  [default: cuda where there is one]"),
+        click.Option(
+            ["--precision"],
+            type=click.Choice(["fp32", "bf16", "fp16"]),
+            default="fp32",
+            help="of the denoiser's arithmetic; bf16 is faster where the machine has instructions for it",
+        ),
         click.Option(
             ["--strict", "strict_flag"],
             is_flag=True,

@@ -14,6 +14,7 @@ from ldm_core.codec import ModelWeights, Recognised
 from ldm_core.config import apply_overrides
 from ldm_core.errors import CheckpointError, ConfigError, LDMError
 from ldm_core.recipe import SINGLE
+from ldm_core.settings import Precision
 from ldm_core.specs import EMPTY
 from ldm_core.weights.containers import SUFFIXES
 from ldm_core.weights.reading import read_with, recipe_of, recognise, require_known, to_pipeline
@@ -54,6 +55,10 @@ class Wanted:
         if not isinstance(options, Mapping):
             raise ConfigError(f"codec={options}: the codec is named by --from; its options are codec.KEY=VALUE")
         return cls(given=plain, options=options, **more)
+
+    def reading_with(self, options: Mapping[str, Any]) -> Wanted:
+        """The same with other options of the codec."""
+        return attrs.evolve(self, options=options)
 
     @property
     def says_nothing(self) -> bool:
@@ -189,7 +194,7 @@ def load(
     wanted: Wanted | None = None,
     *,
     device: str | None = None,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
 ) -> Pipeline:
     """A pipeline from weights of any known format. Raises what reading raises, and CheckpointError for a part alone."""
     opened = open_weights(url, catalog, wanted)

@@ -17,6 +17,7 @@ from ldm_core.codec import Codec, ModelWeights, Recognised, Source, overlay
 from ldm_core.errors import CheckpointError, ComponentError, ConfigError, LDMError
 from ldm_core.recipe import ConditionerPart, Part, Recipe
 from ldm_core.resolve import resolve
+from ldm_core.settings import Precision
 from ldm_core.specs import EMPTY, CondSpec, LatentSpec, Site
 
 if TYPE_CHECKING:
@@ -275,17 +276,18 @@ def to_pipeline(
     weights: ModelWeights,
     catalog: Catalog,
     device: str | None = None,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     sha256: str = "",
     where: str = "these weights",
 ) -> Pipeline:
     """A pipeline of a whole model; `sha256`, the hash of what was read, travels in its pictures.
 
-    `precision`: of the arithmetic inside the networks, ``fp32``, ``bf16`` or ``fp16``; weights stay float32. Raises
+    `precision`: of the arithmetic inside the networks, see :func:`ldm_core.settling.settle`. Raises
     CheckpointError where `weights` are a part alone, or not those of the recipe.
     """
     from ldm_core.build import load_weights, make_first_stage, make_model, unfilled
     from ldm_core.pipeline import Pipeline, device_named
+    from ldm_core.settling import settle
 
     if weights.model is None or weights.first_stage is None:
         raise CheckpointError(_lone(weights, where))
@@ -298,7 +300,7 @@ def to_pipeline(
     load_weights(model, dict(weights.model), f"{where}, model")
     _resting(stage.to(place))
     _resting(model.to(place))
-    model.precision = precision
+    settle(model, precision)
     return Pipeline(recipe, stage, model, catalog, weights=sha256, class_names=weights.class_names)
 
 

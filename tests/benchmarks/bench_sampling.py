@@ -100,12 +100,11 @@ def ours(folder: Path, size: dict[str, Any], steps: int, **changes: Any) -> Call
     pipeline = ldm_core.load(str(folder / "pipeline"), precision=changes.get("precision", "fp32"))
     if not changes.get("prepare", True):
         pipeline.model.denoiser.prepare = lambda cond: cond  # type: ignore[union-attr]
-    guidance = {"use": "cfg", "scale": _SCALE, **({"interval": changes["interval"]} if "interval" in changes else {})}
+    guidance = {"use": "cfg", "scale": _SCALE, "interval": changes.get("interval")}
+    pipeline = pipeline.with_settings({"guidance": guidance})
 
     def run() -> np.ndarray:
-        made = pipeline.sample(
-            PROMPTS[: size["batch"]], steps=steps, seed=0, sampler="ddim", settings={"guidance": guidance}
-        )
+        made = pipeline.sample(PROMPTS[: size["batch"]], steps=steps, seed=0)
         return np.stack([s.image for s in made]).astype(np.float64)
 
     return run
@@ -152,7 +151,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--size", choices=[*SIZES, "all"], default="all")
-    parser.add_argument("--interval", type=float, nargs=2, default=(0.25, 0.75), help="of the guidance")
+    parser.add_argument("--interval", type=float, nargs=2, default=(0.5, 5.0), help="of the guidance")
     parser.add_argument("--cpu-time", action="store_true", help="the process's own time, for a busy machine")
     options = parser.parse_args()
     sys.path.append(str(Path(__file__).parents[1]))
