@@ -106,6 +106,7 @@ def test_json(pipeline: _Pipeline, capfd: pytest.CaptureFixture[str]) -> None:
         "status": "done",
         "out": "samples",
         "grid": "samples/grid.png",
+        "weights_sha256": "5" * 64,
         "images": [
             {"path": "samples/0000-seed5-one.png", "prompt": "one", "seed": 5},
             {"path": "samples/0001-seed6-two.png", "prompt": "two", "seed": 6},

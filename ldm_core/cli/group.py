@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sample": ("ldm_core.cli.sample", "Images from a trained model."),
     "reconstruct": ("ldm_core.cli.reconstruct", "Pictures through a first stage and back, with their PSNR."),
     "encode": ("ldm_core.cli.encode", "Encode a data set once, for runs to train on."),
+    "convert": ("ldm_core.cli.convert", "Weights from one format to another."),
     "ema": ("ldm_core.cli.ema", "A trained model with averages of another width."),
     "inspect": ("ldm_core.cli.inspect", "What a file or folder of weights is, without running anything of it."),
     "plugins": ("ldm_core.cli.plugins", "What is installed, from which distribution, and what is broken."),

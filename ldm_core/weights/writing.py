@@ -1,0 +1,158 @@
+"""Weights in another format: what a codec makes of them, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from ldm_core import storage
+from ldm_core.catalog import Catalog
+from ldm_core.codec import ModelWeights, Written
+from ldm_core.errors import ConfigError, StorageError
+from ldm_core.weights.reading import recipe_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""What weights may be stored in, and torch's word for it."""
+_FIXED = ("latent_mean", "latent_std")
+"""Of a first stage, the scale of its latents: it keeps its precision in every type of number."""
+
+
+def complete(weights: ModelWeights, catalog: Catalog) -> ModelWeights:
+    """`weights` with a recipe that says every field of every part, as a codec is handed it to write."""
+    return attrs.evolve(weights, recipe=recipe_of(weights, catalog).carried())
+
+
+def as_dtype(weights: ModelWeights, name: str) -> ModelWeights:
+    """The floating weights as ``fp32``, ``fp16`` or ``bf16``; the scale of the latents stays as it is.
+
+    ConfigError where a weight is too large for the type.
+    """
+    import torch
+
+    dtype: torch.dtype = getattr(torch, DTYPES[name])
+
+    def cast(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        made: dict[str, Tensor] = {}
+        for key, value in tensors.items():
+            made[key] = value
+            if value.is_floating_point() and key not in _FIXED:
+                made[key] = value.to(dtype)
+                if not bool(made[key].isfinite().all()) and bool(value.isfinite().all()):
+                    raise ConfigError(
+                        f"--dtype {name}: {key} holds {float(value.abs().max()):.3g}, which is beyond what {name} "
+                        "holds; use --dtype bf16"
+                    )
+        return made
+
+    stage, model = weights.first_stage, weights.model
+    return attrs.evolve(
+        weights,
+        first_stage=None if stage is None else cast(stage),
+        model=None if model is None else cast(model),
+    )
+
+
+def require_free(target: str, force: bool, sources: tuple[str, ...] = ()) -> None:
+    """ConfigError where something is at `target` already and `force` is not given, or where replacing it would take
+    one of the `sources`, or the folder that we are in, with it."""
+    shown = storage.shown(target)
+    if not target.strip():
+        raise ConfigError("DST: empty; give a path or URL")
+    if storage.protocol(target) in ("http", "https"):
+        raise ConfigError(f"{shown}: http is read only; give a local path, or a URL such as s3://bucket/folder")
+    path = storage.local_path(target)
+    if path is not None:
+        place = path.resolve()
+        for source in (*sources, os.getcwd()):
+            other = storage.local_path(source)
+            if other is not None and other.exists() and (other.resolve() == place or place in other.resolve().parents):
+                raise ConfigError(f"{shown}: holds {storage.shown(source)}; give another place")
+    full = any(path.iterdir()) if path is not None and path.is_dir() else storage.exists(target)
+    if full and not force:
+        raise ConfigError(f"{shown}: is there already; give another place, or --force to replace it")
+
+
+def require_room(target: str, weights: ModelWeights) -> None:
+    """StorageError where a local disk has less room than the weights take."""
+    path = storage.local_path(target)
+    if path is None:
+        return
+    needed = sum(
+        t.numel() * t.element_size() for part in (weights.first_stage, weights.model) for t in (part or {}).values()
+    )
+    there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed * 1.02 + (1 << 20):
+        raise StorageError(
+            f"{storage.shown(target)}: the weights take {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free there; "
+            "make room, give another place, or a smaller --dtype"
+        )
+
+
+def put(written: Written, target: str) -> list[tuple[str, int]]:
+    """Write what a codec made at `target`, in place of what is there; (URL, bytes) of each file.
+
+    Locally a folder comes whole, by renaming; remotely what was there goes first, and the file that makes the rest
+    valid comes last. A writing that fails leaves nothing behind.
+    """
+    if list(written.files) == [""]:
+        data = written.files[""]()
+        storage.atomic_write(target, data)
+        return [(target, len(data))]
+    path = storage.local_path(target)
+    return _put_local(written, path) if path is not None else _put_remote(written, target)
+
+
+def _put_local(written: Written, target: Path) -> list[tuple[str, int]]:
+    target = target.absolute()
+    sizes: list[tuple[str, int]] = []
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    except OSError as error:
+        raise StorageError(f"{target}: cannot be written ({error.strerror or error})") from error
+    try:
+        made = work / "new"
+        for name, content in written.files.items():
+            data = content()
+            storage.atomic_write(str(made / name), data)
+            sizes.append((str(target / name), len(data)))
+        if target.exists():
+            target.rename(work / "old")
+        try:
+            made.rename(target)
+        except OSError:
+            if (work / "old").exists():
+                (work / "old").rename(target)
+            raise
+    except OSError as error:
+        raise StorageError(f"{target}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return sizes
+
+
+def _put_remote(written: Written, target: str) -> list[tuple[str, int]]:
+    if storage.exists(target) or storage.is_folder(target):
+        storage.remove(target, recursive=True)
+    sizes: list[tuple[str, int]] = []
+    try:
+        for name, content in written.files.items():
+            data = content()
+            url = storage.join(target, name)
+            storage.atomic_write(url, data)
+            sizes.append((url, len(data)))
+    except BaseException:
+        for url, _ in sizes:  # half a model is none
+            storage.remove(url)
+        raise
+    return sizes
