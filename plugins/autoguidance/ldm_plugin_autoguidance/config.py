@@ -25,9 +25,7 @@ class AutoGuidanceConfig:
     sha256: str = attrs.field(default="", metadata={"help": "the hash of the weaker model's file; filled in"})
     scale: float = attrs.field(
         default=2.0,
-        metadata={
-            "help": "1: the model alone, one evaluation; 0: the weaker one; above 1: away from the weaker one"
-        },
+        metadata={"help": "1: the model alone, one evaluation; 0: the weaker one; above 1: away from the weaker one"},
     )
     interval: tuple[float, float | None] | None = interval_field()
 
