@@ -80,6 +80,7 @@ class TestDDPM(SamplerSuite):
 class TestDDPMLarge(SamplerSuite):
     component = "ddpm"
     settings = MappingProxyType({"variance": "large"})
+    exact_noise = False
 
 
 class TestNoGuidance(GuidanceSuite):

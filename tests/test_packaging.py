@@ -24,6 +24,7 @@ STANDARD = {
     "plugins/kl_ae": "ldm-plugin-kl-ae",
     "plugins/vq_ae": "ldm-plugin-vq-ae",
     "plugins/ddim": "ldm-plugin-ddim",
+    "plugins/samplers": "ldm-plugin-samplers",
     "plugins/cfg": "ldm-plugin-cfg",
     "plugins/diffusers": "ldm-plugin-diffusers",
     "plugins/autoguidance": "ldm-plugin-autoguidance",
@@ -37,8 +38,9 @@ STANDARD = {
 }
 """Folder -> distribution of every plugin that the extra `standard` brings."""
 OBSERVERS = {"plugins/tensorboard": "ldm-plugin-tensorboard", "plugins/wandb": "ldm-plugin-wandb"}
+CLIP = {"conditioners/clip_text": "ldm-plugin-clip-text"}
 """Those that are installed by name alone: they bring packages that a run does not need."""
-PLUGINS = STANDARD | OBSERVERS
+PLUGINS = STANDARD | OBSERVERS | CLIP
 MODULES = {"PIL": "pillow", "yaml": "pyyaml"}
 """Modules whose distribution has another name."""
 

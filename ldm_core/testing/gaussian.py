@@ -149,6 +149,27 @@ def graded_times(start: float, end: float, steps: int) -> Tensor:
     return end + (start - end) * torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 3
 
 
+def log_snr_times(schedule: NoiseSchedule, steps: int, *, highest: float = 50.0, lowest: float = 0.02) -> Tensor:
+    """`steps` intervals even in ln(sigma / alpha), from `highest` (or t_max, if that is lower) to `lowest`, float64.
+
+    Methods that integrate in this variable show their order where it is refined everywhere. Even times do not refine
+    it near a level without signal, nor near data.
+    """
+
+    def ratio(t: Tensor) -> Tensor:
+        return (schedule.sigma(t) / schedule.alpha(t)).log()
+
+    end = torch.tensor(float(schedule.t_max), dtype=torch.float64)
+    top = min(math.log(highest), float(ratio(end)))
+    wanted = torch.linspace(top, math.log(lowest), steps + 1, dtype=torch.float64)
+    low, high = torch.zeros_like(wanted), torch.full_like(wanted, float(end))
+    for _ in range(64):
+        middle = (low + high) / 2
+        above = ratio(middle) > wanted
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return high
+
+
 def order_of_convergence(
     sampler: Sampler, schedule: NoiseSchedule, problem: Gaussian, *, steps: int = 64, end: float = 0.0
 ) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -21,14 +21,19 @@ _SHAPE = (3, 4, 4)
 class SamplerSuite(TensorSuite):
     """Subclass it, set `component`; `order` where a deterministic sampler claims more than 1.
 
-    `divides_by_alpha` says openly that the sampler cannot begin where alpha is 0; rectified flow is then begun a
-    little later. Whether a sampler draws noise is seen by the kit.
+    The order is measured on times that are graded towards data, from t_max to 0, or, with `spacing` ``log_snr``, where
+    ln(sigma / alpha) is even: there methods that integrate in that variable show it. `divides_by_alpha` says openly
+    that the sampler cannot begin where alpha is 0; rectified flow is then begun a little later. `exact_noise` False
+    says that it draws more noise than a level has, as DDPM's larger variance does. Whether a sampler draws noise at
+    all is seen by the kit.
     """
 
     kind = "sampler"
     protocol: ClassVar[type] = Sampler
     order: ClassVar[float] = 1.0
+    spacing: ClassVar[Literal["graded", "log_snr"]] = "graded"
     divides_by_alpha: ClassVar[bool] = False
+    exact_noise: ClassVar[bool] = True
     problem: ClassVar[gaussian.Gaussian] = gaussian.Gaussian()
 
     def inputs(self, rows: Sequence[int], size: tuple[int, ...]) -> dict[str, Any]:
@@ -76,7 +81,11 @@ class SamplerSuite(TensorSuite):
     def test_converges_to_the_exact_solution(self, name: str) -> None:
         """Deterministic: the error against the exact flow falls at `order`. Drawing noise: the moments become exact."""
         sampler, schedule = self.build(), toys.schedules()[name]
-        coarse, fine = self._errors(sampler, schedule, (64, 128))
+        times = [
+            gaussian.log_snr_times(schedule, n) if self.spacing == "log_snr" else self.times(schedule, n)
+            for n in (64, 128)
+        ]
+        coarse, fine = self._errors(sampler, schedule, times)
         measured = math.log2(coarse / fine) if fine > 0 else math.inf
         assert fine < 0.1, f"after 128 steps on {name} the result is still off by {fine:.3g}"
         assert measured >= self.order - 0.25 or fine < 1e-6, (
@@ -88,7 +97,7 @@ class SamplerSuite(TensorSuite):
     def test_ends_at_the_last_time(self, name: str) -> None:
         """A run whose times end above 0 ends at that level, not at data."""
         sampler, schedule = self.build(), toys.schedules()[name]
-        (fine,) = self._errors(sampler, schedule, (128,), end=0.4)
+        (fine,) = self._errors(sampler, schedule, [self.times(schedule, 128, end=0.4)])
         assert fine < 0.05, f"times ending at 0.4 t_max: x is off by {fine:.3g} from that level's distribution"
 
     @pytest.mark.parametrize("name", ["table", "cosine", "ve", "flow"])
@@ -209,14 +218,33 @@ class SamplerSuite(TensorSuite):
         out = sampler.sample(self.denoise(schedule), x, self.times(schedule, 3), schedule, streams=Streams([1]))
         assert out.requires_grad, "the result has no gradient with respect to x"
 
-    def _errors(self, sampler: Any, schedule: NoiseSchedule, steps: Sequence[int], end: float = 0.0) -> list[float]:
-        problem, found = self.problem, []
-        for n in steps:
-            times = self.times(schedule, n, end)
+    @pytest.mark.parametrize("name", ["table", "cosine", "ve", "flow"])
+    def test_data_of_one_point_is_exact(self, name: str) -> None:
+        """Where all data are one point, the estimate of x0 never changes: any number of steps is exact, with noise too.
+
+        Deterministic: x is carried along the flow. Drawing noise: mean and standard deviation are those of the level.
+        """
+        if not self.exact_noise:
+            pytest.skip("this sampler says that its noise is not exact")
+        sampler, schedule = self.build(), toys.schedules()[name]
+        point = gaussian.Gaussian(self.problem.mean, 0.0)
+        for steps in (1, 2, 7):
+            (error,) = self._errors(sampler, schedule, [self.times(schedule, steps, end=0.2)], point)
+            assert error < 1e-9, f"{steps} steps on {name}, data of one point: x is off by {error:.3g}"
+
+    def _errors(
+        self,
+        sampler: Any,
+        schedule: NoiseSchedule,
+        times: Sequence[Tensor],
+        problem: gaussian.Gaussian | None = None,
+    ) -> list[float]:
+        problem, found = problem or self.problem, []
+        for one in times:
             if self.draws_noise(sampler):
-                mean, std = gaussian.moments(sampler, schedule, times, problem)
-                exact = [float(v) for v in problem.marginal(schedule, times[-1])]
+                mean, std = gaussian.moments(sampler, schedule, one, problem)
+                exact = [float(v) for v in problem.marginal(schedule, one[-1])]
                 found.append(max(abs(mean - exact[0]), abs(std - exact[1])))
             else:
-                found.append(gaussian.flow_error(sampler, schedule, times, problem))
+                found.append(gaussian.flow_error(sampler, schedule, one, problem))
         return found

@@ -164,7 +164,7 @@ class ShiftedConfig:
     """Esser et al. 2024 (arXiv 2403.03206), equation 23: even times whose sigma / alpha is multiplied by `shift`."""
 
     shift: float = attrs.field(
-        default=3.0, validator=_positive, metadata={"help": "above 1: more steps at high noise; larger images need more"}
+        default=3.0, validator=_positive, metadata={"help": "above 1: more steps at high noise, as large images need"}
     )
     needs_table: ClassVar[bool] = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ldm_core import Sampler
@@ -53,8 +54,10 @@ class PLMSSampler(Sampler):
             elif i == 0:
                 after = walk.euler(0, x, x0)
             else:
-                weights = WEIGHTS[len(history) - 1]
-                after = _carried(walk, i, x, sum(w * e for w, e in zip(weights[1:], history[1:], strict=True)) + weights[0] * history[0])
+                mean = torch.zeros_like(x)
+                for weight, eps in zip(WEIGHTS[len(history) - 1], history, strict=True):
+                    mean = mean + weight * eps
+                after = _carried(walk, i, x, mean)
             x = walk.told(i, after, x0)
         return x
 

@@ -51,10 +51,10 @@ class RatioGrid(TimeGrid):
             raise ValueError(f"sigma_min {low:g} and sigma_max {high:g}: the schedule's sigma / alpha ends at {own:g}")
         part = torch.linspace(0, 1, steps, dtype=torch.float64)
         if isinstance(config, KarrasConfig):
-            ends = high ** (1 / config.rho), low ** (1 / config.rho)
-            levels = config.rho * torch.lerp(*torch.tensor(ends, dtype=torch.float64), part).log()
+            first, last = high ** (1 / config.rho), low ** (1 / config.rho)
+            levels = config.rho * (first + part * (last - first)).log()
         else:
-            levels = torch.lerp(*torch.tensor((high, low), dtype=torch.float64).log(), part)
+            levels = math.log(high) + part * (math.log(low) - math.log(high))
         times = torch.cat([time_at(schedule, levels), torch.zeros(1, dtype=torch.float64)])
         if not config.sigma_max:
             times[0] = schedule.t_max

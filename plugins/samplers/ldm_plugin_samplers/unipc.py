@@ -71,7 +71,8 @@ class UniPCSampler(Sampler):
     def _step(self, walk: Walk, i: int, x: Tensor, estimates: Sequence[Tensor], after: Tensor | None = None) -> Tensor:
         """Step i from x with the estimates at times[i], times[i - 1], ..., and the one at times[i + 1] if given."""
         h, x0 = walk.interval(i), estimates[0]
-        others, nodes = list(estimates[1:]), [(walk.lambdas[i - j] - walk.lambdas[i]) / h for j in range(1, len(estimates))]
+        others = list(estimates[1:])
+        nodes = [(walk.lambdas[i - j] - walk.lambdas[i]) / h for j in range(1, len(estimates))]
         if after is not None:
             others, nodes = [*others, after], [*nodes, 1.0]
         out = walk.sigmas[i + 1] / walk.sigmas[i] * x - (walk.alphas[i + 1] * math.expm1(-h)) * x0

@@ -37,6 +37,7 @@ class TestPLMS(SamplerSuite):
 class TestDPMSolverPP2M(SamplerSuite):
     component = "dpm_solver_pp_2m"
     order = 2.0
+    spacing = "log_snr"
 
 
 class TestDPMSolverPP2MSDE(SamplerSuite):
@@ -56,18 +57,28 @@ class TestUniPC1(SamplerSuite):
 class TestUniPC2(SamplerSuite):
     component = "unipc"
     order = 2.0
+    spacing = "log_snr"
 
 
 class TestUniPC2Bh1(SamplerSuite):
     component = "unipc"
     settings = MappingProxyType({"variant": "bh1"})
     order = 2.0
+    spacing = "log_snr"
 
 
 class TestUniPC3(SamplerSuite):
     component = "unipc"
-    settings = MappingProxyType({"order": 3})
+    settings = MappingProxyType({"order": 3, "lower_order_final": False})
     order = 3.0
+    spacing = "log_snr"
+
+
+class TestUniPC3WithoutCorrector(SamplerSuite):
+    component = "unipc"
+    settings = MappingProxyType({"order": 3, "corrector": False, "lower_order_final": False})
+    order = 3.0
+    spacing = "log_snr"
 
 
 class TestKarras(TimeGridSuite):
