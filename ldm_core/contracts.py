@@ -138,10 +138,12 @@ class Conditioner(Protocol):
 
     `spec` holds the widths that it writes, `reads` the batch keys that it touches. Its config has the property
     `reads` and the method ``spec(latent) -> CondSpec``, both without torch; optionally ``from_data(info) -> config``,
-    which fills numbers in from the data (class counts), and ``check(site) -> Iterable[str]``, one line per misfit.
+    which fills numbers in from the data (class counts), ``check(site) -> Iterable[str]``, one line per misfit, and
+    ``taken_sizes(size, latent)``, batch key -> a size (h, w) other than the images' at which it is taken as it is.
     A conditioner may have ``fit(examples)``, called once before training, to learn from the annotations at hand (a
     tokenizer), and ``class_tables``, parameter name -> (batch key, axis) of tables with a row a class, so that
-    finetuning finds classes by name; a config whose part brings trained weights says so by ``pretrained = True``.
+    finetuning finds classes by name. A config whose part brings trained weights says so by ``pretrained = True``, one
+    whose part stays as it is unless a recipe says ``train: true``, by ``trained_by_default = False``.
     Ownership of device, mode, freezing and parameters: see :mod:`ldm_core.contracts`.
     """
 

@@ -6,9 +6,12 @@ The tables stand for themselves: they were written from the published configurat
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -159,7 +162,7 @@ def test_sizes(name: str) -> None:
     assert recipe.first_stage.config.latent.shape(recipe.image_size) == latents
     with torch.device("meta"):
         stage = make_first_stage(recipe, catalog())
-        model = make_model(recipe, catalog(), stage)
+        model: Any = make_model(recipe, catalog(), stage)
     state = model.denoiser.state_dict()
     assert all(v.is_meta for v in state.values())
     assert state["input_blocks.0.0.weight"].shape[1] == inputs
@@ -208,3 +211,28 @@ def test_rates_that_change() -> None:
     assert {(t.schedule, t.warmup_steps) for t in others} == {("constant", 0)}
     semantic = recipe_of("ldm4_semantic_landscapes").trainer
     assert semantic.lr == pytest.approx(1e-6 * semantic.images_per_step)
+
+
+def test_the_document_has_these_numbers() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "zoo.md").read_text(encoding="utf-8")
+    lines = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    for name, (_, _, codes, parameters, _, batch, steps, *_) in STAGES.items():
+        row = lines[f"ae_{name}"]
+        assert f"| {parameters:,} | {batch} | {steps:,} |" in row
+        assert not codes or f"{codes:,} codes" in row
+    for name, (stage, _, _, parameters, _, own, _) in SIZES.items():
+        recipe, row = recipe_of(name), [cell.strip() for cell in lines_of(text, name)]
+        assert row[1:3] == [stage, f"{parameters:,}"] and (not recipe.conditioners or f", {own:,}" in row[3])
+        batch, rate = row[4].replace("*", "").replace("\\", "").split(", ")
+        assert (int(batch), float(rate)) == (recipe.trainer.images_per_step, recipe.trainer.lr)
+        number = re.sub(r"[()*\\]", "", row[5])
+        assert float(number[:-1]) * {"k": 1e3, "M": 1e6}[number[-1]] == recipe.trainer.steps
+        said = [float(n) for n in re.sub(r"[*\\]", "", row[6]).split(", ")]
+        scale = [recipe.guidance.config.scale] if recipe.guidance.use == "cfg" else []
+        assert said == [recipe.sample.steps, recipe.sampler.config.eta, *scale]
+
+
+def lines_of(text: str, name: str) -> list[str]:
+    """The cells of a model's first row."""
+    row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |") and line.count("|") == 9)
+    return row.strip("|").split("|")
