@@ -21,6 +21,9 @@ _UP = {"UpDecoderBlock2D": False, "AttnUpDecoderBlock2D": True}
 KL_SCALE = 0.18215
 """The scaling factor of Gaussian latents whose config has none; pipelines had it as a constant."""
 
+LEAST = 1e-4
+"""No scaling factor is below it, nor above its inverse."""
+
 
 @attrs.frozen(kw_only=True)
 class Autoencoder:
@@ -97,10 +100,12 @@ def read_autoencoder(plain: Mapping[str, Any], where: str) -> Autoencoder:
     absent: list[str] = []
     if use == "vq_ae":
         codes = fields["codebook_size"] = values.whole("num_vq_embeddings", 256)
-        values.only(norm_type="group", lookup_from_codebook=False, vq_embed_dim=z)
+        values.only(norm_type="group", lookup_from_codebook=False)
+        if values.get("vq_embed_dim") not in (None, z):
+            values.say("vq_embed_dim", f"this package's parts can express: latent_channels, {z}")
         mean, std = [0.0], [1.0]
-        if values.get("scaling_factor") is not None:
-            std = [1 / values.number("scaling_factor", 1.0, positive=True)]
+        if "scaling_factor" in plain:
+            std = [1 / values.number("scaling_factor", 1.0, least=LEAST, most=1 / LEAST)]
         else:
             notes.append(
                 f"{where} has no scaling_factor: taken as 1, since it was written before there was one (diffusers "
@@ -132,8 +137,8 @@ _SHAPE = ("channels", "channel_mult", "res_blocks", "attention", "mid_attention"
 
 def _normalisation(values: Values, z: int) -> tuple[list[float], list[float]]:
     """(mean, std) of raw latents: scaling_factor and shift_factor, or the numbers for each channel."""
-    scale = values.number("scaling_factor", KL_SCALE, positive=True)
-    mean, std = [values.number("shift_factor", 0.0)], [1 / scale]
+    scale = values.number("scaling_factor", KL_SCALE, least=LEAST, most=1 / LEAST)
+    mean, std = [0.0 if values.get("shift_factor") is None else values.number("shift_factor", 0.0)], [1 / scale]
     rows = {}
     for key in ("latents_mean", "latents_std"):
         row = values.get(key)

@@ -76,22 +76,33 @@ def read_tokenizer(source: Source, folder: str) -> tuple[bytes, dict[str, Any]]:
     special = source.config(f"{folder}/special_tokens_map.json") or {}
     vocabulary: Any = source.config(f"{folder}/vocab.json")
     if vocabulary is not None:
-        lines = (source.text(f"{folder}/merges.txt") or b"").decode("utf-8", "strict").splitlines()
-        merges = [line.split() for line in lines if line.strip() and not line.startswith("#version")]
+        try:
+            lines = (source.text(f"{folder}/merges.txt") or b"").decode("utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise CheckpointError(
+                f"{where}/merges.txt: is no UTF-8 text at byte {error.start}; copy it again"
+            ) from None
+        merges = [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
     else:
         model = tokenizer_model(source, folder, "BPE")
         vocabulary, rows = model.get("vocab"), model.get("merges")
-        merges = [row.split() if isinstance(row, str) else row for row in rows] if isinstance(rows, list) else []
-    words = checked_vocabulary(vocabulary, where)
-    if not merges or not all(isinstance(m, list) and [type(w) for w in m] == [str, str] for m in merges):
+        merges = [_joined(row) for row in rows] if isinstance(rows, list) else []
+    checked_vocabulary(vocabulary, where)
+    if not merges or not all(len(merge.split(" ")) == 2 for merge in merges):
         raise CheckpointError(f"{where}: its merges are no list of pairs; copy the folder again")
     if lacking := [word for word in (START, END) if word not in vocabulary]:
         raise CheckpointError(f"{where}: its vocabulary lacks {lacking[0]}; copy the folder again")
     pad = _word(settings.get("pad_token") or special.get("pad_token") or END)
     if pad not in vocabulary:
         raise CheckpointError(f"{where}: its pad_token {pad[:40]!r} is not in the vocabulary; copy the folder again")
-    state = {"vocab": {word: number for number, word in enumerate(words)}, "merges": [" ".join(m) for m in merges]}
+    state = {"vocab": dict(vocabulary), "merges": merges}
     return json.dumps(state, ensure_ascii=False).encode(), {"padding": pad}
+
+
+def _joined(merge: Any) -> str:
+    if isinstance(merge, list) and all(isinstance(word, str) for word in merge):
+        return " ".join(merge)
+    return merge if isinstance(merge, str) else ""
 
 
 def _word(token: Any) -> str:
@@ -108,12 +119,14 @@ def write_clip(part: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Writte
     try:
         tokens = json.loads(state)
         vocabulary = dict(tokens["vocab"])
-        merges = [m if isinstance(m, str) else " ".join(m) for m in tokens["merges"]]
+        merges = [_joined(m) for m in tokens["merges"]]
         ends = {START: vocabulary[START], END: vocabulary[END]}
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(
             f"conditioner '{part['name']}' has no vocabulary and merges to write; they come with its own weights"
         ) from None
+    layers = part["layers"] - part["skip"]
+    notes = [f"text_encoder: the last {part['skip']} layers, which nothing uses, are left out"] if part["skip"] else []
     config = {
         "architectures": [CLASS],
         "model_type": "clip_text_model",
@@ -126,7 +139,7 @@ def write_clip(part: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Writte
         "layer_norm_eps": 1e-5,
         "max_position_embeddings": part["length"],
         "num_attention_heads": part["heads"],
-        "num_hidden_layers": part["layers"],
+        "num_hidden_layers": layers,
         "projection_dim": part["width"],
         "vocab_size": part["vocab_size"],
     }
@@ -134,7 +147,7 @@ def write_clip(part: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Writte
         vocab=part["vocab_size"],
         width=part["width"],
         inner=part["inner"],
-        layers=part["layers"],
+        layers=layers,
         length=part["length"],
     )
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": part["padding"]}
@@ -154,4 +167,4 @@ def write_clip(part: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Writte
         "tokenizer_config.json": lambda: as_json(settings),
     }
     own = WrittenPart(class_name=CLASS, config=config, tensors=give(weights, tensors, f"conditioner {part['name']}"))
-    return WrittenText(part=own, tokenizer=files)
+    return WrittenText(part=own, tokenizer=files, notes=notes)

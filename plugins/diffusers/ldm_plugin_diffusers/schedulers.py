@@ -30,6 +30,7 @@ class _Kind:
 
 
 _ABOUT_FLOAT = "its steps lie between the table's entries or at entries of their own; ours are rounded to entries"
+_MEANS = "PNDMScheduler averages what the network predicts, this package's plms the eps that it means: other images"
 _KINDS: Mapping[str, _Kind] = {
     "DDPMScheduler": _Kind(sampler="ddpm", clips=True),
     "DDIMScheduler": _Kind(sampler="ddim", clips=True, final="set_alpha_to_one"),
@@ -98,6 +99,8 @@ def read_scheduler(plain: Mapping[str, Any], where: str, chosen: Collection[str]
     prediction = values.choice("prediction_type", "epsilon", list(_PREDICTIONS))
     out["parameterization"] = {"use": _PREDICTIONS[prediction]}
     notes = [f"{where}: {kind.note}; {kind.sampler} stands in its place"] if kind.note else []
+    if kind.sampler == "plms" and prediction != "epsilon":
+        notes.append(f"{where}: {_MEANS}")
     bad: list[str] = []
     out["sampler"] = _sampler(values, kind, bad)
     out["time_grid"] = _grid(values, kind, bad, notes)
@@ -113,8 +116,7 @@ def read_scheduler(plain: Mapping[str, Any], where: str, chosen: Collection[str]
 def _schedule(values: Values, kind: _Kind) -> dict[str, Any]:
     how = values.choice("beta_schedule", "linear", list(_BETAS))
     start, end = (
-        values.number(key, default, positive=True)
-        for key, default in zip(("beta_start", "beta_end"), kind.betas, strict=True)
+        values.number(key, default) for key, default in zip(("beta_start", "beta_end"), kind.betas, strict=True)
     )
     values.only(trained_betas=None)
     out: dict[str, Any] = {"use": "vp", "kind": _BETAS[how]}
@@ -162,6 +164,12 @@ def _grid(values: Values, kind: _Kind, bad: list[str], notes: list[str]) -> dict
     if values.flag("use_karras_sigmas", False):
         notes.append(f"{values.where}: use_karras_sigmas: the grid karras, whose ends are the table's")
         return {"use": "karras"}
+    if spacing == "leading" and not offset and not at_data:
+        notes.append(
+            f"{values.where}: set_alpha_to_one is false with steps_offset 0: the last of its steps changes nothing; "
+            "ours goes on to the data"
+        )
+        at_data = True
     if spacing == "leading":
         return {"use": "leading", "offset": offset, "final": "data" if at_data else "first"}
     if not at_data:
@@ -196,6 +204,8 @@ def write_scheduler(recipe: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
     if use not in names:
         notes.append(f"sampler '{use}' is not among diffusers' schedulers; DDIMScheduler stands in its place")
     name = names.get(use, "DDIMScheduler")
+    if name == "PNDMScheduler" and prediction != "eps":
+        notes.append(f"sampler plms: {_MEANS}")
     if name == "HeunDiscreteScheduler" and schedule["zero_terminal"]:
         raise ConfigError("sampler heun with schedule.zero_terminal: HeunDiscreteScheduler has no such table; use ddim")
     config: dict[str, Any] = {

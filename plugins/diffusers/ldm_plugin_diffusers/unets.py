@@ -85,7 +85,8 @@ def read_unet(plain: Mapping[str, Any], where: str) -> Denoiser:
     read = _cross if cross else _plain
     special = read(values, widths, attending, groups, scale_shift)
     size = sizes(values)
-    values.ignore("dropout", "sample_size", "num_train_timesteps")
+    dropout = values.number("dropout", 0.0, least=0.0, most=1.0)
+    values.ignore("sample_size", "num_train_timesteps")
     values.finish()
     notes = special.pop("notes", [])
     heads = special.pop("heads")
@@ -97,6 +98,7 @@ def read_unet(plain: Mapping[str, Any], where: str) -> Denoiser:
         "res_blocks": res_blocks,
         "attention": [2**level for level in range(len(widths)) if level in attending],
         "norm_groups": groups,
+        "dropout": dropout,
         "scale_shift_norm": scale_shift,
         "resblock_updown": updown,
         **special.pop("fields"),
@@ -147,8 +149,8 @@ def _plain(
     values: Values, widths: Sequence[int], attending: set[int], groups: int, scale_shift: bool
 ) -> dict[str, Any]:
     values.only(mid_block_type="UNetMidBlock2D", add_attention=True, class_embed_type=None, num_class_embeds=None)
-    own = values.get("attn_norm_num_groups", None if scale_shift else groups)
-    if own != groups:
+    own = values.get("attn_norm_num_groups")
+    if own != groups and (own is not None or scale_shift):  # null: the others', and none at all with scale_shift
         values.say("attn_norm_num_groups", f"this package's U-Net has the other norms' groups there: {groups}")
     # The one place where the word means what it says: the width of a head. None: one head.
     width = None

@@ -28,6 +28,7 @@ def write_unet(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor], sample_
         "act_fn": "silu",
         "block_out_channels": widths,
         "center_input_sample": False,
+        "dropout": float(part["dropout"]),
         "downsample_padding": 1,
         "flip_sin_to_cos": True,
         "freq_shift": 0,

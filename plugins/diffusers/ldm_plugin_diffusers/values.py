@@ -33,10 +33,9 @@ class Values:
         self.problems.append(f"{self.where}: {key} is {shown(self.get(key))}; {allowed}")
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value as it is; what is null counts as absent."""
+        """The value as it is, null included; `default` where there is none."""
         self._asked.add(key)
-        value = self.plain.get(key)
-        return default if value is None else value
+        return self.plain.get(key, default)
 
     def whole(self, key: str, default: int | None, *, least: int = 1, most: int = LIMIT) -> int:
         """A whole number from `least` to `most`; without a `default` it has to be there."""
@@ -46,13 +45,14 @@ class Values:
             return max(least, 1)
         return value
 
-    def number(self, key: str, default: float, *, positive: bool = False) -> float:
-        """A finite number."""
+    def number(self, key: str, default: float, *, least: float = -math.inf, most: float = math.inf) -> float:
+        """A finite number from `least` to `most`."""
         value = self.get(key, default)
-        fine = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not fine or (positive and value <= 0):
-            self.say(key, f"expected a finite number{' above 0' if positive else ''}")
-            return 1.0
+        fine = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+        if not fine or not least <= value <= most:
+            bounded = math.isfinite(least) or math.isfinite(most)
+            self.say(key, "expected a finite number" + (f" from {least:g} to {most:g}" if bounded else ""))
+            return default
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:

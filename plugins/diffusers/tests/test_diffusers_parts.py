@@ -155,6 +155,7 @@ def test_unet_2d_condition(extra: dict[str, Any], tmp_path: Path) -> None:
 def test_the_vector_of_text_and_sizes(tmp_path: Path) -> None:
     """addition_embed_type text_time: the pooled text, then each size embedded, go through one network."""
     from diffusers import UNet2DConditionModel
+
     from ldm_core.nn.embeddings import timestep_embedding
 
     extra = {
