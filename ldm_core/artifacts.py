@@ -40,7 +40,14 @@ def metadata(kind: str, use: str, config: Any, versions: Mapping[str, str], **ex
 
 
 def find(url: str, name: str) -> str:
-    """`url` itself where it is a file, or the file `name` of the folder that it is; :class:`CheckpointError` else."""
+    """`url` itself where it is a file, or the file `name` of the folder that it is; of weights that another program
+    wrote, the file of ours that is made of them (:mod:`ldm_core.weights.native`). :class:`CheckpointError` else."""
+    from ldm_core.weights.loading import is_native
+
+    if not is_native(url):
+        from ldm_core.weights.native import converted
+
+        return converted(url, name)
     if url.endswith(".safetensors"):
         if not storage.exists(url):
             raise CheckpointError(f"{url}: no such file; give a .safetensors file or a run's folder")

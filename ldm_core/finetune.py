@@ -73,6 +73,8 @@ def _other_latents(recipe: Recipe) -> Iterable[str]:
         )
         return
     theirs = init_header(recipe.trainer, "trainer", recipe.trainer.init_sha256).extra.get("first_stage_sha256")
+    if theirs == "":  # a foreign denoiser by itself: nobody knows, and the user says so
+        return
     if theirs != recipe.first_stage.sha256:
         yield (
             f"trainer.init_from: {where} was trained on latents of another first stage (sha256 {str(theirs)[:12]}) "

@@ -298,4 +298,4 @@ def load_plain(name_or_url: str) -> dict[str, Any]:
 
 def is_weights(name: str) -> bool:
     """Whether a first stage is given as a file or folder of trained weights and not as a component's name."""
-    return "/" in name or "\\" in name or name.endswith(".safetensors")
+    return "/" in name or "\\" in name or name.endswith((".safetensors", ".ckpt", ".pt", ".pth", ".bin"))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from ldm_core import artifacts
 from ldm_core.builtin.ldm_codec_config import LdmCodecConfig
 from ldm_core.codec import Codec, ModelWeights, Recognised, Source, TensorFile, Written, overlay
-from ldm_core.component import VERSION
 from ldm_core.config import dump_yaml
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.recipe import digest
@@ -28,7 +27,8 @@ class LdmCodec(Codec):
     """
 
     def __init__(self, config: LdmCodecConfig, site: Site) -> None:
-        del config, site
+        del site
+        self.alone = config.alone
 
     def recognise(self, source: Source) -> Recognised | None:
         """What the headers say; None without our metadata."""
@@ -64,13 +64,20 @@ class LdmCodec(Codec):
         """A run's folder: ``recipe.yaml``, ``first_stage.safetensors`` and, last, ``model.safetensors``."""
         import hashlib
 
-        if weights.first_stage is None:
-            held = "a denoiser" if any(k.startswith("denoiser.") for k in weights.model or ()) else "a conditioner"
-            raise ConfigError(
-                f"{name}: these are the weights of {held} alone, and a run's folder has a first stage; give it with "
-                "--first-stage PATH_OR_URL"
-            )
+        denoises = any(k.startswith("denoiser.") for k in weights.model or ())
         recipe = dict(weights.recipe)
+        if weights.first_stage is None and self.alone and denoises:
+            return Written(
+                files={
+                    RECIPE_FILE: lambda: dump_yaml(recipe).encode(),
+                    artifacts.MODEL_FILE: lambda: _model_file(recipe, weights, ""),
+                }
+            )
+        if weights.first_stage is None:
+            raise ConfigError(
+                f"{name}: these are the weights of a {'denoiser' if denoises else 'conditioner'} alone, and a run's "
+                "folder has a first stage; give it with --first-stage PATH_OR_URL"
+            )
         made: dict[str, bytes] = {}
 
         def stage() -> bytes:
@@ -133,7 +140,7 @@ def _stage_file(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> byt
     use = part.pop("use")
     known = {key: recipe[key] for key in ("image_channels", "image_size") if key in recipe}
     made = {"converted": {"first_stage": recipe["first_stage"], **known}}
-    meta = artifacts.metadata("first_stage", use, part, {"ldm-core": VERSION}, identity=digest(made), **known)
+    meta = artifacts.metadata("first_stage", use, part, {}, identity=digest(made), **known)
     return _saved(tensors, meta)
 
 
@@ -142,7 +149,7 @@ def _model_file(recipe: Mapping[str, Any], weights: ModelWeights, stage_sha256: 
         "model",
         recipe["denoiser"]["use"],
         dict(recipe),
-        {"ldm-core": VERSION},
+        {},  # of no version: the same source gives the same bytes, and their hash is an identity
         identity=digest({"converted": dict(recipe)}),
         first_stage_sha256=stage_sha256,
         class_names={key: list(names) for key, names in weights.class_names.items()},

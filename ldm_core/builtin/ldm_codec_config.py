@@ -1,4 +1,4 @@
-"""Options of the codec of this package's own files: none. Imports no torch."""
+"""Options of the codec of this package's own files. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,3 +8,7 @@ import attrs
 @attrs.frozen(kw_only=True)
 class LdmCodecConfig:
     """A run's folder or file says everything by itself."""
+
+    alone: bool = attrs.field(
+        default=False, metadata={"help": "write a denoiser without a first stage: to start from, not to sample from"}
+    )

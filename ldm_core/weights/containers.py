@@ -50,12 +50,17 @@ def open_file(url: str, path: Path) -> TensorFile:
         raise CheckpointError(
             f"{url}: is a tar, torch's format of before 0.1.10, which is not read; load and save it with that torch"
         )
-    if head[:1] == b"\x80" or head.startswith(f"L{MAGIC}L\n".encode()):
+    if _is_legacy(head):
         return TorchLegacy(url, path, size)
     _refuse_pickle(url, path, size, head)
     raise CheckpointError(
         f"{url}: is no file of tensors{_named(head)}; safetensors and what torch.save writes are read"
     )
+
+
+def _is_legacy(head: bytes) -> bool:
+    """A pickle of protocol 2 or later, or torch's magic number in an older one."""
+    return head[:1] == b"\x80" or head.startswith(f"L{MAGIC}L\n".encode())
 
 
 def _named(head: bytes) -> str:
@@ -64,8 +69,8 @@ def _named(head: bytes) -> str:
 
 def _refuse_pickle(url: str, path: Path, size: int, head: bytes) -> None:
     """Name what a pickle in disguise would have run; nothing happens where it is none."""
-    if head[:4] == b"PK\x03\x04":
-        TorchZip(url, path, size)
+    if head[:4] == b"PK\x03\x04" or _is_legacy(head):
+        (TorchLegacy if _is_legacy(head) else TorchZip)(url, path, size)
         raise CheckpointError(f"{url}: is a pickled checkpoint, though it is called .safetensors; call it .ckpt")
     try:
         data = read_block(url, path, 0, min(size, pickles.LIMIT)).tobytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,11 +28,15 @@ def tensor_files(source: Source) -> list[str]:
     names = [n for n in source.names if not n.startswith(_OF_A_RUN)]
     indices = [n for n in names if n.endswith(".json") and ".index" in n.rpartition("/")[2]]
     covered = {
-        f"{index.rpartition('/')[0]}/{shard}".lstrip("/")
-        for index in indices
-        for shard in ((source.config(index) or {}).get("weight_map") or {}).values()
+        f"{index.rpartition('/')[0]}/{shard}".lstrip("/") for index in indices for shard in _shards(source, index)
     }
     return indices + [n for n in names if n.endswith(SUFFIXES) and n not in covered]
+
+
+def _shards(source: Source, index: str) -> Iterator[str]:
+    with contextlib.suppress(LDMError):  # one that does not read is said where it is opened
+        places = (source.config(index) or {}).get("weight_map")
+        yield from map(str, places.values() if isinstance(places, Mapping) else ())
 
 
 def file_facts(name: str, file: TensorFile) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ldm_core.weights.stored import CALLS, Inert
 
 LIMIT = 64 << 20
 """Bytes that a checkpoint's pickle may have; the tensors lie outside it."""
-_MOST_OPERATIONS = 4_000_000
+_MOST_OPERATIONS = 2_000_000  # a tensor takes 35; Stable Diffusion with all its optimizer has some 10,000
 _MOST_COPIED = 64 << 20  # bytes that calls may copy: a list passed again and again would fill any memory
 _LONGEST_NUMBER = 64  # bytes
 _MOST_MEMO = 1 << 32

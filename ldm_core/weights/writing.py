@@ -98,8 +98,9 @@ def require_room(target: str, weights: ModelWeights) -> None:
         )
 
 
-def put(written: Written, target: str) -> list[tuple[str, int]]:
-    """Write what a codec made at `target`, in place of what is there; (URL, bytes) of each file.
+def put(written: Written, target: str, *, keep: bool = False) -> list[tuple[str, int]]:
+    """Write what a codec made at `target`, in place of what is there; (URL, bytes) of each file. With `keep`, a local
+    folder that another process made meanwhile stays.
 
     Locally a folder comes whole, by renaming; remotely what was there goes first, and the file that makes the rest
     valid comes last. A writing that fails leaves nothing behind.
@@ -109,10 +110,10 @@ def put(written: Written, target: str) -> list[tuple[str, int]]:
         storage.atomic_write(target, data)
         return [(target, len(data))]
     path = storage.local_path(target)
-    return _put_local(written, path) if path is not None else _put_remote(written, target)
+    return _put_local(written, path, keep) if path is not None else _put_remote(written, target)
 
 
-def _put_local(written: Written, target: Path) -> list[tuple[str, int]]:
+def _put_local(written: Written, target: Path, keep: bool) -> list[tuple[str, int]]:
     target = target.absolute()
     sizes: list[tuple[str, int]] = []
     try:
@@ -126,11 +127,13 @@ def _put_local(written: Written, target: Path) -> list[tuple[str, int]]:
             data = content()
             storage.atomic_write(str(made / name), data)
             sizes.append((str(target / name), len(data)))
-        if target.exists():
+        if target.exists() and not keep:
             target.rename(work / "old")
         try:
             made.rename(target)
         except OSError:
+            if keep and target.is_dir():
+                return sizes
             if (work / "old").exists():
                 (work / "old").rename(target)
             raise
