@@ -33,6 +33,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.contracts import FirstStage
 from ldm_core.diffusion import Model
 from ldm_core.errors import CheckpointError, ConfigError, DataError, Interrupted
+from ldm_core.image_start import passage as passage_of
 from ldm_core.recipe import Recipe, versions
 from ldm_core.resolve import resolve
 from ldm_core.sample import conditions_of, decode, omissions, sample_latents, truncations
@@ -62,12 +63,16 @@ class Progress:
 
 @attrs.frozen(eq=False)
 class Sampled:
-    """One image: uint8 (c, H, W), what it was made from, and the text that travels in its PNG."""
+    """One image: uint8 (c, H, W), what it was made from, and the text that travels in its PNG.
+
+    `latents`: x (C, *s), float32, where the run ended.
+    """
 
     image: np.ndarray
     prompt: str
     seed: int
     metadata: Mapping[str, str]
+    latents: np.ndarray | None = None
 
     def picture(self) -> Any:
         """As a ``PIL.Image``."""
@@ -146,7 +151,7 @@ class Pipeline:
         precision: Precision = "fp32",
     ) -> Pipeline:
         """Load a run's folder, its ``model.safetensors`` (its first stage lies beside it), or weights of another
-        program that an installed codec knows; `wanted` says what those do not. `precision`: of the denoiser's
+        program that an installed codec knows; `wanted` says what those do not. `precision`: of the networks'
         arithmetic (:func:`ldm_core.settling.settle`).
 
         Raises :class:`CheckpointError` for damaged or unknown files; warns (:class:`VersionWarning`) where plugins
@@ -198,10 +203,12 @@ class Pipeline:
 
     def _parts(self, recipe: Recipe) -> SamplingParts:
         # kept from call to call, since a guidance may bring a second model; one assignment, for the sake of threads
-        key = (recipe.sampler, recipe.guidance, recipe.time_grid)
-        if self._made is None or self._made[0] != key:
-            self._made = key, make_sampling(recipe, self.catalog, self._site)
-        return self._made[1]
+        key = (recipe.sampler, recipe.guidance, recipe.time_grid, self.model.precision)
+        made = self._made
+        if made is None or made[0] != key:
+            site = attrs.evolve(self._site, precision=self.model.precision)
+            made = self._made = key, make_sampling(recipe, self.catalog, site)
+        return made[1]
 
     def sample(
         self,
@@ -213,7 +220,13 @@ class Pipeline:
         steps: int | None = None,
         guidance: float | str | None = None,
         sampler: str | None = None,
+        time_grid: str | None = None,
+        project_x0: bool | None = None,
         negative: Negative | None = None,
+        image: Any = None,
+        latents: Any = None,
+        strength: float | None = None,
+        stop: float | None = None,
         seed: int | None = None,
         seeds: Sequence[int] | None = None,
         batch: int | None = None,
@@ -226,20 +239,34 @@ class Pipeline:
         same for all images; `examples` gives one mapping an image. `images`: how many in all (prompts are gone
         through in turn). Image i has seed ``seed + i`` or ``seeds[i]``, and is a function of its seed and inputs
         alone, whatever `batch` is. `guidance` is the scale, or another guidance by name (:meth:`with_settings` for all
-        else). `negative`, captions (gone through in turn) or a mapping as `inputs`, is what guidance moves away from,
-        in place of no condition. `callback` is told of each step; it cancels the run by returning False
+        else), `sampler` and `time_grid` other ones by name, `project_x0` lets the first stage quantise each estimate.
+        `negative`, captions (gone through in turn) or a mapping as `inputs`, is what guidance moves away from,
+        in place of no condition.
+
+        `image`, a picture (PIL, or uint8 (c, H, W)) or several, is what to begin from in place of noise: fitted and
+        encoded, and noised so that the share `strength` (0.75) of the steps remains. With `stop` that share of the
+        steps is left out at the end: ``latents`` of what comes out are at that level, its picture is what the model
+        makes of them, and a run with these `latents` and that number as `strength` goes on from there.
+
+        `callback` is told of each step; it cancels the run by returning False
         (:class:`Interrupted`) or by raising.
 
         Raises DataError where a conditioner lacks its input, ConfigError for numbers that cannot be; with `strict`
         also for prompts that are longer than the context, which otherwise only warn.
         """
-        recipe = sampling.chosen(self.recipe, guidance, sampler, self.catalog)
+        recipe = sampling.chosen(
+            self.recipe, guidance, sampler, self.catalog, time_grid=time_grid, project_x0=project_x0
+        )
         settings = recipe.sample
         for name, number in (("steps", steps), ("images", images), ("batch", batch)):
             if number is not None and number < 1:
                 raise ConfigError(f"{name}={number}: expected a whole number above 0")
         steps, batch = steps or settings.steps, batch or settings.batch
-        rows = rows_of(recipe, prompts, inputs, examples, images if seeds is None or images else len(seeds))
+        begun = passage_of(recipe, self.stage, self.model.device, image, latents, strength, stop, batch)
+        count = images if seeds is None or images else len(seeds)
+        if count is None and begun.latents is not None and not prompts and not examples:
+            count = len(begun.latents)
+        rows = rows_of(recipe, prompts, inputs, examples, count)
         avoided = [] if negative is None else negative_rows(recipe, rows, negative)
         base = settings.seed if seed is None else seed
         all_seeds = list(seeds) if seeds is not None else [base + i for i in range(len(rows))]
@@ -257,14 +284,18 @@ class Pipeline:
         parts = self._parts(recipe)
         shape = recipe.first_stage.config.latent.shape(recipe.image_size)
         try:
-            intervals = len(parts.time_grid.times(self.model.schedule, steps)) - 1
+            intervals = len(begun.times(parts.time_grid.times(self.model.schedule, steps))) - 1
         except ValueError as error:  # a rule that cannot make that number of steps
             raise ConfigError(f"steps={steps}: {error}") from None
         chunks = [range(i, min(i + batch, len(rows))) for i in range(0, len(rows), batch)]
         out: list[Sampled] = []
         for number, chunk in enumerate(chunks):
+            estimates: list[Tensor] = []
 
-            def on_step(i: int, t: Tensor, x: Tensor, x0: Tensor, number: int = number) -> None:
+            def on_step(
+                i: int, t: Tensor, x: Tensor, x0: Tensor, number: int = number, estimates: list[Tensor] = estimates
+            ) -> None:
+                estimates[:] = [x0]
                 if callback is not None:
                     progress = Progress(number * intervals + i + 1, len(chunks) * intervals, len(out), len(rows))
                     if callback(progress) is False:
@@ -284,13 +315,16 @@ class Pipeline:
                 project=self.stage.project if settings.project_x0 else None,
                 together=settings.branches == "together",
                 on_step=on_step,
+                passage=begun.of(chunk),
             )
-            for i, image in zip(chunk, decode(self.stage, z).numpy(), strict=True):
+            shown = decode(self.stage, estimates[0] if begun.stop else z, self.model.precision).numpy()
+            for i, pixels, end in zip(chunk, shown, z.float().cpu().numpy(), strict=True):
                 prompt = str(rows[i].get("caption", ""))
                 about = self._metadata(prompt, all_seeds[i], steps, recipe)
                 if avoided:
                     about["negative"] = in_words(avoided[i])
-                out.append(Sampled(image, prompt, all_seeds[i], about))
+                about |= begun.described()
+                out.append(Sampled(pixels, prompt, all_seeds[i], about, end))
         return out
 
     def reconstruct(self, images: np.ndarray, *, batch: int = 16) -> np.ndarray:
@@ -312,6 +346,7 @@ class Pipeline:
             "seed": str(seed),
             "steps": str(steps),
             "sampler": recipe.sampler.use,
+            "time_grid": recipe.time_grid.use,
             "guidance": f"{recipe.guidance.use}" + (f" {scale:g}" if scale is not None else ""),
             "recipe": json.dumps(recipe.carried(), ensure_ascii=False),
             "recipe_sha256": recipe.identity(),

@@ -12,6 +12,8 @@ from ldm_core.build import SamplingParts
 from ldm_core.cond import Conditions
 from ldm_core.contracts import Batch, Estimate, FirstStage, OnStep
 from ldm_core.diffusion import Model, make_predict
+from ldm_core.image_start import Passage
+from ldm_core.settings import Precision
 from ldm_core.streams import Streams, mix_seed
 
 
@@ -24,7 +26,7 @@ def conditions_of(model: Model, batch: Batch, negative: Batch | None = None) -> 
     conds = model.encode(batch)
     nulls = model.nulls(conds)
     if negative:
-        readers = [name for name, c in model.conditioners.items() if any(key in negative for key in c.reads)]
+        readers = [name for name, c in model.conditioners.items() if not negative.keys().isdisjoint(c.reads)]  # type: ignore[arg-type]
         nulls.update(model.encode({**batch, **negative}, readers))
     return Conditions(conds, nulls, batch=batch)
 
@@ -41,20 +43,20 @@ def sample_latents(
     project: Callable[[Tensor], Tensor] | None = None,
     together: bool = True,
     on_step: OnStep | None = None,
+    passage: Passage | None = None,
 ) -> Tensor:
     """Latents (B, *shape) for B seeds: image i depends on ``seeds[i]`` alone.
 
-    Starts from noise of std sqrt(alpha² + sigma²) at the grid's first time, which is 1 on VP and flow. `project`
-    (the first stage's) is applied to each estimate of x0.
+    Starts from noise of std sqrt(alpha² + sigma²) at the grid's first time, which is 1 on VP and flow, or as
+    `passage` says, and ends where it ends. `project` (the first stage's) is applied to each estimate of x0.
     """
     device = model.device
     # a stream of its own for the start, so that a sampler that draws nothing gives the same image
     start = Streams([mix_seed("start", s) for s in seeds], device)
     noise = Streams([mix_seed("noise", s) for s in seeds], device)
-    times = parts.time_grid.times(model.schedule, steps)
-    first = times[:1].double()
-    scale = (model.schedule.alpha(first).square() + model.schedule.sigma(first).square()).sqrt()
-    x = start.normal((len(seeds), *shape)) * float(scale)
+    passage = passage or Passage()
+    times = passage.times(parts.time_grid.times(model.schedule, steps))
+    x = passage.start(model.schedule, times[0], start.normal((len(seeds), *shape)))
     predict = make_predict(model, together=together)
 
     def denoise(x: Tensor, t: Tensor) -> Estimate:
@@ -86,7 +88,9 @@ def omissions(conditioners: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 
 
 @torch.no_grad()
-def decode(stage: FirstStage, z: Tensor) -> Tensor:
-    """Latents -> uint8 images (B, c, H, W) on the CPU."""
-    images = stage.decode(z).float().clamp(-1, 1)
-    return ((images + 1) * 127.5).round().to(torch.uint8).cpu()
+def decode(stage: FirstStage, z: Tensor, precision: Precision = "fp32") -> Tensor:
+    """Latents -> uint8 images (B, c, H, W) on the CPU. Under ``bf16`` the stage's convolutions run in it; not under
+    ``fp16``, whose range published autoencoders leave."""
+    with torch.autocast(z.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        images = stage.decode(z)
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()

@@ -39,6 +39,7 @@ class Request:
     denoiser: str | None = None
     cond: tuple[str, ...] = ()
     sampler: str | None = None
+    time_grid: str | None = None
     guidance: str | None = None
     data: tuple[str, ...] = attrs.field(default=(), converter=_as_tuple)
     prompts: tuple[str, ...] = ()
@@ -84,7 +85,7 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:
         raise ConfigError("--recipe: empty; give a shipped recipe's name or the path or URL of a .yaml file")
     plain = _recipe.load_plain(request.recipe or LAPTOP)
     notes: list[str] = []
-    for kind in ("first_stage", "denoiser", "sampler"):
+    for kind in ("first_stage", "denoiser", "sampler", "time_grid"):
         if (name := getattr(request, kind)) is not None:
             if kind == "first_stage" and name not in catalog.names(kind) and _is_bare_run(name):
                 name = f"./{name}"  # a run's folder here, said by its bare name

@@ -27,6 +27,7 @@ def run_options() -> list[click.Parameter]:
         _option("--denoiser", "NAME", "The network."),
         _option("--cond", "NAME", "Conditioner; repeat for several; 'none' for none.", multiple=True),
         _option("--sampler", "NAME", "Sampler."),
+        _option("--time-grid", "NAME", "Time grid: at which levels the sampler asks the model."),
         _option("--guidance", "NAME|SCALE", "Guidance, or the scale of classifier-free guidance."),
         _option("--data", "NAME|URL", "A data set by name, folder, tar or URL pattern; repeat to mix.", multiple=True),
         _option("--out", "URL", "Folder of the run.  [default: runs/, with a name from the recipe]"),

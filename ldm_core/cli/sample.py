@@ -140,6 +140,8 @@ def _draw(
             guidance=_guidance(options["guidance"]),
             negative=list(options["negative"]) or None,
             sampler=options["sampler"],
+            time_grid=options["time_grid"],
+            **_beginning(options),
             seed=options["seed"],
             seeds=seeds,
             batch=options["batch"],
@@ -149,6 +151,16 @@ def _draw(
     finally:
         bar.close()
     return images
+
+
+def _beginning(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The pictures to begin from and how far to go back; nothing where none were named."""
+    from ldm_core import storage
+    from ldm_core.images import decode_image
+
+    urls = [url for pattern in options["image"] for url in storage.expand(pattern)]
+    given = {"image": [decode_image(storage.read_bytes(url), 3, url) for url in urls]} if urls else {}
+    return given if options["strength"] is None else {**given, "strength": options["strength"]}
 
 
 def _guidance(text: str | None) -> float | str | None:
@@ -218,6 +230,19 @@ command = click.Command(
             help="Caption to move away from, in place of none; repeated: gone through in turn, as prompts are.",
         ),
         click.Option(["--sampler"], metavar="NAME", help="Another sampler than the recipe's."),
+        click.Option(["--time-grid"], metavar="NAME", help="Another time grid than the recipe's."),
+        click.Option(
+            ["--image"],
+            multiple=True,
+            metavar="PICTURE",
+            help="Picture to begin from in place of noise; repeated: gone through in turn.",
+        ),
+        click.Option(
+            ["--strength"],
+            type=click.FloatRange(0, 1, min_open=True),
+            metavar="SHARE",
+            help="Of the steps, that remain from the level to which --image is noised.  [default: 0.75]",
+        ),
         click.Option(
             ["--batch"],
             type=click.IntRange(min=1),
@@ -230,7 +255,7 @@ command = click.Command(
             ["--precision"],
             type=click.Choice(["fp32", "bf16", "fp16"]),
             default="fp32",
-            help="of the denoiser's arithmetic; bf16 is faster where the machine has instructions for it",
+            help="of the networks' arithmetic; bf16 is faster where the machine has instructions for it",
         ),
         click.Option(
             ["--strict", "strict_flag"],
