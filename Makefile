@@ -12,7 +12,7 @@ WORKERS ?= 2
 THREADS ?= 1
 PYTEST_ARGS ?=
 # Timings mean nothing on a machine that is not idle.
-BENCHMARKS ?= cli training pixel_latent latents loader zero_memory
+BENCHMARKS ?= cli training sampling pixel_latent latents loader zero_memory
 
 BIN := .venv/bin
 PLUGINS := $(patsubst %/pyproject.toml,./%,$(wildcard plugins/*/pyproject.toml conditioners/*/pyproject.toml))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ldm_core.cond import Cond
 from ldm_core.contracts import Batch, Denoiser, Estimate, NoiseSchedule, Parameterization, Predict
+from ldm_core.settings import Precision
 from ldm_core.streams import Streams
 
 AUTOCAST: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,7 +45,7 @@ class Model(nn.Module):
         self.adapters = nn.ModuleList(a for a in adapters if isinstance(a, nn.Module))
         self.schedule = schedule
         self.parameterization = parameterization
-        self.precision = "fp32"
+        self.precision: Precision = "fp32"
         for adapter in adapters:
             adapter.attach(self)
 

@@ -88,9 +88,9 @@ def theirs(folder: Path, size: dict[str, Any], steps: int, dtype: torch.dtype) -
         with torch.no_grad():
             made = pipeline(
                 PROMPTS[:batch], height=size["image"], width=size["image"], num_inference_steps=steps, latents=noise,
-                guidance_scale=_SCALE, eta=0.0, output_type="np",
+                guidance_scale=_SCALE, eta=0.0, output_type="pt",
             )  # fmt: skip
-        return np.asarray(made.images).transpose(0, 3, 1, 2) * 255
+        return made.images.float().numpy() * 255
 
     return run
 
