@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -25,6 +25,7 @@ from ldm_core.recipe import (
     Part,
     Recipe,
     StagePart,
+    digest,
     is_weights,
 )
 from ldm_core.settings import EngineSettings
@@ -207,7 +208,7 @@ def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
     entry, preset = around.catalog.get(kind, name)
     component = entry.component
     if kind == "conditioner":
-        extra = _conditioner_keys(given, path, name)
+        extra = {"train": getattr(component.config, "trained_by_default", True), **_conditioner_keys(given, path, name)}
     base = {} if preset is None else _config.unstructure(preset)
     scaled = {**base, **_scaled_down(component, base, around.site)} if around.small else base
     conf: Any = _config.structure({**scaled, **given}, component.config, path)
@@ -219,8 +220,8 @@ def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
 
 
 def _with_hashes(conf: Any, path: str, *, hold: bool) -> Any:
-    """`conf` with the hashes of the files that it names: a field's metadata ``sha256`` is the field of its hash, and
-    ``file`` what the file is called where a folder is named.
+    """`conf` with the hashes of the files that it names: a field's metadata ``sha256`` is the field of its hash,
+    ``file`` what the file is called where a folder is named, and ``files`` what several of them are called.
 
     A file that is gone keeps the hash that is given: what was learned from it is in the weights. One that is another
     than the recipe's is an error, but of parts that only sample (not `hold`): those say so when they are built, since
@@ -232,7 +233,7 @@ def _with_hashes(conf: Any, path: str, *, hold: bool) -> Any:
             url = storage.join(url, field.metadata["file"])
         if known is None or not url or not storage.exists(url):
             continue
-        found, given = artifacts.sha256(url), getattr(conf, known)
+        found, given = _hash(url, field.metadata.get("files", ())), getattr(conf, known)
         if given and given != found and not hold:
             continue
         if given and given != found:
@@ -242,6 +243,14 @@ def _with_hashes(conf: Any, path: str, *, hold: bool) -> Any:
             )
         conf = attrs.evolve(conf, **{known: found})
     return conf
+
+
+def _hash(url: str, names: Sequence[str]) -> str:
+    """The hash of a file, or of those of `names` that a folder holds."""
+    if not names or not storage.is_folder(url):
+        return artifacts.sha256(url)
+    files = {name: storage.join(url, name) for name in names}
+    return digest({name: artifacts.sha256(file) for name, file in files.items() if storage.exists(file)})
 
 
 def _scaled_down(component: Component, base: Mapping[str, Any], site: Site) -> dict[str, Any]:

@@ -38,9 +38,9 @@ STANDARD = {
 }
 """Folder -> distribution of every plugin that the extra `standard` brings."""
 OBSERVERS = {"plugins/tensorboard": "ldm-plugin-tensorboard", "plugins/wandb": "ldm-plugin-wandb"}
-CLIP = {"conditioners/clip_text": "ldm-plugin-clip-text"}
+BY_NAME = OBSERVERS | {"conditioners/clip_text": "ldm-plugin-clip-text"}
 """Those that are installed by name alone: they bring packages that a run does not need."""
-PLUGINS = STANDARD | OBSERVERS | CLIP
+PLUGINS = STANDARD | BY_NAME
 MODULES = {"PIL": "pillow", "yaml": "pyyaml"}
 """Modules whose distribution has another name."""
 
