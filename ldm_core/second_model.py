@@ -56,12 +56,15 @@ def find(url: str, site: Site, catalog: Catalog | None = None) -> SecondModel:
 
 
 def load(found: SecondModel, site: Site, catalog: Catalog | None = None) -> Model:
-    """The model itself, on the CPU, frozen and in eval mode; its conditioners use the site's first stage."""
+    """The model itself, on the CPU, frozen, in eval mode and at the site's precision; its conditioners use the site's
+    first stage."""
     from ldm_core.build import load_weights, make_model_at
     from ldm_core.check import site_of
     from ldm_core.pipeline import tensors_of
+    from ldm_core.settling import settle
 
     place = attrs.evolve(site_of(found.recipe), encode=site.encode, decode=site.decode)
     model = make_model_at(place, found.recipe, catalog or Catalog.discover())
     load_weights(model, tensors_of(found.url), storage.shown(found.url))
-    return model.eval().requires_grad_(False)
+    settle(model.eval().requires_grad_(False), site.precision)
+    return model

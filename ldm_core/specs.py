@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ldm_core.contracts import Parameterization
     from ldm_core.data_cache import DataCache
+    from ldm_core.settings import Precision
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 """An empty mapping that is shared: nothing can be put into it."""
@@ -125,8 +126,9 @@ class Site:
     `size` (H, W) and `channels` of the images; `latent`, from conditioners on; `cond`, the merged conditioning, from
     the denoiser on; `encode` (B, c, H, W) -> (B, C, *s) (the mode, no gradient) and `decode`, functions and not the
     module, so that nothing registers the first stage twice. For data sets: `cache`, where copies of remote files are
-    kept. For samplers and guidances: `parameterization`, what the network puts out, and `first_stage`, the SHA-256 of
-    the first stage's file where it is known, by which another model's latents are told to be the same.
+    kept. For samplers and guidances: `parameterization`, what the network puts out, `first_stage`, the SHA-256 of the
+    first stage's file where it is known, by which another model's latents are told to be the same, and `precision`, of
+    the networks' arithmetic.
     """
 
     size: tuple[int, ...]
@@ -138,6 +140,7 @@ class Site:
     cache: DataCache | None = None
     parameterization: Parameterization | None = None
     first_stage: str = ""
+    precision: Precision = "fp32"
 
 
 @attrs.frozen

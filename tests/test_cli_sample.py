@@ -60,7 +60,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> _Pipeline:
     module = pytest.importorskip("ldm_core.pipeline", reason="torch is not installed")
     made = _Pipeline()
 
-    def load(url: str, *, device: str | None = None) -> _Pipeline:
+    def load(url: str, *, device: str | None = None, precision: str = "fp32") -> _Pipeline:
         made.called = {"url": url, "device": device}
         return made
 
@@ -96,6 +96,12 @@ def test_files_and_metadata(pipeline: _Pipeline, capsys: pytest.CaptureFixture[s
         "batch": 4,
         "strict": False,
     }
+
+
+def test_guidance_by_name_and_negatives(pipeline: _Pipeline) -> None:
+    line = ["sample", "run", "--prompt", "one", "--guidance", "cfg", "--negative", "a", "--negative", "b", "--quiet"]
+    assert main(line) == 0
+    assert (pipeline.called["guidance"], pipeline.called["negative"]) == ("cfg", ["a", "b"])
 
 
 def test_json(pipeline: _Pipeline, capfd: pytest.CaptureFixture[str]) -> None:

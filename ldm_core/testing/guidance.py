@@ -208,7 +208,7 @@ class GuidanceSuite(TensorSuite):
 
     def _check_scale(self, scale: float, branch: str) -> None:
         self._require("scale")
-        plain = {k: v for k, v in (("scales", {}), ("interval", None)) if self._has(k)}
+        plain: dict[str, Any] = {k: v for k, v in (("scales", {}), ("interval", None)) if self._has(k)}
         given = self.inputs(range(2), self.sizes[0])
         model = toys.toy_model(self.latent, _SPEC)
         expected: Cond = getattr(self.conditions(given), branch)
