@@ -79,7 +79,9 @@ class _Walker:
     def take(self, count: int) -> bytes:
         """The next `count` bytes."""
         end = self.at + count
-        if count < 0 or end > len(self.data):
+        if count < 0:
+            raise ValueError("a length is negative")
+        if end > len(self.data):
             raise ValueError(f"it was cut short: {count} bytes are missing")
         found = self.data[self.at : end]
         self.at = end

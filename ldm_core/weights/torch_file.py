@@ -82,6 +82,8 @@ def _scalar(value: Any) -> str | None:
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, StoredTensor | Storage):
+        return "a tensor by itself"
     return _printable(value.what) if isinstance(value, Inert) else type(value).__name__
 
 
