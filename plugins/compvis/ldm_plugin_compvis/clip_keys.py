@@ -31,8 +31,8 @@ _LAYER = {
 }
 _FUSED = ("q_proj", "k_proj", "v_proj")
 _BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)\Z")
-_HEAD = 64
-_GIANT_LAYERS = 24
+HEAD = 64
+_HUGE_LAYERS = 24
 
 
 def open_names(name: str) -> list[str]:
@@ -56,7 +56,7 @@ def layers_of(shapes: Shapes) -> int:
     """How many layers are used."""
     pattern = re.compile(r"(?:transformer\.text_model\.encoder\.layers|model\.transformer\.resblocks)\.(\d+)\.")
     count = 1 + max((int(m[1]) for k in shapes if (m := pattern.match(k))), default=-1)
-    return count - 1 if OPEN_TOKENS in shapes and count == _GIANT_LAYERS else count
+    return count - 1 if OPEN_TOKENS in shapes and count == _HUGE_LAYERS else count
 
 
 def unused(name: str, layers: int) -> bool:
@@ -77,10 +77,11 @@ def fields_of(shapes: Shapes) -> dict[str, Any]:
         "vocab_size": vocab,
         "width": width,
         "layers": layers_of(shapes),
-        "heads": max(width // _HEAD, 1),
+        "heads": max(width // HEAD, 1),
         "inner": inner[0],
         "length": positions[0],
         "activation": "gelu" if is_open else "quick_gelu",
+        "padding": "!" if is_open else "<|endoftext|>",
     }
 
 
@@ -107,7 +108,7 @@ def expected(fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def to_open(names: Mapping[str, Any], join: Any) -> dict[str, Any]:
     """Our tensors, by names relative to the conditioner, under OpenCLIP's; `join` puts three below one another."""
     out: dict[str, Any] = {}
-    layers = layers_of({name: () for name in names})
+    layers = layers_of(dict.fromkeys(names, ()))
     stored = [*_WHOLE, *(f"transformer.resblocks.{i}.{rest}" for i in range(layers) for rest in _block_names())]
     for name in stored:
         parts = [names[OURS + ours] for ours in open_names(name)]

@@ -48,17 +48,15 @@ def conditioner_shapes(shapes: Shapes, concat: int, crossattn: int, cond_key: st
         rows, width = shapes["embedding.weight"]
         # Published tables of ImageNet have 1,000 rows, or 1,001 where the last is "no class".
         null = rows == 1001
-        return ConditionerShapes(
-            use="class_label", fields={"classes": rows - null, "width": width, "null_class": null}
-        )
+        return ConditionerShapes(use="class_label", fields={"classes": rows - null, "width": width, "null_class": null})
     if "channel_mapper.weight" in shapes:
         channels, classes = shapes["channel_mapper.weight"][:2]
         return ConditionerShapes(use="semantic_map", fields={"classes": classes, "channels": channels})
     others = {k.split(".")[0] for k in shapes} - {"encoder", "decoder", "quantize", "quant_conv", "post_quant_conv"}
     if others - {"loss", "model_ema", "colorize"}:
         raise NotThisConditioner(
-            f"the conditioner holds {', '.join(sorted(others)[:4])}, which no plugin here knows (known: text and layout "
-            "transformers, CLIP, class tables, label maps)"
+            f"the conditioner holds {', '.join(sorted(others)[:4])}, which no plugin here knows (known: "
+            "text and layout transformers, CLIP, class tables, label maps)"
         )
     if crossattn:
         return ConditionerShapes(use="embedding", fields={"width": crossattn})

@@ -80,7 +80,8 @@ def _autoencoder(recipe: Mapping[str, Any]) -> dict[str, Any]:
         **({} if stage["mid_attention"] else {"attn_type": "none"}),
     }
     book = {} if kl else {"n_embed": stage["codebook_size"]}
-    return {"embed_dim": stage["z_channels"], **book, "ddconfig": ddconfig, "lossconfig": {"target": "torch.nn.Identity"}}
+    loss = {"target": "torch.nn.Identity"}
+    return {"embed_dim": stage["z_channels"], **book, "ddconfig": ddconfig, "lossconfig": loss}
 
 
 def _diffusion(recipe: Mapping[str, Any], scale_factor: float) -> dict[str, Any]:
@@ -127,9 +128,7 @@ def _unet(recipe: Mapping[str, Any]) -> dict[str, Any]:
         "num_res_blocks": unet["res_blocks"],
         "channel_mult": list(unet["channel_mult"]),
         "dropout": unet["dropout"],
-        **(
-            {"num_head_channels": unet["head_channels"]} if unet["head_channels"] else {"num_heads": unet["heads"]}
-        ),
+        **({"num_head_channels": unet["head_channels"]} if unet["head_channels"] else {"num_heads": unet["heads"]}),
         "use_scale_shift_norm": unet["scale_shift_norm"],
         "resblock_updown": unet["resblock_updown"],
         "use_new_attention_order": unet["new_attention_order"],

@@ -22,7 +22,7 @@ Shapes = dict[str, tuple[int, ...]]
 def of_unet(fields: Mapping[str, Any], latent_channels: int, cond: CondSpec) -> Shapes:
     """The denoiser's; `fields` of :class:`UNetConfig`, more are ignored."""
     known = {field.name for field in attrs.fields(UNetConfig)}
-    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k in known}
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k in known}
     config = UNetConfig(**plain)
     latent = LatentSpec(channels=latent_channels, stride=(1, 1))
     with torch.device("meta"):

@@ -124,7 +124,8 @@ def _latent(found: Found) -> LatentSpec:
 
 
 def _conditioners(taken: _Taken) -> dict[str, Tensor]:
-    found, out = taken.found, {}
+    found = taken.found
+    out: dict[str, Tensor] = {}
     prefix = found.layout.conditioner or ""
     for row in found.recipe.get("conditioners", []):
         if not isinstance(row, Mapping):
@@ -150,7 +151,7 @@ def _opened(taken: _Taken, prefix: str, shapes: Mapping[str, tuple[int, ...]]) -
     """CLIP out of OpenCLIP's names: fused projections are cut in three."""
     out: dict[str, Tensor] = {}
     stored = [k.removeprefix(prefix + clip_keys.OPEN) for k in taken.found.shapes if k.startswith(prefix)]
-    layers = 1 + max(int(k.split(".")[3]) for k in shapes if ".encoder.layers." in k)
+    layers = clip_keys.layers_of(shapes)
     taken.known |= {prefix + clip_keys.OPEN + name for name in stored if clip_keys.unused(name, layers)}
     left = dict(shapes)
     for name in stored:

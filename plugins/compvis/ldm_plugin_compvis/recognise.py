@@ -196,6 +196,7 @@ class _Model:
         scale = self._scale()
         if self.stage is None:
             self.unknown = {k: v for k, v in self.unknown.items() if k.startswith("denoiser")}
+            recipe.pop("conditioners", None)  # their weights are not here
         unknown = {k: v for k, v in self.unknown.items() if not _said(self.given, k)}
         return Found(
             file=self.file,

@@ -88,7 +88,5 @@ def tables(config: VPConfig) -> dict[str, list[float]]:
         "posterior_variance": variance,
         "posterior_log_variance_clipped": [math.log(max(v, 1e-20)) for v in variance],
         "posterior_mean_coef1": [b * math.sqrt(a) / r for b, a, r in zip(betas, before, rest, strict=True)],
-        "posterior_mean_coef2": [
-            (1 - a) * math.sqrt(1 - b) / r for b, a, r in zip(betas, before, rest, strict=True)
-        ],
+        "posterior_mean_coef2": [(1 - a) * math.sqrt(1 - b) / r for b, a, r in zip(betas, before, rest, strict=True)],
     }

@@ -56,7 +56,7 @@ def write(weights: ModelWeights, name: str, config: CompVisConfig) -> Written:
             notes.append("the latents' mean and std are in the configuration alone: a first stage's file has no place")
     openclip = False
     if weights.model is not None:
-        openclip = bool(recipe.get("denoiser", {}).get("linear_projection"))
+        openclip = any(c["use"] == "clip_text" and c["activation"] == "gelu" for c in recipe.get("conditioners", ()))
         if stage is not None:
             tensors = {**_tables(recipe, scale), **_model(weights.model, recipe, stage, openclip, config), **tensors}
         else:
@@ -141,6 +141,14 @@ def _conditioner_problems(row: Mapping[str, Any]) -> Iterator[str]:
             )
         if row.get("mask"):
             yield f"conditioners.{name}.mask: CompVis' encoder attends to the padding, whatever the file says"
+    elif use == "clip_text":
+        if row["heads"] * clip_keys.HEAD != row["width"]:
+            yield f"conditioners.{name}.heads: CLIP's heads are {clip_keys.HEAD} wide, whatever the file says"
+        padding = "!" if row["activation"] == "gelu" else "<|endoftext|>"
+        if row["padding"] != padding:
+            yield f"conditioners.{name}.padding: CompVis' programs fill captions up with '{padding}'"
+        if row["skip"] and row["activation"] != "gelu":
+            yield f"conditioners.{name}.skip: CompVis' programs take this encoder's last layer"
     elif use == "masked_image" and row.get("scale", 1.0) != 1.0:
         yield f"conditioners.{name}.scale: CompVis' programs concatenate the encoding as it is"
 

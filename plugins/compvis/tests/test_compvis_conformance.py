@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 
 from ldm_core.codec import ModelWeights
@@ -22,7 +21,7 @@ TOKENS = {"width": 32, "layers": 1, "vocab_size": 64}
 
 def model(stage: Mapping[str, Any] = VQ, *conditioners: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Plain values of a small model; `more` are fields of its U-Net, or whole parts."""
-    parts = {k: more.pop(k) for k in ("schedule", "parameterization", "objective") if k in more}
+    parts: dict[str, Any] = {k: more.pop(k) for k in ("schedule", "parameterization", "objective") if k in more}
     return {
         "image_size": 16,
         "first_stage": dict(stage),
@@ -56,13 +55,10 @@ class TestCompVisCodec(CodecSuite):
 
     def undecided(self, folder: Path) -> tuple[Path, Sequence[str]]:
         weights = random_weights(model(KL, {"use": "class_label", "classes": 3, "width": 16}))
-        prefixed = {
-            **{f"first_stage_model.{k}": v for k, v in (weights.first_stage or {}).items() if "latent" not in k},
-            **{
-                k.replace("denoiser.", "model.diffusion_model.").replace("conditioners.class_label.", "cond_stage_model."): v
-                for k, v in (weights.model or {}).items()
-            },
-        }
+        prefixed = {f"first_stage_model.{k}": v for k, v in (weights.first_stage or {}).items() if "latent" not in k}
+        for key, value in (weights.model or {}).items():
+            name = key.replace("conditioners.class_label.", "cond_stage_model.")
+            prefixed[name.replace("denoiser.", "model.diffusion_model.")] = value
         path = folder / "bare.safetensors"
         save_file({k: v.contiguous() for k, v in prefixed.items()}, str(path))
         return path, (
@@ -73,7 +69,3 @@ class TestCompVisCodec(CodecSuite):
             "parameterization",
             "schedule",
         )
-
-
-def test_torch_is_single_precision() -> None:
-    assert torch.get_default_dtype() == torch.float32
