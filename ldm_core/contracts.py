@@ -281,7 +281,9 @@ class Objective(Protocol):
 class Guidance(Protocol):
     """Combines the model's estimates under several conditionings. Provisional.
 
-    Its config says with `needs_null` (bool) whether it calls the model without conditions.
+    Its config says with `needs_null` (bool) whether it calls the model without some condition, and with `conditioners`,
+    where it tells any apart, their names, which the check holds to the recipe. Nothing is kept on it between calls but
+    what is the same for all of them; what it makes of a run's batch is kept by ``conditions.again``.
     """
 
     @abstractmethod
