@@ -1,4 +1,4 @@
-"""Malicious and broken weights files are refused by a CheckpointError, with no side effects; good ones equal torch's."""
+"""Malicious and broken weights files are refused, each by a CheckpointError, with no side effects; good ones load."""
 
 from __future__ import annotations
 

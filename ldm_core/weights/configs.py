@@ -10,7 +10,7 @@ from ldm_core.config import parse_yaml
 from ldm_core.errors import CheckpointError, LDMError
 
 _JSON, _YAML = 16 << 20, 1 << 20
-_MOST_VALUES = 1_000_000
+_MOST_VALUES = {True: 1_000_000, False: 50_000}  # of JSON, which a tokenizer's vocabulary may be; of YAML
 _DEEPEST = 64
 
 
@@ -23,8 +23,9 @@ def parse(data: bytes, name: str, where: str) -> Mapping[str, Any]:
     """The mapping that the file holds; names of classes in it are texts. CheckpointError where it holds none."""
     try:
         text = data.decode("utf-8-sig")
-        value = json.loads(text) if name.lower().endswith(".json") else parse_yaml(text, where)
-        plain = _plain(value, [_MOST_VALUES], 0)
+        is_json = name.lower().endswith(".json")
+        value = json.loads(text) if is_json else parse_yaml(text, where)
+        plain = _plain(value, [_MOST_VALUES[is_json]], 0)
     except LDMError as error:
         raise CheckpointError(str(error)) from None
     except RecursionError:
@@ -40,7 +41,7 @@ def _plain(value: Any, left: list[int], depth: int) -> Any:
     """A copy without shared parts: a few lines of YAML can stand for more values than there are atoms."""
     left[0] -= 1
     if left[0] < 0:
-        raise ValueError(f"more than {_MOST_VALUES:,} values")
+        raise ValueError("it holds more values than any config")
     if depth > _DEEPEST:
         raise RecursionError
     if isinstance(value, dict):

@@ -204,7 +204,8 @@ class RemoteSource(OpenedSource):
         root = self._remote if self.folder else storage.parent(self._remote)
         if storage.protocol(root) in _WEB:
             return EMPTY
-        prefix = root.rstrip("/") + "/"
+        fs, inner = storage.filesystem(root)
+        prefix = fs.unstrip_protocol(inner.rstrip("/")) + "/"  # as listings spell it
         files = storage.list_files(root, recursive=self.folder)
         return {each.url.removeprefix(prefix): each for each in files if each.url.startswith(prefix)}
 
