@@ -153,7 +153,7 @@ def _held(source: Source, index: Mapping[str, Any], folders: Sequence[str], layo
 
 
 def _stage(plain: Mapping[str, Any], where: str) -> autoencoders.Autoencoder:
-    if plain.get("_class_name") not in autoencoders.CLASSES:
+    if plain.get("_class_name") not in list(autoencoders.CLASSES):
         raise ConfigError(
             f"{where}: _class_name is {shown(plain.get('_class_name'))}; this package's parts can express: "
             f"{', '.join(autoencoders.CLASSES)}"
@@ -220,7 +220,8 @@ def read_component(source: Source, variant: str) -> Found | None:
     plain = source.config("config.json")
     if not isinstance(plain, Mapping):
         return None
-    name = plain.get("_class_name") or next(iter(plain.get("architectures") or ()), None)
+    classes = plain.get("architectures")
+    name = plain.get("_class_name") or (classes[0] if isinstance(classes, list) and classes else None)
     kinds = {**dict.fromkeys(autoencoders.CLASSES, "first_stage"), **dict.fromkeys(unets.CLASSES, "denoiser")}
     kinds |= {texts.BERT: "conditioner", clip.CLASS: "conditioner"}
     if not isinstance(name, str) or name not in kinds:

@@ -173,7 +173,9 @@ def _grid(values: Values, kind: _Kind, bad: list[str], notes: list[str]) -> dict
     if spacing == "leading":
         return {"use": "leading", "offset": offset, "final": "data" if at_data else "first"}
     if not at_data:
-        bad.append(f"{values.where}: set_alpha_to_one is false with timestep_spacing {spacing}; ours ends at data")
+        notes.append(
+            f"{values.where}: set_alpha_to_one is false with timestep_spacing {spacing}; ours ends at the data"
+        )
     if spacing == "linspace":
         notes.append(f"{values.where}: timestep_spacing linspace: {_ABOUT_FLOAT}")
     return {"use": spacing}

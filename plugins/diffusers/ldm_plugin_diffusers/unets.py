@@ -87,11 +87,10 @@ def read_unet(plain: Mapping[str, Any], where: str) -> Denoiser:
     size = sizes(values)
     dropout = values.number("dropout", 0.0, least=0.0, most=1.0)
     values.ignore("sample_size", "num_train_timesteps")
+    mult = list(multiples(values, "block_out_channels", widths))
     values.finish()
     notes = special.pop("notes", [])
     heads = special.pop("heads")
-    mult = list(multiples(values, "block_out_channels", widths))
-    values.finish()
     fields: dict[str, Any] = {
         "channels": widths[0],
         "channel_mult": mult,
