@@ -23,7 +23,7 @@ from ldm_plugin_compvis.autoencoder_shapes import AutoencoderShapes, NotThisAuto
 from ldm_plugin_compvis.conditioner_shapes import ConditionerShapes, NotThisConditioner, conditioner_shapes
 from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.config_file import Hints, hints_of
-from ldm_plugin_compvis.layout import Layout, layout_of, shapes_of
+from ldm_plugin_compvis.layout import Layout, allowed, layout_of, shapes_of
 from ldm_plugin_compvis.unet_shapes import NotThisUNet, UNetShapes, unet_shapes
 
 NAMES = {"clip_text": "text"}
@@ -58,14 +58,23 @@ class Found:
             return "first_stage"
         return "denoiser" if self.stage is None else "model"
 
+    @property
+    def _has_conditioner(self) -> bool:
+        """Whether there is one with weights of its own; one on the first stage may repeat that one's."""
+        return self.conditioner is not None and self.conditioner.use != "masked_image"
+
     def parameters(self) -> dict[str, int]:
         """How many numbers each part holds."""
         parts = {
             "first_stage": self.layout.of_first_stage(self.shapes),
             "denoiser": self.layout.of_denoiser(self.shapes),
-            "conditioners": self.layout.of_conditioner(self.shapes) if self.conditioner else {},
+            "conditioners": self.layout.of_conditioner(self.shapes) if self._has_conditioner else {},
         }
-        counts = {name: sum(math.prod(shape) for shape in found.values()) for name, found in parts.items()}
+        spare = "cond_stage_model."  # names are relative here, and those that are spare are known by their full ones
+        counts = {
+            part: sum(math.prod(shape) for name, shape in found.items() if allowed(spare + name) is None)
+            for part, found in parts.items()
+        }
         return {name: count for name, count in counts.items() if count}
 
 

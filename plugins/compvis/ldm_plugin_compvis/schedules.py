@@ -55,7 +55,9 @@ def _candidates(betas: Sequence[float], loose: float) -> Iterator[dict[str, Any]
     digits = 6 if loose == _SINGLE else 3
     for kind in KINDS:
         if 0 < first <= last < 1:
-            yield {"kind": kind, "beta_start": _rounded(first, digits), "beta_end": _rounded(last, digits)}
+            power = 2 if kind == "sqrt" else 1  # its betas are the roots of a line
+            start, end = _rounded(first**power, digits), _rounded(last**power, digits)
+            yield {"kind": kind, "beta_start": start, "beta_end": end}
 
 
 def _rounded(value: float, digits: int) -> float:

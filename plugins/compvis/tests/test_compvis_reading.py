@@ -127,9 +127,8 @@ def test_a_whole_model_and_its_scale_factor(tmp_path: Path) -> None:
         "beta_end": 0.0155,
         "steps": 1000,
     }
-    assert torch.equal(
-        through(tmp_path / "model.ckpt", GIVEN, scale_factor=0.25).first_stage["latent_std"], torch.full((4,), 4.0)
-    )  # type: ignore[index]
+    other = through(tmp_path / "model.ckpt", GIVEN, scale_factor=0.25)
+    assert other.first_stage is not None and torch.equal(other.first_stage["latent_std"], torch.full((4,), 4.0))
 
 
 def test_averages_are_taken_by_the_rule_of_their_names(tmp_path: Path) -> None:

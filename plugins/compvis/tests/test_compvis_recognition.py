@@ -13,6 +13,8 @@ from compvis_files import OneFile, beta_buffers, meta_module, shapes_file, shape
 from ldm_plugin_compvis.codec import CompVisCodec
 from ldm_plugin_compvis.config import CompVisConfig
 
+from ldm_core.builtin.unet import UNet
+from ldm_core.builtin.unet_config import PRESETS, UNetConfig
 from ldm_core.catalog import Catalog
 from ldm_core.codec import Recognised
 from ldm_core.resolve import resolve
@@ -208,6 +210,146 @@ def test_every_diffusion_model(name: str, buffers: bool) -> None:
     assert found is not None and found.holds == "model" and not found.unknown
     same_parts(found, case)
     assert found.parameters["denoiser"] == case.unet_parameters
-    assert found.parameters.get("conditioners", 0) == (
-        case.cond_parameters or (53_219_486 if name == "inpainting" else 0)
-    )
+    assert found.parameters.get("conditioners", 0) == case.cond_parameters
+
+
+# -------------------------------------------------------------------------------------------------- Stable Diffusion
+
+
+def clip_names(width: int, layers: int) -> dict[str, tuple[int, ...]]:
+    """OpenAI's ViT-L/14 as transformers names it, with the positions that older files carry."""
+    inner, at = 4 * width, "transformer.text_model."
+    shapes: dict[str, tuple[int, ...]] = {
+        at + "embeddings.token_embedding.weight": (49408, width),
+        at + "embeddings.position_embedding.weight": (77, width),
+        at + "embeddings.position_ids": (1, 77),
+        at + "final_layer_norm.weight": (width,),
+        at + "final_layer_norm.bias": (width,),
+    }
+    for i in range(layers):
+        layer = f"{at}encoder.layers.{i}."
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            shapes |= {f"{layer}self_attn.{name}.weight": (width, width), f"{layer}self_attn.{name}.bias": (width,)}
+        for name in ("layer_norm1", "layer_norm2"):
+            shapes |= {f"{layer}{name}.weight": (width,), f"{layer}{name}.bias": (width,)}
+        shapes |= {f"{layer}mlp.fc1.weight": (inner, width), f"{layer}mlp.fc1.bias": (inner,)}
+        shapes |= {f"{layer}mlp.fc2.weight": (width, inner), f"{layer}mlp.fc2.bias": (width,)}
+    return shapes
+
+
+def open_clip_names(width: int, layers: int) -> dict[str, tuple[int, ...]]:
+    """OpenCLIP's ViT-H/14, with its projection."""
+    inner, at = 4 * width, "model."
+    shapes: dict[str, tuple[int, ...]] = {
+        at + "token_embedding.weight": (49408, width),
+        at + "positional_embedding": (77, width),
+        at + "text_projection": (width, width),
+        at + "logit_scale": (),
+        at + "ln_final.weight": (width,),
+        at + "ln_final.bias": (width,),
+    }
+    for i in range(layers):
+        layer = f"{at}transformer.resblocks.{i}."
+        shapes |= {layer + "attn.in_proj_weight": (3 * width, width), layer + "attn.in_proj_bias": (3 * width,)}
+        shapes |= {layer + "attn.out_proj.weight": (width, width), layer + "attn.out_proj.bias": (width,)}
+        for name in ("ln_1", "ln_2"):
+            shapes |= {f"{layer}{name}.weight": (width,), f"{layer}{name}.bias": (width,)}
+        shapes |= {layer + "mlp.c_fc.weight": (inner, width), layer + "mlp.c_fc.bias": (inner,)}
+        shapes |= {layer + "mlp.c_proj.weight": (width, inner), layer + "mlp.c_proj.bias": (width,)}
+    return shapes
+
+
+SD2 = UNetConfig(channels=320, channel_mult=(1, 2, 4, 4), attention=(4, 2, 1), head_channels=64, linear_projection=True)
+
+
+@cache
+def stable_diffusion(version: int, concat: int = 0) -> Mapping[str, tuple[int, ...]]:
+    """Names and shapes of the released single files."""
+    cond = CondSpec(crossattn=768 if version == 1 else 1024, concat=concat)
+    site = Site(size=(64, 64), latent=LatentSpec(channels=4, stride=(1, 1)), cond=cond)
+    with torch.device("meta"):
+        unet = UNet(PRESETS["unet_sd1"] if version == 1 else SD2, site)
+    stage = meta_module(catalog(), "first_stage", "kl_f8", Site(size=(256, 256)))
+    text = clip_names(768, 12) if version == 1 else open_clip_names(1024, 24)
+    shapes = shapes_of_module(unet, "model.diffusion_model.") | shapes_of_module(stage, "first_stage_model.")
+    return shapes | {f"cond_stage_model.{name}": shape for name, shape in text.items()}
+
+
+def recognised(
+    shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, Any] | None = None, **more: Any
+) -> Recognised:
+    file = shapes_file(shapes, beta_buffers(0.00085, 0.012), **more)
+    found = codec().recognise(OneFile(file, given or {}))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("prefix", ["cond_stage_model.", "conditioner.embedders.0."])
+def test_stable_diffusion_1(prefix: str) -> None:
+    shapes = {k.replace("cond_stage_model.", prefix): v for k, v in stable_diffusion(1).items()}
+    found = recognised(shapes)
+    assert found.what == "Stable Diffusion 1" and found.holds == "model" and not found.unknown
+    recipe = found.recipe
+    assert recipe["denoiser"]["use"] == "unet_sd1" and recipe["first_stage"]["use"] == "kl_f8"
+    assert recipe["image_size"] == 512 and recipe["parameterization"] == "eps"
+    (text,) = recipe["conditioners"]
+    assert {k: text[k] for k in ("use", "name", "width", "layers", "heads", "inner", "length", "train")} == {
+        "use": "clip_text",
+        "name": "text",
+        "width": 768,
+        "layers": 12,
+        "heads": 12,
+        "inner": 3072,
+        "length": 77,
+        "train": False,
+    }
+    assert found.parameters == {"denoiser": 859_520_964, "first_stage": 83_653_863, "conditioners": 123_060_480}
+    if "clip_text" in catalog().names("conditioner"):
+        part = resolve(recipe, catalog()).conditioners[0]
+        assert part.config == catalog().get("conditioner", "clip_text_sd1")[1] and part.train is False
+
+
+def test_stable_diffusion_2_and_what_it_predicts() -> None:
+    shapes = stable_diffusion(2)
+    found = recognised(shapes)
+    assert found.what == "Stable Diffusion 2" and found.unknown == {"parameterization": ("eps", "v")}
+    recipe = found.recipe
+    assert recipe["denoiser"]["head_channels"] == 64 and recipe["denoiser"]["linear_projection"] is True
+    (text,) = recipe["conditioners"]
+    assert (text["width"], text["layers"], text["heads"], text["activation"]) == (1024, 23, 16, "gelu")
+    if "clip_text" in catalog().names("conditioner"):
+        part = resolve(recipe, catalog()).conditioners[0]
+        assert part.config == catalog().get("conditioner", "clip_text_sd2")[1]
+    for metadata, prediction, size in (
+        ({"global_step": "875000"}, "eps", 512),
+        ({"global_step": "110000"}, "v", 768),
+        ({"modelspec.prediction_type": "v"}, "v", 768),
+        ({"modelspec.prediction_type": "epsilon", "modelspec.resolution": "640x512"}, "eps", [512, 640]),
+    ):
+        found = recognised(shapes, metadata=metadata)
+        assert not found.unknown
+        assert (found.recipe["parameterization"], found.recipe["image_size"]) == (prediction, size)
+    for given in ({"parameterization": "v"}, {"parameterization": {"use": "v"}}):
+        found = recognised(shapes, given)
+        assert not found.unknown and found.recipe["image_size"] == 768
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_inpainting_of_stable_diffusion_is_recognised(version: int) -> None:
+    found = recognised(stable_diffusion(version, 5))
+    assert found.what == f"Stable Diffusion {version}, inpainting"
+    assert any("mask" in note for note in found.notes)
+
+
+def test_retrieval_augmented_diffusion() -> None:
+    """It has no encoder of its own: vectors are given."""
+    site = Site(size=(64, 64), latent=LatentSpec(channels=16, stride=(1, 1)), cond=CondSpec(crossattn=768))
+    with torch.device("meta"):
+        unet = UNet(PRESETS["unet_rdm"], site)
+    stage = meta_module(catalog(), "first_stage", "kl_f16", Site(size=(256, 256)))
+    shapes = shapes_of_module(unet, "model.diffusion_model.") | shapes_of_module(stage, "first_stage_model.")
+    found = codec().recognise(OneFile(shapes_file(shapes, beta_buffers(0.0015, 0.015))))
+    assert found is not None and "retrieval" in found.what and not found.unknown
+    assert found.recipe["image_size"] == 768 and found.recipe["schedule"]["beta_end"] == 0.015
+    assert found.recipe["conditioners"][0]["use"] == "embedding" and found.recipe["conditioners"][0]["width"] == 768
+    assert found.parameters["denoiser"] == 1_335_480_400

@@ -40,7 +40,7 @@ def catalog() -> Catalog:
 
 def plain(stage: Mapping[str, Any], *conditioners: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Plain values of a small model; `more`: whole parts, or fields of its U-Net."""
-    parts = {k: more.pop(k) for k in ("schedule", "parameterization", "objective") if k in more}
+    parts: dict[str, Any] = {k: more.pop(k) for k in ("schedule", "parameterization", "objective") if k in more}
     unet = {**UNET, **more}
     return {"image_size": 16, "first_stage": stage, "conditioners": list(conditioners), "denoiser": unet, **parts}
 
@@ -86,8 +86,7 @@ def through(weights: ModelWeights, folder: Path, name: str, **options: Any) -> M
     return codec.read(open_source(str(put(codec.write(weights, name).files, folder, name))))
 
 
-@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "suffix"), [*((kind, "safetensors") for kind in KINDS), ("text", "ckpt")])
 def test_every_kind_comes_back(kind: str, suffix: str, tmp_path: Path) -> None:
     weights = weights_of(kind)
     back = through(weights, tmp_path, f"model.{suffix}", write_ema=True)
@@ -185,7 +184,7 @@ def test_a_normalisation_by_channel_goes_into_the_convolutions(stage: dict[str, 
     weights = attrs.evolve(weights, first_stage={**weights.first_stage, "latent_mean": mean, "latent_std": std})
     back = through(weights, tmp_path, "model.safetensors")
     recipe = resolve(weights.recipe, catalog())
-    outputs = []
+    outputs: list[tuple[Any, ...]] = []
     for one in (weights, back):
         module: Any = make_first_stage(recipe, catalog())
         module.load_state_dict(dict(one.first_stage or {}))
