@@ -177,10 +177,13 @@ def _with_first_stage(opened: Opened, url: str, catalog: Catalog, wanted: Wanted
         notes=(*opened.weights.notes, f"first stage: {other.found.what}, from {where}"),
     )
     latent = recipe_of(attrs.evolve(made, model=None), catalog).first_stage.config.latent
-    if made.latent is not None and made.latent.channels != latent.channels:
+    own = made.latent
+    if own is None and "first_stage" in opened.weights.recipe:
+        own = recipe_of(opened.weights, catalog).first_stage.config.latent
+    if own is not None and own.channels != latent.channels:
         raise CheckpointError(
             f"--first-stage: {where} makes latents of {latent.channels} channels, and the denoiser of {opened.url} "
-            f"works on {made.latent.channels}; give the first stage that it was trained with"
+            f"works on {own.channels}; give the first stage that it was trained with"
         )
     counts = {**opened.found.parameters, **other.found.parameters}
     found = attrs.evolve(opened.found, holds="model", parameters=counts)

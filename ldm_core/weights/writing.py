@@ -114,7 +114,7 @@ def put(written: Written, target: str, *, keep: bool = False) -> list[tuple[str,
 
 
 def _put_local(written: Written, target: Path, keep: bool) -> list[tuple[str, int]]:
-    target = target.absolute()
+    shown, target = target, target.absolute()
     sizes: list[tuple[str, int]] = []
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def _put_local(written: Written, target: Path, keep: bool) -> list[tuple[str, in
         for name, content in written.files.items():
             data = content()
             storage.atomic_write(str(made / name), data)
-            sizes.append((str(target / name), len(data)))
+            sizes.append((str(shown / name), len(data)))
         if target.exists() and not keep:
             target.rename(work / "old")
         try:
