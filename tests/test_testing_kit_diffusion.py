@@ -211,10 +211,30 @@ class TakesNothing(Even):
         return even_times(schedule, max(1, steps))
 
 
+class OneLevelTwice(Even):
+    def times(self, schedule: NoiseSchedule, steps: int) -> Tensor:
+        times = super().times(schedule, steps)
+        times[-1:] = times[-1:].clamp(max=0)
+        return times if steps < 2 else torch.cat([times[:-2], 1e-10 * schedule.t_max * times[-2:-1].sign(), times[-1:]])
+
+
+@attrs.frozen(kw_only=True)
+class Careless:
+    def problem(self, table_steps: int | None, steps: int) -> str | None:
+        return None
+
+
+def test_a_grid_whose_config_says_another_thing() -> None:
+    found = faults_of(TimeGridSuite, lambda config, site: Even(), Careless)
+    assert list(found) == ["test_config_answers_as_the_grid_does"], found
+    assert "0 steps on" in found["test_config_answers_as_the_grid_does"]
+
+
 @pytest.mark.parametrize(
     ("grid", "test"),
     [
         (Even, None),
+        (OneLevelTwice, "test_levels_are_apart"),
         (Repeats, "test_times"),
         (OneTooMany, "test_times"),
         (SingleTimes, "test_times"),

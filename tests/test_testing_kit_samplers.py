@@ -73,6 +73,13 @@ class GlobalAncestral(Ancestral):
         return torch.randn_like(x)
 
 
+class TooNoisy(Ancestral):
+    """More noise than the level has; it vanishes with the steps."""
+
+    def noise(self, streams: Any, x: Tensor) -> Tensor:
+        return 1.01 * super().noise(streams, x)
+
+
 class Biased(Euler):
     def step(self, x: Tensor, x0: Tensor, schedule: Any, now: Tensor, after: Tensor, streams: Any) -> Tensor:
         return super().step(x, 0.9 * x0, schedule, now, after, streams)
@@ -137,8 +144,9 @@ class ScalarTime(Euler):
     ("sampler", "test"),
     [
         (Euler, None),
-        (Ancestral, None),
         (Biased, "test_converges_to_the_exact_solution"),
+        (Ancestral, None),
+        (TooNoisy, "test_data_of_one_point_is_exact"),
         (GlobalAncestral, "test_leaves_the_global_generators_alone"),
         (GlobalAncestral, "test_noise_comes_from_the_streams"),
         (ToData, "test_ends_at_the_last_time"),
@@ -180,6 +188,15 @@ class Heun(Euler):
 def test_a_second_order_sampler_reaches_order_2() -> None:
     found = faults_of(Heun, order=2.0)
     assert not found, found
+
+
+def test_the_order_can_be_measured_where_lambda_is_even() -> None:
+    found = faults_of(Heun, order=2.0, spacing="log_snr")
+    assert not found, found
+    assert (
+        "order of convergence" in faults_of(Euler, order=2.0, spacing="log_snr")["test_converges_to_the_exact_solution"]
+    )
+    assert not faults_of(TooNoisy, exact_noise=False)
 
 
 def test_dividing_by_alpha_can_be_said_openly() -> None:

@@ -37,6 +37,29 @@ class TimeGridSuite(Suite):
             assert float(times[-1]) in last, f"times end at {float(times[-1])}, allowed: {last}"
         assert given or name != "table", "no number of steps works on a table of 1000"
 
+    @pytest.mark.parametrize("name", ["table", "cosine", "ve", "flow"])
+    def test_levels_are_apart(self, name: str) -> None:
+        """No two times are one level: sigma / alpha falls from each to the next by more than rounding."""
+        grid, schedule = self.build(), toys.schedules()[name]
+        for steps in self.steps:
+            times = self._times(grid, schedule, steps)
+            if times is not None:
+                angle = torch.atan2(schedule.sigma(times), schedule.alpha(times))
+                fall = float((-angle.diff()).min())
+                assert fall > 1e-9, f"two of the {steps + 1} times on {name} are one level (they differ by {fall:.1g})"
+
+    @pytest.mark.parametrize("name", ["table", "cosine", "ve", "flow"])
+    def test_config_answers_as_the_grid_does(self, name: str) -> None:
+        """The config's `problem(table, steps)`, where it has one, refuses what the grid refuses, without torch."""
+        problem = getattr(self.config(), "problem", None)
+        if problem is None:
+            pytest.skip("this config says nothing of step counts")
+        grid, schedule = self.build(), toys.schedules()[name]
+        table = getattr(schedule, "table_steps", None)
+        for steps in (0, *self.steps, 5000):
+            said, times = problem(table, steps), self._times(grid, schedule, steps)
+            assert (said is None) == (times is not None), f"{steps} steps on {name}: the config says {said!r}"
+
     def test_more_steps_are_finer(self) -> None:
         """The longest interval shrinks as steps grow."""
         grid, schedule = self.build(), toys.schedules()["table"]

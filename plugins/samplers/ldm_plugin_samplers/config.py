@@ -116,12 +116,14 @@ class QuadConfig:
             return found
         if table_steps is None:
             return "the time grid 'quad' needs a table schedule; use trailing, karras or log_snr"
-        if self.indices(table_steps, steps)[0] < table_steps:
-            return None
-        most = next((n for n in range(steps - 1, 0, -1) if self.indices(table_steps, n)[0] < table_steps), 0)
-        if not most:
+        if self.indices(table_steps, 1)[0] >= table_steps:
             return f"the time grid 'quad' has no step count for a table of {table_steps}; use trailing"
-        return f"the time grid 'quad' cannot make {steps} steps of a table of {table_steps}; the most it can is {most}"
+        if steps >= table_steps:  # the rule's last index, or all of them in a row
+            return (
+                f"the time grid 'quad' cannot make {steps} steps of a table of {table_steps}; the most it can is "
+                f"{table_steps - 1}"
+            )
+        return None
 
 
 @attrs.frozen(kw_only=True)

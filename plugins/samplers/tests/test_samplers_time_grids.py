@@ -56,6 +56,9 @@ def test_quad_refuses_what_it_cannot() -> None:
     assert QuadConfig().problem(1000, 999) is None
     assert "needs a table" in str(QuadConfig().problem(None, 10))
     assert "no step count" in str(QuadConfig().problem(1, 3))
+    for table in (7, 10, 50, 127):
+        fits = [n for n in range(1, table + 1) if QuadConfig().indices(table, n)[0] < table]
+        assert fits == [n for n in range(1, table + 1) if QuadConfig().problem(table, n) is None]
     with pytest.raises(ValueError, match="karras or log_snr"):
         QuadGrid(QuadConfig()).times(FlowSchedule(), 10)
 
