@@ -32,6 +32,11 @@ class _Pipeline:
         self.class_names = {"class_label": ("cat", "dog")}
         self.weights = "5" * 64
         self.called: dict[str, Any] = {}
+        self.settings: list[str] = []
+
+    def with_settings(self, settings: list[str]) -> _Pipeline:
+        self.settings = settings
+        return self
 
     def sample(self, prompts: list[str] | None, *, callback: Any, strict: bool, **options: Any) -> list[Any]:
         self.called = {"prompts": prompts, "strict": strict, **options}
@@ -91,6 +96,7 @@ def test_files_and_metadata(pipeline: _Pipeline, capsys: pytest.CaptureFixture[s
         "guidance": 2.5,
         "negative": None,
         "sampler": "ddpm",
+        "time_grid": None,
         "seed": None,
         "seeds": [7, 200],
         "batch": 4,
@@ -101,7 +107,11 @@ def test_files_and_metadata(pipeline: _Pipeline, capsys: pytest.CaptureFixture[s
 def test_guidance_by_name_and_negatives(pipeline: _Pipeline) -> None:
     line = ["sample", "run", "--prompt", "one", "--guidance", "cfg", "--negative", "a", "--negative", "b", "--quiet"]
     assert main(line) == 0
-    assert (pipeline.called["guidance"], pipeline.called["negative"]) == ("cfg", ["a", "b"])
+    assert pipeline.settings == ["guidance.use=cfg"]
+    assert (pipeline.called["guidance"], pipeline.called["negative"]) == (None, ["a", "b"])
+    assert main(["sample", "run", "guidance.rescale=0.7", "--guidance", "2", "trainer.lr=1", "--quiet"]) == 0
+    assert pipeline.settings == ["guidance.rescale=0.7", "trainer.lr=1"], "a run's model: all of it is held to sampling"
+    assert pipeline.called["guidance"] == 2.0
 
 
 def test_json(pipeline: _Pipeline, capfd: pytest.CaptureFixture[str]) -> None:

@@ -21,10 +21,12 @@ def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
         prompts = [*options["prompt"], *read_prompts(options["prompts"])]
         from ldm_core.pipeline import Pipeline
         from ldm_core.sample_settings import CHOICES
-        from ldm_core.weights.loading import Wanted
+        from ldm_core.weights.loading import Wanted, is_native
 
+        guidance = _guidance(options["guidance"])
         with warnings_as_lines():
-            settings = [item for item in given[1] if item.partition("=")[0].partition(".")[0] in CHOICES]
+            ours = is_native(model)  # whose recipe is known: nothing but the sampling can be said of it
+            settings = [item for item in given[1] if (key := _key(item)) in CHOICES or (ours and key != "codec")]
             wanted = Wanted.of(
                 [item for item in given[1] if item not in settings],
                 codec=options["codec"],
@@ -34,10 +36,12 @@ def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
             )
             more = {} if wanted == Wanted() else {"wanted": wanted}
             pipeline = Pipeline.load(model, device=options["device"], precision=options["precision"], **more)
+            if isinstance(guidance, str):  # by name: before its own settings
+                settings, guidance = [f"guidance.use={guidance}", *settings], None
             if settings:
                 pipeline = pipeline.with_settings(settings)
             inputs = _inputs(options, pipeline)
-            images = _draw(pipeline, prompts, inputs, seeds, options)
+            images = _draw(pipeline, prompts, inputs, seeds, {**options, "guidance": guidance})
         files, grid = _write(images, options["out"])
         document.update(
             status="done",
@@ -137,7 +141,7 @@ def _draw(
             inputs=inputs or None,
             images=options["images"],
             steps=options["steps"],
-            guidance=_guidance(options["guidance"]),
+            guidance=options["guidance"],
             negative=list(options["negative"]) or None,
             sampler=options["sampler"],
             time_grid=options["time_grid"],
@@ -161,6 +165,11 @@ def _beginning(options: Mapping[str, Any]) -> dict[str, Any]:
     urls = [url for pattern in options["image"] for url in storage.expand(pattern)]
     given = {"image": [decode_image(storage.read_bytes(url), 3, url) for url in urls]} if urls else {}
     return given if options["strength"] is None else {**given, "strength": options["strength"]}
+
+
+def _key(setting: str) -> str:
+    """The top-level key of ``KEY.SUB=VALUE``."""
+    return setting.partition("=")[0].partition(".")[0].strip()
 
 
 def _guidance(text: str | None) -> float | str | None:
