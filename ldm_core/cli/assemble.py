@@ -11,6 +11,7 @@ import attrs
 from ldm_core import recipe as _recipe
 from ldm_core import storage
 from ldm_core.catalog import FIRST_PARTY, Catalog
+from ldm_core.cli.start_from import start_from
 from ldm_core.config import apply_overrides
 from ldm_core.errors import ConfigError, suggest
 
@@ -36,6 +37,7 @@ class Request:
 
     recipe: str | None = None
     first_stage: str | None = None
+    init_from: str | None = None
     denoiser: str | None = None
     cond: tuple[str, ...] = ()
     sampler: str | None = None
@@ -57,7 +59,7 @@ class Request:
             data=tuple(options["data"]),
             prompts=tuple(options["prompt"]),
             settings=tuple(settings),
-            **{name: options[name] for name in named},
+            **{name: options[name] for name in named if name in options},
         )
 
     def names(self, key: str) -> bool:
@@ -85,6 +87,9 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:
         raise ConfigError("--recipe: empty; give a shipped recipe's name or the path or URL of a .yaml file")
     plain = _recipe.load_plain(request.recipe or LAPTOP)
     notes: list[str] = []
+    if request.init_from is not None:
+        whole, first_stage = request.recipe is None, not request.names("first_stage")
+        notes += start_from(plain, _given(request.init_from, "init_from"), whole=whole, first_stage=first_stage)
     for kind in ("first_stage", "denoiser", "sampler", "time_grid"):
         if (name := getattr(request, kind)) is not None:
             if kind == "first_stage" and name not in catalog.names(kind) and _is_bare_run(name):
@@ -104,14 +109,14 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:
     if request.guidance is not None:
         plain["guidance"] = _guidance(request.guidance, plain.get("guidance"))
     _conditioners(plain, request)
-    if request.recipe is None:
+    if request.recipe is None and request.init_from is None:
         notes += _use_what_is_installed(plain, request, catalog)
     chosen_for_the_user = request.recipe is None or bool(request.cond)
     if chosen_for_the_user and not plain.get("conditioners") and not request.names("guidance"):
         plain["guidance"] = "none"  # with nothing to leave out there is nothing to guide by
     _dropout(plain, request, catalog)
     apply_overrides(plain, request.settings, _recipe.SINGLE)
-    if request.recipe is None:
+    if request.recipe is None and request.init_from is None:
         notes.insert(0, _laptop_note(plain))
     return Assembled(plain, tuple(notes))
 

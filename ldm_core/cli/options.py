@@ -24,6 +24,7 @@ def run_options() -> list[click.Parameter]:
             "Recipe to start from: a shipped one (`ldm-run show recipes`), or a .yaml file.  [default: laptop]",
         ),
         _option("--first-stage", "NAME|URL", "First stage: a component or preset, or trained weights."),
+        _option("--init-from", "PATH|URL", "Trained weights to start from: a run, or weights of another program."),
         _option("--denoiser", "NAME", "The network."),
         _option("--cond", "NAME", "Conditioner; repeat for several; 'none' for none.", multiple=True),
         _option("--sampler", "NAME", "Sampler."),
