@@ -11,6 +11,7 @@ from diffusers_models import TEXT, UNCONDITIONAL, with_words
 
 from ldm_core.codec import ModelWeights
 from ldm_core.testing.codec import CodecSuite, put, random_weights
+from ldm_core.testing.plugin import PluginSuite
 from ldm_core.testing.sources import contents_of
 
 TINY_STAGE = {"channels": 8, "norm_groups": 4, "res_blocks": 1, "channel_mult": [1, 2]}
@@ -42,7 +43,7 @@ def models() -> Mapping[str, ModelWeights]:
 class TestDiffusers(CodecSuite):
     component = "diffusers"
     name: ClassVar[str] = "folder"
-    broken_files: ClassVar[int] = 3
+    broken_files: ClassVar[int] = 2
 
     def cases(self) -> Mapping[str, ModelWeights]:
         return models()
@@ -55,3 +56,7 @@ class TestDiffusers(CodecSuite):
         config.write_text("\n".join(lines).replace(",\n}", "\n}"))
         assert "unet/config.json" in contents_of(path)
         return path, ["image_size"]
+
+
+class TestPlugin(PluginSuite):
+    distribution = "ldm-plugin-diffusers"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers_models import count, drawn, gap, normal, ours, saved
+from ldm_plugin_diffusers.autoencoders import read_autoencoder
+from ldm_plugin_diffusers.unets import read_unet
 
 from ldm_core.cond import Cond
 
@@ -149,6 +152,8 @@ def test_unet_2d_condition(extra: dict[str, Any], tmp_path: Path) -> None:
     cond = Cond(crossattn=context, vector=vector, concat=concat)
     expected = theirs(x, t, encoder_hidden_states=context, class_labels=vector).sample
     assert gap(unet(x[:, :4], t.float(), cond), expected) <= TOLERANCE
+    for other in (cond._replace(crossattn=-context), cond._replace(crossattn=context.flip(2))):
+        assert gap(unet(x[:, :4], t.float(), other), expected) > 10 * TOLERANCE  # the context does something
     assert count(unet) == count(theirs)
 
 
@@ -184,3 +189,67 @@ def test_ldm_bert(tmp_path: Path) -> None:
     ids = torch.randint(0, 50, (2, 77), generator=torch.Generator().manual_seed(0))
     assert gap(text.transformer(ids), theirs(ids)[0]) <= TOLERANCE
     assert count(text) == count(theirs)
+
+
+def test_clip_text_model(tmp_path: Path) -> None:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    plain = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    for activation in ("quick_gelu", "gelu"):
+        config = CLIPTextConfig(**plain, vocab_size=50, hidden_act=activation, bos_token_id=48, eos_token_id=49)
+        theirs = drawn(CLIPTextModel(config))
+        text = ours(saved(theirs, tmp_path / activation))
+        ids = torch.randint(0, 48, (2, 77), generator=torch.Generator().manual_seed(0))
+        assert gap(text.transformer(ids), theirs(ids).last_hidden_state) <= TOLERANCE
+        assert count(text) == count(theirs)
+
+
+SD1 = {
+    "_class_name": "UNet2DConditionModel",
+    "block_out_channels": [320, 640, 1280, 1280],
+    "attention_head_dim": 8,
+    "cross_attention_dim": 768,
+}
+TEXT_F8 = {
+    **SD1,
+    "cross_attention_dim": 1280,
+}
+LDM4 = {
+    "_class_name": "UNet2DModel",
+    "block_out_channels": [224, 448, 672, 896],
+    "attention_head_dim": 32,
+}
+KL_F8 = {
+    "_class_name": "AutoencoderKL",
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+VQ_F4 = {
+    **KL_F8,
+    "_class_name": "VQModel",
+    "block_out_channels": [128, 256, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 3,
+    "up_block_types": ["UpDecoderBlock2D"] * 3,
+    "num_vq_embeddings": 8192,
+}
+
+
+@pytest.mark.parametrize(
+    ("plain", "parameters", "fields"),
+    [
+        (SD1, 859_520_964, {"channels": 320, "channel_mult": [1, 2, 4, 4], "attention": [1, 2, 4], "heads": 8}),
+        (TEXT_F8, 872_300_484, {"transformer_depth": 1}),
+        (LDM4, 274_056_163, {"channels": 224, "channel_mult": [1, 2, 3, 4], "head_channels": 32}),
+        (KL_F8, 83_653_863, {"channels": 128, "channel_mult": [1, 2, 4, 4], "z_channels": 4}),
+        (VQ_F4, 55_322_782, {"channels": 128, "codebook_size": 8192, "z_channels": 3}),
+    ],
+    ids=["sd1", "text_f8", "ldm4", "kl_f8", "vq_f4"],
+)
+def test_published_sizes(plain: dict[str, Any], parameters: int, fields: dict[str, Any]) -> None:
+    """Configs as published stand for networks of the published parameter counts."""
+    read = read_unet if plain["_class_name"].startswith("UNet") else read_autoencoder
+    part = read(plain, "config")
+    assert sum(math.prod(w.shape) for w in part.weights) == parameters
+    assert {key: part.fields[key] for key in fields} == fields

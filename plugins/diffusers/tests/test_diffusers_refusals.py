@@ -163,7 +163,7 @@ def sharded(folder: Path, shards: int = 2) -> tuple[Path, dict[str, Any]]:
     whole = folder / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(whole)
     whole.unlink()
-    table = {}
+    table: dict[str, str] = {}
     for number in range(shards):
         name = f"diffusion_pytorch_model-{number + 1:05d}-of-{shards:05d}.safetensors"
         part = dict(list(tensors.items())[number::shards])

@@ -65,7 +65,7 @@ def test_the_steps_are_theirs(kind: str, spacing: str) -> None:
     assert grid.times(schedule, 20)[-1].item() == 0.0
 
 
-SAMPLERS = [
+SAMPLERS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("DDPMScheduler", {"clip_sample": False, "variance_type": "fixed_large"}, {"use": "ddpm", "variance": "large"}),
     ("DDIMScheduler", {"clip_sample": False}, {"use": "ddim"}),
     ("PNDMScheduler", {"skip_prk_steps": True}, {"use": "plms"}),
