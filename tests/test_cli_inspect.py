@@ -36,6 +36,7 @@ def checkpoint(tmp_path: Path) -> Path:
         "first_stage_model.decoder.conv_in.weight": torch.zeros(4, 3, 3, 3, dtype=torch.float16),
         "model_ema.decay": torch.tensor(0.9999),
         "model_ema.diffusion_modelout2bias": torch.zeros(3),
+        **{name: torch.zeros(10) for name in ("betas", "alphas_cumprod", "logvar", "posterior_variance")},
         "extra": {"a": 1},
     }
     torch.save({"state_dict": state, "global_step": 470000, "epoch": 3}, tmp_path / "last.ckpt")
@@ -51,16 +52,20 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
 def test_a_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = told(capsys, str(checkpoint), "--hash")
     (file,) = found["files"]
-    assert file["container"] == "torch zip" and file["tensors"] == 6
-    assert file["parameters"] == 216 + 3 + 108 + 108 and file["bytes"] == 4 * (216 + 3 + 1 + 3) + 2 * 216
-    assert file["dtypes"] == {"float32": 4, "float16": 2}
-    assert file["parts"] == {"model.diffusion_model": 219, "first_stage_model": 216}
+    assert file["container"] == "torch zip" and file["tensors"] == 10
+    assert file["parameters"] == 216 + 3 + 108 + 108 + 40 and file["bytes"] == 4 * (216 + 3 + 40 + 1 + 3) + 2 * 216
+    assert file["dtypes"] == {"float32": 8, "float16": 2}
+    assert file["parts"] == {
+        "model.diffusion_model": 219,
+        "first_stage_model": 216,
+        "(4 single tensors)": 40,
+    }
     assert file["averages"] == {"tensors": 2, "parameters": 4}
     assert file["metadata"] == {"global_step": "470000", "epoch": "3"}
     assert file["ignored"] == {"extra": "dict"}
     assert len(found["sha256"]) == 64
     text = "\n".join(lines(found))
-    assert "torch zip, 6 tensors of 1.32 kB (float32 x 4, float16 x 2)" in text
+    assert "torch zip, 10 tensors of 1.48 kB (float32 x 8, float16 x 2)" in text
     assert "model.diffusion_model               219" in text and "averaged weights (EMA)                4" in text
     assert "global_step: 470000" in text and "extra (dict)" in text
 

@@ -36,6 +36,8 @@ LIGHT = (
     "ldm_core.recipe",
     "ldm_core.settings",
     "ldm_core.specs",
+    "ldm_core.weights.describe",
+    "ldm_core.weights.source",
 )
 HEAVY = ("torch", "deepspeed", "timm", "s3fs", "matplotlib", "PIL", "sentencepiece", "diffusers", "transformers")
 LONGEST = 400

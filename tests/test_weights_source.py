@@ -314,3 +314,20 @@ def test_a_download_that_breaks_leaves_nothing(
 def settings() -> Iterator[Callable[[Any], None]]:
     yield storage.configure
     storage.configure(None)
+
+
+def test_a_folder_on_s3(cache: Path) -> None:
+    pytest.importorskip("s3fs", reason="needs the extra s3")
+    pytest.importorskip("moto.server", reason="needs the extra dev (moto)")
+    from s3_server import s3_bucket
+
+    with s3_bucket("weights") as url:
+        put(f"{url}/model", {"unet/model.safetensors": save({"w": WEIGHT}), "unet/config.json": b'{"a": 1}'})
+        source = open_source(f"{url}/model")
+        assert source.folder and list(source.names) == ["unet/config.json", "unet/model.safetensors"]
+        assert source.config("unet/config.json") == {"a": 1} and copies(cache) == [8]
+        assert torch.equal(source.tensors("unet/model.safetensors").read("w"), WEIGHT)
+        single = open_source(f"{url}/model/unet/model.safetensors")
+        assert torch.equal(single.tensors().read("w"), WEIGHT) and "config.json" in single.names
+        put(f"{url}/model", {"unet/model.safetensors": save({"w": -WEIGHT})})
+        assert torch.equal(open_source(f"{url}/model/unet/model.safetensors").tensors().read("w"), -WEIGHT)

@@ -16,6 +16,7 @@ from ldm_core.weights.containers import SUFFIXES
 MOST_FILES = 12
 """Files of a folder that are opened; the others are counted."""
 _MOST_PARTS = 12
+_MOST_SINGLE = 3  # tensors that belong to no part, which are listed one by one
 _LONGEST = 200  # characters of a metadata value
 _OWN = "ldm_core"
 _AVERAGES = ("model_ema.", "ema.", "ema/")
@@ -81,7 +82,11 @@ def _parts(infos: Mapping[str, TensorInfo]) -> dict[str, int]:
     groups: dict[str, dict[str, TensorInfo]] = {}
     for name, info in infos.items():
         groups.setdefault(name.partition(".")[0], {})[name] = info
+    single = [head for head, members in groups.items() if head in members]
     counts: dict[str, int] = {}
+    if len(single) > _MOST_SINGLE and len(single) < len(groups):  # a schedule's tables, beside networks
+        alone = {name: info for head in single for name, info in groups.pop(head).items()}
+        counts[f"({len(alone)} single tensors)"] = _count(alone)
     for head, members in groups.items():
         label = _shared(head, list(members)) if len(members) > 1 else head
         counts[label] = _count(members)
