@@ -125,6 +125,24 @@ def test_masks_are_one_hole_inside_the_picture(size: tuple[int, int]) -> None:
     assert np.array_equal(again, data[7]["mask"]) and not np.array_equal(again, data[8]["mask"])
 
 
+def test_vectors_stand_for_their_scenes() -> None:
+    """Of length 1; a linear map gets from them which classes are there, and where."""
+    data = ShapesDataset(ShapesConfig(), SITE)
+    assert data.widths == {"embedding": 768}
+    view = data.select(["embedding"])
+    vectors = np.stack([view[i]["embedding"] for i in range(600)]).astype(np.float64)
+    assert vectors.dtype == np.float64 and view[0]["embedding"].dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    there = np.zeros((600, 32))
+    for i in range(600):
+        there[i, [thing.class_index for thing in data.scene(i).things]] = 1
+    learned, *_ = np.linalg.lstsq(vectors[:500], there[:500], rcond=None)
+    guess = vectors[500:] @ learned
+    assert ((guess > 0.4) == (there[500:] > 0.5)).mean() > 0.99
+    assert np.array_equal(ShapesDataset(ShapesConfig(seed=1), SITE)[3]["embedding"],
+                          ShapesDataset(ShapesConfig(seed=1), SITE).select(["embedding"])[3]["embedding"])
+
+
 @pytest.mark.parametrize("size", [(32, 32), (48, 80), (96, 40)])
 def test_boxes_and_label_map_agree_with_the_pixels(size: tuple[int, int]) -> None:
     data = ShapesDataset(ShapesConfig(shares=(1, 1, 1)), Site(size=size))

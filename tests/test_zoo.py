@@ -50,6 +50,7 @@ SIZES = {
     "ldm4_semantic_landscapes_512": ("vq_f4", (3, 128, 128), 6, 215_229_315, 216, 546, 1),
     "ldm4_sr_bsr": ("vq_f4", (3, 64, 64), 6, 113_622_563, 306, 0, 0),
     "ldm4_inpainting_big": ("vq_f4_noattn", (3, 64, 64), 7, 387_245_827, 416, 0, 0),
+    "ldm16_rdm": ("kl_f16", (16, 48, 48), 16, 1_335_480_400, 688, 0, 0),
     # of the series the paper says 396, 391, 391 and 395 M; the last three have the released models' widths
     "ldm1_imagenet_tradeoff": ("identity", (3, 256, 256), 3, 396_835_971, 806, 512_000, 1),
     "ldm2_imagenet_tradeoff": ("vq_f2", (2, 128, 128), 2, 390_888_578, 746, 512_000, 1),
@@ -74,6 +75,7 @@ TRAINING = {
     "ldm4_semantic_landscapes_512": (0.0015, 0.0205, "l1", 8, 8e-6, None, None, None, 1),
     "ldm4_sr_bsr": (0.0015, 0.0155, "l2", 64, 6.4e-5, 860_000, None, 1, 1),
     "ldm4_inpainting_big": (0.0015, 0.0205, "l1", None, None, 360_000, 50, 0, 1),
+    "ldm16_rdm": (0.0015, 0.015, "l2", None, 1e-4, None, 50, None, 5),
     "ldm1_imagenet_tradeoff": (0.0015, 0.0195, "l2", 7, None, 2_000_000, None, None, 1),
     "ldm2_imagenet_tradeoff": (0.0015, 0.0195, "l2", 9, None, 2_000_000, None, None, 1),
     "ldm4_imagenet_tradeoff": (0.0015, 0.0195, "l2", 40, None, 2_000_000, None, None, 1),
@@ -221,18 +223,18 @@ def test_the_document_has_these_numbers() -> None:
         assert f"| {parameters:,} | {batch} | {steps:,} |" in row
         assert not codes or f"{codes:,} codes" in row
     for name, (stage, _, _, parameters, _, own, _) in SIZES.items():
-        recipe, row = recipe_of(name), [cell.strip() for cell in lines_of(text, name)]
-        assert row[1:3] == [stage, f"{parameters:,}"] and (not recipe.conditioners or f", {own:,}" in row[3])
-        batch, rate = row[4].replace("*", "").replace("\\", "").split(", ")
-        assert (int(batch), float(rate)) == (recipe.trainer.images_per_step, recipe.trainer.lr)
-        number = re.sub(r"[()*\\]", "", row[5])
+        recipe, cells = recipe_of(name), [cell.strip() for cell in lines_of(text, name)]
+        assert cells[1:3] == [stage, f"{parameters:,}"] and (not recipe.conditioners or f", {own:,}" in cells[3])
+        images, rate = re.sub(r"[*\\]", "", cells[4]).split(", ")
+        assert (int(images), float(rate)) == (recipe.trainer.images_per_step, recipe.trainer.lr)
+        number = re.sub(r"[()*\\]", "", cells[5])
         assert float(number[:-1]) * {"k": 1e3, "M": 1e6}[number[-1]] == recipe.trainer.steps
-        said = [float(n) for n in re.sub(r"[*\\]", "", row[6]).split(", ")]
+        said = [float(n) for n in re.sub(r"[*\\]", "", cells[6]).split(", ")]
         scale = [recipe.guidance.config.scale] if recipe.guidance.use == "cfg" else []
         assert said == [recipe.sample.steps, recipe.sampler.config.eta, *scale]
 
 
 def lines_of(text: str, name: str) -> list[str]:
     """The cells of a model's first row."""
-    row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |") and line.count("|") == 9)
+    row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` ") and line.count("|") == 9)
     return row.strip("|").split("|")

@@ -24,6 +24,7 @@ from ldm_core.builtin.shapes_scenes import (
     draw_scene,
     uniforms,
 )
+from ldm_core.builtin.shapes_vectors import WIDTH, embedding
 from ldm_core.contracts import Site
 from ldm_core.errors import DataError
 from ldm_core.images import to_channels
@@ -37,6 +38,7 @@ _GEOMETRY = {
     "box_labels": "per_box",
     "segmentation": "map",
     "mask": "map",
+    "embedding": "value",
     "class_label": "value",
     "name": "value",
 }
@@ -54,6 +56,7 @@ class ShapesDataset:
     ``image`` uint8 (site.channels, h, w); ``caption``; ``boxes`` float32 (N, 4) tight x, y, w, h in [0, 1]
     and ``box_labels`` int64 (N,), in the caption's order; ``segmentation`` uint8 (h, w), 0 background,
     class + 1 elsewhere; ``mask`` uint8 (h, w), a box or a blob of 255 on 0, for inpainting;
+    ``embedding`` float32 (768,), a vector that stands for the scene;
     ``class_label`` the class of the first object named; ``name``. A class is a colour
     and a shape together (32 of them, ``class_names``), so boxes with classes, or the label map, say all that
     is drawn.
@@ -73,6 +76,7 @@ class ShapesDataset:
         names = {key: names for key, names in _CLASS_NAMES.items() if key in wanted}
         self.class_names: Mapping[str, tuple[str, ...]] = names
         self.classes: Mapping[str, int] = {key: len(each) for key, each in names.items()}
+        self.widths: Mapping[str, int] = {"embedding": WIDTH} if "embedding" in wanted else {}
 
     def __len__(self) -> int:
         return self.config.scenes if self.config.split == "train" else self.config.val_scenes
@@ -101,6 +105,8 @@ class ShapesDataset:
         if key == "mask":
             seed, split = self.config.seed, self.config.split
             return shapes_drawing.draw_mask(uniforms(seed, split, index, purpose=1), self._size)
+        if key == "embedding":
+            return embedding(scene)
         if key == "caption":
             return scene.caption
         if key == "boxes":

@@ -17,7 +17,7 @@ from ldm_plugin_masked_image.config import MaskedImageConfig
 
 class MaskedImageConditioner(Conditioner, nn.Module):
     """Pictures (B, c, H, W) in [-1, 1] and masks (B, H, W) -> concat (B, C + 1, h, w): C channels of the first stage's
-    latents of the picture with black holes, then the mask, 1 in holes and -1 elsewhere.
+    latents of the picture with black holes, then the mask, 1 in holes and -1 elsewhere (`hole` and `outside` say so).
 
     Nothing is learned or drawn: the first stage encodes without noise, in float32 whatever the autocast. ConfigError
     where there is no first stage when it is built.
@@ -47,8 +47,9 @@ class MaskedImageConditioner(Conditioner, nn.Module):
             raise DataError(f"{len(images)} pictures and {len(rows)} masks; give one mask a picture")
         hole = torch.stack(rows).to(images.device) if rows else images.new_zeros(0, *images.shape[2:]).bool()
         with torch.autocast(images.device.type, enabled=False):
-            latents = self._encode(images.float().masked_fill(hole[:, None], -1.0)).float()
-        plane = F.interpolate(hole[:, None].float(), latents.shape[2:], mode="nearest") * 2 - 1
+            latents = self._encode(images.float().masked_fill(hole[:, None], self.config.hole)).float()
+        covered = F.interpolate(hole[:, None].float(), latents.shape[2:], mode="nearest")
+        plane = covered + (1 - covered) * self.config.outside
         return Cond(concat=torch.cat([latents * self.config.scale, plane], 1))
 
     def null(self, like: Cond) -> Cond:

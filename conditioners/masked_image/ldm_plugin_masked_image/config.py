@@ -25,7 +25,13 @@ class MaskedImageConfig:
     """
 
     scale: float = attrs.field(
-        default=1.0, validator=_positive, metadata={"help": "factor of the encoded picture; the mask keeps -1 and 1"}
+        default=1.0, validator=_positive, metadata={"help": "factor of the encoded picture, not of the mask"}
+    )
+    hole: float = attrs.field(
+        default=-1.0, metadata={"help": "what pictures hold in holes: -1 (black); Stable Diffusion: 0 (mid-grey)"}
+    )
+    outside: float = attrs.field(
+        default=-1.0, metadata={"help": "what the mask holds outside of holes: -1; Stable Diffusion: 0"}
     )
     image: str = attrs.field(default="image", metadata={"help": "which key of a batch holds the pictures"})
     mask: str = attrs.field(default="mask", metadata={"help": "which key of a batch holds the masks"})

@@ -55,6 +55,14 @@ def test_the_scale_is_of_the_latents_alone() -> None:
     assert torch.equal(scaled[:, 5], plain[:, 5])
 
 
+def test_equals_the_steps_of_stable_diffusion() -> None:
+    """Picture in [-1, 1] times (1 - mask), so that holes are mid-grey, and the mask as 0 and 1."""
+    image, mask = torch.rand(2, 3, 16, 24) * 2 - 1, (torch.rand(2, 1, 16, 24) > 0.6).float()
+    want = torch.cat([encode(image * (1 - mask)), F.interpolate(mask, size=(4, 6))], 1)
+    got = concat(build(MaskedImageConfig(hole=0.0, outside=0.0)), image, mask)
+    torch.testing.assert_close(got, want, atol=1e-6, rtol=0)
+
+
 def test_every_form_of_a_mask() -> None:
     image = torch.rand(2, 3, 16, 24)
     hole = torch.rand(2, 16, 24) > 0.6
