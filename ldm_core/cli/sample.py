@@ -34,7 +34,7 @@ def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
                 first_stage=options["first_stage"],
                 partial=bool(options["partial_flag"]),
             )
-            more = {} if wanted == Wanted() else {"wanted": wanted}
+            more: dict[str, Any] = {} if wanted == Wanted() else {"wanted": wanted}
             pipeline = Pipeline.load(model, device=options["device"], precision=options["precision"], **more)
             if isinstance(guidance, str):  # by name: before its own settings
                 settings, guidance = [f"guidance.use={guidance}", *settings], None
