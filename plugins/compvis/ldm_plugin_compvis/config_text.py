@@ -104,7 +104,7 @@ def _diffusion(recipe: Mapping[str, Any], scale_factor: float) -> dict[str, Any]
         use = conditioners[0]["use"]
         out |= {
             "cond_stage_key": _KEYS.get(use, use),
-            "conditioning_key": "concat" if use in CONCAT else "crossattn",
+            "conditioning_key": "hybrid" if len(conditioners) > 1 else "concat" if use in CONCAT else "crossattn",
             "cond_stage_trainable": bool(conditioners[0].get("train", True)),
         }
     return out
@@ -117,6 +117,7 @@ def _unet(recipe: Mapping[str, Any]) -> dict[str, Any]:
         "semantic_map": first.get("channels", 0),
         "low_resolution": first.get("image_channels", 0),
         "masked_image": z + 1,
+        "clip_text": z + 1 if len(recipe["conditioners"]) > 1 else 0,
     }
     size = recipe["image_size"]
     out: dict[str, Any] = {

@@ -87,7 +87,7 @@ def _row(what: str, unet: str, stage: str, schedule: str, **more: Any) -> Row:
     return Row(what=what, unet=unet, config=config, stage=stage, schedule=schedule, latent_channels=channels, **more)
 
 
-_INPAINTING_HINT = "its 5 extra channels are a mask of 0 and 1, then the masked picture's latents"
+_INPAINTING_HINT = "its 5 extra channels, a mask and the masked picture's latents, are put in this package's order"
 
 ROWS: Sequence[Row] = (
     _row("LDM-4, unconditional (CelebA-HQ, FFHQ or LSUN bedrooms)", "unet_ldm4", "vq_f4", "vp_ldm"),

@@ -15,11 +15,22 @@ from ldm_core.errors import ConfigError
 from ldm_core.specs import CondSpec, LatentSpec
 from ldm_plugin_compvis import autoencoder_shapes, clip_keys, expected, fingerprints
 from ldm_plugin_compvis.config import CompVisConfig
+from ldm_plugin_compvis.found import Found
 from ldm_plugin_compvis.layout import allowed, averaged
-from ldm_plugin_compvis.recognise import Found
 
 WITH_TOKENIZER = ("text", "clip_text")
 """Conditioners whose state holds a tokenizer, which no such file does."""
+FIRST_CONV = "input_blocks.0.0.weight"
+
+
+def mask_last(weight: Tensor, latent: int) -> Tensor:
+    """The first convolution (C, 2 latent + 1, 3, 3) for latents, masked latents, mask in place of the mask second."""
+    return torch.cat([weight[:, :latent], weight[:, latent + 1 :], weight[:, latent : latent + 1]], 1)
+
+
+def mask_second(weight: Tensor, latent: int) -> Tensor:
+    """The inverse of :func:`mask_last`."""
+    return torch.cat([weight[:, :latent], weight[:, -1:], weight[:, latent:-1]], 1)
 
 
 @attrs.define
@@ -90,6 +101,8 @@ def read(found: Found, config: CompVisConfig, where: str) -> ModelWeights:
         cond = CondSpec(crossattn=unet.crossattn, concat=unet.concat, vector=unet.vector)
         names = expected.of_unet(recipe["denoiser"], unet.latent_channels, cond)
         own = taken.part(layout.denoiser, names, "diffusion_model." if config.ema else None)
+        if found.mask_first and FIRST_CONV in own:
+            own[FIRST_CONV] = mask_last(own[FIRST_CONV], unet.latent_channels)
         model = {f"denoiser.{name}": value for name, value in own.items()}
         if stage is not None:
             model |= _conditioners(taken)

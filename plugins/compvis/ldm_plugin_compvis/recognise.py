@@ -17,65 +17,22 @@ from ldm_core.builtin.diffusion_config import VP_PRESETS
 from ldm_core.codec import Source, TensorFile, overlay
 from ldm_core.config import structure, unstructure
 from ldm_core.errors import CheckpointError
-from ldm_core.specs import EMPTY
 from ldm_plugin_compvis import fingerprints, schedules
 from ldm_plugin_compvis.autoencoder_shapes import AutoencoderShapes, NotThisAutoencoder, autoencoder_shapes
 from ldm_plugin_compvis.conditioner_shapes import ConditionerShapes, NotThisConditioner, conditioner_shapes
 from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.config_file import Hints, hints_of
-from ldm_plugin_compvis.layout import Layout, allowed, layout_of, shapes_of
+from ldm_plugin_compvis.found import Found
+from ldm_plugin_compvis.layout import Layout, layout_of, shapes_of
 from ldm_plugin_compvis.unet_shapes import NotThisUNet, UNetShapes, unet_shapes
 
 NAMES = {"clip_text": "text"}
 """What conditioners are called in a recipe, where that is not their component's name."""
+MASKED: Mapping[str, Any] = {"hole": 0.0, "outside": 0.0}
+"""How Stable Diffusion gives a masked picture to its U-Net, beside the text."""
 _LONGEST_TABLE = 100_000
 _SD2_STEPS = {"875000": ("eps", 512), "110000": ("v", 768)}
 """Training steps that stand in the released files of Stable Diffusion 2.0 (base) and 2.1: what they predict."""
-
-
-@attrs.frozen(kw_only=True)
-class Found:
-    """A file that was recognised: its parts as shapes show them, and the recipe with what is unknown of it."""
-
-    file: TensorFile
-    layout: Layout
-    shapes: Mapping[str, tuple[int, ...]]
-    unet: UNetShapes | None
-    stage: AutoencoderShapes | None
-    conditioner: ConditionerShapes | None
-    what: str
-    recipe: Mapping[str, Any]
-    unknown: Mapping[str, Sequence[Any]]
-    scale_factor: float
-    notes: tuple[str, ...]
-    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    class_names: Mapping[str, Sequence[str]] = EMPTY
-
-    @property
-    def holds(self) -> str:
-        """``model``, ``first_stage`` or ``denoiser``."""
-        if self.unet is None:
-            return "first_stage"
-        return "denoiser" if self.stage is None else "model"
-
-    @property
-    def _has_conditioner(self) -> bool:
-        """Whether there is one with weights of its own; one on the first stage may repeat that one's."""
-        return self.conditioner is not None and self.conditioner.use != "masked_image"
-
-    def parameters(self) -> dict[str, int]:
-        """How many numbers each part holds."""
-        parts = {
-            "first_stage": self.layout.of_first_stage(self.shapes),
-            "denoiser": self.layout.of_denoiser(self.shapes),
-            "conditioners": self.layout.of_conditioner(self.shapes) if self._has_conditioner else {},
-        }
-        spare = "cond_stage_model."  # names are relative here, and those that are spare are known by their full ones
-        counts = {
-            part: sum(math.prod(shape) for name, shape in found.items() if allowed(spare + name) is None)
-            for part, found in parts.items()
-        }
-        return {name: count for name, count in counts.items() if count}
 
 
 def examine(source: Source, config: CompVisConfig) -> Found | None:
@@ -261,11 +218,11 @@ class _Model:
             if found.use == "embedding":
                 self.notes.append("the file has no encoder: the condition is given as vectors (conditioner embedding)")
             latent = unet.latent_channels
-            served = {
-                "masked_image": latent + 1,
-                "low_resolution": found.fields.get("image_channels", 0),
-                "semantic_map": found.fields.get("channels", 0),
-            }.get(found.use, 0)
+            if found.use == "clip_text" and unet.concat == latent + 1:
+                rows.append({"use": "masked_image", "name": "masked_image", **MASKED})
+                served = latent + 1
+            else:
+                served = self._served(found)
         if unet.concat != served or unet.vector:
             what = f"{unet.concat} channels beside the latents" if unet.concat != served else "a vector"
             self.notes.append(f"its U-Net reads {what}, which no conditioner that is installed with it gives")
@@ -275,6 +232,16 @@ class _Model:
             rows = list(own)
             self.unknown = {k: v for k, v in self.unknown.items() if not k.startswith("conditioners")}
         self.recipe["conditioners"] = rows
+
+    def _served(self, found: ConditionerShapes) -> int:
+        """How many channels beside the latents a conditioner gives."""
+        return int(
+            {
+                "masked_image": self.unet.latent_channels + 1,
+                "low_resolution": found.fields.get("image_channels", 0),
+                "semantic_map": found.fields.get("channels", 0),
+            }.get(found.use, 0)
+        )
 
     def _schedule(self) -> None:
         schedule: dict[str, Any] | str | None = None

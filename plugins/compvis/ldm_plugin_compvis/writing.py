@@ -20,6 +20,8 @@ from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.config_file import METADATA, OWN
 from ldm_plugin_compvis.config_text import config_of
 from ldm_plugin_compvis.layout import averaged
+from ldm_plugin_compvis.reading import FIRST_CONV, mask_second
+from ldm_plugin_compvis.recognise import MASKED
 from ldm_plugin_compvis.scale import factor_of, folded
 
 SUFFIXES = (".safetensors", ".ckpt")
@@ -115,10 +117,14 @@ def _problems(weights: ModelWeights) -> Iterator[str]:
     if recipe["parameterization"]["use"] not in ("eps", "x0", "v"):
         yield f"parameterization: the format holds eps, x0 and v, and not '{recipe['parameterization']['use']}'"
     conditioners = recipe["conditioners"]
-    if len(conditioners) > 1:
-        yield f"conditioners: the format holds one, and not {', '.join(c['name'] for c in conditioners)}"
+    pair = masked_pair(recipe)
+    if len(conditioners) > 1 and not pair:
+        yield (
+            "conditioners: the format holds one, or clip_text with masked_image behind it, and not "
+            + ", ".join(c["name"] for c in conditioners)
+        )
     for row in conditioners:
-        yield from _conditioner_problems(row)
+        yield from _conditioner_problems(row, MASKED if pair else {"hole": -1.0, "outside": -1.0})
 
 
 def _groups(part: str, fields: Mapping[str, Any]) -> Iterator[str]:
@@ -129,7 +135,12 @@ def _groups(part: str, fields: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _conditioner_problems(row: Mapping[str, Any]) -> Iterator[str]:
+def masked_pair(recipe: Mapping[str, Any]) -> bool:
+    """Whether a recipe's conditioners are Stable Diffusion's for inpainting."""
+    return [row["use"] for row in recipe.get("conditioners", ())] == ["clip_text", "masked_image"]
+
+
+def _conditioner_problems(row: Mapping[str, Any], masked: Mapping[str, float]) -> Iterator[str]:
     use, name = row["use"], row["name"]
     if use not in HELD:
         yield f"conditioners.{name}: the format has no place for '{use}' (it holds {', '.join(HELD)})"
@@ -149,8 +160,14 @@ def _conditioner_problems(row: Mapping[str, Any]) -> Iterator[str]:
             yield f"conditioners.{name}.padding: CompVis' programs fill captions up with '{padding}'"
         if row["skip"] and row["activation"] != "gelu":
             yield f"conditioners.{name}.skip: CompVis' programs take this encoder's last layer"
-    elif use == "masked_image" and row.get("scale", 1.0) != 1.0:
-        yield f"conditioners.{name}.scale: CompVis' programs concatenate the encoding as it is"
+    elif use == "masked_image":
+        if row["scale"] != 1.0:
+            yield f"conditioners.{name}.scale: CompVis' programs concatenate the encoding as it is"
+        yield from (
+            f"conditioners.{name}.{key} is {row[key]}; such models have {value}, whatever the file says"
+            for key, value in masked.items()
+            if row[key] != value
+        )
 
 
 def _losses(weights: ModelWeights, config: CompVisConfig) -> Iterator[str]:
@@ -192,6 +209,8 @@ def _model(
     config: CompVisConfig,
 ) -> dict[str, Tensor]:
     unet = {k.removeprefix("denoiser."): v for k, v in model.items() if k.startswith("denoiser.")}
+    if masked_pair(recipe) and stage is not None:
+        unet[FIRST_CONV] = mask_second(unet[FIRST_CONV], len(stage["latent_mean"]))
     out = {"model.diffusion_model." + name: value for name, value in unet.items()}
     if config.write_ema:
         out |= {averaged("diffusion_model." + name): value for name, value in unet.items()}
@@ -202,7 +221,7 @@ def _model(
         own.pop("_extra_state", None)
         if row["use"] == "clip_text" and openclip:
             own = clip_keys.to_open(own, torch.cat)
-        elif row["use"] == "masked_image" and stage is not None:
+        elif row["use"] == "masked_image" and stage is not None and not masked_pair(recipe):
             own = {k: v for k, v in stage.items() if k not in ("latent_mean", "latent_std")}
         out |= {"cond_stage_model." + name: value for name, value in own.items()}
     return out

@@ -339,6 +339,16 @@ def test_inpainting_of_stable_diffusion_is_recognised(version: int) -> None:
     found = recognised(stable_diffusion(version, 5))
     assert found.what == f"Stable Diffusion {version}, inpainting"
     assert any("mask" in note for note in found.notes)
+    assert set(found.unknown) == set()
+    text, masked = found.recipe["conditioners"]
+    assert text["use"] == "clip_text"
+    assert masked == {"use": "masked_image", "name": "masked_image", "hole": 0.0, "outside": 0.0}
+
+
+def test_what_no_conditioner_gives_is_said() -> None:
+    found = recognised(stable_diffusion(2, 1))
+    assert found.what == "Stable Diffusion 2, depth" and "conditioners" in found.unknown
+    assert any("1 channels beside the latents" in note for note in found.notes)
 
 
 def test_retrieval_augmented_diffusion() -> None:

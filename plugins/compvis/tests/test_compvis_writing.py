@@ -59,6 +59,9 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     "masked pictures": plain(VQ, {"use": "masked_image"}),
     "vectors": plain(KL, {"use": "embedding", "width": 16}),
     "Stable Diffusion 1": plain(KL, {**CLIP, "train": False}, schedule="vp_sd"),
+    "Stable Diffusion 1, inpainting": plain(
+        KL, {**CLIP, "train": False}, {"use": "masked_image", "hole": 0.0, "outside": 0.0}, schedule="vp_sd"
+    ),
     "Stable Diffusion 2": plain(
         KL,
         {**CLIP, "train": False, "activation": "gelu", "padding": "!"},
@@ -118,6 +121,16 @@ def test_without_its_configuration_a_file_is_as_the_released_ones(tmp_path: Path
     assert all(torch.equal(state[a], state[b]) for a, b in zip(trained, shadows, strict=True))
 
 
+def test_the_mask_comes_second_in_stable_diffusion(tmp_path: Path) -> None:
+    """Released inpainting models read latents, mask, masked latents; the conditioner here gives the mask last."""
+    weights = weights_of("Stable Diffusion 1, inpainting")
+    path = put(CompVisCodec(CompVisConfig()).write(weights, "m.ckpt").files, tmp_path, "m.ckpt")
+    stored = torch.load(path, weights_only=True)["state_dict"]["model.diffusion_model.input_blocks.0.0.weight"]
+    assert weights.model is not None
+    own = weights.model["denoiser.input_blocks.0.0.weight"]
+    assert torch.equal(stored[:, [0, 1, 2, 4, 5, 6, 3]], own) and not torch.equal(stored, own)
+
+
 def test_the_configuration_beside_a_file() -> None:
     """Published keys and values; in the place of a file's metadata, it tells the same."""
     weights = weights_of("text")
@@ -148,7 +161,7 @@ def test_what_cannot_be_held_is_refused_at_once() -> None:
         "denoiser.norm_groups is 16",
         "a std for each channel",
         "adapters:",
-        "holds one, and not text, class_label",
+        "masked_image behind it, and not text, class_label",
         "4 heads of 32",
         "attends to the padding",
     ):
