@@ -108,7 +108,7 @@ def test_more_input_channels_begin_at_zero(source: str, tmp_path: Path) -> None:
     masked = {"use": "masked_image", "dropout": 0.0}
     if "masked_image" not in Catalog.discover().names("conditioner"):
         pytest.skip("the conditioner masked_image is not installed")
-    _run(tmp_path, source, "dataset.masks=true", conditioners=[CLASSES, masked])
+    _run(tmp_path, source, conditioners=[CLASSES, masked])
     said, after = _started(tmp_path), weights(tmp_path)
     name = "denoiser.input_blocks.0.0.weight"
     assert said["adapted"] == {name: "5 further input channel(s) from zero"} and not said["unused"]

@@ -141,7 +141,10 @@ def start_model(work: Stages, model: Model) -> Start:
 
 def _source(settings: EngineSettings, section: str) -> tuple[artifacts.Header, dict[str, Tensor]]:
     header = init_header(settings, section, settings.init_sha256)
-    return header, tensors_of(header.url)
+    tensors = tensors_of(header.url)
+    if not header.url.startswith(settings.init_from):  # made of foreign weights, and named by those
+        header = attrs.evolve(header, url=settings.init_from)
+    return header, tensors
 
 
 def _told(work: Stages, stage: str, found: Start) -> Start:
