@@ -25,7 +25,14 @@ from ldm_core.builtin.shapes import held_out_prompts, held_out_scenes
 from ldm_core.contracts import Site
 from ldm_core.training.feature_distance import RandomFeatures, frechet_distance
 
-INTERVALS: tuple[tuple[float, float | None] | None, ...] = (None, (0.0, 2.0), (0.3, 3.0), (0.5, 5.0), (1.0, None))
+INTERVALS: tuple[tuple[float, float | None] | None, ...] = (
+    None,
+    (0.3, 3.0),
+    (0.5, 2.0),
+    (0.7, 3.0),
+    (1.0, 5.0),
+    (1.0, None),
+)
 
 
 def right(samples: list[Any], prompts: list[Any]) -> float:
