@@ -26,6 +26,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     **{("conditioner", n): "ldm-plugin-clip-text" for n in ("clip_text", "clip_text_sd1", "clip_text_sd2")},
     **{("conditioner", n): "ldm-plugin-class-label" for n in ("class_label", "class_imagenet", "class_imagenet_f8")},
     **{("conditioner", n): "ldm-plugin-semantic-map" for n in ("semantic_map", "semantic_map_landscapes")},
+    **{("conditioner", n): "ldm-plugin-embedding" for n in ("embedding", "embedding_rdm")},
     ("sampler", "ddim"): "ldm-plugin-ddim",
     **{
         ("sampler", n): "ldm-plugin-samplers"

@@ -330,7 +330,8 @@ class Dataset(Protocol):
     ``per_box`` (N, ...) | ``value``. `classes` and `class_names`: per key, where known.
 
     Optional: `image_sizes() -> (N, 2)`, height and width of each picture, where that is known without decoding it;
-    `max_bad`, the share of examples that may be unreadable; `describe()`, a line about the data.
+    `max_bad`, the share of examples that may be unreadable; `widths`, key -> length of its vectors; `describe()`, a
+    line about the data.
     """
 
     keys: Mapping[str, str]

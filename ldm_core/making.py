@@ -65,5 +65,6 @@ def _changed(part: Part, changes: dict[str, Any]) -> Part:
 
 def data_info(dataset: Any) -> DataInfo:
     """What a data set offers."""
-    lacks = getattr(dataset, "lacks", EMPTY)
-    return DataInfo(keys=dataset.keys, classes=dataset.classes, class_names=dataset.class_names, lacks=lacks)
+    lacks, widths = getattr(dataset, "lacks", EMPTY), getattr(dataset, "widths", EMPTY)
+    classes, names = dataset.classes, dataset.class_names
+    return DataInfo(keys=dataset.keys, classes=classes, class_names=names, lacks=lacks, widths=widths)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ldm_core import storage
 from ldm_core.buckets import sizes_of
 from ldm_core.builtin.bad_examples import BadExample
-from ldm_core.contracts import DataInfo, Dataset
+from ldm_core.contracts import EMPTY, DataInfo, Dataset
 from ldm_core.errors import DataError
 from ldm_core.recipe import Part
 
@@ -136,6 +136,12 @@ class Mixture:
     def max_bad(self) -> float:
         """The largest share of unreadable examples that one of the parts lets pass."""
         return max(float(getattr(data, "max_bad", 0.01)) for data in self._parts)
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        """Length of the vectors of each key, where all parts say the same."""
+        own: list[Mapping[str, int]] = [getattr(data, "widths", EMPTY) for data in self._parts]
+        return {k: n for k, n in own[0].items() if k in self.keys and all(each.get(k) == n for each in own)}
 
     def describe(self) -> str:
         """One line: the parts, how many examples each has, and its share where that is not its size."""

@@ -19,6 +19,7 @@ _FLAGS = {
     "box_labels": "the labels of --boxes",
     "segmentation": "--segmentation",
     "class_label": "--class",
+    "embedding": "--input embedding=@FILE.npy",
 }
 
 

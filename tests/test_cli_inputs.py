@@ -74,7 +74,7 @@ def test_files(tmp_path: Path) -> None:
 def test_nothing_is_executed(tmp_path: Path) -> None:
     """Pickled arrays and YAML tags that would build objects are refused."""
     np.save(tmp_path / "bad.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(DataError, match="no array of numbers"):
+    with pytest.raises(DataError, match="and not plain numbers"):
         read_inputs([f"x=@{tmp_path}/bad.npy"])
     with pytest.raises(ConfigError, match="not readable as YAML"):
         read_inputs(["x=!!python/object/apply:os.getcwd []"])

@@ -245,7 +245,7 @@ def test_a_mixture_takes_a_site() -> None:
     data = make_dataset(recipe, Catalog.discover())
     assert data[0]["image"].shape == (recipe.image_channels, *Site(size=recipe.image_size).size)
     assert data[0]["name"].startswith("shapes#1/")
-    assert data_info(data) == DataInfo(data.keys, data.classes, data.class_names, data.lacks)
+    assert data_info(data) == DataInfo(data.keys, data.classes, data.class_names, data.lacks, data.widths)
 
 
 def test_a_run_on_a_mixture(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ STANDARD = {
     "conditioners/semantic_map": "ldm-plugin-semantic-map",
     "conditioners/bbox_layout": "ldm-plugin-bbox",
     "conditioners/class_label": "ldm-plugin-class-label",
+    "conditioners/embedding": "ldm-plugin-embedding",
     "conditioners/low_resolution": "ldm-plugin-low-resolution",
     "conditioners/masked_image": "ldm-plugin-masked-image",
 }

@@ -20,7 +20,8 @@ from ldm_core.errors import DataError, StorageError
 
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "dev": "val"}
 _METADATA = ("metadata.jsonl", "metadata.csv")
-_COMPOUND = (".seg.png", ".mask.png")  # extensions with a dot inside; other dots belong to the picture's name
+# Extensions with a dot inside; other dots belong to the picture's name.
+_COMPOUND = (".seg.png", ".mask.png", ".embedding.npy")
 _FETCHES_AT_ONCE = 16
 
 

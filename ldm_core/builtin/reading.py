@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, Protocol
 
 import attrs
@@ -27,17 +28,20 @@ from ldm_core.builtin.reading_values import (
     class_of,
     read_names,
     text_of,
+    vectors_of,
 )
 from ldm_core.contracts import Site
 from ldm_core.errors import DataError
 from ldm_core.geometry import Cut, plan
 from ldm_core.images import decode_image, decode_labels, decode_picture, picture_size
+from ldm_core.npy import read_header
 
 __all__ = ["BadExample", "RecordDataset", "Sample", "SkipBad", "Store"]
 
 MOST_PICTURE = 512 << 20
 """Bytes of a picture's file, as stored; a larger one is an attack or a mistake."""
 _HEADS = (4 << 10, 64 << 10, 1 << 20)  # bytes of a picture's beginning in which its size is looked for
+_HEADERS_LOOKED_AT = 16  # of arrays, to tell how wide they are
 _MAPS_LOOKED_AT = 256  # label maps decoded to count classes where nothing says how many there are
 
 
@@ -191,6 +195,19 @@ class RecordDataset:
         }
 
     @property
+    def widths(self) -> Mapping[str, int]:
+        """Length of the vectors of `embedding`, as the first readable header of a file says."""
+        sources = self._sources.by_key.get("embedding", ()) if "embedding" in self.keys else ()
+        extension = next((s.extension for s in sources if s.extension.endswith("npy")), "")
+        having = [s for s in self._store.samples if extension and extension in s.parts]
+        for sample in having[:_HEADERS_LOOKED_AT]:
+            with suppress(DataError):
+                most = min(_HEADS[0], self._store.size(sample, extension))
+                if shape := read_header(self._store.fetch(sample, extension, most), sample.name).shape:
+                    return {"embedding": shape[-1]}
+        return {}
+
+    @property
     def max_bad(self) -> float:
         """The share of undecodable examples that :class:`SkipBad` is to let pass."""
         return self.config.max_bad
@@ -230,6 +247,8 @@ class RecordDataset:
                 return boxes_of(value, self.config, fields)
             if key == "box_labels":
                 return box_labels_of(value, self._names[key], self._counts[key], fields.get("boxes"))
+            if key == "embedding":
+                return vectors_of(value)
             return np.asarray(value) if kind in ("boxes", "per_box") else value
         except BadExample:
             raise

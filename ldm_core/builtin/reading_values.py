@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ldm_core.builtin.bad_examples import BadExample
 from ldm_core.errors import DataError
+from ldm_core.npy import read_npy
 
 if TYPE_CHECKING:
     from ldm_core.builtin.reading import Sample, Store
@@ -66,6 +67,7 @@ def _defaults() -> dict[str, tuple[Source, ...]]:
         "box_labels": fields((list,), "labels", "box_labels"),
         "segmentation": (Source("seg.png"),),
         "mask": (Source("mask.png"),),
+        "embedding": (Source("embedding.npy"),),
     }
 
 
@@ -163,6 +165,8 @@ class Sources:
             return label_from(data)
         if source.extension.split(".")[-1] == "json":
             return json.loads(data)
+        if source.extension.split(".")[-1] == "npy":
+            return read_npy(data, sample.name)
         try:
             return data.decode("utf-8-sig").strip()
         except UnicodeDecodeError as error:
@@ -244,6 +248,18 @@ def box_labels_of(value: Any, names: Sequence[str], count: int, boxes: Any) -> N
     if isinstance(boxes, list) and len(boxes) != len(labels):
         raise ValueError(f"{len(labels)} labels for {len(boxes)} boxes")
     return labels
+
+
+def vectors_of(value: Any) -> NDArray[np.float32]:
+    """An embedding -> float32 (D,), or (L, D) for several vectors; all finite."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "f" + "iu" * isinstance(value, list) or array.ndim not in (1, 2) or not array.size:
+        what = f"an array of {array.dtype} and shape {array.shape}"
+        raise ValueError(f"expected a vector, or rows of equal length, of floats, got {what}")
+    array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError("holds numbers that are not finite in float32")
+    return array
 
 
 def read_names(store: Store, key: str, asked: str | None, main: bool) -> tuple[tuple[str, ...], int]:

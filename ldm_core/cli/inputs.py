@@ -6,14 +6,13 @@ is imported when an array is made. Nothing that is read is ever executed.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ldm_core import storage
 from ldm_core.config import parse_yaml
-from ldm_core.errors import ConfigError, DataError, suggest
+from ldm_core.errors import ConfigError, suggest
 
 FILES = (".json", ".yaml", ".yml", ".txt", ".png", ".jpg", ".jpeg", ".webp", ".npy")
 """What ``KEY=@FILE`` reads."""
@@ -75,8 +74,9 @@ def _value(key: str, text: str, channels: int) -> Any:
     if key == "caption":
         return text
     value = _shaped(key, parse_yaml(text, f"--input {key}"))
-    if key in PICTURES and isinstance(value, str):
-        raise ConfigError(f"--input {key}={text}: expected a file, such as {key}=@{text or 'photo.png'}")
+    if key in (*PICTURES, "embedding") and isinstance(value, str):
+        example = "vectors.npy" if key == "embedding" else "photo.png"
+        raise ConfigError(f"--input {key}={text}: expected a file, such as {key}=@{text or example}")
     return value
 
 
@@ -91,12 +91,9 @@ def _file(key: str, url: str, channels: int) -> Any:
         return _shaped(key, _json(text, url) if suffix == ".json" else parse_yaml(text, url))
     data = storage.read_bytes(url)
     if suffix == ".npy":
-        import numpy as np
+        from ldm_core.npy import read_npy
 
-        try:
-            return np.load(io.BytesIO(data), allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise DataError(f"{url}: no array of numbers in NumPy's format ({str(error).splitlines()[0]})") from None
+        return read_npy(data, url)
     from ldm_core import images
 
     if key in ("segmentation", "mask") or (key != "image" and suffix == ".png"):

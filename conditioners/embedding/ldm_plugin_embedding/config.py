@@ -1,0 +1,56 @@
+"""The embedding conditioner's configuration and a published size. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import attrs
+
+from ldm_core.contracts import CondSpec, DataInfo, LatentSpec, Site
+
+
+@attrs.frozen(kw_only=True)
+class EmbeddingConfig:
+    """Vectors that some other model made beforehand, one or several an example, handed on as they are."""
+
+    width: int = attrs.field(default=0, metadata={"help": "width of the vectors; 0: as wide as the data's"})
+    to: Literal["crossattn", "vector"] = attrs.field(
+        default="crossattn",
+        metadata={"help": "crossattn: as tokens; vector: one an example, beside the noise level"},
+    )
+    mask: bool = attrs.field(
+        default=False, metadata={"help": "let numbers of vectors differ, with a mask over what fills them up"}
+    )
+    normalize: bool = attrs.field(default=False, metadata={"help": "divide each vector by its length"})
+    null: Literal["zeros", "learned"] = attrs.field(
+        default="zeros", metadata={"help": "what stands for 'no condition': zeros, or one learned vector"}
+    )
+    key: str = attrs.field(default="embedding", metadata={"help": "which key of a batch holds the vectors"})
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The one key of a batch that holds the vectors."""
+        return (self.key,)
+
+    def spec(self, latent: LatentSpec) -> CondSpec:
+        """`width` on the one part that is written to, whatever the latents."""
+        return CondSpec(crossattn=self.width) if self.to == "crossattn" else CondSpec(vector=self.width)
+
+    def from_data(self, info: DataInfo) -> EmbeddingConfig:
+        """Take the width from the data where it is 0 and the data tells."""
+        return self if self.width else attrs.evolve(self, width=info.widths.get(self.key, 0))
+
+    def check(self, site: Site) -> Iterator[str]:
+        """One line for what cannot be built."""
+        if self.width < 1:
+            yield f"width is {self.width}, and the data does not tell how wide '{self.key}' is; set width"
+        if self.mask and self.to == "vector":
+            yield "mask is for several vectors an example, and to is 'vector'; drop one of them"
+
+
+PRESETS: Mapping[str, EmbeddingConfig] = {
+    # CLIP's vectors of a text and of retrieved pictures, for 768 x 768 pixels on kl_f16
+    "embedding_rdm": EmbeddingConfig(width=768, normalize=True),
+}
+"""Published sizes."""
