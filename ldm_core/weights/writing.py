@@ -107,10 +107,25 @@ def put(written: Written, target: str, *, keep: bool = False) -> list[tuple[str,
     """
     if list(written.files) == [""]:
         data = written.files[""]()
+        beside = _beside(written, target)
         storage.atomic_write(target, data)
-        return [(target, len(data))]
+        return [(target, len(data)), *beside]
     path = storage.local_path(target)
     return _put_local(written, path, keep) if path is not None else _put_remote(written, target)
+
+
+def _beside(written: Written, target: str) -> list[tuple[str, int]]:
+    """Write the files beside a format of one file; ConfigError where one is there and is not that of a file that is
+    replaced."""
+    folder, slash, _ = target.rpartition("/")
+    sizes: list[tuple[str, int]] = []
+    for name, content in written.beside.items():
+        url, data = folder + slash + name, content()
+        if storage.exists(url) and not storage.exists(target):
+            raise ConfigError(f"{storage.shown(url)}: is there already, and would go with the file; give another name")
+        storage.atomic_write(url, data)
+        sizes.append((url, len(data)))
+    return sizes
 
 
 def _put_local(written: Written, target: Path, keep: bool) -> list[tuple[str, int]]:
