@@ -12,6 +12,7 @@ from ldm_core.cli.group import COMMANDS, group
 RUN = {
     "--recipe",
     "--first-stage",
+    "--init-from",
     "--denoiser",
     "--cond",
     "--sampler",
@@ -33,10 +34,15 @@ RUN = {
     "--json",
     "--quiet",
 }
+WEIGHTS = {"--from", "--sha256", "--first-stage", "--partial"}
 OPTIONS = {
-    "train": RUN,
+    "train": RUN | {"--until"},
     "check": RUN,
-    "sample": {
+    "sample": WEIGHTS
+    | {
+        "--weights",
+        "--negative",
+        "--precision",
         "--prompt",
         "--prompts",
         "--input",
@@ -61,8 +67,20 @@ OPTIONS = {
         "--quiet",
     },
     "reconstruct": {"--out", "--image-size", "--device", "--json"},
-    "encode": {"--first-stage", "--data", "--out", "--recipe", "--cond", "--seed", "--nproc", "--timeout", "--json",
-               "--quiet"},
+    "encode": {
+        "--first-stage",
+        "--data",
+        "--out",
+        "--recipe",
+        "--cond",
+        "--seed",
+        "--nproc",
+        "--timeout",
+        "--json",
+        "--quiet",
+    },
+    "convert": WEIGHTS | {"--to", "--dtype", "--force", "--json"},
+    "inspect": {"--from", "--sha256", "--hash", "--json"},
     "ema": {"--width", "--out", "--step", "--json"},
     "plugins": {"--json"},
     "show": {"--kind", "--json"},
@@ -71,9 +89,11 @@ OPTIONS = {
 ARGUMENTS = {
     "train": ["settings"],
     "check": ["settings"],
-    "sample": ["model"],
+    "sample": ["given"],
     "reconstruct": ["stage", "pictures"],
     "encode": ["settings"],
+    "convert": ["given"],
+    "inspect": ["given"],
     "ema": ["run"],
     "plugins": [],
     "show": ["name"],
@@ -90,7 +110,8 @@ def test_options_of_the_run() -> None:
 
 
 def test_commands() -> None:
-    assert list(COMMANDS) == ["train", "sample", "reconstruct", "encode", "ema", "plugins", "show", "check", "new"]
+    expected = "train sample reconstruct encode convert ema inspect plugins show check new"
+    assert list(COMMANDS) == expected.split()
     assert set(OPTIONS) == set(COMMANDS) == set(ARGUMENTS)
 
 

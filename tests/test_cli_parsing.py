@@ -65,7 +65,7 @@ def test_order_does_not_matter(
 @pytest.mark.parametrize(
     "line, said",
     [
-        ("fo", "no command 'fo' (commands: train, sample, reconstruct, encode, ema, plugins, show, check, new;"),
+        ("fo", "no command 'fo' (commands: train, sample, reconstruct, encode, convert, ema, inspect, plugins, show,"),
         ("chek --seed 1", "no command 'chek'; did you mean 'check'?"),
         ("--seed 1 trane", "no command 'trane'; did you mean 'train'?"),
         ("a=1 b", "no command 'b'"),
