@@ -164,7 +164,7 @@ ROWS: Sequence[Row] = (
         "vp_rdm",
         crossattn=768,
         conditioner="embedding",
-        conditioning={"width": 768},
+        conditioning={"width": 768, "normalize": True},
         scale=0.22765929,
         image_size=768,
     ),

@@ -17,6 +17,7 @@ from ldm_core.builtin.unet import UNet
 from ldm_core.builtin.unet_config import PRESETS, UNetConfig
 from ldm_core.catalog import Catalog
 from ldm_core.codec import Recognised
+from ldm_core.recipe import load_plain
 from ldm_core.resolve import resolve
 from ldm_core.specs import CondSpec, LatentSpec, Site
 
@@ -211,6 +212,32 @@ def test_every_diffusion_model(name: str, buffers: bool) -> None:
     same_parts(found, case)
     assert found.parameters["denoiser"] == case.unet_parameters
     assert found.parameters.get("conditioners", 0) == case.cond_parameters
+
+
+ZOO = {
+    "unconditional": ("ldm4_celebahq", "ldm4_ffhq", "ldm4_bedrooms"),
+    "churches": ("ldm8_churches",),
+    "classes f8": ("ldm8_imagenet",),
+    "classes f4": ("ldm4_imagenet",),
+    "text f8": ("ldm8_text_laion",),
+    "text f4": ("ldm4_text_cc",),
+    "layout": ("ldm4_layout_openimages",),
+    "semantic": ("ldm4_semantic_landscapes",),
+    "super-resolution": ("ldm4_sr_bsr",),
+    "inpainting": ("ldm4_inpainting_big",),
+}
+
+
+@pytest.mark.parametrize(("name", "zoo"), [(name, zoo) for name, several in ZOO.items() for zoo in several])
+def test_the_shipped_recipe_of_a_model_is_what_its_file_is_recognised_as(name: str, zoo: str) -> None:
+    """So that training goes on from published weights with the recipe of the same name."""
+    found = codec().recognise(OneFile(shapes_file(full_size(name))))
+    assert found is not None
+    ours, theirs = resolve(found.recipe, catalog()), resolve(load_plain(zoo), catalog())
+    for part in ("first_stage", "denoiser", "schedule", "parameterization"):
+        assert getattr(ours, part).config == getattr(theirs, part).config, part
+    assert ours.image_size == theirs.image_size and ours.objective.config.loss == theirs.objective.config.loss
+    assert [(c.name, c.config) for c in ours.conditioners] == [(c.name, c.config) for c in theirs.conditioners]
 
 
 # -------------------------------------------------------------------------------------------------- Stable Diffusion

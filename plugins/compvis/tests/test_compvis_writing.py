@@ -25,6 +25,7 @@ from ldm_core.resolve import resolve
 from ldm_core.testing.codec import put, random_weights
 from ldm_core.weights.reading import recipe_of
 from ldm_core.weights.source import open_source
+from ldm_core.weights.writing import put as write_files
 
 UNET = {"use": "unet", "channels": 32, "channel_mult": [1, 2], "res_blocks": 1, "attention": [2], "heads": 2}
 KL = {"use": "kl_f4", "channels": 32, "channel_mult": [1, 1], "res_blocks": 1, "mid_attention": False}
@@ -213,3 +214,16 @@ def test_a_normalisation_by_channel_goes_into_the_convolutions(stage: dict[str, 
     assert back.first_stage is not None and torch.equal(back.first_stage["latent_std"], torch.ones(3))
     apart = {**weights.first_stage, "latent_std": torch.tensor([1.0, 2.0, 3.0])} if weights.first_stage else {}
     assert (folded("vq_ae", apart) is None) and (stage is VQ or folded("kl_ae", apart) is not None)
+
+
+def test_the_configuration_is_written_beside_and_replaces_no_file_of_others(tmp_path: Path) -> None:
+    written = CompVisCodec(CompVisConfig()).write(weights_of("unconditional"), "m.ckpt")
+    place = tmp_path / "m.ckpt"
+    files = write_files(written, str(place))
+    assert [Path(url).name for url, _ in files] == ["m.ckpt", "m.yaml"]
+    assert all(Path(url).stat().st_size == size for url, size in files)
+    write_files(written, str(place))  # with its file, it is replaced
+    place.unlink()
+    with pytest.raises(ConfigError, match=r"m\.yaml: is there already"):
+        write_files(written, str(place))
+    assert not place.exists()
