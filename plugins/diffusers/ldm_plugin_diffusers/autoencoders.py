@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
-import torch
-from torch import Tensor
 
 from ldm_core.errors import ConfigError
 from ldm_plugin_diffusers.autoencoder_keys import AutoencoderShape, autoencoder_weights
 from ldm_plugin_diffusers.values import LAYERS, Values, multiples
 from ldm_plugin_diffusers.weights import Stored, Taken, Weight, give, take
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CLASSES = {"AutoencoderKL": "kl_ae", "VQModel": "vq_ae"}
 """Their class -> our component."""
@@ -46,6 +47,8 @@ class Autoencoder:
 
     def read(self, stored: Stored) -> tuple[dict[str, Tensor], Taken]:
         """The weights in our names with the normalisation, and what was missing or too much."""
+        import torch
+
         taken = take(self.weights, stored)
         tensors = dict(taken.tensors)
         for name in self.identity:  # no such layer there: one that changes nothing
@@ -267,6 +270,8 @@ def _folded(
 
 def _inverse(std: float) -> float:
     """1 / std in the fewest digits whose inverse is `std` again in float32."""
+    import torch
+
     for digits in range(5, 18):
         scale = float(f"{1 / std:.{digits}g}")
         if torch.tensor(1 / scale, dtype=torch.float64).float() == torch.tensor(std, dtype=torch.float64).float():

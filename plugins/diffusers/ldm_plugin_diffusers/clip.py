@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ldm_core.codec import Source
 from ldm_core.errors import CheckpointError, ConfigError
@@ -24,6 +22,9 @@ from ldm_plugin_diffusers.texts import (
 )
 from ldm_plugin_diffusers.values import LAYERS, Values
 from ldm_plugin_diffusers.weights import Stored, give
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CLASS = "CLIPTextModel"
 NAME = "clip_text"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
-from torch import Tensor
 
 from ldm_core.codec import ModelWeights, Recognised, Source, overlay
 from ldm_core.errors import CheckpointError, ConfigError
@@ -15,6 +14,9 @@ from ldm_plugin_diffusers.folder import config_of, stored_in
 from ldm_plugin_diffusers.schedulers import read_scheduler
 from ldm_plugin_diffusers.values import shown
 from ldm_plugin_diffusers.weights import Stored, misfits, take
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INDEX = "model_index.json"
 SIZES = (256, 512)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-from safetensors.torch import save
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ldm_core.codec import ModelWeights, Written
 from ldm_core.errors import ConfigError
@@ -17,6 +14,9 @@ from ldm_plugin_diffusers.pipelines import INDEX, LAYOUTS
 from ldm_plugin_diffusers.schedulers import write_scheduler
 from ldm_plugin_diffusers.texts import WrittenText, as_json
 from ldm_plugin_diffusers.unets_out import write_unet
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VERSION = "0.30.0"
 """The version of diffusers whose folders these are; later ones read them, too."""
@@ -141,6 +141,8 @@ def _left_out(recipe: Mapping[str, Any], name: str, factor: int) -> list[str]:
 
 
 def _component(prefix: str, part: WrittenPart, weights: str = WEIGHTS) -> _Files:
+    from safetensors.torch import save
+
     own = {"_diffusers_version": VERSION} if weights == WEIGHTS else {}
     return {
         f"{prefix}{weights}": lambda: save(dict(part.tensors), metadata={"format": "pt"}),

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
-import torch
-from torch import Tensor
 
 from ldm_core.codec import Source
 from ldm_core.errors import CheckpointError, ConfigError
@@ -16,6 +14,9 @@ from ldm_plugin_diffusers.autoencoders import WrittenPart
 from ldm_plugin_diffusers.text_keys import bert_weights
 from ldm_plugin_diffusers.values import LAYERS, Values
 from ldm_plugin_diffusers.weights import Stored, Taken, Weight, give, take
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BERT = "LDMBertModel"
 STATE = "_extra_state"
@@ -50,6 +51,8 @@ class TextEncoder:
 
 
 def _bytes(state: bytes) -> Tensor:
+    import torch
+
     return torch.frombuffer(bytearray(state), dtype=torch.uint8) if state else torch.empty(0, dtype=torch.uint8)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_plugin_diffusers.autoencoders import WrittenPart
 from ldm_plugin_diffusers.unet_keys import UNetShape, unet_weights
 from ldm_plugin_diffusers.weights import give
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_unet(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor], sample_size: int) -> WrittenPart:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
-import torch
-from torch import Tensor
 
 from ldm_core.codec import TensorFile
 from ldm_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD = re.compile(r"(.*attentions\.\d+\.)(query|key|value|proj_attn)(\.(?:weight|bias))")
@@ -39,6 +41,8 @@ class Weight:
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """Their tensors -> ours."""
+        import torch
+
         if len(parts) == 1:
             return parts[0].reshape(self.shape)
         roles = torch.stack([p.reshape(self.their_shape) for p in parts])  # (3, C, ...)

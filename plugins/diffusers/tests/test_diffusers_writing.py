@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +218,18 @@ def test_the_index_comes_last() -> None:
     """It makes the rest valid: whoever is interrupted before leaves no folder that passes for whole."""
     files = make_codec("diffusers", CATALOG).write(random_weights(UNCONDITIONAL), "x").files
     assert list(files)[-1] == "model_index.json"
+
+
+def test_recognising_needs_no_torch(tmp_path: Path) -> None:
+    folder, _ = folder_of(with_words(random_weights(STABLE), CLIP_STATE), tmp_path / "pipeline")
+    code = (
+        "import sys\n"
+        "from ldm_core.catalog import Catalog\n"
+        "from ldm_core.weights.reading import recognise\n"
+        "from ldm_core.weights.source import open_source\n"
+        "found = recognise(open_source(sys.argv[1]), Catalog.discover())\n"
+        "print(found[0], found[2].what, sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))\n"
+    )
+    line = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "diffusers Stable Diffusion, text to image (StableDiffusionPipeline) []"
