@@ -53,6 +53,10 @@ class ClipText(nn.Module):
                 max_position_embeddings=config.length,
                 hidden_act=config.activation,
                 layer_norm_eps=1e-5,
+                # Only the pooled vector, which is not used, looks at these; they have to be in the table.
+                bos_token_id=max(config.vocab_size - 2, 0),
+                eos_token_id=config.vocab_size - 1,
+                pad_token_id=None,
             )
         )
         # Until version 5 the transformer was the part text_model of the model, since then it is the model.
