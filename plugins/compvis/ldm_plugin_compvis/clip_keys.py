@@ -32,7 +32,7 @@ _LAYER = {
 _FUSED = ("q_proj", "k_proj", "v_proj")
 _BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)\Z")
 HEAD = 64
-_HUGE_LAYERS = 24
+HUGE_LAYERS = 24
 
 
 def open_names(name: str) -> list[str]:
@@ -56,7 +56,7 @@ def layers_of(shapes: Shapes) -> int:
     """How many layers are used."""
     pattern = re.compile(r"(?:transformer\.text_model\.encoder\.layers|model\.transformer\.resblocks)\.(\d+)\.")
     count = 1 + max((int(m[1]) for k in shapes if (m := pattern.match(k))), default=-1)
-    return count - 1 if OPEN_TOKENS in shapes and count == _HUGE_LAYERS else count
+    return count - 1 if OPEN_TOKENS in shapes and count == HUGE_LAYERS else count
 
 
 def unused(name: str, layers: int) -> bool:

@@ -145,7 +145,7 @@ def _hints(plain: Mapping[str, Any], where: str) -> Hints:
         scale = 1.0  # what these configurations leave out
     return Hints(
         recipe=recipe,
-        scale_factor=float(scale) if isinstance(scale, int | float) and scale > 0 else None,
+        scale_factor=float(scale) if isinstance(scale, int | float) and 0 < scale < math.inf else None,
         cond_key=str(params.get("cond_stage_key") or ""),
         class_names=names,
         normalization=(mean, std) if mean and len(mean) == len(std) and min(std) > 0 else None,

@@ -97,7 +97,7 @@ def _problems(weights: ModelWeights) -> Iterator[str]:
         if weights.model is not None and factor_of(mean, std) is None and apart:
             yield (
                 "first_stage: its latents have a std for each channel, and the format one scale factor; a codebook's "
-                "channels cannot be scaled apart (write to ldm or diffusers)"
+                "channels cannot be scaled apart; train it with first_stage_trainer.latent_std=one, or write to ldm"
             )
     if weights.model is None:
         return
@@ -158,8 +158,9 @@ def _conditioner_problems(row: Mapping[str, Any], masked: Mapping[str, float]) -
         padding = "!" if row["activation"] == "gelu" else "<|endoftext|>"
         if row["padding"] != padding:
             yield f"conditioners.{name}.padding: CompVis' programs fill captions up with '{padding}'"
-        if row["skip"] and row["activation"] != "gelu":
-            yield f"conditioners.{name}.skip: CompVis' programs take this encoder's last layer"
+        skipped = int(row["activation"] == "gelu" and row["layers"] == clip_keys.HUGE_LAYERS)
+        if row["skip"] != skipped:
+            yield f"conditioners.{name}.skip: CompVis' programs leave {skipped} of this encoder's last layers out"
     elif use == "masked_image":
         if row["scale"] != 1.0:
             yield f"conditioners.{name}.scale: CompVis' programs concatenate the encoding as it is"

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from compvis_files import beta_buffers, fill, ramp, saved, statistics
-from ldm_plugin_compvis import expected
+from ldm_plugin_compvis import clip_keys, expected
 from ldm_plugin_compvis.codec import CompVisCodec
 from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.layout import averaged
@@ -268,6 +268,54 @@ def test_a_configuration_of_another_model_is_left_aside(tmp_path: Path) -> None:
     found = CompVisCodec(CompVisConfig()).recognise(open_source(str(path)))
     assert found is not None and "denoiser.heads" in found.unknown
     assert any("another model" in note for note in found.notes) and any("not read" in note for note in found.notes)
+
+
+# ---------------------------------------------------------------------------------------------------- text encoders
+
+
+def with_text(text: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A small model whose U-Net reads contexts 64 wide, with the tensors of its text encoder."""
+    unet = {"model.diffusion_model." + k: v for k, v in expected.of_unet(UNET, 4, CondSpec(crossattn=64)).items()}
+    stage = {"first_stage_model." + k: v for k, v in expected.of_first_stage("kl_ae", AE, 3).items()}
+    return {**fill(unet), **fill(stage), **beta_buffers(0.00085, 0.012), **text}
+
+
+CLIP = {"vocab_size": 16, "width": 64, "layers": 2, "inner": 128, "length": 8}
+
+
+def test_text_encoders_without_their_last_prefix(tmp_path: Path) -> None:
+    """Some programs drop ``text_model.``; positions may lie beside."""
+    text = fill({f"cond_stage_model.{k}": v for k, v in clip_keys.expected(CLIP).items()})
+    bare = {k.replace("text_model.", ""): v for k, v in text.items()}
+    bare["cond_stage_model.transformer.embeddings.position_ids"] = torch.arange(8)[None]
+    given = {**GIVEN, "codec": {"scale_factor": 0.18215}}
+    one, other = (
+        through(saved(tmp_path / f"{i}.ckpt", with_text(names)), given) for i, names in enumerate((text, bare))
+    )
+    for weights in (one, other):
+        assert weights.model is not None and not weights.missing and not weights.unexpected
+        assert weights.model["conditioners.text._extra_state"].numel() == 0
+        for name, value in text.items():
+            assert torch.equal(weights.model[name.replace("cond_stage_model.", "conditioners.text.")], value)
+    assert one.recipe == other.recipe
+
+
+def test_the_last_of_24_layers_of_openclip_is_left_out(tmp_path: Path) -> None:
+    """Queries, keys and values lie below one another; of 24 layers the last but one's output is the condition."""
+    own = fill(clip_keys.expected({**CLIP, "layers": 24}))
+    stored = {f"cond_stage_model.{k}": v for k, v in clip_keys.to_open(own, torch.cat).items()}
+    key = "cond_stage_model.model.transformer.resblocks.3.attn.in_proj_weight"
+    at = "transformer.text_model.encoder.layers.3.self_attn."
+    assert torch.equal(stored[key], torch.cat([own[f"{at}{part}_proj.weight"] for part in "qkv"]))
+    stored["cond_stage_model.model.text_projection"] = torch.zeros(64, 64)
+    given = {**GIVEN, "codec": {"scale_factor": 0.18215}}
+    weights = through(saved(tmp_path / "open.ckpt", with_text(stored)), given)
+    assert weights.model is not None and not weights.missing and not weights.unexpected
+    assert weights.recipe["conditioners"][0]["layers"] == 23
+    read = {k.removeprefix("conditioners.text."): v for k, v in weights.model.items() if "conditioners" in k}
+    del read["_extra_state"]
+    assert read.keys() == {k for k in own if ".layers.23." not in k}
+    assert all(torch.equal(value, own[k]) for k, value in read.items())
 
 
 def test_what_these_parts_cannot_be_is_said(tmp_path: Path) -> None:
