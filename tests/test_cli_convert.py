@@ -53,7 +53,7 @@ def test_there_and_back(run: str, tmp_path: Path, capfd: pytest.CaptureFixture[s
     out, err = told(f"convert {run} model.ckpt --to compvis", capfd)
     assert "a model of ldm-core, with its first stage (ldm); parameters: first_stage 658,383" in out and err == ""
     out, _ = told("convert model.ckpt back --to ldm image_size=16", capfd)
-    assert left(tmp_path) == ["back", "model.ckpt"]
+    assert left(tmp_path) == ["back", "model.ckpt", "model.yaml"]
     assert left(tmp_path / "back") == ["first_stage.safetensors", "model.safetensors", "recipe.yaml"]
     for name in ("first_stage.safetensors", "model.safetensors"):
         before, after = load_file(f"{run}/{name}"), load_file(f"back/{name}")
