@@ -22,7 +22,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.cli import main
 from ldm_core.errors import StorageError
 from ldm_core.testing.codec import random_weights
-from ldm_core.weights import loading, writing
+from ldm_core.weights import loading
 from ldm_core.weights.source import open_source
 
 
@@ -59,7 +59,7 @@ def test_there_and_back(run: str, tmp_path: Path, capfd: pytest.CaptureFixture[s
         before, after = load_file(f"{run}/{name}"), load_file(f"back/{name}")
         assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
     a, b = ldm_core.load(run), ldm_core.load("back")
-    draw = {"images": 1, "steps": 2, "inputs": {"class_label": 2}, "sampler": "ddpm", "guidance": 1.0}
+    draw: dict[str, Any] = {"images": 1, "steps": 2, "inputs": {"class_label": 2}, "sampler": "ddpm", "guidance": 1.0}
     assert np.array_equal(a.sample(**draw)[0].image, b.sample(**draw)[0].image)
     header = artifacts.read_header("back/model.safetensors", "model")
     assert header.extra["first_stage_sha256"] == artifacts.sha256("back/first_stage.safetensors")
@@ -166,7 +166,7 @@ def test_what_fails_leaves_nothing(
 def test_room_is_looked_for_first(
     run: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**6))
     _, err = told(f"convert {run} out --to ldm", capfd, 2)
     assert "out: the weights take 0.01 GB and 0.00 GB are free there" in err
     assert left(tmp_path) == []

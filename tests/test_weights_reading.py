@@ -161,7 +161,7 @@ def test_names_that_lack_or_are_left_over(tmp_path: Path) -> None:
 def test_options_of_codecs(tmp_path: Path) -> None:
     catalog = catalog_of(Fake)
     _, made, _ = reading.recognise(file_with(tmp_path, "fake"), catalog, options={"ema": False})
-    assert made.config == FakeConfig(ema=False)
+    assert isinstance(made, Fake) and made.config == FakeConfig(ema=False)
     wanted = Wanted.of(["codec.emma=false"])
     with pytest.raises(ConfigError, match=r"codec.emma: codec 'fake' has no such option \(it has: ema\)"):
         loading.open_weights(str(tmp_path / "some.safetensors"), catalog, wanted)
