@@ -192,6 +192,9 @@ class FirstStageTrainerSettings(EngineSettings):
     codebook_init_images: int = _field(256, "images whose latents start a codebook; 0 = random start", minimum=0)
     revive_every: int = _field(0, "steps between revivals of codes that no latent used; 0 = never", minimum=0)
     statistics_images: int = _field(4096, "images over which the latents' mean and std are measured", minimum=1)
+    latent_std: Literal["channel", "one"] = _field(
+        "channel", "latents are divided by a std a channel, or one for all (formats of others hold one)", later=True
+    )
     fd_weights: str = _field("", "path or URL of VGG16 weights for the reconstruction FD; none: random features",
                              same=True)
 

@@ -129,6 +129,10 @@ def test_latent_statistics_equal_numpys() -> None:
     z = stage.latents(stage.encode_moments(images)).transpose(0, 1).flatten(1)
     np.testing.assert_allclose(z.mean(1).numpy(), 0, atol=1e-5)
     np.testing.assert_allclose(z.std(1, correction=0).numpy(), 1, atol=1e-5)
+    mean, one = fit_normalization(stage, [(images, range(7))], one_std=True)
+    np.testing.assert_allclose(mean.numpy(), pixels.mean(1), atol=1e-6)
+    np.testing.assert_allclose(one.numpy(), np.sqrt(pixels.var(1).mean()), atol=1e-6)
+    assert one.shape == std.shape
 
 
 def test_collate_stacks_what_is_equal_and_lists_the_rest() -> None:

@@ -76,7 +76,7 @@ def train_first_stage(work: Stages, identity: str) -> None:
     stage.eval().requires_grad_(False)
     blocks = spread_images(examples, settings.statistics_images, world, world.rank, world.size)
     batches = ((x, [mix_seed(recipe.seed, "statistics", i) for i in numbers]) for numbers, x in blocks)
-    fit_normalization(stage, batches, world)
+    fit_normalization(stage, batches, world, one_std=settings.latent_std == "one")
     work.use_stage(stage)
     evaluate(work, stage, pictures, is_held_out)
     work.report_bad(examples)

@@ -18,13 +18,14 @@ _Part = tuple[int, Tensor, Tensor]
 
 @torch.no_grad()
 def fit_normalization(
-    stage: FirstStage, batches: Iterable[tuple[Tensor, Sequence[int]]], world: World = _ALONE
+    stage: FirstStage, batches: Iterable[tuple[Tensor, Sequence[int]]], world: World = _ALONE, *, one_std: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Measure the mean and std (C,) of raw latents over (images, stream seeds) and hand them to the stage.
 
     `batches` are those of this process: of all, every ``world.size``-th from ``world.rank`` on. What each gives is
     put together in the order of the batches and in float64, so the result has the same bits on any number of
-    processes that encode alike. A std of nothing (a constant channel) becomes 1. Every process must call it.
+    processes that encode alike. A std of nothing (a constant channel) becomes 1. With `one_std` all channels have one,
+    the root of their mean variance. Every process must call it.
     """
     channels = stage.latent.channels
     device = next(iter(stage.parameters()), torch.zeros(())).device  # type: ignore[attr-defined]
@@ -41,7 +42,8 @@ def fit_normalization(
     for part in chain.from_iterable(zip_longest(*found)):
         if part is not None:
             count, mean, squares = _together((count, mean, squares), part)
-    std = (squares / count).sqrt()
+    variance = squares / count
+    std = (variance.mean().expand_as(variance) if one_std else variance).sqrt()
     std = torch.where(std > 1e-8, std, torch.ones_like(std))
     stage.set_normalization(mean.float().to(device), std.float().to(device))
     return mean.float(), std.float()

@@ -244,7 +244,8 @@ def _folded(
         raise ConfigError(
             "first_stage: each channel of the latents has a std of its own "
             f"({', '.join(f'{s:.4g}' for s in std.tolist()[:4])}); VQModel has one scaling_factor, and stretching the "
-            "codes would change which is nearest. A kl_ae can be written, or a vq_ae whose latent_std is one number"
+            "codes would change which is nearest. A kl_ae can be written, or a vq_ae that was trained with "
+            "first_stage_trainer.latent_std=one"
         )
     scale = std.mean().expand_as(std) if vq else std
     out = dict(tensors)
