@@ -242,8 +242,13 @@ def field_table(config: type) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+_MOST_MERGED = 100_000
+
+
 class _Loader(yaml.SafeLoader):
     """YAML with 1e-4 as a number, as everybody writes it, and in which a key that comes twice is an error."""
+
+    _merged = 0  # keys that merge keys brought so far
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """As a SafeLoader's, but no key silently replaces another."""
@@ -256,6 +261,19 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge keys (``<<``) as a SafeLoader takes them in, up to a number: a few lines can stand for any memory."""
+        for key, value in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                mappings = value.value if isinstance(value, yaml.SequenceNode) else [value]
+                mappings = [each for each in mappings if isinstance(each, yaml.MappingNode)]
+                for each in mappings:
+                    self.flatten_mapping(each)
+                self._merged += sum(len(each.value) for each in mappings)
+            if self._merged > _MOST_MERGED:
+                raise yaml.constructor.ConstructorError(None, None, "'<<' brings too many keys", key.start_mark)
+        super().flatten_mapping(node)
 
 
 _Loader.add_implicit_resolver(

@@ -137,6 +137,11 @@ BAD_CONFIGS = {
     "laughs.yaml": b"a0: &a0 [x]\n"
     + b"".join(b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 12)),
     "itself.yaml": b"a: &a [*a]\n",
+    "merges.yaml": b"a0: &a0 {k: 1, l: 2}\n"
+    + b"".join(
+        b"a%d: &a%d {<<: [%s], x%d: 1}\n" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 9), i) for i in range(1, 12)
+    ),
+    "merges-itself.yaml": b"a: &a {<<: *a, b: 1}\n",
     "deep.yaml": b"a: " + b"[" * 2000,
     "deep.json": b'{"a":' + b"[" * 100_000,
     "long.yaml": b"a: 1\n" + b"#" * (2 << 20),

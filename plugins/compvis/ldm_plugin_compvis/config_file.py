@@ -13,9 +13,9 @@ from typing import Any
 import attrs
 
 from ldm_core.codec import Source, TensorFile
-from ldm_core.config import parse_yaml
 from ldm_core.errors import LDMError
 from ldm_core.specs import EMPTY
+from ldm_core.weights import configs
 from ldm_plugin_compvis.unet_shapes import UNetShapes
 
 METADATA = "compvis_config"
@@ -49,7 +49,7 @@ def hints_of(source: Source, file: TensorFile, unet: UNetShapes | None) -> Hints
     found: Hints | None = None
     if text := file.metadata.get(METADATA, ""):
         try:
-            found = _hints(parse_yaml(text, METADATA), "its metadata")
+            found = _hints(configs.parse(text.encode(), f"{METADATA}.yaml", METADATA), "its metadata")
         except LDMError as error:
             notes.append(f"the configuration in its metadata does not read: {error}")
     for name in () if found else _beside(source):
