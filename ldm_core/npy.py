@@ -18,6 +18,7 @@ from ldm_core.errors import DataError
 
 _MAGIC = b"\x93NUMPY"
 _LONGEST_HEADER = 4096  # the writer's own has 118 characters; nothing longer is parsed
+_MOST_NUMBERS = 1 << 48
 _NUMBERS = re.compile(r"[<>|=]?[biuf][1248]\Z")
 _KEYS = {"descr", "fortran_order", "shape"}
 
@@ -63,6 +64,8 @@ def read_header(data: bytes, where: str) -> NpyHeader:
         )
     if not isinstance(shape, tuple) or len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):
         raise DataError(f"{where}: a damaged .npy header; write it again with numpy.save")
+    if 0 in shape and math.prod(n or 1 for n in shape) > _MOST_NUMBERS:  # else the length of the file tells
+        raise DataError(f"{where}: its header says more numbers than any file holds; write it again with numpy.save")
     return NpyHeader(np.dtype(kind), shape, header["fortran_order"], offset)
 
 

@@ -58,6 +58,8 @@ FLOATS = "'descr': '<f4', 'fortran_order': False"
         (b"PK\x03\x04" + bytes(64), "no array in NumPy's format"),
         (pickle.dumps([1]), "no array in NumPy's format"),
         (written("{" + FLOATS + ", 'shape': (2,)}", bytes(7)), "8 bytes, and 7 are there"),
+        (written("{" + FLOATS + f", 'shape': (0, {2**70})}}"), "more numbers than any file holds"),
+        (written("{" + FLOATS + f", 'shape': ({2**40}, 0, {2**40})}}"), "more numbers than any file holds"),
         (written("{" + FLOATS + ", 'shape': (2,)}", bytes(9)), "8 bytes, and 9 are there"),
         (written("{" + FLOATS + ", 'shape': (10**9,)}"), "damaged"),
         (written("{" + FLOATS + ", 'shape': (1000000000000, 1000000)}"), "and 0 are there"),
