@@ -157,19 +157,12 @@ def _mask(cond: Cond) -> Tensor:
 class Conditions:
     """One run's conditioning, kept apart by conditioner name, so that a guidance picks which of them are on.
 
-    `prepare` (the denoiser's) is applied to each merged bundle once; results are kept for the run. `batch`: what was
-    encoded, with all keys that it was made with, for a second model to encode.
+    Merged bundles are kept for the run. `batch`: what was encoded, with all keys that it was made with, for a second
+    model to encode.
     """
 
-    def __init__(
-        self,
-        conds: Mapping[str, Cond],
-        nulls: Mapping[str, Cond],
-        prepare: Callable[[Cond], Cond] = lambda cond: cond,
-        *,
-        batch: Batch = EMPTY,
-    ) -> None:
-        self._conds, self._nulls, self._prepare = dict(conds), dict(nulls), prepare
+    def __init__(self, conds: Mapping[str, Cond], nulls: Mapping[str, Cond], *, batch: Batch = EMPTY) -> None:
+        self._conds, self._nulls = dict(conds), dict(nulls)
         self._picked: dict[frozenset[str], Cond] = {}
         self._again: dict[Callable[[Batch], Any], Any] = {}
         self.batch = batch
@@ -180,13 +173,12 @@ class Conditions:
         return tuple(self._conds)
 
     def pick(self, names: Iterable[str]) -> Cond:
-        """All conditioners merged, those in `names` on and the others null; prepared, and the same object each time."""
+        """All conditioners merged, those in `names` on and the others null; the same object each time."""
         chosen = frozenset(names)
         if unknown := chosen - self._conds.keys():
             raise ValueError(f"no conditioner named {sorted(unknown)}; there are {list(self._conds)}")
         if chosen not in self._picked:
-            merged = Cond.merge((self._conds if n in chosen else self._nulls)[n] for n in self._conds)
-            self._picked[chosen] = self._prepare(merged)
+            self._picked[chosen] = Cond.merge((self._conds if n in chosen else self._nulls)[n] for n in self._conds)
         return self._picked[chosen]
 
     def again(self, make: Callable[[Batch], T]) -> T:

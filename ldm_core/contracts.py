@@ -169,9 +169,9 @@ class Denoiser(Protocol):
 
     Built from ``factory(config, site)``, where ``site.latent`` and ``site.cond`` say the widths. It knows nothing of
     alpha and sigma: `noise_level` is what the schedule tells it. It may have ``prepare(cond) -> Cond``, called once
-    a run for each bundle as the network is handed it, to put what does not depend on x into ``extras``; and ``recompute_blocks()``, a list of the
-    modules in it whose activations a trainer may drop and compute again in the backward pass. Ownership of device,
-    mode, freezing and parameters: see :mod:`ldm_core.contracts`.
+    a run for each bundle as the network is handed it, to put what does not depend on x into ``extras``; and
+    ``recompute_blocks()``, a list of the modules in it whose activations a trainer may drop and compute again in the
+    backward pass. Ownership of device, mode, freezing and parameters: see :mod:`ldm_core.contracts`.
     """
 
     __init__ = _cooperative_init  # type: ignore[misc]

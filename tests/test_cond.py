@@ -147,15 +147,10 @@ def test_gradients_pass_through() -> None:
     assert leaf.grad is not None and leaf.grad.tolist() == [[1, 1, 1], [0, 0, 0]]
 
 
-def conditions(prepared: list[Cond] | None = None) -> Conditions:
-    def prepare(cond: Cond) -> Cond:
-        if prepared is not None:
-            prepared.append(cond)
-        return cond._replace(extras={"ready": torch.ones(1)})
-
+def conditions() -> Conditions:
     conds = {"text": Cond(crossattn=torch.ones(1, 2, 3)), "pose": Cond(vector=torch.ones(1, 2))}
     nulls = {"text": Cond(crossattn=torch.zeros(1, 2, 3)), "pose": Cond(vector=torch.zeros(1, 2))}
-    return Conditions(conds, nulls, prepare)
+    return Conditions(conds, nulls)
 
 
 def value(part: Tensor | None) -> float:
@@ -172,15 +167,6 @@ def test_conditions_pick() -> None:
     assert run.cond is run.pick(["pose", "text"]) and run.null is run.pick([])
     with pytest.raises(ValueError, match=r"\['txet'\].*text"):
         run.pick(["txet"])
-
-
-def test_conditions_prepare_once() -> None:
-    prepared: list[Cond] = []
-    run = conditions(prepared)
-    for _ in range(3):
-        assert "ready" in run.cond.extras
-        _ = run.null
-    assert len(prepared) == 2
 
 
 def test_importing_it_needs_no_torch() -> None:
