@@ -73,12 +73,13 @@ def negative_rows(recipe: Recipe, rows: Sequence[Mapping[str, Any]], negative: N
             f"a negative prompt takes the place of the estimate without conditions, and guidance '{shown}' makes "
             "none; choose one that does, such as --guidance cfg guidance.scale=3, or leave the negative out"
         )
+    if not negative and not isinstance(negative, str):  # an empty caption is one
+        kind = "mapping" if isinstance(negative, Mapping) else "list"
+        raise ConfigError(f"negative: an empty {kind}; give a text, or leave it out")
     if isinstance(negative, Mapping):
         out = [dict(negative) for _ in rows]
     else:
         texts = [negative] if isinstance(negative, str) else list(negative)
-        if not texts:
-            raise ConfigError("negative: an empty list; give a text, or leave it out")
         out = [{"caption": texts[i % len(texts)]} for i in range(len(rows))]
     for key in out[0] if out else ():
         readers = [c for c in recipe.conditioners if key in c.config.reads]

@@ -208,8 +208,9 @@ def test_negatives_that_would_do_nothing_are_refused(catalog: Catalog, pipeline:
         DataError, match=r"negative: no conditioner of this model reads 'boxes' \(they read: caption, cl"
     ):
         drawn(pipeline, negative={"boxes": []})
-    with pytest.raises(ConfigError, match="negative: an empty list"):
-        drawn(pipeline, negative=[])
+    for nothing, kind in (([], "list"), ({}, "mapping")):
+        with pytest.raises(ConfigError, match=f"negative: an empty {kind}"):
+            drawn(pipeline, negative=nothing)
     classes = pipeline_of(catalog, conditioners=[TINY["conditioners"][1]])
     with pytest.raises(DataError, match="negative: no conditioner of this model reads 'caption'"):
         classes.sample(inputs={"class_label": 1}, negative="a cat")
