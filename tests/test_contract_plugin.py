@@ -118,7 +118,8 @@ def test_flow_transformer_and_two_sets_sample(later: tuple[Recipe, workflow.RunR
     second = [{**wanted[0], "class_label": 7}]
     with torch.no_grad():
         one, other = (
-            Cond.merge(pipeline.model.encode(pipeline._batch(rows)).values()) for rows in (wanted[:1], second)
+            Cond.merge(pipeline.model.encode(pipeline._batch(rows, pipeline.reads)).values())
+            for rows in (wanted[:1], second)
         )
         one = one._replace(vector=other.vector)  # now they differ by the extra alone
         x, t = torch.zeros(1, 3, 16, 24), torch.tensor([0.5], dtype=torch.float64)

@@ -179,7 +179,12 @@ def test_one_measurement_by_bins_has_no_empty_panel(monkeypatch: pytest.MonkeyPa
     one = {"stage": "denoiser_validation", "step": 10, **{f"val_loss_t{i}": 0.9 - 0.05 * i for i in range(5)}}
     panels: list[int] = []
     figure = curves._figure
-    monkeypatch.setattr(curves, "_figure", lambda count, columns: panels.append(count) or figure(count, columns))
+
+    def noted(count: int, columns: int) -> Any:
+        panels.append(count)
+        return figure(count, columns)
+
+    monkeypatch.setattr(curves, "_figure", noted)
     assert curves.draw_bins([one], "denoiser") and curves.draw_bins([one, {**one, "step": 20}], "denoiser")
     assert panels == [1, 2]
 

@@ -62,7 +62,7 @@ def main() -> None:
     def of(images: list[np.ndarray]) -> torch.Tensor:
         return features(to_images(np.stack(images)))
 
-    real = of([s["image"] for s in scenes])
+    real = of([scenes[i]["image"] for i in range(len(scenes))])
     half = options.images
     print(f"real against real, two halves: {frechet_distance(real[:half], real[half:]):.4f}")
     taken: dict[Any, list[float]] = {each: [] for each in INTERVALS}

@@ -99,7 +99,7 @@ def ours(folder: Path, size: dict[str, Any], steps: int, **changes: Any) -> Call
     """Our sampler; `changes`: `precision`, `prepare=False`, `interval`."""
     pipeline = ldm_core.load(str(folder / "pipeline"), precision=changes.get("precision", "fp32"))
     if not changes.get("prepare", True):
-        pipeline.model.denoiser.prepare = lambda cond: cond  # type: ignore[union-attr]
+        pipeline.model.denoiser.prepare = lambda cond: cond  # type: ignore[attr-defined]
     guidance = {"use": "cfg", "scale": _SCALE, "interval": changes.get("interval")}
     pipeline = pipeline.with_settings({"guidance": guidance})
 
