@@ -70,7 +70,8 @@ class Source(Protocol):
 
     @abstractmethod
     def tensors(self, name: str = "") -> TensorFile:
-        """The tensors of the file itself, or of one file of the folder. Opened once. CheckpointError if damaged."""
+        """The tensors of the file itself, or of one file of the folder; by the name of an index (``*.index.json``),
+        of all the files that it makes one. Opened once. CheckpointError if damaged."""
         ...
 
     @abstractmethod

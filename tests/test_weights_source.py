@@ -86,7 +86,8 @@ def test_several_files_are_one(folder: Path) -> None:
         ({"a": "model-00003.safetensors"}, "not there"),
         ({"a": "model-00001-of-00002.safetensors", "z": "model-00001-of-00002.safetensors"}, "do not fit at 'z'"),
         ({"b": "model-00002-of-00002.safetensors"}, "do not fit at 'c'"),
-        ({"a": ".."}, "no name of a file"),
+        ({"a": ".."}, "no file beside it"),
+        ({"a": ""}, "no file beside it"),
     ],
 )
 def test_an_index_that_lies(places: Any, says: str, folder: Path) -> None:

@@ -25,7 +25,7 @@ class ShardedFile:
         places = index.get("weight_map")
         if not isinstance(places, Mapping) or not places:
             raise CheckpointError(f"{url}: is no index of weights (it has no 'weight_map')")
-        if any(type(file) is not str or "/" in file for file in places.values()):
+        if any(type(file) is not str or "/" in file or file in ("", ".", "..") for file in places.values()):
             raise CheckpointError(f"{url}: its 'weight_map' names what is no file beside it")
         names = sorted(set(places.values()))
         if len(names) > _MOST_FILES:

@@ -11,8 +11,6 @@ from ldm_plugin_diffusers.weights import Stored
 
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 _ENDS = ("safetensors", "bin")
-MAX_FILES = 4096
-"""Weights come in no more files."""
 
 
 def config_of(source: Source, name: str) -> Mapping[str, Any]:
@@ -63,25 +61,8 @@ def _files(source: Source, prefix: str, names: set[str], variant: str) -> list[T
                 return [source.tensors(prefix + name)]
             for index in (f"{stem}.{end}.index{dotted}.json", f"{stem}{dotted}.{end}.index.json"):
                 if index in names:
-                    return _shards(source, prefix, names, index)
+                    return [source.tensors(prefix + index)]  # all its files as one
     return None
-
-
-def _shards(source: Source, prefix: str, names: set[str], index: str) -> list[TensorFile]:
-    where = f"{prefix}{index}"
-    table = config_of(source, where).get("weight_map")
-    if not isinstance(table, Mapping) or not table or not all(isinstance(n, str) for n in table.values()):
-        raise CheckpointError(f"{source.url}: {where} has no weight_map of names to files; copy it again")
-    shards = list(dict.fromkeys(table.values()))
-    if strange := [n for n in shards if n not in names]:  # a path that leads elsewhere is never a name beside it
-        raise CheckpointError(f"{source.url}: {where} names '{strange[0][:120]}', which is no file beside it")
-    if len(shards) > MAX_FILES:
-        raise CheckpointError(f"{source.url}: {where} names {len(shards)} files; at most {MAX_FILES} are read")
-    files = [source.tensors(prefix + n) for n in shards]
-    found = {name for file in files for name in file.infos}
-    if lacking := [n for n in table if n not in found]:
-        raise CheckpointError(f"{source.url}: {where} names the weight '{lacking[0][:80]}', which no file has")
-    return files
 
 
 def _variants(names: Sequence[str] | set[str]) -> set[str]:
