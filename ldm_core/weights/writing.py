@@ -70,6 +70,9 @@ def require_free(target: str, force: bool, sources: tuple[str, ...] = ()) -> Non
     if storage.protocol(target) in ("http", "https"):
         raise ConfigError(f"{shown}: http is read only; give a local path, or a URL such as s3://bucket/folder")
     path = storage.local_path(target)
+    whole = path is None and "/" not in target.partition("://")[2].strip("/")
+    if force and whole and storage.protocol(target) != "memory":
+        raise ConfigError(f"{shown}: is a whole bucket, which --force would empty; give a folder in it")
     if path is not None:
         place = path.resolve()
         for source in (*sources, os.getcwd()):
@@ -93,7 +96,7 @@ def require_room(target: str, weights: ModelWeights) -> None:
     free = shutil.disk_usage(there).free
     if free < needed * 1.02 + (1 << 20):
         raise StorageError(
-            f"{storage.shown(target)}: the weights take {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free there; "
+            f"{storage.shown(target)}: the weights take {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free there; "
             "make room, give another place, or a smaller --dtype"
         )
 
