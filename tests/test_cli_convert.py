@@ -169,7 +169,7 @@ def test_room_is_looked_for_first(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**6))
     _, err = told(f"convert {run} out --to ldm", capfd, 2)
-    assert "out: the weights take 0.01 GB and 0.00 GB are free there" in err
+    assert "out: the weights take 7.6 MB and 1.0 MB are free there" in err
     assert left(tmp_path) == []
 
 
@@ -198,6 +198,17 @@ def test_sampling_foreign_weights(run: str, capfd: pytest.CaptureFixture[str]) -
         assert np.array_equal(far, near)
     _, err = told(f"sample {run} --weights web/model.safetensors", capfd, 2)
     assert "both say what to sample from; give one" in err
+
+
+def test_settings_are_those_of_the_named_sampler(run: str, capfd: pytest.CaptureFixture[str]) -> None:
+    draw = "--class 1 --images 1 --steps 3 --quiet"
+    told(f"sample {run} --out named --sampler ddim --time-grid shifted sampler.eta=0.5 time_grid.shift=2 {draw}", capfd)
+    told(f"sample {run} --out set sampler=ddim time_grid=shifted sampler.eta=0.5 time_grid.shift=2 {draw}", capfd)
+    told(f"sample {run} --out plain --sampler ddim --time-grid shifted {draw}", capfd)
+    named, chosen, plain = (_pixels(Path(folder) / "0000-seed0.png") for folder in ("named", "set", "plain"))
+    assert np.array_equal(named, chosen) and not np.array_equal(named, plain)
+    _, err = told(f"sample {run} --sampler euler sampler.eta=0.5 {draw}", capfd, 2)
+    assert "sampler.eta: unknown key (known: none)" in err
 
 
 def _pixels(path: Path) -> np.ndarray:

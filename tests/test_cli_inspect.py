@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from safetensors.torch import save_file
 
 from ldm_core.cli import main
 from ldm_core.cli.inspect import lines, size
+from ldm_core.storage_retry import StorageWarning
+from ldm_core.weights import describe
 
 _PROBE = """
 import json, sys
@@ -120,3 +123,16 @@ def test_it_imports_no_torch(checkpoint: Path) -> None:
 )
 def test_sizes(count: int, text: str) -> None:
     assert size(count) == text
+
+
+def test_warnings_are_lines(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warned(source: Any) -> dict[str, Any]:
+        warnings.warn("cannot read it; trying again", StorageWarning, stacklevel=2)
+        return facts(source)
+
+    facts = describe.facts
+    monkeypatch.setattr(describe, "facts", warned)
+    assert main(["inspect", str(checkpoint)]) == 0
+    assert capsys.readouterr().err == "warning: cannot read it; trying again\n"

@@ -12,13 +12,13 @@ from ldm_core.cli.options import json_option, place_and_settings
 
 def _inspect(given: tuple[list[str], list[str]], codec: str, sha256: str, hash_flag: bool, json_flag: bool) -> int:
     from ldm_core.catalog import Catalog
-    from ldm_core.cli.output import reporting
+    from ldm_core.cli.output import reporting, warnings_as_lines
     from ldm_core.errors import ConfigError
     from ldm_core.weights import describe
     from ldm_core.weights.loading import Wanted
     from ldm_core.weights.source import open_source
 
-    with reporting(json_flag) as document:
+    with reporting(json_flag) as document, warnings_as_lines():
         if not given[0]:
             raise ConfigError("inspect: nothing to inspect; give a file or folder of weights, by path or URL")
         wanted = Wanted.of(given[1], codec=codec)

@@ -38,8 +38,9 @@ def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
             pipeline = Pipeline.load(model, device=options["device"], precision=options["precision"], **more)
             if isinstance(guidance, str):  # by name: before its own settings
                 settings, guidance = [f"guidance.use={guidance}", *settings], None
+            named = [f"{key}.use={options[key]}" for key in ("sampler", "time_grid") if options[key]]
             if settings:
-                pipeline = pipeline.with_settings(settings)
+                pipeline = pipeline.with_settings([*named, *settings])
             inputs = _inputs(options, pipeline)
             images = _draw(pipeline, prompts, inputs, seeds, {**options, "guidance": guidance})
         files, grid = _write(images, options["out"])
