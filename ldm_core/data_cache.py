@@ -43,12 +43,13 @@ class DataCache:
     def copy(self, file: storage.FileInfo) -> Path | None:
         """The local copy of `file`, fetched now if need be; None where it is local anyway or larger than the limit.
 
-        It is known by URL, size and mark (ETag): a changed file is another one. The copy may be removed at any time:
-        open it at once, and ask again where it is gone.
+        It is known by URL, size and mark (ETag): a changed file is another one. A query, which may be a signature of
+        today, counts where there is no mark. The copy may be removed at any time: open it at once, and ask again where
+        it is gone.
         """
         if storage.local_path(file.url) is not None or file.size > self.limit:
             return None
-        name = _digest(storage.shown(file.url), file.size, file.mark)
+        name = _digest(storage.shown(file.url) if file.mark else file.url, file.size, file.mark)
         target = self.folder / name[:2] / name
         if not self._whole(target, file.size):
             with self._locked(target.with_suffix(".lock")):
