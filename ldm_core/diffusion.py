@@ -18,6 +18,9 @@ AUTOCAST: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.flo
 """The type that networks run in at a precision other than ``fp32``."""
 
 
+_MOST_BUNDLES = 32  # prepared for a run; a guidance that makes new ones at each step must not fill the memory
+
+
 def per_example(value: Tensor, like: Tensor) -> Tensor:
     """A coefficient (B,) in float64 -> (B, 1, ...) in `like`'s dtype and device, to multiply `like` with."""
     return value.to(device=like.device, dtype=like.dtype).view(-1, *[1] * (like.dim() - 1))
@@ -131,6 +134,8 @@ def make_predict(model: Model, *, together: bool = True) -> Predict:
         if key not in ready:
             with model.autocast():
                 found = prepare(conds[0] if len(conds) == 1 else Cond.batch(conds))
+            if len(ready) >= _MOST_BUNDLES:
+                del ready[next(iter(ready))]
             ready[key] = (conds, found)  # the list keeps the ids alive
         return ready[key][1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -106,6 +107,23 @@ def test_branches_with_other_options_or_parts_run_apart() -> None:
         assert sorted(calls) == [2, 2, 4]
         for estimate, cond in zip(out, [plain, optional, partial, branch(2, 5, 3)], strict=True):
             torch.testing.assert_close(estimate.x0, model(x, t, cond).x0, rtol=1e-5, atol=1e-6)
+
+
+def test_bundles_that_are_new_at_each_step_do_not_pile_up() -> None:
+    model = toys.toy_model(cond=CondSpec(crossattn=8, vector=6))
+    x, t = torch.randn(2, 4, 4, 4), torch.tensor([300.0, 700.0])
+    predict, kept, first = make_predict(model), branch(2, 5, 0), branch(2, 5, 1)
+    assert first.crossattn is not None
+    held = weakref.ref(first.crossattn)
+    with torch.no_grad():
+        (before,) = predict(x, t, [kept])
+        predict(x, t, [first])
+        del first
+        assert held() is not None  # for the steps to come
+        for i in range(40):
+            predict(x, t, [branch(2, 5, i)])
+        assert held() is None
+        assert torch.equal(predict(x, t, [kept])[0].x0, before.x0)
 
 
 # ------------------------------------------------------------------------------------------------- dropout
