@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -126,13 +127,7 @@ def _recipe(source: Source, found: Mapping[str, tuple[dict[str, Any], TensorFile
 
 
 def _count(file: TensorFile) -> int:
-    total = 0
-    for info in file.infos.values():
-        number = 1
-        for side in info.shape:
-            number *= side
-        total += number
-    return total
+    return sum(math.prod(info.shape) for info in file.infos.values())
 
 
 def _stage_file(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:

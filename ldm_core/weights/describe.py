@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -68,13 +69,7 @@ def _short(text: str) -> str:
 
 
 def _count(infos: Mapping[str, TensorInfo]) -> int:
-    total = 0
-    for info in infos.values():
-        values = 1
-        for axis in info.shape:
-            values *= axis
-        total += values
-    return total
+    return sum(math.prod(info.shape) for info in infos.values())
 
 
 def _parts(infos: Mapping[str, TensorInfo]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -50,7 +51,7 @@ class StoredTensor:
     @property
     def numel(self) -> int:
         """Elements of the tensor."""
-        return _product(self.shape)
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -87,13 +88,6 @@ def storage_dtype(kind: Any) -> str | None:
     if not isinstance(kind, Global) or kind.module not in ("torch", "torch.cuda", "torch.storage"):
         return None
     return STORAGES.get(kind.name)
-
-
-def _product(values: tuple[int, ...]) -> int:
-    total = 1
-    for value in values:
-        total *= value
-    return total
 
 
 def _whole(*values: Any) -> bool:

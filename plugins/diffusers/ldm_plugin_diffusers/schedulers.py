@@ -79,7 +79,6 @@ _IDLE = (
     "tensor_format",
     "clip_sample_coeff",
     "shift_terminal",
-    "use_flow_sigmas",
 )
 
 
