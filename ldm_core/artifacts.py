@@ -70,10 +70,13 @@ def raw_header(url: str) -> tuple[dict[str, Any], int]:
         raise CheckpointError(f"{url}: is no safetensors file, or was cut short (header of {length} bytes in {size})")
     try:
         header = json.loads(storage.read_bytes(url, 8, 8 + length))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CheckpointError(f"{url}: is no safetensors file (its header does not read)") from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{url}: is no safetensors file (its header is no mapping)")
+    texts = header.get("__metadata__", {})
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise CheckpointError(f"{url}: is no safetensors file (its metadata is no mapping of texts)")
     try:
         end = max((int(v["data_offsets"][1]) for k, v in header.items() if k != "__metadata__"), default=0)
     except (KeyError, TypeError, ValueError, IndexError):
@@ -97,6 +100,9 @@ def read_header(url: str, kind: str, *, sha256: str | None = None) -> Header:
         raise CheckpointError(f"{url}: was not written by ldm-core (no '{_KEY}' metadata), so its recipe is unknown")
     try:
         body = json.loads(text)
+        for key, kinds in (("kind", str), ("use", str), ("config", dict), ("versions", dict)):
+            if not isinstance(body[key], kinds):
+                raise TypeError(f"{key} is {body[key]!r:.40}")
         if body["format"] > FORMAT:
             raise CheckpointError(f"{url}: format {body['format']} is newer than this ldm-core reads; update ldm-core")
         found = Header(
@@ -109,7 +115,7 @@ def read_header(url: str, kind: str, *, sha256: str | None = None) -> Header:
             tensors={k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"},
             sha256=sha256 or hash_of(url),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{url}: its ldm-core metadata does not read ({error!r})") from None
     if found.kind != kind:
         raise CheckpointError(f"{url}: holds a {found.kind.replace('_', ' ')}, not a {kind.replace('_', ' ')}")

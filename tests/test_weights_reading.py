@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -311,3 +312,52 @@ def test_what_is_ours_and_what_is_not(run: str, ckpt: str, tmp_path: Path) -> No
 def test_a_hash_of_our_own_files_is_compared(run: str) -> None:
     with pytest.raises(LDMError, match="SHA-256"):
         ldm_core.load(f"{run}/model.safetensors", wanted=Wanted(sha256="0" * 64))
+
+
+OURS = {"format": 1, "kind": "model", "use": "unet", "config": {}, "versions": {}}
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        5,
+        [],
+        {"ldm_core": 5},
+        {"ldm_core": "x"},
+        {"ldm_core": "[]"},
+        {"ldm_core": "[" * 100_000},
+        *({"ldm_core": json.dumps({**OURS, key: 3})} for key in ("kind", "use", "config", "versions")),
+        {"ldm_core": json.dumps({**OURS, "format": "new"})},
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_headers_of_our_own_that_do_not_read(metadata: Any, tmp_path: Path) -> None:
+    header = {"__metadata__": metadata, "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    text = json.dumps(header).encode()
+    for name in ("first_stage.safetensors", "model.safetensors"):
+        (tmp_path / name).write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    for place in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(CheckpointError, match=r"safetensors: .*(metadata|format new)"):
+            ldm_core.load(str(place))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            ("lora_unet_mid.lora_down.weight", "lora_unet_mid.lora_up.weight"),
+            "which are a LoRA, an addition to a model",
+        ),
+        (("unet.to_q.lora_A.weight",), "which are a LoRA, an addition to a model"),
+        (
+            ("emb_params",),
+            "which are a textual inversion, a learned word for a model; give the model; it holds 1 tensor ",
+        ),
+        (("w", "v"), "no codec knows these weights; it holds 2 tensors "),
+    ],
+)
+def test_what_is_an_addition_to_a_model_is_named(names: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    save_file({name: torch.zeros(2, 2) for name in names}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError) as error:
+        reading.recognise(open_source(str(tmp_path / "x.safetensors")), Catalog.discover())
+    assert said in str(error.value)
