@@ -120,7 +120,7 @@ def test_a_weight_beyond_half_precision(tmp_path: Path, capfd: pytest.CaptureFix
         ("convert nowhere out --to ldm", "nowhere: no such file or folder"),
         ("convert {run} http://127.0.0.1:1/out --to ldm", "http is read only"),
         ("convert {run} s3://bucket/ --to ldm --force", "is a whole bucket, which --force would empty"),
-        ("convert table.safetensors out --to ldm", "no codec knows these weights; it holds 1 tensors"),
+        ("convert table.safetensors out --to ldm", "no codec knows these weights; it holds 1 tensor"),
         ("convert {run} out.onnx --to compvis", "out.onnx"),
         ("convert {run} out --to ldm codec.nothing=1", "codec 'ldm' has no such option"),
         ("convert {run} out --to ldm --sha256 12", "expected 64 hex digits"),

@@ -351,7 +351,7 @@ def test_headers_of_our_own_that_do_not_read(metadata: Any, tmp_path: Path) -> N
         (("unet.to_q.lora_A.weight",), "which are a LoRA, an addition to a model"),
         (
             ("emb_params",),
-            "which are a textual inversion, a learned word for a model; give the model; it holds 1 tensor ",
+            "a textual inversion, a learned word for a model; give the model; it holds 1 tensor ",
         ),
         (("w", "v"), "no codec knows these weights; it holds 2 tensors "),
     ],

@@ -108,7 +108,22 @@ def _nothing_found(source: Source, where: str, codec: str, failed: Mapping[str, 
         return f"{where}: is nothing that codec '{codec}' knows; it holds {seen(source)}{more}"
     lacking = [d for d in BROUGHT if d not in {e.distribution for e in catalog if e.component.kind == "codec"}]
     more = f"; others come with: pip install {' '.join(lacking)}" if lacking else ""
-    return f"{where}: no codec knows these weights; it holds {seen(source)} (codecs: {', '.join(names)}{more})"
+    return (
+        f"{where}: no codec knows these weights{_kin(source)}; it holds {seen(source)} "
+        f"(codecs: {', '.join(names)}{more})"
+    )
+
+
+def _kin(source: Source) -> str:
+    """What people take for a model and is an addition to one, in words; "" for all else."""
+    if source.folder:
+        return ""
+    names = source.tensors().infos
+    if any(".lora_down." in name or ".lora_up." in name or ".lora_A." in name for name in names):
+        return ", which are a LoRA, an addition to a model; give a model that it was merged into"
+    if "emb_params" in names or set(names) == {"*"}:
+        return ", which are a textual inversion, a learned word for a model; give the model"
+    return ""
 
 
 def seen(source: Source) -> str:
@@ -122,7 +137,8 @@ def seen(source: Source) -> str:
         head = name.partition(".")[0]
         heads[head] = heads.get(head, 0) + 1
     rows = [f"{head}.* ({count})" if count > 1 else head for head, count in list(heads.items())[:6]]
-    return f"{len(file.infos)} tensors ({file.container}): {', '.join(rows)}{', ...' if len(heads) > 6 else ''}"
+    total = "1 tensor" if len(file.infos) == 1 else f"{len(file.infos)} tensors"
+    return f"{total} ({file.container}): {', '.join(rows)}{', ...' if len(heads) > 6 else ''}"
 
 
 def require_known(found: Recognised, where: str) -> None:

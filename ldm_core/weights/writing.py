@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -15,6 +15,8 @@ from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.codec import ModelWeights, Written
 from ldm_core.errors import ConfigError, StorageError
+from ldm_core.recipe import Recipe
+from ldm_core.specs import Site
 from ldm_core.weights.reading import recipe_of
 
 if TYPE_CHECKING:
@@ -27,8 +29,39 @@ _FIXED = ("latent_mean", "latent_std")
 
 
 def complete(weights: ModelWeights, catalog: Catalog) -> ModelWeights:
-    """`weights` with a recipe that says every field of every part, as a codec is handed it to write."""
-    return attrs.evolve(weights, recipe=recipe_of(weights, catalog).carried())
+    """`weights` with a recipe that says every field of every part, as a codec is handed it to write.
+
+    A conditioner that names the files of its tokenizer, and whose weights came without it, gets what they say: what is
+    written needs those files no more. Raises what reading them raises.
+    """
+    recipe = recipe_of(weights, catalog)
+    if weights.model is not None:
+        weights = attrs.evolve(weights, model={**weights.model, **_named_files(weights, recipe, catalog)})
+    return attrs.evolve(weights, recipe=recipe.carried())
+
+
+def _named_files(weights: ModelWeights, recipe: Recipe, catalog: Catalog) -> dict[str, Tensor]:
+    """The extra state of conditioners that lack theirs and have the files for it, by its name in a model."""
+    from ldm_core.build import make, unfilled
+
+    found: dict[str, Tensor] = {}
+    latent = weights.latent or recipe.first_stage.config.latent
+    for part in recipe.conditioners:
+        state = (weights.model or {}).get(key := f"conditioners.{part.name}._extra_state")
+        if state is None or state.numel() or not getattr(part.config, "tokenizer", ""):
+            continue
+        with unfilled():
+            site = Site(size=recipe.image_size, channels=recipe.image_channels, latent=latent)
+            made = make(attrs.evolve(part, config=_without_weights(part.config)), site, catalog)
+        made.fit(())
+        found[key] = made.get_extra_state()
+    return found
+
+
+def _without_weights(conf: Any) -> Any:
+    """The config of a part, whose own weights are here and need no other file."""
+    own = {name: "" for name in ("weights", "weights_sha256") if any(f.name == name for f in attrs.fields(type(conf)))}
+    return attrs.evolve(conf, **own)
 
 
 def as_dtype(weights: ModelWeights, name: str) -> ModelWeights:
@@ -96,8 +129,8 @@ def require_room(target: str, weights: ModelWeights) -> None:
     free = shutil.disk_usage(there).free
     if free < needed * 1.02 + (1 << 20):
         raise StorageError(
-            f"{storage.shown(target)}: the weights take {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free there; "
-            "make room, give another place, or a smaller --dtype"
+            f"{storage.shown(target)}: the weights take {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free "
+            "there; make room, give another place, or a smaller --dtype"
         )
 
 

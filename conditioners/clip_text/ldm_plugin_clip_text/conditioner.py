@@ -66,8 +66,9 @@ class ClipTextConditioner(Conditioner, nn.Module):
     def _named(self) -> bytes:
         if not self.config.tokenizer:
             raise ConfigError(
-                "clip_text: it has no tokenizer; set tokenizer to the folder with vocab.json and merges.txt of a "
-                "published CLIP model, or load weights that bring theirs"
+                "clip_text: it has no tokenizer; name the folder with vocab.json and merges.txt of a published CLIP "
+                "model with conditioners.text.tokenizer=FOLDER (text: the conditioner's name), or load weights that "
+                "bring theirs"
             )
         return read_files(self.config.tokenizer)
 

@@ -124,7 +124,8 @@ def write_clip(part: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Writte
         ends = {START: vocabulary[START], END: vocabulary[END]}
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(
-            f"conditioner '{part['name']}' has no vocabulary and merges to write; they come with its own weights"
+            f"conditioner '{part['name']}' has no vocabulary and merges to write; name the folder with vocab.json and "
+            f"merges.txt of a published CLIP model: conditioners.{part['name']}.tokenizer=FOLDER"
         ) from None
     layers = part["layers"] - part["skip"]
     notes = [f"text_encoder: the last {part['skip']} layers, which nothing uses, are left out"] if part["skip"] else []

@@ -34,6 +34,7 @@ from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.testing.codec import random_weights
 from ldm_core.weights.reading import build_part, make_codec, recognise
 from ldm_core.weights.source import open_source
+from ldm_core.weights.writing import complete
 
 pytest.importorskip("diffusers")
 
@@ -233,3 +234,18 @@ def test_recognising_needs_no_torch(tmp_path: Path) -> None:
     line = [sys.executable, "-c", code, str(folder)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "diffusers Stable Diffusion, text to image (StableDiffusionPipeline) []"
+
+
+def test_a_tokenizer_that_is_named_goes_with_weights_that_lack_theirs(tmp_path: Path) -> None:
+    whole = with_words(random_weights(STABLE), CLIP_STATE)
+    folder, _ = folder_of(whole, tmp_path / "whole")
+    (text,) = STABLE["conditioners"]
+    lacking = with_words(random_weights({**STABLE, "conditioners": [{**text, "tokenizer": ""}]}), b"")
+    with pytest.raises(CheckpointError, match=r"conditioners\.text\.tokenizer=FOLDER"):
+        folder_of(complete(lacking, CATALOG), tmp_path / "none")
+    named = {**lacking.recipe, "conditioners": [{**text, "tokenizer": str(folder / "tokenizer")}]}
+    again, _ = folder_of(complete(attrs.evolve(lacking, recipe=named), CATALOG), tmp_path / "again")
+    for name in ("vocab.json", "merges.txt"):
+        assert (again / "tokenizer" / name).read_bytes() == (folder / "tokenizer" / name).read_bytes()
+    kept = complete(attrs.evolve(whole, recipe=named), CATALOG).model
+    assert kept is not None and bytes(kept["conditioners.text._extra_state"].tolist()) == CLIP_STATE
