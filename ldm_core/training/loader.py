@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -151,6 +152,7 @@ class _Fetch(TorchDataset):
 
 def begin_worker(number: int) -> None:
     """A signal for the whole process group is for the training process, which ends its step and its workers itself."""
+    gc.freeze()  # what was forked is never looked through again, nor copied for that
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

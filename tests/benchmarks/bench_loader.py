@@ -28,9 +28,9 @@ from ldm_core.builtin.tar import TarDataset
 from ldm_core.builtin.tar_config import TarConfig
 from ldm_core.contracts import Site
 from ldm_core.settings import DataSettings
+from ldm_core.training import world as worlds
 from ldm_core.training.examples import Examples
 from ldm_core.training.loader import Loader
-from ldm_core.training.world import World
 
 CASES: dict[str, tuple[str, tuple[int, int], int]] = {
     "jpeg 500x375 -> 256": ("JPEG", (500, 375), 256),
@@ -100,7 +100,7 @@ def _loader_seconds(data: TarDataset, side: int, count: int, workers: int, clock
     skipped, steps = 2 * workers, per * count // _BATCH
     loader = Loader(
         examples, examples.arrangement, examples.keys, images_per_step=_BATCH, accumulate=1,
-        steps=skipped + steps + 2 * workers, world=World(0, 1, torch.device("cpu")), seed=0, workers=workers,
+        steps=skipped + steps + 2 * workers, world=worlds.start(), seed=0, workers=workers,
         bad=examples.dataset,
     )  # fmt: skip
     stream = loader.steps(0)

@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--size", choices=[*SIZES, "all"], default="all")
-    parser.add_argument("--interval", type=float, nargs=2, default=(0.5, 5.0), help="of the guidance")
+    parser.add_argument("--interval", type=float, nargs=2, default=(0.5, 2.0), help="of the guidance")
     parser.add_argument("--cpu-time", action="store_true", help="the process's own time, for a busy machine")
     options = parser.parse_args()
     sys.path.append(str(Path(__file__).parents[1]))
