@@ -52,6 +52,8 @@ def plan(
 ) -> Fit:
     """Keep the aspect: ``crop`` covers the target and cuts the rest, ``pad`` fits inside; both centred, but for a
     crop at ``cut``."""
+    if source == target and cut is None:
+        return Fit(source, target, target, (0, 0))
     scales = [target[axis] / source[axis] for axis in (0, 1)]
     scale = max(scales) if rule == "crop" else min(scales)
     tight = scales.index(scale)

@@ -61,8 +61,6 @@ def decode_picture(
     image = _opened(data, name)
     mode = "L" if channels == 1 else "RGB"
     try:
-        from PIL import ImageOps
-
         if enough is not None and image.format in ("JPEG", "MPO"):
             least = enough(image.height, image.width)
             if 2 * min(least) <= max(image.size):
@@ -71,6 +69,8 @@ def decode_picture(
                 image.draft(None, (least[1], least[0]))
         image.load()
         if not _EXIF_KEYS.isdisjoint(image.info) or image.format == "TIFF":  # asking costs as much as a small picture
+            from PIL import ImageOps
+
             ImageOps.exif_transpose(image, in_place=True)
         flat = _flat(image)
         return flat if flat.mode == mode else flat.convert(mode)
@@ -134,6 +134,8 @@ def _opened(data: bytes, name: str) -> Image:
 
 def _flat(image: Image) -> Image:
     """8 bits a channel, no transparency."""
+    if image.mode in ("RGB", "L") and "transparency" not in image.info:
+        return image
     from PIL import Image as PILImage
 
     if image.mode in ("I", "I;16", "I;16B", "I;16L"):

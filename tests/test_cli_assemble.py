@@ -216,6 +216,8 @@ def test_a_runs_folder_by_its_bare_name_is_a_first_stage(tmp_path: Path, monkeyp
         (tmp_path / name).mkdir()
         (tmp_path / name / "first_stage.safetensors").write_bytes(b"weights")
     assert plain(first_stage="mine")["first_stage"] == {"use": "./mine"}
+    (tmp_path / "theirs" / "vae").mkdir(parents=True)  # a pipeline of another program
+    assert plain(first_stage="theirs")["first_stage"] == {"use": "./theirs"}
     assert plain(first_stage="vq_f4")["first_stage"] == plain()["first_stage"], "an installed name comes first"
     assert plain(first_stage="other")["first_stage"] == {"use": "other"}
 

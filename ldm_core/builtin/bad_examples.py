@@ -58,8 +58,9 @@ class SkipBad:
 
     def resolve(self, index: int) -> tuple[int, Mapping[str, Any]]:
         """The example at `index` or the next good one, and the index where it stands."""
-        first, size = self._part(range(len(self))[index])
-        start = range(len(self))[index] - first
+        place = range(len(self))[index]
+        first, size = self._part(place)
+        start = place - first
         for step in range(size):
             place = first + (start + step) % size
             try:

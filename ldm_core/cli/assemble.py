@@ -93,7 +93,7 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:
     for kind in ("first_stage", "denoiser", "sampler", "time_grid"):
         if (name := getattr(request, kind)) is not None:
             if kind == "first_stage" and name not in catalog.names(kind) and _is_bare_run(name):
-                name = f"./{name}"  # a run's folder here, said by its bare name
+                name = f"./{name}"  # a folder here, said by its bare name
             plain[kind] = _chosen(plain.get(kind), _given(name, kind))
     if request.data:
         plain["dataset"] = _data_sets(request.data, plain.get("dataset"), catalog)
@@ -122,10 +122,8 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:
 
 
 def _is_bare_run(name: str) -> bool:
-    """Whether `name`, without a slash that would say so, is a run's folder in the folder that we are in."""
-    from ldm_core.artifacts import STAGE_FILE
-
-    return bool(name.strip()) and not _recipe.is_weights(name) and storage.exists(storage.join(name, STAGE_FILE))
+    """Whether `name`, without a slash that would say so, is a folder (a run's, a pipeline's) where we are."""
+    return bool(name.strip()) and not _recipe.is_weights(name) and storage.is_folder(name)
 
 
 def _section(plain: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -75,6 +75,8 @@ class Examples(TorchDataset):
         if self._left is None:  # each worker keeps its own
             worker = get_worker_info()
             self._left = self._settings.keep // (1 if worker is None else worker.num_workers)
+        if self._left <= 0:
+            return
         cost = sum(map(_cost, example.values())) + 400
         if cost <= self._left:
             self._left -= cost

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -24,6 +25,7 @@ from ldm_core.training.world import World
 __all__ = ["Arrangement", "Examples", "Loader", "MicroBatch", "Order", "Place", "arrange"]
 
 _TELL_EVERY = 16  # steps between which the processes of a run tell each other of unreadable examples
+_SMALL = 1 << 20  # bytes of a batch up to which a worker sends them: shared memory costs more to set up
 _AHEAD = 2  # micro-batches that each worker makes ahead
 
 
@@ -80,7 +82,7 @@ class Loader:
         device = self._world.device
         elsewhere = device.type != "cpu"
         loader = DataLoader(
-            _Fetch(self._fetch, self._keys, self._bad),
+            _Fetch(self._fetch, self._keys, self._bad, small=0 if elsewhere or not self._workers else _SMALL),
             batch_sampler=_Lazy(lambda: self._places(start)),
             num_workers=self._workers,
             prefetch_factor=_AHEAD if self._workers else None,
@@ -97,7 +99,7 @@ class Loader:
                 raise batch
             news.update(met)
             # Images travel as bytes and become floats where they are used: a quarter of the way's traffic.
-            batch = floats(to_device(batch, device, non_blocking=True), self._keys)
+            batch = floats(to_device(_as_tensors(batch), device, non_blocking=True), self._keys)
             micros.append(MicroBatch(batch, tuple(places)))
             if len(micros) == self._accumulate:
                 step += 1
@@ -134,9 +136,9 @@ class _Fetch(TorchDataset):
     that were met, or in place of it the user's mistake, which would lose its form on the way."""
 
     def __init__(
-        self, fetch: Callable[[Place], Mapping[str, Any]], keys: Mapping[str, str], bad: SkipBad | None
+        self, fetch: Callable[[Place], Mapping[str, Any]], keys: Mapping[str, str], bad: SkipBad | None, small: int
     ) -> None:
-        self._fetch, self._keys, self._bad = fetch, keys, bad
+        self._fetch, self._keys, self._bad, self._small = fetch, keys, bad, small
 
     def __getitem__(self, places: list[Place]) -> tuple[list[Place], Any, dict[str, str]]:
         met: dict[str, str] = {}
@@ -147,7 +149,15 @@ class _Fetch(TorchDataset):
                 examples = [self._fetch(p) for p in places]
             except LDMError as error:
                 return places, error, {}
-        return places, collate(examples, self._keys, raw=True), met
+        batch = collate(examples, self._keys, raw=True)
+        if sum(v.nbytes for v in batch.values() if isinstance(v, torch.Tensor)) <= self._small:
+            batch = {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        return places, batch, met
+
+
+def _as_tensors(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What came as bytes, as tensors: :func:`collate` leaves no array by itself."""
+    return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
 
 
 def begin_worker(number: int) -> None:

@@ -187,6 +187,10 @@ def _losses(weights: ModelWeights, config: CompVisConfig) -> Iterator[str]:
             )
         if row["use"] == "class_label" and row["null_class"]:
             yield f"that the last row of '{row['name']}' means no class is in the configuration alone"
+    yield (
+        f"how it is sampled (sampler {recipe['sampler']['use']}, time grid {recipe['time_grid']['use']}, guidance "
+        f"{recipe['guidance']['use']}) is not held: name it again, or the pictures are others"
+    )
     if recipe["parameterization"]["use"] == "v":
         yield "that it predicts v is in the configuration alone; programs that do not read it take eps"
     if recipe["schedule"].get("zero_terminal"):

@@ -173,6 +173,7 @@ def test_what_cannot_be_held_is_refused_at_once() -> None:
 def test_what_is_lost_is_said() -> None:
     notes = CompVisCodec(CompVisConfig(write_ema=True)).write(weights_of("text"), "m.ckpt")
     assert any("tokenizer" in line for line in notes.notes) and any("no average" in line for line in notes.notes)
+    assert any("how it is sampled (sampler " in line for line in notes.notes)
     later = CompVisCodec(CompVisConfig()).write(weights_of("Stable Diffusion 2"), "m.ckpt")
     assert any("predicts v" in line for line in later.notes) and any("tables alone" in line for line in later.notes)
 
