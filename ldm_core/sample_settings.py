@@ -73,7 +73,11 @@ def _changed(recipe: Recipe, key: str, value: Any, catalog: Catalog) -> Any:
             if field.name in value and "sha256" in field.metadata:
                 own[field.metadata["sha256"]] = ""  # the hash of the file that was named before
         value = _merged(own, {k: v for k, v in value.items() if k != "use"})
-    return resolve_part(key, value, recipe, catalog)
+    try:
+        return resolve_part(key, value, recipe, catalog)
+    except ConfigError as error:  # "known: ..." says little without the name of what knows it
+        use = value.get("use", part.use) if isinstance(value, Mapping) else part.use
+        raise ConfigError([f"{line}; {key} is '{use}'" for line in error.problems]) from None
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

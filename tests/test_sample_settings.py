@@ -90,6 +90,7 @@ def test_settings_are_added_to_a_part_and_another_part_starts_anew(pipeline: Pip
         (["observers=[wandb]"], "observers: observers are told of training; sampling takes"),
         (["storage.retries=3"], "storage: storage is set by the environment"),
         (["guidance.scal=3"], "guidance.scal: unknown key; did you mean 'scale'?"),
+        (["sampler=ddpm", "sampler.eta=1"], "sampler.eta: unknown key (known: variance); sampler is 'ddpm'"),
         (["guidance.scale=much"], "guidance.scale: expected a number, got 'much'"),
         (["guidance.interval=[3, 1]"], "guidance.interval: expected two noise levels sigma / alpha"),
         (["sample.step=3"], "sample.step: unknown key; did you mean 'steps'?"),

@@ -23,8 +23,8 @@ _OTHERS = {
     b"\xfd7zXZ": "xz",
     b"Rar!": "RAR",
     b"7z\xbc\xaf": "7z",
-    b"<!DOCTYPE": "a web page; was it downloaded with a login missing?",
-    b"<html": "a web page; was it downloaded with a login missing?",
+    b"<!DOCTYPE": "a web page; was a login missing, or is it a folder's page? give the URL of a file",
+    b"<html": "a web page; was a login missing, or is it a folder's page? give the URL of a file",
     b"version https://git-lfs": "a pointer of Git LFS; run `git lfs pull` where it came from",
 }
 
