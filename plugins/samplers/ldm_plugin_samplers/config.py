@@ -136,7 +136,10 @@ class _RatioConfig:
     sigma_max: float = attrs.field(
         default=0.0,
         validator=_not_negative,
-        metadata={"help": "sigma / alpha of the first level; 0 = the schedule's own end"},
+        metadata={
+            "help": "sigma / alpha of the first level; 0 = the schedule's own end, and after it 80 where that is "
+            "above 1000"
+        },
     )
     needs_table: ClassVar[bool] = False
 

@@ -10,7 +10,7 @@ from ldm_core import Sampler
 from ldm_core.contracts import Denoise, NoiseSchedule, OnStep, Site
 from ldm_core.streams import Streams
 from ldm_plugin_samplers.config import HeunConfig
-from ldm_plugin_samplers.walk import Walk
+from ldm_plugin_samplers.walk import FAR, Walk
 
 
 class HeunSampler(Sampler):
@@ -18,8 +18,9 @@ class HeunSampler(Sampler):
     algorithm 1).
 
     With r = sigma / alpha, the average of eps at both ends adds alpha' (r / r' - 1) / 2 (x0' - x0) to Euler's x. A
-    step to data is Euler's; from a level without signal, where r is infinite, the rule is applied in alpha / sigma,
-    and x0 averaged in place of eps. Second order, deterministic, two evaluations a step.
+    step to data is Euler's. Where r falls by more than a factor of 50 in one step, as from a level with next to no
+    signal, that sum would be lost in the error of x0'; there the rule is applied in alpha / sigma, and x0 averaged in
+    place of eps, which adds alpha' (1 - r' / r) / 2 (x0' - x0). Second order, deterministic, two evaluations a step.
     """
 
     def __init__(self, config: HeunConfig, site: Site | None = None) -> None:
@@ -41,7 +42,8 @@ class HeunSampler(Sampler):
             x0 = walk.x0(i, x)
             x = walk.euler(i, x, x0)
             if walk.sigmas[i + 1] > 0:
-                weight = math.expm1(walk.interval(i)) if walk.alphas[i] > 0 else 1.0
+                h = walk.interval(i)
+                weight = math.expm1(h) if h < FAR else -math.expm1(-h)
                 x = x + (0.5 * weight * walk.alphas[i + 1]) * (walk.x0(i + 1, x) - x0)
             x = walk.told(i, x, x0)
         return x

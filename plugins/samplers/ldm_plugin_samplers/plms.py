@@ -9,7 +9,7 @@ from ldm_core import Sampler
 from ldm_core.contracts import Denoise, NoiseSchedule, OnStep, Site
 from ldm_core.streams import Streams
 from ldm_plugin_samplers.config import PLMSConfig
-from ldm_plugin_samplers.walk import Walk
+from ldm_plugin_samplers.walk import FAR, Walk
 
 WEIGHTS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 """Adams-Bashforth's weights of orders 1 to 4, the newest estimate first."""
@@ -21,8 +21,8 @@ class PLMSSampler(Sampler):
 
     The weights are those of even times. As eps is weighted by the growth of sigma / alpha, which is not even, the
     method is of second order whatever their number (the paper's section 3.5). The first step asks the model twice,
-    all others once. From a level without signal, where eps says nothing of x0, the first step averages x0 in place of
-    eps. Divides by alpha(times[i]) else.
+    all others once. Where sigma / alpha falls by more than a factor of 50 in it, as from a level with next to no
+    signal, where eps says little of x0, it averages x0 in place of eps. Divides by alpha(times[i]) else.
     """
 
     def __init__(self, config: PLMSConfig, site: Site | None = None) -> None:
@@ -47,7 +47,7 @@ class PLMSSampler(Sampler):
             if i == 0 and walk.sigmas[1] > 0:
                 probe = walk.euler(0, x, x0)
                 second = walk.x0(1, probe)
-                if walk.alphas[0] > 0:
+                if walk.interval(0) < FAR:
                     after = _carried(walk, 0, x, (history[0] + walk.eps(1, probe, second)) / 2)
                 else:
                     after = walk.euler(0, x, (x0 + second) / 2)

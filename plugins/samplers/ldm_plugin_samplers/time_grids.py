@@ -12,6 +12,8 @@ from ldm_plugin_samplers.config import KarrasConfig, LogSNRConfig, QuadConfig, S
 
 NO_SIGNAL = 80.0
 """The largest sigma / alpha of Karras et al. 2022, where the schedule's own has no bound."""
+UNBOUNDED = 1000.0
+"""Above this it has none: published tables end at 15 to 157, the cosine table at 20,000."""
 
 
 class QuadGrid(TimeGrid):
@@ -32,8 +34,8 @@ class QuadGrid(TimeGrid):
 class RatioGrid(TimeGrid):
     """Levels whose sigma / alpha, as a power 1 / rho or as a logarithm, is even; then data.
 
-    They begin at t_max, or at `sigma_max` if that is given. Where the schedule has no signal at t_max, the levels
-    after the first are those of a rule that begins at :data:`NO_SIGNAL`.
+    They begin at t_max, or at `sigma_max` if that is given. Where the schedule has next to no signal at t_max, the
+    levels after the first are those of a rule that begins at :data:`NO_SIGNAL`.
     """
 
     def __init__(self, config: KarrasConfig | LogSNRConfig, site: Site | None = None) -> None:
@@ -46,7 +48,7 @@ class RatioGrid(TimeGrid):
             raise ValueError(problem)
         own = math.exp(float(log_ratio(schedule, torch.tensor(float(schedule.t_max), dtype=torch.float64))))
         low = config.sigma_min or math.exp(float(log_ratio(schedule, _lowest(schedule))))
-        high = config.sigma_max or min(own, max(NO_SIGNAL, 2 * low) if math.isinf(own) else own)
+        high = config.sigma_max or min(own, max(NO_SIGNAL, 2 * low) if own > UNBOUNDED else own)
         if not low < high <= own * (1 + 1e-9):
             raise ValueError(f"sigma_min {low:g} and sigma_max {high:g}: the schedule's sigma / alpha ends at {own:g}")
         part = torch.linspace(0, 1, steps, dtype=torch.float64)

@@ -15,6 +15,10 @@ from torch import Tensor
 from ldm_core.contracts import Denoise, NoiseSchedule, OnStep
 from ldm_core.streams import Streams
 
+FAR = math.log(50)
+"""A step of lambda beyond which an average of eps would drown in the error of x0: eps' error is divided by alpha, which
+is next to nothing at such a step's beginning. Published tables take no such steps; the cosine table's first one is."""
+
 
 class Walk:
     """One run down `times`: its coefficients as double-precision numbers, and its calls of model and observer.

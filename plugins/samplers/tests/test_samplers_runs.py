@@ -10,6 +10,9 @@ from ldm_plugin_samplers.config import DPMSolverPP2MSDEConfig, EulerAncestralCon
 from ldm_plugin_samplers.unipc import UniPCSampler, moments
 from torch import Tensor
 
+from ldm_core.builtin.diffusion_config import TrailingConfig, VPConfig
+from ldm_core.builtin.schedules import VPSchedule
+from ldm_core.builtin.time_grids import EvenGrid
 from ldm_core.catalog import Catalog
 from ldm_core.config import structure
 from ldm_core.contracts import Estimate, Sampler
@@ -151,3 +154,15 @@ def test_settings_out_of_range_are_refused(name: str, settings: dict[str, Any]) 
 def test_defaults_are_the_published_ones() -> None:
     assert (EulerAncestralConfig().eta, DPMSolverPP2MSDEConfig().eta) == (1.0, 1.0)
     assert (UniPCConfig().order, UniPCConfig().variant) == (2, "bh2")
+
+
+@pytest.mark.parametrize("steps", [6, 10, 25])
+@pytest.mark.parametrize("name", ["heun", "plms"])
+def test_a_first_level_with_next_to_no_signal_does_no_harm(name: str, steps: int) -> None:
+    """The cosine table begins at sigma / alpha of 20,000, and its second level of ten is at 6: in that variable the
+    step would multiply each error of x0 by thousands."""
+    schedule = VPSchedule(VPConfig(kind="cosine"))
+    times = EvenGrid(TrailingConfig()).times(schedule, steps)
+    problem = gaussian.Gaussian()
+    found, euler = (gaussian.flow_error(make(n), schedule, times, problem) for n in (name, "euler"))
+    assert found < euler

@@ -138,3 +138,14 @@ def test_times_are_found_by_their_noise(schedule: Any) -> None:
     torch.testing.assert_close(time_at(schedule, log_ratio(schedule, t)), t, rtol=1e-10, atol=0)
     beyond = time_at(schedule, torch.tensor([-math.inf, math.inf], dtype=torch.float64))
     assert float(beyond[0]) < 1e-100 and float(beyond[1]) == schedule.t_max
+
+
+@pytest.mark.parametrize("config", [KarrasConfig(), LogSNRConfig()])
+def test_a_table_with_next_to_no_signal_at_its_end_counts_as_unbounded(config: Any) -> None:
+    """The cosine table ends at sigma / alpha of 20,000: most of few levels would lie where there is nothing to see."""
+    cosine = VPSchedule(VPConfig(kind="cosine"))
+    times = RatioGrid(config).times(cosine, 10)
+    same = RatioGrid(type(config)(sigma_max=80.0)).times(cosine, 10)
+    assert float(ratio(cosine, times[:1])) > 1000 and float(times[0]) == cosine.t_max
+    torch.testing.assert_close(times[1:], same[1:])
+    assert float(ratio(cosine, same[:1])) == pytest.approx(80.0, rel=1e-6)
