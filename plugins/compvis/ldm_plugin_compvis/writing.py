@@ -15,6 +15,7 @@ from ldm_core.builtin.diffusion_config import VPConfig
 from ldm_core.codec import ModelWeights, Written
 from ldm_core.config import dump_yaml
 from ldm_core.errors import ConfigError
+from ldm_core.weights.normalization import factor_of, folded
 from ldm_plugin_compvis import clip_keys, schedules
 from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.config_file import METADATA, OWN
@@ -22,7 +23,6 @@ from ldm_plugin_compvis.config_text import config_of
 from ldm_plugin_compvis.layout import averaged
 from ldm_plugin_compvis.reading import FIRST_CONV, mask_second
 from ldm_plugin_compvis.recognise import MASKED
-from ldm_plugin_compvis.scale import factor_of, folded
 
 SUFFIXES = (".safetensors", ".ckpt")
 HELD = (
@@ -48,7 +48,7 @@ def write(weights: ModelWeights, name: str, config: CompVisConfig) -> Written:
     if stage is not None:
         factor = factor_of(stage["latent_mean"], stage["latent_std"])
         if factor is None and weights.model is not None:
-            stage = folded(recipe["first_stage"]["use"], stage) or stage
+            stage = folded(stage, recipe["first_stage"]["use"] == "vq_ae") or stage
             notes.append("the latents' mean and std went into quant_conv and post_quant_conv; scale factor 1")
         scale = factor or 1.0
         prefix = "" if weights.model is None else "first_stage_model."

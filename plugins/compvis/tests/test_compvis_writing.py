@@ -14,7 +14,6 @@ import yaml
 from ldm_plugin_compvis.codec import CompVisCodec
 from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.layout import BUFFERS
-from ldm_plugin_compvis.scale import factor_of, folded
 from torchvision_operators import declare_torchvision_operators
 
 from ldm_core.build import make_first_stage
@@ -23,6 +22,7 @@ from ldm_core.codec import ModelWeights
 from ldm_core.errors import ConfigError
 from ldm_core.resolve import resolve
 from ldm_core.testing.codec import put, random_weights
+from ldm_core.weights.normalization import factor_of, folded
 from ldm_core.weights.reading import recipe_of
 from ldm_core.weights.source import open_source
 from ldm_core.weights.writing import put as write_files
@@ -214,7 +214,7 @@ def test_a_normalisation_by_channel_goes_into_the_convolutions(stage: dict[str, 
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
     assert back.first_stage is not None and torch.equal(back.first_stage["latent_std"], torch.ones(3))
     apart = {**weights.first_stage, "latent_std": torch.tensor([1.0, 2.0, 3.0])} if weights.first_stage else {}
-    assert (folded("vq_ae", apart) is None) and (stage is VQ or folded("kl_ae", apart) is not None)
+    assert (folded(apart, True) is None) and (stage is VQ or folded(apart, False) is not None)
 
 
 def test_the_configuration_is_written_beside_and_replaces_no_file_of_others(tmp_path: Path) -> None:

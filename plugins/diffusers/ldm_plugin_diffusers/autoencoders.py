@@ -236,45 +236,23 @@ def _folded(
 ) -> tuple[float, float, Mapping[str, Tensor], list[str]]:
     """(scaling_factor, shift_factor, tensors, notes): what one factor cannot say goes into the 1x1 convolutions around
     the latents, which is exact but for rounding."""
+    from ldm_core.weights.normalization import folded, shortest_inverse
+
     mean, std = tensors["latent_mean"].double(), tensors["latent_std"].double()
     plain = bool((std == std[0]).all()) and bool((mean == mean[0]).all())
     if plain and (float(mean[0]) == 0 or (shift and not vq)):
-        return _inverse(float(std[0])), float(mean[0]), tensors, []
-    if vq and not bool((std / std[0] - 1).abs().max() < 1e-6):
+        return shortest_inverse(float(std[0])), float(mean[0]), tensors, []
+    out = folded(tensors, vq)
+    if out is None:
         raise ConfigError(
             "first_stage: each channel of the latents has a std of its own "
             f"({', '.join(f'{s:.4g}' for s in std.tolist()[:4])}); VQModel has one scaling_factor, and stretching the "
             "codes would change which is nearest. A kl_ae can be written, or a vq_ae that was trained with "
             "first_stage_trainer.latent_std=one"
         )
-    scale = std.mean().expand_as(std) if vq else std
-    out = dict(tensors)
-    z = len(mean)
-    weight, bias = tensors["quant_conv.weight"].double().clone(), tensors["quant_conv.bias"].double().clone()
-    weight[:z] /= scale.view(-1, 1, 1, 1)
-    bias[:z] = (bias[:z] - mean) / scale
-    if not vq:
-        bias[z:] -= 2 * scale.log()  # the log variance of what is divided by its std
-    out["quant_conv.weight"], out["quant_conv.bias"] = weight.float(), bias.float()
-    weight, bias = tensors["post_quant_conv.weight"].double(), tensors["post_quant_conv.bias"].double()
-    out["post_quant_conv.bias"] = (bias + weight[:, :, 0, 0] @ mean).float()
-    out["post_quant_conv.weight"] = (weight * scale.view(1, -1, 1, 1)).float()
-    if vq:
-        out["quantize.embedding.weight"] = ((tensors["quantize.embedding.weight"].double() - mean) / scale).float()
     notes = [
         "the latents' mean and std by channel are part of quant_conv and post_quant_conv now"
         + (" and of the codebook" if vq else "")
         + "; scaling_factor is 1"
     ]
     return 1.0, 0.0, out, notes
-
-
-def _inverse(std: float) -> float:
-    """1 / std in the fewest digits whose inverse is `std` again in float32."""
-    import torch
-
-    for digits in range(5, 18):
-        scale = float(f"{1 / std:.{digits}g}")
-        if torch.tensor(1 / scale, dtype=torch.float64).float() == torch.tensor(std, dtype=torch.float64).float():
-            return scale
-    return 1 / std

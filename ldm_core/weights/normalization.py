@@ -1,4 +1,5 @@
-"""The latents' normalisation as one scale factor, where it can be one, and folded into the first stage where not."""
+"""The latents' normalisation as other formats hold it: one scale factor, where it can be one, and folded into the first
+stage where not."""
 
 from __future__ import annotations
 
@@ -9,12 +10,8 @@ import torch
 from torch import Tensor
 
 
-def factor_of(mean: Tensor, std: Tensor) -> float | None:
-    """The scale factor s whose inverse is every channel's std, the shortest number that gives it back to the bit; None
-    where the channels differ or their mean is not 0."""
-    value = std[0].item()
-    if bool((mean != 0).any()) or bool((std != std[0]).any()) or not 0 < value < math.inf:
-        return None
+def shortest_inverse(value: float) -> float:
+    """1 / `value` in the fewest digits whose inverse is `value` again in float32; `value` is above 0."""
     for digits in range(1, 18):
         factor = float(f"{1 / value:.{digits}g}")
         if torch.full((1,), 1 / factor).item() == value:
@@ -22,12 +19,22 @@ def factor_of(mean: Tensor, std: Tensor) -> float | None:
     return 1 / value
 
 
-def folded(use: str, stage: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """The first stage with its normalisation inside its last and first 1×1 convolutions, so that factor 1 is left;
-    None where that changes what it does: codes are nearest in raw latents, whose channels may not be scaled apart.
+def factor_of(mean: Tensor, std: Tensor) -> float | None:
+    """The scale factor s whose inverse is every channel's std, the shortest number that gives it back to the bit; None
+    where the channels differ or their mean is not 0."""
+    value = std[0].item()
+    if bool((mean != 0).any()) or bool((std != std[0]).any()) or not 0 < value < math.inf:
+        return None
+    return shortest_inverse(value)
+
+
+def folded(stage: Mapping[str, Tensor], codebook: bool) -> dict[str, Tensor] | None:
+    """The first stage with its normalisation inside its last and first 1×1 convolutions, so that factor 1 is left; as it
+    was but for rounding. None where that changes what it does: with a `codebook`, codes are nearest in raw latents, whose
+    channels may not be scaled apart.
     """
     mean, std = stage["latent_mean"].double(), stage["latent_std"].double()
-    if use == "vq_ae" and bool((std != std[0]).any()):
+    if codebook and bool((std != std[0]).any()):
         return None
     out = dict(stage)
     weight, bias = stage["quant_conv.weight"].double(), stage["quant_conv.bias"].double()
@@ -35,7 +42,7 @@ def folded(use: str, stage: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     scaled, moved = weight.clone(), bias.clone()
     scaled[:z] = weight[:z] / std[:, None, None, None]
     moved[:z] = (bias[:z] - mean) / std
-    if use == "kl_ae":  # behind the means come the log variances
+    if not codebook:  # behind the means come the log variances
         moved[z:] = bias[z:] - 2 * std.log()
     after, behind = stage["post_quant_conv.weight"].double(), stage["post_quant_conv.bias"].double()
     new = {
@@ -44,7 +51,7 @@ def folded(use: str, stage: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         "post_quant_conv.weight": after * std[None, :, None, None],
         "post_quant_conv.bias": behind + (after[:, :, 0, 0] @ mean),
     }
-    if use == "vq_ae":
+    if codebook:
         new["quantize.embedding.weight"] = (stage["quantize.embedding.weight"].double() - mean) / std
     out |= {name: value.to(stage[name].dtype) for name, value in new.items()}
     out["latent_mean"], out["latent_std"] = torch.zeros_like(stage["latent_mean"]), torch.ones_like(stage["latent_std"])
