@@ -29,9 +29,10 @@ def factor_of(mean: Tensor, std: Tensor) -> float | None:
 
 
 def folded(stage: Mapping[str, Tensor], codebook: bool) -> dict[str, Tensor] | None:
-    """The first stage with its normalisation inside its last and first 1×1 convolutions, so that factor 1 is left; as it
-    was but for rounding. None where that changes what it does: with a `codebook`, codes are nearest in raw latents, whose
-    channels may not be scaled apart.
+    """The first stage with its normalisation inside its last and first 1×1 convolutions, so that factor 1 is left.
+
+    It does what it did, but for rounding. None where it would not: with a `codebook`, codes are nearest in raw latents,
+    whose channels may not be scaled apart.
     """
     mean, std = stage["latent_mean"].double(), stage["latent_std"].double()
     if codebook and bool((std != std[0]).any()):
