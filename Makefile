@@ -14,15 +14,23 @@ PYTEST_ARGS ?=
 # Timings mean nothing on a machine that is not idle.
 BENCHMARKS ?= cli training sampling pixel_latent latents loader zero_memory
 
-BIN := .venv/bin
+# What is installed from an index has the versions that were tested together. LATEST=1 takes the newest of the day
+# instead, in an environment of its own; TORCH says which torch in both.
+CONSTRAINTS := .ci/constraints.txt
+LATEST ?=
+VENV := $(if $(LATEST),.venv-latest,.venv)
+INSTALL := $(VENV)/bin/python -m pip install --progress-bar off $(if $(LATEST),--upgrade --upgrade-strategy eager,-c $(CONSTRAINTS))
+
+BIN := $(VENV)/bin
 PLUGINS := $(patsubst %/pyproject.toml,./%,$(wildcard plugins/*/pyproject.toml conditioners/*/pyproject.toml))
 EXTRA := $(patsubst %/pyproject.toml,./%,$(wildcard examples/*/pyproject.toml tests/*/pyproject.toml))
-METADATA := pyproject.toml $(PLUGINS:=/pyproject.toml)
+METADATA := pyproject.toml $(PLUGINS:=/pyproject.toml) $(CONSTRAINTS) $(if $(LATEST),newest)
 # What is installed for running, and for developing; the stamps are newer than the metadata that they were made from.
-RUN := .venv/installed-run
-DEV := .venv/installed-dev
+RUN := $(VENV)/installed-run
+DEV := $(VENV)/installed-dev
+BUILD := .venv-build/installed
 
-.PHONY: demo test slow benchmark lint wheels
+.PHONY: demo test slow benchmark lint wheels constraints newest
 .DELETE_ON_ERROR:
 
 # An environment for developing can run the demo as well.
@@ -42,18 +50,33 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-wheels: $(DEV)
-	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . $(PLUGINS)
+wheels: $(BUILD)
+	.venv-build/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . $(PLUGINS)
 	@ls dist
+
+# Renews the tested versions: the newest of the day are written down once all tests passed with them. The builds of torch
+# are TORCH's to choose.
+constraints:
+	$(MAKE) test LATEST=1
+	(echo '# The versions that the tests passed with; make constraints renews this file.'; \
+	 .venv-latest/bin/python -m pip freeze --all --exclude-editable | sed 's/+.*//' \
+	 | grep -viE '^(pip|torch|torchvision|triton|nvidia.*|cuda.*)==') > $(CONSTRAINTS).new
+	mv $(CONSTRAINTS).new $(CONSTRAINTS)
 
 # All siblings by path in one call of pip, so that a name that is not published is never looked for in an index.
 $(RUN): $(METADATA) | $(BIN)/python
-	$(BIN)/python -m pip install --progress-bar off "$(TORCH)" -e ".[s3]" $(PLUGINS:%=-e %)
+	$(INSTALL) "$(TORCH)" -e ".[s3]" $(PLUGINS:%=-e %)
 	touch $@
 
 $(DEV): $(METADATA) $(EXTRA:=/pyproject.toml) | $(BIN)/python
-	$(BIN)/python -m pip install --progress-bar off "$(TORCH)" -e ".[dev]" $(PLUGINS:%=-e %) $(EXTRA:%=-e %)
+	$(INSTALL) "$(TORCH)" -e ".[dev]" $(PLUGINS:%=-e %) $(EXTRA:%=-e %)
+	touch $@
+
+# Building needs hatchling alone.
+$(BUILD): $(CONSTRAINTS)
+	$(PYTHON) -m venv .venv-build
+	.venv-build/bin/python -m pip install --progress-bar off -c $(CONSTRAINTS) hatchling
 	touch $@
 
 $(BIN)/python:
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)

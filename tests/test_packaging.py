@@ -142,17 +142,50 @@ def test_mypy_knows_every_distribution() -> None:
     assert set(PLUGINS) <= set(metadata(".")["tool"]["mypy"]["mypy_path"])
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-@pytest.mark.parametrize("stamp", [".venv/installed-run", ".venv/installed-dev"])
-def test_siblings_are_installed_by_path_in_one_call(stamp: str) -> None:
-    """So that no name that is not published is ever looked for in an index."""
-    line = ["make", "-n", "-B", "-C", str(ROOT), stamp]
+def commands(*target: str) -> list[str]:
+    """The command lines that make would run for a target in a fresh clone."""
+    line = ["make", "-n", "-B", "-C", str(ROOT), *target]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k != "MFLAGS"}
-    done = subprocess.run(line, capture_output=True, text=True, env=environment, check=True)
-    (call,) = [row for row in done.stdout.splitlines() if " pip install" in row]
+    return subprocess.run(line, capture_output=True, text=True, env=environment, check=True).stdout.splitlines()
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+@needs_make
+@pytest.mark.parametrize("target", [(".venv/installed-run",), (".venv/installed-dev",), ("test", "LATEST=1")])
+def test_siblings_are_installed_by_path_in_one_call(target: tuple[str, ...]) -> None:
+    """So that no name that is not published is ever looked for in an index."""
+    (call,) = [row for row in commands(*target) if " pip install" in row]
     for folder in PLUGINS:
         assert f"-e ./{folder}" in call
     assert re.search(r"torch==[0-9.]+", call), "plain torch would bring CUDA packages"
+
+
+@needs_make
+def test_tested_versions_are_installed_unless_the_newest_are_asked_for() -> None:
+    for target in ("demo", "test", "lint"):
+        assert "-c .ci/constraints.txt" in " ".join(commands(target)), target
+    newest = " ".join(commands("test", "LATEST=1"))
+    assert "constraints" not in newest and "--upgrade-strategy eager" in newest
+    assert ".venv/" not in newest, "the newest versions have an environment of their own"
+
+
+@needs_make
+def test_wheels_need_hatchling_alone() -> None:
+    installs = [row for row in commands("wheels") if " pip install" in row]
+    assert [row.split()[-1] for row in installs] == ["hatchling"]
+
+
+def test_every_requirement_has_a_tested_version() -> None:
+    rows = (ROOT / ".ci" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    tested = {name_of(row.partition("==")[0]): row.partition("==")[2] for row in rows if not row.startswith("#")}
+    assert all(re.fullmatch(r"[0-9][0-9A-Za-z.]*", version) for version in tested.values())
+    data = [metadata(folder)["project"] for folder in (".", *PLUGINS)]
+    wanted = {name_of(r) for project in data for r in project.get("dependencies", ())}
+    wanted |= {name_of(r) for group in data[0]["optional-dependencies"].values() for r in group}
+    assert {name for name in wanted if not name.startswith("ldm-")} - {"torch"} <= tested.keys()
+    assert not {"torch", "torchvision"} & tested.keys(), "the builds of torch are the Makefile's to choose"
 
 
 def test_ci_runs_what_the_readme_names() -> None:

@@ -138,10 +138,8 @@ BAD_CONFIGS = {
     "laughs.yaml": b"a0: &a0 [x]\n"
     + b"".join(b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 12)),
     "itself.yaml": b"a: &a [*a]\n",
-    "merges.yaml": b"a0: &a0 {k: 1, l: 2}\n"
-    + b"".join(
-        b"a%d: &a%d {<<: [%s], x%d: 1}\n" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 9), i) for i in range(1, 12)
-    ),
+    "merges.yaml": b"a0: &a0 {x: 1}\n"
+    + b"".join(b"a%d: &a%d {<<: *a%d, x%d: 1}\n" % (i, i, i - 1, i) for i in range(1, 1200)),  # 720,000 keys
     "merges-itself.yaml": b"a: &a {<<: *a, b: 1}\n",
     "deep.yaml": b"a: " + b"[" * 2000,
     "deep.json": b'{"a":' + b"[" * 100_000,
@@ -163,6 +161,21 @@ def test_bad_configs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         open_source(str(tmp_path)).config(name)
     assert time.process_time() - began < 10
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_merges_of_the_same_keys(tmp_path: Path) -> None:
+    """9 ** 11 merged keys, all of them doubled: some PyYAMLs drop doubles, others copy them all."""
+    text = b"a0: &a0 {k: 1, l: 2}\n" + b"".join(
+        b"a%d: &a%d {<<: [%s], x%d: 1}\n" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 9), i) for i in range(1, 12)
+    )
+    (tmp_path / "doubles.yaml").write_bytes(text)
+    began = time.process_time()
+    try:
+        read = open_source(str(tmp_path)).config("doubles.yaml")
+    except CheckpointError:
+        read = None
+    assert time.process_time() - began < 10
+    assert read is None or len(read["a11"]) == 13
 
 
 def test_hashes(folder: Path) -> None:
