@@ -24,7 +24,8 @@ from cattrs.errors import (
 )
 from cattrs.gen import make_dict_structure_fn
 
-from ldm_core.errors import ConfigError, suggest
+from ldm_core.documents import parse_yaml as parse_yaml
+from ldm_core.errors import ConfigError, quoted, suggest
 
 T = TypeVar("T")
 
@@ -34,8 +35,7 @@ class _Mismatch(ValueError):
 
 
 def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return quoted(value, 60)
 
 
 def _integer(value: Any, _: Any) -> int:
@@ -240,59 +240,6 @@ def field_table(config: type) -> list[tuple[str, str, str, str]]:
         text = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
         rows.append((a.name, text.replace("collections.abc.", ""), default, str(a.metadata.get("help", ""))))
     return rows
-
-
-_MOST_MERGED = 100_000
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with 1e-4 as a number, as everybody writes it, and in which a key that comes twice is an error."""
-
-    _merged = 0  # keys that merge keys brought so far
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As a SafeLoader's, but no key silently replaces another."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key.value}' comes twice", key.start_mark
-                )
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merge keys (``<<``) as a SafeLoader takes them in, up to a number: a few lines can stand for any memory."""
-        for key, value in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                mappings = value.value if isinstance(value, yaml.SequenceNode) else [value]
-                mappings = [each for each in mappings if isinstance(each, yaml.MappingNode)]
-                for each in mappings:
-                    self.flatten_mapping(each)
-                self._merged += sum(len(each.value) for each in mappings)
-            if self._merged > _MOST_MERGED:
-                raise yaml.constructor.ConstructorError(None, None, "'<<' brings too many keys", key.start_mark)
-        super().flatten_mapping(node)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9]+(?:[eE][-+]?[0-9]+)?)$"
-    ),
-    list("-+0123456789."),
-)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """YAML -> plain values; a syntax error becomes a :class:`ConfigError` naming `where` and the line."""
-    try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader: no object is ever constructed from a tag
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{where}{line}: not readable as YAML ({getattr(error, 'problem', error)})") from None
 
 
 def dump_yaml(value: Any) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 
 
 class LDMError(Exception):
@@ -52,5 +53,66 @@ class Interrupted(LDMError):
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of `known`, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    close = difflib.get_close_matches(word[:100], list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{clean(close[0], 100)}'?" if close else ""
+
+
+_JOINERS = frozenset("\u200c\u200d\u00a0\u3000\u00ad")
+"""Characters that are not printable by Python's rule, and which scripts and emoji need all the same."""
+
+
+def clean(text: object, limit: int = 240) -> str:
+    """`text` for one line of a terminal: line ends, escapes and other control characters as backslash escapes, the
+    middle left out where it is longer than `limit` characters."""
+    said = text if isinstance(text, str) else str(text)
+    if len(said) > limit:
+        tail = limit // 4
+        said = f"{said[: limit - tail - 1]}…{said[-tail:] if tail else ''}"
+    if said.isprintable():
+        return said
+    return "".join(c if c.isprintable() or c in _JOINERS else _escaped(c) for c in said)
+
+
+def clean_lines(text: str, width: int = 2000, word: int = 400) -> str:
+    """`text` of several lines for a terminal: each by :func:`clean`, words beyond `word` characters cut."""
+    lines = re.split(r"\r?\n", text)
+    return "\n".join(clean(re.sub(rf"\S{{{word + 1},}}", lambda m: clean(m[0], word), line), width) for line in lines)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def quoted(value: object, limit: int = 80) -> str:
+    """A value as messages show it: its repr without control characters, of at most `limit` characters, whatever it
+    holds."""
+    said = _bounded(value, limit, 4)
+    return clean(said, limit) if len(said) <= limit else clean(said[: max(1, limit - 3)] + "...", limit + 3)[:limit]
+
+
+def _bounded(value: object, left: int, depth: int) -> str:
+    """About the first `left` characters of the repr, at that cost."""
+    if isinstance(value, str | bytes):
+        return repr(value[: left + 1])
+    if isinstance(value, int) and value.bit_length() > 1024:
+        return f"a number of {value.bit_length() * 30103 // 100_000 + 1} digits"
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        marks = "{}" if isinstance(value, Mapping | set | frozenset) else "()" if isinstance(value, tuple) else "[]"
+        if depth == 0:
+            return f"{marks[0]}...{marks[1]}"
+        said: list[str] = []
+        for each in value.items() if isinstance(value, Mapping) else value:
+            if left <= 0:
+                said.append("...")
+                break
+            if isinstance(value, Mapping):
+                one = f"{_bounded(each[0], left, depth - 1)}: {_bounded(each[1], left, depth - 1)}"
+            else:
+                one = _bounded(each, left, depth - 1)
+            said.append(one)
+            left -= len(one) + 2
+        return f"{marks[0]}{', '.join(said)}{',' if isinstance(value, tuple) and len(said) == 1 else ''}{marks[1]}"
+    try:
+        return repr(value)
+    except Exception:
+        return f"a value of type {type(value).__name__}"

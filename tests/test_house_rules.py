@@ -31,6 +31,7 @@ LIGHT = (
     "ldm_core.cond",
     "ldm_core.config",
     "ldm_core.contracts",
+    "ldm_core.documents",
     "ldm_core.errors",
     "ldm_core.hookspecs",
     "ldm_core.recipe",
