@@ -52,7 +52,7 @@ class TarStore:
 
     def _index(self, number: int, shard: storage.FileInfo) -> list[Sample]:
         """The samples of a shard; an index that was made before is taken where the cache has it."""
-        key = ("tar index 1", storage.shown(shard.url), shard.size, shard.mark, _changed(shard.url))
+        key = ("tar index 2", storage.shown(shard.url), shard.size, shard.mark, _changed(shard.url))
         if self._cache is not None and (known := self._cache.recall(*key)) is not None:
             return unpacked(known, number)
         samples = self._read_index(number, shard)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import tarfile
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import IO, Any, cast
+from typing import IO
 
 import attrs
 
 from ldm_core import storage
 from ldm_core.builtin.bad_examples import printable
 from ldm_core.builtin.reading import Sample
+from ldm_core.builtin.tar_headers import members
 from ldm_core.errors import DataError, StorageError
 
 _SPLIT_WORDS = ("train", "val", "valid", "validation", "test", "dev")
-_BLOCK = 512
 
 
 @attrs.frozen(slots=True)
@@ -80,56 +79,15 @@ def index_shard(file: IO[bytes], size: int, number: int, url: str) -> list[Sampl
     """The samples of one shard, in its order. DataError where it is cut off, damaged or unsafe."""
     where = storage.shown(url)
     groups: dict[str, dict[str, Part]] = {}
-    try:
-        with tarfile.open(fileobj=cast(Any, file), mode="r:") as archive:
-            for member in archive:
-                archive.members = []  # type: ignore[attr-defined]  # tarfile keeps them all otherwise: a kilobyte each
-                if member.isdir():
-                    continue
-                _check_member(member, where)
-                name, extension = split_name(member.name)
-                if not extension:
-                    continue
-                parts = groups.setdefault(name, {})
-                if extension in parts:
-                    raise DataError(f"{where}: '{printable(member.name)}' is there twice; build the shard again")
-                if member.offset_data + member.size > size:
-                    raise DataError(_cut_off(where, size, member.name))
-                parts[extension] = Part(number, member.offset_data, member.size)
-            end = archive.offset
-    except tarfile.TarError as error:
-        if size == 0 or "unexpected end" in str(error) or "truncated" in str(error):
-            raise DataError(_cut_off(where, size, "")) from error
-        raise DataError(f"{where}: not a plain tar file ({error}); build it again") from error
-    except (RecursionError, ValueError, OverflowError) as error:  # headers made to be read without an end
-        why = type(error).__name__
-        raise DataError(f"{where}: refused: its headers make no sense ({why}); build it again") from error
-    # tarfile takes a damaged or missing header for the end; the end is a block of zeros.
-    file.seek(end)
-    block = file.read(_BLOCK)
-    if len(block) < _BLOCK:
-        raise DataError(_cut_off(where, size, ""))
-    if block.strip(b"\0"):
-        raise DataError(f"{where}: damaged at byte {end}; download it again")
+    for member in members(file, size, where):
+        name, extension = split_name(member.name)
+        if not extension:
+            continue
+        parts = groups.setdefault(name, {})
+        if extension in parts:
+            raise DataError(f"{where}: '{printable(member.name)}' is there twice; build the shard again")
+        parts[extension] = Part(number, member.offset, member.size)
     return [Sample(name, parts) for name, parts in groups.items()]
-
-
-def _check_member(member: tarfile.TarInfo, where: str) -> None:
-    name = member.name
-    outside = name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or "\0" in name
-    if outside or re.match(r"[A-Za-z]:[\\/]", name):
-        raise DataError(f"{where}: refused: member '{printable(name)}' points outside the tar; rename it")
-    if not member.isreg() or member.issparse():
-        raise DataError(
-            f"{where}: refused: member '{printable(name)}' is a link or a device, or has holes; store plain files"
-        )
-    if member.size < 0:
-        raise DataError(f"{where}: refused: member '{printable(name)}' has a size below 0; build it again")
-
-
-def _cut_off(where: str, size: int, name: str) -> str:
-    at = f" inside '{printable(name)}'" if name else ""
-    return f"{where}: the tar is cut off{at} ({size:,} bytes are there); download or build it again"
 
 
 def split_name(name: str) -> tuple[str, str]:
