@@ -50,7 +50,8 @@ class Wanted:
     def of(cls, settings: Iterable[str], **more: Any) -> Wanted:
         """From ``KEY=VALUE`` settings, of which ``codec.KEY=VALUE`` are options of the codec."""
         plain: dict[str, Any] = {}
-        apply_overrides(plain, settings, (*SINGLE, _CODEC))
+        whole_first = sorted(settings, key=lambda text: "." in text.partition("=")[0])
+        apply_overrides(plain, whole_first, (*SINGLE, _CODEC))
         options = plain.pop(_CODEC, {})
         if not isinstance(options, Mapping):
             raise ConfigError(f"codec={options}: the codec is named by --from; its options are codec.KEY=VALUE")

@@ -2,7 +2,8 @@
 
 Stable Diffusion 1 stores transformers' names. Stable Diffusion 2 stores OpenCLIP's, whose fused projections hold
 queries, keys and values one below the other; of its 24 layers the last is not used (the context is the last but one's
-output, normalised), so that 23 are taken, as in every published conversion.
+output, normalised), so that 23 are taken, as in every published conversion. Of other depths all layers are taken, and
+``skip`` says how many of them are left out.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _FUSED = ("q_proj", "k_proj", "v_proj")
 _BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)\Z")
 HEAD = 64
 HUGE_LAYERS = 24
+LAST, PENULTIMATE = "last", "penultimate"
+"""What a configuration calls the layer of OpenCLIP's whose output is the condition."""
 
 
 def open_names(name: str) -> list[str]:
@@ -53,10 +56,28 @@ def open_names(name: str) -> list[str]:
 
 
 def layers_of(shapes: Shapes) -> int:
-    """How many layers are used."""
+    """How many layers names hold, OpenCLIP's or ours."""
     pattern = re.compile(r"(?:transformer\.text_model\.encoder\.layers|model\.transformer\.resblocks)\.(\d+)\.")
-    count = 1 + max((int(m[1]) for k in shapes if (m := pattern.match(k))), default=-1)
-    return count - 1 if OPEN_TOKENS in shapes and count == HUGE_LAYERS else count
+    return 1 + max((int(m[1]) for k in shapes if (m := pattern.match(k))), default=-1)
+
+
+def taken(layers: int, layer: str) -> dict[str, int]:
+    """Of OpenCLIP's `layers`, how many are taken and how many of these are left out, by what `layer` calls the one that
+    is the condition; ``""``: nothing says it, and the depth of the released encoder does."""
+    if layers == HUGE_LAYERS and layer != LAST:
+        return {"layers": layers - 1, "skip": 0}
+    return {"layers": layers, "skip": int(layer == PENULTIMATE and layers > 1)}
+
+
+def layer_name(layers: int, skip: int) -> str:
+    """What a configuration calls the condition's layer of an encoder that is written with `layers`: CompVis' programs
+    build the released encoder, of 24, for one of 23."""
+    return PENULTIMATE if skip == 1 or (skip, layers) == (0, HUGE_LAYERS - 1) else LAST
+
+
+def layer_unknown(shapes: Shapes, layer: str) -> bool:
+    """Whether nothing says which layer of OpenCLIP's is the condition: not `layer`, and not a released depth."""
+    return not layer and OPEN_TOKENS in shapes and layers_of(shapes) not in (HUGE_LAYERS, HUGE_LAYERS - 1)
 
 
 def unused(name: str, layers: int) -> bool:
@@ -65,8 +86,9 @@ def unused(name: str, layers: int) -> bool:
     return match is not None and int(match[1]) >= layers
 
 
-def fields_of(shapes: Shapes) -> dict[str, Any]:
-    """Settings of the conditioner ``clip_text`` that names and shapes say; heads are 64 wide, as in all of CLIP."""
+def fields_of(shapes: Shapes, layer: str = "") -> dict[str, Any]:
+    """Settings of the conditioner ``clip_text`` that names, shapes and the name of OpenCLIP's `layer` say; heads are 64
+    wide, as in all of CLIP."""
     is_open = OPEN_TOKENS in shapes
     vocab, width = shapes[OPEN_TOKENS if is_open else TOKENS]
     positions = shapes[OPEN + "positional_embedding" if is_open else OURS + "embeddings.position_embedding.weight"]
@@ -76,7 +98,7 @@ def fields_of(shapes: Shapes) -> dict[str, Any]:
     return {
         "vocab_size": vocab,
         "width": width,
-        "layers": layers_of(shapes),
+        **(taken(layers_of(shapes), layer) if is_open else {"layers": layers_of(shapes)}),
         "heads": max(width // HEAD, 1),
         "inner": inner[0],
         "length": positions[0],

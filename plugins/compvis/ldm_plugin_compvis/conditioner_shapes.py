@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -21,27 +21,38 @@ class NotThisConditioner(ValueError):
 
 @attrs.frozen(kw_only=True)
 class ConditionerShapes:
-    """A conditioner: `use`, the `fields` of its config as far as shapes say them, and `candidates` where two could be.
+    """A conditioner: `use`, the `fields` of its config as far as shapes say them, and what it could be besides.
 
-    `openclip`: whether its names are OpenCLIP's (Stable Diffusion 2).
+    `others`: fields by component. `asked`: settings that nothing says, with their candidates. `openclip`: whether its
+    names are OpenCLIP's (Stable Diffusion 2).
     """
 
     use: str
     fields: Mapping[str, Any] = attrs.field(default=EMPTY)
-    candidates: tuple[str, ...] = ()
+    others: Mapping[str, Mapping[str, Any]] = attrs.field(default=EMPTY)
+    asked: Mapping[str, Sequence[Any]] = attrs.field(default=EMPTY)
     openclip: bool = False
 
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The components that it could be, where there are several."""
+        return (self.use, *self.others) if self.others else ()
 
-def conditioner_shapes(shapes: Shapes, concat: int, crossattn: int, cond_key: str = "") -> ConditionerShapes | None:
+    def chosen(self, use: str) -> ConditionerShapes:
+        """The same as component `use`, one of the candidates."""
+        return attrs.evolve(self, use=use, fields=self.others.get(use, self.fields), others=EMPTY)
+
+
+def conditioner_shapes(
+    shapes: Shapes, concat: int, crossattn: int, cond_key: str = "", text_layer: str = ""
+) -> ConditionerShapes | None:
     """Names relative to the conditioner, with shapes -> what it is; None where the model has no conditioning.
 
-    `concat`, `crossattn`: what the U-Net reads beside the latents. `cond_key`: what a config calls the condition.
-    Raises :class:`NotThisConditioner`.
+    `concat`, `crossattn`: what the U-Net reads beside the latents. `cond_key`, `text_layer`: what a config calls the
+    condition, and the layer of a CLIP text encoder that gives it. Raises :class:`NotThisConditioner`.
     """
     if clip_keys.TOKENS in shapes or clip_keys.OPEN_TOKENS in shapes:
-        return ConditionerShapes(
-            use="clip_text", fields=clip_keys.fields_of(shapes), openclip=clip_keys.OPEN_TOKENS in shapes
-        )
+        return _clip(shapes, text_layer)
     if _TOKENS in shapes:
         return _tokens(shapes, cond_key)
     if "embedding.weight" in shapes:
@@ -63,6 +74,22 @@ def conditioner_shapes(shapes: Shapes, concat: int, crossattn: int, cond_key: st
     if shapes or cond_key == "masked_image":
         return ConditionerShapes(use="masked_image")
     return ConditionerShapes(use="low_resolution", fields={"image_channels": concat}) if concat else None
+
+
+def _clip(shapes: Shapes, layer: str) -> ConditionerShapes:
+    openclip = clip_keys.OPEN_TOKENS in shapes
+    known = (clip_keys.LAST, clip_keys.PENULTIMATE) if openclip else (clip_keys.LAST,)
+    if layer and layer not in known:
+        raise NotThisConditioner(
+            f"its configuration takes layer '{layer[:40]}' of the text encoder; conditioner clip_text gives "
+            f"{' or '.join(known)}"
+        )
+    return ConditionerShapes(
+        use="clip_text",
+        fields=clip_keys.fields_of(shapes, layer),
+        asked={"skip": (1, 0)} if clip_keys.layer_unknown(shapes, layer) else EMPTY,
+        openclip=openclip,
+    )
 
 
 def _tokens(shapes: Shapes, cond_key: str) -> ConditionerShapes:
@@ -89,4 +116,4 @@ def _tokens(shapes: Shapes, cond_key: str) -> ConditionerShapes:
     text = {**fields, "length": length}
     if cond_key or vocab == 30522 or length % 3 == 1:
         return ConditionerShapes(use="text", fields=text)
-    return ConditionerShapes(use="text", fields=text, candidates=("text", "bbox_layout"))
+    return ConditionerShapes(use="text", fields=text, others={"bbox_layout": boxes})

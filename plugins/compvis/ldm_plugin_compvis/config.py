@@ -29,3 +29,10 @@ class CompVisConfig:
     write_ema: bool = attrs.field(
         default=False, metadata={"help": "writing: hold the denoiser's weights as model_ema.* as well"}
     )
+    scale_by_std: bool = attrs.field(
+        default=False,
+        metadata={
+            "help": "writing: hold the scale factor as a tensor, as files trained with scale_by_std do; else it is in "
+            "the configuration alone"
+        },
+    )

@@ -30,12 +30,14 @@ _PREDICTIONS = {"eps": "eps", "epsilon": "eps", "x0": "x0", "v": "v", "v_predict
 class Hints:
     """What was found: plain recipe values, the `scale_factor`, what the condition is called; `where` for the notes.
 
-    `normalization`: of the latents of a first stage by itself, mean and std by channel.
+    `normalization`: of the latents of a first stage by itself, mean and std by channel. `text_layer`: what a CLIP text
+    encoder's configuration calls the layer that is the condition; ``""`` where there is none.
     """
 
     recipe: Mapping[str, Any] = attrs.field(default=EMPTY)
     scale_factor: float | None = None
     cond_key: str = ""
+    text_layer: str = ""
     where: str = ""
     latent_size: tuple[int, ...] = ()
     class_names: Mapping[str, Sequence[str]] = attrs.field(default=EMPTY)
@@ -147,11 +149,22 @@ def _hints(plain: Mapping[str, Any], where: str) -> Hints:
         recipe=recipe,
         scale_factor=float(scale) if isinstance(scale, int | float) and 0 < scale < math.inf else None,
         cond_key=str(params.get("cond_stage_key") or ""),
+        text_layer=_text_layer(params),
         class_names=names,
         normalization=(mean, std) if mean and len(mean) == len(std) and min(std) > 0 else None,
         where=where,
         latent_size=sizes if all(isinstance(s, int) for s in sizes) else (),
     )
+
+
+def _text_layer(params: Mapping[str, Any]) -> str:
+    """The layer that a CLIP text encoder's configuration names, or the one that it means where it names none."""
+    embedders = _mapping(params, "conditioner_config", "params").get("emb_models")
+    first = embedders[0] if isinstance(embedders, list) and embedders else params.get("cond_stage_config")
+    target = str(_mapping({"stage": first}, "stage").get("target", ""))
+    if not target.endswith(("FrozenOpenCLIPEmbedder", "FrozenCLIPEmbedder")):
+        return ""
+    return str(_mapping({"stage": first}, "stage", "params").get("layer") or "last")
 
 
 def _numbers(value: Any) -> tuple[float, ...]:

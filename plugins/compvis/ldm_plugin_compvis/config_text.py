@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ldm_plugin_compvis import clip_keys
 from ldm_plugin_compvis.config_file import OWN
 
 _PARTS = (
@@ -26,6 +27,9 @@ _KEYS = {
 }
 """What the published configurations call the condition."""
 CONCAT = ("semantic_map", "low_resolution", "masked_image")
+WITHOUT_WEIGHTS = ("low_resolution", "masked_image", "embedding")
+"""Conditioners that learn nothing; one that is the first stage itself must not be called trainable there."""
+_DDPM = "ldm.models.diffusion.ddpm."
 
 
 def config_of(
@@ -35,8 +39,13 @@ def config_of(
     scale_factor: float,
     openclip: bool,
     class_names: Mapping[str, Sequence[str]],
+    scale_by_std: bool = False,
+    use_ema: bool = False,
 ) -> dict[str, Any]:
-    """Plain values of the configuration of a model, or of a first stage by itself."""
+    """Plain values of the configuration of a model, or of a first stage by itself.
+
+    `scale_by_std`: the scale factor is a tensor of the file. `use_ema`: averages are.
+    """
     own = {key: recipe[key] for key in _PARTS if key in recipe and (has_model or key not in _PARTS[3:])}
     stage = recipe["first_stage"]
     ldm = "ldm.models.autoencoder."
@@ -44,7 +53,13 @@ def config_of(
         name = "VQModel" if stage["use"] == "vq_ae" else "AutoencoderKL"
         model: dict[str, Any] = {"target": ldm + name, "params": _autoencoder(recipe)}
     else:
-        model = {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": _diffusion(recipe, scale_factor)}
+        pair = len(recipe["conditioners"]) > 1
+        model = {"target": _DDPM + ("LatentInpaintDiffusion" if pair else "LatentDiffusion")}
+        model["params"] = {
+            **_diffusion(recipe, scale_factor),
+            **({"scale_by_std": True} if scale_by_std else {}),
+            "use_ema": use_ema,
+        }
         name = "VQModelInterface" if stage["use"] == "vq_ae" else "AutoencoderKL"
         model["params"] |= {
             "unet_config": {
@@ -98,15 +113,17 @@ def _diffusion(recipe: Mapping[str, Any], scale_factor: float) -> dict[str, Any]
         "image_size": size[0] if size[0] == size[1] else size,
         "channels": recipe["first_stage"]["z_channels"],
         "scale_factor": scale_factor,
-        "use_ema": False,
     }
     if conditioners:
         use = conditioners[0]["use"]
         out |= {
             "cond_stage_key": _KEYS.get(use, use),
             "conditioning_key": "hybrid" if len(conditioners) > 1 else "concat" if use in CONCAT else "crossattn",
-            "cond_stage_trainable": bool(conditioners[0].get("train", True)),
+            "cond_stage_trainable": use not in WITHOUT_WEIGHTS and bool(conditioners[0].get("train", True)),
         }
+    if len(conditioners) > 1:  # Stable Diffusion's for inpainting: its programs ask the model for these
+        keys = ["mask", "masked_image"]
+        out |= {"finetune_keys": None, "concat_keys": keys, "masked_image_key": keys[1]}
     return out
 
 
@@ -172,6 +189,7 @@ def _cond_stage(recipe: Mapping[str, Any], openclip: bool) -> Any:
     if use == "masked_image":
         return "__is_first_stage__"
     if use == "clip_text":
-        layer = {"params": {"freeze": True, "layer": "penultimate"}} if openclip else {}
+        named = clip_keys.layer_name(first["layers"], first["skip"])
+        layer = {"params": {"freeze": True, "layer": named}} if openclip else {}
         return {"target": modules + ("FrozenOpenCLIPEmbedder" if openclip else "FrozenCLIPEmbedder"), **layer}
     return {"target": "torch.nn.Identity"}

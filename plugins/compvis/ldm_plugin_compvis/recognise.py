@@ -19,6 +19,7 @@ from ldm_core.config import structure, unstructure
 from ldm_core.errors import CheckpointError
 from ldm_plugin_compvis import fingerprints, schedules
 from ldm_plugin_compvis.autoencoder_shapes import AutoencoderShapes, NotThisAutoencoder, autoencoder_shapes
+from ldm_plugin_compvis.choices import conditioner_named, with_shapes
 from ldm_plugin_compvis.conditioner_shapes import ConditionerShapes, NotThisConditioner, conditioner_shapes
 from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.config_file import Hints, hints_of
@@ -30,6 +31,8 @@ NAMES = {"clip_text": "text"}
 """What conditioners are called in a recipe, where that is not their component's name."""
 MASKED: Mapping[str, Any] = {"hole": 0.0, "outside": 0.0}
 """How Stable Diffusion gives a masked picture to its U-Net, beside the text."""
+RETRIEVED = "nix"
+"""What the configurations of retrieval-augmented diffusion call their condition, vectors of length 1."""
 _LONGEST_TABLE = 100_000
 _SD2_STEPS = {"875000": ("eps", 512), "110000": ("v", 768)}
 """Training steps that stand in the released files of Stable Diffusion 2.0 (base) and 2.1: what they predict."""
@@ -59,7 +62,12 @@ def examine(source: Source, config: CompVisConfig) -> Found | None:
         if unet is None:
             assert stage is not None
             return _first_stage(given, config, file, layout, shapes, stage, hints)
-        conditioner = conditioner_shapes(layout.of_conditioner(shapes), unet.concat, unet.crossattn, hints.cond_key)
+        conditioner = conditioner_shapes(
+            layout.of_conditioner(shapes), unet.concat, unet.crossattn, hints.cond_key, hints.text_layer
+        )
+        if conditioner is not None:
+            for use in set(conditioner_named(given)) & set(conditioner.candidates):
+                conditioner = conditioner.chosen(use)
     except (NotThisUNet, NotThisAutoencoder, NotThisConditioner) as error:
         raise CheckpointError(f"{storage.shown(source.url)}: {error}") from None
     except (KeyError, ValueError, IndexError, TypeError) as error:
@@ -158,12 +166,13 @@ class _Model:
         loss = self.row.loss if self.row else ""
         if loss:
             self.recipe["objective"] = {"use": "simple", "loss": loss}
-        recipe = overlay(overlay(self.recipe, _known_parts(self.hints.recipe)), self.given)
+        given = with_shapes(self.given, self.recipe["conditioners"])
+        recipe = overlay(overlay(self.recipe, _known_parts(self.hints.recipe)), given)
         scale = self._scale()
         if self.stage is None:
             self.unknown = {k: v for k, v in self.unknown.items() if k.startswith("denoiser")}
             recipe.pop("conditioners", None)  # their weights are not here
-        unknown = {k: v for k, v in self.unknown.items() if not _said(self.given, k)}
+        unknown = {k: v for k, v in self.unknown.items() if not _said(self.given, k) or self._beside(k, v)}
         return Found(
             file=self.file,
             layout=self.layout,
@@ -178,6 +187,11 @@ class _Model:
             notes=(*self.notes, *self.hints.notes),
             class_names=self.hints.class_names,
         )
+
+    def _beside(self, path: str, candidates: Sequence[Any]) -> bool:
+        """Whether the user named conditioners, and none that the file could hold."""
+        named = conditioner_named(self.given)
+        return path == "conditioners" and bool(candidates) and not set(named) & set(candidates)
 
     def _what(self) -> str:
         if self.row is not None:
@@ -212,11 +226,12 @@ class _Model:
             rows.append({"use": found.use, "name": name, **_plain(fields)})
             if found.candidates:
                 self.unknown["conditioners"] = found.candidates
+            self.unknown |= {f"conditioners.{name}.{key}": values for key, values in found.asked.items()}
             rows_of_table = found.fields.get("classes", 0) + found.fields.get("null_class", False)
             if found.use == "class_label" and rows_of_table not in (1000, 1001):
                 self.unknown[f"conditioners.{name}.null_class"] = (True, False)
             if found.use == "embedding":
-                self.notes.append("the file has no encoder: the condition is given as vectors (conditioner embedding)")
+                self._vectors(rows[0])
             latent = unet.latent_channels
             if found.use == "clip_text" and unet.concat == latent + 1:
                 rows.append({"use": "masked_image", "name": "masked_image", **MASKED})
@@ -232,6 +247,16 @@ class _Model:
             rows = list(own)
             self.unknown = {k: v for k, v in self.unknown.items() if not k.startswith("conditioners")}
         self.recipe["conditioners"] = rows
+
+    def _vectors(self, row: dict[str, Any]) -> None:
+        self.notes.append("the file has no encoder: the condition is given as vectors (conditioner embedding)")
+        if "normalize" not in row and self.hints.cond_key == RETRIEVED:
+            row["normalize"] = True
+        elif "normalize" not in row:
+            self.notes.append(
+                "whether each vector is divided by its length is not known: it is taken as it is given; "
+                "conditioners.embedding.normalize=true divides, as retrieval-augmented diffusion models have it"
+            )
 
     def _served(self, found: ConditionerShapes) -> int:
         """How many channels beside the latents a conditioner gives."""
@@ -329,6 +354,8 @@ def _said(given: Mapping[str, Any], path: str) -> bool:
             node = next((m for m in node if isinstance(m, Mapping) and key in (m.get("name"), m.get("use"))), {})
         else:
             node = node.get(key, {}) if isinstance(node, Mapping) else {}
+    if path == "conditioners":
+        return bool(conditioner_named(given)) or given.get(path) == []
     words = {"heads": ("heads", "head_channels")}.get(keys[-1], (keys[-1],))
     return isinstance(node, Mapping) and any(word in node for word in words)
 

@@ -60,7 +60,8 @@ def write(weights: ModelWeights, name: str, config: CompVisConfig) -> Written:
     if weights.model is not None:
         openclip = any(c["use"] == "clip_text" and c["activation"] == "gelu" for c in recipe.get("conditioners", ()))
         if stage is not None:
-            tensors = {**_tables(recipe, scale), **_model(weights.model, recipe, stage, openclip, config), **tensors}
+            held = {"scale_factor": torch.tensor(scale)} if config.scale_by_std else {}
+            tensors = {**_tables(recipe), **held, **_model(weights.model, recipe, stage, openclip, config), **tensors}
         else:
             tensors = _model(weights.model, {**recipe, "conditioners": []}, None, False, config)
     if stage is not None:
@@ -70,6 +71,8 @@ def write(weights: ModelWeights, name: str, config: CompVisConfig) -> Written:
             scale_factor=scale,
             openclip=openclip,
             class_names=weights.class_names,
+            scale_by_std=config.scale_by_std,
+            use_ema=config.write_ema,
         )
         if weights.model is None:
             mean, std = stage["latent_mean"].tolist(), stage["latent_std"].tolist()
@@ -158,9 +161,12 @@ def _conditioner_problems(row: Mapping[str, Any], masked: Mapping[str, float]) -
         padding = "!" if row["activation"] == "gelu" else "<|endoftext|>"
         if row["padding"] != padding:
             yield f"conditioners.{name}.padding: CompVis' programs fill captions up with '{padding}'"
-        skipped = int(row["activation"] == "gelu" and row["layers"] == clip_keys.HUGE_LAYERS)
-        if row["skip"] != skipped:
-            yield f"conditioners.{name}.skip: CompVis' programs leave {skipped} of this encoder's last layers out"
+        most = int(row["activation"] == "gelu")
+        if row["skip"] > most:
+            yield (
+                f"conditioners.{name}.skip is {row['skip']}: CompVis' programs leave {'1 or none' if most else 'none'} "
+                "of this encoder's last layers out"
+            )
     elif use == "masked_image":
         if row["scale"] != 1.0:
             yield f"conditioners.{name}.scale: CompVis' programs concatenate the encoding as it is"
@@ -185,6 +191,14 @@ def _losses(weights: ModelWeights, config: CompVisConfig) -> Iterator[str]:
                 f"the tokenizer of '{row['name']}' is not held; CompVis' programs bring the published one, whose "
                 "numbers mean the same words only where this model was trained with it"
             )
+        if row["use"] == "clip_text" and row["activation"] == "gelu":
+            last = "its last layer, " if row["layers"] == clip_keys.HUGE_LAYERS - 1 else ""
+            yield (
+                f"of OpenCLIP's encoder {last}text_projection and logit_scale are not held: the condition reads none "
+                "of them, but programs must load with strict=False"
+            )
+        if row["use"] in ("text", "bbox_layout") and not row["logits"]:
+            yield f"'{row['name']}' has no to_logits, which nothing reads; programs must load with strict=False"
         if row["use"] == "class_label" and row["null_class"]:
             yield f"that the last row of '{row['name']}' means no class is in the configuration alone"
     yield (
@@ -199,11 +213,10 @@ def _losses(weights: ModelWeights, config: CompVisConfig) -> Iterator[str]:
         yield "the order of fused projections is in the configuration alone"
 
 
-def _tables(recipe: Mapping[str, Any], scale: float) -> dict[str, Tensor]:
+def _tables(recipe: Mapping[str, Any]) -> dict[str, Tensor]:
     fields = {k: v for k, v in recipe["schedule"].items() if k != "use"}
     found = schedules.tables(VPConfig(**fields))
-    out = {name: torch.tensor(values, dtype=torch.float64).float() for name, values in found.items()}
-    return {**out, "scale_factor": torch.tensor(scale)}
+    return {name: torch.tensor(values, dtype=torch.float64).float() for name, values in found.items()}
 
 
 def _model(

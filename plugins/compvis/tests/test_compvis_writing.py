@@ -106,9 +106,11 @@ def test_every_kind_comes_back(kind: str, suffix: str, tmp_path: Path) -> None:
 
 
 def test_without_its_configuration_a_file_is_as_the_released_ones(tmp_path: Path) -> None:
-    """Twelve tables, the scale factor, and names under the published prefixes; no name of this package's own."""
+    """Twelve tables, the scale factor where it is a tensor there, and names under the published prefixes; no name of
+    this package's own."""
     weights = weights_of("text")
-    path = put(CompVisCodec(CompVisConfig(write_ema=True)).write(weights, "m.ckpt").files, tmp_path, "m.ckpt")
+    codec = CompVisCodec(CompVisConfig(write_ema=True, scale_by_std=True))
+    path = put(codec.write(weights, "m.ckpt").files, tmp_path, "m.ckpt")
     stored = torch.load(path, weights_only=True)
     assert stored["global_step"] == 0
     state = stored["state_dict"]
