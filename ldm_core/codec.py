@@ -17,6 +17,7 @@ import attrs
 from ldm_core.specs import EMPTY, CondSpec, LatentSpec
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 
@@ -46,6 +47,11 @@ class TensorFile(Protocol):
     @abstractmethod
     def read(self, name: str) -> Tensor:
         """The tensor, on the CPU, in its stored dtype, contiguous; CheckpointError where its bytes are damaged."""
+        ...
+
+    @abstractmethod
+    def span(self, name: str) -> np.ndarray:
+        """The bytes that the tensor spans, uint8 (bytes,), without torch; CheckpointError where they are damaged."""
         ...
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 class LDMError(Exception):
@@ -45,6 +46,14 @@ class LockError(LDMError):
 
 class TrainingError(LDMError):
     """A training run that cannot go on: a loss that is not finite, a lost process."""
+
+
+class NotFiniteError(LDMError):
+    """Latents or pictures that came out NaN or infinite: `seeds` of those; `images`, what was finished beside them."""
+
+    def __init__(self, text: str, *, seeds: Sequence[int] = (), images: Sequence[Any] = ()) -> None:
+        self.seeds, self.images = tuple(seeds), list(images)
+        super().__init__(text)
 
 
 class Interrupted(LDMError):

@@ -22,6 +22,7 @@ from ldm_core.errors import ConfigError, DataError
 from ldm_core.geometry import fit
 from ldm_core.images import to_channels, to_planes
 from ldm_core.recipe import Recipe
+from ldm_core.sample_results import finite_rows
 
 STRENGTH = 0.75
 """Of a picture that is given without one: the published scripts' default."""
@@ -153,7 +154,13 @@ def _encoded(arrays: Sequence[np.ndarray], stage: FirstStage, device: torch.devi
     for i in range(0, len(arrays), batch):
         x = to_images(arrays[i : i + batch]).to(device)
         parts.append(stage.latents(stage.encode_moments(x)))
-    return torch.cat(parts)
+    found = torch.cat(parts)
+    if not (fine := finite_rows(found)).all():
+        raise DataError(
+            f"image {fine.tolist().index(False)}: the first stage makes latents of it that are not finite (NaN or "
+            "infinite); `ldm-run inspect` names weights that hold NaN"
+        )
+    return found
 
 
 def _checked(latents: Any, recipe: Recipe) -> Tensor:

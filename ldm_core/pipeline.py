@@ -32,14 +32,16 @@ from ldm_core.build import (
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import FirstStage
 from ldm_core.diffusion import Model
-from ldm_core.errors import CheckpointError, ConfigError, DataError, Interrupted
+from ldm_core.errors import CheckpointError, ConfigError, DataError, Interrupted, NotFiniteError
 from ldm_core.image_start import passage as passage_of
 from ldm_core.recipe import Recipe, versions
 from ldm_core.resolve import resolve
-from ldm_core.sample import conditions_of, decode, omissions, sample_latents, truncations
+from ldm_core.sample import conditions_of, decoded, omissions, sample_latents, truncations
+from ldm_core.sample_results import finite_rows, not_finite
 from ldm_core.sample_rows import Negative, as_data, in_words, negative_rows, rows_of
 from ldm_core.settings import Precision
 from ldm_core.settling import settle
+from ldm_core.weights.finite import warn_of
 
 if TYPE_CHECKING:
     from ldm_core.weights.loading import Wanted
@@ -107,13 +109,17 @@ def load_stage(recipe: Recipe, catalog: Catalog, url: str, device: torch.device)
     return stage
 
 
-def tensors_of(url: str) -> dict[str, Tensor]:
-    """The tensors of a weights file by name; :class:`CheckpointError` where it is damaged."""
+def tensors_of(url: str, *, warn: bool = True) -> dict[str, Tensor]:
+    """The tensors of a weights file by name; :class:`CheckpointError` where it is damaged. With `warn`, a warning names
+    those that hold values that are not finite."""
     try:
-        return parse_safetensors(storage.read_bytes(url))
+        tensors = parse_safetensors(storage.read_bytes(url))
     except SafetensorError as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{storage.shown(url)}: is damaged ({reason}); copy it again") from error
+    if warn:
+        warn_of(tensors, storage.shown(url))
+    return tensors
 
 
 class Pipeline:
@@ -317,14 +323,20 @@ class Pipeline:
                 on_step=on_step,
                 passage=begun.of(chunk),
             )
-            shown = decode(self.stage, estimates[0] if begun.stop else z, self.model.precision).numpy()
-            for i, pixels, end in zip(chunk, shown, z.float().cpu().numpy(), strict=True):
+            shown, fine = decoded(self.stage, estimates[0] if begun.stop else z, self.model.precision)
+            sound = finite_rows(z)
+            for i, pixels, end in zip(chunk, shown.numpy(), z.float().cpu().numpy(), strict=True):
+                if not (fine & sound)[i - chunk[0]]:
+                    continue
                 prompt = str(rows[i].get("caption", ""))
                 about = self._metadata(prompt, all_seeds[i], steps, recipe)
                 if avoided:
                     about["negative"] = in_words(avoided[i])
                 about |= begun.described()
                 out.append(Sampled(pixels, prompt, all_seeds[i], about, end))
+            if bad := [all_seeds[i] for i in chunk if not (fine & sound)[i - chunk[0]]]:
+                what = "pictures" if sound.all() else "latents"
+                raise not_finite(bad, what, recipe, self.model.precision, out)
         return out
 
     def reconstruct(self, images: np.ndarray, *, batch: int = 16) -> np.ndarray:
@@ -369,5 +381,11 @@ def reconstruct(stage: FirstStage, images: np.ndarray, device: torch.device, bat
     out = []
     for i in range(0, len(images), batch):
         x = to_images(images[i : i + batch]).to(device)
-        out.append(decode(stage, stage.latents(stage.encode_moments(x))).numpy())
+        shown, fine = decoded(stage, stage.latents(stage.encode_moments(x)))
+        if not fine.all():
+            number = i + fine.tolist().index(False)
+            raise NotFiniteError(
+                f"image {number}: the first stage makes NaN of it; look at its weights: ldm-run inspect"
+            )
+        out.append(shown.numpy())
     return np.concatenate(out)

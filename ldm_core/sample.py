@@ -13,6 +13,7 @@ from ldm_core.cond import Conditions
 from ldm_core.contracts import Batch, Estimate, FirstStage, OnStep
 from ldm_core.diffusion import Model, make_predict
 from ldm_core.image_start import Passage
+from ldm_core.sample_results import finite_rows
 from ldm_core.settings import Precision
 from ldm_core.streams import Streams, mix_seed
 
@@ -89,8 +90,18 @@ def omissions(conditioners: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 
 @torch.no_grad()
 def decode(stage: FirstStage, z: Tensor, precision: Precision = "fp32") -> Tensor:
-    """Latents -> uint8 images (B, c, H, W) on the CPU. Under ``bf16`` the stage's convolutions run in it; not under
-    ``fp16``, whose range published autoencoders leave."""
+    """Latents -> uint8 images (B, c, H, W) on the CPU; see :func:`decoded`."""
+    return decoded(stage, z, precision)[0]
+
+
+@torch.no_grad()
+def decoded(stage: FirstStage, z: Tensor, precision: Precision = "fp32") -> tuple[Tensor, Tensor]:
+    """Latents -> uint8 images (B, c, H, W), and (B,) bool which of them were finite before, on the CPU.
+
+    Under ``bf16`` the stage's convolutions run in it; not under ``fp16``, whose range published autoencoders leave.
+    """
     with torch.autocast(z.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         images = stage.decode(z)
-    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+    images = images.float()
+    fine = finite_rows(images)
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu(), fine

@@ -61,6 +61,12 @@ def _file(each: Mapping[str, Any]) -> list[str]:
     out += table(rows, "    ")
     if each["metadata"]:
         out += ["    metadata:", *(f"      {key}: {value}" for key, value in each["metadata"].items())]
+    if each["not_finite"]:
+        named = [f"{name} ({count:,})" for name, count in list(each["not_finite"].items())[:6]]
+        more = f" and {len(each['not_finite']) - 6} more" if len(each["not_finite"]) > 6 else ""
+        out.append(f"    values that are not finite (NaN or infinite), by tensor: {', '.join(named)}{more}")
+    if "unread" in each:
+        out.append(f"    values that do not read: {each['unread']}")
     if each["ignored"]:
         listed = [f"{name} ({what})" for name, what in each["ignored"].items()]
         more = f" and {len(listed) - 6} more" if len(listed) > 6 else ""
@@ -133,9 +139,9 @@ command = click.Command(
     callback=_inspect,
     help=(
         "Say what a file or folder of weights is: container, tensors, parameters by part, averaged weights, metadata, "
-        "and which model the installed codecs see in it, with the settings that nothing says. Nothing in it is run, "
-        "and no tensor is loaded. What is remote is copied to LDM_CACHE first. KEY=VALUE settings overrule what is "
-        "recognised, as in `ldm-run convert`."
+        "and which model the installed codecs see in it, with the settings that nothing says. Nothing in it is run; "
+        "values that are not finite (NaN) are named. What is remote is copied to LDM_CACHE first. KEY=VALUE settings "
+        "overrule what is recognised, as in `ldm-run convert`."
     ),
     short_help="What a file or folder of weights is, without running anything of it.",
 )

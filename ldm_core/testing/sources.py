@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,9 +57,17 @@ class WatchedFile:
     def read(self, name: str) -> Tensor:
         """As the inner one's, counted."""
         tensor = self.inner.read(name)
-        self.source.largest = max(self.source.largest, tensor.numel())
-        self.source.total += tensor.numel()
+        self._counted(tensor.numel())
         return tensor
+
+    def span(self, name: str) -> np.ndarray:
+        """As the inner one's, counted."""
+        self._counted(math.prod(self.infos[name].shape))
+        return self.inner.span(name)
+
+    def _counted(self, values: int) -> None:
+        self.source.largest = max(self.source.largest, values)
+        self.source.total += values
 
 
 def put(files: Mapping[str, Callable[[], bytes]], folder: Path, name: str) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 from ldm_core import images, storage
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import DataInfo
+from ldm_core.errors import NotFiniteError
 from ldm_core.pipeline import Pipeline
 from ldm_core.recipe import Recipe
 from ldm_core.training import sample_sheets
@@ -44,10 +45,15 @@ def draw(
             run.hook.ldm_step(stage="samples", step=progress.step, logs={})
         return not run.stop.asked
 
-    made = sample_sheets.sample(pipeline, rows, run.world, strict=strict, told=told)
+    folder = storage.join(run.out, "samples")
+    try:
+        made = sample_sheets.sample(pipeline, rows, run.world, strict=strict, told=told)
+    except NotFiniteError as error:
+        for sampled in error.images if main else ():  # those that are sound stay
+            sampled.save(storage.join(folder, f"{sampled.seed - settings.seed:04d}.png"))
+        raise
     if not main:
         return
-    folder = storage.join(run.out, "samples")
     for i, sampled in enumerate(made):
         sampled.save(storage.join(folder, f"{i:04d}.png"))
     for old in storage.list_files(folder):

@@ -18,6 +18,7 @@ from ldm_core.training.agreement import from_main
 from ldm_core.training.snapshot import HostCopy, Restore, optimizer_steps, part_tensors
 from ldm_core.training.stopping import Run
 from ldm_core.training.writer import Writer
+from ldm_core.weights.finite import Bad, bad_tensors, in_words
 
 if TYPE_CHECKING:
     from ldm_core.training.loop import Task
@@ -73,7 +74,13 @@ class Keeper:
         task, manifest = self._task, found.manifest
         task.part_steps.update({part.name: int(manifest["part_steps"][part.name]) for part in task.parts})
         restore = Restore(task.parts, manifest.get("optimizer_steps", manifest["part_steps"]))
-        restore.take(found.tensors())
+        bad: dict[str, Bad] = {}
+        restore.take(self._looked_at(found.tensors(), bad))
+        if bad:
+            raise CheckpointError(
+                f"{task.stage}: {storage.shown(found.url)}: {in_words(bad)}; training cannot go on from it: delete "
+                "that folder, and the same command goes on from the checkpoint before it, or from the beginning"
+            )
         restore.finish()
         if task.ema is not None:
             task.ema.load(restore.group("ema"), int(manifest["ema_updates"]))
@@ -81,6 +88,15 @@ class Keeper:
         if load is not None:
             load(restore.group("task"))
         self._compare(manifest)
+
+    def _looked_at(self, named: Iterator[tuple[str, Tensor]], bad: dict[str, Bad]) -> Iterator[tuple[str, Tensor]]:
+        """`named` as they come; weights of the parts that are not finite are put down in `bad`."""
+        parts = self._task.parts
+        weights = {f"{p.name}/state/{n}" for p in parts for n, _ in p.module.named_parameters(remove_duplicate=False)}
+        for name, value in named:
+            if name in weights:
+                bad.update(bad_tensors({name: value}))
+            yield name, value
 
     def _compare(self, manifest: dict[str, Any]) -> None:
         """Say where the run goes on in other circumstances, in which sums are taken in another order."""

@@ -9,7 +9,7 @@ import torch
 
 from ldm_core import images
 from ldm_core.build import load_weights, make_model
-from ldm_core.errors import Interrupted
+from ldm_core.errors import Interrupted, NotFiniteError
 from ldm_core.pipeline import Pipeline
 from ldm_core.training import sample_sheets
 
@@ -46,6 +46,9 @@ def previewer(work: Stages, task: Any) -> Callable[[int], None]:
             try:
                 made = sample_sheets.sample(pipeline, rows, world, told=lambda progress: not work.run.stop.asked)
             except Interrupted:
+                return
+            except NotFiniteError as error:
+                work.run.say(f"denoiser: no preview at step {step}; {error}", "warning")
                 return
             except torch.OutOfMemoryError as error:
                 work.run.say(f"denoiser: no preview at step {step}, memory does not suffice for {error}", "warning")

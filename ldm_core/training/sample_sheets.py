@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from ldm_core import images
 from ldm_core.contracts import DataInfo
-from ldm_core.errors import Interrupted
+from ldm_core.errors import Interrupted, NotFiniteError
 from ldm_core.pipeline import Pipeline, Sampled
 from ldm_core.recipe import Recipe
 from ldm_core.training.loader import Examples
 from ldm_core.training.world import World
 
 _CELL = 128  # pixels that an image is shown at, at least
+_LOST = "not finite: "
 HeldOut = Callable[[Sequence[str]], tuple[Any, bool]]
 
 
@@ -52,7 +53,8 @@ def sample(
 
     Image i has the seed ``sample.seed + i`` and depends on nothing else, so that it is the same on any number of
     processes. All of them must call it, and each is handed all images. Raises :class:`Interrupted` on all where `told`
-    stops one, and torch.OutOfMemoryError on all where the memory of one does not suffice.
+    stops one, torch.OutOfMemoryError on all where the memory of one does not suffice, and :class:`NotFiniteError` on
+    all, with the images that are finite, where some of one are not.
     """
     settings = pipeline.recipe.sample
     count = max(settings.images, len(rows))
@@ -72,12 +74,16 @@ def sample(
         failed = "stopped"
     except torch.OutOfMemoryError:
         failed = "memory"
+    except NotFiniteError as error:
+        failed, made = f"{_LOST}{error}", error.images
     shares: list[tuple[str, list[Sampled]]] = world.gather((failed, made))
     reasons = {reason for reason, _ in shares}
     if "stopped" in reasons:
         raise Interrupted("sampling was cancelled")
     if "memory" in reasons:
         raise torch.OutOfMemoryError(f"sampling {settings.batch} images at once; use a smaller sample.batch")
+    if lost := sorted(reason.removeprefix(_LOST) for reason in reasons if reason.startswith(_LOST)):
+        raise NotFiniteError("\n".join(lost), images=[one for _, share in shares for one in share])
     return [shares[i % world.size][1][i // world.size] for i in range(count)]
 
 

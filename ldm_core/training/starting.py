@@ -26,6 +26,7 @@ from ldm_core.recipe import Recipe
 from ldm_core.sample import omissions, truncations
 from ldm_core.settings import EngineSettings
 from ldm_core.training.examples import MAX_BAD
+from ldm_core.weights.finite import require
 
 if TYPE_CHECKING:
     from ldm_core.training.stages import Stages
@@ -141,7 +142,7 @@ def start_model(work: Stages, model: Model) -> Start:
 
 def _source(settings: EngineSettings, section: str) -> tuple[artifacts.Header, dict[str, Tensor]]:
     header = init_header(settings, section, settings.init_sha256)
-    tensors = tensors_of(header.url)
+    tensors = tensors_of(header.url, warn=False)  # of those that are taken, the bad ones are an error
     if not header.url.startswith(settings.init_from):  # made of foreign weights, and named by those
         header = attrs.evolve(header, url=settings.init_from)
     return header, tensors
@@ -184,6 +185,9 @@ def _take(
             f"{section}.init_from: next to nothing of {where} fits this recipe ({share:.2%} of the parameters{first}); "
             "use the recipe that it was trained with, or leave init_from out"
         )
+    names = [n for n in (*taken, *adapted) if n in sizes]
+    advice = f"training would begin with them: give other weights, or leave {section}.init_from out"
+    require({n: own[n] for n in names}, f"{section}.init_from: {where}", CheckpointError, advice)
     module.load_state_dict(own)
     unused = tuple(n for n in tensors if n not in own)
     return Start(where, header.sha256, tuple(taken), adapted, fresh, unused, share)

@@ -1,4 +1,4 @@
-"""What files of weights are, from their structure alone: no tensor is read, nothing is run, no torch is imported."""
+"""What files of weights are, from their structure and the bytes of their values: nothing is run, no torch imported."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ldm_core.codec import Recognised, Source, TensorFile, TensorInfo
 from ldm_core.errors import LDMError
 from ldm_core.specs import EMPTY
 from ldm_core.weights.containers import SUFFIXES
+from ldm_core.weights.finite import bad_in_file
 
 MOST_FILES = 12
 """Files of a folder that are opened; the others are counted."""
@@ -60,7 +61,16 @@ def file_facts(name: str, file: TensorFile) -> dict[str, Any]:
         "metadata": {k: _short(v) for k, v in file.metadata.items() if k != _OWN},
         "written_by_ldm_core": _OWN in file.metadata,
         "ignored": dict(getattr(file, "ignored", EMPTY)),
+        **_values(file),
     }
+
+
+def _values(file: TensorFile) -> dict[str, Any]:
+    """Which tensors hold values that are not finite, and how many; why, where not all of them can be read."""
+    try:
+        return {"not_finite": {name: each.count for name, each in bad_in_file(file).items()}}
+    except LDMError as error:
+        return {"not_finite": {}, "unread": str(error)}
 
 
 def _short(text: str) -> str:

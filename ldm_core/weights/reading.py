@@ -19,6 +19,7 @@ from ldm_core.recipe import ConditionerPart, Part, Recipe
 from ldm_core.resolve import resolve
 from ldm_core.settings import Precision
 from ldm_core.specs import EMPTY, CondSpec, LatentSpec, Site
+from ldm_core.weights.finite import warn_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -193,6 +194,7 @@ def read_with(name: str, codec: Codec, found: Recognised, source: Source, partia
         raise CheckpointError(
             f"{where}: codec '{name}' could not read it ({type(error).__name__}: {str(error)[:200]}); is it damaged?"
         ) from error
+    warn_of({**(weights.first_stage or {}), **(weights.model or {})}, where)
     lines = [
         f"{len(names)} {what} (e.g. {', '.join(list(names)[:3])})"
         for what, names in (("missing", weights.missing), ("unexpected", weights.unexpected))

@@ -18,6 +18,7 @@ from ldm_core.weights.dtypes import BYTES, SAFETENSORS
 from ldm_core.weights.payload import read_block, tensor_of
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 MOST_HEADER = 16 << 20
@@ -53,11 +54,15 @@ class SafetensorsFile:
 
     def read(self, name: str) -> Tensor:
         """The tensor; see :meth:`ldm_core.codec.TensorFile.read`."""
+        data, info = self.span(name), self.infos[name]
+        return tensor_of(self.url, name, data, info.dtype, info.shape)
+
+    def span(self, name: str) -> np.ndarray:
+        """Its bytes; see :meth:`ldm_core.codec.TensorFile.span`."""
         info = self.infos.get(name)
         if info is None:
             raise CheckpointError(f"{self.url}: holds no tensor '{name}'")
-        data = read_block(self.url, self.path, self._begin[name], info.nbytes)
-        return tensor_of(self.url, name, data, info.dtype, info.shape)
+        return read_block(self.url, self.path, self._begin[name], info.nbytes)
 
 
 def read_header(url: str, path: Path, size: int) -> tuple[dict[str, Any], int]:

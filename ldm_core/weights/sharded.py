@@ -9,6 +9,7 @@ from ldm_core.codec import TensorFile, TensorInfo
 from ldm_core.errors import CheckpointError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 _MOST_FILES = 1000
@@ -46,6 +47,13 @@ class ShardedFile:
 
     def read(self, name: str) -> Tensor:
         """The tensor; see :meth:`ldm_core.codec.TensorFile.read`."""
+        return self._file_of(name).read(name)
+
+    def span(self, name: str) -> np.ndarray:
+        """Its bytes; see :meth:`ldm_core.codec.TensorFile.span`."""
+        return self._file_of(name).span(name)
+
+    def _file_of(self, name: str) -> TensorFile:
         if name not in self._files:
             raise CheckpointError(f"{self.url}: holds no tensor '{name}'")
-        return self._files[name].read(name)
+        return self._files[name]

@@ -16,6 +16,7 @@ from ldm_core.weights.payload import check_total, read_block, tensor_of
 from ldm_core.weights.stored import Inert, Storage, StoredTensor
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 _LONGEST_NAME = 1000
@@ -121,6 +122,11 @@ class TorchFile(ABC):
 
     def read(self, name: str) -> Tensor:
         """The tensor; see :meth:`ldm_core.codec.TensorFile.read`."""
+        data, stored = self.span(name), self._tensors[name]
+        return tensor_of(self.url, name, data, stored.dtype, stored.shape, stored.stride)
+
+    def span(self, name: str) -> np.ndarray:
+        """Its bytes; see :meth:`ldm_core.codec.TensorFile.span`."""
         stored = self._tensors.get(name)
         if stored is None:
             raise CheckpointError(f"{self.url}: holds no tensor '{name}'")
@@ -140,7 +146,7 @@ class TorchFile(ABC):
             if found != expected:
                 raise CheckpointError(f"{self.url}: the bytes of '{name}' do not fit their checksum; copy it again")
             self._compared(storage)
-        return tensor_of(self.url, name, data, stored.dtype, stored.shape, stored.stride)
+        return data
 
     def _crc(self, begin: int, length: int) -> int:
         found, step = 0, 8 << 20

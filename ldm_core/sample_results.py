@@ -1,0 +1,42 @@
+"""What a sampling run hands out is finite: rows that are not become an error with their seeds, and no black picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm_core.errors import NotFiniteError
+from ldm_core.recipe import Recipe
+from ldm_core.settings import Precision
+
+_NAMED = 8
+
+
+def finite_rows(values: Tensor) -> Tensor:
+    """Which rows of `values` (B, ...) are finite throughout: bool (B,) on the CPU."""
+    rows = values.detach().flatten(1)
+    if bool(rows.sum().isfinite()):  # one pass; a sum that is finite has finite terms
+        return torch.ones(len(rows), dtype=torch.bool)
+    return rows.isfinite().all(1).cpu()
+
+
+def not_finite(
+    seeds: Sequence[int], what: str, recipe: Recipe, precision: Precision, finished: Sequence[Any] = ()
+) -> NotFiniteError:
+    """The error of images whose `what` (``latents``, ``pictures``) came out NaN or infinite, with what may help; it
+    carries those that are `finished`."""
+    shown = ", ".join(map(str, seeds[:_NAMED])) + (f" and {len(seeds) - _NAMED} more" if len(seeds) > _NAMED else "")
+    advice = [f"try precision fp32 (it is {precision})"] if precision != "fp32" else []
+    scale = getattr(recipe.guidance.config, "scale", None)
+    if isinstance(scale, int | float) and abs(scale) > 1:
+        advice.append(f"a lower guidance scale (it is {scale:g})")
+    advice.append("weights that are sound (`ldm-run inspect` names those that hold NaN)")
+    return NotFiniteError(
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {shown}: the {what} came out not finite (NaN or infinite), and no "
+        f"picture is made of them; what may help: {', or '.join(advice)}",
+        seeds=seeds,
+        images=finished,
+    )
