@@ -138,12 +138,25 @@ def diffusion_misfits(recipe: Recipe) -> Iterable[str]:
 def sampling_misfits(recipe: Recipe) -> Iterable[str]:
     """One line for each misfit of the guidance, sampler and time grid that a trained model is sampled with."""
     yield from _guidance(recipe)
+    yield from _quantized(recipe)
     try:
         site = site_of(recipe)
     except ValueError:  # said of the model
         return
     for part in (recipe.guidance, recipe.sampler, recipe.time_grid):
         yield from _own(f"{part.kind} '{part.asked or part.use}'", part.config, site)
+
+
+def _quantized(recipe: Recipe) -> Iterable[str]:
+    """What the estimates are quantised with: one rule of two, and for the published one a sampler that knows it."""
+    settings, sampler = recipe.sample, recipe.sampler
+    if settings.quantize_x0 and settings.project_x0:
+        yield "sample.quantize_x0 and sample.project_x0 are both set; they differ in the noise, choose one"
+    elif settings.quantize_x0 and not getattr(sampler.config, "quantizes", False):
+        yield (
+            f"sample.quantize_x0: sampler '{sampler.asked or sampler.use}' takes no noise apart from the estimate; use "
+            "ddim, plms or ddpm, or sample.project_x0=true, which any sampler takes"
+        )
 
 
 def _guidance(recipe: Recipe) -> Iterable[str]:

@@ -57,10 +57,20 @@ Batch: TypeAlias = Mapping[str, Any]
 
 
 class Estimate(NamedTuple):
-    """What a model estimates: `x0` (B, C, *s) float32; `extra`, denoiser channels beyond C (a learned variance)."""
+    """What a model estimates: `x0` (B, C, *s) float32; `extra`, denoiser channels beyond C (a learned variance).
+
+    `project`: what is to be made of x0 once eps has been taken from it (the nearest codes); it is handed to samplers
+    alone whose config says `quantizes` (bool), and they use :attr:`data`.
+    """
 
     x0: Tensor
     extra: Tensor | None = None
+    project: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def data(self) -> Tensor:
+        """x0 as the step is to take it: projected where that is asked for."""
+        return self.x0 if self.project is None else self.project(self.x0)
 
 
 class LossOutput(NamedTuple):

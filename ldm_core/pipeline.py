@@ -318,7 +318,8 @@ class Pipeline:
                 shape,
                 [all_seeds[i] for i in chunk],
                 steps,
-                project=self.stage.project if settings.project_x0 else None,
+                project=self.stage.project if settings.project_x0 or settings.quantize_x0 else None,
+                keep_eps=settings.quantize_x0,
                 together=settings.branches == "together",
                 on_step=on_step,
                 passage=begun.of(chunk),
@@ -349,7 +350,7 @@ class Pipeline:
     def _batch(self, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, Any]:
         if not keys:
             return {}
-        return to_device(collate([{k: as_data(r[k]) for k in keys} for r in rows]), self.model.device)
+        return to_device(collate([{k: as_data(r[k], k) for k in keys} for r in rows]), self.model.device)
 
     def _metadata(self, prompt: str, seed: int, steps: int, recipe: Recipe) -> dict[str, str]:
         scale = getattr(recipe.guidance.config, "scale", None)

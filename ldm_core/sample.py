@@ -42,6 +42,7 @@ def sample_latents(
     steps: int,
     *,
     project: Callable[[Tensor], Tensor] | None = None,
+    keep_eps: bool | None = None,
     together: bool = True,
     on_step: OnStep | None = None,
     passage: Passage | None = None,
@@ -49,8 +50,11 @@ def sample_latents(
     """Latents (B, *shape) for B seeds: image i depends on ``seeds[i]`` alone.
 
     Starts from noise of std sqrt(alpha² + sigma²) at the grid's first time, which is 1 on VP and flow, or as
-    `passage` says, and ends where it ends. `project` (the first stage's) is applied to each estimate of x0.
+    `passage` says, and ends where it ends. `project` (the first stage's) is applied to each estimate of x0: with
+    `keep_eps` after eps was taken from it, as published, else before; None: after where the sampler can.
     """
+    if keep_eps is None:
+        keep_eps = getattr(getattr(parts.sampler, "config", None), "quantizes", False)
     device = model.device
     # a stream of its own for the start, so that a sampler that draws nothing gives the same image
     start = Streams([mix_seed("start", s) for s in seeds], device)
@@ -62,7 +66,9 @@ def sample_latents(
 
     def denoise(x: Tensor, t: Tensor) -> Estimate:
         estimate = parts.guidance.guide(predict, x, t, conditions, model.schedule)
-        return estimate if project is None else estimate._replace(x0=project(estimate.x0))
+        if project is None or keep_eps:
+            return estimate._replace(project=project)
+        return estimate._replace(x0=project(estimate.x0))
 
     return parts.sampler.sample(denoise, x, times, model.schedule, streams=noise, on_step=on_step)
 

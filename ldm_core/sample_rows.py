@@ -104,11 +104,12 @@ def in_words(row: Mapping[str, Any]) -> str:
     return json.dumps(plain, ensure_ascii=False)
 
 
-def as_data(value: Any) -> Any:
-    """Lists of numbers become arrays, as a data set would give them."""
+def as_data(value: Any, key: str = "") -> Any:
+    """Lists of numbers become arrays, as a data set would give them; boxes keep the precision of their numbers, since a
+    corner may lie on the middle of two cells."""
     if isinstance(value, list | tuple) and value and not isinstance(value[0], str):
         array = np.asarray(value)
-        if array.dtype == np.float64:
+        if array.dtype == np.float64 and key != "boxes":
             return array.astype(np.float32)
         return array if array.dtype != object else value
     return value

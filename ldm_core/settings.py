@@ -209,6 +209,9 @@ class SampleSettings:
     seed: int = _field(0, "seed of the first image; image i has seed + i", minimum=0)
     prompts: tuple[str, ...] = attrs.field(default=(), metadata={"help": "prompts; none = taken from held-out data"})
     project_x0: bool = _field(False, "let the first stage quantise each estimate of x0")
+    quantize_x0: bool = _field(
+        False, "the same as the published samplers do it: the noise stays what the network gave", later=True
+    )
     branches: Literal["together", "apart"] = _field("together", "guidance branches in one call, or one by one")
 
 

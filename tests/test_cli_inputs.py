@@ -85,7 +85,7 @@ def test_boxes_inline_and_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(text)
     for given in (text, str(tmp_path / "b.json")):
         got = read_inputs(boxes=given)
-        assert got["boxes"].dtype == np.float32
+        assert got["boxes"].dtype == np.float64
         assert np.allclose(got["boxes"], np.array([[0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]]))
         assert got["box_labels"].tolist() == [2, 0]
         assert got["box_labels"].dtype == np.int64

@@ -39,7 +39,7 @@ class DDPMSampler(Sampler):
             alpha_s, sigma_t, sigma_s = alphas[i + 1], sigmas[i], sigmas[i + 1]
             ratio = alphas[i] / alpha_s
             variance = max(sigma_t**2 - (ratio * sigma_s) ** 2, 0.0)
-            x0 = denoise(x, times[i].to(x.device).expand(x.shape[0])).x0.to(x.dtype)
+            x0 = denoise(x, times[i].to(x.device).expand(x.shape[0])).data.to(x.dtype)
             x = (ratio * sigma_s**2 / sigma_t**2) * x + (alpha_s * variance / sigma_t**2) * x0
             if sigma_s > 0:
                 if streams is None:

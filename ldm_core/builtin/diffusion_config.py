@@ -200,6 +200,8 @@ class SimpleConfig:
 class DDPMConfig:
     """Ancestral sampling: each step draws from the Gaussian posterior of the level below."""
 
+    quantizes: ClassVar[bool] = True
+
     variance: Literal["small", "large"] = attrs.field(
         default="small",
         metadata={"help": "of the posterior given x0, or of one forward step"},

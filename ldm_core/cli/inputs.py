@@ -162,7 +162,8 @@ def _boxes(value: Any, where: str) -> Any:
     import numpy as np
 
     try:
-        boxes = np.array(value, dtype=np.float32).reshape(-1, 4) if value == [] else np.array(value, dtype=np.float32)
+        boxes = np.array(value, dtype=np.float64)  # as they are said: a corner may lie on the middle of two cells
+        boxes = boxes.reshape(-1, 4) if value == [] else boxes
     except (TypeError, ValueError):
         raise ConfigError(f"{where}: boxes: expected a list of [x, y, w, h], got {str(value)[:60]}") from None
     if boxes.ndim != 2 or boxes.shape[1] != 4:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -21,6 +21,8 @@ def _not_negative(instance: Any, attribute: attrs.Attribute, value: float) -> No
 class DDIMConfig:
     """Song, Meng & Ermon 2020 (arXiv 2010.02502); the step count and the spacing are the run's and its time
     grid's."""
+
+    quantizes: ClassVar[bool] = True
 
     eta: float = attrs.field(
         default=0.0,

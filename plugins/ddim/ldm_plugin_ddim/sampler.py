@@ -19,7 +19,7 @@ class DDIMSampler(Sampler):
     From level t to s, with a = alpha_t / alpha_s, fresh noise f = eta sigma_s / sigma_t sqrt(sigma_t² - a²
     sigma_s²), x becomes alpha_s x0 + sqrt(sigma_s² - f²) eps + temperature f noise, eps = (x - alpha_t x0) /
     sigma_t. On a variance-preserving schedule that is the paper's step. Divides by alpha(times[i]), i > 0,
-    where eta > 0.
+    where eta > 0. Estimates that are projected (``Estimate.project``) keep their eps.
     """
 
     def __init__(self, config: DDIMConfig, site: Site | None = None) -> None:
@@ -44,8 +44,15 @@ class DDIMSampler(Sampler):
                 added = sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2
                 fresh = self.config.eta * sigma_s / sigma_t * math.sqrt(max(added, 0.0))
             kept = math.sqrt(max(sigma_s**2 - fresh**2, 0.0)) / sigma_t
-            x0 = denoise(x, times[i].to(x.device).expand(x.shape[0])).x0.to(x.dtype)
-            x = kept * x + (alpha_s - kept * alpha_t) * x0
+            estimate = denoise(x, times[i].to(x.device).expand(x.shape[0]))
+            x0 = estimate.x0.to(x.dtype)
+            if estimate.project is None:
+                x = kept * x + (alpha_s - kept * alpha_t) * x0
+            else:
+                # in double precision: near ties between codes hang on the last digits of eps
+                codes = estimate.data.to(x.dtype)
+                left = kept * (x.double() - alpha_t * x0.double())
+                x, x0 = (left + alpha_s * codes.double()).to(x.dtype), codes
             if fresh * self.config.temperature > 0:
                 if streams is None:
                     raise ValueError("ddim with eta > 0 draws noise: hand it streams, one seed an example")

@@ -124,8 +124,11 @@ def _left_out(recipe: Mapping[str, Any], name: str, factor: int) -> list[str]:
     if recipe["sampler"].get("eta"):
         eta = recipe["sampler"]["eta"]
         notes.append(f"the sampler's noise is no part of the folder: call the pipeline with eta={eta:g}")
-    if recipe["sample"].get("project_x0"):
-        notes.append("sample.project_x0 is left out: diffusers quantises the last latents alone")
+    notes += [
+        f"sample.{key} is left out: diffusers quantises the last latents alone"
+        for key in ("project_x0", "quantize_x0")
+        if recipe["sample"].get(key)
+    ]
     if name == "LDMTextToImagePipeline" and factor != PIXELS:
         notes.append(
             f"LDMTextToImagePipeline counts {PIXELS} pixels a latent cell, this first stage has {factor}: call it with "

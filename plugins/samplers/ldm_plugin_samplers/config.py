@@ -55,6 +55,8 @@ class HeunConfig:
 class PLMSConfig:
     """Liu et al. 2022 (arXiv 2202.09778), as the published LDM code begins it; it takes no settings."""
 
+    quantizes: ClassVar[bool] = True
+
 
 @attrs.frozen(kw_only=True)
 class DPMSolverPP2MConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -42,27 +44,32 @@ class PLMSSampler(Sampler):
         walk = Walk(denoise, times, schedule, on_step)
         history: list[Tensor] = []  # the newest first
         for i in walk:
-            x0 = walk.x0(i, x)
+            estimate = walk.estimate(i, x)
+            x0, project = estimate.x0.to(x.dtype), estimate.project
             history = [walk.eps(i, x, x0), *history[:3]]
             if i == 0 and walk.sigmas[1] > 0:
-                probe = walk.euler(0, x, x0)
+                probe = _carried(walk, 0, x, history[0], project) if project else walk.euler(0, x, x0)
                 second = walk.x0(1, probe)
                 if walk.interval(0) < FAR:
-                    after = _carried(walk, 0, x, (history[0] + walk.eps(1, probe, second)) / 2)
+                    after = _carried(walk, 0, x, (history[0] + walk.eps(1, probe, second)) / 2, project)
                 else:
-                    after = walk.euler(0, x, (x0 + second) / 2)
+                    mean = (x0 + second) / 2
+                    after = walk.euler(0, x, mean if project is None else project(mean))
             elif i == 0:
-                after = walk.euler(0, x, x0)
+                after = _carried(walk, 0, x, history[0], project) if project else walk.euler(0, x, x0)
             else:
                 mean = torch.zeros_like(x)
                 for weight, eps in zip(WEIGHTS[len(history) - 1], history, strict=True):
                     mean = mean + weight * eps
-                after = _carried(walk, i, x, mean)
-            x = walk.told(i, after, x0)
+                after = _carried(walk, i, x, mean, project)
+            x = walk.told(i, after, estimate.data.to(x.dtype))
         return x
 
 
-def _carried(walk: Walk, i: int, x: Tensor, eps: Tensor) -> Tensor:
-    """x after step i if this eps were the right one (equation 11)."""
+def _carried(walk: Walk, i: int, x: Tensor, eps: Tensor, project: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """x after step i if this eps were the right one (equation 11); `project` is applied to the x0 that it implies."""
+    if project is not None:
+        x0 = project((x - walk.sigmas[i] * eps) / walk.alphas[i])
+        return walk.alphas[i + 1] * x0 + walk.sigmas[i + 1] * eps
     grow = walk.alphas[i + 1] / walk.alphas[i]
     return grow * x + (walk.sigmas[i + 1] - grow * walk.sigmas[i]) * eps

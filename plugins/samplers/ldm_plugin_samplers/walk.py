@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from ldm_core.contracts import Denoise, NoiseSchedule, OnStep
+from ldm_core.contracts import Denoise, Estimate, NoiseSchedule, OnStep
 from ldm_core.streams import Streams
 
 FAR = math.log(50)
@@ -47,7 +47,11 @@ class Walk:
 
     def x0(self, i: int, x: Tensor) -> Tensor:
         """The model's estimate from x (B, ...) at times[i], in x's dtype."""
-        return self._denoise(x, self.times[i].to(x.device).expand(x.shape[0])).x0.to(x.dtype)
+        return self.estimate(i, x).x0.to(x.dtype)
+
+    def estimate(self, i: int, x: Tensor) -> Estimate:
+        """The model's estimate from x (B, ...) at times[i], whole."""
+        return self._denoise(x, self.times[i].to(x.device).expand(x.shape[0]))
 
     def eps(self, i: int, x: Tensor, x0: Tensor) -> Tensor:
         """The noise that x at times[i] and an estimate of x0 imply."""
