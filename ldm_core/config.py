@@ -24,10 +24,12 @@ from cattrs.errors import (
 )
 from cattrs.gen import make_dict_structure_fn
 
+from ldm_core.documents import not_unicode
 from ldm_core.documents import parse_yaml as parse_yaml
-from ldm_core.errors import ConfigError, quoted, suggest
+from ldm_core.errors import ConfigError, clean, quoted, suggest
 
 T = TypeVar("T")
+_NOTHING = object()
 
 
 class _Mismatch(ValueError):
@@ -61,6 +63,8 @@ def _bool(value: Any, _: Any) -> bool:
 def _string(value: Any, _: Any) -> str:
     if not isinstance(value, str):
         raise _Mismatch(f"expected text, got {_show(value)} (put it in quotes)")
+    if not value.isprintable() and (problem := not_unicode(value)):
+        raise _Mismatch(problem)
     return value
 
 
@@ -185,7 +189,7 @@ def _explain(error: BaseException, path: str) -> Iterable[str]:
                 known = [a.name for a in attrs.fields(sub.cl)] if attrs.has(sub.cl) else []
                 for key in sorted(sub.extra_fields, key=str):
                     hint = suggest(str(key), known) or f" (known: {', '.join(known) or 'none'})"
-                    yield f"{path}.{key}".lstrip(".") + f": unknown key{hint}"
+                    yield f"{path}.{clean(key, 60)}".lstrip(".") + f": unknown key{hint}"
             elif note is None and isinstance(sub, ValueError) and attrs.has(error.cl):
                 yield _of_validator(sub, error.cl, path)
             else:
@@ -196,12 +200,12 @@ def _explain(error: BaseException, path: str) -> Iterable[str]:
             yield from _explain(sub, f"{path}[{item.index}]" if item is not None else path)
     elif isinstance(error, KeyError):
         yield (
-            f"{path or 'recipe'}: '{error.args[0]}' is missing"
+            f"{path or 'recipe'}: '{clean(error.args[0], 60)}' is missing"
             if not path.endswith(str(error.args[0]))
             else f"{path}: missing"
         )
     else:
-        yield f"{path or 'recipe'}: {error}"
+        yield f"{path or 'recipe'}: {clean(error, 600)}"
 
 
 def _of_validator(error: ValueError, target: type, path: str) -> str:
@@ -242,9 +246,9 @@ def field_table(config: type) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def dump_yaml(value: Any) -> str:
-    """Plain values -> YAML, keys in their order."""
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+def dump_yaml(value: Any, *, ascii_only: bool = False) -> str:
+    """Plain values -> YAML, keys in their order; `ascii_only`: other characters as escapes."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=not ascii_only, width=110, default_flow_style=None)
 
 
 def apply_overrides(plain: dict[str, Any], overrides: Iterable[str], parts: Iterable[str]) -> None:
@@ -259,11 +263,15 @@ def apply_overrides(plain: dict[str, Any], overrides: Iterable[str], parts: Iter
     for override in overrides:
         path, equals, text = override.partition("=")
         keys = path.strip().split(".")
+        shown = clean(override, 100)
         if not equals or not all(keys):
-            problems.append(f"'{override}': expected KEY=VALUE such as trainer.steps=1000")
+            problems.append(f"'{shown}': expected KEY=VALUE such as trainer.steps=1000")
+            continue
+        if not text.strip() and len(keys) == 1:
+            problems.append(f"'{shown}': empty; give a value, or leave it out ({clean(path)}=[] is an empty list)")
             continue
         try:
-            _assign(plain, keys, parse_yaml(text, f"'{override}'"), parts)
+            _assign(plain, keys, parse_yaml(text, f"'{shown}'") if text.strip() else _NOTHING, parts)
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -271,7 +279,7 @@ def apply_overrides(plain: dict[str, Any], overrides: Iterable[str], parts: Iter
 
 
 def _assign(node: Any, keys: list[str], value: Any, parts: set[str]) -> None:
-    path = ".".join(keys)
+    path = clean(".".join(keys), 100)
     for depth, key in enumerate(keys[:-1]):
         if isinstance(node, list):
             node = node[_member(node, key, path)]
@@ -287,14 +295,15 @@ def _assign(node: Any, keys: list[str], value: Any, parts: set[str]) -> None:
             child = node[key] = [{"use": c} if isinstance(c, str) else c for c in child]
         elif not isinstance(child, dict):
             raise ConfigError(
-                f"{path}: '{'.'.join(keys[: depth + 1])}' is {_show(child)} and has no settings of its own"
+                f"{path}: '{clean('.'.join(keys[: depth + 1]), 100)}' is {_show(child)} and has no settings of its own"
             )
         node = child
     last = keys[-1]
-    if isinstance(node, list):
-        node[_member(node, last, path)] = value
-    else:
-        node[last] = value
+    place: Any = _member(node, last, path) if isinstance(node, list) else last
+    if value is _NOTHING:  # KEY= with nothing behind it: where a text stood, no text
+        before = node[place] if isinstance(node, list) else node.get(place)
+        value = "" if isinstance(before, str) else None
+    node[place] = value
 
 
 def _member(node: list[Any], key: str, path: str) -> int:
@@ -303,4 +312,5 @@ def _member(node: list[Any], key: str, path: str) -> int:
         return int(key)
     if key in names:
         return names.index(key)
-    raise ConfigError(f"{path}: no member '{key}'{suggest(key, names)} (there are: {', '.join(names) or 'none'})")
+    there = clean(", ".join(names) or "none", 200)
+    raise ConfigError(f"{path}: no member '{clean(key, 60)}'{suggest(key, names)} (there are: {there})")

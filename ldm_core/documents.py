@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 import yaml
@@ -217,13 +217,24 @@ def _count(value: Any, left: list[int], depth: int) -> None:
 def _texts(value: Any) -> Iterable[str]:
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         for key, each in value.items():
             yield from _texts(key)
             yield from _texts(each)
-    elif isinstance(value, list):
+    elif isinstance(value, list | tuple):
         for each in value:
             yield from _texts(each)
+
+
+def not_unicode(value: Any) -> str:
+    """What is wrong with the first text within `value` that no file can hold; empty where all are Unicode.
+
+    Such are the halves of surrogate pairs: of an emoji that was cut in two, or bytes that are no UTF-8.
+    """
+    for each in _texts(value):
+        if _HALVES.search(each):
+            return f"{quoted(each, 60)} is not Unicode (bytes that are no UTF-8, or half of a surrogate pair)"
+    return ""
 
 
 def _no_halves(value: Any, text: str, where: str, error: type[LDMError]) -> None:
@@ -231,9 +242,8 @@ def _no_halves(value: Any, text: str, where: str, error: type[LDMError]) -> None
     them."""
     if not _HALF_ESCAPE.search(text) and not _HALVES.search(text):
         return
-    for each in _texts(value):
-        if _HALVES.search(each):
-            raise error(f"{clean(where)}: {quoted(each, 60)} is not Unicode (half of a surrogate pair)")
+    if problem := not_unicode(value):
+        raise error(f"{clean(where)}: {problem}")
 
 
 def _named(character: Any) -> str:

@@ -12,7 +12,7 @@ from ldm_core import config as _config
 from ldm_core.catalog import Catalog
 from ldm_core.component import Component
 from ldm_core.contracts import DataInfo, Site
-from ldm_core.errors import ComponentError, ConfigError, suggest
+from ldm_core.errors import ComponentError, ConfigError, clean, quoted, suggest
 from ldm_core.finetune import with_hash
 from ldm_core.recipe import (
     DEFAULTS,
@@ -54,10 +54,10 @@ def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = 
     for key in plain:
         if key not in known:
             hint = suggest(str(key), known) or " (known: " + ", ".join(known) + ")"
-            problems.append(f"{key}: unknown key{hint}")
+            problems.append(f"{clean(key, 60)}: unknown key{hint}")
     small = plain.get("scale", "paper")
     if small not in ("paper", "small"):
-        problems.append(f"scale: expected paper or small, got {small!r}")
+        problems.append(f"scale: expected paper or small, got {quoted(small)}")
     plain, secrets = _without_secrets(plain)
     problems += secrets
     out: dict[str, Any] = {}
@@ -118,7 +118,9 @@ def _size(value: Any) -> tuple[int, int]:
     if isinstance(value, int) and not isinstance(value, bool):
         value = [value, value]
     if not isinstance(value, list | tuple):
-        raise ConfigError(f"image_size: expected pixels such as 64, or [height, width] such as [48, 64], got {value!r}")
+        raise ConfigError(
+            f"image_size: expected pixels such as 64, or [height, width] such as [48, 64], got {quoted(value)}"
+        )
     height, width = _config.structure(value, tuple[int, int], "image_size")
     if min(height, width) < 1:
         raise ConfigError(f"image_size: expected [height, width] in pixels, got [{height}, {width}]")
@@ -127,7 +129,7 @@ def _size(value: Any) -> tuple[int, int]:
 
 def _one_or_three(value: Any) -> int:
     if value not in (1, 3) or isinstance(value, bool):
-        raise ConfigError(f"image_channels: expected 1 (grey) or 3 (colour), got {value!r}")
+        raise ConfigError(f"image_channels: expected 1 (grey) or 3 (colour), got {quoted(value)}")
     return int(value)
 
 
@@ -169,7 +171,7 @@ def _list(key: str, kind: str, value: Any, around: _Around) -> tuple[Part, ...]:
     if isinstance(value, str | Mapping):
         value = [value]
     if not isinstance(value, list | tuple):
-        raise ConfigError(f"{key}: expected a list of components, got {value!r}")
+        raise ConfigError(f"{key}: expected a list of components, got {quoted(value)}")
     parts: list[Part] = []
     problems: list[str] = []
     for i, item in enumerate(value):
@@ -193,7 +195,7 @@ def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
     if isinstance(value, str):
         value = {"use": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("use", ""), str):
-        raise ConfigError(f"{path}: expected a component's name or a mapping with 'use: NAME', got {value!r}")
+        raise ConfigError(f"{path}: expected a component's name or a mapping with 'use: NAME', got {quoted(value)}")
     given = {k: v for k, v in value.items() if k != "use"}
     name = value.get("use") or _default_name(kind, path)
     if kind == "first_stage" and is_weights(name):
@@ -285,7 +287,7 @@ def _trained_stage(
         own = _config.unstructure(conf).get(key, None)
         if own != value:
             raise ConfigError(
-                f"{path}.{key}: a trained stage keeps its own settings ({key}: {own!r} in {extra['weights']}); "
+                f"{path}.{key}: a trained stage keeps its own settings ({key}: {quoted(own)} in {extra['weights']}); "
                 f"leave the key out, or train a stage of your own"
             )
     if extra.get("sha256") and extra["sha256"] != header.sha256:
@@ -316,7 +318,7 @@ def _conditioner_keys(given: dict[str, Any], path: str, name: str) -> dict[str, 
     if not 0 <= extra.get("dropout", 0.0) <= 1:
         problems.append(f"{path}.dropout: expected a share between 0 and 1, got {extra['dropout']}")
     if not str(extra["name"]).isidentifier():
-        problems.append(f"{path}.name: expected an identifier such as 'text', got {extra['name']!r}")
+        problems.append(f"{path}.name: expected an identifier such as 'text', got {quoted(extra['name'])}")
     if problems:
         raise ConfigError(problems)
     return extra

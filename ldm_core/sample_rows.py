@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ldm_core.documents import not_unicode
 from ldm_core.errors import ConfigError, DataError
 from ldm_core.recipe import Recipe
 
@@ -36,6 +37,8 @@ def rows_of(
     given: list[dict[str, Any]]
     given = [dict(e) for e in examples] if examples else [{"caption": t} for t in texts] or [{}]
     several = bool(examples or texts)
+    if problem := not_unicode([*given, inputs or {}]):
+        raise DataError(f"sample: {problem}")
     count = images or (len(given) if several else (1 if inputs else recipe.sample.images))
     rows = [{**(inputs or {}), **given[i % len(given)]} for i in range(count)]
     for part in recipe.conditioners:
@@ -81,6 +84,8 @@ def negative_rows(recipe: Recipe, rows: Sequence[Mapping[str, Any]], negative: N
     else:
         texts = [negative] if isinstance(negative, str) else list(negative)
         out = [{"caption": texts[i % len(texts)]} for i in range(len(rows))]
+    if problem := not_unicode(negative):
+        raise DataError(f"negative: {problem}")
     for key in out[0] if out else ():
         readers = [c for c in recipe.conditioners if key in c.config.reads]
         if not readers:

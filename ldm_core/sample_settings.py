@@ -14,7 +14,7 @@ import attrs
 from ldm_core import config as _config
 from ldm_core.catalog import Catalog
 from ldm_core.check import sampling_misfits
-from ldm_core.errors import ComponentError, ConfigError, suggest
+from ldm_core.errors import ComponentError, ConfigError, clean, quoted, suggest
 from ldm_core.recipe import Recipe
 from ldm_core.resolve import resolve_part
 from ldm_core.settings import SampleSettings
@@ -57,10 +57,12 @@ def _changed(recipe: Recipe, key: str, value: Any, catalog: Catalog) -> Any:
     if key not in CHOICES:
         why = _ELSEWHERE.get(key) or ("is part of the trained model" if hasattr(recipe, key) else "unknown key")
         hint = "" if hasattr(recipe, key) else suggest(key, CHOICES)
-        raise ConfigError(f"{key}: {why}{hint}; sampling takes {', '.join(CHOICES)}, such as guidance.scale=3")
+        raise ConfigError(
+            f"{clean(key, 60)}: {why}{hint}; sampling takes {', '.join(CHOICES)}, such as guidance.scale=3"
+        )
     if key == "sample":
         if not isinstance(value, Mapping):
-            raise ConfigError(f"sample: expected settings such as sample.steps=20, got {value!r}")
+            raise ConfigError(f"sample: expected settings such as sample.steps=20, got {quoted(value)}")
         if "prompts" in value:
             raise ConfigError("sample.prompts: are for a run's own samples; give prompts with --prompt")
         return _config.structure({**_config.unstructure(recipe.sample), **value}, SampleSettings, "sample")

@@ -13,7 +13,7 @@ from ldm_core import artifacts, config, finetune, storage
 from ldm_core.catalog import Catalog
 from ldm_core.check import check, site_of
 from ldm_core.contracts import DataInfo
-from ldm_core.errors import ConfigError, Interrupted, StorageError
+from ldm_core.errors import ConfigError, Interrupted, StorageError, quoted
 from ldm_core.recipe import SAMPLING_KEYS, Recipe, without_same
 from ldm_core.resolve import resolve
 
@@ -101,7 +101,7 @@ def _differ(path: str, before: Any, now: Any) -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         before, now = without_same(path, before), without_same(path, now)
         return [line for k in {**before, **now} for line in _differ(f"{path}.{k}", before.get(k), now.get(k))]
-    return [] if before == now else [f"{path}: {before!r} there, {now!r} now"]
+    return [] if before == now else [f"{path}: {quoted(before)} there, {quoted(now)} now"]
 
 
 def run(

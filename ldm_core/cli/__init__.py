@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from ldm_core.errors import ConfigError, Interrupted, LDMError
+from ldm_core.errors import ConfigError, Interrupted, LDMError, clean_lines, quoted
+
+_MOST_PROBLEMS = 40
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,11 +22,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ldm_core import launch
     from ldm_core.cli.group import group
 
+    _write_any_character()
     try:
         launch.follow()
         launch.adopt()
-        code = group.main(args=None if argv is None else list(argv), prog_name="ldm-run", standalone_mode=False)
+        arguments = in_unicode(sys.argv[1:] if argv is None else argv)
+        code = group.main(args=arguments, prog_name="ldm-run", standalone_mode=False)
     except click.ClickException as error:
+        vars(error)["message"] = clean_lines(error.message)
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -34,12 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         told = "same command" in str(error)
         more = "" if told else "\nrun the same command again to go on from there"
         if launch.told_here(error) is not None:
-            print(f"interrupted: {error}{more}", file=sys.stderr)
+            print(clean_lines(f"interrupted: {error}{more}"), file=sys.stderr)
         return 130
     except LDMError as error:
         before = launch.told_here(error)
         if before is not None:
-            print("\n".join(f"{before}{line}" for line in error_lines(error)), file=sys.stderr)
+            _tell(f"{before}{line}" for line in error_lines(error))
         return 2
     except BrokenPipeError:
         # The reader (`head`, a pager) has left; nothing more can be said, and the flush at exit must not complain.
@@ -52,7 +57,40 @@ def error_lines(error: LDMError) -> list[str]:
     """``error: ...`` for each problem; what belongs to the same problem is indented under it."""
     problems = error.problems if isinstance(error, ConfigError) else (str(error),)
     lines: list[str] = []
-    for problem in problems:
-        first, *more = problem.splitlines() or [type(error).__name__]
+    for problem in problems[:_MOST_PROBLEMS]:
+        first, *more = clean_lines(problem or type(error).__name__).split("\n")
         lines += [f"error: {first}", *(f"       {line}" for line in more)]
+    if (left := len(problems) - _MOST_PROBLEMS) > 0:
+        lines.append(f"error: and {left} more")
     return lines
+
+
+def in_unicode(arguments: Sequence[str]) -> list[str]:
+    """`arguments` as text; :class:`ConfigError` where the bytes of one are no UTF-8, whatever the locale says."""
+    out = []
+    for argument in arguments:
+        try:
+            argument.encode()
+            out.append(argument)
+        except UnicodeEncodeError:  # bytes that the locale's encoding could not read
+            try:
+                out.append(os.fsencode(argument).decode())
+            except UnicodeError:
+                raise ConfigError(
+                    f"the argument {quoted(argument)} is not UTF-8; use a UTF-8 locale (such as LC_ALL=C.UTF-8), "
+                    "rename the file, or put the text into a UTF-8 file (--input caption=@FILE.txt)"
+                ) from None
+    return out
+
+
+def _tell(lines: Iterable[str]) -> None:
+    from ldm_core.cli.output import wrapped_for
+
+    print(wrapped_for(sys.stderr, "\n".join(lines)), file=sys.stderr)
+
+
+def _write_any_character() -> None:
+    """Let a stdout of a narrow encoding (a pipe on Windows, an old locale) take every character, if as an escape."""
+    stream = sys.stdout
+    if getattr(stream, "errors", "") in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")

@@ -13,7 +13,7 @@ from ldm_core import storage
 from ldm_core.catalog import FIRST_PARTY, Catalog
 from ldm_core.cli.start_from import start_from
 from ldm_core.config import apply_overrides
-from ldm_core.errors import ConfigError, suggest
+from ldm_core.errors import ConfigError, quoted, suggest
 
 LAPTOP = "laptop"
 """The shipped recipe that a run without ``--recipe`` starts from."""
@@ -129,7 +129,7 @@ def _is_bare_run(name: str) -> bool:
 def _section(plain: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = plain.get(key) or {}
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{key}: expected settings (key: value), got {value!r}")
+        raise ConfigError(f"{key}: expected settings (key: value), got {quoted(value)}")
     return value
 
 

@@ -11,9 +11,8 @@ from ldm_core.cli.options import RUN_EPILOG, run_options, settings_argument
 
 def _check(settings: tuple[str, ...], **options: Any) -> int:
     from ldm_core import workflow
-    from ldm_core.cli.output import reporting
+    from ldm_core.cli.output import print_yaml, reporting, say
     from ldm_core.cli.run import prepare
-    from ldm_core.config import dump_yaml
 
     with reporting(bool(options["json_flag"])) as document:
         prepared = prepare(options, settings)
@@ -27,9 +26,9 @@ def _check(settings: tuple[str, ...], **options: Any) -> int:
         )
         if not options["quiet_flag"]:
             for note in prepared.notes:
-                click.echo(note, err=True)
+                say(note, err=True, wrap=True)
         if not options["json_flag"]:
-            click.echo(dump_yaml(plain), nl=False)
+            print_yaml(plain)
     return 0
 
 

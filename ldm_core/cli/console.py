@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TextIO
 
+from ldm_core.cli.output import wrapped_at, wrapped_for
+from ldm_core.errors import clean, clean_lines
 from ldm_core.hookspecs import hookimpl
 
 LINE_EVERY_SECONDS = 10.0
@@ -139,7 +141,7 @@ class Progress:
         if self._quiet:
             return
         if self._bar is not None:
-            below = _listed(self._logs, self._speed.pace(), self._pace)
+            below = clean(_listed(self._logs, self._speed.pace(), self._pace))
             self._bar.update(self._task, completed=step, left=self._speed.left(), below=below)
             return
         since, last = self._line
@@ -192,10 +194,12 @@ class Progress:
         self._close_bar()
 
     def _write(self, text: str) -> None:
+        text = clean_lines(text)
         if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            lines = wrapped_at(text, self._bar.console.width)
+            self._bar.console.print(lines, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(text, file=self._stream, flush=True)
+            print(wrapped_for(self._stream, text), file=self._stream, flush=True)
 
     def _open_bar(self, stage: str, steps: int, start: int) -> None:
         from rich import progress
@@ -231,7 +235,7 @@ class Progress:
 
 
 def _title(stage: str) -> str:
-    return _TITLES.get(stage, stage.replace("_", " "))
+    return _TITLES.get(stage, clean(stage.replace("_", " "), 60))
 
 
 def _listed(*texts: str) -> str:

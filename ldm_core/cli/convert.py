@@ -12,7 +12,7 @@ from ldm_core.cli.options import json_option, place_and_settings, weights_option
 def _convert(given: tuple[list[str], list[str]], to: str, dtype: str | None, force_flag: bool, **options: Any) -> int:
     from ldm_core import storage
     from ldm_core.catalog import Catalog
-    from ldm_core.cli.output import reporting, warnings_as_lines
+    from ldm_core.cli.output import reporting, say, warnings_as_lines
     from ldm_core.errors import ConfigError
     from ldm_core.weights import loading, writing
 
@@ -33,7 +33,7 @@ def _convert(given: tuple[list[str], list[str]], to: str, dtype: str | None, for
         reading, own = split_options(wanted.options, to, catalog)
         opened = loading.open_weights(source, catalog, wanted.reading_with(reading))
         if not options["json_flag"]:
-            click.echo("\n".join(recognised(opened)))
+            say("\n".join(recognised(opened)), wrap=True)
         weights = writing.complete(opened.weights, catalog)
         if dtype is not None:
             weights = writing.as_dtype(weights, dtype)
@@ -59,7 +59,7 @@ def _convert(given: tuple[list[str], list[str]], to: str, dtype: str | None, for
             notes=list(made.notes),
         )
         if not options["json_flag"]:
-            click.echo("\n".join(_done(target, files, made.notes)))
+            say("\n".join(_done(target, files, made.notes)), wrap=True)
     return 0
 
 

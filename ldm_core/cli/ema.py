@@ -9,7 +9,7 @@ from ldm_core.cli.options import json_option
 
 def _ema(run: str, width: float, out: str, step: int | None, json_flag: bool) -> int:
     from ldm_core import storage
-    from ldm_core.cli.output import reporting
+    from ldm_core.cli.output import reporting, say
     from ldm_core.training.posthoc_ema import write_model
 
     with reporting(json_flag) as document:
@@ -23,15 +23,16 @@ def _ema(run: str, width: float, out: str, step: int | None, json_flag: bool) ->
             profile_error=made.error,
         )
         if not json_flag:
-            click.echo(
+            say(
                 f"{storage.shown(out)}: averages of relative width {width:g} at step {made.step}, from "
                 f"{made.snapshots} snapshots; {made.error:.2%} of the profile is not met"
             )
         if made.poor:
-            click.echo(
+            say(
                 "note: the snapshots hold this width badly; take one between the widths that were tracked, a later "
                 "--step, or train with more snapshots (trainer.ema_snapshots)",
                 err=True,
+                wrap=True,
             )
     return 0
 

@@ -15,10 +15,10 @@ _TAKEN = ("recipe", "first_stage", "cond", "data", "seed")
 
 def _encode(settings: tuple[str, ...], **options: Any) -> int:
     from ldm_core.cli.console import Progress
-    from ldm_core.cli.output import first_process, reporting, warnings_as_lines
+    from ldm_core.cli.output import first_process, reporting, say, warnings_as_lines
 
     if count := processes(options):
-        return start(count, options["out"], lambda text: click.echo(text, err=True))
+        return start(count, options["out"], lambda text: say(text, err=True))
     as_json = bool(options["json_flag"]) and first_process()
     with reporting(as_json) as document, warnings_as_lines(most=2):
         catalog, recipe, info = _prepared(options, settings)
@@ -34,7 +34,7 @@ def _encode(settings: tuple[str, ...], **options: Any) -> int:
         document.update(status="done", **found)
         if first_process() and not options["json_flag"]:
             for line in _lines(found):
-                click.echo(line)
+                say(line)
     return 0
 
 

@@ -100,8 +100,9 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
     from ldm_core import __version__
+    from ldm_core.cli.output import say
 
-    click.echo(f"ldm-run {__version__}")
+    say(f"ldm-run {__version__}")
     ctx.exit()
 
 

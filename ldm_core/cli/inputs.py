@@ -6,16 +6,18 @@ is imported when an array is made. Nothing that is read is ever executed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ldm_core import storage
-from ldm_core.config import parse_yaml
-from ldm_core.errors import ConfigError, suggest
+from ldm_core.documents import parse_json, parse_yaml
+from ldm_core.errors import ConfigError, clean, quoted, suggest
 
 FILES = (".json", ".yaml", ".yml", ".txt", ".png", ".jpg", ".jpeg", ".webp", ".npy")
 """What ``KEY=@FILE`` reads."""
+
+_DIGITS = 19
+"""A number of as many digits is none that anything counts to, and a name."""
 
 PICTURES = ("image", "segmentation", "mask")
 """Keys that hold pictures and maps, whatever the data says."""
@@ -46,7 +48,8 @@ def read_inputs(
         key, equals, text = pair.partition("=")
         key = key.strip()
         if not equals or not key.isidentifier():
-            problems.append(f"--input '{pair}': expected KEY=VALUE or KEY=@FILE, such as caption='a red circle'")
+            shown = clean(pair, 100)
+            problems.append(f"--input '{shown}': expected KEY=VALUE or KEY=@FILE, such as caption='a red circle'")
             continue
         try:
             put("--input", key, _value(key, text, image_channels))
@@ -60,7 +63,7 @@ def read_inputs(
             put("--segmentation", "segmentation", _file("segmentation", segmentation, image_channels))
         if class_label is not None:
             text = class_label.strip()
-            put("--class", "class_label", int(text) if text.isdecimal() else text)
+            put("--class", "class_label", int(text) if text.isdecimal() and len(text) < _DIGITS else text)
     except ConfigError as error:
         problems += error.problems
     if problems:
@@ -76,7 +79,7 @@ def _value(key: str, text: str, channels: int) -> Any:
     value = _shaped(key, parse_yaml(text, f"--input {key}"))
     if key in (*PICTURES, "embedding") and isinstance(value, str):
         example = "vectors.npy" if key == "embedding" else "photo.png"
-        raise ConfigError(f"--input {key}={text}: expected a file, such as {key}=@{text or example}")
+        raise ConfigError(f"--input {key}={clean(text, 100)}: expected a file, such as {key}=@{clean(text or example)}")
     return value
 
 
@@ -88,7 +91,7 @@ def _file(key: str, url: str, channels: int) -> Any:
         text = storage.read_text(url)
         if suffix == ".txt":
             return text.strip()
-        return _shaped(key, _json(text, url) if suffix == ".json" else parse_yaml(text, url))
+        return _shaped(key, parse_json(text, url) if suffix == ".json" else parse_yaml(text, url))
     data = storage.read_bytes(url)
     if suffix == ".npy":
         from ldm_core.npy import read_npy
@@ -101,15 +104,6 @@ def _file(key: str, url: str, channels: int) -> Any:
     return images.decode_image(data, channels, url)
 
 
-def _json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{where}: not readable as JSON ({error})") from None
-    except RecursionError:
-        raise ConfigError(f"{where}: not readable as JSON (nested too deep)") from None
-
-
 def _shaped(key: str, value: Any) -> Any:
     """The form in which a data set gives the key; a list of numbers of any shape becomes an array."""
     if key == "boxes" and isinstance(value, Mapping):
@@ -117,6 +111,8 @@ def _shaped(key: str, value: Any) -> Any:
     if key == "boxes":
         return _boxes(value, "boxes")
     if key == "caption":
+        if not isinstance(value, str | int | float):
+            raise ConfigError(f"caption: expected text, got {quoted(value)}")
         return str(value)
     if key == "box_labels":
         return _labels(value, None, "box_labels")
@@ -143,7 +139,7 @@ def read_boxes(text: str) -> dict[str, Any]:
     """
     inline = text.lstrip().startswith(("{", "["))
     where = "--boxes" if inline else text
-    value = _json(text if inline else storage.read_text(text), where)
+    value = parse_json(text if inline else storage.read_text(text), where)
     if not isinstance(value, Mapping):
         return {"boxes": _boxes(value, where)}
     if "boxes" not in value:
@@ -165,9 +161,9 @@ def _boxes(value: Any, where: str) -> Any:
         boxes = np.array(value, dtype=np.float64)  # as they are said: a corner may lie on the middle of two cells
         boxes = boxes.reshape(-1, 4) if value == [] else boxes
     except (TypeError, ValueError):
-        raise ConfigError(f"{where}: boxes: expected a list of [x, y, w, h], got {str(value)[:60]}") from None
+        raise ConfigError(f"{where}: boxes: expected a list of [x, y, w, h], got {quoted(value, 60)}") from None
     if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ConfigError(f"{where}: boxes: expected a list of [x, y, w, h], got {str(value)[:60]}")
+        raise ConfigError(f"{where}: boxes: expected a list of [x, y, w, h], got {quoted(value, 60)}")
     for i, (x, y, w, h) in enumerate(boxes.tolist()):
         inside = 0 <= x <= 1 and 0 <= y <= 1 and 0 < w <= 1 and 0 < h <= 1
         if not inside or x + w > 1.001 or y + h > 1.001:
@@ -184,7 +180,7 @@ def _labels(value: Any, count: int | None, where: str) -> Any:
     value = value if isinstance(value, list) else [value]
     for i, label in enumerate(value):
         if isinstance(label, bool) or not isinstance(label, int | str):
-            raise ConfigError(f"{where}: labels[{i}]: expected a class number or name, got {label!r}")
+            raise ConfigError(f"{where}: labels[{i}]: expected a class number or name, got {quoted(label)}")
     if count is not None and len(value) != count:
         raise ConfigError(f"{where}: {count} boxes and {len(value)} labels; give one label for each box")
     return np.array(value, dtype=np.int64) if all(isinstance(v, int) for v in value) else list(value)
@@ -209,9 +205,10 @@ def name_classes(
         if isinstance(label, str):
             if label in names:
                 return names.index(label)
-            known = f" (known: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''})" if names else ""
+            listed = ", ".join(clean(name, 60) for name in names[:12])
+            known = f" (known: {listed}{', ...' if len(names) > 12 else ''})" if names else ""
             fix = "" if names else "; the data has no class names, give the class's number"
-            problems.append(f"{key}: no class named '{label}'{suggest(label, names)}{known}{fix}")
+            problems.append(f"{key}: no class named '{clean(label, 60)}'{suggest(label, names)}{known}{fix}")
         elif count and not 0 <= label < count:
             problems.append(f"{key}: no class {label}; there are {count} (0 to {count - 1})")
         return label if isinstance(label, int) else 0

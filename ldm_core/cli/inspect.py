@@ -12,7 +12,7 @@ from ldm_core.cli.options import json_option, place_and_settings
 
 def _inspect(given: tuple[list[str], list[str]], codec: str, sha256: str, hash_flag: bool, json_flag: bool) -> int:
     from ldm_core.catalog import Catalog
-    from ldm_core.cli.output import reporting, warnings_as_lines
+    from ldm_core.cli.output import reporting, say, warnings_as_lines
     from ldm_core.errors import ConfigError
     from ldm_core.weights import describe
     from ldm_core.weights.loading import Wanted
@@ -29,7 +29,7 @@ def _inspect(given: tuple[list[str], list[str]], codec: str, sha256: str, hash_f
             found["sha256"] = source.sha256()
         document.update(found)
     if not json_flag:
-        click.echo("\n".join(lines(found)))
+        say("\n".join(lines(found)))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -70,8 +71,13 @@ def place_and_settings(places: int, metavar: str) -> click.Argument:
     """Up to `places` paths or URLs and any number of ``KEY=VALUE`` settings, in any order: a pair of tuples."""
 
     def split(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[list[str], list[str]]:
-        settings = [item for item in value if re.match(r"[A-Za-z_][\w.]*=", item)]
-        rest = [item for item in value if item not in settings]
+        alike = [bool(re.match(r"[A-Za-z_][\w.]*=", item)) for item in value]
+        left = places - alike.count(False)
+        for i, item in enumerate(value):
+            if alike[i] and left > 0 and os.path.lexists(item):  # a run called lr=1e-3: what is there is a place
+                alike[i], left = False, left - 1
+        settings = [item for item, setting in zip(value, alike, strict=True) if setting]
+        rest = [item for item, setting in zip(value, alike, strict=True) if not setting]
         if len(rest) > places:
             ctx.fail(f"unexpected argument '{rest[places]}'; a setting is KEY=VALUE, such as image_size=512")
         return rest, settings

@@ -9,7 +9,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ldm_core.errors import ConfigError, Interrupted, LDMError
+from ldm_core.errors import ConfigError, Interrupted, LDMError, clean, clean_lines
+
+_CELL, _LAST, _WIDEST = 200, 1000, 60  # characters of a table's cells; of those, that others are aligned to
+_NARROWEST = 30  # columns of a terminal for which lines are wrapped
 
 
 @contextlib.contextmanager
@@ -37,9 +40,54 @@ def print_problems(error: LDMError) -> None:
     print_json({"status": status, "problems": problems})
 
 
+def say(text: str, *, err: bool = False, wrap: bool = False) -> None:
+    """Lines for a reader, on stdout or stderr: the one door to the terminal. Control characters, which names in files
+    and folders may hold, come out as escapes, and names longer than a line are cut. `wrap`: at words, where it is a
+    terminal."""
+    stream = sys.stderr if err else sys.stdout
+    text = clean_lines(text)
+    print(wrapped_for(stream, text) if wrap else text, file=stream, flush=True)
+
+
+def wrapped_for(stream: Any, text: str) -> str:
+    """`text` with its long lines wrapped at words where `stream` is a terminal; logs and pipes get whole lines."""
+    try:
+        width = os.get_terminal_size(stream.fileno()).columns if stream.isatty() else 0
+    except (AttributeError, OSError, ValueError):
+        return text
+    return wrapped_at(text, width) if width >= _NARROWEST else text
+
+
+def wrapped_at(text: str, width: int) -> str:
+    """`text` with lines of at most `width` characters, names and commands whole; what goes on is indented."""
+    import textwrap
+
+    out: list[str] = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip(" "))] + "  "
+        out += textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+            replace_whitespace=False,
+        ) or [""]
+    return "\n".join(out)
+
+
+def print_yaml(value: Any) -> None:
+    """One YAML document on stdout, in ASCII where stdout takes no UTF-8."""
+    from ldm_core.config import dump_yaml
+
+    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
+    text = dump_yaml(value)
+    sys.stdout.write(text if encoding == "utf8" or text.isascii() else dump_yaml(value, ascii_only=True))
+
+
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+    """One JSON document on stdout, in ASCII: every encoding of stdout can write it, and none changes it."""
+    print(json.dumps(value, indent=2, default=_plain))
 
 
 def _plain(value: Any) -> Any:
@@ -86,7 +134,7 @@ def warnings_as_lines(most: int = 20) -> Iterator[None]:
             return
         said.add(key)
         counts[category] = counts.get(category, 0) + 1
-        print(f"warning: {text}" if counts[category] <= most else "warning: (more of this kind)", file=sys.stderr)
+        say(f"warning: {text}" if counts[category] <= most else "warning: (more of this kind)", err=True, wrap=True)
 
     with warnings.catch_warnings():
         for kind in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
@@ -97,10 +145,11 @@ def warnings_as_lines(most: int = 20) -> Iterator[None]:
 
 
 def table(rows: Sequence[tuple[str, ...]], indent: str = "") -> list[str]:
-    """Rows of text -> aligned lines; the last column is free."""
+    """Rows of text -> aligned lines; the last column is free, a long name in another is cut."""
     if not rows:
         return []
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    rows = [(*(clean(cell, _CELL) for cell in row[:-1]), clean(row[-1], _LAST)) for row in rows]
+    widths = [min(_WIDEST, max(len(row[i]) for row in rows)) for i in range(len(rows[0]) - 1)]
     return [
         (indent + "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]])).rstrip()
         for row in rows

@@ -9,7 +9,7 @@ from ldm_core.cli.options import json_option
 
 def _plugins(json_flag: bool) -> int:
     from ldm_core.catalog import Catalog
-    from ldm_core.cli.output import print_json, table
+    from ldm_core.cli.output import print_json, say, table
 
     catalog = Catalog.discover()
     if json_flag:
@@ -39,11 +39,11 @@ def _plugins(json_flag: bool) -> int:
         presets = ", ".join(p for p in e.component.presets if p != e.component.name)
         summary = e.component.summary + (f" (presets: {presets})" if presets else "")
         rows.append((e.component.kind, e.component.name, f"{e.distribution} {e.version}", summary))
-    click.echo("\n".join(table(rows)))
+    say("\n".join(table(rows)))
     if catalog.broken:
         broken = [(f"{b.distribution} {b.version}", b.plugin, _one_line(b.error)) for b in catalog.broken]
-        click.echo("\nDo not load:")
-        click.echo("\n".join(table([("DISTRIBUTION", "PLUGIN", "ERROR"), *broken])))
+        say("\nDo not load:")
+        say("\n".join(table([("DISTRIBUTION", "PLUGIN", "ERROR"), *broken])))
     return 0
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def _reconstruct(stage: str, pictures: tuple[str, ...], image_size: str | None, **options: Any) -> int:
     from ldm_core import artifacts, images, storage
-    from ldm_core.cli.output import reporting, table
+    from ldm_core.cli.output import reporting, say, table
 
     with reporting(bool(options["json_flag"])) as document:
         size = read_size(image_size)
@@ -39,7 +39,7 @@ def _reconstruct(stage: str, pictures: tuple[str, ...], image_size: str | None, 
         )
         if not options["json_flag"]:
             lines = [(f"{row['psnr']:.2f} dB", row["image"], row["path"]) for row in rows]
-            click.echo("\n".join([*table(lines), f"{mean:.2f} dB  mean of {len(rows)}"]))
+            say("\n".join([*table(lines), f"{mean:.2f} dB  mean of {len(rows)}"]))
     return 0
 
 
@@ -63,13 +63,13 @@ def _loaded(path: str, device: str | None) -> tuple[Any, int, tuple[int, ...]]:
 
 def read_size(text: str | None) -> tuple[int, int] | None:
     """``64`` or ``48,64`` -> (height, width); :class:`ConfigError` for anything else."""
-    from ldm_core.errors import ConfigError
+    from ldm_core.errors import ConfigError, clean
 
     if text is None:
         return None
     parts = [p.strip() for p in text.replace("x", ",").split(",")]
-    if len(parts) not in (1, 2) or not all(p.isdecimal() and int(p) > 0 for p in parts):
-        raise ConfigError(f"--image-size {text}: expected pixels such as 64, or height,width such as 48,64")
+    if len(parts) not in (1, 2) or not all(p.isdecimal() and len(p) < 7 and int(p) > 0 for p in parts):
+        raise ConfigError(f"--image-size {clean(text, 60)}: expected pixels such as 64, or height,width such as 48,64")
     return int(parts[0]), int(parts[-1])
 
 

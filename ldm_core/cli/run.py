@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
-import click
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.cli.assemble import Request, assemble
 from ldm_core.cli.inputs import fit_inputs, name_classes, read_inputs, require_readers, taken_sizes
 from ldm_core.cli.launching import log_of_progress, processes, start
-from ldm_core.cli.output import first_process, print_problems, reporting, warnings_as_lines
+from ldm_core.cli.output import first_process, print_problems, reporting, say, warnings_as_lines
 from ldm_core.contracts import DataInfo
 from ldm_core.errors import ConfigError, LDMError
 from ldm_core.recipe import Recipe
@@ -99,7 +98,7 @@ def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequ
         prepared = prepare(options, settings)
         if not quiet and first_process():
             for note in prepared.notes:
-                click.echo(note)
+                say(note, wrap=True)
         from ldm_core import workflow
         from ldm_core.cli import summary
         from ldm_core.cli.console import Progress
@@ -128,7 +127,7 @@ def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequ
         document.update(summary.document(result, prepared.recipe))
         if first_process() and not options["json_flag"]:
             for line in summary.lines(result, prepared.recipe):
-                click.echo(line)
+                say(line)
     return 0
 
 
@@ -146,4 +145,4 @@ def _run_apart(count: int, options: Mapping[str, Any], settings: Sequence[str]) 
             print_problems(error)
         raise
     quiet = bool(options["quiet_flag"]) and storage.local_path(out) is not None
-    return start(count, out, lambda text: None if quiet else click.echo(text, err=True))
+    return start(count, out, lambda text: None if quiet else say(text, err=True))

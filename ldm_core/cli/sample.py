@@ -12,7 +12,7 @@ from ldm_core.cli.options import input_options, json_option, place_and_settings,
 
 
 def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
-    from ldm_core.cli.output import reporting, warnings_as_lines
+    from ldm_core.cli.output import reporting, say, warnings_as_lines
 
     model = _model(given[0], options["weights"])
 
@@ -55,7 +55,7 @@ def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
             ],
         )
         if not options["json_flag"]:
-            click.echo("\n".join([*files, grid]))
+            say("\n".join([*files, grid]))
     return 0
 
 
@@ -71,17 +71,19 @@ def _model(places: Sequence[str], weights: str | None) -> str:
 
 def read_seeds(text: str | None) -> list[int] | None:
     """``1,2,3`` or ``7..10`` (both ends) -> seeds. :class:`ConfigError` for anything else."""
-    from ldm_core.errors import ConfigError
+    from ldm_core.errors import ConfigError, clean
 
     if text is None:
         return None
     seeds: list[int] = []
+    shown = clean(text, 60)
     for piece in text.split(","):
         first, dots, last = piece.strip().partition("..")
-        if not first.isdecimal() or (dots and not last.isdecimal()):
-            raise ConfigError(f"--seeds {text}: expected whole numbers such as 1,2,3 or a range such as 7..10")
+        if not all(number.isdecimal() and len(number) < 19 for number in ([first, last] if dots else [first])):
+            raise ConfigError(f"--seeds {shown}: expected whole numbers such as 1,2,3 or a range such as 7..10")
         if dots and not int(first) <= int(last) < int(first) + 1_000_000:
-            raise ConfigError(f"--seeds {text}: '{piece.strip()}' is no range of up to a million seeds, lower first")
+            where = f"--seeds {shown}: '{clean(piece.strip(), 60)}'"
+            raise ConfigError(f"{where} is no range of up to a million seeds, lower first")
         seeds += range(int(first), int(last) + 1) if dots else [int(first)]
     return seeds
 
@@ -93,7 +95,8 @@ def read_prompts(url: str | None) -> list[str]:
 
     if url is None:
         return []
-    prompts = [line.strip() for line in storage.read_text(url).splitlines() if line.strip()]
+    # split as every editor does, and not at U+2028 and the like, which are characters of a line
+    prompts = [line.strip() for line in storage.read_text(url).split("\n") if line.strip()]
     if not prompts:
         raise ConfigError(f"--prompts {url}: holds no prompt; write one a line")
     return prompts

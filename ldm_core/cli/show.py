@@ -18,7 +18,7 @@ RECIPES = "recipes"
 
 def _show(name: str, kind: str | None, json_flag: bool) -> int:
     from ldm_core.catalog import Catalog
-    from ldm_core.cli.output import print_json, print_problems
+    from ldm_core.cli.output import print_json, print_problems, say
     from ldm_core.errors import LDMError
 
     if kind is None and _shown_recipe(name, json_flag):
@@ -33,25 +33,25 @@ def _show(name: str, kind: str | None, json_flag: bool) -> int:
     if json_flag:
         print_json(found[0] if len(found) == 1 else found)
     else:
-        click.echo("\n\n".join("\n".join(_lines(d)) for d in found))
+        say("\n\n".join("\n".join(_lines(d)) for d in found))
     return 0
 
 
 def _shown_recipe(name: str, json_flag: bool) -> bool:
     """Print the shipped recipes, where `name` is ``recipes``, or the one that it names; whether it was one of these."""
     from ldm_core import recipe
-    from ldm_core.cli.output import print_json, table
+    from ldm_core.cli.output import print_json, say, table
 
     names = recipe.shipped()
     if name == RECIPES and json_flag:
         print_json(names)
     elif name == RECIPES:
-        click.echo("\n".join(table([("RECIPE", ""), *names.items()])))
-        click.echo("\nldm-run show NAME prints one, ldm-run --recipe NAME starts from it.")
+        say("\n".join(table([("RECIPE", ""), *names.items()])))
+        say("\nldm-run show NAME prints one, ldm-run --recipe NAME starts from it.")
     elif name in names and json_flag:
         print_json(recipe.load_plain(name))
     elif name in names:
-        click.echo(recipe.shipped_text(name), nl=False)
+        say(recipe.shipped_text(name).rstrip("\n"))
     else:
         return False
     return True

@@ -7,12 +7,12 @@ error that names the recipe's own key. ``"auto"``, other tools' word for "fill t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ldm_core import storage
-from ldm_core.errors import ConfigError, LDMError, suggest
+from ldm_core.documents import parse_json
+from ldm_core.errors import ConfigError, LDMError, clean, quoted, suggest
 from ldm_core.settings import EngineSettings
 
 BUCKET = 50_000_000
@@ -130,11 +130,11 @@ def misfits(settings: EngineSettings, section: str) -> Iterator[str]:
 
 def _read(url: str, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(storage.read_text(url))
+        value = parse_json(storage.read_text(url), "it")
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {url} is no JSON ({error}); give a JSON object of DeepSpeed's settings") from None
     except LDMError as error:
         raise ConfigError(f"{where}: {error}") from None
-    except ValueError as error:
-        raise ConfigError(f"{where}: {url} is no JSON ({error}); give a JSON object of DeepSpeed's settings") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{where}: {url} holds a {type(value).__name__}, expected a JSON object")
     return value
@@ -167,14 +167,14 @@ def _without_auto(values: Mapping[str, Any]) -> dict[str, Any]:
 def _unknown(raw: Mapping[str, Any], path: str) -> Iterator[str]:
     for key in raw:
         if key not in TOP_KEYS:
-            yield f"{path}.{key}: DeepSpeed has no such setting{suggest(key, TOP_KEYS)}"
+            yield f"{path}.{clean(key, 60)}: DeepSpeed has no such setting{suggest(key, TOP_KEYS)}"
     zero = raw.get("zero_optimization", {})
     if not isinstance(zero, Mapping):
-        yield f"{path}.zero_optimization: expected a mapping, got {zero!r}"
+        yield f"{path}.zero_optimization: expected a mapping, got {quoted(zero)}"
         return
     for key in zero:
         if key not in ZERO_KEYS:
-            yield f"{path}.zero_optimization.{key}: DeepSpeed has no such setting{suggest(key, ZERO_KEYS)}"
+            yield f"{path}.zero_optimization.{clean(key, 60)}: DeepSpeed has no such setting{suggest(key, ZERO_KEYS)}"
 
 
 def _contradictions(
@@ -191,7 +191,7 @@ def _contradictions(
     ]
     for key, value, name in own:
         if key in raw and value is not None and raw[key] != value:
-            yield f"{path}.{key}: {raw[key]!r} there, the recipe has {value}; set {section}.{name} instead"
+            yield f"{path}.{key}: {quoted(raw[key])} there, the recipe has {value}; set {section}.{name} instead"
     yield from _optimizer(raw, settings, section)
     for key, precision in _PRECISION.items():
         if key in raw:
@@ -207,7 +207,7 @@ def _contradictions(
     zero = raw.get("zero_optimization", {})
     if "stage" in zero and zero["stage"] != settings.zero:
         yield (
-            f"{path}.zero_optimization.stage: {zero['stage']} there, the recipe has {settings.zero}; set "
+            f"{path}.zero_optimization.stage: {quoted(zero['stage'])} there, the recipe has {settings.zero}; set "
             f"{section}.zero instead"
         )
     for key in ("cpu_offload", "cpu_offload_param"):
@@ -222,7 +222,7 @@ def _contradictions(
         if device in (None, "none"):
             continue
         if device != "cpu":
-            yield f"{path}.zero_optimization.{key}.device: {device!r} is not supported; use cpu"
+            yield f"{path}.zero_optimization.{key}.device: {quoted(device)} is not supported; use cpu"
         elif settings.offload not in allowed:
             yield f"{path}.zero_optimization.{key}: set {section}.offload={value} instead"
 
@@ -234,7 +234,7 @@ def _optimizer(raw: Mapping[str, Any], settings: EngineSettings, section: str) -
         yield f"{section}.deepspeed.scheduler: set {section}.schedule and {section}.warmup_steps instead"
     if not isinstance(optimizer, Mapping) or optimizer.get("type", "AdamW") not in ("Adam", "AdamW"):
         kind = optimizer.get("type") if isinstance(optimizer, Mapping) else optimizer
-        yield f"{path}.type: {kind!r} there, the trainer's is AdamW; leave it out"
+        yield f"{path}.type: {quoted(kind)} there, the trainer's is AdamW; leave it out"
         return
     own: dict[str, Any] = {
         "lr": settings.lr,
@@ -253,13 +253,13 @@ def _optimizer(raw: Mapping[str, Any], settings: EngineSettings, section: str) -
             yield f"{path}.params.{key}: the trainer's AdamW does not take it{suggest(key, own)}"
         elif value != own[key]:
             hint = f"set {section}.{key} instead" if key in ("lr", "betas", "weight_decay") else "leave it out"
-            yield f"{path}.params.{key}: {value!r} there, the recipe has {own[key]!r}; {hint}"
+            yield f"{path}.params.{key}: {quoted(value)} there, the recipe has {own[key]!r}; {hint}"
 
 
 def _precision(key: str, value: Any, precision: str, settings: EngineSettings, section: str) -> Iterator[str]:
     path = f"{section}.deepspeed.{key}"
     if not isinstance(value, Mapping):
-        yield f"{path}: expected a mapping such as {{enabled: true}}, got {value!r}"
+        yield f"{path}: expected a mapping such as {{enabled: true}}, got {quoted(value)}"
         return
     on = value.get("enabled")
     if on is not None and bool(on) != (settings.precision == precision):

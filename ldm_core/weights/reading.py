@@ -14,7 +14,7 @@ from ldm_core import config, storage
 from ldm_core.catalog import Catalog
 from ldm_core.check import model_misfits
 from ldm_core.codec import Codec, ModelWeights, Recognised, Source, overlay
-from ldm_core.errors import CheckpointError, ComponentError, ConfigError, LDMError
+from ldm_core.errors import CheckpointError, ComponentError, ConfigError, LDMError, clean
 from ldm_core.recipe import ConditionerPart, Part, Recipe
 from ldm_core.resolve import resolve
 from ldm_core.settings import Precision
@@ -76,7 +76,7 @@ def recognise(
         except LDMError as error:
             failed[name] = str(error)
         except Exception as error:  # a codec's own fault must not hide what the others know
-            failed[name] = f"{type(error).__name__}: {error}"
+            failed[name] = f"{type(error).__name__}: {clean(error, 200)}"
         else:
             if said is not None:
                 found.append((name, made, said))
@@ -191,8 +191,10 @@ def read_with(name: str, codec: Codec, found: Recognised, source: Source, partia
     except LDMError:
         raise
     except _FAULTS as error:
+        advice = f"check the settings that were given ({clean(', '.join(source.given), 100)})" if source.given else ""
         raise CheckpointError(
-            f"{where}: codec '{name}' could not read it ({type(error).__name__}: {str(error)[:200]}); is it damaged?"
+            f"{where}: codec '{name}' could not read it ({type(error).__name__}: {clean(error, 200)}); "
+            f"{advice or 'is it damaged?'}"
         ) from error
     warn_of({**(weights.first_stage or {}), **(weights.model or {})}, where)
     lines = [
