@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm_core.errors import DataError
-from ldm_core.images import to_planes
+from ldm_core.images import UNLABELED, to_planes
 
-UNLABELED = 255  # what padding of a label map holds
 IMAGE_PADDING = 255  # white, as transparent pictures are flattened on white
 MIN_KEPT = 0.1  # share of a box's area that must stay inside the crop for the box to be kept
 

@@ -22,19 +22,24 @@ if TYPE_CHECKING:
 MAX_PIXELS = 100_000_000  # a decoded picture of 300 MB; a file that asks for more is an attack or a mistake
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 """What is opened, whatever a file is called. Not all that PIL knows: EPS would start another program."""
+DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
+"""PIL's modes of one channel with more than 8 bits."""
 _TURNED = (5, 6, 7, 8)  # EXIF orientations in which rows are columns
 _EXIF_KEYS = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 """Where PIL looks for an orientation, beside a TIFF's tags."""
+UNLABELED = 255
+"""What stands for no class in a label map, and fills its padding."""
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as PIL's "L"
 
 
-def decode_image(data: bytes, channels: int = 3, name: str = "image") -> NDArray[np.uint8]:
+def decode_image(data: bytes, channels: int = 3, name: str = "image", white: float = 0.0) -> NDArray[np.uint8]:
     """The bytes of a PNG, JPEG, WebP, ... -> uint8 (channels, H, W), upright, transparency on white.
 
-    16-bit grey becomes its upper 8 bits. DataError naming ``name`` if it is damaged, no picture, or has more
-    than ``MAX_PIXELS`` pixels.
+    Grey of more than 8 bits: the level ``white`` becomes 255; 0 stands for 65535 (its upper 8 bits), and for 1 or 255
+    in numbers with a fraction. DataError naming ``name`` if it is damaged, no picture, or has more than ``MAX_PIXELS``
+    pixels.
     """
-    return to_planes(decode_picture(data, channels, name))
+    return to_planes(decode_picture(data, channels, name, white=white))
 
 
 def to_planes(picture: Image, flip: bool = False) -> NDArray[np.uint8]:
@@ -52,13 +57,14 @@ def decode_picture(
     channels: int = 3,
     name: str = "image",
     enough: Callable[[int, int], tuple[int, int]] | None = None,
+    white: float = 0.0,
 ) -> Image:
     """As :func:`decode_image`, as a PIL image of mode L or RGB.
 
     ``enough``: native (H, W) -> a size that will do; a JPEG, which can be decoded at 1/2, 1/4 or 1/8 in less time,
     then is the smallest of these that is not smaller.
     """
-    image = _opened(data, name)
+    image = open_picture(data, name)
     mode = "L" if channels == 1 else "RGB"
     try:
         if enough is not None and image.format in ("JPEG", "MPO"):
@@ -68,28 +74,92 @@ def decode_picture(
                     least = enough(image.width, image.height)[::-1]
                 image.draft(None, (least[1], least[0]))
         image.load()
-        if not _EXIF_KEYS.isdisjoint(image.info) or image.format == "TIFF":  # asking costs as much as a small picture
-            from PIL import ImageOps
-
-            ImageOps.exif_transpose(image, in_place=True)
-        flat = _flat(image)
+        turn_upright(image)
+        flat = _flat(image, white)
         return flat if flat.mode == mode else flat.convert(mode)
     except Exception as error:  # PIL raises anything from SyntaxError to struct.error on damaged files
-        raise DataError(f"{name}: damaged or cut-off picture ({_line(error)})") from error
+        raise DataError(f"{name}: damaged or cut-off picture ({one_line(error)})") from error
 
 
 def decode_labels(data: bytes, name: str = "label map") -> NDArray[np.int64]:
-    """A palette or grey PNG -> int64 (H, W): the palette indices or grey levels stored. Else DataError."""
-    image = _opened(data, name)
-    if image.mode not in ("P", "L", "1", "I", "I;16"):
-        raise DataError(
-            f"{name}: a label map must be a palette or a grey picture, this is {image.mode}; "
-            "save class indices as pixel values"
-        )
+    """A label map as a picture -> int64 (H, W), upright: the palette indices or grey levels stored; of a picture in
+    colour, the level that its channels share. DataError naming ``name`` if it is damaged, coloured or transparent."""
+    return _decoded(data, name, _labels)
+
+
+def decode_mask(data: bytes, name: str = "mask") -> NDArray[np.int64]:
+    """A mask as a picture -> int64 (H, W), upright: grey levels, 0 to 255, of colours their brightness. The colours of
+    a palette count where all that are used are grey, else its indices do. DataError if it is damaged or transparent."""
+    return _decoded(data, name, _mask)
+
+
+class _Misfit(Exception):
+    """A picture that is whole and does not say what it is to say."""
+
+
+def _decoded(data: bytes, name: str, read: Callable[[Image], NDArray[Any]]) -> NDArray[np.int64]:
+    image = open_picture(data, name)
     try:
-        return np.asarray(image).astype(np.int64)
+        image.load()
+        turn_upright(image)
+        return read(image).astype(np.int64)
+    except _Misfit as error:
+        raise DataError(f"{name}: {error}") from error
     except Exception as error:
-        raise DataError(f"{name}: damaged or cut-off picture ({_line(error)})") from error
+        raise DataError(f"{name}: damaged or cut-off picture ({one_line(error)})") from error
+
+
+def _labels(image: Image) -> NDArray[Any]:
+    if image.mode in ("P", "L", "1"):
+        return np.asarray(image)
+    if image.mode in DEEP:
+        levels = deep_levels(image)
+        if levels.min() < 0 or (levels % 1).any():
+            raise _Misfit(f"holds {levels.min():g}; classes are numbered from 0 on, and {UNLABELED} stands for none")
+        return levels
+    image = _opaque(image, "a label map")
+    channels = np.asarray(image if image.mode == "L" else image.convert("RGB")).reshape(image.height, image.width, -1)
+    if (channels != channels[..., :1]).any():
+        coloured = channels[(channels != channels[..., :1]).any(-1)][0]
+        raise _Misfit(
+            f"a label map in colour, such as {tuple(coloured.tolist())}; save the number of each pixel's class as its "
+            f"grey level or palette index ({UNLABELED}: none)"
+        )
+    return channels[..., 0]
+
+
+def _mask(image: Image) -> NDArray[Any]:
+    if image.mode == "P":
+        used = np.unique(np.asarray(image))
+        colours = np.asarray(image.getpalette("RGB") or (), dtype=np.int64).reshape(-1, 3)
+        if used.max() >= len(colours) or (colours[used] != colours[used, :1]).any():
+            return np.asarray(image)
+        return colours[:, 0][np.asarray(image)]
+    if image.mode in ("L", "1"):
+        return np.asarray(image)
+    if image.mode in DEEP:
+        levels = deep_levels(image)
+        if image.mode == "F":
+            return np.clip(levels * (255 if levels.max() <= 1 else 1) + 0.5, 0, 255)
+        return np.clip(levels, 0, 65535) >> (8 if levels.max() > 255 else 0)
+    return np.asarray(_opaque(image, "a mask").convert("L"))
+
+
+def _opaque(image: Image, what: str) -> Image:
+    """The picture without its alpha, which must say nothing."""
+    if "A" not in image.getbands():
+        return image
+    if np.asarray(image.getchannel("A")).min() < 255:
+        raise _Misfit(f"{what} with transparent pixels, which are neither one thing nor the other; flatten it first")
+    return image.convert("L" if image.mode == "LA" else "RGB")
+
+
+def turn_upright(image: Image) -> None:
+    """Turn a loaded picture in place as its EXIF orientation says."""
+    if not _EXIF_KEYS.isdisjoint(image.info) or image.format == "TIFF":  # asking costs as much as a small picture
+        from PIL import ImageOps
+
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def picture_size(head: bytes) -> tuple[int, int] | None:
@@ -97,7 +167,7 @@ def picture_size(head: bytes) -> tuple[int, int] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of EXIF data that is cut off as well
-            image = _opened(head, "")
+            image = open_picture(head, "")
             turned = image.format in ("JPEG", "MPO") and image.getexif().get(0x0112) in _TURNED
     except Exception:  # cut off in the middle of it, or no picture
         return None
@@ -113,7 +183,8 @@ def _formats() -> tuple[str, ...]:
     return tuple(f for f in FORMATS if f in PILImage.OPEN)
 
 
-def _opened(data: bytes, name: str) -> Image:
+def open_picture(data: bytes, name: str) -> Image:
+    """A PIL image of one of :data:`FORMATS`, its pixels not yet decoded; DataError if it is none or too large."""
     from PIL import Image as PILImage
 
     try:
@@ -126,33 +197,42 @@ def _opened(data: bytes, name: str) -> Image:
         what = f"begins with {bytes(data[:12])!r}" if data else "the file is empty"
         raise DataError(f"{name}: not a picture ({what})") from error
     if image.width * image.height > MAX_PIXELS:
-        raise DataError(
-            f"{name}: {image.width}x{image.height} is more than {MAX_PIXELS:,} pixels; make it smaller"
-        )
+        raise DataError(f"{name}: {image.width}x{image.height} is more than {MAX_PIXELS:,} pixels; make it smaller")
     return image
 
 
-def _flat(image: Image) -> Image:
+def _flat(image: Image, white: float) -> Image:
     """8 bits a channel, no transparency."""
     if image.mode in ("RGB", "L") and "transparency" not in image.info:
         return image
     from PIL import Image as PILImage
 
-    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
-        levels = np.asarray(image.convert("I")).astype(np.int64)
-        return PILImage.fromarray((np.clip(levels, 0, 65535) >> 8).astype(np.uint8))
-    if image.mode == "F":
-        levels = np.nan_to_num(np.asarray(image))
-        scale = 255 if levels.max() <= 1 else 1
-        return PILImage.fromarray(np.clip(levels * scale, 0, 255).astype(np.uint8))
+    if image.mode in DEEP:
+        levels = deep_levels(image)
+        scaled: NDArray[Any]
+        if white:
+            scaled = np.clip(levels * (255.0 / white) + 0.5, 0, 255)
+        elif image.mode == "F":
+            scaled = np.clip(levels * (255 if levels.max() <= 1 else 1), 0, 255)
+        else:
+            scaled = np.clip(levels, 0, 65535) >> 8
+        return PILImage.fromarray(scaled.astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        white = PILImage.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return PILImage.alpha_composite(white, rgba).convert("RGB")
+        paper = PILImage.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return PILImage.alpha_composite(paper, rgba).convert("RGB")
     return image
 
 
-def _line(error: Exception) -> str:
+def deep_levels(image: Image) -> NDArray[Any]:
+    """Levels (H, W) of a picture of one of the modes :data:`DEEP`: int64, or float32 without what is not a number."""
+    if image.mode == "F":
+        return np.nan_to_num(np.asarray(image))
+    return np.asarray(image.convert("I")).astype(np.int64)
+
+
+def one_line(error: Exception) -> str:
+    """The first line of what a library raised, not longer than a terminal's."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
 
 
@@ -202,7 +282,7 @@ def png_bytes(array: NDArray[np.uint8], metadata: Mapping[str, str] | None = Non
 
 def png_metadata(data: bytes) -> dict[str, str]:
     """The text chunks of a PNG."""
-    image = _opened(data, "PNG")
+    image = open_picture(data, "PNG")
     image.load()
     return {key: str(value) for key, value in getattr(image, "text", {}).items()}
 

@@ -162,8 +162,13 @@ class Recipe:
         return out
 
     def public(self) -> dict[str, Any]:
-        """:meth:`plain` without the credentials of any URL: what files, pictures and identities are made of."""
+        """:meth:`plain` without the credentials of any URL, and without settings of parts that came later and are at
+        their defaults: what files, pictures and identities are made of."""
         out: dict[str, Any] = _shown(self.plain())
+        for part, row in self._rows(out):
+            for name, default in later_defaults(type(part.config)).items() if attrs.has(type(part.config)) else ():
+                if row.get(name) == default:
+                    del row[name]
         return out
 
     def carried(self) -> dict[str, Any]:
@@ -175,14 +180,18 @@ class Recipe:
     def _contents(self) -> dict[str, Any]:
         """:meth:`public` with the hashes of files that parts name, and not their places."""
         out = self.public()
-        for key in (*SINGLE, *LISTS):
-            parts = [getattr(self, key)] if key in SINGLE else getattr(self, key)
-            rows = [out[key]] if key in SINGLE else out[key]
-            for part, row in zip(parts, rows, strict=True):
-                for field in attrs.fields(type(part.config)) if attrs.has(type(part.config)) else ():
-                    if "sha256" in field.metadata:
-                        row.pop(field.name)
+        for part, row in self._rows(out):
+            for field in attrs.fields(type(part.config)) if attrs.has(type(part.config)) else ():
+                if "sha256" in field.metadata:
+                    row.pop(field.name)
         return out
+
+    def _rows(self, plain: Mapping[str, Any]) -> Iterable[tuple[Part, dict[str, Any]]]:
+        """Every component, each of several data sets too, with its own row of the plain values."""
+        for key in (*SINGLE, *LISTS):
+            parts = getattr(self, key) if key in LISTS else self.datasets if key == "dataset" else (getattr(self, key),)
+            rows = plain[key] if isinstance(plain[key], list) else [plain[key]]
+            yield from zip(parts, rows, strict=True)
 
     def parts(self) -> Iterable[Part]:
         """Every component, in build order."""

@@ -221,7 +221,7 @@ def test_a_second_run_reads_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyP
     first = TarDataset(TarConfig(url=str(tmp_path)), site)
     _ = first.image_sizes()
     monkeypatch.setattr("ldm_core.builtin.tar.index_shard", None)
-    monkeypatch.setattr("ldm_core.builtin.reading.picture_size", None)
+    monkeypatch.setattr("ldm_core.builtin.reading_pictures.picture_size", None)
     again = TarDataset(TarConfig(url=str(tmp_path)), site)
     assert again.fingerprint() == first.fingerprint() and (again[13]["image"] == 13).all()
     assert (again.image_sizes() == 8).all()

@@ -162,7 +162,7 @@ def test_what_is_no_picture_is_a_data_error(monkeypatch: pytest.MonkeyPatch) -> 
     whole = _encoded(images.to_picture(_noise(64, 64)), format="JPEG")
     with pytest.raises(DataError, match="damaged or cut-off"):
         images.decode_image(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="this is RGB"):
+    with pytest.raises(DataError, match="a label map in colour, such as"):
         images.decode_labels(whole)
     monkeypatch.setattr(images, "MAX_PIXELS", 1000)
     with pytest.raises(DataError, match="64x64 is more than 1,000 pixels"):

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from ldm_core import images
-from ldm_core.builtin import reading, reading_values
+from ldm_core.builtin import reading_pictures, reading_values
 from ldm_core.builtin.bad_examples import BadExample, SkipBad, TooManyBad, printable
 from ldm_core.builtin.folder import FolderDataset
 from ldm_core.builtin.folder_config import FolderConfig
@@ -194,7 +194,7 @@ def test_huge_annotations_are_bad_examples_and_never_read(tmp_path: Path, monkey
         _ = data.select(["caption"])[1]
     with pytest.raises(BadExample, match=r"2: \.json: "):
         _ = data.select(["note"])[2]
-    monkeypatch.setattr(reading, "MOST_PICTURE", 20)
+    monkeypatch.setattr(reading_pictures, "MOST_PICTURE", 20)
     with pytest.raises(BadExample, match=r"0: \.png has \d+ bytes, at most 20 are read"):
         _ = data.select(["image"])[0]
 

@@ -82,7 +82,7 @@ def test_reads_shards_from_anywhere(place: str, tmp_path: Path) -> None:
 def test_select_reads_only_what_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.tar").write_bytes(tar_bytes(samples(0, 4)))
     view = opened(tmp_path).select(["caption", "name"])
-    monkeypatch.setattr("ldm_core.builtin.reading.decode_image", None)
+    monkeypatch.setattr("ldm_core.builtin.reading_pictures.decode_image", None)
     assert dict(view[1]) == {"caption": "größe 1 🫠", "name": "s001"}
     assert dict(view.keys) == {"caption": "value", "name": "value"}
     with pytest.raises(DataError, match=r"has no 'boxes'; found image, caption, class_label, name; map"):
@@ -132,7 +132,8 @@ def test_box_formats(tmp_path: Path) -> None:
     assert corners.class_names["box_labels"] == ("cat",) and corners[0]["box_labels"].tolist() == [0]
     sides = opened(tmp_path, box_units="pixel", box_format="xywh")
     np.testing.assert_allclose(sides[0]["boxes"], [[0.25, 0.25, 0.5, 0.75]])
-    with pytest.raises(BadExample, match="s000: boxes: a box reaches 6, 1 is the edge; set box_units: pixel"):
+    far = r"s000: boxes: box 0, \[3, 2, 6, 6\], from \(36, 16\) to \(72, 48\) in pixels.*; set dataset.box_units=pixel"
+    with pytest.raises(BadExample, match=far):
         _ = opened(tmp_path)[0]
 
 

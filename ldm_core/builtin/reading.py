@@ -17,14 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm_core.builtin.bad_examples import BadExample, SkipBad
+from ldm_core.builtin.reading_boxes import boxes_of
 from ldm_core.builtin.reading_config import ReadingConfig
+from ldm_core.builtin.reading_pictures import Pictures
 from ldm_core.builtin.reading_values import (
+    MOST_CLASSES,
     NO_VALUE,
     PICTURES,
     Sources,
-    bounded,
     box_labels_of,
-    boxes_of,
     class_of,
     read_names,
     text_of,
@@ -33,16 +34,13 @@ from ldm_core.builtin.reading_values import (
 from ldm_core.contracts import Site
 from ldm_core.errors import DataError
 from ldm_core.geometry import Cut, plan
-from ldm_core.images import decode_image, decode_labels, decode_picture, picture_size
 from ldm_core.npy import read_header
+from ldm_core.settings import later_defaults
 
 __all__ = ["BadExample", "RecordDataset", "Sample", "SkipBad", "Store"]
 
-MOST_PICTURE = 512 << 20
-"""Bytes of a picture's file, as stored; a larger one is an attack or a mistake."""
-_HEADS = (4 << 10, 64 << 10, 1 << 20)  # bytes of a picture's beginning in which its size is looked for
+_HEAD = 4 << 10  # bytes of an array's beginning that hold its header
 _HEADERS_LOOKED_AT = 16  # of arrays, to tell how wide they are
-_MAPS_LOOKED_AT = 256  # label maps decoded to count classes where nothing says how many there are
 
 
 @attrs.frozen
@@ -105,10 +103,9 @@ class RecordDataset:
         self._order: Sequence[int] = range(len(store.samples))
         self._selected: tuple[str, ...] | None = None
         self._least: tuple[Sequence[tuple[int, int]], Any, float] | None = None
-        self._cache = site.cache
-        self._native: dict[str, NDArray[np.int64]] = {}  # shared by all views
         self._names: dict[str, tuple[str, ...]] = {}
         self._counts: dict[str, int] = {}
+        self._pictures = Pictures(config, site.channels, store, self._sources, site.cache)  # shared by all views
         self._index()
         self._offer(self.found)
 
@@ -155,7 +152,7 @@ class RecordDataset:
                 count = self._largest(key, labels) + 1
             self._names[key] = names
             self._counts[key] = count or len(names)
-            top = max((label for label in labels if isinstance(label, int)), default=-1)
+            top = max((label for label in labels if _is_class(label)), default=-1)
             if top >= self._counts[key] and self.config.classes.get(key):
                 raise DataError(
                     f"{title}: '{key}' goes up to {top}, but classes.{key} says {self._counts[key]} classes"
@@ -165,16 +162,8 @@ class RecordDataset:
 
     def _largest(self, key: str, labels: Sequence[Any]) -> int:
         if key != "segmentation":
-            return max((label for label in labels if isinstance(label, int)), default=0)
-        largest, source = 0, self._sources.by_key[key][0]
-        for sample in [s for s in self._store.samples if source.extension in s.parts][:_MAPS_LOOKED_AT]:
-            try:
-                data = bounded(self._store, sample, source.extension, MOST_PICTURE)
-                labels_map = decode_labels(data, sample.name)
-            except (DataError, ValueError):
-                continue
-            largest = max(largest, int(labels_map[labels_map != 255].max(initial=0)))
-        return largest
+            return max((label for label in labels if _is_class(label)), default=0)
+        return self._pictures.highest_class(key)
 
     def _geometry(self, key: str) -> str:
         fixed = {
@@ -202,7 +191,7 @@ class RecordDataset:
         having = [s for s in self._store.samples if extension and extension in s.parts]
         for sample in having[:_HEADERS_LOOKED_AT]:
             with suppress(DataError):
-                most = min(_HEADS[0], self._store.size(sample, extension))
+                most = min(_HEAD, self._store.size(sample, extension))
                 if shape := read_header(self._store.fetch(sample, extension, most), sample.name).shape:
                     return {"embedding": shape[-1]}
         return {}
@@ -223,7 +212,9 @@ class RecordDataset:
         if self._selected is None and (lacking := [key for key in self.keys if not self._have[key][place]]):
             raise DataError(self._lack(lacking))
         fields = self._sources.fields(sample) if self._sources.need_fields(self.keys) else {}
-        return {key: self._value(key, sample, fields) for key in self.keys}
+        example = {key: self._value(key, sample, fields) for key in self.keys}
+        self._pictures.match(example, self.keys, sample, place)
+        return example
 
     def _value(self, key: str, sample: Sample, fields: Mapping[str, Any]) -> Any:
         if key == "name":
@@ -232,19 +223,18 @@ class RecordDataset:
         kind = self.keys[key]
         try:
             if kind in ("image", "map"):
-                data = bounded(self._store, sample, source.extension, MOST_PICTURE)
                 if kind == "image":
-                    if self._least:
-                        return decode_picture(data, self._channels, sample.name, self._enough)
-                    return decode_image(data, self._channels, sample.name)
-                return self._in_range(key, decode_labels(data, sample.name))
+                    return self._pictures.image(sample, source.extension, self._enough if self._least else None)
+                if key == "mask":
+                    return self._pictures.mask(sample, source.extension)
+                return self._pictures.labels(key, sample, source.extension, self._counts.get(key))
             value = self._sources.read(source, sample, fields)
             if key == "caption":
                 return text_of(value)
             if key == "class_label":
                 return class_of(value, self._names[key], self._counts[key])
             if key == "boxes":
-                return boxes_of(value, self.config, fields)
+                return boxes_of(value, self.config, fields, lambda: self._pictures.size(sample))
             if key == "box_labels":
                 return box_labels_of(value, self._names[key], self._counts[key], fields.get("boxes"))
             if key == "embedding":
@@ -252,15 +242,9 @@ class RecordDataset:
             return np.asarray(value) if kind in ("boxes", "per_box") else value
         except BadExample:
             raise
-        except (DataError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except (DataError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             why = str(error).removeprefix(f"{sample.name}: ")
             raise BadExample(sample.name, f"{key}: {why}" if key != "image" else why) from error
-
-    def _in_range(self, key: str, labels: Any) -> Any:
-        top = int(labels[labels != 255].max(initial=0))
-        if key in self._counts and top >= self._counts[key]:
-            raise ValueError(f"holds class {top}, the highest is {self._counts[key] - 1}")
-        return labels
 
     def select(self, keys: Iterable[str]) -> RecordDataset:
         """A view whose examples decode and hold only `keys`; DataError where samples lack one of them."""
@@ -303,34 +287,14 @@ class RecordDataset:
 
     def image_sizes(self) -> NDArray[np.int64]:
         """(N, 2) height and width of each picture as its file's header says; zeros where it cannot be told."""
-        if "sizes" not in self._native:
-            key = ("picture sizes 1", self._store.digest(), sorted(self.config.read.items()))
-            known = None if self._cache is None else self._cache.recall(*key)
-            if known is None:
-                found = np.array([self._header(s) for s in self._store.samples], dtype=np.int64).reshape(-1, 2)
-                if self._cache is not None:
-                    self._cache.remember(found.tobytes(), *key)
-            self._native["sizes"] = found if known is None else np.frombuffer(known, dtype=np.int64).reshape(-1, 2)
-        return self._native["sizes"][list(self._order)]
-
-    def _header(self, sample: Sample) -> tuple[int, int]:
-        source = next((s for s in self._sources.by_key["image"] if s.extension in sample.parts), None)
-        if source is None:
-            return 0, 0
-        whole = self._store.size(sample, source.extension)
-        for most in (*_HEADS, MOST_PICTURE):
-            size = picture_size(self._store.fetch(sample, source.extension, min(most, whole)))
-            if size is not None:
-                return size
-            if most >= whole:
-                break
-        return 0, 0
+        return self._pictures.all_sizes()[list(self._order)]
 
     def describe(self) -> str:
         """One line that says where the data lies, how many samples there are and which keys were found."""
         total = len(self._store.samples)
         each = ", ".join(key if n == total else f"{key} ({n} of {total})" for key, n in self.found.items())
-        return f"{self._store.title}: {total} samples with {each}"
+        remark = self._pictures.remark()
+        return f"{self._store.title}: {total} samples with {each}" + (f"; {remark}" if remark else "")
 
     def _lack(self, keys: Sequence[str]) -> str:
         key = next(key for key in keys if any(not self._have[key][place] for place in self._order))
@@ -343,10 +307,15 @@ class RecordDataset:
 
     def fingerprint(self) -> str:
         """Hash of what is read and how: names, sizes and etags, not the place; equal for a copy elsewhere."""
+        later = later_defaults(type(self.config))
         settings = {
             name: dict(value) if isinstance(value, Mapping) else value
             for name, value in attrs.asdict(self.config, recurse=False).items()
-            if name not in ("url", "max_bad", "keep_bytes")
+            if name not in ("url", "max_bad", "keep_bytes") and (name not in later or value != later[name])
         }
         state = [settings, self._store.digest(), self._channels, self._selected]
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _is_class(label: Any) -> bool:
+    return isinstance(label, int) and label < MOST_CLASSES

@@ -20,6 +20,11 @@ def _share(_: object, attribute: attrs.Attribute[float], value: float) -> None:
         raise ValueError(f"{attribute.name}: expected a share, 0 or more and below 1, got {value}")
 
 
+def _level(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{attribute.name}: expected a level above 0, or 0 for that of the format, got {value}")
+
+
 def _geometries(_: object, attribute: attrs.Attribute[Mapping[str, str]], value: Mapping[str, str]) -> None:
     for key, kind in value.items():
         if kind not in _GEOMETRIES:
@@ -45,6 +50,9 @@ class ReadingConfig:
     number (``class_label: "10"``). ``classes.json`` is used by itself where it is there."""
     box_format: Literal["xyxy", "xywh"] = "xyxy"
     box_units: Literal["fraction", "pixel"] = "fraction"
+    white_level: float = attrs.field(default=0.0, validator=_level, metadata={"later": True})
+    """The level that is white in grey pictures of more than 8 bits, such as 4095 where 12 bits lie in 16; 0: the
+    most that the format holds (65535; 1 or 255 of numbers with a fraction)."""
     missing: Literal["error", "skip"] = "error"
     """What to do with samples that lack a key that is asked for and that others have."""
     max_bad: float = attrs.field(default=0.01, validator=_share)

@@ -11,16 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm_core.builtin.bad_examples import BadExample
-from ldm_core.errors import DataError
+from ldm_core.errors import DataError, quoted
 from ldm_core.npy import read_npy
 
 if TYPE_CHECKING:
     from ldm_core.builtin.reading import Sample, Store
-    from ldm_core.builtin.reading_config import ReadingConfig
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
 MOST_TEXT = 16 << 20
 """Bytes of a text, label or JSON file; a larger one is an attack or a mistake."""
+MOST_CLASSES = 1 << 20
+"""A class of this number or above is a mistake in its example, and says nothing of how many there are."""
+_MOST_DIGITS = 18  # of a class's number
 NO_VALUE: Any = object()
 
 
@@ -103,8 +105,7 @@ class Sources:
         for key, text in self._read.items():
             self.by_key[key] = (self._named(key, text, extensions, fields),)
         used = {
-            key: tuple(s for s in sources if any(map(s.has, samples, fields)))
-            for key, sources in self.by_key.items()
+            key: tuple(s for s in sources if any(map(s.has, samples, fields))) for key, sources in self.by_key.items()
         }
         self.by_key = {key: sources for key, sources in used.items() if sources}
         if "class_label" not in self.by_key:
@@ -114,9 +115,7 @@ class Sources:
         for sample, data in zip(having, self._store.fetch_many([(s, cls) for s in having]), strict=True):
             self._labels[id(sample)] = label_from(data)
 
-    def _named(
-        self, key: str, text: str, extensions: set[str], fields: Sequence[Mapping[str, Any] | None]
-    ) -> Source:
+    def _named(self, key: str, text: str, extensions: set[str], fields: Sequence[Mapping[str, Any] | None]) -> Source:
         extension = text.lower().lstrip(".")
         if extension in extensions:
             return Source(extension)
@@ -193,15 +192,19 @@ def _mapping(data: bytes) -> dict[str, Any]:
 def label_from(data: bytes) -> int | str:
     """The text of a ``.cls``: a class index, or a class name."""
     text = data.decode("utf-8-sig", errors="replace").strip()
-    return int(text) if text.isdecimal() else text
+    return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else text
 
 
 def text_of(value: Any) -> str:
     """A caption: text, or a list of words (joined with commas)."""
     if isinstance(value, list) and all(isinstance(word, str) for word in value):
-        return ", ".join(value)
+        value = ", ".join(value)
     if not isinstance(value, str):
-        raise ValueError(f"expected text, got {str(value)[:40]!r}")
+        raise ValueError(f"expected text, got {quoted(value, 60)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("holds half of a character (a lone surrogate); write it as UTF-8") from error
     return value
 
 
@@ -209,37 +212,13 @@ def class_of(value: Any, names: Sequence[str], count: int) -> int:
     """A class index, from an index or a name."""
     if isinstance(value, str) and value in names:
         return list(names).index(value)
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and value.isdecimal() and len(value) <= _MOST_DIGITS:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{value!r} is no class; known: {', '.join(names[:10]) or f'0 to {count - 1}'}")
+        raise ValueError(f"{quoted(value, 60)} is no class; known: {', '.join(names[:10]) or f'0 to {count - 1}'}")
     if not 0 <= value < count:
-        raise ValueError(f"class {value} is out of range, there are {count} (0 to {count - 1})")
+        raise ValueError(f"class {quoted(value, 60)} is out of range, there are {count} (0 to {count - 1})")
     return value
-
-
-def boxes_of(value: Any, config: ReadingConfig, fields: Mapping[str, Any]) -> NDArray[np.float32]:
-    """Boxes as stored -> float32 (N, 4) x, y, width, height in [0, 1]."""
-    boxes = np.array(value, dtype=np.float64).reshape(-1, 4) if len(value) else np.zeros((0, 4))
-    if len(boxes) != len(value) or not np.isfinite(boxes).all():
-        raise ValueError("expected a list of boxes of four finite numbers")
-    if config.box_units == "pixel":
-        width, height = fields.get("width"), fields.get("height")
-        if not width or not height:
-            raise ValueError("boxes in pixels need the fields 'width' and 'height'")
-        boxes = boxes / np.array([width, height, width, height], dtype=np.float64)
-    if config.box_format == "xyxy":
-        boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    if len(boxes) and (boxes[:, 2:].min() < 0 or boxes[:, :2].min() < -0.01):
-        raise ValueError(f"a box has a negative side or corner as {config.box_format}; check box_format")
-    if len(boxes) and (boxes[:, :2] + boxes[:, 2:]).max() > 1.01:
-        raise ValueError(
-            f"a box reaches {(boxes[:, :2] + boxes[:, 2:]).max():.4g}, 1 is the edge; set box_units: pixel "
-            "or check box_format"
-        )
-    low = np.clip(boxes[:, :2], 0, 1)
-    high = np.clip(boxes[:, :2] + boxes[:, 2:], 0, 1)
-    return np.concatenate([low, high - low], axis=1).astype(np.float32)
 
 
 def box_labels_of(value: Any, names: Sequence[str], count: int, boxes: Any) -> NDArray[np.int64]:

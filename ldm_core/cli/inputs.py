@@ -99,7 +99,9 @@ def _file(key: str, url: str, channels: int) -> Any:
         return read_npy(data, url)
     from ldm_core import images
 
-    if key in ("segmentation", "mask") or (key != "image" and suffix == ".png"):
+    if key == "mask":
+        return images.decode_mask(data, url)
+    if key == "segmentation" or (key != "image" and suffix == ".png"):
         return images.decode_labels(data, url)
     return images.decode_image(data, channels, url)
 
