@@ -12,10 +12,8 @@ Everything here may be called from several threads, and from processes that were
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import os
-import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any, BinaryIO, cast
 
 import attrs
 
+from ldm_core import storage_local as local
 from ldm_core import storage_transfer as remote
 from ldm_core.errors import StorageError
 from ldm_core.storage_errors import reported
@@ -30,7 +29,11 @@ from ldm_core.storage_options import S3, configure, current, filesystem, secrets
 from ldm_core.storage_paths import base_name, braces, is_glob, join, local_path, parent, protocol, shown
 from ldm_core.storage_retry import StorageWarning, retrying
 
+MOST_TEXT = 1 << 30
+"""Bytes of a text that are read at most, where the reader says nothing else."""
+
 __all__ = [
+    "MOST_TEXT",
     "FileInfo",
     "StorageWarning",
     "append_text",
@@ -68,14 +71,16 @@ class FileInfo:
     size: int
     mark: str = ""
     """ETag or checksum where the storage has one. Not the time of change: a copy is the same data."""
+    irregular: str = ""
+    """Why it cannot be read (``a pipe``, ``a link to nothing``); "" for a file as it should be."""
 
 
 def exists(url: str | os.PathLike[str]) -> bool:
     """Whether there is a file or folder."""
     path = local_path(url)
-    if path is not None:
-        return path.exists()
     with reported("look for", url):
+        if path is not None:
+            return local.exists(path)
         try:
             remote.details(url, "look for")
         except FileNotFoundError:
@@ -86,56 +91,73 @@ def exists(url: str | os.PathLike[str]) -> bool:
 def is_folder(url: str | os.PathLike[str]) -> bool:
     """Whether it is a folder (remote: whether anything lies under it)."""
     path = local_path(url)
-    if path is not None:
-        return path.is_dir()
     with reported("look for", url):
-        return remote.is_folder(url)
+        return local.is_folder(path) if path is not None else remote.is_folder(url)
 
 
 def list_files(url: str | os.PathLike[str], *, recursive: bool = False) -> list[FileInfo]:
-    """The files in a folder, sorted by URL, hidden ones left out; ``recursive`` goes into sub-folders."""
+    """The files in a folder, sorted by URL, hidden ones left out; ``recursive`` goes into sub-folders.
+
+    On a local disk links are followed, and what cannot be read is listed with the reason (``irregular``).
+    """
+    path = local_path(url)
+    if path is not None:
+        with reported("list", url):
+            return _listed(path.absolute(), recursive)
     fs, inner = filesystem(url)
     with reported("list", url):
         found = remote.entries(url, recursive=recursive)
     root = inner.rstrip("/") + "/"
     entries = [
-        _info(fs, url, entry)
+        _info(fs, entry)
         for entry in found
         if not any(part.startswith(".") for part in entry["name"].removeprefix(root).split("/"))
     ]
     return sorted(entries, key=lambda entry: entry.url)
 
 
-def _info(fs: Any, url: str | os.PathLike[str], entry: dict[str, Any]) -> FileInfo:
-    name = entry["name"]
-    full = name if local_path(url) is not None else fs.unstrip_protocol(name)
+def _listed(path: Path, recursive: bool) -> list[FileInfo]:
+    if not local.is_folder(path) and (recursive or local.exists(path)):
+        return [FileInfo(str(path), path.stat().st_size)] if local.exists(path) else []
+    entries = (FileInfo(e.path, e.size, irregular=e.irregular) for e in local.entries(path, recursive=recursive))
+    return sorted(entries, key=lambda entry: entry.url)
+
+
+def _info(fs: Any, entry: dict[str, Any]) -> FileInfo:
     mark = next((entry[key] for key in ("ETag", "etag", "md5", "sha256") if entry.get(key)), "")
-    return FileInfo(full, int(entry.get("size") or 0), str(mark))
+    return FileInfo(fs.unstrip_protocol(entry["name"]), int(entry.get("size") or 0), str(mark))
 
 
 def info(url: str | os.PathLike[str]) -> FileInfo:
     """Size and mark of one file."""
-    fs, inner = filesystem(url)
-    with reported("read", url):
-        entry = fs.info(inner) if local_path(url) is not None else remote.details(url)
-    return attrs.evolve(_info(fs, url, entry), url=os.fspath(url))
-
-
-def read_bytes(url: str | os.PathLike[str], start: int | None = None, stop: int | None = None) -> bytes:
-    """The whole file, or its bytes start..stop."""
     path = local_path(url)
     with reported("read", url):
         if path is not None:
-            with path.open("rb") as file:
-                file.seek(start or 0)
-                return file.read() if stop is None else file.read(stop - (start or 0))
-        return remote.read(os.fspath(url), start or 0, stop)
+            state = path.stat()
+            return FileInfo(os.fspath(url), state.st_size, irregular=local.irregular(state.st_mode))
+        fs, _ = filesystem(url)
+        return attrs.evolve(_info(fs, remote.details(url)), url=os.fspath(url))
 
 
-def read_text(url: str | os.PathLike[str]) -> str:
-    """The whole file as UTF-8 text; StorageError where it is something else."""
+def read_bytes(
+    url: str | os.PathLike[str], start: int | None = None, stop: int | None = None, *, most: int | None = None
+) -> bytes:
+    """The whole file, or its bytes start..stop; StorageError where that is more than `most` bytes."""
+    path, start = local_path(url), start or 0
+    with reported("read", url):
+        if path is not None:
+            return local.read(path, start, stop, most)
+        if most is None:
+            return remote.read(os.fspath(url), start, stop)
+        data = remote.read(os.fspath(url), start, start + most + 1 if stop is None else min(stop, start + most + 1))
+        local.require_size(len(data), most)
+        return data
+
+
+def read_text(url: str | os.PathLike[str], *, most: int = MOST_TEXT) -> str:
+    """The whole file as UTF-8 text; StorageError where it is something else, or has more than `most` bytes."""
     try:
-        return read_bytes(url).decode("utf-8-sig")
+        return read_bytes(url, most=most).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise StorageError(f"cannot read {shown(url)}: it is not UTF-8 text ({error.reason})") from error
 
@@ -146,12 +168,12 @@ def open_read(url: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     path = local_path(url)
     with reported("read", url):
         if path is not None:
-            with path.open("rb") as local:
-                yield local
+            with local.open_file(path) as file:
+                yield file
         else:
             raw = remote.RemoteFile(os.fspath(url))
-            with io.BufferedReader(raw, remote.BLOCK) as file:
-                yield cast(BinaryIO, file)
+            with io.BufferedReader(raw, remote.BLOCK) as buffered:
+                yield cast(BinaryIO, buffered)
 
 
 def make_folder(url: str | os.PathLike[str]) -> None:
@@ -187,7 +209,8 @@ def atomic_path(url: str | os.PathLike[str]) -> Iterator[Path]:
             with reported("write", url):
                 remote.write(os.fspath(url), part)
         return
-    part = _part(target)
+    with reported("write", url):
+        part = local.part_of(target)
     try:
         with reported("write", url):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -195,7 +218,7 @@ def atomic_path(url: str | os.PathLike[str]) -> Iterator[Path]:
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(part, target)
-            _sync_folder(target.parent)
+            local.sync_folder(target.parent)
     finally:
         with contextlib.suppress(OSError):  # gone after a good write; never hide why a write failed
             part.unlink()
@@ -214,11 +237,6 @@ def atomic_write(url: str | os.PathLike[str], data: bytes | str | Callable[[Bina
             file.write(data.encode() if isinstance(data, str) else data)
 
 
-def _part(target: Path) -> Path:
-    """A hidden name beside ``target`` that no other write has."""
-    return target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-
-
 def create(url: str | os.PathLike[str], data: bytes) -> bool:
     """Write a new file, whole, unless there is one already: False, and the one there is left as it is.
 
@@ -228,48 +246,7 @@ def create(url: str | os.PathLike[str], data: bytes) -> bool:
     """
     path = local_path(url)
     with reported("write", url):
-        return _create_local(path, data) if path is not None else remote.create(os.fspath(url), data)
-
-
-def _create_local(target: Path, data: bytes) -> bool:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = _part(target)
-    try:
-        _write_synced(part, data)
-        try:
-            os.link(part, target)  # unlike O_EXCL, nobody can see it half-written
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
-                raise
-            return _create_exclusively(target, data)
-        _sync_folder(target.parent)
-        return True
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-
-
-def _create_exclusively(target: Path, data: bytes) -> bool:
-    """For file systems without hard links."""
-    try:
-        _write_synced(target, data)
-    except FileExistsError:
-        return False
-    _sync_folder(target.parent)
-    return True
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            path.unlink()
-            raise
+        return local.create(path, data) if path is not None else remote.create(os.fspath(url), data)
 
 
 def append_text(url: str | os.PathLike[str], text: str) -> None:
@@ -279,19 +256,7 @@ def append_text(url: str | os.PathLike[str], text: str) -> None:
         atomic_write(url, (read_bytes(url) if exists(url) else b"") + text.encode())
         return
     with reported("write", url):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            file.write(text.encode())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut; not every system lets a folder be opened."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        local.append(path, text.encode())
 
 
 def expand(url: str | os.PathLike[str]) -> list[str]:
@@ -301,7 +266,7 @@ def expand(url: str | os.PathLike[str]) -> list[str]:
     """
     text = os.fspath(url)
     path = local_path(text)
-    if path is not None and path.exists():
+    if path is not None and exists(text):
         return [str(path)]
     urls: list[str] = []
     for each in braces(text):

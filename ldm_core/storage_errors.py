@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from ldm_core.errors import StorageError
-from ldm_core.storage_paths import local_path, protocol, shown
+from ldm_core.storage_paths import local_path, protocol, short, shown
 
 _NETWORK = ("botocore", "aiobotocore", "aiohttp", "fsspec", "s3fs", "gcsfs", "adlfs", "asyncio", "urllib3")
 _PASSING = {408, 425, 429}
@@ -49,6 +49,18 @@ class ShortError(EOFError):
 
 class ChangedError(OSError):
     """The file was replaced while it was read: all of it is to be read again."""
+
+
+class IrregularError(OSError):
+    """A pipe, a device or a socket where a regular file is expected."""
+
+
+class TooLargeError(OSError):
+    """More bytes than are read of a file of its kind."""
+
+
+class OddError(OSError):
+    """What an fsspec filesystem raised that no filesystem should."""
 
 
 class ReplacedError(Exception):
@@ -110,7 +122,7 @@ def is_passing(error: BaseException) -> bool:
         return code in _PASSING_CODES or status in _PASSING or (status >= 500 and status not in _LASTING_STATUS)
     if isinstance(root, ShortError | ChangedError | TimeoutError | ConnectionError | EOFError):
         return True
-    if isinstance(root, FileNotFoundError | PermissionError | FileExistsError | IsADirectoryError):
+    if isinstance(root, FileNotFoundError | PermissionError | FileExistsError | IsADirectoryError | OddError):
         return False
     return from_network(root)
 
@@ -130,7 +142,17 @@ def reported(doing: str, url: str | os.PathLike[str]) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, OSError | TimeoutError | EOFError) and not from_network(error):
             raise
-        raise StorageError(f"cannot {doing} {shown(url)}: {reason(error, os.fspath(url))}") from chained(error, url)
+        raise StorageError(f"cannot {doing} {short(url)}: {reason(error, os.fspath(url))}") from chained(error, url)
+
+
+def odd(error: BaseException) -> str:
+    """One short line of an exception that was not expected: its kind and what it says."""
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what an exception says, without secrets."""
+    return shown((str(error).strip() or type(error).__name__).splitlines()[0])[:200]
 
 
 def chained(error: Exception, url: str | os.PathLike[str]) -> Exception | None:
@@ -145,6 +167,10 @@ def reason(error: BaseException, url: str) -> str:
         return "the disk is full; free some space or choose another place (nothing half-written was left)"
     if number == errno.EFBIG:
         return "the file-size limit was reached; raise it (ulimit -f) or choose another place"
+    if number == errno.ENAMETOOLONG:
+        return "its name is too long"
+    if number == errno.ELOOP:
+        return "its links lead in a circle"
     if number == errno.EROFS and local_path(url) is not None:
         return "the file system is read-only; choose another place"
     root = root_of(error)
@@ -158,7 +184,7 @@ def reason(error: BaseException, url: str) -> str:
         return "a part of its path is a file, not a folder"
     if any(kind.__name__ in _BROKEN for each in _chain(error) for kind in type(each).__mro__):
         return "the connection broke off; check the network and try again"
-    first = shown((str(root).strip() or type(root).__name__).splitlines()[0])[:200]
+    first = one_line(root)
     if is_unreached(root):
         return f"{first}; check the address and the network"
     if isinstance(root, PermissionError):
@@ -169,7 +195,7 @@ def reason(error: BaseException, url: str) -> str:
         return f"{first}; set your credentials"
     if isinstance(root, TimeoutError) or "Timeout" in type(root).__name__:
         return f"no answer in time ({type(root).__name__}); check the network and try again"
-    if isinstance(root, ShortError | ChangedError):
+    if isinstance(root, ShortError | ChangedError | IrregularError | TooLargeError | OddError):
         return first
     if (from_network(root) and status_of(root) == (0, "")) or isinstance(root, ConnectionError):
         return f"{first}; check the network and try again"

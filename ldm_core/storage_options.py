@@ -13,13 +13,14 @@ import json
 import os
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 
 from ldm_core.errors import StorageError
 from ldm_core.settings import StorageSettings
-from ldm_core.storage_errors import from_network, reason
-from ldm_core.storage_paths import local_path, protocol, shown
+from ldm_core.storage_errors import chained, from_network, odd, one_line, reason
+from ldm_core.storage_paths import local_path, protocol, short
 
 S3 = ("s3", "s3a")
 WEB = ("http", "https")
@@ -66,29 +67,40 @@ def filesystem(url: str | os.PathLike[str]) -> tuple[Any, str]:
     if path is not None:
         return fsspec.filesystem("file"), str(path.absolute())
     name = protocol(text)
+    if name not in fsspec.available_protocols():
+        raise StorageError(
+            f"{short(text)}: no storage called '{short(name)}://'; use a path, file://, s3://, https:// "
+            "or another protocol that fsspec knows"
+        )
     try:
-        fs, inner = fsspec.core.url_to_fs(text, **_keywords(text, fsspec.config.conf))
+        fs, inner = _opened(name, text, _keywords(text, fsspec.config.conf))
     except ImportError as error:
         extra = _EXTRAS.get(name)
-        fix = f"pip install 'ldm-core[{extra}]'" if extra else shown(str(error).splitlines()[0])
-        raise StorageError(f"{shown(text)}: URLs of '{name}://' need another package: {fix}") from error
-    except ValueError as error:
-        raise StorageError(
-            f"{shown(text)}: no storage called '{name}://'; use a path, file://, s3://, https:// "
-            "or another protocol that fsspec knows"
-        ) from error
-    except Exception as error:
-        if not from_network(error) and not isinstance(error, OSError):
-            raise
-        raise StorageError(f"cannot reach {shown(text)}: {reason(error, text)}") from error
+        fix = f"pip install 'ldm-core[{extra}]'" if extra else one_line(error)
+        raise StorageError(f"{short(text)}: URLs of '{name}://' need another package: {fix}") from chained(error, text)
+    except Exception as error:  # filesystems raise anything: TypeError, KeyError, ValueError
+        known = from_network(error) or isinstance(error, OSError)
+        why = reason(error, text) if known else f"fsspec cannot take it ({odd(error)}); check the URL"
+        raise StorageError(f"cannot reach {short(text)}: {why}") from chained(error, text)
     if name in S3:
         fs.retries = 1  # storage_retry repeats what failed, with a word to the user; two loops would multiply
     return fs, inner
 
 
+def _opened(name: str, text: str, keywords: Mapping[str, Any]) -> tuple[Any, str]:
+    import fsspec
+
+    if name not in WEB or "::" in text.partition("://")[0]:
+        fs, inner = fsspec.core.url_to_fs(text, **keywords)
+        return fs, str(inner)
+    if not urlsplit(text).hostname:
+        raise ValueError("it names no host")
+    return fsspec.filesystem(name, **keywords[name]), text  # url_to_fs would split [::1] as a chain of URLs
+
+
 def _keywords(text: str, conf: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """fsspec's options of the protocols in a URL, chained ones too (``simplecache::s3://...``)."""
-    names = [part.partition("://")[0].lower() for part in text.split("::")]
+    names = [protocol(text)] if protocol(text) in WEB else [p.partition("://")[0].lower() for p in text.split("::")]
     settings = current()
     out: dict[str, Any] = {}
     if name := next((n for n in names if n in S3), None):

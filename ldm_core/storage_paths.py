@@ -6,6 +6,7 @@ Nothing here touches a disk or a network. A local path and a ``file://`` URL are
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 from pathlib import Path
@@ -14,6 +15,8 @@ from urllib.parse import unquote
 from ldm_core.errors import StorageError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_MOST_NAMES, _MOST_CHARACTERS, _DIGITS = 1_000_000, 1 << 28, 30  # that braces may stand for; of one of their numbers
+_SHOWN = 200  # characters of a URL in a message
 
 
 def protocol(url: str) -> str:
@@ -23,13 +26,18 @@ def protocol(url: str) -> str:
 
 
 def local_path(url: str | os.PathLike[str]) -> Path | None:
-    """The path of a local URL or path (``~`` expanded), or None for anything remote."""
+    """The path of a local URL or path (``~`` expanded), or None for anything remote; StorageError for a NUL in it."""
     text = os.fspath(url)
     if protocol(text) not in ("file", "local"):
         return None
     if "://" in text:
         text = unquote(text.partition("://")[2])
-    return Path(text).expanduser()
+    if "\0" in text:
+        raise StorageError(f"{short(url)}: holds a NUL, which no path does; check the spelling")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # '~' and the name of nobody: a file's name, as for the shell
+        return Path(text)
 
 
 def shown(url: str | os.PathLike[str]) -> str:
@@ -63,26 +71,52 @@ def parent(url: str) -> str:
 
 def braces(text: str) -> list[str]:
     """The URLs that ``{000000..000003}`` and ``{a,b}`` in ``text`` stand for, whether or not they exist."""
+    matches = list(_BRACES.finditer(text))
+    count = math.prod(_count(match.group(1), text) for match in matches)
+    if count > _MOST_NAMES or count * len(text) > _MOST_CHARACTERS:
+        raise StorageError(
+            f"{short(text)}: its braces stand for too many files, at most a million are read; narrow them"
+        )
     pieces: list[list[str]] = []
     end = 0
-    for match in _BRACES.finditer(text):
-        pieces += [[text[end : match.start()]], _choices(match.group(1), text)]
+    for match in matches:
+        pieces += [[text[end : match.start()]], _choices(match.group(1))]
         end = match.end()
     pieces.append([text[end:]])
     return ["".join(choice) for choice in itertools.product(*pieces)]
 
 
-def _choices(inside: str, text: str) -> list[str]:
+def _count(inside: str, text: str) -> int:
+    """The names that one pair of braces stands for, at most one more than are allowed."""
+    first, dots, last = inside.partition("..")
+    if not dots:
+        return inside.count(",") + 1
+    if not (first.isascii() and first.isdecimal() and last.isascii() and last.isdecimal() and _lower(first, last)):
+        raise StorageError(
+            f"{short(text)}: '{{{short(inside)}}}' is no range; write two numbers, lower first: {{000000..000003}}"
+        )
+    if max(len(first), len(last)) > _DIGITS:
+        raise StorageError(f"{short(text)}: '{{{short(inside)}}}' has numbers of more than {_DIGITS} digits")
+    return min(int(last) - int(first), _MOST_NAMES) + 1
+
+
+def _lower(first: str, last: str) -> bool:
+    a, b = first.lstrip("0"), last.lstrip("0")
+    return (len(a), a) <= (len(b), b)
+
+
+def _choices(inside: str) -> list[str]:
     first, dots, last = inside.partition("..")
     if not dots:
         return inside.split(",")
-    if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
-        raise StorageError(
-            f"{shown(text)}: '{{{inside}}}' is no range; write two numbers, lower first: {{000000..000003}}"
-        )
-    if int(last) - int(first) >= 1_000_000:
-        raise StorageError(f"{shown(text)}: '{{{inside}}}' stands for more than a million files; narrow it")
     return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+
+
+def short(url: str | os.PathLike[str]) -> str:
+    """:func:`shown`, cut where it is long, control characters escaped."""
+    text = shown(url)
+    text = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def is_glob(url: str) -> bool:

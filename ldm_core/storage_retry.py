@@ -10,8 +10,17 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ldm_core import storage_options
-from ldm_core.errors import StorageError
-from ldm_core.storage_errors import chained, is_passing, is_unreached, reason
+from ldm_core.errors import LDMError, StorageError
+from ldm_core.storage_errors import (
+    OddError,
+    ReplacedError,
+    chained,
+    from_network,
+    is_passing,
+    is_unreached,
+    odd,
+    reason,
+)
 from ldm_core.storage_paths import protocol, shown
 
 T = TypeVar("T")
@@ -66,7 +75,9 @@ def retrying(
             result = attempt()
         except Exception as error:
             if not is_passing(error):
-                raise
+                if isinstance(error, LDMError | OSError | EOFError | ReplacedError) or from_network(error):
+                    raise
+                raise OddError(f"{protocol(os.fspath(url))}:// cannot {doing} it ({odd(error)})") from error
             now = time.monotonic()
             began = began or now
             count = progress() if progress is not None else 0

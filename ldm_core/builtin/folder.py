@@ -23,6 +23,7 @@ _METADATA = ("metadata.jsonl", "metadata.csv")
 # Extensions with a dot inside; other dots belong to the picture's name.
 _COMPOUND = (".seg.png", ".mask.png", ".embedding.npy")
 _FETCHES_AT_ONCE = 16
+_GROWN = 16 << 20  # bytes that a file may have though the folder's list says less
 
 
 class FolderDataset(RecordDataset):
@@ -84,9 +85,9 @@ class FolderStore:
                 break
             with suppress(FileNotFoundError), copy.open("rb") as local:  # another process may just have made room
                 return local.read(-1 if most is None else most)
-        if most is not None and most < file.size:
+        if most is not None and (most < file.size or storage.local_path(file.url) is not None):
             return storage.read_bytes(file.url, 0, most)
-        return storage.read_bytes(file.url)
+        return storage.read_bytes(file.url, most=max(file.size, _GROWN))
 
     def fetch_many(self, wanted: Sequence[tuple[Sample, str]]) -> Iterable[bytes]:
         """The bytes of many files, in order; remote ones several at a time."""

@@ -176,10 +176,12 @@ class Sources:
 
 
 def bounded(store: Store, sample: Sample, extension: str, most: int) -> bytes:
-    """The bytes of a part; ValueError, before anything is read, where there are more than `most`."""
-    if (size := store.size(sample, extension)) > most:
-        raise ValueError(f".{extension} has {size:,} bytes, at most {most:,} are read; make it smaller")
-    return store.fetch(sample, extension)
+    """The bytes of a part; ValueError where there are more than `most`, before they are read if its size says so."""
+    size = store.size(sample, extension)
+    data = store.fetch(sample, extension, most + 1) if size <= most else b""
+    if max(size, len(data)) > most:
+        raise ValueError(f".{extension} has {max(size, len(data)):,} bytes, at most {most:,} are read; make it smaller")
+    return data
 
 
 def _mapping(data: bytes) -> dict[str, Any]:

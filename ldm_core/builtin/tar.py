@@ -16,6 +16,8 @@ from ldm_core.builtin.tar_config import TarConfig
 from ldm_core.builtin.tar_index import Part, find_shards, index_shard, packed, unpacked
 from ldm_core.contracts import Site
 from ldm_core.errors import DataError, StorageError
+from ldm_core.storage_errors import reason
+from ldm_core.storage_local import open_handle
 
 _OPEN = 32  # shards that are open at once, each process
 
@@ -88,12 +90,12 @@ class TarStore:
             if path is None:
                 return None
             try:
-                handle = os.open(path, os.O_RDONLY)
+                handle = open_handle(path)
             except OSError as error:
                 remote = storage.local_path(self.shards[number].url) is None
                 if remote and isinstance(error, FileNotFoundError):
                     continue  # another process made room just now
-                raise StorageError(f"cannot read {path}: {error.strerror}") from error
+                raise StorageError(f"cannot read {path}: {reason(error, str(path))}") from error
             self._open[number] = handle
             while len(self._open) > _OPEN:
                 os.close(self._open.popitem(last=False)[1])

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ldm_core.codec import TensorFile
-from ldm_core.errors import CheckpointError, StorageError, UnsafeError
+from ldm_core.errors import CheckpointError, UnsafeError
+from ldm_core.storage_errors import reported
+from ldm_core.storage_local import require_regular
 from ldm_core.weights import pickles
 from ldm_core.weights.payload import read_block
 from ldm_core.weights.safetensors_file import SafetensorsFile
@@ -32,12 +34,10 @@ _OTHERS = {
 def open_file(url: str, path: Path) -> TensorFile:
     """The tensors of the file at `path`, called `url` in messages. CheckpointError where it is none of the known
     containers, damaged, or mentions code; StorageError where there is no such file."""
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise StorageError(f"cannot read {url}: {error.strerror or error}") from None
-    if not path.is_file():
-        raise CheckpointError(f"{url}: is no file")
+    with reported("read", url):
+        state = path.stat()
+        require_regular(state.st_mode)
+    size = state.st_size
     head = read_block(url, path, 0, min(size, 512)).tobytes()
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40:
         return SafetensorsFile(url, path, size)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ldm_core.codec import TensorInfo
 from ldm_core.errors import CheckpointError
+from ldm_core.storage_local import open_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,11 +30,11 @@ def read_block(url: str, path: Path, start: int, length: int) -> np.ndarray:
     """Bytes start..start+length of the file, writable; CheckpointError where they are not there."""
     try:
         data = np.empty(length, dtype=np.uint8)
-        with path.open("rb", buffering=0) as file:
+        with open_file(path, buffering=0) as file:
             file.seek(start)
             view, got = data.data, 0
             while got < length:
-                count = file.readinto(view[got : got + (1 << 30)])
+                count = file.readinto(view[got : got + (1 << 30)])  # type: ignore[attr-defined]
                 if not count:
                     raise CheckpointError(f"{url}: was cut short while it was read; copy it again")
                 got += count

@@ -20,6 +20,7 @@ from ldm_core.codec import TensorFile
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.specs import EMPTY
 from ldm_core.storage_errors import reported
+from ldm_core.storage_local import open_file as open_regular
 from ldm_core.weights import cache, configs
 from ldm_core.weights.containers import SUFFIXES, open_file
 from ldm_core.weights.sharded import ShardedFile
@@ -113,7 +114,7 @@ class OpenedSource(ABC):
         path = self._path(name, limit)
         if path is None:
             return None
-        with reported("read", self._shown(name)), path.open("rb") as file:
+        with reported("read", self._shown(name)), open_regular(path) as file:
             data = file.read(limit + 1)
         if len(data) > limit:
             raise CheckpointError(
@@ -159,7 +160,7 @@ class LocalSource(OpenedSource):
     def __init__(self, url: str, given: Mapping[str, Any], sha256: str = "") -> None:
         super().__init__(url, given)
         path = storage.local_path(url)
-        if path is None or not path.exists():
+        if path is None or not storage.exists(url):
             raise CheckpointError(f"{self.url}: no such file or folder")
         self.path, self.folder = path, path.is_dir()
         if sha256 and not self.folder and (found := self._hash(path)) != sha256:
@@ -183,7 +184,7 @@ class LocalSource(OpenedSource):
         if not name:
             return self.path
         path = (self.path if self.folder else self.path.parent) / name
-        return path if path.is_file() else None
+        return path if storage.exists(path) and not storage.is_folder(path) else None
 
 
 class RemoteSource(OpenedSource):
