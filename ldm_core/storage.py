@@ -26,7 +26,7 @@ from ldm_core import storage_transfer as remote
 from ldm_core.errors import StorageError
 from ldm_core.storage_errors import reported
 from ldm_core.storage_options import S3, configure, current, filesystem, secrets_among
-from ldm_core.storage_paths import base_name, braces, is_glob, join, local_path, parent, protocol, shown
+from ldm_core.storage_paths import base_name, braces, is_glob, join, local_path, parent, protocol, short, shown
 from ldm_core.storage_retry import StorageWarning, retrying
 
 MOST_TEXT = 1 << 30
@@ -129,12 +129,11 @@ def _info(fs: Any, entry: dict[str, Any]) -> FileInfo:
 
 
 def info(url: str | os.PathLike[str]) -> FileInfo:
-    """Size and mark of one file."""
+    """Size and mark of one file; of a local folder, the size is of no use."""
     path = local_path(url)
     with reported("read", url):
         if path is not None:
-            state = path.stat()
-            return FileInfo(os.fspath(url), state.st_size, irregular=local.irregular(state.st_mode))
+            return FileInfo(os.fspath(url), local.size(path))
         fs, _ = filesystem(url)
         return attrs.evolve(_info(fs, remote.details(url)), url=os.fspath(url))
 
@@ -159,7 +158,7 @@ def read_text(url: str | os.PathLike[str], *, most: int = MOST_TEXT) -> str:
     try:
         return read_bytes(url, most=most).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise StorageError(f"cannot read {shown(url)}: it is not UTF-8 text ({error.reason})") from error
+        raise StorageError(f"cannot read {short(url)}: it is not UTF-8 text ({error.reason})") from error
 
 
 @contextlib.contextmanager
@@ -284,5 +283,5 @@ def _glob(url: str) -> list[str]:
     with reported("list", url):
         found = retrying("list", url, find)
     if not found:
-        raise StorageError(f"{shown(url)}: nothing matches; check the folder and the pattern")
+        raise StorageError(f"{short(url)}: nothing matches; check the folder and the pattern")
     return found if local_path(url) is not None else [fs.unstrip_protocol(name) for name in found]

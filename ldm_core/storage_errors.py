@@ -185,6 +185,8 @@ def reason(error: BaseException, url: str) -> str:
     if any(kind.__name__ in _BROKEN for each in _chain(error) for kind in type(each).__mro__):
         return "the connection broke off; check the network and try again"
     first = one_line(root)
+    if type(root).__name__ == "ParamValidationError":
+        return "it names no bucket, or none that can be; write s3://bucket/key"
     if is_unreached(root):
         return f"{first}; check the address and the network"
     if isinstance(root, PermissionError):

@@ -70,13 +70,13 @@ def read(path: str | os.PathLike[str], start: int = 0, stop: int | None = None, 
     """
     handle = open_handle(path)
     try:
-        size = os.fstat(handle).st_size
+        said = os.fstat(handle).st_size
         limit = memory() if most is None else most
-        require_size((size if stop is None else min(stop, size)) - start, limit)
+        require_size((said if stop is None else min(stop, said)) - start, limit)
         pieces: list[bytes] = []
         at = start
         while stop is None or at < stop:
-            wanted = min(max(size - at + 1, _LEAST), _BLOCK)
+            wanted = min(max(said - at + 1, _LEAST), _BLOCK)
             piece = os.pread(handle, wanted if stop is None else min(wanted, stop - at), at)
             if not piece:
                 break
@@ -85,15 +85,23 @@ def read(path: str | os.PathLike[str], start: int = 0, stop: int | None = None, 
             require_size(at - start, limit)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
     except MemoryError:
-        raise TooLargeError(f"its {size:,} bytes do not fit in the memory") from None
+        raise TooLargeError(f"its {said:,} bytes do not fit in the memory") from None
     finally:
         os.close(handle)
 
 
-def require_size(size: int, most: int) -> None:
-    """TooLargeError where `size` bytes are more than `most`."""
-    if size > most:
-        raise TooLargeError(f"it has {size:,} bytes or more, and at most {most:,} are read")
+def require_size(count: int, most: int) -> None:
+    """TooLargeError where `count` bytes are more than `most`."""
+    if count > most:
+        raise TooLargeError(f"it has {count:,} bytes or more, and at most {most:,} are read")
+
+
+def size(path: Path) -> int:
+    """The bytes that a file or folder is said to have; IrregularError for all else."""
+    state = path.stat()
+    if not stat.S_ISDIR(state.st_mode):
+        require_regular(state.st_mode)
+    return state.st_size
 
 
 def memory() -> int:

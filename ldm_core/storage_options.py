@@ -9,6 +9,7 @@ has them, whatever way it is started.
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import os
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ import attrs
 from ldm_core.errors import StorageError
 from ldm_core.settings import StorageSettings
 from ldm_core.storage_errors import chained, from_network, odd, one_line, reason
+from ldm_core.storage_local import exists, is_folder, require_regular
 from ldm_core.storage_paths import local_path, protocol, short
 
 S3 = ("s3", "s3a")
@@ -91,11 +93,28 @@ def _opened(name: str, text: str, keywords: Mapping[str, Any]) -> tuple[Any, str
     import fsspec
 
     if name not in WEB or "::" in text.partition("://")[0]:
+        for part in text.split("::")[1:]:  # of zip://name::/a/file.zip; fsspec would open whatever is there
+            path = local_path(part)
+            if path is not None and exists(path) and not is_folder(path):
+                require_regular(path.stat().st_mode)
+        if "::" not in text and (lacking := _lacking(name, text, {**fsspec.config.conf.get(name, {}), **keywords})):
+            raise ValueError(f"the URL does not say: {', '.join(lacking)}")
         fs, inner = fsspec.core.url_to_fs(text, **keywords)
         return fs, str(inner)
     if not urlsplit(text).hostname:
         raise ValueError("it names no host")
     return fsspec.filesystem(name, **keywords[name]), text  # url_to_fs would split [::1] as a chain of URLs
+
+
+def _lacking(name: str, text: str, given: Mapping[str, Any]) -> list[str]:
+    """What a filesystem must be told and is not; made all the same, one may even complain when it is thrown away."""
+    import fsspec
+
+    kind = fsspec.get_filesystem_class(name)
+    told = {"self", *given, *kind._get_kwargs_from_urls(text)}
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    return [each for each in needed if each not in told]
 
 
 def _keywords(text: str, conf: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

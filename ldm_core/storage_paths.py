@@ -16,7 +16,7 @@ from ldm_core.errors import StorageError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _MOST_NAMES, _MOST_CHARACTERS, _DIGITS = 1_000_000, 1 << 28, 30  # that braces may stand for; of one of their numbers
-_SHOWN = 200  # characters of a URL in a message
+_SHOWN = 300  # characters of a URL in a message
 
 
 def protocol(url: str) -> str:
@@ -42,8 +42,8 @@ def local_path(url: str | os.PathLike[str]) -> Path | None:
 
 def shown(url: str | os.PathLike[str]) -> str:
     """``url`` fit for messages and metadata: no user, password, or signed query."""
-    text = re.sub(r"(\w+://)[^/@\s]*@", r"\1", os.fspath(url))
-    return re.sub(r"(\w+://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
+    text = re.sub(r"\b(\w+://)[^/@\s]*@", r"\1", os.fspath(url))
+    return re.sub(r"\b(\w+://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
 
 
 def join(url: str | os.PathLike[str], *parts: str) -> str:

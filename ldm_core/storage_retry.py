@@ -21,7 +21,7 @@ from ldm_core.storage_errors import (
     odd,
     reason,
 )
-from ldm_core.storage_paths import protocol, shown
+from ldm_core.storage_paths import protocol, short
 
 T = TypeVar("T")
 
@@ -89,12 +89,12 @@ def retrying(
             pause = min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE) * _CHANCE.uniform(0.5, 1.0)
             if failures > limit or now + pause - began > settings.time_limit:
                 tried = f" (tried {attempts} times in {now - began:.0f} s)" if attempts > 1 else ""
-                raise StorageError(f"cannot {doing} {shown(url)}: {reason(error, os.fspath(url))}{tried}") from chained(
+                raise StorageError(f"cannot {doing} {short(url)}: {reason(error, os.fspath(url))}{tried}") from chained(
                     error, url
                 )
             if _KNOWN.may_warn(now):
                 warnings.warn(
-                    f"cannot {doing} {shown(url)}: {reason(error, os.fspath(url))}; trying again, up to {limit} times",
+                    f"cannot {doing} {short(url)}: {reason(error, os.fspath(url))}; trying again, up to {limit} times",
                     StorageWarning,
                     stacklevel=2,
                 )

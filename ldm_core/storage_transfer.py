@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from ldm_core.errors import StorageError
 from ldm_core.storage_errors import ChangedError, ReplacedError, root_of, status_of
 from ldm_core.storage_options import WEB, filesystem
-from ldm_core.storage_paths import protocol, shown
+from ldm_core.storage_paths import protocol, short
 from ldm_core.storage_remote import Download, family, md5_of, send
 from ldm_core.storage_retry import retrying
 
@@ -117,7 +117,7 @@ class RemoteFile(io.RawIOBase):
                 data = retrying("read", self._url, part.attempt, part.progress)
             except ReplacedError as error:
                 raise StorageError(
-                    f"cannot read {shown(self._url)}: it was replaced while it was read; start again"
+                    f"cannot read {short(self._url)}: it was replaced while it was read; start again"
                 ) from error
         buffer[: len(data)] = data
         self._at += len(data)
@@ -195,7 +195,7 @@ def _slice(data: bytes | Path, start: int, length: int) -> bytes | memoryview:
 def writable(url: str) -> tuple[Any, str]:
     """:func:`~ldm_core.storage_options.filesystem` of a URL that is written to; web addresses are not."""
     if protocol(url) in WEB:
-        raise StorageError(f"cannot write {shown(url)}: web addresses are only read; give a path or an s3:// URL")
+        raise StorageError(f"cannot write {short(url)}: web addresses are only read; give a path or an s3:// URL")
     return filesystem(url)
 
 
