@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ldm_core.batch import to_images
 from ldm_core.contracts import FirstStage, NoiseSchedule
-from ldm_core.errors import ConfigError, DataError
+from ldm_core.errors import ConfigError, DataError, clean
 from ldm_core.geometry import fit
 from ldm_core.images import to_channels, to_planes
 from ldm_core.recipe import Recipe
@@ -96,7 +96,7 @@ def passage(
     for numbers out of range and what does not go together, :class:`DataError` for what is no picture.
     """
     for name, given in (("image", image), ("latents", latents)):
-        if given is not None and hasattr(given, "__len__") and len(given) == 0:
+        if given is not None and (given.shape[:1] == (0,) if hasattr(given, "shape") else _is_empty(given)):
             raise ConfigError(f"{name}: an empty list; give one, or leave it out")
     if image is not None and latents is not None:
         raise ConfigError("image and latents are both given to begin from; give one")
@@ -119,6 +119,10 @@ def passage(
     return Passage(STRENGTH if strength is None else strength, stop or 0.0, begun)
 
 
+def _is_empty(given: Any) -> bool:
+    return hasattr(given, "__len__") and len(given) == 0
+
+
 def pictures(image: Any, recipe: Recipe) -> list[np.ndarray]:
     """One picture or several -> uint8 (c, H, W) each, of the recipe's size and channels."""
     several = list(image) if isinstance(image, list | tuple) or getattr(image, "ndim", 3) == 4 else [image]
@@ -127,8 +131,14 @@ def pictures(image: Any, recipe: Recipe) -> list[np.ndarray]:
 
 def _fitted(picture: Any, recipe: Recipe, name: str) -> np.ndarray:
     if hasattr(picture, "getbands"):
-        picture = _on_white(picture)
-    array = np.asarray(picture)
+        try:
+            picture = _on_white(picture)
+        except (OSError, ValueError, SyntaxError) as error:  # Pillow's, of a file that it opened and cannot read
+            raise DataError(f"{name}: its picture cannot be read ({clean(error)})") from None
+    try:
+        array = np.asarray(picture)
+    except (ValueError, TypeError, RuntimeError) as error:  # a ragged list, a tensor that needs gradients or is remote
+        raise DataError(f"{name}: {clean(error)}; expected a PIL image or uint8 (channels, height, width)") from None
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[0] not in (1, 3) or 0 in array.shape:
         raise DataError(
             f"{name}: expected a PIL image or uint8 values (channels, height, width) with 1 or 3 channels, got "
@@ -164,14 +174,20 @@ def _encoded(arrays: Sequence[np.ndarray], stage: FirstStage, device: torch.devi
 
 
 def _checked(latents: Any, recipe: Recipe) -> Tensor:
-    if isinstance(latents, list | tuple):
-        latents = torch.stack([torch.as_tensor(one) for one in latents])
-    z = torch.as_tensor(latents)
-    shape = recipe.first_stage.config.latent.shape(recipe.image_size)
+    shape = tuple(recipe.first_stage.config.latent.shape(recipe.image_size))
+    expected = f"latents: expected floating values of shape {shape} for each image"
+    try:
+        if isinstance(latents, list | tuple):
+            latents = torch.stack([torch.as_tensor(one) for one in latents])
+        z = torch.as_tensor(latents).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{expected}, got {clean(type(latents).__name__)} ({clean(error, 120)})") from None
     if z.dim() == len(shape):
         z = z[None]
-    if tuple(z.shape[1:]) != tuple(shape) or not z.is_floating_point():
-        raise ConfigError(
-            f"latents: expected floating values of shape {tuple(shape)} for each image, got {z.dtype} {tuple(z.shape)}"
-        )
-    return z.float()
+    if tuple(z.shape[1:]) != shape or not z.is_floating_point():
+        raise ConfigError(f"{expected}, got {z.dtype} {tuple(z.shape)}")
+    z = z.float()
+    if not (fine := finite_rows(z)).all():
+        number = fine.tolist().index(False)
+        raise ConfigError(f"latents: those of image {number} hold values that are not finite (NaN or infinite)")
+    return z

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
 from torch import Tensor
 
 from ldm_core import artifacts, storage
@@ -24,7 +22,6 @@ from ldm_core.batch import collate, to_device, to_images
 from ldm_core.build import (
     SamplingParts,
     load_weights,
-    make_first_stage,
     make_model,
     make_sampling,
     sampling_site,
@@ -32,20 +29,32 @@ from ldm_core.build import (
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import FirstStage
 from ldm_core.diffusion import Model
-from ldm_core.errors import CheckpointError, ConfigError, DataError, Interrupted, NotFiniteError
+from ldm_core.errors import ConfigError, DataError, Interrupted, NotFiniteError
 from ldm_core.image_start import passage as passage_of
 from ldm_core.recipe import Recipe, versions
 from ldm_core.resolve import resolve
 from ldm_core.sample import conditions_of, decoded, omissions, sample_latents, truncations
+from ldm_core.sample_arguments import require_arguments
 from ldm_core.sample_results import finite_rows, not_finite
 from ldm_core.sample_rows import Negative, as_data, in_words, negative_rows, rows_of
 from ldm_core.settings import Precision
 from ldm_core.settling import settle
-from ldm_core.weights.finite import warn_of
+from ldm_core.trained import device_named, load_stage, tensors_of
 
 if TYPE_CHECKING:
     from ldm_core.weights.loading import Wanted
 
+__all__ = [
+    "Callback",
+    "Pipeline",
+    "Progress",
+    "Sampled",
+    "VersionWarning",
+    "device_named",
+    "load_stage",
+    "reconstruct",
+    "tensors_of",
+]
 Callback = Callable[["Progress"], "bool | None"]
 
 
@@ -87,39 +96,6 @@ class Sampled:
         from ldm_core.images import png_bytes
 
         storage.atomic_write(url, png_bytes(self.image, self.metadata))
-
-
-def device_named(name: str | None) -> torch.device:
-    """The torch device of this name; None = a GPU where there is one. :class:`ConfigError` where it cannot be used."""
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        # torch's own words: a build without this backend, an index past the last device
-        reason = "no such kind of device" if "device string" in str(error) else str(error).partition("\n")[0][:120]
-        raise ConfigError(f"device '{name}' cannot be used here ({reason}); try cpu, or leave it out") from error
-    return device
-
-
-def load_stage(recipe: Recipe, catalog: Catalog, url: str, device: torch.device) -> FirstStage:
-    """A trained first stage from its file, in eval mode and frozen."""
-    stage: Any = make_first_stage(recipe, catalog)
-    load_weights(stage, tensors_of(url), url)
-    stage.to(device).eval().requires_grad_(False)
-    return stage
-
-
-def tensors_of(url: str, *, warn: bool = True) -> dict[str, Tensor]:
-    """The tensors of a weights file by name; :class:`CheckpointError` where it is damaged. With `warn`, a warning names
-    those that hold values that are not finite."""
-    try:
-        tensors = parse_safetensors(storage.read_bytes(url))
-    except SafetensorError as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{storage.shown(url)}: is damaged ({reason}); copy it again") from error
-    if warn:
-        warn_of(tensors, storage.shown(url))
-    return tensors
 
 
 class Pipeline:
@@ -260,13 +236,11 @@ class Pipeline:
         Raises DataError where a conditioner lacks its input, ConfigError for numbers that cannot be; with `strict`
         also for prompts that are longer than the context, which otherwise only warn.
         """
+        require_arguments(locals())
         recipe = sampling.chosen(
             self.recipe, guidance, sampler, self.catalog, time_grid=time_grid, project_x0=project_x0
         )
         settings = recipe.sample
-        for name, number in (("steps", steps), ("images", images), ("batch", batch)):
-            if number is not None and number < 1:
-                raise ConfigError(f"{name}={number}: expected a whole number above 0")
         steps, batch = steps or settings.steps, batch or settings.batch
         begun = passage_of(recipe, self.stage, self.model.device, image, latents, strength, stop, batch)
         count = images if seeds is None or images else len(seeds)

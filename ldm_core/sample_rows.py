@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ldm_core.documents import not_unicode
-from ldm_core.errors import ConfigError, DataError
+from ldm_core.errors import ConfigError, DataError, quoted
 from ldm_core.recipe import Recipe
 
 Negative: TypeAlias = "str | Sequence[str] | Mapping[str, Any]"
@@ -49,11 +49,10 @@ def rows_of(
                 f"conditioner '{part.name}' reads '{lacking[0]}', which was not given; give it with {hint} "
                 f"(in Python: inputs={{'{lacking[0]}': ...}})"
             )
-    unknown = [k for k in (inputs or {}) if k not in recipe.reads]
+    unknown = [k for row in ((inputs or {}), *(examples or ())) for k in row if k not in recipe.reads]
     if unknown:
-        raise DataError(
-            f"no conditioner of this model reads '{unknown[0]}' (they read: {', '.join(recipe.reads) or 'nothing'})"
-        )
+        they = ", ".join(recipe.reads) or "nothing"
+        raise DataError(f"no conditioner of this model reads {quoted(unknown[0])} (they read: {they})")
     if texts and "caption" not in recipe.reads:
         raise DataError(
             f"a prompt was given, and no conditioner of this model reads captions (they read: "
