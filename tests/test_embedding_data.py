@@ -96,7 +96,7 @@ def test_other_places(kind: str, tmp_path: Path) -> None:
 )
 def test_a_bad_array_is_a_bad_example(tmp_path: Path, data: bytes, why: str) -> None:
     read = stored("folder", tmp_path / "x", {"a.png": PICTURE, "a.embedding.npy": data}).select(["embedding"])
-    with pytest.raises(BadExample, match=rf"(?s)^a: embedding: .*{why}"):
+    with pytest.raises(BadExample, match=rf"(?s)^a\.png: embedding: .*{why}"):
         _ = read[0]
 
 

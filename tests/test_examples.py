@@ -350,9 +350,9 @@ def test_a_run_lists_what_it_could_not_read(tmp_path: Path) -> None:
         Image.new("RGB", (16, 16), (20 * i,) * 3).save(buffer, format="PNG")
         (folder / f"{i:02d}.png").write_bytes(buffer.getvalue()[: 60 if i == 5 else None])
     watch = go(tmp_path / "run", dataset={"use": "folder", "url": str(folder)}, stages=("first_stage",))
-    assert any("1 unreadable example(s) passed over (05)" in m for m in watch.messages)
+    assert any("1 unreadable example(s) passed over (05.png)" in m for m in watch.messages)
     name, why = (tmp_path / "run" / "bad_examples.txt").read_text().rstrip("\n").split("\t")
-    assert name == "05" and "damaged or cut-off picture" in why
+    assert name == "05.png" and "damaged or cut-off picture" in why
     for i in (6, 7):
         (folder / f"{i:02d}.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="cannot be read, 1 may"):

@@ -190,12 +190,12 @@ def test_huge_annotations_are_bad_examples_and_never_read(tmp_path: Path, monkey
         (tmp_path / f"{i}.json").write_text(json.dumps({"note": "y" * (5000 if i == 2 else 5)}))
     data = FolderDataset(FolderConfig(url=str(tmp_path), read={"note": "note"}), SITE)
     assert data.select(["note"])[0]["note"] == "yyyyy"
-    with pytest.raises(BadExample, match=r"1: caption: \.txt has 5,000 bytes, at most 1,000 are read"):
+    with pytest.raises(BadExample, match=r"1\.png: caption: \.txt has 5,000 bytes, at most 1,000 are read"):
         _ = data.select(["caption"])[1]
-    with pytest.raises(BadExample, match=r"2: \.json: "):
+    with pytest.raises(BadExample, match=r"2\.png: \.json has"):
         _ = data.select(["note"])[2]
     monkeypatch.setattr(reading_pictures, "MOST_PICTURE", 20)
-    with pytest.raises(BadExample, match=r"0: \.png has \d+ bytes, at most 20 are read"):
+    with pytest.raises(BadExample, match=r"0\.png: \.png has \d+ bytes, at most 20 are read"):
         _ = data.select(["image"])[0]
 
 
@@ -205,7 +205,7 @@ def test_json_without_a_bottom_is_a_bad_example(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"caption": "fine"}')
     (tmp_path / "b.json").write_text("[" * 100_000)
     data = FolderDataset(FolderConfig(url=str(tmp_path)), SITE)
-    with pytest.raises(BadExample, match="b: "):
+    with pytest.raises(BadExample, match=r"b\.png: "):
         _ = data.select(["caption"])[1]
 
 
@@ -216,7 +216,7 @@ def test_rows_name_no_file_outside_the_folder(tmp_path: Path) -> None:
     (inside / "a.png").write_bytes(encoded("PNG"))
     for name in ("../secret.png", str(tmp_path / "secret.png")):
         (inside / "metadata.jsonl").write_text(json.dumps({"file_name": name}))
-        with pytest.raises(DataError, match="is not there; remove the row"):
+        with pytest.raises(DataError, match="is not there"):
             FolderDataset(FolderConfig(url=str(inside)), SITE)
 
 

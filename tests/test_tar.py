@@ -132,7 +132,7 @@ def test_box_formats(tmp_path: Path) -> None:
     assert corners.class_names["box_labels"] == ("cat",) and corners[0]["box_labels"].tolist() == [0]
     sides = opened(tmp_path, box_units="pixel", box_format="xywh")
     np.testing.assert_allclose(sides[0]["boxes"], [[0.25, 0.25, 0.5, 0.75]])
-    far = r"s000: boxes: box 0, \[3, 2, 6, 6\], from \(36, 16\) to \(72, 48\) in pixels.*; set dataset.box_units=pixel"
+    far = r"s000\.png: boxes: box 0, \[3, 2, 6, 6\], from \(36, 16\) to \(72, 48\) in pixels.*; set dataset.box_units="
     with pytest.raises(BadExample, match=far):
         _ = opened(tmp_path)[0]
 
@@ -172,16 +172,16 @@ def test_bad_examples_are_skipped_and_counted(tmp_path: Path) -> None:
     members["s005.png"] = b"not a picture at all"
     (tmp_path / "a.tar").write_bytes(tar_bytes(members))
     data = opened(tmp_path)
-    with pytest.raises(BadExample, match=r"s005: not a picture \(begins with b'not a pictur'\)") as caught:
+    with pytest.raises(BadExample, match=r"s005\.png: not a picture \(begins with b'not a pictur'\)") as caught:
         _ = data[5]
-    assert pickle.loads(pickle.dumps(caught.value)).name == "s005"
+    assert pickle.loads(pickle.dumps(caught.value)).name == "s005.png"
     skipping = SkipBad(data, data.max_bad)
-    assert len(skipping) == 40 and skipping[5]["name"] == "s006" and list(skipping.bad) == ["s005"]
+    assert len(skipping) == 40 and skipping[5]["name"] == "s006" and list(skipping.bad) == ["s005.png"]
     assert skipping[5]["name"] == "s006" and len(skipping.bad) == 1  # met twice, counted once
     members["s006.png"] = picture(6)[:45]
     members["s039.png"] = b""
     (tmp_path / "a.tar").write_bytes(tar_bytes(members))
-    with pytest.raises(DataError, match=r"2 examples of 40 cannot be read, 1 may \(s005: .*; s006: "):
+    with pytest.raises(DataError, match=r"2 examples of 40 cannot be read, 1 may \(s005\.png: .*; s006\.png: "):
         _ = SkipBad(opened(tmp_path), 0.01)[5]
     lenient = SkipBad(opened(tmp_path), 0.1)
     assert lenient[5]["name"] == "s007" and lenient[39]["name"] == "s000"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,17 +12,19 @@ from typing import Any
 
 from ldm_core import storage
 from ldm_core.builtin.folder_config import FolderConfig
+from ldm_core.builtin.folder_guess import guess_reader
+from ldm_core.builtin.folder_layout import LeftOut, find_split, grouped, is_picture, split_path, without_runs
+from ldm_core.builtin.folder_metadata import METADATA, Names, Row, merged, read_metadata, read_rows
 from ldm_core.builtin.reading import RecordDataset, Sample
 from ldm_core.builtin.reading_values import PICTURES
 from ldm_core.contracts import Site
-from ldm_core.errors import DataError, StorageError
+from ldm_core.errors import DataError, StorageError, quoted
 
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "dev": "val"}
-_METADATA = ("metadata.jsonl", "metadata.csv")
-# Extensions with a dot inside; other dots belong to the picture's name.
-_COMPOUND = (".seg.png", ".mask.png", ".embedding.npy")
+__all__ = ["FolderDataset", "FolderStore", "guess_reader", "read_metadata", "split_path"]
+
 _FETCHES_AT_ONCE = 16
 _GROWN = 16 << 20  # bytes that a file may have though the folder's list says less
+_FIRST_PICTURES = frozenset(("jpg", "jpeg", "png", "webp", "bmp"))  # those of 0.1.0, whose fingerprints stay
 
 
 class FolderDataset(RecordDataset):
@@ -34,7 +35,7 @@ class FolderDataset(RecordDataset):
 
 
 class FolderStore:
-    """The files of a folder, grouped by name; bytes on demand."""
+    """The files of a folder, grouped by name; bytes on demand. `left_out` counts what is no part of a sample."""
 
     def __init__(self, config: FolderConfig, site: Site) -> None:
         self.title = storage.shown(config.url)
@@ -45,39 +46,73 @@ class FolderStore:
             raise DataError(f"{self.title}: expected one folder of pictures, found {what}; check the URL")
         self._root = roots[0]
         files = storage.list_files(self._root, recursive=True)
-        self._top = _prefix(self._root, files)
-        tree = {file.url.removeprefix(self._top): file for file in files}
-        self._base, tree = _of_split(tree, config.split, self.title)
-        self.files = tree
-        rows = self._rows(tree)
-        self.samples = _grouped(tree, rows)
+        self._top = _prefix(self._root)
+        self.left_out = LeftOut()
+        listed = {file.url.removeprefix(self._top): file for file in files}
+        tree = without_runs(listed, self.left_out, lambda path: _text(listed[path].url))
+        self._base = find_split(tree, config.split, self.title, self.left_out)
+        rows = self._rows(tree, config)
+        self.files = {p.removeprefix(self._base): f for p, f in tree.items() if p.startswith(self._base)}
+        used = {*config.read.values(), *config.classes.values()}
+        self.samples, self._others = grouped(self.files, rows, used, self.left_out)
         if not self.samples:
-            seen = sorted(tree)[:5]
+            seen = sorted(self.files)[:5]
             raise DataError(
                 f"{self.title}: no pictures; looked for {', '.join('.' + p for p in PICTURES)}, found "
                 f"{', '.join(seen) if seen else 'an empty folder'}; check the URL"
             )
 
-    def _rows(self, tree: Mapping[str, storage.FileInfo]) -> dict[str, Mapping[str, Any]]:
-        rows: dict[str, Mapping[str, Any]] = {}
-        for path in sorted(tree):
-            folder, slash, base = path.rpartition("/")
-            if base in _METADATA:
-                where = storage.shown(tree[path].url)
-                for row in read_metadata(storage.read_text(tree[path].url), base, where):
-                    name = folder + slash + str(row["file_name"])
-                    if name not in tree:
-                        raise DataError(f"{where}: '{row['file_name']}' is not there; remove the row")
-                    rows[name] = row
-        return rows
+    # ---------------------------------------------------------------------------------------------- metadata
+
+    def _rows(self, tree: Mapping[str, storage.FileInfo], config: FolderConfig) -> dict[str, Mapping[str, Any]]:
+        """The fields of each picture of the split that a metadata file of any folder above it has a row for."""
+        files = [path for path in sorted(tree) if path.rpartition("/")[2] in METADATA]
+        files = [p for p in files if p.startswith(self._base) or self._base.startswith(p.rpartition("/")[0])]
+        if not files:
+            return {}
+        roots = dict.fromkeys((self._top, self._root, os.path.realpath(self._root)))
+        local = storage.local_path(self._root) is not None
+        names = Names(tree, [*roots] if local else [self._top], {p: f.url for p, f in tree.items()} if local else {})
+        rows: dict[str, Row] = {}
+        for path in files:
+            folder, where = path.rpartition("/")[0], storage.shown(tree[path].url)
+            for row in read_rows(storage.read_text(tree[path].url), path.rpartition("/")[2], where):
+                found = names.find(folder, row.fields["file_name"])
+                if found is None:
+                    self._miss(row, folder, names, config)
+                elif not is_picture(found):
+                    self.left_out.add("rows of metadata that name no picture", row.fields["file_name"])
+                else:
+                    known = rows.get(found)
+                    rows[found] = row if known is None else merged(known, row, config.read.get("caption", ""))
+        mine = {p.removeprefix(self._base): row.fields for p, row in rows.items() if p.startswith(self._base)}
+        return mine
+
+    def _miss(self, row: Row, folder: str, names: Names, config: FolderConfig) -> None:
+        """A row whose picture is not there."""
+        name = row.fields["file_name"]
+        if config.missing == "skip":
+            self.left_out.add("rows of metadata whose picture is not there", name)
+            return
+        raise DataError(
+            f"{row.place}: {quoted(name, 200)} is not there{names.like(folder, name) or '.'} Correct the name, which "
+            "is looked for in the folder of the metadata file, or pass over such rows with dataset.missing=skip"
+        )
+
+    # ------------------------------------------------------------------------------------------------- bytes
 
     def size(self, sample: Sample, extension: str) -> int:
         """The number of bytes of one file."""
         file: storage.FileInfo = sample.parts[extension]
         return file.size
 
+    def called(self, sample: Sample, extension: str) -> str:
+        """The path of one file inside the folder, for messages."""
+        file: storage.FileInfo = sample.parts[extension]
+        return file.url.removeprefix(self._top)
+
     def fetch(self, sample: Sample, extension: str, most: int | None = None) -> bytes:
-        """The bytes of one file, or its first `most`."""
+        """The bytes of one file, or its first `most`. DataError for a local file that does not open: one of many."""
         file: storage.FileInfo = sample.parts[extension]
         for _ in range(8 if self._cache is not None else 0):
             assert self._cache is not None
@@ -85,38 +120,59 @@ class FolderStore:
                 break
             with suppress(FileNotFoundError), copy.open("rb") as local:  # another process may just have made room
                 return local.read(-1 if most is None else most)
-        if most is not None and (most < file.size or storage.local_path(file.url) is not None):
-            return storage.read_bytes(file.url, 0, most)
-        return storage.read_bytes(file.url, most=max(file.size, _GROWN))
+        try:
+            if most is not None and (most < file.size or storage.local_path(file.url) is not None):
+                return storage.read_bytes(file.url, 0, most)
+            return storage.read_bytes(file.url, most=max(file.size, _GROWN))
+        except StorageError as error:
+            if storage.local_path(file.url) is None:
+                raise
+            raise DataError(str(error)) from error
 
-    def fetch_many(self, wanted: Sequence[tuple[Sample, str]]) -> Iterable[bytes]:
-        """The bytes of many files, in order; remote ones several at a time."""
+    def fetch_many(self, wanted: Sequence[tuple[Sample, str]]) -> Iterable[bytes | None]:
+        """The bytes of many files, in order, None for one that does not open; remote ones several at a time."""
         if not wanted or storage.local_path(wanted[0][0].parts[wanted[0][1]].url) is not None:
-            yield from (self.fetch(*each) for each in wanted)
+            for sample, extension in wanted:
+                try:
+                    yield self.fetch(sample, extension)
+                except DataError:
+                    yield None
             return
         with ThreadPoolExecutor(_FETCHES_AT_ONCE) as pool:
             yield from pool.map(lambda each: self.fetch(*each), wanted)
 
     def beside(self, name: str) -> bytes | None:
         """A file at the top of the folder, or of the split's."""
-        for folder in dict.fromkeys((self._base, "")):
+        for folder in dict.fromkeys((self._base.rstrip("/"), "")):
             url = storage.join(self._root, *(part for part in (folder, name) if part))
             if storage.exists(url):
                 return storage.read_bytes(url)
         return None
 
-    def digest(self) -> str:
-        """Hash of file names, sizes and etags, and of the metadata rows."""
+    def notes(self) -> str:
+        """What of the folder is not read, for the line that describes the data."""
+        return self.left_out.text()
+
+    def digest(self, former: bool = False) -> str:
+        """Hash of file names, sizes and etags, and of the metadata rows; `former`: of all files that lie there, read or
+        not, as 0.1.0 made it."""
         state = hashlib.sha256()
         for path, file in sorted(self.files.items()):
+            if path in self._others and not former:
+                continue
             state.update(f"{path}\0{file.size}\0{file.mark}\n".encode("utf-8", "surrogateescape"))
         for sample in self.samples:
             if sample.row is not None:
                 state.update(json.dumps(sample.row, sort_keys=True).encode())
+        # What follows leaves the hash of data as 0.1.0 read it alone: one sample a name, of the formats of then.
+        stems = [(path, *split_path(path)) for path in sorted(self.files)]
+        first = dict.fromkeys(stem for _, stem, extension in stems if extension in _FIRST_PICTURES)
+        if (names := [sample.name for sample in self.samples]) != list(first):
+            state.update(json.dumps(names).encode())
         return state.hexdigest()
 
 
-def _prefix(root: str, files: Sequence[storage.FileInfo]) -> str:
+def _prefix(root: str) -> str:
     """What listed URLs have before their path inside ``root``; listings may spell the root another way."""
     path = storage.local_path(root)
     if path is not None:
@@ -125,89 +181,9 @@ def _prefix(root: str, files: Sequence[storage.FileInfo]) -> str:
     return str(fs.unstrip_protocol(inner)).rstrip("/") + "/"
 
 
-def _of_split(
-    tree: Mapping[str, storage.FileInfo], split: str, title: str
-) -> tuple[str, dict[str, storage.FileInfo]]:
-    """The split's folder and its files, where all top folders are named for splits; else everything."""
-    tops = {path.partition("/")[0] for path in tree if "/" in path}
-    if not tops or not all(top.lower() in _SPLITS for top in tops):
-        if split != "train":
-            raise DataError(f"{title}: no split '{split}'; it has no sub-folder of that name")
-        return "", dict(tree)
-    top = next((top for top in sorted(tops) if split in (top.lower(), _SPLITS[top.lower()])), None)
-    if top is None:
-        raise DataError(f"{title}: no split '{split}'; found {', '.join(sorted(tops))}")
-    return top, {
-        path.removeprefix(top + "/"): file for path, file in tree.items() if path.startswith(top + "/")
-    }
-
-
-def _grouped(tree: Mapping[str, storage.FileInfo], rows: Mapping[str, Mapping[str, Any]]) -> list[Sample]:
-    """One sample a picture, by path; what shares its name is part of it."""
-    pictures: dict[str, str] = {}
-    parts: dict[str, dict[str, storage.FileInfo]] = {}
-    for path in sorted(tree):
-        stem, extension = split_path(path)
-        parts.setdefault(stem, {})[extension] = tree[path]
-        if extension in PICTURES:
-            pictures.setdefault(stem, path)
-    folders = {path.rpartition("/")[0] for path in pictures.values()}
-    as_classes = len({folder.partition("/")[0] for folder in folders}) > 1 and "" not in folders
-    return [
-        Sample(
-            stem,
-            parts[stem],
-            rows.get(path, {}) if rows else None,
-            stem.partition("/")[0] if as_classes else "",
-        )
-        for stem, path in pictures.items()
-    ]
-
-
-def split_path(path: str) -> tuple[str, str]:
-    """``cats/a.b.jpg`` -> (``cats/a.b``, ``jpg``); ``cats/a.seg.png`` -> (``cats/a``, ``seg.png``)."""
-    lower = path.lower()
-    for compound in _COMPOUND:
-        if lower.endswith(compound):
-            return path[: -len(compound)], compound[1:]
-    folder, slash, base = path.rpartition("/")
-    stem, dot, extension = base.rpartition(".")
-    return (folder + slash + stem, extension.lower()) if dot and stem else (path, "")
-
-
-def read_metadata(text: str, name: str, where: str) -> list[dict[str, Any]]:
-    """Rows of a metadata.jsonl or metadata.csv; each has ``file_name``. Empty CSV cells are left out."""
-    rows: list[dict[str, Any]] = []
-    if name.endswith(".csv"):
-        rows = [
-            {key: value for key, value in row.items() if key and value not in (None, "")}
-            for row in csv.DictReader(io.StringIO(text))
-        ]
-    else:
-        for number, line in enumerate(text.splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{where}: line {number} is not JSON ({error})") from error
-            rows.append(row if isinstance(row, dict) else {})
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row.get("file_name"), str):
-            raise DataError(f"{where}: row {number} has no 'file_name'; each row names its picture there")
-    return rows
-
-
-def guess_reader(url: str) -> str:
-    """``tar`` or ``folder``: which reader suits what lies at ``url``. DataError where nothing is there."""
-    if not str(url).strip():
-        raise DataError("--data: empty; give the path or URL of tars or of a folder of pictures")
-    plain = url.lower().split("?")[0]
-    if plain.endswith((".tar", ".tgz")) or ".tar." in storage.base_name(plain):
-        return "tar"
+def _text(url: str) -> str:
+    """The text of a file, for a look at it; empty where it has none."""
     try:
-        roots = storage.expand(url)
-        files = [file for root in roots for file in storage.list_files(root)]
-    except StorageError as error:
-        raise DataError(f"--data: {error}") from error
-    return "tar" if any(file.url.lower().endswith(".tar") for file in files) else "folder"
+        return storage.read_bytes(url).decode("utf-8", "replace")
+    except StorageError:
+        return ""

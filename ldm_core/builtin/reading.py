@@ -19,11 +19,14 @@ from numpy.typing import NDArray
 from ldm_core.builtin.bad_examples import BadExample, SkipBad
 from ldm_core.builtin.reading_boxes import boxes_of
 from ldm_core.builtin.reading_config import ReadingConfig
+from ldm_core.builtin.reading_lacks import lacking
 from ldm_core.builtin.reading_pictures import Pictures
 from ldm_core.builtin.reading_values import (
+    CAPTION_FIELDS,
     MOST_CLASSES,
     NO_VALUE,
     PICTURES,
+    Source,
     Sources,
     box_labels_of,
     class_of,
@@ -74,16 +77,24 @@ class Store(Protocol):
         """The bytes of one part, or its first `most`."""
         ...
 
-    def fetch_many(self, wanted: Sequence[tuple[Sample, str]]) -> Iterable[bytes]:
-        """The bytes of many small parts, in order."""
+    def called(self, sample: Sample, extension: str) -> str:
+        """How messages call one part: the sample's name with folder and extension."""
+        ...
+
+    def fetch_many(self, wanted: Sequence[tuple[Sample, str]]) -> Iterable[bytes | None]:
+        """The bytes of many small parts, in order; None for one that cannot be read."""
         ...
 
     def beside(self, name: str) -> bytes | None:
         """A file that lies beside the data, such as ``classes.json``."""
         ...
 
-    def digest(self) -> str:
-        """Hash of names, sizes and etags of all that is read."""
+    def notes(self) -> str:
+        """A line on what lies there and is not read; empty where there is nothing to say."""
+        ...
+
+    def digest(self, former: bool = False) -> str:
+        """Hash of names, sizes and etags of all that is read; `former`: as 0.1.0 made it."""
         ...
 
 
@@ -127,6 +138,7 @@ class RecordDataset:
             if any(have):
                 self._have[key] = have
         self._have["name"] = bytearray(b"\x01" * len(samples))
+        self._captions_of(samples, fields)
         self.found: dict[str, int] = {key: sum(have) for key, have in self._have.items()}
         if "image" not in self.found:
             seen = sorted({"." + extension for sample in samples for extension in sample.parts})
@@ -134,7 +146,25 @@ class RecordDataset:
                 f"{self._store.title}: no pictures; looked for {', '.join('.' + p for p in PICTURES)}, found "
                 f"{', '.join(seen[:8]) if seen else 'nothing'}; check the URL or map one: read.image=EXT"
             )
+        self.lacks = lacking(self._store.title, self.found, samples, fields)
         self._count_classes(raw)
+
+    def _captions_of(self, samples: Sequence[Sample], fields: Sequence[Mapping[str, Any] | None]) -> None:
+        """Count where the captions come from, and see whether rows of metadata come before files beside pictures."""
+        self._caption_sources: dict[Source, int] = {}
+        self.many_captions = False
+        self._rows_first = False
+        sources = self._sources.by_key.get("caption", ())
+        files = [s.extension for s in sources if s.extension]
+        for sample, known in zip(samples, fields, strict=True):
+            source = next((s for s in sources if s.has(sample, known)), None)
+            if source is None:
+                continue
+            self._caption_sources[source] = self._caption_sources.get(source, 0) + 1
+            if source.field:
+                value = source.look_up((sample.row or {}) if source.row else known or {})
+                self.many_captions |= isinstance(value, list) and source.field[-1] in CAPTION_FIELDS
+                self._rows_first |= source.row and any(each in sample.parts for each in files)
 
     def _count_classes(self, raw: Mapping[str, list[Any]]) -> None:
         title = self._store.title
@@ -221,6 +251,7 @@ class RecordDataset:
             return sample.name
         source = next(s for s in self._sources.by_key[key] if s.has(sample, fields))
         kind = self.keys[key]
+        called = self._sources.called(sample)
         try:
             if kind in ("image", "map"):
                 if kind == "image":
@@ -230,7 +261,7 @@ class RecordDataset:
                 return self._pictures.labels(key, sample, source.extension, self._counts.get(key))
             value = self._sources.read(source, sample, fields)
             if key == "caption":
-                return text_of(value)
+                return text_of(value, source)
             if key == "class_label":
                 return class_of(value, self._names[key], self._counts[key])
             if key == "boxes":
@@ -243,13 +274,15 @@ class RecordDataset:
         except BadExample:
             raise
         except (DataError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-            why = str(error).removeprefix(f"{sample.name}: ")
-            raise BadExample(sample.name, f"{key}: {why}" if key != "image" else why) from error
+            why = str(error).removeprefix(f"{called}: ").removeprefix(f"{sample.name}: ")
+            raise BadExample(called, f"{key}: {why}" if key != "image" else why) from error
 
     def select(self, keys: Iterable[str]) -> RecordDataset:
         """A view whose examples decode and hold only `keys`; DataError where samples lack one of them."""
         wanted = tuple(dict.fromkeys(keys))
         unknown = [key for key in wanted if key not in self._have]
+        if unknown and unknown[0] in self.lacks:
+            raise DataError(f"{self._store.title}: has no '{unknown[0]}': {self.lacks[unknown[0]]}")
         if unknown:
             raise DataError(
                 f"{self._store.title}: has no '{unknown[0]}'; found {', '.join(self.found)}; map another "
@@ -293,8 +326,12 @@ class RecordDataset:
         """One line that says where the data lies, how many samples there are and which keys were found."""
         total = len(self._store.samples)
         each = ", ".join(key if n == total else f"{key} ({n} of {total})" for key, n in self.found.items())
-        remark = self._pictures.remark()
-        return f"{self._store.title}: {total} samples with {each}" + (f"; {remark}" if remark else "")
+        told = [f"{self._store.title}: {total} samples with {each}"]
+        if len(self._caption_sources) > 1 or any(source.field for source in self._caption_sources):
+            sources = [f"{s.text()} ({n})" for s, n in self._caption_sources.items()]
+            several = ", several of a picture drawn by turns" if self.many_captions else ""
+            told.append(f"captions from {', '.join(sources)}{several}")
+        return "; ".join(filter(None, [*told, self._store.notes(), self._pictures.remark()]))
 
     def _lack(self, keys: Sequence[str]) -> str:
         key = next(key for key in keys if any(not self._have[key][place] for place in self._order))
@@ -305,15 +342,18 @@ class RecordDataset:
             "add them, or leave those samples out with dataset.missing=skip"
         )
 
-    def fingerprint(self) -> str:
-        """Hash of what is read and how: names, sizes and etags, not the place; equal for a copy elsewhere."""
+    def fingerprint(self, former: bool = False) -> str:
+        """Hash of what is read and how: names, sizes and etags, not the place; equal for a copy elsewhere. `former`: as
+        0.1.0 made it, for the runs of then."""
         later = later_defaults(type(self.config))
         settings = {
             name: dict(value) if isinstance(value, Mapping) else value
             for name, value in attrs.asdict(self.config, recurse=False).items()
             if name not in ("url", "max_bad", "keep_bytes") and (name not in later or value != later[name])
         }
-        state = [settings, self._store.digest(), self._channels, self._selected]
+        state = [settings, self._store.digest(former), self._channels, self._selected]
+        if self._rows_first:  # 0.1.0 took the files beside the pictures
+            state.append("captions of metadata")
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 

@@ -126,7 +126,10 @@ class Pictures:
             return 0, 0
         whole = self._store.size(sample, source.extension)
         for most in (*_HEADS, MOST_PICTURE):
-            size = picture_size(self._store.fetch(sample, source.extension, min(most, whole)))
+            try:
+                size = picture_size(self._store.fetch(sample, source.extension, min(most, whole)))
+            except DataError:
+                return 0, 0
             if size is not None:
                 return size
             if most >= whole:
@@ -149,7 +152,7 @@ class Pictures:
                     ", or turn it as the picture's EXIF orientation says" if (width, height) == (tall, wide) else ""
                 )
                 raise BadExample(
-                    sample.name,
+                    self._sources.called(sample),
                     f"{key}: {width}x{height} pixels, and '{first}' has {wide}x{tall} (width x height); make them of "
                     f"one size{turned}",
                 )

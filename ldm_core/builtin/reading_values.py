@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -11,13 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm_core.builtin.bad_examples import BadExample
+from ldm_core.documents import parse_json
 from ldm_core.errors import DataError, quoted
 from ldm_core.npy import read_npy
 
 if TYPE_CHECKING:
     from ldm_core.builtin.reading import Sample, Store
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
+PICTURES = (
+    "jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "avif", "jpe", "jfif", "mpo",
+    "apng", "dib",
+)  # fmt: skip
+"""Extensions of pictures, in any case; of several of one name, the first here is the example's."""
+ANNOTATIONS = ("txt", "caption", "cls", "json", "seg.png", "mask.png", "embedding.npy")
+"""Extensions of what may lie beside a picture."""
+CAPTION_FIELDS = ("caption", "text", "captions")
+"""Fields of JSON or of a metadata row that hold a caption, or a list of several."""
 MOST_TEXT = 16 << 20
 """Bytes of a text, label or JSON file; a larger one is an attack or a mistake."""
 MOST_CLASSES = 1 << 20
@@ -33,15 +41,32 @@ class Source:
     extension: str = ""
     field: tuple[str, ...] = ()
     types: tuple[type, ...] = ()
-    """What the field must be to count; empty = anything but null."""
+    """What the field must be to count; empty = anything but null. A list counts where it holds such, and some."""
+    row: bool = False
+    """Only the metadata row has the field, not the JSON."""
 
     def has(self, sample: Sample, fields: Mapping[str, Any] | None) -> bool:
         """Whether the sample has it; a sample whose JSON is broken (`fields` None) is taken to."""
         if self.extension:
             return self.extension in sample.parts
+        if self.row:
+            return self.look_up(sample.row or {}) is not NO_VALUE
         if self.field:
             return fields is None or self.look_up(fields) is not NO_VALUE
         return bool(sample.folder)
+
+    def possible(self, extensions: Container[str], names: Container[str] | None) -> bool:
+        """Whether any sample may have it, where these extensions and fields (None: not known) are all there are."""
+        if self.extension:
+            return self.extension in extensions
+        return not self.field or names is None or self.field[0] in names
+
+    def text(self) -> str:
+        """How messages call it."""
+        if self.extension:
+            return f".{self.extension}"
+        where = "metadata" if self.row else "JSON or metadata"
+        return f"'{'.'.join(self.field)}' of the {where}" if self.field else "the folders"
 
     def look_up(self, fields: Mapping[str, Any]) -> Any:
         """The field's value, or NO_VALUE."""
@@ -50,20 +75,24 @@ class Source:
             if not isinstance(value, Mapping) or name not in value:
                 return NO_VALUE
             value = value[name]
-        wrong_type = bool(self.types) and (not isinstance(value, self.types) or isinstance(value, bool))
-        return NO_VALUE if value is None or wrong_type else value
+        wrong = bool(self.types) and (not isinstance(value, self.types) or isinstance(value, bool))
+        if isinstance(value, list) and str in self.types:  # of texts
+            wrong = not value or not all(isinstance(each, str) for each in value)
+        return NO_VALUE if value is None or wrong else value
 
 
 _FOLDER = Source()
 
 
 def _defaults() -> dict[str, tuple[Source, ...]]:
-    def fields(types: tuple[type, ...], *names: str) -> tuple[Source, ...]:
-        return tuple(Source(field=(name,), types=types) for name in names)
+    def fields(types: tuple[type, ...], *names: str, row: bool = False) -> tuple[Source, ...]:
+        return tuple(Source(field=(name,), types=types, row=row) for name in names)
 
+    texts = (str, list)
+    beside = (Source("txt"), Source("caption"))  # which may be labels of boxes, where a row has the caption
     return {
         "image": tuple(Source(extension) for extension in PICTURES),
-        "caption": (Source("txt"), Source("caption"), *fields((str,), "caption", "text")),
+        "caption": (*fields(texts, *CAPTION_FIELDS, row=True), *beside, *fields(texts, *CAPTION_FIELDS)),
         "class_label": (Source("cls"), *fields((int, str), "class_label", "label"), _FOLDER),
         "boxes": fields((list,), "boxes"),
         "box_labels": fields((list,), "labels", "box_labels"),
@@ -91,9 +120,10 @@ class Sources:
         for sample in samples:
             fields: dict[str, Any] | None = dict(sample.row or {})
             if "json" in sample.parts:
+                data = next(texts) if id(sample) in small else None
                 try:
-                    fields = {**dict(sample.row or {}), **_mapping(next(texts))} if id(sample) in small else None
-                except (ValueError, RecursionError):
+                    fields = None if data is None else {**dict(sample.row or {}), **_mapping(data)}
+                except (ValueError, DataError):
                     fields = None
             found.append(fields)
         return found
@@ -101,11 +131,13 @@ class Sources:
     def resolve(self, samples: Sequence[Sample], fields: Sequence[Mapping[str, Any] | None]) -> None:
         """Settle `by_key`; DataError where ``read`` names what no sample has."""
         extensions = {extension for sample in samples for extension in sample.parts}
+        names = None if None in fields else {name for known in fields for name in known or ()}
         self.by_key = {**_defaults(), **dict.fromkeys(self._read, ())}
         for key, text in self._read.items():
             self.by_key[key] = (self._named(key, text, extensions, fields),)
         used = {
-            key: tuple(s for s in sources if any(map(s.has, samples, fields))) for key, sources in self.by_key.items()
+            key: tuple(s for s in sources if s.possible(extensions, names) and any(map(s.has, samples, fields)))
+            for key, sources in self.by_key.items()
         }
         self.by_key = {key: sources for key, sources in used.items() if sources}
         if "class_label" not in self.by_key:
@@ -113,7 +145,8 @@ class Sources:
         cls = self.by_key["class_label"][0].extension
         having = [s for s in samples if cls and cls in s.parts and self._store.size(s, cls) <= MOST_TEXT]
         for sample, data in zip(having, self._store.fetch_many([(s, cls) for s in having]), strict=True):
-            self._labels[id(sample)] = label_from(data)
+            if data is not None:
+                self._labels[id(sample)] = label_from(data)
 
     def _named(self, key: str, text: str, extensions: set[str], fields: Sequence[Mapping[str, Any] | None]) -> Source:
         extension = text.lower().lstrip(".")
@@ -132,12 +165,19 @@ class Sources:
         """The value where it is at hand without opening the part, else None; NO_VALUE if there is none."""
         for source in self.by_key[key]:
             if source.has(sample, fields):
+                if source.row:
+                    return source.look_up(sample.row or {})
                 if source.field:
                     return None if fields is None else source.look_up(fields)
                 if source.extension:
                     return self._labels.get(id(sample)) if key == "class_label" else None
                 return sample.folder
         return NO_VALUE
+
+    def called(self, sample: Sample) -> str:
+        """The path of a sample's picture, for messages."""
+        extension = next((s.extension for s in self.by_key.get("image", ()) if s.extension in sample.parts), "")
+        return self._store.called(sample, extension) if extension else sample.name
 
     def need_fields(self, keys: Iterable[str]) -> bool:
         """Whether any of `keys` may lie in the JSON or the metadata row."""
@@ -149,21 +189,21 @@ class Sources:
         if "json" in sample.parts:
             try:
                 fields |= _mapping(bounded(self._store, sample, "json", MOST_TEXT))
-            except (ValueError, RecursionError) as error:
-                raise BadExample(sample.name, f".json: {error}") from error
+            except (ValueError, DataError) as error:
+                raise BadExample(self.called(sample), str(error)) from error
         return fields
 
     def read(self, source: Source, sample: Sample, fields: Mapping[str, Any]) -> Any:
         """The value: text of a part (parsed, of a .json or .cls), a field, or the folder's name."""
         if source.field:
-            return source.look_up(fields)
+            return source.look_up((sample.row or {}) if source.row else fields)
         if not source.extension:
             return sample.folder
         data = bounded(self._store, sample, source.extension, MOST_TEXT)
         if source.extension == "cls":
             return label_from(data)
         if source.extension.split(".")[-1] == "json":
-            return json.loads(data)
+            return parse_json(data, f".{source.extension}", DataError)
         if source.extension.split(".")[-1] == "npy":
             return read_npy(data, sample.name)
         try:
@@ -185,7 +225,7 @@ def bounded(store: Store, sample: Sample, extension: str, most: int) -> bytes:
 
 
 def _mapping(data: bytes) -> dict[str, Any]:
-    value = json.loads(data.decode("utf-8-sig"))
+    value = parse_json(data, ".json", DataError)
     if not isinstance(value, dict):
         raise ValueError(f"expected an object of fields, got {type(value).__name__}")
     return value
@@ -197,10 +237,27 @@ def label_from(data: bytes) -> int | str:
     return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else text
 
 
-def text_of(value: Any) -> str:
-    """A caption: text, or a list of words (joined with commas)."""
+class Captions(str):
+    """The first of several captions of one picture; `texts` are all of them."""
+
+    texts: tuple[str, ...]
+
+    def __new__(cls, texts: Sequence[str]) -> Captions:
+        """`texts`: one or more."""
+        made = super().__new__(cls, texts[0])
+        made.texts = tuple(texts)
+        return made
+
+    def __reduce__(self) -> Any:
+        return Captions, (self.texts,)
+
+
+def text_of(value: Any, source: Source = _FOLDER) -> str:
+    """A caption: text, or of a list its texts as :class:`Captions`. A list that ``read`` names is one of words, joined
+    with commas, unless it is called as captions are."""
     if isinstance(value, list) and all(isinstance(word, str) for word in value):
-        value = ", ".join(value)
+        several = bool(value) and source.field[-1:] and source.field[-1] in CAPTION_FIELDS
+        value = Captions(value) if several else ", ".join(value)
     if not isinstance(value, str):
         raise ValueError(f"expected text, got {quoted(value, 60)}")
     try:
@@ -261,7 +318,7 @@ def read_names(store: Store, key: str, asked: str | None, main: bool) -> tuple[t
 def _names(data: bytes, where: str) -> tuple[str, ...]:
     """``["cat", ...]``, ``[{"id": 0, "name": "cat"}, ...]`` or ``{"cat": 0, ...}`` -> names by index."""
     try:
-        value = json.loads(data.decode("utf-8-sig"))
+        value = parse_json(data, where, DataError)
         if isinstance(value, dict):
             value = [{"id": number, "name": name} for name, number in value.items()]
         if value and all(isinstance(entry, str) for entry in value):

@@ -42,7 +42,10 @@ class TarStore:
         self._cache = site.cache
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._open: OrderedDict[int, int] = OrderedDict()
-        self.shards = [storage.info(url) for url in find_shards(config.url, config.split)]
+        chosen, passed = find_shards(config.url, config.split)
+        few = ", ".join(map(storage.base_name, passed[:3]))
+        self._passed = f"left out: {len(passed)} tars whose names hold no split ({few})" if passed else ""
+        self.shards = [storage.info(url) for url in chosen]
         self._folder = storage.parent(self.shards[0].url)
         self.samples: list[Sample] = []
         for number, shard in enumerate(self.shards):
@@ -116,6 +119,10 @@ class TarStore:
         part: Part = sample.parts[extension]
         return part.size
 
+    def called(self, sample: Sample, extension: str) -> str:
+        """The name of one member, for messages."""
+        return f"{sample.name}.{extension}"
+
     def fetch(self, sample: Sample, extension: str, most: int | None = None) -> bytes:
         """The bytes of one member, or its first `most`; DataError if the shard has shrunk since it was indexed."""
         part: Part = sample.parts[extension]
@@ -142,7 +149,11 @@ class TarStore:
         url = storage.join(self._folder, name)
         return storage.read_bytes(url) if storage.exists(url) else None
 
-    def digest(self) -> str:
+    def notes(self) -> str:
+        """The tars that are passed over because their names hold no split."""
+        return self._passed
+
+    def digest(self, former: bool = False) -> str:
         """Hash of shard names, sizes, etags and of all member names and places."""
         state = hashlib.sha256()
         for shard in self.shards:

@@ -28,8 +28,9 @@ class Part:
     size: int
 
 
-def find_shards(url: str, split: str) -> list[str]:
-    """The shards that ``url`` (a tar, a pattern, a folder) stands for, of ``split`` where names say it."""
+def find_shards(url: str, split: str) -> tuple[list[str], list[str]]:
+    """The shards that ``url`` (a tar, a pattern, a folder) stands for, of ``split`` where names say it, and those
+    that are passed over as their names say no split beside others that do."""
     found: list[str] = []
     for each in storage.expand(url):
         if each.lower().endswith(".tar"):
@@ -45,12 +46,12 @@ def find_shards(url: str, split: str) -> list[str]:
     if not any(splits):
         if split != "train":
             raise DataError(f"{storage.shown(url)}: no split '{split}'; no shard's name holds a split")
-        return found
+        return found, []
     chosen = [shard for shard, its in zip(found, splits, strict=True) if its == split]
     if not chosen:
         others = ", ".join(sorted(set(splits) - {""}))
         raise DataError(f"{storage.shown(url)}: no shards of the split '{split}'; found {others}")
-    return chosen
+    return chosen, [shard for shard, its in zip(found, splits, strict=True) if not its]
 
 
 def split_of(url: str) -> str:
