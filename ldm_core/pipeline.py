@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_core import artifacts, storage
+from ldm_core import artifacts, class_names, storage
 from ldm_core import sample_settings as sampling
 from ldm_core.batch import collate, to_device, to_images
 from ldm_core.build import (
@@ -31,12 +31,14 @@ from ldm_core.contracts import FirstStage
 from ldm_core.diffusion import Model
 from ldm_core.errors import ConfigError, DataError, Interrupted, NotFiniteError
 from ldm_core.image_start import passage as passage_of
+from ldm_core.made_from import described
 from ldm_core.recipe import Recipe, versions
 from ldm_core.resolve import resolve
 from ldm_core.sample import conditions_of, decoded, omissions, sample_latents, truncations
 from ldm_core.sample_arguments import require_arguments
 from ldm_core.sample_results import finite_rows, not_finite
-from ldm_core.sample_rows import Negative, as_data, in_words, negative_rows, rows_of
+from ldm_core.sample_rows import Negative, as_data, in_words, negative_rows, rows_of, seeds_of
+from ldm_core.sampled import Callback, Progress, Sampled
 from ldm_core.settings import Precision
 from ldm_core.settling import settle
 from ldm_core.trained import device_named, load_stage, tensors_of
@@ -55,47 +57,10 @@ __all__ = [
     "reconstruct",
     "tensors_of",
 ]
-Callback = Callable[["Progress"], "bool | None"]
 
 
 class VersionWarning(UserWarning):
     """The weights were made under other versions of the plugins than those installed."""
-
-
-@attrs.frozen
-class Progress:
-    """Where a sampling run stands: `step` of `steps` in all its batches; `images` finished of `total`."""
-
-    step: int
-    steps: int
-    images: int
-    total: int
-
-
-@attrs.frozen(eq=False)
-class Sampled:
-    """One image: uint8 (c, H, W), what it was made from, and the text that travels in its PNG.
-
-    `latents`: x (C, *s), float32, where the run ended.
-    """
-
-    image: np.ndarray
-    prompt: str
-    seed: int
-    metadata: Mapping[str, str]
-    latents: np.ndarray | None = None
-
-    def picture(self) -> Any:
-        """As a ``PIL.Image``."""
-        from ldm_core.images import to_picture
-
-        return to_picture(self.image)
-
-    def save(self, url: str) -> None:
-        """Write a PNG that carries prompt, seed, recipe and the weights' hash in its metadata."""
-        from ldm_core.images import png_bytes
-
-        storage.atomic_write(url, png_bytes(self.image, self.metadata))
 
 
 class Pipeline:
@@ -214,11 +179,13 @@ class Pipeline:
         batch: int | None = None,
         strict: bool = False,
         callback: Callback | None = None,
+        done: Callable[[list[Sampled]], object] | None = None,
     ) -> list[Sampled]:
         """Sample images.
 
         `prompts`, one or several, are the inputs ``caption``; `inputs` gives any key that a conditioner reads, the
-        same for all images; `examples` gives one mapping an image. `images`: how many in all (prompts are gone
+        same for all images; `examples` gives one mapping an image. A class is given by its name or, where no class is
+        called by a number, its index (:mod:`ldm_core.class_names`). `images`: how many in all (prompts are gone
         through in turn). Image i has seed ``seed + i`` or ``seeds[i]``, and is a function of its seed and inputs
         alone, whatever `batch` is. `guidance` is the scale, or another guidance by name (:meth:`with_settings` for all
         else), `sampler` and `time_grid` other ones by name, `project_x0` lets the first stage quantise each estimate.
@@ -231,7 +198,8 @@ class Pipeline:
         makes of them, and a run with these `latents` and that number as `strength` goes on from there.
 
         `callback` is told of each step; it cancels the run by returning False
-        (:class:`Interrupted`) or by raising.
+        (:class:`Interrupted`) or by raising. `done` is handed the images of each batch when they are finished, in
+        order; nothing is kept then, and the list that comes back is empty.
 
         Raises DataError where a conditioner lacks its input, ConfigError for numbers that cannot be; with `strict`
         also for prompts that are longer than the context, which otherwise only warn.
@@ -246,12 +214,9 @@ class Pipeline:
         count = images if seeds is None or images else len(seeds)
         if count is None and begun.latents is not None and not prompts and not examples:
             count = len(begun.latents)
-        rows = rows_of(recipe, prompts, inputs, examples, count)
-        avoided = [] if negative is None else negative_rows(recipe, rows, negative)
-        base = settings.seed if seed is None else seed
-        all_seeds = list(seeds) if seeds is not None else [base + i for i in range(len(rows))]
-        if len(all_seeds) != len(rows):
-            raise ConfigError(f"{len(all_seeds)} seeds were given for {len(rows)} images; give one an image")
+        rows = [self._named(row) for row in rows_of(recipe, prompts, inputs, examples, count)]
+        avoided = [] if negative is None else [self._named(row) for row in negative_rows(recipe, rows, negative)]
+        all_seeds = seeds_of(recipe, rows, seed, seeds)
         for line in self.truncations([str(r["caption"]) for r in (*rows, *avoided) if "caption" in r]):
             if strict:
                 raise DataError(line + "; shorten it, or leave --strict out")
@@ -273,11 +238,12 @@ class Pipeline:
             estimates: list[Tensor] = []
 
             def on_step(
-                i: int, t: Tensor, x: Tensor, x0: Tensor, number: int = number, estimates: list[Tensor] = estimates
-            ) -> None:
+                i: int, t: Tensor, x: Tensor, x0: Tensor, number: int = number, chunk: range = chunk,
+                estimates: list[Tensor] = estimates,
+            ) -> None:  # fmt: skip
                 estimates[:] = [x0]
                 if callback is not None:
-                    progress = Progress(number * intervals + i + 1, len(chunks) * intervals, len(out), len(rows))
+                    progress = Progress(number * intervals + i + 1, len(chunks) * intervals, chunk.start, len(rows))
                     if callback(progress) is False:
                         raise Interrupted("sampling was cancelled")
 
@@ -298,17 +264,23 @@ class Pipeline:
                 on_step=on_step,
                 passage=begun.of(chunk),
             )
+            made: list[Sampled] = []
             shown, fine = decoded(self.stage, estimates[0] if begun.stop else z, self.model.precision)
             sound = finite_rows(z)
             for i, pixels, end in zip(chunk, shown.numpy(), z.float().cpu().numpy(), strict=True):
                 if not (fine & sound)[i - chunk[0]]:
                     continue
                 prompt = str(rows[i].get("caption", ""))
-                about = self._metadata(prompt, all_seeds[i], steps, recipe)
+                about = described(rows[i], self.class_names, self.reads)
+                about |= self._metadata(prompt, all_seeds[i], steps, recipe)
                 if avoided:
                     about["negative"] = in_words(avoided[i])
                 about |= begun.described()
-                out.append(Sampled(pixels, prompt, all_seeds[i], about, end))
+                made.append(Sampled(pixels, prompt, all_seeds[i], about, end))
+            if done is None:
+                out += made
+            else:
+                done(made)
             if bad := [all_seeds[i] for i in chunk if not (fine & sound)[i - chunk[0]]]:
                 what = "pictures" if sound.all() else "latents"
                 raise not_finite(bad, what, recipe, self.model.precision, out)
@@ -320,6 +292,11 @@ class Pipeline:
         Raises ValueError naming both numbers where the size is not divisible by the stage's factor.
         """
         return reconstruct(self.stage, images, self.model.device, batch)
+
+    def _named(self, row: dict[str, Any]) -> dict[str, Any]:
+        if row.keys().isdisjoint(class_names.KEYS):
+            return row
+        return class_names.indices(row, self.class_names, class_names.counts_of(self.recipe))
 
     def _batch(self, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, Any]:
         if not keys:

@@ -61,6 +61,18 @@ def rows_of(
     return rows
 
 
+def seeds_of(
+    recipe: Recipe, rows: Sequence[Mapping[str, Any]], seed: int | None, seeds: Sequence[int] | None
+) -> list[int]:
+    """The seed of each image: ``seeds[i]``, or ``seed + i`` (None: the recipe's). :class:`ConfigError` where the
+    numbers of seeds and images differ."""
+    base = recipe.sample.seed if seed is None else seed
+    every = list(seeds) if seeds is not None else [base + i for i in range(len(rows))]
+    if len(every) != len(rows):
+        raise ConfigError(f"{len(every)} seeds were given for {len(rows)} images; give one an image")
+    return every
+
+
 def negative_rows(recipe: Recipe, rows: Sequence[Mapping[str, Any]], negative: Negative) -> list[dict[str, Any]]:
     """What each image is to move away from: the keys of `negative` alone, one mapping an image.
 

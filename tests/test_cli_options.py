@@ -61,6 +61,7 @@ OPTIONS = {
         "--strength",
         "--batch",
         "--out",
+        "--force",
         "--device",
         "--strict",
         "--json",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ldm_core import images
+from ldm_core import images, storage
 from ldm_core.cli import main
 from ldm_core.cli.reconstruct import fitted, psnr, read_size
-from ldm_core.cli.sample import file_name, read_prompts, read_seeds
-from ldm_core.errors import ConfigError, DataError
+from ldm_core.cli.sample import read_prompts, read_seeds
+from ldm_core.cli.sample_output import file_name
+from ldm_core.errors import ConfigError, DataError, Interrupted, StorageError
+from ldm_core.picture_folder import PictureFolder
 from ldm_core.specs import LatentSpec
 
 
@@ -27,18 +30,27 @@ class _Pipeline:
         data = SimpleNamespace(fit="crop")
         stage = SimpleNamespace(config=SimpleNamespace(latent=LatentSpec(3, (2, 2))))
         self.recipe = SimpleNamespace(
-            conditioners=[part], first_stage=stage, image_channels=3, image_size=(8, 8), data=data
+            conditioners=[part],
+            first_stage=stage,
+            image_channels=3,
+            image_size=(8, 8),
+            data=data,
+            reads=("caption", "class_label"),
+            sample=SimpleNamespace(images=2, seed=5, batch=1),
         )
         self.class_names = {"class_label": ("cat", "dog")}
         self.weights = "5" * 64
         self.called: dict[str, Any] = {}
         self.settings: list[str] = []
+        self.fails_at: int | None = None
+        self.lacks: int | None = None  # a seed
+        self.error: BaseException = KeyboardInterrupt()
 
     def with_settings(self, settings: list[str]) -> _Pipeline:
         self.settings = settings
         return self
 
-    def sample(self, prompts: list[str] | None, *, callback: Any, strict: bool, **options: Any) -> list[Any]:
+    def sample(self, prompts: list[str] | None, *, callback: Any, done: Any, strict: bool, **options: Any) -> list[Any]:
         self.called = {"prompts": prompts, "strict": strict, **options}
         text = "the prompt is longer than conditioner 'text' takes; cut off: 'and so on'"
         if prompts and "long" in prompts[0]:
@@ -47,17 +59,17 @@ class _Pipeline:
             warnings.warn(text, stacklevel=2)
         for step in (1, 2):
             callback(SimpleNamespace(step=step, steps=2, images=0, total=2))
-        seeds = options["seeds"] or [5, 6]
         prompts = prompts or [""]
-        return [
-            SimpleNamespace(
-                image=np.full((3, 8, 8), seed, np.uint8),
-                prompt=prompts[i % len(prompts)],
-                seed=seed,
-                metadata={"prompt": prompts[i % len(prompts)], "seed": str(seed)},
-            )
-            for i, seed in enumerate(seeds)
-        ]
+        first, count = options["seed"] or 5, options["images"] or len(prompts)
+        for i, seed in enumerate(options["seeds"] or range(first, first + count)):
+            if i == self.fails_at:
+                raise self.error
+            if seed == self.lacks:
+                continue
+            about = {"prompt": prompts[i % len(prompts)], "seed": str(seed), "class_label": "dog (1)"}
+            image = np.full((3, 8, 8), seed % 256, np.uint8)
+            done([SimpleNamespace(image=image, prompt=prompts[i % len(prompts)], seed=seed, metadata=about)])
+        return []
 
 
 @pytest.fixture
@@ -85,7 +97,11 @@ def test_files_and_metadata(pipeline: _Pipeline, capsys: pytest.CaptureFixture[s
     ]
     assert "samples: 2 steps" in err
     data = Path("here/0001-seed200-a-red-circle.png").read_bytes()
-    assert images.png_metadata(data) == {"prompt": "a red circle", "seed": "200"}
+    assert images.png_metadata(data) == {
+        "prompt": "a red circle",
+        "seed": "200",
+        "class_label": "dog (1)",
+    }
     assert (images.decode_image(data) == 200).all()
     assert images.decode_image(Path("here/grid.png").read_bytes()).shape[0] == 3
     assert pipeline.called == {
@@ -105,18 +121,18 @@ def test_files_and_metadata(pipeline: _Pipeline, capsys: pytest.CaptureFixture[s
 
 
 def test_guidance_by_name_and_negatives(pipeline: _Pipeline) -> None:
-    line = ["sample", "run", "--prompt", "one", "--guidance", "cfg", "--negative", "a", "--negative", "b", "--quiet"]
-    assert main(line) == 0
+    line = ["sample", "run", "--prompt", "one", "--class", "cat", "--quiet"]
+    assert main([*line, "--guidance", "cfg", "--negative", "a", "--negative", "b"]) == 0
     assert pipeline.settings == ["guidance.use=cfg"]
     assert (pipeline.called["guidance"], pipeline.called["negative"]) == (None, ["a", "b"])
-    assert main(["sample", "run", "guidance.rescale=0.7", "--guidance", "2", "trainer.lr=1", "--quiet"]) == 0
+    assert main([*line, "guidance.rescale=0.7", "--guidance", "2", "trainer.lr=1"]) == 0
     assert pipeline.settings == ["guidance.rescale=0.7", "trainer.lr=1"], "a run's model: all of it is held to sampling"
     assert pipeline.called["guidance"] == 2.0
 
 
 def test_json(pipeline: _Pipeline, capfd: pytest.CaptureFixture[str]) -> None:
     Path("p.txt").write_text("one\n\n  two  \n")
-    assert main(["sample", "run", "--prompts", "p.txt", "--seed", "5", "--json", "--quiet"]) == 0
+    assert main(["sample", "run", "--prompts", "p.txt", "--class", "1", "--seed", "5", "--json", "--quiet"]) == 0
     out, err = capfd.readouterr()
     assert json.loads(out) == {
         "status": "done",
@@ -124,18 +140,19 @@ def test_json(pipeline: _Pipeline, capfd: pytest.CaptureFixture[str]) -> None:
         "grid": "samples/grid.png",
         "weights_sha256": "5" * 64,
         "images": [
-            {"path": "samples/0000-seed5-one.png", "prompt": "one", "seed": 5},
-            {"path": "samples/0001-seed6-two.png", "prompt": "two", "seed": 6},
+            {"path": "samples/0000-seed5-one.png", "prompt": "one", "seed": 5, "class_label": "dog (1)"},
+            {"path": "samples/0001-seed6-two.png", "prompt": "two", "seed": 6, "class_label": "dog (1)"},
         ],
     }
     assert err == ""
 
 
 def test_a_prompt_that_is_too_long(pipeline: _Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sample", "run", "--prompt", "a long one", "--quiet"]) == 0
+    line = ["sample", "run", "--prompt", "a long one", "--class", "cat"]
+    assert main([*line, "--quiet"]) == 0
     told = "the prompt is longer than conditioner 'text' takes; cut off: 'and so on'"
     assert capsys.readouterr().err == f"warning: {told}\n"
-    assert main(["sample", "run", "--prompt", "a long one", "--strict", "--out", "strict"]) == 2
+    assert main([*line, "--strict", "--out", "strict"]) == 2
     assert capsys.readouterr().err == f"error: {told}\n"
     assert not Path("strict").exists(), "nothing is written where the command fails"
 
@@ -208,3 +225,106 @@ def test_reconstruct_without_a_stage(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "a.png").write_bytes(images.png_bytes(np.zeros((3, 8, 8), np.uint8)))
     assert main(["reconstruct", str(tmp_path / "none"), str(tmp_path / "a.png")]) == 2
     assert "none: no such file or folder; give a .safetensors file or a run's folder" in capsys.readouterr().err
+
+
+LINE = ("sample", "run", "--prompt", "one", "--class", "cat", "--quiet")
+
+
+def _held(folder: str) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(Path(folder).iterdir())}
+
+
+def test_each_sampling_has_a_folder_of_its_own(pipeline: _Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*LINE]) == 0
+    first = _held("samples")
+    Path("samples-2").mkdir()  # an empty one may be another command's, which has not begun to write
+    Path("samples-3").write_text("a file of the user's")
+    assert main([*LINE, "--seed", "9"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "samples-4/grid.png"
+    assert _held("samples") == first and Path("samples-3").read_text() and not _held("samples-2")
+
+
+def test_of_many_at_once_each_gets_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        taken = [f.url for f in pool.map(lambda _: PictureFolder.take(None, "samples", ()), range(16))]
+    assert len(set(taken)) == 16 and "samples" in taken and "samples-16" in taken
+
+
+@pytest.mark.parametrize("name", ["0000-seed5-one.png", "0001-seed6-one.png", "grid.png"])
+@pytest.mark.parametrize("out", ["mine", "memory://mine"])
+def test_no_file_in_the_way_is_overwritten(
+    pipeline: _Pipeline, capsys: pytest.CaptureFixture[str], name: str, out: str
+) -> None:
+    storage.atomic_write(f"{out}/{name}", "the user's")
+    storage.atomic_write(f"{out}/notes.txt", "the user's")
+    code = main([*LINE, "--images", "2", "--out", out])
+    assert storage.read_text(f"{out}/{name}") == storage.read_text(f"{out}/notes.txt") == "the user's"
+    if name == "grid.png":
+        assert code == 0 and storage.exists(f"{out}/grid-2.png"), "the sheet takes the next name"
+        assert main([*LINE, "--images", "2", "--out", out]) == 2, "the first sampling's files"
+    else:
+        assert code == 2 and "prompts" not in pipeline.called, "found before anything is sampled"
+        assert f"holds {name} already; give another folder, or --force" in capsys.readouterr().err
+        assert main([*LINE, "--images", "2", "--out", out, "--force"]) == 0
+        assert storage.read_text(f"{out}/notes.txt") == "the user's"
+    storage.remove(out, recursive=True)
+
+
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (KeyboardInterrupt(), 130, "interrupted: 2 of 4 pictures are finished and lie in s; the same command"),
+        (StorageError("cannot write s/x.png: the disk is full"), 2, "2 of 4 pictures are finished and lie in s\nerror"),
+        (DataError("not finite"), 2, "2 of 4 pictures are finished and lie in s\nerror: not finite"),
+        (MemoryError(), 2, "error: memory does not suffice for 1 images at once; set --batch (2 of 4 pictures"),
+        (Interrupted("cancelled"), 130, "2 of 4 pictures are finished and lie in s\ninterrupted: cancelled"),
+    ],
+    ids=["ctrl-c", "full", "data", "memory", "cancelled"],
+)
+def test_what_is_finished_stays(
+    pipeline: _Pipeline, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, said: str
+) -> None:
+    pipeline.fails_at, pipeline.error = 2, error
+    assert main([*LINE, "--images", "4", "--out", "s"]) == code
+    assert said in capsys.readouterr().err
+    assert list(_held("s")) == ["0000-seed5-one.png", "0001-seed6-one.png", "grid.png"]
+    grid = images.decode_image(_held("s")["grid.png"])
+    assert grid.shape[2] < 300, "two cells of 128 pixels"
+    assert images.png_metadata(_held("s")["0001-seed6-one.png"])["seed"] == "6"
+
+
+def test_files_are_named_by_the_seeds_that_came(pipeline: _Pipeline) -> None:
+    """Of a batch in which one image was not finite the others are written, under their own names."""
+    pipeline.lacks = 6
+    assert main([*LINE, "--images", "3", "--out", "s"]) == 0
+    assert list(_held("s")) == ["0000-seed5-one.png", "0002-seed7-one.png", "grid.png"]
+
+
+def test_a_sampling_that_finishes_nothing_leaves_nothing(
+    pipeline: _Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.fails_at = 0
+    assert main([*LINE, "--json"]) == 130
+    out, err = capsys.readouterr()
+    assert json.loads(out)["status"] == "interrupted" and "no picture was finished" in err
+    assert not Path("samples").exists()
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", "https://host.invalid/x", "locked/x", "deep/file/x"])
+def test_a_place_that_cannot_be_written_is_found_first(
+    pipeline: _Pipeline, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    Path("file").write_text("")
+    Path("deep").mkdir()
+    Path("deep/file").write_text("")
+    if out.startswith("locked"):  # as a user without rights finds it; root may write anywhere
+        monkeypatch.setattr(storage, "create", _refused)
+    assert main([*LINE, "--out", out]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: cannot ") and len(err.splitlines()) == 1
+    assert "prompts" not in pipeline.called
+
+
+def _refused(url: str, data: bytes) -> bool:
+    raise StorageError(f"cannot write {url}: permission denied")

@@ -10,14 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ldm_core import storage
+from ldm_core.class_names import indices as class_indices
 from ldm_core.documents import parse_json, parse_yaml
 from ldm_core.errors import ConfigError, clean, quoted, suggest
 
 FILES = (".json", ".yaml", ".yml", ".txt", ".png", ".jpg", ".jpeg", ".webp", ".npy")
 """What ``KEY=@FILE`` reads."""
 
-_DIGITS = 19
-"""A number of as many digits is none that anything counts to, and a name."""
 
 PICTURES = ("image", "segmentation", "mask")
 """Keys that hold pictures and maps, whatever the data says."""
@@ -62,8 +61,7 @@ def read_inputs(
         if segmentation is not None:
             put("--segmentation", "segmentation", _file("segmentation", segmentation, image_channels))
         if class_label is not None:
-            text = class_label.strip()
-            put("--class", "class_label", int(text) if text.isdecimal() and len(text) < _DIGITS else text)
+            put("--class", "class_label", class_label)
     except ConfigError as error:
         problems += error.problems
     if problems:
@@ -77,6 +75,8 @@ def _value(key: str, text: str, channels: int) -> Any:
     if key == "caption":
         return text
     value = _shaped(key, parse_yaml(text, f"--input {key}"))
+    if key == "class_label" and isinstance(value, int | float):
+        return text.strip()  # a name, before it is a number: 007 is not 7
     if key in (*PICTURES, "embedding") and isinstance(value, str):
         example = "vectors.npy" if key == "embedding" else "photo.png"
         raise ConfigError(f"--input {key}={clean(text, 100)}: expected a file, such as {key}=@{clean(text or example)}")
@@ -191,41 +191,9 @@ def _labels(value: Any, count: int | None, where: str) -> Any:
 def name_classes(
     inputs: Mapping[str, Any], class_names: Mapping[str, Sequence[str]], classes: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """`inputs` with class names turned into numbers, and every class number checked against the count.
-
-    `class_names` and `classes` (counts) are what the data, or the trained model, says of each key.
-    Raises :class:`ConfigError` with all mistakes.
-    """
-    import numpy as np
-
-    out = dict(inputs)
-    problems: list[str] = []
-
-    def number(key: str, label: Any) -> int:
-        names = list(class_names.get(key, ()))
-        count = (classes or {}).get(key) or len(names)
-        if isinstance(label, str):
-            if label in names:
-                return names.index(label)
-            listed = ", ".join(clean(name, 60) for name in names[:12])
-            known = f" (known: {listed}{', ...' if len(names) > 12 else ''})" if names else ""
-            fix = "" if names else "; the data has no class names, give the class's number"
-            problems.append(f"{key}: no class named '{clean(label, 60)}'{suggest(label, names)}{known}{fix}")
-        elif count and not 0 <= label < count:
-            problems.append(f"{key}: no class {label}; there are {count} (0 to {count - 1})")
-        return label if isinstance(label, int) else 0
-
-    if isinstance(label := out.get("class_label"), int | str):
-        out["class_label"] = number("class_label", label)
-    if (labels := out.get("box_labels")) is not None:
-        out["box_labels"] = np.array([number("box_labels", v) for v in list(_items(labels))], dtype=np.int64)
-    if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
-    return out
-
-
-def _items(labels: Any) -> Iterable[Any]:
-    return labels.tolist() if hasattr(labels, "tolist") else labels
+    """`inputs` with the classes that a user named turned into indices (:mod:`ldm_core.class_names`), each checked
+    against the count. Raises :class:`ConfigError` with all mistakes."""
+    return class_indices(inputs, class_names, classes, said=True)
 
 
 def require_readers(inputs: Iterable[str], reads: Mapping[str, Iterable[str]], fix: str = "") -> None:

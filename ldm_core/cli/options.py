@@ -90,6 +90,11 @@ def json_option() -> click.Option:
     return _flag("--json", "One JSON document on stdout, all else on stderr.")
 
 
+def force_option(help: str) -> click.Option:
+    """``--force``: files that are in the way may be replaced."""
+    return _flag("--force", help)
+
+
 def settings_argument() -> click.Argument:
     """The ``KEY=VALUE`` arguments of a subcommand."""
     return click.Argument(["settings"], nargs=-1, metavar="[KEY=VALUE]...", callback=_only_settings)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from ldm_core.cli.options import input_options, json_option, place_and_settings, weights_options
+from ldm_core.cli.options import force_option, input_options, json_option, place_and_settings, weights_options
 
 
 def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
@@ -42,21 +41,36 @@ def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
             if settings:
                 pipeline = pipeline.with_settings([*named, *settings])
             inputs = _inputs(options, pipeline)
-            images = _draw(pipeline, prompts, inputs, seeds, {**options, "guidance": guidance})
-        files, grid = _write(images, options["out"])
+            output = _output(pipeline, prompts, inputs, seeds, options)
+            with output.kept(options["batch"] or pipeline.recipe.sample.batch):
+                _draw(pipeline, prompts, inputs, seeds, {**options, "guidance": guidance, "done": output.take})
+        grid = output.sheet()
         document.update(
-            status="done",
-            out=options["out"],
-            grid=grid,
-            weights_sha256=pipeline.weights,
-            images=[
-                {"path": path, "prompt": image.prompt, "seed": image.seed}
-                for path, image in zip(files, images, strict=True)
-            ],
+            status="done", out=output.folder.url, grid=grid, weights_sha256=pipeline.weights, images=output.written
         )
         if not options["json_flag"]:
-            say("\n".join([*files, grid]))
+            say("\n".join([*output.files, grid, *filter(None, [output.left_out()])]))
     return 0
+
+
+def _output(
+    pipeline: Any, prompts: list[str], inputs: dict[str, Any], seeds: list[int] | None, options: Mapping[str, Any]
+) -> Any:
+    """Where the pictures go, found to be free and writable before anything is sampled."""
+    from ldm_core.cli.sample_output import Output, file_name
+    from ldm_core.picture_folder import PictureFolder
+    from ldm_core.sample_arguments import require_arguments
+    from ldm_core.sample_rows import rows_of, seeds_of
+
+    require_arguments({"prompts": prompts or None, "images": options["images"], "seeds": seeds})
+    count = options["images"] or (len(seeds) if seeds else None)
+    rows = rows_of(pipeline.recipe, prompts or None, inputs or None, None, count)
+    every = seeds_of(pipeline.recipe, rows, options["seed"], seeds)
+    names = [
+        file_name(i, seed, str(row.get("caption", ""))) for i, (seed, row) in enumerate(zip(every, rows, strict=True))
+    ]
+    folder = PictureFolder.take(options["out"], "samples", names, force=bool(options["force_flag"]))
+    return Output(folder, names, every, rows, pipeline.class_names)
 
 
 def _model(places: Sequence[str], weights: str | None) -> str:
@@ -103,6 +117,7 @@ def read_prompts(url: str | None) -> list[str]:
 
 
 def _inputs(options: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
+    from ldm_core.class_names import counts_of
     from ldm_core.cli.inputs import fit_inputs, name_classes, read_inputs, require_readers, taken_sizes
 
     recipe = pipeline.recipe
@@ -114,20 +129,13 @@ def _inputs(options: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
         image_channels=recipe.image_channels,
     )
     require_readers(inputs, {c.name: c.config.reads for c in recipe.conditioners})
-    counts = {
-        key: c.config.classes
-        for c in recipe.conditioners
-        if isinstance(getattr(c.config, "classes", None), int) and c.config.classes > 0
-        for key in c.config.reads
-        if key in ("class_label", "box_labels")
-    }
-    inputs = name_classes(inputs, pipeline.class_names, counts)
+    inputs = name_classes(inputs, pipeline.class_names, counts_of(recipe))
     return fit_inputs(inputs, recipe.image_size, recipe.data.fit, taken=taken_sizes(recipe))
 
 
 def _draw(
     pipeline: Any, prompts: list[str], inputs: dict[str, Any], seeds: list[int] | None, options: Mapping[str, Any]
-) -> list[Any]:
+) -> None:
     from ldm_core.cli.console import Progress
 
     bar = Progress(quiet=bool(options["quiet_flag"]))
@@ -140,7 +148,7 @@ def _draw(
         bar.ldm_step("samples", progress.step, {})
 
     try:
-        images: list[Any] = pipeline.sample(
+        pipeline.sample(
             prompts or None,
             inputs=inputs or None,
             images=options["images"],
@@ -155,10 +163,10 @@ def _draw(
             batch=options["batch"],
             strict=bool(options["strict_flag"]),
             callback=show,
+            done=options["done"],
         )
     finally:
         bar.close()
-    return images
 
 
 def _beginning(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,29 +190,6 @@ def _guidance(text: str | None) -> float | str | None:
         return None if text is None else float(text)
     except ValueError:
         return text
-
-
-def _write(images: Sequence[Any], out: str) -> tuple[list[str], str]:
-    """Write each image, and all on one sheet; returns their URLs."""
-    from ldm_core import images as pictures
-    from ldm_core import storage
-
-    storage.make_folder(out)
-    files = []
-    for i, image in enumerate(images):
-        files.append(storage.join(out, file_name(i, image.seed, image.prompt)))
-        storage.atomic_write(files[-1], pictures.png_bytes(image.image, image.metadata))
-    captions = [image.prompt for image in images]
-    sheet = pictures.grid([image.image for image in images], captions if any(captions) else None, cell=64)
-    grid = storage.join(out, "grid.png")
-    storage.atomic_write(grid, pictures.png_bytes(sheet))
-    return files, grid
-
-
-def file_name(index: int, seed: int, prompt: str) -> str:
-    """``0003-seed7-a-red-circle.png``: tells images apart in a listing; the whole prompt is in the metadata."""
-    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")[:40].rstrip("-_")
-    return "-".join(filter(None, (f"{index:04d}", f"seed{seed}", words))) + ".png"
 
 
 command = click.Command(
@@ -260,9 +245,17 @@ command = click.Command(
             ["--batch"],
             type=click.IntRange(min=1),
             metavar="N",
-            help="Images sampled together; changes the speed, not the images.",
+            help=(
+                "Images sampled together; changes the speed. A few pixels may differ by 1/255, as sums of other sizes "
+                "are rounded otherwise."
+            ),
         ),
-        click.Option(["--out"], metavar="FOLDER", default="samples", show_default=True, help="Where the PNGs go."),
+        click.Option(
+            ["--out"],
+            metavar="FOLDER",
+            help="Where the PNGs go.  [default: samples or, where that is there, samples-2, samples-3, ...]",
+        ),
+        force_option("Overwrite pictures of the same names in --out."),
         click.Option(["--device"], metavar="NAME", help="cpu, cuda, ...  [default: cuda where there is one]"),
         click.Option(
             ["--precision"],
@@ -282,7 +275,8 @@ command = click.Command(
     help=(
         "Sample images from MODEL_URL, a run's folder or its model.safetensors (a path or any fsspec URL), or weights "
         "of another program that an installed codec knows (.ckpt, .safetensors, a folder of diffusers). Writes a PNG "
-        "for each, with prompt, seed, recipe and the weights' hash in its metadata, and all of them as grid.png. "
+        "for each as soon as its batch is done, with prompt, seed, inputs, recipe and the weights' hash in its "
+        "metadata, and all of them as grid.png. Nothing that is there is overwritten. "
         "KEY=VALUE chooses the sampling anew (guidance.scale=3, time_grid=legacy), gives options of a codec "
         "(codec.ema=false), and says of foreign weights what nothing else does (denoiser.heads=8, image_size=512)."
     ),

@@ -38,7 +38,13 @@ def wanted(
     dataset, _ = held_out(reads)
     rows = Examples(dataset, recipe.image_size, recipe.data, list(reads)).first(recipe.sample.images)
     captions = [{"caption": prompts[i % len(prompts)]} if prompts else {} for i in range(len(rows))]
-    return [{**row, **caption} for row, caption in zip(rows, captions, strict=True)]
+    return [{**_indexed(row), **caption} for row, caption in zip(rows, captions, strict=True)]
+
+
+def _indexed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of data, whose class is an index whatever the classes are called."""
+    label = row.get("class_label")
+    return {**row, "class_label": np.int64(label)} if isinstance(label, int) else dict(row)
 
 
 def sample(

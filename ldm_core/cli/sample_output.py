@@ -1,0 +1,117 @@
+"""What ``sample`` leaves: a PNG for each image as soon as its batch is done, and one sheet of them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ldm_core import images
+from ldm_core.cli.output import say
+from ldm_core.errors import ConfigError, Interrupted, LDMError
+from ldm_core.picture_folder import PictureFolder
+from ldm_core.specs import DataInfo
+
+SHEET = "grid.png"
+_ROOM = 50_000_000  # pixels of a sheet; more pictures than that are in the folder alone
+_KINDS = {"image": "image", "segmentation": "map", "mask": "map", "boxes": "boxes", "box_labels": "per_box"}
+
+
+class Output:
+    """The pictures of one sampling, from the first to their sheet.
+
+    `names`: of their files; `seeds` and `rows`: what each is made from.
+    """
+
+    def __init__(
+        self,
+        folder: PictureFolder,
+        names: Sequence[str],
+        seeds: Sequence[int],
+        rows: Sequence[Mapping[str, Any]],
+        class_names: Mapping[str, Sequence[str]],
+    ) -> None:
+        self.folder, self._names, self._seeds, self._rows = folder, names, seeds, rows
+        self._at = 0  # the next image; those that are not finite never come
+        self._info = DataInfo(keys=_KINDS, class_names={k: tuple(v) for k, v in class_names.items()})
+        self.written: list[dict[str, Any]] = []
+        self._shown: list[tuple[Any, Mapping[str, Any]]] = []
+        self._room = _ROOM
+
+    def take(self, batch: Sequence[Any]) -> None:
+        """Write the images of a batch."""
+        for image in batch:
+            while self._seeds[self._at] != image.seed:
+                self._at += 1
+            row = self._rows[self._at]
+            url = self.folder.write(self._names[self._at], images.png_bytes(image.image, image.metadata))
+            self._at += 1
+            about = {k: v for k, v in image.metadata.items() if k in row and k != "caption"}
+            self.written.append({"path": url, "prompt": image.prompt, "seed": image.seed, **about})
+            height, width = image.image.shape[1:]
+            self._room -= 3 * max(128, width) * (max(128, height) + 100)
+            if self._room > 0 or not self._shown:
+                self._shown.append((image, row))
+
+    @property
+    def files(self) -> list[str]:
+        """The URLs of the pictures that are written."""
+        return [each["path"] for each in self.written]
+
+    def sheet(self) -> str:
+        """Write the sheet of the pictures that there are; its URL, empty where there are none."""
+        from ldm_core.training import sample_sheets
+
+        if not self._shown:
+            return ""
+        rows = [row for _, row in self._shown]
+        sheet = sample_sheets.sheet([image for image, _ in self._shown], rows, self._info)
+        return self.folder.write_beside(SHEET, images.png_bytes(sheet, {"software": "ldm-core"}))
+
+    def left_out(self) -> str:
+        """A line on the pictures that the sheet has no room for; empty where it shows all."""
+        shown = len(self._shown)
+        return f"the sheet shows the first {shown} of them" if shown < len(self.written) else ""
+
+    @contextlib.contextmanager
+    def kept(self, batch: int) -> Iterator[None]:
+        """Whatever ends the block: the pictures that are finished stay, with a sheet, and how many is said.
+
+        Raises :class:`Interrupted` for Ctrl-C, :class:`ConfigError` where the memory does not suffice for `batch`
+        images at once.
+        """
+        try:
+            yield
+        except BaseException as error:
+            with contextlib.suppress(LDMError):
+                self.sheet()
+            self.folder.leave()
+            count = len(self.written)
+            told = f"{count} of {len(self._names)} pictures are finished and lie in {self.folder.url}"
+            if isinstance(error, KeyboardInterrupt):
+                told = told if count else "no picture was finished"
+                raise Interrupted(f"{told}; the same command draws all of them anew, into another --out") from None
+            if (short := _out_of_memory(error)) is not None:
+                more = f" ({told})" if count else ""
+                raise ConfigError(
+                    f"memory does not suffice for {batch} images at once{short}; set --batch{more}"
+                ) from None
+            if count:
+                say(told, err=True)
+            raise
+
+
+def _out_of_memory(error: BaseException) -> str | None:
+    """Where an error is the lack of memory, what it says of it in brackets; None else."""
+    kind, text = type(error).__name__, str(error)
+    if kind in ("OutOfMemoryError", "MemoryError") or (kind == "RuntimeError" and "not enough memory" in text):
+        first = text.partition("\n")[0][:120]
+        return f" ({first})" if first else ""
+    return None
+
+
+def file_name(index: int, seed: int, prompt: str) -> str:
+    """``0003-seed7-a-red-circle.png``: tells images apart in a listing; the whole prompt is in the metadata."""
+    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")[:40].rstrip("-_")
+    return "-".join(filter(None, (f"{index:04d}", f"seed{seed}", words))) + ".png"
