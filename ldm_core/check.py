@@ -297,6 +297,12 @@ def _data(recipe: Recipe, info: DataInfo) -> Iterable[str]:
                     f"conditioner '{part.name}' reads '{key}', which {where} does not offer (it offers: {offered}); "
                     f"say where the data has it, such as dataset.read='{{{key}: title}}', or drop the conditioner"
                 )
+    yield from class_misfits(recipe, info)
+
+
+def class_misfits(recipe: Recipe, info: DataInfo) -> Iterable[str]:
+    """One line for each conditioner that is built for fewer classes than the data has."""
+    for part in recipe.conditioners:
         yield from _classes(part, info)
 
 

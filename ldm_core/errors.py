@@ -28,6 +28,10 @@ class DataError(LDMError):
     """Images or annotations that cannot be read, or that lack what a part needs."""
 
 
+class NoSplit(DataError):
+    """Data that has no split of the name that was asked for, and is all right otherwise."""
+
+
 class StorageError(LDMError):
     """A path or URL that cannot be read or written."""
 

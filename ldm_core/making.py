@@ -9,7 +9,7 @@ import attrs
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import EMPTY, DataInfo, Site
 from ldm_core.data_cache import DataCache
-from ldm_core.errors import ComponentError, DataError
+from ldm_core.errors import ComponentError, DataError, NoSplit
 from ldm_core.recipe import MixturePart, Part, Recipe
 
 
@@ -33,7 +33,7 @@ def make_dataset(recipe: Recipe, catalog: Catalog, like: DataInfo | None = None,
     """The recipe's data set (torch-free); `changes` replace fields of its config, e.g. ``split="val"``.
 
     Of several that are mixed, `changes` leave out those whose config has no such field and those that the change
-    leaves without data (no such split); DataError where that leaves none. The examples of the others then take turns,
+    leaves without data (NoSplit); the same where that leaves none. The examples of the others then take turns,
     so that the first few are of all of them. `like`, what the training data offers, keeps the numbers of its classes.
     """
     cache = DataCache(recipe.data.cache, recipe.data.cache_bytes) if recipe.data.cache else None
@@ -44,19 +44,38 @@ def make_dataset(recipe: Recipe, catalog: Catalog, like: DataInfo | None = None,
 
     members, parts = recipe.dataset.members, []
     labels, weights = labels_of(members), recipe.dataset.weights or (None,) * len(members)
-    problem: DataError | None = None
+    problem: NoSplit | None = None
     for member, label, weight in zip(members, labels, weights, strict=True):
         if not all(hasattr(member.config, field) for field in changes):
             continue
         try:
             parts.append((label, make(_changed(member, changes), site, catalog), weight))
-        except DataError as error:
+        except NoSplit as error:
             if not changes:
                 raise
             problem = error
     if not parts:
-        raise problem or DataError(f"no data set of the mixture has the setting '{next(iter(changes))}'")
+        raise problem or NoSplit(f"no data set of the mixture has the setting '{next(iter(changes))}'")
     return Mixture(parts, like, spread=bool(changes))
+
+
+def held_out_data(recipe: Recipe, catalog: Catalog, info: DataInfo) -> Any | None:
+    """The held-out examples (the split ``val``) of the recipe's data, their classes numbered as `info`, of the training
+    data, has them; None where it has no such split. DataError where they are there and cannot be read."""
+    if not any(hasattr(part.config, "split") for part in recipe.datasets):
+        return None
+    try:
+        dataset = make_dataset(recipe, catalog, info, split="val")
+    except NoSplit:
+        return None
+    except DataError as error:
+        raise DataError(f"held-out data: {error}") from error
+    names = dataset.class_names
+    if all(names[key] == info.class_names[key] for key in names if info.class_names.get(key)):
+        return dataset
+    from ldm_core.mixture import Mixture
+
+    return Mixture([("val", dataset, None)], info)  # it renumbers classes by their names
 
 
 def _changed(part: Part, changes: dict[str, Any]) -> Part:

@@ -50,6 +50,7 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
 
     The data is looked into first, so that class counts come from it. Raises LDMErrors with every mistake found.
     """
+    from ldm_core.data_look import look, look_at_held_out
     from ldm_core.making import data_info, make_dataset
 
     recipe = resolve(plain, catalog)
@@ -59,7 +60,9 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
     check(recipe, info)
     if problems := list(finetune.misfits(recipe)):
         raise ConfigError(problems)
-    dataset.select(dict.fromkeys(["image", *recipe.reads]))  # examples that lack a key are found now, not hours later
+    # Examples that lack a key or cannot be read at all are found now, not hours later.
+    look(dataset.select(dict.fromkeys(["image", *recipe.reads])), recipe)
+    look_at_held_out(recipe, catalog, info)
     return recipe, info
 
 

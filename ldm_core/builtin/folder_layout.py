@@ -13,7 +13,7 @@ from ldm_core import storage
 from ldm_core.builtin.folder_metadata import METADATA
 from ldm_core.builtin.reading import Sample
 from ldm_core.builtin.reading_values import ANNOTATIONS, PICTURES
-from ldm_core.errors import DataError, clean
+from ldm_core.errors import NoSplit, clean
 
 _WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
           "test": "test", "testing": "test"}  # fmt: skip
@@ -112,7 +112,7 @@ def split_word(name: str) -> str:
 def find_split(tree: Tree, split: str, title: str, left_out: LeftOut) -> str:
     """The folder of `split` with a slash behind, where folders that hold pictures are named for splits; else "".
 
-    Folders without pictures (annotations, labels) make no difference. DataError where there is no such split.
+    Folders without pictures (annotations, labels) make no difference. NoSplit where there is no such split.
     """
     pictures = [path for path in tree if is_picture(path)]
     top = ""
@@ -125,7 +125,7 @@ def find_split(tree: Tree, split: str, title: str, left_out: LeftOut) -> str:
             break
         top += next(iter(folders)) + "/"
     if split != "train":
-        raise DataError(f"{title}: no split '{split}'; it has no sub-folder of that name")
+        raise NoSplit(f"{title}: no split '{split}'; it has no sub-folder of that name")
     return ""
 
 
@@ -153,7 +153,7 @@ def _chosen(folders: Mapping[str, int], split: str, title: str, left_out: LeftOu
     meant = [folder for folder in sorted(folders) if split_word(folder) == split]
     if not exact + meant:
         found = ", ".join(clean(folder, 60) for folder in sorted(folders) if split_word(folder))
-        raise DataError(f"{title}: no split '{split}'; found {found}")
+        raise NoSplit(f"{title}: no split '{split}'; found {found}")
     for folder, count in sorted(folders.items()):
         if not split_word(folder):
             left_out.add("pictures beside the splits", f"{folder}/", count)

@@ -14,9 +14,10 @@ from ldm_core import storage
 from ldm_core.builtin.bad_examples import printable
 from ldm_core.builtin.reading import Sample
 from ldm_core.builtin.tar_headers import members
-from ldm_core.errors import DataError, StorageError
+from ldm_core.errors import DataError, NoSplit, StorageError
 
 _SPLIT_WORDS = ("train", "val", "valid", "validation", "test", "dev")
+_MEANS = {"valid": "val", "validation": "val", "dev": "val"}
 
 
 @attrs.frozen(slots=True)
@@ -45,12 +46,13 @@ def find_shards(url: str, split: str) -> tuple[list[str], list[str]]:
     splits = [split_of(shard) for shard in found]
     if not any(splits):
         if split != "train":
-            raise DataError(f"{storage.shown(url)}: no split '{split}'; no shard's name holds a split")
+            raise NoSplit(f"{storage.shown(url)}: no split '{split}'; no shard's name holds a split")
         return found, []
-    chosen = [shard for shard, its in zip(found, splits, strict=True) if its == split]
+    named = {split} if split in splits else {word for word, means in _MEANS.items() if means == split}
+    chosen = [shard for shard, its in zip(found, splits, strict=True) if its in named]
     if not chosen:
         others = ", ".join(sorted(set(splits) - {""}))
-        raise DataError(f"{storage.shown(url)}: no shards of the split '{split}'; found {others}")
+        raise NoSplit(f"{storage.shown(url)}: no shards of the split '{split}'; found {others}")
     return chosen, [shard for shard, its in zip(found, splits, strict=True) if not its]
 
 

@@ -100,7 +100,7 @@ def validation_of(work: Stages, task: DenoiserTask) -> HeldOutErrors:
     weights = "averaged weights" if task.is_averaged else "the weights as they are"
     work.run.say(
         f"denoiser: validated on {count} {'held-out' if is_held_out else 'training'} images with {weights}"
-        + ("" if is_held_out else " (the data has no held-out ones)")
+        + ("" if is_held_out else f" ({work.without})")
     )
     settings = attrs.evolve(recipe.data, keep=0)
     return HeldOutErrors(task, Examples(data, recipe.image_size, settings, keys), recipe.reads, count, work.run.world)

@@ -13,6 +13,7 @@ from ldm_core.builtin.bad_examples import TooManyBad, printable
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import DataInfo, FirstStage
 from ldm_core.errors import CheckpointError, DataError
+from ldm_core.making import held_out_data
 from ldm_core.pipeline import load_stage
 from ldm_core.recipe import Recipe, digest
 from ldm_core.training import final_samples, latents, latents_encode, world
@@ -57,6 +58,9 @@ class Stages:
         self.stage_url = storage.join(out, artifacts.STAGE_FILE)
         self.samples_url = storage.join(out, "samples.png")
         self._dataset: Any = None
+        self._held_out: tuple[Any] | None = None
+        self.without = ""
+        """Why training data stands in for held-out data, where it does."""
         self._stage: FirstStage | None = None
 
     @property
@@ -73,14 +77,18 @@ class Stages:
         return self.dataset.select(dict.fromkeys(["image", *self.recipe.reads]))
 
     def held_out(self, keys: Sequence[str] = ("image",)) -> tuple[Any, bool]:
-        """Held-out data with `keys`, and whether it is: a data set without such a split gives its training data."""
-        if any(hasattr(part.config, "split") for part in self.recipe.datasets):
+        """Held-out data with `keys`, and whether it is: where there is none, or some of it lacks a key, the training
+        data stands in, and `without` says why. DataError where it is there and cannot be read."""
+        if self._held_out is None:
+            self._held_out = (held_out_data(self.recipe, self.catalog, self.info),)
+        (data,) = self._held_out
+        self.without = "the data has no held-out ones"
+        if data is not None:
             try:
-                data = make_dataset(self.recipe, self.catalog, self.info, split="val")
                 data.select(keys)
                 return data, True
-            except DataError:
-                pass
+            except DataError as error:
+                self.without = f"the held-out ones do not do: {error}"
         return self.dataset, False
 
     def prepare(self, stages: Sequence[str]) -> None:
