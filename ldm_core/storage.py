@@ -278,7 +278,7 @@ def _glob(url: str) -> list[str]:
 
     def find() -> list[str]:
         fs.invalidate_cache()
-        return sorted(fs.glob(inner))
+        return sorted(name for name, entry in fs.glob(inner, detail=True).items() if not remote.is_marker(entry))
 
     with reported("list", url):
         found = retrying("list", url, find)

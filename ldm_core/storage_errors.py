@@ -47,6 +47,10 @@ class ShortError(EOFError):
     """Less or other bytes came than the storage had announced."""
 
 
+class LostError(ShortError):
+    """A storage that says to have done something, and has not."""
+
+
 class ChangedError(OSError):
     """The file was replaced while it was read: all of it is to be read again."""
 
@@ -211,6 +215,10 @@ def _said(status: int, code: str, url: str) -> str | None:
     if code == "NoSuchBucket":
         bucket = re.sub(r"^\w+://", "", url).split("/")[0]
         return f"there is no bucket '{bucket}'; check the spelling, or make it"
+    if code == "RequestTimeTooSkewed":
+        return f"the clock of this machine is too far from the storage's ({code}); set it right and start again"
+    if code == "NoSuchUpload":
+        return "the storage knows the upload no more (NoSuchUpload); start again"
     if code in _EXPIRED:
         return f"the credentials have expired ({code}); get new ones and start again"
     if code in _DENIED or status in (401, 403):

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
-import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ldm_core.errors import StorageError
-from ldm_core.storage_errors import ChangedError, ReplacedError, root_of, status_of
+from ldm_core.storage_errors import ChangedError, ReplacedError
 from ldm_core.storage_options import WEB, filesystem
+from ldm_core.storage_parallel import at_once
 from ldm_core.storage_paths import protocol, short
-from ldm_core.storage_remote import Download, family, md5_of, send
+from ldm_core.storage_remote import Download, family
 from ldm_core.storage_retry import retrying
+from ldm_core.storage_upload import Upload, write_new, write_parts, write_whole
 
-S = TypeVar("S")
-T = TypeVar("T")
 READ_PART = 32 * 2**20
-"""Bytes of a request; a longer read is made of several, :data:`AT_ONCE` at a time."""
+"""Bytes of a request; a longer read is made of several, a few at a time."""
 WRITE_PART = 16 * 2**20
 """Bytes of a part of an upload; a file of up to twice as many goes in one request. S3 takes 10,000 parts."""
 BLOCK = 8 * 2**20
 """Bytes that a file which is read by position fetches at a time."""
-AT_ONCE = 4
 
 
 def read(url: str, start: int, stop: int | None) -> bytes:
@@ -59,18 +55,6 @@ def _read(fs: Any, inner: str, url: str, start: int, stop: int | None) -> bytes:
     rest = [Download(fs, inner, at, min(at + READ_PART, ends), mark=first.mark) for at in range(end, ends, READ_PART)]
     parts = at_once(lambda each: retrying("read", url, each.attempt, each.progress), rest)
     return b"".join([data, *parts])
-
-
-def at_once(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
-    """`work` of every item, a few at a time; the first failure keeps those that wait from being started."""
-    pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="ldm-storage")
-    try:
-        futures = [pool.submit(work, item) for item in items]
-        wait(futures, return_when=FIRST_EXCEPTION)
-        failed = next((f for f in futures if f.done() and f.exception() is not None), None)
-        return [failed.result()] if failed is not None else [future.result() for future in futures]
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 class RemoteFile(io.RawIOBase):
@@ -135,61 +119,11 @@ def write(url: str, data: bytes | Path) -> None:
             retrying("write", url, lambda: fs.pipe_file(inner, data))
         return
     bucket, key, _ = fs.split_path(inner)
+    upload = Upload(fs, bucket, key, data, size, url)
     if size > 2 * WRITE_PART:
-        _in_parts(fs, bucket, key, data, size, url)
-        return
-    whole = data.read_bytes() if isinstance(data, Path) else data
-    retrying("write", url, lambda: send(fs, "put_object", whole, Bucket=bucket, Key=key))
-
-
-def _in_parts(fs: Any, bucket: str, key: str, data: bytes | Path, size: int, url: str) -> None:
-    length = max(WRITE_PART, -(-size // 9000))
-    place = {"Bucket": bucket, "Key": key}
-    upload = retrying("write", url, lambda: fs.call_s3("create_multipart_upload", **place))["UploadId"]
-    place["UploadId"] = upload
-
-    def part(number: int) -> dict[str, Any]:
-        piece = _slice(data, number * length, min(length, size - number * length))
-        answer = retrying("write", url, lambda: send(fs, "upload_part", piece, PartNumber=number + 1, **place))
-        return {"PartNumber": number + 1, "ETag": answer["ETag"], "md5": md5_of(answer)}
-
-    try:
-        parts = at_once(part, range(-(-size // length)))
-        listed = [{k: v for k, v in each.items() if k != "md5"} for each in parts]
-        joined = hashlib.md5(b"".join(bytes.fromhex(each["md5"]) for each in parts), usedforsecurity=False).hexdigest()
-        mark = f"{joined}-{len(parts)}" if all(each["md5"] for each in parts) else ""
-        _complete(fs, place, listed, url, size, mark)
-    except BaseException:
-        with contextlib.suppress(Exception):  # what failed is what counts; S3 can be told to drop what is left
-            fs.call_s3("abort_multipart_upload", **place)
-        raise
-
-
-def _complete(fs: Any, place: dict[str, str], parts: list[dict[str, Any]], url: str, size: int, mark: str) -> None:
-    """Make an object of its parts. A repeated request may find that the first one, whose answer was lost, did it."""
-    asked = 0
-
-    def complete() -> None:
-        nonlocal asked
-        asked += 1
-        try:
-            fs.call_s3("complete_multipart_upload", MultipartUpload={"Parts": parts}, **place)
-        except FileNotFoundError:
-            if asked == 1:
-                raise
-            there = fs.info(f"{place['Bucket']}/{place['Key']}")
-            if there["size"] != size or (mark and str(there.get("ETag", "")).strip('"') != mark):
-                raise
-
-    retrying("write", url, complete)
-
-
-def _slice(data: bytes | Path, start: int, length: int) -> bytes | memoryview:
-    if not isinstance(data, Path):
-        return memoryview(data)[start : start + length]
-    with data.open("rb") as file:
-        file.seek(start)
-        return file.read(length)
+        write_parts(upload, max(WRITE_PART, -(-size // 9000)))
+    else:
+        write_whole(upload)
 
 
 def writable(url: str) -> tuple[Any, str]:
@@ -199,7 +133,6 @@ def writable(url: str) -> tuple[Any, str]:
     return filesystem(url)
 
 
-_WRITER = "ldm-writer"
 _CREATING = threading.Lock()  # fsspec's memory looks first and writes then
 
 
@@ -208,7 +141,7 @@ def create(url: str, data: bytes) -> bool:
     fs, inner = writable(url)
     if family(fs) == "s3":
         bucket, key, _ = fs.split_path(inner)
-        return _create_object(fs, {"Bucket": bucket, "Key": key}, data, url)
+        return write_new(Upload(fs, bucket, key, data, len(data), url), data)
 
     def attempt() -> bool:
         try:
@@ -221,40 +154,21 @@ def create(url: str, data: bytes) -> bool:
     return retrying("write", url, attempt)
 
 
-def _create_object(fs: Any, place: dict[str, str], data: bytes, url: str) -> bool:
-    # A request whose answer was lost is sent again, by aiohttp too, without a word; the object then says whose it is.
-    mine = {_WRITER: secrets.token_hex(16)}
-
-    def put() -> bool:
-        try:
-            send(fs, "put_object", data, IfNoneMatch="*", Metadata=mine, **place)
-        except Exception as error:
-            if isinstance(error, FileExistsError) or status_of(root_of(error))[0] == 412:
-                return False
-            raise
-        return True
-
-    def whose() -> bool:
-        try:
-            there: bool = fs.call_s3("head_object", **place).get("Metadata", {}).get(_WRITER) == mine[_WRITER]
-        except FileNotFoundError:  # removed since
-            return False
-        return there
-
-    return retrying("write", url, put) or retrying("write", url, whose)
-
-
 def entries(url: str | os.PathLike[str], *, recursive: bool) -> list[dict[str, Any]]:
     """fsspec's details of the files in a remote folder, as they are now."""
     fs, inner = filesystem(url)
 
     def attempt() -> list[dict[str, Any]]:
         fs.invalidate_cache()
-        if recursive:
-            return list(fs.find(inner, detail=True).values())
-        return [entry for entry in fs.ls(inner, detail=True) if entry["type"] == "file"]
+        found = list(fs.find(inner, detail=True).values()) if recursive else fs.ls(inner, detail=True)
+        return [entry for entry in found if entry["type"] != "directory" and not is_marker(entry)]
 
     return retrying("list", url, attempt)
+
+
+def is_marker(entry: Mapping[str, Any]) -> bool:
+    """Whether an object stands for a folder, as browsers of S3 make them: no bytes, and a name that ends with a "/"."""
+    return str(entry["name"]).endswith("/") and not entry.get("size")
 
 
 def details(url: str | os.PathLike[str], doing: str = "read") -> dict[str, Any]:

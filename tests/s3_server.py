@@ -17,13 +17,31 @@ from typing import Literal
 import attrs
 import pytest
 
-Fault = Literal["500", "503", "403", "reset", "lost", "short", "flip", "stall", "stall_write"]
-"""500, 503 and 403: answered so, as S3 does (InternalError, SlowDown, ExpiredToken). reset: the connection is reset in
+Fault = Literal[
+    "500", "503", "403", "404", "skewed", "refused", "reset", "lost", "short", "flip", "stall", "stall_write",
+    "empty", "space", "page", "error", "empty, but done", "page, but done",
+]  # fmt: skip
+"""empty, space, page, error: 200 with nothing, white space, a web page or an ``<Error>``, and nothing is done unless
+it says so. 500, 503, 403, 404, skewed, refused: answered so, as S3 does (InternalError, SlowDown, ExpiredToken,
+NoSuchUpload, RequestTimeTooSkewed, AccessDenied). reset: the connection is reset in
 the middle of the body, the request's where it has one, else the answer's. lost: the request is done, its answer never
 comes. short: the answer's body ends early. flip: one byte of it is another. stall: half of the answer comes, then
 nothing. stall_write: half of the request is taken, then nothing."""
 
-_CODES = {"500": "InternalError", "503": "SlowDown", "403": "ExpiredToken"}
+_CODES = {
+    "500": "InternalError",
+    "503": "SlowDown",
+    "403": "ExpiredToken",
+    "404": "NoSuchUpload",
+    "skewed": "RequestTimeTooSkewed",
+    "refused": "AccessDenied",
+}
+_PAGES = {
+    "empty": "",
+    "space": " \n" * 20,
+    "page": "<!DOCTYPE html><html><body>Log in to this network</body></html>",
+    "error": '<?xml version="1.0"?><Error><Code>InternalError</Code><Message>says the test</Message></Error>',
+}
 _HALVES = ("reset", "short", "flip", "stall")
 
 
@@ -145,7 +163,14 @@ class FaultProxy:
             writer.write(_refusal(fault, request.method))
             await writer.drain()
             return
+        page, _, done = fault.partition(", ")
+        if page in _PAGES and not done:
+            writer.write(_page(page, request.method))
+            await writer.drain()
+            return
         answer = await self._forward(request, body)
+        if page in _PAGES:
+            answer = _page(page, request.method)
         if fault in ("lost", "stall_write") or (fault in _HALVES and not _body_of(answer)):
             if fault in ("stall", "stall_write"):
                 await _until_gone(writer)
@@ -217,8 +242,14 @@ def _until_gone(writer: asyncio.StreamWriter) -> Awaitable[None]:
     return wait()
 
 
-def _refusal(status: str, method: str) -> bytes:
-    code = _CODES[status]
+def _page(page: str, method: str) -> bytes:
+    body = _PAGES[page].encode() if method != "HEAD" else b""
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return head.encode() + body
+
+
+def _refusal(fault: str, method: str) -> bytes:
+    code, status = _CODES[fault], fault if fault.isdigit() else "403"
     body = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{code}, says the test</Message></Error>'.encode()
     if method == "HEAD":
         body = b""

@@ -14,7 +14,7 @@ import attrs
 import pytest
 from s3_server import SECRET, Fault, FaultProxy, Request, fault_proxy, put_object, s3_server
 
-from ldm_core import storage, storage_retry, storage_transfer
+from ldm_core import storage, storage_parallel, storage_retry, storage_transfer
 from ldm_core.errors import StorageError
 from ldm_core.settings import StorageSettings
 
@@ -168,7 +168,7 @@ def test_what_lasts_ends_in_time_and_says_what_it_was(faulty: FaultProxy, way: s
     assert str(caught.value).startswith("cannot " + ("write" if way == "write" else "read") + " s3://box/lasting/file")
     if fault == "403":
         # parts that were on their way already were refused as well, none was sent again
-        assert faulty.broken <= storage_transfer.AT_ONCE
+        assert faulty.broken <= storage_parallel.AT_ONCE
     else:
         assert "(tried" in str(caught.value)
     faulty.heal()
