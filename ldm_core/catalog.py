@@ -142,6 +142,11 @@ class Catalog:
         """Names and presets of a kind, sorted."""
         return sorted({n for k, n in (*self._entries, *self._presets) if k == kind})
 
+    def lacking(self, parts: Iterable[tuple[str, str]]) -> list[str]:
+        """First-party distributions that bring what of `parts`, (kind, name), is not installed; each once."""
+        found = (FIRST_PARTY.get((kind, name)) for kind, name in parts if name not in self.names(kind))
+        return list(dict.fromkeys(distribution for distribution in found if distribution))
+
     def get(self, kind: str, name: str) -> tuple[Entry, Any]:
         """Look up a component or preset: (entry, preset's config or None).
 

@@ -27,9 +27,13 @@ from cattrs.gen import make_dict_structure_fn
 from ldm_core.documents import not_unicode
 from ldm_core.documents import parse_yaml as parse_yaml
 from ldm_core.errors import ConfigError, clean, quoted, suggest
+from ldm_core.key_hints import key_hint
 
 T = TypeVar("T")
 _NOTHING = object()
+
+
+_LARGEST = 10**300
 
 
 class _Mismatch(ValueError):
@@ -41,6 +45,8 @@ def _show(value: Any) -> str:
 
 
 def _integer(value: Any, _: Any) -> int:
+    if isinstance(value, float) and value.is_integer() and 100 <= abs(value) < 2**53:
+        return int(value)  # 1e5, as people write a number of steps; 4.0 is no count
     if isinstance(value, bool) or not isinstance(value, int):
         raise _Mismatch(f"expected an integer, got {_show(value)}")
     return value
@@ -49,6 +55,8 @@ def _integer(value: Any, _: Any) -> int:
 def _float(value: Any, _: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _Mismatch(f"expected a number, got {_show(value)}")
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise _Mismatch(f"expected a number, got {_show(value)}, which is too large")
     if not math.isfinite(value):
         raise _Mismatch(f"expected a finite number, got {_show(value)}")
     return float(value)
@@ -118,7 +126,9 @@ def make_converter() -> Converter:
 
         def structure(value: Any, _: Any) -> Any:
             if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-                raise _Mismatch(f"expected a list, got {_show(value)}")
+                row = isinstance(value, str) and "," in value and value[:1] != "["
+                hint = f"; lists stand in brackets: '[{clean(value, 80)}]'" if row else ""
+                raise _Mismatch(f"expected a list, got {_show(value)}{hint}")
             if length is not None and len(value) != length:
                 raise _Mismatch(f"expected {length} values, got {_show(value)}")
             out, errors = [], []
@@ -188,7 +198,7 @@ def _explain(error: BaseException, path: str) -> Iterable[str]:
             if isinstance(sub, ForbiddenExtraKeysError):
                 known = [a.name for a in attrs.fields(sub.cl)] if attrs.has(sub.cl) else []
                 for key in sorted(sub.extra_fields, key=str):
-                    hint = suggest(str(key), known) or f" (known: {', '.join(known) or 'none'})"
+                    hint = key_hint(path, str(key), known) or f" (known: {', '.join(known) or 'none'})"
                     yield f"{path}.{clean(key, 60)}".lstrip(".") + f": unknown key{hint}"
             elif note is None and isinstance(sub, ValueError) and attrs.has(error.cl):
                 yield _of_validator(sub, error.cl, path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -12,8 +12,9 @@ from ldm_core import config as _config
 from ldm_core.catalog import Catalog
 from ldm_core.component import Component
 from ldm_core.contracts import DataInfo, Site
-from ldm_core.errors import ComponentError, ConfigError, clean, quoted, suggest
+from ldm_core.errors import ComponentError, ConfigError, clean, quoted
 from ldm_core.finetune import with_hash
+from ldm_core.key_hints import key_hint
 from ldm_core.recipe import (
     DEFAULTS,
     LISTS,
@@ -53,7 +54,7 @@ def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = 
     known = ["image_size", "image_channels", "seed", "scale", *SINGLE, *LISTS, *SECTIONS]
     for key in plain:
         if key not in known:
-            hint = suggest(str(key), known) or " (known: " + ", ".join(known) + ")"
+            hint = key_hint("", str(key), known) or " (known: " + ", ".join(known) + ")"
             problems.append(f"{clean(key, 60)}: unknown key{hint}")
     small = plain.get("scale", "paper")
     if small not in ("paper", "small"):
@@ -74,7 +75,7 @@ def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = 
     attempt("image_channels", lambda: _one_or_three(plain.get("image_channels", 3)))
     attempt("seed", lambda: _config.structure(plain.get("seed", 0), int, "seed"))
     for key, section in SECTIONS.items():
-        attempt(key, lambda key=key, section=section: _config.structure(plain.get(key) or {}, section, key))
+        attempt(key, lambda key=key, section=section: _section(key, section, plain.get(key)))
     if plain.get("storage") and "storage" in out:
         storage.configure(out["storage"])  # trained weights are read below
     for key in [k for k in out if isinstance(out[k], EngineSettings)]:
@@ -90,8 +91,20 @@ def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = 
     for key, kind in LISTS.items():
         attempt(key, lambda key=key, kind=kind: _list(key, kind, plain.get(key) or [], around))
     if problems:
-        raise ConfigError(problems)
+        lacking = catalog.lacking(_named(plain))
+        together = [f"all that is not installed: pip install {' '.join(lacking)}"] if len(lacking) > 1 else []
+        raise ConfigError([*problems, *together])
     return Recipe(**out)
+
+
+def _named(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(kind, name) of every part that the recipe names."""
+    for key, kind in {**{kind: kind for kind in SINGLE}, **LISTS}.items():
+        value = plain.get(key, DEFAULTS.get(key))
+        for part in value if isinstance(value, list | tuple) else [value]:
+            name = part.get("use") if isinstance(part, Mapping) else part
+            if isinstance(name, str):
+                yield kind, name
 
 
 def resolve_part(kind: str, value: Any, recipe: Recipe, catalog: Catalog) -> Part:
@@ -112,6 +125,15 @@ def _without_secrets(plain: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[
         for key in secret
     ]
     return {**plain, "storage": {k: v for k, v in given.items() if k not in secret}}, lines
+
+
+def _section(key: str, section: type, value: Any) -> Any:
+    if key == "data" and isinstance(value, str) and value:
+        raise ConfigError(
+            f"data: expected a mapping of settings, got {quoted(value)}; a data set is --data {clean(value, 60)}, or "
+            "dataset: {use: folder, url: ...}"
+        )
+    return _config.structure({} if value is None or value == [] else value, section, key)
 
 
 def _size(value: Any) -> tuple[int, int]:

@@ -14,7 +14,8 @@ import attrs
 from ldm_core import config as _config
 from ldm_core.catalog import Catalog
 from ldm_core.check import sampling_misfits
-from ldm_core.errors import ComponentError, ConfigError, clean, quoted, suggest
+from ldm_core.errors import ComponentError, ConfigError, clean, quoted
+from ldm_core.key_hints import key_hint
 from ldm_core.recipe import Recipe
 from ldm_core.resolve import resolve_part
 from ldm_core.settings import SampleSettings
@@ -56,7 +57,7 @@ def with_settings(recipe: Recipe, given: Mapping[str, Any] | Iterable[str], cata
 def _changed(recipe: Recipe, key: str, value: Any, catalog: Catalog) -> Any:
     if key not in CHOICES:
         why = _ELSEWHERE.get(key) or ("is part of the trained model" if hasattr(recipe, key) else "unknown key")
-        hint = "" if hasattr(recipe, key) else suggest(key, CHOICES)
+        hint = "" if hasattr(recipe, key) else key_hint("", key, CHOICES, sampling=True)
         raise ConfigError(
             f"{clean(key, 60)}: {why}{hint}; sampling takes {', '.join(CHOICES)}, such as guidance.scale=3"
         )

@@ -90,8 +90,12 @@ def test_core_alone_says_what_it_leaves_out() -> None:
     assert (got["first_stage"], got["sampler"], got["guidance"]) == ("identity", "ddpm", "none")
     assert got["conditioners"] == []
     assert notes(parts=[])[1:] == (
-        "conditioner 'text' is not installed (pip install ldm-plugin-bert-text); going on without it",
-        "first stage 'vq_f4' is not installed (pip install ldm-plugin-vq-ae); using 'identity' instead",
+        "conditioner 'text' is not installed, going on without it; first stage 'vq_f4' is not installed, using "
+        "'identity' instead; sampler 'ddim' is not installed, using 'ddpm' instead",
+        "for all of them: pip install ldm-plugin-bert-text ldm-plugin-vq-ae ldm-plugin-ddim",
+    )
+    most = [part for part in STANDARD if part[0] != "sampler"]
+    assert notes(parts=most)[1:] == (
         "sampler 'ddim' is not installed (pip install ldm-plugin-ddim); using 'ddpm' instead",
     )
 
@@ -100,12 +104,9 @@ def test_layout_with_core_and_one_plugin() -> None:
     got = plain(parts=[("conditioner", "bbox_layout")], cond=("bbox_layout",))
     assert got["conditioners"] == [{"use": "bbox_layout"}]
     assert (got["first_stage"], got["sampler"], got["guidance"]) == ("identity", "ddpm", "none")
-    assert [n.split("'")[1] for n in notes(parts=[("conditioner", "bbox_layout")], cond=("bbox_layout",))] == [
-        "laptop",
-        "vq_f4",
-        "ddim",
-        "cfg",
-    ]
+    _, gone, install = notes(parts=[("conditioner", "bbox_layout")], cond=("bbox_layout",))
+    assert gone.split("'")[1::4] == ["vq_f4", "ddim", "cfg"]
+    assert install == "for all of them: pip install ldm-plugin-vq-ae ldm-plugin-ddim ldm-plugin-cfg"
 
 
 def test_what_the_user_names_stays_as_named() -> None:

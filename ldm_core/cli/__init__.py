@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = in_unicode(sys.argv[1:] if argv is None else argv)
         code = group.main(args=arguments, prog_name="ldm-run", standalone_mode=False)
     except click.ClickException as error:
-        vars(error)["message"] = clean_lines(error.message)
+        hint = _meant_option(error)
+        said = clean_lines(error.message)
+        vars(error)["message"] = said.rstrip(".") + hint if hint else said
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -81,6 +83,22 @@ def in_unicode(arguments: Sequence[str]) -> list[str]:
                     "rename the file, or put the text into a UTF-8 file (--input caption=@FILE.txt)"
                 ) from None
     return out
+
+
+def _meant_option(error: Exception) -> str:
+    """What was meant by an option that there is none of: others' names of ours, and of settings."""
+    import click
+
+    context = getattr(error, "ctx", None)
+    if not isinstance(error, click.NoSuchOption) or context is None:
+        return ""
+    from ldm_core.key_hints import option_hint
+
+    known = [name for param in context.command.get_params(context) for name in param.opts]
+    hint = option_hint(error.option_name, context.command.name or "", known)
+    if hint:
+        vars(error)["possibilities"] = None  # what is spelt alike says less
+    return hint
 
 
 def _tell(lines: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ import attrs
 
 from ldm_core import recipe as _recipe
 from ldm_core import storage
-from ldm_core.catalog import FIRST_PARTY, Catalog
+from ldm_core.catalog import Catalog
 from ldm_core.cli.start_from import start_from
 from ldm_core.config import apply_overrides
 from ldm_core.errors import ConfigError, quoted, suggest
@@ -228,8 +228,10 @@ def _dropout(plain: dict[str, Any], request: Request, catalog: Catalog) -> None:
 def _use_what_is_installed(plain: dict[str, Any], request: Request, catalog: Catalog) -> Iterable[str]:
     """Fill in the preferred parts; put built-in ones in the place of those that are not installed.
 
-    Parts that the user named stay as named. Yields a line for each part that had to give way.
+    Parts that the user named stay as named. Yields what had to give way, and how to install all of it.
     """
+    lacking: list[tuple[str, str]] = []
+    gone: list[str] = []
     replaced = request.cond or any(s.partition("=")[0].strip() == "conditioners" for s in request.settings)
     if not replaced and "conditioners" not in plain:
         if _use(plain.get("dataset")) in ("", _recipe.DEFAULTS["dataset"]):
@@ -242,7 +244,8 @@ def _use_what_is_installed(plain: dict[str, Any], request: Request, catalog: Cat
     for part in [] if request.names("conditioners") else _as_list(plain.get("conditioners")):
         if _use(part) not in catalog.names("conditioner"):
             plain["conditioners"] = [p for p in _as_list(plain["conditioners"]) if p is not part]
-            yield f"{_missing('conditioner', _use(part))}; going on without it"
+            lacking.append(("conditioner", _use(part)))
+            gone.append("going on without it")
     for kind in ("first_stage", "sampler", "guidance"):
         if request.names(kind):
             continue
@@ -250,12 +253,17 @@ def _use_what_is_installed(plain: dict[str, Any], request: Request, catalog: Cat
         needless = kind == "guidance" and not plain.get("conditioners")
         if name not in catalog.names(kind) and not needless:
             plain[kind] = _recipe.DEFAULTS[kind]
-            yield f"{_missing(kind, name)}; using '{plain[kind]}' instead"
-
-
-def _missing(kind: str, name: str) -> str:
-    brings = FIRST_PARTY.get((kind, name))
-    return f"{kind.replace('_', ' ')} '{name}' is not installed" + (f" (pip install {brings})" if brings else "")
+            lacking.append((kind, name))
+            gone.append(f"using '{plain[kind]}' instead")
+    named = [f"{kind.replace('_', ' ')} '{name}' is not installed" for kind, name in lacking]
+    brings = catalog.lacking(lacking)
+    if len(named) < 2:
+        install = f" (pip install {' '.join(brings)})" if brings else ""
+        yield from (f"{what}{install}; {how}" for what, how in zip(named, gone, strict=True))
+        return
+    yield "; ".join(f"{what}, {how}" for what, how in zip(named, gone, strict=True))
+    if brings:
+        yield f"for all of them: pip install {' '.join(brings)}"
 
 
 def _laptop_note(plain: Mapping[str, Any]) -> str:
