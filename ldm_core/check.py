@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 import attrs
 
 from ldm_core.contracts import Accepts, CondSpec, DataInfo, Site
-from ldm_core.errors import ConfigError, suggest
+from ldm_core.errors import ConfigError, quoted, suggest
 from ldm_core.recipe import ConditionerPart, Recipe
+from ldm_core.settings import MOST_PIXELS
 from ldm_core.training.engine_config import misfits as engine_misfits
 
 LPIPS_SIDE = 16
@@ -251,6 +253,25 @@ def _adversary(recipe: Recipe) -> Iterable[str]:
         )
 
 
+def remarks(recipe: Recipe) -> Iterable[str]:
+    """One line for each setting that is allowed and does nothing, or seldom what was meant."""
+    stage, settings = recipe.first_stage, recipe.first_stage_trainer
+    start = settings.adversarial_start
+    start = getattr(stage.config, "adversarial_start", 0) if start is None else start
+    trained = not stage.weights and hasattr(stage.config, "discriminator_layers")
+    if trained and settings.adversarial and settings.adversarial_start_share is None and start >= settings.steps:
+        yield (
+            f"the discriminator never comes in: it starts at step {start} and the first stage has {settings.steps}; "
+            "set first_stage_trainer.adversarial_start, or adversarial_start_share=0.5, or adversarial=false"
+        )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if recipe.data.workers > cores:
+        yield (
+            f"data.workers: {recipe.data.workers} loader processes share {cores} "
+            f"core{'s' if cores > 1 else ''}; more than one a core makes loading slower"
+        )
+
+
 def data_misfits(recipe: Recipe) -> Iterable[str]:
     """One line for each misfit of the settings of `data` with each other and with the parts."""
     data = recipe.data
@@ -268,8 +289,8 @@ def data_misfits(recipe: Recipe) -> Iterable[str]:
         )
     said = {*_images(recipe), *_conditioning(recipe), *_adversary(recipe)}
     for i, size in enumerate(data.buckets):
-        if min(size) < 1:
-            yield f"data.buckets[{i}]: expected [height, width] in pixels, got {list(size)}"
+        if min(size) < 1 or max(size) > MOST_PIXELS:
+            yield f"data.buckets[{i}]: expected [height, width] in pixels, got {quoted(list(size))}"
             continue
         if size == recipe.image_size or size in data.buckets[:i]:
             yield f"data.buckets[{i}]: {list(size)} is there twice (image_size is one of the sizes); leave it out"

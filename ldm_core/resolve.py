@@ -29,7 +29,7 @@ from ldm_core.recipe import (
     digest,
     is_weights,
 )
-from ldm_core.settings import EngineSettings
+from ldm_core.settings import MOST_PIXELS, EngineSettings
 
 _CONDITIONER_KEYS = {"name": str, "dropout": float, "train": bool}
 
@@ -137,7 +137,7 @@ def _section(key: str, section: type, value: Any) -> Any:
 
 
 def _size(value: Any) -> tuple[int, int]:
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0:
         value = [value, value]
     if not isinstance(value, list | tuple):
         raise ConfigError(
@@ -146,6 +146,8 @@ def _size(value: Any) -> tuple[int, int]:
     height, width = _config.structure(value, tuple[int, int], "image_size")
     if min(height, width) < 1:
         raise ConfigError(f"image_size: expected [height, width] in pixels, got [{height}, {width}]")
+    if max(height, width) > MOST_PIXELS:
+        raise ConfigError(f"image_size: expected at most {MOST_PIXELS:,} pixels a side, got {quoted(value)}")
     return height, width
 
 

@@ -8,9 +8,15 @@ from typing import Any, Literal
 import attrs
 
 from ldm_core.contracts import EMPTY
+from ldm_core.errors import quoted
 
 MAX_WIDTH = 0.28
 """The widest power-function average; one that gives every step the same weight has 1 / sqrt(12) = 0.289."""
+
+MOST_PIXELS = 1 << 16
+"""Of a side of an image."""
+MOST = 10**15
+"""No count and no number of bytes of a run is larger; beyond it are slips and attacks."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """Arithmetic inside the networks."""
@@ -26,21 +32,23 @@ def _field(
     same: bool = False,
     later: bool = False,
 ) -> Any:
-    """A field with its help text and, where given, its limits (`above` is exclusive).
+    """A field with its help text and, where given, its limits (`above` is exclusive). No number is beyond
+    :data:`MOST`.
 
     `same`: it may change within a run, because what is trained stays the same, to rounding. `later`: it came after
     0.1.0; at its default it is in no identity, so that older runs stay what they are.
     """
 
     def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if value is None:
+        if value is None or isinstance(value, str | bool):
             return
         if minimum is not None and value < minimum:
-            raise ValueError(f"{attribute.name}: expected at least {minimum}, got {value}")
+            raise ValueError(f"{attribute.name}: expected at least {minimum}, got {quoted(value)}")
         if above is not None and value <= above:
-            raise ValueError(f"{attribute.name}: expected more than {above}, got {value}")
-        if maximum is not None and value > maximum:
-            raise ValueError(f"{attribute.name}: expected at most {maximum}, got {value}")
+            raise ValueError(f"{attribute.name}: expected more than {above}, got {quoted(value)}")
+        most = MOST if maximum is None else maximum
+        if value > most:
+            raise ValueError(f"{attribute.name}: expected at most {most:,}, got {quoted(value)}")
 
     return attrs.field(default=default, metadata={"help": help, "same": same, "later": later}, validator=check)
 
@@ -50,7 +58,8 @@ def _betas(default: tuple[float, float]) -> Any:
 
     def check(_: Any, attribute: attrs.Attribute[Any], value: tuple[float, float]) -> None:
         if not all(0 <= beta < 1 for beta in value):
-            raise ValueError(f"{attribute.name}: expected two numbers, 0 or more and below 1, got {list(value)}")
+            shown = quoted(list(value))
+            raise ValueError(f"{attribute.name}: expected two numbers, 0 or more and below 1, got {shown}")
 
     return attrs.field(default=default, validator=check, metadata={"help": "AdamW's decays of gradient and square"})
 
@@ -69,7 +78,7 @@ def _widths(_: Any, attribute: attrs.Attribute[Any], value: tuple[float, ...]) -
     """Relative widths of averages, each once."""
     if not all(0 < width <= MAX_WIDTH for width in value) or len(set(value)) < len(value):
         raise ValueError(
-            f"{attribute.name}: expected different numbers above 0 and up to {MAX_WIDTH}, got {list(value)}"
+            f"{attribute.name}: expected different numbers above 0 and up to {MAX_WIDTH}, got {quoted(list(value))}"
         )
 
 
@@ -85,7 +94,7 @@ class DataSettings:
     buckets: tuple[tuple[int, int], ...] = attrs.field(
         default=(), metadata={"help": "further image sizes [[h, w], ...]: each example goes to the nearest shape"}
     )
-    workers: int = _field(0, "loader processes; 0 = load in the training process", minimum=0, same=True)
+    workers: int = _field(0, "loader processes; 0 = load in the training process", minimum=0, maximum=1024, same=True)
     keep: int = _field(1 << 30, "bytes of decoded examples kept in memory; 0 = none", minimum=0, same=True)
     cache: str = _field("", "folder that keeps copies of remote shards; none: read where they lie", same=True)
     cache_bytes: int = _field(10 << 30, "bytes that this folder may hold", minimum=0, same=True)
@@ -96,9 +105,9 @@ class EngineSettings:
     """What both trainers share: steps, optimizer, precision, DeepSpeed, checkpoints, what is shown."""
 
     steps: int = _field(500_000, "optimizer steps", minimum=1)
-    images_per_step: int = _field(64, "images of one optimizer step, over all processes", minimum=1)
-    accumulate: int = _field(1, "micro-batches of one step, one after the other", minimum=1, same=True)
-    lr: float = _field(1e-4, "learning rate", above=0)
+    images_per_step: int = _field(64, "images of one optimizer step, over all processes", minimum=1, maximum=10**6)
+    accumulate: int = _field(1, "micro-batches of one step, one after the other", minimum=1, maximum=10**6, same=True)
+    lr: float = _field(1e-4, "learning rate", above=0, maximum=100)
     schedule: Literal["constant", "cosine", "linear", "inverse_sqrt"] = _field(
         "constant", "the learning rate after the warm-up"
     )
@@ -167,8 +176,8 @@ class TrainerSettings(EngineSettings):
 class FirstStageTrainerSettings(EngineSettings):
     """How a first stage is trained: L1 + LPIPS + patch discriminator + its own regularisation."""
 
-    images_per_step: int = _field(32, "images of one optimizer step, over all processes", minimum=1)
-    lr: float = _field(4.5e-6 * 8, "learning rate of both optimizers", above=0)
+    images_per_step: int = _field(32, "images of one optimizer step, over all processes", minimum=1, maximum=10**6)
+    lr: float = _field(4.5e-6 * 8, "learning rate of both optimizers", above=0, maximum=100)
     betas: tuple[float, float] = _betas((0.5, 0.9))
     weight_decay: float = _field(0.0, "AdamW's", minimum=0)
     pixel_loss: Literal["l1", "l2"] = _field("l1", "the loss on pixels")
@@ -181,8 +190,9 @@ class FirstStageTrainerSettings(EngineSettings):
         default=None, validator=_start_share, metadata={"help": "the same as a share of the run's steps", "same": False}
     )
     adversarial_weight: float | None = _field(None, "its weight; null = the stage's own", minimum=0)
-    discriminator_layers: int | None = _field(None, "its strided layers; null = the stage's own", minimum=1)
-    discriminator_width: int = _field(64, "its base width", minimum=1)
+    discriminator_layers: int | None = _field(None, "its strided layers; null = the stage's own", minimum=1,
+                                              maximum=16)
+    discriminator_width: int = _field(64, "its base width", minimum=1, maximum=1 << 16)
     discriminator_norm: Literal["batch", "group"] = _field("group", "batch = as published, depends on rank count")
     r1_weight: float = _field(0.0, "R1 penalty on the discriminator's gradients at real images; 0 = none", minimum=0)
     r1_every: int = _field(16, "steps between penalties (each counts as many times)", minimum=1)
@@ -203,10 +213,10 @@ class FirstStageTrainerSettings(EngineSettings):
 class SampleSettings:
     """What a run samples at its end, and the defaults of ``ldm-run sample``. Not part of a run's identity."""
 
-    steps: int = _field(50, "sampler steps", minimum=1)
-    images: int = _field(16, "images", minimum=1)
-    batch: int = _field(16, "images that are sampled together", minimum=1)
-    seed: int = _field(0, "seed of the first image; image i has seed + i", minimum=0)
+    steps: int = _field(50, "sampler steps", minimum=1, maximum=10**6)
+    images: int = _field(16, "images", minimum=1, maximum=10**7)
+    batch: int = _field(16, "images that are sampled together", minimum=1, maximum=10**6)
+    seed: int = _field(0, "seed of the first image; image i has seed + i", minimum=0, maximum=1 << 62)
     prompts: tuple[str, ...] = attrs.field(default=(), metadata={"help": "prompts; none = taken from held-out data"})
     project_x0: bool = _field(False, "let the first stage quantise each estimate of x0")
     quantize_x0: bool = _field(
@@ -225,10 +235,10 @@ class StorageSettings:
     region: str = _field("", "region of the buckets; empty: as in the environment")
     profile: str = _field("", "profile of ~/.aws to take credentials from; empty: as in the environment")
     anon: bool = _field(False, "read public buckets without credentials")
-    connect_timeout: float = _field(10.0, "seconds to make a connection", above=0)
+    connect_timeout: float = _field(10.0, "seconds to make a connection", above=0, maximum=10**6)
     read_timeout: float = _field(60.0, "seconds without a byte in either direction, after which it is tried again",
-                                 above=0)
-    retries: int = _field(10, "how many times a failed request is repeated; 0: never", minimum=0)
+                                 above=0, maximum=10**6)
+    retries: int = _field(10, "how many times a failed request is repeated; 0: never", minimum=0, maximum=10**6)
     time_limit: float = _field(600.0, "seconds after a first failure, after which it is not repeated any more",
                                minimum=0)
 

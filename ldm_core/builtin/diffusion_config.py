@@ -13,6 +13,10 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 
+from ldm_core.errors import quoted
+
+_LONGEST_TABLE = 100_000  # published ones have 1,000; the table is made when the recipe is read
+
 
 def _positive_fraction(instance: Any, attribute: attrs.Attribute, value: float) -> None:
     if not 0 < value < 1:
@@ -21,7 +25,9 @@ def _positive_fraction(instance: Any, attribute: attrs.Attribute, value: float) 
 
 def _at_least_one(instance: Any, attribute: attrs.Attribute, value: int) -> None:
     if value < 1:
-        raise ValueError(f"{attribute.name}: expected 1 or more, got {value}")
+        raise ValueError(f"{attribute.name}: expected 1 or more, got {quoted(value)}")
+    if value > _LONGEST_TABLE:
+        raise ValueError(f"{attribute.name}: expected at most {_LONGEST_TABLE:,}, got {quoted(value)}")
 
 
 @attrs.frozen(kw_only=True)

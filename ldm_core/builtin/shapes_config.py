@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
+from ldm_core.errors import quoted
+
+_MOST_SCENES = 10**8  # the order of an epoch is kept in memory
+
 if TYPE_CHECKING:
     from ldm_core.contracts import Site
 
@@ -15,7 +19,9 @@ SMALLEST_SIDE = 16  # below it a star of a third of the side is four pixels wide
 
 def _positive(_: object, attribute: attrs.Attribute[int], value: int) -> None:
     if value < 1:
-        raise ValueError(f"{attribute.name}: expected a whole number above 0, got {value}")
+        raise ValueError(f"{attribute.name}: expected a whole number above 0, got {quoted(value)}")
+    if value > _MOST_SCENES:
+        raise ValueError(f"{attribute.name}: expected at most {_MOST_SCENES:,}, got {quoted(value)}")
 
 
 def _shares(_: object, attribute: attrs.Attribute[tuple[float, ...]], value: tuple[float, ...]) -> None:

@@ -9,6 +9,7 @@ import attrs
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
+from ldm_core.check import remarks
 from ldm_core.cli.assemble import Request, assemble
 from ldm_core.cli.inputs import fit_inputs, name_classes, read_inputs, require_readers, taken_sizes
 from ldm_core.cli.launching import log_of_progress, processes, start
@@ -63,6 +64,7 @@ def prepare(options: Mapping[str, Any], settings: Sequence[str]) -> Prepared:
         f"plugin '{b.plugin}' of {b.distribution} does not load ({b.error.splitlines()[0]}); see `ldm-run plugins`"
         for b in catalog.broken
     )
+    notes += tuple(remarks(recipe))
     return Prepared(catalog, recipe, info, _examples(recipe, inputs), notes)
 
 

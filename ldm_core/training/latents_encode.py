@@ -33,7 +33,7 @@ from ldm_core.training.latents_shards import (
     read_manifest,
     unpack,
 )
-from ldm_core.training.loader import begin_worker
+from ldm_core.training.loader import begin_worker, workers_as_asked
 from ldm_core.training.loop import Run
 
 Records = dict[int, dict[str, Any]]
@@ -226,13 +226,14 @@ def _encode(
     world.barrier()
     mine = missing[world.rank :: world.size]
     work = [(batch, shard.size) for shard in mine for batch in shard.batches()]
-    loader = DataLoader(
-        _Pictures(examples, work, source.flips),
-        batch_size=None,
-        num_workers=workers,
-        worker_init_fn=begin_worker,
-        generator=torch.Generator(),  # it draws a seed for its workers, otherwise from torch's global one
-    )
+    with workers_as_asked():
+        loader = DataLoader(
+            _Pictures(examples, work, source.flips),
+            batch_size=None,
+            num_workers=workers,
+            worker_init_fn=begin_worker,
+            generator=torch.Generator(),  # it draws a seed for its workers, otherwise from torch's global one
+        )
     pictures = iter(loader)
     made: Records = {}
     done = total - todo

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import attrs
@@ -81,16 +82,17 @@ class Loader:
         """
         device = self._world.device
         elsewhere = device.type != "cpu"
-        loader = DataLoader(
-            _Fetch(self._fetch, self._keys, self._bad, small=0 if elsewhere or not self._workers else _SMALL),
-            batch_sampler=_Lazy(lambda: self._places(start)),
-            num_workers=self._workers,
-            prefetch_factor=_AHEAD if self._workers else None,
-            pin_memory=elsewhere,
-            collate_fn=_same,
-            worker_init_fn=begin_worker,
-            generator=torch.Generator(),  # it draws a seed for its workers, otherwise from torch's global one
-        )
+        with workers_as_asked():
+            loader = DataLoader(
+                _Fetch(self._fetch, self._keys, self._bad, small=0 if elsewhere or not self._workers else _SMALL),
+                batch_sampler=_Lazy(lambda: self._places(start)),
+                num_workers=self._workers,
+                prefetch_factor=_AHEAD if self._workers else None,
+                pin_memory=elsewhere,
+                collate_fn=_same,
+                worker_init_fn=begin_worker,
+                generator=torch.Generator(),  # it draws a seed for its workers, otherwise from torch's global one
+            )
         micros: list[MicroBatch] = []
         news: dict[str, str] = {}
         step = start
@@ -167,6 +169,14 @@ def begin_worker(number: int) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # a second one ends it
+
+
+@contextmanager
+def workers_as_asked() -> Iterator[None]:
+    """Without torch's own word on more workers than cores, which a run has said before it began."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        yield
 
 
 def _same(items: list[Any]) -> Any:
