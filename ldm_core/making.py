@@ -70,12 +70,20 @@ def held_out_data(recipe: Recipe, catalog: Catalog, info: DataInfo) -> Any | Non
         return None
     except DataError as error:
         raise DataError(f"held-out data: {error}") from error
+    if (counted := getattr(dataset, "counted", None)) is not None:
+        dataset = counted({key: _known(recipe, key, count) for key, count in info.classes.items()})
     names = dataset.class_names
     if all(names[key] == info.class_names[key] for key in names if info.class_names.get(key)):
         return dataset
     from ldm_core.mixture import Mixture
 
     return Mixture([("val", dataset, None)], info)  # it renumbers classes by their names
+
+
+def _known(recipe: Recipe, key: str, count: int) -> int:
+    """How many classes of `key` the model knows, where the training data has `count`: a conditioner may know more."""
+    own = [getattr(part.config, "classes", None) for part in recipe.conditioners if key in part.config.reads]
+    return max([count, *(n for n in own if isinstance(n, int))])
 
 
 def _changed(part: Part, changes: dict[str, Any]) -> Part:

@@ -151,7 +151,12 @@ class Mixture:
         for label, section, weight in zip(self._labels, sections, self._weights, strict=True):
             share = "" if weight is None else f" at {section.weight / total:.1%}"
             told.append(f"{label} ({section.length}{share})")
-        return f"{self._ends[-1]} samples of {', '.join(told)} with {', '.join(self.keys)}"
+        line = f"{self._ends[-1]} samples of {', '.join(told)} with {', '.join(self.keys)}"
+        remarks = [(label, data.remarks()) for label, data in self._labelled() if hasattr(data, "remarks")]
+        return "; ".join([line, *(f"{label}: {remark}" for label, remark in remarks if remark)])
+
+    def _labelled(self) -> list[tuple[str, Any]]:
+        return list(zip(self._labels, self._parts, strict=True))
 
     # ---------------------------------------------------------------------------------------------- examples
 

@@ -220,3 +220,33 @@ def test_held_out_classes_have_the_numbers_of_training(tmp_path: Path) -> None:
     folder(tmp_path / "val" / "yak", 2, lambda i: False, {})
     with pytest.raises(ConfigError, match=r"held-out data: conditioner 'class_label' has classes: 3 and .* has 4"):
         prepared(tmp_path, CLASSES)
+
+
+def test_a_class_that_training_has_not_is_a_bad_example_of_held_out_data(tmp_path: Path) -> None:
+    """Maps and numbers have no names: one stray value among many does not say that there are more classes."""
+    folder(tmp_path / "train", 4, lambda i: i == 0, {"seg.png": (flat("L", 1), flat("L", 0)), "cls": (b"1", b"0")})
+    files = {"seg.png": (flat("L", 1), flat("L", 254)), "cls": (b"1", b"77")}
+    folder(tmp_path / "val", 40, lambda i: i == 39, files)
+    for conditioner, key in ((MAPS, "segmentation"), (CLASSES, "class_label")):
+        recipe, info = prepared(tmp_path, conditioner)
+        data: Any = held_out_data(recipe, Catalog.discover(), info)
+        assert data.classes == {"segmentation": 2, "class_label": 2}
+        with pytest.raises(DataError, match="039"):
+            _ = data[39]
+        recipe, info = prepared(tmp_path, {**conditioner, "classes": 255})  # a model that knows more of them
+        data = held_out_data(recipe, Catalog.discover(), info)
+        assert data.classes[key] == 255 and np.max(data.select([key])[39][key]) in (254, 77)
+    folder(tmp_path / "val", 40, lambda i: True, files)
+    with pytest.raises(DataError, match="held-out data: none of the"):
+        prepared(tmp_path, MAPS)
+
+
+def test_a_folder_of_held_out_data_without_pictures_is_an_error(tmp_path: Path) -> None:
+    folder(tmp_path / "train", 4, lambda i: False, {})
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / ".DS_Store").write_bytes(b"x")
+    recipe, info = prepared(tmp_path)
+    assert held_out_data(recipe, Catalog.discover(), info) is None
+    (tmp_path / "val" / "a.heic").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"held-out data: .*the folder 'val' of the split 'val' holds no pic.*a\.heic"):
+        prepared(tmp_path)

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from ldm_core.contracts import Dataset
-from ldm_core.errors import DataError
+from ldm_core.errors import DataError, clean
+
+_SETTING = "set dataset."
 
 
 class BadExample(DataError):
@@ -93,12 +95,11 @@ class SkipBad:
     def _check(self, bad: Mapping[str, str]) -> None:
         allowed = max(1, int(self.limit * len(self))) if self.limit else 0
         if len(bad) > allowed:
-            few = "; ".join(f"{printable(name)}: {printable(why)}" for name, why in list(bad.items())[:3])
-            raise TooManyBad(
-                f"{len(bad)} examples of {len(self)} cannot be read, {allowed} may ({few}); "
-                f"repair or remove them, or raise dataset.max_bad ({self.limit})",
-                bad,
-            )
+            few = "; ".join(f"{clean(name)}: {clean(why, 400)}" for name, why in list(bad.items())[:3])
+            fix = f"repair or remove them, or raise dataset.max_bad ({self.limit})"
+            if all(_SETTING in why for why in bad.values()):  # the data may be right as it is
+                fix = "see the settings that are named there"
+            raise TooManyBad(f"{len(bad)} examples of {len(self)} cannot be read, {allowed} may ({few}); {fix}", bad)
 
     @contextmanager
     def apart(self) -> Iterator[dict[str, str]]:

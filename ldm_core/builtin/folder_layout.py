@@ -13,7 +13,7 @@ from ldm_core import storage
 from ldm_core.builtin.folder_metadata import METADATA
 from ldm_core.builtin.reading import Sample
 from ldm_core.builtin.reading_values import ANNOTATIONS, PICTURES
-from ldm_core.errors import NoSplit, clean
+from ldm_core.errors import DataError, NoSplit, clean
 
 _WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
           "test": "test", "testing": "test"}  # fmt: skip
@@ -120,6 +120,7 @@ def find_split(tree: Tree, split: str, title: str, left_out: LeftOut) -> str:
         inside = [path.removeprefix(top) for path in pictures if path.startswith(top)]
         folders = Counter(path.partition("/")[0] for path in inside if "/" in path)
         if _are_splits(folders, inside, _has_metadata(tree, top)):
+            _refuse_empty(tree, top, folders, split, title)
             return top + _chosen(folders, split, title, left_out, len(inside) - sum(folders.values())) + "/"
         if len(folders) != 1 or len(inside) > sum(folders.values()):
             break
@@ -127,6 +128,19 @@ def find_split(tree: Tree, split: str, title: str, left_out: LeftOut) -> str:
     if split != "train":
         raise NoSplit(f"{title}: no split '{split}'; it has no sub-folder of that name")
     return ""
+
+
+def _refuse_empty(tree: Tree, top: str, folders: Mapping[str, int], split: str, title: str) -> None:
+    """DataError for a split whose folder is there and holds files, and none that is opened as a picture."""
+    if any(split in (folder.lower(), split_word(folder)) for folder in folders):
+        return
+    for path in sorted(tree):
+        folder, slash, rest = path.removeprefix(top).partition("/")
+        if path.startswith(top) and slash and split_word(folder) == split and not rest.startswith("."):
+            raise DataError(
+                f"{title}: the folder '{clean(top + folder, 100)}' of the split '{split}' holds no pictures that are "
+                f"opened; found {clean(rest, 100)}"
+            )
 
 
 def _has_metadata(tree: Tree, top: str) -> frozenset[str]:

@@ -24,6 +24,7 @@ from ldm_core.builtin.reading_pictures import Pictures
 from ldm_core.builtin.reading_values import (
     CAPTION_FIELDS,
     MOST_CLASSES,
+    MOST_NAME,
     NO_VALUE,
     PICTURES,
     Source,
@@ -177,7 +178,7 @@ class RecordDataset:
             labels = [label for value in values for label in (value if isinstance(value, list) else [value])]
             # All text: these are names. Text among numbers is a mistake in those samples, found on reading.
             if not names and not count and labels and all(isinstance(label, str) for label in labels):
-                names = tuple(sorted(set(labels)))
+                names = tuple(sorted({label for label in labels if len(label) <= MOST_NAME}))
             if not count and not names:
                 count = self._largest(key, labels) + 1
             self._names[key] = names
@@ -251,7 +252,6 @@ class RecordDataset:
             return sample.name
         source = next(s for s in self._sources.by_key[key] if s.has(sample, fields))
         kind = self.keys[key]
-        called = self._sources.called(sample)
         try:
             if kind in ("image", "map"):
                 if kind == "image":
@@ -274,6 +274,7 @@ class RecordDataset:
         except BadExample:
             raise
         except (DataError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            called = self._sources.called(sample)
             why = str(error).removeprefix(f"{called}: ").removeprefix(f"{sample.name}: ")
             raise BadExample(called, f"{key}: {why}" if key != "image" else why) from error
 
@@ -297,6 +298,16 @@ class RecordDataset:
         view._order = keep
         view._selected = wanted
         view._offer(wanted)
+        return view
+
+    def counted(self, classes: Mapping[str, int]) -> RecordDataset:
+        """A view with these numbers of classes (key -> number) where classes have no names: those that a model knows.
+        An example with a higher class cannot be read."""
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        own = {k: n for k, n in classes.items() if k in self._counts and not self._names.get(k)}
+        view._counts = {**self._counts, **own}
+        view._offer(self.keys)
         return view
 
     def reduced(self, sizes: Sequence[tuple[int, int]], fit: Literal["crop", "pad"], smallest: float) -> RecordDataset:
@@ -331,7 +342,11 @@ class RecordDataset:
             sources = [f"{s.text()} ({n})" for s, n in self._caption_sources.items()]
             several = ", several of a picture drawn by turns" if self.many_captions else ""
             told.append(f"captions from {', '.join(sources)}{several}")
-        return "; ".join(filter(None, [*told, self._store.notes(), self._pictures.remark()]))
+        return "; ".join(filter(None, [*told, self.remarks()]))
+
+    def remarks(self) -> str:
+        """What is left out of the data, and what seems odd about it; empty where there is nothing to say."""
+        return "; ".join(filter(None, [self._store.notes(), self._pictures.remark()]))
 
     def _lack(self, keys: Sequence[str]) -> str:
         key = next(key for key in keys if any(not self._have[key][place] for place in self._order))

@@ -30,6 +30,8 @@ MOST_TEXT = 16 << 20
 """Bytes of a text, label or JSON file; a larger one is an attack or a mistake."""
 MOST_CLASSES = 1 << 20
 """A class of this number or above is a mistake in its example, and says nothing of how many there are."""
+MOST_NAME = 200
+"""Characters of a class's name; a longer text is a mistake in its example, and no class."""
 _MOST_DIGITS = 18  # of a class's number
 NO_VALUE: Any = object()
 
