@@ -209,8 +209,18 @@ class Mixture:
 
     def fingerprint(self) -> str:
         """Hash of the parts' fingerprints, in order. The weights are no part of it: the same examples are there."""
+        return self._fingerprint([data.fingerprint() for data in self._parts])
+
+    def former_fingerprint(self) -> str:
+        """The hash as 0.1.0 made it; see ``RecordDataset.former_fingerprint``."""
+        parts = self._parts
+        return self._fingerprint(
+            [data.former_fingerprint() if hasattr(data, "former_fingerprint") else data.fingerprint() for data in parts]
+        )
+
+    def _fingerprint(self, parts: Sequence[str]) -> str:
         tables = [{k: t.tolist() for k, t in sorted(table.items())} for table in self._tables]
-        state = [[data.fingerprint() for data in self._parts], tables]
+        state = [list(parts), tables]
         return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 

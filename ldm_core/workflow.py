@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ldm_core import artifacts, config, finetune, storage
+from ldm_core import config, finetune, storage
 from ldm_core.catalog import Catalog
 from ldm_core.check import check, site_of
+from ldm_core.continuation import BEGUN_FILE, RECIPE_FILE, continuation
 from ldm_core.contracts import DataInfo
-from ldm_core.errors import ConfigError, Interrupted, StorageError, quoted
-from ldm_core.recipe import SAMPLING_KEYS, Recipe, without_same
+from ldm_core.errors import ConfigError, Interrupted, StorageError
+from ldm_core.recipe import Recipe
 from ldm_core.resolve import resolve
 
 if TYPE_CHECKING:
     from ldm_core.training.stages import Stages
 
 STAGES = ("first_stage", "latents", "denoiser", "samples")
-RECIPE_FILE = "recipe.yaml"
 
 
 @attrs.frozen
@@ -66,45 +66,13 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
     return recipe, info
 
 
-def default_out(recipe: Recipe) -> str:
-    """The folder of a run that names none."""
-    return f"runs/{recipe.name}"
-
-
-def claim(recipe: Recipe, out: str) -> None:
-    """Make the run's folder and write its recipe; :class:`ConfigError` where it holds another recipe's run."""
-    refuse_another(recipe, out)
+def claim(recipe: Recipe, out: str, begun: str = "") -> None:
+    """Make the run's folder and write its recipe, and before it the text of the one that it was `begun` with."""
     if int(os.environ.get("RANK", "0")) == 0:  # the other processes of the run only look
         storage.make_folder(out)
+        if begun:
+            storage.atomic_write(storage.join(out, BEGUN_FILE), begun)
         storage.atomic_write(storage.join(out, RECIPE_FILE), config.dump_yaml(recipe.public()))
-
-
-def refuse_another(recipe: Recipe, out: str) -> None:
-    """:class:`ConfigError` where `out` holds another recipe's run.
-
-    A recipe alone, of a run that failed before it made anything, is no run: the corrected recipe takes its place.
-    """
-    url = storage.join(out, RECIPE_FILE)
-    made = (artifacts.STAGE_FILE, artifacts.MODEL_FILE, "checkpoints", "latents")
-    if storage.exists(url) and any(storage.exists(storage.join(out, name)) for name in made):
-        before = config.parse_yaml(storage.read_text(url), url)
-        kept = {k: v for k, v in recipe.public().items() if k not in SAMPLING_KEYS}
-        changed = (
-            [] if not isinstance(before, dict) else [p for k, v in kept.items() for p in _differ(k, before.get(k), v)]
-        )
-        if not isinstance(before, dict) or changed:
-            shown = "; ".join(changed[:3])
-            raise ConfigError(
-                f"{out} holds a run of another recipe ({shown}); give another folder with --out, or the old recipe: "
-                f"--recipe {url}"
-            )
-
-
-def _differ(path: str, before: Any, now: Any) -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        before, now = without_same(path, before), without_same(path, now)
-        return [line for k in {**before, **now} for line in _differ(f"{path}.{k}", before.get(k), now.get(k))]
-    return [] if before == now else [f"{path}: {quoted(before)} there, {quoted(now)} now"]
 
 
 def run(
@@ -140,8 +108,11 @@ def run(
     with lock.held(out, here, lambda text: hook.ldm_message(text=text, level="warning")) as held:
         if held is not None:
             clean_parts(out)
-        claim(recipe, out)
-        work = Stages(recipe, info, catalog, out, examples=examples, strict=strict)
+        found = continuation(recipe, out)
+        work = Stages(recipe, info, catalog, out, examples=examples, strict=strict, known_as=found.known_as)
+        if found.moved:
+            work.hold_same_data()
+        claim(recipe, out, found.begun)
         work.run = attrs.evolve(work.run, lock=held)
         return _do(work, stages, observers)
 

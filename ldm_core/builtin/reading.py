@@ -357,9 +357,15 @@ class RecordDataset:
             "add them, or leave those samples out with dataset.missing=skip"
         )
 
-    def fingerprint(self, former: bool = False) -> str:
-        """Hash of what is read and how: names, sizes and etags, not the place; equal for a copy elsewhere. `former`: as
-        0.1.0 made it, for the runs of then."""
+    def fingerprint(self) -> str:
+        """Hash of what is read and how: names, sizes and etags, not the place; equal for a copy elsewhere."""
+        return self._fingerprint(former=False)
+
+    def former_fingerprint(self) -> str:
+        """The hash as 0.1.0 made it, by which the runs of then are known: also of files that nothing reads."""
+        return self._fingerprint(former=True)
+
+    def _fingerprint(self, *, former: bool) -> str:
         later = later_defaults(type(self.config))
         settings = {
             name: dict(value) if isinstance(value, Mapping) else value

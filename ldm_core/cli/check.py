@@ -10,9 +10,9 @@ from ldm_core.cli.options import RUN_EPILOG, run_options, settings_argument
 
 
 def _check(settings: tuple[str, ...], **options: Any) -> int:
-    from ldm_core import workflow
     from ldm_core.cli.output import print_yaml, reporting, say
     from ldm_core.cli.run import prepare
+    from ldm_core.continuation import default_out
 
     with reporting(bool(options["json_flag"])) as document:
         prepared = prepare(options, settings)
@@ -21,7 +21,7 @@ def _check(settings: tuple[str, ...], **options: Any) -> int:
             status="ok",
             recipe=plain,
             identity=prepared.recipe.identity(),
-            out=options["out"] or workflow.default_out(prepared.recipe),
+            out=options["out"] or default_out(prepared.recipe),
             notes=list(prepared.notes),
         )
         if not options["quiet_flag"]:

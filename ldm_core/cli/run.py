@@ -101,11 +101,11 @@ def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequ
         if not quiet and first_process():
             for note in prepared.notes:
                 say(note, wrap=True)
-        from ldm_core import workflow
+        from ldm_core import continuation, workflow
         from ldm_core.cli import summary
         from ldm_core.cli.console import Progress
 
-        out = options["out"] or workflow.default_out(prepared.recipe)
+        out = options["out"] or continuation.default_out(prepared.recipe)
         progress = Progress(quiet=quiet)
         log = log_of_progress(quiet=quiet)
         if first_process():
@@ -135,13 +135,13 @@ def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequ
 
 def _run_apart(count: int, options: Mapping[str, Any], settings: Sequence[str]) -> int:
     """Start `count` processes of this command. What is wrong with the recipe is found, and told, before."""
-    from ldm_core import workflow
+    from ldm_core import continuation
 
     try:
         with warnings_as_lines(most=2):
             prepared = prepare(options, settings)
-            out = options["out"] or workflow.default_out(prepared.recipe)
-            workflow.refuse_another(prepared.recipe, out)
+            out = options["out"] or continuation.default_out(prepared.recipe)
+            continuation.continuation(prepared.recipe, out)
     except LDMError as error:
         if options["json_flag"]:
             print_problems(error)

@@ -80,6 +80,7 @@ def train_denoiser(work: Stages, identity: str) -> None:
             recipe.carried(),
             versions(recipe, work.catalog),
             identity=identity,
+            steps=settings.steps,
             first_stage_sha256=artifacts.sha256(work.stage_url),
             class_names={k: list(v) for k, v in work.info.class_names.items()},
             averaged=task.is_averaged,

@@ -87,6 +87,7 @@ def train_first_stage(work: Stages, identity: str) -> None:
             unstructure(recipe.first_stage.config),
             versions(recipe, work.catalog),
             identity=identity,
+            steps=settings.steps,
             image_channels=recipe.image_channels,
             **({"started": started.plain()} if started.source else {}),
             image_size=list(recipe.image_size),

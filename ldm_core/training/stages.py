@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,11 +12,11 @@ from ldm_core.build import make_dataset
 from ldm_core.builtin.bad_examples import TooManyBad, printable
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import DataInfo, FirstStage
-from ldm_core.errors import CheckpointError, DataError
+from ldm_core.errors import CheckpointError, ConfigError, DataError
 from ldm_core.making import held_out_data
 from ldm_core.pipeline import load_stage
 from ldm_core.recipe import Recipe, digest
-from ldm_core.training import final_samples, latents, latents_encode, world
+from ldm_core.training import final_samples, known_data, latents, latents_encode, world
 from ldm_core.training.denoiser_run import train_denoiser
 from ldm_core.training.first_stage_run import train_first_stage
 from ldm_core.training.latents import Cache
@@ -42,7 +42,11 @@ class Stages:
         *,
         examples: Sequence[Mapping[str, Any]] | None,
         strict: bool,
+        known_as: Recipe | None = None,
     ) -> None:
+        self.known_as = known_as or recipe
+        """The recipe that the run was begun with, which its identities are made of."""
+        self._fingerprints: Callable[[Any], str] | None = None
         self.recipe, self.info, self.catalog, self.out = recipe, info, catalog, out
         self.examples, self.strict = examples, strict
         self.fitted: dict[str, dict[str, Any]] = {}
@@ -95,8 +99,37 @@ class Stages:
         """What the named stages need before the first of them: mistakes that it finds would come late otherwise."""
         fit_early(self, stages)
 
+    def fingerprint(self, data: Any) -> str:
+        """The fingerprint of `data`, made as the run was begun with: 0.1.0 also counted files that nothing reads."""
+        if self._fingerprints is None:
+            ways = known_data.ways(self.dataset)
+            stored = known_data.identities(self.recipe, self.out) if len(ways) > 1 else frozenset()
+            own = self._own_identities()
+            match = (way for way in ways if any(digest([each, way(self.dataset)]) in stored for each in own))
+            self._fingerprints = next(match, ways[0])
+        return self._fingerprints(data)
+
+    def hold_same_data(self) -> None:
+        """ConfigError where the data is not what the run in the folder was begun with, in another place."""
+        stored = known_data.identities(self.recipe, self.out)
+        prints = [way(self.dataset) for way in known_data.ways(self.dataset)]
+        mine = {digest([own, each]) for own in self._own_identities() for each in prints}
+        if stored and not stored & mine:
+            raise ConfigError(
+                f"{self.out} holds a run of other data: what was read from "
+                f"{known_data.places(self.known_as)} is not what {known_data.places(self.recipe)} holds now; give "
+                "another folder with --out, or that data"
+            )
+
+    def _own_identities(self) -> list[str]:
+        """What a stage's identity is made of beside the data."""
+        known = [] if self.recipe.first_stage.weights else [self._first_stage_identity()]
+        if storage.exists(self.stage_url):
+            known.append(digest([self.known_as.identity(), artifacts.sha256(self.stage_url)]))
+        return known
+
     def _identity(self, own: str) -> str:
-        return digest([own, self.dataset.fingerprint()])
+        return digest([own, self.fingerprint(self.dataset)])
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
@@ -122,7 +155,10 @@ class Stages:
         except CheckpointError as error:
             self.run.say(f"{error}; it is made again", "warning")
             return None
-        return header if header.extra.get("identity") == identity else None
+        section = "trainer" if kind == "model" else "first_stage_trainer"
+        steps = header.extra.get("steps", getattr(self.known_as, section).steps)  # 0.1.0 did not say
+        whole = steps == getattr(self.recipe, section).steps
+        return header if header.extra.get("identity") == identity and whole else None
 
     def picture(self, stage: str, step: int, name: str, data: bytes | None) -> None:
         """Write a PNG into the run's folder and tell the observers; nothing where there is none."""
@@ -157,7 +193,7 @@ class Stages:
 
     def _first_stage_identity(self) -> str:
         """The recipe's, with the content of the LPIPS weights that it is trained with, wherever they lie."""
-        own, lpips = self.recipe.first_stage_identity(), self.recipe.first_stage_trainer.lpips
+        own, lpips = self.known_as.first_stage_identity(), self.recipe.first_stage_trainer.lpips
         return digest([own, *map(artifacts.sha256, lpips.split(","))]) if lpips else own
 
     def report_bad(self, examples: Examples) -> None:
@@ -214,7 +250,7 @@ class Stages:
 
     def moments_place(self) -> tuple[str, Source]:
         """The folder of this run's moments, and what they are made from."""
-        source = latents.source_of(self.recipe, artifacts.sha256(self.stage_url), self.paired().fingerprint())
+        source = latents.source_of(self.recipe, artifacts.sha256(self.stage_url), self.fingerprint(self.paired()))
         return latents.folder_of(self.recipe, self.out, source.key), source
 
     def moments(self) -> Cache | None:
@@ -227,7 +263,7 @@ class Stages:
     # ---------------------------------------------------------------------------------------------- denoiser
 
     def _model_identity(self) -> str:
-        return self._identity(digest([self.recipe.identity(), artifacts.sha256(self.stage_url)]))
+        return self._identity(digest([self.known_as.identity(), artifacts.sha256(self.stage_url)]))
 
     def denoiser(self) -> None:
         """Train denoiser and conditioners."""
