@@ -65,10 +65,10 @@ def remark_on(kind: str, top: float) -> str:
         )
         return line if top < _DARK * 257 else ""
     most = _MOST.get(kind, 65535.0)
-    dark = top < _DARK * 256 if most > 255 else False
+    dark = 1 < top < _DARK if kind == _FRACTION else top < _DARK * 256
     if not dark and top <= most:
         return ""
-    white = next((white for white in _WHITES if dark and top <= white), top)
+    white = next((white for white in _WHITES if dark and kind != _FRACTION and top <= white), top)
     seen = "so that they are dark" if dark else f"and all above {most:g} is white"
     return (
         f"{kind} pictures reach {top:.9g}, of {most:.9g}, {seen}; say which level is white, such as "
