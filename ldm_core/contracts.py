@@ -152,7 +152,8 @@ class Conditioner(Protocol):
     ``taken_sizes(size, latent)``, batch key -> a size (h, w) other than the images' at which it is taken as it is.
     A conditioner may have ``fit(examples)``, called once before training, to learn from the annotations at hand (a
     tokenizer), and ``class_tables``, parameter name -> (batch key, axis) of tables with a row a class, so that
-    finetuning finds classes by name. A config whose part brings trained weights says so by ``pretrained = True``, one
+    finetuning finds classes by name, and ``known(example)``, the pixels of a picture that stay as they are
+    (:mod:`ldm_core.known_pixels`). A config whose part brings trained weights says so by ``pretrained = True``, one
     whose part stays as it is unless a recipe says ``train: true``, by ``trained_by_default = False``.
     Ownership of device, mode, freezing and parameters: see :mod:`ldm_core.contracts`.
     """

@@ -8,6 +8,7 @@ int(s * steps) are left out, so that another model may go on from there with the
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from ldm_core.batch import to_images
 from ldm_core.contracts import FirstStage, NoiseSchedule
 from ldm_core.errors import ConfigError, DataError, clean
+from ldm_core.fit_notes import fit_note, multiple_of
 from ldm_core.geometry import fit
 from ldm_core.images import to_channels, to_planes
 from ldm_core.recipe import Recipe
@@ -26,6 +28,10 @@ from ldm_core.sample_results import finite_rows
 
 STRENGTH = 0.75
 """Of a picture that is given without one: the published scripts' default."""
+
+
+class FittedWarning(UserWarning):
+    """A picture to begin from was shrunk, cropped or padded."""
 
 
 @attrs.frozen(eq=False)
@@ -147,6 +153,9 @@ def _fitted(picture: Any, recipe: Recipe, name: str) -> np.ndarray:
     array = to_channels(array, recipe.image_channels)
     if array.shape[1:] == tuple(recipe.image_size):
         return array
+    source = (array.shape[1], array.shape[2])
+    if line := fit_note(name, source, recipe.image_size, recipe.data.fit, multiple=multiple_of(recipe)):
+        warnings.warn(line, FittedWarning, stacklevel=5)
     fitted: np.ndarray = fit({"image": array}, {"image": "image"}, recipe.image_size, recipe.data.fit)["image"]
     return fitted
 

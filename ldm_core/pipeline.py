@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_core import artifacts, class_names, storage
+from ldm_core import artifacts, class_names, known_pixels, storage
 from ldm_core import sample_settings as sampling
 from ldm_core.batch import collate, to_device, to_images
 from ldm_core.build import (
@@ -114,7 +114,7 @@ class Pipeline:
         header = artifacts.read_header(path, "model")
         stage_url = artifacts.find(storage.parent(path), artifacts.STAGE_FILE)
         stage_sha256 = artifacts.require_first_stage(header, stage_url)
-        recipe = resolve(_beside(header.config, stage_url), catalog)
+        recipe = resolve(_beside(known_pixels.as_made(header.config), stage_url), catalog)
         now = versions(recipe, catalog)
         changed = [f"{d} {v} (installed: {now.get(d, 'none')})" for d, v in header.versions.items() if now.get(d) != v]
         if changed:
@@ -124,6 +124,8 @@ class Pipeline:
         model = make_model(recipe, catalog, stage)
         load_weights(model, tensors_of(path), path)
         settle(model.to(where).eval().requires_grad_(False), precision)
+        if line := known_pixels.notice(header.config, model.conditioners.values()):
+            warnings.warn(f"{storage.shown(path)} {line}", stacklevel=2)
         names = header.extra.get("class_names") or {}
         hashes = {"weights": header.sha256, "first_stage": stage_sha256}
         return cls(recipe, stage, model, catalog, **hashes, class_names=names)
@@ -267,7 +269,10 @@ class Pipeline:
             made: list[Sampled] = []
             shown, fine = decoded(self.stage, estimates[0] if begun.stop else z, self.model.precision)
             sound = finite_rows(z)
-            for i, pixels, end in zip(chunk, shown.numpy(), z.float().cpu().numpy(), strict=True):
+            pictures, parts_of = shown.numpy(), dict(self.model.conditioners.items())
+            if settings.paste_known:
+                pictures = known_pixels.pasted(parts_of, [rows[i] for i in chunk], pictures)
+            for i, pixels, end in zip(chunk, pictures, z.float().cpu().numpy(), strict=True):
                 if not (fine & sound)[i - chunk[0]]:
                     continue
                 prompt = str(rows[i].get("caption", ""))
@@ -276,6 +281,7 @@ class Pipeline:
                 if avoided:
                     about["negative"] = in_words(avoided[i])
                 about |= begun.described()
+                about |= known_pixels.described(parts_of) if settings.paste_known else {}
                 made.append(Sampled(pixels, prompt, all_seeds[i], about, end))
             if done is None:
                 out += made

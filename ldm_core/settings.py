@@ -222,6 +222,9 @@ class SampleSettings:
     quantize_x0: bool = _field(
         False, "the same as the published samplers do it: the noise stays what the network gave", later=True
     )
+    paste_known: bool = _field(
+        True, "inpainting: the input's own pixels outside of holes, bit for bit (older runs: false)", later=True
+    )
     branches: Literal["together", "apart"] = _field("together", "guidance branches in one call, or one by one")
 
 

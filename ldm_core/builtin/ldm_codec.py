@@ -12,6 +12,7 @@ from ldm_core.builtin.ldm_codec_config import LdmCodecConfig
 from ldm_core.codec import Codec, ModelWeights, Recognised, Source, TensorFile, Written, overlay
 from ldm_core.config import dump_yaml
 from ldm_core.errors import CheckpointError, ConfigError
+from ldm_core.known_pixels import as_made
 from ldm_core.recipe import digest
 from ldm_core.specs import Site
 
@@ -116,7 +117,7 @@ def _headers(source: Source) -> dict[str, tuple[dict[str, Any], TensorFile]]:
 
 
 def _recipe(source: Source, found: Mapping[str, tuple[dict[str, Any], TensorFile]]) -> dict[str, Any]:
-    plain: dict[str, Any] = dict(found["model"][0]["config"]) if "model" in found else {}
+    plain: dict[str, Any] = dict(as_made(found["model"][0]["config"])) if "model" in found else {}
     if "first_stage" in found:
         body = found["first_stage"][0]
         plain["first_stage"] = {"use": body["use"], **body["config"]}

@@ -223,23 +223,39 @@ def taken_sizes(recipe: Any) -> dict[str, tuple[int, int]]:
     return {key: sizes[0] for key, sizes in found.items() if sizes[0] and len(set(sizes)) == 1}
 
 
+def fit_all(
+    inputs: Mapping[str, Any], recipe: Any, keys: Mapping[str, str] | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """:func:`fit_inputs` for a recipe, and a line for each picture that loses something by it."""
+    from ldm_core.fit_notes import input_notes, multiple_of
+
+    sizes: dict[str, tuple[int, int]] = {}
+    small, size, rule = taken_sizes(recipe), recipe.image_size, recipe.data.fit
+    out = fit_inputs(inputs, size, rule, keys, small, sizes)
+    return out, input_notes(sizes, size, rule, multiple=multiple_of(recipe), taken=small)
+
+
 def fit_inputs(
     inputs: Mapping[str, Any],
     size: tuple[int, int],
     rule: str,
     keys: Mapping[str, str] | None = None,
     taken: Mapping[str, tuple[int, int]] | None = None,
+    sizes: dict[str, tuple[int, int]] | None = None,
 ) -> dict[str, Any]:
     """`inputs` with pictures and maps brought to the model's image size (h, w), as its data was.
 
     `keys`: key -> geometry, where the data says it; ``image``, ``segmentation`` and ``mask`` are known without.
-    `taken`: key -> another size at which it is taken as it is (:func:`taken_sizes`).
+    `taken`: key -> another size at which it is taken as it is (:func:`taken_sizes`). `sizes` is told the sizes (h, w)
+    that were given.
     """
     known = {"image": "image", "segmentation": "map", "mask": "map", **(keys or {})}
     out = dict(inputs)
     for key, value in inputs.items():
         if known.get(key) not in ("image", "map") or not hasattr(value, "shape"):
             continue
+        if sizes is not None:
+            sizes[key] = tuple(value.shape[-2:])
         if tuple(value.shape[-2:]) not in (tuple(size), (taken or {}).get(key)):
             from ldm_core.geometry import fit
 

@@ -11,7 +11,7 @@ from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.check import remarks
 from ldm_core.cli.assemble import Request, assemble
-from ldm_core.cli.inputs import fit_inputs, name_classes, read_inputs, require_readers, taken_sizes
+from ldm_core.cli.inputs import fit_all, name_classes, read_inputs, require_readers
 from ldm_core.cli.launching import log_of_progress, processes, start
 from ldm_core.cli.output import first_process, print_problems, reporting, say, warnings_as_lines
 from ldm_core.contracts import DataInfo
@@ -59,8 +59,8 @@ def prepare(options: Mapping[str, Any], settings: Sequence[str]) -> Prepared:
     wanted = [*inputs, *(["caption"] if recipe.sample.prompts else [])]
     require_readers(wanted, {c.name: c.config.reads for c in recipe.conditioners}, "; see --cond")
     inputs = name_classes(inputs, info.class_names, info.classes)
-    inputs = fit_inputs(inputs, recipe.image_size, recipe.data.fit, info.keys, taken_sizes(recipe))
-    notes = assembled.notes + tuple(
+    inputs, fitted = fit_all(inputs, recipe, info.keys)
+    notes = assembled.notes + tuple(fitted) + tuple(
         f"plugin '{b.plugin}' of {b.distribution} does not load ({b.error.splitlines()[0]}); see `ldm-run plugins`"
         for b in catalog.broken
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,8 +25,8 @@ def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
 
         guidance = _guidance(options["guidance"])
         with warnings_as_lines():
-            ours = is_native(model)  # whose recipe is known: nothing but the sampling can be said of it
-            settings = [item for item in given[1] if (key := _key(item)) in CHOICES or (ours and key != "codec")]
+            ours = is_native(model)  # whose recipe is known: nothing but the sampling and its size can be said of it
+            settings = [item for item in given[1] if (key := _key(item)) in CHOICES or (ours and key not in _LOADED)]
             wanted = Wanted.of(
                 [item for item in given[1] if item not in settings],
                 codec=options["codec"],
@@ -51,6 +52,10 @@ def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
         if not options["json_flag"]:
             say("\n".join([*output.files, grid, *filter(None, [output.left_out()])]))
     return 0
+
+
+_LOADED = ("codec", "image_size")
+"""Keys of settings that are of how a model is loaded, and not of how it is sampled."""
 
 
 def _output(
@@ -118,7 +123,7 @@ def read_prompts(url: str | None) -> list[str]:
 
 def _inputs(options: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
     from ldm_core.class_names import counts_of
-    from ldm_core.cli.inputs import fit_inputs, name_classes, read_inputs, require_readers, taken_sizes
+    from ldm_core.cli.inputs import fit_all, name_classes, read_inputs, require_readers
 
     recipe = pipeline.recipe
     inputs = read_inputs(
@@ -130,7 +135,10 @@ def _inputs(options: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
     )
     require_readers(inputs, {c.name: c.config.reads for c in recipe.conditioners})
     inputs = name_classes(inputs, pipeline.class_names, counts_of(recipe))
-    return fit_inputs(inputs, recipe.image_size, recipe.data.fit, taken=taken_sizes(recipe))
+    fitted, notes = fit_all(inputs, recipe)
+    for line in notes:
+        warnings.warn(line, stacklevel=1)
+    return fitted
 
 
 def _draw(

@@ -1,0 +1,55 @@
+"""What of a picture is known already is pasted over what was sampled: inpainting changes its holes alone.
+
+A conditioner that is given such pictures says so by a method ``known(example) -> (picture, known) | None``: uint8
+(c, H, W), and booleans (H, W) of the pixels that are to stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+KEY = "paste_known"
+"""The setting of ``sample``, and what a picture's metadata call it."""
+
+
+def pasted(
+    conditioners: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], pictures: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """`pictures` (B, c, H, W) with the known pixels of `rows`, the inputs of each, bit for bit where they have any."""
+    makers = [c.known for c in conditioners.values() if hasattr(c, "known")]
+    if not makers:
+        return pictures
+    out = pictures.copy()
+    for one, row in zip(out, rows, strict=True):
+        for picture, known in filter(None, (make(row) for make in makers)):
+            if picture.shape == one.shape:
+                one[:, known] = picture[:, known]
+    return out
+
+
+def described(conditioners: Mapping[str, Any]) -> dict[str, str]:
+    """What a picture's metadata say of it: nothing where no conditioner is given known pixels."""
+    return {KEY: "true"} if any(hasattr(c, "known") for c in conditioners.values()) else {}
+
+
+def as_made(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stored recipe as it was sampled when it was made: one without this setting is older, and pastes nothing."""
+    sample = config.get("sample")
+    if not isinstance(sample, Mapping) or KEY in sample:
+        return config
+    return {**config, "sample": {**sample, KEY: False}}
+
+
+def notice(config: Mapping[str, Any], conditioners: Iterable[Any]) -> str:
+    """What a user of older weights is told, where it concerns them; `config`: the recipe as it is stored."""
+    older = as_made(config) is not config
+    if not older or not any(hasattr(c, "known") for c in conditioners):
+        return ""
+    return (
+        f"was made before sample.{KEY}: its samples are the model's in every pixel, as they were; "
+        f"sample.{KEY}=true pastes the known ones"
+    )
