@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -9,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ldm_core.breaches import Named, named
 from ldm_core.catalog import Catalog
 from ldm_core.check import site_of
-from ldm_core.contracts import FirstStage, Guidance, Objective, Sampler, Site, TimeGrid
+from ldm_core.contracts import EMPTY, FirstStage, Guidance, Objective, Sampler, Site, TimeGrid
 from ldm_core.diffusion import Model
 from ldm_core.errors import CheckpointError, ComponentError
 from ldm_core.making import data_info, make, make_dataset
 from ldm_core.recipe import ConditionerPart, Part, Recipe
+from ldm_core.run_contracts import Contracts, hold_parameterization, hold_schedule
 from ldm_core.streams import mix_seed
 
 
@@ -117,6 +120,9 @@ def make_model_at(site: Site, recipe: Recipe, catalog: Catalog) -> Model:
     with seeded(mix_seed(recipe.seed, "adapters")):  # attaching may make weights: it is then that layers are known
         adapters = [make(part, site, catalog) for part in recipe.adapters]
         model = Model(denoiser, schedule, parameterization, conditioners, adapters)
+    model.contracts = held = Contracts(recipe, catalog, site.latent)
+    hold_schedule(held.parts["schedule"], schedule)
+    hold_parameterization(held.parts["parameterization"], parameterization, schedule)
     if recipe.trainer.train == "adapters":
         for parameter in (*model.denoiser.parameters(), *model.conditioners.parameters()):  # type: ignore[attr-defined]
             parameter.requires_grad_(False)
@@ -125,11 +131,12 @@ def make_model_at(site: Site, recipe: Recipe, catalog: Catalog) -> Model:
 
 @attrs.frozen
 class SamplingParts:
-    """What a sampling run needs beside the model."""
+    """What a sampling run needs beside the model. `named`: how messages name them, where a catalog is known."""
 
     sampler: Sampler
     guidance: Guidance
     time_grid: TimeGrid
+    named: Mapping[str, Named] = EMPTY
 
 
 def make_sampling(recipe: Recipe, catalog: Catalog, site: Site) -> SamplingParts:
@@ -139,6 +146,7 @@ def make_sampling(recipe: Recipe, catalog: Catalog, site: Site) -> SamplingParts
         sampler=make(recipe.sampler, site, catalog),
         guidance=make(recipe.guidance, site, catalog),
         time_grid=make(recipe.time_grid, site, catalog),
+        named={kind: named(getattr(recipe, kind), catalog) for kind in ("sampler", "guidance", "time_grid")},
     )
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm_core.breaches import Named, inside
 from ldm_core.cond import Cond
 from ldm_core.contracts import Batch, Denoiser, Estimate, NoiseSchedule, Parameterization, Predict
+from ldm_core.run_contracts import Contracts, is_output
 from ldm_core.settings import Precision
 from ldm_core.streams import Streams
 
@@ -49,6 +51,8 @@ class Model(nn.Module):
         self.schedule = schedule
         self.parameterization = parameterization
         self.precision: Precision = "fp32"
+        self.contracts: Contracts | None = None
+        """What its parts promised, where a recipe is known: see :mod:`ldm_core.run_contracts`."""
         for adapter in adapters:
             adapter.attach(self)
 
@@ -63,6 +67,9 @@ class Model(nn.Module):
             return torch.autocast(self.device.type, dtype=AUTOCAST[self.precision])
         return nullcontext()
 
+    def _named(self, part: str) -> Named | None:
+        return None if self.contracts is None else self.contracts.parts[part]
+
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(c_skip, c_out, c_in) at t (B,), float64, each (B,)."""
         t = t.double()
@@ -72,8 +79,14 @@ class Model(nn.Module):
         """x (B, C, *s), t (B,) -> what the denoiser puts out, float32: F and, beyond C channels, its own."""
         c_in = self.coefficients(t)[2]
         level = self.schedule.noise_level(t.double()).to(device=x.device, dtype=torch.float32)
-        with self.autocast():
+        held = self.contracts
+        with self.autocast(), inside(self._named("denoiser"), "forward"):
             out: Tensor = self.denoiser(x * per_example(c_in, x), level, cond)  # type: ignore[operator]
+        if held is not None:
+            if not is_output(out, x):
+                raise held.network_breach(out, x)
+            if held.is_open:
+                held.hold_network(out, x, cond)
         return out.float()
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Estimate:
@@ -86,16 +99,27 @@ class Model(nn.Module):
 
     def encode(self, batch: Batch, names: Iterable[str] | None = None) -> dict[str, Cond]:
         """Each conditioner's bundle for a collated batch, by name; floating tensors are float32. `names`: of these."""
-        some = self.conditioners if names is None else names
+        held, conds = self.contracts, {}
         with self.autocast():
-            conds = {name: self.conditioners[name].encode(batch) for name in some}  # type: ignore[operator]
+            for name in self.conditioners if names is None else names:
+                with inside(self._named(f"conditioners.{name}"), "encode"):
+                    given = batch if held is None else held.given(batch, name)
+                    conds[name] = self.conditioners[name].encode(given)  # type: ignore[operator]
+        if held is not None and held.is_open:
+            held.hold_bundles(conds, batch, self.device)
         return {name: c.map(_float) for name, c in conds.items()}
 
     def nulls(self, conds: Mapping[str, Cond]) -> dict[str, Cond]:
         """Each conditioner's "no condition" bundle, shaped as `conds`."""
+        held, nulls = self.contracts, {}
         with self.autocast():
-            nulls = {name: self.conditioners[name].null(cond) for name, cond in conds.items()}  # type: ignore[operator]
-        return {name: c.map(_float) for name, c in nulls.items()}
+            for name, cond in conds.items():
+                with inside(self._named(f"conditioners.{name}"), "null"):
+                    nulls[name] = self.conditioners[name].null(cond)  # type: ignore[operator]
+        nulls = {name: c.map(_float) if isinstance(c, Cond) else c for name, c in nulls.items()}
+        if held is not None and held.is_open:
+            held.hold_nulls(nulls, conds)
+        return nulls
 
     def dropped(self, batch: Batch, rates: Mapping[str, float], joint: float, streams: Streams) -> Cond:
         """Encode a batch for training: each conditioner loses its condition at its own rate, all at `joint`.
@@ -132,7 +156,7 @@ def make_predict(model: Model, *, together: bool = True) -> Predict:
     def batch(conds: list[Cond]) -> Cond:
         key = tuple(id(c) for c in conds)
         if key not in ready:
-            with model.autocast():
+            with model.autocast(), inside(model._named("denoiser"), "prepare"):
                 found = prepare(conds[0] if len(conds) == 1 else Cond.batch(conds))
             if len(ready) >= _MOST_BUNDLES:
                 del ready[next(iter(ready))]

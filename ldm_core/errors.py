@@ -24,6 +24,10 @@ class ComponentError(LDMError):
     """A component that is not installed, is named twice, or whose plugin does not load."""
 
 
+class ContractError(ComponentError):
+    """A part that breaks its contract in a run: the message says which, what the contract says and what was seen."""
+
+
 class DataError(LDMError):
     """Images or annotations that cannot be read, or that lack what a part needs."""
 

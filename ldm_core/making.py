@@ -15,7 +15,11 @@ from ldm_core.recipe import MixturePart, Part, Recipe
 
 def make(part: Part, site: Site, catalog: Catalog) -> Any:
     """Build one component: import its factory and call ``factory(config, site)``."""
-    return factory_of(part, catalog)(part.config, site)
+    from ldm_core.breaches import inside, named
+
+    factory = factory_of(part, catalog)
+    with inside(named(part, catalog), "the factory"):
+        return factory(part.config, site)
 
 
 def factory_of(part: Part, catalog: Catalog) -> Any:

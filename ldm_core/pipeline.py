@@ -19,6 +19,7 @@ from torch import Tensor
 from ldm_core import artifacts, class_names, known_pixels, storage
 from ldm_core import sample_settings as sampling
 from ldm_core.batch import collate, to_device, to_images
+from ldm_core.breaches import inside, named
 from ldm_core.build import (
     SamplingParts,
     load_weights,
@@ -41,6 +42,7 @@ from ldm_core.sample_rows import Negative, as_data, in_words, negative_rows, row
 from ldm_core.sampled import Callback, Progress, Sampled
 from ldm_core.settings import Precision
 from ldm_core.settling import settle
+from ldm_core.stage_contract import hold_pictures, hold_start
 from ldm_core.trained import device_named, load_stage, tensors_of
 
 if TYPE_CHECKING:
@@ -212,7 +214,10 @@ class Pipeline:
         )
         settings = recipe.sample
         steps, batch = steps or settings.steps, batch or settings.batch
-        begun = passage_of(recipe, self.stage, self.model.device, image, latents, strength, stop, batch)
+        shape = recipe.first_stage.config.latent.shape(recipe.image_size)
+        with inside(stage := named(recipe.first_stage, self.catalog), "encode_moments or latents"):
+            begun = passage_of(recipe, self.stage, self.model.device, image, latents, strength, stop, batch)
+        hold_start(stage, begun.latents, shape)
         count = images if seeds is None or images else len(seeds)
         if count is None and begun.latents is not None and not prompts and not examples:
             count = len(begun.latents)
@@ -229,7 +234,6 @@ class Pipeline:
             warnings.warn(line, stacklevel=2)
         sampling.require_steps(recipe, steps)
         parts = self._parts(recipe)
-        shape = recipe.first_stage.config.latent.shape(recipe.image_size)
         try:
             intervals = len(begun.times(parts.time_grid.times(self.model.schedule, steps))) - 1
         except ValueError as error:  # a rule that cannot make that number of steps
@@ -249,6 +253,8 @@ class Pipeline:
                     if callback(progress) is False:
                         raise Interrupted("sampling was cancelled")
 
+            if self.model.contracts is not None and not number:
+                self.model.contracts.open(shape[1:])
             with torch.no_grad():
                 given = self._batch([rows[i] for i in chunk], self.reads)
                 away = self._batch([avoided[i] for i in chunk], tuple(avoided[0])) if avoided else None
@@ -267,7 +273,9 @@ class Pipeline:
                 passage=begun.of(chunk),
             )
             made: list[Sampled] = []
-            shown, fine = decoded(self.stage, estimates[0] if begun.stop else z, self.model.precision)
+            if self.model.contracts is not None:
+                self.model.contracts.close()
+            shown, fine = decoded(self.stage, estimates[0] if begun.stop else z, self.model.precision, self._as_images)
             sound = finite_rows(z)
             pictures, parts_of = shown.numpy(), dict(self.model.conditioners.items())
             if settings.paste_known:
@@ -303,6 +311,14 @@ class Pipeline:
         if row.keys().isdisjoint(class_names.KEYS):
             return row
         return class_names.indices(row, self.class_names, class_names.counts_of(self.recipe))
+
+    def _as_images(self, z: Tensor) -> Tensor:
+        """Latents -> images, held to the first stage's contract."""
+        part = named(self.recipe.first_stage, self.catalog)
+        with inside(part, "decode"):
+            images = self.stage.decode(z)
+        hold_pictures(part, images, z, self.recipe.first_stage.config.latent, self.recipe.image_channels)
+        return images
 
     def _batch(self, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, Any]:
         if not keys:

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm_core.breaches import inside
 from ldm_core.build import SamplingParts
 from ldm_core.cond import Conditions
 from ldm_core.contracts import Batch, Estimate, FirstStage, OnStep
 from ldm_core.diffusion import Model, make_predict
 from ldm_core.image_start import Passage
+from ldm_core.run_contracts import hold_estimate, hold_result, hold_times
 from ldm_core.sample_results import finite_rows
 from ldm_core.settings import Precision
 from ldm_core.streams import Streams, mix_seed
@@ -60,17 +62,28 @@ def sample_latents(
     start = Streams([mix_seed("start", s) for s in seeds], device)
     noise = Streams([mix_seed("noise", s) for s in seeds], device)
     passage = passage or Passage()
-    times = passage.times(parts.time_grid.times(model.schedule, steps))
+    named = parts.named.get
+    with inside(named("time_grid"), "times"):
+        times = parts.time_grid.times(model.schedule, steps)
+    hold_times(named("time_grid"), times, steps, model.schedule)
+    times = passage.times(times)
     x = passage.start(model.schedule, times[0], start.normal((len(seeds), *shape)))
     predict = make_predict(model, together=together)
 
+    guidance = named("guidance")
+
     def denoise(x: Tensor, t: Tensor) -> Estimate:
-        estimate = parts.guidance.guide(predict, x, t, conditions, model.schedule)
+        with inside(guidance, "guide"):
+            estimate = parts.guidance.guide(predict, x, t, conditions, model.schedule)
+        hold_estimate(guidance, "guide", estimate, x)
         if project is None or keep_eps:
             return estimate._replace(project=project)
         return estimate._replace(x0=project(estimate.x0))
 
-    return parts.sampler.sample(denoise, x, times, model.schedule, streams=noise, on_step=on_step)
+    with inside(named("sampler"), "sample"):
+        out = parts.sampler.sample(denoise, x, times, model.schedule, streams=noise, on_step=on_step)
+    hold_result(named("sampler"), out, x)
+    return out
 
 
 def truncations(conditioners: Mapping[str, Any], prompts: Sequence[str]) -> list[str]:
@@ -101,13 +114,16 @@ def decode(stage: FirstStage, z: Tensor, precision: Precision = "fp32") -> Tenso
 
 
 @torch.no_grad()
-def decoded(stage: FirstStage, z: Tensor, precision: Precision = "fp32") -> tuple[Tensor, Tensor]:
-    """Latents -> uint8 images (B, c, H, W), and (B,) bool which of them were finite before, on the CPU.
+def decoded(
+    stage: FirstStage, z: Tensor, precision: Precision = "fp32", decode: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Latents -> uint8 images (B, c, H, W), and (B,) bool which of them were finite before, on the CPU. `decode` takes
+    the place of the stage's.
 
     Under ``bf16`` the stage's convolutions run in it; not under ``fp16``, whose range published autoencoders leave.
     """
     with torch.autocast(z.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        images = stage.decode(z)
+        images = (decode or stage.decode)(z)
     images = images.float()
     fine = finite_rows(images)
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu(), fine

@@ -123,8 +123,9 @@ def _others(given: Mapping[str, Any]) -> Iterator[str]:
     for name in ("project_x0", "strict"):
         if name in given and not isinstance(given[name], bool | np.bool_):
             yield f"{name}={_shown(given[name])}: expected True or False"
-    if "callback" in given and not callable(given["callback"]):
-        yield f"callback={_shown(given['callback'])}: expected a function of the progress"
+    for name, of in (("callback", "the progress"), ("done", "the images of a batch")):
+        if name in given and not callable(given[name]):
+            yield f"{name}={_shown(given[name])}: expected a function of {of}"
 
 
 def _is_whole(value: Any, least: int | None) -> bool:

@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm_core.breaches import inside
 from ldm_core.builtin.objectives import prediction_error
 from ldm_core.cond import Cond
 from ldm_core.contracts import Batch, FirstStage, LossOutput, Objective
 from ldm_core.diffusion import Model
 from ldm_core.recipe import Recipe
+from ldm_core.run_contracts import hold_loss
+from ldm_core.stage_contract import hold_latents, hold_moments
 from ldm_core.streams import Streams
 from ldm_core.training.ema import EMA, whole_state
 from ldm_core.training.engine import Part
@@ -33,6 +36,7 @@ class DiffusionLoss(nn.Module):
         prepare = getattr(objective, "prepare", None)
         if prepare is not None:
             prepare(model)
+        self._begun = False  # the first batch is looked at
         self._rates = {c.name: c.dropout for c in recipe.conditioners}
         self._joint = recipe.trainer.joint_dropout
         only_adapters = recipe.trainer.train == "adapters"
@@ -55,8 +59,7 @@ class DiffusionLoss(nn.Module):
         """
         streams = Streams(seeds, x0.device)
         if times is None:
-            cond = self.model.dropped(batch, self._rates, self._joint, streams)
-            return self.objective.loss(self.model, x0, cond, streams=streams)
+            return self._loss(x0, batch, streams)
         begin, end = times
         u = begin + (end - begin) * streams.uniform((len(streams),)).double()
         t, eps = self.model.schedule.draw(u.to(x0.device)), streams.normal(x0.shape)
@@ -64,6 +67,20 @@ class DiffusionLoss(nn.Module):
         cond = Cond.merge(conds.values()) if conds else Cond()
         error = prediction_error(self.model, x0.float(), eps, t, cond).value
         return LossOutput(error.square().flatten(1).mean(1))
+
+    def _loss(self, x0: Tensor, batch: Batch, streams: Streams) -> LossOutput:
+        held = self.model.contracts
+        if held is not None and not self._begun:
+            held.open(x0.shape[2:])
+        cond = self.model.dropped(batch, self._rates, self._joint, streams)
+        part = None if held is None else held.parts["objective"]
+        with inside(part, "loss"):
+            out = self.objective.loss(self.model, x0, cond, streams=streams)
+        hold_loss(part, out, x0)
+        if held is not None:
+            held.close()
+        self._begun = True
+        return out
 
 
 class DenoiserTask:
@@ -87,6 +104,7 @@ class DenoiserTask:
         say: Callable[[str, str], None] = lambda text, level: None,
     ) -> None:
         self._recipe, self._first_stage = recipe, stage
+        self._stage_named = None if model.contracts is None else model.contracts.parts["first_stage"]
         settings = recipe.trainer
         model.precision = settings.precision
         self._loss = DiffusionLoss(model, objective, recipe)
@@ -108,10 +126,18 @@ class DenoiserTask:
     @torch.no_grad()
     def latents(self, batch: Batch, seeds: Sequence[int]) -> Tensor:
         """Normalised latents (B, C, *s) of a batch with ``moments`` or ``image``, one draw a seed."""
-        moments = batch.get("moments")
+        stage, moments, first = self._first_stage, batch.get("moments"), self._stage_named
         if moments is None:
-            moments = self._first_stage.encode_moments(batch["image"])
-        return self._first_stage.latents(moments.float(), streams=Streams(seeds, moments.device))
+            with inside(self._stage_named, "encode_moments"):
+                moments = stage.encode_moments(batch["image"])
+            if first is not None:
+                hold_moments(first, moments, batch["image"], stage.latent)
+        with inside(self._stage_named, "latents"):
+            z = stage.latents(moments.float(), streams=Streams(seeds, moments.device))
+        if first is not None:
+            hold_latents(first, z, moments, stage.latent)
+            self._stage_named = None  # one batch tells
+        return z
 
     def step(self, step: int, micros: Sequence[MicroBatch], *, measure: bool) -> Mapping[str, Any]:
         """One optimizer step over the micro-batches, and the averages after it; a step that must not count leaves

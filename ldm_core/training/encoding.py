@@ -12,6 +12,7 @@ from ldm_core.errors import ConfigError, StorageError
 from ldm_core.making import make_dataset
 from ldm_core.pipeline import load_stage
 from ldm_core.recipe import Recipe
+from ldm_core.stage_contract import held_stage
 from ldm_core.training import latents, latents_encode, world
 from ldm_core.training.loader import Examples
 from ldm_core.training.loop import Run, Stop
@@ -38,7 +39,7 @@ def encode(recipe: Recipe, info: DataInfo, catalog: Catalog) -> dict[str, Any]:
     folder = latents.folder_of(recipe, out, source.key)
     with world.ending(here), run.stop:
         done = latents_encode.ensure(
-            lambda: load_stage(recipe, catalog, stage_url, here.device),
+            lambda: held_stage(load_stage(recipe, catalog, stage_url, here.device), recipe, catalog, here.device),
             examples,
             run,
             folder,

@@ -11,10 +11,12 @@ from safetensors.torch import save
 
 from ldm_core import artifacts, storage
 from ldm_core.batch import to_images
+from ldm_core.breaches import named
 from ldm_core.build import make_first_stage
 from ldm_core.config import unstructure
 from ldm_core.contracts import FirstStage
 from ldm_core.recipe import versions
+from ldm_core.stage_contract import hold_stage
 from ldm_core.streams import mix_seed
 from ldm_core.training import curves
 from ldm_core.training.denoiser_run import example_name
@@ -42,6 +44,8 @@ def train_first_stage(work: Stages, identity: str) -> None:
     recipe = with_codebook_of(recipe, stage, started)
     settings = recipe.first_stage_trainer
     stage.to(world.device)
+    part = named(recipe.first_stage, work.catalog)
+    hold_stage(part, stage, recipe.image_size, recipe.image_channels, world.device)
     perceptual = perceptual_distance(settings.lpips, world)
     dataset, is_held_out = work.held_out()
     pictures = HeldOut(Examples(dataset, recipe.image_size, recipe.data, ["image"]), settings, world, perceptual)

@@ -16,6 +16,7 @@ from ldm_core.errors import CheckpointError, ConfigError, DataError
 from ldm_core.making import held_out_data
 from ldm_core.pipeline import load_stage
 from ldm_core.recipe import Recipe, digest
+from ldm_core.stage_contract import held_stage
 from ldm_core.training import final_samples, known_data, latents, latents_encode, world
 from ldm_core.training.denoiser_run import train_denoiser
 from ldm_core.training.first_stage_run import train_first_stage
@@ -237,7 +238,7 @@ class Stages:
             examples = Examples(self.paired(), recipe.image_size, recipe.data, ["image"])
             folder, source = self.moments_place()
             ensured = latents_encode.ensure(
-                self.stage,
+                lambda: held_stage(self.stage(), recipe, self.catalog, self.run.world.device),
                 examples,
                 self.run,
                 folder,

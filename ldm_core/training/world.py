@@ -10,6 +10,7 @@ import atexit
 import ctypes
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -109,6 +110,7 @@ def start() -> World:
     if not torch.distributed.is_initialized():
         import deepspeed
 
+        hook = sys.excepthook
         backend = "nccl" if cuda else "gloo"
         if alone:
             # A store in memory: there is no port that another run on this machine could take.
@@ -120,6 +122,8 @@ def start() -> World:
             vars(torch.distributed.distributed_c10d).update(default_pg_timeout=wait, default_pg_nccl_timeout=wait)
             torch.distributed.init_process_group(backend, rank=rank, world_size=size, timeout=wait)
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+        if size == 1:
+            sys.excepthook = hook  # torch's would put the rank before each line of a traceback
         atexit.register(stop)
     return World(rank, size, device)
 

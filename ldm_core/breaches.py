@@ -1,0 +1,92 @@
+"""A part that breaks its contract, told in the contract's own words; an exception of its code, told whose it is.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from types import TracebackType
+from typing import Any
+
+import attrs
+
+from ldm_core import contracts
+from ldm_core.catalog import Catalog
+from ldm_core.errors import ContractError, LDMError, clean
+from ldm_core.recipe import Part
+
+_CONTRACTS: dict[str, type] = {
+    "first_stage": contracts.FirstStage,
+    "conditioner": contracts.Conditioner,
+    "denoiser": contracts.Denoiser,
+    "sampler": contracts.Sampler,
+    "schedule": contracts.NoiseSchedule,
+    "parameterization": contracts.Parameterization,
+    "objective": contracts.Objective,
+    "guidance": contracts.Guidance,
+    "time_grid": contracts.TimeGrid,
+    "adapter": contracts.Adapter,
+}
+_SUITES = {"schedule": "ScheduleSuite", "time_grid": "TimeGridSuite", "first_stage": "FirstStageSuite"}
+_NOTE = "the fault is in"
+
+
+@attrs.frozen
+class Named:
+    """A part as messages name it: its kind, its name in the recipe, its name in the catalog, whose it is."""
+
+    kind: str
+    name: str
+    use: str
+    distribution: str
+
+    def __str__(self) -> str:
+        whose = f"'{self.use}' of {self.distribution}" if self.use != self.name else self.distribution
+        return f"{self.kind.replace('_', ' ')} '{self.name}' ({whose})"
+
+
+def named(part: Part, catalog: Catalog) -> Named:
+    """How messages name a part of a recipe."""
+    entry, _ = catalog.get(part.kind, part.use)
+    return Named(part.kind, getattr(part, "name", part.use), part.use, f"{entry.distribution} {entry.version}")
+
+
+def breach(part: Named, method: str, seen: str, expected: str, fix: str = "") -> ContractError:
+    """The error of a part whose `method` (or attribute) did not do what its contract says."""
+    contract = _CONTRACTS[part.kind]
+    own = getattr(contract, method, None)
+    line = " ".join((inspect.getdoc(own) or "").split()) if callable(own) else ""
+    suite = _SUITES.get(part.kind, f"{contract.__name__}Suite")
+    lines = [
+        f"{part} breaks its contract: {method} {clean(seen)}; expected: {expected}",
+        *([f"contract {contract.__name__}.{method}: {line}"] if line else []),
+        f"to fix in the plugin{': ' + fix if fix else ''}; its author's check is ldm_core.testing.{suite}",
+    ]
+    return ContractError("\n".join(lines))
+
+
+class inside:
+    """A context around a call of a part's own code: what it raises keeps its traceback and says whose part it is."""
+
+    __slots__ = ("_method", "_part")
+
+    def __init__(self, part: Named | None, method: str) -> None:
+        self._part, self._method = part, method
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is None or self._part is None or not isinstance(error, Exception) or isinstance(error, LDMError):
+            return
+        if not any(_NOTE in note for note in getattr(error, "__notes__", ())):  # the innermost part is the one
+            error.add_note(f"in {self._method} of {self._part}: {_NOTE} that part, or in what its settings allow")
+
+
+def shown(value: Any) -> str:
+    """A value that a part handed back, for a message: ``float32 (2, 4)``, or its type."""
+    shape = getattr(value, "shape", None)
+    if shape is None or not hasattr(value, "dtype"):
+        return type(value).__name__
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(shape)}"
