@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ldm_core.builtin.bad_examples import BadExample, SkipBad
+from ldm_core.builtin.bad_examples import BadExample, SkipBad, TooManyBad
 from ldm_core.catalog import Catalog
 from ldm_core.check import class_misfits
 from ldm_core.contracts import DataInfo
@@ -38,7 +38,10 @@ def look(dataset: Any, recipe: Recipe, what: str = "data") -> None:
         if bad and len(bad) == count:
             few = "; ".join(f"{clean(name, 200)}: {clean(why)}" for name, why in list(bad.items())[:2])
             raise DataError(f"{what}: none of the {count} examples that were looked at can be read ({few})")
-        SkipBad(view, limit).add(bad)
+        try:
+            SkipBad(view, limit).add(bad)
+        except TooManyBad as error:
+            raise TooManyBad(f"{what}: {error}", error.bad) from error
 
 
 def look_at_held_out(recipe: Recipe, catalog: Catalog, info: DataInfo) -> None:

@@ -152,11 +152,13 @@ class Mixture:
             share = "" if weight is None else f" at {section.weight / total:.1%}"
             told.append(f"{label} ({section.length}{share})")
         line = f"{self._ends[-1]} samples of {', '.join(told)} with {', '.join(self.keys)}"
-        remarks = [(label, data.remarks()) for label, data in self._labelled() if hasattr(data, "remarks")]
-        return "; ".join([line, *(f"{label}: {remark}" for label, remark in remarks if remark)])
+        return "; ".join(filter(None, [line, self.remarks()]))
 
-    def _labelled(self) -> list[tuple[str, Any]]:
-        return list(zip(self._labels, self._parts, strict=True))
+    def remarks(self) -> str:
+        """What is left out of each part, and what seems odd about it; empty where there is nothing to say."""
+        labelled = zip(self._labels, self._parts, strict=True)
+        told = [(label, data.remarks()) for label, data in labelled if hasattr(data, "remarks")]
+        return "; ".join(f"{label}: {remark}" for label, remark in told if remark)
 
     # ---------------------------------------------------------------------------------------------- examples
 

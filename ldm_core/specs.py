@@ -146,10 +146,12 @@ class Site:
 @attrs.frozen
 class DataInfo:
     """What a data set offers: `keys` name -> geometry, `classes` name -> count, `class_names` where known; `lacks`, why
-    keys that one might expect are not offered; `widths` name -> length of vectors, where known."""
+    keys that one might expect are not offered; `widths` name -> length of vectors, where known; `remarks`, what is left
+    out of it or seems odd."""
 
     keys: Mapping[str, str]
     classes: Mapping[str, int] = attrs.field(default=EMPTY)
     class_names: Mapping[str, tuple[str, ...]] = attrs.field(default=EMPTY)
     lacks: Mapping[str, str] = attrs.field(default=EMPTY)
     widths: Mapping[str, int] = attrs.field(default=EMPTY)
+    remarks: str = attrs.field(default="", eq=False)

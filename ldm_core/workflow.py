@@ -63,7 +63,8 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
     # Examples that lack a key or cannot be read at all are found now, not hours later.
     look(dataset.select(dict.fromkeys(["image", *recipe.reads])), recipe)
     look_at_held_out(recipe, catalog, info)
-    return recipe, info
+    remarks = getattr(dataset, "remarks", None)
+    return recipe, info if remarks is None else attrs.evolve(info, remarks=remarks())
 
 
 def claim(recipe: Recipe, out: str, begun: str = "") -> None:

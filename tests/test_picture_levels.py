@@ -137,6 +137,17 @@ def test_data_of_tars_and_mixtures_say_it_too(tmp_path: Path) -> None:
     assert line.count("white_level") == 1 and "; dark: 16-bit grey pictures reach 4095" in line
 
 
+def test_the_check_says_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ldm_core.cli import main
+
+    folder(tmp_path, encoded(ramp(4095)))
+    assert main(["check", "--data", str(tmp_path), "--cond", "none"]) == 0
+    assert "data: 16-bit grey pictures reach 4095" in " ".join(capsys.readouterr().err.split())
+    assert main(["check", "--data", str(tmp_path), "--cond", "none", "dataset.white_level=4095"]) == 0
+    said = capsys.readouterr()
+    assert "16-bit" not in said.err and "white_level: 4095" in said.out
+
+
 def test_the_setting_is_in_an_identity_only_where_it_is_set(tmp_path: Path) -> None:
     """Runs of before it was there stay what they are."""
     folder(tmp_path, encoded(ramp(4095)))

@@ -17,15 +17,16 @@ def _check(settings: tuple[str, ...], **options: Any) -> int:
     with reporting(bool(options["json_flag"])) as document:
         prepared = prepare(options, settings)
         plain = prepared.recipe.plain()
+        notes = [*prepared.notes, *([f"data: {prepared.info.remarks}"] if prepared.info.remarks else [])]
         document.update(
             status="ok",
             recipe=plain,
             identity=prepared.recipe.identity(),
             out=options["out"] or default_out(prepared.recipe),
-            notes=list(prepared.notes),
+            notes=notes,
         )
         if not options["quiet_flag"]:
-            for note in prepared.notes:
+            for note in notes:
                 say(note, err=True, wrap=True)
         if not options["json_flag"]:
             print_yaml(plain)

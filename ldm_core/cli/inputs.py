@@ -14,7 +14,7 @@ from ldm_core.class_names import indices as class_indices
 from ldm_core.documents import parse_json, parse_yaml
 from ldm_core.errors import ConfigError, clean, quoted, suggest
 
-FILES = (".json", ".yaml", ".yml", ".txt", ".png", ".jpg", ".jpeg", ".webp", ".npy")
+FILES = (".json", ".yaml", ".yml", ".txt", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy")
 """What ``KEY=@FILE`` reads."""
 
 
