@@ -21,6 +21,7 @@ from ldm_core.cli.inputs import read_inputs
 from ldm_core.cli.options import place_and_settings
 from ldm_core.cli.reconstruct import read_size
 from ldm_core.cli.sample import read_prompts, read_seeds
+from ldm_core.cli.sample_output import file_name
 from ldm_core.config import apply_overrides, structure
 from ldm_core.errors import ConfigError, DataError
 from ldm_core.sample_rows import negative_rows, rows_of
@@ -61,9 +62,16 @@ def test_arguments_that_are_no_utf8(
     assert not list(tmp_path.iterdir())
 
 
-def test_utf8_in_a_narrow_locale_is_utf8() -> None:
+def test_a_narrow_locale_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli.in_unicode(["a cat 猫", "--images", "2"]) == ["a cat 猫", "--images", "2"]
     typed = "a cat 猫".encode().decode("ascii", "surrogateescape")
-    assert cli.in_unicode([typed, "--images", "2"]) == ["a cat 猫", "--images", "2"]
+    for encoding in ("ascii", "iso8859-1"):
+        monkeypatch.setattr(sys, "getfilesystemencoding", lambda encoding=encoding: encoding)
+        assert cli.in_unicode(["a cat", "--images", "2"]) == ["a cat", "--images", "2"]
+        for text in (typed, "a cat 猫"):
+            with pytest.raises(ConfigError, match=rf"locale \({encoding}\).*PYTHONUTF8=1"):
+                cli.in_unicode(["sample", "run", "--prompt", text])
+        assert file_name(3, 7, "a 猫 cat") == "0003-seed7-a-cat.png"
 
 
 @pytest.mark.parametrize("text", ["\ud800", "caf\udce9", ["fine", "\udfff"]])

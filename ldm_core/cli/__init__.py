@@ -68,21 +68,24 @@ def error_lines(error: LDMError) -> list[str]:
 
 
 def in_unicode(arguments: Sequence[str]) -> list[str]:
-    """`arguments` as text; :class:`ConfigError` where the bytes of one are no UTF-8, whatever the locale says."""
-    out = []
+    """`arguments`; :class:`ConfigError` where the bytes of one are no UTF-8, or the locale cannot hold it: its text
+    would be found wrong, and its files unwritable, after all the work."""
+    narrow = sys.getfilesystemencoding()
     for argument in arguments:
         try:
             argument.encode()
-            out.append(argument)
-        except UnicodeEncodeError:  # bytes that the locale's encoding could not read
-            try:
-                out.append(os.fsencode(argument).decode())
-            except UnicodeError:
+            argument.encode(narrow)
+        except UnicodeEncodeError:
+            if narrow != "utf-8":
                 raise ConfigError(
-                    f"the argument {quoted(argument)} is not UTF-8; use a UTF-8 locale (such as LC_ALL=C.UTF-8), "
-                    "rename the file, or put the text into a UTF-8 file (--input caption=@FILE.txt)"
+                    f"the argument {quoted(argument)} has characters that the encoding of the locale ({narrow}) lacks; "
+                    "set a UTF-8 locale, such as LC_ALL=C.UTF-8, or PYTHONUTF8=1"
                 ) from None
-    return out
+            raise ConfigError(
+                f"the argument {quoted(argument)} is not UTF-8; type it in a UTF-8 terminal, rename the file, or put "
+                "the text into a UTF-8 file (--input caption=@FILE.txt)"
+            ) from None
+    return list(arguments)
 
 
 def _meant_option(error: Exception) -> str:

@@ -162,7 +162,7 @@ def _boxes(value: Any, where: str) -> Any:
     try:
         boxes = np.array(value, dtype=np.float64)  # as they are said: a corner may lie on the middle of two cells
         boxes = boxes.reshape(-1, 4) if value == [] else boxes
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{where}: boxes: expected a list of [x, y, w, h], got {quoted(value, 60)}") from None
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ConfigError(f"{where}: boxes: expected a list of [x, y, w, h], got {quoted(value, 60)}")
@@ -181,11 +181,15 @@ def _labels(value: Any, count: int | None, where: str) -> Any:
 
     value = value if isinstance(value, list) else [value]
     for i, label in enumerate(value):
-        if isinstance(label, bool) or not isinstance(label, int | str):
+        if isinstance(label, bool) or not isinstance(label, int | str) or _beyond(label):
             raise ConfigError(f"{where}: labels[{i}]: expected a class number or name, got {quoted(label)}")
     if count is not None and len(value) != count:
         raise ConfigError(f"{where}: {count} boxes and {len(value)} labels; give one label for each box")
     return np.array(value, dtype=np.int64) if all(isinstance(v, int) for v in value) else list(value)
+
+
+def _beyond(label: int | str) -> bool:
+    return isinstance(label, int) and label.bit_length() > 62
 
 
 def name_classes(

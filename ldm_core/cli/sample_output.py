@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -113,5 +114,7 @@ def _out_of_memory(error: BaseException) -> str | None:
 
 def file_name(index: int, seed: int, prompt: str) -> str:
     """``0003-seed7-a-red-circle.png``: tells images apart in a listing; the whole prompt is in the metadata."""
-    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")[:40].rstrip("-_")
+    encoding = sys.getfilesystemencoding()  # of an old locale: what it lacks is left out
+    text = prompt.lower().encode(encoding, "ignore").decode(encoding)
+    words = re.sub(r"[^\w]+", "-", text).strip("-_")[:40].rstrip("-_")
     return "-".join(filter(None, (f"{index:04d}", f"seed{seed}", words))) + ".png"
