@@ -118,7 +118,12 @@ def _refuse(what: str, place: Any) -> NoReturn:
 
 
 def parse_yaml(
-    text: str | bytes, where: str, error: type[LDMError] = ConfigError, *, aliases: bool = True, most: int = MOST_VALUES
+    text: str | bytes,
+    where: str,
+    error: type[Exception] = ConfigError,
+    *,
+    aliases: bool = True,
+    most: int = MOST_VALUES,
 ) -> Any:
     """YAML -> None, bool, int, float, str, lists and dicts; no two places share one of these.
 
@@ -145,7 +150,7 @@ def parse_yaml(
 
 
 def parse_json(
-    text: str | bytes, where: str, error: type[LDMError] = ConfigError, *, most: int = MOST_JSON_VALUES
+    text: str | bytes, where: str, error: type[Exception] = ConfigError, *, most: int = MOST_JSON_VALUES
 ) -> Any:
     """JSON -> None, bool, int, float, str, lists and dicts.
 
@@ -168,7 +173,7 @@ def parse_json(
     return value
 
 
-def _text(text: str | bytes, where: str, error: type[LDMError]) -> str:
+def _text(text: str | bytes, where: str, error: type[Exception]) -> str:
     """UTF-8 as text, without a byte order mark."""
     if isinstance(text, str):
         return text.removeprefix("\ufeff")
@@ -237,7 +242,7 @@ def not_unicode(value: Any) -> str:
     return ""
 
 
-def _no_halves(value: Any, text: str, where: str, error: type[LDMError]) -> None:
+def _no_halves(value: Any, text: str, where: str, error: type[Exception]) -> None:
     """Refuse halves of surrogate pairs, which are no characters: nothing can write them down, and no tokenizer reads
     them."""
     if not _HALF_ESCAPE.search(text) and not _HALVES.search(text):

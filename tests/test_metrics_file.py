@@ -14,7 +14,7 @@ from PIL import Image
 from ldm_core import storage
 from ldm_core.errors import StorageError
 from ldm_core.training import curves, metrics_file
-from ldm_core.training.metrics_file import MetricsFile, rows_of, summarize
+from ldm_core.training.metrics_file import MetricsFile, read_rows, rows_of, summarize
 
 
 class _Clock:
@@ -198,3 +198,22 @@ def test_nothing_is_drawn_from_nothing() -> None:
 def test_it_imports_no_torch() -> None:
     """The command line reads it to sum a run up."""
     assert not any(name.startswith("torch") for name in vars(metrics_file))
+
+
+def test_lines_that_do_not_read_are_none(tmp_path: Path) -> None:
+    """Whatever stands between the rows, the run that ends there is not lost."""
+    path = tmp_path / "metrics.jsonl"
+    good = [{"stage": "denoiser", "step": n, "loss": 1.0} for n in (1, 2)]
+    odd = [
+        b"\xff\xfe",
+        b"[" * 5000,
+        b"[1]",
+        b'{"stage": [], "step": 1}',
+        b'{"stage": "denoiser", "step": Infinity}',
+        b'{"stage": "denoiser", "step": "2"}',
+        b'{"stage": "denoi',
+        b"9" * 5000,
+        b"",
+    ]
+    path.write_bytes(b"\n".join([json.dumps(good[0]).encode(), *odd, json.dumps(good[1]).encode(), b""]))
+    assert read_rows(str(path)) == good

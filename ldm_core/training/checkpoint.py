@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import attrs
 from torch import Tensor
 
 from ldm_core import storage
+from ldm_core.documents import parse_json
 from ldm_core.errors import CheckpointError, StorageError
 
 MANIFEST = "manifest.json"
@@ -139,7 +139,7 @@ class _DamagedError(Exception):
 
 def _manifest(url: str) -> dict[str, Any]:
     try:
-        manifest = json.loads(_read(storage.join(url, MANIFEST)))
+        manifest = parse_json(_read(storage.join(url, MANIFEST)), "it", ValueError)
         if not 1 <= int(manifest["format"]) <= FORMAT:
             raise CheckpointError(
                 f"{storage.shown(url)} has format {manifest['format']}, this version reads up to {FORMAT}; upgrade "

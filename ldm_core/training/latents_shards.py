@@ -21,6 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ldm_core import storage
+from ldm_core.documents import parse_json
 from ldm_core.errors import CheckpointError
 from ldm_core.recipe import digest
 
@@ -34,6 +35,7 @@ SPREAD = 16
 """Shards that small data are cut into, so that several processes have their share."""
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _KIND = "moments"
+_MOST_VALUES = 100_000_000  # of a manifest: some dozens a shard
 
 
 @attrs.frozen
@@ -127,7 +129,7 @@ def unpack(data: bytes, where: str, key: str, shard: Shard) -> dict[str, Any]:
     """The record of a shard's file that was found; :class:`CheckpointError` where it is damaged or another one."""
     try:
         tensors = load(data)
-        body = json.loads(_header(data)["__metadata__"]["ldm_core"])
+        body = parse_json(_header(data)["__metadata__"]["ldm_core"], "its header", ValueError)
         same = body["key"] == key and body["shard"] == shard.number and body["format"] == FORMAT
         sound = same and body["sha256"] == _content(tensors)
         fits = tensors["indices"].tolist() == list(shard.indices)
@@ -187,7 +189,7 @@ def read_manifest(folder: str, source: Source) -> dict[str, Any] | None:
     if not storage.exists(url):
         return None
     try:
-        found = json.loads(storage.read_text(url))
+        found = parse_json(storage.read_text(url), "it", ValueError, most=_MOST_VALUES)
         shards = found["shards"]
         good = found["key"] == source.key and found["count"] == sum(s["count"] for s in shards)
         good = good and [s["number"] for s in shards] == list(range(len(shards)))
@@ -234,4 +236,4 @@ def _content(tensors: Mapping[str, Tensor]) -> str:
 
 def _header(data: bytes) -> dict[str, Any]:
     length = int.from_bytes(data[:8], "little")
-    return json.loads(data[8 : 8 + length])  # type: ignore[no-any-return]
+    return parse_json(data[8 : 8 + length], "its header", ValueError)  # type: ignore[no-any-return]

@@ -19,6 +19,7 @@ from typing import Any
 import attrs
 
 from ldm_core import storage
+from ldm_core.documents import parse_json
 from ldm_core.errors import LockError, StorageError
 from ldm_core.training.agreement import from_main
 from ldm_core.training.world import World
@@ -56,9 +57,9 @@ class Holder:
     def parse(cls, text: str) -> Holder | None:
         """What a lock file says; None where it does not read."""
         try:
-            plain = json.loads(text)
+            plain = parse_json(text, "it", ValueError)
             return cls(**{a.name: _KINDS[str(a.type)](plain[a.name]) for a in attrs.fields(cls)})
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             return None
 
     def text(self) -> str:

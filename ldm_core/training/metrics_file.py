@@ -78,7 +78,7 @@ class MetricsFile:
         if self._appends:
             size = storage.info(self._url).size
             return "\n" if size and storage.read_bytes(self._url, size - 1, size) != b"\n" else ""
-        text = storage.read_text(self._url)
+        text = storage.read_bytes(self._url).decode(errors="replace")
         return text if not text or text.endswith("\n") else text + "\n"
 
     def read(self) -> list[dict[str, Any]]:
@@ -89,7 +89,9 @@ class MetricsFile:
 
 def read_rows(url: str) -> list[dict[str, Any]]:
     """The rows of a ``metrics.jsonl`` that count; none where there is no such file."""
-    return rows_of(storage.read_text(url).splitlines()) if storage.exists(url) else []
+    if not storage.exists(url):
+        return []
+    return rows_of(storage.read_bytes(url).decode(errors="replace").split("\n"))  # a line that does not read is none
 
 
 def rows_of(lines: Iterable[str]) -> list[dict[str, Any]]:
@@ -102,8 +104,10 @@ def rows_of(lines: Iterable[str]) -> list[dict[str, Any]]:
     for line in lines:
         try:
             row = json.loads(line)
-            stage, step = row["stage"], int(row["step"])
-        except (ValueError, TypeError, KeyError):
+            stage, step = row["stage"], row["step"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+        if not isinstance(stage, str) or not isinstance(step, int):
             continue
         kept = stages.setdefault(stage, [])
         while kept and kept[-1]["step"] >= step:

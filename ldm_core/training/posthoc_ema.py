@@ -20,7 +20,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ldm_core import artifacts, storage
-from ldm_core.errors import CheckpointError, ConfigError
+from ldm_core.documents import parse_json
+from ldm_core.errors import CheckpointError, ConfigError, clean
 from ldm_core.settings import MAX_WIDTH
 
 FOLDER = "ema"
@@ -110,11 +111,14 @@ def snapshots(run: str, identity: str | None = None) -> list[Snapshot]:
         if not file.url.endswith(".safetensors"):
             continue
         header, _ = artifacts.raw_header(file.url)
-        body = json.loads((header.get("__metadata__") or {}).get("ldm_core", "{}"))
-        if body.get("kind") == "ema" and identity in (None, body["identity"]):
-            found.append(
-                Snapshot(file.url, body["step"], body["updates"], tuple(body["widths"]), str(body["identity"]))
-            )
+        try:
+            body = parse_json((header.get("__metadata__") or {}).get("ldm_core", "{}"), "its header", ValueError)
+            if body.get("kind") == "ema" and identity in (None, body["identity"]):
+                found.append(
+                    Snapshot(file.url, body["step"], body["updates"], tuple(body["widths"]), str(body["identity"]))
+                )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{storage.shown(file.url)} does not read as a snapshot ({clean(error)})") from None
     return sorted(found, key=lambda s: s.step)
 
 
