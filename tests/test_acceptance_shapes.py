@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from shape_reader import read_shape
 
-from ldm_core import load, workflow
+from ldm_core import load
 from ldm_core.builtin.shapes import held_out_prompts, held_out_scenes
 from ldm_core.contracts import Site
 
@@ -121,4 +121,3 @@ def test_the_run_left_what_it_says(run: dict[str, Any]) -> None:
     names = {p.name for p in Path(run["out"]).iterdir()}
     assert {"recipe.yaml", "metrics.jsonl", "samples.png", "model.safetensors"} <= names
     assert ("reconstructions.png" in names) == bool(run["json"]["first_stage"])
-    assert workflow.RECIPE_FILE in names

@@ -13,7 +13,7 @@ from foreign_models import CLASSES as THREE
 from foreign_models import KL, UNET, plain_model, tiny, write
 from training_runs import Watch, go, weights
 
-from ldm_core import artifacts, workflow
+from ldm_core import artifacts
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
 from ldm_core.cli.assemble import Request, assemble
@@ -183,6 +183,6 @@ def test_the_command(source: str, tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert main(line) == 0
     found = json.loads(capfd.readouterr().out)
     assert found["started"]["denoiser"]["share"] == 1.0
-    assert workflow.RECIPE_FILE in (p.name for p in (tmp_path / "run").iterdir())
+    assert "recipe.yaml" in (p.name for p in (tmp_path / "run").iterdir())
     assert main(["train", "--init-from", str(tmp_path / "nowhere")]) == 2
     assert "no such file or folder" in capfd.readouterr().err
