@@ -51,7 +51,9 @@ class VPConfig:
     beta_end: float = attrs.field(
         default=0.0195, validator=_positive_fraction, metadata={"help": "last beta (not read by cosine)"}
     )
-    steps: int = attrs.field(default=1000, validator=_at_least_one, metadata={"help": "length T of the table"})
+    steps: int = attrs.field(
+        default=1000, validator=_at_least_one, metadata={"help": "length T of the table", "most": 1_000_000}
+    )
     zero_terminal: bool = attrs.field(
         default=False, metadata={"help": "stretch the table to end without signal (needs parameterization v or x0)"}
     )

@@ -19,14 +19,18 @@ def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
     with reporting(bool(options["json_flag"])) as document:
         seeds = read_seeds(options["seeds"])
         prompts = [*options["prompt"], *read_prompts(options["prompts"])]
+        from ldm_core.catalog import Catalog
         from ldm_core.pipeline import Pipeline
+        from ldm_core.places import typed
         from ldm_core.sample_settings import CHOICES
         from ldm_core.weights.loading import Wanted, is_native
 
         guidance = _guidance(options["guidance"])
         with warnings_as_lines():
             ours = is_native(model)  # whose recipe is known: nothing but the sampling and its size can be said of it
+            places = typed(given[1], Catalog.discover()) if ours else []  # a tokenizer, say: no file names one
             settings = [item for item in given[1] if (key := _key(item)) in CHOICES or (ours and key not in _LOADED)]
+            settings = [item for item in settings if item not in places]
             wanted = Wanted.of(
                 [item for item in given[1] if item not in settings],
                 codec=options["codec"],

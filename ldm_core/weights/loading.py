@@ -116,7 +116,7 @@ def open_weights(url: str, catalog: Catalog, wanted: Wanted | None = None) -> Op
     name, codec, found = recognise(source, catalog, wanted.codec, wanted.options)
     _all_taken(name, wanted, catalog)
     require_known(found, source.url)
-    weights = read_with(name, codec, found, source, wanted.partial)
+    weights = read_with(name, codec, found, source, catalog, wanted.partial)
     opened = Opened(url=storage.shown(url), codec=name, found=found, weights=weights, sha256=source.sha256())
     if not wanted.first_stage and not beside:
         return opened
