@@ -35,8 +35,9 @@ _MOST_STEPS = 1_000_000
 _LONGEST = 10_000
 _MOST = 1 << 31
 _MOST_ITEMS = 64
-_LARGE = {"count": 128, "size": 1 << 14}
-"""Numbers beyond these are counted out before a run begins; published models have less, but for vocabularies."""
+_ROWS = re.compile(r"(^|_)(vocab_size|codebook_size|classes|objects)$")
+_LARGE = {"count": 128, "rows": 1 << 18, "size": 1 << 14}
+"""Of numbers beyond these the parameters are counted before a run begins; published models have less."""
 
 
 def misfits(plain: Mapping[str, Any], config: type, path: str) -> Iterator[str]:
@@ -95,9 +96,9 @@ def large(recipe: Recipe) -> bool:
     for part in (recipe.first_stage, *recipe.conditioners, recipe.denoiser, *recipe.adapters):
         for field in attrs.fields(type(part.config)) if attrs.has(type(part.config)) else ():
             value = getattr(part.config, field.name)
-            most = _LARGE["count"] if _COUNT.search(field.name) else _LARGE["size"]
+            what = "count" if _COUNT.search(field.name) else "rows" if _ROWS.search(field.name) else "size"
             values = value if isinstance(value, tuple) else (value,)
-            if any(isinstance(each, int) and each > most for each in values) and _SIZE.search(field.name):
+            if any(isinstance(each, int) and each > _LARGE[what] for each in values) and _SIZE.search(field.name):
                 return True
     return False
 
