@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_core import artifacts, class_names, known_pixels, storage
+from ldm_core import artifacts, class_names, conventions, known_pixels, storage
 from ldm_core import sample_settings as sampling
 from ldm_core.batch import collate, to_device, to_images
 from ldm_core.breaches import inside, named
@@ -93,6 +93,8 @@ class Pipeline:
         self.class_names: Mapping[str, Sequence[str]] = class_names or {}
         self._site = attrs.evolve(sampling_site(recipe, stage), first_stage=first_stage)
         self._made: tuple[Any, SamplingParts] | None = None
+        self.conventions = ""
+        self.made_by = ""  # the codec that read it, where that is not our own
 
     @classmethod
     def load(
@@ -154,6 +156,13 @@ class Pipeline:
         the command line's ``["guidance.rescale=0.7"]``. Weights are shared; :class:`ConfigError` says what is allowed.
         """
         return self._like(sampling.with_settings(self.recipe, settings, self.catalog))
+
+    def like(self, name: str) -> Pipeline:
+        """The same model, sampled as another program's scripts do by default: ``like("compvis")`` takes their sampler,
+        time grid, steps, guidance and rounding. :class:`ConfigError` where nothing installed knows them."""
+        made = self._like(conventions.like(self.recipe, name, self.catalog))
+        made.conventions = name
+        return made
 
     def _like(self, recipe: Recipe) -> Pipeline:
         made = copy(self)
@@ -283,7 +292,10 @@ class Pipeline:
             made: list[Sampled] = []
             if self.model.contracts is not None:
                 self.model.contracts.close()
-            shown, fine = decoded(self.stage, estimates[0] if begun.stop else z, self.model.precision, self._as_images)
+            x0 = estimates[0] if begun.stop else z
+            shown, fine = decoded(
+                self.stage, x0, self.model.precision, decode=self._as_images, levels=settings.levels
+            )
             sound = finite_rows(z)
             pictures, parts_of = shown.numpy(), dict(self.model.conditioners.items())
             if settings.paste_known:
@@ -341,6 +353,8 @@ class Pipeline:
             "steps": str(steps),
             "sampler": recipe.sampler.use,
             "time_grid": recipe.time_grid.use,
+            **({"like": self.conventions} if self.conventions else {}),
+            **({"levels": recipe.sample.levels} if recipe.sample.levels != "rounded" else {}),
             "guidance": f"{recipe.guidance.use}" + (f" {scale:g}" if scale is not None else ""),
             "recipe": json.dumps(recipe.carried(), ensure_ascii=False),
             "recipe_sha256": recipe.identity(),

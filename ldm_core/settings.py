@@ -230,6 +230,9 @@ class SampleSettings:
     quantize_x0: bool = _field(
         False, "the same as the published samplers do it: the noise stays what the network gave", later=True
     )
+    levels: Literal["rounded", "cut"] = _field(
+        "rounded", "how values become the 256 levels of a picture; cut: the fraction is left out", later=True
+    )
     paste_known: bool = _field(
         True, "inpainting: the input's own pixels outside of holes, bit for bit (older runs: false)", later=True
     )

@@ -43,8 +43,10 @@ def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
             if isinstance(guidance, str):  # by name: before its own settings
                 settings, guidance = [f"guidance.use={guidance}", *settings], None
             named = [f"{key}.use={options[key]}" for key in ("sampler", "time_grid") if options[key]]
+            pipeline = _like(pipeline, options)
             if settings:
                 pipeline = pipeline.with_settings([*named, *settings])
+            _told(pipeline, named, options)
             inputs = _inputs(options, pipeline)
             output = _output(pipeline, prompts, inputs, seeds, options)
             with output.kept(options["batch"] or pipeline.recipe.sample.batch):
@@ -56,6 +58,31 @@ def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
         if not options["json_flag"]:
             say("\n".join([*output.files, grid, *filter(None, [output.left_out()])]))
     return 0
+
+
+def _like(pipeline: Any, options: Mapping[str, Any]) -> Any:
+    return pipeline.like(options["like"]) if options["like"] else pipeline
+
+
+def _told(pipeline: Any, named: list[str], options: Mapping[str, Any]) -> None:
+    """A line on stderr that names the sampling, where another program's is asked for or could be meant."""
+    from ldm_core.cli.output import say
+    from ldm_core.conventions import conventions_of, in_words
+    from ldm_core.sample_settings import chosen, require_steps
+
+    if options["quiet_flag"]:
+        return
+    guidance = _guidance(options["guidance"])
+    scale = guidance if isinstance(guidance, float) else None
+    recipe = pipeline.with_settings(named).recipe if named else pipeline.recipe
+    recipe = chosen(recipe, scale, None, pipeline.catalog)
+    require_steps(recipe, options["steps"] or recipe.sample.steps)
+    words = in_words(recipe, options["steps"])
+    if options["like"]:
+        say(f"like {options['like']}: {words}", err=True, wrap=True)
+    elif pipeline.made_by in conventions_of(pipeline.catalog):
+        program = pipeline.made_by
+        say(f"sampled with {words}; --like {program} takes what its own scripts do", err=True, wrap=True)
 
 
 _LOADED = ("codec", "image_size")
@@ -238,6 +265,12 @@ command = click.Command(
             multiple=True,
             metavar="TEXT",
             help="Caption to move away from, in place of none; repeated: gone through in turn, as prompts are.",
+        ),
+        click.Option(
+            ["--like"],
+            metavar="PROGRAM",
+            help="Sample as another program's scripts do by default (compvis): sampler, time grid, steps, guidance, "
+            "levels cut; other options and settings go on top.",
         ),
         click.Option(["--sampler"], metavar="NAME", help="Another sampler than the recipe's."),
         click.Option(["--time-grid"], metavar="NAME", help="Another time grid than the recipe's."),

@@ -202,7 +202,9 @@ def load(
 ) -> Pipeline:
     """A pipeline from weights of any known format. Raises what reading raises, and CheckpointError for a part alone."""
     opened = open_weights(url, catalog, wanted)
-    return to_pipeline(opened.weights, catalog, device, precision, opened.sha256, opened.url)
+    made = to_pipeline(opened.weights, catalog, device, precision, opened.sha256, opened.url)
+    made.made_by = "" if opened.codec == NATIVE else opened.codec
+    return made
 
 
 __all__ = ["NATIVE", "Opened", "Wanted", "is_native", "load", "open_weights"]
