@@ -65,7 +65,8 @@ def sample_latents(
     named = parts.named.get
     with inside(named("time_grid"), "times"):
         times = parts.time_grid.times(model.schedule, steps)
-    hold_times(named("time_grid"), times, steps, model.schedule)
+    uneven = getattr(getattr(parts.time_grid, "config", None), "uneven", False)
+    hold_times(named("time_grid"), times, steps, model.schedule, more=uneven)
     times = passage.times(times)
     x = passage.start(model.schedule, times[0], start.normal((len(seeds), *shape)))
     predict = make_predict(model, together=together)
