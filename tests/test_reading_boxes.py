@@ -20,6 +20,7 @@ from ldm_core.builtin.reading_config import ReadingConfig
 from ldm_core.builtin.tar import TarDataset
 from ldm_core.builtin.tar_config import TarConfig
 from ldm_core.contracts import Site
+from ldm_core.errors import DataError, LDMError
 
 SITE = Site(size=(16, 16))
 
@@ -164,6 +165,26 @@ def test_a_value_that_does_harm_is_a_bad_example_with_its_name(kind: str, tmp_pa
     assert len(skipping.bad) == 1
     with pytest.raises(TooManyBad, match="1 examples of 4 cannot be read, 0 may"):
         _ = SkipBad(view, 0.0)[2]
+
+
+@pytest.mark.parametrize(
+    "names",
+    ["[" * 5000, '{"cat": ' + "9" * 5000 + "}", '{"cat": 1e999}', '[{"id": 0}]', '[{"id": NaN, "name": "a"}]', "7",
+     "[1]", '{"cat": [1]}', '{"a": 5}', "null", '["cat", 7]', ""],
+)  # fmt: skip
+def test_lists_of_classes_that_are_none_are_a_line(names: str, tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text(names)
+    with pytest.raises(DataError, match=r"classes\.json") as caught:
+        shard(tmp_path, "cls", b"1", b"0")
+    assert len(str(caught.value)) < 300 + len(str(tmp_path)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("asked", ["9" * 5000, "0", "-3", "²", "no.json", "x" * 300])
+def test_numbers_of_classes_that_are_none_are_a_line(asked: str, tmp_path: Path) -> None:
+    _ = shard(tmp_path, "cls", b"1", b"0")
+    with pytest.raises(LDMError, match=r"classes\.class_label|cannot") as caught:
+        TarDataset(TarConfig(url=str(tmp_path / "x.tar"), classes={"class_label": asked}), SITE)
+    assert len(str(caught.value)) < 900 + len(str(tmp_path))
 
 
 def test_settings_that_are_named_are_the_advice() -> None:

@@ -307,12 +307,12 @@ def read_names(store: Store, key: str, asked: str | None, main: bool) -> tuple[t
     if asked is None:
         data = store.beside("classes.json") if main else None
         return (() if data is None else _names(data, f"{store.title}: classes.json")), 0
-    if asked.isdecimal() and int(asked) > 0:
+    if asked.isdecimal() and len(asked) <= _MOST_DIGITS and int(asked) > 0:
         return (), int(asked)
     data = store.beside(asked)
     if data is None:
         raise DataError(
-            f"{store.title}: classes.{key}: no file '{asked}' beside the data; give a file there or a number"
+            f"{store.title}: classes.{key}: no file {quoted(asked)} beside the data; give a file there or a number"
         )
     return _names(data, f"{store.title}: {asked}"), 0
 
@@ -327,7 +327,7 @@ def _names(data: bytes, where: str) -> tuple[str, ...]:
             return tuple(value)
         by_id = {int(entry["id"]): str(entry["name"]) for entry in value}
         return tuple(by_id[number] for number in range(len(by_id)))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise DataError(
             f"{where}: expected a list of class names, of {{id, name}} from 0 on, or {{name: id}}"
         ) from error
