@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ldm_core import config, finetune, sizes, storage
+from ldm_core import config, finetune, own_files, storage
 from ldm_core.catalog import Catalog
 from ldm_core.check import check, site_of
 from ldm_core.continuation import BEGUN_FILE, RECIPE_FILE, continuation
 from ldm_core.contracts import DataInfo
 from ldm_core.errors import ConfigError, Interrupted, StorageError
+from ldm_core.own_files import OwnFiles
 from ldm_core.recipe import Recipe
-from ldm_core.resolve import resolve, use_storage
+from ldm_core.resolve import resolve
 
 if TYPE_CHECKING:
     from ldm_core.training.stages import Stages
@@ -53,7 +53,6 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
     from ldm_core.data_look import look, look_at_held_out
     from ldm_core.making import data_info, make_dataset
 
-    use_storage(plain)  # the user's own recipe: trained weights are read while it is resolved
     recipe = resolve(plain, catalog)
     dataset = make_dataset(recipe, catalog)
     info = data_info(dataset)
@@ -61,7 +60,6 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
     check(recipe, info)
     if problems := list(finetune.misfits(recipe)):
         raise ConfigError(problems)
-    require_room(recipe, catalog)
     # Examples that lack a key or cannot be read at all are found now, not hours later.
     look(dataset.select(dict.fromkeys(["image", *recipe.reads])), recipe)
     look_at_held_out(recipe, catalog, info)
@@ -69,26 +67,24 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
     return recipe, info if remarks is None else attrs.evolve(info, remarks=remarks())
 
 
-def require_room(recipe: Recipe, catalog: Catalog) -> None:
-    """:class:`ConfigError` where the recipe's networks, or one of its images, are larger than this machine's memory.
+def claim(recipe: Recipe, out: str, begun: str = "", own: OwnFiles | None = None) -> None:
+    """Make the run's folder and write its recipe, and before it the text of the one that it was `begun` with. `own`:
+    the list of the run's files."""
+    own = own or OwnFiles.read(out)
+    storage.make_folder(out)
+    if begun:
+        own.write(BEGUN_FILE, begun)
+    url = storage.join(out, RECIPE_FILE)
+    if not (storage.exists(url) and own_files.says(url, recipe)):
+        own.write(RECIPE_FILE, config.dump_yaml(recipe.public()))
+    own.note({own_files.METRICS: None})
 
-    Sizes that published models have are not counted, and torch is not imported for them.
-    """
-    if problems := list(sizes.image_misfits(recipe)):
-        raise ConfigError(problems)
-    if sizes.large(recipe):
-        from ldm_core import budget
 
-        budget.require_room(recipe, catalog, sizes.memory())
-
-
-def claim(recipe: Recipe, out: str, begun: str = "") -> None:
-    """Make the run's folder and write its recipe, and before it the text of the one that it was `begun` with."""
-    if int(os.environ.get("RANK", "0")) == 0:  # the other processes of the run only look
-        storage.make_folder(out)
-        if begun:
-            storage.atomic_write(storage.join(out, BEGUN_FILE), begun)
-        storage.atomic_write(storage.join(out, RECIPE_FILE), config.dump_yaml(recipe.public()))
+def take_over(recipe: Recipe, out: str) -> None:
+    """Let a run of this recipe overwrite the files in `out` that have names of its own (``--force``)."""
+    continuation(recipe, out)
+    if storage.is_folder(out):
+        OwnFiles.read(out).adopt()
 
 
 def run(
@@ -108,8 +104,10 @@ def run(
     """
     from ldm_core.making import factory_of, make
     from ldm_core.training import lock, world
+    from ldm_core.training.agreement import from_main
     from ldm_core.training.checkpoint import clean_parts
     from ldm_core.training.engine import require_machine
+    from ldm_core.training.places import require_free
     from ldm_core.training.stages import Stages
 
     for part in recipe.parts():  # before hours of training, also those that only the samples need
@@ -128,8 +126,13 @@ def run(
         work = Stages(recipe, info, catalog, out, examples=examples, strict=strict, known_as=found.known_as)
         if found.moved:
             work.hold_same_data()
-        claim(recipe, out, found.begun)
         work.run = attrs.evolve(work.run, lock=held)
+
+        def begin() -> None:
+            require_free(work, stages)
+            claim(recipe, out, found.begun, work.own)
+
+        from_main(here, begin)
         return _do(work, stages, observers)
 
 

@@ -306,3 +306,16 @@ def test_time_is_told(folder: str, gate: Gate) -> None:
     target.wait()
     outcome = target.outcome()
     assert outcome is not None and outcome.seconds >= 0.1
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "weights.pt", "state.ckpt", "state-1.safetensors.bak", "README"])
+def test_a_folder_with_anything_else_in_it_stays(folder: str, name: str) -> None:
+    """Someone's folder of a checkpoint's name is neither half of one nor too old."""
+    write(writer(folder), 1)
+    theirs = storage.join(folder, "step-00000002")
+    storage.atomic_write(storage.join(theirs, name), "the user's")
+    assert checkpoint.clean(folder) == []
+    first = storage.join(folder, checkpoint.listed(folder)[0][0])
+    storage.atomic_write(storage.join(first, name), "the user's")
+    write(writer(folder, keep=1, known=[storage.base_name(first)]), 3)
+    assert storage.read_text(storage.join(first, name)) == storage.read_text(storage.join(theirs, name)) == "the user's"

@@ -31,6 +31,7 @@ RUN = {
     "--nproc",
     "--timeout",
     "--strict",
+    "--force",
     "--json",
     "--quiet",
 }

@@ -17,7 +17,7 @@ import torch
 from training_runs import go
 
 from ldm_core import storage
-from ldm_core.errors import LockError
+from ldm_core.errors import LockError, StorageError
 from ldm_core.training import lock
 from ldm_core.training.lock import Holder, Lock
 from ldm_core.training.world import World
@@ -115,11 +115,21 @@ def test_of_many_that_find_a_stale_lock_one_gets_it(folder: str) -> None:
     assert not storage.exists(folder) or storage.list_files(folder) == []
 
 
-def test_a_lock_that_does_not_read_is_stale(folder: str) -> None:
-    storage.atomic_write(storage.join(folder, "lock"), "no JSON")
+@pytest.mark.parametrize("half", ["", '{"token": "ab', "{\"}\n"])
+def test_half_a_lock_is_stale(folder: str, half: str) -> None:
+    storage.atomic_write(storage.join(folder, "lock"), half)
     said: list[str] = []
     Lock.take(folder, said.append, **FAST).release()
     assert "was left behind" in said[0]
+
+
+@pytest.mark.parametrize("text", ["a file of the user's", "[1]", b"\xff\xfe"])
+def test_a_file_of_that_name_that_is_no_lock_stays(folder: str, text: str | bytes) -> None:
+    url = storage.join(folder, "lock")
+    storage.atomic_write(url, text)
+    with pytest.raises((LockError, StorageError), match=r"is no lock of a run|not UTF-8"):
+        Lock.take(folder, pytest.fail, **FAST)
+    assert storage.read_bytes(url) == (text.encode() if isinstance(text, str) else text)
 
 
 def test_a_holder_notices_that_it_was_robbed(folder: str) -> None:

@@ -39,6 +39,7 @@ def run_options() -> list[click.Parameter]:
         _option("--seed", "N", "Seed of weights, noise and data order.", type=click.IntRange(min=0)),
         *launch_options(),
         _flag("--strict", "Errors instead of warnings, e.g. for a prompt that is too long."),
+        force_option("Overwrite files in --out that the run did not write, where it uses their names."),
         json_option(),
         _flag("--quiet", "No progress and no notes."),
     ]

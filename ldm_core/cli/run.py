@@ -106,6 +106,8 @@ def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequ
         from ldm_core.cli.console import Progress
 
         out = options["out"] or continuation.default_out(prepared.recipe)
+        if options["force_flag"] and first_process():
+            workflow.take_over(prepared.recipe, out)
         progress = Progress(quiet=quiet)
         log = log_of_progress(quiet=quiet)
         if first_process():

@@ -190,12 +190,32 @@ def _judged(url: str, error: StorageError) -> Exception:
     return error
 
 
+_OWN = re.compile(r"state(-\d{5,})?\.safetensors|manifest\.json|\..*\.part")  # ours, of a checkpoint
+
+
 def clean(folder: str) -> list[str]:
-    """Remove what a killed process began and did not finish; only where the run's lock is held. Gives the names."""
+    """Remove what a killed process began and did not finish; only where the run's lock is held. Gives the names.
+
+    A folder that holds anything else than a checkpoint's files is someone's, and stays.
+    """
     _, begun = listed(folder)
-    for name in begun:
-        storage.remove(storage.join(folder, name), recursive=True)
-    return begun
+    return [name for name in begun if discard(storage.join(folder, name))]
+
+
+def discard(url: str) -> bool:
+    """Remove a checkpoint, its manifest first: should it fail half-way, no reader takes the rest for whole. False, and
+    nothing is removed, where anything else than a checkpoint's files is in it."""
+    path = storage.local_path(url)
+    if path is not None:
+        names = [p.name for p in path.iterdir()] if path.is_dir() else []
+    else:
+        files = storage.list_files(url, recursive=True) if storage.is_folder(url) else []
+        names = [storage.base_name(file.url) for file in files]
+    if not all(_OWN.fullmatch(name) for name in names):
+        return False
+    storage.remove(storage.join(url, MANIFEST))
+    storage.remove(url, recursive=True)
+    return True
 
 
 def clean_parts(out: str) -> None:

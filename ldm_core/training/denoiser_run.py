@@ -86,7 +86,7 @@ def train_denoiser(work: Stages, identity: str) -> None:
             averaged=task.is_averaged,
             **({"started": started.plain()} if started.source else {}),
         )
-        storage.atomic_write(work.model_url, save(weights, metadata=meta))
+        work.own.write(artifacts.MODEL_FILE, save(weights, metadata=meta))
         for name, data in curves.pictures(work.run.metrics.read(), "denoiser").items():
             work.picture("denoiser", settings.steps, name, data)
     world.barrier()
@@ -100,7 +100,7 @@ def validation_of(work: Stages, task: DenoiserTask) -> HeldOutErrors:
     count = min(recipe.trainer.validate_images, len(data))
     weights = "averaged weights" if task.is_averaged else "the weights as they are"
     work.run.say(
-        f"denoiser: validated on {count} {'held-out' if is_held_out else 'training'} images with {weights}"
+        f"denoiser: will be validated on {count} {'held-out' if is_held_out else 'training'} images with {weights}"
         + ("" if is_held_out else f" ({work.without})")
     )
     settings = attrs.evolve(recipe.data, keep=0)
@@ -112,6 +112,7 @@ def keep_averages(work: Stages, task: DenoiserTask, step: int, identity: str) ->
     assert task.ema is not None
     averages = {w: _model_part(tensors) for w, tensors in task.ema.power_averages().items()}
     if work.run.world.main and task.ema.updates:
+        work.own.note({posthoc_ema.snapshot_name(step): None})
         posthoc_ema.write_snapshot(work.out, step, task.ema.updates, averages, identity)
 
 

@@ -98,7 +98,7 @@ def train_first_stage(work: Stages, identity: str) -> None:
             numbers=work.numbers,
         )
         state = {k: v.detach().cpu().contiguous() for k, v in stage.state_dict().items()}
-        storage.atomic_write(work.stage_url, save(state, metadata=meta))
+        work.own.write(artifacts.STAGE_FILE, save(state, metadata=meta))
         for name, data in curves.pictures(work.run.metrics.read(), "first_stage").items():
             work.picture("first_stage", settings.steps, name, data)
     world.barrier()

@@ -25,6 +25,7 @@ from ldm_core.training.agreement import from_main
 from ldm_core.training.world import World
 
 FILE = "lock"
+_NOBODY = "an unknown machine"
 BEAT = 20.0
 """Seconds between refreshes."""
 PATIENCE = 75.0
@@ -144,6 +145,8 @@ class Lock:
             there = _read(url)
             if there is None:
                 continue  # released in between
+            if there.host == _NOBODY and not _is_a_lock(url):
+                raise LockError(f"{storage.shown(url)} is no lock of a run; move it away, or give another --out")
             if not _stale(url, there, say, patience):
                 raise LockError(
                     f"{storage.shown(folder)} is in use by another run ({there.shown}); wait for it, stop it, or give "
@@ -199,7 +202,16 @@ def _read(url: str) -> Holder | None:
         if isinstance(error.__cause__, FileNotFoundError):
             return None
         raise
-    return Holder.parse(text) or Holder("", "an unknown machine", "", 0, "", 0.0, 0.0)
+    return Holder.parse(text) or Holder("", _NOBODY, "", 0, "", 0.0, 0.0)
+
+
+def _is_a_lock(url: str) -> bool:
+    """Whether a file that does not read as a lock may be half of one: empty, or the begin of our JSON."""
+    try:
+        text = storage.read_text(url).strip()
+    except StorageError:
+        return False
+    return not text or text.startswith('{"')
 
 
 def _stale(url: str, holder: Holder, say: Callable[[str], None], patience: float) -> bool:

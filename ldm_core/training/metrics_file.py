@@ -67,7 +67,7 @@ class MetricsFile:
             storage.append_text(self._url, self._before + text)
             self._before = ""
         else:
-            storage.atomic_write(self._url, self._before + text)
+            storage.atomic_write(self._url, (self._before + text).encode("utf-8", "surrogateescape"))
             self._before += text
         self._lines = []
 
@@ -78,7 +78,7 @@ class MetricsFile:
         if self._appends:
             size = storage.info(self._url).size
             return "\n" if size and storage.read_bytes(self._url, size - 1, size) != b"\n" else ""
-        text = storage.read_bytes(self._url).decode(errors="replace")
+        text = storage.read_bytes(self._url).decode("utf-8", "surrogateescape")  # damaged lines stay as they are
         return text if not text or text.endswith("\n") else text + "\n"
 
     def read(self) -> list[dict[str, Any]]:
@@ -91,7 +91,34 @@ def read_rows(url: str) -> list[dict[str, Any]]:
     """The rows of a ``metrics.jsonl`` that count; none where there is no such file."""
     if not storage.exists(url):
         return []
-    return rows_of(storage.read_bytes(url).decode(errors="replace").split("\n"))  # a line that does not read is none
+    return rows_of(line.decode("utf-8", "replace") for line in storage.read_bytes(url).split(b"\n"))
+
+
+def heal(url: str) -> str:
+    """Take half a line, of a process that was killed, off the end of a ``metrics.jsonl``.
+
+    Returns a line for the user on that, and on lines that do not read; empty where all is well or there is no file.
+    """
+    if not storage.exists(url):
+        return ""
+    data = storage.read_bytes(url)
+    *lines, tail = data.split(b"\n")
+    told = []
+    if tail:
+        whole = _is_row(tail)
+        storage.atomic_write(url, data + b"\n" if whole else data[: len(data) - len(tail)])
+        told += [] if whole else ["half a line at its end was taken off (a process was killed as it wrote)"]
+    bad = sum(1 for line in lines if line.strip() and not _is_row(line))
+    if bad:
+        told.append(f"{bad} of {len(lines)} lines are damaged and are passed over")
+    return f"{storage.shown(url)}: {'; '.join(told)}" if told else ""
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line.decode("utf-8-sig")), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def rows_of(lines: Iterable[str]) -> list[dict[str, Any]]:
@@ -129,12 +156,12 @@ def summarize(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
             continue
         numbers: dict[str, float] = {"step": float(steps[-1]["step"])}
         for name in ("loss", "psnr"):
-            if (values := _values(steps, name)):
+            if values := _values(steps, name):
                 numbers[name] = values[-1]
         for name in ("images_per_second", "data_wait"):
-            if (values := _values(steps, name)):
+            if values := _values(steps, name):
                 numbers[name] = statistics.median(values)
-        if (values := _values(steps, "peak_memory_mib")):
+        if values := _values(steps, "peak_memory_mib"):
             numbers["peak_memory_mib"] = max(values)
         if (last := stages.get(stage + VALIDATION)) is not None:
             for name, value in last[-1].items():

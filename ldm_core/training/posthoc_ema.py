@@ -92,11 +92,16 @@ class Snapshot:
     identity: str
 
 
+def snapshot_name(step: int) -> str:
+    """The file of a step's snapshot, in the run's folder."""
+    return f"{FOLDER}/step-{step:08d}.safetensors"
+
+
 def write_snapshot(
     run: str, step: int, updates: int, averages: Mapping[float, Mapping[str, Tensor]], identity: str
 ) -> str:
     """Store `averages` (by width, then by parameter) of a step in the run's folder; returns the file's URL."""
-    url = storage.join(run, FOLDER, f"step-{step:08d}.safetensors")
+    url = storage.join(run, snapshot_name(step))
     body = {"format": 1, "kind": "ema", "step": step, "updates": updates, "widths": list(averages)}
     tensors = {f"{i}/{n}": v.contiguous() for i, each in enumerate(averages.values()) for n, v in each.items()}
     storage.make_folder(storage.join(run, FOLDER))

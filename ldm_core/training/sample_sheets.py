@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ldm_core import images
 from ldm_core.contracts import DataInfo
-from ldm_core.errors import Interrupted, NotFiniteError
+from ldm_core.errors import Interrupted, LDMError, NotFiniteError
 from ldm_core.pipeline import Pipeline, Sampled
 from ldm_core.recipe import Recipe
 from ldm_core.training.loader import Examples
@@ -20,6 +20,7 @@ from ldm_core.training.world import World
 
 _CELL = 128  # pixels that an image is shown at, at least
 _LOST = "not finite: "
+_FAILED = "failed: "
 HeldOut = Callable[[Sequence[str]], tuple[Any, bool]]
 
 
@@ -54,43 +55,67 @@ def sample(
     *,
     strict: bool = False,
     told: Callable[[Any], bool] | None = None,
+    done: Callable[[list[Sampled]], None] | None = None,
+    finished: list[Sampled] | None = None,
 ) -> list[Sampled]:
     """The recipe's number of images (or one a row, where there are more rows), drawn by all processes together.
 
     Image i has the seed ``sample.seed + i`` and depends on nothing else, so that it is the same on any number of
-    processes. All of them must call it, and each is handed all images. Raises :class:`Interrupted` on all where `told`
-    stops one, torch.OutOfMemoryError on all where the memory of one does not suffice, and :class:`NotFiniteError` on
-    all, with the images that are finite, where some of one are not.
+    processes. All of them must call it, and each is handed all images; `done` is handed this process's, batch by batch.
+    Raises :class:`Interrupted` on all where `told` stops one, torch.OutOfMemoryError on all where the memory of one
+    does not suffice, :class:`NotFiniteError` on all, with the images that are finite, where some of one are not, and
+    any other :class:`LDMError` of one on all. `finished` then holds the images of all that were finished, in order.
     """
     settings = pipeline.recipe.sample
     count = max(settings.images, len(rows))
     mine = range(world.rank, count, world.size)
     made: list[Sampled] = []
     failed = ""
+    own: LDMError | None = None
+
+    def take(batch: list[Sampled]) -> None:
+        if done is not None:
+            done(batch)
+        made.extend(batch)
+
     try:
         if mine:
-            made = pipeline.sample(
+            pipeline.sample(
                 examples=[rows[i % len(rows)] for i in mine] if rows else None,
                 images=len(mine),
                 seeds=[settings.seed + i for i in mine],
                 strict=strict,
                 callback=told,
+                done=take,
             )
     except Interrupted:
         failed = "stopped"
     except torch.OutOfMemoryError:
         failed = "memory"
     except NotFiniteError as error:
-        failed, made = f"{_LOST}{error}", error.images
+        failed = f"{_LOST}{error}"
+    except LDMError as error:
+        failed, own = f"{_FAILED}{error}", error
     shares: list[tuple[str, list[Sampled]]] = world.gather((failed, made))
-    reasons = {reason for reason, _ in shares}
+    reasons = sorted({reason for reason, _ in shares if reason})
+    if not reasons:
+        return [shares[i % world.size][1][i // world.size] for i in range(count)]
+    whole = sorted((one for _, share in shares for one in share), key=lambda one: one.seed)
+    if finished is not None:
+        finished.extend(whole)
+    raise _error_of(reasons, own, settings.batch, whole)
+
+
+def _error_of(reasons: Sequence[str], own: LDMError | None, batch: int, whole: list[Sampled]) -> Exception:
+    """The error of all processes, where those of some (`reasons`) ended early; `own`: this one's."""
     if "stopped" in reasons:
-        raise Interrupted("sampling was cancelled")
+        return Interrupted("sampling was cancelled")
     if "memory" in reasons:
-        raise torch.OutOfMemoryError(f"sampling {settings.batch} images at once; use a smaller sample.batch")
-    if lost := sorted(reason.removeprefix(_LOST) for reason in reasons if reason.startswith(_LOST)):
-        raise NotFiniteError("\n".join(lost), images=[one for _, share in shares for one in share])
-    return [shares[i % world.size][1][i // world.size] for i in range(count)]
+        return torch.OutOfMemoryError(f"sampling {batch} images at once; use a smaller sample.batch")
+    if failed := [reason.removeprefix(_FAILED) for reason in reasons if reason.startswith(_FAILED)]:
+        return own or LDMError(failed[0])
+    lost = [reason.removeprefix(_LOST) for reason in reasons if reason.startswith(_LOST)]
+    return NotFiniteError("\n".join(lost), images=whole)
 
 
 def sheet(made: Sequence[Sampled], rows: Sequence[Mapping[str, Any]], info: DataInfo) -> NDArray[np.uint8]:

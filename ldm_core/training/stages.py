@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ldm_core import artifacts, storage
+from ldm_core import artifacts, own_files, storage
 from ldm_core.build import make_dataset
 from ldm_core.builtin.bad_examples import TooManyBad, printable
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import DataInfo, FirstStage
 from ldm_core.errors import CheckpointError, ConfigError, DataError
 from ldm_core.making import held_out_data
+from ldm_core.own_files import OwnFiles
 from ldm_core.pipeline import load_stage
 from ldm_core.recipe import Recipe, digest
 from ldm_core.stage_contract import held_stage
@@ -27,7 +28,7 @@ from ldm_core.training.loop import Run, Stop
 from ldm_core.training.metrics_file import MetricsFile
 from ldm_core.training.starting import fit_early
 
-BAD_FILE = "bad_examples.txt"
+BAD_FILE = own_files.BAD
 """Names and reasons of the examples that a run could not read, in its folder."""
 
 
@@ -61,12 +62,20 @@ class Stages:
         self.seconds: dict[str, float] = {}
         self.model_url = storage.join(out, artifacts.MODEL_FILE)
         self.stage_url = storage.join(out, artifacts.STAGE_FILE)
-        self.samples_url = storage.join(out, "samples.png")
+        self.samples_url = storage.join(out, final_samples.SHEET)
         self._dataset: Any = None
         self._held_out: tuple[Any] | None = None
         self.without = ""
         """Why training data stands in for held-out data, where it does."""
         self._stage: FirstStage | None = None
+        self._own: OwnFiles | None = None
+
+    @property
+    def own(self) -> OwnFiles:
+        """The list of the run's files, for the main process, which alone writes."""
+        if self._own is None:
+            self._own = OwnFiles.read(self.out)
+        return self._own
 
     @property
     def dataset(self) -> Any:
@@ -161,11 +170,21 @@ class Stages:
         whole = steps == getattr(self.recipe, section).steps
         return header if header.extra.get("identity") == identity and whole else None
 
+    def is_finished(self, kind: str) -> bool:
+        """Whether the file of a stage (``first_stage`` or ``model``) is there, of this very recipe and data."""
+        part = self.recipe.first_stage
+        if kind == "first_stage" and part.weights:
+            return storage.exists(self.stage_url) and artifacts.sha256(self.stage_url) == part.sha256
+        if kind == "first_stage":
+            identity = self._identity(self._first_stage_identity())
+            return self._finished(self.stage_url, kind, identity) is not None
+        stage = storage.exists(self.stage_url)
+        return stage and self._finished(self.model_url, kind, self._model_identity()) is not None
+
     def picture(self, stage: str, step: int, name: str, data: bytes | None) -> None:
         """Write a PNG into the run's folder and tell the observers; nothing where there is none."""
         if data is not None and self.run.world.main:
-            url = storage.join(self.out, name)
-            storage.atomic_write(url, data)
+            url = self.own.write(name, data)
             self.run.hook.ldm_images(stage=stage, step=step, name=name, url=url)
 
     # ------------------------------------------------------------------------------------------- first stage
@@ -180,7 +199,7 @@ class Stages:
                 if self.run.world.main and (
                     not storage.exists(self.stage_url) or artifacts.sha256(self.stage_url) != part.sha256
                 ):
-                    storage.atomic_write(self.stage_url, storage.read_bytes(source))
+                    self.own.write(artifacts.STAGE_FILE, storage.read_bytes(source))
                 self.run.world.barrier()
                 self._end("first_stage", "skipped")
                 return
@@ -212,7 +231,7 @@ class Stages:
             url = storage.join(self.out, BAD_FILE)
             known = storage.read_text(url).splitlines() if storage.exists(url) else []
             lines = [f"{printable(name)}\t{printable(why)}" for name, why in bad.items()]
-            storage.atomic_write(url, "".join(f"{line}\n" for line in dict.fromkeys([*known, *lines])))
+            self.own.write(BAD_FILE, "".join(f"{line}\n" for line in dict.fromkeys([*known, *lines])))
 
     def use_stage(self, stage: FirstStage) -> None:
         """Take a stage that was just trained; it need not be read again."""
@@ -281,8 +300,6 @@ class Stages:
     def samples(self) -> None:
         """Sample what was asked for, or what held-out data asks for: each process its share."""
         with self._timed("samples"):
-            final_samples.draw(
-                self.recipe, self.info, self.catalog, self.run, self.held_out, self.examples, strict=self.strict
-            )
+            final_samples.draw(self, strict=self.strict)
             self.run.world.barrier()
             self._end("samples", "done")

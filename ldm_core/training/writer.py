@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ldm_core import storage
 from ldm_core.errors import LDMError, StorageError
-from ldm_core.training.checkpoint import FORMAT, MANIFEST
+from ldm_core.training.checkpoint import FORMAT, MANIFEST, discard
 
 SHARD = 1 << 30
 """Bytes of one file: what has to be sent again when a connection breaks, and what a remote read holds in memory."""
@@ -135,10 +135,9 @@ class Writer:
 
 
 def _try_remove(url: str) -> bool:
-    """Remove a checkpoint, its manifest first: should it fail half-way, no reader takes the rest for whole."""
+    """Remove a checkpoint; whether that went well."""
     try:
-        storage.remove(storage.join(url, MANIFEST))
-        storage.remove(url, recursive=True)
+        discard(url)
     except StorageError:
         return False
     return True

@@ -17,8 +17,7 @@ class TensorBoardConfig:
     """Where event files go, and how often."""
 
     folder: str = attrs.field(
-        default="",
-        metadata={"help": "folder or URL for the event files; none: tensorboard/ in the run's folder", "place": True},
+        default="", metadata={"help": "folder or URL for the event files; none: tensorboard/ in the run's folder"}
     )
     pictures: bool = attrs.field(default=True, metadata={"help": "write samples, reconstructions and curves as well"})
     flush_seconds: float = attrs.field(
