@@ -52,11 +52,16 @@ def named(part: Part, catalog: Catalog) -> Named:
     return Named(part.kind, getattr(part, "name", part.use), part.use, f"{entry.distribution} {entry.version}")
 
 
+def contract_line(kind: str, method: str) -> str:
+    """What the contract of `kind` says of a method, in its own words; "" of an attribute."""
+    own = getattr(_CONTRACTS[kind], method, None)
+    return " ".join((inspect.getdoc(own) or "").split()) if callable(own) else ""
+
+
 def breach(part: Named, method: str, seen: str, expected: str, fix: str = "") -> ContractError:
     """The error of a part whose `method` (or attribute) did not do what its contract says."""
     contract = _CONTRACTS[part.kind]
-    own = getattr(contract, method, None)
-    line = " ".join((inspect.getdoc(own) or "").split()) if callable(own) else ""
+    line = contract_line(part.kind, method)
     suite = _SUITES.get(part.kind, f"{contract.__name__}Suite")
     lines = [
         f"{part} breaks its contract: {method} {clean(seen)}; expected: {expected}",

@@ -15,14 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm_core.cond import Cond
-from ldm_core.contracts import (
-    Conditioner,
-    CondSpec,
-    FirstStage,
-    LatentSpec,
-    Reconstruction,
-    Site,
-)
+from ldm_core.contracts import Conditioner, CondSpec, FirstStage, LatentSpec, Reconstruction, Site
 from ldm_core.streams import Streams
 from ldm_core.testing import (
     ConditionerSuite,
@@ -258,9 +251,11 @@ class Words(Conditioner, nn.Module):
     def encode(self, batch: Mapping[str, Any]) -> Cond:
         words = [[w[: int(self.longest)] for w in text.split()] for text in batch["caption"]]
         length = max(map(len, words))
-        rows, mask = [], torch.zeros(len(words), length, dtype=torch.bool)
+        device = self.empty.device
+        rows, mask = [], torch.zeros(len(words), length, dtype=torch.bool, device=device)
         for i, row in enumerate(words):
-            vectors = [self.table(torch.tensor([(ord(c) - 97) % 26 for c in w])).mean(0) for w in row]
+            codes = [torch.tensor([(ord(c) - 97) % 26 for c in w], device=device) for w in row]
+            vectors = [self.table(each).mean(0) for each in codes]
             rows.append(F.pad(torch.stack(vectors), (0, 0, 0, length - len(row))))
             mask[i, : len(row)] = True
         return Cond(crossattn=torch.stack(rows), crossattn_mask=mask)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ldm_core.catalog import Catalog, Entry
 from ldm_core.config import dump_yaml, parse_yaml, structure, unstructure
 from ldm_core.contracts import LatentSpec, Site
+from ldm_core.testing import devices
 
 _KIT = __name__.rpartition(".")[0]
 
@@ -310,6 +311,29 @@ class ModuleSuite(TensorSuite):
         with torch.enable_grad():
             outputs = self.run(component, given)
         assert any(v.requires_grad for v in outputs.values()), "no output has a gradient: no_grad inside?"
+
+    def test_picks_no_device(self) -> None:
+        """With its inputs and parameters on a device that is not the default one, it makes all its tensors there."""
+        given = self.inputs(range(2), self.sizes[0])
+        with devices.accelerated():
+            component = self.build()
+        try:
+            with devices.elsewhere():
+                outputs = self._quietly(component, given)
+        except devices.PickedDevice:
+            raise
+        except Exception as error:
+            pytest.skip(f"cannot be followed through its code ({type(error).__name__}: {error})")
+        devices.require_placed(outputs)
+
+    def test_computes_in_single_precision(self) -> None:
+        """Of float32 inputs it makes no float64: accelerators are slow at it, or have none."""
+        outputs = self._quietly(self.build(), self.inputs(range(2), self.sizes[0]))
+        double = sorted(name for name, value in outputs.items() if value.dtype == torch.float64)
+        assert not double, (
+            f"{', '.join(double)} came out as float64 of float32 inputs; images, latents and conditioning are float32 "
+            "(ldm_core.contracts): give torch.tensor, torch.as_tensor and arrays of numpy dtype=torch.float32"
+        )
 
     def test_modes_are_the_cores(self) -> None:
         """A call leaves train and eval mode as they were set."""

@@ -73,8 +73,16 @@ def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def standard_batch(rows: Sequence[int], size: Sequence[int], channels: int = 3) -> dict[str, Any]:
-    """The collated batch of the examples `rows` at image size (H, W)."""
-    return collate([example(i, size, channels) for i in rows])
+    """The collated batch of the examples `rows` at image size (H, W). A key that it lacks is told with what to do."""
+    return _Batch(collate([example(i, size, channels) for i in rows]))
+
+
+class _Batch(dict[str, Any]):
+    def __missing__(self, key: str) -> Any:
+        raise KeyError(
+            f"'{key}' is no key of the kit's batch ({', '.join(self)}); encode reads the keys of its `reads` alone, "
+            "and the suite of one that reads a key of its own extends batch(rows, size) by it"
+        )
 
 
 def normal(rows: Sequence[int], shape: Sequence[int], tag: str = "") -> Tensor:

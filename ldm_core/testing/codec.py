@@ -18,6 +18,7 @@ from ldm_core.errors import ConfigError, LDMError
 from ldm_core.resolve import resolve
 from ldm_core.specs import EMPTY, Site
 from ldm_core.testing.base import Suite, _generators, installed, randomize, same
+from ldm_core.testing.refusals import must_raise
 from ldm_core.testing.sources import Watched, broken, contents_of, foreign, put
 
 SMALL = 1 << 14
@@ -162,9 +163,15 @@ class CodecSuite(Suite):
         assert found is not None, "does not recognise the file whose settings are open"
         assert sorted(found.unknown) == sorted(settings), f"unknown is {sorted(found.unknown)}, not {sorted(settings)}"
         assert all(list(candidates) for candidates in found.unknown.values()), "an open setting without candidates"
-        with pytest.raises(ConfigError) as raised:
-            codec.read(source)
-        said = str(raised.value)
+        said = str(
+            must_raise(
+                ConfigError,
+                lambda: codec.read(source),
+                "reading while settings are open",
+                "a codec that would guess gives wrong pictures: refuse while recognise names unknown settings "
+                "(contract Codec.read)",
+            )
+        )
         assert all(setting in said for setting in settings), f"the error does not name every setting: {said}"
         known: dict[str, Any] = {}
         for dotted, candidates in found.unknown.items():

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ldm_core.breaches import contract_line
+from ldm_core.bundle_contract import bundle_problems, null_problems
 from ldm_core.cond import Cond
 from ldm_core.contracts import Conditioner, CondSpec, Site
 from ldm_core.testing import batches
@@ -94,8 +96,11 @@ class ConditionerSuite(ModuleSuite):
             assert conditioner.spec == declared, f"config.spec says {declared}, the conditioner {conditioner.spec}"
             with torch.no_grad():
                 cond = conditioner.encode(self.batch(range(2), size))
-            assert isinstance(cond, Cond), f"encode returned {type(cond).__name__}, not a Cond"
-            _check_widths(cond, declared, self.latent.shape(size)[1:])
+            problems = list(bundle_problems(cond, declared, 2, self.latent.shape(size)[1:]))
+            assert not problems, (
+                f"encode {'; '.join(problems)}; contract Conditioner.encode: {contract_line('conditioner', 'encode')} "
+                "To fix: write what the config's spec(latent) declares, or declare what is written"
+            )
 
     def test_reads_exactly_what_it_declares(self) -> None:
         """The keys that encode touches are `reads`, no more and no fewer; the config says the same."""
@@ -192,18 +197,13 @@ class ConditionerSuite(ModuleSuite):
     def _check_null(self, conditioner: Any, like: Cond, where: str) -> None:
         with torch.no_grad():
             null = conditioner.null(like)
-        assert isinstance(null, Cond), f"null returned {type(null).__name__}, not a Cond"
-        mine, theirs = null.flat(), like.flat()
-        assert mine.keys() == theirs.keys(), f"{where}: null has {sorted(mine)}, encode {sorted(theirs)}"
-        assert null.options == like.options, f"{where}: null has other options than encode"
-        for name, value in theirs.items():
-            got = mine[name]
-            assert got.shape == value.shape, (
-                f"{where}: '{name}' is {tuple(got.shape)} in null, not {tuple(value.shape)}"
-            )
-            assert got.dtype == value.dtype, f"{where}: '{name}' is {got.dtype} in null, {value.dtype} in encode"
-            assert got.device == value.device, f"{where}: '{name}' of null is on {got.device}"
-            assert not got.is_floating_point() or bool(got.isfinite().all()), f"{where}: '{name}' is not finite"
+        problems = list(null_problems(null, like))
+        assert not problems, (
+            f"{where}: null {'; '.join(problems)}; contract Conditioner.null: {contract_line('conditioner', 'null')} "
+            "To fix: make each part from that of `like`, as torch.zeros_like and expand_as do"
+        )
+        for name, got in null.flat().items():
+            assert not got.is_floating_point() or bool(got.isfinite().all()), f"{where}: '{name}' of null is not finite"
         keep = torch.arange(like.rows() or 0) % 2 == 0
         like.where(keep, null)
 
@@ -225,28 +225,3 @@ def _of_length(cond: Cond, length: int) -> Cond:
     if mask is not None:
         mask = F.pad(mask, (0, missing), value=False)[:, :length]
     return cond._replace(crossattn=tokens.contiguous(), crossattn_mask=mask)
-
-
-def _check_widths(cond: Cond, spec: CondSpec, grid: tuple[int, ...]) -> None:
-    ranks = {"crossattn": 3, "vector": 2, "concat": 2 + len(grid)}
-    for part, rank in ranks.items():
-        value, width = getattr(cond, part), getattr(spec, part)
-        assert (value is not None) == bool(width), (
-            f"spec declares {part}={width}, encode writes {'nothing' if value is None else tuple(value.shape)}"
-        )
-        if value is None:
-            continue
-        assert value.dim() == rank, f"{part} has {value.dim()} axes, not {rank}"
-        got = value.shape[1] if part == "concat" else value.shape[-1]
-        assert got == width, f"{part} has width {got}, spec declares {width}"
-    if cond.concat is not None:
-        assert tuple(cond.concat.shape[2:]) == grid, f"concat lies on {tuple(cond.concat.shape[2:])}, latents on {grid}"
-    assert set(cond.residuals) == set(spec.residuals), f"residuals {sorted(cond.residuals)}, spec {spec.residuals}"
-    assert set(cond.extras) == set(spec.extras), f"extras {sorted(cond.extras)}, spec {sorted(spec.extras)}"
-    for name, shape in spec.extras.items():
-        got_shape = tuple(cond.extras[name].shape[1:])
-        fits = len(got_shape) == len(shape) and all(w in (None, g) for w, g in zip(shape, got_shape, strict=True))
-        assert fits, f"extra '{name}' has shape {got_shape} without B, spec declares {shape}"
-    if cond.crossattn_mask is not None:
-        assert cond.crossattn is not None, "a mask without tokens"
-        assert cond.crossattn_mask.shape == cond.crossattn.shape[:2], "the mask does not match the tokens"

@@ -12,6 +12,7 @@ import pytest
 
 from ldm_core.contracts import Dataset
 from ldm_core.testing.base import Suite, same
+from ldm_core.testing.refusals import must_raise
 
 _GEOMETRIES = ("image", "map", "boxes", "per_box", "value")
 
@@ -91,8 +92,12 @@ class DatasetSuite(Suite):
     def test_ends_at_its_length(self) -> None:
         """Past the end there is IndexError, so that plain iteration ends."""
         data = self.build()
-        with pytest.raises(IndexError):
-            data[len(data)]
+        must_raise(
+            IndexError,
+            lambda: data[len(data)],
+            f"data[{len(data)}] of {len(data)} examples",
+            "plain iteration ends by it: raise IndexError where the index is not below the length",
+        )
 
     def test_is_picklable(self) -> None:
         """A worker process gets a copy that reads the same, also after the first was used."""

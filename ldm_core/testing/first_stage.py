@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from ldm_core.contracts import FirstStage, LatentSpec, Site
 from ldm_core.streams import Streams
 from ldm_core.testing import batches
 from ldm_core.testing.base import ModuleSuite, largest_difference, randomize, same
+from ldm_core.testing.refusals import must_raise
 
 
 class FirstStageSuite(ModuleSuite):
@@ -64,10 +65,15 @@ class FirstStageSuite(ModuleSuite):
             size = list(self.sizes[0])
             size[axis] += 1
             image = torch.zeros(1, self.image_channels, *size)
-            with pytest.raises(ValueError) as caught:
-                stage.encode_moments(image)
+            error = must_raise(
+                ValueError,
+                partial(stage.encode_moments, image),
+                f"encode_moments of images of {size} at factor {factor}",
+                "latents cover whole strides (LatentSpec.shape): call self.latent.shape(x.shape[2:]) first, whose "
+                "ValueError names both numbers",
+            )
             for number in (size[axis], factor):
-                assert str(number) in str(caught.value), f"the message does not name {number}: {caught.value}"
+                assert str(number) in str(error), f"the message does not name {number}: {error}"
 
     def test_latents_repeat_under_the_same_streams(self) -> None:
         """Equal streams give equal latents; other streams give others wherever the stage draws at all."""

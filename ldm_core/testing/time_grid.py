@@ -10,6 +10,7 @@ import torch
 from ldm_core.contracts import NoiseSchedule, TimeGrid
 from ldm_core.testing import toys
 from ldm_core.testing.base import Suite, same
+from ldm_core.testing.refusals import must_raise
 
 
 class TimeGridSuite(Suite):
@@ -30,7 +31,10 @@ class TimeGridSuite(Suite):
                 continue
             given += 1
             assert times.dtype == torch.float64, f"times are {times.dtype}, not float64"
-            assert times.shape == (steps + 1,), f"{steps} steps have {tuple(times.shape)} times, not {steps + 1}"
+            assert times.shape == (steps + 1,), (
+                f"{steps} steps have {tuple(times.shape)} times, not {steps + 1}; `steps` are intervals, and times[-1] "
+                "is the level of the output (contract TimeGrid.times): one level more than steps"
+            )
             assert bool((times.diff() < 0).all()), f"the times of {steps} steps on {name} do not strictly decrease"
             assert 0 < float(times[0]) <= schedule.t_max, f"times begin at {float(times[0])}, t_max is {schedule.t_max}"
             last = (0.0, 1.0) if name == "table" else (0.0,)
@@ -69,9 +73,13 @@ class TimeGridSuite(Suite):
     def test_no_steps_are_refused(self) -> None:
         """0 steps is a ValueError."""
         grid = self.build()
-        with pytest.raises(Exception) as caught:
-            grid.times(toys.schedules()["table"], 0)
-        assert isinstance(caught.value, ValueError), f"0 steps raise {type(caught.value).__name__}, not ValueError"
+        must_raise(
+            ValueError,
+            lambda: grid.times(toys.schedules()["table"], 0),
+            "a grid of 0 steps",
+            "a rule that cannot give that number raises ValueError naming the nearest that it can (contract "
+            "TimeGrid.times)",
+        )
 
     def test_repeats_itself(self) -> None:
         """Equal calls give equal times, and a caller who edits them changes no one else's."""
