@@ -47,6 +47,8 @@ class SkipBad:
         self.dataset = dataset
         self.limit = limit
         self.bad: dict[str, str] = {}
+        self.moved: dict[int, int] = {}
+        """Index of a bad example -> where the good one stands that takes its place, of those met in this process."""
         self.keys = dataset.keys
         self.classes = dataset.classes
         self.class_names = dataset.class_names
@@ -66,7 +68,10 @@ class SkipBad:
         for step in range(size):
             place = first + (start + step) % size
             try:
-                return place, self.dataset[place]
+                example = self.dataset[place]
+                if step:
+                    self.moved[first + start] = place
+                return place, example
             except BadExample as error:
                 self._met(error)
         raise DataError(f"none of the {size} examples can be read; first: {next(iter(self.bad.items()), '')}")

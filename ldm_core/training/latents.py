@@ -20,7 +20,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from ldm_core import storage
-from ldm_core.errors import CheckpointError
+from ldm_core.errors import CheckpointError, DataError
 from ldm_core.recipe import Recipe
 from ldm_core.training.latents_shards import DTYPES, Source, read_manifest
 from ldm_core.training.loader import Examples
@@ -162,5 +162,27 @@ class LatentExamples:
         moments = self._cache.moments(place.index, place.flip)
         if self._examples is None:
             return {"moments": moments}
-        beside = attrs.evolve(place, index=self._cache.source(place.index))
-        return {**self._examples[beside], "moments": moments}
+        index = self._cache.source(place.index)
+        example, stands = self._beside(place, index)
+        if stands != index:
+            moments, example = self._instead(place, moments, example, stands)
+        return {**example, "moments": moments}
+
+    def _beside(self, place: Place, index: int) -> tuple[Mapping[str, Any], int]:
+        """What goes with the image of example `index`, and the example that it is of: the next that can be read."""
+        assert self._examples is not None
+        example = self._examples[attrs.evolve(place, index=index)]
+        return example, self._examples.dataset.moved.get(index, index)
+
+    def _instead(
+        self, place: Place, moments: Tensor, example: Mapping[str, Any], stands: int
+    ) -> tuple[Tensor, Mapping[str, Any]]:
+        """Moments and the rest of one example, of the size of `moments`, where that of `stands` came instead of the
+        place's own: its image need not be readable, nor of that size."""
+        for _ in range(len(self)):
+            index = self._cache.source(stands)
+            own = self._cache.moments(index, place.flip)
+            if index == stands and own.shape == moments.shape:
+                return own, example
+            example, stands = self._beside(place, index if index != stands else (stands + 1) % len(self))
+        raise DataError("no example can be read with all that the conditioners read; repair the data")
