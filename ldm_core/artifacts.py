@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 
 from ldm_core import storage
-from ldm_core.errors import CheckpointError
+from ldm_core.documents import parse_json
+from ldm_core.errors import CheckpointError, clean, quoted
 
 FORMAT = 1
 STAGE_FILE = "first_stage.safetensors"
 MODEL_FILE = "model.safetensors"
 _KEY = "ldm_core"
 _MAX_HEADER = 100 << 20
+_MOST_AXES = 64
 
 
 @attrs.frozen
@@ -68,24 +71,43 @@ def raw_header(url: str) -> tuple[dict[str, Any], int]:
     length = int.from_bytes(storage.read_bytes(url, 0, 8), "little")
     if length > min(size - 8, _MAX_HEADER):
         raise CheckpointError(f"{url}: is no safetensors file, or was cut short (header of {length} bytes in {size})")
-    try:
-        header = json.loads(storage.read_bytes(url, 8, 8 + length))
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{url}: is no safetensors file (its header does not read)") from None
+    header = parse_json(storage.read_bytes(url, 8, 8 + length), f"{url}: its header", CheckpointError)
     if not isinstance(header, dict):
         raise CheckpointError(f"{url}: is no safetensors file (its header is no mapping)")
     texts = header.get("__metadata__", {})
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise CheckpointError(f"{url}: is no safetensors file (its metadata is no mapping of texts)")
     try:
-        end = max((int(v["data_offsets"][1]) for k, v in header.items() if k != "__metadata__"), default=0)
+        end = max((_end(v) for k, v in header.items() if k != "__metadata__"), default=0)
     except (KeyError, TypeError, ValueError, IndexError):
-        raise CheckpointError(f"{url}: is no safetensors file (its header lacks offsets)") from None
+        raise CheckpointError(f"{url}: is no safetensors file (its header lacks shapes or offsets)") from None
     if 8 + length + end > size:
         raise CheckpointError(
             f"{url}: was cut short: {size} bytes of {8 + length + end}; copy it again, or use an older checkpoint"
         )
     return header, 8 + length
+
+
+def shapes(url: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of a weights file's tensors by name, from its header alone; :class:`CheckpointError` where they do not
+    fill the file."""
+    header, begin = raw_header(url)
+    tensors = {k: v for k, v in header.items() if k != "__metadata__"}
+    held = sum(v["data_offsets"][1] - v["data_offsets"][0] for v in tensors.values())
+    if held != storage.info(url).size - begin:
+        raise CheckpointError(f"{storage.shown(url)}: is damaged (its tensors do not fill it); copy it again")
+    return {k: tuple(v["shape"]) for k, v in tensors.items()}
+
+
+def _end(entry: Any) -> int:
+    """Where a tensor's bytes end; ValueError where its shape has more values than it has bytes."""
+    shape, (begin, end) = entry["shape"], entry["data_offsets"]
+    whole = type(shape) is list and all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+    if not whole or len(shape) > _MOST_AXES:
+        raise ValueError("no whole numbers")
+    if math.prod(shape) > max(0, end - begin):
+        raise ValueError("more values than bytes")
+    return int(end)
 
 
 def read_header(url: str, kind: str, *, sha256: str | None = None) -> Header:
@@ -98,28 +120,65 @@ def read_header(url: str, kind: str, *, sha256: str | None = None) -> Header:
     text = (header.get("__metadata__") or {}).get(_KEY)
     if text is None:
         raise CheckpointError(f"{url}: was not written by ldm-core (no '{_KEY}' metadata), so its recipe is unknown")
-    try:
-        body = json.loads(text)
-        for key, kinds in (("kind", str), ("use", str), ("config", dict), ("versions", dict)):
-            if not isinstance(body[key], kinds):
-                raise TypeError(f"{key} is {body[key]!r:.40}")
-        if body["format"] > FORMAT:
-            raise CheckpointError(f"{url}: format {body['format']} is newer than this ldm-core reads; update ldm-core")
-        found = Header(
-            url=url,
-            kind=body["kind"],
-            use=body["use"],
-            config=body["config"],
-            versions=body["versions"],
-            extra={k: v for k, v in body.items() if k not in ("format", "kind", "use", "config", "versions")},
-            tensors={k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"},
-            sha256=sha256 or hash_of(url),
+    body = parse_body(text, url)
+    if body["kind"] != kind:
+        raise CheckpointError(f"{url}: holds a {body['kind'].replace('_', ' ')}, not a {kind.replace('_', ' ')}")
+    return Header(
+        url=url,
+        kind=body["kind"],
+        use=body["use"],
+        config=body["config"],
+        versions=body["versions"],
+        extra={k: v for k, v in body.items() if k not in ("format", "kind", "use", "config", "versions")},
+        tensors={k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"},
+        sha256=sha256 or hash_of(url),
+    )
+
+
+def parse_body(text: str, url: str) -> dict[str, Any]:
+    """What the metadata of our own file says, each value of its type; :class:`CheckpointError` else."""
+    body = parse_json(text, f"{url}: its ldm-core metadata", CheckpointError)
+    wrong = "is no mapping" if not isinstance(body, dict) else next(_wrong(body), "")
+    if wrong:
+        raise CheckpointError(f"{url}: its ldm-core metadata does not read ({wrong})")
+    if body["kind"] not in ("model", "first_stage"):
+        raise CheckpointError(f"{url}: its ldm-core metadata does not read (kind {quoted(body['kind'], 40)})")
+    if body["format"] > FORMAT:
+        raise CheckpointError(
+            f"{url}: format {quoted(body['format'], 40)} is newer than this ldm-core reads; update ldm-core"
         )
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{url}: its ldm-core metadata does not read ({error!r})") from None
-    if found.kind != kind:
-        raise CheckpointError(f"{url}: holds a {found.kind.replace('_', ' ')}, not a {kind.replace('_', ' ')}")
+    found: dict[str, Any] = body
     return found
+
+
+def _wrong(body: Mapping[str, Any]) -> Iterator[str]:
+    for key, kinds in _TYPES.items():
+        if key not in body:
+            if key in _NEEDED:
+                yield f"{key} is missing"
+        elif type(body[key]) is not kinds:
+            yield f"{key} is {quoted(body[key], 40)}"
+    for key, value in body["versions"].items():
+        if type(value) is not str:
+            yield f"the version of {quoted(key, 40)} is {quoted(value, 40)}"
+    for key, names in (body.get("class_names") or {}).items():
+        if type(names) is not list or not all(type(name) is str for name in names):
+            yield f"class_names.{clean(key, 40)} is {quoted(names, 40)}, no list of names"
+
+
+_NEEDED = ("kind", "use", "config", "versions", "format")
+_TYPES: Mapping[str, type] = {
+    "kind": str,
+    "use": str,
+    "config": dict,
+    "versions": dict,
+    "format": int,
+    "identity": str,
+    "first_stage_sha256": str,
+    "class_names": dict,
+    "image_channels": int,
+    "numbers": dict,
+}
 
 
 def stage_header(url: str) -> Header:

@@ -157,14 +157,19 @@ def make_objective(recipe: Recipe, catalog: Catalog, site: Site) -> Objective:
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     """Fill `module` from named tensors; :class:`LDMError` naming what is missing, unexpected or of another shape."""
+    require_same(module, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, where)
+    module.load_state_dict(tensors)
 
+
+def require_same(module: nn.Module, stored: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """:class:`CheckpointError` unless names and shapes that are `stored` are those of `module`'s state."""
     own = dict(module.state_dict())
-    missing = [k for k in own if k not in tensors]
-    unexpected = [k for k in tensors if k not in own]
+    missing = [k for k in own if k not in stored]
+    unexpected = [k for k in stored if k not in own]
     shapes = [
-        f"{k} {tuple(tensors[k].shape)} for {tuple(v.shape)}"
+        f"{k} {stored[k]} for {tuple(v.shape)}"
         for k, v in own.items()
-        if k in tensors and isinstance(v, Tensor) and v.shape != tensors[k].shape and not k.endswith("_extra_state")
+        if k in stored and isinstance(v, Tensor) and v.shape != stored[k] and not k.endswith("_extra_state")
     ]
     if missing or unexpected or shapes:
         parts = [
@@ -176,7 +181,6 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> N
             f"{where}: these weights are of another architecture: {'; '.join(parts)}; use the recipe that they were "
             "trained with"
         )
-    module.load_state_dict(tensors)
 
 
 __all__ = [
@@ -190,6 +194,7 @@ __all__ = [
     "make_model",
     "make_objective",
     "make_sampling",
+    "require_same",
     "sampling_site",
     "seeded",
     "unfilled",

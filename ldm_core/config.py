@@ -24,7 +24,7 @@ from cattrs.errors import (
 )
 from cattrs.gen import make_dict_structure_fn
 
-from ldm_core.documents import not_unicode
+from ldm_core.documents import DEEPEST, not_unicode
 from ldm_core.documents import parse_yaml as parse_yaml
 from ldm_core.errors import ConfigError, clean, quoted, suggest
 from ldm_core.key_hints import key_hint
@@ -277,6 +277,9 @@ def apply_overrides(plain: dict[str, Any], overrides: Iterable[str], parts: Iter
         if not equals or not all(keys):
             problems.append(f"'{shown}': expected KEY=VALUE such as trainer.steps=1000")
             continue
+        if len(keys) > DEEPEST:
+            problems.append(f"'{shown}': {len(keys)} names deep; {DEEPEST} at most")
+            continue
         if not text.strip() and len(keys) == 1:
             problems.append(f"'{shown}': empty; give a value, or leave it out ({clean(path)}=[] is an empty list)")
             continue
@@ -318,7 +321,7 @@ def _assign(node: Any, keys: list[str], value: Any, parts: set[str]) -> None:
 
 def _member(node: list[Any], key: str, path: str) -> int:
     names = [str(m.get("name") or m.get("use", "")) if isinstance(m, dict) else str(m) for m in node]
-    if key.isdigit() and int(key) < len(node):
+    if key.isdecimal() and len(key) < 9 and int(key) < len(node):
         return int(key)
     if key in names:
         return names.index(key)

@@ -312,7 +312,8 @@ class TimeGrid(Protocol):
     @abstractmethod
     def times(self, schedule: NoiseSchedule, steps: int) -> Tensor:
         """Strictly decreasing float64 times; times[-1] is the level of the output (0, or legacy 1). `steps`
-        intervals; a rule that cannot give that number raises ValueError naming the nearest that it can."""
+        intervals, or more where a config's `uneven` asks for it; a rule that cannot give that number raises ValueError
+        naming the nearest that it can."""
         ...
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import MutableMapping
 from datetime import timedelta
 
-from ldm_core.errors import ConfigError, Interrupted, LDMError
+from ldm_core.errors import ConfigError, Interrupted, LDMError, clean
 
 SUPERVISOR = "LDM_SUPERVISOR"
 """Process id of the ``ldm-run --nproc`` that started this process."""
@@ -24,6 +24,7 @@ RANK_LOG = "LDM_RANK_LOG"
 TIMEOUT = "LDM_TIMEOUT"
 """Minutes that a process waits for the others in a collective operation."""
 _DEFAULT_MINUTES = 30.0
+_MOST_MINUTES = 5_256_000.0  # ten years
 _ORPHAN_SECONDS = 60.0  # that a process whose starter was killed has to write its checkpoint
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
@@ -42,8 +43,8 @@ def timeout(environ: MutableMapping[str, str] = os.environ) -> timedelta:
         minutes = float(text) if text else _DEFAULT_MINUTES
     except ValueError:
         minutes = -1.0
-    if not 0 < minutes < float("inf"):
-        raise ConfigError(f"{TIMEOUT}: expected minutes, a number above 0, got '{text}'")
+    if not 0 < minutes <= _MOST_MINUTES:
+        raise ConfigError(f"{TIMEOUT}: expected minutes, a number above 0, got '{clean(text, 40)}'")
     return timedelta(minutes=minutes)
 
 

@@ -16,25 +16,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_core import artifacts, class_names, known_pixels, storage
+from ldm_core import artifacts, class_names, conventions, known_pixels, storage
 from ldm_core import sample_settings as sampling
 from ldm_core.batch import collate, to_device, to_images
 from ldm_core.breaches import inside, named
+from ldm_core.budget import held_to
 from ldm_core.build import (
     SamplingParts,
     load_weights,
     make_model,
     make_sampling,
+    require_same,
     sampling_site,
 )
 from ldm_core.catalog import Catalog
+from ldm_core.check import model_misfits
 from ldm_core.contracts import FirstStage
+from ldm_core.description import resolve_described, without_unnamed
 from ldm_core.diffusion import Model
 from ldm_core.errors import ConfigError, DataError, Interrupted, NotFiniteError
 from ldm_core.image_start import passage as passage_of
 from ldm_core.made_from import described
+from ldm_core.places import described_by
 from ldm_core.recipe import Recipe, versions
-from ldm_core.resolve import resolve
 from ldm_core.sample import conditions_of, decoded, omissions, sample_latents, truncations
 from ldm_core.sample_arguments import require_arguments
 from ldm_core.sample_results import finite_rows, not_finite
@@ -42,6 +46,7 @@ from ldm_core.sample_rows import Negative, as_data, in_words, negative_rows, row
 from ldm_core.sampled import Callback, Progress, Sampled
 from ldm_core.settings import Precision
 from ldm_core.settling import settle
+from ldm_core.sizes import image_misfits
 from ldm_core.stage_contract import hold_pictures, hold_start
 from ldm_core.trained import device_named, load_stage, tensors_of
 
@@ -88,6 +93,8 @@ class Pipeline:
         self.class_names: Mapping[str, Sequence[str]] = class_names or {}
         self._site = attrs.evolve(sampling_site(recipe, stage), first_stage=first_stage)
         self._made: tuple[Any, SamplingParts] | None = None
+        self.conventions = ""
+        self.made_by = ""  # the codec that read it, where that is not our own
 
     @classmethod
     def load(
@@ -116,14 +123,17 @@ class Pipeline:
         header = artifacts.read_header(path, "model")
         stage_url = artifacts.find(storage.parent(path), artifacts.STAGE_FILE)
         stage_sha256 = artifacts.require_first_stage(header, stage_url)
-        recipe = resolve(_beside(known_pixels.as_made(header.config), stage_url), catalog)
+        recipe = _described(header, stage_url, stage_sha256, catalog)
         now = versions(recipe, catalog)
         changed = [f"{d} {v} (installed: {now.get(d, 'none')})" for d, v in header.versions.items() if now.get(d) != v]
         if changed:
             warnings.warn(f"{path} was made with {', '.join(changed)}", VersionWarning, stacklevel=3)
         where = device_named(device)
         stage = load_stage(recipe, catalog, stage_url, where)
-        model = make_model(recipe, catalog, stage)
+        stored = artifacts.shapes(path)
+        with held_to(stored, storage.shown(path)):
+            model = make_model(recipe, catalog, stage)
+        require_same(model, stored, path)
         load_weights(model, tensors_of(path), path)
         settle(model.to(where).eval().requires_grad_(False), precision)
         if line := known_pixels.notice(header.config, model.conditioners.values()):
@@ -146,6 +156,13 @@ class Pipeline:
         the command line's ``["guidance.rescale=0.7"]``. Weights are shared; :class:`ConfigError` says what is allowed.
         """
         return self._like(sampling.with_settings(self.recipe, settings, self.catalog))
+
+    def like(self, name: str) -> Pipeline:
+        """The same model, sampled as another program's scripts do by default: ``like("compvis")`` takes their sampler,
+        time grid, steps, guidance and rounding. :class:`ConfigError` where nothing installed knows them."""
+        made = self._like(conventions.like(self.recipe, name, self.catalog))
+        made.conventions = name
+        return made
 
     def _like(self, recipe: Recipe) -> Pipeline:
         made = copy(self)
@@ -275,7 +292,10 @@ class Pipeline:
             made: list[Sampled] = []
             if self.model.contracts is not None:
                 self.model.contracts.close()
-            shown, fine = decoded(self.stage, estimates[0] if begun.stop else z, self.model.precision, self._as_images)
+            x0 = estimates[0] if begun.stop else z
+            shown, fine = decoded(
+                self.stage, x0, self.model.precision, decode=self._as_images, levels=settings.levels
+            )
             sound = finite_rows(z)
             pictures, parts_of = shown.numpy(), dict(self.model.conditioners.items())
             if settings.paste_known:
@@ -333,6 +353,8 @@ class Pipeline:
             "steps": str(steps),
             "sampler": recipe.sampler.use,
             "time_grid": recipe.time_grid.use,
+            **({"like": self.conventions} if self.conventions else {}),
+            **({"levels": recipe.sample.levels} if recipe.sample.levels != "rounded" else {}),
             "guidance": f"{recipe.guidance.use}" + (f" {scale:g}" if scale is not None else ""),
             "recipe": json.dumps(recipe.carried(), ensure_ascii=False),
             "recipe_sha256": recipe.identity(),
@@ -341,12 +363,21 @@ class Pipeline:
         }
 
 
-def _beside(config: Mapping[str, Any], stage_url: str) -> Mapping[str, Any]:
-    """A model's recipe whose reused first stage is the copy beside the model: where it came from may be gone."""
-    stage = config.get("first_stage")
-    if not isinstance(stage, Mapping) or not stage.get("weights"):
-        return config
-    return {**config, "first_stage": {**stage, "weights": stage_url}}
+def _described(header: artifacts.Header, stage_url: str, stage_sha256: str, catalog: Catalog) -> Recipe:
+    """The model that a file's header describes, by its own first stage beside it; no other place of it is taken.
+
+    Raises what resolving raises, and ConfigError with every misfit of the parts.
+    """
+    where = storage.shown(header.url)
+    with described_by(where):
+        recipe = resolve_described(known_pixels.as_made(header.config), catalog)
+        stage = header.config.get("first_stage")
+        if isinstance(stage, Mapping) and stage.get("weights"):  # a reused one: its copy is what counts
+            first_stage = attrs.evolve(recipe.first_stage, weights=stage_url, sha256=stage_sha256)
+            recipe = attrs.evolve(recipe, first_stage=first_stage)
+        if problems := [*model_misfits(without_unnamed(recipe, catalog)), *image_misfits(recipe)]:
+            raise ConfigError([f"{where}: {line}" for line in problems])
+    return recipe
 
 
 @torch.no_grad()

@@ -268,7 +268,10 @@ def digest(plain: Any) -> str:
 
 def versions(recipe: Recipe, catalog: Catalog) -> dict[str, str]:
     """Distribution -> version of everything that brings a component of the model, and the core itself."""
-    entries = [catalog.get(part.kind, part.use)[0] for part in recipe.parts() if part.kind != "observer"]
+    parts = [part for part in recipe.parts() if part.kind != "observer"]
+    # data that a file only tells of need not be installed
+    told = [part for part in parts if isinstance(part.config, Mapping) and part.use not in catalog.names(part.kind)]
+    entries = [catalog.get(part.kind, part.use)[0] for part in parts if part not in told]
     return dict(sorted({"ldm-core": VERSION, **{e.distribution: e.version for e in entries}}.items()))
 
 

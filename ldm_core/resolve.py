@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from ldm_core import artifacts, storage
+from ldm_core import artifacts, sizes, storage
 from ldm_core import config as _config
 from ldm_core.catalog import Catalog
 from ldm_core.component import Component
@@ -15,6 +16,7 @@ from ldm_core.contracts import DataInfo, Site
 from ldm_core.errors import ComponentError, ConfigError, clean, quoted
 from ldm_core.finetune import with_hash
 from ldm_core.key_hints import key_hint
+from ldm_core.places import described_part
 from ldm_core.recipe import (
     DEFAULTS,
     LISTS,
@@ -48,7 +50,9 @@ class _Around:
 def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = None) -> Recipe:
     """Plain values -> a complete recipe. Every mistake is reported at once (:class:`ConfigError`).
 
-    `info`, what the data offers, lets conditioners fill in numbers such as class counts.
+    `info`, what the data offers, lets conditioners fill in numbers such as class counts. Files that `plain` names are
+    looked at, for their hashes; what came with a file of weights names none (:func:`resolve_described`). Nothing of
+    the process is changed: :func:`use_storage` is the caller's to call.
     """
     problems: list[str] = []
     known = ["image_size", "image_channels", "seed", "scale", *SINGLE, *LISTS, *SECTIONS]
@@ -76,8 +80,6 @@ def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = 
     attempt("seed", lambda: _config.structure(plain.get("seed", 0), int, "seed"))
     for key, section in SECTIONS.items():
         attempt(key, lambda key=key, section=section: _section(key, section, plain.get(key)))
-    if plain.get("storage") and "storage" in out:
-        storage.configure(out["storage"])  # trained weights are read below
     for key in [k for k in out if isinstance(out[k], EngineSettings)]:
         attempt(key, lambda key=key: with_hash(out[key], key))
     around = _Around(catalog, small == "small", info, Site(size=(32, 32)))
@@ -105,6 +107,17 @@ def _named(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             name = part.get("use") if isinstance(part, Mapping) else part
             if isinstance(name, str):
                 yield kind, name
+
+
+def use_storage(plain: Mapping[str, Any]) -> None:
+    """Take the section ``storage`` of the user's own recipe for every remote URL of this process, where it has one.
+
+    A section that does not read changes nothing; :func:`resolve` says what is wrong with it.
+    """
+    given = _without_secrets(plain)[0].get("storage")
+    if isinstance(given, Mapping) and given:
+        with contextlib.suppress(ConfigError):
+            storage.configure(_config.structure(given, SECTIONS["storage"], "storage"))
 
 
 def resolve_part(kind: str, value: Any, recipe: Recipe, catalog: Catalog) -> Part:
@@ -196,6 +209,8 @@ def _list(key: str, kind: str, value: Any, around: _Around) -> tuple[Part, ...]:
         value = [value]
     if not isinstance(value, list | tuple):
         raise ConfigError(f"{key}: expected a list of components, got {quoted(value)}")
+    if len(value) > sizes.MOST_PARTS and kind != "dataset":
+        raise ConfigError(sizes.too_many(key, len(value)))
     parts: list[Part] = []
     problems: list[str] = []
     for i, item in enumerate(value):
@@ -237,6 +252,8 @@ def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
         extra = {"train": getattr(component.config, "trained_by_default", True), **_conditioner_keys(given, path, name)}
     base = {} if preset is None else _config.unstructure(preset)
     scaled = {**base, **_scaled_down(component, base, around.site)} if around.small else base
+    if kind in sizes.BOUNDED and (problems := list(sizes.misfits(given, component.config, path))):
+        raise ConfigError(problems)
     conf: Any = _config.structure({**scaled, **given}, component.config, path)
     if around.info is not None and (fill := getattr(conf, "from_data", None)) is not None:
         conf = fill(around.info)
@@ -304,7 +321,12 @@ def _trained_stage(
 
     header = stage_header(extra["weights"])
     entry, _ = catalog.get("first_stage", header.use)
-    conf: Any = _config.structure(header.config, entry.component.config, f"{extra['weights']}: first_stage")
+    theirs = described_part("first_stage", {**header.config, "use": header.use}, catalog)
+    theirs.pop("use")
+    where = f"{extra['weights']}: first_stage"
+    if problems := list(sizes.misfits(theirs, entry.component.config, where)):
+        raise ConfigError(problems)
+    conf: Any = _config.structure(theirs, entry.component.config, where)
     if name and name not in (header.use, entry.component.name) and name not in entry.component.presets:
         raise ConfigError(f"{path}: {extra['weights']} holds a '{header.use}', not a '{name}'; leave 'use' out")
     for key, value in given.items():

@@ -130,11 +130,13 @@ def hold_result(part: Named | None, out: Any, x: Tensor) -> None:
     raise breach(part, "sample", f"returned {shown(out)} for x {shown(x)}", f"{shown(x)}, x at times[-1]")
 
 
-def hold_times(part: Named | None, times: Any, steps: int, schedule: NoiseSchedule) -> None:
-    """A grid's times: steps + 1, float64, finite, strictly decreasing, within [0, t_max]."""
+def hold_times(part: Named | None, times: Any, steps: int, schedule: NoiseSchedule, *, more: bool = False) -> None:
+    """A grid's times: steps + 1 (with `more`, or more), float64, finite, strictly decreasing, within [0, t_max]."""
     if part is None:
         return
     expected = f"{steps + 1} float64 times, strictly decreasing, from t_max {schedule.t_max:g} or below to 0 or above"
+    if more and isinstance(times, Tensor) and times.dim() == 1:
+        steps = max(steps, len(times) - 1)
     if not isinstance(times, Tensor) or times.shape != (steps + 1,) or times.dtype != torch.float64:
         raise breach(part, "times", f"made {shown(times)} for {steps} steps", expected)
     values = times.tolist()

@@ -65,7 +65,8 @@ def sample_latents(
     named = parts.named.get
     with inside(named("time_grid"), "times"):
         times = parts.time_grid.times(model.schedule, steps)
-    hold_times(named("time_grid"), times, steps, model.schedule)
+    uneven = getattr(getattr(parts.time_grid, "config", None), "uneven", False)
+    hold_times(named("time_grid"), times, steps, model.schedule, more=uneven)
     times = passage.times(times)
     x = passage.start(model.schedule, times[0], start.normal((len(seeds), *shape)))
     predict = make_predict(model, together=together)
@@ -115,15 +116,23 @@ def decode(stage: FirstStage, z: Tensor, precision: Precision = "fp32") -> Tenso
 
 @torch.no_grad()
 def decoded(
-    stage: FirstStage, z: Tensor, precision: Precision = "fp32", decode: Callable[[Tensor], Tensor] | None = None
+    stage: FirstStage,
+    z: Tensor,
+    precision: Precision = "fp32",
+    *,
+    decode: Callable[[Tensor], Tensor] | None = None,
+    levels: str = "rounded",
 ) -> tuple[Tensor, Tensor]:
     """Latents -> uint8 images (B, c, H, W), and (B,) bool which of them were finite before, on the CPU. `decode` takes
     the place of the stage's.
 
     Under ``bf16`` the stage's convolutions run in it; not under ``fp16``, whose range published autoencoders leave.
+    `levels`: ``rounded`` to the nearest of 256, or ``cut``, the fraction left out.
     """
     with torch.autocast(z.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         images = (decode or stage.decode)(z)
     images = images.float()
     fine = finite_rows(images)
+    if levels == "cut":
+        return (((images + 1) / 2).clamp(0, 1) * 255).to(torch.uint8).cpu(), fine
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu(), fine

@@ -14,6 +14,7 @@ from ldm_core.documents import not_unicode
 from ldm_core.errors import ConfigError, quoted
 
 _LONGEST = 10_000_000  # images of one call: their inputs alone would fill a machine's memory
+_MOST_STEPS = 1_000_000
 _WHOLE = {"images": 1, "steps": 1, "batch": 1, "seed": None}
 _NUMBERS = {
     "strength": "a share of the steps, above 0 and up to 1",
@@ -36,7 +37,9 @@ def _numbers(given: Mapping[str, Any]) -> Iterator[str]:
             above = "" if least is None else " above 0"
             yield f"{name}={_shown(given[name])}: expected a whole number{above}"
         elif name == "images" and name in given and given[name] > _LONGEST:
-            yield f"images={given[name]}: at most {_LONGEST:,} at once"
+            yield f"images={_shown(given[name])}: at most {_LONGEST:,} at once"
+        elif name == "steps" and name in given and given[name] > _MOST_STEPS:
+            yield f"steps={_shown(given[name])}: at most {_MOST_STEPS:,}"
     if "seeds" in given:
         seeds = given["seeds"]
         if isinstance(seeds, str | bytes | Mapping) or not _is_sequence(seeds):

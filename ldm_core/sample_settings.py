@@ -73,8 +73,8 @@ def _changed(recipe: Recipe, key: str, value: Any, catalog: Catalog) -> Any:
     if isinstance(value, Mapping) and value.get("use", part.use) in (part.use, part.asked):
         own = {"use": part.use, **_config.unstructure(part.config)}
         for field in attrs.fields(type(part.config)):
-            if field.name in value and "sha256" in field.metadata:
-                own[field.metadata["sha256"]] = ""  # the hash of the file that was named before
+            if field.name in value and "sha256" in field.metadata and own[field.name]:
+                own[field.metadata["sha256"]] = ""  # of the file that was named before; a file's recipe names none
         value = _merged(own, {k: v for k, v in value.items() if k != "use"})
     try:
         return resolve_part(key, value, recipe, catalog)

@@ -9,9 +9,10 @@ import attrs
 from ldm_core import artifacts, storage
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import Site
-from ldm_core.errors import CheckpointError
+from ldm_core.description import resolve_described
+from ldm_core.errors import CheckpointError, ConfigError
+from ldm_core.places import described_by
 from ldm_core.recipe import SAMPLING_KEYS, Recipe
-from ldm_core.resolve import resolve
 
 if TYPE_CHECKING:
     from ldm_core.diffusion import Model
@@ -37,11 +38,9 @@ def find(url: str, site: Site, catalog: Catalog | None = None) -> SecondModel:
     header = artifacts.read_header(path, "model")
     own = str(header.extra.get("first_stage_sha256") or "")
     plain = {k: v for k, v in header.config.items() if k not in SAMPLING_KEYS}
-    stage = plain.get("first_stage")
-    if isinstance(stage, dict):  # its weights are the site's: the file that they came from may be gone
-        plain["first_stage"] = {k: v for k, v in stage.items() if k not in ("weights", "sha256")}
-    recipe = resolve(plain, catalog or Catalog.discover())
-    latent = recipe.first_stage.config.latent
+    with described_by(shown):
+        recipe = resolve_described(plain, catalog or Catalog.discover())
+        latent = recipe.first_stage.config.latent
     if site.latent is not None and latent != site.latent:
         raise CheckpointError(
             f"{shown}: its latents have {latent.channels} channels at factor {latent.stride}, here they have "
@@ -58,13 +57,19 @@ def find(url: str, site: Site, catalog: Catalog | None = None) -> SecondModel:
 def load(found: SecondModel, site: Site, catalog: Catalog | None = None) -> Model:
     """The model itself, on the CPU, frozen, in eval mode and at the site's precision; its conditioners use the site's
     first stage."""
-    from ldm_core.build import load_weights, make_model_at
-    from ldm_core.check import site_of
+    from ldm_core.budget import held_to
+    from ldm_core.build import load_weights, make_model_at, require_same
+    from ldm_core.check import model_misfits, site_of
     from ldm_core.pipeline import tensors_of
     from ldm_core.settling import settle
 
-    place = attrs.evolve(site_of(found.recipe), encode=site.encode, decode=site.decode)
-    model = make_model_at(place, found.recipe, catalog or Catalog.discover())
-    load_weights(model, tensors_of(found.url), storage.shown(found.url))
+    shown, stored = storage.shown(found.url), artifacts.shapes(found.url)
+    with held_to(stored, shown):
+        if problems := list(model_misfits(found.recipe)):
+            raise ConfigError([f"{shown}: {line}" for line in problems])
+        place = attrs.evolve(site_of(found.recipe), encode=site.encode, decode=site.decode)
+        model = make_model_at(place, found.recipe, catalog or Catalog.discover())
+    require_same(model, stored, shown)
+    load_weights(model, tensors_of(found.url), shown)
     settle(model.eval().requires_grad_(False), site.precision)
     return model

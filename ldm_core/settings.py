@@ -31,12 +31,14 @@ def _field(
     *,
     same: bool = False,
     later: bool = False,
+    place: bool | str | None = None,
 ) -> Any:
     """A field with its help text and, where given, its limits (`above` is exclusive). No number is beyond
     :data:`MOST`.
 
     `same`: it may change within a run, because what is trained stays the same, to rounding. `later`: it came after
-    0.1.0; at its default it is in no identity, so that older runs stay what they are.
+    0.1.0; at its default it is in no identity, so that older runs stay what they are. `place`: it names one, which is
+    not taken from a weights file (:mod:`ldm_core.places`); ``"whether"``: that there was one is.
     """
 
     def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -50,7 +52,8 @@ def _field(
         if value > most:
             raise ValueError(f"{attribute.name}: expected at most {most:,}, got {quoted(value)}")
 
-    return attrs.field(default=default, metadata={"help": help, "same": same, "later": later}, validator=check)
+    metadata = {"help": help, "same": same, "later": later, **({} if place is None else {"place": place})}
+    return attrs.field(default=default, metadata=metadata, validator=check)
 
 
 def _betas(default: tuple[float, float]) -> Any:
@@ -96,7 +99,8 @@ class DataSettings:
     )
     workers: int = _field(0, "loader processes; 0 = load in the training process", minimum=0, maximum=1024, same=True)
     keep: int = _field(1 << 30, "bytes of decoded examples kept in memory; 0 = none", minimum=0, same=True)
-    cache: str = _field("", "folder that keeps copies of remote shards; none: read where they lie", same=True)
+    cache: str = _field("", "folder that keeps copies of remote shards; none: read where they lie", same=True,
+                        place=True)
     cache_bytes: int = _field(10 << 30, "bytes that this folder may hold", minimum=0, same=True)
 
 
@@ -129,9 +133,10 @@ class EngineSettings:
     activation_checkpointing: bool = _field(False, "recompute activations in the backward pass: less memory", same=True)
     compile: bool = _field(False, "torch.compile the networks (needs a C++ compiler on a CPU)", same=True)
     deepspeed: Mapping[str, Any] = attrs.field(
-        default=EMPTY, metadata={"help": "raw DeepSpeed settings, merged in", "same": True}
+        default=EMPTY, metadata={"help": "raw DeepSpeed settings, merged in", "same": True, "place": True}
     )
-    deepspeed_file: str = _field("", "path or URL of a DeepSpeed JSON file, merged in before them", same=True)
+    deepspeed_file: str = _field("", "path or URL of a DeepSpeed JSON file, merged in before them", same=True,
+                                 place=True)
     log_every: int = _field(50, "steps between lines of metrics.jsonl", minimum=1, same=True)
     checkpoint_every: int = _field(1000, "steps between checkpoints", minimum=1, same=True)
     keep_checkpoints: int = _field(2, "newest checkpoints that stay", minimum=1, same=True)
@@ -144,7 +149,8 @@ class EngineSettings:
                                  same=True)
     validate_images: int = _field(256, "held-out images that are measured", minimum=1, same=True)
     init_from: str = _field(
-        "", "path or URL of trained weights to start from (finetuning); none: fresh weights", same=True
+        "", "path or URL of trained weights to start from (finetuning); none: fresh weights", same=True,
+        place=True,
     )
     init_sha256: str = _field("", "hash of those weights; filled in")
 
@@ -166,7 +172,8 @@ class TrainerSettings(EngineSettings):
                                 same=True)
     joint_dropout: float = _field(0.0, "share of examples that lose all conditions at once", minimum=0, maximum=1)
     cache_latents: bool = _field(True, "encode the images once (needs a frozen first stage, as always here)")
-    latents: str = _field("", "folder or URL of the encoded images; none: in the run's folder", same=True)
+    latents: str = _field("", "folder or URL of the encoded images; none: in the run's folder", same=True,
+                          place=True)
     latents_dtype: Literal["fp32", "fp16", "bf16"] = _field(
         "fp32", "how encoded images are stored: half the bytes, and the rounding that manifest.json tells"
     )
@@ -181,7 +188,8 @@ class FirstStageTrainerSettings(EngineSettings):
     betas: tuple[float, float] = _betas((0.5, 0.9))
     weight_decay: float = _field(0.0, "AdamW's", minimum=0)
     pixel_loss: Literal["l1", "l2"] = _field("l1", "the loss on pixels")
-    lpips: str = _field("", "path or URL of LPIPS weights (VGG16 and heads); none: trained without, and said so")
+    lpips: str = _field("", "path or URL of LPIPS weights (VGG16 and heads); none: trained without, and said so",
+                        place="whether")
     perceptual_weight: float = _field(1.0, "weight of LPIPS", minimum=0)
     log_variance: bool = _field(False, "learn the variance of the reconstruction error with the autoencoder")
     adversarial: bool = _field(True, "train a patch discriminator")
@@ -206,7 +214,7 @@ class FirstStageTrainerSettings(EngineSettings):
         "channel", "latents are divided by a std a channel, or one for all (formats of others hold one)", later=True
     )
     fd_weights: str = _field("", "path or URL of VGG16 weights for the reconstruction FD; none: random features",
-                             same=True)
+                             same=True, place=True)
 
 
 @attrs.frozen(kw_only=True)
@@ -222,6 +230,9 @@ class SampleSettings:
     quantize_x0: bool = _field(
         False, "the same as the published samplers do it: the noise stays what the network gave", later=True
     )
+    levels: Literal["rounded", "cut"] = _field(
+        "rounded", "how values become the 256 levels of a picture; cut: the fraction is left out", later=True
+    )
     paste_known: bool = _field(
         True, "inpainting: the input's own pixels outside of holes, bit for bit (older runs: false)", later=True
     )
@@ -233,10 +244,11 @@ class StorageSettings:
     """How remote files are reached. Credentials are never set here: they come from the environment or a profile."""
 
     endpoint_url: str = attrs.field(
-        default="", metadata={"help": "address of an S3 server; empty: AWS_ENDPOINT_URL, or Amazon's own"}
+        default="",
+        metadata={"help": "address of an S3 server; empty: AWS_ENDPOINT_URL, or Amazon's own", "place": True},
     )
     region: str = _field("", "region of the buckets; empty: as in the environment")
-    profile: str = _field("", "profile of ~/.aws to take credentials from; empty: as in the environment")
+    profile: str = _field("", "profile of ~/.aws to take credentials from; empty: as in the environment", place=True)
     anon: bool = _field(False, "read public buckets without credentials")
     connect_timeout: float = _field(10.0, "seconds to make a connection", above=0, maximum=10**6)
     read_timeout: float = _field(60.0, "seconds without a byte in either direction, after which it is tried again",

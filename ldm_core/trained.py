@@ -9,8 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from torch import Tensor
 
-from ldm_core import storage
-from ldm_core.build import load_weights, make_first_stage
+from ldm_core import artifacts, storage
+from ldm_core.budget import held_to
+from ldm_core.build import load_weights, make_first_stage, require_same
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import FirstStage
 from ldm_core.errors import CheckpointError, ConfigError
@@ -31,8 +32,14 @@ def device_named(name: str | None) -> torch.device:
 
 
 def load_stage(recipe: Recipe, catalog: Catalog, url: str, device: torch.device) -> FirstStage:
-    """A trained first stage from its file, in eval mode and frozen."""
-    stage: Any = make_first_stage(recipe, catalog)
+    """A trained first stage from its file, in eval mode and frozen.
+
+    Raises CheckpointError where the recipe's is not that of the file, before memory is taken for another.
+    """
+    stored = artifacts.shapes(url)
+    with held_to(stored, storage.shown(url)):
+        stage: Any = make_first_stage(recipe, catalog)
+    require_same(stage, stored, url)
     load_weights(stage, tensors_of(url), url)
     stage.to(device).eval().requires_grad_(False)
     return stage

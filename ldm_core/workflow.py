@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ldm_core import config, finetune, own_files, storage
+from ldm_core import config, finetune, own_files, sizes, storage
 from ldm_core.catalog import Catalog
 from ldm_core.check import check, site_of
 from ldm_core.continuation import BEGUN_FILE, RECIPE_FILE, continuation
@@ -16,7 +16,7 @@ from ldm_core.contracts import DataInfo
 from ldm_core.errors import ConfigError, Interrupted, StorageError
 from ldm_core.own_files import OwnFiles
 from ldm_core.recipe import Recipe
-from ldm_core.resolve import resolve
+from ldm_core.resolve import resolve, use_storage
 
 if TYPE_CHECKING:
     from ldm_core.training.stages import Stages
@@ -53,6 +53,7 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
     from ldm_core.data_look import look, look_at_held_out
     from ldm_core.making import data_info, make_dataset
 
+    use_storage(plain)  # the user's own recipe: trained weights are read while it is resolved
     recipe = resolve(plain, catalog)
     dataset = make_dataset(recipe, catalog)
     info = data_info(dataset)
@@ -60,11 +61,25 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
     check(recipe, info)
     if problems := list(finetune.misfits(recipe)):
         raise ConfigError(problems)
+    require_room(recipe, catalog)
     # Examples that lack a key or cannot be read at all are found now, not hours later.
     look(dataset.select(dict.fromkeys(["image", *recipe.reads])), recipe)
     look_at_held_out(recipe, catalog, info)
     remarks = getattr(dataset, "remarks", None)
     return recipe, info if remarks is None else attrs.evolve(info, remarks=remarks())
+
+
+def require_room(recipe: Recipe, catalog: Catalog) -> None:
+    """:class:`ConfigError` where the recipe's networks, or one of its images, are larger than this machine's memory.
+
+    Sizes that published models have are not counted, and torch is not imported for them.
+    """
+    if problems := list(sizes.image_misfits(recipe)):
+        raise ConfigError(problems)
+    if sizes.large(recipe):
+        from ldm_core import budget
+
+        budget.require_room(recipe, catalog, sizes.memory())
 
 
 def claim(recipe: Recipe, out: str, begun: str = "", own: OwnFiles | None = None) -> None:

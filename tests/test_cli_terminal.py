@@ -158,6 +158,24 @@ def test_an_empty_setting_is_a_mistake(key: str) -> None:
             apply_overrides({key: "x"}, [given], ())
 
 
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("trainer.deepspeed." + "a." * 5000 + "b=1", "5003 names deep"),
+        ("conditioners.²=1", "no member '²'"),
+        ("conditioners." + "9" * 5000 + ".x=1", "no member '999"),
+        ("conditioners.-1.x=1", "no member '-1'"),
+        ("\x1b[2J" + "k" * 10**5, "expected KEY=VALUE"),
+        ("a.b.=1", "expected KEY=VALUE"),
+    ],
+)
+def test_keys_that_lead_nowhere(setting: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        apply_overrides({"conditioners": ["text"]}, [setting], ())
+    said = str(caught.value)
+    assert says in said and said.isprintable() and len(said) < 500
+
+
 def test_an_empty_setting_where_a_text_stood_is_no_text() -> None:
     plain: dict[str, Any] = {
         "storage": {"profile": "me", "retries": 3},

@@ -62,7 +62,7 @@ def test_a_meeting_place_that_was_given_stays() -> None:
 def test_minutes_of_waiting() -> None:
     assert launch.timeout({}).total_seconds() == 1800
     assert launch.timeout({"LDM_TIMEOUT": "0.5"}).total_seconds() == 30
-    for wrong in ("soon", "0", "-1", "inf", "nan"):
+    for wrong in ("soon", "0", "-1", "inf", "nan", "1e300"):
         with pytest.raises(ConfigError, match=f"LDM_TIMEOUT: expected minutes, a number above 0, got '{wrong}'"):
             launch.timeout({"LDM_TIMEOUT": wrong})
 

@@ -16,7 +16,7 @@ from ldm_core import config, storage, storage_options, storage_retry
 from ldm_core.catalog import Catalog
 from ldm_core.errors import ConfigError, StorageError
 from ldm_core.recipe import Recipe
-from ldm_core.resolve import resolve
+from ldm_core.resolve import resolve, use_storage
 from ldm_core.settings import StorageSettings
 from ldm_core.storage_errors import ShortError, is_passing, reason
 
@@ -32,15 +32,29 @@ def _recipe(**given: Any) -> Recipe:
     return resolve({"storage": given} if given else {}, Catalog.discover())
 
 
+def test_resolving_a_recipe_changes_nothing_of_the_process() -> None:
+    before = dict(os.environ)
+    assert _recipe(endpoint_url="https://s3.example.org", retries=3).storage.retries == 3
+    assert storage.current() == StorageSettings() and dict(os.environ) == before
+
+
+def test_a_section_that_does_not_read_changes_nothing() -> None:
+    before = dict(os.environ)
+    for given in ({"endpoint_url": 5}, {"secret": "hunter2"}, "s3", {"retries": -1}):
+        use_storage({"storage": given})
+    assert storage.current() == StorageSettings() and dict(os.environ) == before
+
+
 def test_the_section_is_in_force_and_in_no_identity() -> None:
     plain, other = _recipe(), _recipe(endpoint_url="https://s3.example.org", retries=3)
+    use_storage(other.plain())
     assert storage.current() == other.storage and other.storage.retries == 3
     assert plain.identity() == other.identity() and plain.name == other.name
     assert plain.first_stage_identity() == other.first_stage_identity()
     assert other.public()["storage"]["endpoint_url"] == "https://s3.example.org"
     assert "storage" not in other.carried()
     assert resolve(other.plain(), Catalog.discover()) == other
-    _recipe()  # a recipe without the section leaves what was set
+    use_storage({})  # a recipe without the section leaves what was set
     assert storage.current().retries == 3
 
 

@@ -248,10 +248,11 @@ def test_a_part_by_itself(part: str) -> None:
 def test_weights_must_be_those_of_the_recipe() -> None:
     catalog, weights = Catalog.discover(), tiny("first_stage")
     wider = attrs.evolve(weights, recipe=overlay(weights.recipe, {"first_stage": {"channels": 64}}))
-    with pytest.raises(
-        CheckpointError, match=r"first stage: these weights are of another architecture: \d+ of another"
-    ):
-        reading.build_part(wider, catalog)
+    with pytest.raises(CheckpointError, match=r"first stage: these weights are of another architecture: the recipe"):
+        reading.build_part(wider, catalog)  # twice as wide: nothing of that size is made
+    narrow = attrs.evolve(weights, recipe=overlay(weights.recipe, {"first_stage": {"z_channels": 3}}))
+    with pytest.raises(CheckpointError, match=r"first stage: these weights are of another architecture: \d+ of"):
+        reading.build_part(narrow, catalog)
     assert weights.first_stage is not None
     short = attrs.evolve(weights, first_stage=dict(list(weights.first_stage.items())[:-1]))
     with pytest.raises(CheckpointError, match="1 missing"):

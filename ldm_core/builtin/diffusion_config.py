@@ -51,7 +51,9 @@ class VPConfig:
     beta_end: float = attrs.field(
         default=0.0195, validator=_positive_fraction, metadata={"help": "last beta (not read by cosine)"}
     )
-    steps: int = attrs.field(default=1000, validator=_at_least_one, metadata={"help": "length T of the table"})
+    steps: int = attrs.field(
+        default=1000, validator=_at_least_one, metadata={"help": "length T of the table", "most": 1_000_000}
+    )
     zero_terminal: bool = attrs.field(
         default=False, metadata={"help": "stretch the table to end without signal (needs parameterization v or x0)"}
     )
@@ -237,17 +239,26 @@ class LegacyConfig:
     """The grid of the published LDM samplers: table indices 1, 1 + c, … with c = T // steps; ends at index 0.
 
     Its output keeps the noise of index 0. It gives only step counts that this rule meets exactly; where the
-    published code would make another number of steps, this is an error that names the nearest count.
+    published code would make another number of steps, this is an error that names the nearest count, unless `uneven`
+    takes the number that it makes.
     """
 
     needs_table: ClassVar[bool] = True
+    uneven: bool = attrs.field(
+        default=False,
+        metadata={"help": "take step counts that do not divide the table as published: 30 of 1,000 make 31 steps"},
+    )
+
+    def indices(self, table_steps: int, steps: int) -> range:
+        """Table indices, the least noise first; with `uneven`, more than `steps` where the rule makes more."""
+        return range(1, table_steps + 1, table_steps // steps)
 
     def possible(self, table_steps: int) -> list[int]:
         """Every step count that the rule gives exactly on a table of `table_steps`."""
         found = []
         for steps in range(1, table_steps + 1):
-            indices = range(1, table_steps + 1, table_steps // steps)
-            if len(indices) == steps and indices[-1] < table_steps:
+            indices = self.indices(table_steps, steps)
+            if (self.uneven or len(indices) == steps) and indices[-1] < table_steps:
                 found.append(steps)
         return found
 

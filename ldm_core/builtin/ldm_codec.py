@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -105,14 +104,8 @@ def _headers(source: Source) -> dict[str, tuple[dict[str, Any], TensorFile]]:
         text = file.metadata.get("ldm_core")
         if text is None:
             continue
-        try:
-            body = json.loads(text)
-            kind, use, config = body["kind"], body["use"], body["config"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{file.url}: its ldm-core metadata does not read ({error!r})") from None
-        if kind not in ("model", "first_stage") or not isinstance(use, str) or not isinstance(config, Mapping):
-            raise CheckpointError(f"{file.url}: its ldm-core metadata does not read (kind {kind!r})")
-        found[kind] = (body, file)
+        body = artifacts.parse_body(text, file.url)
+        found[body["kind"]] = (body, file)
     return found
 
 

@@ -35,7 +35,7 @@ def _geometries(_: object, attribute: attrs.Attribute[Mapping[str, str]], value:
 class ReadingConfig:
     """Settings that both readers share; not a component by itself."""
 
-    url: str = attrs.field(validator=_not_empty)
+    url: str = attrs.field(validator=_not_empty, metadata={"place": True})
     """A path or any fsspec URL; ``{000000..000003}``, ``{a,b}``, ``*`` and ``?`` are expanded."""
     split: str = "train"
     """Which of the splits found by name is read: ``-train-`` in shard names, or a sub-folder ``train``. Where

@@ -30,12 +30,13 @@ class LegacyGrid(TimeGrid):
         self.config = config
 
     def times(self, schedule: NoiseSchedule, steps: int) -> Tensor:
-        """`steps` + 1 levels; ValueError naming the nearest step count where that number cannot be."""
+        """`steps` + 1 levels, or more with `uneven`; ValueError naming the nearest step count where that number cannot
+        be."""
         table = table_steps(schedule)
         if problem := self.config.problem(table, steps):
             raise ValueError(problem)
         assert table is not None
-        return _levels(list(range(1, table + 1, table // steps))[::-1], 1.0)
+        return _levels(list(self.config.indices(table, steps))[::-1], 1.0)
 
 
 class EvenGrid(TimeGrid):

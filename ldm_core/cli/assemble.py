@@ -89,7 +89,8 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:
     notes: list[str] = []
     if request.init_from is not None:
         whole, first_stage = request.recipe is None, not request.names("first_stage")
-        notes += start_from(plain, _given(request.init_from, "init_from"), whole=whole, first_stage=first_stage)
+        url = _given(request.init_from, "init_from")
+        notes += start_from(plain, url, catalog, whole=whole, first_stage=first_stage)
     for kind in ("first_stage", "denoiser", "sampler", "time_grid"):
         if (name := getattr(request, kind)) is not None:
             if kind == "first_stage" and name not in catalog.names(kind) and _is_bare_run(name):

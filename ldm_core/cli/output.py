@@ -160,7 +160,14 @@ def wrapped(text: str, width: int = 100, indent: str = "") -> list[str]:
     """Text in lines of at most `width` characters."""
     import textwrap
 
-    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def first_process() -> bool:

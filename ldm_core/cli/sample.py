@@ -19,14 +19,18 @@ def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
     with reporting(bool(options["json_flag"])) as document:
         seeds = read_seeds(options["seeds"])
         prompts = [*options["prompt"], *read_prompts(options["prompts"])]
+        from ldm_core.catalog import Catalog
         from ldm_core.pipeline import Pipeline
+        from ldm_core.places import typed
         from ldm_core.sample_settings import CHOICES
         from ldm_core.weights.loading import Wanted, is_native
 
         guidance = _guidance(options["guidance"])
         with warnings_as_lines():
             ours = is_native(model)  # whose recipe is known: nothing but the sampling and its size can be said of it
+            places = typed(given[1], Catalog.discover()) if ours else []  # a tokenizer, say: no file names one
             settings = [item for item in given[1] if (key := _key(item)) in CHOICES or (ours and key not in _LOADED)]
+            settings = [item for item in settings if item not in places]
             wanted = Wanted.of(
                 [item for item in given[1] if item not in settings],
                 codec=options["codec"],
@@ -39,8 +43,10 @@ def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
             if isinstance(guidance, str):  # by name: before its own settings
                 settings, guidance = [f"guidance.use={guidance}", *settings], None
             named = [f"{key}.use={options[key]}" for key in ("sampler", "time_grid") if options[key]]
+            pipeline = _like(pipeline, options)
             if settings:
                 pipeline = pipeline.with_settings([*named, *settings])
+            _told(pipeline, named, options)
             inputs = _inputs(options, pipeline)
             output = _output(pipeline, prompts, inputs, seeds, options)
             with output.kept(options["batch"] or pipeline.recipe.sample.batch):
@@ -52,6 +58,31 @@ def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
         if not options["json_flag"]:
             say("\n".join([*output.files, grid, *filter(None, [output.left_out()])]))
     return 0
+
+
+def _like(pipeline: Any, options: Mapping[str, Any]) -> Any:
+    return pipeline.like(options["like"]) if options["like"] else pipeline
+
+
+def _told(pipeline: Any, named: list[str], options: Mapping[str, Any]) -> None:
+    """A line on stderr that names the sampling, where another program's is asked for or could be meant."""
+    from ldm_core.cli.output import say
+    from ldm_core.conventions import conventions_of, in_words
+    from ldm_core.sample_settings import chosen, require_steps
+
+    if options["quiet_flag"]:
+        return
+    guidance = _guidance(options["guidance"])
+    scale = guidance if isinstance(guidance, float) else None
+    recipe = pipeline.with_settings(named).recipe if named else pipeline.recipe
+    recipe = chosen(recipe, scale, None, pipeline.catalog)
+    require_steps(recipe, options["steps"] or recipe.sample.steps)
+    words = in_words(recipe, options["steps"])
+    if options["like"]:
+        say(f"like {options['like']}: {words}", err=True, wrap=True)
+    elif pipeline.made_by in conventions_of(pipeline.catalog):
+        program = pipeline.made_by
+        say(f"sampled with {words}; --like {program} takes what its own scripts do", err=True, wrap=True)
 
 
 _LOADED = ("codec", "image_size")
@@ -234,6 +265,12 @@ command = click.Command(
             multiple=True,
             metavar="TEXT",
             help="Caption to move away from, in place of none; repeated: gone through in turn, as prompts are.",
+        ),
+        click.Option(
+            ["--like"],
+            metavar="PROGRAM",
+            help="Sample as another program's scripts do by default (compvis): sampler, time grid, steps, guidance, "
+            "levels cut; other options and settings go on top.",
         ),
         click.Option(["--sampler"], metavar="NAME", help="Another sampler than the recipe's."),
         click.Option(["--time-grid"], metavar="NAME", help="Another time grid than the recipe's."),

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldm_core import artifacts, storage
+from ldm_core.catalog import Catalog
+from ldm_core.places import described
 
 TAKEN = (
     "image_size",
@@ -24,7 +26,7 @@ LEARNING_RATE = 1e-5
 """Of such a run: trained weights are lost at the rate of a fresh model."""
 
 
-def start_from(plain: dict[str, Any], url: str, *, whole: bool, first_stage: bool) -> list[str]:
+def start_from(plain: dict[str, Any], url: str, catalog: Catalog, *, whole: bool, first_stage: bool) -> list[str]:
     """Let the recipe `plain` start from the weights at `url`; lines to tell the user.
 
     `whole`: take the architecture from them too, as no recipe was given. `first_stage`: take theirs, where they have
@@ -38,7 +40,8 @@ def start_from(plain: dict[str, Any], url: str, *, whole: bool, first_stage: boo
     notes = []
     if whole:
         plain.pop("scale", None)
-        plain.update({key: header.config[key] for key in TAKEN if key in header.config})
+        theirs = described({key: header.config[key] for key in TAKEN if key in header.config}, catalog)
+        plain.update(theirs)
         plain["trainer"]["lr"] = LEARNING_RATE
         notes.append(
             f"--init-from {where}: the model is built as those weights are, and trained as the recipe 'laptop' says, "

@@ -116,7 +116,7 @@ def open_weights(url: str, catalog: Catalog, wanted: Wanted | None = None) -> Op
     name, codec, found = recognise(source, catalog, wanted.codec, wanted.options)
     _all_taken(name, wanted, catalog)
     require_known(found, source.url)
-    weights = read_with(name, codec, found, source, wanted.partial)
+    weights = read_with(name, codec, found, source, catalog, wanted.partial)
     opened = Opened(url=storage.shown(url), codec=name, found=found, weights=weights, sha256=source.sha256())
     if not wanted.first_stage and not beside:
         return opened
@@ -202,7 +202,9 @@ def load(
 ) -> Pipeline:
     """A pipeline from weights of any known format. Raises what reading raises, and CheckpointError for a part alone."""
     opened = open_weights(url, catalog, wanted)
-    return to_pipeline(opened.weights, catalog, device, precision, opened.sha256, opened.url)
+    made = to_pipeline(opened.weights, catalog, device, precision, opened.sha256, opened.url)
+    made.made_by = "" if opened.codec == NATIVE else opened.codec
+    return made
 
 
 __all__ = ["NATIVE", "Opened", "Wanted", "is_native", "load", "open_weights"]

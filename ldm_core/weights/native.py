@@ -79,7 +79,7 @@ def _folder_of(url: str) -> str:
     key = digest({"format": _FORMAT, "codec": name, "content": source.sha256(), "recipe": dict(found.recipe)})
     folder = Path(cache.folder()) / "converted" / key[:32]
     if not folder.is_dir():
-        weights = writing.complete(read_with(name, codec, found, source), catalog)
+        weights = writing.complete(read_with(name, codec, found, source, catalog), catalog)
         written = LdmCodec(LdmCodecConfig(alone=True), Site(size=(256, 256))).write(weights, folder.name)
         writing.require_room(str(folder), weights)
         writing.put(written, str(folder), keep=True)

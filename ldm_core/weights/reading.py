@@ -14,15 +14,18 @@ from ldm_core import config, storage
 from ldm_core.catalog import Catalog
 from ldm_core.check import model_misfits
 from ldm_core.codec import Codec, ModelWeights, Recognised, Source, overlay
+from ldm_core.description import without_unnamed
 from ldm_core.errors import CheckpointError, ComponentError, ConfigError, LDMError, clean
+from ldm_core.places import described, described_by
 from ldm_core.recipe import ConditionerPart, Part, Recipe
 from ldm_core.resolve import resolve
 from ldm_core.settings import Precision
+from ldm_core.sizes import image_misfits
 from ldm_core.specs import EMPTY, CondSpec, LatentSpec, Site
 from ldm_core.weights.finite import warn_of
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from ldm_core.pipeline import Pipeline
 
@@ -180,10 +183,12 @@ def read(
     """
     name, made, found = recognise(source, catalog, codec, options)
     require_known(found, source.url)
-    return read_with(name, made, found, source, partial)
+    return read_with(name, made, found, source, catalog, partial)
 
 
-def read_with(name: str, codec: Codec, found: Recognised, source: Source, partial: bool = False) -> ModelWeights:
+def read_with(
+    name: str, codec: Codec, found: Recognised, source: Source, catalog: Catalog, partial: bool = False
+) -> ModelWeights:
     """:func:`read` once it is known with which codec, and what that one says."""
     where = storage.shown(source.url)
     try:
@@ -207,7 +212,8 @@ def read_with(name: str, codec: Codec, found: Recognised, source: Source, partia
             f"{where}: recognised as {found.what}, but its tensors are not those of it: {'; '.join(lines)}"
         )
     notes = [*found.notes, *(n for n in weights.notes if n not in found.notes), *(f"taken in part: {x}" for x in lines)]
-    return attrs.evolve(weights, recipe=overlay(weights.recipe, source.given), notes=tuple(notes))
+    recipe = overlay(described(weights.recipe, catalog), source.given)  # places are the user's to name
+    return attrs.evolve(weights, recipe=recipe, notes=tuple(notes))
 
 
 def recipe_of(weights: ModelWeights, catalog: Catalog) -> Recipe:
@@ -215,6 +221,11 @@ def recipe_of(weights: ModelWeights, catalog: Catalog) -> Recipe:
 
     No data set plays a role: class counts come from the weights. Raises ConfigError with every misfit of a model.
     """
+    with described_by("these weights"):
+        return _recipe_of(weights, catalog)
+
+
+def _recipe_of(weights: ModelWeights, catalog: Catalog) -> Recipe:
     plain = {key: value for key, value in weights.recipe.items() if key != "scale"}
     if isinstance(stage := plain.get("first_stage"), Mapping):  # its weights are here, and in no other file
         plain["first_stage"] = {key: value for key, value in stage.items() if key not in ("weights", "sha256")}
@@ -228,7 +239,7 @@ def recipe_of(weights: ModelWeights, catalog: Catalog) -> Recipe:
     if "guidance" not in plain and "cfg" in catalog.names("guidance") and any(s.crossattn or s.vector for s in specs):
         guided = attrs.evolve(recipe, guidance=resolve({"guidance": "cfg"}, catalog).guidance)
         recipe = recipe if list(model_misfits(guided)) else guided
-    if problems := list(model_misfits(recipe)):
+    if problems := [*model_misfits(without_unnamed(recipe, catalog)), *image_misfits(recipe)]:
         raise ConfigError(problems)
     return recipe
 
@@ -249,13 +260,14 @@ def build_part(weights: ModelWeights, catalog: Catalog) -> nn.Module:
 
     Raises CheckpointError where names or shapes are not those of the part that the recipe names.
     """
+    from ldm_core.budget import held_to
     from ldm_core.build import load_weights, make, make_first_stage, unfilled
 
     recipe = recipe_of(weights, catalog)
     if weights.model is None:
         if weights.first_stage is None:
             raise CheckpointError("these weights hold nothing")
-        with unfilled():
+        with held_to(_shapes(weights.first_stage), "first stage"), unfilled():
             built: Any = make_first_stage(recipe, catalog)
         load_weights(built, dict(weights.first_stage), "first stage")
         return _resting(built)
@@ -265,10 +277,14 @@ def build_part(weights: ModelWeights, catalog: Catalog) -> nn.Module:
     if kind == "denoiser":
         specs = {c.name: c.config.spec(latent) for c in recipe.conditioners}
         site = attrs.evolve(site, cond=weights.cond if weights.cond is not None else CondSpec.merge(specs))
-    with unfilled():
+    with held_to(_shapes(weights.model), kind), unfilled():
         built = make(part, site, catalog)
     load_weights(built, {k.removeprefix(prefix): v for k, v in weights.model.items() if k.startswith(prefix)}, kind)
     return _resting(built)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _lone_part(weights: ModelWeights, recipe: Recipe) -> tuple[Part, str, str]:
@@ -305,6 +321,7 @@ def to_pipeline(
     `precision`: of the arithmetic inside the networks, see :func:`ldm_core.settling.settle`. Raises
     CheckpointError where `weights` are a part alone, or not those of the recipe.
     """
+    from ldm_core.budget import held_to
     from ldm_core.build import load_weights, make_first_stage, make_model, unfilled
     from ldm_core.pipeline import Pipeline, device_named
     from ldm_core.settling import settle
@@ -313,7 +330,9 @@ def to_pipeline(
         raise CheckpointError(_lone(weights, where))
     recipe = recipe_of(weights, catalog)
     place = device_named(device)
-    with unfilled():
+    parts = {"first_stage": weights.first_stage, "model": weights.model}
+    stored = _shapes({f"{name}.{k}": v for name, part in parts.items() for k, v in part.items()})
+    with held_to(stored, where), unfilled():
         stage: Any = make_first_stage(recipe, catalog)
         model = make_model(recipe, catalog, stage)
     load_weights(stage, dict(weights.first_stage), f"{where}, first stage")

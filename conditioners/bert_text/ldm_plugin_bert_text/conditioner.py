@@ -69,8 +69,9 @@ class TextConditioner(Conditioner, nn.Module):
         if self._tokenizer is None:
             if not self.config.tokenizer:
                 raise ConfigError(
-                    "text: it has no tokenizer yet; fit it on captions, load trained weights, or set tokenizer to the "
-                    "path of a sentencepiece model or of a BERT vocab.txt"
+                    "text: it has no tokenizer yet; fit it on captions, load weights that bring theirs, or name a "
+                    "sentencepiece model or a BERT vocab.txt: conditioners.text.tokenizer=PATH (text: the "
+                    "conditioner's name)"
                 )
             self._use(self._named())
         assert self._tokenizer is not None

@@ -32,6 +32,7 @@ class TextConfig:
         metadata={
             "help": "path or URL of a sentencepiece model or of a BERT vocab.txt; empty: one is trained on captions",
             "sha256": "tokenizer_sha256",
+            "place": True,
         },
     )
     tokenizer_sha256: str = attrs.field(default="", metadata={"help": "hash of that file; filled in"})

@@ -47,6 +47,7 @@ class ClipTextConfig:
             "weights bring theirs",
             "sha256": "tokenizer_sha256",
             "files": TOKENIZER_FILES,
+            "place": True,
         },
     )
     tokenizer_sha256: str = attrs.field(default="", metadata={"help": "hash of those files; filled in"})
@@ -55,6 +56,7 @@ class ClipTextConfig:
         metadata={
             "help": "path or URL of a CLIPTextModel's weights (safetensors) to start training a model from",
             "sha256": "weights_sha256",
+            "place": True,
         },
     )
     weights_sha256: str = attrs.field(default="", metadata={"help": "hash of that file; filled in"})

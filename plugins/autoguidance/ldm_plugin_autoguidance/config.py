@@ -10,17 +10,25 @@ from ldm_core.contracts import Site
 from ldm_core.errors import LDMError
 from ldm_core.guidance_interval import interval_field
 
+UNNAMED = (
+    "model: the weaker model is not named, and no weights file names it for you; give a run's folder or its "
+    ".safetensors file with guidance.model=PATH_OR_URL, or another guidance (--guidance NAME)"
+)
+"""Of a guidance that lacks its second model."""
+
 
 @attrs.frozen(kw_only=True)
 class AutoGuidanceConfig:
     """Karras et al. 2024 (arXiv 2406.02507)."""
 
     model: str = attrs.field(
+        default="",
         metadata={
             "help": "the weaker model: a run's folder or its .safetensors file, of the same first stage",
             "sha256": "sha256",
             "file": "model.safetensors",
-        }
+            "place": True,
+        },
     )
     sha256: str = attrs.field(default="", metadata={"help": "the hash of the weaker model's file; filled in"})
     scale: float = attrs.field(
@@ -28,11 +36,6 @@ class AutoGuidanceConfig:
         metadata={"help": "1: the model alone, one evaluation; 0: the weaker one; above 1: away from the weaker one"},
     )
     interval: tuple[float, float | None] | None = interval_field()
-
-    @model.validator
-    def _not_empty(self, attribute: attrs.Attribute, value: str) -> None:
-        if not value:
-            raise ValueError("model: empty; give a run's folder or its .safetensors file")
 
     @property
     def needs_null(self) -> bool:
@@ -43,6 +46,9 @@ class AutoGuidanceConfig:
         """One line where the weaker model cannot be used at `site`."""
         from ldm_core.second_model import find
 
+        if not self.model:
+            yield from (UNNAMED,) if self.scale != 1.0 else ()
+            return
         try:
             find(self.model, site)
         except LDMError as error:

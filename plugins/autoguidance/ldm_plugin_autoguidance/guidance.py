@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ldm_core import second_model
 from ldm_core.contracts import Batch, Estimate, Guidance, NoiseSchedule, Predict, Site
-from ldm_core.errors import CheckpointError, DataError
+from ldm_core.errors import CheckpointError, ConfigError, DataError
 from ldm_core.guidance_interval import choose, inside
-from ldm_plugin_autoguidance.config import AutoGuidanceConfig
+from ldm_plugin_autoguidance.config import UNNAMED, AutoGuidanceConfig
 
 if TYPE_CHECKING:
     from ldm_core.cond import Conditions
@@ -36,6 +36,8 @@ class AutoGuidance(Guidance):
         self._levels: NoiseSchedule | None = None
         if config.scale == 1.0:
             return
+        if not config.model:
+            raise ConfigError(f"guidance 'autoguidance': {UNNAMED}")
         found = second_model.find(config.model, site)
         if config.sha256 and found.sha256 != config.sha256:
             raise CheckpointError(

@@ -73,6 +73,17 @@ def write_model(folder: Path, plain: Mapping[str, Any] = TINY, *, first_stage: s
     return model.eval()
 
 
+def write_stage(folder: Path) -> str:
+    """The first stage of such a run; its file's hash."""
+    catalog = Catalog.discover()
+    recipe = resolve(TINY, catalog)
+    stage: Any = make_first_stage(recipe, catalog)
+    folder.mkdir(exist_ok=True)
+    meta = artifacts.metadata("first_stage", "identity", {"channels": 3}, {})
+    save_file(dict(stage.state_dict()), folder / artifacts.STAGE_FILE, metadata=meta)
+    return artifacts.sha256(str(folder / artifacts.STAGE_FILE))
+
+
 # ------------------------------------------------------------------------------------------------------------ the kit
 
 
@@ -240,14 +251,35 @@ def test_what_is_refused(catalog: Catalog, tmp_path: Path) -> None:
     assert "conditioner 'second' of the weaker model" in wrong(catalog, tmp_path / "more")
     write_model(tmp_path / "cosine", {**TINY, "schedule": {"use": "vp", "steps": 500}})
     assert "was trained under another noise schedule" in wrong(catalog, tmp_path / "cosine")
-    assert "guidance.model: missing" in wrong_plain(catalog, {"use": "autoguidance"})
-    assert "guidance.model: empty" in wrong_plain(catalog, {"use": "autoguidance", "model": ""})
+    for unnamed in ({"use": "autoguidance"}, {"use": "autoguidance", "model": ""}):
+        with pytest.raises(ConfigError, match=r"model: the weaker model is not named.*guidance\.model=PATH_OR_URL"):
+            pipeline_of(catalog).with_settings({"guidance": unnamed})
+        with pytest.raises(ConfigError, match="model: the weaker model is not named"):
+            check(resolve({**TINY, "guidance": unnamed}, catalog))
 
 
-def wrong_plain(catalog: Catalog, guidance: Mapping[str, Any]) -> str:
-    with pytest.raises(ConfigError) as caught:
-        resolve({**TINY, "guidance": guidance}, catalog)
-    return str(caught.value)
+def test_a_file_names_no_second_model_and_its_user_does(catalog: Catalog, tmp_path: Path) -> None:
+    """A run sampled under autoguidance: its file keeps the scale and the weaker model's hash, and no place."""
+    stage = write_stage(tmp_path / "run")
+    write_model(tmp_path / "weak", first_stage=stage)
+    write_model(tmp_path / "other", first_stage=stage, seed=9)
+    said = {"use": "autoguidance", "model": str(tmp_path / "weak"), "scale": 2.5}
+    write_model(tmp_path / "run", {**TINY, "guidance": said}, first_stage=stage)
+    pipeline = Pipeline.load(str(tmp_path / "run"), device="cpu", catalog=catalog)
+    config = pipeline.recipe.guidance.config
+    assert (config.model, config.scale) == ("", 2.5)
+    assert config.sha256 == artifacts.sha256(str(tmp_path / "weak" / artifacts.MODEL_FILE))
+    draw: dict[str, Any] = {"inputs": {"class_label": 2}, "seeds": [1], "steps": 1}
+    with pytest.raises(ConfigError, match=r"the weaker model is not named.*guidance\.model=PATH_OR_URL"):
+        pipeline.sample(**draw)
+    named = pipeline.with_settings([f"guidance.model={tmp_path / 'weak'}"])
+    assert named.recipe.guidance.config.scale == 2.5
+    own = Pipeline.load(str(tmp_path / "run"), device="cpu", catalog=catalog).with_settings({"guidance": said})
+    assert np.array_equal(named.sample(**draw)[0].image, own.sample(**draw)[0].image)
+    with pytest.raises(CheckpointError, match="is not the weaker model that was named"):
+        pipeline.with_settings([f"guidance.model={tmp_path / 'other'}"]).sample(**draw)
+    plain = pipeline.with_settings({"guidance": "none"})
+    assert len(plain.sample(**draw)) == 1
 
 
 def test_a_weaker_model_that_changed_is_refused_and_the_stronger_one_still_loads(

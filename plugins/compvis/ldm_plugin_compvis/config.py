@@ -7,6 +7,8 @@ from typing import Any
 
 import attrs
 
+from ldm_plugin_compvis.conventions import conventions
+
 
 def _not_negative(instance: Any, attribute: attrs.Attribute, value: float) -> None:
     if not 0 <= value < math.inf:
@@ -16,6 +18,9 @@ def _not_negative(instance: Any, attribute: attrs.Attribute, value: float) -> No
 @attrs.frozen(kw_only=True)
 class CompVisConfig:
     """Checkpoints of CompVis latent diffusion (`.ckpt`, `.safetensors`) and Stable Diffusion 1 and 2 single files."""
+
+    conventions = staticmethod(conventions)
+    """How the original scripts sample a model (``--like compvis``)."""
 
     ema: bool = attrs.field(default=True, metadata={"help": "read the averaged weights where the file has them"})
     scale_factor: float = attrs.field(

@@ -44,7 +44,7 @@ class KLAEConfig:
         default=0.5, metadata={"help": "weight of the generator's loss, beside the adaptive one"}
     )
     discriminator_layers: int = attrs.field(
-        default=3, metadata={"help": "strided convolutions of the patch discriminator"}
+        default=3, metadata={"help": "strided convolutions of the patch discriminator", "most": 32}
     )
 
     @property

@@ -17,7 +17,8 @@ class TensorBoardConfig:
     """Where event files go, and how often."""
 
     folder: str = attrs.field(
-        default="", metadata={"help": "folder or URL for the event files; none: tensorboard/ in the run's folder"}
+        default="",
+        metadata={"help": "folder or URL for the event files; none: tensorboard/ in the run's folder", "place": True},
     )
     pictures: bool = attrs.field(default=True, metadata={"help": "write samples, reconstructions and curves as well"})
     flush_seconds: float = attrs.field(

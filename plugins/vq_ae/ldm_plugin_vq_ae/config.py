@@ -47,7 +47,7 @@ class VQAEConfig:
         default=0.75, metadata={"help": "weight of the generator's loss, beside the adaptive one"}
     )
     discriminator_layers: int = attrs.field(
-        default=3, metadata={"help": "strided convolutions of the patch discriminator"}
+        default=3, metadata={"help": "strided convolutions of the patch discriminator", "most": 32}
     )
 
     @property

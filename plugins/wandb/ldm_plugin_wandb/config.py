@@ -21,6 +21,7 @@ class WandbConfig:
         metadata={"help": "auto: online where WANDB_API_KEY is set, else offline (upload later: wandb sync)"},
     )
     folder: str = attrs.field(
-        default="", metadata={"help": "local folder for its files; none: wandb/ in the run's folder"}
+        default="",
+        metadata={"help": "local folder for its files; none: wandb/ in the run's folder", "place": True},
     )
     pictures: bool = attrs.field(default=True, metadata={"help": "log samples, reconstructions and curves as well"})
