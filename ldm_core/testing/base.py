@@ -10,7 +10,6 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-import attrs
 import numpy as np
 import pytest
 import torch
@@ -19,8 +18,8 @@ from torch import Tensor, nn
 from ldm_core.catalog import Catalog, Entry
 from ldm_core.config import dump_yaml, parse_yaml, structure, unstructure
 from ldm_core.contracts import LatentSpec, Site
-from ldm_core.places import undeclared
 from ldm_core.testing import devices
+from ldm_core.testing.config_class import check_config_class
 
 _KIT = __name__.rpartition(".")[0]
 
@@ -351,23 +350,6 @@ class ModuleSuite(TensorSuite):
 
     def learn(self, component: Any) -> None:
         """Give `component` what is learned otherwise than by gradients."""
-
-
-def check_config_class(config: type) -> None:
-    """Assert that a config class is a frozen attrs class whose fields are given by keyword only, and that it says of
-    each field which is called like a place whether it names one."""
-    assert attrs.has(config), f"{config.__name__} is no attrs class"
-    positional = [a.name for a in attrs.fields(config) if a.init and not a.kw_only]
-    assert not positional, f"{config.__name__} takes {', '.join(positional)} by position; use kw_only=True"
-    silent = undeclared(config)
-    assert not silent, (
-        f"{config.__name__} does not say whether {', '.join(silent)} names a path, a URL or another model; add "
-        '"place": True to the field\'s metadata (a weights file then never fills it in), or False where it does not'
-    )
-    blank = object.__new__(config)
-    name = attrs.fields(config)[0].name if attrs.fields(config) else "anything"
-    with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        setattr(blank, name, None)
 
 
 def _standard_tests(cls: type) -> dict[str, Any]:

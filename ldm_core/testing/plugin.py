@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 from ldm_core.catalog import GROUP, Catalog
 from ldm_core.component import API_VERSION, LAPTOP_SITE, Component
 from ldm_core.config import dump_yaml, parse_yaml, structure, unstructure
-from ldm_core.testing.base import Suite, check_config_class
+from ldm_core.testing.base import Suite
+from ldm_core.testing.config_class import check_config_class
 
 HEAVY = (
     "torch",
