@@ -15,7 +15,7 @@ from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.places import described_by
 from ldm_core.recipe import Recipe
 
-MOST_TENSORS = 100_000
+MOST_TENSORS = 20_000
 """Tensors that a network of a recipe may have; the largest published ones have some thousands."""
 _SPARE_VALUES = 1 << 20
 _SPARE_TENSORS = 2_000
@@ -102,11 +102,11 @@ def held_to(tensors: Mapping[str, tuple[int, ...]], where: str) -> Iterator[None
 def require_room(recipe: Recipe, catalog: Catalog, memory: int) -> None:
     """:class:`ConfigError` where the recipe's networks have more parameters than fit into `memory` bytes, four of each
     (the weight, its gradient, the optimizer's two); counted without making any."""
-    from ldm_core.build import make_first_stage, make_model
+    from ldm_core.build import make_first_stage, make_model, unfilled
 
     budget = Budget(memory // 16, MOST_TENSORS)
     try:
-        with torch.device("meta"), budget:
+        with torch.device("meta"), budget, unfilled():
             stage = make_first_stage(recipe, catalog)
             make_model(recipe, catalog, stage)
     except _Exceeded:

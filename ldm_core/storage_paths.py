@@ -25,6 +25,11 @@ def protocol(url: str) -> str:
     return head.split("::")[0].lower() if mark else "file"
 
 
+def is_name(text: object) -> bool:
+    """Whether it is the name of a file in a folder, and no way to another place."""
+    return isinstance(text, str) and text not in ("", ".", "..") and not any(c in text for c in "/\\:\0")
+
+
 def local_path(url: str | os.PathLike[str]) -> Path | None:
     """The path of a local URL or path (``~`` expanded), or None for anything remote; StorageError for a NUL in it."""
     text = os.fspath(url)

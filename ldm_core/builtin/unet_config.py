@@ -85,6 +85,12 @@ class UNetConfig:
         if not self.channel_mult or self.res_blocks < 1:
             yield f"channel_mult {self.channel_mult}, res_blocks {self.res_blocks}: one of each is needed"
             return
+        if least := [name for name in ("channels", "transformer_depth") if getattr(self, name) < 1]:
+            yield f"{least[0]} is {getattr(self, least[0])}; set 1 or more"
+            return
+        if min(self.channel_mult) < 1:
+            yield f"channel_mult {self.channel_mult}: every level needs 1 or more"
+            return
         groups = self.norm_groups
         widths = dict.fromkeys([self.channels, *(self.channels * mult for mult in self.channel_mult)])
         if uneven := [width for width in widths if groups < 1 or width % groups]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from ldm_core import storage
 from ldm_core.documents import parse_json
 from ldm_core.errors import CheckpointError, StorageError
+from ldm_core.storage_paths import is_name
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -70,7 +71,9 @@ def _files(manifest: dict[str, Any]) -> dict[str, tuple[str, int | None]]:
     """File name -> (sha256, bytes)."""
     if manifest["format"] == 1:
         return {"state.safetensors": (str(manifest["sha256"]), None)}
-    return {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in manifest["files"].items()}
+    if not all(map(is_name, manifest["files"])):
+        raise ValueError("it names a file of another place")
+    return {name: (str(entry["sha256"]), int(entry["bytes"])) for name, entry in manifest["files"].items()}
 
 
 def step_of(name: str) -> int | None:

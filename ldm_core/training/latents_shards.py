@@ -24,6 +24,7 @@ from ldm_core import storage
 from ldm_core.documents import parse_json
 from ldm_core.errors import CheckpointError
 from ldm_core.recipe import digest
+from ldm_core.storage_paths import is_name
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -193,11 +194,21 @@ def read_manifest(folder: str, source: Source) -> dict[str, Any] | None:
         shards = found["shards"]
         good = found["key"] == source.key and found["count"] == sum(s["count"] for s in shards)
         good = good and [s["number"] for s in shards] == list(range(len(shards)))
-    except (KeyError, TypeError, ValueError) as error:
+        good = good and found["dtype"] == source.dtype and found["flips"] == source.flips
+        if not all(map(_reads, shards)):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{storage.shown(url)} does not read ({type(error).__name__})") from None
     if not good:
         raise CheckpointError(f"{storage.shown(url)} was made from something else")
     return found  # type: ignore[no-any-return]
+
+
+def _reads(shard: Mapping[str, Any]) -> bool:
+    """Whether a shard's record says whole numbers, and a file beside the manifest."""
+    first, numbers = shard["first"], (shard["count"], shard["bytes"], *shard["shape"], *shard["at"].values())
+    whole = all(type(n) is int and 0 <= n < 1 << 62 for n in (*numbers, 0 if first is None else first))
+    return whole and is_name(shard["file"]) and len(shard["shape"]) <= 8
 
 
 def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -66,6 +66,9 @@ class VQAEConfig:
             if getattr(self, name) < 1:
                 yield f"{name}: expected a whole number above 0, got {getattr(self, name)}"
                 return
+        if min(self.channel_mult, default=1) < 1:
+            yield f"channel_mult: expected whole numbers above 0, got {list(self.channel_mult)}"
+            return
         widths = [self.channels, *(self.channels * mult for mult in self.channel_mult)]
         if uneven := [width for width in widths if width % self.norm_groups]:
             yield (
