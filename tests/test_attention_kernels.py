@@ -1,0 +1,120 @@
+"""Every attention of the networks takes torch's fused kernel, forward and backward, and computes what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ldm_core.nn import attention
+from ldm_core.nn.attention import AttentionBlock, CrossAttention, SpatialSelfAttention, SpatialTransformer
+
+FORWARD = "_scaled_dot_product_flash_attention_for_cpu"
+BACKWARD = FORWARD + "_backward"
+
+
+class Operators(TorchDispatchMode):
+    """The names of the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def plain(self) -> list[str]:
+        """Those of attention by products of whole matrices."""
+        return [name for name in self.names if name in ("bmm", "baddbmm", "_softmax") or "math" in name]
+
+
+def _block(new_order: bool, last: bool = False) -> Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]:
+    def make() -> tuple[nn.Module, tuple[Tensor, ...]]:
+        x = torch.randn(2, 32, 8, 8)
+        x = x.to(memory_format=torch.channels_last) if last else x
+        return AttentionBlock(32, 4, norm_groups=8, new_attention_order=new_order), (x,)
+
+    return make
+
+
+def _cross(*inputs: Tensor) -> Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]:
+    return lambda: (CrossAttention(32, 4, context_dim=24 if len(inputs) > 1 else None), inputs)
+
+
+def _transformer(linear: bool) -> Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]:
+    module = SpatialTransformer(32, 4, context_dim=24, depth=2, norm_groups=8, linear_projection=linear)
+    return lambda: (module, (torch.randn(2, 32, 8, 8), torch.randn(2, 7, 24)))
+
+
+X, CONTEXT, MASK = torch.randn(2, 64, 32), torch.randn(2, 7, 24), torch.arange(7).expand(2, 7) < 5
+MODULES = {
+    "block by head": (_block(False), 1),
+    "block by role": (_block(True), 1),
+    "block, channels last": (_block(False, last=True), 1),
+    "autoencoder": (lambda: (SpatialSelfAttention(32, norm_groups=8), (torch.randn(2, 32, 8, 8),)), 1),
+    "autoencoder, channels last": (
+        lambda: (
+            SpatialSelfAttention(32, norm_groups=8),
+            (torch.randn(2, 32, 8, 8).to(memory_format=torch.channels_last),),
+        ),
+        1,
+    ),
+    "autoencoder, wide": (lambda: (SpatialSelfAttention(512), (torch.randn(1, 512, 4, 4),)), 1),
+    "self": (_cross(X), 1),
+    "cross": (_cross(X, CONTEXT), 1),
+    "cross with a mask": (_cross(X, CONTEXT, MASK), 1),
+    "transformer": (_transformer(False), 4),
+    "transformer, linear": (_transformer(True), 4),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_fused_kernel_is_taken(name: str) -> None:
+    make, count = MODULES[name]
+    module, inputs = make()
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    with torch.no_grad(), Operators() as ran:
+        module(*inputs)
+    assert ran.names.count(FORWARD) == count and not ran.plain
+    with Operators() as ran:
+        module(inputs[0].clone().requires_grad_(), *inputs[1:]).sum().backward()
+    assert ran.names.count(FORWARD) == count == ran.names.count(BACKWARD) and not ran.plain
+
+
+def test_large_attention_in_bfloat16_takes_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_PLAIN", 0)  # as if it were large
+    monkeypatch.setattr(attention, "_PLAIN_FORWARD", 0)
+    module, inputs = AttentionBlock(32, 4, norm_groups=8).bfloat16(), torch.randn(2, 32, 8, 8).bfloat16()
+    with Operators() as ran:
+        module(inputs.requires_grad_()).sum().backward()
+    assert FORWARD in ran.names and BACKWARD in ran.names and not ran.plain
+
+
+@pytest.mark.parametrize("layout", ["dense", "by channel", "expanded"])
+def test_what_it_computes_does_not_depend_on_the_layout(layout: str) -> None:
+    """Against the formula in double precision, the gradients too."""
+    shape = (2, 3, 20, 16)
+    given = [torch.randn(shape) for _ in range(3)]
+    if layout == "by channel":
+        given = [each.transpose(-1, -2).contiguous().transpose(-1, -2) for each in given]
+    elif layout == "expanded":
+        given = [each[..., :1].expand(shape) for each in given]
+    results = []
+    for kind in (torch.float32, torch.float64):
+        q, k, v = (each.to(kind).detach().requires_grad_() for each in given)
+        if kind is torch.float32:
+            out = attention.attend(q, k, v)
+        else:
+            out = torch.einsum("bhnl,bhld->bhnd", (torch.einsum("bhnd,bhld->bhnl", q, k) / 4).softmax(-1), v)
+        out.square().sum().backward()
+        results.append([out, q.grad, k.grad, v.grad])
+    for ours, exact in zip(*results, strict=True):
+        assert ours is not None and exact is not None
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5)
