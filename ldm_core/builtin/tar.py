@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ldm_core import storage
+from ldm_core.builtin.folder_layout import LeftOut
 from ldm_core.builtin.reading import RecordDataset, Sample
+from ldm_core.builtin.reading_values import PICTURES
 from ldm_core.builtin.tar_config import TarConfig
 from ldm_core.builtin.tar_index import Part, find_shards, index_shard, packed, unpacked
 from ldm_core.contracts import Site
@@ -19,6 +21,7 @@ from ldm_core.errors import DataError, StorageError
 from ldm_core.storage_errors import reason
 from ldm_core.storage_local import open_handle
 
+_PICTURES = frozenset(PICTURES)
 _OPEN = 32  # shards that are open at once, each process
 
 
@@ -43,8 +46,10 @@ class TarStore:
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._open: OrderedDict[int, int] = OrderedDict()
         chosen, passed = find_shards(config.url, config.split)
-        few = ", ".join(map(storage.base_name, passed[:3]))
-        self._passed = f"left out: {len(passed)} tars whose names hold no split ({few})" if passed else ""
+        self.left_out = LeftOut()
+        if passed:
+            few = ", ".join(map(storage.base_name, passed[:3]))
+            self.left_out.add("tars whose names hold no split", few, len(passed))
         self.shards = [storage.info(url) for url in chosen]
         self._folder = storage.parent(self.shards[0].url)
         self.samples: list[Sample] = []
@@ -52,6 +57,15 @@ class TarStore:
             self.samples += self._index(number, shard)
         if not self.samples:
             raise DataError(f"{self.title}: the tar holds no files; expected pictures with their annotations")
+        self._count_further_pictures({text.lower().lstrip(".") for text in config.read.values()})
+
+    def _count_further_pictures(self, used: set[str]) -> None:
+        """Of several pictures of a sample one is read, unless `used` names others."""
+        for sample in self.samples:
+            if len(found := sample.parts.keys() & _PICTURES) > 1:
+                first = min(found, key=PICTURES.index)
+                for extension in sorted(found - used - {first}):
+                    self.left_out.add("pictures of a name that another one has", f"{sample.name}.{extension}")
 
     # ------------------------------------------------------------------------------------------- the index
 
@@ -150,8 +164,8 @@ class TarStore:
         return storage.read_bytes(url) if storage.exists(url) else None
 
     def notes(self) -> str:
-        """The tars that are passed over because their names hold no split."""
-        return self._passed
+        """What of the tars is not read."""
+        return self.left_out.text()
 
     def digest(self, former: bool = False) -> str:
         """Hash of shard names, sizes, etags and of all member names and places."""
