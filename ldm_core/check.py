@@ -9,7 +9,7 @@ import attrs
 
 from ldm_core.contracts import Accepts, CondSpec, DataInfo, Site
 from ldm_core.errors import ConfigError, quoted, suggest
-from ldm_core.recipe import ConditionerPart, Recipe
+from ldm_core.recipe import ConditionerPart, MixturePart, Recipe
 from ldm_core.settings import MOST_PIXELS
 from ldm_core.training.engine_config import misfits as engine_misfits
 
@@ -39,7 +39,10 @@ def site_of(recipe: Recipe) -> Site:
 
 def misfits(recipe: Recipe, info: DataInfo | None = None) -> Iterable[str]:
     """One line for each pair of parts that do not fit."""
-    yield from _images(recipe)
+    # Of a conditioner whose data is not there, what it makes of that is no further mistake.
+    known = None if info is None else set(info.keys)
+    lost = [f"conditioner '{c.name}': " for c in recipe.conditioners if known and not known.issuperset(c.config.reads)]
+    yield from (line for line in _images(recipe) if not line.startswith(tuple(lost)))
     yield from _conditioning(recipe)
     yield from diffusion_misfits(recipe)
     yield from _training(recipe)
@@ -308,7 +311,12 @@ def _data(recipe: Recipe, info: DataInfo) -> Iterable[str]:
         yield f"{where} has no images (it offers: {offered})"
     for part in recipe.conditioners:
         for key in part.config.reads:
-            if key in info.lacks:
+            if key in info.lacks and not isinstance(recipe.dataset, MixturePart):
+                yield (
+                    f"conditioner '{part.name}' reads '{key}', which {where} does not offer (it offers: {offered}): "
+                    f"{info.lacks[key]}, or drop the conditioner"
+                )
+            elif key in info.lacks:
                 yield (
                     f"conditioner '{part.name}' reads '{key}', which {where} does not offer: {info.lacks[key]} (it "
                     f"offers: {offered}); leave out what has none, or drop the conditioner"

@@ -343,7 +343,7 @@ class Dataset(Protocol):
 
     Optional: `image_sizes() -> (N, 2)`, height and width of each picture, where that is known without decoding it;
     `max_bad`, the share of examples that may be unreadable; `widths`, key -> length of its vectors; `describe()`, a
-    line about the data.
+    line about the data; `lacks`, key -> why it is not offered and what to do.
     """
 
     keys: Mapping[str, str]

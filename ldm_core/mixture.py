@@ -133,6 +133,11 @@ class Mixture:
         return tuple(Section(end - start, end - start if weight is None else weight) for start, end, weight in rows)
 
     @property
+    def many_captions(self) -> bool:
+        """Whether a part has pictures of several captions."""
+        return any(getattr(data, "many_captions", False) for data in self._parts)
+
+    @property
     def max_bad(self) -> float:
         """The largest share of unreadable examples that one of the parts lets pass."""
         return max(float(getattr(data, "max_bad", 0.01)) for data in self._parts)

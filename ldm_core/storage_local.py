@@ -158,6 +158,7 @@ def entries(root: Path, *, recursive: bool) -> list[Entry]:
         try:
             state = os.stat(folder)
             if (state.st_dev, state.st_ino) in seen:
+                found.append(Entry(folder, 0, "a link to a folder that is read already"))
                 continue
             seen.add((state.st_dev, state.st_ino))
             with os.scandir(folder) as scan:

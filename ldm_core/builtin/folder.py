@@ -81,7 +81,7 @@ class FolderStore:
                 if found is None:
                     self._miss(row, folder, names, config)
                 elif not is_picture(found):
-                    self.left_out.add("rows of metadata that name no picture", row.fields["file_name"])
+                    self.left_out.add("row of metadata that names no picture", row.fields["file_name"])
                 else:
                     known = rows.get(found)
                     rows[found] = row if known is None else merged(known, row, config.read.get("caption", ""))
@@ -92,7 +92,7 @@ class FolderStore:
         """A row whose picture is not there."""
         name = row.fields["file_name"]
         if config.missing == "skip":
-            self.left_out.add("rows of metadata whose picture is not there", name)
+            self.left_out.add("row of metadata whose picture is not there", name)
             return
         raise DataError(
             f"{row.place}: {quoted(name, 200)} is not there{names.like(folder, name) or '.'} Correct the name, which "
@@ -114,6 +114,8 @@ class FolderStore:
     def fetch(self, sample: Sample, extension: str, most: int | None = None) -> bytes:
         """The bytes of one file, or its first `most`. DataError for a local file that does not open: one of many."""
         file: storage.FileInfo = sample.parts[extension]
+        if file.irregular:
+            raise DataError(f"{self.called(sample, extension)} is {file.irregular}")
         for _ in range(8 if self._cache is not None else 0):
             assert self._cache is not None
             if (copy := self._cache.copy(file)) is None:
@@ -151,7 +153,17 @@ class FolderStore:
 
     def notes(self) -> str:
         """What of the folder is not read, for the line that describes the data."""
-        return self.left_out.text()
+        links = self._linked_folders()
+        followed = f"{len(links)} links to folders followed ({links[0]})" if links else ""
+        return "; ".join(filter(None, [followed, self.left_out.text()]))
+
+    def _linked_folders(self) -> list[str]:
+        """The folders on this disk that are links to others."""
+        if storage.local_path(self._root) is None:
+            return []
+        folders = {path.rpartition("/")[0] for path in self.files}
+        folders |= {folder[:i] for folder in folders for i, sign in enumerate(folder) if sign == "/"}
+        return sorted(f for f in folders - {""} if os.path.islink(f"{self._top}{self._base}{f}"))
 
     def digest(self, former: bool = False) -> str:
         """Hash of file names, sizes and etags, and of the metadata rows; `former`: of all files that lie there, read or

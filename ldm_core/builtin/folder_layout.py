@@ -49,10 +49,10 @@ class LeftOut:
         self.names.setdefault(reason, name)
 
     def text(self) -> str:
-        """``left out: 1 folder of a run (runs/a), 3 .heic, not opened (b.heic)``; empty where all is read."""
+        """``left out: 1 x folder of a run (runs/a), 3 x .heic, which is not opened (b.heic)``; empty for nothing."""
         if not self.counts:
             return ""
-        told = [f"{n} {clean(why, 80)} ({clean(self.names[why], 60)})" for why, n in self.counts.most_common(_SHOWN)]
+        told = [f"{n} x {clean(why, 80)} ({clean(self.names[why], 60)})" for why, n in self.counts.most_common(_SHOWN)]
         more = sum(n for _, n in self.counts.most_common()[_SHOWN:])
         return "left out: " + ", ".join(told) + (f", and {more} more files" if more else "")
 
@@ -91,7 +91,10 @@ def without_runs(tree: Tree, left_out: LeftOut, read: Callable[[str], str]) -> d
         own = [p for p in kept if p.startswith(folder) and (folder or _RUN_FILE.fullmatch(p))]
         for each in own:
             del kept[each]
-        left_out.add("folder of a run" if folder else "run's files", folder.rstrip("/") or path)
+        if folder:
+            left_out.add("folder of a run", folder.rstrip("/"))
+        else:
+            left_out.add("file of a run", path, len(own))
     return kept
 
 
@@ -170,12 +173,12 @@ def _chosen(folders: Mapping[str, int], split: str, title: str, left_out: LeftOu
         raise NoSplit(f"{title}: no split '{split}'; found {found}")
     for folder, count in sorted(folders.items()):
         if not split_word(folder):
-            left_out.add("pictures beside the splits", f"{folder}/", count)
+            left_out.add("picture beside the splits", f"{folder}/", count)
     if beside:
-        left_out.add("pictures beside the splits", "in the folder itself", beside)
+        left_out.add("picture beside the splits", "in the folder itself", beside)
     for folder in (exact + meant)[1:]:
         if folder not in (exact + meant)[:1] and split_word(folder) == split_word((exact + meant)[0]):
-            left_out.add(f"pictures of another folder for '{split}'", f"{folder}/", folders[folder])
+            left_out.add(f"picture of another folder for '{split}'", f"{folder}/", folders[folder])
     return (exact + meant)[0]
 
 
@@ -222,15 +225,15 @@ def grouped(
             samples.append(Sample(path if named else stem, own, row, folder))
         for path, extension in found:
             if (path, extension) not in chosen and extension not in used:
-                left_out.add("pictures of a name that another one has", path)
+                left_out.add("picture of a name that another one has", path)
     return samples, others
 
 
 def _kind(path: str, file: storage.FileInfo) -> str:
     """What is said of a file of which no sample is made."""
     extension = split_path(path)[1]
-    if irregular := getattr(file, "irregular", ""):
-        return str(irregular)
+    if file.irregular:
+        return file.irregular
     shown = f".{extension}" if extension else "without an extension"
     if _OTHER_FORMATS.fullmatch(extension):
         return f"{shown}, which is not opened"

@@ -337,16 +337,16 @@ class RecordDataset:
         """One line that says where the data lies, how many samples there are and which keys were found."""
         total = len(self._store.samples)
         each = ", ".join(key if n == total else f"{key} ({n} of {total})" for key, n in self.found.items())
-        told = [f"{self._store.title}: {total} samples with {each}"]
-        if len(self._caption_sources) > 1 or any(source.field for source in self._caption_sources):
-            sources = [f"{s.text()} ({n})" for s, n in self._caption_sources.items()]
-            several = ", several of a picture drawn by turns" if self.many_captions else ""
-            told.append(f"captions from {', '.join(sources)}{several}")
-        return "; ".join(filter(None, [*told, self.remarks()]))
+        return "; ".join(filter(None, [f"{self._store.title}: {total} samples with {each}", self.remarks()]))
 
     def remarks(self) -> str:
-        """What is left out of the data, and what seems odd about it; empty where there is nothing to say."""
-        return "; ".join(filter(None, [self._store.notes(), self._pictures.remark()]))
+        """Where captions come from, what is left out of the data, and what seems odd about it; empty for nothing."""
+        captions = ""
+        if len(self._caption_sources) > 1 or any(source.field for source in self._caption_sources):
+            sources = ", ".join(f"{s.text()} ({n})" for s, n in self._caption_sources.items())
+            several = ", one of several drawn in each epoch" if self.many_captions else ""
+            captions = f"captions from {sources}{several}"
+        return "; ".join(filter(None, [captions, self._store.notes(), self._pictures.remark()]))
 
     def _lack(self, keys: Sequence[str]) -> str:
         key = next(key for key in keys if any(not self._have[key][place] for place in self._order))

@@ -22,11 +22,11 @@ def lacking(
     out: dict[str, str] = {}
     if "caption" not in found:
         named = _fields(fields[:_LOOKED_AT])
-        there = f"; fields are {', '.join(named)}" if named else "; there are no fields of JSON or metadata either"
         example = next((name.partition(" ")[0] for name in named if not name.endswith(")")), "title")
+        fix = f"say which field holds it, such as dataset.read='{{caption: {example}}}'"
         out["caption"] = (
-            f"{title} has no .txt beside the pictures and no field {' or '.join(CAPTION_FIELDS)} of text{there}; say "
-            f"which holds it, such as dataset.read='{{caption: {example}}}'"
+            f"{title} has no .txt beside the pictures and no field {' or '.join(CAPTION_FIELDS)} of text"
+            + (f"; fields are {', '.join(named)}; {fix}" if named else " in JSON or metadata; add one of these")
         )
     if "class_label" not in found:
         folders = sorted({sample.name.partition("/")[0] for sample in samples if "/" in sample.name})

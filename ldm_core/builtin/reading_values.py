@@ -133,7 +133,7 @@ class Sources:
     def resolve(self, samples: Sequence[Sample], fields: Sequence[Mapping[str, Any] | None]) -> None:
         """Settle `by_key`; DataError where ``read`` names what no sample has."""
         extensions = {extension for sample in samples for extension in sample.parts}
-        names = None if None in fields else {name for known in fields for name in known or ()}
+        names = {name for known in fields for name in known or ()} or (None if None in fields else ())
         self.by_key = {**_defaults(), **dict.fromkeys(self._read, ())}
         for key, text in self._read.items():
             self.by_key[key] = (self._named(key, text, extensions, fields),)

@@ -14,6 +14,7 @@ from torch.utils.data import get_worker_info
 from ldm_core import geometry
 from ldm_core.buckets import nearest, sizes_of
 from ldm_core.builtin.bad_examples import SkipBad
+from ldm_core.builtin.reading_values import Captions
 from ldm_core.settings import DataSettings
 from ldm_core.training.order import Arrangement, Place
 
@@ -65,7 +66,11 @@ class Examples(TorchDataset):
             if not place.crop:
                 example = self.fitted(example, place.flip, size)
             self._keep(key, example)
-        return self.fitted(example, place.flip, size, place.crop) if place.crop else example
+        if place.crop:
+            example = self.fitted(example, place.flip, size, place.crop)
+        if isinstance(caption := example.get("caption"), Captions):
+            return {**example, "caption": caption.texts[place.text % len(caption.texts)]}
+        return example
 
     def __call__(self, place: Place) -> Mapping[str, Any]:
         """The example at `place`, for a loader."""
@@ -122,6 +127,7 @@ def arrange(dataset: Any, settings: DataSettings, size: Sequence[int]) -> Arrang
         sections=sections,
         flip=settings.flip,
         crop=settings.crop == "random",
+        captions=bool(getattr(dataset, "many_captions", False)) and "caption" in dataset.keys,
         shapes=nearest(sizes_of(dataset), sizes) if many else None,
         sizes=sizes if many else (),
     )

@@ -29,7 +29,8 @@ _MASK = (1 << 64) - 1
 class Place:
     """One example's place in the run: the epoch, its index in the data, and whether it is mirrored.
 
-    `crop`: the seed of its random crop, 0 = centred. `size`: the (h, w) that it is made, None = the recipe's.
+    `crop`: the seed of its random crop, 0 = centred. `size`: the (h, w) that it is made, None = the recipe's. `text`:
+    the number, modulo theirs, of the caption that is taken where there are several.
     """
 
     epoch: int
@@ -37,6 +38,7 @@ class Place:
     flip: bool
     crop: int = 0
     size: tuple[int, int] | None = None
+    text: int = 0
 
     def seed(self, run_seed: int, purpose: str) -> int:
         """The seed of this example's random stream."""
@@ -127,7 +129,8 @@ class Lanes:
 
 @attrs.frozen(eq=False)
 class Arrangement:
-    """What an order is made over: `length` examples, mirrored at random with `flip` and cut at random with `crop`.
+    """What an order is made over: `length` examples, mirrored at random with `flip` and cut at random with `crop`;
+    where there are several `captions` of an example, one is drawn.
 
     `sections`: (length, weight) of runs of indices that are drawn in shares of their own (a mixture's parts); each goes
     on through its own permutations, whatever the others do. `shapes`: the image size of each index, as a number into
@@ -138,6 +141,7 @@ class Arrangement:
     sections: Sequence[tuple[int, float]] = ()
     flip: bool = False
     crop: bool = False
+    captions: bool = False
     shapes: Sequence[int] | NDArray[Any] | None = None
     sizes: Sequence[tuple[int, int]] = ()
 
@@ -185,7 +189,9 @@ class Order:
 
     def _place(self, epoch: int, index: int, size: tuple[int, int] | None) -> Place:
         flip = self._data.flip and bool(mix_seed(self._seed, "flip", epoch, index) & 1)
-        return Place(epoch, index, flip, mix_seed(self._seed, "crop", epoch, index) if self._data.crop else 0, size)
+        crop = mix_seed(self._seed, "crop", epoch, index) if self._data.crop else 0
+        text = mix_seed(self._seed, "caption", epoch, index) if self._data.captions else 0
+        return Place(epoch, index, flip, crop, size, text)
 
 
 @attrs.frozen(eq=False)

@@ -6,7 +6,7 @@ input channels of a denoiser start at zero, a conditioner with a vocabulary is t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ldm_core import artifacts, storage
 from ldm_core.build import make_conditioner
 from ldm_core.builtin.bad_examples import SkipBad
+from ldm_core.builtin.reading_values import Captions
 from ldm_core.check import site_of
 from ldm_core.diffusion import Model
 from ldm_core.errors import CheckpointError, DataError
@@ -320,4 +321,14 @@ def fit_early(work: Stages, stages: Sequence[str]) -> None:
 
 def _fit(work: Stages, part: Any, fit: Callable[[Any], None]) -> None:
     view = SkipBad(work.paired().select(part.config.reads), getattr(work.dataset, "max_bad", MAX_BAD))
-    fit(view[i] for i in range(len(view)))
+    fit(_each_caption(view[i] for i in range(len(view))))
+
+
+def _each_caption(examples: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """`examples`, those with several captions once with each."""
+    for example in examples:
+        caption = example.get("caption")
+        if isinstance(caption, Captions):
+            yield from ({**example, "caption": text} for text in caption.texts)
+        else:
+            yield example
