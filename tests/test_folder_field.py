@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -216,6 +217,18 @@ def test_earlier_runs_are_no_data(place: str, tmp_path: Path) -> None:
     data = opened(tmp_path)
     assert names(data) == ["cat/samples", "cat/two", "one"] and data.fingerprint() == before
     assert "of a run" in data.describe()
+
+
+def test_of_a_run_among_the_pictures_the_files_on_its_list_are_no_data(tmp_path: Path) -> None:
+    fill(tmp_path, "one.png", "samples/mine.png")
+    before = opened(tmp_path).fingerprint()
+    run_in(tmp_path)
+    fill(tmp_path, "first_stage_loss.png")
+    written = ("recipe.yaml", "metrics.jsonl", "samples.png", "samples/0000.png", "previews/samples-00000001.png",
+               "first_stage_loss.png")  # fmt: skip
+    (tmp_path / ".ldm-files.json").write_text(json.dumps({"ldm_core_files": {name: [] for name in written}}))
+    data = opened(tmp_path)
+    assert names(data) == ["one", "samples/mine"] and data.fingerprint() == before
 
 
 def test_a_recipe_for_a_cake_makes_no_run(tmp_path: Path) -> None:

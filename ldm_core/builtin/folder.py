@@ -49,7 +49,7 @@ class FolderStore:
         self._top = _prefix(self._root)
         self.left_out = LeftOut()
         listed = {file.url.removeprefix(self._top): file for file in files}
-        tree = without_runs(listed, self.left_out, lambda path: _text(listed[path].url))
+        tree = without_runs(listed, self._root, self.left_out)
         self._base = find_split(tree, config.split, self.title, self.left_out)
         rows = self._rows(tree, config)
         self.files = {p.removeprefix(self._base): f for p, f in tree.items() if p.startswith(self._base)}
@@ -191,11 +191,3 @@ def _prefix(root: str) -> str:
         return str(path.absolute()).rstrip("/") + "/"
     fs, inner = storage.filesystem(root)
     return str(fs.unstrip_protocol(inner)).rstrip("/") + "/"
-
-
-def _text(url: str) -> str:
-    """The text of a file, for a look at it; empty where it has none."""
-    try:
-        return storage.read_bytes(url).decode("utf-8", "replace")
-    except StorageError:
-        return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -13,7 +13,8 @@ from ldm_core import storage
 from ldm_core.builtin.folder_metadata import METADATA
 from ldm_core.builtin.reading import Sample
 from ldm_core.builtin.reading_values import ANNOTATIONS, PICTURES
-from ldm_core.errors import DataError, NoSplit, clean
+from ldm_core.documents import parse_json
+from ldm_core.errors import DataError, NoSplit, StorageError, clean
 
 _WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
           "test": "test", "testing": "test"}  # fmt: skip
@@ -22,6 +23,8 @@ _SPLIT = re.compile(rf"({'|'.join(_WORDS)})(?:[-_ ]?(?:\d{{4}}|set|split|images|
 _COMPOUND = (".seg.png", ".mask.png", ".embedding.npy")
 _ENDINGS = tuple(f".{extension}" for extension in PICTURES)
 _RECIPE = "recipe.yaml"
+_RECIPE_BYTES = 1 << 20
+_LIST = ".ldm-files.json"
 _RECIPE_KEYS = ("image_size:", "first_stage:", "denoiser:")
 _RUN_FILE = re.compile(
     r"(recipe|begun)\.yaml|metrics\.jsonl|bad_examples\.txt|(first_stage|model)\.safetensors"
@@ -77,18 +80,18 @@ def is_picture(path: str) -> bool:
 # ------------------------------------------------------------------------------------------------ earlier runs
 
 
-def without_runs(tree: Tree, left_out: LeftOut, read: Callable[[str], str]) -> dict[str, storage.FileInfo]:
-    """`tree` without what runs of this program left in it; `read` gives the text of a file.
+def without_runs(tree: Tree, root: str, left_out: LeftOut) -> dict[str, storage.FileInfo]:
+    """`tree`, of the folder `root`, without what runs of this program left in it.
 
     A run's folder is known by its recipe. Of a run in the top folder, where the user's pictures are too, only the
-    names that runs write are left out.
+    files on its list are left out, or by the names that runs write where it has none.
     """
     kept = dict(tree)
     for path in sorted(path for path in tree if path.rpartition("/")[2] == _RECIPE):
         folder = path.removesuffix(_RECIPE)
-        if path not in kept or not _is_recipe(read(path)):
+        if path not in kept or not _is_recipe(tree[path]):
             continue
-        own = [p for p in kept if p.startswith(folder) and (folder or _RUN_FILE.fullmatch(p))]
+        own = [p for p in kept if p.startswith(folder)] if folder else _written(kept, root)
         for each in own:
             del kept[each]
         if folder:
@@ -98,7 +101,22 @@ def without_runs(tree: Tree, left_out: LeftOut, read: Callable[[str], str]) -> d
     return kept
 
 
-def _is_recipe(text: str) -> bool:
+def _written(tree: Tree, root: str) -> list[str]:
+    """The files of a run in the top folder."""
+    url = storage.join(root, _LIST)
+    if not storage.exists(url):
+        return [path for path in tree if _RUN_FILE.fullmatch(path)]
+    names = parse_json(storage.read_bytes(url), storage.shown(url), DataError)
+    listed = names.get("ldm_core_files") if isinstance(names, dict) else None
+    known = set(listed) if isinstance(listed, dict) else set()
+    return [path for path in tree if path in known or path.startswith(("latents/", "checkpoints/"))]
+
+
+def _is_recipe(file: storage.FileInfo) -> bool:
+    try:
+        text = "" if file.irregular else storage.read_bytes(file.url, 0, _RECIPE_BYTES).decode("utf-8", "replace")
+    except StorageError:
+        return False
     starts = [line.partition(" ")[0].rstrip() for line in text.splitlines() if line[:1].isalpha()]
     return all(key in starts for key in _RECIPE_KEYS)
 
