@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
 import attrs
 
@@ -101,14 +101,17 @@ def overlay(plain: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
     """Plain recipe values with those that the user gave on top: what a codec does with :attr:`Source.given`.
 
     Mappings merge, a component named otherwise (``use``) takes the place of the former, members of a list
-    (``conditioners``) are known by their ``name`` or ``use``; one that is not there is added.
+    (``conditioners``) are known by their ``name`` or ``use``; one that is not there is added. Members that are given as
+    a list, or one by its bare name, take the place of all, and keep what is known of the same component.
     """
     out = dict(plain)
     for key, value in given.items():
         before = out.get(key)
         if isinstance(before, str) and isinstance(value, Mapping) and "use" not in value:
             before = {"use": before}
-        if isinstance(before, Sequence) and not isinstance(before, str) and isinstance(value, Mapping):
+        if _of_parts(before) and (not isinstance(value, Mapping) or isinstance(value.get("use"), str)):
+            out[key] = _chosen(before, value)
+        elif isinstance(before, Sequence) and not isinstance(before, str) and isinstance(value, Mapping):
             out[key] = _members(before, value)
         elif not isinstance(before, Mapping) or not isinstance(value, Mapping):
             out[key] = value
@@ -117,6 +120,23 @@ def overlay(plain: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
         else:
             out[key] = overlay(before, value)
     return out
+
+
+def _of_parts(value: Any) -> TypeGuard[Sequence[Any]]:
+    """Whether a value is a list of components with their settings."""
+    return isinstance(value, list | tuple) and any(isinstance(row, Mapping) and "use" in row for row in value)
+
+
+def _chosen(before: Sequence[Any], given: Any) -> Any:
+    if not isinstance(given, list | tuple | str | Mapping):
+        return given
+    rows: list[Any] = []
+    for row in given if isinstance(given, list | tuple) else [given]:
+        own = {"use": row} if isinstance(row, str) else row
+        use = own.get("use") if isinstance(own, Mapping) else None
+        like = next((r for r in before if isinstance(r, Mapping) and use is not None and r.get("use") == use), None)
+        rows.append(row if like is None else overlay(like, own))
+    return rows
 
 
 def _members(before: Sequence[Any], given: Mapping[str, Any]) -> list[Any]:

@@ -302,6 +302,8 @@ def _assign(node: Any, keys: list[str], value: Any, parts: set[str]) -> None:
             child = node[key] = {"use": child}
         elif isinstance(child, str) and depth == 0 and keys[1] == child:  # a list of one, by its bare name
             child = node[key] = [{"use": child}]
+        elif isinstance(child, dict) and depth == 0 and key not in parts and child.get("use") == keys[1]:
+            child = node[key] = [child]
         elif child is None and (key in parts or depth == 0 or key not in node):
             child = node[key] = {}
         elif isinstance(child, list):

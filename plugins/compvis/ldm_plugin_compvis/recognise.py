@@ -19,7 +19,7 @@ from ldm_core.config import structure, unstructure
 from ldm_core.errors import CheckpointError
 from ldm_plugin_compvis import fingerprints, schedules
 from ldm_plugin_compvis.autoencoder_shapes import AutoencoderShapes, NotThisAutoencoder, autoencoder_shapes
-from ldm_plugin_compvis.choices import conditioner_named, with_shapes
+from ldm_plugin_compvis.choices import conditioner_named
 from ldm_plugin_compvis.conditioner_shapes import ConditionerShapes, NotThisConditioner, conditioner_shapes
 from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.config_file import Hints, hints_of
@@ -166,8 +166,7 @@ class _Model:
         loss = self.row.loss if self.row else ""
         if loss:
             self.recipe["objective"] = {"use": "simple", "loss": loss}
-        given = with_shapes(self.given, self.recipe["conditioners"])
-        recipe = overlay(overlay(self.recipe, _known_parts(self.hints.recipe)), given)
+        recipe = overlay(overlay(self.recipe, _known_parts(self.hints.recipe)), self.given)
         scale = self._scale()
         if self.stage is None:
             self.unknown = {k: v for k, v in self.unknown.items() if k.startswith("denoiser")}

@@ -11,18 +11,19 @@ import attrs
 import pytest
 import torch
 import yaml
-from compvis_files import OneFile, Shapes, beta_buffers, shapes_file
+from compvis_files import OneFile, Shapes, beta_buffers, fill, saved, shapes_file
 from ldm_plugin_compvis import clip_keys, expected
 from ldm_plugin_compvis.codec import CompVisCodec
 from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.layout import BUFFERS
-from test_compvis_writing import KINDS, through, weights_of
+from test_compvis_writing import KINDS, catalog, through, weights_of
 
 from ldm_core.codec import Recognised
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.specs import CondSpec
 from ldm_core.testing.codec import put
-from ldm_core.weights.loading import Wanted
+from ldm_core.weights.loading import Wanted, open_weights
+from ldm_core.weights.reading import recipe_of
 
 UNET = {"channels": 32, "channel_mult": (1, 2), "res_blocks": 1, "attention": (2,), "heads": 4}
 KL = {"channels": 32, "channel_mult": (1, 1), "res_blocks": 1, "attention": (), "z_channels": 4}
@@ -154,6 +155,27 @@ def test_the_printed_advice_is_taken_literally(settings: list[str], use: str, mo
     (row,) = out.recipe["conditioners"]
     assert row["use"] == use and row["vocab_size"] == 400 and row["width"] == 32
     assert {key: row[key] for key in more} == more and ("length" in row) == (use == "text")
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [["conditioners=text"], ["conditioners=[text]"], ["conditioners={use: text}"], ["conditioners.text.use=text"]],
+)
+@pytest.mark.parametrize("more", [[], ["conditioners.text.key=words"]])
+def test_a_file_is_read_with_the_advice(spelling: list[str], more: list[str], text_file: Path) -> None:
+    """The whole way to a model, whose conditioner has the sizes that the file shows."""
+    wanted = Wanted.of([*SAID, *spelling, *more])
+    opened = open_weights(str(text_file), catalog(), wanted)
+    (row,) = recipe_of(opened.weights, catalog()).conditioners
+    assert (row.use, row.config.vocab_size, row.config.width, row.config.length) == ("text", 400, 32, 77)
+    assert row.config.key == ("words" if more else "caption")
+
+
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text model as its programs save it, alone."""
+    shapes = {name: info.shape for name, info in TEXT.infos.items() if name not in TEXT.small}
+    return saved(tmp_path_factory.mktemp("text") / "model.ckpt", {**fill(shapes), **TEXT.small})
 
 
 def test_lengths_that_no_layout_has_are_captions() -> None:
