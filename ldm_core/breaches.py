@@ -13,7 +13,7 @@ import attrs
 
 from ldm_core import contracts
 from ldm_core.catalog import Catalog
-from ldm_core.errors import ContractError, LDMError, clean
+from ldm_core.errors import ContractError, LDMError, NotFiniteError, clean
 from ldm_core.recipe import Part
 
 _CONTRACTS: dict[str, type] = {
@@ -69,6 +69,14 @@ def breach(part: Named, method: str, seen: str, expected: str, fix: str = "") ->
         f"to fix in the plugin{': ' + fix if fix else ''}; its author's check is ldm_core.testing.{suite}",
     ]
     return ContractError("\n".join(lines))
+
+
+def unsound(part: Named, method: str, what: str) -> NotFiniteError:
+    """The error of a part that makes NaN or infinity of finite inputs, be it by its code or by its weights."""
+    return NotFiniteError(
+        f"{part}: {method} makes {what} of which no row is finite (NaN or infinite), though its inputs are; look for "
+        "NaN in its weights (`ldm-run inspect` names it), take precision fp32, or mend what it divides by"
+    )
 
 
 class inside:

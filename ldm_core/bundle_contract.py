@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm_core.breaches import Named, breach, shown
+from ldm_core.breaches import Named, breach, shown, unsound
 from ldm_core.cond import Cond
 from ldm_core.specs import CondSpec
 
@@ -106,7 +106,8 @@ def hold_bundle(
     part: Named, cond: Any, spec: CondSpec, batch: Mapping[str, Any], *, grid: Any, device: torch.device
 ) -> None:
     """:class:`~ldm_core.errors.ContractError` where encode's bundle of `batch`, the keys that it reads, is not as
-    `spec` declares, elsewhere than on `device`, or not finite in any row though the batch is."""
+    `spec` declares or elsewhere than on `device`; :class:`~ldm_core.errors.NotFiniteError` where no row of it is
+    finite though the batch is."""
     rows = next((len(value) for value in batch.values()), None)
     sound = not any(isinstance(v, Tensor) and v.is_floating_point() and lost(v) for v in batch.values())
     for problem in bundle_problems(cond, spec, rows, grid):
@@ -119,8 +120,7 @@ def hold_bundle(
                 "the device of the inputs or of the parameters, and never pick one"
             )  # fmt: skip
         if sound and value.is_floating_point() and value.numel() and lost(value):
-            raise breach(part, "encode", f"wrote {name} that is not finite in any row", "finite values", "look at its "
-                         "weights (ldm-run inspect names NaN) and at what it divides by")  # fmt: skip
+            raise unsound(part, "encode", name)
 
 
 def hold_null(part: Named, null: Any, like: Cond) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import MutableMapping
 from datetime import timedelta
 
-from ldm_core.errors import ConfigError, Interrupted, LDMError, clean
+from ldm_core.errors import ConfigError, ContractError, Interrupted, LDMError, NotFiniteError, clean
 
 SUPERVISOR = "LDM_SUPERVISOR"
 """Process id of the ``ldm-run --nproc`` that started this process."""
@@ -75,12 +75,13 @@ def first_host(nodes: str) -> str:
 def told_here(error: LDMError, environ: MutableMapping[str, str] = os.environ) -> str | None:
     """What stands before an error's lines in this process, or None where another process says the same.
 
-    What is wrong with a recipe is found by all processes alike, so one of each machine says it; another mistake is
-    told with the rank. A process of ``ldm-run --nproc`` tells everything: it goes to a log of its own.
+    What is wrong with a recipe or a part is found by all processes alike, so one of each machine says it; another
+    mistake is told with the rank. A process of ``ldm-run --nproc`` tells everything: it goes to a log of its own.
     """
     if supervised() or environ.get("LOCAL_RANK", "0") == "0":
         return ""
-    return None if isinstance(error, (ConfigError, Interrupted)) else f"rank {environ.get('RANK', '?')}: "
+    alike = (ConfigError, ContractError, NotFiniteError, Interrupted)
+    return None if isinstance(error, alike) else f"rank {environ.get('RANK', '?')}: "
 
 
 def follow(environ: MutableMapping[str, str] = os.environ) -> None:

@@ -41,7 +41,7 @@ from ldm_core.places import described_by
 from ldm_core.recipe import Recipe, versions
 from ldm_core.sample import conditions_of, decoded, omissions, sample_latents, truncations
 from ldm_core.sample_arguments import require_arguments
-from ldm_core.sample_results import finite_rows, not_finite
+from ldm_core.sample_results import finite_rows, not_finite, told_with_seeds
 from ldm_core.sample_rows import Negative, as_data, in_words, negative_rows, rows_of, seeds_of
 from ldm_core.sampled import Callback, Progress, Sampled
 from ldm_core.settings import Precision
@@ -272,23 +272,24 @@ class Pipeline:
 
             if self.model.contracts is not None and not number:
                 self.model.contracts.open(shape[1:])
-            with torch.no_grad():
+            own = [all_seeds[i] for i in chunk]
+            with torch.no_grad(), told_with_seeds(own, recipe, self.model.precision, out):
                 given = self._batch([rows[i] for i in chunk], self.reads)
                 away = self._batch([avoided[i] for i in chunk], tuple(avoided[0])) if avoided else None
                 conditions = conditions_of(self.model, given, away)
-            z = sample_latents(
-                self.model,
-                parts,
-                conditions,
-                shape,
-                [all_seeds[i] for i in chunk],
-                steps,
-                project=self.stage.project if settings.project_x0 or settings.quantize_x0 else None,
-                keep_eps=settings.quantize_x0,
-                together=settings.branches == "together",
-                on_step=on_step,
-                passage=begun.of(chunk),
-            )
+                z = sample_latents(
+                    self.model,
+                    parts,
+                    conditions,
+                    shape,
+                    own,
+                    steps,
+                    project=self.stage.project if settings.project_x0 or settings.quantize_x0 else None,
+                    keep_eps=settings.quantize_x0,
+                    together=settings.branches == "together",
+                    on_step=on_step,
+                    passage=begun.of(chunk),
+                )
             made: list[Sampled] = []
             if self.model.contracts is not None:
                 self.model.contracts.close()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm_core.breaches import Named, breach, named, shown
+from ldm_core.breaches import Named, breach, named, shown, unsound
 from ldm_core.bundle_contract import hold_bundle, hold_null, lost
 from ldm_core.catalog import Catalog
 from ldm_core.cond import Cond
@@ -82,8 +82,7 @@ class Contracts:
         if out.device != x.device:
             raise breach(part, "forward", f"made F on {out.device}", f"{x.device}, where x is")
         if lost(out) and not lost(x) and not any(v.is_floating_point() and lost(v) for v in cond.flat().values()):
-            fix = "look at its weights (ldm-run inspect names NaN), at the precision, and at what it divides by"
-            raise breach(part, "forward", "made values that are not finite in any row", "finite values", fix)
+            raise unsound(part, "forward", "an output")
 
 
 class _Given(dict[str, Any]):

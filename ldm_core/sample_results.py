@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,11 +24,27 @@ def finite_rows(values: Tensor) -> Tensor:
     return rows.isfinite().all(1).cpu()
 
 
+@contextmanager
+def told_with_seeds(
+    seeds: Sequence[int], recipe: Recipe, precision: Precision, finished: Sequence[Any] = ()
+) -> Iterator[None]:
+    """A context of a batch's sampling: where a part makes no finite row of it, the seeds and advice are told too."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise not_finite(seeds, "latents", recipe, precision, finished, str(error)) from error
+
+
 def not_finite(
-    seeds: Sequence[int], what: str, recipe: Recipe, precision: Precision, finished: Sequence[Any] = ()
+    seeds: Sequence[int],
+    what: str,
+    recipe: Recipe,
+    precision: Precision,
+    finished: Sequence[Any] = (),
+    why: str = "",
 ) -> NotFiniteError:
     """The error of images whose `what` (``latents``, ``pictures``) came out NaN or infinite, with what may help; it
-    carries those that are `finished`."""
+    carries those that are `finished`. `why`: what was seen of it before."""
     shown = ", ".join(map(str, seeds[:_NAMED])) + (f" and {len(seeds) - _NAMED} more" if len(seeds) > _NAMED else "")
     advice = [f"try precision fp32 (it is {precision})"] if precision != "fp32" else []
     scale = getattr(recipe.guidance.config, "scale", None)
@@ -36,7 +53,7 @@ def not_finite(
     advice.append("weights that are sound (`ldm-run inspect` names those that hold NaN)")
     return NotFiniteError(
         f"{'seed' if len(seeds) == 1 else 'seeds'} {shown}: the {what} came out not finite (NaN or infinite), and no "
-        f"picture is made of them; what may help: {', or '.join(advice)}",
+        f"picture is made of them; what may help: {', or '.join(advice)}" + (f"\n{why}" if why else ""),
         seeds=seeds,
         images=finished,
     )

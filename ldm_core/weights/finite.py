@@ -6,6 +6,7 @@ Masks are left out, which hold minus infinity on purpose (OpenCLIP stores its ow
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -90,6 +91,8 @@ def _count(value: Tensor) -> int:
         return int((~value.detach().isfinite()).sum())
     import torch
 
+    if value.dtype == torch.float32 and math.isfinite(float(value.detach().sum())):  # twice as fast; it may overflow
+        return 0
     flat = value.detach().contiguous().reshape(-1).view(torch.uint8)
     return bad_values(flat.numpy(), str(value.dtype).removeprefix("torch."))
 
