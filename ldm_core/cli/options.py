@@ -86,6 +86,13 @@ def place_and_settings(places: int, metavar: str) -> click.Argument:
     return click.Argument(["given"], nargs=-1, metavar=metavar, callback=split)
 
 
+def not_empty(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Of an option that names something: an empty text names nothing, and is not the default."""
+    if value is not None and not value.strip():
+        ctx.fail(f"{param.opts[0]}: empty; give a name, or leave it out")
+    return value
+
+
 def json_option() -> click.Option:
     """``--json``: one JSON document on stdout, all else on stderr."""
     return _flag("--json", "One JSON document on stdout, all else on stderr.")

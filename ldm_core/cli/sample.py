@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from ldm_core.cli.options import force_option, input_options, json_option, place_and_settings, weights_options
+from ldm_core.cli.options import (
+    force_option,
+    input_options,
+    json_option,
+    not_empty,
+    place_and_settings,
+    weights_options,
+)
 
 
 def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
@@ -257,6 +264,7 @@ command = click.Command(
         ),
         click.Option(
             ["--guidance"],
+            callback=not_empty,
             metavar="NAME|SCALE",
             help="Another guidance than the recipe's, or the scale of the one it has.",
         ),
@@ -272,8 +280,8 @@ command = click.Command(
             help="Sample as another program's scripts do by default (compvis): sampler, time grid, steps, guidance, "
             "levels cut; other options and settings go on top.",
         ),
-        click.Option(["--sampler"], metavar="NAME", help="Another sampler than the recipe's."),
-        click.Option(["--time-grid"], metavar="NAME", help="Another time grid than the recipe's."),
+        click.Option(["--sampler"], metavar="NAME", callback=not_empty, help="Another sampler than the recipe's."),
+        click.Option(["--time-grid"], metavar="NAME", callback=not_empty, help="Another time grid than the recipe's."),
         click.Option(
             ["--image"],
             multiple=True,
@@ -301,7 +309,12 @@ command = click.Command(
             help="Where the PNGs go.  [default: samples or, where that is there, samples-2, samples-3, ...]",
         ),
         force_option("Overwrite pictures of the same names in --out."),
-        click.Option(["--device"], metavar="NAME", help="cpu, cuda, ...  [default: cuda where there is one]"),
+        click.Option(
+            ["--device"],
+            metavar="NAME",
+            callback=not_empty,
+            help="cpu, cuda, ...  [default: cuda where there is one]",
+        ),
         click.Option(
             ["--precision"],
             type=click.Choice(["fp32", "bf16", "fp16"]),

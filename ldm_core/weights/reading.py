@@ -23,6 +23,7 @@ from ldm_core.settings import Precision
 from ldm_core.sizes import image_misfits
 from ldm_core.specs import EMPTY, CondSpec, LatentSpec, Site
 from ldm_core.weights.finite import warn_of
+from ldm_core.weights.given import require_pixels, require_settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -66,6 +67,7 @@ def recognise(
     Raises CheckpointError where none does, saying what was seen and what is installed; ConfigError where several do.
     A codec that fails is named: in the error, or in the notes of the one that succeeds.
     """
+    require_pixels(source.given)
     if not source.folder:
         source.tensors()  # a damaged file is said once, in its own words
     found: list[tuple[str, Codec, Recognised]] = []
@@ -191,6 +193,7 @@ def read_with(
 ) -> ModelWeights:
     """:func:`read` once it is known with which codec, and what that one says."""
     where = storage.shown(source.url)
+    require_settings(found.recipe, source.given, catalog)
     try:
         weights = codec.read(source)
     except LDMError:
