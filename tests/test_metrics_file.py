@@ -217,3 +217,39 @@ def test_lines_that_do_not_read_are_none(tmp_path: Path) -> None:
     ]
     path.write_bytes(b"\n".join([json.dumps(good[0]).encode(), *odd, json.dumps(good[1]).encode(), b""]))
     assert read_rows(str(path)) == good
+
+
+ROW = b'{"stage": "a", "step": 1}\n'
+
+
+@pytest.mark.parametrize(
+    "data, healed, told",
+    [
+        (ROW, ROW, ""),
+        (b"", b"", ""),
+        (ROW + ROW[:9], ROW, "half a line at its end was taken off"),
+        (ROW[:9], b"", "half a line at its end"),
+        (ROW + ROW[:-1], ROW + ROW, ""),
+        (ROW + b"\0" * 50, ROW, "half a line at its end"),
+        (ROW + b"\xff\xfe\n" + ROW, ROW + b"\xff\xfe\n" + ROW, "1 of 3 lines are damaged and are passed over"),
+        (ROW + b"[1]\n\n" + ROW + b"{", ROW + b"[1]\n\n" + ROW, "; 1 of 4 lines are damaged"),
+        (b"\xef\xbb\xbf" + ROW, b"\xef\xbb\xbf" + ROW, ""),
+        (b"\xff" * 10, b"", "half a line"),
+    ],
+)
+@pytest.mark.parametrize("where", ["local", "memory"])
+def test_a_damaged_file_is_healed_and_said(tmp_path: Path, data: bytes, healed: bytes, told: str, where: str) -> None:
+    url = f"{tmp_path}/metrics.jsonl" if where == "local" else f"memory://{tmp_path.name}/metrics.jsonl"
+    storage.atomic_write(url, data)
+    said = metrics_file.heal(url)
+    assert (told in said) and bool(said) == bool(told) and "\n" not in said
+    assert storage.read_bytes(url) == healed
+    file = metrics_file.MetricsFile(url)
+    file.write(stage="a", step=2)
+    file.close()
+    assert storage.read_bytes(url).startswith(healed) and metrics_file.read_rows(url)[-1]["step"] == 2
+    storage.remove(url)
+
+
+def test_no_file_needs_no_healing(tmp_path: Path) -> None:
+    assert metrics_file.heal(f"{tmp_path}/metrics.jsonl") == ""

@@ -12,6 +12,7 @@ import pytest
 from training_runs import Watch, go
 
 from ldm_core import images, storage
+from ldm_core.cli import main
 from ldm_core.errors import ConfigError, Interrupted, StorageError
 from ldm_core.own_files import FILE, OwnFiles
 from ldm_core.pipeline import Sampled
@@ -161,6 +162,36 @@ def test_of_a_large_file_both_ends_and_the_size_count(tmp_path: Path) -> None:
         assert not own.owns("a.bin")
     (tmp_path / "a.bin").write_bytes(data)
     assert OwnFiles.read(str(tmp_path)).owns("a.bin")
+
+
+def test_reconstructions_have_a_folder_of_their_own(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.png").write_bytes(PICTURE)
+    assert main(["reconstruct", str(finished), "a.png", "--device", "cpu"]) == 0
+    first = contents(Path("reconstructions"))
+    assert main(["reconstruct", str(finished), "a.png", "--json"]) == 0
+    assert '"out": "reconstructions-2"' in capsys.readouterr().out
+    Path("mine").mkdir()
+    Path("mine/0000-a.png").write_text("the user's")
+    assert main(["reconstruct", str(finished), "a.png", "--out", "mine"]) == 2
+    assert "holds 0000-a.png already" in capsys.readouterr().err
+    assert contents(Path("reconstructions")) == first and Path("mine/0000-a.png").read_text() == "the user's"
+    assert main(["reconstruct", str(finished), "none.png"]) == 2
+    assert not Path("reconstructions-3").exists()
+
+
+@pytest.mark.parametrize("out", ["mine.safetensors", "memory://ema/mine.safetensors"])
+def test_averages_take_no_file_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage.atomic_write(out, "the user's")
+    assert main(["ema", "run", "--width", "0.1", "--out", out]) == 2
+    assert f"--out {out}: is there already; give another name, or --force" in capsys.readouterr().err
+    assert main(["ema", "run", "--width", "0.1", "--out", out, "--force"]) == 2  # there is no such run
+    assert storage.read_text(out) == "the user's"
 
 
 class Stopped(Watch):

@@ -42,6 +42,7 @@ def test_a_stopped_denoiser_run_ends_bit_identical(whole: Path, tmp_path: Path) 
     assert not (tmp_path / "model.safetensors").exists()
     again = go(tmp_path, stages=MODEL)
     assert ("denoiser", 4) in again.steps and ("denoiser", 3) not in again.steps
+    assert "denoiser: goes on from step 3 of 8, by its checkpoint" in again.messages
     assert ("first_stage", "skipped") in again.ends
     assert _equal(weights(whole), weights(tmp_path))
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import click
 
-from ldm_core.cli.options import json_option
+from ldm_core.cli.options import force_option, json_option
 
 
-def _ema(run: str, width: float, out: str, step: int | None, json_flag: bool) -> int:
+def _ema(run: str, width: float, out: str, step: int | None, force_flag: bool, json_flag: bool) -> int:
     from ldm_core import storage
     from ldm_core.cli.output import reporting, say
+    from ldm_core.errors import ConfigError
     from ldm_core.training.posthoc_ema import write_model
 
     with reporting(json_flag) as document:
+        if storage.exists(out) and not force_flag:
+            raise ConfigError(f"--out {storage.shown(out)}: is there already; give another name, or --force")
         made = write_model(run, width, out, step)
         document.update(
             status="done",
@@ -55,6 +58,7 @@ command = click.Command(
             metavar="N",
             help="The average as of this step's snapshot.  [default: the last]",
         ),
+        force_option("Replace the file at --out."),
         json_option(),
     ],
     callback=_ema,

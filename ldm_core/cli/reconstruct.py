@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ldm_core.cli.options import json_option
+from ldm_core.cli.options import force_option, json_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,30 +17,43 @@ if TYPE_CHECKING:
 def _reconstruct(stage: str, pictures: tuple[str, ...], image_size: str | None, **options: Any) -> int:
     from ldm_core import artifacts, images, storage
     from ldm_core.cli.output import reporting, say, table
+    from ldm_core.picture_folder import PictureFolder
 
     with reporting(bool(options["json_flag"])) as document:
         size = read_size(image_size)
         urls = [url for pattern in pictures for url in storage.expand(pattern)]
         path = artifacts.find(stage, artifacts.STAGE_FILE)
         rebuild, channels, stride = _loaded(path, options["device"])
-        out = options["out"]
-        storage.make_folder(out)
+        names = [_file_name(i, url) for i, url in enumerate(urls)]
+        folder = PictureFolder.take(options["out"], "reconstructions", names, force=bool(options["force_flag"]))
         rows: list[dict[str, Any]] = []
-        for i, url in enumerate(urls):
-            picture = fitted(images.decode_image(storage.read_bytes(url), channels, url), size, stride, url)
-            rebuilt = rebuild(picture)
-            stem = storage.base_name(url).rpartition(".")[0] or storage.base_name(url)
-            target = storage.join(out, f"{i:04d}-{stem}.png")
-            storage.atomic_write(target, images.png_bytes(rebuilt, {"source": storage.shown(url)}))
-            rows.append({"image": url, "psnr": psnr(picture, rebuilt), "size": list(picture.shape[1:]), "path": target})
+        try:
+            for name, url in zip(names, urls, strict=True):
+                picture = fitted(images.decode_image(storage.read_bytes(url), channels, url), size, stride, url)
+                rebuilt = rebuild(picture)
+                target = folder.write(name, images.png_bytes(rebuilt, {"source": storage.shown(url)}))
+                row = {"image": url, "psnr": psnr(picture, rebuilt), "size": list(picture.shape[1:]), "path": target}
+                rows.append(row)
+        finally:
+            folder.leave()
         mean = sum(row["psnr"] for row in rows) / len(rows)
         document.update(
-            status="done", stage=path, images=[_finite(row) for row in rows], mean_psnr=_finite_number(mean)
+            status="done",
+            stage=path,
+            out=folder.url,
+            images=[_finite(row) for row in rows],
+            mean_psnr=_finite_number(mean),
         )
         if not options["json_flag"]:
             lines = [(f"{row['psnr']:.2f} dB", row["image"], row["path"]) for row in rows]
             say("\n".join([*table(lines), f"{mean:.2f} dB  mean of {len(rows)}"]))
     return 0
+
+
+def _file_name(index: int, url: str) -> str:
+    from ldm_core import storage
+
+    return f"{index:04d}-{storage.base_name(url).rpartition('.')[0] or storage.base_name(url)}.png"
 
 
 def _loaded(path: str, device: str | None) -> tuple[Any, int, tuple[int, ...]]:
@@ -119,8 +132,11 @@ command = click.Command(
         click.Argument(["stage"], metavar="STAGE_OR_RUN"),
         click.Argument(["pictures"], metavar="IMAGES...", nargs=-1, required=True),
         click.Option(
-            ["--out"], metavar="FOLDER", default="reconstructions", show_default=True, help="Where the PNGs go."
+            ["--out"],
+            metavar="FOLDER",
+            help="Where the PNGs go.  [default: reconstructions or, where that is there, reconstructions-2, ...]",
         ),
+        force_option("Overwrite pictures of the same names in --out."),
         click.Option(
             ["--image-size"],
             metavar="N|H,W",

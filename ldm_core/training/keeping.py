@@ -62,6 +62,9 @@ class Keeper:
             return 0
         self._fill(found)
         self._newest = found.step
+        if found.step < self._settings.steps:
+            stage = self._task.stage.replace("_", " ")
+            run.say(f"{stage}: goes on from step {found.step} of {self._settings.steps}, by its checkpoint")
         return found.step
 
     def _search(self) -> checkpoint.Search:

@@ -20,6 +20,7 @@ from ldm_core import storage
 from ldm_core.batch import to_images
 from ldm_core.contracts import FirstStage
 from ldm_core.errors import CheckpointError, Interrupted, LDMError, StorageError
+from ldm_core.picture_folder import require_writable
 from ldm_core.training.agreement import from_main
 from ldm_core.training.examples import Examples
 from ldm_core.training.latents_shards import (
@@ -222,7 +223,7 @@ def _encode(
     todo = sum(len(s.batches()) for s in missing)
     if world.main:
         run.hook.ldm_stage_start(stage="latents", steps=total, start=total - todo)
-        storage.make_folder(folder)
+        require_writable(folder)
     world.barrier()
     mine = missing[world.rank :: world.size]
     work = [(batch, shard.size) for shard in mine for batch in shard.batches()]
