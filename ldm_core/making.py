@@ -81,7 +81,7 @@ def held_out_data(recipe: Recipe, catalog: Catalog, info: DataInfo) -> Any | Non
         return dataset
     from ldm_core.mixture import Mixture
 
-    return Mixture([("val", dataset, None)], info)  # it renumbers classes by their names
+    return Mixture([("val", dataset, None)], info, spread=True)  # it renumbers classes by their names
 
 
 def _known(recipe: Recipe, key: str, count: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
@@ -161,9 +162,14 @@ class Mixture:
 
     def remarks(self) -> str:
         """What is left out of each part, and what seems odd about it; empty where there is nothing to say."""
-        labelled = zip(self._labels, self._parts, strict=True)
-        told = [(label, data.remarks()) for label, data in labelled if hasattr(data, "remarks")]
-        return "; ".join(f"{label}: {remark}" for label, remark in told if remark)
+        told = [data.remarks() if hasattr(data, "remarks") else "" for data in self._parts]
+        rows = enumerate(zip(self._labels, told, strict=True))
+        return "; ".join(f"{label}: {self._numbered(remark, number)}" for number, (label, remark) in rows if remark)
+
+    def _numbered(self, text: str, number: int) -> str:
+        """A part's own words, with its settings called as those of data set `number`; of held-out data, which not all
+        have, as they are."""
+        return re.sub(r"\bdataset\.(?=[a-z])", f"dataset.{number}.", text) if self._places is None else text
 
     # ---------------------------------------------------------------------------------------------- examples
 
@@ -183,7 +189,7 @@ class Mixture:
         try:
             example = self._parts[number][inside]
         except BadExample as error:
-            raise BadExample(f"{self._labels[number]}/{error.name}", error.why) from error
+            raise BadExample(f"{self._labels[number]}/{error.name}", self._numbered(error.why, number)) from error
         table = self._tables[number]
         out = {key: _renumbered(example[key], table[key]) if key in table else example[key] for key in self.keys}
         if isinstance(out.get("name"), str):

@@ -21,6 +21,7 @@ from ldm_core.builtin.tar_config import TarConfig
 from ldm_core.cli.inputs import read_inputs
 from ldm_core.contracts import Site
 from ldm_core.errors import DataError
+from ldm_core.mixture import Mixture
 
 CLASSES = np.array([[0, 1, 2, 7], [255, 2, 1, 0], [3, 3, 3, 3]])
 HOLES = np.array([[0, 0, 1, 1], [1, 0, 0, 1], [0, 0, 0, 0]])
@@ -226,6 +227,14 @@ def test_a_class_past_the_maps_that_were_counted_names_the_setting(top: int, tmp
     assert f"dataset.classes='{asked}'" in str(caught.value)
     again = opened(url, classes={"segmentation": str(top + 1)})
     assert again.classes == {"segmentation": top + 1} and int(again[269]["segmentation"].max()) == top
+
+
+def test_of_several_data_sets_the_setting_is_that_of_the_one(tmp_path: Path) -> None:
+    one = opened(folder(tmp_path / "one", 258, "seg.png", lambda i: flat(1)))
+    two = opened(folder(tmp_path / "two", 258, "seg.png", lambda i: flat(1 if i < 256 else 4)))
+    mixed = Mixture([("one", one, None), ("two", two, None)])
+    with pytest.raises(BadExample, match=r"two/p256.*set dataset\.1\.classes='\{segmentation: \"5\"\}'"):
+        _ = mixed[258 + 256]
 
 
 def test_one_stray_map_is_a_bad_example(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_data_of_tars_and_mixtures_say_it_too(tmp_path: Path) -> None:
     parts = [{"use": "folder", "url": str(url)} for url in (dark, fine)]
     recipe = resolve({**TINY, "dataset": parts}, Catalog.discover())
     line = make_dataset(recipe, Catalog.discover()).describe()
-    assert line.count("white_level") == 1 and "; dark: 16-bit grey pictures reach 4095" in line
+    assert line.count("dataset.0.white_level") == 1 and "; dark: 16-bit grey pictures reach 4095" in line
 
 
 def test_the_check_says_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
