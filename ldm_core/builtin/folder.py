@@ -13,7 +13,15 @@ from typing import Any
 from ldm_core import storage
 from ldm_core.builtin.folder_config import FolderConfig
 from ldm_core.builtin.folder_guess import guess_reader
-from ldm_core.builtin.folder_layout import LeftOut, find_split, grouped, is_picture, split_path, without_runs
+from ldm_core.builtin.folder_layout import (
+    LeftOut,
+    count_beside,
+    find_split,
+    grouped,
+    is_picture,
+    split_path,
+    without_runs,
+)
 from ldm_core.builtin.folder_metadata import METADATA, Names, Row, merged, read_metadata, read_rows
 from ldm_core.builtin.reading import RecordDataset, Sample
 from ldm_core.builtin.reading_values import PICTURES
@@ -48,12 +56,14 @@ class FolderStore:
         files = storage.list_files(self._root, recursive=True)
         self._top = _prefix(self._root)
         self.left_out = LeftOut()
+        self._digests: dict[bool, str] = {}
         listed = {file.url.removeprefix(self._top): file for file in files}
         tree = without_runs(listed, self._root, self.left_out)
         self._base = find_split(tree, config.split, self.title, self.left_out)
         rows = self._rows(tree, config)
-        self.files = {p.removeprefix(self._base): f for p, f in tree.items() if p.startswith(self._base)}
         used = {*config.read.values(), *config.classes.values()}
+        count_beside(tree, self._base, used, self.left_out)
+        self.files = {p.removeprefix(self._base): f for p, f in tree.items() if p.startswith(self._base)}
         self.samples, self._others = grouped(self.files, rows, used, self.left_out)
         if not self.samples:
             seen = sorted(self.files)[:5]
@@ -168,6 +178,11 @@ class FolderStore:
     def digest(self, former: bool = False) -> str:
         """Hash of file names, sizes and etags, and of the metadata rows; `former`: of all files that lie there, read or
         not, as 0.1.0 made it."""
+        if former not in self._digests:
+            self._digests[former] = self._digest(former)
+        return self._digests[former]
+
+    def _digest(self, former: bool) -> str:
         state = hashlib.sha256()
         for path, file in sorted(self.files.items()):
             if path in self._others and not former:

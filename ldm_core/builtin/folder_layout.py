@@ -200,6 +200,20 @@ def _chosen(folders: Mapping[str, int], split: str, title: str, left_out: LeftOu
     return (exact + meant)[0]
 
 
+def count_beside(tree: Tree, base: str, used: Collection[str], left_out: LeftOut) -> None:
+    """Count the files beside the folder `base` of a split, other splits and pictures (counted already) left aside."""
+    top = base.rstrip("/").rpartition("/")[0] if base else ""
+    top = top and top + "/"
+    for path in sorted(tree) if base else ():
+        inside = path.removeprefix(top) if path.startswith(top) else ""
+        aside = "/" in inside and split_word(inside.partition("/")[0])
+        named = path.rpartition("/")[2] in (*METADATA, "classes.json", *used)
+        if path.startswith(base) or aside or named or is_picture(path):
+            continue
+        extension = split_path(path)[1]
+        left_out.add(f"{f'.{extension}' if extension else 'file'} beside the splits", path)
+
+
 # ----------------------------------------------------------------------------------------------------- samples
 
 

@@ -13,7 +13,7 @@ from ldm_core.making import make_dataset
 from ldm_core.pipeline import load_stage
 from ldm_core.recipe import Recipe
 from ldm_core.stage_contract import held_stage
-from ldm_core.training import latents, latents_encode, world
+from ldm_core.training import known_data, latents, latents_encode, world
 from ldm_core.training.loader import Examples
 from ldm_core.training.loop import Run, Stop
 from ldm_core.training.metrics_file import MetricsFile
@@ -35,8 +35,8 @@ def encode(recipe: Recipe, info: DataInfo, catalog: Catalog) -> dict[str, Any]:
     stage_url = artifacts.find(recipe.first_stage.weights, artifacts.STAGE_FILE)
     data = make_dataset(recipe, catalog).select(dict.fromkeys(["image", *recipe.reads]))
     examples = Examples(data, recipe.image_size, recipe.data, ["image"])
-    source = latents.source_of(recipe, recipe.first_stage.sha256, data.fingerprint())
-    folder = latents.folder_of(recipe, out, source.key)
+    prints = [way(data) for way in known_data.ways(data)]
+    folder, source = latents.place_of(recipe, out, recipe.first_stage.sha256, prints)
     with world.ending(here), run.stop:
         done = latents_encode.ensure(
             lambda: held_stage(load_stage(recipe, catalog, stage_url, here.device), recipe, catalog, here.device),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -53,6 +53,14 @@ def obstacle(recipe: Recipe) -> str:
 def folder_of(recipe: Recipe, out: str, key: str) -> str:
     """Where moments of `key` lie: under ``trainer.latents``, or in the run's own folder."""
     return storage.join(recipe.trainer.latents or storage.join(out, "latents"), key[:16])
+
+
+def place_of(recipe: Recipe, out: str, first_stage_sha256: str, prints: Sequence[str]) -> tuple[str, Source]:
+    """The folder of the moments and what they are made from; `prints`: fingerprints by which the data may be known, of
+    which the first is taken where none has a folder yet."""
+    sources = [source_of(recipe, first_stage_sha256, each) for each in dict.fromkeys(prints)]
+    places = [(folder_of(recipe, out, source.key), source) for source in sources]
+    return places[0] if len(places) == 1 else next((p for p in places if storage.exists(p[0])), places[0])
 
 
 class Cache:

@@ -270,8 +270,9 @@ class Stages:
 
     def moments_place(self) -> tuple[str, Source]:
         """The folder of this run's moments, and what they are made from."""
-        source = latents.source_of(self.recipe, artifacts.sha256(self.stage_url), self.fingerprint(self.paired()))
-        return latents.folder_of(self.recipe, self.out, source.key), source
+        data = self.paired()
+        prints = [self.fingerprint(data), *(way(data) for way in known_data.ways(data))]
+        return latents.place_of(self.recipe, self.out, artifacts.sha256(self.stage_url), prints)
 
     def moments(self) -> Cache | None:
         """The encoded images, None where they are not kept."""
