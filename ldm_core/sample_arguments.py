@@ -16,6 +16,13 @@ from ldm_core.errors import ConfigError, quoted
 _LONGEST = 10_000_000  # images of one call: their inputs alone would fill a machine's memory
 _MOST_STEPS = 1_000_000
 _WHOLE = {"images": 1, "steps": 1, "batch": 1, "seed": None}
+_ARRAYS = {
+    "image": "uint8 (channels, height, width)",
+    "segmentation": "whole numbers (height, width)",
+    "mask": "(height, width)",
+    "boxes": "rows of x, y, w, h in [0, 1]",
+    "embedding": "(width,)",
+}
 _NUMBERS = {
     "strength": "a share of the steps, above 0 and up to 1",
     "stop": "a share of the steps, from 0 to below 1",
@@ -115,6 +122,8 @@ def _row(name: str, row: Mapping[Any, Any]) -> Iterator[str]:
     for key, value in row.items():
         if not isinstance(key, str):
             yield f"{name}: a key is {_shown(key)}; keys are texts, such as 'caption'"
+        elif key in _ARRAYS and not _is_array(value):
+            yield f"{name}['{key}']: expected an array of numbers, {_ARRAYS[key]}, got {_shown(value)}"
         elif isinstance(value, str) or key == "caption":
             if problem := text_problem(value):
                 yield f"{name}['{key}']: {problem}"
@@ -142,6 +151,18 @@ def _is_number(value: Any) -> bool:
 
 def _is_sequence(value: Any) -> bool:
     return isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim == 1)
+
+
+def _is_array(value: Any) -> bool:
+    """Whether a value is numbers on one axis or more, in an array, a tensor or lists; no text, and no ragged lists."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return len(value.shape) > 0 and getattr(value.dtype, "kind", "f") in "biuf"
+    if not isinstance(value, list | tuple):
+        return False
+    try:
+        return np.asarray(value).dtype.kind in "biuf"
+    except (ValueError, TypeError, RuntimeError, OverflowError):
+        return False
 
 
 def _is_finite(value: Any) -> bool:

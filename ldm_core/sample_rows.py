@@ -116,6 +116,7 @@ def in_words(row: Mapping[str, Any]) -> str:
     """A negative row as a picture's metadata holds it: the caption by itself, all else as JSON, arrays by shape."""
     if set(row) == {"caption"}:
         return str(row["caption"])
+    row = {k: v.item() if isinstance(v, np.generic | np.ndarray) and np.ndim(v) == 0 else v for k, v in row.items()}
     plain = {k: v if isinstance(v, str | int | float) else f"array of shape {np.shape(v)}" for k, v in row.items()}
     return json.dumps(plain, ensure_ascii=False)
 
