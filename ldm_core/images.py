@@ -296,6 +296,14 @@ def _wide_font() -> str | None:
     return next((str(file) for file in files if file.is_file()), None)
 
 
+def font_for(texts: Sequence[str], points: int) -> Any:
+    """A font of that size for these texts: Pillow's own, or a wider one where they are more than ASCII."""
+    from PIL import ImageFont
+
+    file = None if all(text.isascii() for text in texts) else _wide_font()
+    return ImageFont.truetype(file, points - 1) if file else ImageFont.load_default(size=points)
+
+
 def grid(
     images: Sequence[NDArray[np.uint8]],
     captions: Sequence[str] | None = None,
@@ -310,7 +318,7 @@ def grid(
     under captions, which need the room, and 1 otherwise.
     """
     from PIL import Image as PILImage
-    from PIL import ImageDraw, ImageFont
+    from PIL import ImageDraw
 
     if not images:
         raise ValueError("grid: expected one picture or more, got none")
@@ -321,8 +329,7 @@ def grid(
     nearest = PILImage.Resampling.NEAREST
     pictures = [p.resize((p.width * factor, p.height * factor), nearest) for p in pictures]
     width, height = max(p.width for p in pictures), max(p.height for p in pictures)
-    file = None if all(text.isascii() for text in captions or []) else _wide_font()
-    font = ImageFont.truetype(file, 10) if file else ImageFont.load_default(size=11)
+    font = font_for(captions or [], 11)
     wrap_at = max(8, int(width / max(1.0, font.getlength("abcdefghijklmnop ") / 17)))
     lines = [textwrap.wrap(text, wrap_at, max_lines=6, placeholder=" ...") for text in captions or []]
     texts = ["\n".join(some) for some in lines] or [""] * len(images)

@@ -21,8 +21,9 @@ from ldm_core import hookimpl
 from ldm_core.config import dump_yaml
 from ldm_core.contracts import DataInfo
 from ldm_core.errors import Interrupted
+from ldm_core.made_from import caption
 from ldm_core.pipeline import Pipeline, Sampled
-from ldm_core.training import sample_sheets
+from ldm_core.training import layouts, sample_sheets
 
 STEPS = TINY["trainer"]["steps"]
 
@@ -164,21 +165,51 @@ def test_label_maps_stand_beside_the_images() -> None:
     left, right = sheet[:, 4:132, 4:132], sheet[:, 4:132, 134:262]
     assert (right == 7).all()
     colours = [tuple(left[:, 60, x]) for x in (10, 120)]
-    assert colours == [sample_sheets._colour(0), sample_sheets._colour(1)] and colours[0] != colours[1]
+    assert colours == [layouts.colour(0), layouts.colour(1)] and colours[0] != colours[1]
 
 
 def test_boxes_stand_beside_the_images() -> None:
     info = DataInfo(keys={"boxes": "boxes", "box_labels": "per_box"}, class_names={"box_labels": ("cat", "dog")})
     row = {"boxes": np.array([[0.25, 0.5, 0.5, 0.25]], dtype=np.float32), "box_labels": np.array([1])}
     sheet = sample_sheets.sheet([_sampled(7), _sampled(9)], [row], info)
-    left = sheet[:, 4:132, 4:132].astype(int)
-    outline = (left == np.array(sample_sheets._colour(1))[:, None, None]).all(0)
+    left = sheet[:, 4:260, 4:260].astype(int)
+    outline = (left == np.array(layouts.colour(1))[:, None, None]).all(0)
     ys, xs = np.nonzero(outline)
-    assert (xs.min(), xs.max(), ys.min(), ys.max()) == (32, 95, 64, 95), "x, y, w, h as shares of 127 pixels"
-    assert sample_sheets._words(info, row) == "dog"
+    assert (xs.min(), xs.max(), ys.min(), ys.max()) == (64, 191, 128, 191), "x, y, w, h as shares of 255 pixels"
+    assert caption(row, info.class_names) == "dog"
+
+
+@pytest.mark.parametrize("size", [(256, 256), (160, 384)])
+@pytest.mark.parametrize("count", [1, 4, 8])
+def test_tags_of_boxes_lie_apart_and_within(size: tuple[int, int], count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boxes that all begin at one place, at each corner: no tag covers another, none leaves the picture."""
+    tags: list[layouts.Area] = []
+    place = layouts._place
+
+    def noted(*arguments: Any) -> layouts.Area:
+        tags.append(place(*arguments))
+        return tags[-1]
+
+    monkeypatch.setattr(layouts, "_place", noted)
+    names = ("a", "a class with quite a long name", "b" * 200, "Ünïcode", "\x1b[31m", "0", "1", "2")
+    for x, y in ((0.0, 0.0), (0.9, 0.0), (0.0, 0.9), (0.9, 0.9), (0.4, 0.4)):
+        boxes = np.tile([[x, y, 0.1, 0.1]], (count, 1)).astype(np.float32)
+        drawn = layouts.drawn(boxes, np.arange(count), size, names)
+        assert drawn.shape == (3, *size) and len(tags) == count
+        for i, one in enumerate(tags):
+            assert one[0] >= 0 and one[1] >= 0 and one[2] < size[1] and one[3] < size[0]
+            assert not any(layouts._meet(one, other) for other in tags[:i])
+        tags.clear()
+
+
+def test_boxes_without_labels_and_odd_ones_are_drawn() -> None:
+    boxes = np.array([[0.0, 0.0, 1.0, 1.0], [0.5, 0.5, 0.0, 0.0], [0.9, 0.9, 0.5, 0.5]])
+    for labels in (None, np.array([3, 99, -1])):
+        assert layouts.drawn(boxes, labels, (64, 64), ()).shape == (3, 64, 64)
+    assert (layouts.drawn(np.zeros((0, 4)), None, (64, 64), ()) == 245).all()
 
 
 def test_classes_have_colours_of_their_own() -> None:
-    colours = [sample_sheets._colour(i) for i in range(24)]
+    colours = [layouts.colour(i) for i in range(24)]
     distances = [sum(abs(a - b) for a, b in zip(x, y, strict=True)) for x in colours for y in colours if x != y]
     assert len(set(colours)) == 24 and min(distances) > 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,13 +11,16 @@ from numpy.typing import NDArray
 
 from ldm_core import images
 from ldm_core.contracts import DataInfo
-from ldm_core.errors import Interrupted, LDMError, NotFiniteError
+from ldm_core.errors import Interrupted, LDMError, NotFiniteError, clean
+from ldm_core.made_from import caption
 from ldm_core.pipeline import Pipeline, Sampled
 from ldm_core.recipe import Recipe
+from ldm_core.training import layouts
 from ldm_core.training.loader import Examples
 from ldm_core.training.world import World
 
 _CELL = 128  # pixels that an image is shown at, at least
+_LAYOUT = 256  # the same beside boxes, whose tags take room
 _LOST = "not finite: "
 _FAILED = "failed: "
 HeldOut = Callable[[Sequence[str]], tuple[Any, bool]]
@@ -125,12 +127,13 @@ def sheet(made: Sequence[Sampled], rows: Sequence[Mapping[str, Any]], info: Data
     for i, one in enumerate(made):
         row = rows[i % len(rows)] if rows else {}
         cells.append(_cell(one.image, row, info))
-        captions.append(one.prompt or _words(info, row))
+        captions.append(clean(one.prompt, 300) or caption(row, info.class_names))
     return images.grid(cells, captions if any(captions) else None, cell=cells[0].shape[2] if cells else 0)
 
 
 def _cell(image: NDArray[np.uint8], row: Mapping[str, Any], info: DataInfo) -> NDArray[np.uint8]:
-    factor = max(1, -(-_CELL // image.shape[2]))
+    least = _LAYOUT if any(info.keys.get(key) == "boxes" for key in row) else _CELL
+    factor = max(1, -(-least // image.shape[2]))
     shown = [_enlarged(images.to_channels(image, 3), factor)]
     size = shown[0].shape[1:]
     for key, value in row.items():
@@ -141,7 +144,8 @@ def _cell(image: NDArray[np.uint8], row: Mapping[str, Any], info: DataInfo) -> N
             given = images.to_channels(np.asarray(value), 3)
             shown.append(_enlarged(given, max(1, size[1] // given.shape[2])))
         elif kind == "boxes":
-            shown.append(_drawn(np.asarray(value), row.get("box_labels"), (size[0], size[1]), info))
+            names = info.class_names.get("box_labels", ())
+            shown.append(layouts.drawn(np.asarray(value), row.get("box_labels"), (size[0], size[1]), names))
     if len(shown) == 1:
         return shown[0]
     height, gap = max(s.shape[1] for s in shown), 2
@@ -157,46 +161,8 @@ def _enlarged(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     return picture.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def _colour(label: int) -> tuple[int, int, int]:
-    """The same colour for the same class everywhere; neighbours in number are far apart in hue, 0 is grey, as it often
-    is the background."""
-    if label == 0:
-        return (140, 140, 140)
-    value, saturation = 0.9 - 0.175 * (label % 3), 0.55 + 0.4 * (label % 2)
-    red, green, blue = colorsys.hsv_to_rgb(label * 0.61803 % 1.0, saturation, value)
-    return round(255 * red), round(255 * green), round(255 * blue)
-
-
 def _coloured(labels: NDArray[Any]) -> NDArray[np.uint8]:
     """A label map (H, W) -> uint8 (3, H, W)."""
     values, places = np.unique(labels.astype(np.int64), return_inverse=True)
-    colours = np.array([_colour(int(v)) for v in values], dtype=np.uint8)
+    colours = np.array([layouts.colour(int(v)) for v in values], dtype=np.uint8)
     return np.ascontiguousarray(colours[places.reshape(labels.shape)].transpose(2, 0, 1))
-
-
-def _drawn(boxes: NDArray[Any], labels: Any, size: tuple[int, int], info: DataInfo) -> NDArray[np.uint8]:
-    """Boxes (N, 4) as x, y, w, h in [0, 1] with the names of their classes -> uint8 (3, *size)."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    canvas = Image.new("RGB", (size[1], size[0]), (245, 245, 245))
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=10)
-    names = info.class_names.get("box_labels")
-    numbers = [int(n) for n in np.asarray(labels).reshape(-1)] if labels is not None else [0] * len(boxes)
-    for box, number in zip(boxes.reshape(-1, 4), numbers, strict=False):
-        x, y, w, h = (float(v) for v in box)
-        corner = (round(x * (size[1] - 1)), round(y * (size[0] - 1)))
-        other = (round((x + w) * (size[1] - 1)), round((y + h) * (size[0] - 1)))
-        draw.rectangle((*corner, *other), outline=_colour(number), width=2)
-        text = names[number] if names and number < len(names) else str(number) if labels is not None else ""
-        draw.text((corner[0] + 4, corner[1] + 2), text.encode("ascii", "replace").decode(), fill="black", font=font)
-    return np.ascontiguousarray(np.asarray(canvas).transpose(2, 0, 1))
-
-
-def _words(info: DataInfo, example: Mapping[str, Any]) -> str:
-    """What a picture without a prompt was made from: its class, or the classes of its boxes."""
-    for key in ("class_label", "box_labels"):
-        if key in example:
-            labels = np.atleast_1d(np.asarray(example[key])).tolist()
-            known = info.class_names.get(key)
-            return ", ".join(known[i] if known and i < len(known) else str(i) for i in labels)
-    return ""
