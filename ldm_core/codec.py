@@ -180,7 +180,8 @@ class ModelWeights:
     conditioner by itself comes without `first_stage`, with `latent` and `cond`, the widths that it was built for.
     `class_names`: names of the classes by batch key, where the source says them.
     `missing` and `unexpected`: names outside the codec's allow-list; the core refuses where there are any, unless
-    taking a part was asked for. `notes`: what was chosen or left out.
+    taking a part was asked for. `notes`: what was chosen or left out. `kept`: by a codec's name, what only its format
+    has, for the same codec to write it again.
     """
 
     recipe: Mapping[str, Any]
@@ -192,6 +193,7 @@ class ModelWeights:
     missing: Sequence[str] = ()
     unexpected: Sequence[str] = ()
     notes: Sequence[str] = ()
+    kept: Mapping[str, Mapping[str, Any]] = EMPTY
 
 
 @attrs.frozen(kw_only=True)

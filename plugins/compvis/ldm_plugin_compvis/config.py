@@ -37,7 +37,7 @@ class CompVisConfig:
     scale_by_std: bool = attrs.field(
         default=False,
         metadata={
-            "help": "writing: hold the scale factor as a tensor, as files trained with scale_by_std do; else it is in "
-            "the configuration alone"
+            "help": "writing: hold the scale factor as a tensor, as files trained with scale_by_std do (and those read "
+            "from one); else it is in the configuration alone"
         },
     )

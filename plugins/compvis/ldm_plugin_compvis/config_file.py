@@ -38,6 +38,7 @@ class Hints:
     scale_factor: float | None = None
     cond_key: str = ""
     text_layer: str = ""
+    scale_by_std: bool = False
     where: str = ""
     latent_size: tuple[int, ...] = ()
     class_names: Mapping[str, Sequence[str]] = attrs.field(default=EMPTY)
@@ -150,6 +151,7 @@ def _hints(plain: Mapping[str, Any], where: str) -> Hints:
         scale_factor=float(scale) if isinstance(scale, int | float) and 0 < scale < math.inf else None,
         cond_key=str(params.get("cond_stage_key") or ""),
         text_layer=_text_layer(params),
+        scale_by_std=params.get("scale_by_std") is True,
         class_names=names,
         normalization=(mean, std) if mean and len(mean) == len(std) and min(std) > 0 else None,
         where=where,

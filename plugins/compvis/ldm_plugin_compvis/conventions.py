@@ -7,7 +7,7 @@ the pictures that training shows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _KINDS: Mapping[str, tuple[int, float, float | None]] = {
@@ -26,6 +26,13 @@ _KINDS: Mapping[str, tuple[int, float, float | None]] = {
 """Conditioners -> steps, eta and the scale of guidance (None: without)."""
 
 
+def _guided(rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]) -> bool:
+    """Whether a model was trained to be without its condition, as far as its recipe says: a table of classes needs a
+    row for none, and one of our own runs a share of examples without."""
+    trained = rows[0].get("dropout", 1) or recipe.get("trainer", {}).get("joint_dropout", 0)
+    return rows[0].get("null_class") is not False and bool(trained)
+
+
 def conventions(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of sampling for a model, from its plain recipe; empty for one that the scripts do not know.
 
@@ -39,8 +46,8 @@ def conventions(recipe: Mapping[str, Any]) -> dict[str, Any]:
     if name not in _KINDS or recipe["schedule"]["use"] != "vp":
         return {}
     steps, eta, scale = _KINDS[name]
-    if scale is not None and rows[0].get("null_class") is False:
-        scale = None  # a table of classes without a row for none
+    if scale is not None and not _guided(rows, recipe):
+        scale = None
     return {
         "sampler": {"use": "ddim", "eta": eta},
         "time_grid": {"use": "legacy", "uneven": True},

@@ -33,6 +33,7 @@ class Found:
     notes: tuple[str, ...]
     normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     class_names: Mapping[str, Sequence[str]] = EMPTY
+    scale_by_std: bool = False
 
     @property
     def holds(self) -> str:

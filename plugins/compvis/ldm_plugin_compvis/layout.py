@@ -15,6 +15,8 @@ from ldm_core.codec import TensorFile
 from ldm_plugin_compvis import autoencoder_shapes, unet_shapes
 
 Shapes = Mapping[str, tuple[int, ...]]
+NAME = "compvis"
+"""The codec's."""
 
 DENOISERS = ("model.diffusion_model.", "diffusion_model.", "")
 FIRST_STAGES = ("first_stage_model.", "")

@@ -16,7 +16,7 @@ from ldm_core.specs import CondSpec, LatentSpec
 from ldm_plugin_compvis import autoencoder_shapes, clip_keys, expected, fingerprints
 from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.found import Found
-from ldm_plugin_compvis.layout import allowed, averaged
+from ldm_plugin_compvis.layout import NAME, allowed, averaged
 
 WITH_TOKENIZER = ("text", "clip_text")
 """Conditioners whose state holds a tokenizer, which no such file does."""
@@ -118,6 +118,7 @@ def read(found: Found, config: CompVisConfig, where: str) -> ModelWeights:
         latent=_latent(found) if lone else None,
         cond=cond if lone else None,
         class_names=found.class_names,
+        kept={NAME: {"scale_by_std": True}} if found.scale_by_std else {},
         missing=tuple(taken.missing),
         unexpected=tuple(unexpected),
         notes=tuple(notes),

@@ -185,6 +185,8 @@ class _Model:
             scale_factor=scale,
             notes=(*self.notes, *self.hints.notes),
             class_names=self.hints.class_names,
+            # a tensor of the file under this switch alone; files that this package wrote before hold one without
+            scale_by_std="scale_factor" in self.shapes and (self.hints.scale_by_std or not self.hints.where),
         )
 
     def _beside(self, path: str, candidates: Sequence[Any]) -> bool:

@@ -20,7 +20,7 @@ from ldm_plugin_compvis import clip_keys, schedules
 from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.config_file import METADATA, OWN
 from ldm_plugin_compvis.config_text import config_of
-from ldm_plugin_compvis.layout import averaged
+from ldm_plugin_compvis.layout import NAME, averaged
 from ldm_plugin_compvis.reading import FIRST_CONV, mask_second
 from ldm_plugin_compvis.recognise import MASKED
 
@@ -42,6 +42,7 @@ def write(weights: ModelWeights, name: str, config: CompVisConfig) -> Written:
     if problems:
         raise ConfigError(problems)
     recipe = dict(weights.recipe)
+    by_std = config.scale_by_std or bool(weights.kept.get(NAME, {}).get("scale_by_std"))
     tensors: dict[str, Tensor] = {}
     notes = list(_losses(weights, config))
     scale, stage = 1.0, weights.first_stage
@@ -60,7 +61,7 @@ def write(weights: ModelWeights, name: str, config: CompVisConfig) -> Written:
     if weights.model is not None:
         openclip = any(c["use"] == "clip_text" and c["activation"] == "gelu" for c in recipe.get("conditioners", ()))
         if stage is not None:
-            held = {"scale_factor": torch.tensor(scale)} if config.scale_by_std else {}
+            held = {"scale_factor": torch.tensor(scale)} if by_std else {}
             tensors = {**_tables(recipe), **held, **_model(weights.model, recipe, stage, openclip, config), **tensors}
         else:
             tensors = _model(weights.model, {**recipe, "conditioners": []}, None, False, config)
@@ -71,7 +72,7 @@ def write(weights: ModelWeights, name: str, config: CompVisConfig) -> Written:
             scale_factor=scale,
             openclip=openclip,
             class_names=weights.class_names,
-            scale_by_std=config.scale_by_std,
+            scale_by_std=by_std,
             use_ema=config.write_ema,
         )
         if weights.model is None:

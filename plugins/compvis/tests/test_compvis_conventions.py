@@ -72,6 +72,14 @@ def test_classes_with_a_row_for_none_are_guided() -> None:
     assert conventions({"conditioners": [row], "schedule": {"use": "vp"}})["guidance"] == {"use": "cfg", "scale": 3.0}
 
 
+def test_models_that_were_never_without_their_condition_are_not_guided() -> None:
+    row = {"use": "text", "name": "text", "dropout": 0.0}
+    recipe = {"conditioners": [row], "schedule": {"use": "vp"}}
+    assert conventions(recipe)["guidance"] == {"use": "none"}
+    assert conventions({**recipe, "trainer": {"joint_dropout": 0.1}})["guidance"]["scale"] == 5.0
+    assert conventions({**recipe, "conditioners": [{**row, "dropout": 0.2}]})["guidance"]["scale"] == 5.0
+
+
 def test_models_that_the_scripts_do_not_know() -> None:
     rows = [{"use": "class_label"}, {"use": "text"}]
     assert conventions({"conditioners": rows, "schedule": {"use": "vp"}}) == {}

@@ -72,6 +72,35 @@ def test_tensors_that_the_original_has_under_a_switch(kind: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("beside", "kept"),
+    [
+        ({"scale_by_std": True}, True),
+        ({"scale_by_std": False, "scale_factor": 0.5}, False),
+        ({"scale_factor": 0.5}, False),
+        ({}, False),
+        (None, True),
+    ],
+)
+def test_a_tensor_of_the_original_is_written_again(beside: dict[str, Any] | None, kept: bool) -> None:
+    """Only scale_by_std makes the factor a tensor there; a file alone that has one was trained so."""
+    file = shapes_file({name: info.shape for name, info in TEXT.infos.items()}, {**beta_buffers(0.00085, 0.012)})
+    small = {**file.small, "scale_factor": torch.tensor(0.5)}
+    shapes = {name: info.shape for name, info in TEXT.infos.items() if name not in small}
+    configs = {} if beside is None else {"model.yaml": {"model": {"params": {"cond_stage_key": "caption", **beside}}}}
+    given = Wanted.of([*SAID[:3], "conditioners=text"]).given
+    tensors = {**fill(shapes), **small}
+    weights = CompVisCodec(CompVisConfig()).read(OneFile(shapes_file({}, tensors), given, configs))
+    assert bool(weights.kept) == kept and weights.first_stage is not None
+    assert torch.equal(weights.first_stage["latent_std"], torch.full((4,), 2.0))
+    recipe = recipe_of(weights, catalog()).plain()
+    written = CompVisCodec(CompVisConfig()).write(attrs.evolve(weights, recipe=recipe), "m.ckpt")
+    params = yaml.safe_load(written.beside["m.yaml"]())["model"]["params"]
+    state = torch.load(io.BytesIO(written.files[""]()), weights_only=True)["state_dict"]
+    assert ("scale_factor" in state, params.get("scale_by_std", False)) == (kept, kept)
+    assert params["scale_factor"] == 0.5
+
+
+@pytest.mark.parametrize(
     ("layers", "skip", "layer", "last"),
     [(23, 0, "penultimate", True), (24, 1, "penultimate", False), (24, 0, "last", False), (4, 1, "penultimate", False),
      (12, 0, "last", False)],
