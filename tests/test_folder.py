@@ -157,3 +157,38 @@ def test_names_are_split_at_the_last_dot() -> None:
     assert split_path("a/b.c.JPG") == ("a/b.c", "jpg")
     assert split_path("a/b.seg.png") == ("a/b", "seg.png")
     assert split_path("a/README") == ("a/README", "")
+
+
+GAPS = ["0", "1", "2", "10", "11"]
+
+
+@pytest.mark.parametrize(
+    "names, labels, indices",
+    [
+        (GAPS, ["10", "2", "11"], [3, 2, 4]),
+        (["1", "2", "3"], ["1", "2", "1"], [0, 1, 0]),
+        (["10", "2", "1"], ["1", "2", "10"], [2, 1, 0]),
+        (["1", "2", "3"], ["0", "2", "1"], [0, 2, 1]),  # 0 is no name: these are indices
+        (["cat", "dog", "2"], ["0", "1", "2"], [0, 1, 2]),
+        (["cat", "dog", "cow"], ["2", "1", "0"], [2, 1, 0]),
+    ],
+)
+@pytest.mark.parametrize("form", ["cls", "json", "boxes", "rows"])
+def test_classes_that_are_called_by_numbers(
+    tmp_path: Path, names: list[str], labels: list[str], indices: list[int], form: str
+) -> None:
+    """Where every number in the data is the name of a class, it is taken by its name, however it is written."""
+    fill(tmp_path, {f"{i}.png": picture(i) for i in range(3)} | {"classes.json": json.dumps(names)})
+    for i, label in enumerate(labels):
+        if form == "cls":
+            (tmp_path / f"{i}.cls").write_text(label)
+        elif form != "rows":
+            boxes = {"boxes": [[0, 0, 1, 1]], "labels": [int(label)]}
+            (tmp_path / f"{i}.json").write_text(json.dumps(boxes if form == "boxes" else {"label": int(label)}))
+    if form == "rows":
+        rows = [json.dumps({"file_name": f"{i}.png", "label": int(label)}) for i, label in enumerate(labels)]
+        (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    data = opened(tmp_path)
+    key = "box_labels" if form == "boxes" else "class_label"
+    assert [int(np.ravel(data[i][key])[0]) for i in range(3)] == indices
+    assert data.class_names[key] == tuple(names)

@@ -35,6 +35,7 @@ from ldm_core.builtin.reading_values import (
     text_of,
     vectors_of,
 )
+from ldm_core.class_names import are_numbers
 from ldm_core.contracts import Site
 from ldm_core.errors import DataError
 from ldm_core.geometry import Cut, plan
@@ -117,6 +118,7 @@ class RecordDataset:
         self._least: tuple[Sequence[tuple[int, int]], Any, float] | None = None
         self._names: dict[str, tuple[str, ...]] = {}
         self._counts: dict[str, int] = {}
+        self._numbered: set[str] = set()
         self._pictures = Pictures(config, site.channels, store, self._sources, site.cache)  # shared by all views
         self._index()
         self._offer(self.found)
@@ -183,7 +185,11 @@ class RecordDataset:
                 count = self._largest(key, labels) + 1
             self._names[key] = names
             self._counts[key] = count or len(names)
-            top = max((label for label in labels if _is_class(label)), default=-1)
+            numbers = {label for label in labels if _is_class(label)}
+            if numbers and are_numbers(names) and all(str(number) in names for number in numbers):
+                self._numbered.add(key)  # classes that are called by numbers, and are given by their names
+                continue
+            top = max(numbers, default=-1)
             if top >= self._counts[key] and self.config.classes.get(key):
                 raise DataError(
                     f"{title}: '{key}' goes up to {top}, but classes.{key} says {self._counts[key]} classes"
@@ -263,11 +269,12 @@ class RecordDataset:
             if key == "caption":
                 return text_of(value, source)
             if key == "class_label":
-                return class_of(value, self._names[key], self._counts[key])
+                return class_of(self._said(key, value), self._names[key], self._counts[key])
             if key == "boxes":
                 return boxes_of(value, self.config, fields, lambda: self._pictures.size(sample))
             if key == "box_labels":
-                return box_labels_of(value, self._names[key], self._counts[key], fields.get("boxes"))
+                said = self._said(key, value)
+                return box_labels_of(said, self._names[key], self._counts[key], fields.get("boxes"))
             if key == "embedding":
                 return vectors_of(value)
             return np.asarray(value) if kind in ("boxes", "per_box") else value
@@ -277,6 +284,13 @@ class RecordDataset:
             called = self._sources.called(sample)
             why = str(error).removeprefix(f"{called}: ").removeprefix(f"{sample.name}: ")
             raise BadExample(called, f"{key}: {why}" if key != "image" else why) from error
+
+    def _said(self, key: str, value: Any) -> Any:
+        if key not in self._numbered:
+            return value
+        if isinstance(value, list):
+            return [self._said(key, each) for each in value]
+        return str(value) if _is_class(value) else value
 
     def select(self, keys: Iterable[str]) -> RecordDataset:
         """A view whose examples decode and hold only `keys`; DataError where samples lack one of them."""
