@@ -63,8 +63,24 @@ def differences(before: Any, recipe: Recipe) -> list[str]:
     """What of a stored recipe is otherwise in `recipe` and decides what is trained, one line each."""
     if not isinstance(before, dict):
         return [f"it is {quoted(before)}"]
-    kept = {k: v for k, v in recipe.public().items() if k not in SAMPLING_KEYS}
-    return [line for k, v in kept.items() for line in _differ(k, before.get(k), v)]
+    now = recipe.public()
+    before = {**before, **_with_own_places(recipe, now, before)}
+    return [line for k, v in now.items() if k not in SAMPLING_KEYS for line in _differ(k, before.get(k), v)]
+
+
+def _with_own_places(recipe: Recipe, now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The conditioners of a stored recipe, with the places of files that they know by their content as they are now."""
+    key = "conditioners"
+    rows = before.get(key)
+    if not isinstance(rows, list) or len(rows) != len(recipe.conditioners):
+        return {}
+    moved = []
+    for part, own, row in zip(recipe.conditioners, now[key], rows, strict=True):
+        fields = attrs.fields(type(part.config)) if attrs.has(type(part.config)) else ()
+        held = {f.name: f.metadata["sha256"] for f in fields if "sha256" in f.metadata}
+        same = {n: own[n] for n, hash_ in held.items() if isinstance(row, dict) and own.get(hash_) == row.get(hash_)}
+        moved.append({**row, **same} if isinstance(row, dict) else row)
+    return {key: moved}
 
 
 def _differ(path: str, before: Any, now: Any) -> list[str]:

@@ -189,3 +189,26 @@ def test_a_longer_run_is_the_run_that_was_longer_from_the_start(tmp_path: Path) 
     assert ("denoiser", "skipped") in again.ends
     with pytest.raises(ConfigError, match="is one of 5 steps, and 3 were asked for"):
         go(tmp_path / "run", "trainer.steps=3")
+
+
+# -------------------------------------------------------------------------------------------- other files that moved
+
+
+def test_a_first_stage_and_a_tokenizer_may_lie_elsewhere(tmp_path: Path) -> None:
+    go(tmp_path / "stage", "first_stage_trainer.steps=1", stages=("first_stage",))
+    words = tmp_path / "vocab.txt"
+    words.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\nb\n")
+
+    def made(stage: Path, tokenizer: Path) -> Recipe:
+        text = {"use": "text", "tokenizer": str(tokenizer)}
+        return resolve({**TINY, "first_stage": str(stage), "conditioners": [text], "scale": "small"}, CATALOG)
+
+    first = made(tmp_path / "stage", words)
+    out = begun(tmp_path / "run", first)
+    shutil.copytree(tmp_path / "stage", tmp_path / "moved")
+    shutil.copy(words, tmp_path / "moved" / "other.txt")
+    found = continuation.continuation(made(tmp_path / "moved", tmp_path / "moved" / "other.txt"), out)
+    assert found.known_as.identity() == first.identity()
+    (tmp_path / "moved" / "other.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nc\nd\n")
+    with pytest.raises(ConfigError, match="another recipe"):
+        continuation.continuation(made(tmp_path / "moved", tmp_path / "moved" / "other.txt"), out)

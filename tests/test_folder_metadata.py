@@ -169,6 +169,32 @@ def test_captions_of_metadata_come_before_files_of_labels(tmp_path: Path) -> Non
     assert captions(opened(tmp_path))[0] == "0 0.5 0.5 0.2 0.2", "without a row, the file beside it is nearer"
 
 
+@pytest.mark.parametrize(
+    "text, labels",
+    [
+        ("0 0.5 0.5 0.2 0.2", True),
+        ("12 .5 0.5 0.2 0.2\n3 0.1 0.2 0.3 1\n", True),
+        ("0 0.1 0.1 0.9 0.1 0.9 0.9 0.1 0.9\r\n", True),
+        ("0 5.0e-01 0.5 0.2 0.2 0.97", True),
+        ("3 apples", False),
+        ("1 2 3 4 5 cats", False),
+        ("2024", False),
+    ],
+)
+def test_labels_of_boxes_are_no_captions(text: str, labels: bool, tmp_path: Path) -> None:
+    fill(tmp_path, "a.png", "b.png", "c.png", a__txt=text, b__txt=text, c__txt="" if labels else text)
+    data = opened(tmp_path)
+    if not labels:
+        assert captions(data) == [text.strip()] * 3 and "labels" not in data.remarks()
+        return
+    assert "the .txt are labels of boxes and no captions" in data.describe()
+    with pytest.raises(DataError, match=r"the \.txt of .* are labels of boxes and no captions, and no field caption"):
+        data.select(["caption"])
+    assert captions(opened(tmp_path, read={"caption": "txt"}))[0] == text.strip()
+    fill(tmp_path, **{f"{name}__json": json.dumps({"caption": f"of {name}"}) for name in "abc"})
+    assert captions(opened(tmp_path)) == ["of a", "of b", "of c"]
+
+
 def test_lists_of_captions(tmp_path: Path) -> None:
     fill(tmp_path, "a.png", "b.png", a__json='{"captions": ["one", "two"]}', b__json='{"caption": "three"}')
     data = opened(tmp_path)

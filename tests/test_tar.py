@@ -158,7 +158,7 @@ def test_missing_captions_are_counted(tmp_path: Path) -> None:
     data = opened(tmp_path)
     assert data.found["caption"] == 8 and "caption (8 of 10)" in data.describe()
     assert len(data.select(["image", "class_label"])) == 10  # nobody asked for captions
-    with pytest.raises(DataError, match=r"2 of 10 samples have no 'caption' \(s003, s007\); .*missing=skip"):
+    with pytest.raises(DataError, match=r"2 of 10 samples have no 'caption' \(s003\.png, s007\.png\); .*missing=skip"):
         data.select(["image", "caption"])
     with pytest.raises(DataError, match="2 of 10"):
         _ = data[3]

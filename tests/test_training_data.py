@@ -77,7 +77,7 @@ def test_cached_latents_keep_their_captions_where_samples_are_left_out(
 def test_a_missing_caption_is_found_before_anything_is_trained(tmp_path: Path) -> None:
     url = str(_pictures(tmp_path / "some", lambda i: i != 5))
     plain = {**TINY, "dataset": {"use": "folder", "url": url}, "conditioners": [TEXT]}
-    with pytest.raises(DataError, match=r"1 of 12 samples have no 'caption' \(05\)"):
+    with pytest.raises(DataError, match=r"1 of 12 samples have no 'caption' \(05\.png\)"):
         workflow.prepare(plain, Catalog.discover())
 
 

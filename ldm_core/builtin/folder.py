@@ -77,7 +77,8 @@ class FolderStore:
     def _rows(self, tree: Mapping[str, storage.FileInfo], config: FolderConfig) -> dict[str, Mapping[str, Any]]:
         """The fields of each picture of the split that a metadata file of any folder above it has a row for."""
         files = [path for path in sorted(tree) if path.rpartition("/")[2] in METADATA]
-        files = [p for p in files if p.startswith(self._base) or self._base.startswith(p.rpartition("/")[0])]
+        files = [p for p in files if p.startswith(self._base) or self._base.startswith(p.rpartition("/")[0] + "/")
+                 or "/" not in p]  # fmt: skip
         if not files:
             return {}
         roots = dict.fromkeys((self._top, self._root, os.path.realpath(self._root)))
@@ -154,8 +155,9 @@ class FolderStore:
             yield from pool.map(lambda each: self.fetch(*each), wanted)
 
     def beside(self, name: str) -> bytes | None:
-        """A file at the top of the folder, or of the split's."""
-        for folder in dict.fromkeys((self._base.rstrip("/"), "")):
+        """A file at the top of the split's folder, or of those above it."""
+        parts = self._base.rstrip("/").split("/") if self._base else []
+        for folder in ("/".join(parts[:count]) for count in range(len(parts), -1, -1)):
             url = storage.join(self._root, *(part for part in (folder, name) if part))
             if storage.exists(url):
                 return storage.read_bytes(url)

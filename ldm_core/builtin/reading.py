@@ -37,7 +37,7 @@ from ldm_core.builtin.reading_values import (
 )
 from ldm_core.class_names import are_numbers
 from ldm_core.contracts import Site
-from ldm_core.errors import DataError
+from ldm_core.errors import DataError, clean
 from ldm_core.geometry import Cut, plan
 from ldm_core.npy import read_header
 from ldm_core.settings import later_defaults
@@ -149,7 +149,7 @@ class RecordDataset:
                 f"{self._store.title}: no pictures; looked for {', '.join('.' + p for p in PICTURES)}, found "
                 f"{', '.join(seen[:8]) if seen else 'nothing'}; check the URL or map one: read.image=EXT"
             )
-        self.lacks = lacking(self._store.title, self.found, samples, fields)
+        self.lacks = lacking(self._store.title, self.found, samples, fields, self._sources.box_labels)
         self._count_classes(raw)
 
     def _captions_of(self, samples: Sequence[Sample], fields: Sequence[Mapping[str, Any] | None]) -> None:
@@ -360,12 +360,13 @@ class RecordDataset:
             sources = ", ".join(f"{s.text()} ({n})" for s, n in self._caption_sources.items())
             several = ", one of several drawn in each epoch" if self.many_captions else ""
             captions = f"captions from {sources}{several}"
-        return "; ".join(filter(None, [captions, self._store.notes(), self._pictures.remark()]))
+        labels = "the .txt are labels of boxes and no captions" if self._sources.box_labels else ""
+        return "; ".join(filter(None, [captions, labels, self._store.notes(), self._pictures.remark()]))
 
     def _lack(self, keys: Sequence[str]) -> str:
         key = next(key for key in keys if any(not self._have[key][place] for place in self._order))
-        without = [self._store.samples[place].name for place in self._order if not self._have[key][place]]
-        few = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
+        without = [self._store.samples[place] for place in self._order if not self._have[key][place]]
+        few = ", ".join(clean(self._sources.called(s), 80) for s in without[:3]) + (", ..." if len(without) > 3 else "")
         return (
             f"{self._store.title}: {len(without)} of {len(self._order)} samples have no '{key}' ({few}); "
             "add them, or leave those samples out with dataset.missing=skip"
@@ -387,7 +388,8 @@ class RecordDataset:
             if name not in ("url", "max_bad", "keep_bytes") and (name not in later or value != later[name])
         }
         state = [settings, self._store.digest(former), self._channels, self._selected]
-        if self._rows_first:  # 0.1.0 took the files beside the pictures
+        no_labels = self._sources.box_labels and "caption" in self.found
+        if self._rows_first or no_labels:  # 0.1.0 took the files beside the pictures
             state.append("captions of metadata")
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 

@@ -16,16 +16,24 @@ _LISTED = 12
 
 
 def lacking(
-    title: str, found: Iterable[str], samples: Sequence[Sample], fields: Sequence[Mapping[str, Any] | None]
+    title: str,
+    found: Iterable[str],
+    samples: Sequence[Sample],
+    fields: Sequence[Mapping[str, Any] | None],
+    box_labels: bool = False,
 ) -> dict[str, str]:
-    """``caption`` and ``class_label``, where they are not in `found` -> why, and what to do."""
+    """``caption`` and ``class_label``, where they are not in `found` -> why, and what to do. `box_labels`: the
+    ``.txt`` are no captions."""
     out: dict[str, str] = {}
     if "caption" not in found:
         named = _fields(fields[:_LOOKED_AT])
         example = next((name.partition(" ")[0] for name in named if not name.endswith(")")), "title")
         fix = f"say which field holds it, such as dataset.read='{{caption: {example}}}'"
+        beside = f"{title} has no .txt beside the pictures"
+        if box_labels:
+            beside = f"the .txt of {title} are labels of boxes and no captions,"
         out["caption"] = (
-            f"{title} has no .txt beside the pictures and no field {' or '.join(CAPTION_FIELDS)} of text"
+            f"{beside} and no field {' or '.join(CAPTION_FIELDS)} of text"
             + (f"; fields are {', '.join(named)}; {fix}" if named else " in JSON or metadata; add one of these")
         )
     if "class_label" not in found:

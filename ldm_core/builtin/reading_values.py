@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm_core.builtin.bad_examples import BadExample
+from ldm_core.builtin.reading_labels import are_box_labels
 from ldm_core.documents import parse_json
 from ldm_core.errors import DataError, quoted
 from ldm_core.npy import read_npy
@@ -112,6 +113,8 @@ class Sources:
         self._store = store
         self._labels: dict[int, Any] = {}
         self.by_key: dict[str, tuple[Source, ...]] = {}
+        self.box_labels = False
+        """The ``.txt`` beside the pictures hold labels of boxes and no captions."""
 
     def fields_of_all(self, samples: Sequence[Sample]) -> list[Mapping[str, Any] | None]:
         """JSON fields and metadata row of every sample; None where the JSON is broken."""
@@ -135,6 +138,9 @@ class Sources:
         extensions = {extension for sample in samples for extension in sample.parts}
         names = {name for known in fields for name in known or ()} or (None if None in fields else ())
         self.by_key = {**_defaults(), **dict.fromkeys(self._read, ())}
+        self.box_labels = "txt" in extensions and "caption" not in self._read and are_box_labels(self._store, samples)
+        if self.box_labels:
+            self.by_key["caption"] = tuple(s for s in self.by_key["caption"] if s.extension != "txt")
         for key, text in self._read.items():
             self.by_key[key] = (self._named(key, text, extensions, fields),)
         used = {
