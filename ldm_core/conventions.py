@@ -39,13 +39,26 @@ def conventions_of(catalog: Catalog) -> dict[str, Any]:
     return found
 
 
+def steps_made(recipe: Recipe, steps: int) -> int:
+    """How many steps the recipe's grid makes of `steps`, which it can make."""
+    grid, table = recipe.time_grid.config, getattr(recipe.schedule.config, "table_steps", None)
+    return len(grid.indices(table, steps)) if getattr(grid, "uneven", False) and table else steps
+
+
+def described(recipe: Recipe, steps: int, name: str) -> dict[str, str]:
+    """What a picture's metadata say of conventions: the program's `name`, steps that were made and not asked for, and
+    how levels were found; nothing of what is usual."""
+    made, levels = steps_made(recipe, steps), recipe.sample.levels
+    said = {"like": name, "steps_made": "" if made == steps else str(made), "levels": levels * (levels != "rounded")}
+    return {key: value for key, value in said.items() if value}
+
+
 def in_words(recipe: Recipe, steps: int | None = None) -> str:
     """What a recipe samples with, on one line."""
     wanted, grid = steps or recipe.sample.steps, recipe.time_grid
     sampler, guidance = recipe.sampler, recipe.guidance
     eta, scale = getattr(sampler.config, "eta", None), getattr(guidance.config, "scale", None)
-    table = getattr(recipe.schedule.config, "table_steps", None)
-    made = len(grid.config.indices(table, wanted)) if getattr(grid.config, "uneven", False) and table else wanted
+    made = steps_made(recipe, wanted)
     return ", ".join(
         (
             f"sampler {sampler.use}" + ("" if eta is None else f" (eta {eta:g})"),

@@ -64,3 +64,12 @@ def test_half_cells_are_exact() -> None:
 
 def test_other_lists_stay_single() -> None:
     assert as_data([[0.1, 0.2]], "embedding").dtype == np.float32 and as_data([[0.1, 0.2]]).dtype == np.float32
+
+
+def test_tokens_of_the_original_program() -> None:
+    """Two layouts as its own data set made their tokens: largest first, 30 objects, the whole picture as the crop."""
+    boxes = [[0.1, 0.2, 0.5, 0.6], [0.3, 0.05, 0.2, 0.25], [0, 0, 0.9, 0.95], [0.55, 0.5, 0.123, 0.3]]
+    config = LayoutConfig(encode_crop=True)
+    first = [500, 0, 7730, 17, 1629, 6443, 3, 387, 2474, 17, 4009, 6450]
+    assert layout_tokens(np.array(boxes), [17, 3, 500, 17], config).tolist() == [*first, *[8191] * 78, 0, 8099]
+    assert layout_tokens(np.array(boxes[:2]), [17, 3], config).tolist() == [*first[3:9], *[8191] * 84, 0, 8099]
