@@ -27,6 +27,7 @@ _CONTRACTS: dict[str, type] = {
     "guidance": contracts.Guidance,
     "time_grid": contracts.TimeGrid,
     "adapter": contracts.Adapter,
+    "dataset": contracts.Dataset,
 }
 _SUITES = {"schedule": "ScheduleSuite", "time_grid": "TimeGridSuite", "first_stage": "FirstStageSuite"}
 _NOTE = "the fault is in"

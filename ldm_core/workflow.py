@@ -50,6 +50,7 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
 
     The data is looked into first, so that class counts come from it. Raises LDMErrors with every mistake found.
     """
+    from ldm_core.data_contract import hold_data
     from ldm_core.data_look import look, look_at_held_out
     from ldm_core.making import data_info, make_dataset
 
@@ -62,6 +63,7 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
     if problems := list(finetune.misfits(recipe)):
         raise ConfigError(problems)
     require_room(recipe, catalog)
+    hold_data(dataset, recipe, catalog)
     # Examples that lack a key or cannot be read at all are found now, not hours later.
     look(dataset.select(dict.fromkeys(["image", *recipe.reads])), recipe)
     look_at_held_out(recipe, catalog, info)
