@@ -90,7 +90,7 @@ def clean(text: object, limit: int = 240) -> str:
     return "".join(c if c.isprintable() or c in _JOINERS else _escaped(c) for c in said)
 
 
-def clean_lines(text: str, width: int = 2000, word: int = 400) -> str:
+def clean_lines(text: str, width: int = 2000, word: int = 240) -> str:
     """`text` of several lines for a terminal: each by :func:`clean`, words beyond `word` characters cut."""
     lines = re.split(r"\r?\n", text)
     return "\n".join(clean(re.sub(rf"\S{{{word + 1},}}", lambda m: clean(m[0], word), line), width) for line in lines)

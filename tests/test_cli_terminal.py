@@ -210,6 +210,19 @@ def test_what_is_there_is_a_place(
     assert command.main(given, standalone_mode=False) == expected
 
 
+def test_a_setting_that_may_have_been_meant_as_a_place(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["sample", "lr=1e-4", "--prompt", "x"]) == 2
+    assert "'lr=1e-4' is a setting" in capsys.readouterr().err
+
+
+def test_lists_of_files_stay_whole_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "/tmp/" + "folder/" * 500 + "0000.png"
+    output.say(f"{long}\n{long}", longest=output.PATH)
+    assert capsys.readouterr().out.splitlines() == [long, long]
+    output.say(long)
+    assert len(capsys.readouterr().out) < 250
+
+
 # ------------------------------------------------------------------------------------------------------ what goes out
 
 

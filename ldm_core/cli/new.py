@@ -15,12 +15,12 @@ _PACKAGE = "package"  # the folder of the templates that takes the package's nam
 
 def _new(kind: str, name: str, folder: str) -> int:
     from ldm_core import storage
-    from ldm_core.cli.output import say
+    from ldm_core.cli.output import PATH, say
 
     files = conditioner_files(name)
     root = storage.join(folder, distribution(name))
     write(files, root)
-    say("\n".join(storage.join(root, path) for path in files))
+    say("\n".join(storage.join(root, path) for path in files), longest=PATH)
     say(
         f"\nnext:\n  pip install -e {root}\n  python -m pytest {root}\n  ldm-run show {name}\n"
         f"then edit {package(name)}/conditioner.py: what it reads, and what it makes of it"

@@ -12,6 +12,8 @@ from typing import Any
 from ldm_core.errors import ConfigError, Interrupted, LDMError, clean, clean_lines
 
 _CELL, _LAST, _WIDEST = 200, 1000, 60  # characters of a table's cells; of those, that others are aligned to
+PATH = 4096
+"""Characters that a path may have: lists of files are for programs too, and stay whole."""
 _NARROWEST = 30  # columns of a terminal for which lines are wrapped
 
 
@@ -40,12 +42,12 @@ def print_problems(error: LDMError) -> None:
     print_json({"status": status, "problems": problems})
 
 
-def say(text: str, *, err: bool = False, wrap: bool = False) -> None:
+def say(text: str, *, err: bool = False, wrap: bool = False, longest: int = 240) -> None:
     """Lines for a reader, on stdout or stderr: the one door to the terminal. Control characters, which names in files
-    and folders may hold, come out as escapes, and names longer than a line are cut. `wrap`: at words, where it is a
-    terminal."""
+    and folders may hold, come out as escapes, and names longer than `longest` characters are cut. `wrap`: at words,
+    where it is a terminal."""
     stream = sys.stderr if err else sys.stdout
-    text = clean_lines(text)
+    text = clean_lines(text, max(2000, longest), longest)
     print(wrapped_for(stream, text) if wrap else text, file=stream, flush=True)
 
 

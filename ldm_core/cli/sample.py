@@ -19,9 +19,9 @@ from ldm_core.cli.options import (
 
 
 def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
-    from ldm_core.cli.output import reporting, say, warnings_as_lines
+    from ldm_core.cli.output import PATH, reporting, say, warnings_as_lines
 
-    model = _model(given[0], options["weights"])
+    model = _model(given[0], options["weights"], given[1])
 
     with reporting(bool(options["json_flag"])) as document:
         seeds = read_seeds(options["seeds"])
@@ -63,7 +63,7 @@ def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
             status="done", out=output.folder.url, grid=grid, weights_sha256=pipeline.weights, images=output.written
         )
         if not options["json_flag"]:
-            say("\n".join([*output.files, grid, *filter(None, [output.left_out()])]))
+            say("\n".join([*output.files, grid, *filter(None, [output.left_out()])]), longest=PATH)
     return 0
 
 
@@ -116,13 +116,14 @@ def _output(
     return Output(folder, names, every, rows, pipeline.class_names)
 
 
-def _model(places: Sequence[str], weights: str | None) -> str:
-    from ldm_core.errors import ConfigError
+def _model(places: Sequence[str], weights: str | None, settings: Sequence[str] = ()) -> str:
+    from ldm_core.errors import ConfigError, clean
 
     if weights and places:
         raise ConfigError(f"sample: '{places[0]}' and --weights {weights} both say what to sample from; give one")
     if not weights and not places:
-        raise ConfigError("sample: nothing to sample from; give a run's folder, or weights by path or URL")
+        taken = f" ('{clean(settings[0], 100)}' is a setting: nothing here is called so)" if settings else ""
+        raise ConfigError(f"sample: nothing to sample from{taken}; give a run's folder, or weights by path or URL")
     return weights or places[0]
 
 
