@@ -28,7 +28,6 @@ def boxes_of(
     ValueError for a box that overhangs by more than :data:`OVERHANG` pixels, with its place in pixels.
     """
     boxes = _array(value)
-    scale = np.ones(2)
     if config.box_units == "pixel":
         scale = np.array(_width_and_height(fields, own_size), dtype=np.float64)
         boxes = boxes / np.tile(scale, 2)
@@ -41,9 +40,8 @@ def boxes_of(
             f"box {first}, {quoted(value[first], 60)}, has a negative side as {config.box_format}; check "
             "dataset.box_format"
         )
-    past = np.concatenate([-low, high - 1], axis=1)
-    if past.size and past.max() > _SHARE:
-        _refuse_far(value, past, np.concatenate([low, high], axis=1), config, own_size)
+    if len(boxes) and (low.min() < -_SHARE or high.max() > 1 + _SHARE):
+        _refuse_far(value, np.concatenate([low, high], axis=1), config, own_size)
     low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
     return np.concatenate([low, high - low], axis=1).astype(np.float32)
 
@@ -78,14 +76,11 @@ def _width_and_height(fields: Mapping[str, Any], own_size: Callable[[], tuple[in
 
 
 def _refuse_far(
-    value: Any,
-    past: NDArray[np.float64],
-    corners: NDArray[np.float64],
-    config: ReadingConfig,
-    own_size: Callable[[], tuple[int, int]],
+    value: Any, corners: NDArray[np.float64], config: ReadingConfig, own_size: Callable[[], tuple[int, int]]
 ) -> None:
     """ValueError for the box that is farthest past an edge, where that is more than may be cut off."""
     height, width = own_size()
+    past = np.concatenate([-corners[:, :2], corners[:, 2:] - 1], axis=1)
     sides = np.array([width, height, width, height], dtype=np.float64)
     pixels = past * sides
     far = (past > _SHARE) & ((pixels > OVERHANG + 0.01) | (not width))
