@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ def write_run(folder: Path, plain: Mapping[str, Any] = PLAIN, *, empty_tokenizer
     from safetensors.torch import save_file
 
     from ldm_core.build import make_first_stage, make_model
+    from ldm_core.training.posthoc_ema import write_snapshot
 
     catalog = Catalog.discover()
     recipe = resolve(plain, catalog)
@@ -62,6 +64,8 @@ def write_run(folder: Path, plain: Mapping[str, Any] = PLAIN, *, empty_tokenizer
         first_stage_sha256=hashlib.sha256((folder / artifacts.STAGE_FILE).read_bytes()).hexdigest(),
     )  # fmt: skip
     save_file({k: v.contiguous() for k, v in state.items()}, folder / artifacts.MODEL_FILE, metadata=meta)
+    averages = {k: v for k, v in state.items() if k.startswith("denoiser.") and v.is_floating_point()}
+    write_snapshot(str(folder), 4, 4, {0.05: averages, 0.1: {k: v.clone() for k, v in averages.items()}}, "b" * 64)
     return recipe
 
 
@@ -85,6 +89,8 @@ def copy_run(
     """A copy of the run at `base` in `folder` after `change(model's metadata, stage's metadata)`; the model's hash of
     its stage is made to fit, where it was not changed."""
     folder.mkdir(parents=True)
+    if (base / "ema").exists():
+        shutil.copytree(base / "ema", folder / "ema")
     header, body, tensors = read_file(base / artifacts.MODEL_FILE)
     stage_header, stage, stage_tensors = read_file(base / artifacts.STAGE_FILE)
     before = body["first_stage_sha256"]

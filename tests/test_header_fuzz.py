@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from audited_commands import Job, run_all
 from header_files import VOCABULARY, Body, copy_run, leaves, put, read_file, write_run
 
-from ldm_core import artifacts
+from ldm_core import artifacts, images
 
 pytest.importorskip("torch", reason="torch is not installed")
 for name in ("bert_text", "vq_ae", "ddim", "cfg", "autoguidance"):
@@ -39,6 +40,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("base")
     write_run(folder / "run")
+    picture = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(3, 16, 16)
+    (folder / "run" / "picture.png").write_bytes(images.png_bytes(picture, {}))
     outside = folder / "outside"
     write_run(outside / "run")
     (outside / "vocab.txt").write_text(VOCABULARY)
@@ -95,7 +98,10 @@ def command(number: int, model: Path, base: Path, out: Path) -> list[str]:
         ["sample", str(base / "run"), "guidance.use=autoguidance", f"guidance.model={run}", *draw],
         ["sample", run, "--guidance", "none", *draw],
         ["convert", stage, str(out / "stage.ckpt"), "--to", "compvis"],
-    ][number % 8]
+        ["reconstruct", stage, str(base / "run" / "picture.png"), "--out", str(out / "rebuilt")],
+        ["ema", run, "--width", "0.1", "--out", str(out / "averaged.safetensors")],
+        ["encode", "--first-stage", stage, *data, "image_size=16", "--out", str(out / "moments"), "--quiet"],
+    ][number % 11]
 
 
 def jobs(base: Path, folder: Path, chosen: list[tuple[str, tuple[Any, ...], Any]]) -> Iterator[Job]:
@@ -144,7 +150,7 @@ def warm(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     from ldm_core.cli import main
 
     out = tmp_path_factory.mktemp("warm")
-    for number in (0, 1, 2, 3, 5):
+    for number in (0, 1, 2, 3, 5, 8, 9, 10):
         assert main(command(number, base / "run", base, out / str(number))) == 0
     for module in ("ldm_core.budget", "s3fs", "aiohttp", "ldm_plugin_autoguidance.guidance"):
         if module not in sys.modules:

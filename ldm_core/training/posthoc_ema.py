@@ -16,13 +16,14 @@ from typing import Any
 import attrs
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from ldm_core import artifacts, storage
 from ldm_core.documents import parse_json
 from ldm_core.errors import CheckpointError, ConfigError, clean
 from ldm_core.settings import MAX_WIDTH
+from ldm_core.trained import tensors_of
 
 FOLDER = "ema"
 """Of a run: holds ``step-00001000.safetensors`` with the averages of every width at that step, float32."""
@@ -119,12 +120,22 @@ def snapshots(run: str, identity: str | None = None) -> list[Snapshot]:
         try:
             body = parse_json((header.get("__metadata__") or {}).get("ldm_core", "{}"), "its header", ValueError)
             if body.get("kind") == "ema" and identity in (None, body["identity"]):
-                found.append(
-                    Snapshot(file.url, body["step"], body["updates"], tuple(body["widths"]), str(body["identity"]))
-                )
+                found.append(_snapshot(file.url, body))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{storage.shown(file.url)} does not read as a snapshot ({clean(error)})") from None
     return sorted(found, key=lambda s: s.step)
+
+
+def _snapshot(url: str, body: Mapping[str, Any]) -> Snapshot:
+    """ValueError for a body that no snapshot has."""
+    step, updates, widths = body["step"], body["updates"], body["widths"]
+    if not all(type(n) is int and 0 <= n < 1 << 53 for n in (step, updates)):
+        raise ValueError("step and updates are no whole numbers")
+    if not isinstance(widths, list) or not all(type(w) in (int, float) and 0 < w <= MAX_WIDTH for w in widths[:65]):
+        raise ValueError("widths are no widths")
+    if len(widths) > 64:
+        raise ValueError("more widths than a run tracks")
+    return Snapshot(url, step, updates, tuple(widths), str(body["identity"]))
 
 
 @attrs.frozen(eq=False)
@@ -166,12 +177,14 @@ def reconstruct(run: str, width: float, step: int | None = None, identity: str |
     out: dict[str, Tensor] = {}
     at = 0
     for snapshot in found:
-        stored = load(storage.read_bytes(snapshot.url))
+        stored = tensors_of(snapshot.url, warn=False)
         for i in range(len(snapshot.widths)):
             prefix = f"{i}/"
             for key, value in stored.items():
                 if key.startswith(prefix):
                     name, part = key.removeprefix(prefix), value.double() * shares[at]
+                    if name in out and out[name].shape != part.shape:
+                        raise CheckpointError(f"{storage.shown(snapshot.url)}: '{clean(name)}' is of another shape")
                     out[name] = out[name] + part if name in out else part
             at += 1
     return Reconstruction({k: v.float() for k, v in out.items()}, error, len(found), last)
@@ -182,7 +195,7 @@ def write_model(run: str, width: float, out: str, step: int | None = None) -> Re
     url = artifacts.find(run, artifacts.MODEL_FILE)
     header = artifacts.read_header(url, "model")
     made = reconstruct(run, width, step, str(header.extra.get("identity")))
-    tensors = load(storage.read_bytes(url))
+    tensors = tensors_of(url)
     unknown = [k for k in made.tensors if k not in tensors or tensors[k].shape != made.tensors[k].shape]
     if unknown:
         raise CheckpointError(f"{storage.shown(url)}: its weights are not those of the snapshots ('{unknown[0]}')")

@@ -19,7 +19,7 @@ from ldm_core.builtin.bad_examples import SkipBad
 from ldm_core.builtin.reading_values import Captions
 from ldm_core.check import site_of
 from ldm_core.diffusion import Model
-from ldm_core.errors import CheckpointError, DataError
+from ldm_core.errors import CheckpointError, DataError, clean
 from ldm_core.finetune import init_header
 from ldm_core.making import factory_of
 from ldm_core.pipeline import tensors_of
@@ -114,12 +114,12 @@ def start_model(work: Stages, model: Model) -> Start:
     if not settings.init_from:
         return Start()
     header, tensors = _source(settings, "trainer")
-    theirs = {c.get("name"): c for c in header.config.get("conditioners") or ()}
+    theirs = _uses(header.config.get("conditioners"))
     misfit = {}
     for part in recipe.conditioners:
         prefix = f"conditioners.{part.name}."
-        if theirs.get(part.name, {}).get("use", part.use) != part.use:
-            misfit[prefix] = f"the source's '{part.name}' is a {theirs[part.name]['use']}"
+        if (use := theirs.get(part.name, part.use)) != part.use:
+            misfit[prefix] = f"the source's '{part.name}' is a {clean(use, 60)}"
         elif _vocabulary_misfit(model.conditioners[part.name], tensors, prefix):
             misfit[prefix] = "its vocabulary or sizes are others"
     kept = {k: v for k, v in tensors.items() if not any(k.startswith(p) for p in misfit)}
@@ -139,6 +139,13 @@ def start_model(work: Stages, model: Model) -> Start:
     found = _take(model, kept, header, "trainer", adapt)
     why = {k: next((w for p, w in misfit.items() if k.startswith(p)), reason) for k, reason in found.fresh.items()}
     return _told(work, "denoiser", attrs.evolve(found, fresh=why, notes=tuple(_notes(work, header))))
+
+
+def _uses(rows: Any) -> dict[str, str]:
+    """Of the conditioners that a file tells of, which component each name is."""
+    known = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+    found = [(row.get("name"), row.get("use")) for row in known]
+    return {name: use for name, use in found if isinstance(name, str) and isinstance(use, str)}
 
 
 def _source(settings: EngineSettings, section: str) -> tuple[artifacts.Header, dict[str, Tensor]]:
@@ -261,8 +268,8 @@ def _notes(work: Stages, header: artifacts.Header) -> list[str]:
 
 
 def _said(part: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    changed = [f"{k}={v}" for k, v in part.items() if k != "use" and other.get(k) != v]
-    return f"{part.get('use')}" + (
+    changed = [f"{clean(k, 60)}={clean(v, 40)}" for k, v in part.items() if k != "use" and other.get(k) != v][:8]
+    return clean(part.get("use"), 60) + (
         f" with {', '.join(changed)}" if changed and part.get("use") == other.get("use") else ""
     )
 
