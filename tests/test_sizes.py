@@ -242,3 +242,29 @@ def test_memory_is_that_of_the_process() -> None:
         assert sizes.memory() <= 1 << 44
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: not enough memory: you tried"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4503599627370496 bytes"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("CUDA error: out of memory"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_memory_that_is_not_there_is_said(error: Exception, as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    from ldm_core.cli.output import reporting
+
+    with pytest.raises(ConfigError, match=r"not enough memory .*; take fewer images at once"), reporting(as_json):
+        raise error
+    assert ("not enough memory" in capsys.readouterr().out) is as_json
+
+
+def test_another_fault_keeps_its_traceback() -> None:
+    from ldm_core.cli.output import reporting
+
+    with pytest.raises(RuntimeError, match="shape"), reporting(False):
+        raise RuntimeError("shape '[2, 3]' is invalid for input of size 5")

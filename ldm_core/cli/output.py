@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,15 +25,35 @@ def reporting(as_json: bool) -> Iterator[dict[str, Any]]:
     """
     document: dict[str, Any] = {}
     if not as_json:
-        yield document
+        with memory_said():
+            yield document
         return
     try:
-        with _stdout_to_stderr():
+        with _stdout_to_stderr(), memory_said():
             yield document
     except LDMError as error:
         print_problems(error)
         raise
     print_json(document)
+
+
+@contextlib.contextmanager
+def memory_said() -> Iterator[None]:
+    """Memory that is not there, whoever asked for it, is a mistake of the user's: a :class:`ConfigError`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = str(error).partition("\n")[0]
+        named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        if not named and not _NO_MEMORY.search(said):
+            raise
+        raise ConfigError(
+            f"not enough memory ({clean(said, 160) or type(error).__name__}); take fewer images at once (--batch, or "
+            "trainer.accumulate for training), a smaller image_size or a smaller model"
+        ) from error
+
+
+_NO_MEMORY = re.compile(r"(not enough|can't allocate|cannot allocate|out of) memory|invalid buffer size", re.IGNORECASE)
 
 
 def print_problems(error: LDMError) -> None:
