@@ -32,6 +32,7 @@ class _Pipeline:
         self.recipe = SimpleNamespace(
             conditioners=[part],
             first_stage=stage,
+            denoiser=SimpleNamespace(config=SimpleNamespace()),
             image_channels=3,
             image_size=(8, 8),
             data=data,
