@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from ldm_core import storage
+from ldm_core import storage, storage_local
 from ldm_core.errors import ConfigError, StorageError
 
 try:
@@ -62,7 +62,7 @@ class DataCache:
         """What was kept under `key`; None where nothing was, or it is damaged."""
         path = self._note(key)
         try:
-            data = path.read_bytes()
+            data = storage_local.read(path)
         except OSError:
             return None
         if data[:32] != hashlib.sha256(data[32:]).digest():
@@ -83,7 +83,7 @@ class DataCache:
     @staticmethod
     def _whole(path: Path, size: int) -> bool:
         try:
-            return path.stat().st_size == size
+            return storage_local.size(path) == size
         except OSError:
             return False
 
@@ -127,13 +127,20 @@ class DataCache:
         """
         with self._locked(self.folder / "room.lock"):
             counter = self.folder / "room"
-            used = int(text) if counter.exists() and (text := counter.read_text()).isdecimal() else None
+            used = self._counted(counter)
             if used is None or used + size > self.limit:
                 used = self._evict(size)
-            counter.write_text(str(used + size))
+            with self._made(counter, "wb") as noted, self._writing(counter):
+                noted.write(str(used + size).encode())
             if part is not None:
                 with self._made(part, "wb") as reserved, self._writing(part):
                     reserved.truncate(size)
+
+    @staticmethod
+    def _counted(counter: Path) -> int | None:
+        with contextlib.suppress(OSError, ValueError):
+            return int(storage_local.read(counter, most=30))
+        return None
 
     def _evict(self, size: int) -> int:
         found, total = [], 0
@@ -175,6 +182,8 @@ class DataCache:
     def _made(self, path: Path, mode: str) -> IO[bytes]:
         with self._writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                storage_local.require_regular(path.stat().st_mode)
             return path.open(mode)
 
     @contextlib.contextmanager

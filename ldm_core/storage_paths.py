@@ -16,6 +16,7 @@ from ldm_core.errors import StorageError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _MOST_NAMES, _MOST_CHARACTERS, _DIGITS = 1_000_000, 1 << 28, 30  # that braces may stand for; of one of their numbers
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, as disks have it
 _SHOWN = 300  # characters of a URL in a message
 
 
@@ -31,18 +32,33 @@ def is_name(text: object) -> bool:
 
 
 def local_path(url: str | os.PathLike[str]) -> Path | None:
-    """The path of a local URL or path (``~`` expanded), or None for anything remote; StorageError for a NUL in it."""
+    """The path of a local URL or path (``~`` expanded), or None for anything remote; StorageError where no path can be
+    called that: a NUL, half a character, a name that is too long (a pattern's may be)."""
     text = os.fspath(url)
     if protocol(text) not in ("file", "local"):
         return None
     if "://" in text:
         text = unquote(text.partition("://")[2])
-    if "\0" in text:
-        raise StorageError(f"{short(url)}: holds a NUL, which no path does; check the spelling")
+    _require_path(text, url)
     try:
         return Path(text).expanduser()
     except RuntimeError:  # '~' and the name of nobody: a file's name, as for the shell
         return Path(text)
+
+
+def _require_path(text: str, url: str | os.PathLike[str]) -> None:
+    try:
+        raw = os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise StorageError(f"{short(url)}: holds a character that no path here does ({error.reason})") from None
+    if b"\0" in raw:
+        raise StorageError(f"{short(url)}: holds a NUL, which no path does; check the spelling")
+    if len(raw) > _LONGEST_NAME and not (_BRACES.search(text) or is_glob(text)):
+        longest = max(map(len, raw.split(b"/")))
+        if longest > _LONGEST_NAME or len(raw) > _LONGEST_PATH:
+            raise StorageError(
+                f"{short(url)}: its name is too long; one has at most {_LONGEST_NAME} bytes, a path {_LONGEST_PATH:,}"
+            )
 
 
 def shown(url: str | os.PathLike[str]) -> str:
@@ -56,7 +72,9 @@ def join(url: str | os.PathLike[str], *parts: str) -> str:
     path = local_path(url)
     if path is not None:
         return str(path.joinpath(*parts))
-    return "/".join([os.fspath(url).rstrip("/"), *(part.strip("/") for part in parts)])
+    head, mark, rest = os.fspath(url).partition("://")
+    rest = rest.rstrip("/")
+    return head + mark + "/".join([*([rest] if rest else ()), *(part.strip("/") for part in parts)])
 
 
 def base_name(url: str) -> str:

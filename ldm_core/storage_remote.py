@@ -17,6 +17,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 from ldm_core import storage_options
 from ldm_core.storage_errors import ChangedError, ReplacedError, ShortError, status_of
+from ldm_core.storage_local import memory, require_size
 from ldm_core.storage_options import S3, WEB
 
 T = TypeVar("T")
@@ -216,8 +217,9 @@ class Download:
                 break
             self.data += piece[skip:]
             skip = max(0, skip - len(piece))
+            require_size(len(self.data), memory())
         have = self._start + len(self.data)
-        if end is not None and have < end:
+        if end is not None and have < end and stream.total is not None:  # else the stream's end is the file's
             raise ShortError(f"only {len(self.data)} of {end - self._start} bytes came")
         if stream.md5 and self._start == 0 and have == stream.total and md5(self.data) != stream.md5:
             self.data.clear()

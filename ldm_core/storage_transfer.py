@@ -48,6 +48,9 @@ def _read(fs: Any, inner: str, url: str, start: int, stop: int | None) -> bytes:
     data = retrying("read", url, first.attempt, first.progress)
     if len(data) > READ_PART:  # of a server without ranges
         return data if stop is None else data[: stop - start]
+    if first.total is None and len(data) == end - start < (stop or end + 1) - start:
+        endless = Download(fs, inner, start, stop)  # its server does not say where it ends
+        return retrying("read", url, endless.attempt, endless.progress)
     total = first.total if first.total is not None else start + len(data)
     ends = total if stop is None else min(stop, total)
     if ends <= end:
@@ -69,6 +72,8 @@ class RemoteFile(io.RawIOBase):
         first = Download(self._fs, self._inner, 0, None, most=BLOCK)
         self._head = retrying("read", url, first.attempt, first.progress)
         self._mark, self._at = first.mark, 0
+        if first.total is None and len(self._head) >= BLOCK:
+            raise StorageError(f"cannot read {short(url)}: its server does not say how large it is; copy it")
         self._size = first.total if first.total is not None else len(self._head)
 
     def readable(self) -> bool:

@@ -251,3 +251,18 @@ def test_threads_of_one_process_are_safe_too(tmp_path: Path, remote: str, reads:
     for thread in threads:
         thread.join(20)
     assert found == [5000] * 8 and reads["a"] == 1
+
+
+@pytest.mark.parametrize("name", ["room", "room.lock"])
+def test_a_pipe_in_the_cache_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(StorageError, match="it is a pipe; only regular files are read and written"):
+        DataCache(str(tmp_path), 1000).remember(b"x", "key")
+
+
+@pytest.mark.parametrize("text", [b"", b"x", b"9" * 5000, b"\xff", b"-"])
+def test_a_damaged_count_is_made_anew(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "room").write_bytes(text)
+    cache = DataCache(str(tmp_path), 1000)
+    cache.remember(b"x" * 10, "key")
+    assert cache.recall("key") == b"x" * 10 and (tmp_path / "room").read_bytes() == b"42"

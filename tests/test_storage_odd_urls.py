@@ -56,6 +56,8 @@ ODD = [
     "local:///tmp/\0",
     "/a\0b.tar",
     "\0",
+    "\ud800.tar",
+    "ü" * 200,
     "file://" + "y" * 9000,
     "/a/" + "b" * 5000,
     "~nobody-of-that-name/x",
@@ -179,3 +181,9 @@ def test_braces_that_are_allowed() -> None:
 def test_tilde_of_nobody_is_a_name(tmp_path: Path) -> None:
     storage.atomic_write("~nobody-of-that-name", b"x")
     assert (tmp_path / "~nobody-of-that-name").read_bytes() == b"x"
+
+
+def test_what_is_joined_to_a_protocol_stays_remote() -> None:
+    for url in ("memory://", "ftp://", "s3://", "hf://"):
+        assert storage.join(url, "a", "b.png") == f"{url}a/b.png" and storage.local_path(storage.join(url, "a")) is None
+    assert storage.join("s3://box/", "/a/", "b") == "s3://box/a/b" == storage.join("s3://box", "a", "b")

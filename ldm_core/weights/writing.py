@@ -107,14 +107,18 @@ def require_free(target: str, force: bool, sources: tuple[str, ...] = ()) -> Non
     if force and whole and storage.protocol(target) != "memory":
         raise ConfigError(f"{shown}: is a whole bucket, which --force would empty; give a folder in it")
     if path is not None:
-        place = path.resolve()
+        place = _real(path)
         for source in (*sources, os.getcwd()):
             other = storage.local_path(source)
-            if other is not None and other.exists() and (other.resolve() == place or place in other.resolve().parents):
+            if other is not None and storage.exists(source) and place in (_real(other), *_real(other).parents):
                 raise ConfigError(f"{shown}: holds {storage.shown(source)}; give another place")
-    full = any(path.iterdir()) if path is not None and path.is_dir() else storage.exists(target)
+    full = any(path.iterdir()) if path is not None and storage.is_folder(target) else storage.exists(target)
     if full and not force:
         raise ConfigError(f"{shown}: is there already; give another place, or --force to replace it")
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve fails for loops of links and names that are too long
 
 
 def require_room(target: str, weights: ModelWeights) -> None:
