@@ -236,6 +236,8 @@ def fit_all(
     sizes: dict[str, tuple[int, int]] = {}
     small, size, rule = taken_sizes(recipe), recipe.image_size, recipe.data.fit
     out = fit_inputs(inputs, size, rule, keys, small, sizes)
+    if not sizes:
+        return out, []
     return out, input_notes(sizes, size, rule, multiple=multiple_of(recipe), taken=small)
 
 

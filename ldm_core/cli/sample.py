@@ -77,7 +77,8 @@ def _told(pipeline: Any, named: list[str], options: Mapping[str, Any]) -> None:
     from ldm_core.conventions import conventions_of, in_words
     from ldm_core.sample_settings import chosen, require_steps
 
-    if options["quiet_flag"]:
+    program = getattr(pipeline, "made_by", "")
+    if options["quiet_flag"] or not (options["like"] or program):
         return
     guidance = _guidance(options["guidance"])
     scale = guidance if isinstance(guidance, float) else None
@@ -87,8 +88,7 @@ def _told(pipeline: Any, named: list[str], options: Mapping[str, Any]) -> None:
     words = in_words(recipe, options["steps"])
     if options["like"]:
         say(f"like {options['like']}: {words}", err=True, wrap=True)
-    elif pipeline.made_by in conventions_of(pipeline.catalog):
-        program = pipeline.made_by
+    elif program in conventions_of(pipeline.catalog):
         say(f"sampled with {words}; --like {program} takes what its own scripts do", err=True, wrap=True)
 
 
