@@ -7,10 +7,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from picture_folders import PNG, SITE, captions, fill, names, opened, rows
 
-from ldm_core import config, storage
+from ldm_core import config, images, storage
 from ldm_core.builtin.folder import guess_reader
 from ldm_core.builtin.folder_layout import split_word
 from ldm_core.builtin.reading import BadExample, SkipBad
@@ -232,6 +233,31 @@ def test_of_a_run_among_the_pictures_the_files_on_its_list_are_no_data(tmp_path:
     (tmp_path / ".ldm-files.json").write_text(json.dumps({"ldm_core_files": {name: [] for name in written}}))
     data = opened(tmp_path)
     assert names(data) == ["one", "samples/mine"] and data.fingerprint() == before
+
+
+@pytest.mark.parametrize(
+    "made, kept",
+    [
+        (("samples/0000-seed0-a-cat.png", "samples/grid.png"), False),
+        (("samples-2/0000.png",), False),
+        (("mine/0000-seed0.png", "mine/0001-seed1.png", "mine/grid-2.png"), False),
+        (("reconstructions/0000-one.png",), False),
+        (("mine/0000-seed0.png",), True),
+        (("samples/cat.png",), True),
+    ],
+)
+def test_pictures_that_were_sampled_among_others_are_no_data(made: tuple[str, ...], kept: bool, tmp_path: Path) -> None:
+    fill(tmp_path, "one.png", "two/0000.png", "two/grid.png")
+    before = names(opened(tmp_path))
+    sampled = images.png_bytes(np.zeros((3, 8, 8), dtype=np.uint8), {"prompt": "é", "software": "ldm-core"})
+    rebuilt = images.png_bytes(np.zeros((3, 8, 8), dtype=np.uint8), {"source": "photo.png"})
+    for name in made:
+        fill(tmp_path, name)
+        (tmp_path / name).write_bytes(rebuilt if "reconstructions" in name else sampled)
+    data = opened(tmp_path)
+    assert (names(data) != before) == kept and ("picture that was sampled" in data.describe()) != kept
+    whole = opened(tmp_path / made[0].partition("/")[0])
+    assert len(whole) == len(made), "asked for by itself, it is data as any"
 
 
 def test_a_recipe_for_a_cake_makes_no_run(tmp_path: Path) -> None:

@@ -23,6 +23,11 @@ _SPLIT = re.compile(rf"({'|'.join(_WORDS)})(?:[-_ ]?(?:\d{{4}}|set|split|images|
 _COMPOUND = (".seg.png", ".mask.png", ".embedding.npy")
 _ENDINGS = tuple(f".{extension}" for extension in PICTURES)
 _RECIPE = "recipe.yaml"
+_SHEET = re.compile(r"grid(-\d+)?\.png")
+_SAMPLE = re.compile(rf"\d{{4,}}(-.*)?\.png|{_SHEET.pattern}")
+_SAMPLES = re.compile(r"(samples|reconstructions)(-\d+)?")
+_MARKS = (b"tEXtsoftware\0ldm-core", b"tEXtsource\0", b"iTXtsource\0")  # in the metadata of each such picture
+_HEAD = 1 << 16  # bytes in which it is
 _RECIPE_BYTES = 1 << 20
 _LIST = ".ldm-files.json"
 _RECIPE_KEYS = ("image_size:", "first_stage:", "denoiser:")
@@ -98,7 +103,39 @@ def without_runs(tree: Tree, root: str, left_out: LeftOut) -> dict[str, storage.
             left_out.add("folder of a run", folder.rstrip("/"))
         else:
             left_out.add("file of a run", path, len(own))
-    return kept
+    return _without_samples(kept, left_out)
+
+
+def _without_samples(tree: dict[str, storage.FileInfo], left_out: LeftOut) -> dict[str, storage.FileInfo]:
+    """`tree` without the pictures that ``sample`` and ``reconstruct`` wrote into folders of their own inside it.
+
+    A folder that is named as theirs, or holds the sheet of a sampling, is looked at: one picture of it. All of data
+    that is made of such folders is data that somebody means.
+    """
+    written: dict[str, list[str]] = {}
+    for path in tree:
+        folder, _, base = path.rpartition("/")
+        if folder and _SAMPLE.fullmatch(base):
+            written.setdefault(folder, []).append(path)
+    for folder, paths in list(written.items()):
+        drawn = [path for path in paths if not _SHEET.fullmatch(path.rpartition("/")[2])]
+        likely = len(drawn) < len(paths) or _SAMPLES.fullmatch(folder.rpartition("/")[2])
+        if not (drawn and likely and _is_sampled(tree[min(drawn)])):
+            del written[folder]
+    ours = {path for paths in written.values() for path in paths}
+    if not any(is_picture(path) and path not in ours for path in tree):
+        return tree
+    for folder, paths in written.items():
+        left_out.add("picture that was sampled", f"{folder}/", len(paths))
+    return {path: file for path, file in tree.items() if path not in ours}
+
+
+def _is_sampled(file: storage.FileInfo) -> bool:
+    try:
+        head = b"" if file.irregular else storage.read_bytes(file.url, 0, min(file.size, _HEAD))
+    except StorageError:
+        return False
+    return any(mark in head for mark in _MARKS)
 
 
 def _written(tree: Tree, root: str) -> list[str]:
@@ -109,7 +146,7 @@ def _written(tree: Tree, root: str) -> list[str]:
     names = parse_json(storage.read_bytes(url), storage.shown(url), DataError)
     listed = names.get("ldm_core_files") if isinstance(names, dict) else None
     known = set(listed) if isinstance(listed, dict) else set()
-    return [path for path in tree if path in known or path.startswith(("latents/", "checkpoints/"))]
+    return [path for path in tree if path in known or path.startswith(("latents/", "checkpoints/")) or path == "lock"]
 
 
 def _is_recipe(file: storage.FileInfo) -> bool:
