@@ -1,7 +1,7 @@
 """What of a picture is known already is pasted over what was sampled: inpainting changes its holes alone.
 
 A conditioner that is given such pictures says so by a method ``known(example) -> (picture, known) | None``: uint8
-(c, H, W), and booleans (H, W) of the pixels that are to stay.
+(c, H, W), and booleans (H, W) of the pixels that are to stay, as arrays or tensors on the CPU.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def pasted(
         return pictures
     out = pictures.copy()
     for one, row in zip(out, rows, strict=True):
-        for picture, known in filter(None, (make(row) for make in makers)):
+        for picture, known in (map(np.asarray, pair) for pair in (make(row) for make in makers) if pair is not None):
             if picture.shape == one.shape:
                 one[:, known] = picture[:, known]
     return out

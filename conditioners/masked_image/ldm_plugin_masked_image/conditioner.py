@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -55,14 +53,14 @@ class MaskedImageConditioner(Conditioner, nn.Module):
         plane = covered + (1 - covered) * self.config.outside
         return Cond(concat=torch.cat([latents * self.config.scale, plane], 1))
 
-    def known(self, example: Mapping[str, Any]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | None:
+    def known(self, example: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
         """One example's picture, uint8 (c, H, W), and where it is no hole, (H, W); None for pictures that are no
         uint8. DataError as :meth:`encode`."""
         picture = torch.as_tensor(example[self.config.image])
         if picture.dtype != torch.uint8 or picture.dim() != 3:
             return None
         hole = self._checked(example[self.config.mask], 0, picture[None])
-        return picture.cpu().numpy(), ~hole.cpu().numpy()
+        return picture.cpu(), ~hole.cpu()
 
     def null(self, like: Cond) -> Cond:
         """`like` itself: what is to be filled in is not taken away; where the config allows it, zeros for the latents
