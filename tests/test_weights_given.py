@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ from test_cli_assemble import catalog
 
 from ldm_core import cli
 from ldm_core.codec import overlay
-from ldm_core.errors import ConfigError
+from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.weights.given import require_pixels, require_settings
 from ldm_core.weights.loading import Wanted
+from ldm_core.weights.native import converted
 
 RECOGNISED = {
     "image_size": [32, 32],
@@ -74,3 +76,13 @@ def test_an_empty_option_is_not_the_default(option: str, capsys: pytest.CaptureF
     given: list[Any] = ["sample", "run", option, " "]
     assert cli.main(given) == 2
     assert f"{option}: empty" in capsys.readouterr().err
+
+
+def test_a_folder_of_anything_is_not_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named as a first stage by a slip, such as ``--first-stage ../..``: counted to a limit, and refused."""
+    for i in range(6):
+        (tmp_path / f"{i}.txt").write_text("x")
+    monkeypatch.setattr("ldm_core.weights.source._MOST_FILES", 4)
+    monkeypatch.setattr(Path, "rglob", None)
+    with pytest.raises(CheckpointError, match="more than 4 files"):
+        converted(str(tmp_path), "first_stage.safetensors")

@@ -13,6 +13,7 @@ from pathlib import Path
 from ldm_core import artifacts, storage
 from ldm_core.errors import CheckpointError, ConfigError, LDMError
 from ldm_core.recipe import digest
+from ldm_core.storage_errors import reported
 
 _FORMAT = 1
 """Of the files made here: raised where the same source would come out otherwise."""
@@ -49,8 +50,12 @@ def _mark(url: str) -> tuple[object, ...] | None:
             if found.mark:
                 return url, found.size, found.mark
         return None
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return url, *((str(p), (s := p.stat()).st_size, s.st_mtime_ns) for p in files)
+    from ldm_core.weights.source import open_source
+
+    names = [] if path.is_file() else open_source(url).names  # a bounded number, or an error
+    with reported("read", url):
+        states = [(str(p), p.stat()) for p in ([path / n for n in names] or [path])]
+    return url, *((p, state.st_size, state.st_mtime_ns) for p, state in states)
 
 
 def _folder_of(url: str) -> str:
