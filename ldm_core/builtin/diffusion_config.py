@@ -272,9 +272,11 @@ class LegacyConfig:
         if not possible:
             return f"the time grid 'legacy' has no step count for a table of {table_steps}; use trailing"
         near = min(possible, key=lambda n: (abs(n - steps), -n))
+        there = self.indices(table_steps, steps) if 1 <= steps <= table_steps else range(table_steps, table_steps + 1)
+        published = "" if there[-1] >= table_steps else f"; time_grid.uneven=true makes {len(there)}, as published"
         return (
             f"the time grid 'legacy' cannot make {steps} steps of a table of {table_steps}; "
-            f"the nearest it can is {near}, and trailing, leading and linspace take any number"
+            f"the nearest it can is {near}, and trailing, leading and linspace take any number{published}"
         )
 
 
