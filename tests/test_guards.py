@@ -99,7 +99,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path: Path, monkeypatch: py
 
 def test_weights_that_explode_end_the_run(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+ for .* all 4 examples"):
-        go(tmp_path, "trainer.lr=1e30", "trainer.clip=0.0", stages=STAGES)
+        go(tmp_path, "trainer.lr=100", "trainer.weight_decay=1e4", "trainer.clip=0.0", stages=STAGES)
 
 
 # ------------------------------------------------------------------------------------------------ a step by hand
