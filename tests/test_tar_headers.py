@@ -247,3 +247,17 @@ def test_names_longer_than_a_line_are_cut(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"member '\.\./nnn.*nnn\.png' points") as caught:
         opened(tmp_path / "x.tar")
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("before", [b"", packed(["a.png"])], ids=["nothing", "a tar"])
+def test_a_hole_behind_the_end_is_not_read(tmp_path: Path, before: bytes) -> None:
+    path = tmp_path / "a.tar"
+    with path.open("wb") as file:
+        file.write(before)
+        file.truncate(1 << 42)
+        file.seek((1 << 41) + 3 * BLOCK)  # far behind, another tar
+        file.write(packed(["b.png"]))
+    began = time.monotonic()
+    with path.open("rb") as opened:
+        found = [member.name for member in members(opened, 1 << 42, "a.tar")]
+    assert found == (["a.png", "b.png"] if before else ["b.png"]) and time.monotonic() - began < 5

@@ -5,6 +5,8 @@ A header is anyone's: what it says of sizes is compared with the file before a b
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import IO
@@ -193,7 +195,7 @@ def _records(data: bytes, *, of_all: bool) -> dict[str, str]:
 
 def _behind(file: IO[bytes], place: int, size: int) -> int | None:
     """The first block behind an end marker at `place` that is not all zeros; None where there is none."""
-    while place < size:
+    while (place := _stored(file, place, size)) < size:
         data = _at(file, place, min(_STRIDE, size - place))
         if not data:
             return None
@@ -201,6 +203,21 @@ def _behind(file: IO[bytes], place: int, size: int) -> int | None:
             return place + (len(data) - len(kept)) // BLOCK * BLOCK
         place += len(data)
     return None
+
+
+def _stored(file: IO[bytes], place: int, size: int) -> int:
+    """The first block from `place` on that the disk stores; a hole may have any size, is zeros, and takes no room."""
+    try:
+        handle, hole = file.fileno(), os.SEEK_DATA
+        before = os.lseek(handle, 0, os.SEEK_CUR)
+    except (OSError, AttributeError):  # it is remote, in memory, or the system knows no holes
+        return place
+    try:
+        return max(place, os.lseek(handle, place, hole) // BLOCK * BLOCK)
+    except OSError as error:
+        return size if error.errno == errno.ENXIO else place
+    finally:
+        os.lseek(handle, before, os.SEEK_SET)
 
 
 def _damage(block: bytes, place: int, where: str, started: bool) -> str:
