@@ -18,6 +18,7 @@ from ldm_core.builtin.reading import BadExample, SkipBad
 from ldm_core.builtin.tar import TarDataset
 from ldm_core.builtin.tar_config import TarConfig
 from ldm_core.catalog import Catalog
+from ldm_core.cli.assemble import Request, assemble
 from ldm_core.errors import DataError
 from ldm_core.recipe import shipped_text
 from ldm_core.resolve import resolve
@@ -118,6 +119,7 @@ def test_folders_named_for_splits(name: str, word: str) -> None:
         (("train/cat/a.png", "train/dog/b.png", "unlabeled/c.png"), ["cat/a", "dog/b"]),
         (("car/a.png", "plane/b.png", "train/c.png"), ["car/a", "plane/b", "train/c"]),
         (("cat/a.png", "test/b.png"), ["cat/a", "test/b"]),
+        (("test_images/a.png",), ["test_images/a"]),
         (("pictures/a.png", "labels/a.json"), ["pictures/a"]),
     ],
 )
@@ -189,6 +191,7 @@ def test_linked_shards_are_read_and_those_without_a_split_are_said(tmp_path: Pat
         (["photos.tar"], [], "tar"),
         ([], ["a.gif"], "folder"),
         (["train-000.tar"], ["a.png", "b.png", "c.png"], "dataset.use=tar or dataset.use=folder"),
+        (["train-000.tar"], ["cat/a.png", "dog/b.png"], "dataset.use=tar or dataset.use=folder"),
     ],
 )
 def test_tars_among_pictures(tars: list[str], pictures: list[str], reader: str, tmp_path: Path) -> None:
@@ -200,6 +203,14 @@ def test_tars_among_pictures(tars: list[str], pictures: list[str], reader: str, 
             guess_reader(str(tmp_path))
     else:
         assert guess_reader(str(tmp_path)) == reader
+
+
+def test_a_setting_says_which_of_tars_and_pictures_are_meant(tmp_path: Path) -> None:
+    fill(tmp_path, "a.png", "b.png", "c.png")
+    tar(tmp_path / "train-000.tar", "x.png")
+    for use in ("tar", "folder"):
+        made = assemble(Request(data=(str(tmp_path),), settings=(f"dataset.use={use}",)), Catalog.discover())
+        assert made.plain["dataset"]["use"] == use
 
 
 # -------------------------------------------------------------------------------------------------- earlier runs

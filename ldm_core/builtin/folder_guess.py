@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ldm_core import storage
-from ldm_core.builtin.folder_layout import is_picture
+from ldm_core.builtin.folder_layout import LeftOut, is_picture, without_runs
 from ldm_core.builtin.tar_index import split_of
 from ldm_core.errors import DataError, StorageError
 
@@ -29,8 +29,9 @@ def guess_reader(url: str) -> str:
             return "folder"
         shards = [each for each in tars if _is_shard(each)]
         pictures = [each for each in files if is_picture(each)]
-        if not shards and not pictures:  # class folders with a tar beside them, or tars of any name
-            pictures = [f.url for root in roots for f in storage.list_files(root, recursive=True) if is_picture(f.url)]
+        local = all(storage.local_path(root) is not None for root in roots)
+        if not pictures and (local or not shards):  # class folders with tars beside them, or tars alone
+            pictures = [each for root in roots for each in _pictures_below(root)]
     except StorageError as error:
         raise DataError(f"--data: {error}") from error
     if shards and len(pictures) > len(shards):
@@ -40,6 +41,12 @@ def guess_reader(url: str) -> str:
             f"({storage.base_name(pictures[0])}); say which are meant, with dataset.use=tar or dataset.use=folder"
         )
     return "tar" if shards or not pictures else "folder"
+
+
+def _pictures_below(root: str) -> list[str]:
+    """The pictures in a folder and its sub-folders, those of runs left aside."""
+    tree = {file.url: file for file in storage.list_files(root, recursive=True)}
+    return [url for url in without_runs(tree, root, LeftOut()) if is_picture(url)]
 
 
 def _is_shard(url: str) -> bool:

@@ -18,6 +18,7 @@ from ldm_core.errors import DataError, NoSplit, StorageError, clean
 
 _WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
           "test": "test", "testing": "test"}  # fmt: skip
+_PLAIN_WORDS = ("train", "val", "valid", "validation", "test", "dev")
 _SPLIT = re.compile(rf"({'|'.join(_WORDS)})(?:[-_ ]?(?:\d{{4}}|set|split|images|imgs|data))?")
 # Extensions with a dot inside; other dots belong to the picture's name.
 _COMPOUND = (".seg.png", ".mask.png", ".embedding.npy")
@@ -211,7 +212,8 @@ def _are_splits(folders: Mapping[str, int], inside: Sequence[str], described: fr
     """Whether `folders`, which hold pictures, are splits and not classes (a train is a vehicle, too)."""
     words = {folder: split_word(folder) for folder in folders}
     if not any(words.values()) or all(words.values()):
-        return any(words.values())
+        plain = any(folder.lower() in _PLAIN_WORDS for folder in folders)  # others are splits beside a training's
+        return any(words.values()) and (plain or "train" in words.values())
     if "train" not in words.values():
         return False
     if len(set(words.values()) - {""}) > 1:

@@ -97,7 +97,7 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:
                 name = f"./{name}"  # a folder here, said by its bare name
             plain[kind] = _chosen(plain.get(kind), _given(name, kind))
     if request.data:
-        plain["dataset"] = _data_sets(request.data, plain.get("dataset"), catalog)
+        plain["dataset"] = _data_sets(request, plain.get("dataset"), catalog)
     for key, field, value in (
         ("trainer", "steps", request.train_steps),
         ("sample", "steps", request.sample_steps),
@@ -159,19 +159,22 @@ def _guidance(text: str, part: Any) -> Any:
     return {**(part if isinstance(part, Mapping) and _use(part) == "cfg" else {"use": "cfg"}), "scale": scale}
 
 
-def _data_sets(texts: Sequence[str], part: Any, catalog: Catalog) -> Any:
+def _data_sets(request: Request, part: Any, catalog: Catalog) -> Any:
     """One data set, or several that are mixed; settings of the recipe's own go with each, a weight with its place."""
-    own = list(part) if isinstance(part, list | tuple) else [part]
+    own, texts = list(part) if isinstance(part, list | tuple) else [part], request.data
     made = []
     for i, text in enumerate(texts):
         before = own[i] if len(own) == len(texts) else own[0] if len(own) == 1 else None
-        made.append(_data(text, before, catalog))
+        said = [f"dataset.{i}.use=", *(["dataset.use="] if len(texts) == 1 else [])]
+        uses = [s.partition("=")[2].strip() for s in request.settings if s.replace(" ", "").startswith(tuple(said))]
+        made.append(_data(text, before, catalog, uses[-1] if uses else ""))
     if len(made) > 1:
         return made
     return {k: v for k, v in made[0].items() if k != "weight"} if isinstance(made[0], Mapping) else made[0]
 
 
-def _data(text: str, part: Any, catalog: Catalog) -> Any:
+def _data(text: str, part: Any, catalog: Catalog, said: str) -> Any:
+    """The reader of `text`, by what lies there, or as `said` by a setting."""
     known = catalog.names("dataset")
     if not text.strip():
         raise ConfigError(f"--data: empty; give a path or URL, or a data set by name ({', '.join(known)})")
@@ -187,7 +190,7 @@ def _data(text: str, part: Any, catalog: Catalog) -> Any:
 
     # what the recipe says of a reader (which fields to read, the classes) holds for other data of the same form
     kept = dict(part) if isinstance(part, Mapping) and part.get("use") in ("tar", "folder") else {}
-    use = guess_reader(text)
+    use = said if said in ("tar", "folder") else guess_reader(text)
     if use != "tar":
         kept.pop("keep_bytes", None)
     return {**kept, "use": use, "url": text}
