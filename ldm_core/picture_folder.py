@@ -34,7 +34,13 @@ class PictureFolder:
             return cls(_new_folder(default), force=force, made=True)
         path = storage.local_path(out)
         made = path is not None and not path.exists()
-        require_writable(out)
+        try:
+            require_writable(out)
+        except StorageError:
+            if made and path is not None:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+            raise
         if not force and not made:
             present = {storage.base_name(file.url) for file in _files(out)}
             if taken := [name for name in names if name in present]:
@@ -98,7 +104,12 @@ def _new_folder(name: str) -> str:
             continue
         except OSError as error:
             raise StorageError(f"cannot make the folder {url}: {error.strerror or error}; give --out") from error
-        require_writable(url)
+        try:
+            require_writable(url)
+        except StorageError:
+            with contextlib.suppress(OSError):
+                Path(url).rmdir()
+            raise
         return url
     raise StorageError(f"there are too many folders named {name}; give --out")
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from ldm_core import workflow
+from ldm_core import storage, workflow
 from ldm_core.cli import main
 from ldm_core.config import parse_yaml
 from ldm_core.errors import Interrupted, TrainingError
+from ldm_core.own_files import OwnFiles
 
 NUMBERS = {"evaluated_images": 16, "held_out": 1, "psnr": 31.25, "ssim": 0.9126, "dead_codes": 3}
 TRAINED = {
@@ -119,6 +120,17 @@ def test_json_is_one_document(job: dict[str, Any], capfd: pytest.CaptureFixture[
     assert job["strict"] is True
     for text in ("a library writes to stdout", "and past Python", "recipe 'laptop'", "from the job"):
         assert text in err
+
+
+def test_force_gives_a_run_the_files_that_have_its_names(job: dict[str, Any]) -> None:
+    for name in ("samples.png", "samples/0001.png", "samples/mine.png", "notes.txt"):
+        storage.atomic_write(f"here/{name}", "the user's")
+    assert main([*CORE, "--quiet", "--out", "here"]) == 0
+    assert not Path("here/.ldm-files.json").exists(), "without --force nothing is taken over"
+    assert main([*CORE, "--quiet", "--out", "here", "--force"]) == 0
+    own = OwnFiles.read("here")
+    assert own.owns("samples.png") and own.owns("samples/0001.png")
+    assert not own.owns("samples/mine.png") and not own.owns("notes.txt")
 
 
 def test_quiet(job: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

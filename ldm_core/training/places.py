@@ -26,8 +26,8 @@ def require_free(work: Stages, stages: Sequence[str]) -> None:
     :class:`ConfigError` where a file that the run did not write has a name that it will use, :class:`StorageError`
     where a folder cannot be written to or a file has its place.
     """
-    for folder in (*own_files.FOLDERS, "checkpoints", "latents", "logs"):
-        path = storage.local_path(storage.join(work.out, folder))
+    for folder in ("", *own_files.FOLDERS, "checkpoints", "latents", "logs"):  # remotely the lock was the probe
+        path = storage.local_path(storage.join(work.out, folder) if folder else work.out)
         if path is not None and path.exists():
             require_writable(str(path))
     if work.recipe.trainer.latents and not work.recipe.first_stage.weights and not storage.exists(work.stage_url):
