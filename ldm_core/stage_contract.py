@@ -82,6 +82,8 @@ def hold_stage(part: Named, stage: Any, size: Sequence[int], channels: int, devi
                     made = getattr(stage, method)(z)
                 if method == "decode":
                     hold_pictures(part, made, z, stage.latent, channels)
+                    if lost(made):
+                        raise unsound(part, method, "pictures")
                 elif not isinstance(made, Tensor) or made.shape != z.shape:
                     raise breach(part, method, f"made {shown(made)} of {shown(z)}", f"latents {tuple(z.shape)}")
     finally:

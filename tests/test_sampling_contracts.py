@@ -118,6 +118,11 @@ def test_a_first_stage_that_makes_nan_is_named(kind: str, monkeypatch: pytest.Mo
     part = named(recipe.first_stage, CATALOG)
     with pytest.raises(NotFiniteError, match="latents makes latents of which no row is finite"):
         hold_stage(part, stage, (16, 16), 3, torch.device("cpu"))
+    stage.latent_std.fill_(1.0)
+    with torch.no_grad():
+        next(p for name, p in stage.named_parameters() if name.startswith("decoder.")).view(-1)[0] = NAN
+    with pytest.raises(NotFiniteError, match="decode makes pictures of which no row is finite"):
+        hold_stage(part, stage, (16, 16), 3, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("change", [lambda x: x[..., :8], lambda x: x[:, :1], lambda x: torch.cat([x, x])])
