@@ -131,7 +131,7 @@ def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequ
         document.update(summary.document(result, prepared.recipe))
         if first_process() and not options["json_flag"]:
             for line in summary.lines(result, prepared.recipe):
-                say(line)
+                say(line, wrap="ldm-run" not in line)  # commands are copied whole
     return 0
 
 
