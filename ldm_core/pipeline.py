@@ -218,6 +218,8 @@ class Pipeline:
         steps is left out at the end: ``latents`` of what comes out are at that level, its picture is what the model
         makes of them, and a run with these `latents` and that number as `strength` goes on from there.
 
+        Sums of other sizes are rounded otherwise: with another `batch` single pixels may differ by 1/255.
+
         `callback` is told of each step; it cancels the run by returning False
         (:class:`Interrupted`) or by raising. `done` is handed the images of each batch when they are finished, in
         order; nothing is kept then, and the list that comes back is empty.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def _reconstruct(stage: str, pictures: tuple[str, ...], image_size: str | None, **options: Any) -> int:
     from ldm_core import artifacts, images, storage
     from ldm_core.cli.output import reporting, say, table
+    from ldm_core.errors import Interrupted
     from ldm_core.picture_folder import PictureFolder
 
     with reporting(bool(options["json_flag"])) as document:
@@ -34,6 +35,9 @@ def _reconstruct(stage: str, pictures: tuple[str, ...], image_size: str | None, 
                 target = folder.write(name, images.png_bytes(rebuilt, {"source": storage.shown(url)}))
                 row = {"image": url, "psnr": psnr(picture, rebuilt), "size": list(picture.shape[1:]), "path": target}
                 rows.append(row)
+        except KeyboardInterrupt:
+            told = f"{len(rows)} of {len(urls)} pictures are finished and lie in {folder.url}"
+            raise Interrupted(f"{told}; the same command begins anew, in another folder") from None
         finally:
             folder.leave()
         mean = sum(row["psnr"] for row in rows) / len(rows)

@@ -153,6 +153,8 @@ def _identity(out: str) -> str:
         except (ValueError, KeyError, TypeError):
             warnings.warn(f"wandb: {storage.shown(url)} is damaged; a new run begins there", stacklevel=2)
     name = secrets.token_hex(6)
+    if storage.exists(url) and storage.read_bytes(url).strip() not in (b"", b"{}"):
+        return name  # someone's file of that name stays
     storage.atomic_write(url, json.dumps({"id": name}) + "\n")
     return name
 

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("wandb", reason="wandb is not installed (pip install ldm-plugin-wandb)")
 
+from ldm_plugin_wandb import observer as observer_module
 from ldm_plugin_wandb.config import WandbConfig
 from ldm_plugin_wandb.observer import WandbObserver
 from wandb.proto.wandb_internal_pb2 import Record
@@ -102,6 +103,14 @@ def test_a_damaged_id_begins_another_run(tmp_path: Path) -> None:
         observer.ldm_run_start({}, str(tmp_path))
     observer.ldm_run_end("done")
     assert len(json.loads((tmp_path / "wandb.json").read_text())["id"]) == 12
+
+
+@pytest.mark.parametrize("text", ['{"project": "mine"}', "no JSON", "[1, 2]"])
+def test_a_file_of_that_name_that_holds_no_id_stays(tmp_path: Path, text: str) -> None:
+    (tmp_path / "wandb.json").write_text(text)
+    with pytest.warns(UserWarning, match="is damaged; a new run"):
+        assert len(observer_module._identity(str(tmp_path))) == 12
+    assert (tmp_path / "wandb.json").read_text() == text
 
 
 def test_a_run_at_a_url_has_its_files_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
