@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from ldm_core.errors import StorageError
+from ldm_core.errors import StorageError, clean
 from ldm_core.storage_paths import local_path, protocol, short, shown
 
 _NETWORK = ("botocore", "aiobotocore", "aiohttp", "fsspec", "s3fs", "gcsfs", "adlfs", "asyncio", "urllib3")
@@ -156,7 +156,7 @@ def odd(error: BaseException) -> str:
 
 def one_line(error: BaseException) -> str:
     """The first line of what an exception says, without secrets."""
-    return shown((str(error).strip() or type(error).__name__).splitlines()[0])[:200]
+    return clean(shown((str(error).strip() or type(error).__name__).splitlines()[0]), 200)
 
 
 def chained(error: Exception, url: str | os.PathLike[str]) -> Exception | None:

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
-from ldm_core.errors import StorageError
+from ldm_core.errors import StorageError, clean
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _MOST_NAMES, _MOST_CHARACTERS, _DIGITS = 1_000_000, 1 << 28, 30  # that braces may stand for; of one of their numbers
@@ -136,10 +136,8 @@ def _choices(inside: str) -> list[str]:
 
 
 def short(url: str | os.PathLike[str]) -> str:
-    """:func:`shown`, cut where it is long, control characters escaped."""
-    text = shown(url)
-    text = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
-    return text if text.isprintable() else repr(text)[1:-1]
+    """:func:`shown` for one line: cut where it is long, control characters escaped."""
+    return clean(shown(url), _SHOWN)
 
 
 def is_glob(url: str) -> bool:

@@ -118,3 +118,19 @@ def test_what_it_computes_does_not_depend_on_the_layout(layout: str) -> None:
     for ours, exact in zip(*results, strict=True):
         assert ours is not None and exact is not None
         torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [AttentionBlock, SpatialSelfAttention])
+def test_the_same_bits_each_time(kind: Callable[..., nn.Module]) -> None:
+    module = kind(32, 4, norm_groups=8) if kind is AttentionBlock else kind(32, norm_groups=8)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    given, results = torch.randn(3, 32, 12, 12), []
+    for _ in range(2):
+        module.zero_grad()
+        x = given.clone().requires_grad_()
+        out = module(x)
+        out.square().sum().backward()
+        results.append([out, x.grad, *(parameter.grad for parameter in module.parameters())])
+    for first, again in zip(*results, strict=True):
+        assert first is not None and again is not None and torch.equal(first, again)
