@@ -21,7 +21,7 @@ from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.hookspecs import hookimpl
 from ldm_core.recipe import SECTIONS
 from ldm_core.resolve import resolve
-from ldm_core.testing.base import check_config_class
+from ldm_core.testing.config_class import check_config_class
 
 for name in ("bert_text", "vq_ae", "ddim", "cfg"):
     pytest.importorskip(f"ldm_plugin_{name}")
