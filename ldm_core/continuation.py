@@ -6,14 +6,16 @@ A run is known by the recipe that it was begun with, from which its identities a
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
 
 from ldm_core import artifacts, config, storage
-from ldm_core.errors import ConfigError, quoted
+from ldm_core.errors import ConfigError, LDMError, quoted
 from ldm_core.recipe import SAMPLING_KEYS, MixturePart, Part, Recipe, without_same
 
 RECIPE_FILE = "recipe.yaml"
@@ -123,26 +125,30 @@ def _moved(part: Part, row: Mapping[str, Any]) -> Part:
 def default_out(recipe: Recipe) -> str:
     """The folder of a run that names none: one by its name, or that of the same run whose data was spelt otherwise."""
     own = f"runs/{recipe.name}"
-    if storage.exists(own) or not any(isinstance(getattr(p.config, "url", None), str) for p in recipe.datasets):
+    if storage.exists(own):
         return own
-    beginning = own.rpartition("-")[0]
-    for url in sorted({storage.parent(f.url) for f in _recipes("runs")}):
-        if not storage.base_name(url).startswith(storage.base_name(beginning)):
-            continue
-        out = f"runs/{storage.base_name(url)}"
-        try:
-            found = continuation(recipe, out)
-        except ConfigError:
-            continue
-        if found.moved and _same_steps(recipe, found.known_as) and _one_place(recipe, found.known_as):
-            return out
-    return own
+    return next((out for out, known in _goes_on(recipe) if _same_steps(recipe, known)), own)
 
 
-def _recipes(folder: str) -> Iterable[storage.FileInfo]:
-    path = storage.local_path(folder)
-    found = path.glob(f"*/{RECIPE_FILE}") if path is not None and path.is_dir() else ()
-    return [storage.FileInfo(str(each), 0) for each in found]
+def shorter_run(recipe: Recipe) -> str:
+    """A line on the run without a name from which a recipe with more steps could go on; empty where there is none."""
+    if storage.exists(f"runs/{recipe.name}"):
+        return ""
+    found = next((out for out, known in _goes_on(recipe) if not _same_steps(recipe, known)), "")
+    return f"{found} holds this run with fewer steps; to go on from there, say --out {found}" if found else ""
+
+
+def _goes_on(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """The runs without a name with which `recipe` could go on, its data where it was, and how they are known."""
+    folder = Path("runs")
+    beginning = recipe.name.rpartition("-")[0]
+    for path in sorted(folder.glob(f"*/{RECIPE_FILE}")) if folder.is_dir() else ():
+        out = f"{folder}/{path.parent.name}"
+        if path.parent.name.startswith(beginning):
+            with contextlib.suppress(LDMError):
+                known = continuation(recipe, out).known_as
+                if known is not recipe and _one_place(recipe, known):
+                    yield out, known
 
 
 def _same_steps(one: Recipe, other: Recipe) -> bool:
@@ -202,7 +208,8 @@ def _end(settings: Any) -> int:
 
 
 def _from_weights(section: str, out: str, steps: int) -> str:
-    option = f"--init-from {out}" if section == "trainer" else f"first_stage_trainer.init_from={out}"
+    stage = f"--recipe {storage.join(out, RECIPE_FILE)} first_stage_trainer.init_from={out}"
+    option = f"--init-from {out}" if section == "trainer" else stage
     return f"ldm-run {option} --out NEW {section}.steps={steps}"
 
 

@@ -114,6 +114,18 @@ def test_a_run_without_out_is_found_by_its_data(tmp_path: Path, monkeypatch: pyt
     assert continuation.default_out(recipe("photos", lr=0.5)) == f"runs/{recipe('photos', lr=0.5).name}"
 
 
+def test_a_shorter_run_without_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "photos")
+    first, longer = recipe("photos"), recipe("photos/", steps=20)
+    assert continuation.shorter_run(longer) == ""
+    begun(tmp_path / continuation.default_out(first), first)
+    assert continuation.shorter_run(longer).endswith(f"say --out runs/{first.name}")
+    assert continuation.default_out(longer) == f"runs/{longer.name}"
+    for other in (first, recipe("photos", steps=2), recipe("photos", steps=20, lr=0.5)):
+        assert continuation.shorter_run(other) == ""
+
+
 # ------------------------------------------------------------------------------------------------------ more steps
 
 

@@ -106,6 +106,9 @@ def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequ
         from ldm_core.cli.console import Progress
 
         out = options["out"] or continuation.default_out(prepared.recipe)
+        shorter = "" if options["out"] else continuation.shorter_run(prepared.recipe)
+        if shorter and not quiet and first_process():
+            say(shorter, wrap=True)
         if options["force_flag"] and first_process():
             workflow.take_over(prepared.recipe, out)
         progress = Progress(quiet=quiet)
