@@ -267,7 +267,7 @@ def test_adapters(adapter: type, test: str | None) -> None:
 @attrs.frozen(kw_only=True)
 class DataConfig:
     seed: int = 0
-    folder: str = ""
+    folder: str = attrs.field(default="", metadata={"place": True})
 
 
 class Examples(Dataset):
