@@ -69,7 +69,7 @@ def filesystem(url: str | os.PathLike[str]) -> tuple[Any, str]:
     if path is not None:
         return fsspec.filesystem("file"), str(path.absolute())
     name = protocol(text)
-    if name not in fsspec.available_protocols():
+    if name not in fsspec.available_protocols() and name not in fsspec.registry:
         raise StorageError(
             f"{short(text)}: no storage called '{short(name)}://'; use a path, file://, s3://, https:// "
             "or another protocol that fsspec knows"

@@ -6,7 +6,6 @@ Nothing here touches a disk or a network. A local path and a ``file://`` URL are
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import re
 from pathlib import Path
@@ -95,11 +94,13 @@ def parent(url: str) -> str:
 def braces(text: str) -> list[str]:
     """The URLs that ``{000000..000003}`` and ``{a,b}`` in ``text`` stand for, whether or not they exist."""
     matches = list(_BRACES.finditer(text))
-    count = math.prod(_count(match.group(1), text) for match in matches)
-    if count > _MOST_NAMES or count * len(text) > _MOST_CHARACTERS:
-        raise StorageError(
-            f"{short(text)}: its braces stand for too many files, at most a million are read; narrow them"
-        )
+    count = 1
+    for match in matches:
+        count *= _count(match.group(1), text)
+        if count > _MOST_NAMES or count * len(text) > _MOST_CHARACTERS:
+            raise StorageError(
+                f"{short(text)}: its braces stand for too many files, at most a million are read; narrow them"
+            )
     pieces: list[list[str]] = []
     end = 0
     for match in matches:

@@ -187,3 +187,15 @@ def test_what_is_joined_to_a_protocol_stays_remote() -> None:
     for url in ("memory://", "ftp://", "s3://", "hf://"):
         assert storage.join(url, "a", "b.png") == f"{url}a/b.png" and storage.local_path(storage.join(url, "a")) is None
     assert storage.join("s3://box/", "/a/", "b") == "s3://box/a/b" == storage.join("s3://box", "a", "b")
+
+
+def test_a_protocol_that_somebody_registered() -> None:
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Mine(MemoryFileSystem):  # type: ignore[misc]
+        protocol = "mine"
+
+    fsspec.register_implementation("mine", Mine, clobber=True)
+    storage.atomic_write("mine://a/b", b"x")
+    assert storage.read_bytes("mine://a/b") == b"x" and storage.exists("mine://a/b")
