@@ -24,7 +24,7 @@ from ldm_core.builtin.folder_layout import (
 )
 from ldm_core.builtin.folder_metadata import METADATA, Names, Row, merged, read_metadata, read_rows
 from ldm_core.builtin.reading import RecordDataset, Sample
-from ldm_core.builtin.reading_values import PICTURES
+from ldm_core.builtin.reading_values import FIRST_PICTURES, PICTURES
 from ldm_core.contracts import Site
 from ldm_core.errors import DataError, StorageError, quoted
 
@@ -32,7 +32,6 @@ __all__ = ["FolderDataset", "FolderStore", "guess_reader", "read_metadata", "spl
 
 _FETCHES_AT_ONCE = 16
 _GROWN = 16 << 20  # bytes that a file may have though the folder's list says less
-_FIRST_PICTURES = frozenset(("jpg", "jpeg", "png", "webp", "bmp"))  # those of 0.1.0, whose fingerprints stay
 
 
 class FolderDataset(RecordDataset):
@@ -195,7 +194,7 @@ class FolderStore:
                 state.update(json.dumps(sample.row, sort_keys=True).encode())
         # What follows leaves the hash of data as 0.1.0 read it alone: one sample a name, of the formats of then.
         stems = [(path, *split_path(path)) for path in sorted(self.files)]
-        first = dict.fromkeys(stem for _, stem, extension in stems if extension in _FIRST_PICTURES)
+        first = dict.fromkeys(stem for _, stem, extension in stems if extension in PICTURES[:FIRST_PICTURES])
         if (names := [sample.name for sample in self.samples]) != list(first):
             state.update(json.dumps(names).encode())
         return state.hexdigest()

@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 
 from ldm_core.builtin.bad_examples import BadExample, SkipBad
 from ldm_core.builtin.reading_boxes import boxes_of
+from ldm_core.builtin.reading_captions import captions_of
 from ldm_core.builtin.reading_config import ReadingConfig
 from ldm_core.builtin.reading_lacks import lacking
 from ldm_core.builtin.reading_pictures import Pictures
 from ldm_core.builtin.reading_values import (
-    CAPTION_FIELDS,
+    FIRST_PICTURES,
     MOST_CLASSES,
     MOST_NAME,
     NO_VALUE,
     PICTURES,
-    Source,
     Sources,
     box_labels_of,
     class_of,
@@ -141,7 +141,8 @@ class RecordDataset:
             if any(have):
                 self._have[key] = have
         self._have["name"] = bytearray(b"\x01" * len(samples))
-        self._captions_of(samples, fields)
+        self._captions = captions_of(samples, fields, self._sources.by_key.get("caption", ()))
+        self.many_captions = self._captions.several
         self.found: dict[str, int] = {key: sum(have) for key, have in self._have.items()}
         if "image" not in self.found:
             seen = sorted({"." + extension for sample in samples for extension in sample.parts})
@@ -151,23 +152,6 @@ class RecordDataset:
             )
         self.lacks = lacking(self._store.title, self.found, samples, fields, self._sources.box_labels)
         self._count_classes(raw)
-
-    def _captions_of(self, samples: Sequence[Sample], fields: Sequence[Mapping[str, Any] | None]) -> None:
-        """Count where the captions come from, and see whether rows of metadata come before files beside pictures."""
-        self._caption_sources: dict[Source, int] = {}
-        self.many_captions = False
-        self._rows_first = False
-        sources = self._sources.by_key.get("caption", ())
-        files = [s.extension for s in sources if s.extension]
-        for sample, known in zip(samples, fields, strict=True):
-            source = next((s for s in sources if s.has(sample, known)), None)
-            if source is None:
-                continue
-            self._caption_sources[source] = self._caption_sources.get(source, 0) + 1
-            if source.field:
-                value = source.look_up((sample.row or {}) if source.row else known or {})
-                self.many_captions |= isinstance(value, list) and source.field[-1] in CAPTION_FIELDS
-                self._rows_first |= source.row and any(each in sample.parts for each in files)
 
     def _count_classes(self, raw: Mapping[str, list[Any]]) -> None:
         title = self._store.title
@@ -355,13 +339,8 @@ class RecordDataset:
 
     def remarks(self) -> str:
         """Where captions come from, what is left out of the data, and what seems odd about it; empty for nothing."""
-        captions = ""
-        if len(self._caption_sources) > 1 or any(source.field for source in self._caption_sources):
-            sources = ", ".join(f"{s.text()} ({n})" for s, n in self._caption_sources.items())
-            several = ", one of several drawn in each epoch" if self.many_captions else ""
-            captions = f"captions from {sources}{several}"
         labels = "the .txt are labels of boxes and no captions" if self._sources.box_labels else ""
-        return "; ".join(filter(None, [captions, labels, self._store.notes(), self._pictures.remark()]))
+        return "; ".join(filter(None, [self._captions.text(), labels, self._store.notes(), self._pictures.remark()]))
 
     def _lack(self, keys: Sequence[str]) -> str:
         key = next(key for key in keys if any(not self._have[key][place] for place in self._order))
@@ -388,8 +367,13 @@ class RecordDataset:
             if name not in ("url", "max_bad", "keep_bytes") and (name not in later or value != later[name])
         }
         state = [settings, self._store.digest(former), self._channels, self._selected]
+        formats = [s.extension for s in self._sources.by_key["image"] if s.extension in PICTURES]
+        if any(PICTURES.index(extension) >= FIRST_PICTURES for extension in formats):  # which 0.1.0 did not read
+            state.append("formats")
+        if self.many_captions:  # which it joined, or did not take
+            state.append("several captions")
         no_labels = self._sources.box_labels and "caption" in self.found
-        if self._rows_first or no_labels:  # 0.1.0 took the files beside the pictures
+        if self._captions.rows_first or no_labels:  # 0.1.0 took the files beside the pictures
             state.append("captions of metadata")
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 

@@ -23,6 +23,8 @@ PICTURES = (
     "apng", "dib",
 )  # fmt: skip
 """Extensions of pictures, in any case; of several of one name, the first here is the example's."""
+FIRST_PICTURES = 5
+"""How many of them 0.1.0 read, which the fingerprints of its data go by."""
 ANNOTATIONS = ("txt", "caption", "cls", "json", "seg.png", "mask.png", "embedding.npy")
 """Extensions of what may lie beside a picture."""
 CAPTION_FIELDS = ("caption", "text", "captions")

@@ -43,6 +43,7 @@ class TarStore:
         self.title = storage.shown(config.url)
         self._keep = config.keep_bytes
         self._cache = site.cache
+        self._hash = ""
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._open: OrderedDict[int, int] = OrderedDict()
         chosen, passed = find_shards(config.url, config.split)
@@ -169,6 +170,11 @@ class TarStore:
 
     def digest(self, former: bool = False) -> str:
         """Hash of shard names, sizes, etags and of all member names and places."""
+        if not self._hash:
+            self._hash = self._digest()
+        return self._hash
+
+    def _digest(self) -> str:
         state = hashlib.sha256()
         for shard in self.shards:
             state.update(f"{storage.base_name(shard.url)}\0{shard.size}\0{shard.mark}\n".encode())
