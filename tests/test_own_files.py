@@ -147,6 +147,19 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path, name: str) -> None:
     assert contents(tmp_path) == {name: b"the user's"}
 
 
+def test_damaged_metrics_are_said_at_the_start(run: Path) -> None:
+    whole = (run / "metrics.jsonl").read_bytes()
+    (run / "metrics.jsonl").write_bytes(b"\xff\xfe\n" + whole + b'{"stage": "den')
+    watch = go(run, "sample.images=4", stages=("first_stage",))
+    assert "half a line at its end was taken off" in watch.messages[0] and "1 of" in watch.messages[0]
+    assert (run / "metrics.jsonl").read_bytes().startswith(b"\xff\xfe\n" + whole)
+    (run / "bad_examples.txt").write_bytes(b"\xff")
+    own = OwnFiles.read(str(run))
+    own.note({"bad_examples.txt": None})
+    with pytest.raises(StorageError, match=r"bad_examples\.txt: it is not UTF-8"):
+        go(run, "sample.images=4", stages=("first_stage",))
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"ldm_core_files": [1]}', "no JSON", '{"files": {}}'])
 def test_a_list_that_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)

@@ -58,7 +58,7 @@ def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
             output = _output(pipeline, prompts, inputs, seeds, options)
             with output.kept(options["batch"] or pipeline.recipe.sample.batch):
                 _draw(pipeline, prompts, inputs, seeds, {**options, "guidance": guidance, "done": output.take})
-        grid = output.sheet()
+                grid = output.sheet()
         document.update(
             status="done", out=output.folder.url, grid=grid, weights_sha256=pipeline.weights, images=output.written
         )
