@@ -63,6 +63,11 @@ def test_what_is_not_read_is_counted(tmp_path: Path) -> None:
     assert "left out" not in opened(fill(tmp_path / "plain", "a.png")).describe()
 
 
+def test_a_folder_of_other_formats_alone_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"found a\.heic, b\.heic; left out: 2 x \.heic, which is not opened"):
+        opened(fill(tmp_path, "a.heic", "b.heic"))
+
+
 def test_files_that_nothing_reads_change_no_fingerprint(tmp_path: Path) -> None:
     fill(tmp_path, "a.png", "b.png", a__txt="t", b__txt="t")
     before = opened(tmp_path).fingerprint()

@@ -68,7 +68,9 @@ class FolderStore:
             seen = sorted(self.files)[:5]
             raise DataError(
                 f"{self.title}: no pictures; looked for {', '.join('.' + p for p in PICTURES)}, found "
-                f"{', '.join(seen) if seen else 'an empty folder'}; check the URL"
+                f"{', '.join(seen) if seen else 'an empty folder'}; "
+                + (f"{said}; " if (said := self.left_out.text()) else "")
+                + "check the URL"
             )
 
     # ---------------------------------------------------------------------------------------------- metadata

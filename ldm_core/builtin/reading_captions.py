@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @attrs.define
-class Captions:
+class CaptionSources:
     """The sources and how many samples have their caption there. `several`: some have more than one. `rows_first`: a
     row of metadata comes before a file beside the picture."""
 
@@ -32,9 +32,9 @@ class Captions:
 
 def captions_of(
     samples: Sequence[Sample], fields: Sequence[Mapping[str, Any] | None], sources: Sequence[Source]
-) -> Captions:
+) -> CaptionSources:
     """The captions' sources, from `fields` of each sample; `sources` in their order."""
-    found = Captions()
+    found = CaptionSources()
     files = [s.extension for s in sources if s.extension]
     for sample, known in zip(samples, fields, strict=True) if sources else ():
         source = next((s for s in sources if s.has(sample, known)), None)
