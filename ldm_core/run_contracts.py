@@ -162,6 +162,8 @@ def hold_schedule(part: Named, schedule: Any) -> None:
     if isinstance(end, bool) or not isinstance(end, int | float) or not 0 < end < float("inf"):
         raise breach(part, "t_max", f"is {shown(end)} {end!r}", "a number above 0")
     t = torch.linspace(0, float(end), 9, dtype=torch.float64)
+    if t.is_meta:  # a model that is laid out without memory has no numbers
+        return
     found = {name: getattr(schedule, name)(t) for name in ("alpha", "sigma", "noise_level")}
     u = torch.tensor([0.0, 0.25, 0.5, 0.999], dtype=torch.float64)
     drawn = schedule.draw(u)
@@ -187,6 +189,8 @@ def hold_schedule(part: Named, schedule: Any) -> None:
 def hold_parameterization(part: Named, parameterization: Any, schedule: NoiseSchedule) -> None:
     """A parameterization's coefficients: three, in alpha's shape, finite where there is both data and noise."""
     t = torch.linspace(0.3, 0.7, 3, dtype=torch.float64) * float(schedule.t_max)
+    if t.is_meta:
+        return
     found = parameterization.coefficients(schedule.alpha(t), schedule.sigma(t))
     if not isinstance(found, tuple) or len(found) != 3:
         raise breach(part, "coefficients", f"returned {type(found).__name__}", "a tuple of c_skip, c_out and c_in")

@@ -357,4 +357,4 @@ def test_a_run_lists_what_it_could_not_read(tmp_path: Path) -> None:
         (folder / f"{i:02d}.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="cannot be read, 1 may"):
         go(tmp_path / "other", dataset={"use": "folder", "url": str(folder)}, stages=("first_stage",))
-    assert len((tmp_path / "other" / "bad_examples.txt").read_text().splitlines()) >= 2
+    assert not (tmp_path / "other" / "first_stage.safetensors").exists()

@@ -161,9 +161,9 @@ def test_the_second_of_two_is_watched_as_the_first(tmp_path: Path) -> None:
 def test_further_pictures_of_a_name_are_counted(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(packed(["a.png", "a.jpg", "b.png", "c.webp", "c.bmp", "c.gif"]))
     line = opened(tmp_path / "x.tar").describe()
-    assert "3 samples with image" in line and "left out: 3 pictures of a name that another one has (a.png)" in line
+    assert "3 samples with image" in line and "left out: 3 x picture of a name that another one has (a.png)" in line
     both = TarDataset(TarConfig(url=str(tmp_path / "x.tar"), read={"other": ".png"}), Site(size=(16, 16)))
-    assert "left out: 2 pictures" in both.describe()
+    assert "left out: 2 x picture" in both.describe()
 
 
 # --------------------------------------------------------------------------------------------- other formats

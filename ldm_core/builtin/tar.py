@@ -66,7 +66,7 @@ class TarStore:
             if len(found := sample.parts.keys() & _PICTURES) > 1:
                 first = min(found, key=PICTURES.index)
                 for extension in sorted(found - used - {first}):
-                    self.left_out.add("pictures of a name that another one has", f"{sample.name}.{extension}")
+                    self.left_out.add("picture of a name that another one has", f"{sample.name}.{extension}")
 
     # ------------------------------------------------------------------------------------------- the index
 
