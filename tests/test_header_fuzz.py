@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 import pytest
 from audited_commands import Job, run_all
-from header_files import VOCABULARY, Body, copy_run, leaves, put, read_file, write_run
+from header_files import PLAIN, VOCABULARY, Body, copy_run, leaves, put, read_file, write_run
 
 from ldm_core import artifacts, images
+from ldm_core.catalog import Catalog
+from ldm_core.resolve import resolve
 
 pytest.importorskip("torch", reason="torch is not installed")
 for name in ("bert_text", "vq_ae", "ddim", "cfg", "autoguidance"):
@@ -147,12 +149,14 @@ def fuzzed(base: Path, folder: Path, chosen: list[Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def warm(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """What commands import, imported once, before processes are forked."""
+    from ldm_core.budget import require_room
     from ldm_core.cli import main
 
     out = tmp_path_factory.mktemp("warm")
     for number in (0, 1, 2, 3, 5, 8, 9, 10):
         assert main(command(number, base / "run", base, out / str(number))) == 0
-    for module in ("ldm_core.budget", "s3fs", "aiohttp", "ldm_plugin_autoguidance.guidance"):
+    require_room(resolve(PLAIN, catalog := Catalog.discover()), catalog, 1 << 40)  # torch makes itself a folder for it
+    for module in ("s3fs", "aiohttp", "ldm_plugin_autoguidance.guidance"):
         if module not in sys.modules:
             pytest.importorskip(module) if "." not in module else __import__(module)
 
