@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ldm_core.builtin.bad_examples import BadExample
 from ldm_core.builtin.reading_labels import are_box_labels
 from ldm_core.documents import parse_json
-from ldm_core.errors import DataError, quoted
+from ldm_core.errors import DataError, StorageError, quoted
 from ldm_core.npy import read_npy
 
 if TYPE_CHECKING:
@@ -317,7 +317,10 @@ def read_names(store: Store, key: str, asked: str | None, main: bool) -> tuple[t
         return (() if data is None else _names(data, f"{store.title}: classes.json")), 0
     if asked.isdecimal() and len(asked) <= _MOST_DIGITS and int(asked) > 0:
         return (), int(asked)
-    data = store.beside(asked)
+    try:
+        data = store.beside(asked)
+    except StorageError as error:
+        raise DataError(f"{store.title}: classes.{key}: {error}; give a file beside the data or a number") from None
     if data is None:
         raise DataError(
             f"{store.title}: classes.{key}: no file {quoted(asked)} beside the data; give a file there or a number"
