@@ -1,4 +1,5 @@
-"""Every attention of the networks takes torch's fused kernel, forward and backward, and computes what it says."""
+"""Each attention of the networks takes the kernel that is faster for it, forward and backward, and computes what it
+says."""
 
 from __future__ import annotations
 
@@ -65,7 +66,6 @@ MODULES = {
         ),
         1,
     ),
-    "autoencoder, wide": (lambda: (SpatialSelfAttention(512), (torch.randn(1, 512, 4, 4),)), 1),
     "self": (_cross(X), 1),
     "cross": (_cross(X, CONTEXT), 1),
     "cross with a mask": (_cross(X, CONTEXT, MASK), 1),
@@ -88,6 +88,17 @@ def test_the_fused_kernel_is_taken(name: str) -> None:
     assert ran.names.count(FORWARD) == count == ran.names.count(BACKWARD) and not ran.plain
 
 
+def test_wide_heads_take_products_of_matrices_until_there_are_many_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x = SpatialSelfAttention(128, norm_groups=8), torch.randn(1, 128, 4, 4)
+    with Operators() as few:
+        module(x.clone().requires_grad_()).sum().backward()
+    assert few.names.count("bmm") == 6 and FORWARD not in few.names
+    monkeypatch.setattr(attention, "_SHORT", 16 * 16 - 1)
+    with Operators() as many:
+        module(x.clone().requires_grad_()).sum().backward()
+    assert many.names.count(FORWARD) == 1 == many.names.count(BACKWARD) and not many.plain
+
+
 def test_large_attention_in_bfloat16_takes_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "_PLAIN", 0)  # as if it were large
     monkeypatch.setattr(attention, "_PLAIN_FORWARD", 0)
@@ -97,10 +108,11 @@ def test_large_attention_in_bfloat16_takes_the_fused_kernel(monkeypatch: pytest.
     assert FORWARD in ran.names and BACKWARD in ran.names and not ran.plain
 
 
+@pytest.mark.parametrize("width", [16, 144])
 @pytest.mark.parametrize("layout", ["dense", "by channel", "expanded"])
-def test_what_it_computes_does_not_depend_on_the_layout(layout: str) -> None:
+def test_what_it_computes_does_not_depend_on_the_layout(layout: str, width: int) -> None:
     """Against the formula in double precision, the gradients too."""
-    shape = (2, 3, 20, 16)
+    shape = (2, 3, 20, width)
     given = [torch.randn(shape) for _ in range(3)]
     if layout == "by channel":
         given = [each.transpose(-1, -2).contiguous().transpose(-1, -2) for each in given]
@@ -112,12 +124,12 @@ def test_what_it_computes_does_not_depend_on_the_layout(layout: str) -> None:
         if kind is torch.float32:
             out = attention.attend(q, k, v)
         else:
-            out = torch.einsum("bhnl,bhld->bhnd", (torch.einsum("bhnd,bhld->bhnl", q, k) / 4).softmax(-1), v)
+            out = torch.einsum("bhnl,bhld->bhnd", (torch.einsum("bhnd,bhld->bhnl", q, k) * width**-0.5).softmax(-1), v)
         out.square().sum().backward()
         results.append([out, q.grad, k.grad, v.grad])
     for ours, exact in zip(*results, strict=True):
         assert ours is not None and exact is not None
-        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5 * (width / 16))
 
 
 @pytest.mark.parametrize("kind", [AttentionBlock, SpatialSelfAttention])

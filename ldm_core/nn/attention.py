@@ -21,6 +21,9 @@ _PLAIN = 1 << 24
 """Attention weights up to which a CPU computes them as one matrix in bfloat16."""
 _PLAIN_FORWARD = 1 << 22
 """The same without gradients: there the fused kernel has no slow way back, and wins earlier."""
+_WIDE, _SHORT = 128, 1 << 20
+"""Numbers of a head from which, and weights of a head up to which, a CPU in float32 is faster by products of matrices
+(measured with tests/benchmarks/bench_attention.py, backward included): the autoencoders' single heads."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -35,6 +38,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
             if q.dtype == torch.bfloat16 and q[..., 0].numel() * k.shape[2] <= limit:
                 return _attend_plainly(q, k, v, mask)
             return _attend_fused(q, k, v, mask, torch.float32).to(q.dtype)
+    apart = q.stride(-1) != 1
+    if q.device.type == "cpu" and apart and q.shape[-1] >= _WIDE and q.shape[2] * k.shape[2] <= _SHORT:
+        return _attend_plainly(q, k, v, mask)
     return _attend_fused(q, k, v, mask, q.dtype)
 
 
@@ -48,7 +54,7 @@ def _attend_fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dtype: t
 
 
 def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The same by two products of matrices: on a CPU, in bfloat16 and where the weights fit its caches, about half the
+    """The same by two products of matrices: on a CPU, in bfloat16 where the weights fit its caches, about half the
     time of the fused kernel in float32."""
     scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
     if mask is not None:
