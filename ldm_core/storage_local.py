@@ -148,10 +148,11 @@ def entries(root: Path, *, recursive: bool) -> list[Entry]:
     """The files in a folder but hidden ones, links followed; ``recursive`` goes into sub-folders.
 
     A folder that several links lead to is gone into once: the tree itself comes first, then what links add to it, so
-    that no loop of links is endless.
+    that no loop of links is endless. A link to a folder that `root` lies in is a loop: past it there is the whole disk.
     """
     found: list[Entry] = []
     seen: set[tuple[int, int]] = set()
+    above = {(s.st_dev, s.st_ino) for s in map(os.stat, root.resolve().parents)} if recursive else set()
     waiting, links = [str(root)], list[str]()
     while waiting or links:
         folder = waiting.pop() if waiting else links.pop(0)
@@ -159,6 +160,9 @@ def entries(root: Path, *, recursive: bool) -> list[Entry]:
             state = os.stat(folder)
             if (state.st_dev, state.st_ino) in seen:
                 found.append(Entry(folder, 0, "a link to a folder that is read already"))
+                continue
+            if (state.st_dev, state.st_ino) in above:
+                found.append(Entry(folder, 0, "a link to a folder that this one lies in"))
                 continue
             seen.add((state.st_dev, state.st_ino))
             with os.scandir(folder) as scan:

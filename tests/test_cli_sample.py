@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -331,3 +334,20 @@ def test_a_place_that_cannot_be_written_is_found_first(
 
 def _refused(url: str, data: bytes) -> bool:
     raise StorageError(f"cannot write {url}: permission denied")
+
+
+def test_prompts_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    def piped(data: bytes) -> str:
+        reading, writing = os.pipe()
+        os.write(writing, data)
+        os.close(writing)
+        return f"/dev/fd/{reading}"
+
+    assert read_prompts(piped("a cat\n\nü 猫\r\n".encode())) == ["a cat", "ü 猫"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a dog\n")))
+    assert read_prompts("-") == ["a dog"]
+    for data, why in ((b"caf\xe9", "UTF-8"), (b"\n", "holds no prompt")):
+        with pytest.raises(ConfigError, match=why):
+            read_prompts(piped(data))
+    with pytest.raises(ConfigError, match="does not read"):
+        read_prompts("/dev/fd/987654")

@@ -152,6 +152,20 @@ def test_limits_hold_for_remote_files() -> None:
 READ_ALREADY = "a link to a folder that is read already"
 
 
+@pytest.mark.parametrize("target", ["/", "..", "../..", "."])
+def test_links_to_what_a_folder_lies_in_are_loops(target: str, tmp_path: Path) -> None:
+    root = tmp_path / "all" / "data"
+    root.mkdir(parents=True)
+    (tmp_path / "all" / "other.png").write_bytes(b"12345")
+    (root / "1.png").write_bytes(b"12345")
+    (root / "up").symlink_to(target)
+    for place in (root, tmp_path / "linked"):
+        if not place.exists():
+            place.symlink_to(root)
+        found = storage.list_files(place, recursive=True)
+        assert [(f.url, bool(f.irregular)) for f in found] == [(f"{place}/1.png", False), (f"{place}/up", True)]
+
+
 def test_links_in_a_folder_are_followed_once(tmp_path: Path) -> None:
     root, other = tmp_path / "data", tmp_path / "other"
     (root / "a" / "deep").mkdir(parents=True)

@@ -17,6 +17,9 @@ from ldm_core.cli.options import (
     weights_options,
 )
 
+_MOST_PIPED = 64 << 20
+"""Bytes of prompts that a command may hand over."""
+
 
 def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
     from ldm_core.cli.output import PATH, reporting, say, warnings_as_lines
@@ -154,10 +157,26 @@ def read_prompts(url: str | None) -> list[str]:
     if url is None:
         return []
     # split as every editor does, and not at U+2028 and the like, which are characters of a line
-    prompts = [line.strip() for line in storage.read_text(url).split("\n") if line.strip()]
+    text = _piped(url) if url == "-" or url.startswith(("/dev/stdin", "/dev/fd/")) else storage.read_text(url)
+    prompts = [line.strip() for line in text.split("\n") if line.strip()]
     if not prompts:
         raise ConfigError(f"--prompts {url}: holds no prompt; write one a line")
     return prompts
+
+
+def _piped(name: str) -> str:
+    """The text of standard input (``-``) or of a shell's ``<(command)``: what the user handed over, no file."""
+    from ldm_core.errors import ConfigError
+
+    try:
+        with click.open_file(name, "rb") as file:
+            data = file.read(_MOST_PIPED + 1)
+        text = data.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--prompts {name}: does not read ({error}); write UTF-8, one prompt a line") from None
+    if len(data) > _MOST_PIPED:
+        raise ConfigError(f"--prompts {name}: gives more than {_MOST_PIPED >> 20} MiB; write fewer prompts")
+    return text
 
 
 def _inputs(options: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
@@ -246,7 +265,7 @@ command = click.Command(
         click.Option(["--weights"], metavar="PATH|URL", help="The same as MODEL_URL."),
         *weights_options(),
         *input_options(),
-        click.Option(["--prompts"], metavar="FILE", help="Text file of prompts, one a line."),
+        click.Option(["--prompts"], metavar="FILE", help="Text file of prompts, one a line; - reads standard input."),
         click.Option(
             ["--images"], type=click.IntRange(min=1), metavar="N", help="How many; prompts are gone through in turn."
         ),
