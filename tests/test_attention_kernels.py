@@ -130,7 +130,8 @@ def test_what_it_computes_does_not_depend_on_the_layout(layout: str, width: int)
         results.append([out, q.grad, k.grad, v.grad])
     for ours, exact in zip(*results, strict=True):
         assert ours is not None and exact is not None
-        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5 * max(1.0, float(exact.abs().max())))
+        size = max(1.0, float(exact.detach().abs().max()))
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=5e-5 * size)
 
 
 @pytest.mark.parametrize("kind", [AttentionBlock, SpatialSelfAttention])
