@@ -296,9 +296,7 @@ class Pipeline:
             if self.model.contracts is not None:
                 self.model.contracts.close()
             x0 = estimates[0] if begun.stop else z
-            shown, fine = decoded(
-                self.stage, x0, self.model.precision, decode=self._as_images, levels=settings.levels
-            )
+            shown, fine = decoded(self.stage, x0, self.model.precision, decode=self._as_images, levels=settings.levels)
             sound = finite_rows(z)
             pictures, parts_of = shown.numpy(), dict(self.model.conditioners.items())
             if settings.paste_known:

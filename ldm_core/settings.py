@@ -92,15 +92,17 @@ class DataSettings:
     fit: Literal["crop", "pad"] = _field("crop", "how an image of another shape becomes image_size")
     flip: bool = _field(False, "mirror examples at random (boxes and label maps move along)")
     crop: Literal["center", "random"] = _field("center", "where fit=crop cuts; random: another place each epoch")
-    crop_scale: float = _field(1.0, "random crops: the smallest side of the cut, as a share of the largest cut",
-                               above=0, maximum=1)
+    crop_scale: float = _field(
+        1.0, "random crops: the smallest side of the cut, as a share of the largest cut", above=0, maximum=1
+    )
     buckets: tuple[tuple[int, int], ...] = attrs.field(
         default=(), metadata={"help": "further image sizes [[h, w], ...]: each example goes to the nearest shape"}
     )
     workers: int = _field(0, "loader processes; 0 = load in the training process", minimum=0, maximum=1024, same=True)
     keep: int = _field(1 << 30, "bytes of decoded examples kept in memory; 0 = none", minimum=0, same=True)
-    cache: str = _field("", "folder that keeps copies of remote shards; none: read where they lie", same=True,
-                        place=True)
+    cache: str = _field(
+        "", "folder that keeps copies of remote shards; none: read where they lie", same=True, place=True
+    )
     cache_bytes: int = _field(10 << 30, "bytes that this folder may hold", minimum=0, same=True)
 
 
@@ -135,21 +137,26 @@ class EngineSettings:
     deepspeed: Mapping[str, Any] = attrs.field(
         default=EMPTY, metadata={"help": "raw DeepSpeed settings, merged in", "same": True, "place": True}
     )
-    deepspeed_file: str = _field("", "path or URL of a DeepSpeed JSON file, merged in before them", same=True,
-                                 place=True)
+    deepspeed_file: str = _field(
+        "", "path or URL of a DeepSpeed JSON file, merged in before them", same=True, place=True
+    )
     log_every: int = _field(50, "steps between lines of metrics.jsonl", minimum=1, same=True)
     checkpoint_every: int = _field(1000, "steps between checkpoints", minimum=1, same=True)
     keep_checkpoints: int = _field(2, "newest checkpoints that stay", minimum=1, same=True)
     keep_every: int = _field(0, "checkpoints at multiples of it stay for good; 0 = none", minimum=0, same=True)
     background: bool = _field(True, "write checkpoints in a thread while training goes on", same=True)
     time_limit: float = _field(0.0, "minutes until the run checkpoints and leaves; 0 = none", minimum=0, same=True)
-    preview_every: int = _field(0, "steps between pictures (samples, reconstructions); 0 = at the end", minimum=0,
-                                same=True)
-    validate_every: int = _field(0, "steps between measurements on held-out images; 0 = at the end", minimum=0,
-                                 same=True)
+    preview_every: int = _field(
+        0, "steps between pictures (samples, reconstructions); 0 = at the end", minimum=0, same=True
+    )
+    validate_every: int = _field(
+        0, "steps between measurements on held-out images; 0 = at the end", minimum=0, same=True
+    )
     validate_images: int = _field(256, "held-out images that are measured", minimum=1, same=True)
     init_from: str = _field(
-        "", "path or URL of trained weights to start from (finetuning); none: fresh weights", same=True,
+        "",
+        "path or URL of trained weights to start from (finetuning); none: fresh weights",
+        same=True,
         place=True,
     )
     init_sha256: str = _field("", "hash of those weights; filled in")
@@ -168,12 +175,12 @@ class TrainerSettings(EngineSettings):
         validator=_widths,
         metadata={"help": "relative widths of power-function averages, for post-hoc reconstruction: [0.05, 0.1]"},
     )
-    ema_snapshots: int = _field(0, "steps between snapshots of those averages; 0 = with the checkpoints", minimum=0,
-                                same=True)
+    ema_snapshots: int = _field(
+        0, "steps between snapshots of those averages; 0 = with the checkpoints", minimum=0, same=True
+    )
     joint_dropout: float = _field(0.0, "share of examples that lose all conditions at once", minimum=0, maximum=1)
     cache_latents: bool = _field(True, "encode the images once (needs a frozen first stage, as always here)")
-    latents: str = _field("", "folder or URL of the encoded images; none: in the run's folder", same=True,
-                          place=True)
+    latents: str = _field("", "folder or URL of the encoded images; none: in the run's folder", same=True, place=True)
     latents_dtype: Literal["fp32", "fp16", "bf16"] = _field(
         "fp32", "how encoded images are stored: half the bytes, and the rounding that manifest.json tells"
     )
@@ -188,8 +195,9 @@ class FirstStageTrainerSettings(EngineSettings):
     betas: tuple[float, float] = _betas((0.5, 0.9))
     weight_decay: float = _field(0.0, "AdamW's", minimum=0)
     pixel_loss: Literal["l1", "l2"] = _field("l1", "the loss on pixels")
-    lpips: str = _field("", "path or URL of LPIPS weights (VGG16 and heads); none: trained without, and said so",
-                        place="whether")
+    lpips: str = _field(
+        "", "path or URL of LPIPS weights (VGG16 and heads); none: trained without, and said so", place="whether"
+    )
     perceptual_weight: float = _field(1.0, "weight of LPIPS", minimum=0)
     log_variance: bool = _field(False, "learn the variance of the reconstruction error with the autoencoder")
     adversarial: bool = _field(True, "train a patch discriminator")
@@ -198,8 +206,7 @@ class FirstStageTrainerSettings(EngineSettings):
         default=None, validator=_start_share, metadata={"help": "the same as a share of the run's steps", "same": False}
     )
     adversarial_weight: float | None = _field(None, "its weight; null = the stage's own", minimum=0)
-    discriminator_layers: int | None = _field(None, "its strided layers; null = the stage's own", minimum=1,
-                                              maximum=16)
+    discriminator_layers: int | None = _field(None, "its strided layers; null = the stage's own", minimum=1, maximum=16)
     discriminator_width: int = _field(64, "its base width", minimum=1, maximum=1 << 16)
     discriminator_norm: Literal["batch", "group"] = _field("group", "batch = as published, depends on rank count")
     r1_weight: float = _field(0.0, "R1 penalty on the discriminator's gradients at real images; 0 = none", minimum=0)
@@ -213,8 +220,9 @@ class FirstStageTrainerSettings(EngineSettings):
     latent_std: Literal["channel", "one"] = _field(
         "channel", "latents are divided by a std a channel, or one for all (formats of others hold one)", later=True
     )
-    fd_weights: str = _field("", "path or URL of VGG16 weights for the reconstruction FD; none: random features",
-                             same=True, place=True)
+    fd_weights: str = _field(
+        "", "path or URL of VGG16 weights for the reconstruction FD; none: random features", same=True, place=True
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -251,11 +259,13 @@ class StorageSettings:
     profile: str = _field("", "profile of ~/.aws to take credentials from; empty: as in the environment", place=True)
     anon: bool = _field(False, "read public buckets without credentials")
     connect_timeout: float = _field(10.0, "seconds to make a connection", above=0, maximum=10**6)
-    read_timeout: float = _field(60.0, "seconds without a byte in either direction, after which it is tried again",
-                                 above=0, maximum=10**6)
+    read_timeout: float = _field(
+        60.0, "seconds without a byte in either direction, after which it is tried again", above=0, maximum=10**6
+    )
     retries: int = _field(10, "how many times a failed request is repeated; 0: never", minimum=0, maximum=10**6)
-    time_limit: float = _field(600.0, "seconds after a first failure, after which it is not repeated any more",
-                               minimum=0)
+    time_limit: float = _field(
+        600.0, "seconds after a first failure, after which it is not repeated any more", minimum=0
+    )
 
     @endpoint_url.validator
     def _no_secrets(self, _: Any, value: str) -> None:
@@ -263,8 +273,10 @@ class StorageSettings:
         if value and (head not in ("http", "https") or not mark or not rest or "?" in rest):
             raise ValueError("endpoint_url: expected an address such as https://s3.example.org")
         if "@" in rest:
-            raise ValueError("endpoint_url: credentials do not belong in an address; set AWS_ACCESS_KEY_ID and "
-                             "AWS_SECRET_ACCESS_KEY, or name a profile")
+            raise ValueError(
+                "endpoint_url: credentials do not belong in an address; set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or name a profile"
+            )
 
 
 def later_defaults(section: type) -> dict[str, Any]:

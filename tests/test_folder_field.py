@@ -135,9 +135,10 @@ def test_splits_and_what_lies_beside_them(pictures: tuple[str, ...], found: list
 def test_pictures_beside_splits_are_said(tmp_path: Path) -> None:
     data = opened(fill(tmp_path, "train/a.png", "val/b.png", "extra/c.png", "sheet.png"))
     assert "2 x picture beside the splits (extra/)" in data.describe()
-    assert "1 x .json beside the splits (annotations/x.json), 1 x .csv beside the splits (b.csv)" in opened(
-        fill(tmp_path, "annotations/x.json", "val/c.json", "b.csv")
-    ).describe()
+    assert (
+        "1 x .json beside the splits (annotations/x.json), 1 x .csv beside the splits (b.csv)"
+        in opened(fill(tmp_path, "annotations/x.json", "val/c.json", "b.csv")).describe()
+    )
     with pytest.raises(DataError, match="no split 'test'; found train, val"):
         opened(tmp_path, split="test")
 

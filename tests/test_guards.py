@@ -130,9 +130,7 @@ def micros(step: int, parts: int = 1, value: float = 0.0) -> list[MicroBatch]:
     images[-1, 0, 0, 0] += value
     places = [Place(0, 4 * step + i, False) for i in range(4)]
     each = 4 // parts
-    return [
-        MicroBatch({"image": images[i : i + each]}, tuple(places[i : i + each])) for i in range(0, 4, each)
-    ]
+    return [MicroBatch({"image": images[i : i + each]}, tuple(places[i : i + each])) for i in range(0, 4, each)]
 
 
 def everything(task: DenoiserTask) -> dict[str, Tensor]:

@@ -61,9 +61,7 @@ def test_state_keys_are_the_published_ones(model: nn.Module) -> None:
     assert sum(p.numel() for p in model.parameters()) == 14_714_688 + 64 + 128 + 256 + 512 + 512
 
 
-def test_distance_and_gradient_agree_with_the_lpips_package(
-    model: nn.Module, images: tuple[Tensor, Tensor]
-) -> None:
+def test_distance_and_gradient_agree_with_the_lpips_package(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
     lpips = pytest.importorskip("lpips")
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
@@ -86,9 +84,7 @@ def test_distance_of_equal_images_is_zero(model: nn.Module, images: tuple[Tensor
     assert model(images[0], images[0]).abs().max() == 0
 
 
-def test_train_changes_nothing_and_weights_stay_frozen(
-    model: nn.Module, images: tuple[Tensor, Tensor]
-) -> None:
+def test_train_changes_nothing_and_weights_stay_frozen(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
     before = model(*images)
     parent = nn.ModuleList([model]).train()
     assert parent.training
@@ -183,9 +179,7 @@ def test_missing_and_misfitting_weights_are_named(model: nn.Module, tmp_path: Pa
     state = trained(model)
     file = tmp_path / "trunk.safetensors"
     save_file(as_torchvision(state), file)
-    with pytest.raises(
-        CheckpointError, match=r"trunk\.safetensors: 5 of 31.*'lin0\.model\.1\.weight'.*heads"
-    ):
+    with pytest.raises(CheckpointError, match=r"trunk\.safetensors: 5 of 31.*'lin0\.model\.1\.weight'.*heads"):
         LPIPS.from_weights(str(file))
     with pytest.raises(CheckpointError, match=r"26 of 31.*VGG16 trunk"):
         LPIPS().load_weights(heads(state))

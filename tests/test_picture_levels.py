@@ -116,9 +116,10 @@ def test_wide_and_floating_point_tiffs(tmp_path: Path) -> None:
     fine = encoded(ramp(1, np.float32), "TIFF")
     assert "reach" not in folder(tmp_path / "unit", fine, "tiff").describe()
     assert images.decode_image(fine).max() == 255
-    assert "floating-point grey pictures reach 3, of 255, so that" in folder(
-        tmp_path / "hdr", encoded(ramp(3, np.float32), "TIFF"), "tiff"
-    ).describe()
+    assert (
+        "floating-point grey pictures reach 3, of 255, so that"
+        in folder(tmp_path / "hdr", encoded(ramp(3, np.float32), "TIFF"), "tiff").describe()
+    )
     bright = folder(tmp_path / "float", encoded(ramp(5000, np.float32), "TIFF"), "tiff")
     assert "floating-point grey pictures reach 5000, of 255, and all above 255 is white" in bright.describe()
     assert images.decode_image(encoded(ramp(5000, np.float32), "TIFF"), white=5000.0)[0, 0, -2] == 247

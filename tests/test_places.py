@@ -109,9 +109,7 @@ def test_a_plugins_places_are_left_out_wherever_they_lie() -> None:
 
 
 @pytest.mark.parametrize("place", OUTSIDE)
-def test_nothing_of_a_files_recipe_is_looked_at(
-    place: str, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_of_a_files_recipe_is_looked_at(place: str, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every place of every part and section at once; storage is not asked once, and the process stays as it was."""
 
     def asked(*_: Any, **__: Any) -> Any:

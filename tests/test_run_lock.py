@@ -115,7 +115,7 @@ def test_of_many_that_find_a_stale_lock_one_gets_it(folder: str) -> None:
     assert not storage.exists(folder) or storage.list_files(folder) == []
 
 
-@pytest.mark.parametrize("half", ["", '{"token": "ab', "{\"}\n"])
+@pytest.mark.parametrize("half", ["", '{"token": "ab', '{"}\n'])
 def test_half_a_lock_is_stale(folder: str, half: str) -> None:
     storage.atomic_write(storage.join(folder, "lock"), half)
     said: list[str] = []

@@ -51,9 +51,7 @@ print(state.hexdigest(), data.fingerprint())
 
 def _digest_elsewhere(hash_seed: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": hash_seed}
-    done = subprocess.run(
-        [sys.executable, "-c", DIGEST], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", DIGEST], env=environment, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
@@ -139,8 +137,10 @@ def test_vectors_stand_for_their_scenes() -> None:
     learned, *_ = np.linalg.lstsq(vectors[:500], there[:500], rcond=None)
     guess = vectors[500:] @ learned
     assert ((guess > 0.4) == (there[500:] > 0.5)).mean() > 0.99
-    assert np.array_equal(ShapesDataset(ShapesConfig(seed=1), SITE)[3]["embedding"],
-                          ShapesDataset(ShapesConfig(seed=1), SITE).select(["embedding"])[3]["embedding"])
+    assert np.array_equal(
+        ShapesDataset(ShapesConfig(seed=1), SITE)[3]["embedding"],
+        ShapesDataset(ShapesConfig(seed=1), SITE).select(["embedding"])[3]["embedding"],
+    )
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 80), (96, 40)])

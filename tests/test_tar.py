@@ -60,9 +60,7 @@ def opened(url: Any, **settings: Any) -> TarDataset:
 def test_reads_shards_from_anywhere(place: str, tmp_path: Path) -> None:
     base = str(tmp_path) if place == "local" else f"memory://tars-{tmp_path.name}"
     for shard in range(3):
-        storage.atomic_write(
-            storage.join(base, f"x-{shard:06d}.tar"), tar_bytes(samples(10 * shard, 10 * shard + 10))
-        )
+        storage.atomic_write(storage.join(base, f"x-{shard:06d}.tar"), tar_bytes(samples(10 * shard, 10 * shard + 10)))
     keep = 100 if place == "memory by range" else 2**20
     for pattern in ("x-{000000..000002}.tar", "x-*.tar", ""):
         data = opened(storage.join(base, pattern) if pattern else base, keep_bytes=keep)

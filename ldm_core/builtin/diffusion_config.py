@@ -193,9 +193,7 @@ class SimpleConfig:
         default="uniform",
         metadata={"help": "how training times are drawn; logit_normal: the middle of the schedule more often"},
     )
-    times_mean: float = attrs.field(
-        default=0.0, validator=_finite, metadata={"help": "of the logit; above 0: noisier"}
-    )
+    times_mean: float = attrs.field(default=0.0, validator=_finite, metadata={"help": "of the logit; above 0: noisier"})
     times_std: float = attrs.field(default=1.0, validator=_positive, metadata={"help": "of the logit"})
 
     @property

@@ -55,9 +55,7 @@ def read_rows(text: str, name: str, where: str) -> list[Row]:
     for row in rows:
         if not isinstance(row.fields.get("file_name"), str):
             has = ", ".join(quoted(key, 40) for key in list(row.fields)[:8]) or "nothing"
-            raise DataError(
-                f"{row.place}: has no 'file_name'; each row names its picture there (this one has {has})"
-            )
+            raise DataError(f"{row.place}: has no 'file_name'; each row names its picture there (this one has {has})")
     return rows
 
 

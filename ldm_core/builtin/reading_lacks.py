@@ -32,9 +32,8 @@ def lacking(
         beside = f"{title} has no .txt beside the pictures"
         if box_labels:
             beside = f"the .txt of {title} are labels of boxes and no captions,"
-        out["caption"] = (
-            f"{beside} and no field {' or '.join(CAPTION_FIELDS)} of text"
-            + (f"; fields are {', '.join(named)}; {fix}" if named else " in JSON or metadata; add one of these")
+        out["caption"] = f"{beside} and no field {' or '.join(CAPTION_FIELDS)} of text" + (
+            f"; fields are {', '.join(named)}; {fix}" if named else " in JSON or metadata; add one of these"
         )
     if "class_label" not in found:
         folders = sorted({sample.name.partition("/")[0] for sample in samples if "/" in sample.name})

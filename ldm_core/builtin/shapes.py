@@ -150,9 +150,7 @@ def held_out_scenes(count: int, site: Site, config: ShapesConfig | None = None) 
     """``count`` val scenes with one object each; ``config`` gives seed, backgrounds and pairs."""
     base = config or ShapesConfig()
     pairs = base.pairs if base.split == "val" else "auto"
-    return ShapesDataset(
-        attrs.evolve(base, split="val", max_objects=1, val_scenes=count, pairs=pairs), site
-    )
+    return ShapesDataset(attrs.evolve(base, split="val", max_objects=1, val_scenes=count, pairs=pairs), site)
 
 
 def held_out_prompts(count: int, seed: int = 0, *, config: ShapesConfig | None = None) -> list[HeldOutPrompt]:

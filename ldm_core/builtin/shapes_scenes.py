@@ -126,9 +126,7 @@ def uniforms(seed: int, split: str, index: int, purpose: int = 0) -> NDArray[np.
     return (stream.random_raw(_DRAWS) >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
-def draw_scene(
-    numbers: NDArray[np.float64], *, pairs: str, backgrounds: str, shares: Sequence[float]
-) -> Scene:
+def draw_scene(numbers: NDArray[np.float64], *, pairs: str, backgrounds: str, shares: Sequence[float]) -> Scene:
     """The scene that ``numbers`` (32 uniforms) stand for."""
     source = iter(numbers.tolist())
     edges = np.cumsum(shares) / np.sum(shares)

@@ -62,14 +62,10 @@ class UNet(nn.Module, Denoiser):
         self.latent_channels = site.latent.channels
         width = config.channels
         emb_width = 4 * width
-        self.time_embed = nn.Sequential(
-            nn.Linear(width, emb_width), nn.SiLU(), nn.Linear(emb_width, emb_width)
-        )
+        self.time_embed = nn.Sequential(nn.Linear(width, emb_width), nn.SiLU(), nn.Linear(emb_width, emb_width))
         if site.cond.vector:
             self.label_emb = nn.Sequential(
-                nn.Sequential(
-                    nn.Linear(site.cond.vector, emb_width), nn.SiLU(), nn.Linear(emb_width, emb_width)
-                )
+                nn.Sequential(nn.Linear(site.cond.vector, emb_width), nn.SiLU(), nn.Linear(emb_width, emb_width))
             )
 
         self.input_blocks = nn.ModuleList(
@@ -102,9 +98,7 @@ class UNet(nn.Module, Denoiser):
                 if 2**level in config.attention:
                     stage.append(self._attention(width))
                 if level and repeat == config.res_blocks:
-                    stage.append(
-                        self._res_block(width, width, "up") if config.resblock_updown else Upsample(width)
-                    )
+                    stage.append(self._res_block(width, width, "up") if config.resblock_updown else Upsample(width))
                 self.output_blocks.append(stage)
 
         self.out = nn.Sequential(
@@ -187,18 +181,12 @@ class UNet(nn.Module, Denoiser):
         ):
             seen = 0 if part is None else part.shape[axis]
             if seen != width:
-                raise ValueError(
-                    f"the U-Net was built for {name} conditioning of width {width} and got {seen}"
-                )
+                raise ValueError(f"the U-Net was built for {name} conditioning of width {width} and got {seen}")
         if unknown := set(cond.residuals) - set(self.config.sites):
-            raise ValueError(
-                f"the U-Net has no residual site '{min(unknown)}'; it has {', '.join(self.config.sites)}"
-            )
+            raise ValueError(f"the U-Net has no residual site '{min(unknown)}'; it has {', '.join(self.config.sites)}")
         for length in x.shape[2:]:
             if length % self.config.factor:
-                raise ValueError(
-                    f"latent size {length} is not divisible by the U-Net's factor {self.config.factor}"
-                )
+                raise ValueError(f"latent size {length} is not divisible by the U-Net's factor {self.config.factor}")
 
     def _res_block(self, width: int, out_width: int, resample: str = "none") -> ResBlock:
         return ResBlock(

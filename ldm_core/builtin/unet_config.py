@@ -96,13 +96,9 @@ class UNetConfig:
         if uneven := [width for width in widths if groups < 1 or width % groups]:
             yield f"width {uneven[0]} is not divisible by norm_groups {groups}; make channels a multiple"
         levels = list(enumerate(self.channel_mult))
-        attending = {
-            self.channels * mult for i, mult in levels if 2**i in self.attention or i == len(levels) - 1
-        }
+        attending = {self.channels * mult for i, mult in levels if 2**i in self.attention or i == len(levels) - 1}
         for width in sorted(attending):
-            divisor, name = (
-                (self.head_channels, "head_channels") if self.head_channels else (self.heads, "heads")
-            )
+            divisor, name = (self.head_channels, "head_channels") if self.head_channels else (self.heads, "heads")
             if divisor < 1 or width % divisor:
                 yield f"attention width {width} is not divisible by {name} {divisor}; set a divisor of it"
         if site.latent is not None:
@@ -145,17 +141,11 @@ PRESETS: Mapping[str, UNetConfig] = {
     "unet_cin_f8": UNetConfig(channels=256, channel_mult=(1, 2, 4), attention=(4, 2, 1), head_channels=32),
     "unet_cin_f4": UNetConfig(channels=192, channel_mult=(1, 2, 3, 5), attention=(8, 4, 2), heads=1),
     # ImageNet classes on pixels and on latents of factor 2, of the paper's comparison of factors (not released)
-    "unet_tradeoff_f1": UNetConfig(
-        channels=192, channel_mult=(1, 1, 2, 2, 4, 4), attention=(32, 16, 8), heads=1
-    ),
-    "unet_tradeoff_f2": UNetConfig(
-        channels=192, channel_mult=(1, 2, 2, 4, 4), attention=(16, 8, 4), heads=1
-    ),
+    "unet_tradeoff_f1": UNetConfig(channels=192, channel_mult=(1, 1, 2, 2, 4, 4), attention=(32, 16, 8), heads=1),
+    "unet_tradeoff_f2": UNetConfig(channels=192, channel_mult=(1, 2, 2, 4, 4), attention=(16, 8, 4), heads=1),
     # text to image: the 1.45 B model on kl_f8, Conceptual Captions on vq_f4
     "unet_text_f8": _SD1,
-    "unet_text_f4": UNetConfig(
-        channels=192, channel_mult=(1, 2, 3, 5), attention=(8, 4, 2), head_channels=32
-    ),
+    "unet_text_f4": UNetConfig(channels=192, channel_mult=(1, 2, 3, 5), attention=(8, 4, 2), head_channels=32),
     # boxes to image, on vq_f4
     "unet_layout": UNetConfig(
         channels=128, channel_mult=(1, 2, 3, 4), attention=(8, 4, 2), head_channels=32, transformer_depth=3

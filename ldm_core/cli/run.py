@@ -60,9 +60,13 @@ def prepare(options: Mapping[str, Any], settings: Sequence[str]) -> Prepared:
     require_readers(wanted, {c.name: c.config.reads for c in recipe.conditioners}, "; see --cond")
     inputs = name_classes(inputs, info.class_names, info.classes)
     inputs, fitted = fit_all(inputs, recipe, info.keys)
-    notes = assembled.notes + tuple(fitted) + tuple(
-        f"plugin '{b.plugin}' of {b.distribution} does not load ({b.error.splitlines()[0]}); see `ldm-run plugins`"
-        for b in catalog.broken
+    notes = (
+        assembled.notes
+        + tuple(fitted)
+        + tuple(
+            f"plugin '{b.plugin}' of {b.distribution} does not load ({b.error.splitlines()[0]}); see `ldm-run plugins`"
+            for b in catalog.broken
+        )
     )
     notes += tuple(remarks(recipe))
     return Prepared(catalog, recipe, info, _examples(recipe, inputs), notes)

@@ -68,9 +68,7 @@ class CrossAttention(nn.Module):
     `mask` (B,L) bool: True positions are attended to; None attends to all. Scale is head_dim ** -0.5.
     """
 
-    def __init__(
-        self, channels: int, num_heads: int, *, context_dim: int | None = None, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, channels: int, num_heads: int, *, context_dim: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
         context_dim = channels if context_dim is None else context_dim
         self.num_heads = num_heads
@@ -116,9 +114,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int, *, dropout: float = 0.0) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            GEGLU(channels, 4 * channels), nn.Dropout(dropout), nn.Linear(4 * channels, channels)
-        )
+        self.net = nn.Sequential(GEGLU(channels, 4 * channels), nn.Dropout(dropout), nn.Linear(4 * channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
@@ -127,9 +123,7 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Pre-norm self-attention, cross-attention on the context, feed-forward; each added to (B,N,C)."""
 
-    def __init__(
-        self, channels: int, num_heads: int, *, context_dim: int | None, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, channels: int, num_heads: int, *, context_dim: int | None, dropout: float = 0.0) -> None:
         super().__init__()
         self.attn1 = CrossAttention(channels, num_heads, dropout=dropout)
         self.ff = FeedForward(channels, dropout=dropout)
@@ -172,12 +166,9 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         self.linear_projection = linear_projection
         self.norm = group_norm(channels, norm_groups, eps=1e-6)
-        self.proj_in = (
-            nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
-        )
+        self.proj_in = nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(channels, num_heads, context_dim=context_dim, dropout=dropout)
-            for _ in range(depth)
+            TransformerBlock(channels, num_heads, context_dim=context_dim, dropout=dropout) for _ in range(depth)
         )
         self.proj_out = zero_init(
             nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)

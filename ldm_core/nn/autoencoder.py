@@ -72,8 +72,7 @@ class _Level(nn.Module):
             for before, after in pairwise(widths)
         )
         self.attn = nn.ModuleList(
-            SpatialSelfAttention(width, norm_groups=norm_groups)
-            for width in (widths[1:] if attention else ())
+            SpatialSelfAttention(width, norm_groups=norm_groups) for width in (widths[1:] if attention else ())
         )
 
     def run_blocks(self, x: Tensor) -> Tensor:
@@ -87,9 +86,7 @@ class _Level(nn.Module):
 class _DownLevel(_Level):
     """A level of the encoder; halves the size at its end unless it is the last."""
 
-    def __init__(
-        self, widths: Sequence[int], *, attention: bool, dropout: float, norm_groups: int, last: bool
-    ) -> None:
+    def __init__(self, widths: Sequence[int], *, attention: bool, dropout: float, norm_groups: int, last: bool) -> None:
         super().__init__(widths, attention=attention, dropout=dropout, norm_groups=norm_groups)
         if not last:
             self.downsample = PaddedDownsample(widths[-1])
@@ -103,9 +100,7 @@ class _DownLevel(_Level):
 class _UpLevel(_Level):
     """A level of the decoder; doubles the size at its end unless it is the last to run."""
 
-    def __init__(
-        self, widths: Sequence[int], *, attention: bool, dropout: float, norm_groups: int, last: bool
-    ) -> None:
+    def __init__(self, widths: Sequence[int], *, attention: bool, dropout: float, norm_groups: int, last: bool) -> None:
         super().__init__(widths, attention=attention, dropout=dropout, norm_groups=norm_groups)
         if not last:
             self.upsample = NearestUpsample(widths[-1])

@@ -30,9 +30,7 @@ class NormalizedLatents(nn.Module):
                     f"got {tuple(value.shape)} with values {value.flatten()[:4].tolist()}"
                 )
         if not bool((std > 0).all()):
-            raise ValueError(
-                f"std of the latents must be above 0 in every channel; the smallest is {std.min().item()}"
-            )
+            raise ValueError(f"std of the latents must be above 0 in every channel; the smallest is {std.min().item()}")
         with torch.no_grad():
             self.latent_mean.copy_(mean)
             self.latent_std.copy_(std)

@@ -182,9 +182,7 @@ class GeneratorLoss(nn.Module):
             )
         stage = cast(TrainableStage, first_stage)
         if stage.nll_reduction not in ("sum", "mean"):
-            raise ConfigError(
-                f"first stage {name}: nll_reduction is 'sum' or 'mean', got {stage.nll_reduction!r}"
-            )
+            raise ConfigError(f"first stage {name}: nll_reduction is 'sum' or 'mean', got {stage.nll_reduction!r}")
         if pixel_loss not in ("l1", "l2"):
             raise ConfigError(f"pixel_loss: expected 'l1' or 'l2', got {pixel_loss!r}")
         self.first_stage = first_stage

@@ -52,9 +52,7 @@ class PatchDiscriminator(nn.Module):
             # no bias in front of a norm that has its own
             modules += [
                 nn.Conv2d(previous, channels, _KERNEL, stride=stride, padding=1, bias=False),
-                nn.BatchNorm2d(channels)
-                if norm == "batch"
-                else nn.GroupNorm(math.gcd(32, channels), channels),
+                nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(math.gcd(32, channels), channels),
                 _leaky(),
             ]
             previous = channels

@@ -126,9 +126,7 @@ class FirstStageTask:
             loss = DiscriminatorLoss(
                 adversary, disc_start=start, r1_weight=settings.r1_weight, r1_every=settings.r1_every
             )
-            self._discriminator = Part(
-                "discriminator", _Autocast(loss, settings.precision), settings, world, section
-            )
+            self._discriminator = Part("discriminator", _Autocast(loss, settings.precision), settings, world, section)
             parts.append(self._discriminator)
         self.parts: Sequence[Part] = parts
         self.part_steps = {p.name: 0 for p in self.parts}

@@ -109,6 +109,5 @@ def described(scores: Mapping[str, float]) -> str:
     return ", ".join(words.get(k, k + " {:.4g}").format(v) for k, v in scores.items())
 
 
-
 def _levels(image: Tensor) -> np.ndarray:
     return quantize(image).cpu().numpy()

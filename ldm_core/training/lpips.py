@@ -176,9 +176,7 @@ def _vgg16_features() -> Sequence[nn.Module]:
     try:
         import timm
     except ImportError as error:
-        raise LDMError(
-            f"LPIPS needs timm, which cannot be imported ({error}); install it: pip install timm"
-        ) from error
+        raise LDMError(f"LPIPS needs timm, which cannot be imported ({error}); install it: pip install timm") from error
     except RuntimeError as error:
         # torchvision registers operators at import; a build for another torch fails right there.
         raise LDMError(

@@ -69,9 +69,7 @@ OURSELVES = [("kl_f2", 12_787_105, 5_214_852, 7_572_227, 136, (2, 128, 128))]
 
 
 @pytest.mark.parametrize(("preset", "total", "encoder", "decoder", "keys", "latent"), PUBLISHED + OURSELVES)
-def test_sizes(
-    preset: str, total: int, encoder: int, decoder: int, keys: int, latent: tuple[int, ...]
-) -> None:
+def test_sizes(preset: str, total: int, encoder: int, decoder: int, keys: int, latent: tuple[int, ...]) -> None:
     config = PRESETS[preset]
     with torch.device("meta"):
         stage = KLFirstStage(config, Site(size=(256, 256)))
