@@ -21,7 +21,7 @@ from ldm_core import artifacts, storage
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
 from ldm_core.errors import StorageError
-from ldm_core.testing.codec import random_weights
+from ldm_core.testing.suites.codec import random_weights
 from ldm_core.weights import loading
 from ldm_core.weights.source import open_source
 

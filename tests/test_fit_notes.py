@@ -21,7 +21,7 @@ from ldm_core.image_start import FittedWarning
 from ldm_core.pipeline import Pipeline
 from ldm_core.resolve import resolve
 from ldm_core.specs import Site
-from ldm_core.testing.codec import put, random_weights
+from ldm_core.testing.suites.codec import put, random_weights
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from ldm_core.cli import main
 from ldm_core.cli.assemble import Request, assemble
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.resolve import resolve
-from ldm_core.testing.codec import random_weights
+from ldm_core.testing.suites.codec import random_weights
 
 MODEL = ("first_stage", "latents", "denoiser")
 STILL = ("trainer.steps=1", "trainer.lr=1e-12", "trainer.weight_decay=0.0", "trainer.ema=0.0")

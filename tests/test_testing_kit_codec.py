@@ -19,7 +19,7 @@ from ldm_core.codec import ModelWeights, Recognised, Source
 from ldm_core.component import Component
 from ldm_core.hookspecs import hookimpl
 from ldm_core.testing import CodecSuite
-from ldm_core.testing.codec import random_weights
+from ldm_core.testing.suites.codec import random_weights
 
 
 class TestNativeCodec(CodecSuite):

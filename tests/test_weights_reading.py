@@ -21,7 +21,7 @@ from ldm_core.component import Component
 from ldm_core.errors import CheckpointError, ConfigError, LDMError
 from ldm_core.hookspecs import hookimpl
 from ldm_core.pipeline import Pipeline
-from ldm_core.testing.codec import random_weights
+from ldm_core.testing.suites.codec import random_weights
 from ldm_core.weights import loading, reading
 from ldm_core.weights.loading import Wanted
 from ldm_core.weights.source import open_source

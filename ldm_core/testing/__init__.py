@@ -24,41 +24,24 @@ A standard test cannot be overridden: that is a TypeError when the class is made
 
 import pytest
 
-for _name in (
-    "adapter",
-    "base",
-    "codec",
-    "conditioner",
-    "dataset",
-    "denoiser",
-    "first_stage",
-    "guidance",
-    "objective",
-    "observer",
-    "parameterization",
-    "plugin",
-    "sampler",
-    "schedule",
-    "sources",
-    "time_grid",
-):
+for _name in ("base", "sources", "suites"):  # a package's name stands for its files
     pytest.register_assert_rewrite(f"{__name__}.{_name}")
 
-from ldm_core.testing.adapter import AdapterSuite  # noqa: E402  (rewriting comes before the first import)
-from ldm_core.testing.base import ModuleSuite, Suite, TensorSuite  # noqa: E402
-from ldm_core.testing.codec import CodecSuite  # noqa: E402
-from ldm_core.testing.conditioner import ConditionerSuite  # noqa: E402
-from ldm_core.testing.dataset import DatasetSuite  # noqa: E402
-from ldm_core.testing.denoiser import DenoiserSuite  # noqa: E402
-from ldm_core.testing.first_stage import FirstStageSuite  # noqa: E402
-from ldm_core.testing.guidance import GuidanceSuite  # noqa: E402
-from ldm_core.testing.objective import ObjectiveSuite  # noqa: E402
-from ldm_core.testing.observer import ObserverSuite  # noqa: E402
-from ldm_core.testing.parameterization import ParameterizationSuite  # noqa: E402
-from ldm_core.testing.plugin import PluginSuite  # noqa: E402
-from ldm_core.testing.sampler import SamplerSuite  # noqa: E402
-from ldm_core.testing.schedule import ScheduleSuite  # noqa: E402
-from ldm_core.testing.time_grid import TimeGridSuite  # noqa: E402
+from ldm_core.testing.base import ModuleSuite, Suite, TensorSuite  # noqa: E402  (rewriting comes before the first import)
+from ldm_core.testing.suites.adapter import AdapterSuite  # noqa: E402
+from ldm_core.testing.suites.codec import CodecSuite  # noqa: E402
+from ldm_core.testing.suites.conditioner import ConditionerSuite  # noqa: E402
+from ldm_core.testing.suites.dataset import DatasetSuite  # noqa: E402
+from ldm_core.testing.suites.denoiser import DenoiserSuite  # noqa: E402
+from ldm_core.testing.suites.first_stage import FirstStageSuite  # noqa: E402
+from ldm_core.testing.suites.guidance import GuidanceSuite  # noqa: E402
+from ldm_core.testing.suites.objective import ObjectiveSuite  # noqa: E402
+from ldm_core.testing.suites.observer import ObserverSuite  # noqa: E402
+from ldm_core.testing.suites.parameterization import ParameterizationSuite  # noqa: E402
+from ldm_core.testing.suites.plugin import PluginSuite  # noqa: E402
+from ldm_core.testing.suites.sampler import SamplerSuite  # noqa: E402
+from ldm_core.testing.suites.schedule import ScheduleSuite  # noqa: E402
+from ldm_core.testing.suites.time_grid import TimeGridSuite  # noqa: E402
 
 __all__ = [
     "AdapterSuite",

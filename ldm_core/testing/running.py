@@ -17,7 +17,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.component import Component
 from ldm_core.hookspecs import hookimpl
 from ldm_core.testing.base import Suite
-from ldm_core.testing.dataset import DatasetSuite
+from ldm_core.testing.suites.dataset import DatasetSuite
 
 _MODULE = "ldm_core_testing_by_hand"
 _count = itertools.count()

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from ldm_core.codec import ModelWeights
 from ldm_core.testing import CodecSuite, PluginSuite
-from ldm_core.testing.codec import random_weights
+from ldm_core.testing.suites.codec import random_weights
 
 UNET = {"use": "unet", "channels": 32, "channel_mult": (1, 2), "res_blocks": 1, "attention": (2,), "heads": 2}
 KL = {"use": "kl_f4", "channels": 32, "channel_mult": (1, 1), "res_blocks": 1, "mid_attention": False}

@@ -25,7 +25,7 @@ from ldm_core.pipeline import Pipeline
 from ldm_core.resolve import resolve
 from ldm_core.sample import decoded
 from ldm_core.sample_settings import with_settings
-from ldm_core.testing.codec import put
+from ldm_core.testing.suites.codec import put
 from ldm_core.weights.reading import to_pipeline
 
 SCRIPTS: dict[str, tuple[int, float, Any]] = {

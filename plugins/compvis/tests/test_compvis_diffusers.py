@@ -19,7 +19,7 @@ from ldm_core.build import make_first_stage, make_model
 from ldm_core.catalog import Catalog
 from ldm_core.cond import Cond
 from ldm_core.resolve import resolve
-from ldm_core.testing.codec import put, random_weights
+from ldm_core.testing.suites.codec import put, random_weights
 from ldm_core.weights.source import open_source
 
 WIDTH = 64

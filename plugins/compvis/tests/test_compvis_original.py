@@ -21,7 +21,7 @@ from test_compvis_writing import KINDS, catalog, through, weights_of
 from ldm_core.codec import Recognised
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.specs import CondSpec
-from ldm_core.testing.codec import put
+from ldm_core.testing.suites.codec import put
 from ldm_core.weights.loading import Wanted, open_weights
 from ldm_core.weights.reading import recipe_of
 

@@ -21,7 +21,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.codec import ModelWeights
 from ldm_core.errors import ConfigError
 from ldm_core.resolve import resolve
-from ldm_core.testing.codec import put, random_weights
+from ldm_core.testing.suites.codec import put, random_weights
 from ldm_core.weights.normalization import factor_of, folded
 from ldm_core.weights.reading import recipe_of
 from ldm_core.weights.source import open_source

@@ -10,9 +10,9 @@ from typing import ClassVar
 from diffusers_models import TEXT, UNCONDITIONAL, with_words
 
 from ldm_core.codec import ModelWeights
-from ldm_core.testing.codec import CodecSuite, put, random_weights
-from ldm_core.testing.plugin import PluginSuite
 from ldm_core.testing.sources import contents_of
+from ldm_core.testing.suites.codec import CodecSuite, put, random_weights
+from ldm_core.testing.suites.plugin import PluginSuite
 
 TINY_STAGE = {"channels": 8, "norm_groups": 4, "res_blocks": 1, "channel_mult": [1, 2]}
 TINY_UNET = {"channels": 8, "norm_groups": 4, "res_blocks": 1, "channel_mult": [1], "attention": [1]}

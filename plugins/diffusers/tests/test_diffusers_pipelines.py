@@ -29,7 +29,7 @@ from diffusers_models import (
 from ldm_core.codec import ModelWeights
 from ldm_core.pipeline import Pipeline
 from ldm_core.streams import mix_seed
-from ldm_core.testing.codec import random_weights
+from ldm_core.testing.suites.codec import random_weights
 from ldm_core.weights.reading import to_pipeline
 
 pytest.importorskip("diffusers")

@@ -15,7 +15,7 @@ from diffusers_models import CLIP_STATE as CLIP
 from safetensors.torch import load_file, save_file
 
 from ldm_core.errors import CheckpointError, ConfigError, LDMError
-from ldm_core.testing.codec import random_weights
+from ldm_core.testing.suites.codec import random_weights
 from ldm_core.weights.reading import recognise
 from ldm_core.weights.source import open_source
 

@@ -31,7 +31,7 @@ from diffusers_models import (
 from ldm_core.codec import ModelWeights
 from ldm_core.cond import Cond
 from ldm_core.errors import CheckpointError, ConfigError
-from ldm_core.testing.codec import random_weights
+from ldm_core.testing.suites.codec import random_weights
 from ldm_core.weights.reading import build_part, make_codec, recognise
 from ldm_core.weights.source import open_source
 from ldm_core.weights.writing import complete
