@@ -68,7 +68,10 @@ def test_what_is_done_is_skipped(folder: Path) -> None:
 def test_another_recipe_in_the_folder_is_an_error(folder: Path) -> None:
     done = _run(folder, *TINY, "--train-steps", "3", "--out", "run")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: run holds a run of another recipe (trainer.steps: 2 there, 3 now)")
+    assert done.stderr.startswith(
+        "error: trainer.steps: the rate of the run in run falls to its end at step 2 (schedule=cosine), so that one of "
+        "3 steps is another run; start one from its weights: ldm-run --init-from run --out NEW trainer.steps=1"
+    )
 
 
 def test_an_image_depends_on_its_seed_alone(folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ldm_core.cli import main
-from ldm_core.cli.new import conditioner_files
+from ldm_core.cli.commands.new import conditioner_files
 
 FILES = [
     "README.md",

@@ -120,14 +120,14 @@ def test_commands() -> None:
 
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_options_of_a_command(name: str) -> None:
-    command = importlib.import_module(COMMANDS[name][0]).command
+    command = importlib.import_module(f"ldm_core.cli.commands.{name}").command
     assert command.name == name
     assert _options(command) == OPTIONS[name]
     assert [p.name for p in command.params if isinstance(p, click.Argument)] == ARGUMENTS[name]
     shown = [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
     assert all(p.help for p in shown), "an option without a line of help"
     assert command.help
-    assert command.short_help == COMMANDS[name][1], "the listing of --help and the command say different things"
+    assert command.short_help == COMMANDS[name], "the listing of --help and the command say different things"
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))

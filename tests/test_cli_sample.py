@@ -17,8 +17,8 @@ import pytest
 
 from ldm_core import images, storage
 from ldm_core.cli import main
-from ldm_core.cli.reconstruct import fitted, psnr, read_size
-from ldm_core.cli.sample import read_prompts, read_seeds
+from ldm_core.cli.commands.reconstruct import fitted, psnr, read_size
+from ldm_core.cli.commands.sample import read_prompts, read_seeds
 from ldm_core.cli.sample_output import file_name
 from ldm_core.errors import ConfigError, DataError, Interrupted, StorageError
 from ldm_core.picture_folder import PictureFolder
@@ -87,7 +87,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> _Pipeline:
 
     monkeypatch.setattr(module.Pipeline, "load", load)
     # what another program's conventions would be is asked of a whole recipe, which the stand-in has none of
-    monkeypatch.setattr("ldm_core.cli.sample._told", lambda *_: None)
+    monkeypatch.setattr("ldm_core.cli.commands.sample._told", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     return made
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import attrs
 
+from ldm_core import artifacts, storage
 from ldm_core import recipe as _recipe
-from ldm_core import storage
 from ldm_core.catalog import Catalog
-from ldm_core.cli.start_from import start_from
 from ldm_core.config import apply_overrides
 from ldm_core.errors import ConfigError, quoted, suggest
+from ldm_core.places import described
 
 LAPTOP = "laptop"
 """The shipped recipe that a run without ``--recipe`` starts from."""
@@ -25,6 +25,21 @@ PREFERRED: Mapping[str, Any] = {
 """What is taken with the laptop recipe, where it is installed and neither the recipe nor the user says otherwise."""
 DROPOUT = 0.1
 """Share of training examples that lose a conditioner named by ``--cond``, where guidance needs the other case."""
+TAKEN = (
+    "image_size",
+    "image_channels",
+    "conditioners",
+    "denoiser",
+    "schedule",
+    "parameterization",
+    "objective",
+    "time_grid",
+    "sampler",
+    "guidance",
+)
+"""What a run without a recipe takes from the weights that it starts from."""
+LEARNING_RATE = 1e-5
+"""Of such a run: trained weights are lost at the rate of a fresh model."""
 
 
 def _as_tuple(said: str | Sequence[str]) -> tuple[str, ...]:
@@ -90,7 +105,7 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:
     if request.init_from is not None:
         whole, first_stage = request.recipe is None, not request.names("first_stage")
         url = _given(request.init_from, "init_from")
-        notes += start_from(plain, url, catalog, whole=whole, first_stage=first_stage)
+        notes += _start_from(plain, url, catalog, whole=whole, first_stage=first_stage)
     for kind in ("first_stage", "denoiser", "sampler", "time_grid"):
         if (name := getattr(request, kind)) is not None:
             if kind == "first_stage" and name not in catalog.names(kind) and _is_bare_run(name):
@@ -120,6 +135,35 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:
     if request.recipe is None and request.init_from is None:
         notes.insert(0, _laptop_note(plain))
     return Assembled(plain, tuple(notes))
+
+
+def _start_from(plain: dict[str, Any], url: str, catalog: Catalog, *, whole: bool, first_stage: bool) -> list[str]:
+    """Let the recipe `plain` start from the weights at `url`; lines to tell the user.
+
+    `whole`: take the architecture from them too, as no recipe was given. `first_stage`: take theirs, where they have
+    one, as the user named none. Raises CheckpointError where they are no model.
+    """
+    model = artifacts.find(url, artifacts.MODEL_FILE)
+    header = artifacts.read_header(model, "model", sha256="unread")
+    where = storage.shown(url)
+    trainer = plain.get("trainer")
+    plain["trainer"] = {**(trainer if isinstance(trainer, Mapping) else {}), "init_from": url}
+    notes = []
+    if whole:
+        plain.pop("scale", None)
+        theirs = described({key: header.config[key] for key in TAKEN if key in header.config}, catalog)
+        plain.update(theirs)
+        plain["trainer"]["lr"] = LEARNING_RATE
+        notes.append(
+            f"--init-from {where}: the model is built as those weights are, and trained as the recipe 'laptop' says, "
+            f"with trainer.lr={LEARNING_RATE:g}; for more set trainer.steps=N, or give --recipe"
+        )
+    stage = storage.join(storage.parent(model), artifacts.STAGE_FILE)
+    if first_stage and storage.exists(stage):
+        native = model == url  # a file of ours, whose first stage lies beside it
+        plain["first_stage"] = {"weights": stage if native else url}
+        notes.append(f"--init-from {where}: its first stage is taken, frozen (another one: --first-stage)")
+    return notes
 
 
 def _is_bare_run(name: str) -> bool:

@@ -10,20 +10,20 @@ import click
 from ldm_core.cli.options import RUN_EPILOG, run_options
 from ldm_core.errors import suggest
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "train": ("ldm_core.cli.train", "The run without its samples."),
-    "sample": ("ldm_core.cli.sample", "Images from a trained model."),
-    "reconstruct": ("ldm_core.cli.reconstruct", "Pictures through a first stage and back, with their PSNR."),
-    "encode": ("ldm_core.cli.encode", "Encode a data set once, for runs to train on."),
-    "convert": ("ldm_core.cli.convert", "Weights from one format to another."),
-    "ema": ("ldm_core.cli.ema", "A trained model with averages of another width."),
-    "inspect": ("ldm_core.cli.inspect", "What a file or folder of weights is, without running anything of it."),
-    "plugins": ("ldm_core.cli.plugins", "What is installed, from which distribution, and what is broken."),
-    "show": ("ldm_core.cli.show", "One component, preset or recipe; `show recipes` lists those."),
-    "check": ("ldm_core.cli.check", "Check and print the resolved recipe, without importing torch."),
-    "new": ("ldm_core.cli.new", "Write a small plugin distribution that passes its own tests."),
+COMMANDS: dict[str, str] = {
+    "train": "The run without its samples.",
+    "sample": "Images from a trained model.",
+    "reconstruct": "Pictures through a first stage and back, with their PSNR.",
+    "encode": "Encode a data set once, for runs to train on.",
+    "convert": "Weights from one format to another.",
+    "ema": "A trained model with averages of another width.",
+    "inspect": "What a file or folder of weights is, without running anything of it.",
+    "plugins": "What is installed, from which distribution, and what is broken.",
+    "show": "One component, preset or recipe; `show recipes` lists those.",
+    "check": "Check and print the resolved recipe, without importing torch.",
+    "new": "Write a small plugin distribution that passes its own tests.",
 }
-"""Subcommand -> its module, which has a click command named `command`, and its line in ``--help``."""
+"""Subcommand, whose module in ``commands`` has a click command named `command` -> its line in ``--help``."""
 
 
 class RunGroup(click.Group):
@@ -41,7 +41,7 @@ class RunGroup(click.Group):
         """Import the subcommand's module."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        command: click.Command = importlib.import_module(f"ldm_core.cli.commands.{cmd_name}").command
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -80,7 +80,7 @@ class RunGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The listing, without importing a subcommand."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         """Of the usage line."""

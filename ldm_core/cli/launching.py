@@ -77,6 +77,6 @@ def log_of_progress(*, quiet: bool) -> Any:
     path = os.environ.pop(launch.RANK_LOG, "")
     if not path:
         return None
-    from ldm_core.cli.console import Progress
+    from ldm_core.cli.progress import Progress
 
     return Progress(open(path, "a", buffering=1, encoding="utf-8"), quiet=quiet, terminal=False)

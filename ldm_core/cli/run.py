@@ -107,7 +107,7 @@ def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequ
                 say(note, wrap=True)
         from ldm_core import continuation, workflow
         from ldm_core.cli import summary
-        from ldm_core.cli.console import Progress
+        from ldm_core.cli.progress import Progress
 
         out = options["out"] or continuation.default_out(prepared.recipe)
         shorter = "" if options["out"] else continuation.shorter_run(prepared.recipe)

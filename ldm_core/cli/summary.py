@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldm_core import storage
-from ldm_core.cli.console import duration, pace_text
+from ldm_core.cli.progress import duration, pace_text
 from ldm_core.recipe import Recipe
 
 BAD_FILE = "bad_examples.txt"

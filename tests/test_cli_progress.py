@@ -7,7 +7,7 @@ import io
 import pytest
 
 from ldm_core.catalog import Catalog
-from ldm_core.cli.console import Progress, Speed, duration, loss_text, memory, pace_text
+from ldm_core.cli.progress import Progress, Speed, duration, loss_text, memory, pace_text
 
 
 class _Clock:

@@ -14,8 +14,8 @@ _TAKEN = ("recipe", "first_stage", "cond", "data", "seed")
 
 
 def _encode(settings: tuple[str, ...], **options: Any) -> int:
-    from ldm_core.cli.console import Progress
     from ldm_core.cli.output import first_process, reporting, say, warnings_as_lines
+    from ldm_core.cli.progress import Progress
 
     if count := processes(options):
         return start(count, options["out"], lambda text: say(text, err=True))

@@ -202,7 +202,7 @@ def _inputs(options: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
 def _draw(
     pipeline: Any, prompts: list[str], inputs: dict[str, Any], seeds: list[int] | None, options: Mapping[str, Any]
 ) -> None:
-    from ldm_core.cli.console import Progress
+    from ldm_core.cli.progress import Progress
 
     bar = Progress(quiet=bool(options["quiet_flag"]))
     begun: list[bool] = []

@@ -1,0 +1,1 @@
+"""The core's own commands of ``ldm-run``, one a file."""
