@@ -71,6 +71,19 @@ def test_a_stopped_adversarial_run_ends_bit_identical(tmp_path: Path) -> None:
     assert ["discriminator" in r for r in trained] == [False, False, True, True, True, True]  # starts at batch 2
 
 
+@pytest.mark.parametrize("stop", [2, 5])
+def test_a_codebook_that_comes_in_later_goes_on_by_its_own_steps(tmp_path: Path, stop: int) -> None:
+    """Before its batch, and three steps after it: AdamW counts the codes' steps, not those of the network."""
+    settings = ("first_stage_trainer.codebook_start=3", "first_stage_trainer.adversarial=false")
+    stages = ("first_stage",)
+    go(tmp_path / "a", *settings, stages=stages, first_stage=VQ)
+    with pytest.raises(Interrupted):
+        go(tmp_path / "b", *settings, stages=stages, first_stage=VQ, watch=Watch(stop=("first_stage", stop)))
+    go(tmp_path / "b", *settings, stages=stages, first_stage=VQ)
+    a, b = (weights(tmp_path / n, "first_stage.safetensors") for n in "ab")
+    assert _equal(a, b)
+
+
 @pytest.mark.parametrize("zero", [1, 2])
 def test_zero_stages_train_the_same_model(whole: Path, tmp_path: Path, zero: int) -> None:
     go(tmp_path, f"trainer.zero={zero}", stages=MODEL)

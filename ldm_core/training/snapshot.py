@@ -16,7 +16,7 @@ from ldm_core.errors import CheckpointError
 from ldm_core.training.engine import Part
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-_SCALE = "loss_scale"
+_SCALE, _STEP = "loss_scale", "step"
 
 
 def optimizer_steps(part: Part) -> int:
@@ -41,6 +41,8 @@ def part_tensors(part: Part) -> Iterator[tuple[str, Tensor]]:
             value = _moment(parameter, part, key)
             if value is not None:
                 yield f"{part.name}/{key}/{name}", value.detach()
+        if not part.settings.zero and (own := _own_steps(parameter, part)) != steps:
+            yield f"{part.name}/{_STEP}/{name}", torch.tensor([float(own)])
     if part.loss_scale is not None:
         yield f"{part.name}/{_SCALE}/state", part.loss_scale.state()
 
@@ -63,6 +65,11 @@ def _moment(parameter: nn.Parameter, part: Part, key: str) -> Tensor | None:
 
         return safe_get_full_optimizer_state(parameter, key)
     return part.engine.optimizer.state.get(parameter, {}).get(key)
+
+
+def _own_steps(parameter: nn.Parameter, part: Part) -> int:
+    """Steps in which a parameter had a gradient: a codebook has none before its batch. ZeRO counts a group as one."""
+    return int(part.engine.optimizer.state.get(parameter, {}).get("step", 0))
 
 
 class HostCopy:
@@ -147,6 +154,9 @@ class _Target:
         elif kind in MOMENTS and name in self._parameters:
             if self._steps:
                 _set_moment(self._part, self._parameters[name], kind, value)
+        elif kind == _STEP and name in self._parameters:
+            if self._steps and not self._part.settings.zero:
+                self._part.engine.optimizer.state[self._parameters[name]]["step"].fill_(float(value))
         elif kind == _SCALE:
             if self._part.loss_scale is not None:
                 self._part.loss_scale.load(value)
