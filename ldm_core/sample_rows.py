@@ -14,14 +14,6 @@ from ldm_core.recipe import Recipe
 
 Negative: TypeAlias = "str | Sequence[str] | Mapping[str, Any]"
 """What to move away from: captions, gone through in turn, or any conditioner's inputs, the same for all images."""
-_FLAGS = {
-    "caption": "--prompt",
-    "boxes": "--boxes",
-    "box_labels": "the labels of --boxes",
-    "segmentation": "--segmentation",
-    "class_label": "--class",
-    "embedding": "--input embedding=@FILE.npy",
-}
 
 
 def rows_of(
@@ -44,10 +36,8 @@ def rows_of(
     for part in recipe.conditioners:
         lacking = [k for k in part.config.reads if any(k not in row for row in rows)]
         if lacking:
-            hint = _FLAGS.get(lacking[0], f"--input {lacking[0]}=...")
             raise DataError(
-                f"conditioner '{part.name}' reads '{lacking[0]}', which was not given; give it with {hint} "
-                f"(in Python: inputs={{'{lacking[0]}': ...}})"
+                f"conditioner '{part.name}' reads '{lacking[0]}', which was not given; give `inputs.{lacking[0]}`"
             )
     unknown = [k for row in ((inputs or {}), *(examples or ())) for k in row if k not in recipe.reads]
     if unknown:

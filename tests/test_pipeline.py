@@ -190,7 +190,7 @@ def test_reconstruction_goes_through_the_first_stage(pipeline: Pipeline) -> None
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({}, DataError, r"conditioner 'text' reads 'caption', which was not given; give it with --prompt"),
+        ({}, DataError, r"conditioner 'text' reads 'caption', which was not given; give `inputs.caption`"),
         ({"prompts": "a", "inputs": {"boxes": []}}, DataError, r"reads 'boxes' \(they read: caption\)"),
         ({"prompts": "a", "steps": 5000}, ConfigError, "steps=5000: 5000 steps: the schedule's table has 1000"),
         ({"prompts": ["a", "b"], "seeds": [1, 2, 3]}, ConfigError, None),

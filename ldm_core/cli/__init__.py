@@ -38,10 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Interrupted as error:
+        from ldm_core.cli.flags import in_flags
+
         told = "same command" in str(error)
         more = "" if told else "\nrun the same command again to go on from there"
         if launch.told_here(error) is not None:
-            print(clean_lines(f"interrupted: {error}{more}"), file=sys.stderr)
+            print(clean_lines(f"interrupted: {in_flags(str(error))}{more}"), file=sys.stderr)
         return 130
     except LDMError as error:
         before = launch.told_here(error)
@@ -57,10 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def error_lines(error: LDMError) -> list[str]:
     """``error: ...`` for each problem; what belongs to the same problem is indented under it."""
+    from ldm_core.cli.flags import in_flags
+
     problems = error.problems if isinstance(error, ConfigError) else (str(error),)
     lines: list[str] = []
     for problem in problems[:_MOST_PROBLEMS]:
-        first, *more = clean_lines(problem or type(error).__name__).split("\n")
+        first, *more = clean_lines(in_flags(problem) or type(error).__name__).split("\n")
         lines += [f"error: {first}", *(f"       {line}" for line in more)]
     if (left := len(problems) - _MOST_PROBLEMS) > 0:
         lines.append(f"error: and {left} more")

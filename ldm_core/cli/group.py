@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ldm_core.cli.flags import speak_for
 from ldm_core.cli.options import RUN_EPILOG, run_options
 from ldm_core.errors import suggest
 
@@ -50,6 +51,7 @@ class RunGroup(click.Group):
         options, settings, rest = self._split(ctx, args)
         if rest:
             return super().parse_args(ctx, [rest[0], *options, *settings, *rest[1:]])
+        speak_for(self)
         ctx.meta["ldm_core.settings"] = tuple(settings)
         return super().parse_args(ctx, options)
 
@@ -75,7 +77,10 @@ class RunGroup(click.Group):
                 f"no command '{args[0]}'{suggest(args[0], COMMANDS)} (commands: {', '.join(COMMANDS)}; "
                 "a setting is KEY=VALUE, such as trainer.steps=1000)"
             )
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            speak_for(command)
+        return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The listing, without importing a subcommand."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ldm_core.cli.flags import in_flags
 from ldm_core.errors import ConfigError, Interrupted, LDMError, clean, clean_lines
 
 _CELL, _LAST, _WIDEST = 200, 1000, 60  # characters of a table's cells; of those, that others are aligned to
@@ -60,7 +61,7 @@ def print_problems(error: LDMError) -> None:
     """What went wrong, as the one JSON document on stdout."""
     status = "interrupted" if isinstance(error, Interrupted) else "error"
     problems = list(error.problems) if isinstance(error, ConfigError) else [str(error)]
-    print_json({"status": status, "problems": problems})
+    print_json({"status": status, "problems": [in_flags(problem) for problem in problems]})
 
 
 def say(text: str, *, err: bool = False, wrap: bool = False, longest: int = 240) -> None:
@@ -151,7 +152,7 @@ def warnings_as_lines(most: int = 20) -> Iterator[None]:
     counts: dict[Any, int] = {}
 
     def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
-        text = str(message)
+        text = in_flags(str(message))
         key = text.rpartition("cut off:")[2]
         if key in said or counts.get(category, 0) > most:
             return

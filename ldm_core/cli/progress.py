@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TextIO
 
+from ldm_core.cli.flags import in_flags
 from ldm_core.cli.output import wrapped_at, wrapped_for
 from ldm_core.errors import clean, clean_lines
 from ldm_core.hookspecs import hookimpl
@@ -155,6 +156,7 @@ class Progress:
     @hookimpl
     def ldm_message(self, text: str, level: str) -> None:
         """A line for the user; the same warning only once."""
+        text = in_flags(text)
         if level == "warning":
             if text not in self._problems:
                 self._problems.add(text)

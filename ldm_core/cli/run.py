@@ -11,6 +11,7 @@ from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.check import remarks
 from ldm_core.cli.assemble import Request, assemble
+from ldm_core.cli.flags import in_flags, input_flag
 from ldm_core.cli.inputs import fit_all, name_classes, read_inputs, require_readers
 from ldm_core.cli.launching import log_of_progress, processes, start
 from ldm_core.cli.output import first_process, print_problems, reporting, say, warnings_as_lines
@@ -19,13 +20,6 @@ from ldm_core.errors import ConfigError, LDMError
 from ldm_core.recipe import Recipe
 
 STAGES = ("first_stage", "latents", "denoiser", "samples")
-_OPTIONS = {
-    "caption": "--prompt",
-    "boxes": "--boxes",
-    "box_labels": "--boxes (with labels)",
-    "segmentation": "--segmentation",
-    "class_label": "--class",
-}
 
 
 @attrs.frozen
@@ -69,7 +63,7 @@ def prepare(options: Mapping[str, Any], settings: Sequence[str]) -> Prepared:
         )
     )
     notes += tuple(remarks(recipe))
-    return Prepared(catalog, recipe, info, _examples(recipe, inputs), notes)
+    return Prepared(catalog, recipe, info, _examples(recipe, inputs), tuple(map(in_flags, notes)))
 
 
 def _examples(recipe: Recipe, inputs: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | None:
@@ -79,7 +73,7 @@ def _examples(recipe: Recipe, inputs: Mapping[str, Any]) -> tuple[Mapping[str, A
     examples = [{**inputs, "caption": p} for p in recipe.sample.prompts] or [dict(inputs)]
     problems = [
         f"conditioner '{part.name}' reads '{key}', which was not given beside {', '.join(inputs)}; "
-        f"add {_OPTIONS.get(key, f'--input {key}=...')}, or leave all inputs out to sample held-out data"
+        f"add {input_flag(key)}, or leave all inputs out to sample held-out data"
         for part in recipe.conditioners
         for key in part.config.reads
         if key not in examples[0]
@@ -112,7 +106,7 @@ def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequ
         out = options["out"] or continuation.default_out(prepared.recipe)
         shorter = "" if options["out"] else continuation.shorter_run(prepared.recipe)
         if shorter and not quiet and first_process():
-            say(shorter, wrap=True)
+            say(in_flags(shorter), wrap=True)
         if options["force_flag"] and first_process():
             workflow.take_over(prepared.recipe, out)
         progress = Progress(quiet=quiet)

@@ -6,19 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldm_core import storage
+from ldm_core.cli.flags import input_flag
 from ldm_core.cli.progress import duration, pace_text
 from ldm_core.recipe import Recipe
 
 BAD_FILE = "bad_examples.txt"
-_EXAMPLES = {
-    "caption": " --prompt TEXT",
-    "boxes": " --boxes FILE",
-    "box_labels": "",  # --boxes gives both
-    "segmentation": " --segmentation FILE",
-    "class_label": " --class NAME",
-    "image": " --input image=@PICTURE",
-    "mask": " --input mask=@PICTURE",
-}
 
 
 def document(result: Any, recipe: Recipe) -> dict[str, Any]:
@@ -88,5 +80,5 @@ def _training(numbers: Mapping[str, float], *, loss: bool = True) -> str:
 
 def sample_command(out: str, recipe: Recipe) -> str:
     """The command that samples this model: it needs an input for each key that a conditioner reads."""
-    keys = dict.fromkeys(key for part in recipe.conditioners for key in part.config.reads)
-    return f"ldm-run sample {out}" + "".join(_EXAMPLES.get(key, f" --input {key}=...") for key in keys)
+    flags = dict.fromkeys(input_flag(key) for part in recipe.conditioners for key in part.config.reads)
+    return " ".join(["ldm-run sample", out, *flags])
