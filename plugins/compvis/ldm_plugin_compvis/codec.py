@@ -6,7 +6,7 @@ from ldm_core.codec import Codec, ModelWeights, Recognised, Source, Written
 from ldm_core.errors import CheckpointError
 from ldm_core.specs import Site
 from ldm_plugin_compvis.config import CompVisConfig
-from ldm_plugin_compvis.recognise import examine
+from ldm_plugin_compvis.recognise.file import examine
 
 
 class CompVisCodec(Codec):
@@ -32,7 +32,7 @@ class CompVisCodec(Codec):
 
     def read(self, source: Source) -> ModelWeights:
         """The weights under our names; ConfigError with the candidates while something is unknown."""
-        from ldm_plugin_compvis.reading import read
+        from ldm_plugin_compvis.read import read
 
         found = examine(source, self.config)
         if found is None:
@@ -41,6 +41,6 @@ class CompVisCodec(Codec):
 
     def write(self, weights: ModelWeights, name: str) -> Written:
         """One file, ``.ckpt`` or ``.safetensors`` by the suffix of `name`, and the configuration beside a model."""
-        from ldm_plugin_compvis.writing import write
+        from ldm_plugin_compvis.write import write
 
         return write(weights, name, self.config)

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from compvis_files import OneFile, Shapes, shapes_file
-from ldm_plugin_compvis import clip_keys, expected, schedules
-from ldm_plugin_compvis.layout import averaged
+from ldm_plugin_compvis.layout import clip as clip_keys
+from ldm_plugin_compvis.layout import expected
+from ldm_plugin_compvis.layout import schedule_tables as schedules
+from ldm_plugin_compvis.layout.state_dict import averaged
 from torch import Tensor
 
 from ldm_core.builtin.diffusion_config import VPConfig

@@ -12,10 +12,11 @@ import pytest
 import torch
 import yaml
 from compvis_files import OneFile, Shapes, beta_buffers, fill, saved, shapes_file
-from ldm_plugin_compvis import clip_keys, expected
 from ldm_plugin_compvis.codec import CompVisCodec
 from ldm_plugin_compvis.config import CompVisConfig
-from ldm_plugin_compvis.layout import BUFFERS
+from ldm_plugin_compvis.layout import clip as clip_keys
+from ldm_plugin_compvis.layout import expected
+from ldm_plugin_compvis.layout.state_dict import BUFFERS
 from test_compvis_writing import KINDS, catalog, through, weights_of
 
 from ldm_core.codec import Recognised

@@ -13,10 +13,11 @@ import pytest
 import torch
 import yaml
 from compvis_files import beta_buffers, fill, ramp, saved, statistics
-from ldm_plugin_compvis import clip_keys, expected
 from ldm_plugin_compvis.codec import CompVisCodec
 from ldm_plugin_compvis.config import CompVisConfig
-from ldm_plugin_compvis.layout import averaged
+from ldm_plugin_compvis.layout import clip as clip_keys
+from ldm_plugin_compvis.layout import expected
+from ldm_plugin_compvis.layout.state_dict import averaged
 from torch import Tensor
 
 from ldm_core.builtin.unet_config import PRESETS

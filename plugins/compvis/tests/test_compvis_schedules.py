@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from ldm_plugin_compvis.layout import BUFFERS
-from ldm_plugin_compvis.schedules import schedule_of, tables
+from ldm_plugin_compvis.layout.schedule_tables import schedule_of, tables
+from ldm_plugin_compvis.layout.state_dict import BUFFERS
 
 from ldm_core.builtin.diffusion_config import VPConfig
 

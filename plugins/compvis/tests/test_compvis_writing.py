@@ -13,7 +13,7 @@ import torch
 import yaml
 from ldm_plugin_compvis.codec import CompVisCodec
 from ldm_plugin_compvis.config import CompVisConfig
-from ldm_plugin_compvis.layout import BUFFERS
+from ldm_plugin_compvis.layout.state_dict import BUFFERS
 from torchvision_operators import declare_torchvision_operators
 
 from ldm_core.build import make_first_stage

@@ -6,8 +6,8 @@ from ldm_core.codec import Codec, ModelWeights, Recognised, Source, Written
 from ldm_core.contracts import Site
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_plugin_diffusers.config import DiffusersConfig
-from ldm_plugin_diffusers.pipelines import INDEX, Found, read_component, read_pipeline
-from ldm_plugin_diffusers.pipelines_out import write
+from ldm_plugin_diffusers.pipeline.read import INDEX, Found, read_component, read_pipeline
+from ldm_plugin_diffusers.pipeline.write import write
 
 
 class DiffusersCodec(Codec):

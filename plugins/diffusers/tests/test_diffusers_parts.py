@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers_models import count, drawn, gap, normal, ours, saved
-from ldm_plugin_diffusers.autoencoders import read_autoencoder
-from ldm_plugin_diffusers.unets import read_unet
+from ldm_plugin_diffusers.autoencoder.read import read_autoencoder
+from ldm_plugin_diffusers.unet.read import read_unet
 
 from ldm_core.cond import Cond
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers_models import CATALOG, UNCONDITIONAL
-from ldm_plugin_diffusers.schedulers import read_scheduler, write_scheduler
+from ldm_plugin_diffusers.scheduler.read import read_scheduler, write_scheduler
 
 from ldm_core.errors import ConfigError
 from ldm_core.resolve import resolve

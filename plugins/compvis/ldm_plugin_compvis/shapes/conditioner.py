@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from ldm_core.specs import EMPTY
-from ldm_plugin_compvis import clip_keys
+from ldm_plugin_compvis.layout import clip as clip_keys
 
 Shapes = Mapping[str, tuple[int, ...]]
 _TOKENS = "transformer.token_emb.weight"

@@ -13,8 +13,8 @@ import attrs
 
 from ldm_core.builtin.unet_config import PRESETS, UNetConfig
 from ldm_core.specs import EMPTY
-from ldm_plugin_compvis.autoencoder_shapes import AutoencoderShapes
-from ldm_plugin_compvis.unet_shapes import UNetShapes, structure_of
+from ldm_plugin_compvis.shapes.autoencoder import AutoencoderShapes
+from ldm_plugin_compvis.shapes.unet import UNetShapes, structure_of
 
 STAGES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     name: (use, {"channels": 128, "channel_mult": mult, "res_blocks": 2, "attention": attention, **more})

@@ -13,10 +13,13 @@ from ldm_core import storage
 from ldm_core.codec import ModelWeights
 from ldm_core.errors import ConfigError
 from ldm_core.specs import CondSpec, LatentSpec
-from ldm_plugin_compvis import autoencoder_shapes, clip_keys, expected, fingerprints
 from ldm_plugin_compvis.config import CompVisConfig
-from ldm_plugin_compvis.found import Found
-from ldm_plugin_compvis.layout import NAME, allowed, averaged
+from ldm_plugin_compvis.layout import clip as clip_keys
+from ldm_plugin_compvis.layout import expected
+from ldm_plugin_compvis.layout.state_dict import NAME, allowed, averaged
+from ldm_plugin_compvis.recognise.found import Found
+from ldm_plugin_compvis.shapes import autoencoder as autoencoder_shapes
+from ldm_plugin_compvis.shapes import released as fingerprints
 
 WITH_TOKENIZER = ("text", "clip_text")
 """Conditioners whose state holds a tokenizer, which no such file does."""

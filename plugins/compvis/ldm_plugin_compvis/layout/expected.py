@@ -14,7 +14,7 @@ from ldm_core.builtin.unet_config import UNetConfig
 from ldm_core.nn.autoencoder import Decoder, Encoder
 from ldm_core.nn.transformer import TokenTransformer
 from ldm_core.specs import CondSpec, LatentSpec, Site
-from ldm_plugin_compvis import clip_keys
+from ldm_plugin_compvis.layout import clip as clip_keys
 
 Shapes = dict[str, tuple[int, ...]]
 

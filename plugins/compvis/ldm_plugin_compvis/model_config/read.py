@@ -16,7 +16,7 @@ from ldm_core.codec import Source, TensorFile
 from ldm_core.errors import LDMError
 from ldm_core.specs import EMPTY
 from ldm_core.weights import configs
-from ldm_plugin_compvis.unet_shapes import UNetShapes
+from ldm_plugin_compvis.shapes.unet import UNetShapes
 
 METADATA = "compvis_config"
 """Under this key of a file's metadata, written by this package: the text of the configuration."""

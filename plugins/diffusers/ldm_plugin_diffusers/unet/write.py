@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ldm_core.errors import CheckpointError, ConfigError
-from ldm_plugin_diffusers.autoencoders import WrittenPart
-from ldm_plugin_diffusers.unet_keys import UNetShape, unet_weights
+from ldm_plugin_diffusers.autoencoder.read import WrittenPart
+from ldm_plugin_diffusers.unet.keys import UNetShape, unet_weights
 from ldm_plugin_diffusers.weights import give
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ldm_plugin_compvis import clip_keys
-from ldm_plugin_compvis.config_file import OWN
+from ldm_plugin_compvis.layout import clip as clip_keys
+from ldm_plugin_compvis.model_config.read import OWN
 
 _PARTS = (
     *("image_size", "image_channels", "first_stage", "conditioners", "denoiser"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ldm_core.errors import ConfigError
-from ldm_plugin_diffusers.autoencoder_keys import AutoencoderShape, autoencoder_weights
+from ldm_plugin_diffusers.autoencoder.keys import AutoencoderShape, autoencoder_weights
 from ldm_plugin_diffusers.values import LAYERS, Values, multiples
 from ldm_plugin_diffusers.weights import Stored, Taken, Weight, give, take
 

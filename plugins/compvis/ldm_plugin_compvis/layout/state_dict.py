@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 from ldm_core.codec import TensorFile
-from ldm_plugin_compvis import autoencoder_shapes, unet_shapes
+from ldm_plugin_compvis.shapes import autoencoder as autoencoder_shapes
+from ldm_plugin_compvis.shapes import unet as unet_shapes
 
 Shapes = Mapping[str, tuple[int, ...]]
 NAME = "compvis"

@@ -10,10 +10,10 @@ import attrs
 
 from ldm_core.codec import TensorFile
 from ldm_core.specs import EMPTY
-from ldm_plugin_compvis.autoencoder_shapes import AutoencoderShapes
-from ldm_plugin_compvis.conditioner_shapes import ConditionerShapes
-from ldm_plugin_compvis.layout import Layout, allowed
-from ldm_plugin_compvis.unet_shapes import UNetShapes
+from ldm_plugin_compvis.layout.state_dict import Layout, allowed
+from ldm_plugin_compvis.shapes.autoencoder import AutoencoderShapes
+from ldm_plugin_compvis.shapes.conditioner import ConditionerShapes
+from ldm_plugin_compvis.shapes.unet import UNetShapes
 
 
 @attrs.frozen(kw_only=True)

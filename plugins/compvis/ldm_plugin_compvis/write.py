@@ -16,13 +16,14 @@ from ldm_core.codec import ModelWeights, Written
 from ldm_core.config import dump_yaml
 from ldm_core.errors import ConfigError
 from ldm_core.weights.normalization import factor_of, folded
-from ldm_plugin_compvis import clip_keys, schedules
 from ldm_plugin_compvis.config import CompVisConfig
-from ldm_plugin_compvis.config_file import METADATA, OWN
-from ldm_plugin_compvis.config_text import config_of
-from ldm_plugin_compvis.layout import NAME, averaged
-from ldm_plugin_compvis.reading import FIRST_CONV, mask_second
-from ldm_plugin_compvis.recognise import MASKED
+from ldm_plugin_compvis.layout import clip as clip_keys
+from ldm_plugin_compvis.layout import schedule_tables as schedules
+from ldm_plugin_compvis.layout.state_dict import NAME, averaged
+from ldm_plugin_compvis.model_config.read import METADATA, OWN
+from ldm_plugin_compvis.model_config.write import config_of
+from ldm_plugin_compvis.read import FIRST_CONV, mask_second
+from ldm_plugin_compvis.recognise.file import MASKED
 
 SUFFIXES = (".safetensors", ".ckpt")
 HELD = (

@@ -10,8 +10,8 @@ import attrs
 
 from ldm_core.codec import Source
 from ldm_core.errors import CheckpointError, ConfigError
-from ldm_plugin_diffusers.autoencoders import WrittenPart
-from ldm_plugin_diffusers.text_keys import bert_weights
+from ldm_plugin_diffusers.autoencoder.read import WrittenPart
+from ldm_plugin_diffusers.text.keys import bert_weights
 from ldm_plugin_diffusers.values import LAYERS, Values
 from ldm_plugin_diffusers.weights import Stored, Taken, Weight, give, take
 

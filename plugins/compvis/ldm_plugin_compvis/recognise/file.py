@@ -17,15 +17,16 @@ from ldm_core.builtin.diffusion_config import VP_PRESETS
 from ldm_core.codec import Source, TensorFile, overlay
 from ldm_core.config import structure, unstructure
 from ldm_core.errors import CheckpointError
-from ldm_plugin_compvis import fingerprints, schedules
-from ldm_plugin_compvis.autoencoder_shapes import AutoencoderShapes, NotThisAutoencoder, autoencoder_shapes
-from ldm_plugin_compvis.choices import conditioner_named
-from ldm_plugin_compvis.conditioner_shapes import ConditionerShapes, NotThisConditioner, conditioner_shapes
 from ldm_plugin_compvis.config import CompVisConfig
-from ldm_plugin_compvis.config_file import Hints, hints_of
-from ldm_plugin_compvis.found import Found
-from ldm_plugin_compvis.layout import Layout, layout_of, shapes_of
-from ldm_plugin_compvis.unet_shapes import NotThisUNet, UNetShapes, unet_shapes
+from ldm_plugin_compvis.layout import schedule_tables as schedules
+from ldm_plugin_compvis.layout.state_dict import Layout, layout_of, shapes_of
+from ldm_plugin_compvis.model_config.read import Hints, hints_of
+from ldm_plugin_compvis.recognise.found import Found
+from ldm_plugin_compvis.recognise.given import conditioner_named
+from ldm_plugin_compvis.shapes import released as fingerprints
+from ldm_plugin_compvis.shapes.autoencoder import AutoencoderShapes, NotThisAutoencoder, autoencoder_shapes
+from ldm_plugin_compvis.shapes.conditioner import ConditionerShapes, NotThisConditioner, conditioner_shapes
+from ldm_plugin_compvis.shapes.unet import NotThisUNet, UNetShapes, unet_shapes
 
 NAMES = {"clip_text": "text"}
 """What conditioners are called in a recipe, where that is not their component's name."""

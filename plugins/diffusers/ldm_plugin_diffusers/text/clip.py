@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ldm_core.codec import Source
 from ldm_core.errors import CheckpointError, ConfigError
-from ldm_plugin_diffusers.autoencoders import WrittenPart
-from ldm_plugin_diffusers.text_keys import clip_weights
-from ldm_plugin_diffusers.texts import (
+from ldm_plugin_diffusers.autoencoder.read import WrittenPart
+from ldm_plugin_diffusers.text.bert import (
     HUGGING_FACE,
     TOKENS,
     TextEncoder,
@@ -20,6 +19,7 @@ from ldm_plugin_diffusers.texts import (
     state_of,
     tokenizer_model,
 )
+from ldm_plugin_diffusers.text.keys import clip_weights
 from ldm_plugin_diffusers.values import LAYERS, Values
 from ldm_plugin_diffusers.weights import Stored, give
 

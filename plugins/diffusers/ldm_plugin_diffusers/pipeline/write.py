@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from ldm_core.codec import ModelWeights, Written
 from ldm_core.errors import ConfigError
-from ldm_plugin_diffusers import clip, texts
-from ldm_plugin_diffusers.autoencoders import WrittenPart, write_autoencoder
-from ldm_plugin_diffusers.pipelines import INDEX, LAYOUTS
-from ldm_plugin_diffusers.schedulers import write_scheduler
-from ldm_plugin_diffusers.texts import WrittenText, as_json
-from ldm_plugin_diffusers.unets_out import write_unet
+from ldm_plugin_diffusers.autoencoder.read import WrittenPart, write_autoencoder
+from ldm_plugin_diffusers.pipeline.read import INDEX, LAYOUTS
+from ldm_plugin_diffusers.scheduler.read import write_scheduler
+from ldm_plugin_diffusers.text import bert as texts
+from ldm_plugin_diffusers.text import clip
+from ldm_plugin_diffusers.text.bert import WrittenText, as_json
+from ldm_plugin_diffusers.unet.write import write_unet
 
 if TYPE_CHECKING:
     from torch import Tensor

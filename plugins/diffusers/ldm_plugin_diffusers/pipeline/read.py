@@ -9,9 +9,12 @@ import attrs
 
 from ldm_core.codec import ModelWeights, Recognised, Source, overlay
 from ldm_core.errors import CheckpointError, ConfigError
-from ldm_plugin_diffusers import autoencoders, clip, texts, unets
+from ldm_plugin_diffusers.autoencoder import read as autoencoders
 from ldm_plugin_diffusers.folder import config_of, stored_in
-from ldm_plugin_diffusers.schedulers import read_scheduler
+from ldm_plugin_diffusers.scheduler.read import read_scheduler
+from ldm_plugin_diffusers.text import bert as texts
+from ldm_plugin_diffusers.text import clip
+from ldm_plugin_diffusers.unet import read as unets
 from ldm_plugin_diffusers.values import shown
 from ldm_plugin_diffusers.weights import Stored, misfits, take
 
