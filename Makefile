@@ -30,12 +30,14 @@ RUN := $(VENV)/installed-run
 DEV := $(VENV)/installed-dev
 BUILD := .venv-build/installed
 
-.PHONY: demo test slow benchmark lint wheels constraints newest
+.PHONY: demo install test slow benchmark lint wheels constraints newest
 .DELETE_ON_ERROR:
 
 # An environment for developing can run the demo as well.
 demo: $(or $(wildcard $(DEV)),$(RUN))
 	$(BIN)/ldm-run --first-stage vq_f4 --cond text --sampler ddim --out runs/demo
+
+install: $(DEV)
 
 test: $(DEV)
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -m "not slow and not benchmark" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)

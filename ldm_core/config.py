@@ -90,7 +90,7 @@ def _is_union(target: Any) -> bool:
     return get_origin(target) in (Union, UnionType)
 
 
-def make_converter() -> Converter:
+def make_converter() -> Converter:  # noqa: C901
     """A converter with forbidden extra keys and strict scalars."""
     conv = Converter(forbid_extra_keys=True, detailed_validation=True)
     conv.register_structure_hook(int, _integer)

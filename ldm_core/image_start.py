@@ -85,7 +85,7 @@ class Passage:
         return latents if self.noised else alpha * latents + sigma * noise
 
 
-def passage(
+def passage(  # noqa: PLR0913
     recipe: Recipe,
     stage: FirstStage,
     device: torch.device,

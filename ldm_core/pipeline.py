@@ -178,7 +178,7 @@ class Pipeline:
             made = self._made = key, make_sampling(recipe, self.catalog, site)
         return made[1]
 
-    def sample(
+    def sample(  # noqa: C901, PLR0913
         self,
         prompts: str | Sequence[str] | None = None,
         *,

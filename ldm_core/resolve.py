@@ -47,7 +47,7 @@ class _Around:
     site: Site
 
 
-def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = None) -> Recipe:
+def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = None) -> Recipe:  # noqa: C901
     """Plain values -> a complete recipe. Every mistake is reported at once (:class:`ConfigError`).
 
     `info`, what the data offers, lets conditioners fill in numbers such as class counts. Files that `plain` names are

@@ -35,7 +35,7 @@ def conditions_of(model: Model, batch: Batch, negative: Batch | None = None) -> 
 
 
 @torch.no_grad()
-def sample_latents(
+def sample_latents(  # noqa: PLR0913
     model: Model,
     parts: SamplingParts,
     conditions: Conditions,

@@ -22,7 +22,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 """Arithmetic inside the networks."""
 
 
-def _field(
+def _field(  # noqa: PLR0913
     default: Any,
     help: str,
     minimum: float | None = None,

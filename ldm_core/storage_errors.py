@@ -164,7 +164,7 @@ def chained(error: Exception, url: str | os.PathLike[str]) -> Exception | None:
     return error if shown(url) == os.fspath(url) else None
 
 
-def reason(error: BaseException, url: str) -> str:
+def reason(error: BaseException, url: str) -> str:  # noqa: C901
     """One line: what happened and what to do, without secrets."""
     number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):

@@ -42,7 +42,7 @@ def numbers(values: Sequence[int]) -> bytes:
     return b"(" + b"".join(map(number, values)) + b"t"
 
 
-def tensor(
+def tensor(  # noqa: PLR0913
     shape: Sequence[int] = (2, 3),
     stride: Sequence[int] = (3, 1),
     offset: int = 0,

@@ -1,4 +1,4 @@
-"""Real captioned images: does a model trained on emoji draw the emoji that was asked for?
+"""Real captioned images: a model trained on emoji draws the emoji that was asked for.
 
 Slow: LDM_EMOJI_RUN names the folder of a run of examples/emoji_text (made with ``ldm-run --recipe
 examples/emoji_text/recipe.yaml --data ../shared/data/emoji_noto``, about an hour on two cores); without it the run is

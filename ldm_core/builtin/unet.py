@@ -52,7 +52,7 @@ class UNet(nn.Module, Denoiser):
     (that skip alone) and `mid`.
     """
 
-    def __init__(self, config: UNetConfig, site: Site) -> None:
+    def __init__(self, config: UNetConfig, site: Site) -> None:  # noqa: C901
         super().__init__()
         if site.latent is None:
             raise ValueError("the U-Net needs site.latent, the shape of the latents that it denoises")

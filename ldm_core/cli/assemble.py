@@ -92,7 +92,7 @@ class Assembled:
     notes: tuple[str, ...]
 
 
-def assemble(request: Request, catalog: Catalog) -> Assembled:
+def assemble(request: Request, catalog: Catalog) -> Assembled:  # noqa: C901
     """The recipe, then the options, then the settings.
 
     Without ``--recipe`` the small shipped recipe is taken; there, parts that are not installed and that the user did

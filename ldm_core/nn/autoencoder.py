@@ -130,7 +130,7 @@ class Encoder(nn.Module):
     `out_channels` is 2·z for a Gaussian posterior (mean and log variance), z for a codebook.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         *,
         out_channels: int,
@@ -181,7 +181,7 @@ class Decoder(nn.Module):
     `up[0]` is the highest resolution, as in the published keys; it runs last.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         *,
         z_channels: int,

@@ -95,7 +95,7 @@ class TokenTransformer(nn.Module):
     are told apart sooner in a short training with a larger one, as the layers add little to what they start from).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         vocab_size: int,
         width: int,

@@ -159,7 +159,7 @@ class GeneratorLoss(nn.Module):
     `reduce`: see :func:`adaptive_weight`. Raises ConfigError when the stage cannot be trained so.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         first_stage: nn.Module,
         discriminator: nn.Module | None = None,

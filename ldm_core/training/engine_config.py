@@ -177,7 +177,7 @@ def _unknown(raw: Mapping[str, Any], path: str) -> Iterator[str]:
             yield f"{path}.zero_optimization.{clean(key, 60)}: DeepSpeed has no such setting{suggest(key, ZERO_KEYS)}"
 
 
-def _contradictions(raw: Mapping[str, Any], settings: EngineSettings, section: str, size: int | None) -> Iterator[str]:
+def _contradictions(raw: Mapping[str, Any], settings: EngineSettings, section: str, size: int | None) -> Iterator[str]:  # noqa: C901
     """One line for each raw value that the recipe says otherwise; `size` processes, None = not known yet."""
     path = f"{section}.deepspeed"
     micro = None if size is None else settings.images_per_step // (size * settings.accumulate)

@@ -207,7 +207,7 @@ class _Pictures(TorchDataset):
 
 
 @torch.no_grad()
-def _encode(
+def _encode(  # noqa: PLR0913
     stage: FirstStage,
     examples: Examples,
     run: Run,

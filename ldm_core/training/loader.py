@@ -50,7 +50,7 @@ class Loader:
     where unreadable examples are counted, those met by workers and by the other processes included.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         fetch: Callable[[Place], Mapping[str, Any]],
         arrangement: Arrangement | int,

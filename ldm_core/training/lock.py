@@ -50,7 +50,7 @@ class Holder:
 
     @classmethod
     def me(cls) -> Holder:
-        """This process, now, under a new token."""
+        """Our own process, now, under a new token."""
         now = time.time()
         return cls(secrets.token_hex(8), socket.gethostname(), _machine(), os.getpid(), _start_of("self"), now, now)
 

@@ -222,7 +222,7 @@ def _set_moment(part: Part, parameter: nn.Parameter, key: str, value: Tensor) ->
 
 
 def _share(parameter: Any, value: Tensor) -> Tensor:
-    """This process's share of a whole tensor under ZeRO 3. DeepSpeed's own setter fails where it does not divide."""
+    """The part of a whole tensor that this process holds under ZeRO 3. DeepSpeed's setter fails on uneven parts."""
     count = parameter.ds_tensor.numel()
     start = count * torch.distributed.get_rank(parameter.ds_process_group)
     mine = value.flatten()[start : start + count]

@@ -1,4 +1,4 @@
-"""This process among all of a run's: the process group up and down, sums over it, and DeepSpeed's import.
+"""One process among all of a run: the process group up and down, sums over it, and DeepSpeed's import.
 
 What DeepSpeed does on a CPU was measured: its shared-memory op would be compiled at start (40 s, and fails without a
 compiler), so it is switched off there; its logger writes to stdout; without RANK and its kin it looks for MPI.
@@ -35,7 +35,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 @attrs.frozen
 class World:
-    """This process among all: `rank` of `size`, and its device."""
+    """One process among all: `rank` of `size`, and its device."""
 
     rank: int
     size: int

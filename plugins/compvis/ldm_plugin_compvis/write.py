@@ -86,7 +86,7 @@ def write(weights: ModelWeights, name: str, config: CompVisConfig) -> Written:
     return Written(files={"": lambda: _bytes(tensors, text, suffix)}, beside=beside, notes=tuple(notes))
 
 
-def _problems(weights: ModelWeights) -> Iterator[str]:
+def _problems(weights: ModelWeights) -> Iterator[str]:  # noqa: C901
     """What the layout, as CompVis' programs read it, cannot hold, a line each."""
     recipe = weights.recipe
     stage, unet = recipe.get("first_stage", {}), recipe.get("denoiser", {})
