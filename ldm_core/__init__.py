@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ldm_core.component import API_VERSION, VERSION, Component
+from ldm_core.catalog.component import API_VERSION, VERSION, Component
+from ldm_core.catalog.hookspecs import hookimpl, hookspec
 from ldm_core.contracts import Conditioner, Denoiser, FirstStage, Sampler
 from ldm_core.errors import LDMError
-from ldm_core.hookspecs import hookimpl, hookspec
 
 if TYPE_CHECKING:
-    from ldm_core.pipeline import Pipeline
+    from ldm_core.sampling.pipeline import Pipeline
 
 __version__ = VERSION
 
@@ -29,10 +29,11 @@ __all__ = [
 
 
 def load(url: str, *, device: str | None = None, **options: Any) -> Pipeline:
-    """Load a trained model from a run folder or a weights file (path or URL); see :class:`ldm_core.pipeline.Pipeline`.
+    """Load a trained model from a run folder or a weights file (path or URL); see
+    :class:`ldm_core.sampling.pipeline.Pipeline`.
 
     Imports torch, but neither deepspeed nor timm; s3fs only for an s3 URL.
     """
-    from ldm_core.pipeline import Pipeline
+    from ldm_core.sampling.pipeline import Pipeline
 
     return Pipeline.load(url, device=device, **options)

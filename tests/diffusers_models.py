@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torchvision_operators import declare_torchvision_operators
 
 from ldm_core.catalog import Catalog
-from ldm_core.codec import ModelWeights
-from ldm_core.weights.reading import build_part, make_codec, read
+from ldm_core.contracts.codec import ModelWeights
+from ldm_core.weights.codecs import make_codec, read
+from ldm_core.weights.complete import build_part
 from ldm_core.weights.source import open_source
 
 declare_torchvision_operators()

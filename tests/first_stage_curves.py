@@ -15,16 +15,20 @@ from typing import Any
 import torch
 from training_runs import TINY, VQ
 
-from ldm_core import config, workflow
-from ldm_core.build import make_dataset, make_first_stage, seeded
 from ldm_core.catalog import Catalog
-from ldm_core.streams import mix_seed
-from ldm_core.training import world
-from ldm_core.training.first_stage_run import spread_images
-from ldm_core.training.first_stage_task import FirstStageTask
-from ldm_core.training.first_stage_validation import HeldOut, evaluating
-from ldm_core.training.latent_statistics import fit_normalization
-from ldm_core.training.loader import Examples, Loader
+from ldm_core.config import overrides as overrides_
+from ldm_core.contracts.streams import mix_seed
+from ldm_core.model.build import make_first_stage
+from ldm_core.model.fill import seeded
+from ldm_core.model.parts import make_dataset
+from ldm_core.training import workflow
+from ldm_core.training.engine import world
+from ldm_core.training.feed.examples import Examples
+from ldm_core.training.feed.loader import Loader
+from ldm_core.training.first_stage.task import FirstStageTask
+from ldm_core.training.first_stage.train import spread_images
+from ldm_core.training.first_stage.validation import HeldOut, evaluating
+from ldm_core.training.latents.statistics import fit_normalization
 
 KL: dict[str, Any] = {
     "use": "kl_ae", "channels": 8, "channel_mult": [1, 2], "res_blocks": 1, "mid_attention": False, "norm_groups": 4,
@@ -43,7 +47,7 @@ class Trial:
         fixed = ("steps=20", "images_per_step=8", "discriminator_layers=2")
         given = [f"first_stage_trainer.{o}" for o in (*fixed, *overrides)]
         catalog = Catalog.discover()
-        config.apply_overrides(plain, given, ["first_stage", "denoiser", "dataset", "conditioners"])
+        overrides_.apply_overrides(plain, given, ["first_stage", "denoiser", "dataset", "conditioners"])
         self.recipe, _ = workflow.prepare(plain, catalog)
         self.settings, self.world = self.recipe.first_stage_trainer, world.start()
         data = make_dataset(self.recipe, catalog)

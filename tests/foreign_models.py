@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ldm_core.catalog import Catalog
-from ldm_core.codec import ModelWeights
+from ldm_core.contracts.codec import ModelWeights
 from ldm_core.testing.sources import put
 from ldm_core.testing.suites.codec import random_weights
-from ldm_core.weights.reading import make_codec
+from ldm_core.weights.codecs import make_codec
 
 KL = {"use": "kl_ae", "channels": 32, "channel_mult": [1, 2], "res_blocks": 1, "z_channels": 4}
 UNET = {"use": "unet", "channels": 32, "channel_mult": [1, 2], "res_blocks": 1, "attention": [2], "heads": 2}

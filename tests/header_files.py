@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm_core import artifacts
 from ldm_core.catalog import Catalog
-from ldm_core.recipe import Recipe, versions
-from ldm_core.resolve import resolve
+from ldm_core.recipe import artifacts
+from ldm_core.recipe.recipe import Recipe, versions
+from ldm_core.recipe.resolve import resolve
 
 PLAIN: Mapping[str, Any] = {
     "image_size": 16,
@@ -43,8 +43,8 @@ def write_run(folder: Path, plain: Mapping[str, Any] = PLAIN, *, empty_tokenizer
     import torch
     from safetensors.torch import save_file
 
-    from ldm_core.build import make_first_stage, make_model
-    from ldm_core.training.posthoc_ema import write_snapshot
+    from ldm_core.model.build import make_first_stage, make_model
+    from ldm_core.training.averages.posthoc import write_snapshot
 
     catalog = Catalog.discover()
     recipe = resolve(plain, catalog)

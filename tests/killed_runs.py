@@ -31,7 +31,9 @@ from training_runs import TINY, VQ, Watch, go
 
 from ldm_core import hookimpl, storage
 from ldm_core.errors import Interrupted
-from ldm_core.training import curves, stages, world
+from ldm_core.training import stages
+from ldm_core.training.engine import world
+from ldm_core.training.folder import curves
 
 # What every attempt would do again, once before the first: imports (AdamW brings a compiler along) and no pictures.
 world.import_deepspeed()

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ldm_core import images
-from ldm_core.builtin.folder import FolderDataset
-from ldm_core.builtin.folder_config import FolderConfig
-from ldm_core.builtin.reading import RecordDataset
+from ldm_core.builtin.readers.folder import FolderDataset
+from ldm_core.builtin.readers.folder_config import FolderConfig
 from ldm_core.contracts import Site
+from ldm_core.data import images
+from ldm_core.data.records.dataset import RecordDataset
 
 SITE = Site(size=(16, 16))
 PNG = images.png_bytes(np.full((3, 8, 8), 7, dtype=np.uint8))

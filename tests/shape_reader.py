@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ldm_core.builtin.shapes_drawing import EXTENTS, inside
-from ldm_core.builtin.shapes_scenes import COLOURS, SHAPES
+from ldm_core.builtin.shapes.drawing import EXTENTS, inside
+from ldm_core.builtin.shapes.scenes import COLOURS, SHAPES
 
 _GRID = 24  # templates and crops are compared at this many cells a side
 

@@ -20,11 +20,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ldm_core import images, load
-from ldm_core.builtin.tar import TarDataset
-from ldm_core.builtin.tar_config import TarConfig
+from ldm_core import load
+from ldm_core.builtin.readers.tar import TarDataset
+from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.contracts import Site
-from ldm_core.geometry import fit
+from ldm_core.data import images
+from ldm_core.data.geometry import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "emoji_noto"

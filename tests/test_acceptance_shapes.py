@@ -23,7 +23,7 @@ import pytest
 from shape_reader import read_shape
 
 from ldm_core import load
-from ldm_core.builtin.shapes import held_out_prompts, held_out_scenes
+from ldm_core.builtin.shapes.dataset import held_out_prompts, held_out_scenes
 from ldm_core.contracts import Site
 
 COMMAND = ["--first-stage", "vq_f4", "--cond", "text", "--sampler", "ddim"]

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm_core.contracts import Reconstruction
+from ldm_core.contracts.streams import Streams
 from ldm_core.errors import ConfigError
-from ldm_core.streams import Streams
-from ldm_core.training.adversarial import (
+from ldm_core.training.first_stage.adversarial import (
     DiscriminatorLoss,
     GeneratorLoss,
     adaptive_weight,
@@ -23,7 +23,7 @@ from ldm_core.training.adversarial import (
     hinge_d_loss,
     vanilla_d_loss,
 )
-from ldm_core.training.discriminator import PatchDiscriminator
+from ldm_core.training.first_stage.discriminator import PatchDiscriminator
 
 
 class ToyStage(nn.Module):

@@ -10,8 +10,8 @@ import torch
 from test_adversarial import ToyPerceptual, ToyStage, gradients, images, networks
 from torch import Tensor, nn
 
-from ldm_core.streams import Streams
-from ldm_core.training.adversarial import (
+from ldm_core.contracts.streams import Streams
+from ldm_core.training.first_stage.adversarial import (
     Balance,
     DiscriminatorLoss,
     GeneratorLoss,
@@ -19,7 +19,7 @@ from ldm_core.training.adversarial import (
     hinge_d_loss,
     r1_penalty,
 )
-from ldm_core.training.discriminator import PatchDiscriminator
+from ldm_core.training.first_stage.discriminator import PatchDiscriminator
 
 
 class Linear(nn.Module):

@@ -12,10 +12,10 @@ import pytest
 from training_runs import TINY, go
 
 from ldm_core.catalog import Catalog
-from ldm_core.check import check
+from ldm_core.data.images import png_bytes
 from ldm_core.errors import ConfigError
-from ldm_core.images import png_bytes
-from ldm_core.resolve import resolve
+from ldm_core.recipe.check import check
+from ldm_core.recipe.resolve import resolve
 
 
 def pictures(folder: Path) -> str:
@@ -35,10 +35,10 @@ def problems(**data: Any) -> str:
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_run_in_three_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: bool) -> None:
-    from ldm_core.training import denoiser_task
+    from ldm_core.training.denoiser import task
 
     seen: Counter[tuple[int, ...]] = Counter()
-    step = denoiser_task.DenoiserTask.step
+    step = task.DenoiserTask.step
 
     def spy(self: Any, number: int, micros: Any, *, measure: bool) -> Any:
         for micro in micros:
@@ -47,7 +47,7 @@ def test_a_run_in_three_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
             assert {p.size for p in micro.places} == {tuple(batch.shape[-2:])}  # the identity stage keeps sizes
         return step(self, number, micros, measure=measure)
 
-    monkeypatch.setattr(denoiser_task.DenoiserTask, "step", spy)
+    monkeypatch.setattr(task.DenoiserTask, "step", spy)
     watch = go(
         tmp_path / "run",
         "trainer.steps=9",

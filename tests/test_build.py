@@ -14,20 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core import Component, hookimpl
-from ldm_core.build import (
-    load_weights,
-    make_first_stage,
-    make_model,
-    make_objective,
-    make_sampling,
-    sampling_site,
-    seeded,
-)
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import LatentSpec
 from ldm_core.errors import CheckpointError, ComponentError
-from ldm_core.recipe import Recipe
-from ldm_core.resolve import resolve
+from ldm_core.model.build import make_first_stage, make_model, make_objective, make_sampling, sampling_site
+from ldm_core.model.fill import load_weights, seeded
+from ldm_core.recipe.recipe import Recipe
+from ldm_core.recipe.resolve import resolve
 
 SMALL: dict[str, Any] = {
     "image_size": 32,
@@ -202,4 +195,4 @@ def test_a_plugin_at_fault_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     with pytest.raises(ComponentError, match="does not import: RuntimeError: built for another torch"):
         built(faulty("ldm_breaks_at_import:Stage"))
     with pytest.raises(ComponentError, match="does not import: AttributeError"):
-        built(faulty("ldm_core.sample:no_such_thing"))
+        built(faulty("ldm_core.sampling.run:no_such_thing"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm_core import images
+from ldm_core.data import images
 from ldm_core.testing import DatasetSuite, PluginSuite
 
 

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from ldm_core import images
-from ldm_core.builtin.folder import FolderDataset
-from ldm_core.builtin.folder_config import FolderConfig
-from ldm_core.builtin.reading_values import Captions
+from ldm_core.builtin.readers.folder import FolderDataset
+from ldm_core.builtin.readers.folder_config import FolderConfig
 from ldm_core.contracts import Site
-from ldm_core.mixture import Mixture
-from ldm_core.settings import DataSettings
-from ldm_core.training.examples import Examples, arrange
-from ldm_core.training.loader import Loader
-from ldm_core.training.order import Order
-from ldm_core.training.starting import _each_caption
-from ldm_core.training.world import World
+from ldm_core.data import images
+from ldm_core.data.mixture import Mixture
+from ldm_core.data.records.sources import Captions
+from ldm_core.recipe.settings import DataSettings
+from ldm_core.training.denoiser.fit import _each_caption
+from ldm_core.training.engine.world import World
+from ldm_core.training.feed.examples import Examples, arrange
+from ldm_core.training.feed.loader import Loader
+from ldm_core.training.feed.order import Order
 
 TEXTS = [["one", "two", "three"], ["a", "b"], ["alone"], ["x", "y", "z", "w"]]
 

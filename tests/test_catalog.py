@@ -13,8 +13,9 @@ import attrs
 import pytest
 
 from ldm_core import Component, hookimpl
-from ldm_core.catalog import FIRST_PARTY, Catalog
-from ldm_core.component import API_VERSION, KINDS
+from ldm_core.catalog import Catalog
+from ldm_core.catalog.component import API_VERSION, KINDS
+from ldm_core.catalog.first_party import FIRST_PARTY
 from ldm_core.errors import ComponentError
 
 

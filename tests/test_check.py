@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from ldm_core.catalog import Catalog
-from ldm_core.check import check, misfits, require, site_of
 from ldm_core.contracts import CondSpec, DataInfo
 from ldm_core.errors import ConfigError
-from ldm_core.resolve import resolve
+from ldm_core.recipe.check import check, misfits, require, site_of
+from ldm_core.recipe.resolve import resolve
 
 SMALL_UNET = {"use": "unet", "channels": 32, "channel_mult": [1, 2], "heads": 2, "attention": [2]}
 ONE_LEVEL = {**SMALL_UNET, "channel_mult": [1], "attention": [1]}
@@ -172,9 +172,9 @@ def test_all_misfits_are_raised_at_once(catalog: Catalog) -> None:
 _PROBE = """
 import json, sys
 from ldm_core.catalog import Catalog
-from ldm_core.check import misfits
-from ldm_core.resolve import resolve
-from ldm_core.workflow import prepare
+from ldm_core.recipe.check import misfits
+from ldm_core.recipe.resolve import resolve
+from ldm_core.training.workflow import prepare
 catalog = Catalog.discover()
 recipe, info = prepare(json.loads(sys.argv[1]), catalog)
 wrong = list(misfits(resolve(json.loads(sys.argv[2]), catalog), info))

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from ldm_core import storage
 from ldm_core.errors import CheckpointError, StorageError
-from ldm_core.training import checkpoint
-from ldm_core.training.writer import Writer, _Hashed
+from ldm_core.training.checkpoints import files
+from ldm_core.training.checkpoints.writer import Writer, _Hashed
 
 STATE = {
     "model/state/a": torch.arange(6.0).view(2, 3),
@@ -53,7 +53,7 @@ def write(target: Writer, *steps: int, tensors: dict[str, Tensor] | None = None)
 
 
 def steps(folder: str) -> list[int | None]:
-    return [checkpoint.step_of(name) for name in checkpoint.listed(folder)[0]]
+    return [files.step_of(name) for name in files.listed(folder)[0]]
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -79,7 +79,7 @@ def test_the_stream_is_a_safetensors_file() -> None:
 @pytest.mark.parametrize("shard", [1 << 30, 40])
 def test_what_is_written_is_found(folder: str, shard: int) -> None:
     write(writer(folder, shard=shard), 7)
-    found = checkpoint.newest(folder, "me").found
+    found = files.newest(folder, "me").found
     assert found is not None and found.step == 7 and found.manifest["part_steps"] == {"model": 1}
     assert equal(dict(found.tensors()), STATE)
     assert len(found.manifest["files"]) == (1 if shard > 40 else 4)  # 37, 7, 48 and 8 bytes
@@ -92,7 +92,7 @@ def test_the_newest_and_every_nth_stay(folder: str) -> None:
     target = writer(folder, keep=2, keep_every=4)
     write(target, *range(1, 11))
     assert steps(folder) == [10, 9, 8, 4]
-    again = writer(folder, keep=1, keep_every=4, known=checkpoint.listed(folder)[0])
+    again = writer(folder, keep=1, keep_every=4, known=files.listed(folder)[0])
     write(again, 11)
     assert steps(folder) == [11, 8, 4]
 
@@ -124,41 +124,41 @@ DAMAGE: dict[str, tuple[str, Callable[[str], None], str]] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_one_is_named_passed_over_and_dropped_later(folder: str, damage: str) -> None:
     write(writer(folder), 1, 2)
-    newest = checkpoint.listed(folder)[0][0]
+    newest = files.listed(folder)[0][0]
     file, spoil, said = DAMAGE[damage]
     spoil(storage.join(folder, newest, file))
-    search = checkpoint.newest(folder, "me")
+    search = files.newest(folder, "me")
     assert search.found is not None and search.found.step == 1
     (line,) = search.damaged.values()
     assert f"{newest} is damaged and passed over" in line
     assert re.search(said, line)
     target = writer(folder, keep=1, known=[search.found.name], damaged=list(search.damaged))
     write(target, 2)
-    assert steps(folder) == [2] and checkpoint.listed(folder)[0] != [newest]
+    assert steps(folder) == [2] and files.listed(folder)[0] != [newest]
 
 
 def test_one_without_a_manifest_is_none_and_is_cleaned(folder: str) -> None:
     write(writer(folder), 1, 2)
-    newest = checkpoint.listed(folder)[0][0]
+    newest = files.listed(folder)[0][0]
     storage.remove(storage.join(folder, newest, "manifest.json"))
-    search = checkpoint.newest(folder, "me")
+    search = files.newest(folder, "me")
     assert search.found is not None and search.found.step == 1 and not search.damaged
-    assert checkpoint.clean(folder) == [newest]
+    assert files.clean(folder) == [newest]
     assert not any(newest in f.url for f in storage.list_files(folder, recursive=True))
 
 
 def test_leftovers_of_a_killed_process_go(tmp_path: Path) -> None:
     (tmp_path / "c" / "step-00000003-0a0b0c0d").mkdir(parents=True)
     (tmp_path / "c" / "mine").mkdir()
-    assert checkpoint.clean(str(tmp_path / "c")) == ["step-00000003-0a0b0c0d"]
+    assert files.clean(str(tmp_path / "c")) == ["step-00000003-0a0b0c0d"]
     assert [p.name for p in (tmp_path / "c").iterdir()] == ["mine"]
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
     (tmp_path / f".model.safetensors.{gone.pid}.ab.part").write_bytes(b"x")
     (tmp_path / f".model.safetensors.{os.getpid()}.ab.part").write_bytes(b"x")
-    checkpoint.clean_parts(str(tmp_path))
+    files.clean_parts(str(tmp_path))
     assert sorted(p.name for p in tmp_path.iterdir()) == [f".model.safetensors.{os.getpid()}.ab.part", "c"]
-    assert checkpoint.listed(str(tmp_path / "nowhere")) == ([], [])
+    assert files.listed(str(tmp_path / "nowhere")) == ([], [])
 
 
 def test_the_old_format_is_read(folder: str) -> None:
@@ -168,7 +168,7 @@ def test_the_old_format_is_read(folder: str) -> None:
         storage.make_folder(storage.join(folder, name))
         storage.atomic_write(storage.join(folder, name, "state.safetensors"), data)
         storage.atomic_write(storage.join(folder, name, "manifest.json"), json.dumps(manifest))
-    search = checkpoint.newest(folder, "me")
+    search = files.newest(folder, "me")
     assert search.found is not None and search.found.step == 4 and list(search.damaged) == ["step-00000005"]
     assert equal(dict(search.found.tensors()), STATE)
 
@@ -176,12 +176,12 @@ def test_the_old_format_is_read(folder: str) -> None:
 def test_another_runs_and_a_newer_formats_are_refused(folder: str) -> None:
     write(writer(folder), 1)
     with pytest.raises(CheckpointError, match="made with another recipe or other data"):
-        checkpoint.newest(folder, "you")
-    (name,), _ = checkpoint.listed(folder)
+        files.newest(folder, "you")
+    (name,), _ = files.listed(folder)
     url = storage.join(folder, name, "manifest.json")
     storage.atomic_write(url, json.dumps({**json.loads(storage.read_text(url)), "format": 3}))
     with pytest.raises(CheckpointError, match="has format 3, this version reads up to 2"):
-        checkpoint.newest(folder, "me")
+        files.newest(folder, "me")
 
 
 def test_a_storage_that_does_not_answer_is_no_empty_folder(monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
@@ -193,7 +193,7 @@ def test_a_storage_that_does_not_answer_is_no_empty_folder(monkeypatch: pytest.M
 
     monkeypatch.setattr(storage, "list_files", down)
     with pytest.raises(StorageError):
-        checkpoint.newest(folder, "me")
+        files.newest(folder, "me")
 
 
 class Gate:
@@ -227,13 +227,13 @@ def test_training_goes_on_while_a_slow_write_is_under_way(folder: str, gate: Gat
     target = writer(folder, background=True)
     target.start(5, STATE, MANIFEST)  # returns though the storage holds it up
     assert gate.reached.wait(10) and target.busy and target.outcome() is None
-    assert checkpoint.newest(folder, "me").found is None  # half of one is none
+    assert files.newest(folder, "me").found is None  # half of one is none
     gate.open.set()
     target.wait()
     outcome = target.outcome()
     assert outcome is not None and (outcome.step, outcome.error) == (5, None) and target.outcome() is None
     assert gate.names == ["state-00000.safetensors", "manifest.json"]  # the manifest last
-    assert checkpoint.newest(folder, "me").found is not None
+    assert files.newest(folder, "me").found is not None
 
 
 def test_one_write_at_a_time(folder: str, gate: Gate) -> None:
@@ -257,7 +257,7 @@ def test_a_failed_write_is_told_and_leaves_nothing(folder: str, gate: Gate, file
     target.wait()
     outcome = target.outcome()
     assert outcome is not None and outcome.step == 2 and "the disk is full" in str(outcome.error)
-    assert steps(folder) == [1] and checkpoint.listed(folder)[1] == []  # the older one was not dropped for it
+    assert steps(folder) == [1] and files.listed(folder)[1] == []  # the older one was not dropped for it
     gate.fails = lambda url: False
     write(target, 3)
     assert steps(folder) == [3]
@@ -282,7 +282,7 @@ def test_a_write_makes_no_second_copy(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 2 << 20
-    (name,), _ = checkpoint.listed(str(tmp_path))
+    (name,), _ = files.listed(str(tmp_path))
     assert len(load_file(tmp_path / name / "state-00000.safetensors")) == 16
 
 
@@ -314,8 +314,8 @@ def test_a_folder_with_anything_else_in_it_stays(folder: str, name: str) -> None
     write(writer(folder), 1)
     theirs = storage.join(folder, "step-00000002")
     storage.atomic_write(storage.join(theirs, name), "the user's")
-    assert checkpoint.clean(folder) == []
-    first = storage.join(folder, checkpoint.listed(folder)[0][0])
+    assert files.clean(folder) == []
+    first = storage.join(folder, files.listed(folder)[0][0])
     storage.atomic_write(storage.join(first, name), "the user's")
     write(writer(folder, keep=1, known=[storage.base_name(first)]), 3)
     assert storage.read_text(storage.join(first, name)) == storage.read_text(storage.join(theirs, name)) == "the user's"

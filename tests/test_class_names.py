@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ldm_core.class_names import indices
 from ldm_core.cli.inputs import name_classes, read_inputs
+from ldm_core.data.class_names import indices
 from ldm_core.errors import ConfigError
-from ldm_core.made_from import caption, described
+from ldm_core.sampling.made_from import caption, described
 
 GAPS = ("0", "1", "10", "11", "2")
 PADDED = ("001", "002", "010")

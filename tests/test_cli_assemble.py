@@ -13,8 +13,8 @@ from ldm_core.builtin import plugin as builtin
 from ldm_core.catalog import Catalog
 from ldm_core.cli.assemble import Request, assemble
 from ldm_core.errors import ConfigError, DataError
-from ldm_core.recipe import load_plain
-from ldm_core.resolve import resolve
+from ldm_core.recipe.resolve import resolve
+from ldm_core.recipe.shipped import load_plain
 
 
 @attrs.frozen(kw_only=True)

@@ -17,12 +17,13 @@ from s3_server import s3_bucket
 from safetensors.torch import load_file, save_file
 
 import ldm_core
-from ldm_core import artifacts, storage
+from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
 from ldm_core.errors import StorageError
+from ldm_core.recipe import artifacts
 from ldm_core.testing.suites.codec import random_weights
-from ldm_core.weights import loading
+from ldm_core.weights import open
 from ldm_core.weights.source import open_source
 
 
@@ -212,7 +213,7 @@ def test_settings_are_those_of_the_named_sampler(run: str, capfd: pytest.Capture
 
 
 def _pixels(path: Path) -> np.ndarray:
-    from ldm_core.images import decode_image
+    from ldm_core.data.images import decode_image
 
     return decode_image(path.read_bytes(), 3, str(path))
 
@@ -230,7 +231,7 @@ def test_to_and_from_object_storage(run: str, s3: str, capfd: pytest.CaptureFixt
     _, err = told(f"convert {run} {s3}/run --to ldm", capfd, 2)
     assert "is there already" in err
     told(f"convert {s3}/run {s3}/model.ckpt --to compvis", capfd)
-    opened = loading.open_weights(f"{s3}/model.ckpt", Catalog.discover(), loading.Wanted(given={"image_size": 16}))
+    opened = open.open_weights(f"{s3}/model.ckpt", Catalog.discover(), open.Wanted(given={"image_size": 16}))
     expected = tiny().model
     assert expected is not None and opened.weights.model is not None
     assert all(torch.equal(opened.weights.model[k], v) for k, v in expected.items())

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 from training_runs import Watch, go, weights
 
-from ldm_core import artifacts, load
+from ldm_core import load
 from ldm_core.cli import main
 from ldm_core.errors import Interrupted
+from ldm_core.recipe import artifacts
 
 STAGES = ("first_stage", "latents", "denoiser")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from training_runs import TINY, Watch, go
 
-from ldm_core import config
 from ldm_core.cli import main
+from ldm_core.config import documents
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("encode")
     go(folder / "run", stages=("first_stage",))
     recipe = {**TINY, "dataset": {"use": "shapes", "scenes": 40, "val_scenes": 8}}
-    (folder / "recipe.yaml").write_text(config.dump_yaml(recipe))
+    (folder / "recipe.yaml").write_text(documents.dump_yaml(recipe))
     return folder
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldm_core import images
+from ldm_core.data import images
 
 pytestmark = pytest.mark.slow
 TINY = [

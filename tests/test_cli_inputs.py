@@ -14,7 +14,7 @@ from PIL import Image
 from ldm_core.catalog import Catalog
 from ldm_core.cli.inputs import fit_inputs, name_classes, read_inputs, require_readers, taken_sizes
 from ldm_core.errors import ConfigError, DataError, StorageError
-from ldm_core.resolve import resolve
+from ldm_core.recipe.resolve import resolve
 
 
 def test_values() -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from ldm_core.cli import main
 from ldm_core.cli.commands.inspect import lines, size
-from ldm_core.storage_retry import StorageWarning
+from ldm_core.storage.retry import StorageWarning
 from ldm_core.weights import describe
 
 _PROBE = """

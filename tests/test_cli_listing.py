@@ -12,8 +12,8 @@ import pytest
 from ldm_core import Component, hookimpl
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
-from ldm_core.config import parse_yaml
-from ldm_core.recipe import load_plain, shipped
+from ldm_core.config.documents import parse_yaml
+from ldm_core.recipe.shipped import load_plain, shipped
 
 
 @attrs.frozen(kw_only=True)

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from ldm_core import storage, workflow
+from ldm_core import storage
 from ldm_core.cli import main
-from ldm_core.config import parse_yaml
+from ldm_core.config.documents import parse_yaml
 from ldm_core.errors import Interrupted, TrainingError
-from ldm_core.own_files import OwnFiles
+from ldm_core.training import workflow
+from ldm_core.training.folder.own_files import OwnFiles
 
 NUMBERS = {"evaluated_images": 16, "held_out": 1, "psnr": 31.25, "ssim": 0.9126, "dead_codes": 3}
 TRAINED = {

@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ldm_core import images, storage
+from ldm_core import storage
 from ldm_core.cli import main
 from ldm_core.cli.commands.reconstruct import fitted, psnr, read_size
 from ldm_core.cli.commands.sample import read_prompts, read_seeds
 from ldm_core.cli.sample_output import file_name
+from ldm_core.contracts.values import LatentSpec
+from ldm_core.data import images
 from ldm_core.errors import ConfigError, DataError, Interrupted, StorageError
-from ldm_core.picture_folder import PictureFolder
-from ldm_core.specs import LatentSpec
+from ldm_core.sampling.picture_folder import PictureFolder
 
 
 class _Pipeline:
@@ -78,7 +79,7 @@ class _Pipeline:
 
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> _Pipeline:
-    module = pytest.importorskip("ldm_core.pipeline", reason="torch is not installed")
+    module = pytest.importorskip("ldm_core.sampling.pipeline", reason="torch is not installed")
     made = _Pipeline()
 
     def load(url: str, *, device: str | None = None, precision: str = "fp32") -> _Pipeline:

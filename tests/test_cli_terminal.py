@@ -22,11 +22,12 @@ from ldm_core.cli.inputs import read_inputs
 from ldm_core.cli.options import place_and_settings
 from ldm_core.cli.progress import Progress
 from ldm_core.cli.sample_output import file_name
-from ldm_core.config import apply_overrides, structure
+from ldm_core.config.overrides import apply_overrides
+from ldm_core.config.structure import structure
 from ldm_core.errors import ConfigError, DataError
-from ldm_core.sample_rows import negative_rows, rows_of
-from ldm_core.settings import SampleSettings
-from ldm_core.weights.loading import Wanted
+from ldm_core.recipe.settings import SampleSettings
+from ldm_core.sampling.inputs import negative_rows, rows_of
+from ldm_core.weights.open import Wanted
 
 EVIL = "a\x1b]0;title\x07\x1b[2J\x9b31m\r\x7f\u202eb"
 
@@ -281,7 +282,7 @@ def test_json_is_ascii_and_yaml_what_stdout_takes(monkeypatch: pytest.MonkeyPatc
         print("a note of 猫")
         sys.stdout.flush()
         text = raw.getvalue().decode(encoding)
-        from ldm_core.documents import parse_yaml
+        from ldm_core.config.documents import parse_yaml
 
         assert parse_yaml(text.splitlines()[0], "") == {"prompts": ["猫 é"]} and "a note of" in text
 

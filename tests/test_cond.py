@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_core.cond import Cond, Conditions
+from ldm_core.contracts.conditioning import Cond, Conditions
 
 
 def full(rows: int = 2) -> Cond:
@@ -170,7 +170,7 @@ def test_conditions_pick() -> None:
 
 
 def test_importing_it_needs_no_torch() -> None:
-    code = "import sys, ldm_core.cond; ldm_core.cond.Cond(); sys.exit('torch' in sys.modules)"
+    code = "import sys, ldm_core.contracts; ldm_core.contracts.Cond(); sys.exit('torch' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, check=False).returncode
         == 0

@@ -8,7 +8,9 @@ from typing import Any, Literal
 import attrs
 import pytest
 
-from ldm_core.config import apply_overrides, dump_yaml, field_table, parse_yaml, structure, unstructure
+from ldm_core.config.documents import dump_yaml, parse_yaml
+from ldm_core.config.overrides import apply_overrides
+from ldm_core.config.structure import field_table, structure, unstructure
 from ldm_core.errors import ConfigError
 
 

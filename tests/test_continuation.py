@@ -12,11 +12,14 @@ import pytest
 import torch
 from training_runs import TINY, go, weights
 
-from ldm_core import config, continuation, images, storage
+from ldm_core import storage
 from ldm_core.catalog import Catalog
+from ldm_core.config import documents
+from ldm_core.data import images
 from ldm_core.errors import ConfigError
-from ldm_core.recipe import Recipe
-from ldm_core.resolve import resolve
+from ldm_core.recipe import continuation
+from ldm_core.recipe.recipe import Recipe
+from ldm_core.recipe.resolve import resolve
 
 CATALOG = Catalog.discover()
 
@@ -36,7 +39,7 @@ def recipe(url: str, **trainer: Any) -> Recipe:
 
 def begun(out: Path, made: Recipe, *files: str) -> str:
     """A folder as a run of `made` leaves it, as far as its recipe is concerned."""
-    storage.atomic_write(str(out / "recipe.yaml"), config.dump_yaml(made.public()))
+    storage.atomic_write(str(out / "recipe.yaml"), documents.dump_yaml(made.public()))
     for name in files or ("model.safetensors", "checkpoints/denoiser/x"):
         storage.atomic_write(str(out / name), b"")
     return str(out)
@@ -58,7 +61,7 @@ def test_a_run_is_known_by_the_place_it_was_begun_with(url: str, tmp_path: Path)
     found = continuation.continuation(recipe(url), begun(tmp_path, first))
     assert found.moved and found.known_as.identity() == first.identity()
     assert found.known_as.first_stage_identity() == first.first_stage_identity()
-    assert config.parse_yaml(found.begun, "x")["dataset"]["url"] == "photos"
+    assert documents.parse_yaml(found.begun, "x")["dataset"]["url"] == "photos"
 
 
 def test_other_settings_of_the_data_are_another_run(tmp_path: Path) -> None:
@@ -94,8 +97,8 @@ def test_data_goes_on_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         watch = go("run", *short, stages=stages, dataset={"use": "folder", "url": url})
         assert ("latents", "skipped") in watch.ends and ("first_stage", "skipped") in watch.ends
         assert all(torch.equal(value, weights("run")[name]) for name, value in want.items())
-    assert config.parse_yaml(Path("run/begun.yaml").read_text(), "x")["dataset"]["url"] == "photos"
-    assert config.parse_yaml(Path("run/recipe.yaml").read_text(), "x")["dataset"]["url"] == str(tmp_path / "moved")
+    assert documents.parse_yaml(Path("run/begun.yaml").read_text(), "x")["dataset"]["url"] == "photos"
+    assert documents.parse_yaml(Path("run/recipe.yaml").read_text(), "x")["dataset"]["url"] == str(tmp_path / "moved")
     pictures(tmp_path / "other", 9)
     with pytest.raises(ConfigError, match="holds a run of other data: what was read from photos is not what other"):
         go("run", *short, dataset={"use": "folder", "url": "other"})

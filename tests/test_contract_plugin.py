@@ -13,17 +13,17 @@ import torch
 from safetensors.torch import load_file
 
 import ldm_core
-from ldm_core import workflow
-from ldm_core.build import make_first_stage, make_model, make_objective, sampling_site
 from ldm_core.catalog import Catalog
-from ldm_core.check import check
-from ldm_core.cond import Cond
-from ldm_core.diffusion import Model
+from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.streams import Streams
 from ldm_core.errors import ComponentError, ConfigError
-from ldm_core.recipe import Recipe
-from ldm_core.resolve import resolve
-from ldm_core.streams import Streams
+from ldm_core.model.build import make_first_stage, make_model, make_objective, sampling_site
+from ldm_core.model.diffusion import Model
+from ldm_core.recipe.check import check
+from ldm_core.recipe.recipe import Recipe
+from ldm_core.recipe.resolve import resolve
 from ldm_core.testing.base import randomize
+from ldm_core.training import workflow
 
 LATER: dict[str, Any] = {
     "image_size": [16, 24],

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 import ldm_core
 from ldm_core import contracts
-from ldm_core.cond import Cond
 from ldm_core.contracts import (
     Accepts,
     Adapter,
@@ -36,6 +35,7 @@ from ldm_core.contracts import (
     Site,
     TimeGrid,
 )
+from ldm_core.contracts.conditioning import Cond
 
 STABLE = {
     FirstStage: ("encode_moments", "latents", "decode", "project", "set_normalization"),

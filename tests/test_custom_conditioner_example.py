@@ -18,9 +18,9 @@ from PIL import Image
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import Site
 from ldm_core.errors import ComponentError, DataError
-from ldm_core.making import make
-from ldm_core.resolve import resolve
-from ldm_core.training.loader import Examples
+from ldm_core.model.parts import make
+from ldm_core.recipe.resolve import resolve
+from ldm_core.training.feed.examples import Examples
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "custom_conditioner"

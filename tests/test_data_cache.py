@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ldm_core import data_cache, images, storage
-from ldm_core.builtin.folder import FolderDataset
-from ldm_core.builtin.folder_config import FolderConfig
-from ldm_core.builtin.tar import TarDataset
-from ldm_core.builtin.tar_config import TarConfig
+from ldm_core import storage
+from ldm_core.builtin.readers.folder import FolderDataset
+from ldm_core.builtin.readers.folder_config import FolderConfig
+from ldm_core.builtin.readers.tar import TarDataset
+from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.contracts import Site
-from ldm_core.data_cache import DataCache
+from ldm_core.data import images
 from ldm_core.errors import ConfigError, StorageError
+from ldm_core.storage import cache as data_cache
+from ldm_core.storage.cache import DataCache
 
 
 @pytest.fixture
@@ -220,8 +222,8 @@ def test_a_second_run_reads_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyP
     site = Site(size=(8, 8), cache=DataCache(str(tmp_path / "cache"), 1 << 20))
     first = TarDataset(TarConfig(url=str(tmp_path)), site)
     _ = first.image_sizes()
-    monkeypatch.setattr("ldm_core.builtin.tar.index_shard", None)
-    monkeypatch.setattr("ldm_core.builtin.reading_pictures.picture_size", None)
+    monkeypatch.setattr("ldm_core.builtin.readers.tar.index_shard", None)
+    monkeypatch.setattr("ldm_core.data.records.pictures.picture_size", None)
     again = TarDataset(TarConfig(url=str(tmp_path)), site)
     assert again.fingerprint() == first.fingerprint() and (again[13]["image"] == 13).all()
     assert (again.image_sizes() == 8).all()

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from ldm_core.catalog import Catalog
-from ldm_core.data_contract import hold_data
 from ldm_core.errors import ContractError, DataError
-from ldm_core.making import make_dataset
-from ldm_core.recipe import Recipe
-from ldm_core.resolve import resolve
+from ldm_core.model.conformance.dataset import hold_data
+from ldm_core.model.parts import make_dataset
+from ldm_core.recipe.recipe import Recipe
+from ldm_core.recipe.resolve import resolve
 
 CATALOG = Catalog.discover()
 PLAIN: dict[str, Any] = {

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 from training_runs import TINY
 
-from ldm_core import workflow
-from ldm_core.builtin.bad_examples import TooManyBad
 from ldm_core.catalog import Catalog
+from ldm_core.data.images import png_bytes
+from ldm_core.data.unreadable import TooManyBad
 from ldm_core.errors import ConfigError, DataError, NoSplit
-from ldm_core.images import png_bytes
-from ldm_core.making import data_info, held_out_data, make_dataset
+from ldm_core.model.parts import data_info, held_out_data, make_dataset
+from ldm_core.training import workflow
 
 PICTURE = png_bytes(np.full((3, 16, 16), 120, dtype=np.uint8))
 TEXT = {"use": "text", "width": 16, "layers": 1, "heads": 2, "head_width": 8, "vocab_size": 64, "length": 16}

@@ -12,15 +12,16 @@ import pytest
 import torch
 from s3_server import s3_bucket
 
-from ldm_core import images, storage
-from ldm_core.builtin.tar import TarDataset
-from ldm_core.builtin.tar_config import TarConfig
+from ldm_core import storage
+from ldm_core.builtin.readers.tar import TarDataset
+from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.contracts import Site
-from ldm_core.data_cache import DataCache
-from ldm_core.settings import DataSettings
-from ldm_core.training.examples import Examples
-from ldm_core.training.loader import Loader
-from ldm_core.training.world import World
+from ldm_core.data import images
+from ldm_core.recipe.settings import DataSettings
+from ldm_core.storage.cache import DataCache
+from ldm_core.training.engine.world import World
+from ldm_core.training.feed.examples import Examples
+from ldm_core.training.feed.loader import Loader
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto")

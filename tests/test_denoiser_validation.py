@@ -13,10 +13,10 @@ from test_guards import everything, micros, task_of
 from torch import Tensor
 from training_runs import go, weights
 
-from ldm_core.streams import Streams, mix_seed
-from ldm_core.training import world
-from ldm_core.training.ema import EMA, whole_state
-from ldm_core.training.validation import BINS, HeldOutErrors
+from ldm_core.contracts.streams import Streams, mix_seed
+from ldm_core.training.averages.ema import EMA, whole_state
+from ldm_core.training.denoiser.validation import BINS, HeldOutErrors
+from ldm_core.training.engine import world
 
 STAGES = ("first_stage", "latents", "denoiser")
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm_core.cond import Cond
 from ldm_core.contracts import Batch, Conditioner, CondSpec, Denoiser
-from ldm_core.diffusion import Model, make_predict, per_example
-from ldm_core.streams import Streams, mix_seed
+from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.streams import Streams, mix_seed
+from ldm_core.model.diffusion import Model, make_predict, per_example
 from ldm_core.testing import toys
 
 

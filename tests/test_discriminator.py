@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ldm_core.training.discriminator import PatchDiscriminator
+from ldm_core.training.first_stage.discriminator import PatchDiscriminator
 
 
 @pytest.mark.parametrize(("layers", "parameters", "side"), [(3, 2_765_633, 70), (2, 663_361, 34)])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ldm_core.documents import DEEPEST, parse_json, parse_yaml
+from ldm_core.config.documents import DEEPEST, parse_json, parse_yaml
 from ldm_core.errors import CheckpointError, ConfigError, DataError, clean, clean_lines, quoted
 
 LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))

@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ldm_core import images
-from ldm_core.builtin.folder import FolderDataset, split_path
-from ldm_core.builtin.folder_config import FolderConfig
-from ldm_core.builtin.reading import BadExample, RecordDataset
-from ldm_core.builtin.tar import TarDataset
-from ldm_core.builtin.tar_config import TarConfig
+from ldm_core.builtin.readers.folder import FolderDataset, split_path
+from ldm_core.builtin.readers.folder_config import FolderConfig
+from ldm_core.builtin.readers.tar import TarDataset
+from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.cli.inputs import read_inputs
 from ldm_core.contracts import Site
+from ldm_core.data import images
+from ldm_core.data.mixture import Mixture
+from ldm_core.data.records.dataset import RecordDataset
+from ldm_core.data.unreadable import BadExample
 from ldm_core.errors import ConfigError, DataError
-from ldm_core.making import data_info
-from ldm_core.mixture import Mixture
+from ldm_core.model.parts import data_info
 
 PICTURE = images.png_bytes(np.zeros((3, 8, 8), np.uint8))
 

@@ -10,18 +10,11 @@ from typing import Any
 import pytest
 from training_runs import TINY
 
-from ldm_core import workflow
 from ldm_core.catalog import Catalog
 from ldm_core.errors import ConfigError
-from ldm_core.settings import EngineSettings
-from ldm_core.training.engine_config import (
-    TOP_KEYS,
-    ZERO_KEYS,
-    engine_config,
-    loss_scale_settings,
-    misfits,
-    raw_settings,
-)
+from ldm_core.recipe.deepspeed import TOP_KEYS, ZERO_KEYS, engine_config, loss_scale_settings, misfits, raw_settings
+from ldm_core.recipe.settings import EngineSettings
+from ldm_core.training import workflow
 
 
 def settings(**changes: Any) -> EngineSettings:

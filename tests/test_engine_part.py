@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from ldm_core.errors import ComponentError, ConfigError
 from ldm_core.nn.recompute import recompute
-from ldm_core.settings import EngineSettings
-from ldm_core.training import world
-from ldm_core.training.engine import Part, require_machine
-from ldm_core.training.loss_scale import MAXIMUM, LossScale
-from ldm_core.training.world import World
+from ldm_core.recipe.settings import EngineSettings
+from ldm_core.training.engine import world
+from ldm_core.training.engine.loss_scale import MAXIMUM, LossScale
+from ldm_core.training.engine.part import Part, require_machine
+from ldm_core.training.engine.world import World
 
 SPREAD = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # else small parameters stay whole
 

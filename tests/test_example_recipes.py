@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import ldm_core
-from ldm_core import workflow
 from ldm_core.catalog import Catalog
 from ldm_core.cli.inputs import name_classes, read_inputs
-from ldm_core.recipe import load_plain
+from ldm_core.recipe.shipped import load_plain
+from ldm_core.training import workflow
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"

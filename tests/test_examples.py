@@ -17,18 +17,18 @@ import torch
 from PIL import Image
 from training_runs import go
 
-from ldm_core import geometry
-from ldm_core.batch import collate, floats
-from ldm_core.builtin.bad_examples import BadExample, SkipBad, TooManyBad
-from ldm_core.builtin.shapes import ShapesDataset
-from ldm_core.builtin.shapes_config import ShapesConfig
+from ldm_core.builtin.shapes.config import ShapesConfig
+from ldm_core.builtin.shapes.dataset import ShapesDataset
 from ldm_core.contracts import Site
+from ldm_core.data import geometry
+from ldm_core.data.collate import collate, floats
+from ldm_core.data.unreadable import BadExample, SkipBad, TooManyBad
 from ldm_core.errors import DataError
-from ldm_core.settings import DataSettings
-from ldm_core.training.examples import Examples
-from ldm_core.training.loader import Loader
-from ldm_core.training.order import Place
-from ldm_core.training.world import World
+from ldm_core.recipe.settings import DataSettings
+from ldm_core.training.engine.world import World
+from ldm_core.training.feed.examples import Examples
+from ldm_core.training.feed.loader import Loader
+from ldm_core.training.feed.order import Place
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL = ["image", "segmentation", "boxes", "box_labels", "caption"]
@@ -271,13 +271,13 @@ _SPAWNED = """
 import torch, sys, hashlib
 from pathlib import Path
 sys.path[:0] = [sys.argv[2], sys.argv[3]]
-from ldm_core.builtin.folder import FolderDataset
-from ldm_core.builtin.folder_config import FolderConfig
+from ldm_core.builtin.readers.folder import FolderDataset
+from ldm_core.builtin.readers.folder_config import FolderConfig
 from ldm_core.contracts import Site
-from ldm_core.settings import DataSettings
-from ldm_core.training.examples import Examples
-from ldm_core.training.loader import Loader
-from ldm_core.training.world import World
+from ldm_core.recipe.settings import DataSettings
+from ldm_core.training.feed.examples import Examples
+from ldm_core.training.feed.loader import Loader
+from ldm_core.training.engine.world import World
 
 if __name__ == "__main__":
     torch.multiprocessing.set_start_method(sys.argv[4])
@@ -315,8 +315,8 @@ _SIGNALLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 import torch
-from ldm_core.training.loader import Loader
-from ldm_core.training.world import World
+from ldm_core.training.feed.loader import Loader
+from ldm_core.training.engine.world import World
 
 seen = []
 for number in (signal.SIGINT, signal.SIGTERM):

@@ -10,7 +10,7 @@ import torch
 from scipy import linalg
 
 from ldm_core.errors import CheckpointError
-from ldm_core.training.feature_distance import RandomFeatures, VGG16Features, frechet_distance
+from ldm_core.training.first_stage.frechet import RandomFeatures, VGG16Features, frechet_distance
 
 
 def samples(count: int, width: int, seed: int) -> torch.Tensor:
@@ -75,7 +75,7 @@ def test_vgg16_needs_no_heads(tmp_path: Path) -> None:
     from torchvision_operators import declare_torchvision_operators
 
     declare_torchvision_operators()
-    from ldm_core.training.lpips import LPIPS
+    from ldm_core.training.first_stage.lpips import LPIPS
 
     torch.manual_seed(0)
     whole = LPIPS()

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from training_runs import TINY, VQ, Watch, go, weights
 
-from ldm_core import artifacts, config, workflow
 from ldm_core.catalog import Catalog
+from ldm_core.config import overrides as overrides_
 from ldm_core.errors import CheckpointError, ConfigError
-from ldm_core.pipeline import Pipeline
+from ldm_core.recipe import artifacts
+from ldm_core.sampling.pipeline import Pipeline
+from ldm_core.training import workflow
 
 MODEL = ("first_stage", "latents", "denoiser")
 CLASSES = {"use": "class_label", "width": 16, "dropout": 0.1}
@@ -64,7 +66,7 @@ def test_a_run_starts_with_the_averaged_weights_to_the_bit(source: Path, tmp_pat
 
 
 def test_the_tensors_that_are_taken_are_equal_to_the_bit(source: Path) -> None:
-    from ldm_core.training.starting import _take
+    from ldm_core.training.finetune import _take
 
     catalog = Catalog.discover()
     pipeline = Pipeline.load(str(source), device="cpu", catalog=catalog)
@@ -240,10 +242,10 @@ def test_a_first_stage_is_finetuned_with_its_codebook(tmp_path: Path) -> None:
 
 
 def _identity(plain: Mapping[str, Any], *overrides: str) -> tuple[str, Mapping[str, Any]]:
-    from ldm_core.resolve import resolve
+    from ldm_core.recipe.resolve import resolve
 
     values = copy.deepcopy(dict(plain))
-    config.apply_overrides(values, overrides, [])
+    overrides_.apply_overrides(values, overrides, [])
     recipe = resolve(values, Catalog.discover())
     return recipe.identity(), recipe.plain()
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from training_runs import Watch, go
 
-from ldm_core.build import make_first_stage, make_model
 from ldm_core.catalog import Catalog
 from ldm_core.errors import DataError, LDMError, NotFiniteError
-from ldm_core.pipeline import Pipeline
-from ldm_core.resolve import resolve
-from ldm_core.sample_results import finite_rows
+from ldm_core.model.build import make_first_stage, make_model
+from ldm_core.recipe.resolve import resolve
+from ldm_core.sampling.finite import finite_rows
+from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.testing.base import randomize
-from ldm_core.training import sample_sheets
+from ldm_core.training.samples import sheets
 
 CATALOG = Catalog.discover()
 NAN, INF = float("nan"), float("inf")
@@ -174,7 +174,7 @@ def test_a_preview_that_is_not_finite_does_not_end_the_training(
     def fails(*_: Any, **__: Any) -> Any:
         raise NotFiniteError("seed 0: the latents came out not finite", seeds=(0,))
 
-    monkeypatch.setattr(sample_sheets, "sample", fails)
+    monkeypatch.setattr(sheets, "sample", fails)
     watch = Watch()
     with pytest.raises(LDMError, match="seed 0"):  # of the samples at the end
         go(tmp_path, "trainer.steps=2", "trainer.preview_every=1", watch=watch)
@@ -183,7 +183,7 @@ def test_a_preview_that_is_not_finite_does_not_end_the_training(
 
 
 def test_samples_of_a_run_that_are_sound_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ldm_core.builtin.identity import IdentityFirstStage as Stage
+    from ldm_core.builtin.identity.stage import IdentityFirstStage as Stage
 
     go(tmp_path, "trainer.steps=1", stages=("first_stage", "latents", "denoiser"))
     true = Stage.decode

@@ -16,15 +16,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from training_runs import go
 
-from ldm_core import artifacts
-from ldm_core.build import make_first_stage, make_model
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
 from ldm_core.errors import CheckpointError, LDMError
-from ldm_core.pipeline import Pipeline
-from ldm_core.recipe import versions
-from ldm_core.resolve import resolve
-from ldm_core.weights.finite import WeightsWarning, bad_tensors, bad_values, in_words
+from ldm_core.model.build import make_first_stage, make_model
+from ldm_core.model.finite import WeightsWarning, bad_tensors, bad_values, in_words
+from ldm_core.recipe import artifacts
+from ldm_core.recipe.recipe import versions
+from ldm_core.recipe.resolve import resolve
+from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.weights.source import open_source
 
 CATALOG = Catalog.discover()
@@ -284,7 +284,7 @@ def test_training_does_not_start_from_them(trained: Path, tmp_path: Path) -> Non
 
 
 def test_training_does_not_go_on_from_them(trained: Path) -> None:
-    from ldm_core.training import checkpoint
+    from ldm_core.training.checkpoints import files
 
     (trained / artifacts.MODEL_FILE).unlink()
     newest = max((trained / "checkpoints" / "denoiser").iterdir(), key=lambda p: p.name)
@@ -295,7 +295,7 @@ def test_training_does_not_go_on_from_them(trained: Path) -> None:
     with file.open("r+b") as stream:
         stream.seek(begin + header[name]["data_offsets"][0])
         stream.write(torch.tensor([NAN]).numpy().tobytes())
-    manifest = newest / checkpoint.MANIFEST
+    manifest = newest / files.MANIFEST
     manifest.write_text(manifest.read_text().replace(before, artifacts.sha256(str(file))))
     with pytest.raises(LDMError, match=r"1 tensor holds values that are not finite .*training cannot go on from it"):
         go(trained, "trainer.steps=2", "trainer.checkpoint_every=1", stages=("first_stage", "latents", "denoiser"))

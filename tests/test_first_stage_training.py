@@ -13,22 +13,23 @@ import torch
 from first_stage_curves import Trial
 from training_runs import VQ, Watch, go, weights
 
-from ldm_core import storage, workflow
-from ldm_core.builtin.identity import IdentityFirstStage
-from ldm_core.builtin.identity_config import IdentityConfig
+from ldm_core import storage
+from ldm_core.builtin.identity.config import IdentityConfig
+from ldm_core.builtin.identity.stage import IdentityFirstStage
 from ldm_core.catalog import Catalog
-from ldm_core.config import structure
+from ldm_core.config.structure import structure
 from ldm_core.contracts import Site
 from ldm_core.errors import ConfigError, Interrupted
-from ldm_core.settings import FirstStageTrainerSettings
-from ldm_core.training import first_stage_run
-from ldm_core.training.codebook import COUNTS
-from ldm_core.training.first_stage_diagnostics import combine
-from ldm_core.training.first_stage_task import start_of_adversary
-from ldm_core.training.latent_statistics import fit_normalization
-from ldm_core.training.loader import MicroBatch
-from ldm_core.training.snapshot import part_tensors
-from ldm_core.training.world import World
+from ldm_core.recipe.settings import FirstStageTrainerSettings
+from ldm_core.training import workflow
+from ldm_core.training.checkpoints.snapshot import part_tensors
+from ldm_core.training.engine.world import World
+from ldm_core.training.feed.loader import MicroBatch
+from ldm_core.training.first_stage import train
+from ldm_core.training.first_stage.codebook import COUNTS
+from ldm_core.training.first_stage.diagnostics import combine
+from ldm_core.training.first_stage.task import start_of_adversary
+from ldm_core.training.latents.statistics import fit_normalization
 
 FIRST = ("first_stage",)
 SECTION = "first_stage_trainer"
@@ -189,7 +190,7 @@ def test_batch_norm_says_that_it_depends_on_the_number_of_processes(norm: str, s
     settings = FirstStageTrainerSettings(discriminator_norm=norm, lpips="x")  # type: ignore[arg-type]
     run = SimpleNamespace(world=SimpleNamespace(size=size), say=lambda text, level="info": said.append(text))
     work: Any = SimpleNamespace(recipe=SimpleNamespace(first_stage_trainer=settings), run=run)
-    first_stage_run._say_how(work)
+    train._say_how(work)
     assert bool(said) is warned and all("depends on the number of processes" in s for s in said)
 
 
@@ -204,7 +205,7 @@ def test_lpips_weights_count_by_their_content(tmp_path: Path) -> None:
     from torchvision_operators import declare_torchvision_operators
 
     declare_torchvision_operators()
-    from ldm_core.training.lpips import LPIPS
+    from ldm_core.training.first_stage.lpips import LPIPS
 
     def write(seed: int, path: Path) -> str:
         torch.manual_seed(seed)

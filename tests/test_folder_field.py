@@ -11,17 +11,19 @@ import numpy as np
 import pytest
 from picture_folders import PNG, SITE, captions, fill, names, opened, rows
 
-from ldm_core import config, images, storage
-from ldm_core.builtin.folder import guess_reader
-from ldm_core.builtin.folder_layout import split_word
-from ldm_core.builtin.reading import BadExample, SkipBad
-from ldm_core.builtin.tar import TarDataset
-from ldm_core.builtin.tar_config import TarConfig
+from ldm_core import storage
+from ldm_core.builtin.readers.folder import guess_reader
+from ldm_core.builtin.readers.tar import TarDataset
+from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.catalog import Catalog
 from ldm_core.cli.assemble import Request, assemble
+from ldm_core.config import documents
+from ldm_core.data import images
+from ldm_core.data.records.folder_layout import split_word
+from ldm_core.data.unreadable import BadExample, SkipBad
 from ldm_core.errors import DataError
-from ldm_core.recipe import shipped_text
-from ldm_core.resolve import resolve
+from ldm_core.recipe.resolve import resolve
+from ldm_core.recipe.shipped import shipped_text
 
 # ----------------------------------------------------------------------------------------------- pictures and parts
 
@@ -224,9 +226,9 @@ def test_a_setting_says_which_of_tars_and_pictures_are_meant(tmp_path: Path) -> 
 
 def run_in(folder: Path) -> None:
     """What a run leaves."""
-    recipe = resolve(config.parse_yaml(shipped_text("laptop"), "laptop"), Catalog.discover())
+    recipe = resolve(documents.parse_yaml(shipped_text("laptop"), "laptop"), Catalog.discover())
     fill(folder, "samples.png", "samples/0000.png", "previews/samples-00000001.png", "first_stage_loss.png")
-    (folder / "recipe.yaml").write_text(config.dump_yaml(recipe.public()))
+    (folder / "recipe.yaml").write_text(documents.dump_yaml(recipe.public()))
     (folder / "metrics.jsonl").write_text("{}\n")
 
 

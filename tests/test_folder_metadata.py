@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from picture_folders import captions, fill, names, opened, rows
 
-from ldm_core.builtin.folder_metadata import read_metadata
-from ldm_core.builtin.reading_values import Captions
+from ldm_core.data.records.folder_metadata import read_metadata
+from ldm_core.data.records.sources import Captions
 from ldm_core.errors import DataError
 
 

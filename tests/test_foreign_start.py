@@ -13,12 +13,12 @@ from foreign_models import CLASSES as THREE
 from foreign_models import KL, UNET, plain_model, tiny, write
 from training_runs import Watch, go, weights
 
-from ldm_core import artifacts
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
 from ldm_core.cli.assemble import Request, assemble
 from ldm_core.errors import CheckpointError, ConfigError
-from ldm_core.resolve import resolve
+from ldm_core.recipe import artifacts
+from ldm_core.recipe.resolve import resolve
 from ldm_core.testing.suites.codec import random_weights
 
 MODEL = ("first_stage", "latents", "denoiser")
@@ -144,17 +144,17 @@ def test_a_first_stage_is_finetuned_from_a_foreign_file(tmp_path: Path) -> None:
 
 
 def test_what_is_unknown_says_how_to_convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ldm_core.codec import Recognised
-    from ldm_core.weights import reading
+    from ldm_core.contracts.codec import Recognised
+    from ldm_core.weights import codecs
 
     path = write(tiny("first_stage"), "compvis", tmp_path / "kl.ckpt")
-    real = reading.recognise
+    real = codecs.recognise
 
     def doubtful(*args: Any, **kwargs: Any) -> Any:
         name, codec, _ = real(*args, **kwargs)
         return name, codec, Recognised(what="half known", holds="model", unknown={"denoiser.heads": (4, 8)})
 
-    monkeypatch.setattr(reading, "recognise", doubtful)
+    monkeypatch.setattr(codecs, "recognise", doubtful)
     with pytest.raises(ConfigError) as caught:
         artifacts.find(path, artifacts.STAGE_FILE)
     assert "nothing says denoiser.heads; add denoiser.heads=4 (one of: 4, 8)" in caught.value.problems[0]

@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldm_core import geometry, images
-from ldm_core.builtin.shapes import ShapesDataset
-from ldm_core.builtin.shapes_config import ShapesConfig
+from ldm_core.builtin.shapes.config import ShapesConfig
+from ldm_core.builtin.shapes.dataset import ShapesDataset
 from ldm_core.contracts import Site
+from ldm_core.data import geometry, images
 from ldm_core.errors import DataError
 
 KEYS = {

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 from training_runs import TINY, go, weights
 
-from ldm_core.build import make_first_stage, make_model, make_objective, sampling_site
 from ldm_core.catalog import Catalog
-from ldm_core.config import apply_overrides
+from ldm_core.config.overrides import apply_overrides
+from ldm_core.contracts.streams import mix_seed
 from ldm_core.errors import TrainingError
-from ldm_core.resolve import resolve
-from ldm_core.streams import mix_seed
-from ldm_core.training import world
-from ldm_core.training.denoiser_task import DenoiserTask
-from ldm_core.training.guards import spoiled
-from ldm_core.training.loader import MicroBatch
-from ldm_core.training.order import Place
-from ldm_core.training.snapshot import part_tensors
+from ldm_core.model.build import make_first_stage, make_model, make_objective, sampling_site
+from ldm_core.recipe.resolve import resolve
+from ldm_core.training.checkpoints.snapshot import part_tensors
+from ldm_core.training.denoiser.task import DenoiserTask
+from ldm_core.training.engine import world
+from ldm_core.training.engine.bad_steps import spoiled
+from ldm_core.training.feed.loader import MicroBatch
+from ldm_core.training.feed.order import Place
 
 STAGES = ("first_stage", "latents", "denoiser")
 

@@ -21,9 +21,10 @@ import pytest
 from audited_commands import Job, run_all
 from header_files import PLAIN, VOCABULARY, Body, copy_run, leaves, put, read_file, write_run
 
-from ldm_core import artifacts, images
 from ldm_core.catalog import Catalog
-from ldm_core.resolve import resolve
+from ldm_core.data import images
+from ldm_core.recipe import artifacts
+from ldm_core.recipe.resolve import resolve
 
 pytest.importorskip("torch", reason="torch is not installed")
 for name in ("bert_text", "vq_ae", "ddim", "cfg", "autoguidance"):
@@ -149,8 +150,8 @@ def fuzzed(base: Path, folder: Path, chosen: list[Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def warm(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """What commands import, imported once, before processes are forked."""
-    from ldm_core.budget import require_room
     from ldm_core.cli import main
+    from ldm_core.model.budget import require_room
 
     out = tmp_path_factory.mktemp("warm")
     for number in (0, 1, 2, 3, 5, 8, 9, 10):

@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_core import images
-from ldm_core.builtin import reading_pictures, reading_values
-from ldm_core.builtin.bad_examples import BadExample, SkipBad, TooManyBad, printable
-from ldm_core.builtin.folder import FolderDataset
-from ldm_core.builtin.folder_config import FolderConfig
-from ldm_core.builtin.tar import TarDataset
-from ldm_core.builtin.tar_config import TarConfig
+from ldm_core.builtin.readers.folder import FolderDataset
+from ldm_core.builtin.readers.folder_config import FolderConfig
+from ldm_core.builtin.readers.tar import TarDataset
+from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.contracts import Site
+from ldm_core.data import images
+from ldm_core.data.geometry import fit, shape_of
+from ldm_core.data.records import pictures, sources
+from ldm_core.data.unreadable import BadExample, SkipBad, TooManyBad, printable
 from ldm_core.errors import DataError
-from ldm_core.geometry import fit, shape_of
 
 SITE = Site(size=(16, 16))
 
@@ -183,7 +183,7 @@ def test_headers_that_follow_each_other_without_an_end_are_refused(tmp_path: Pat
 
 
 def test_huge_annotations_are_bad_examples_and_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading_values, "MOST_TEXT", 1000)
+    monkeypatch.setattr(sources, "MOST_TEXT", 1000)
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(encoded("PNG"))
         (tmp_path / f"{i}.txt").write_bytes(b"x" * (5000 if i == 1 else 5))
@@ -194,7 +194,7 @@ def test_huge_annotations_are_bad_examples_and_never_read(tmp_path: Path, monkey
         _ = data.select(["caption"])[1]
     with pytest.raises(BadExample, match=r"2\.png: \.json has"):
         _ = data.select(["note"])[2]
-    monkeypatch.setattr(reading_pictures, "MOST_PICTURE", 20)
+    monkeypatch.setattr(pictures, "MOST_PICTURE", 20)
     with pytest.raises(BadExample, match=r"0\.png: \.png has \d+ bytes, at most 20 are read"):
         _ = data.select(["image"])[0]
 

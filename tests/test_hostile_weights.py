@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ldm_core.errors import CheckpointError, LDMError, UnsafeError
-from ldm_core.weights import pickles
+from ldm_core.weights.containers import pickles
 from ldm_core.weights.source import open_source
 
 _WATCHED = ("os.", "subprocess.", "socket.", "shutil.", "ctypes.", "pickle.", "marshal.", "pty.", "webbrowser.")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ldm_core.builtin.identity import IdentityFirstStage
-from ldm_core.builtin.identity_config import IdentityConfig
+from ldm_core.builtin.identity.config import IdentityConfig
+from ldm_core.builtin.identity.stage import IdentityFirstStage
 from ldm_core.contracts import FirstStage, Site
 
 

@@ -14,16 +14,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_core import images as files
-from ldm_core.build import make_first_stage, make_model
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
+from ldm_core.contracts.streams import Streams, mix_seed
+from ldm_core.data import images as files
 from ldm_core.errors import ConfigError, DataError, LDMError
-from ldm_core.image_start import Passage, pictures
-from ldm_core.pipeline import Pipeline
-from ldm_core.resolve import resolve
-from ldm_core.sample import conditions_of, sample_latents
-from ldm_core.streams import Streams, mix_seed
+from ldm_core.model.build import make_first_stage, make_model
+from ldm_core.recipe.resolve import resolve
+from ldm_core.sampling.image_to_image import Passage, pictures
+from ldm_core.sampling.pipeline import Pipeline
+from ldm_core.sampling.run import conditions_of, sample_latents
 from ldm_core.testing.base import randomize
 from ldm_core.testing.gaussian import FlowSchedule
 

@@ -10,14 +10,16 @@ import pytest
 from test_cli_assemble import catalog, plain
 
 from ldm_core import cli
-from ldm_core.check import remarks
-from ldm_core.config import apply_overrides, structure
+from ldm_core.config.key_hints import _OPTIONS, _WORDS, _WORDS_OF_SAMPLING
+from ldm_core.config.overrides import apply_overrides
+from ldm_core.config.structure import structure
 from ldm_core.errors import ConfigError
-from ldm_core.key_hints import _OPTIONS, _WORDS, _WORDS_OF_SAMPLING
-from ldm_core.recipe import SECTIONS, SINGLE, load_plain
-from ldm_core.resolve import resolve
-from ldm_core.sample_settings import with_settings
-from ldm_core.settings import TrainerSettings
+from ldm_core.recipe.check import remarks
+from ldm_core.recipe.keys import SECTIONS, SINGLE
+from ldm_core.recipe.resolve import resolve
+from ldm_core.recipe.settings import TrainerSettings
+from ldm_core.recipe.shipped import load_plain
+from ldm_core.sampling.settings import with_settings
 
 
 def mistakes(*settings: str, **values: Any) -> tuple[str, ...]:
@@ -234,7 +236,7 @@ def test_more_workers_than_cores(monkeypatch: pytest.MonkeyPatch, recwarn: pytes
         assert [f"{workers} loader processes share 2 cores" in line for line in remarks(recipe)] == [True] * said
     from torch.utils.data import DataLoader
 
-    from ldm_core.training.loader import workers_as_asked
+    from ldm_core.training.feed.loader import workers_as_asked
 
     with workers_as_asked():
         DataLoader([1], num_workers=500)  # type: ignore[arg-type]

@@ -12,17 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_core import known_pixels
-from ldm_core.builtin.ldm_codec import LdmCodec
-from ldm_core.builtin.ldm_codec_config import LdmCodecConfig
+from ldm_core.builtin.ldm_format.codec import LdmCodec
+from ldm_core.builtin.ldm_format.config import LdmCodecConfig
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
-from ldm_core.pipeline import Pipeline
-from ldm_core.resolve import resolve
-from ldm_core.sample_settings import with_settings
-from ldm_core.specs import Site
+from ldm_core.contracts import known_pixels
+from ldm_core.contracts.site import Site
+from ldm_core.recipe.resolve import resolve
+from ldm_core.sampling.pipeline import Pipeline
+from ldm_core.sampling.settings import with_settings
 from ldm_core.testing.suites.codec import put, random_weights
-from ldm_core.weights.loading import Wanted
+from ldm_core.weights.open import Wanted
 
 CATALOG = Catalog.discover()
 PLAIN: dict[str, Any] = {

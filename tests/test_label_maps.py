@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_core import images
-from ldm_core.builtin.bad_examples import BadExample, SkipBad, TooManyBad
-from ldm_core.builtin.folder import FolderDataset
-from ldm_core.builtin.folder_config import FolderConfig
-from ldm_core.builtin.tar import TarDataset
-from ldm_core.builtin.tar_config import TarConfig
+from ldm_core.builtin.readers.folder import FolderDataset
+from ldm_core.builtin.readers.folder_config import FolderConfig
+from ldm_core.builtin.readers.tar import TarDataset
+from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.cli.inputs import read_inputs
 from ldm_core.contracts import Site
+from ldm_core.data import images
+from ldm_core.data.mixture import Mixture
+from ldm_core.data.unreadable import BadExample, SkipBad, TooManyBad
 from ldm_core.errors import DataError
-from ldm_core.mixture import Mixture
 
 CLASSES = np.array([[0, 1, 2, 7], [255, 2, 1, 0], [3, 3, 3, 3]])
 HOLES = np.array([[0, 0, 1, 1], [1, 0, 0, 1], [0, 0, 0, 0]])

@@ -20,15 +20,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 from training_runs import TINY, VQ, Watch, go, weights
 
-from ldm_core import artifacts, workflow
-from ldm_core.batch import to_images
 from ldm_core.catalog import Catalog
+from ldm_core.data.collate import to_images
 from ldm_core.errors import CheckpointError, ConfigError, Interrupted
-from ldm_core.pipeline import load_stage
-from ldm_core.training.encoding import encode
-from ldm_core.training.latents import Cache, folder_of, source_of
-from ldm_core.training.latents_shards import MANIFEST
-from ldm_core.training.loader import Examples
+from ldm_core.model.trained import load_stage
+from ldm_core.recipe import artifacts
+from ldm_core.training import workflow
+from ldm_core.training.feed.examples import Examples
+from ldm_core.training.latents.cache import Cache, folder_of, source_of
+from ldm_core.training.latents.command import encode
+from ldm_core.training.latents.shards import MANIFEST
 
 MODEL = ("first_stage", "latents", "denoiser")
 FIRST = ("first_stage",)
@@ -43,7 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _recipe(trained: Path, out: Path | str, *overrides: str, **changes: Any) -> tuple[Any, Any, Catalog]:
-    from ldm_core import config
+    from ldm_core.config import overrides as overrides_
 
     catalog = Catalog.discover()
     plain: dict[str, Any] = {
@@ -53,14 +54,14 @@ def _recipe(trained: Path, out: Path | str, *overrides: str, **changes: Any) -> 
         "trainer": {**TINY["trainer"], "latents": str(out)},
         **changes,
     }
-    config.apply_overrides(plain, overrides, [])
+    overrides_.apply_overrides(plain, overrides, [])
     recipe, info = workflow.prepare(plain, catalog)
     return recipe, info, catalog
 
 
 def _made(trained: Path, out: Path | str, *overrides: str, **changes: Any) -> tuple[dict[str, Any], Cache, Any, Any]:
     """(what encode says, the cache, its recipe, the data)."""
-    from ldm_core.making import make_dataset
+    from ldm_core.model.parts import make_dataset
 
     recipe, info, catalog = _recipe(trained, out, *overrides, **changes)
     said = encode(recipe, info, catalog)
@@ -224,7 +225,7 @@ def test_a_killed_encoding_leaves_nothing_that_is_taken_for_whole(trained: Path,
         "from pathlib import Path\n"
         "from test_latent_cache import _recipe\n"
         "from ldm_core import storage\n"
-        "from ldm_core.training.encoding import encode\n"
+        "from ldm_core.training.latents.command import encode\n"
         "replace, left = os.replace, [int(sys.argv[1])]\n"
         "def killed(*args):\n"
         "    left[0] -= 1\n"
@@ -250,7 +251,7 @@ def test_two_processes_make_the_same_files(trained: Path, tmp_path: Path) -> Non
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path\n"
         "from test_latent_cache import _recipe\n"
-        "from ldm_core.training.encoding import encode\n"
+        "from ldm_core.training.latents.command import encode\n"
         f"encode(*_recipe(Path({str(trained)!r}), sys.argv[1]))\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_core.builtin.bad_examples import BadExample
+from ldm_core.data.unreadable import BadExample
 from ldm_core.errors import DataError
-from ldm_core.settings import DataSettings
-from ldm_core.training.latents import LatentExamples
-from ldm_core.training.loader import Examples
-from ldm_core.training.order import Place
+from ldm_core.recipe.settings import DataSettings
+from ldm_core.training.feed.examples import Examples
+from ldm_core.training.feed.order import Place
+from ldm_core.training.latents.cache import LatentExamples
 
 COUNT = 12
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from ldm_core.errors import CheckpointError
-from ldm_core.training import latents_shards
-from ldm_core.training.latents import Cache
-from ldm_core.training.latents_shards import MANIFEST, read_manifest
+from ldm_core.training.latents import shards as latents_shards
+from ldm_core.training.latents.cache import Cache
+from ldm_core.training.latents.shards import MANIFEST, read_manifest
 
 
 def test_shards_are_cut_by_size_and_spread_over_processes() -> None:

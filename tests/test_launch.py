@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from ldm_core import launch, launch_processes
 from ldm_core.cli import main
 from ldm_core.cli.launching import processes
 from ldm_core.errors import ConfigError, Interrupted, TrainingError
-from ldm_core.launch_processes import Ranks, shared_variables
+from ldm_core.launch import environment
+from ldm_core.launch import ranks as launch_processes
+from ldm_core.launch.ranks import Ranks, shared_variables
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and prctl")
 
@@ -27,7 +28,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and prct
     [("node7", "node7"), ("gpu[03-05,9],login", "gpu03"), ("a,b", "a"), ("rack[1-2]n[08,10]-ib,x[1]", "rack1n08-ib")],
 )
 def test_the_first_of_slurms_nodes(nodes: str, first: str) -> None:
-    assert launch.first_host(nodes) == first
+    assert environment.first_host(nodes) == first
 
 
 STEP = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_NODELIST": "gpu[03-04]",
@@ -36,7 +37,7 @@ STEP = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_J
 
 def test_sruns_variables_become_the_usual_ones() -> None:
     environ = dict(STEP)
-    launch.adopt(environ)
+    environment.adopt(environ)
     said = {k: environ[k] for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
     assert said == {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu03", "MASTER_PORT": "16002"}
 
@@ -49,31 +50,31 @@ def test_other_processes_keep_their_variables(changes: dict[str, str | None]) ->
     """Another launcher's, the batch script, a step of one task, no Slurm at all."""
     environ = {k: v for k, v in {**STEP, **changes}.items() if v is not None}
     before = dict(environ)
-    launch.adopt(environ)
+    environment.adopt(environ)
     assert environ == before
 
 
 def test_a_meeting_place_that_was_given_stays() -> None:
     environ = {**STEP, "MASTER_ADDR": "head", "MASTER_PORT": "5", "SLURM_STEP_NUM_TASKS": "6"}
-    launch.adopt(environ)
+    environment.adopt(environ)
     assert (environ["MASTER_ADDR"], environ["MASTER_PORT"], environ["WORLD_SIZE"]) == ("head", "5", "6")
 
 
 def test_minutes_of_waiting() -> None:
-    assert launch.timeout({}).total_seconds() == 1800
-    assert launch.timeout({"LDM_TIMEOUT": "0.5"}).total_seconds() == 30
+    assert environment.timeout({}).total_seconds() == 1800
+    assert environment.timeout({"LDM_TIMEOUT": "0.5"}).total_seconds() == 30
     for wrong in ("soon", "0", "-1", "inf", "nan", "1e300"):
         with pytest.raises(ConfigError, match=f"LDM_TIMEOUT: expected minutes, a number above 0, got '{wrong}'"):
-            launch.timeout({"LDM_TIMEOUT": wrong})
+            environment.timeout({"LDM_TIMEOUT": wrong})
 
 
 def test_of_several_processes_one_tells_what_all_find() -> None:
     recipe, training, stopped = ConfigError("x"), TrainingError("x"), Interrupted("x")
     for error in (recipe, training, stopped):
-        assert launch.told_here(error, {}) == launch.told_here(error, {"LOCAL_RANK": "0", "RANK": "4"}) == ""
+        assert environment.told_here(error, {}) == environment.told_here(error, {"LOCAL_RANK": "0", "RANK": "4"}) == ""
     third = {"LOCAL_RANK": "1", "RANK": "3"}
-    assert launch.told_here(recipe, third) is launch.told_here(stopped, third) is None
-    assert launch.told_here(training, third) == "rank 3: "
+    assert environment.told_here(recipe, third) is environment.told_here(stopped, third) is None
+    assert environment.told_here(training, third) == "rank 3: "
 
 
 def test_nproc_under_another_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +227,7 @@ def test_signals_reach_all_ranks(tmp_path: Path) -> None:
     code = f"""
         import sys
         from pathlib import Path
-        from ldm_core.launch_processes import Ranks
+        from ldm_core.launch.ranks import Ranks
         sys.exit(Ranks({script(tmp_path, body)!r}, 2, Path({str(tmp_path / "logs")!r})).run())
     """
     supervisor = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stderr=subprocess.PIPE)
@@ -260,7 +261,7 @@ def test_ranks_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     """
     code = f"""
         from pathlib import Path
-        from ldm_core.launch_processes import Ranks
+        from ldm_core.launch.ranks import Ranks
         Ranks({script(tmp_path, body)!r}, 2, Path({str(tmp_path / "logs")!r})).run()
     """
     supervisor = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])

@@ -18,7 +18,7 @@ import pytest
 import torch
 from training_runs import TINY, go, weights
 
-from ldm_core import config
+from ldm_core.config import documents
 
 RECIPE = {**TINY, "trainer": {**TINY["trainer"], "checkpoint_every": 10_000}}
 ENDLESS = ["trainer.steps=100000", "trainer.log_every=1"]
@@ -28,7 +28,7 @@ MODEL = ("first_stage", "latents", "denoiser")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "tiny.yaml").write_text(config.dump_yaml(RECIPE))
+    (tmp_path / "tiny.yaml").write_text(documents.dump_yaml(RECIPE))
     return tmp_path
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from ldm_core import storage
 from ldm_core.errors import StorageError
-from ldm_core.training import curves, metrics_file
-from ldm_core.training.metrics_file import MetricsFile, read_rows, rows_of, summarize
+from ldm_core.training.folder import curves, metrics
+from ldm_core.training.folder.metrics import MetricsFile, read_rows, rows_of, summarize
 
 
 class _Clock:
@@ -197,7 +197,7 @@ def test_nothing_is_drawn_from_nothing() -> None:
 
 def test_it_imports_no_torch() -> None:
     """The command line reads it to sum a run up."""
-    assert not any(name.startswith("torch") for name in vars(metrics_file))
+    assert not any(name.startswith("torch") for name in vars(metrics))
 
 
 def test_lines_that_do_not_read_are_none(tmp_path: Path) -> None:
@@ -241,15 +241,15 @@ ROW = b'{"stage": "a", "step": 1}\n'
 def test_a_damaged_file_is_healed_and_said(tmp_path: Path, data: bytes, healed: bytes, told: str, where: str) -> None:
     url = f"{tmp_path}/metrics.jsonl" if where == "local" else f"memory://{tmp_path.name}/metrics.jsonl"
     storage.atomic_write(url, data)
-    said = metrics_file.heal(url)
+    said = metrics.heal(url)
     assert (told in said) and bool(said) == bool(told) and "\n" not in said
     assert storage.read_bytes(url) == healed
-    file = metrics_file.MetricsFile(url)
+    file = metrics.MetricsFile(url)
     file.write(stage="a", step=2)
     file.close()
-    assert storage.read_bytes(url).startswith(healed) and metrics_file.read_rows(url)[-1]["step"] == 2
+    assert storage.read_bytes(url).startswith(healed) and metrics.read_rows(url)[-1]["step"] == 2
     storage.remove(url)
 
 
 def test_no_file_needs_no_healing(tmp_path: Path) -> None:
-    assert metrics_file.heal(f"{tmp_path}/metrics.jsonl") == ""
+    assert metrics.heal(f"{tmp_path}/metrics.jsonl") == ""

@@ -13,19 +13,20 @@ import numpy as np
 import pytest
 from training_runs import TINY
 
-from ldm_core import workflow
-from ldm_core.builtin.reading import BadExample
 from ldm_core.catalog import Catalog
 from ldm_core.cli.assemble import Request, assemble
+from ldm_core.config.structure import digest
 from ldm_core.contracts import DataInfo, Dataset, Site
+from ldm_core.data.images import png_bytes
+from ldm_core.data.mixture import Mixture
+from ldm_core.data.unreadable import BadExample
 from ldm_core.errors import ConfigError, DataError
-from ldm_core.images import png_bytes
-from ldm_core.making import data_info, make_dataset
-from ldm_core.mixture import Mixture
-from ldm_core.recipe import MixturePart, digest
-from ldm_core.resolve import resolve
-from ldm_core.training.loader import Examples, arrange
-from ldm_core.training.order import Order
+from ldm_core.model.parts import data_info, make_dataset
+from ldm_core.recipe.recipe import MixturePart
+from ldm_core.recipe.resolve import resolve
+from ldm_core.training import workflow
+from ldm_core.training.feed.examples import Examples, arrange
+from ldm_core.training.feed.order import Order
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
@@ -125,7 +126,7 @@ def test_shares_hold_exactly_and_each_part_goes_through_all_of_it() -> None:
 
 
 def Arranged(data: Any) -> Any:
-    from ldm_core.settings import DataSettings
+    from ldm_core.recipe.settings import DataSettings
 
     return arrange(data, DataSettings(), (8, 8))
 
@@ -148,7 +149,7 @@ def test_held_out_examples_take_turns() -> None:
 
 def test_bad_examples_are_named_with_their_part(tmp_path: Path) -> None:
     rows = Rows([{"x": 1}, {"x": 2, "bad": True}, {"x": 3}], {"x": "value"})
-    from ldm_core.settings import DataSettings
+    from ldm_core.recipe.settings import DataSettings
 
     examples = Examples(Mixture([("a", rows, None), ("b", rows, None)]), (8, 8), DataSettings(), ["x"])
     assert [examples[i]["x"] for i in (0, 1)] == [1, 3]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ldm_core.data.arrays import read_header, read_npy
 from ldm_core.errors import DataError
-from ldm_core.npy import read_header, read_npy
 
 
 def saved(array: Any, **settings: Any) -> bytes:

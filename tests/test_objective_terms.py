@@ -11,17 +11,17 @@ from test_objectives import PARAMETERIZATIONS, SEEDS, X0, Fixed, exact, run
 from torch import Tensor
 from torchvision_operators import declare_torchvision_operators
 
-from ldm_core.builtin.diffusion_config import EpsConfig, SimpleConfig, VPConfig
-from ldm_core.builtin.objectives import SimpleObjective, bound_weights
-from ldm_core.builtin.schedules import VPSchedule
+from ldm_core.builtin.diffusion.config import EpsConfig, SimpleConfig, VPConfig
+from ldm_core.builtin.diffusion.objectives import SimpleObjective, bound_weights
+from ldm_core.builtin.diffusion.schedules import VPSchedule
 from ldm_core.catalog import Catalog
-from ldm_core.check import diffusion_misfits
-from ldm_core.cond import Cond
-from ldm_core.config import structure
-from ldm_core.diffusion import Model
+from ldm_core.config.structure import structure
+from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.streams import Streams
 from ldm_core.errors import ConfigError
-from ldm_core.resolve import resolve
-from ldm_core.streams import Streams
+from ldm_core.model.diffusion import Model
+from ldm_core.recipe.check import diffusion_misfits
+from ldm_core.recipe.resolve import resolve
 
 TABLE = VPSchedule(VPConfig())
 

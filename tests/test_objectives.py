@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core import Denoiser
-from ldm_core.builtin.diffusion_config import SimpleConfig, VPConfig
-from ldm_core.builtin.objectives import SimpleObjective
-from ldm_core.builtin.parameterizations import EpsParameterization, VParameterization, X0Parameterization
-from ldm_core.builtin.schedules import VPSchedule
-from ldm_core.cond import Cond
+from ldm_core.builtin.diffusion.config import SimpleConfig, VPConfig
+from ldm_core.builtin.diffusion.objectives import SimpleObjective
+from ldm_core.builtin.diffusion.parameterizations import EpsParameterization, VParameterization, X0Parameterization
+from ldm_core.builtin.diffusion.schedules import VPSchedule
 from ldm_core.contracts import NoiseSchedule, Objective, Parameterization
-from ldm_core.diffusion import Model
-from ldm_core.streams import Streams
+from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.streams import Streams
+from ldm_core.model.diffusion import Model
 from ldm_core.testing.gaussian import FlowSchedule
 
 X0 = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(1))

@@ -9,13 +9,13 @@ from typing import Any
 import attrs
 from training_runs import TINY
 
-from ldm_core import workflow
 from ldm_core.builtin import plugin as builtin
 from ldm_core.catalog import Catalog
-from ldm_core.component import Component
+from ldm_core.catalog.component import Component
+from ldm_core.catalog.hookspecs import hookimpl
 from ldm_core.contracts import Site
-from ldm_core.hookspecs import hookimpl
-from ldm_core.pipeline import Pipeline
+from ldm_core.sampling.pipeline import Pipeline
+from ldm_core.training import workflow
 
 TOLD: list[tuple[str, Any]] = []
 

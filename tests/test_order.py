@@ -9,8 +9,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ldm_core.buckets import nearest
-from ldm_core.training.order import Arrangement, Lanes, Order, Shuffled, permutation
+from ldm_core.data.buckets import nearest
+from ldm_core.training.feed.order import Arrangement, Lanes, Order, Shuffled, permutation
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 16, 17, 99, 1000, 65_537])

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from training_runs import Watch, go
 
-from ldm_core import images, storage
+from ldm_core import storage
 from ldm_core.cli import main
+from ldm_core.data import images
 from ldm_core.errors import ConfigError, Interrupted, StorageError
-from ldm_core.own_files import FILE, OwnFiles
-from ldm_core.pipeline import Sampled
+from ldm_core.sampling.result import Sampled
+from ldm_core.training.folder.own_files import FILE, OwnFiles
 
 PICTURE = images.png_bytes(np.full((3, 8, 8), 7, np.uint8))
 STAGES = ("first_stage", "latents", "denoiser", "samples")

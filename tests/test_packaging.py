@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import ldm_core
-from ldm_core.catalog import FIRST_PARTY
+from ldm_core.catalog.first_party import FIRST_PARTY
 
 ROOT = Path(__file__).parents[1]
 STANDARD = {

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_core.builtin.diffusion_config import EpsConfig, VConfig, VPConfig, X0Config
-from ldm_core.builtin.parameterizations import EpsParameterization, VParameterization, X0Parameterization
-from ldm_core.builtin.schedules import VPSchedule
+from ldm_core.builtin.diffusion.config import EpsConfig, VConfig, VPConfig, X0Config
+from ldm_core.builtin.diffusion.parameterizations import EpsParameterization, VParameterization, X0Parameterization
+from ldm_core.builtin.diffusion.schedules import VPSchedule
 from ldm_core.contracts import NoiseSchedule, Parameterization
 from ldm_core.testing.gaussian import FlowSchedule, VESchedule
 

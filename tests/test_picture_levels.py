@@ -14,15 +14,16 @@ import pytest
 from PIL import Image
 from training_runs import TINY
 
-from ldm_core import images, workflow
-from ldm_core.builtin.folder import FolderDataset
-from ldm_core.builtin.folder_config import FolderConfig
-from ldm_core.builtin.tar import TarDataset
-from ldm_core.builtin.tar_config import TarConfig
+from ldm_core.builtin.readers.folder import FolderDataset
+from ldm_core.builtin.readers.folder_config import FolderConfig
+from ldm_core.builtin.readers.tar import TarDataset
+from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import Site
-from ldm_core.making import make_dataset
-from ldm_core.resolve import resolve
+from ldm_core.data import images
+from ldm_core.model.parts import make_dataset
+from ldm_core.recipe.resolve import resolve
+from ldm_core.training import workflow
 
 SITE = Site(size=(16, 16))
 

@@ -18,14 +18,17 @@ import torch
 from PIL import Image
 
 import ldm_core
-from ldm_core import artifacts, workflow
-from ldm_core.build import make_first_stage, make_model, make_sampling
 from ldm_core.catalog import Catalog
 from ldm_core.errors import CheckpointError, ConfigError, DataError, Interrupted
-from ldm_core.pipeline import Pipeline, Progress, device_named
-from ldm_core.resolve import resolve
-from ldm_core.sample import conditions_of, sample_latents
+from ldm_core.model.build import make_first_stage, make_model, make_sampling
+from ldm_core.model.fill import device_named
+from ldm_core.recipe import artifacts
+from ldm_core.recipe.resolve import resolve
+from ldm_core.sampling.pipeline import Pipeline
+from ldm_core.sampling.result import Progress
+from ldm_core.sampling.run import conditions_of, sample_latents
 from ldm_core.testing.base import randomize
+from ldm_core.training import workflow
 
 TINY: dict[str, Any] = {
     "image_size": [16, 24],

@@ -15,12 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import ldm_core
-from ldm_core import artifacts, workflow
 from ldm_core.catalog import Catalog
-from ldm_core.check import misfits
 from ldm_core.errors import CheckpointError, ConfigError
-from ldm_core.pipeline import VersionWarning
-from ldm_core.resolve import resolve
+from ldm_core.recipe import artifacts
+from ldm_core.recipe.check import misfits
+from ldm_core.recipe.resolve import resolve
+from ldm_core.sampling.pipeline import VersionWarning
+from ldm_core.training import workflow
 
 TINY: dict[str, Any] = {
     "image_size": 16,

@@ -12,15 +12,16 @@ import attrs
 import pytest
 from header_files import PLAIN, VOCABULARY, Body, copy_run, read_file, write_file, write_run
 
-from ldm_core import artifacts, places, storage
+from ldm_core import storage
 from ldm_core.catalog import Catalog
+from ldm_core.catalog.component import Component
+from ldm_core.catalog.hookspecs import hookimpl
 from ldm_core.cli import main
-from ldm_core.component import Component
-from ldm_core.description import resolve_described
 from ldm_core.errors import CheckpointError, ConfigError
-from ldm_core.hookspecs import hookimpl
-from ldm_core.recipe import SECTIONS
-from ldm_core.resolve import resolve
+from ldm_core.recipe import artifacts, places
+from ldm_core.recipe.description import resolve_described
+from ldm_core.recipe.keys import SECTIONS
+from ldm_core.recipe.resolve import resolve
 from ldm_core.testing.config_class import check_config_class
 
 for name in ("bert_text", "vq_ae", "ddim", "cfg"):
@@ -162,7 +163,7 @@ def test_the_data_that_a_model_was_trained_on_stays_as_text(dataset: Any, catalo
 def test_a_loaded_model_has_the_identity_of_its_recipe(catalog: Catalog, tmp_path: Path) -> None:
     """What a picture says of the recipe that it was made by is what the run itself says, LPIPS and data included."""
     pytest.importorskip("torch", reason="torch is not installed")
-    from ldm_core.pipeline import Pipeline
+    from ldm_core.sampling.pipeline import Pipeline
 
     plain = {
         **PLAIN,
@@ -269,7 +270,7 @@ def test_a_file_whose_shapes_hold_more_than_its_bytes_is_damaged(run: Path, tmp_
     "name", ["../x", "/etc/passwd", "http://127.0.0.1:9/x", "a/b", "a\0b", "", "..", "a\\b", "s3:b"]
 )
 def test_a_checkpoints_manifest_names_files_beside_it_alone(name: str) -> None:
-    from ldm_core.training.checkpoint import _files
+    from ldm_core.training.checkpoints.files import _files
 
     entry = {"sha256": "ab", "bytes": 1}
     assert _files({"format": 2, "files": {"state-00000.safetensors": entry}})
@@ -287,7 +288,7 @@ def test_a_checkpoints_manifest_names_files_beside_it_alone(name: str) -> None:
 )  # fmt: skip
 def test_a_manifest_of_latents_names_files_beside_it_alone(change: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
-    from ldm_core.training.latents_shards import Source, read_manifest
+    from ldm_core.training.latents.shards import Source, read_manifest
 
     source = Source("a", "b", image_size=(8, 8), image_channels=3, fit="crop", flip=False)
     good = {"file": "shard-00000.safetensors", "number": 0, "count": 1, "first": 0, "bytes": 8, "shape": [1], "at": {}}

@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from ldm_core.errors import CheckpointError, ConfigError
-from ldm_core.training import posthoc_ema
-from ldm_core.training.ema import EMA
+from ldm_core.training.averages import posthoc
+from ldm_core.training.averages.ema import EMA
 
 
 @pytest.mark.parametrize(("width", "gamma"), [(0.05, 16.97), (0.10, 6.94), (0.25, 0.72), (0.01, 96.98)])
 def test_exponents_and_widths_are_each_others_inverse(width: float, gamma: float) -> None:
     """0.05 and 0.10 are the paper's pair, with exponents 16.97 and 6.94."""
-    exponent = posthoc_ema.exponent_of(width)
-    assert posthoc_ema.width_of(exponent) == pytest.approx(width, rel=1e-9)
+    exponent = posthoc.exponent_of(width)
+    assert posthoc.width_of(exponent) == pytest.approx(width, rel=1e-9)
     if width in (0.05, 0.10):
         assert exponent == pytest.approx(gamma, abs=5e-3)
 
@@ -27,10 +27,10 @@ def test_exponents_and_widths_are_each_others_inverse(width: float, gamma: float
 @pytest.mark.parametrize("width", [0.03, 0.1, 0.2])
 def test_a_width_is_the_standard_deviation_of_what_an_average_weighs(width: float) -> None:
     """The weights of each step, by running the recursion on unit impulses, against the profile's definition."""
-    steps, exponent = 4000, posthoc_ema.exponent_of(width)
+    steps, exponent = 4000, posthoc.exponent_of(width)
     weights = np.zeros(steps)
     for n in range(1, steps + 1):
-        decay = posthoc_ema.decay_of(exponent, n)
+        decay = posthoc.decay_of(exponent, n)
         weights *= decay
         weights[n - 1] += 1 - decay
     assert weights.sum() == pytest.approx(1.0, abs=1e-12)
@@ -43,7 +43,7 @@ def test_a_width_is_the_standard_deviation_of_what_an_average_weighs(width: floa
 
 def test_integrals_of_profiles_equal_sums() -> None:
     t, g = np.array([300.0, 1000.0, 1000.0]), np.array([6.94, 6.94, 16.97])
-    found = posthoc_ema._products(t, g, t, g)
+    found = posthoc._products(t, g, t, g)
     x = (np.arange(2_000_00) + 0.5) / 200  # to 1000
     profiles = np.stack([np.where(x <= a, (b + 1) * (x / a) ** b / a, 0.0) for a, b in zip(t, g, strict=True)])
     np.testing.assert_allclose(found, profiles @ profiles.T / 200, rtol=1e-5)
@@ -52,7 +52,7 @@ def test_integrals_of_profiles_equal_sums() -> None:
 @pytest.mark.parametrize("width", [0.0, -0.1, 0.29, 1.0])
 def test_widths_that_no_average_has_are_refused(width: float) -> None:
     with pytest.raises(ConfigError, match=r"width: expected a number above 0 and up to 0\.28"):
-        posthoc_ema.exponent_of(width)
+        posthoc.exponent_of(width)
 
 
 def trajectory(step: int, size: int) -> torch.Tensor:
@@ -73,7 +73,7 @@ def tracked(out: Path, direct: tuple[float, ...], steps: int = 1024, every: int 
         if step % every == 0:
             averages = ema.power_averages()
             stored = {w: averages[w] for w in (0.05, 0.10)}
-            posthoc_ema.write_snapshot(str(out), step, ema.updates, stored, "a run")
+            posthoc.write_snapshot(str(out), step, ema.updates, stored, "a run")
     return ema
 
 
@@ -83,7 +83,7 @@ def test_any_width_comes_back_from_snapshots(tmp_path: Path) -> None:
     spread = float(ema.power_averages()[0.05]["weight"].std())
     errors = {}
     for width in widths:
-        made = posthoc_ema.reconstruct(str(tmp_path), width, identity="a run")
+        made = posthoc.reconstruct(str(tmp_path), width, identity="a run")
         assert (made.snapshots, made.step) == (32, 1024)
         direct = ema.power_averages()[width]["weight"]
         errors[width] = float((made.tensors["weight"] - direct).square().mean().sqrt()) / spread
@@ -100,12 +100,12 @@ def test_earlier_steps_come_back_too_and_bad_widths_are_named(tmp_path: Path) ->
     halfway = tracked(tmp_path, (0.08,), steps=512)
     direct = halfway.power_averages()[0.08]["weight"]
     tracked(tmp_path, (), steps=1024)
-    made = posthoc_ema.reconstruct(str(tmp_path), 0.08, step=512)
+    made = posthoc.reconstruct(str(tmp_path), 0.08, step=512)
     torch.testing.assert_close(made.tensors["weight"], direct, rtol=0, atol=0.01 * float(direct.std()))
-    assert posthoc_ema.reconstruct(str(tmp_path), 0.01).poor  # far narrower than anything stored
+    assert posthoc.reconstruct(str(tmp_path), 0.01).poor  # far narrower than anything stored
     with pytest.raises(CheckpointError, match="--step 500: there is no snapshot of that step; the nearest is 512"):
-        posthoc_ema.reconstruct(str(tmp_path), 0.08, step=500)
+        posthoc.reconstruct(str(tmp_path), 0.08, step=500)
     with pytest.raises(CheckpointError, match="holds no snapshots"):
-        posthoc_ema.reconstruct(str(tmp_path), 0.08, identity="another run")
+        posthoc.reconstruct(str(tmp_path), 0.08, identity="another run")
     with pytest.raises(CheckpointError, match=r"train with trainer\.ema_power"):
-        posthoc_ema.reconstruct(str(tmp_path / "nowhere"), 0.08)
+        posthoc.reconstruct(str(tmp_path / "nowhere"), 0.08)

@@ -18,12 +18,14 @@ from PIL import Image
 from training_runs import TINY, Watch, go, weights
 
 from ldm_core import hookimpl
-from ldm_core.config import dump_yaml
+from ldm_core.config.documents import dump_yaml
 from ldm_core.contracts import DataInfo
 from ldm_core.errors import Interrupted
-from ldm_core.made_from import caption
-from ldm_core.pipeline import Pipeline, Sampled
-from ldm_core.training import layouts, sample_sheets
+from ldm_core.sampling.made_from import caption
+from ldm_core.sampling.pipeline import Pipeline
+from ldm_core.sampling.result import Sampled
+from ldm_core.training.samples import layouts
+from ldm_core.training.samples import sheets as sample_sheets
 
 STEPS = TINY["trainer"]["steps"]
 

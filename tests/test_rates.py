@@ -7,8 +7,8 @@ import math
 import attrs
 import pytest
 
-from ldm_core.settings import TrainerSettings
-from ldm_core.training.rates import learning_rate
+from ldm_core.recipe.settings import TrainerSettings
+from ldm_core.training.learning_rate import learning_rate
 
 
 def test_the_warm_up_is_the_published_one_a_step_ahead() -> None:

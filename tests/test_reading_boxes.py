@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_core.builtin.bad_examples import BadExample, SkipBad, TooManyBad
-from ldm_core.builtin.folder import FolderDataset
-from ldm_core.builtin.folder_config import FolderConfig
-from ldm_core.builtin.reading_boxes import boxes_of
-from ldm_core.builtin.reading_config import ReadingConfig
-from ldm_core.builtin.tar import TarDataset
-from ldm_core.builtin.tar_config import TarConfig
+from ldm_core.builtin.readers.folder import FolderDataset
+from ldm_core.builtin.readers.folder_config import FolderConfig
+from ldm_core.builtin.readers.tar import TarDataset
+from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.contracts import Site
+from ldm_core.data.records.boxes import boxes_of
+from ldm_core.data.records.config import ReadingConfig
+from ldm_core.data.unreadable import BadExample, SkipBad, TooManyBad
 from ldm_core.errors import DataError, LDMError
 
 SITE = Site(size=(16, 16))

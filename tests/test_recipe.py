@@ -9,14 +9,20 @@ import attrs
 import pytest
 
 from ldm_core.catalog import Catalog
-from ldm_core.component import LAPTOP_SITE
-from ldm_core.config import apply_overrides, dump_yaml, parse_yaml
-from ldm_core.continuation import continuation
+from ldm_core.catalog.component import LAPTOP_SITE
+from ldm_core.config.documents import dump_yaml, parse_yaml
+from ldm_core.config.overrides import apply_overrides
+from ldm_core.config.structure import digest
 from ldm_core.contracts import DataInfo
 from ldm_core.errors import CheckpointError, ConfigError
-from ldm_core.recipe import SINGLE, Recipe, digest, is_weights, load_plain, shipped, without_same
-from ldm_core.resolve import resolve
-from ldm_core.workflow import claim
+from ldm_core.recipe.artifacts import is_weights
+from ldm_core.recipe.continuation import continuation
+from ldm_core.recipe.identity import without_same
+from ldm_core.recipe.keys import SINGLE
+from ldm_core.recipe.recipe import Recipe
+from ldm_core.recipe.resolve import resolve
+from ldm_core.recipe.shipped import load_plain, shipped
+from ldm_core.training.workflow import claim
 
 FULL: dict[str, Any] = {
     "image_size": [96, 128],

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from ldm_core.training.reconstruction_metrics import psnr, quantize, ssim
+from ldm_core.training.first_stage.metrics import psnr, quantize, ssim
 
 
 def grey(level: int, size: int = 16) -> torch.Tensor:

@@ -17,14 +17,14 @@ from test_finite_samples import BASE, CATALOG, STAGES, assembled
 from torch import Tensor
 from training_runs import go
 
-from ldm_core.breaches import inside, named
-from ldm_core.build import make_first_stage, make_model, make_objective, sampling_site
-from ldm_core.cond import Cond
 from ldm_core.contracts import LossOutput
+from ldm_core.contracts.conditioning import Cond
 from ldm_core.errors import ContractError, NotFiniteError
-from ldm_core.pipeline import Pipeline
-from ldm_core.resolve import resolve
-from ldm_core.training.denoiser_task import DiffusionLoss
+from ldm_core.model.build import make_first_stage, make_model, make_objective, sampling_site
+from ldm_core.model.conformance.breaches import inside, named
+from ldm_core.recipe.resolve import resolve
+from ldm_core.sampling.pipeline import Pipeline
+from ldm_core.training.denoiser.task import DiffusionLoss
 
 NAN = float("nan")
 MEAN = {"class_label": 1}
@@ -157,7 +157,7 @@ def test_a_part_that_makes_nan_is_named(where: str, kind: str, monkeypatch: pyte
 
 def test_a_bundle_of_broken_data_is_no_breach() -> None:
     """NaN that was in the example is the guard's to tell, with the example's name."""
-    from ldm_core.bundle_contract import hold_bundle
+    from ldm_core.model.conformance.bundle import hold_bundle
 
     loss = _loss()
     held = loss.model.contracts
@@ -299,7 +299,7 @@ def test_a_factory_that_fails_is_named() -> None:
 
 
 def test_a_run_names_the_part_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ldm_core.builtin.objectives import SimpleObjective
+    from ldm_core.builtin.diffusion.objectives import SimpleObjective
 
     true = SimpleObjective.loss
     monkeypatch.setattr(

@@ -18,9 +18,9 @@ from training_runs import go
 
 from ldm_core import storage
 from ldm_core.errors import LockError, StorageError
-from ldm_core.training import lock
-from ldm_core.training.lock import Holder, Lock
-from ldm_core.training.world import World
+from ldm_core.training.engine.world import World
+from ldm_core.training.folder import lock
+from ldm_core.training.folder.lock import Holder, Lock
 
 FAST: dict[str, Any] = {"beat": 0.05, "patience": 0.5}
 
@@ -51,7 +51,7 @@ def test_a_second_run_is_refused_and_told_who_holds_it(folder: str) -> None:
 
 
 def test_the_lock_of_a_process_that_is_gone_is_taken_over(folder: str) -> None:
-    code = "from ldm_core.training.lock import Holder; print(Holder.me().text())"
+    code = "from ldm_core.training.folder.lock import Holder; print(Holder.me().text())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     gone = Holder.parse(done.stdout)
     assert gone is not None and gone.gone() is True and Holder.me().gone() is False

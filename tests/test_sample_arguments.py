@@ -11,7 +11,7 @@ from PIL import Image
 from test_finite_samples import assembled
 
 from ldm_core.errors import ConfigError, LDMError
-from ldm_core.sample_arguments import require_arguments
+from ldm_core.sampling.arguments import require_arguments
 
 NAN, INF = float("nan"), float("inf")
 LONE = "caf\udce9"

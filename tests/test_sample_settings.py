@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from ldm_core.build import make_first_stage, make_model
 from ldm_core.catalog import Catalog
-from ldm_core.check import misfits
 from ldm_core.errors import ConfigError, DataError
-from ldm_core.pipeline import Pipeline
-from ldm_core.resolve import resolve
-from ldm_core.sample_settings import with_settings
+from ldm_core.model.build import make_first_stage, make_model
+from ldm_core.recipe.check import misfits
+from ldm_core.recipe.resolve import resolve
+from ldm_core.sampling.pipeline import Pipeline
+from ldm_core.sampling.settings import with_settings
 from ldm_core.testing.base import randomize
 
 TEXT = {"use": "text", "width": 16, "layers": 1, "vocab_size": 64, "length": 16, "dropout": 0.1}
@@ -175,7 +175,7 @@ def test_a_negative_prompt_swaps_the_roles(pipeline: Pipeline, scale: float) -> 
 
 
 def test_a_negative_of_one_conditioner_leaves_the_nulls_of_the_others(catalog: Catalog, pipeline: Pipeline) -> None:
-    from ldm_core.sample import conditions_of
+    from ldm_core.sampling.run import conditions_of
 
     batch = {"caption": [CAPTIONS[0]], "class_label": torch.tensor([1])}
     plain = conditions_of(pipeline.model, batch)

@@ -19,12 +19,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_core.builtin.diffusion_config import VPConfig
-from ldm_core.builtin.schedules import VPSchedule
+from ldm_core.builtin.diffusion.config import VPConfig
+from ldm_core.builtin.diffusion.schedules import VPSchedule
 from ldm_core.catalog import Catalog
-from ldm_core.config import structure
+from ldm_core.config.structure import structure
 from ldm_core.contracts import Estimate, Sampler, TimeGrid
-from ldm_core.streams import Streams
+from ldm_core.contracts.streams import Streams
 from ldm_core.testing import toys
 from ldm_core.testing.gaussian import Gaussian
 

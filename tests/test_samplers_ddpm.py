@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_core.builtin.ddpm import DDPMSampler
-from ldm_core.builtin.diffusion_config import DDPMConfig, LeadingConfig, LinspaceConfig, TrailingConfig, VPConfig
-from ldm_core.builtin.schedules import VPSchedule
-from ldm_core.builtin.time_grids import EvenGrid
+from ldm_core.builtin.diffusion.config import DDPMConfig, LeadingConfig, LinspaceConfig, TrailingConfig, VPConfig
+from ldm_core.builtin.diffusion.ddpm import DDPMSampler
+from ldm_core.builtin.diffusion.schedules import VPSchedule
+from ldm_core.builtin.diffusion.time_grids import EvenGrid
 from ldm_core.contracts import Estimate, NoiseSchedule
-from ldm_core.streams import Streams
+from ldm_core.contracts.streams import Streams
 from ldm_core.testing.gaussian import FlowSchedule, Gaussian, VESchedule, graded_times, moments
 
 VP = VPSchedule(VPConfig(beta_start=0.00085, beta_end=0.012))

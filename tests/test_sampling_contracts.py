@@ -13,13 +13,13 @@ from test_finite_samples import BASE, CATALOG, STAGES, assembled
 from test_run_contracts import MEAN, NAN, patched, told_as
 from torch import Tensor
 
-from ldm_core.breaches import named
-from ldm_core.build import make_first_stage, make_model
 from ldm_core.contracts import Estimate
 from ldm_core.errors import ContractError, NotFiniteError
-from ldm_core.resolve import resolve
-from ldm_core.run_contracts import hold_parameterization, hold_schedule, hold_times
-from ldm_core.stage_contract import hold_stage
+from ldm_core.model.build import make_first_stage, make_model
+from ldm_core.model.conformance.breaches import named
+from ldm_core.model.conformance.first_batch import hold_parameterization, hold_schedule, hold_times
+from ldm_core.model.conformance.first_stage import hold_stage
+from ldm_core.recipe.resolve import resolve
 
 
 @pytest.fixture(scope="module", autouse=True)

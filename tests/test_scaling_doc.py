@@ -9,15 +9,16 @@ import attrs
 import click
 import pytest
 
-from ldm_core import settings
 from ldm_core.cli.group import group
+from ldm_core.recipe import settings
+from ldm_core.storage import options
 
 TEXT = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
 SECTIONS = {
     "trainer": settings.TrainerSettings,
     "first_stage_trainer": settings.FirstStageTrainerSettings,
     "data": settings.DataSettings,
-    "storage": settings.StorageSettings,
+    "storage": options.StorageSettings,
     "sample": settings.SampleSettings,
 }
 PARAMETERS = {"unet_cin_f4": 400_920_579, "unet_text_f8": 872_300_484}

@@ -6,9 +6,9 @@ import attrs
 import pytest
 import torch
 
-from ldm_core.builtin.diffusion_config import VP_PRESETS, VPConfig
-from ldm_core.builtin.schedules import VPSchedule
-from ldm_core.config import structure
+from ldm_core.builtin.diffusion.config import VP_PRESETS, VPConfig
+from ldm_core.builtin.diffusion.schedules import VPSchedule
+from ldm_core.config.structure import structure
 from ldm_core.contracts import NoiseSchedule
 from ldm_core.errors import ConfigError
 

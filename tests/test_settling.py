@@ -10,17 +10,17 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from ldm_core.builtin.diffusion_config import EpsConfig, VPConfig
-from ldm_core.builtin.parameterizations import EpsParameterization
-from ldm_core.builtin.schedules import VPSchedule
-from ldm_core.builtin.unet import UNet
-from ldm_core.builtin.unet_config import UNetConfig
-from ldm_core.cond import Cond
+from ldm_core.builtin.diffusion.config import EpsConfig, VPConfig
+from ldm_core.builtin.diffusion.parameterizations import EpsParameterization
+from ldm_core.builtin.diffusion.schedules import VPSchedule
+from ldm_core.builtin.unet.config import UNetConfig
+from ldm_core.builtin.unet.network import UNet
 from ldm_core.contracts import CondSpec, LatentSpec, Site
-from ldm_core.diffusion import Model, make_predict
-from ldm_core.sample import decode
-from ldm_core.settings import Precision
-from ldm_core.settling import settle
+from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.values import Precision
+from ldm_core.model.diffusion import Model, make_predict
+from ldm_core.model.precision import settle
+from ldm_core.sampling.run import decode
 from ldm_core.testing.base import randomize
 
 _CONFIG = UNetConfig(

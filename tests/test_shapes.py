@@ -18,7 +18,8 @@ import pytest
 from scipy import ndimage
 from shape_reader import read_shape  # type: ignore[import-not-found]
 
-from ldm_core.builtin.shapes import (
+from ldm_core.builtin.shapes.config import ShapesConfig
+from ldm_core.builtin.shapes.dataset import (
     COLOURS,
     HELD_OUT_PAIRS,
     SHAPES,
@@ -26,7 +27,6 @@ from ldm_core.builtin.shapes import (
     held_out_prompts,
     held_out_scenes,
 )
-from ldm_core.builtin.shapes_config import ShapesConfig
 from ldm_core.contracts import Dataset, Site
 from ldm_core.errors import DataError
 
@@ -36,7 +36,7 @@ SITE = Site(size=(32, 32))
 DIGEST = """
 import hashlib
 from ldm_core.builtin.shapes import ShapesDataset
-from ldm_core.builtin.shapes_config import ShapesConfig
+from ldm_core.builtin.shapes.config import ShapesConfig
 from ldm_core.contracts import Site
 data = ShapesDataset(ShapesConfig(backgrounds="mixed", seed=3), Site(size=(40, 56)))
 state = hashlib.sha256()

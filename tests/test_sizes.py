@@ -11,19 +11,20 @@ import attrs
 import pytest
 from header_files import PLAIN, Body, copy_run, put, write_run
 
-from ldm_core import artifacts, budget, sizes
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
 from ldm_core.errors import CheckpointError, ConfigError
-from ldm_core.resolve import resolve
+from ldm_core.model import budget
+from ldm_core.recipe import artifacts, sizes
+from ldm_core.recipe.resolve import resolve
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 for name in ("bert_text", "vq_ae", "ddim", "cfg"):
     pytest.importorskip(f"ldm_plugin_{name}")
 
-from ldm_core.budget import Budget, held_to, require_room  # noqa: E402
-from ldm_core.build import make_first_stage, make_model  # noqa: E402
-from ldm_core.pipeline import Pipeline  # noqa: E402
+from ldm_core.model.budget import Budget, held_to, require_room  # noqa: E402
+from ldm_core.model.build import make_first_stage, make_model  # noqa: E402
+from ldm_core.sampling.pipeline import Pipeline  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +160,7 @@ def test_nothing_is_made_beyond_a_budget() -> None:
 def test_a_recipe_that_no_machine_holds_is_refused(
     setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from ldm_core.config import dump_yaml
+    from ldm_core.config.documents import dump_yaml
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(dump_yaml({**PLAIN, "schedule": {"use": "vp"}, "dataset": {"use": "shapes", "scenes": 4}}))
@@ -189,7 +190,7 @@ def test_the_count_is_said(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_published_models_are_not_counted(catalog: Catalog) -> None:
-    from ldm_core.recipe import load_plain, shipped
+    from ldm_core.recipe.shipped import load_plain, shipped
 
     assert [name for name in shipped() if sizes.large(resolve(load_plain(name), catalog))] == []
 

@@ -16,8 +16,9 @@ from typing import BinaryIO
 
 import pytest
 
-from ldm_core import storage, storage_retry
+from ldm_core import storage
 from ldm_core.errors import StorageError
+from ldm_core.storage import retry
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -196,7 +197,7 @@ def test_errors_name_the_place_and_the_fix(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::ldm_core.storage.StorageWarning")
 def test_a_server_that_does_not_answer_is_not_called_a_missing_file(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("aiohttp", reason="HTTP URLs need aiohttp")
-    monkeypatch.setattr(storage_retry, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
     with socket.socket() as taken:  # bound, but nothing listens: a connection is refused
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/x.tar"

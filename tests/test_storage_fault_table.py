@@ -19,15 +19,18 @@ import pytest
 import torch
 from s3_server import Fault, FaultProxy, Request, fault_proxy, s3_server
 
-from ldm_core import images, storage, storage_retry, storage_transfer
-from ldm_core.builtin.tar import TarDataset
-from ldm_core.builtin.tar_config import TarConfig
+from ldm_core import storage
+from ldm_core.builtin.readers.tar import TarDataset
+from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.contracts import Site
+from ldm_core.data import images
 from ldm_core.errors import StorageError
-from ldm_core.settings import DataSettings, StorageSettings
-from ldm_core.training import checkpoint
-from ldm_core.training.examples import Examples
-from ldm_core.training.writer import Writer
+from ldm_core.recipe.settings import DataSettings
+from ldm_core.storage import retry, transfer
+from ldm_core.storage.options import StorageSettings
+from ldm_core.training.checkpoints import files
+from ldm_core.training.checkpoints.writer import Writer
+from ldm_core.training.feed.examples import Examples
 
 pytest.importorskip("s3fs", reason="needs the extra s3")
 pytest.importorskip("moto.server", reason="needs the extra dev (moto)")
@@ -92,9 +95,9 @@ def table() -> Iterator[list[Row]]:
 
 @pytest.fixture(autouse=True)
 def quick(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(storage_retry, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(storage_transfer, "READ_PART", 2**21)
-    monkeypatch.setattr(storage_transfer, "BLOCK", 2**20)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(transfer, "READ_PART", 2**21)
+    monkeypatch.setattr(transfer, "BLOCK", 2**20)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.address)
     storage.configure(QUICK)
     with warnings.catch_warnings():
@@ -145,7 +148,7 @@ def _write(step: int) -> None:
 
 def _newest() -> int:
     """The newest checkpoint's step, after every bit of it was compared."""
-    found = checkpoint.newest(CHECKPOINT, "this").found
+    found = files.newest(CHECKPOINT, "this").found
     assert found is not None
     there = dict(found.tensors())
     expected = _tensors(found.step)

@@ -14,9 +14,10 @@ import attrs
 import pytest
 from s3_server import SECRET, Fault, FaultProxy, Request, fault_proxy, put_object, s3_server
 
-from ldm_core import storage, storage_parallel, storage_retry, storage_transfer
+from ldm_core import storage
 from ldm_core.errors import StorageError
-from ldm_core.settings import StorageSettings
+from ldm_core.storage import parallel, retry, transfer
+from ldm_core.storage.options import StorageSettings
 
 pytest.importorskip("s3fs", reason="needs the extra s3")
 pytest.importorskip("moto.server", reason="needs the extra dev (moto)")
@@ -35,11 +36,11 @@ def proxy() -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def faulty(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    monkeypatch.setattr(storage_retry, "FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(storage_transfer, "READ_PART", 2**20)
-    monkeypatch.setattr(storage_transfer, "WRITE_PART", 2**20)
-    monkeypatch.setattr(storage_transfer, "BLOCK", 2**20)
-    monkeypatch.setattr(storage_retry, "_KNOWN", storage_retry._Known())
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(transfer, "READ_PART", 2**20)
+    monkeypatch.setattr(transfer, "WRITE_PART", 2**20)
+    monkeypatch.setattr(transfer, "BLOCK", 2**20)
+    monkeypatch.setattr(retry, "_KNOWN", retry._Known())
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.address)
     monkeypatch.delenv("LDM_STORAGE", raising=False)
     storage.configure(QUICK)
@@ -168,7 +169,7 @@ def test_what_lasts_ends_in_time_and_says_what_it_was(faulty: FaultProxy, way: s
     assert str(caught.value).startswith("cannot " + ("write" if way == "write" else "read") + " s3://box/lasting/file")
     if fault == "403":
         # parts that were on their way already were refused as well, none was sent again
-        assert faulty.broken <= storage_parallel.AT_ONCE
+        assert faulty.broken <= parallel.AT_ONCE
     else:
         assert "(tried" in str(caught.value)
     faulty.heal()

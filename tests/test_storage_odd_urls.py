@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ldm_core import storage, storage_paths
+from ldm_core import storage
 from ldm_core.errors import LDMError, StorageError
-from ldm_core.settings import StorageSettings
+from ldm_core.storage import paths
+from ldm_core.storage.options import StorageSettings
 
 NOWHERE = "127.0.0.1:1"  # where nobody listens
 ODD = [
@@ -172,8 +173,8 @@ def test_ranges_that_are_none(inside: str) -> None:
 
 
 def test_braces_that_are_allowed() -> None:
-    assert len(storage_paths.braces("{0..999999}")) == 1_000_000
-    assert storage_paths.braces("a{08..10}{x,y}{}") == ["a08x", "a08y", "a09x", "a09y", "a10x", "a10y"]
+    assert len(paths.braces("{0..999999}")) == 1_000_000
+    assert paths.braces("a{08..10}{x,y}{}") == ["a08x", "a08y", "a09x", "a09y", "a10x", "a10y"]
     names = ",".join(f"shard-{i:04}" for i in range(60))  # longer than a file's name may be
     assert storage.expand("{" + names + "}") == names.split(",")
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ldm_core import artifacts, storage, storage_local
+from ldm_core import storage
 from ldm_core.errors import LDMError, StorageError
+from ldm_core.recipe import artifacts
+from ldm_core.storage import local
 from ldm_core.weights.source import open_source
 
 
@@ -116,7 +118,7 @@ def test_sizes_are_what_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         storage.read_bytes(path, most=199)
     with pytest.raises(StorageError, match="at most 9 are read"):
         storage.read_bytes(path, 100, 110, most=9)
-    monkeypatch.setattr(storage_local, "_LEAST", 16)
+    monkeypatch.setattr(local, "_LEAST", 16)
     pread = os.pread
 
     def growing(handle: int, count: int, at: int) -> bytes:

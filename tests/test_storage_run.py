@@ -16,7 +16,9 @@ from s3_server import SECRET, Fault, Request, fault_proxy, s3_server
 from safetensors.torch import load
 from training_runs import go
 
-from ldm_core import images, storage, storage_retry
+from ldm_core import storage
+from ldm_core.data import images
+from ldm_core.storage import retry
 
 pytest.importorskip("s3fs", reason="needs the extra s3")
 pytest.importorskip("moto.server", reason="needs the extra dev (moto)")
@@ -46,7 +48,7 @@ def _weights(out: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 def test_a_run_on_s3_over_faults_ends_as_one_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_retry, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.05)
     every = ["trainer.checkpoint_every=2", "trainer.log_every=1"]
     go(tmp_path / "run", *every, dataset={"use": "tar", "url": _shards(str(tmp_path / "data"))})
     chance = random.Random(3)

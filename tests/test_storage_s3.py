@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from s3_server import s3_bucket
 
-from ldm_core import images, storage
-from ldm_core.builtin.tar import TarDataset
-from ldm_core.builtin.tar_config import TarConfig
+from ldm_core import storage
+from ldm_core.builtin.readers.tar import TarDataset
+from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.contracts import Site
+from ldm_core.data import images
 from ldm_core.errors import StorageError
 
 pytest.importorskip("s3fs", reason="needs the extra s3")

@@ -12,13 +12,16 @@ from typing import Any
 import attrs
 import pytest
 
-from ldm_core import config, storage, storage_options, storage_retry
+from ldm_core import storage
 from ldm_core.catalog import Catalog
+from ldm_core.config import overrides
 from ldm_core.errors import ConfigError, StorageError
-from ldm_core.recipe import Recipe
-from ldm_core.resolve import resolve, use_storage
-from ldm_core.settings import StorageSettings
-from ldm_core.storage_errors import ShortError, is_passing, reason
+from ldm_core.recipe.recipe import Recipe
+from ldm_core.recipe.resolve import resolve, use_storage
+from ldm_core.storage import options as storage_options
+from ldm_core.storage import retry
+from ldm_core.storage.failures import ShortError, is_passing, reason
+from ldm_core.storage.options import StorageSettings
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +64,7 @@ def test_the_section_is_in_force_and_in_no_identity() -> None:
 @pytest.mark.parametrize("key", ["key", "secret", "token", "aws_secret_access_key", "password", "username"])
 def test_a_key_in_a_recipe_is_refused(key: str) -> None:
     plain: dict[str, Any] = {}
-    config.apply_overrides(plain, [f"storage.{key}=hunter2", "storage.retries=2"], [])
+    overrides.apply_overrides(plain, [f"storage.{key}=hunter2", "storage.retries=2"], [])
     with pytest.raises(ConfigError, match=f"storage.{key}: credentials do not belong in a recipe") as caught:
         resolve(plain, Catalog.discover())
     assert "AWS_SECRET_ACCESS_KEY" in str(caught.value) and "profile" in str(caught.value)
@@ -110,8 +113,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             assert (low, high) == (0.5, 1.0)
             return high
 
-    monkeypatch.setattr(storage_retry, "_CHANCE", Longest())
-    monkeypatch.setattr(storage_retry, "_KNOWN", storage_retry._Known())
+    monkeypatch.setattr(retry, "_CHANCE", Longest())
+    monkeypatch.setattr(retry, "_KNOWN", retry._Known())
     monkeypatch.setattr(time, "sleep", pauses.append)
     monkeypatch.setattr(time, "monotonic", lambda: 100.0 + sum(pauses))
     return pauses
@@ -133,7 +136,7 @@ def _tried(work: _Fails, **settings: Any) -> str:
     storage.configure(StorageSettings(**settings))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", storage.StorageWarning)
-        return storage_retry.retrying("read", "s3://box/file", work)
+        return retry.retrying("read", "s3://box/file", work)
 
 
 def test_pauses_double_up_to_a_limit(clock: list[float]) -> None:
@@ -161,7 +164,7 @@ def test_progress_is_not_counted_against_the_retries(clock: list[float]) -> None
     storage.configure(StorageSettings(retries=1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", storage.StorageWarning)
-        assert storage_retry.retrying("read", "s3://box/file", work, lambda: work.calls) == "done"
+        assert retry.retrying("read", "s3://box/file", work, lambda: work.calls) == "done"
     assert clock == [0.5] * 20
 
 

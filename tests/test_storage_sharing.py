@@ -19,9 +19,10 @@ import attrs
 import pytest
 from s3_server import FaultProxy, fault_proxy, put_object, s3_server
 
-from ldm_core import storage, storage_retry, storage_transfer
+from ldm_core import storage
 from ldm_core.errors import StorageError
-from ldm_core.settings import StorageSettings
+from ldm_core.storage import retry, transfer
+from ldm_core.storage.options import StorageSettings
 
 pytest.importorskip("s3fs", reason="needs the extra s3")
 pytest.importorskip("moto.server", reason="needs the extra dev (moto)")
@@ -39,7 +40,7 @@ def proxy() -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def server(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    monkeypatch.setattr(storage_retry, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.02)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.address)
     proxy.heal()
     storage.configure(QUICK)
@@ -145,8 +146,8 @@ def test_a_lock_whose_answer_was_lost_is_still_ours(server: FaultProxy) -> None:
 
 
 def test_an_address_that_never_answered_is_not_tried_for_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_retry, "_KNOWN", storage_retry._Known())
-    monkeypatch.setattr(storage_retry, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(retry, "_KNOWN", retry._Known())
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
     storage.configure(StorageSettings(endpoint_url="http://127.0.0.1:9", retries=1000, connect_timeout=1.0))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
@@ -184,8 +185,8 @@ def web(tmp_path: Path) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(storage_retry, "FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(storage_transfer, "BLOCK", 2**18)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(transfer, "BLOCK", 2**18)
     storage.configure(QUICK)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", storage.StorageWarning)

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from ldm_core import storage, storage_remote, storage_transfer
+from ldm_core import storage
 from ldm_core.errors import StorageError
-from ldm_core.settings import StorageSettings
+from ldm_core.storage import attempts, transfer
+from ldm_core.storage.options import StorageSettings
 
 pytest.importorskip("aiohttp", reason="needs the extra s3")
 
@@ -42,9 +43,9 @@ class Unsized(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(storage_transfer, "READ_PART", 2**16)
-    monkeypatch.setattr(storage_transfer, "BLOCK", 2**15)
-    monkeypatch.setattr(storage_remote, "memory", lambda: 2**21)
+    monkeypatch.setattr(transfer, "READ_PART", 2**16)
+    monkeypatch.setattr(transfer, "BLOCK", 2**15)
+    monkeypatch.setattr(attempts, "memory", lambda: 2**21)
     storage.configure(StorageSettings(retries=1, time_limit=5, connect_timeout=2, read_timeout=2))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Unsized)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from s3_server import Fault, FaultProxy, Request, fault_proxy, put_object, s3_server
 
-from ldm_core import storage, storage_retry, storage_transfer
+from ldm_core import storage
 from ldm_core.errors import StorageError
-from ldm_core.settings import StorageSettings
+from ldm_core.storage import retry, transfer
+from ldm_core.storage.options import StorageSettings
 
 pytest.importorskip("s3fs", reason="needs the extra s3")
 pytest.importorskip("moto.server", reason="needs the extra dev (moto)")
@@ -43,8 +44,8 @@ def proxy(upstream: tuple[str, int]) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def server(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    monkeypatch.setattr(storage_retry, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(storage_transfer, "WRITE_PART", PART)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(transfer, "WRITE_PART", PART)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.address)
     storage.configure(StorageSettings(read_timeout=2.0, connect_timeout=2.0, retries=3, time_limit=6.0))
     proxy.heal()

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ldm_core.streams import Streams, mix_seed
+from ldm_core.contracts.streams import Streams, mix_seed
 
 
 def test_a_row_depends_on_its_seed_alone() -> None:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ldm_core import images, storage
-from ldm_core.builtin.folder import guess_reader
-from ldm_core.builtin.reading import BadExample, SkipBad
-from ldm_core.builtin.tar import TarDataset
-from ldm_core.builtin.tar_config import TarConfig
+from ldm_core import storage
+from ldm_core.builtin.readers.folder import guess_reader
+from ldm_core.builtin.readers.tar import TarDataset
+from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.contracts import Dataset, Site
+from ldm_core.data import images
+from ldm_core.data.unreadable import BadExample, SkipBad
 from ldm_core.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,7 +81,7 @@ def test_reads_shards_from_anywhere(place: str, tmp_path: Path) -> None:
 def test_select_reads_only_what_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.tar").write_bytes(tar_bytes(samples(0, 4)))
     view = opened(tmp_path).select(["caption", "name"])
-    monkeypatch.setattr("ldm_core.builtin.reading_pictures.decode_image", None)
+    monkeypatch.setattr("ldm_core.data.records.pictures.decode_image", None)
     assert dict(view[1]) == {"caption": "größe 1 🫠", "name": "s001"}
     assert dict(view.keys) == {"caption": "value", "name": "value"}
     with pytest.raises(DataError, match=r"has no 'boxes'; found image, caption, class_label, name; map"):

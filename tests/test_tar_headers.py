@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldm_core import images, storage
-from ldm_core.builtin.tar import TarDataset
-from ldm_core.builtin.tar_config import TarConfig
-from ldm_core.builtin.tar_headers import BLOCK, MOST_HEADER, members
+from ldm_core import storage
+from ldm_core.builtin.readers.tar import TarDataset
+from ldm_core.builtin.readers.tar_config import TarConfig
+from ldm_core.builtin.readers.tar_headers import BLOCK, MOST_HEADER, members
 from ldm_core.contracts import Site
+from ldm_core.data import images
 from ldm_core.errors import DataError
 
 PICTURE = images.png_bytes(np.full((3, 6, 6), 90, dtype=np.uint8))

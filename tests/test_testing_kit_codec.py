@@ -12,12 +12,12 @@ import pytest
 import torch
 from training_runs import TINY
 
-from ldm_core.builtin.ldm_codec import LdmCodec
-from ldm_core.builtin.ldm_codec_config import LdmCodecConfig
+from ldm_core.builtin.ldm_format.codec import LdmCodec
+from ldm_core.builtin.ldm_format.config import LdmCodecConfig
 from ldm_core.catalog import Catalog
-from ldm_core.codec import ModelWeights, Recognised, Source
-from ldm_core.component import Component
-from ldm_core.hookspecs import hookimpl
+from ldm_core.catalog.component import Component
+from ldm_core.catalog.hookspecs import hookimpl
+from ldm_core.contracts.codec import ModelWeights, Recognised, Source
 from ldm_core.testing import CodecSuite
 from ldm_core.testing.suites.codec import random_weights
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_core.cond import Conditions
 from ldm_core.contracts import Estimate, Guidance, LossOutput, NoiseSchedule, Objective, TimeGrid
-from ldm_core.diffusion import per_example
-from ldm_core.streams import Streams
+from ldm_core.contracts.conditioning import Conditions
+from ldm_core.contracts.streams import Streams
+from ldm_core.model.diffusion import per_example
 from ldm_core.testing import (
     GuidanceSuite,
     ObjectiveSuite,

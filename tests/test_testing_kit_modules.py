@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldm_core.cond import Cond
 from ldm_core.contracts import Conditioner, CondSpec, FirstStage, LatentSpec, Reconstruction, Site
-from ldm_core.streams import Streams
+from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.streams import Streams
 from ldm_core.testing import (
     ConditionerSuite,
     FirstStageSuite,

@@ -11,8 +11,8 @@ from typing import Any
 import attrs
 import pytest
 
+from ldm_core.catalog.hookspecs import hookimpl
 from ldm_core.contracts import Site
-from ldm_core.hookspecs import hookimpl
 from ldm_core.testing import ObserverSuite
 from ldm_core.testing.running import catalog_of, failures
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm_core.cond import Cond
 from ldm_core.contracts import EMPTY, Accepts, Adapter, CondSpec, Dataset, Site
+from ldm_core.contracts.conditioning import Cond
 from ldm_core.testing import AdapterSuite, DatasetSuite, DenoiserSuite, Suite, batches
 from ldm_core.testing.running import catalog_of, failures
 from ldm_core.testing.toys import ToyDenoiser

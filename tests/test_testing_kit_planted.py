@@ -15,8 +15,8 @@ from test_testing_kit_samplers import faults_of as sampler_faults
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldm_core.cond import Cond
 from ldm_core.contracts import Accepts, Denoiser, LatentSpec, NoiseSchedule, Site, TimeGrid
+from ldm_core.contracts.conditioning import Cond
 from ldm_core.testing import ConditionerSuite, DenoiserSuite, FirstStageSuite, TimeGridSuite
 from ldm_core.testing.devices import PickedDevice, elsewhere, require_placed
 

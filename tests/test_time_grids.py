@@ -7,15 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from ldm_core.builtin.diffusion_config import (
-    LeadingConfig,
-    LegacyConfig,
-    LinspaceConfig,
-    TrailingConfig,
-    VPConfig,
-)
-from ldm_core.builtin.schedules import VPSchedule
-from ldm_core.builtin.time_grids import EvenGrid, LegacyGrid
+from ldm_core.builtin.diffusion.config import LeadingConfig, LegacyConfig, LinspaceConfig, TrailingConfig, VPConfig
+from ldm_core.builtin.diffusion.schedules import VPSchedule
+from ldm_core.builtin.diffusion.time_grids import EvenGrid, LegacyGrid
 from ldm_core.contracts import TimeGrid
 from ldm_core.testing.gaussian import FlowSchedule
 

@@ -11,16 +11,18 @@ import pytest
 from PIL import Image
 from training_runs import TINY, go
 
-from ldm_core import workflow
-from ldm_core.builtin.folder import FolderDataset
-from ldm_core.builtin.folder_config import FolderConfig
+from ldm_core.builtin.readers.folder import FolderDataset
+from ldm_core.builtin.readers.folder_config import FolderConfig
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import Site
 from ldm_core.errors import DataError
-from ldm_core.settings import DataSettings
-from ldm_core.training.loader import Examples, Place
+from ldm_core.recipe.settings import DataSettings
+from ldm_core.training import workflow
+from ldm_core.training.denoiser.fit import fit_conditioners
+from ldm_core.training.feed.examples import Examples
+from ldm_core.training.feed.order import Place
+from ldm_core.training.finetune import Start
 from ldm_core.training.stages import Stages
-from ldm_core.training.starting import Start, fit_conditioners
 
 BOX = [0.25, 0.5, 0.25, 0.25]
 TEXT = {"use": "text", "width": 16, "layers": 1, "heads": 2, "head_width": 8, "vocab_size": 64, "length": 16,
@@ -55,9 +57,9 @@ def test_cached_latents_keep_their_captions_where_samples_are_left_out(
 ) -> None:
     url = str(_pictures(tmp_path / "some", lambda i: i % 3 != 0))
     seen: list[tuple[float, str]] = []
-    from ldm_core.training import denoiser_task
+    from ldm_core.training.denoiser import task
 
-    step = denoiser_task.DenoiserTask.step
+    step = task.DenoiserTask.step
 
     def spy(self: Any, number: int, micros: Any, *, measure: bool) -> Any:
         for micro in micros:
@@ -65,7 +67,7 @@ def test_cached_latents_keep_their_captions_where_samples_are_left_out(
                 seen.append((float(moments.mean()), caption))
         return step(self, number, micros, measure=measure)
 
-    monkeypatch.setattr(denoiser_task.DenoiserTask, "step", spy)
+    monkeypatch.setattr(task.DenoiserTask, "step", spy)
     stages = ("first_stage", "latents", "denoiser")
     data = {"use": "folder", "url": url, "missing": "skip"}
     go(tmp_path / "run", dataset=data, conditioners=[TEXT], stages=stages)
@@ -117,7 +119,7 @@ def test_images_smaller_than_ssims_window_train(tmp_path: Path) -> None:
 
 def test_held_out_pictures_without_captions_do_not_end_a_run(tmp_path: Path) -> None:
     """The samples then take their captions from the training data; the first stage is still judged on held-out ones."""
-    from ldm_core import images
+    from ldm_core.data import images
 
     for split, captions in (("train", 8), ("val", 1)):
         folder = tmp_path / "data" / split

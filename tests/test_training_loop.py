@@ -20,13 +20,15 @@ from torch import Tensor, nn
 
 from ldm_core import storage
 from ldm_core.errors import CheckpointError, Interrupted, StorageError, TrainingError
-from ldm_core.settings import TrainerSettings
-from ldm_core.training import checkpoint, world
-from ldm_core.training.ema import EMA
-from ldm_core.training.engine import Part
-from ldm_core.training.loop import Run, Stop, train
-from ldm_core.training.loss_scale import LossScale
-from ldm_core.training.metrics_file import MetricsFile
+from ldm_core.recipe.settings import TrainerSettings
+from ldm_core.training.averages.ema import EMA
+from ldm_core.training.checkpoints import files
+from ldm_core.training.engine import world
+from ldm_core.training.engine.loss_scale import LossScale
+from ldm_core.training.engine.part import Part
+from ldm_core.training.folder.metrics import MetricsFile
+from ldm_core.training.folder.stopping import Run, Stop
+from ldm_core.training.loop import train
 
 SETTINGS = TrainerSettings(steps=12, images_per_step=2, lr=0.1, log_every=5, checkpoint_every=4, ema=0.9)
 
@@ -176,7 +178,7 @@ def same(a: Toy, b: Toy) -> bool:
 
 
 def steps(out: Any) -> list[int | None]:
-    return [checkpoint.step_of(n) for n in checkpoint.listed(storage.join(str(out), "checkpoints"))[0]]
+    return [files.step_of(n) for n in files.listed(storage.join(str(out), "checkpoints"))[0]]
 
 
 def test_what_is_called_when(tmp_path: Path) -> None:

@@ -11,18 +11,19 @@ import pytest
 import torch
 from torch import nn
 
-from ldm_core.batch import collate
-from ldm_core.builtin.identity import IdentityFirstStage
-from ldm_core.builtin.identity_config import IdentityConfig
-from ldm_core.config import structure
+from ldm_core.builtin.identity.config import IdentityConfig
+from ldm_core.builtin.identity.stage import IdentityFirstStage
+from ldm_core.config.structure import structure
 from ldm_core.contracts import Site
+from ldm_core.data.collate import collate
 from ldm_core.errors import ConfigError
-from ldm_core.settings import TrainerSettings
-from ldm_core.training import loader as loading
-from ldm_core.training.ema import EMA
-from ldm_core.training.latent_statistics import fit_normalization
-from ldm_core.training.rates import learning_rate
-from ldm_core.training.world import World
+from ldm_core.recipe.settings import TrainerSettings
+from ldm_core.training.averages.ema import EMA
+from ldm_core.training.engine.world import World
+from ldm_core.training.feed import loader as loading
+from ldm_core.training.feed.order import Arrangement, Order, Place
+from ldm_core.training.latents.statistics import fit_normalization
+from ldm_core.training.learning_rate import learning_rate
 
 
 def _world(rank: int = 0, size: int = 1) -> World:
@@ -73,17 +74,17 @@ def test_workers_give_what_no_workers_give() -> None:
 
 
 class _Fetch:
-    def __call__(self, place: loading.Place) -> dict[str, int]:
+    def __call__(self, place: Place) -> dict[str, int]:
         return {"index": place.index, "epoch": place.epoch}
 
 
 def test_flips_are_fair_and_a_function_of_the_place() -> None:
-    arranged = loading.Arrangement(500, flip=True)
-    order = loading.Order(arranged, seed=1)
+    arranged = Arrangement(500, flip=True)
+    order = Order(arranged, seed=1)
     places = [order.place(i) for i in range(2000)]
     share = sum(p.flip for p in places) / len(places)
     assert abs(share - 0.5) < 0.05
-    again = loading.Order(arranged, seed=1)
+    again = Order(arranged, seed=1)
     assert [again.place(i) for i in reversed(range(2000))] == places[::-1]
 
 

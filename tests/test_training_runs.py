@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from training_runs import TINY, VQ, Watch, go, weights
 
-from ldm_core import workflow
 from ldm_core.catalog import Catalog
 from ldm_core.errors import ComponentError, ConfigError, Interrupted, TrainingError
+from ldm_core.training import workflow
 
 MODEL = ("first_stage", "latents", "denoiser")
 
@@ -267,7 +267,7 @@ def test_lpips_weights_are_taken_from_a_file(tmp_path: Path) -> None:
     from torchvision_operators import declare_torchvision_operators
 
     declare_torchvision_operators()
-    from ldm_core.training.lpips import LPIPS
+    from ldm_core.training.first_stage.lpips import LPIPS
 
     torch.manual_seed(0)
     save_file({k: v.contiguous() for k, v in LPIPS().state_dict().items()}, tmp_path / "lpips.safetensors")

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_core.builtin.unet import UNet
-from ldm_core.builtin.unet_config import PRESETS, UNetConfig
-from ldm_core.cond import Cond
-from ldm_core.config import structure, unstructure
+from ldm_core.builtin.unet.config import PRESETS, UNetConfig
+from ldm_core.builtin.unet.network import UNet
+from ldm_core.config.structure import structure, unstructure
 from ldm_core.contracts import CondSpec, Denoiser, LatentSpec, Site
+from ldm_core.contracts.conditioning import Cond
 
 SMALL = UNetConfig(channels=16, channel_mult=(1, 2), res_blocks=1, attention=(2,), heads=2, norm_groups=8)
 FULL = CondSpec(crossattn=6, vector=5, concat=2, residuals=("in.1", "skip.0", "mid"))

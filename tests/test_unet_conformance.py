@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 import attrs
 
-from ldm_core.cond import Cond
 from ldm_core.contracts import CondSpec, LatentSpec
+from ldm_core.contracts.conditioning import Cond
 from ldm_core.testing import DenoiserSuite
 from ldm_core.testing.batches import normal
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm_core.builtin.unet import UNet
-from ldm_core.builtin.unet_config import PRESETS, UNetConfig
-from ldm_core.cond import Cond
+from ldm_core.builtin.unet.config import PRESETS, UNetConfig
+from ldm_core.builtin.unet.network import UNet
 from ldm_core.contracts import CondSpec, LatentSpec, Site
+from ldm_core.contracts.conditioning import Cond
 
 
 def fill(module: nn.Module) -> None:

@@ -9,11 +9,11 @@ import pytest
 from test_cli_assemble import catalog
 
 from ldm_core import cli
-from ldm_core.codec import overlay
+from ldm_core.contracts.codec import overlay
 from ldm_core.errors import CheckpointError, ConfigError
+from ldm_core.weights.convert import converted
 from ldm_core.weights.given import require_pixels, require_settings
-from ldm_core.weights.loading import Wanted
-from ldm_core.weights.native import converted
+from ldm_core.weights.open import Wanted
 
 RECOGNISED = {
     "image_size": [32, 32],

@@ -16,14 +16,16 @@ from safetensors.torch import save_file
 
 import ldm_core
 from ldm_core.catalog import Catalog
-from ldm_core.codec import Codec, ModelWeights, Recognised, Source, Written, overlay
-from ldm_core.component import Component
+from ldm_core.catalog.component import Component
+from ldm_core.catalog.hookspecs import hookimpl
+from ldm_core.contracts.codec import Codec, ModelWeights, Recognised, Source, Written, overlay
 from ldm_core.errors import CheckpointError, ConfigError, LDMError
-from ldm_core.hookspecs import hookimpl
-from ldm_core.pipeline import Pipeline
+from ldm_core.recipe import artifacts
+from ldm_core.sampling import load
+from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.testing.suites.codec import random_weights
-from ldm_core.weights import loading, reading
-from ldm_core.weights.loading import Wanted
+from ldm_core.weights import codecs, complete, open
+from ldm_core.weights.open import Wanted
 from ldm_core.weights.source import open_source
 
 
@@ -114,36 +116,36 @@ def file_with(folder: Path, *names: str) -> Source:
 def test_none_knows_it(tmp_path: Path) -> None:
     source = file_with(tmp_path, "tower.a", "tower.b", "gate")
     with pytest.raises(CheckpointError) as caught:
-        reading.recognise(source, Catalog.discover(limit=[]))
+        codecs.recognise(source, Catalog.discover(limit=[]))
     said = str(caught.value)
     assert "some.safetensors: no codec knows these weights" in said
     assert "3 tensors (safetensors): tower.* (2), gate" in said or "3 tensors (safetensors): gate, tower.* (2)" in said
     assert "codecs: ldm; others come with: pip install ldm-plugin-compvis ldm-plugin-diffusers" in said
     with pytest.raises(CheckpointError, match=r"is nothing that codec 'ldm' knows.*leave --from out"):
-        reading.recognise(source, catalog_of(Fake), "ldm")
+        codecs.recognise(source, catalog_of(Fake), "ldm")
 
 
 def test_several_know_it(tmp_path: Path) -> None:
     source, catalog = file_with(tmp_path, "fake"), catalog_of(Fake, Double)
     with pytest.raises(ConfigError, match=r"several codecs know it: double \(a fake\), fake \(a fake\).*--from double"):
-        reading.recognise(source, catalog)
-    assert reading.recognise(source, catalog, "fake")[0] == "fake"
+        codecs.recognise(source, catalog)
+    assert codecs.recognise(source, catalog, "fake")[0] == "fake"
 
 
 def test_a_codec_that_fails_is_named(tmp_path: Path) -> None:
     source = file_with(tmp_path, "fake")
-    name, _, found = reading.recognise(source, catalog_of(Fake, Faulty))
+    name, _, found = codecs.recognise(source, catalog_of(Fake, Faulty))
     assert name == "fake"
     assert [n for n in found.notes if "faulty" in n] == ["codec 'faulty' failed on it: ZeroDivisionError: by nothing"]
     with pytest.raises(CheckpointError, match="faulty: ZeroDivisionError: by nothing"):
-        reading.recognise(file_with(tmp_path, "other"), catalog_of(Faulty))
+        codecs.recognise(file_with(tmp_path, "other"), catalog_of(Faulty))
     with pytest.raises(CheckpointError, match=r"codec 'stumbling' could not read it \(KeyError: 'encoder"):
-        reading.read(file_with(tmp_path, "stumbling"), catalog_of(Stumbling))
+        codecs.read(file_with(tmp_path, "stumbling"), catalog_of(Stumbling))
 
 
 def test_what_is_unknown_is_listed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        reading.read(file_with(tmp_path, "open"), catalog_of(Open))
+        codecs.read(file_with(tmp_path, "open"), catalog_of(Open))
     first, second = caught.value.problems
     assert first.endswith("some.safetensors: nothing says denoiser.heads; add denoiser.heads=4 (one of: 4, 8)")
     assert second.endswith("some.safetensors: nothing says image_size; add image_size=256")
@@ -152,8 +154,8 @@ def test_what_is_unknown_is_listed(tmp_path: Path) -> None:
 def test_names_that_lack_or_are_left_over(tmp_path: Path) -> None:
     source, catalog = file_with(tmp_path, "torn"), catalog_of(Torn)
     with pytest.raises(CheckpointError, match=r"2 missing \(e.g. a.b, a.c\); 1 unexpected \(e.g. z\)"):
-        reading.read(source, catalog)
-    assert reading.read(source, catalog, partial=True).notes == (
+        codecs.read(source, catalog)
+    assert codecs.read(source, catalog, partial=True).notes == (
         "taken in part: 2 missing (e.g. a.b, a.c)",
         "taken in part: 1 unexpected (e.g. z)",
     )
@@ -161,11 +163,11 @@ def test_names_that_lack_or_are_left_over(tmp_path: Path) -> None:
 
 def test_options_of_codecs(tmp_path: Path) -> None:
     catalog = catalog_of(Fake)
-    _, made, _ = reading.recognise(file_with(tmp_path, "fake"), catalog, options={"ema": False})
+    _, made, _ = codecs.recognise(file_with(tmp_path, "fake"), catalog, options={"ema": False})
     assert isinstance(made, Fake) and made.config == FakeConfig(ema=False)
     wanted = Wanted.of(["codec.emma=false"])
     with pytest.raises(ConfigError, match=r"codec.emma: codec 'fake' has no such option \(it has: ema\)"):
-        loading.open_weights(str(tmp_path / "some.safetensors"), catalog, wanted)
+        open.open_weights(str(tmp_path / "some.safetensors"), catalog, wanted)
     with pytest.raises(ConfigError, match="the codec is named by --from"):
         Wanted.of(["codec=fake"])
 
@@ -212,7 +214,7 @@ def test_the_same_pictures_from_every_format(run: str, ckpt: str) -> None:
     native = ldm_core.load(run)
     foreign = same_recipe_sampling(ldm_core.load(ckpt, wanted=Wanted(given=GIVEN)))
     assert np.array_equal(pictures(native), pictures(foreign))
-    again = loading.load(run, Catalog.discover(), Wanted(codec="ldm"))
+    again = load.load(run, Catalog.discover(), Wanted(codec="ldm"))
     assert np.array_equal(pictures(native), pictures(again))
     sha = open_source(ckpt).sha256()
     metadata = foreign.sample(images=1, steps=1, inputs={"class_label": 0})[0].metadata
@@ -234,7 +236,7 @@ def test_making_a_pipeline_draws_nothing(ckpt: str) -> None:
 @pytest.mark.parametrize("part", ["first_stage", "denoiser", "conditioner"])
 def test_a_part_by_itself(part: str) -> None:
     catalog, weights, whole = Catalog.discover(), tiny(part), tiny()
-    built = reading.build_part(weights, catalog)
+    built = complete.build_part(weights, catalog)
     assert not any(p.requires_grad for p in built.parameters()) and not built.training
     prefix = {"first_stage": "", "denoiser": "denoiser.", "conditioner": "conditioners.class_label."}[part]
     expected = whole.first_stage if part == "first_stage" else whole.model
@@ -242,44 +244,44 @@ def test_a_part_by_itself(part: str) -> None:
     state = built.state_dict()
     assert state and all(torch.equal(value, expected[prefix + name]) for name, value in state.items())
     with pytest.raises(CheckpointError, match=r"alone|without a first stage"):
-        reading.to_pipeline(weights, catalog)
+        load.to_pipeline(weights, catalog)
 
 
 def test_weights_must_be_those_of_the_recipe() -> None:
     catalog, weights = Catalog.discover(), tiny("first_stage")
     wider = attrs.evolve(weights, recipe=overlay(weights.recipe, {"first_stage": {"channels": 64}}))
     with pytest.raises(CheckpointError, match=r"first stage: these weights are of another architecture: the recipe"):
-        reading.build_part(wider, catalog)  # twice as wide: nothing of that size is made
+        complete.build_part(wider, catalog)  # twice as wide: nothing of that size is made
     narrow = attrs.evolve(weights, recipe=overlay(weights.recipe, {"first_stage": {"z_channels": 3}}))
     with pytest.raises(CheckpointError, match=r"first stage: these weights are of another architecture: \d+ of"):
-        reading.build_part(narrow, catalog)
+        complete.build_part(narrow, catalog)
     assert weights.first_stage is not None
     short = attrs.evolve(weights, first_stage=dict(list(weights.first_stage.items())[:-1]))
     with pytest.raises(CheckpointError, match="1 missing"):
-        reading.build_part(short, catalog)
+        complete.build_part(short, catalog)
 
 
 def test_a_denoiser_with_a_first_stage_from_elsewhere(tmp_path: Path, run: str) -> None:
     alone = attrs.evolve(tiny(), first_stage=None, latent=tiny("denoiser").latent)
     folder = tmp_path / "alone"
-    from ldm_core.builtin.ldm_codec import LdmCodec
-    from ldm_core.builtin.ldm_codec_config import LdmCodecConfig
+    from ldm_core.builtin.ldm_format.codec import LdmCodec
+    from ldm_core.builtin.ldm_format.config import LdmCodecConfig
     from ldm_core.testing.sources import put
 
     made = LdmCodec(LdmCodecConfig(alone=True), open_source(run)).write(alone, "alone")  # type: ignore[arg-type]
     put(made.files, tmp_path, "alone")
     catalog = Catalog.discover()
     with pytest.raises(CheckpointError, match="a denoiser without a first stage; give the first stage with --first-st"):
-        loading.load(str(folder), catalog, Wanted(codec="ldm"))
+        load.load(str(folder), catalog, Wanted(codec="ldm"))
     stage = write(tiny("first_stage"), "compvis", tmp_path / "stage.safetensors")
-    joined = loading.load(str(folder), catalog, Wanted(first_stage=stage, given=GIVEN))
+    joined = load.load(str(folder), catalog, Wanted(first_stage=stage, given=GIVEN))
     assert np.array_equal(pictures(joined), pictures(ldm_core.load(run)))
     other = random_weights(plain_model(first_stage={**KL, "z_channels": 3}), "first_stage")
     wrong = write(other, "compvis", tmp_path / "wrong.safetensors")
     with pytest.raises(CheckpointError, match=r"latents of 3 channels, and the denoiser of .* works on 4"):
-        loading.open_weights(str(folder), catalog, Wanted(first_stage=wrong))
+        open.open_weights(str(folder), catalog, Wanted(first_stage=wrong))
     with pytest.raises(ConfigError, match="has a first stage of its own; leave it out"):
-        loading.open_weights(run, catalog, Wanted(first_stage=stage))
+        open.open_weights(run, catalog, Wanted(first_stage=stage))
 
 
 def test_from_a_web_server_with_a_hash(ckpt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,8 +289,8 @@ def test_from_a_web_server_with_a_hash(ckpt: str, tmp_path: Path, monkeypatch: p
     sha = open_source(ckpt).sha256()
     with served(Path(ckpt).parent) as address:
         url = f"{address}/model.ckpt"
-        far = loading.open_weights(url, Catalog.discover(), Wanted(sha256=sha, given=GIVEN))
-        near = loading.open_weights(ckpt, Catalog.discover(), Wanted(given=GIVEN))
+        far = open.open_weights(url, Catalog.discover(), Wanted(sha256=sha, given=GIVEN))
+        near = open.open_weights(ckpt, Catalog.discover(), Wanted(given=GIVEN))
         assert far.sha256 == near.sha256 == sha
         assert _equal(far.weights.model, near.weights.model) and _equal(
             far.weights.first_stage, near.weights.first_stage
@@ -302,12 +304,12 @@ def _equal(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> bool:
 
 
 def test_what_is_ours_and_what_is_not(run: str, ckpt: str, tmp_path: Path) -> None:
-    assert loading.is_native(run) and loading.is_native(f"{run}/model.safetensors")
-    assert not loading.is_native(ckpt)
-    assert loading.is_native(str(tmp_path / "nowhere")) and loading.is_native(str(tmp_path))
+    assert artifacts.is_native(run) and artifacts.is_native(f"{run}/model.safetensors")
+    assert not artifacts.is_native(ckpt)
+    assert artifacts.is_native(str(tmp_path / "nowhere")) and artifacts.is_native(str(tmp_path))
     table = tmp_path / "table.safetensors"
     save_file({"a": torch.zeros(1)}, str(table))
-    assert not loading.is_native(str(table)) and not loading.is_native(str(tmp_path))
+    assert not artifacts.is_native(str(table)) and not artifacts.is_native(str(tmp_path))
 
 
 def test_a_hash_of_our_own_files_is_compared(run: str) -> None:
@@ -360,5 +362,5 @@ def test_headers_of_our_own_that_do_not_read(metadata: Any, tmp_path: Path) -> N
 def test_what_is_an_addition_to_a_model_is_named(names: tuple[str, ...], said: str, tmp_path: Path) -> None:
     save_file({name: torch.zeros(2, 2) for name in names}, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError) as error:
-        reading.recognise(open_source(str(tmp_path / "x.safetensors")), Catalog.discover())
+        codecs.recognise(open_source(str(tmp_path / "x.safetensors")), Catalog.discover())
     assert said in str(error.value)

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save, save_file
 
 from ldm_core import storage
-from ldm_core.codec import Source, TensorFile
+from ldm_core.contracts.codec import Source, TensorFile
 from ldm_core.errors import CheckpointError, ConfigError, LDMError, StorageError
 from ldm_core.weights.source import open_source
 
@@ -317,7 +317,7 @@ def test_a_web_address(web: tuple[str, dict[str, bytes]], cache: Path) -> None:
 def test_a_download_that_breaks_leaves_nothing(
     web: tuple[str, dict[str, bytes]], cache: Path, settings: Callable[[Any], None]
 ) -> None:
-    from ldm_core.settings import StorageSettings
+    from ldm_core.storage.options import StorageSettings
 
     address, files = web
     files["/broken.safetensors"] = save({"w": torch.zeros(1000)})

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import torch
 
-from ldm_core.build import make_first_stage, make_model
 from ldm_core.catalog import Catalog
-from ldm_core.recipe import Recipe, load_plain, shipped
-from ldm_core.resolve import resolve
+from ldm_core.model.build import make_first_stage, make_model
+from ldm_core.recipe.recipe import Recipe
+from ldm_core.recipe.resolve import resolve
+from ldm_core.recipe.shipped import load_plain, shipped
 
 # first stage: factor, latent channels, codes, parameters, keys of a checkpoint without its loss, batch, steps,
 # discriminator: from batch, weight, layers
@@ -108,7 +109,7 @@ def test_the_check_accepts_each_without_torch() -> None:
 import sys
 from ldm_core.catalog import Catalog
 from ldm_core.recipe import load_plain, shipped
-from ldm_core.workflow import prepare
+from ldm_core.training.workflow import prepare
 catalog = Catalog.discover()
 for name in shipped():
     recipe, info = prepare(load_plain(name), catalog)

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ldm_core.build import make_first_stage, make_model
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
-from ldm_core.config import parse_yaml
-from ldm_core.recipe import shipped
-from ldm_core.resolve import resolve
+from ldm_core.config.documents import parse_yaml
+from ldm_core.model.build import make_first_stage, make_model
+from ldm_core.recipe.resolve import resolve
+from ldm_core.recipe.shipped import shipped
 
 SHORT = [
     "scale=small", "image_size=32", "dataset.scenes=24", "dataset.val_scenes=4", "sample.steps=2", "sample.images=2",

@@ -11,8 +11,10 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ldm_core import config, hookimpl, workflow
+from ldm_core import hookimpl
 from ldm_core.catalog import Catalog
+from ldm_core.config import overrides as overrides_
+from ldm_core.training import workflow
 
 TINY: dict[str, Any] = {
     "image_size": 16,
@@ -74,7 +76,7 @@ def go(
     watch = watch or Watch()
     catalog.manager.register(watch)
     plain = {**copy.deepcopy(TINY), **changes}
-    config.apply_overrides(plain, overrides, ["first_stage", "denoiser", "dataset", "conditioners"])
+    overrides_.apply_overrides(plain, overrides, ["first_stage", "denoiser", "dataset", "conditioners"])
     recipe, info = workflow.prepare(plain, catalog)
     workflow.run(recipe, info, catalog, str(out), stages=stages or workflow.STAGES)
     return watch

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ldm_core.builtin import diffusion_config as diffusion
-from ldm_core.builtin import unet_config
-from ldm_core.builtin.folder_config import FolderConfig
-from ldm_core.builtin.identity_config import IdentityConfig
-from ldm_core.builtin.ldm_codec_config import LdmCodecConfig
-from ldm_core.builtin.shapes_config import ShapesConfig
-from ldm_core.builtin.tar_config import TarConfig
-from ldm_core.component import Component
-from ldm_core.hookspecs import hookimpl
+from ldm_core.builtin.diffusion import config as diffusion
+from ldm_core.builtin.identity.config import IdentityConfig
+from ldm_core.builtin.ldm_format.config import LdmCodecConfig
+from ldm_core.builtin.readers.folder_config import FolderConfig
+from ldm_core.builtin.readers.tar_config import TarConfig
+from ldm_core.builtin.shapes.config import ShapesConfig
+from ldm_core.builtin.unet import config
+from ldm_core.catalog.component import Component
+from ldm_core.catalog.hookspecs import hookimpl
 
 _LDM = "Rombach et al. 2022, arXiv 2112.10752"
 _DDPM = "Ho et al. 2020, arXiv 2006.11239"
@@ -28,19 +28,19 @@ def _networks() -> list[Component]:
             kind="first_stage",
             name="identity",
             config=IdentityConfig,
-            factory="ldm_core.builtin.identity:IdentityFirstStage",
+            factory="ldm_core.builtin.identity.stage:IdentityFirstStage",
             summary="pixels as latents: diffusion in pixel space (LDM-1)",
             source=_LDM,
         ),
         Component(
             kind="denoiser",
             name="unet",
-            config=unet_config.UNetConfig,
-            factory="ldm_core.builtin.unet:UNet",
+            config=config.UNetConfig,
+            factory="ldm_core.builtin.unet.network:UNet",
             summary="time-conditional U-Net with cross-attention, concat and vector conditioning",
             source=f"{_LDM}; Dhariwal & Nichol 2021, arXiv 2105.05233",
-            presets=unet_config.PRESETS,
-            small=unet_config.small,
+            presets=config.PRESETS,
+            small=config.small,
         ),
     ]
 
@@ -51,7 +51,7 @@ def _forward_process() -> list[Component]:
             kind="schedule",
             name="vp",
             config=diffusion.VPConfig,
-            factory="ldm_core.builtin.schedules:VPSchedule",
+            factory="ldm_core.builtin.diffusion.schedules:VPSchedule",
             summary="variance-preserving table: alpha² + sigma² = 1",
             source=_DDPM,
             presets=diffusion.VP_PRESETS,
@@ -60,7 +60,7 @@ def _forward_process() -> list[Component]:
             kind="parameterization",
             name="eps",
             config=diffusion.EpsConfig,
-            factory="ldm_core.builtin.parameterizations:EpsParameterization",
+            factory="ldm_core.builtin.diffusion.parameterizations:EpsParameterization",
             summary="the network predicts the noise",
             source=_DDPM,
         ),
@@ -68,7 +68,7 @@ def _forward_process() -> list[Component]:
             kind="parameterization",
             name="x0",
             config=diffusion.X0Config,
-            factory="ldm_core.builtin.parameterizations:X0Parameterization",
+            factory="ldm_core.builtin.diffusion.parameterizations:X0Parameterization",
             summary="the network predicts the clean latents",
             source=_DDPM,
         ),
@@ -76,7 +76,7 @@ def _forward_process() -> list[Component]:
             kind="parameterization",
             name="v",
             config=diffusion.VConfig,
-            factory="ldm_core.builtin.parameterizations:VParameterization",
+            factory="ldm_core.builtin.diffusion.parameterizations:VParameterization",
             summary="the network predicts the velocity",
             source="Salimans & Ho 2022, arXiv 2202.00512",
         ),
@@ -84,7 +84,7 @@ def _forward_process() -> list[Component]:
             kind="objective",
             name="simple",
             config=diffusion.SimpleConfig,
-            factory="ldm_core.builtin.objectives:SimpleObjective",
+            factory="ldm_core.builtin.diffusion.objectives:SimpleObjective",
             summary="L1, L2 or Huber; min-SNR, ELBO term, learned log-variance; uniform or logit-normal times",
             source=f"{_DDPM}, equation 14",
         ),
@@ -97,7 +97,7 @@ def _sampling() -> list[Component]:
             kind="sampler",
             name="ddpm",
             config=diffusion.DDPMConfig,
-            factory="ldm_core.builtin.ddpm:DDPMSampler",
+            factory="ldm_core.builtin.diffusion.ddpm:DDPMSampler",
             summary="ancestral sampling on any grid",
             source=_DDPM,
         ),
@@ -105,14 +105,14 @@ def _sampling() -> list[Component]:
             kind="guidance",
             name="none",
             config=diffusion.NoGuidanceConfig,
-            factory="ldm_core.builtin.guidance_none:NoGuidance",
+            factory="ldm_core.builtin.diffusion.guidance:NoGuidance",
             summary="the conditional estimate as it is",
         ),
         Component(
             kind="time_grid",
             name="legacy",
             config=diffusion.LegacyConfig,
-            factory="ldm_core.builtin.time_grids:LegacyGrid",
+            factory="ldm_core.builtin.diffusion.time_grids:LegacyGrid",
             summary="the published LDM samplers' grid; ends one level above the data",
             source=_LDM,
         ),
@@ -120,7 +120,7 @@ def _sampling() -> list[Component]:
             kind="time_grid",
             name="leading",
             config=diffusion.LeadingConfig,
-            factory="ldm_core.builtin.time_grids:EvenGrid",
+            factory="ldm_core.builtin.diffusion.time_grids:EvenGrid",
             summary="even steps from the data's end",
             source="Lin et al. 2024, arXiv 2305.08891, table 2",
         ),
@@ -128,7 +128,7 @@ def _sampling() -> list[Component]:
             kind="time_grid",
             name="trailing",
             config=diffusion.TrailingConfig,
-            factory="ldm_core.builtin.time_grids:EvenGrid",
+            factory="ldm_core.builtin.diffusion.time_grids:EvenGrid",
             summary="even steps from the noise's end",
             source="Lin et al. 2024, arXiv 2305.08891, table 2",
         ),
@@ -136,7 +136,7 @@ def _sampling() -> list[Component]:
             kind="time_grid",
             name="linspace",
             config=diffusion.LinspaceConfig,
-            factory="ldm_core.builtin.time_grids:EvenGrid",
+            factory="ldm_core.builtin.diffusion.time_grids:EvenGrid",
             summary="even steps from end to end",
             source="Lin et al. 2024, arXiv 2305.08891, table 2",
         ),
@@ -149,14 +149,14 @@ def _data() -> list[Component]:
             kind="dataset",
             name="shapes",
             config=ShapesConfig,
-            factory="ldm_core.builtin.shapes:ShapesDataset",
+            factory="ldm_core.builtin.shapes.dataset:ShapesDataset",
             summary="embedded scenes of coloured shapes with caption, boxes, label map and class",
         ),
         Component(
             kind="dataset",
             name="tar",
             config=TarConfig,
-            factory="ldm_core.builtin.tar:TarDataset",
+            factory="ldm_core.builtin.readers.tar:TarDataset",
             summary="WebDataset tars at any URL",
             source="webdataset.github.io, the format",
         ),
@@ -164,7 +164,7 @@ def _data() -> list[Component]:
             kind="dataset",
             name="folder",
             config=FolderConfig,
-            factory="ldm_core.builtin.folder:FolderDataset",
+            factory="ldm_core.builtin.readers.folder:FolderDataset",
             summary="image folders with class sub-folders, captions beside, metadata.jsonl or metadata.csv",
         ),
     ]
@@ -176,7 +176,7 @@ def _formats() -> list[Component]:
             kind="codec",
             name="ldm",
             config=LdmCodecConfig,
-            factory="ldm_core.builtin.ldm_codec:LdmCodec",
+            factory="ldm_core.builtin.ldm_format.codec:LdmCodec",
             summary="this package's own files: a run's folder, first_stage.safetensors, model.safetensors",
         ),
     ]

@@ -19,13 +19,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``ldm-run`` with `argv` (default: the process's arguments) and return its exit code."""
     import click
 
-    from ldm_core import launch
     from ldm_core.cli.group import group
+    from ldm_core.launch import environment
 
     _write_any_character()
     try:
-        launch.follow()
-        launch.adopt()
+        environment.follow()
+        environment.adopt()
         arguments = in_unicode(sys.argv[1:] if argv is None else argv)
         code = group.main(args=arguments, prog_name="ldm-run", standalone_mode=False)
     except click.ClickException as error:
@@ -42,11 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         told = "same command" in str(error)
         more = "" if told else "\nrun the same command again to go on from there"
-        if launch.told_here(error) is not None:
+        if environment.told_here(error) is not None:
             print(clean_lines(f"interrupted: {in_flags(str(error))}{more}"), file=sys.stderr)
         return 130
     except LDMError as error:
-        before = launch.told_here(error)
+        before = environment.told_here(error)
         if before is not None:
             _tell(f"{before}{line}" for line in error_lines(error))
         return 2
@@ -99,7 +99,7 @@ def _meant_option(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     if not isinstance(error, click.NoSuchOption) or context is None:
         return ""
-    from ldm_core.key_hints import option_hint
+    from ldm_core.config.key_hints import option_hint
 
     known = [name for param in context.command.get_params(context) for name in param.opts]
     hint = option_hint(error.option_name, context.command.name or "", known)

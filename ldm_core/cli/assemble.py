@@ -8,12 +8,13 @@ from typing import Any
 
 import attrs
 
-from ldm_core import artifacts, storage
-from ldm_core import recipe as _recipe
+from ldm_core import storage
 from ldm_core.catalog import Catalog
-from ldm_core.config import apply_overrides
+from ldm_core.config.overrides import apply_overrides
 from ldm_core.errors import ConfigError, quoted, suggest
-from ldm_core.places import described
+from ldm_core.recipe import artifacts, keys, shipped
+from ldm_core.recipe import artifacts as artifacts_
+from ldm_core.recipe.places import described
 
 LAPTOP = "laptop"
 """The shipped recipe that a run without ``--recipe`` starts from."""
@@ -100,7 +101,7 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:  # noqa: C901
     """
     if request.recipe is not None and not request.recipe.strip():
         raise ConfigError("--recipe: empty; give a shipped recipe's name or the path or URL of a .yaml file")
-    plain = _recipe.load_plain(request.recipe or LAPTOP)
+    plain = shipped.load_plain(request.recipe or LAPTOP)
     notes: list[str] = []
     if request.init_from is not None:
         whole, first_stage = request.recipe is None, not request.names("first_stage")
@@ -131,7 +132,7 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:  # noqa: C901
     if chosen_for_the_user and not plain.get("conditioners") and not request.names("guidance"):
         plain["guidance"] = "none"  # with nothing to leave out there is nothing to guide by
     _dropout(plain, request, catalog)
-    apply_overrides(plain, request.settings, _recipe.SINGLE)
+    apply_overrides(plain, request.settings, keys.SINGLE)
     if request.recipe is None and request.init_from is None:
         notes.insert(0, _laptop_note(plain))
     return Assembled(plain, tuple(notes))
@@ -168,7 +169,7 @@ def _start_from(plain: dict[str, Any], url: str, catalog: Catalog, *, whole: boo
 
 def _is_bare_run(name: str) -> bool:
     """Whether `name`, without a slash that would say so, is a folder (a run's, a pipeline's) where we are."""
-    return bool(name.strip()) and not _recipe.is_weights(name) and storage.is_folder(name)
+    return bool(name.strip()) and not artifacts_.is_weights(name) and storage.is_folder(name)
 
 
 def _section(plain: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -230,7 +231,7 @@ def _data(text: str, part: Any, catalog: Catalog, said: str) -> Any:
             f"--data: no data set and no file or folder is called '{text}'{suggest(text, known)} "
             f"(data sets: {', '.join(known)})"
         )
-    from ldm_core.builtin.folder import guess_reader
+    from ldm_core.builtin.readers.folder import guess_reader
 
     # what the recipe says of a reader (which fields to read, the classes) holds for other data of the same form
     kept = dict(part) if isinstance(part, Mapping) and part.get("use") in ("tar", "folder") else {}
@@ -263,7 +264,7 @@ def _dropout(plain: dict[str, Any], request: Request, catalog: Catalog) -> None:
     chosen_here = request.cond or request.recipe is None
     if not chosen_here or _section(plain, "trainer").get("joint_dropout"):
         return
-    guidance = _use(plain.get("guidance", _recipe.DEFAULTS["guidance"]))
+    guidance = _use(plain.get("guidance", keys.DEFAULTS["guidance"]))
     if guidance not in catalog.names("guidance"):
         return
     entry, _ = catalog.get("guidance", guidance)
@@ -282,7 +283,7 @@ def _use_what_is_installed(plain: dict[str, Any], request: Request, catalog: Cat
     gone: list[str] = []
     replaced = request.cond or any(s.partition("=")[0].strip() == "conditioners" for s in request.settings)
     if not replaced and "conditioners" not in plain:
-        if _use(plain.get("dataset")) in ("", _recipe.DEFAULTS["dataset"]):
+        if _use(plain.get("dataset")) in ("", keys.DEFAULTS["dataset"]):
             plain["conditioners"] = list(PREFERRED["conditioners"])
         else:
             yield (
@@ -297,10 +298,10 @@ def _use_what_is_installed(plain: dict[str, Any], request: Request, catalog: Cat
     for kind in ("first_stage", "sampler", "guidance"):
         if request.names(kind):
             continue
-        name = _use(plain.setdefault(kind, PREFERRED.get(kind, _recipe.DEFAULTS[kind])))
+        name = _use(plain.setdefault(kind, PREFERRED.get(kind, keys.DEFAULTS[kind])))
         needless = kind == "guidance" and not plain.get("conditioners")
         if name not in catalog.names(kind) and not needless:
-            plain[kind] = _recipe.DEFAULTS[kind]
+            plain[kind] = keys.DEFAULTS[kind]
             lacking.append((kind, name))
             gone.append(f"using '{plain[kind]}' instead")
     named = [f"{kind.replace('_', ' ')} '{name}' is not installed" for kind, name in lacking]
@@ -325,6 +326,6 @@ def _laptop_note(plain: Mapping[str, Any]) -> str:
         )
     small = f"recipe '{LAPTOP}': parts scaled down for a CPU (scale: small), images of {size}"
     more = "scale=paper image_size=256 first_stage_trainer.steps=N trainer.steps=N, or --recipe FILE"
-    if _use(plain.get("dataset")) != _recipe.DEFAULTS["dataset"]:
+    if _use(plain.get("dataset")) != keys.DEFAULTS["dataset"]:
         return f"{small}, {steps} steps on your data; for more set {more}"
     return f"{small}, data: the embedded 'shapes'; for the full size set {more}, and give your data with --data URL"

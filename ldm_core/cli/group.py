@@ -52,7 +52,7 @@ class RunGroup(click.Group):
         if rest:
             return super().parse_args(ctx, [rest[0], *options, *settings, *rest[1:]])
         speak_for(self)
-        ctx.meta["ldm_core.settings"] = tuple(settings)
+        ctx.meta["ldm_core.recipe.settings"] = tuple(settings)
         return super().parse_args(ctx, options)
 
     def _split(self, ctx: click.Context, args: list[str]) -> tuple[list[str], list[str], list[str]]:
@@ -98,7 +98,7 @@ def _whole_run(**options: Any) -> int:
         return 0
     from ldm_core.cli.run import whole_run
 
-    return whole_run(options, context.meta["ldm_core.settings"])
+    return whole_run(options, context.meta["ldm_core.recipe.settings"])
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ldm_core import storage
-from ldm_core.class_names import indices as class_indices
-from ldm_core.documents import parse_json, parse_yaml
+from ldm_core.config.documents import parse_json, parse_yaml
+from ldm_core.data.class_names import indices as class_indices
 from ldm_core.errors import ConfigError, clean, quoted, suggest
 
 FILES = (".json", ".yaml", ".yml", ".txt", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy")
@@ -94,10 +94,10 @@ def _file(key: str, url: str, channels: int) -> Any:
         return _shaped(key, parse_json(text, url) if suffix == ".json" else parse_yaml(text, url))
     data = storage.read_bytes(url)
     if suffix == ".npy":
-        from ldm_core.npy import read_npy
+        from ldm_core.data.arrays import read_npy
 
         return read_npy(data, url)
-    from ldm_core import images
+    from ldm_core.data import images
 
     if key == "mask":
         return images.decode_mask(data, url)
@@ -195,7 +195,7 @@ def _beyond(label: int | str) -> bool:
 def name_classes(
     inputs: Mapping[str, Any], class_names: Mapping[str, Sequence[str]], classes: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """`inputs` with the classes that a user named turned into indices (:mod:`ldm_core.class_names`), each checked
+    """`inputs` with the classes that a user named turned into indices (:mod:`ldm_core.data.class_names`), each checked
     against the count. Raises :class:`ConfigError` with all mistakes."""
     return class_indices(inputs, class_names, classes, said=True)
 
@@ -231,7 +231,7 @@ def fit_all(
     inputs: Mapping[str, Any], recipe: Any, keys: Mapping[str, str] | None = None
 ) -> tuple[dict[str, Any], list[str]]:
     """:func:`fit_inputs` for a recipe, and a line for each picture that loses something by it."""
-    from ldm_core.fit_notes import input_notes, multiple_of
+    from ldm_core.data.fit_notes import input_notes, multiple_of
 
     sizes: dict[str, tuple[int, int]] = {}
     small, size, rule = taken_sizes(recipe), recipe.image_size, recipe.data.fit
@@ -263,7 +263,7 @@ def fit_inputs(
         if sizes is not None:
             sizes[key] = tuple(value.shape[-2:])
         if tuple(value.shape[-2:]) not in (tuple(size), (taken or {}).get(key)):
-            from ldm_core.geometry import fit
+            from ldm_core.data.geometry import fit
 
             out[key] = fit({key: value}, {key: known[key]}, size, "pad" if rule == "pad" else "crop")[key]
     return out

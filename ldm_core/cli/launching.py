@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from ldm_core import launch
 from ldm_core.errors import ConfigError
+from ldm_core.launch import environment
 
 
 def launch_options() -> list[click.Parameter]:
@@ -38,9 +38,9 @@ def processes(options: Mapping[str, Any]) -> int:
     Raises :class:`ConfigError` where another launcher has started it already.
     """
     if options.get("timeout") is not None:
-        os.environ[launch.TIMEOUT] = str(options["timeout"])
+        os.environ[environment.TIMEOUT] = str(options["timeout"])
     count = int(options.get("nproc") or 1)
-    if launch.supervised() or count == 1:
+    if environment.supervised() or count == 1:
         return 0
     if "RANK" in os.environ:
         raise ConfigError(
@@ -59,7 +59,7 @@ def start(count: int, out: str, say: Callable[[str], None]) -> int:
     import tempfile
 
     from ldm_core import storage
-    from ldm_core.launch_processes import Ranks
+    from ldm_core.launch.ranks import Ranks
 
     folder = storage.local_path(out)
     if folder is None:
@@ -74,7 +74,7 @@ def start(count: int, out: str, say: Callable[[str], None]) -> int:
 
 def log_of_progress(*, quiet: bool) -> Any:
     """An observer that writes lines of the progress to the first rank's log, where its output goes to a terminal."""
-    path = os.environ.pop(launch.RANK_LOG, "")
+    path = os.environ.pop(environment.RANK_LOG, "")
     if not path:
         return None
     from ldm_core.cli.progress import Progress

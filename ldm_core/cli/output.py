@@ -102,7 +102,7 @@ def wrapped_at(text: str, width: int) -> str:
 
 def print_yaml(value: Any) -> None:
     """One YAML document on stdout, in ASCII where stdout takes no UTF-8."""
-    from ldm_core.config import dump_yaml
+    from ldm_core.config.documents import dump_yaml
 
     encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
     text = dump_yaml(value)
@@ -119,7 +119,7 @@ def _plain(value: Any) -> Any:
         return os.fspath(value)
     if hasattr(value, "tolist"):
         return value.tolist()
-    from ldm_core.config import unstructure
+    from ldm_core.config.structure import unstructure
 
     plain = unstructure(value)
     return plain if plain is not value else dict(value) if hasattr(value, "keys") else str(value)

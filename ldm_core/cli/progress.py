@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TextIO
 
+from ldm_core.catalog.hookspecs import hookimpl
 from ldm_core.cli.flags import in_flags
 from ldm_core.cli.output import wrapped_at, wrapped_for
 from ldm_core.errors import clean, clean_lines
-from ldm_core.hookspecs import hookimpl
 
 LINE_EVERY_SECONDS = 10.0
 LINE_EVERY_SHARE = 0.1

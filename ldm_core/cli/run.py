@@ -9,7 +9,6 @@ import attrs
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
-from ldm_core.check import remarks
 from ldm_core.cli.assemble import Request, assemble
 from ldm_core.cli.flags import in_flags, input_flag
 from ldm_core.cli.inputs import fit_all, name_classes, read_inputs, require_readers
@@ -17,7 +16,8 @@ from ldm_core.cli.launching import log_of_progress, processes, start
 from ldm_core.cli.output import first_process, print_problems, reporting, say, warnings_as_lines
 from ldm_core.contracts import DataInfo
 from ldm_core.errors import ConfigError, LDMError
-from ldm_core.recipe import Recipe
+from ldm_core.recipe.check import remarks
+from ldm_core.recipe.recipe import Recipe
 
 STAGES = ("first_stage", "latents", "denoiser", "samples")
 
@@ -38,7 +38,7 @@ class Prepared:
 
 def prepare(options: Mapping[str, Any], settings: Sequence[str]) -> Prepared:
     """Assemble the recipe, look into the data, check that all parts fit. Imports no torch; raises LDMErrors."""
-    from ldm_core import workflow
+    from ldm_core.training import workflow
 
     catalog = Catalog.discover()
     assembled = assemble(Request.of(options, settings), catalog)
@@ -99,9 +99,10 @@ def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequ
         if not quiet and first_process():
             for note in prepared.notes:
                 say(note, wrap=True)
-        from ldm_core import continuation, workflow
         from ldm_core.cli import summary
         from ldm_core.cli.progress import Progress
+        from ldm_core.recipe import continuation
+        from ldm_core.training import workflow
 
         out = options["out"] or continuation.default_out(prepared.recipe)
         shorter = "" if options["out"] else continuation.shorter_run(prepared.recipe)
@@ -138,7 +139,7 @@ def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequ
 
 def _run_apart(count: int, options: Mapping[str, Any], settings: Sequence[str]) -> int:
     """Start `count` processes of this command. What is wrong with the recipe is found, and told, before."""
-    from ldm_core import continuation
+    from ldm_core.recipe import continuation
 
     try:
         with warnings_as_lines(most=2):

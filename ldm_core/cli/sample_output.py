@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ldm_core import images
 from ldm_core.cli.output import say
+from ldm_core.contracts.values import DataInfo
+from ldm_core.data import images
 from ldm_core.errors import ConfigError, Interrupted, LDMError
-from ldm_core.picture_folder import PictureFolder
-from ldm_core.specs import DataInfo
+from ldm_core.sampling.picture_folder import PictureFolder
 
 SHEET = "grid.png"
 _ROOM = 50_000_000  # pixels of a sheet; more pictures than that are in the folder alone
@@ -62,12 +62,12 @@ class Output:
 
     def sheet(self) -> str:
         """Write the sheet of the pictures that there are; its URL, empty where there are none."""
-        from ldm_core.training import sample_sheets
+        from ldm_core.training.samples import sheets
 
         if not self._shown:
             return ""
         rows = [row for _, row in self._shown]
-        sheet = sample_sheets.sheet([image for image, _ in self._shown], rows, self._info)
+        sheet = sheets.sheet([image for image, _ in self._shown], rows, self._info)
         return self.folder.write_beside(SHEET, images.png_bytes(sheet, {"software": "ldm-core"}))
 
     def left_out(self) -> str:

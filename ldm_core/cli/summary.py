@@ -8,13 +8,13 @@ from typing import Any
 from ldm_core import storage
 from ldm_core.cli.flags import input_flag
 from ldm_core.cli.progress import duration, pace_text
-from ldm_core.recipe import Recipe
+from ldm_core.recipe.recipe import Recipe
 
 BAD_FILE = "bad_examples.txt"
 
 
 def document(result: Any, recipe: Recipe) -> dict[str, Any]:
-    """The JSON document of a :class:`~ldm_core.workflow.RunResult`."""
+    """The JSON document of a :class:`~ldm_core.training.workflow.RunResult`."""
     return {
         "status": result.status,
         "out": result.out,

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core.catalog import Catalog, Entry
-from ldm_core.config import dump_yaml, parse_yaml, structure, unstructure
+from ldm_core.config.documents import dump_yaml, parse_yaml
+from ldm_core.config.structure import structure, unstructure
 from ldm_core.contracts import LatentSpec, Site
 from ldm_core.testing import devices
 from ldm_core.testing.config_class import check_config_class

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm_core.contracts import DataInfo
-from ldm_core.streams import Streams, mix_seed
+from ldm_core.contracts.streams import Streams, mix_seed
 
 CLASSES: Mapping[str, int] = {"class_label": 5, "box_labels": 3, "segmentation": 4}
 """Class counts of the standard examples."""

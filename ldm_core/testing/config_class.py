@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from ldm_core.places import undeclared
+from ldm_core.recipe.places import undeclared
 
 
 def check_config_class(config: type) -> None:

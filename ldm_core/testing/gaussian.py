@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ldm_core.contracts import Denoise, Estimate, NoiseSchedule, Sampler
-from ldm_core.streams import Streams
+from ldm_core.contracts.streams import Streams
 
 
 class FlowSchedule(NoiseSchedule):

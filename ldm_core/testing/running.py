@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from ldm_core.catalog import Catalog
-from ldm_core.component import Component
-from ldm_core.hookspecs import hookimpl
+from ldm_core.catalog.component import Component
+from ldm_core.catalog.hookspecs import hookimpl
 from ldm_core.testing.base import Suite
 from ldm_core.testing.suites.dataset import DatasetSuite
 

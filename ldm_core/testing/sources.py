@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_core.codec import Source, TensorFile
+from ldm_core.contracts.codec import Source, TensorFile
 
 
 class Watched:

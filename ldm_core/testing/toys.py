@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ldm_core.builtin.diffusion_config import VPConfig
-from ldm_core.builtin.parameterizations import EpsParameterization, VParameterization, X0Parameterization
-from ldm_core.builtin.schedules import VPSchedule
-from ldm_core.cond import Cond
+from ldm_core.builtin.diffusion.config import VPConfig
+from ldm_core.builtin.diffusion.parameterizations import EpsParameterization, VParameterization, X0Parameterization
+from ldm_core.builtin.diffusion.schedules import VPSchedule
 from ldm_core.contracts import CondSpec, Denoiser, LatentSpec, NoiseSchedule, Parameterization
-from ldm_core.diffusion import Model
+from ldm_core.contracts.conditioning import Cond
+from ldm_core.model.diffusion import Model
 from ldm_core.testing.gaussian import FlowSchedule, VESchedule
 
 LATENT = LatentSpec(4, (8, 8))

@@ -4,49 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-from ldm_core.build import seeded
+from ldm_core.contracts.streams import mix_seed
 from ldm_core.errors import Interrupted, TrainingError
-from ldm_core.settings import FirstStageTrainerSettings, TrainerSettings
-from ldm_core.streams import mix_seed
-from ldm_core.training.agreement import Flags
-from ldm_core.training.ema import EMA
-from ldm_core.training.engine import Part
-from ldm_core.training.keeping import Keeper
-from ldm_core.training.loader import Loader, MicroBatch
-from ldm_core.training.rates import learning_rate
-from ldm_core.training.stopping import Ask, Run, Stop
+from ldm_core.model.fill import seeded
+from ldm_core.recipe.settings import FirstStageTrainerSettings, TrainerSettings
+from ldm_core.training.checkpoints.checkpointer import Keeper
+from ldm_core.training.engine.collective import Flags
+from ldm_core.training.feed.loader import Loader
+from ldm_core.training.folder.stopping import Ask, Run
+from ldm_core.training.learning_rate import learning_rate
+from ldm_core.training.task import Task
 from ldm_core.training.usage import peak_memory
 
-__all__ = ["Run", "Stop", "Task", "train"]
-
-
-class Task(Protocol):
-    """What is trained: named parts, stepped in order, and one step of it."""
-
-    stage: str
-    parts: Sequence[Part]
-    ema: EMA | None
-    part_steps: dict[str, int]
-    """How many optimizer steps each part has made (a discriminator starts later)."""
-
-    def prepare(self, start: int) -> None:
-        """Called once before the first step (from 0) of this process."""
-        ...
-
-    def step(self, step: int, micros: Sequence[MicroBatch], *, measure: bool) -> Mapping[str, Any]:
-        """One optimizer step of every part, then of its averages, where the step counts; with `measure`, logs
-        as tensors or floats, else whatever is at hand."""
-        ...
-
-    # What a task may have beside, each a method or None:
-    #   validate(step) -> Mapping[str, float]   measurements on held-out data, made by all processes
-    #   preview(step) -> None                   pictures, written by the first process
-    #   state() -> dict[str, Tensor], load_state(dict)   what a resumed run needs beside parts and averages
+# What a task may have beside, each a method or None:
+#   validate(step) -> Mapping[str, float]   measurements on held-out data, made by all processes
+#   preview(step) -> None                   pictures, written by the first process
+#   state() -> dict[str, Tensor], load_state(dict)   what a resumed run needs beside parts and averages
 
 
 def train(

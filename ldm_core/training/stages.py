@@ -7,26 +7,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ldm_core import artifacts, own_files, storage
-from ldm_core.build import make_dataset
-from ldm_core.builtin.bad_examples import TooManyBad, printable
+from ldm_core import storage
 from ldm_core.catalog import Catalog
+from ldm_core.config.structure import digest
 from ldm_core.contracts import DataInfo, FirstStage
+from ldm_core.data.unreadable import TooManyBad, printable
 from ldm_core.errors import CheckpointError, ConfigError, DataError
-from ldm_core.making import held_out_data
-from ldm_core.own_files import OwnFiles
-from ldm_core.pipeline import load_stage
-from ldm_core.recipe import Recipe, digest
-from ldm_core.stage_contract import held_stage
-from ldm_core.training import final_samples, known_data, latents, latents_encode, world
-from ldm_core.training.denoiser_run import train_denoiser
-from ldm_core.training.first_stage_run import train_first_stage
-from ldm_core.training.latents import Cache
-from ldm_core.training.latents_shards import Source
-from ldm_core.training.loader import Examples
-from ldm_core.training.loop import Run, Stop
-from ldm_core.training.metrics_file import MetricsFile
-from ldm_core.training.starting import fit_early
+from ldm_core.model.conformance.first_stage import held_stage
+from ldm_core.model.parts import held_out_data, make_dataset
+from ldm_core.model.trained import load_stage
+from ldm_core.recipe import artifacts
+from ldm_core.recipe.recipe import Recipe
+from ldm_core.training.denoiser.fit import fit_early
+from ldm_core.training.denoiser.train import train_denoiser
+from ldm_core.training.engine import world
+from ldm_core.training.feed.examples import Examples
+from ldm_core.training.first_stage.train import train_first_stage
+from ldm_core.training.folder import known_data, own_files
+from ldm_core.training.folder.metrics import MetricsFile
+from ldm_core.training.folder.own_files import OwnFiles
+from ldm_core.training.folder.stopping import Run, Stop
+from ldm_core.training.latents import cache as latent_cache
+from ldm_core.training.latents import encode
+from ldm_core.training.latents.cache import Cache
+from ldm_core.training.latents.shards import Source
+from ldm_core.training.samples import final
 
 BAD_FILE = own_files.BAD
 """Names and reasons of the examples that a run could not read, in its folder."""
@@ -62,7 +67,7 @@ class Stages:
         self.seconds: dict[str, float] = {}
         self.model_url = storage.join(out, artifacts.MODEL_FILE)
         self.stage_url = storage.join(out, artifacts.STAGE_FILE)
-        self.samples_url = storage.join(out, final_samples.SHEET)
+        self.samples_url = storage.join(out, final.SHEET)
         self._dataset: Any = None
         self._held_out: tuple[Any] | None = None
         self.without = ""
@@ -251,12 +256,12 @@ class Stages:
         if not recipe.trainer.cache_latents or self._finished(self.model_url, "model", self._model_identity()):
             return
         with self._timed("latents"):
-            if why := latents.obstacle(recipe):
+            if why := latent_cache.obstacle(recipe):
                 self.run.say(f"latents: not kept, as {why}; images are encoded at each step")
                 return
             examples = Examples(self.paired(), recipe.image_size, recipe.data, ["image"])
             folder, source = self.moments_place()
-            ensured = latents_encode.ensure(
+            ensured = encode.ensure(
                 lambda: held_stage(self.stage(), recipe, self.catalog, self.run.world.device),
                 examples,
                 self.run,
@@ -272,14 +277,14 @@ class Stages:
         """The folder of this run's moments, and what they are made from."""
         data = self.paired()
         prints = [self.fingerprint(data), *(way(data) for way in known_data.ways(data))]
-        return latents.place_of(self.recipe, self.out, artifacts.sha256(self.stage_url), prints)
+        return latent_cache.place_of(self.recipe, self.out, artifacts.sha256(self.stage_url), prints)
 
     def moments(self) -> Cache | None:
         """The encoded images, None where they are not kept."""
-        if not self.recipe.trainer.cache_latents or latents.obstacle(self.recipe):
+        if not self.recipe.trainer.cache_latents or latent_cache.obstacle(self.recipe):
             return None
         folder, source = self.moments_place()
-        return latents.Cache.find(folder, source, self.recipe.data.keep)
+        return latent_cache.Cache.find(folder, source, self.recipe.data.keep)
 
     # ---------------------------------------------------------------------------------------------- denoiser
 
@@ -301,6 +306,6 @@ class Stages:
     def samples(self) -> None:
         """Sample what was asked for, or what held-out data asks for: each process its share."""
         with self._timed("samples"):
-            final_samples.draw(self, strict=self.strict)
+            final.draw(self, strict=self.strict)
             self.run.world.barrier()
             self._end("samples", "done")

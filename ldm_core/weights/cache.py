@@ -1,6 +1,7 @@
 """Copies of remote weights in a local folder: ``LDM_CACHE``, else ``~/.cache/ldm-core/weights``. Imports no torch.
 
-A copy is known by URL, size and ETag, and appears whole or not at all (:mod:`ldm_core.data_cache`). Nothing is removed
+A copy is known by URL, size and ETag, and appears whole or not at all (:mod:`ldm_core.storage.cache`). Nothing is
+removed
 by itself: weights are few and long in coming.
 """
 
@@ -9,9 +10,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ldm_core import artifacts, storage
-from ldm_core.data_cache import DataCache
+from ldm_core import storage
 from ldm_core.errors import CheckpointError, StorageError
+from ldm_core.recipe import artifacts
+from ldm_core.storage.cache import DataCache
 
 FOLDER = "LDM_CACHE"
 """The variable that names another folder."""

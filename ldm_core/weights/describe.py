@@ -7,13 +7,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ldm_core import config
 from ldm_core.catalog import Catalog
-from ldm_core.codec import Recognised, Source, TensorFile, TensorInfo
+from ldm_core.config import structure
+from ldm_core.contracts.codec import Recognised, Source, TensorFile, TensorInfo
+from ldm_core.contracts.values import EMPTY
 from ldm_core.errors import LDMError
-from ldm_core.specs import EMPTY
-from ldm_core.weights.containers import SUFFIXES
-from ldm_core.weights.finite import bad_in_file
+from ldm_core.model.finite import bad_in_file
+from ldm_core.recipe.artifacts import SUFFIXES
 
 MOST_FILES = 12
 """Files of a folder that are opened; the others are counted."""
@@ -112,7 +112,7 @@ def _shared(head: str, names: Sequence[str]) -> str:
 
 def recognised(source: Source, catalog: Catalog, codec: str = "", options: Mapping[str, Any] = EMPTY) -> dict[str, Any]:
     """What the installed codecs say, as plain values; ``{"error": ...}`` where none knows these weights."""
-    from ldm_core.weights.reading import recognise
+    from ldm_core.weights.codecs import recognise
 
     try:
         name, _, found = recognise(source, catalog, codec, options)
@@ -127,9 +127,9 @@ def _plain(found: Recognised) -> dict[str, Any]:
         "holds": found.holds,
         "averages": found.ema,
         "parameters": dict(found.parameters),
-        "unknown": {key: [config.unstructure(each) for each in values] for key, values in found.unknown.items()},
+        "unknown": {key: [structure.unstructure(each) for each in values] for key, values in found.unknown.items()},
         "notes": list(found.notes),
-        "recipe": config.unstructure(found.recipe),
+        "recipe": structure.unstructure(found.recipe),
     }
 
 

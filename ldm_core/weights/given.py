@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ldm_core import config
 from ldm_core.catalog import Catalog
+from ldm_core.config.structure import structure, unstructure
 from ldm_core.errors import ComponentError, ConfigError, clean, quoted
-from ldm_core.recipe import LISTS, SINGLE
+from ldm_core.recipe.keys import LISTS, SINGLE
 
 _OF_THE_CORE = ("use", "name", "dropout", "train", "weights", "sha256")
 
@@ -54,13 +54,13 @@ def _require_part(path: str, kind: str, row: Any, catalog: Catalog) -> None:
     if not isinstance(name, str) or not name:
         return  # the codec says which part it is
     entry, preset = catalog.get(kind, name)
-    base = {} if preset is None else config.unstructure(preset)
+    base = {} if preset is None else unstructure(preset)
     own = {k: v for k, v in row.items() if k not in _OF_THE_CORE}
-    config.structure({**base, **own}, entry.component.config, clean(path))
+    structure({**base, **own}, entry.component.config, clean(path))
 
 
 def _pixels(key: str, value: Any) -> Iterator[str]:
-    """The numbers of an image; :mod:`ldm_core.resolve` holds them to their ranges."""
+    """The numbers of an image; :mod:`ldm_core.recipe.resolve` holds them to their ranges."""
     numbers = list(value) if key == "image_size" and isinstance(value, list | tuple) else [value]
     if not numbers or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in numbers):
         example = "64, or [48, 64]" if key == "image_size" else "3"

@@ -15,15 +15,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ldm_core import artifacts, storage
-from ldm_core.codec import TensorFile
+from ldm_core import storage
+from ldm_core.contracts.codec import TensorFile
+from ldm_core.contracts.values import EMPTY
 from ldm_core.errors import CheckpointError, ConfigError
-from ldm_core.specs import EMPTY
-from ldm_core.storage_errors import reported
-from ldm_core.storage_local import open_file as open_regular
-from ldm_core.weights import cache, configs
-from ldm_core.weights.containers import SUFFIXES, open_file
-from ldm_core.weights.sharded import ShardedFile
+from ldm_core.recipe import artifacts
+from ldm_core.recipe.artifacts import SUFFIXES
+from ldm_core.storage.failures import reported
+from ldm_core.storage.local import open_file as open_regular
+from ldm_core.weights import cache
+from ldm_core.weights.containers import configs
+from ldm_core.weights.containers.detect import open_file
+from ldm_core.weights.containers.sharded import ShardedFile
 
 _MOST_FILES = 10_000
 _WEB = ("http", "https")
@@ -31,7 +34,7 @@ _INDEX = re.compile(r"\.index(\.\w+)?\.json$")
 
 
 def open_source(url: str, given: Mapping[str, Any] = EMPTY, *, sha256: str = "") -> OpenedSource:
-    """The weights at `url`, a file or a folder; see :class:`ldm_core.codec.Source`.
+    """The weights at `url`, a file or a folder; see :class:`ldm_core.contracts.codec.Source`.
 
     `given`: plain recipe values that overrule what is recognised. `sha256`: the hash that the file must have, 64 hex
     digits. StorageError where nothing is there or it cannot be read, CheckpointError where the hash is another one.
@@ -46,7 +49,8 @@ def open_source(url: str, given: Mapping[str, Any] = EMPTY, *, sha256: str = "")
 
 
 class OpenedSource(ABC):
-    """See :class:`ldm_core.codec.Source`. Subclasses say which files there are and where they lie on this machine."""
+    """See :class:`ldm_core.contracts.codec.Source`. Subclasses say which files there are and where they lie on this
+    machine."""
 
     names: Sequence[str]
     folder: bool
@@ -62,7 +66,7 @@ class OpenedSource(ABC):
         """The local path of a file of the folder, or beside the file; "" is the file itself. None where it is not."""
 
     def tensors(self, name: str = "") -> TensorFile:
-        """The file itself, or one of the folder; see :meth:`ldm_core.codec.Source.tensors`. Files that an index
+        """The file itself, or one of the folder; see :meth:`ldm_core.contracts.Source.tensors`. Files that an index
         (``NAME.index.json``) makes one are opened by the index's name or by `NAME`."""
         if name not in self._open:
             self._open[name] = self._tensors(name)
@@ -103,12 +107,12 @@ class OpenedSource(ABC):
         return tensors[0]
 
     def config(self, name: str) -> Mapping[str, Any] | None:
-        """A JSON or YAML file; see :meth:`ldm_core.codec.Source.config`."""
+        """A JSON or YAML file; see :meth:`ldm_core.contracts.codec.Source.config`."""
         data = self.text(name, limit=configs.limit(name))
         return None if data is None else configs.parse(data, name, self._shown(name))
 
     def text(self, name: str, *, limit: int = 16 << 20) -> bytes | None:
-        """A small file; see :meth:`ldm_core.codec.Source.text`."""
+        """A small file; see :meth:`ldm_core.contracts.codec.Source.text`."""
         if not name:
             raise CheckpointError(f"{self.url}: say which text file is meant")
         path = self._path(name, limit)
@@ -123,7 +127,7 @@ class OpenedSource(ABC):
         return data
 
     def sha256(self) -> str:
-        """Of the file, or of what was asked for of the folder; see :meth:`ldm_core.codec.Source.sha256`."""
+        """Of the file, or of what was asked for of the folder; see :meth:`ldm_core.contracts.codec.Source.sha256`."""
         if not self.folder:
             path = self._path("")
             return "" if path is None else self._hash(path)

@@ -20,10 +20,10 @@ import torch
 from idleness import Others
 
 import ldm_core
-from ldm_core.batch import to_images
-from ldm_core.builtin.shapes import held_out_prompts, held_out_scenes
+from ldm_core.builtin.shapes.dataset import held_out_prompts, held_out_scenes
 from ldm_core.contracts import Site
-from ldm_core.training.feature_distance import RandomFeatures, frechet_distance
+from ldm_core.data.collate import to_images
+from ldm_core.training.first_stage.frechet import RandomFeatures, frechet_distance
 
 INTERVALS: tuple[tuple[float, float | None] | None, ...] = (
     None,

@@ -19,13 +19,15 @@ from typing import Any
 import pytest
 from idleness import Others
 
-from ldm_core import config, workflow
-from ldm_core.build import make_model, make_objective, sampling_site
 from ldm_core.catalog import Catalog
-from ldm_core.streams import mix_seed
-from ldm_core.training.denoiser_task import DenoiserTask
-from ldm_core.training.latents import LatentExamples
-from ldm_core.training.loader import Examples, Loader, arrange
+from ldm_core.config import overrides
+from ldm_core.contracts.streams import mix_seed
+from ldm_core.model.build import make_model, make_objective, sampling_site
+from ldm_core.training import workflow
+from ldm_core.training.denoiser.task import DenoiserTask
+from ldm_core.training.feed.examples import Examples, arrange
+from ldm_core.training.feed.loader import Loader
+from ldm_core.training.latents.cache import LatentExamples
 from ldm_core.training.stages import Stages
 
 WANTED = 1.4
@@ -79,7 +81,7 @@ def measure(rounds: int, steps: int, disk: bool) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         plain = copy.deepcopy(PLAIN)
         if disk:
-            config.apply_overrides(plain, ["data.keep=0"], [])
+            overrides.apply_overrides(plain, ["data.keep=0"], [])
         catalog = Catalog.discover()
         recipe, info = workflow.prepare(plain, catalog)
         work = Stages(recipe, info, catalog, folder, examples=None, strict=False)

@@ -24,13 +24,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_core.builtin.tar import TarDataset
-from ldm_core.builtin.tar_config import TarConfig
+from ldm_core.builtin.readers.tar import TarDataset
+from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.contracts import Site
-from ldm_core.settings import DataSettings
-from ldm_core.training import world as worlds
-from ldm_core.training.examples import Examples
-from ldm_core.training.loader import Loader
+from ldm_core.recipe.settings import DataSettings
+from ldm_core.training.engine import world as worlds
+from ldm_core.training.feed.examples import Examples
+from ldm_core.training.feed.loader import Loader
 
 CASES: dict[str, tuple[str, tuple[int, int], int]] = {
     "jpeg 500x375 -> 256": ("JPEG", (500, 375), 256),

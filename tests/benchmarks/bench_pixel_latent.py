@@ -16,18 +16,19 @@ from typing import Any
 import torch
 from idleness import Others
 
-from ldm_core.builtin.diffusion_config import EpsConfig, SimpleConfig, VPConfig
-from ldm_core.builtin.objectives import SimpleObjective
-from ldm_core.builtin.parameterizations import EpsParameterization
-from ldm_core.builtin.schedules import VPSchedule
-from ldm_core.builtin.unet import UNet
-from ldm_core.builtin.unet_config import UNetConfig
+from ldm_core.builtin.diffusion.config import EpsConfig, SimpleConfig, VPConfig
+from ldm_core.builtin.diffusion.objectives import SimpleObjective
+from ldm_core.builtin.diffusion.parameterizations import EpsParameterization
+from ldm_core.builtin.diffusion.schedules import VPSchedule
+from ldm_core.builtin.unet.config import UNetConfig
+from ldm_core.builtin.unet.network import UNet
 from ldm_core.contracts import LatentSpec, Site
-from ldm_core.diffusion import Model
-from ldm_core.settings import Precision, TrainerSettings
-from ldm_core.training import world as worlds
-from ldm_core.training.denoiser_task import DiffusionLoss
-from ldm_core.training.engine import Part
+from ldm_core.contracts.values import Precision
+from ldm_core.model.diffusion import Model
+from ldm_core.recipe.settings import TrainerSettings
+from ldm_core.training.denoiser.task import DiffusionLoss
+from ldm_core.training.engine import world as worlds
+from ldm_core.training.engine.part import Part
 
 SHAPES: dict[str, dict[str, Any]] = {
     "LDM-1": {"stride": 1, "channel_mult": (1, 1, 2, 2, 4, 4), "attention": (32, 16, 8)},

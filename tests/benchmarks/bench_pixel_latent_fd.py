@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ldm_core import images, load
-from ldm_core.batch import to_images
-from ldm_core.build import make_dataset
+from ldm_core import load
 from ldm_core.catalog import Catalog
-from ldm_core.training.examples import Examples
-from ldm_core.training.feature_distance import RandomFeatures, frechet_distance
+from ldm_core.data import images
+from ldm_core.data.collate import to_images
+from ldm_core.model.parts import make_dataset
+from ldm_core.training.feed.examples import Examples
+from ldm_core.training.first_stage.frechet import RandomFeatures, frechet_distance
 
 BATCH = 32
 COMMON = [

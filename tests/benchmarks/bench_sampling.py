@@ -25,7 +25,7 @@ import torch
 from idleness import Others
 
 import ldm_core
-from ldm_core.streams import Streams, mix_seed
+from ldm_core.contracts.streams import Streams, mix_seed
 
 SIZES: dict[str, dict[str, Any]] = {
     "small": {"channels": 64, "mult": (1, 2, 4), "image": 128, "context": 256, "layers": 4, "batch": 4},

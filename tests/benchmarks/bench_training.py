@@ -21,19 +21,20 @@ import torch
 from idleness import Others
 from torch import Tensor, nn
 
-from ldm_core.builtin.diffusion_config import EpsConfig, SimpleConfig, VPConfig
-from ldm_core.builtin.objectives import SimpleObjective
-from ldm_core.builtin.parameterizations import EpsParameterization
-from ldm_core.builtin.schedules import VPSchedule
-from ldm_core.builtin.unet import UNet
-from ldm_core.builtin.unet_config import UNetConfig
-from ldm_core.cond import Cond
+from ldm_core.builtin.diffusion.config import EpsConfig, SimpleConfig, VPConfig
+from ldm_core.builtin.diffusion.objectives import SimpleObjective
+from ldm_core.builtin.diffusion.parameterizations import EpsParameterization
+from ldm_core.builtin.diffusion.schedules import VPSchedule
+from ldm_core.builtin.unet.config import UNetConfig
+from ldm_core.builtin.unet.network import UNet
 from ldm_core.contracts import CondSpec, LatentSpec, Site
-from ldm_core.diffusion import Model
-from ldm_core.settings import Precision, TrainerSettings
-from ldm_core.training import world as worlds
-from ldm_core.training.denoiser_task import DiffusionLoss
-from ldm_core.training.engine import Part
+from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.values import Precision
+from ldm_core.model.diffusion import Model
+from ldm_core.recipe.settings import TrainerSettings
+from ldm_core.training.denoiser.task import DiffusionLoss
+from ldm_core.training.engine import world as worlds
+from ldm_core.training.engine.part import Part
 
 SIZES: dict[str, dict[str, int]] = {
     "small": {"channels": 64, "cells": 16, "batch": 16, "tokens": 16, "context": 128, "steps": 4},

@@ -47,13 +47,13 @@ def measure(zero: Any, raw: Any) -> dict[str, float]:
     """Bytes per parameter of this rank, by what they are for."""
     import torch
 
-    from ldm_core.builtin.unet import UNet
-    from ldm_core.builtin.unet_config import UNetConfig
-    from ldm_core.cond import Cond
+    from ldm_core.builtin.unet.config import UNetConfig
+    from ldm_core.builtin.unet.network import UNet
     from ldm_core.contracts import LatentSpec, Site
-    from ldm_core.settings import EngineSettings
-    from ldm_core.training import world
-    from ldm_core.training.engine import Part
+    from ldm_core.contracts.conditioning import Cond
+    from ldm_core.recipe.settings import EngineSettings
+    from ldm_core.training.engine import world
+    from ldm_core.training.engine.part import Part
 
     class Loss(torch.nn.Module):
         def __init__(self) -> None:
@@ -109,7 +109,7 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
 
 def compare(folder: Path) -> str:
     """Measure on each rank, with files in `folder`, and return the table."""
-    from ldm_core.launch_processes import Ranks
+    from ldm_core.launch.ranks import Ranks
 
     command = [sys.executable, "-W", "ignore", __file__, str(folder)]
     assert Ranks(command, RANKS, folder / "logs").run() == 0

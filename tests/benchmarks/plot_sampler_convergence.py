@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ldm_core.catalog import Catalog
-from ldm_core.config import structure
+from ldm_core.config.structure import structure
 from ldm_core.contracts import NoiseSchedule, Sampler
 from ldm_core.testing import gaussian, toys
 

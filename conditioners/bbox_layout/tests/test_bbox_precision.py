@@ -11,9 +11,9 @@ import pytest
 from ldm_plugin_bbox.config import LayoutConfig
 from ldm_plugin_bbox.tokens import layout_tokens
 
-from ldm_core.batch import collate
 from ldm_core.cli.inputs import read_boxes, read_inputs
-from ldm_core.sample_rows import as_data
+from ldm_core.data.collate import collate
+from ldm_core.sampling.inputs import as_data
 
 
 def published(box: list[float], grid: int) -> list[int]:

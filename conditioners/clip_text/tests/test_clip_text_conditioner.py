@@ -208,8 +208,8 @@ def test_what_does_not_fit_is_said(folder: Path, tmp_path: Path) -> None:
 
 def test_the_recipe_hashes_the_tokenizer_and_freezes_by_default(folder: Path) -> None:
     from ldm_core.catalog import Catalog
-    from ldm_core.recipe import Recipe
-    from ldm_core.resolve import resolve
+    from ldm_core.recipe.recipe import Recipe
+    from ldm_core.recipe.resolve import resolve
 
     catalog = Catalog.discover(["clip_text"])
 

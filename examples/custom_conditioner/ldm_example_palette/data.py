@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ldm_core.builtin.shapes import ShapesDataset
-from ldm_core.builtin.shapes_config import ShapesConfig
+from ldm_core.builtin.shapes.config import ShapesConfig
+from ldm_core.builtin.shapes.dataset import ShapesDataset
 from ldm_core.contracts import Dataset, Site
 
 

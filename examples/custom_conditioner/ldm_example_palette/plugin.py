@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ldm_core import Component, hookimpl
-from ldm_core.builtin.shapes_config import ShapesConfig
+from ldm_core.builtin.shapes.config import ShapesConfig
 from ldm_example_palette.config import PaletteConfig
 
 

@@ -12,7 +12,7 @@ from ldm_core.cli.options import RUN_EPILOG, run_options, settings_argument
 def _check(settings: tuple[str, ...], **options: Any) -> int:
     from ldm_core.cli.output import print_yaml, reporting, say
     from ldm_core.cli.run import prepare
-    from ldm_core.continuation import default_out
+    from ldm_core.recipe.continuation import default_out
 
     with reporting(bool(options["json_flag"])) as document:
         prepared = prepare(options, settings)

@@ -14,7 +14,7 @@ def _convert(given: tuple[list[str], list[str]], to: str, dtype: str | None, for
     from ldm_core.catalog import Catalog
     from ldm_core.cli.output import reporting, say, warnings_as_lines
     from ldm_core.errors import ConfigError
-    from ldm_core.weights import loading, writing
+    from ldm_core.weights import open, write
 
     with reporting(bool(options["json_flag"])) as document, warnings_as_lines():
         if len(given[0]) < 2:
@@ -22,8 +22,8 @@ def _convert(given: tuple[list[str], list[str]], to: str, dtype: str | None, for
         source, target = given[0]
         catalog = Catalog.discover()
         catalog.get("codec", to)
-        writing.require_free(target, force_flag, (source, *filter(None, (options["first_stage"],))))
-        wanted = loading.Wanted.of(
+        write.require_free(target, force_flag, (source, *filter(None, (options["first_stage"],))))
+        wanted = open.Wanted.of(
             given[1],
             codec=options["codec"],
             sha256=options["sha256"],
@@ -31,17 +31,17 @@ def _convert(given: tuple[list[str], list[str]], to: str, dtype: str | None, for
             partial=bool(options["partial_flag"]),
         )
         reading, own = split_options(wanted.options, to, catalog)
-        opened = loading.open_weights(source, catalog, wanted.reading_with(reading))
+        opened = open.open_weights(source, catalog, wanted.reading_with(reading))
         if not options["json_flag"]:
             say("\n".join(recognised(opened)), wrap=True)
-        weights = writing.complete(opened.weights, catalog)
+        weights = write.complete(opened.weights, catalog)
         if dtype is not None:
-            weights = writing.as_dtype(weights, dtype)
-        from ldm_core.weights.reading import make_codec
+            weights = write.as_dtype(weights, dtype)
+        from ldm_core.weights.codecs import make_codec
 
         made = make_codec(to, catalog, own).write(weights, storage.base_name(target))
-        writing.require_room(target, weights)
-        files = writing.put(made, target)
+        write.require_room(target, weights)
+        files = write.put(made, target)
         document.update(
             status="done",
             out=storage.shown(target),

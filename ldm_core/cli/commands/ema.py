@@ -11,7 +11,7 @@ def _ema(run: str, width: float, out: str, step: int | None, force_flag: bool, j
     from ldm_core import storage
     from ldm_core.cli.output import reporting, say
     from ldm_core.errors import ConfigError
-    from ldm_core.training.posthoc_ema import write_model
+    from ldm_core.training.averages.posthoc import write_model
 
     with reporting(json_flag) as document:
         if storage.exists(out) and not force_flag:

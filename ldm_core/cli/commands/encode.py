@@ -22,7 +22,7 @@ def _encode(settings: tuple[str, ...], **options: Any) -> int:
     as_json = bool(options["json_flag"]) and first_process()
     with reporting(as_json) as document, warnings_as_lines(most=2):
         catalog, recipe, info = _prepared(options, settings)
-        from ldm_core.training.encoding import encode
+        from ldm_core.training.latents.command import encode
 
         progress = Progress(quiet=bool(options["quiet_flag"]))
         if first_process():
@@ -40,10 +40,10 @@ def _encode(settings: tuple[str, ...], **options: Any) -> int:
 
 def _prepared(options: Mapping[str, Any], settings: Sequence[str]) -> tuple[Any, Any, Any]:
     """(catalog, the checked recipe, what its data offers); torch-free."""
-    from ldm_core import workflow
     from ldm_core.catalog import Catalog
     from ldm_core.cli.assemble import Request, assemble
     from ldm_core.errors import ConfigError
+    from ldm_core.training import workflow
 
     catalog = Catalog.discover()
     # What only concerns the model's training or its samples is not asked for here.

@@ -15,7 +15,7 @@ def _inspect(given: tuple[list[str], list[str]], codec: str, sha256: str, hash_f
     from ldm_core.cli.output import reporting, say, warnings_as_lines
     from ldm_core.errors import ConfigError
     from ldm_core.weights import describe
-    from ldm_core.weights.loading import Wanted
+    from ldm_core.weights.open import Wanted
     from ldm_core.weights.source import open_source
 
     with reporting(json_flag) as document, warnings_as_lines():

@@ -40,7 +40,8 @@ def package(name: str) -> str:
 
 def check_name(name: str) -> None:
     """Raise :class:`ldm_core.errors.ConfigError` where `name` is no good name, or one that is taken."""
-    from ldm_core.catalog import FIRST_PARTY, Catalog
+    from ldm_core.catalog import Catalog
+    from ldm_core.catalog.first_party import FIRST_PARTY
     from ldm_core.errors import ConfigError
 
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):

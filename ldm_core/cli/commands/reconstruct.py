@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 
 def _reconstruct(stage: str, pictures: tuple[str, ...], image_size: str | None, **options: Any) -> int:
-    from ldm_core import artifacts, images, storage
+    from ldm_core import storage
     from ldm_core.cli.output import reporting, say, table
+    from ldm_core.data import images
     from ldm_core.errors import Interrupted
-    from ldm_core.picture_folder import PictureFolder
+    from ldm_core.recipe import artifacts
+    from ldm_core.sampling.picture_folder import PictureFolder
 
     with reporting(bool(options["json_flag"])) as document:
         size = read_size(image_size)
@@ -62,15 +64,18 @@ def _file_name(index: int, url: str) -> str:
 
 def _loaded(path: str, device: str | None) -> tuple[Any, int, tuple[int, ...]]:
     """(picture -> reconstruction, its channels, the stage's strides); imports torch."""
-    from ldm_core import artifacts, pipeline
     from ldm_core.catalog import Catalog
-    from ldm_core.resolve import resolve
+    from ldm_core.model import fill
+    from ldm_core.model.trained import load_stage
+    from ldm_core.recipe import artifacts
+    from ldm_core.recipe.resolve import resolve
+    from ldm_core.sampling import pipeline
 
     catalog = Catalog.discover()
     channels = artifacts.stage_header(path).extra.get("image_channels", 3)
     recipe = resolve({"first_stage": path, "image_channels": channels}, catalog)
-    where = pipeline.device_named(device)
-    stage = pipeline.load_stage(recipe, catalog, path, where)
+    where = fill.device_named(device)
+    stage = load_stage(recipe, catalog, path, where)
 
     def rebuild(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return pipeline.reconstruct(stage, picture[None], where)[0]
@@ -94,8 +99,8 @@ def fitted(
     picture: NDArray[np.uint8], size: tuple[int, int] | None, stride: tuple[int, ...], name: str
 ) -> NDArray[np.uint8]:
     """uint8 (c, H, W) at `size`, or at its own size less the few rows and columns that the stride does not divide."""
+    from ldm_core.data.geometry import fit
     from ldm_core.errors import ConfigError
-    from ldm_core.geometry import fit
 
     if size is not None:
         if any(pixels % s for pixels, s in zip(size, stride, strict=True)):

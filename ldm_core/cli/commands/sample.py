@@ -30,10 +30,11 @@ def _sample(given: tuple[list[str], list[str]], **options: Any) -> int:
         seeds = read_seeds(options["seeds"])
         prompts = [*options["prompt"], *read_prompts(options["prompts"])]
         from ldm_core.catalog import Catalog
-        from ldm_core.pipeline import Pipeline
-        from ldm_core.places import typed
-        from ldm_core.sample_settings import CHOICES
-        from ldm_core.weights.loading import Wanted, is_native
+        from ldm_core.recipe.artifacts import is_native
+        from ldm_core.recipe.places import typed
+        from ldm_core.sampling.pipeline import Pipeline
+        from ldm_core.sampling.settings import CHOICES
+        from ldm_core.weights.open import Wanted
 
         guidance = _guidance(options["guidance"])
         with warnings_as_lines():
@@ -77,8 +78,8 @@ def _like(pipeline: Any, options: Mapping[str, Any]) -> Any:
 def _told(pipeline: Any, named: list[str], options: Mapping[str, Any]) -> None:
     """A line on stderr that names the sampling, where another program's is asked for or could be meant."""
     from ldm_core.cli.output import say
-    from ldm_core.conventions import conventions_of, in_words
-    from ldm_core.sample_settings import chosen, require_steps
+    from ldm_core.sampling.conventions import conventions_of, in_words
+    from ldm_core.sampling.settings import chosen, require_steps
 
     program = getattr(pipeline, "made_by", "")
     if options["quiet_flag"] or not (options["like"] or program):
@@ -104,9 +105,9 @@ def _output(
 ) -> Any:
     """Where the pictures go, found to be free and writable before anything is sampled."""
     from ldm_core.cli.sample_output import Output, file_name
-    from ldm_core.picture_folder import PictureFolder
-    from ldm_core.sample_arguments import require_arguments
-    from ldm_core.sample_rows import rows_of, seeds_of
+    from ldm_core.sampling.arguments import require_arguments
+    from ldm_core.sampling.inputs import rows_of, seeds_of
+    from ldm_core.sampling.picture_folder import PictureFolder
 
     require_arguments({"prompts": prompts or None, "images": options["images"], "seeds": seeds})
     count = options["images"] or (len(seeds) if seeds else None)
@@ -180,8 +181,8 @@ def _piped(name: str) -> str:
 
 
 def _inputs(options: Mapping[str, Any], pipeline: Any) -> dict[str, Any]:
-    from ldm_core.class_names import counts_of
     from ldm_core.cli.inputs import fit_all, name_classes, read_inputs, require_readers
+    from ldm_core.data.class_names import counts_of
 
     recipe = pipeline.recipe
     inputs = read_inputs(
@@ -238,7 +239,7 @@ def _draw(
 def _beginning(options: Mapping[str, Any]) -> dict[str, Any]:
     """The pictures to begin from and how far to go back; nothing where none were named."""
     from ldm_core import storage
-    from ldm_core.images import decode_image
+    from ldm_core.data.images import decode_image
 
     urls = [url for pattern in options["image"] for url in storage.expand(pattern)]
     given = {"image": [decode_image(storage.read_bytes(url), 3, url) for url in urls]} if urls else {}

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ldm_core.catalog.component import LAPTOP_SITE
 from ldm_core.cli.options import json_option
-from ldm_core.component import LAPTOP_SITE
 
 if TYPE_CHECKING:
     from ldm_core.catalog import Catalog, Entry
@@ -39,19 +39,19 @@ def _show(name: str, kind: str | None, json_flag: bool) -> int:
 
 def _shown_recipe(name: str, json_flag: bool) -> bool:
     """Print the shipped recipes, where `name` is ``recipes``, or the one that it names; whether it was one of these."""
-    from ldm_core import recipe
     from ldm_core.cli.output import print_json, say, table
+    from ldm_core.recipe.shipped import load_plain, shipped, shipped_text
 
-    names = recipe.shipped()
+    names = shipped()
     if name == RECIPES and json_flag:
         print_json(names)
     elif name == RECIPES:
         say("\n".join(table([("RECIPE", ""), *names.items()])))
         say("\nldm-run show NAME prints one, ldm-run --recipe NAME starts from it.")
     elif name in names and json_flag:
-        print_json(recipe.load_plain(name))
+        print_json(load_plain(name))
     elif name in names:
-        say(recipe.shipped_text(name).rstrip("\n"))
+        say(shipped_text(name).rstrip("\n"))
     else:
         return False
     return True
@@ -59,8 +59,8 @@ def _shown_recipe(name: str, json_flag: bool) -> bool:
 
 def _kinds(catalog: Catalog, name: str, kind: str | None) -> list[str]:
     """The kinds that have a component or preset of this name; ComponentError with the likely one where none has."""
-    from ldm_core.catalog import FIRST_PARTY
-    from ldm_core.component import KINDS
+    from ldm_core.catalog.component import KINDS
+    from ldm_core.catalog.first_party import FIRST_PARTY
     from ldm_core.errors import ComponentError, suggest
 
     if kind is not None:
@@ -76,7 +76,7 @@ def _kinds(catalog: Catalog, name: str, kind: str | None) -> list[str]:
 
 
 def _description(entry: Entry, preset: Any, name: str) -> dict[str, Any]:
-    from ldm_core.config import field_table, unstructure
+    from ldm_core.config.structure import field_table, unstructure
 
     component = entry.component
     table = field_table(component.config)

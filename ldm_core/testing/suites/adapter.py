@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ldm_core.cond import Cond
-from ldm_core.config import structure
+from ldm_core.config.structure import structure
 from ldm_core.contracts import Adapter, CondSpec, Site
+from ldm_core.contracts.conditioning import Cond
 from ldm_core.testing import batches, toys
 from ldm_core.testing.base import Suite, installed, largest_difference, randomize, same, seeded
 

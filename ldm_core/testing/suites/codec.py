@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_core.build import make_first_stage, make_model
 from ldm_core.catalog import Catalog
-from ldm_core.codec import Codec, ModelWeights, Recognised, Source, overlay
+from ldm_core.contracts.codec import Codec, ModelWeights, Recognised, Source, overlay
+from ldm_core.contracts.site import Site
+from ldm_core.contracts.values import EMPTY
 from ldm_core.errors import ConfigError, LDMError
-from ldm_core.resolve import resolve
-from ldm_core.specs import EMPTY, Site
+from ldm_core.model.build import make_first_stage, make_model
+from ldm_core.recipe.resolve import resolve
 from ldm_core.testing.base import Suite, _generators, installed, randomize, same
 from ldm_core.testing.refusals import must_raise
 from ldm_core.testing.sources import Watched, broken, contents_of, foreign, put
@@ -51,7 +52,7 @@ def random_weights(
     latent = recipe.first_stage.config.latent
     cond = Site(size=recipe.image_size).cond
     if part == "denoiser":
-        from ldm_core.check import site_of
+        from ldm_core.recipe.check import site_of
 
         cond = site_of(recipe).cond
         tensors = {k: v for k, v in tensors.items() if k.startswith("denoiser.")}

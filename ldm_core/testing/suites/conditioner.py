@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ldm_core.breaches import contract_line
-from ldm_core.bundle_contract import bundle_problems, null_problems
-from ldm_core.cond import Cond
 from ldm_core.contracts import Conditioner, CondSpec, Site
+from ldm_core.contracts.conditioning import Cond
+from ldm_core.model.conformance.breaches import contract_line
+from ldm_core.model.conformance.bundle import bundle_problems, null_problems
 from ldm_core.testing import batches
 from ldm_core.testing.base import ModuleSuite, largest_difference, randomize, same
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ldm_core.cond import Cond
 from ldm_core.contracts import Accepts, CondSpec, Denoiser, Site
+from ldm_core.contracts.conditioning import Cond
 from ldm_core.nn.recompute import recompute
 from ldm_core.testing import batches
 from ldm_core.testing.base import ModuleSuite, largest_difference, randomize, same

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core.contracts import FirstStage, LatentSpec, Site
-from ldm_core.streams import Streams
+from ldm_core.contracts.streams import Streams
 from ldm_core.testing import batches
 from ldm_core.testing.base import ModuleSuite, largest_difference, randomize, same
 from ldm_core.testing.refusals import must_raise

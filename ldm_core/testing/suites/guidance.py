@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_core.cond import Cond, Conditions
 from ldm_core.contracts import CondSpec, Estimate, Guidance, Site
-from ldm_core.diffusion import make_predict
+from ldm_core.contracts.conditioning import Cond, Conditions
+from ldm_core.model.diffusion import make_predict
 from ldm_core.testing import batches, toys
 from ldm_core.testing.base import TensorSuite, largest_difference
 

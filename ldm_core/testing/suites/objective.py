@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_core.cond import Cond
 from ldm_core.contracts import CondSpec, LossOutput, Objective
-from ldm_core.streams import Streams
+from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.streams import Streams
 from ldm_core.testing import batches, toys
 from ldm_core.testing.base import TensorSuite, same
 

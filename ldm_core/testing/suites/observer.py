@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ldm_core import hookspecs, images, storage
-from ldm_core.catalog import Catalog
+from ldm_core import storage
+from ldm_core.catalog import Catalog, hookspecs
+from ldm_core.data import images
 from ldm_core.errors import LDMError
 from ldm_core.testing.base import Suite, _generators, same
 

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Any, ClassVar
 
-from ldm_core.catalog import GROUP, Catalog
-from ldm_core.component import API_VERSION, LAPTOP_SITE, Component
-from ldm_core.config import dump_yaml, parse_yaml, structure, unstructure
+from ldm_core.catalog import Catalog
+from ldm_core.catalog.catalog import GROUP
+from ldm_core.catalog.component import API_VERSION, LAPTOP_SITE, Component
+from ldm_core.config.documents import dump_yaml, parse_yaml
+from ldm_core.config.structure import structure, unstructure
 from ldm_core.testing.base import Suite
 from ldm_core.testing.config_class import check_config_class
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ldm_core.contracts import Denoise, Estimate, NoiseSchedule, Sampler
-from ldm_core.streams import Streams
+from ldm_core.contracts.streams import Streams
 from ldm_core.testing import batches, gaussian, toys
 from ldm_core.testing.base import TensorSuite, largest_difference, same
 from ldm_core.testing.refusals import dividing, must_raise

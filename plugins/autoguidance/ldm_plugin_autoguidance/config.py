@@ -8,7 +8,7 @@ import attrs
 
 from ldm_core.contracts import Site
 from ldm_core.errors import LDMError
-from ldm_core.guidance_interval import interval_field
+from ldm_core.sampling.guidance_interval import interval_field
 
 UNNAMED = (
     "model: the weaker model is not named, and no weights file names it for you; give a run's folder or its "
@@ -44,7 +44,7 @@ class AutoGuidanceConfig:
 
     def check(self, site: Site) -> Iterator[str]:
         """One line where the weaker model cannot be used at `site`."""
-        from ldm_core.second_model import find
+        from ldm_core.sampling.second_model import find
 
         if not self.model:
             yield from (UNNAMED,) if self.scale != 1.0 else ()

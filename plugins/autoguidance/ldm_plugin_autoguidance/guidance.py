@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ldm_core import second_model
 from ldm_core.contracts import Batch, Estimate, Guidance, NoiseSchedule, Predict, Site
 from ldm_core.errors import CheckpointError, ConfigError, DataError
-from ldm_core.guidance_interval import choose, inside
+from ldm_core.sampling import second_model
+from ldm_core.sampling.guidance_interval import choose, inside
 from ldm_plugin_autoguidance.config import UNNAMED, AutoGuidanceConfig
 
 if TYPE_CHECKING:
-    from ldm_core.cond import Conditions
-    from ldm_core.diffusion import Model
+    from ldm_core.contracts.conditioning import Conditions
+    from ldm_core.model.diffusion import Model
 
 
 class AutoGuidance(Guidance):
@@ -65,8 +65,8 @@ class AutoGuidance(Guidance):
 
     def _encoded(self, batch: Batch) -> Callable[[Tensor, Tensor], Estimate]:
         """The weaker model under a batch's conditions."""
-        from ldm_core.diffusion import make_predict
-        from ldm_core.sample import conditions_of
+        from ldm_core.model.diffusion import make_predict
+        from ldm_core.sampling.run import conditions_of
 
         assert self._model is not None
         model = self._model

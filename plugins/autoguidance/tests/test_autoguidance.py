@@ -17,21 +17,23 @@ from ldm_plugin_autoguidance.guidance import AutoGuidance
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ldm_core import Denoiser, artifacts, second_model
-from ldm_core.build import make_first_stage, make_model
-from ldm_core.builtin.diffusion_config import VPConfig
-from ldm_core.builtin.parameterizations import X0Parameterization
-from ldm_core.builtin.schedules import VPSchedule
+from ldm_core import Denoiser
+from ldm_core.builtin.diffusion.config import VPConfig
+from ldm_core.builtin.diffusion.parameterizations import X0Parameterization
+from ldm_core.builtin.diffusion.schedules import VPSchedule
 from ldm_core.catalog import Catalog
-from ldm_core.check import check
-from ldm_core.cond import Cond, Conditions
-from ldm_core.config import structure
+from ldm_core.config.structure import structure
 from ldm_core.contracts import LatentSpec, NoiseSchedule, Site
-from ldm_core.diffusion import Model, make_predict
+from ldm_core.contracts.conditioning import Cond, Conditions
 from ldm_core.errors import CheckpointError, ConfigError, DataError
-from ldm_core.pipeline import Pipeline
-from ldm_core.recipe import Recipe, versions
-from ldm_core.resolve import resolve
+from ldm_core.model.build import make_first_stage, make_model
+from ldm_core.model.diffusion import Model, make_predict
+from ldm_core.recipe import artifacts
+from ldm_core.recipe.check import check
+from ldm_core.recipe.recipe import Recipe, versions
+from ldm_core.recipe.resolve import resolve
+from ldm_core.sampling import second_model
+from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.testing import GuidanceSuite, PluginSuite
 from ldm_core.testing.base import randomize
 from ldm_core.testing.gaussian import FlowSchedule, VESchedule
@@ -210,7 +212,7 @@ def test_sampling_beside_a_run(catalog: Catalog, tmp_path: Path) -> None:
     guidance = chosen._parts(chosen.recipe).guidance
     assert chosen._parts(chosen.recipe).guidance is guidance, "the weaker model is loaded once"
     batch = {"class_label": torch.tensor([2, 0])}
-    from ldm_core.sample import conditions_of
+    from ldm_core.sampling.run import conditions_of
 
     x = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([300.0, 800.0], dtype=torch.float64)

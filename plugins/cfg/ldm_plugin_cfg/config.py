@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from ldm_core.contracts import EMPTY
-from ldm_core.guidance_interval import interval_field
+from ldm_core.sampling.guidance_interval import interval_field
 
 
 def _share(instance: Any, attribute: attrs.Attribute, value: float) -> None:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ldm_core.contracts import Estimate, Guidance, NoiseSchedule, Predict, Site
-from ldm_core.diffusion import per_example
 from ldm_core.errors import ConfigError
-from ldm_core.guidance_interval import choose, inside
+from ldm_core.model.diffusion import per_example
+from ldm_core.sampling.guidance_interval import choose, inside
 from ldm_plugin_cfg.config import CFGConfig
 
 if TYPE_CHECKING:
-    from ldm_core.cond import Conditions
+    from ldm_core.contracts.conditioning import Conditions
 
 
 class ClassifierFreeGuidance(Guidance):

@@ -11,12 +11,12 @@ from ldm_plugin_cfg.guidance import ClassifierFreeGuidance
 from torch import Tensor, nn
 
 from ldm_core import Denoiser
-from ldm_core.builtin.diffusion_config import VPConfig
-from ldm_core.builtin.parameterizations import EpsParameterization, VParameterization, X0Parameterization
-from ldm_core.builtin.schedules import VPSchedule
-from ldm_core.cond import Cond, Conditions
+from ldm_core.builtin.diffusion.config import VPConfig
+from ldm_core.builtin.diffusion.parameterizations import EpsParameterization, VParameterization, X0Parameterization
+from ldm_core.builtin.diffusion.schedules import VPSchedule
 from ldm_core.contracts import Estimate, Guidance, Parameterization
-from ldm_core.diffusion import Model, make_predict
+from ldm_core.contracts.conditioning import Cond, Conditions
+from ldm_core.model.diffusion import Model, make_predict
 
 VP = VPSchedule(VPConfig())
 X = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))

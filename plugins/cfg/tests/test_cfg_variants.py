@@ -13,16 +13,16 @@ from ldm_plugin_cfg.guidance import ClassifierFreeGuidance, chain
 from torch import Tensor, nn
 
 from ldm_core import Denoiser
-from ldm_core.build import SamplingParts
-from ldm_core.builtin.diffusion_config import VPConfig
-from ldm_core.builtin.parameterizations import EpsParameterization, VParameterization, X0Parameterization
-from ldm_core.builtin.schedules import VPSchedule
-from ldm_core.cond import Cond, Conditions
-from ldm_core.config import structure
+from ldm_core.builtin.diffusion.config import VPConfig
+from ldm_core.builtin.diffusion.parameterizations import EpsParameterization, VParameterization, X0Parameterization
+from ldm_core.builtin.diffusion.schedules import VPSchedule
+from ldm_core.config.structure import structure
 from ldm_core.contracts import NoiseSchedule, Parameterization, Sampler, Site, TimeGrid
-from ldm_core.diffusion import Model, make_predict
+from ldm_core.contracts.conditioning import Cond, Conditions
 from ldm_core.errors import ConfigError
-from ldm_core.sample import sample_latents
+from ldm_core.model.build import SamplingParts
+from ldm_core.model.diffusion import Model, make_predict
+from ldm_core.sampling.run import sample_latents
 from ldm_core.testing.gaussian import FlowSchedule, VESchedule
 
 VP = VPSchedule(VPConfig())

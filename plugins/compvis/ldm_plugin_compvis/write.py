@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm_core.builtin.diffusion_config import VPConfig
-from ldm_core.codec import ModelWeights, Written
-from ldm_core.config import dump_yaml
+from ldm_core.builtin.diffusion.config import VPConfig
+from ldm_core.config.documents import dump_yaml
+from ldm_core.contracts.codec import ModelWeights, Written
 from ldm_core.errors import ConfigError
 from ldm_core.weights.normalization import factor_of, folded
 from ldm_plugin_compvis.config import CompVisConfig

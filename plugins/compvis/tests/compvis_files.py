@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core.catalog import Catalog
-from ldm_core.codec import TensorInfo
-from ldm_core.config import structure
-from ldm_core.specs import EMPTY, Site
+from ldm_core.config.structure import structure
+from ldm_core.contracts.codec import TensorInfo
+from ldm_core.contracts.site import Site
+from ldm_core.contracts.values import EMPTY
 
 
 @attrs.define
@@ -68,7 +69,7 @@ def shapes_file(shapes: Mapping[str, Sequence[int]], small: Mapping[str, Tensor]
 
 def meta_module(catalog: Catalog, kind: str, name: str, site: Site, fields: Mapping[str, Any] = EMPTY) -> nn.Module:
     """A component or preset on the meta device."""
-    from ldm_core.config import unstructure
+    from ldm_core.config.structure import unstructure
 
     entry, preset = catalog.get(kind, name)
     base = {} if preset is None else unstructure(preset)

@@ -23,8 +23,8 @@ from ldm_plugin_compvis.layout import schedule_tables as schedules
 from ldm_plugin_compvis.layout.state_dict import averaged
 from torch import Tensor
 
-from ldm_core.builtin.diffusion_config import VPConfig
-from ldm_core.specs import CondSpec
+from ldm_core.builtin.diffusion.config import VPConfig
+from ldm_core.contracts.values import CondSpec
 
 HERE = Path(__file__).parent
 WORDS = HERE / "golden_words"

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from ldm_core.codec import ModelWeights
+from ldm_core.contracts.codec import ModelWeights
 from ldm_core.testing import CodecSuite, PluginSuite
 from ldm_core.testing.suites.codec import random_weights
 

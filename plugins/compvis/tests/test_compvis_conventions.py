@@ -16,17 +16,17 @@ from ldm_plugin_compvis.conventions import conventions
 from PIL import Image
 from test_compvis_writing import KINDS, VQ, catalog, plain, weights_of
 
-from ldm_core.builtin.diffusion_config import LegacyConfig
-from ldm_core.builtin.time_grids import LegacyGrid
+from ldm_core.builtin.diffusion.config import LegacyConfig
+from ldm_core.builtin.diffusion.time_grids import LegacyGrid
 from ldm_core.cli import main
-from ldm_core.conventions import in_words, like
 from ldm_core.errors import ConfigError
-from ldm_core.pipeline import Pipeline
-from ldm_core.resolve import resolve
-from ldm_core.sample import decoded
-from ldm_core.sample_settings import with_settings
+from ldm_core.recipe.resolve import resolve
+from ldm_core.sampling.conventions import in_words, like
+from ldm_core.sampling.load import to_pipeline
+from ldm_core.sampling.pipeline import Pipeline
+from ldm_core.sampling.run import decoded
+from ldm_core.sampling.settings import with_settings
 from ldm_core.testing.suites.codec import put
-from ldm_core.weights.reading import to_pipeline
 
 SCRIPTS: dict[str, tuple[int, float, Any]] = {
     "unconditional": (50, 1.0, None),

@@ -15,10 +15,10 @@ from ldm_plugin_compvis.codec import CompVisCodec
 from ldm_plugin_compvis.config import CompVisConfig
 from torchvision_operators import declare_torchvision_operators
 
-from ldm_core.build import make_first_stage, make_model
 from ldm_core.catalog import Catalog
-from ldm_core.cond import Cond
-from ldm_core.resolve import resolve
+from ldm_core.contracts.conditioning import Cond
+from ldm_core.model.build import make_first_stage, make_model
+from ldm_core.recipe.resolve import resolve
 from ldm_core.testing.suites.codec import put, random_weights
 from ldm_core.weights.source import open_source
 

@@ -18,9 +18,10 @@ from torch import Tensor
 from torchvision_operators import declare_torchvision_operators
 
 from ldm_core.catalog import Catalog
-from ldm_core.pipeline import Pipeline
-from ldm_core.sample import conditions_of, sample_latents
-from ldm_core.weights.reading import build_part, recipe_of, to_pipeline
+from ldm_core.sampling.load import to_pipeline
+from ldm_core.sampling.pipeline import Pipeline
+from ldm_core.sampling.run import conditions_of, sample_latents
+from ldm_core.weights.complete import build_part, recipe_of
 
 MODELS = [kind for kind in GOLDENS if "unet" in GOLDENS[kind]]
 STAGES = [kind for kind in GOLDENS if "unet" not in GOLDENS[kind]]

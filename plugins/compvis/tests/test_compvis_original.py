@@ -19,12 +19,12 @@ from ldm_plugin_compvis.layout import expected
 from ldm_plugin_compvis.layout.state_dict import BUFFERS
 from test_compvis_writing import KINDS, catalog, through, weights_of
 
-from ldm_core.codec import Recognised
+from ldm_core.contracts.codec import Recognised
+from ldm_core.contracts.values import CondSpec
 from ldm_core.errors import CheckpointError, ConfigError
-from ldm_core.specs import CondSpec
 from ldm_core.testing.suites.codec import put
-from ldm_core.weights.loading import Wanted, open_weights
-from ldm_core.weights.reading import recipe_of
+from ldm_core.weights.complete import recipe_of
+from ldm_core.weights.open import Wanted, open_weights
 
 UNET = {"channels": 32, "channel_mult": (1, 2), "res_blocks": 1, "attention": (2,), "heads": 4}
 KL = {"channels": 32, "channel_mult": (1, 1), "res_blocks": 1, "attention": (), "z_channels": 4}

@@ -20,13 +20,13 @@ from ldm_plugin_compvis.layout import expected
 from ldm_plugin_compvis.layout.state_dict import averaged
 from torch import Tensor
 
-from ldm_core.builtin.unet_config import PRESETS
+from ldm_core.builtin.unet.config import PRESETS
 from ldm_core.catalog import Catalog
-from ldm_core.codec import ModelWeights
-from ldm_core.cond import Cond
+from ldm_core.contracts.codec import ModelWeights
+from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.values import CondSpec
 from ldm_core.errors import CheckpointError, ConfigError
-from ldm_core.specs import CondSpec
-from ldm_core.weights.reading import build_part
+from ldm_core.weights.complete import build_part
 from ldm_core.weights.source import open_source
 
 AE = {"channels": 32, "channel_mult": (1, 2, 4), "res_blocks": 1, "attention": (2,), "z_channels": 4}

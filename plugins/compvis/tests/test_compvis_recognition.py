@@ -13,13 +13,14 @@ from compvis_files import OneFile, beta_buffers, meta_module, shapes_file, shape
 from ldm_plugin_compvis.codec import CompVisCodec
 from ldm_plugin_compvis.config import CompVisConfig
 
-from ldm_core.builtin.unet import UNet
-from ldm_core.builtin.unet_config import PRESETS, UNetConfig
+from ldm_core.builtin.unet.config import PRESETS, UNetConfig
+from ldm_core.builtin.unet.network import UNet
 from ldm_core.catalog import Catalog
-from ldm_core.codec import Recognised
-from ldm_core.recipe import load_plain
-from ldm_core.resolve import resolve
-from ldm_core.specs import CondSpec, LatentSpec, Site
+from ldm_core.contracts.codec import Recognised
+from ldm_core.contracts.site import Site
+from ldm_core.contracts.values import CondSpec, LatentSpec
+from ldm_core.recipe.resolve import resolve
+from ldm_core.recipe.shipped import load_plain
 
 STAGES = ("vq_f4", "vq_f4_noattn", "vq_f8", "vq_f8_n256", "vq_f16", "kl_f4", "kl_f8", "kl_f16", "kl_f32")
 

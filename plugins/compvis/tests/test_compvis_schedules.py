@@ -9,7 +9,7 @@ import torch
 from ldm_plugin_compvis.layout.schedule_tables import schedule_of, tables
 from ldm_plugin_compvis.layout.state_dict import BUFFERS
 
-from ldm_core.builtin.diffusion_config import VPConfig
+from ldm_core.builtin.diffusion.config import VPConfig
 
 CASES: list[dict[str, Any]] = [
     {"kind": "linear", "beta_start": 0.0015, "beta_end": 0.0195, "steps": 1000},

@@ -16,16 +16,16 @@ from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.layout.state_dict import BUFFERS
 from torchvision_operators import declare_torchvision_operators
 
-from ldm_core.build import make_first_stage
 from ldm_core.catalog import Catalog
-from ldm_core.codec import ModelWeights
+from ldm_core.contracts.codec import ModelWeights
 from ldm_core.errors import ConfigError
-from ldm_core.resolve import resolve
+from ldm_core.model.build import make_first_stage
+from ldm_core.recipe.resolve import resolve
 from ldm_core.testing.suites.codec import put, random_weights
+from ldm_core.weights.complete import recipe_of
 from ldm_core.weights.normalization import factor_of, folded
-from ldm_core.weights.reading import recipe_of
 from ldm_core.weights.source import open_source
-from ldm_core.weights.writing import put as write_files
+from ldm_core.weights.write import put as write_files
 
 UNET = {"use": "unet", "channels": 32, "channel_mult": [1, 2], "res_blocks": 1, "attention": [2], "heads": 2}
 KL = {"use": "kl_f4", "channels": 32, "channel_mult": [1, 1], "res_blocks": 1, "mid_attention": False}

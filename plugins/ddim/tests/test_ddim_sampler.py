@@ -11,14 +11,14 @@ from ldm_plugin_ddim.config import DDIMConfig
 from ldm_plugin_ddim.sampler import DDIMSampler
 from torch import Tensor
 
-from ldm_core.builtin.ddpm import DDPMSampler
-from ldm_core.builtin.diffusion_config import DDPMConfig, LeadingConfig, LegacyConfig, TrailingConfig, VPConfig
-from ldm_core.builtin.schedules import VPSchedule
-from ldm_core.builtin.time_grids import EvenGrid, LegacyGrid
-from ldm_core.config import structure
+from ldm_core.builtin.diffusion.config import DDPMConfig, LeadingConfig, LegacyConfig, TrailingConfig, VPConfig
+from ldm_core.builtin.diffusion.ddpm import DDPMSampler
+from ldm_core.builtin.diffusion.schedules import VPSchedule
+from ldm_core.builtin.diffusion.time_grids import EvenGrid, LegacyGrid
+from ldm_core.config.structure import structure
 from ldm_core.contracts import Denoise, Estimate, NoiseSchedule
+from ldm_core.contracts.streams import Streams
 from ldm_core.errors import ConfigError
-from ldm_core.streams import Streams
 from ldm_core.testing.gaussian import FlowSchedule, Gaussian, VESchedule, graded_times, moments, order_of_convergence
 
 SD = VPSchedule(VPConfig(beta_start=0.00085, beta_end=0.012))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ldm_core.codec import Codec, ModelWeights, Recognised, Source, Written
 from ldm_core.contracts import Site
+from ldm_core.contracts.codec import Codec, ModelWeights, Recognised, Source, Written
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_plugin_diffusers.config import DiffusersConfig
 from ldm_plugin_diffusers.pipeline.read import INDEX, Found, read_component, read_pipeline
@@ -11,7 +11,7 @@ from ldm_plugin_diffusers.pipeline.write import write
 
 
 class DiffusersCodec(Codec):
-    """Folders of components and of pipelines as diffusers saves them; see :class:`ldm_core.codec.Codec`."""
+    """Folders of components and of pipelines as diffusers saves them; see :class:`ldm_core.contracts.codec.Codec`."""
 
     def __init__(self, config: DiffusersConfig | None = None, site: Site | None = None) -> None:
         self.config = config or DiffusersConfig()

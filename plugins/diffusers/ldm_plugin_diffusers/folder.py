@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ldm_core.codec import Source, TensorFile
+from ldm_core.contracts.codec import Source, TensorFile
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_plugin_diffusers.weights import Stored
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from ldm_core.codec import TensorFile
+from ldm_core.contracts.codec import TensorFile
 from ldm_core.errors import CheckpointError
 
 if TYPE_CHECKING:

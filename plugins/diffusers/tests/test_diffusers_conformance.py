@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from diffusers_models import TEXT, UNCONDITIONAL, with_words
 
-from ldm_core.codec import ModelWeights
+from ldm_core.contracts.codec import ModelWeights
 from ldm_core.testing.sources import contents_of
 from ldm_core.testing.suites.codec import CodecSuite, put, random_weights
 from ldm_core.testing.suites.plugin import PluginSuite

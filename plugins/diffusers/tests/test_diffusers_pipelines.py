@@ -26,11 +26,11 @@ from diffusers_models import (
     with_words,
 )
 
-from ldm_core.codec import ModelWeights
-from ldm_core.pipeline import Pipeline
-from ldm_core.streams import mix_seed
+from ldm_core.contracts.codec import ModelWeights
+from ldm_core.contracts.streams import mix_seed
+from ldm_core.sampling.load import to_pipeline
+from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.testing.suites.codec import random_weights
-from ldm_core.weights.reading import to_pipeline
 
 pytest.importorskip("diffusers")
 

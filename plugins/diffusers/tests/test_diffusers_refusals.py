@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from ldm_core.errors import CheckpointError, ConfigError, LDMError
 from ldm_core.testing.suites.codec import random_weights
-from ldm_core.weights.reading import recognise
+from ldm_core.weights.codecs import recognise
 from ldm_core.weights.source import open_source
 
 TINY = {"channels": 8, "norm_groups": 4, "res_blocks": 1, "channel_mult": [1, 2]}

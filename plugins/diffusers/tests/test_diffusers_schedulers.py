@@ -10,7 +10,7 @@ from diffusers_models import CATALOG, UNCONDITIONAL
 from ldm_plugin_diffusers.scheduler.read import read_scheduler, write_scheduler
 
 from ldm_core.errors import ConfigError
-from ldm_core.resolve import resolve
+from ldm_core.recipe.resolve import resolve
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -26,8 +26,8 @@ def read(scheduler: Any, *chosen: str) -> tuple[dict[str, Any], list[str]]:
 
 def parts(keys: dict[str, Any]) -> tuple[Any, Any]:
     """(schedule, time grid) of recipe keys, built."""
-    from ldm_core.build import make
     from ldm_core.contracts import Site
+    from ldm_core.model.parts import make
 
     recipe = resolve({**UNCONDITIONAL, **keys}, CATALOG)
     site = Site(size=(32, 32))

@@ -28,13 +28,14 @@ from diffusers_models import (
     with_words,
 )
 
-from ldm_core.codec import ModelWeights
-from ldm_core.cond import Cond
+from ldm_core.contracts.codec import ModelWeights
+from ldm_core.contracts.conditioning import Cond
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.testing.suites.codec import random_weights
-from ldm_core.weights.reading import build_part, make_codec, recognise
+from ldm_core.weights.codecs import make_codec, recognise
+from ldm_core.weights.complete import build_part
 from ldm_core.weights.source import open_source
-from ldm_core.weights.writing import complete
+from ldm_core.weights.write import complete
 
 pytest.importorskip("diffusers")
 
@@ -226,7 +227,7 @@ def test_recognising_needs_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from ldm_core.catalog import Catalog\n"
-        "from ldm_core.weights.reading import recognise\n"
+        "from ldm_core.weights.codecs import recognise\n"
         "from ldm_core.weights.source import open_source\n"
         "found = recognise(open_source(sys.argv[1]), Catalog.discover())\n"
         "print(found[0], found[2].what, sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ldm_core.streams import Streams
+from ldm_core.contracts.streams import Streams
 
 
 def split_moments(moments: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,9 +10,9 @@ from ldm_plugin_kl_ae.config import PRESETS, KLAEConfig
 from ldm_plugin_kl_ae.gaussian import draw, kl_to_standard_normal, split_moments
 from ldm_plugin_kl_ae.model import KLFirstStage
 
-from ldm_core.config import structure, unstructure
+from ldm_core.config.structure import structure, unstructure
 from ldm_core.contracts import FirstStage, Site
-from ldm_core.streams import Streams
+from ldm_core.contracts.streams import Streams
 
 SMALL = KLAEConfig(channels=8, channel_mult=(1, 2, 2), res_blocks=1, attention=(2,), z_channels=2, norm_groups=4)
 

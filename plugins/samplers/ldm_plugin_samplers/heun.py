@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ldm_core import Sampler
 from ldm_core.contracts import Denoise, NoiseSchedule, OnStep, Site
-from ldm_core.streams import Streams
+from ldm_core.contracts.streams import Streams
 from ldm_plugin_samplers.config import HeunConfig
 from ldm_plugin_samplers.walk import FAR, Walk
 

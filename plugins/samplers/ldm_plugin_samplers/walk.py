@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from ldm_core.contracts import Denoise, Estimate, NoiseSchedule, OnStep
-from ldm_core.streams import Streams
+from ldm_core.contracts.streams import Streams
 
 FAR = math.log(50)
 """A step of lambda beyond which an average of eps would drown in the error of x0: eps' error is divided by alpha, which

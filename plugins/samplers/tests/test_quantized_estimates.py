@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ldm_core.catalog import Catalog
-from ldm_core.config import structure
+from ldm_core.config.structure import structure
 from ldm_core.contracts import Estimate
+from ldm_core.contracts.streams import Streams
 from ldm_core.errors import ConfigError
-from ldm_core.resolve import resolve
-from ldm_core.sample_settings import with_settings
-from ldm_core.streams import Streams
+from ldm_core.recipe.resolve import resolve
+from ldm_core.sampling.settings import with_settings
 
 CATALOG = Catalog.discover()
 TIMES = torch.tensor([901, 701, 402, 203, 4, 1], dtype=torch.float64)

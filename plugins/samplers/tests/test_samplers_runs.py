@@ -10,14 +10,14 @@ from ldm_plugin_samplers.config import DPMSolverPP2MSDEConfig, EulerAncestralCon
 from ldm_plugin_samplers.unipc import UniPCSampler, moments
 from torch import Tensor
 
-from ldm_core.builtin.diffusion_config import TrailingConfig, VPConfig
-from ldm_core.builtin.schedules import VPSchedule
-from ldm_core.builtin.time_grids import EvenGrid
+from ldm_core.builtin.diffusion.config import TrailingConfig, VPConfig
+from ldm_core.builtin.diffusion.schedules import VPSchedule
+from ldm_core.builtin.diffusion.time_grids import EvenGrid
 from ldm_core.catalog import Catalog
-from ldm_core.config import structure
+from ldm_core.config.structure import structure
 from ldm_core.contracts import Estimate, Sampler
+from ldm_core.contracts.streams import Streams
 from ldm_core.errors import ConfigError
-from ldm_core.streams import Streams
 from ldm_core.testing import gaussian, toys
 
 CATALOG = Catalog.discover()

@@ -11,9 +11,9 @@ from ldm_plugin_samplers.config import KarrasConfig, LogSNRConfig, QuadConfig, S
 from ldm_plugin_samplers.time_grids import QuadGrid, RatioGrid, ShiftedGrid, log_ratio, time_at
 from torch import Tensor
 
-from ldm_core.builtin.diffusion_config import VPConfig
-from ldm_core.builtin.schedules import VPSchedule
-from ldm_core.config import structure
+from ldm_core.builtin.diffusion.config import VPConfig
+from ldm_core.builtin.diffusion.schedules import VPSchedule
+from ldm_core.config.structure import structure
 from ldm_core.errors import ConfigError
 from ldm_core.testing.gaussian import FlowSchedule, VESchedule
 

@@ -18,8 +18,8 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from ldm_core import config as recipes
 from ldm_core import hookimpl, storage
+from ldm_core.config import documents
 from ldm_core.contracts import Site
 from ldm_core.errors import LDMError, StorageError
 from ldm_plugin_tensorboard.config import TensorBoardConfig
@@ -55,7 +55,7 @@ class TensorBoardObserver:
         if self._local is None:
             self._local = Path(tempfile.mkdtemp(prefix="ldm-tensorboard-"))
         self._last_upload = time.monotonic()
-        text = recipes.dump_yaml(dict(recipe))
+        text = documents.dump_yaml(dict(recipe))
         block = "\n".join("    " + line for line in text.splitlines())  # Markdown's way of leaving text as it is
         self._write("", 0, _text("recipe", block))
 

@@ -19,11 +19,12 @@ from ldm_plugin_tensorboard.observer import TensorBoardObserver
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import TINY
 
-from ldm_core import storage, workflow
+from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import Site
 from ldm_core.errors import Interrupted, StorageError
 from ldm_core.testing import ObserverSuite
+from ldm_core.training import workflow
 
 
 class _Story(ObserverSuite):

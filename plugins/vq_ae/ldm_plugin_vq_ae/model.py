@@ -8,9 +8,9 @@ from typing import Any, Literal, cast
 from torch import Tensor, nn
 
 from ldm_core.contracts import FirstStage, Reconstruction, Site
+from ldm_core.contracts.streams import Streams
 from ldm_core.nn.autoencoder import Decoder, Encoder
 from ldm_core.nn.latents import NormalizedLatents
-from ldm_core.streams import Streams
 from ldm_plugin_vq_ae.codebook import Codebook, perplexity
 from ldm_plugin_vq_ae.config import VQAEConfig
 

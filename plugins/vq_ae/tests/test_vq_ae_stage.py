@@ -7,7 +7,7 @@ import torch
 from ldm_plugin_vq_ae.config import PRESETS, VQAEConfig
 from ldm_plugin_vq_ae.model import VQFirstStage
 
-from ldm_core.config import structure, unstructure
+from ldm_core.config.structure import structure, unstructure
 from ldm_core.contracts import FirstStage, Site
 
 SMALL = VQAEConfig(

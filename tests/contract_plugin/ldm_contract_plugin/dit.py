@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ldm_contract_plugin.config import SECOND_TOKENS, TinyDiTConfig
-from ldm_core.cond import Cond
 from ldm_core.contracts import Denoiser, Site
+from ldm_core.contracts.conditioning import Cond
 from ldm_core.nn.attention import CrossAttention
 from ldm_core.nn.embeddings import timestep_embedding
 from ldm_core.nn.norms import zero_init

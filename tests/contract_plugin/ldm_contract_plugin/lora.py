@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm_contract_plugin.config import LoRAConfig
-from ldm_core.contracts import Adapter, Site
-from ldm_core.diffusion import Model
+from ldm_core.contracts import Adapter, DiffusionModel, Site
 
 
 class LoRA(Adapter, nn.Module):
@@ -29,7 +28,7 @@ class LoRA(Adapter, nn.Module):
         self.up = nn.ParameterDict()
         self._handles: list[Any] = []
 
-    def attach(self, model: Model) -> None:
+    def attach(self, model: DiffusionModel) -> None:
         """Hook every target; ValueError where there is none, or where the weights are another model's."""
         self.detach()
         found = dict(self._layers(model))
@@ -52,7 +51,7 @@ class LoRA(Adapter, nn.Module):
             handle.remove()
         self._handles.clear()
 
-    def merged(self, model: Model) -> Mapping[str, Tensor]:
+    def merged(self, model: DiffusionModel) -> Mapping[str, Tensor]:
         """W + scale B A of every target, by the weight's name in the model."""
         return {
             f"denoiser.{name.replace('/', '.')}.weight": layer.weight
@@ -60,7 +59,7 @@ class LoRA(Adapter, nn.Module):
             for name, layer in self._layers(model)
         }
 
-    def _layers(self, model: Model) -> Iterator[tuple[str, nn.Linear]]:
+    def _layers(self, model: DiffusionModel) -> Iterator[tuple[str, nn.Linear]]:
         for name, module in model.denoiser.named_modules():  # type: ignore[attr-defined]
             if isinstance(module, nn.Linear) and name.endswith(tuple(f".{t}" for t in self.config.targets)):
                 yield name.replace(".", "/"), module  # a dot cannot stand in a parameter's name

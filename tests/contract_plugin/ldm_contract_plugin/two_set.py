@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from ldm_contract_plugin.config import SECOND_TOKENS, TwoSetConfig
 from ldm_core import Conditioner
-from ldm_core.cond import Cond
 from ldm_core.contracts import Batch, LatentSpec, Site
+from ldm_core.contracts.conditioning import Cond
 
 
 class TwoSet(Conditioner, nn.Module):

@@ -9,11 +9,12 @@ import attrs
 import torch
 from torch import nn
 
-from ldm_core.builtin.unet import UNet
-from ldm_core.builtin.unet_config import UNetConfig
+from ldm_core.builtin.unet.config import UNetConfig
+from ldm_core.builtin.unet.network import UNet
+from ldm_core.contracts.site import Site
+from ldm_core.contracts.values import CondSpec, LatentSpec
 from ldm_core.nn.autoencoder import Decoder, Encoder
 from ldm_core.nn.transformer import TokenTransformer
-from ldm_core.specs import CondSpec, LatentSpec, Site
 from ldm_plugin_compvis.layout import clip as clip_keys
 
 Shapes = dict[str, tuple[int, ...]]

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from ldm_core.builtin.diffusion_config import VP_PRESETS, VPConfig
+from ldm_core.builtin.diffusion.config import VP_PRESETS, VPConfig
 
 _SINGLE, _HALF = 3e-5, 4e-3
 """Relative error that a table may show: rounded to single precision, and to half."""

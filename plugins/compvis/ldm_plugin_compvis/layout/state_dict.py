@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
-from ldm_core.codec import TensorFile
+from ldm_core.contracts.codec import TensorFile
 from ldm_plugin_compvis.shapes import autoencoder as autoencoder_shapes
 from ldm_plugin_compvis.shapes import unet as unet_shapes
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import attrs
 
-from ldm_core.codec import Source, TensorFile
+from ldm_core.contracts.codec import Source, TensorFile
+from ldm_core.contracts.values import EMPTY
 from ldm_core.errors import LDMError
-from ldm_core.specs import EMPTY
-from ldm_core.weights import configs
+from ldm_core.weights.containers import configs
 from ldm_plugin_compvis.shapes.unet import UNetShapes
 
 METADATA = "compvis_config"

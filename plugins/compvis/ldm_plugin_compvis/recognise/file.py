@@ -13,9 +13,9 @@ from typing import Any
 import attrs
 
 from ldm_core import storage
-from ldm_core.builtin.diffusion_config import VP_PRESETS
-from ldm_core.codec import Source, TensorFile, overlay
-from ldm_core.config import structure, unstructure
+from ldm_core.builtin.diffusion.config import VP_PRESETS
+from ldm_core.config.structure import structure, unstructure
+from ldm_core.contracts.codec import Source, TensorFile, overlay
 from ldm_core.errors import CheckpointError
 from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.layout import schedule_tables as schedules

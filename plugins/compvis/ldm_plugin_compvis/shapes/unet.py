@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from ldm_core.builtin.unet_config import UNetConfig
+from ldm_core.builtin.unet.config import UNetConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 PARTS = ("time_embed", "label_emb", "input_blocks", "middle_block", "output_blocks", "out", "id_predictor")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ldm_core.codec import ModelWeights, Recognised, Source, overlay
+from ldm_core.contracts.codec import ModelWeights, Recognised, Source, overlay
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_plugin_diffusers.autoencoder import read as autoencoders
 from ldm_plugin_diffusers.folder import config_of, stored_in

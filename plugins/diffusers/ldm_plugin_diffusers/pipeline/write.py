@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ldm_core.codec import ModelWeights, Written
+from ldm_core.contracts.codec import ModelWeights, Written
 from ldm_core.errors import ConfigError
 from ldm_plugin_diffusers.autoencoder.read import WrittenPart, write_autoencoder
 from ldm_plugin_diffusers.pipeline.read import INDEX, LAYOUTS

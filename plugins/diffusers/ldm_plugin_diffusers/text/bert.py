@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from ldm_core.codec import Source
+from ldm_core.contracts.codec import Source
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_plugin_diffusers.autoencoder.read import WrittenPart
 from ldm_plugin_diffusers.text.keys import bert_weights

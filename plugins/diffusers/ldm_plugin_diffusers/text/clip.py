@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ldm_core.codec import Source
+from ldm_core.contracts.codec import Source
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_plugin_diffusers.autoencoder.read import WrittenPart
 from ldm_plugin_diffusers.text.bert import (

@@ -1,0 +1,1 @@
+"""The readers of stored data: tar and folder."""

@@ -1,0 +1,55 @@
+"""Which reader suits what lies at a URL."""
+
+from __future__ import annotations
+
+import re
+
+from ldm_core import storage
+from ldm_core.builtin.readers.tar_index import split_of
+from ldm_core.data.records.folder_layout import LeftOut, is_picture, without_runs
+from ldm_core.errors import DataError, StorageError
+
+
+def guess_reader(url: str) -> str:
+    """``tar`` or ``folder``: which reader suits what lies at ``url``. DataError where nothing is there.
+
+    Tars that are named as shards win over a few pictures beside them, and pictures over any other tar. Many of both
+    are a question to the user.
+    """
+    if not str(url).strip():
+        raise DataError("--data: empty; give the path or URL of tars or of a folder of pictures")
+    plain = url.lower().split("?")[0]
+    if plain.endswith((".tar", ".tgz")) or ".tar." in storage.base_name(plain):
+        return "tar"
+    try:
+        roots = storage.expand(url)
+        files = [file.url for root in roots for file in storage.list_files(root)]
+        tars = [each for each in files if each.lower().endswith(".tar")]
+        if not tars:
+            return "folder"
+        shards = [each for each in tars if _is_shard(each)]
+        pictures = [each for each in files if is_picture(each)]
+        local = all(storage.local_path(root) is not None for root in roots)
+        if not pictures and (local or not shards):  # class folders with tars beside them, or tars alone
+            pictures = [each for root in roots for each in _pictures_below(root)]
+    except StorageError as error:
+        raise DataError(f"--data: {error}") from error
+    if shards and len(pictures) > len(shards):
+        where = storage.shown(url)
+        raise DataError(
+            f"--data: {where} holds {len(shards)} tars ({storage.base_name(shards[0])}) and {len(pictures)} pictures "
+            f"({storage.base_name(pictures[0])}); say which are meant, with dataset.use=tar or dataset.use=folder"
+        )
+    return "tar" if shards or not pictures else "folder"
+
+
+def _pictures_below(root: str) -> list[str]:
+    """The pictures in a folder and its sub-folders, those of runs left aside."""
+    tree = {file.url: file for file in storage.list_files(root, recursive=True)}
+    return [url for url in without_runs(tree, root, LeftOut()) if is_picture(url)]
+
+
+def _is_shard(url: str) -> bool:
+    """Whether a tar's name has a split or a number, as those of shards do."""
+    stem = storage.base_name(url).rpartition(".")[0]
+    return bool(split_of(url) or re.search(r"\d{3,}$", stem))

@@ -1,0 +1,152 @@
+"""What is installed: discovers plugins through entry points, looks components up, reports what is broken."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from typing import Any
+
+import attrs
+import pluggy
+
+from ldm_core.catalog import hookspecs
+from ldm_core.catalog.component import API_VERSION, KINDS, Component
+from ldm_core.catalog.first_party import FIRST_PARTY
+from ldm_core.errors import ComponentError, suggest
+
+GROUP = "ldm_core"
+
+
+@attrs.frozen
+class Entry:
+    """One component as found: its descriptor, and where it came from."""
+
+    component: Component
+    distribution: str
+    version: str
+    plugin: str
+
+
+@attrs.frozen
+class Broken:
+    """A plugin or component that cannot be used, and why."""
+
+    plugin: str
+    distribution: str
+    version: str
+    error: str
+
+
+class Catalog:
+    """The components of one process. Make it with :meth:`discover`; a plain ``Catalog()`` discovers nothing."""
+
+    def __init__(self) -> None:
+        self.manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self.manager.add_hookspecs(hookspecs)
+        self.broken: list[Broken] = []
+        self._entries: dict[tuple[str, str], list[Entry]] = {}
+        self._presets: dict[tuple[str, str], list[tuple[Entry, Any]]] = {}
+
+    @classmethod
+    def discover(cls, limit: Iterable[str] | None = None) -> Catalog:
+        """Load every entry point of the group ``ldm_core``, each on its own: one that fails is a row in `broken`.
+
+        `limit`, or the environment variable ``LDM_PLUGINS=a,b``, keeps to the named entry points or distributions
+        (the built-in one always loads).
+        """
+        catalog = cls()
+        if limit is None and (named := os.environ.get("LDM_PLUGINS")) is not None:
+            limit = named.split(",")
+        wanted = None if limit is None else {n.strip() for n in limit if n.strip()} | {"builtin"}
+        seen: set[tuple[str, str]] = set()
+        points = sorted(metadata.entry_points(group=GROUP), key=lambda p: (p.name != "builtin", p.name))
+        for point in points:
+            dist = point.dist.name if point.dist else "?"
+            version = point.dist.version if point.dist else "?"
+            if (point.name, point.value) in seen or (wanted is not None and not {point.name, dist} & wanted):
+                continue
+            seen.add((point.name, point.value))
+            try:
+                catalog.register(point.load(), point.name, dist, version)
+            except Exception as error:
+                catalog.broken.append(Broken(point.name, dist, version, f"{type(error).__name__}: {error}"))
+        return catalog
+
+    def register(self, plugin: Any, name: str, distribution: str = "?", version: str = "?") -> None:
+        """Register one plugin module or object and collect its components; a faulty descriptor goes to `broken`.
+
+        Raises what the plugin raises, and :class:`ComponentError` for a hook that does not exist.
+        """
+        self.manager.register(plugin, name=name)
+        try:
+            self.manager.check_pending()
+            impls = [i for i in self.manager.hook.ldm_components.get_hookimpls() if i.plugin is plugin]
+            hooks: list[Any] = [impl.function for impl in impls]
+            components = [c for hook in hooks for c in hook()]
+        except BaseException:
+            self.manager.unregister(plugin)
+            raise
+        for component in components:
+            entry = Entry(component, distribution, version, name)
+            if not isinstance(component, Component):
+                self.broken.append(Broken(name, distribution, version, f"{component!r} is no Component"))
+            elif component.api != API_VERSION:
+                why = (
+                    f"{component.kind} '{component.name}' was written for plugin API {component.api}, this core "
+                    f"speaks {API_VERSION}; update {distribution if component.api < API_VERSION else 'ldm-core'}"
+                )
+                self.broken.append(Broken(name, distribution, version, why))
+            elif problems := component.problems():
+                self.broken.append(Broken(name, distribution, version, f"'{component.name}': {'; '.join(problems)}"))
+            else:
+                self._entries.setdefault((component.kind, component.name), []).append(entry)
+                for preset, value in component.presets.items():
+                    if preset != component.name:
+                        self._presets.setdefault((component.kind, preset), []).append((entry, value))
+
+    def __iter__(self) -> Iterator[Entry]:
+        order = list(KINDS)
+        for key in sorted(self._entries, key=lambda k: (order.index(k[0]), k[1])):
+            yield from self._entries[key]
+
+    def names(self, kind: str) -> list[str]:
+        """Names and presets of a kind, sorted."""
+        return sorted({n for k, n in (*self._entries, *self._presets) if k == kind})
+
+    def lacking(self, parts: Iterable[tuple[str, str]]) -> list[str]:
+        """First-party distributions that bring what of `parts`, (kind, name), is not installed; each once."""
+        found = (FIRST_PARTY.get((kind, name)) for kind, name in parts if name not in self.names(kind))
+        return list(dict.fromkeys(distribution for distribution in found if distribution))
+
+    def get(self, kind: str, name: str) -> tuple[Entry, Any]:
+        """Look up a component or preset: (entry, preset's config or None).
+
+        Raises :class:`ComponentError`: not installed (with the pip install that brings a first-party part, the
+        nearest name, and broken plugins as the likely cause) or claimed by two distributions.
+        """
+        found: list[tuple[Entry, Any]] = [
+            (e, e.component.presets.get(name)) for e in self._entries.get((kind, name), [])
+        ]
+        found += self._presets.get((kind, name), [])
+        if len(found) == 1:
+            return found[0]
+        if found:
+            owners = " and ".join(f"{e.distribution} ({e.plugin})" for e, _ in found)
+            raise ComponentError(
+                f"{kind} '{name}' is claimed by {owners}; uninstall one of them, or set LDM_PLUGINS to the plugins to "
+                "load"
+            )
+        known = self.names(kind)
+        message = f"no {kind} named '{name}'"
+        if (kind, name) in FIRST_PARTY:
+            message += f"; it comes with: pip install {FIRST_PARTY[kind, name]}"
+        else:
+            other = next((k for k in KINDS if name in self.names(k)), None)
+            hint = suggest(name, [*known, *(n for k, n in FIRST_PARTY if k == kind)])
+            message += hint or (f"; '{name}' is a {other}" if other else "")
+        message += f" (installed: {', '.join(known) or 'none'})"
+        if self.broken:
+            rows = "; ".join(f"{b.distribution}: {b.error}" for b in self.broken[:3])
+            message += f"\nplugins that did not load, see `ldm-run plugins`: {rows}"
+        raise ComponentError(message)

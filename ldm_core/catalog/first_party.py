@@ -1,0 +1,32 @@
+"""First-party parts and the distribution that brings each, for the answer when one is not installed."""
+
+from __future__ import annotations
+
+FIRST_PARTY: dict[tuple[str, str], str] = {
+    **{("first_stage", n): "ldm-plugin-kl-ae" for n in ("kl_ae", "kl_f2", "kl_f4", "kl_f8", "kl_f16", "kl_f32")},
+    **{
+        ("first_stage", n): "ldm-plugin-vq-ae"
+        for n in ("vq_ae", "vq_f2", "vq_f4", "vq_f4_noattn", "vq_f8", "vq_f8_n256", "vq_f16", "vq_f32")
+    },
+    **{("conditioner", n): "ldm-plugin-bert-text" for n in ("text", "text_small")},
+    **{("conditioner", n): "ldm-plugin-clip-text" for n in ("clip_text", "clip_text_sd1", "clip_text_sd2")},
+    **{("conditioner", n): "ldm-plugin-class-label" for n in ("class_label", "class_imagenet", "class_imagenet_f8")},
+    **{("conditioner", n): "ldm-plugin-semantic-map" for n in ("semantic_map", "semantic_map_landscapes")},
+    **{("conditioner", n): "ldm-plugin-embedding" for n in ("embedding", "embedding_rdm")},
+    ("sampler", "ddim"): "ldm-plugin-ddim",
+    **{
+        ("sampler", n): "ldm-plugin-samplers"
+        for n in ("plms", "euler", "euler_ancestral", "heun", "dpm_solver_pp_2m", "dpm_solver_pp_2m_sde", "unipc")
+    },
+    **{("time_grid", n): "ldm-plugin-samplers" for n in ("karras", "log_snr", "shifted", "quad")},
+    ("guidance", "cfg"): "ldm-plugin-cfg",
+    ("codec", "diffusers"): "ldm-plugin-diffusers",
+    ("guidance", "autoguidance"): "ldm-plugin-autoguidance",
+    ("conditioner", "bbox_layout"): "ldm-plugin-bbox",
+    ("conditioner", "low_resolution"): "ldm-plugin-low-resolution",
+    ("conditioner", "masked_image"): "ldm-plugin-masked-image",
+    ("codec", "compvis"): "ldm-plugin-compvis",
+    ("observer", "tensorboard"): "ldm-plugin-tensorboard",
+    ("observer", "wandb"): "ldm-plugin-wandb",
+}
+"""Names of first-party parts and the distribution that brings each, for the answer when one is not installed."""

@@ -1,0 +1,1 @@
+"""Plain values and frozen attrs classes: reading, overrides, strict structure."""

@@ -1,0 +1,47 @@
+"""Fields of configs with bounds, choices and help, for the core and for plugins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from ldm_core.errors import quoted
+
+
+def field(  # noqa: PLR0913
+    default: Any,
+    help: str,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    *,
+    same: bool = False,
+    later: bool = False,
+    place: bool | str | None = None,
+) -> Any:
+    """A field with its help text and, where given, its limits (`above` is exclusive). No number is beyond
+    :data:`MOST`.
+
+    `same`: it may change within a run, because what is trained stays the same, to rounding. `later`: it came after
+    0.1.0; at its default it is in no identity, so that older runs stay what they are. `place`: it names one, which is
+    not taken from a weights file (:mod:`ldm_core.recipe.places`); ``"whether"``: that there was one is.
+    """
+
+    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value is None or isinstance(value, str | bool):
+            return
+        if minimum is not None and value < minimum:
+            raise ValueError(f"{attribute.name}: expected at least {minimum}, got {quoted(value)}")
+        if above is not None and value <= above:
+            raise ValueError(f"{attribute.name}: expected more than {above}, got {quoted(value)}")
+        most = MOST if maximum is None else maximum
+        if value > most:
+            raise ValueError(f"{attribute.name}: expected at most {most:,}, got {quoted(value)}")
+
+    metadata = {"help": help, "same": same, "later": later, **({} if place is None else {"place": place})}
+    return attrs.field(default=default, metadata=metadata, validator=check)
+
+
+MOST = 10**15
+"""No count and no number of bytes of a run is larger; beyond it are slips and attacks."""

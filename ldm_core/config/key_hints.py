@@ -1,0 +1,165 @@
+"""What was meant by a key or an option that there is none of: names that other programs use, and near misses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+import attrs
+
+from ldm_core.errors import clean, suggest
+
+_WORDS: Mapping[str, str] = {
+    "trainer.lr": "lr learning_rate base_lr base_learning_rate max_lr step_size",
+    "trainer.images_per_step": "batch_size batch bs train_batch_size global_batch_size total_batch_size batchsize "
+    "images_per_batch minibatch mini_batch_size",
+    "trainer.steps": "epochs epoch max_epochs num_epochs num_train_epochs n_epochs steps max_steps train_steps "
+    "num_steps num_train_steps max_train_steps total_steps iterations iters max_iters niter kimg training_steps",
+    "trainer.accumulate": "gradient_accumulation_steps grad_accum accumulate_grad_batches gradient_accumulation",
+    "trainer.warmup_steps": "warmup lr_warmup_steps num_warmup_steps",
+    "trainer.schedule": "lr_scheduler lr_schedule scheduler_lr",
+    "trainer.weight_decay": "wd adam_weight_decay",
+    "trainer.betas": "adam_betas beta1 beta2 adam_beta1 adam_beta2",
+    "trainer.clip": "grad_clip gradient_clip gradient_clip_val max_grad_norm clip_grad clip_grad_norm",
+    "trainer.ema": "ema_decay use_ema ema_rate",
+    "trainer.precision": "mixed_precision fp16 bf16 use_fp16 amp dtype half",
+    "trainer.checkpoint_every": "checkpointing_steps save_every save_interval save_steps ckpt_every",
+    "trainer.keep_checkpoints": "checkpoints_total_limit save_total_limit save_top_k",
+    "trainer.log_every": "log_interval logging_steps log_every_n_steps",
+    "trainer.validate_every": "validation_steps val_check_interval eval_every eval_steps val_every",
+    "trainer.init_from": "pretrained finetune_from ckpt checkpoint init_ckpt ckpt_path resume_from_checkpoint resume",
+    "trainer.activation_checkpointing": "gradient_checkpointing use_checkpoint grad_checkpointing",
+    "trainer.time_limit": "max_time",
+    "data.workers": "num_workers dataloader_num_workers loader_workers n_workers",
+    "data.flip": "random_flip hflip horizontal_flip",
+    "dataset.url": "url data_dir data_path data_root dataset_path dataset_dir dataset_name train_data_dir root img_dir",
+    "image_size": "resolution size img_size img_res image_resolution width height h w",
+    "first_stage": "vae autoencoder ae first_stage_model codec_model",
+    "denoiser": "model unet network net arch backbone diffusion_model",
+    "denoiser.channels": "channels model_channels base_channels ch dim hidden_size",
+    "denoiser.channel_mult": "channel_mult ch_mult channel_multipliers dim_mults",
+    "denoiser.res_blocks": "res_blocks num_res_blocks layers_per_block",
+    "denoiser.attention": "attention_resolutions attn_resolutions",
+    "first_stage.codebook_size": "codebook_size n_embed num_embeddings",
+    "conditioners": "cond conditioning conditioner condition cond_stage",
+    "sampler.eta": "eta ddim_eta",
+    "guidance.scale": "guidance_scale cfg cfg_scale unconditional_guidance_scale",
+    "sample.prompts": "prompt prompts validation_prompt",
+    "sample.steps": "sample_steps sampling_steps num_inference_steps inference_steps ddim_steps",
+    "sample.images": "n_samples num_images n_images num_samples",
+    "sample.batch": "sample_batch eval_batch_size",
+    "seed": "random_seed manual_seed global_seed rng_seed",
+    "observers": "logger loggers callbacks report_to",
+}
+_WORDS_OF_SAMPLING: Mapping[str, str] = {
+    "sample.steps": "steps num_steps",
+    "sample.batch": "batch_size batch bs",
+    "guidance.scale": "scale guidance_weight w",
+}
+_OPTIONS: Mapping[str, str] = {
+    "--out": "output output_dir outdir out_dir save_dir logdir log_dir results workdir work_dir",
+    "--data": "dataset data_dir data_path data_root train_data_dir train_data dataset_name input_dir images_dir",
+    "--recipe": "config cfg_file config_file yaml base",
+    "--nproc": "gpus num_gpus devices n_gpus nproc_per_node num_processes world_size",
+    "--cond": "conditioner conditioners conditioning condition",
+    "--denoiser": "model network unet arch",
+    "--first-stage": "vae autoencoder first_stage_model",
+    "--weights": "ckpt checkpoint ckpt_path model model_path resume pretrained_model_name_or_path",
+    "--init-from": "ckpt checkpoint ckpt_path weights pretrained resume_from pretrained_model_name_or_path finetune",
+    "--images": "n_samples num_images n_images num_samples n_iter count number n",
+    "--batch": "batch_size bs",
+    "--steps": "ddim_steps num_inference_steps sampling_steps num_steps",
+    "--sample-steps": "ddim_steps num_inference_steps sampling_steps inference_steps",
+    "--train-steps": "steps max_steps max_train_steps num_steps iterations iters",
+    "--guidance": "guidance_scale cfg cfg_scale scale w",
+    "--negative": "negative_prompt neg_prompt uncond_prompt",
+    "--prompts": "from_file prompt_file prompts_file",
+    "--image": "init_img init_image img2img input_image",
+    "--precision": "fp16 bf16 half dtype amp",
+    "--to": "format output_format target",
+    "--image-size": "size resolution",
+    "--class": "label class_id class_idx classes class_label y",
+    "--sampler": "scheduler solver plms ddim",
+    "--json": "format_json as_json",
+}
+_CORE = ("trainer.", "sample.", "data.", "guidance.", "image_size", "seed")
+"""Settings that are looked for in a wrong section or part."""
+_COUNTED = ("epochs", "epoch", "max_epochs", "num_epochs", "num_train_epochs", "n_epochs")
+
+
+_SECTION_KEYS: dict[str, frozenset[str]] = {}
+
+
+def declare_sections(sections: Mapping[str, type]) -> None:
+    """Take the names of the core's settings, section by section: a key of another section is then told."""
+    _SECTION_KEYS.update({name: frozenset(f.name for f in attrs.fields(cls)) for name, cls in sections.items()})
+
+
+@cache
+def _by_word(sampling: bool) -> dict[str, str]:
+    tables = (_WORDS, _WORDS_OF_SAMPLING) if sampling else (_WORDS,)
+    return {word: target for table in tables for target, words in table.items() for word in words.split()}
+
+
+def key_hint(path: str, key: str, known: Iterable[str], *, sampling: bool = False) -> str:
+    """``"; did you mean 'trainer.lr'?"`` for the unknown `key` of the section or part `path` ("" = the recipe itself),
+    which has the keys `known`; an empty string where nothing is near."""
+    known = list(known)
+    word = key[:100].lower().replace("-", "_")
+    target = _by_word(sampling).get(word, "")
+    own = target.rpartition(".")[2]
+    # the same setting of the section that the key stands in: first_stage_trainer.batch_size
+    if path and own in known and own != key and target.startswith(("trainer.", f"{path}.")):
+        target = own
+    elif path and (near := suggest(key, known)):
+        return near
+    elif target == (f"{path}.{key}" if path else key) or (path and not target.startswith(_CORE)):
+        target = ""
+    if not target:
+        return _elsewhere(path, word) or _flag(path, word) or suggest(key, known)
+    counted = " (steps are counted: epochs x images / images_per_step)" if word in _COUNTED else ""
+    return f"; did you mean '{target}'?{counted}"
+
+
+def _elsewhere(path: str, word: str) -> str:
+    """The section that has such a setting, where it is another one."""
+    import attrs
+
+    from ldm_core.recipe.keys import SECTIONS
+
+    for name in ("trainer", "sample", "data", "first_stage_trainer", "storage"):
+        if name != path and word in {field.name for field in attrs.fields(SECTIONS[name])}:
+            return f"; did you mean '{name}.{word}'?"
+    return ""
+
+
+def _flag(path: str, word: str) -> str:
+    """The option that says it, of what is no setting."""
+    for name in ("--out", "--recipe", "--nproc"):
+        if not path and (word == name[2:] or word in _OPTIONS[name].split()):
+            return f"; did you mean {name}?"
+    return ""
+
+
+def option_hint(option: str, command: str, known: Iterable[str]) -> str:
+    """What to write in place of the unknown `option` of `command`, which has the options `known`; "" = nothing near."""
+    known = set(known)
+    word = option.lstrip("-").lower().replace("-", "_")
+    for name, words in _OPTIONS.items():
+        if name in known and word in words.split():
+            both = name == "--train-steps" and "--sample-steps" in known and word in ("steps", "num_steps")
+            return f"; did you mean {name}?" if not both else "; did you mean --train-steps or --sample-steps?"
+    sampling = command == "sample"
+    if command not in _TAKES_SETTINGS:
+        return ""
+    target = _by_word(sampling).get(word, "")
+    if not target:
+        found = _elsewhere("", word)
+        target = found.partition("'")[2].rpartition("'")[0]
+    if not target or (sampling and target.startswith(("trainer", "data"))):
+        return ""
+    counted = " (steps are counted: epochs x images / images_per_step)" if word in _COUNTED else ""
+    return f"; it is a setting: {clean(target)}=VALUE{counted}"
+
+
+_TAKES_SETTINGS = ("ldm-run", "train", "check", "sample", "encode")

@@ -1,0 +1,59 @@
+"""The contracts between the core and its parts: what a component is handed and what it must give back.
+
+Importing this module does not import torch. Shapes: B batch; C latent channels; ``*s`` latent axes (h, w; a video
+has f, h, w); L tokens. Images between components are float in [-1, 1]; ``x``, ``x0`` and schedule coefficients are
+float32 or better.
+
+:class:`FirstStage`, :class:`Conditioner`, :class:`Denoiser` and :class:`Sampler` are what users subclass: they are
+the stable API. A subclass that forgets a method fails at construction with the method's name. All other contracts
+are provisional until 1.0.
+
+Who owns what, for every component that is a ``torch.nn.Module`` (first stages, conditioners, denoisers):
+
+* **device** - the core moves a component with ``.to(device)``; a component creates tensors on the device of its
+  inputs or of its parameters and never picks one itself.
+* **train/eval mode** - the core calls ``.train()`` and ``.eval()``; a component only reads ``self.training``.
+* **freezing** - the core sets ``requires_grad``; a component neither freezes itself nor wraps itself in ``no_grad``.
+* **parameters** - a component registers its own and no one else's: a part that borrows another's module holds it
+  unregistered. Everything that it learned is in its ``state_dict``, as tensors.
+"""
+
+from __future__ import annotations
+
+from ldm_core.contracts.codec import Codec as Codec
+from ldm_core.contracts.codec import ModelWeights as ModelWeights
+from ldm_core.contracts.codec import Recognised as Recognised
+from ldm_core.contracts.codec import Source as Source
+from ldm_core.contracts.codec import TensorFile as TensorFile
+from ldm_core.contracts.codec import TensorInfo as TensorInfo
+from ldm_core.contracts.codec import Written as Written
+from ldm_core.contracts.components import Conditioner as Conditioner
+from ldm_core.contracts.components import Denoiser as Denoiser
+from ldm_core.contracts.components import FirstStage as FirstStage
+from ldm_core.contracts.components import Sampler as Sampler
+from ldm_core.contracts.conditioning import Cond as Cond
+from ldm_core.contracts.conditioning import Conditions as Conditions
+from ldm_core.contracts.provisional import Adapter as Adapter
+from ldm_core.contracts.provisional import Dataset as Dataset
+from ldm_core.contracts.provisional import DiffusionModel as DiffusionModel
+from ldm_core.contracts.provisional import Guidance as Guidance
+from ldm_core.contracts.provisional import NoiseSchedule as NoiseSchedule
+from ldm_core.contracts.provisional import Objective as Objective
+from ldm_core.contracts.provisional import Observer as Observer
+from ldm_core.contracts.provisional import Parameterization as Parameterization
+from ldm_core.contracts.provisional import Predict as Predict
+from ldm_core.contracts.provisional import TimeGrid as TimeGrid
+from ldm_core.contracts.site import FileCache as FileCache
+from ldm_core.contracts.site import Site as Site
+from ldm_core.contracts.values import EMPTY as EMPTY
+from ldm_core.contracts.values import Accepts as Accepts
+from ldm_core.contracts.values import Batch as Batch
+from ldm_core.contracts.values import CondSpec as CondSpec
+from ldm_core.contracts.values import DataInfo as DataInfo
+from ldm_core.contracts.values import Denoise as Denoise
+from ldm_core.contracts.values import Estimate as Estimate
+from ldm_core.contracts.values import LatentSpec as LatentSpec
+from ldm_core.contracts.values import LossOutput as LossOutput
+from ldm_core.contracts.values import OnStep as OnStep
+from ldm_core.contracts.values import Precision as Precision
+from ldm_core.contracts.values import Reconstruction as Reconstruction

@@ -1,0 +1,148 @@
+"""The stable four, which users subclass: FirstStage, Conditioner, Denoiser and Sampler.
+
+A subclass that forgets a method fails at construction with the method's name. :mod:`ldm_core.contracts` says who owns
+device, mode, freezing and parameters.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.cooperative import cooperative_init
+from ldm_core.contracts.provisional import NoiseSchedule
+from ldm_core.contracts.values import Batch, CondSpec, Denoise, LatentSpec, OnStep
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ldm_core.contracts.streams import Streams
+
+
+@runtime_checkable
+class FirstStage(Protocol):
+    """Images to latents and back; a ``torch.nn.Module``. Stable API.
+
+    It owns its latent normalisation: what :meth:`latents` returns is close to N(0, 1), and no factor lives elsewhere.
+    Its config has the attribute `latent`, without torch. Ownership of device, mode, freezing and parameters: see
+    :mod:`ldm_core.contracts`.
+    """
+
+    latent: LatentSpec
+    __init__ = cooperative_init  # type: ignore[misc]
+
+    @abstractmethod
+    def encode_moments(self, x: Tensor) -> Tensor:
+        """Images (B, c, H, W) in [-1, 1] -> moments (B, M, *s): deterministic, raw, cacheable."""
+        ...
+
+    @abstractmethod
+    def latents(self, moments: Tensor, *, streams: Streams | None = None) -> Tensor:
+        """Moments (B, M, *s) -> normalised latents (B, C, *s); `streams` None = the mode, else one draw each."""
+        ...
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Tensor:
+        """Normalised latents (B, C, *s) -> images (B, c, H, W), not clamped; a VQ stage quantises first."""
+        ...
+
+    @abstractmethod
+    def project(self, z: Tensor) -> Tensor:
+        """The nearest latent that can be meant: VQ codes, pixels clamped; a KL stage returns `z`."""
+        ...
+
+    @abstractmethod
+    def set_normalization(self, mean: Tensor, std: Tensor) -> None:
+        """Take the mean and std (C,) of raw latents, measured by the core after training; saved with the weights."""
+        ...
+
+
+@runtime_checkable
+class Conditioner(Protocol):
+    """Turns a batch into conditioning; a ``torch.nn.Module``. Stable API.
+
+    `spec` holds the widths that it writes, `reads` the batch keys that it touches. Its config has the property
+    `reads` and the method ``spec(latent) -> CondSpec``, both without torch; optionally ``from_data(info) -> config``,
+    which fills numbers in from the data (class counts), ``check(site) -> Iterable[str]``, one line per misfit, and
+    ``taken_sizes(size, latent)``, batch key -> a size (h, w) other than the images' at which it is taken as it is.
+    A conditioner may have ``fit(examples)``, called once before training, to learn from the annotations at hand (a
+    tokenizer), and ``class_tables``, parameter name -> (batch key, axis) of tables with a row a class, so that
+    finetuning finds classes by name, and ``known(example)``, the pixels of a picture that stay as they are
+    (:mod:`ldm_core.contracts.known_pixels`). A config whose part brings trained weights says so by ``pretrained =
+    True``, one
+    whose part stays as it is unless a recipe says ``train: true``, by ``trained_by_default = False``.
+    Ownership of device, mode, freezing and parameters: see :mod:`ldm_core.contracts`.
+    """
+
+    spec: CondSpec
+    reads: tuple[str, ...]
+    __init__ = cooperative_init  # type: ignore[misc]
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> Cond:
+        """A collated batch with the keys `reads` -> a bundle of B rows. Row i depends on example i alone."""
+        ...
+
+    @abstractmethod
+    def null(self, like: Cond) -> Cond:
+        """The bundle that stands for "no condition": same parts, shapes, dtype and device as `like`, an encode of
+        this conditioner. Returns `like` itself where guidance must not drop it (masks, low-resolution images)."""
+        ...
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """The network F; a ``torch.nn.Module``. Stable API.
+
+    Built from ``factory(config, site)``, where ``site.latent`` and ``site.cond`` say the widths. It knows nothing of
+    alpha and sigma: `noise_level` is what the schedule tells it. It may have ``prepare(cond) -> Cond``, called once
+    a run for each bundle as the network is handed it, to put what does not depend on x into ``extras``; and
+    ``recompute_blocks()``, a list of the modules in it whose activations a trainer may drop and compute again in the
+    backward pass. Ownership of device, mode, freezing and parameters: see :mod:`ldm_core.contracts`.
+    """
+
+    __init__ = cooperative_init  # type: ignore[misc]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # nn.Module brings a placeholder `forward` that would hide a forgotten one until the first call.
+        super().__init_subclass__(**kwargs)
+        if getattr(cls.forward, "__name__", "") == "_forward_unimplemented":
+            cls.forward = Denoiser.forward  # type: ignore[method-assign]
+
+    @abstractmethod
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        """x (B, C, *s), noise_level (B,) -> (B, C or more, *s): the first C channels are F, the rest its own."""
+        ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Steps from noise to data; any object, no module needed. Stable API.
+
+    It knows neither conditioning nor guidance nor first stage; its history is local to :meth:`sample`.
+    """
+
+    __init__ = cooperative_init  # type: ignore[misc]
+
+    @abstractmethod
+    def sample(
+        self,
+        denoise: Denoise,
+        x: Tensor,
+        times: Tensor,
+        schedule: NoiseSchedule,
+        *,
+        streams: Streams | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """x (B, C, *s) at times[0] -> x at times[-1], `times` strictly decreasing; inputs stay unchanged.
+
+        `streams` is required when noise is drawn (ValueError). May divide by sigma(times[i]), i < last, never by
+        alpha without saying so.
+        """
+        ...
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Provisional until 1.0

@@ -1,0 +1,191 @@
+"""Contracts that may change until 1.0: schedules, objectives, guidance, data sets and more."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+
+from ldm_core.contracts.conditioning import Cond, Conditions
+from ldm_core.contracts.cooperative import cooperative_init
+from ldm_core.contracts.values import Estimate, LossOutput
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from ldm_core.contracts.streams import Streams
+
+Predict: TypeAlias = "Callable[[Tensor, Tensor, Sequence[Cond]], list[Estimate]]"
+"""(x, t, branches) -> one Estimate a branch: what a guidance calls; the core batches what can be batched."""
+
+
+@runtime_checkable
+class NoiseSchedule(Protocol):
+    """x_t = alpha(t) x0 + sigma(t) eps, t in [0, t_max]. Provisional.
+
+    Tables have t = index + 1, and t = 0 is data. alpha(0) = 1, sigma(0) = 0, sigma / alpha increases; alpha may be 0
+    at t_max (rectified flow, zero terminal SNR). Coefficients are float64.
+    """
+
+    t_max: float
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """The coefficient of x0 at t, same shape as t."""
+        ...
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """The coefficient of eps at t, same shape as t."""
+        ...
+
+    @abstractmethod
+    def noise_level(self, t: Tensor) -> Tensor:
+        """What the network is told at t: the index of a table, ln(sigma) / 4, 1000 t."""
+        ...
+
+    @abstractmethod
+    def draw(self, u: Tensor) -> Tensor:
+        """Uniform u in [0, 1) -> training times in (0, t_max], same shape; a table gives whole numbers."""
+        ...
+
+
+@runtime_checkable
+class Parameterization(Protocol):
+    """What F predicts, as x0 = c_skip x + c_out F(c_in x). Provisional."""
+
+    @abstractmethod
+    def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(alpha, sigma) -> (c_skip, c_out, c_in), elementwise."""
+        ...
+
+
+class DiffusionModel(Protocol):
+    """A denoiser under a schedule and a parameterization, as an objective or an adapter meets it. Provisional.
+
+    ``model(x, t, cond)`` gives the :class:`Estimate` of x0 at times t (B,); `device` is that of its parameters.
+    `conditioners` are modules by their names in the recipe; `denoiser` is the network F.
+    """
+
+    denoiser: Any
+    conditioners: nn.ModuleDict
+    schedule: NoiseSchedule
+    parameterization: Parameterization
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+        ...
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(c_skip, c_out, c_in) at t (B,), float64, each (B,)."""
+        ...
+
+    def network(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """x (B, C, *s), t (B,) -> the denoiser's output in float32: F and, beyond C channels, its own."""
+        ...
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Estimate:
+        """x (B, C, *s), t (B,) -> the estimate of x0, in x's dtype (float32 or better)."""
+        ...
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """How times are drawn and errors weighed. Provisional.
+
+    It may be a module with parameters of its own, which are trained with the model but do not travel with it, and may
+    have ``prepare(model)``, called once before the optimizer is made: there it can make what the model decides.
+    """
+
+    __init__ = cooperative_init  # type: ignore[misc]
+
+    @abstractmethod
+    def loss(self, model: DiffusionModel, x0: Tensor, cond: Cond, *, streams: Streams) -> LossOutput:
+        """x0 (B, C, *s) -> a loss per example."""
+        ...
+
+
+@runtime_checkable
+class Guidance(Protocol):
+    """Combines the model's estimates under several conditionings. Provisional.
+
+    Its config says with `needs_null` (bool) whether it calls the model without some condition, and with `conditioners`,
+    where it tells any apart, their names, which the check holds to the recipe. Nothing is kept on it between calls but
+    what is the same for all of them; what it makes of a run's batch is kept by ``conditions.again``.
+    """
+
+    @abstractmethod
+    def guide(
+        self, predict: Predict, x: Tensor, t: Tensor, conditions: Conditions, schedule: NoiseSchedule
+    ) -> Estimate:
+        """x (B, C, *s), t (B,) -> the guided estimate."""
+        ...
+
+
+@runtime_checkable
+class TimeGrid(Protocol):
+    """Where a sampler evaluates the schedule. Provisional."""
+
+    @abstractmethod
+    def times(self, schedule: NoiseSchedule, steps: int) -> Tensor:
+        """Strictly decreasing float64 times; times[-1] is the level of the output (0, or legacy 1). `steps`
+        intervals, or more where a config's `uneven` asks for it; a rule that cannot give that number raises ValueError
+        naming the nearest that it can."""
+        ...
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """LoRA, ControlNet, IP-Adapter, textual inversion: changes a model by forward hooks. Provisional."""
+
+    __init__ = cooperative_init  # type: ignore[misc]
+
+    @abstractmethod
+    def attach(self, model: DiffusionModel) -> None:
+        """Hook into `model`; base modules, state keys and weights stay as they are."""
+        ...
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Take all hooks away; the model is bit for bit what it was."""
+        ...
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Examples by index, torch-free. Provisional.
+
+    `keys` name -> geometry: ``image`` (c, H, W) uint8 | ``map`` (..., H, W) | ``boxes`` (N, 4) x, y, w, h in [0, 1] |
+    ``per_box`` (N, ...) | ``value``. `classes` and `class_names`: per key, where known.
+
+    Optional: `image_sizes() -> (N, 2)`, height and width of each picture, where that is known without decoding it;
+    `max_bad`, the share of examples that may be unreadable; `widths`, key -> length of its vectors; `describe()`, a
+    line about the data; `lacks`, key -> why it is not offered and what to do.
+    """
+
+    keys: Mapping[str, str]
+    classes: Mapping[str, int]
+    class_names: Mapping[str, tuple[str, ...]]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+
+    @abstractmethod
+    def select(self, keys: Iterable[str]) -> Dataset:
+        """A view whose examples decode and hold only `keys`."""
+        ...
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of what is read: equal for equal data, another for other data."""
+        ...
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Told of a run's progress through the hooks of :mod:`ldm_core.catalog.hookspecs`. Provisional."""

@@ -1,0 +1,244 @@
+"""Several data sets as one: their common keys, their classes by name, and the share that each has. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from ldm_core import storage
+from ldm_core.contracts import EMPTY, DataInfo, Dataset
+from ldm_core.data.buckets import sizes_of
+from ldm_core.data.unreadable import BadExample
+from ldm_core.errors import DataError
+from ldm_core.recipe.recipe import Part
+
+_UNLABELED = 255
+
+
+@attrs.frozen
+class Section:
+    """A run of examples that are drawn in a share of their own: how many there are, and their `weight`."""
+
+    length: int
+    weight: float
+
+
+def labels_of(members: Sequence[Part]) -> list[str]:
+    """A short name for each data set: the last part of its URL or its component's name, numbered where two agree."""
+    names = []
+    for member in members:
+        url = getattr(member.config, "url", "")
+        name = storage.base_name(storage.shown(url)) if isinstance(url, str) and url else ""
+        names.append(name.removesuffix(".tar") or member.asked or member.use)
+    return [n if names.count(n) == 1 else f"{n}#{names[:i].count(n) + 1}" for i, n in enumerate(names)]
+
+
+class Mixture:
+    """The examples of several data sets, one after the other; `sections` say in which shares they are drawn.
+
+    `parts`: (label, data set, weight; None = its number of examples). It offers the keys that all of them have in one
+    geometry. Classes are matched by name: lists that differ become their union, in the order of first occurrence, and
+    labels are renumbered. Names of examples get the label in front. `like`: what the training data offers, for
+    held-out data that must have the same numbers.
+
+    `spread`: their examples take turns, so that the first few are of all parts (held-out data); they have no sections.
+
+    A key that some lack, or whose classes cannot be matched, is not offered; :meth:`select` of it says why.
+    """
+
+    def __init__(
+        self, parts: Sequence[tuple[str, Dataset, float | None]], like: DataInfo | None = None, *, spread: bool = False
+    ) -> None:
+        self._labels = [label for label, _, _ in parts]
+        self._parts: list[Any] = [data for _, data, _ in parts]
+        self._like = like
+        lengths = [len(data) for data in self._parts]
+        for label, length in zip(self._labels, lengths, strict=True):
+            if not length:
+                raise DataError(f"the mixture's part '{label}' has no examples; leave it out")
+        self._weights = [weight for _, _, weight in parts]
+        self._ends = list(accumulate(lengths))
+        self._places: NDArray[np.int64] | None = None
+        if spread:
+            places = np.array([(n, i) for n, length in enumerate(lengths) for i in range(length)])
+            self._places = places[np.argsort((places[:, 1] + 0.5) / np.array(lengths)[places[:, 0]], kind="stable")]
+        self.lacks: dict[str, str] = {}
+        """Keys that are not offered, and why."""
+        self._tables: list[dict[str, Any]] = [{} for _ in parts]
+        self._offer()
+
+    # ------------------------------------------------------------------------------------------ what there is
+
+    def _offer(self) -> None:
+        keys: dict[str, str] = {}
+        classes: dict[str, int] = {}
+        names: dict[str, tuple[str, ...]] = {}
+        for key in dict.fromkeys(k for data in self._parts for k in data.keys):
+            lacking = [n for n, data in zip(self._labels, self._parts, strict=True) if key not in data.keys]
+            kinds = sorted({data.keys[key] for data in self._parts if key in data.keys})
+            if lacking:
+                self.lacks[key] = f"'{lacking[0]}' has none"
+            elif len(kinds) > 1:
+                self.lacks[key] = f"its geometry is {' here and '.join(kinds)} there"
+            elif any(key in data.classes for data in self._parts):
+                self._merge(key, classes, names)
+            if key not in self.lacks:
+                keys[key] = kinds[0]
+        self.keys: Mapping[str, str] = keys
+        self.classes: Mapping[str, int] = classes
+        self.class_names: Mapping[str, tuple[str, ...]] = names
+
+    def _merge(self, key: str, classes: dict[str, int], names: dict[str, tuple[str, ...]]) -> None:
+        """Put down the number of classes, their names, and in `_tables` how each part's are renumbered."""
+        lists = [tuple(data.class_names.get(key, ())) for data in self._parts]
+        counts = [int(data.classes.get(key, 0)) for data in self._parts]
+        known = tuple(self._like.class_names.get(key, ())) if self._like is not None else ()
+        if all(lists):
+            union = tuple(dict.fromkeys([*known, *(name for each in lists for name in each)]))
+            for table, each in zip(self._tables, lists, strict=True):
+                if each != union[: len(each)]:
+                    table[key] = np.array([union.index(name) for name in each], dtype=np.int64)
+            classes[key], names[key] = len(union), union
+            return
+        before = int(self._like.classes.get(key, 0)) if self._like is not None else 0
+        if len(set(counts)) > 1 and max(counts) > before:
+            told = ", ".join(f"{n} in '{label}'" for n, label in zip(counts, self._labels, strict=True))
+            self.lacks[key] = (
+                f"{told}, and not all of these classes have names to match them by; name them (classes.json beside the "
+                f"data, or dataset.0.classes.{key}=FILE), or give all the same number"
+            )
+            return
+        classes[key] = max(*counts, before)
+        if found := known or next((each for each in lists if each), ()):
+            names[key] = found
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """Where each part begins and ends in the order of the indices, and its share."""
+        if self._places is not None:
+            return ()
+        return self._sections()
+
+    def _sections(self) -> tuple[Section, ...]:
+        starts = [0, *self._ends[:-1]]
+        rows = zip(starts, self._ends, self._weights, strict=True)
+        return tuple(Section(end - start, end - start if weight is None else weight) for start, end, weight in rows)
+
+    @property
+    def many_captions(self) -> bool:
+        """Whether a part has pictures of several captions."""
+        return any(getattr(data, "many_captions", False) for data in self._parts)
+
+    @property
+    def max_bad(self) -> float:
+        """The largest share of unreadable examples that one of the parts lets pass."""
+        return max(float(getattr(data, "max_bad", 0.01)) for data in self._parts)
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        """Length of the vectors of each key, where all parts say the same."""
+        own: list[Mapping[str, int]] = [getattr(data, "widths", EMPTY) for data in self._parts]
+        return {k: n for k, n in own[0].items() if k in self.keys and all(each.get(k) == n for each in own)}
+
+    def describe(self) -> str:
+        """One line: the parts, how many examples each has, and its share where that is not its size."""
+        sections = self._sections()
+        total = sum(section.weight for section in sections)
+        told = []
+        for label, section, weight in zip(self._labels, sections, self._weights, strict=True):
+            share = "" if weight is None else f" at {section.weight / total:.1%}"
+            told.append(f"{label} ({section.length}{share})")
+        line = f"{self._ends[-1]} samples of {', '.join(told)} with {', '.join(self.keys)}"
+        return "; ".join(filter(None, [line, self.remarks()]))
+
+    def remarks(self) -> str:
+        """What is left out of each part, and what seems odd about it; empty where there is nothing to say."""
+        told = [data.remarks() if hasattr(data, "remarks") else "" for data in self._parts]
+        rows = enumerate(zip(self._labels, told, strict=True))
+        return "; ".join(f"{label}: {self._numbered(remark, number)}" for number, (label, remark) in rows if remark)
+
+    def _numbered(self, text: str, number: int) -> str:
+        """A part's own words, with its settings called as those of data set `number`; of held-out data, which not all
+        have, as they are."""
+        return re.sub(r"\bdataset\.(?=[a-z])", f"dataset.{number}.", text) if self._places is None else text
+
+    # ---------------------------------------------------------------------------------------------- examples
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def part(self, index: int) -> tuple[int, int]:
+        """The number of the part that holds example `index`, and its index there."""
+        index = range(len(self))[index]
+        if self._places is not None:
+            return int(self._places[index, 0]), int(self._places[index, 1])
+        number = bisect_right(self._ends, index)
+        return number, index - (self._ends[number - 1] if number else 0)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        number, inside = self.part(index)
+        try:
+            example = self._parts[number][inside]
+        except BadExample as error:
+            raise BadExample(f"{self._labels[number]}/{error.name}", self._numbered(error.why, number)) from error
+        table = self._tables[number]
+        out = {key: _renumbered(example[key], table[key]) if key in table else example[key] for key in self.keys}
+        if isinstance(out.get("name"), str):
+            out["name"] = f"{self._labels[number]}/{out['name']}"
+        return out
+
+    def reduced(self, *request: Any) -> Mixture:
+        """A view whose pictures may be decoded smaller, where a part knows how; see ``RecordDataset.reduced``."""
+        return self._view([data.reduced(*request) if hasattr(data, "reduced") else data for data in self._parts])
+
+    def image_sizes(self) -> NDArray[np.int64]:
+        """(N, 2) height and width of each picture; zeros where it cannot be told."""
+        own = [sizes_of(data) for data in self._parts]
+        return np.concatenate(own) if self._places is None else np.stack([own[n][i] for n, i in self._places])
+
+    def select(self, keys: Iterable[str]) -> Mixture:
+        """A view whose examples decode and hold only `keys`; DataError where not all parts have them."""
+        wanted = tuple(dict.fromkeys(keys))
+        for key in wanted:
+            if key not in self.keys:
+                why = self.lacks.get(key, "no part has it")
+                raise DataError(f"the mixture has no '{key}': {why} (all have: {', '.join(self.keys)})")
+        return self._view([data.select(wanted) for data in self._parts])
+
+    def _view(self, parts: Sequence[Any]) -> Mixture:
+        """Class numbers stay those of the whole mixture in every view of it."""
+        whole = DataInfo(keys=self.keys, classes=self.classes, class_names=self.class_names)
+        rows = list(zip(self._labels, parts, self._weights, strict=True))
+        return Mixture(rows, whole, spread=self._places is not None)
+
+    def fingerprint(self) -> str:
+        """Hash of the parts' fingerprints, in order. The weights are no part of it: the same examples are there."""
+        return self._fingerprint([data.fingerprint() for data in self._parts])
+
+    def former_fingerprint(self) -> str:
+        """The hash as 0.1.0 made it; see ``RecordDataset.former_fingerprint``."""
+        parts = self._parts
+        return self._fingerprint(
+            [data.former_fingerprint() if hasattr(data, "former_fingerprint") else data.fingerprint() for data in parts]
+        )
+
+    def _fingerprint(self, parts: Sequence[str]) -> str:
+        tables = [{k: t.tolist() for k, t in sorted(table.items())} for table in self._tables]
+        state = [list(parts), tables]
+        return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+
+def _renumbered(value: Any, table: np.ndarray) -> Any:
+    if isinstance(value, np.ndarray):
+        inside = value < len(table)  # 255 in a label map stands for no class
+        return np.where(inside, table[np.where(inside, value, 0)], value)
+    return int(table[value])

@@ -1,0 +1,60 @@
+"""A stored sample and the store that its bytes come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import attrs
+
+
+@attrs.frozen
+class Sample:
+    """One sample as stored: `parts` extension -> where its bytes are (the store's own business)."""
+
+    name: str
+    parts: Mapping[str, Any]
+    row: Mapping[str, Any] | None = None
+    """Fields from a metadata file."""
+    folder: str = ""
+    """The sub-folder that stands for its class, if any."""
+
+
+class Store(Protocol):
+    """Where samples lie; picklable, safe to use from forked and spawned workers."""
+
+    title: str
+    """What messages call it: the URL without credentials."""
+
+    @property
+    def samples(self) -> Sequence[Sample]:
+        """All samples, in a fixed order."""
+        ...
+
+    def size(self, sample: Sample, extension: str) -> int:
+        """The number of bytes of one part."""
+        ...
+
+    def fetch(self, sample: Sample, extension: str, most: int | None = None) -> bytes:
+        """The bytes of one part, or its first `most`."""
+        ...
+
+    def called(self, sample: Sample, extension: str) -> str:
+        """How messages call one part: the sample's name with folder and extension."""
+        ...
+
+    def fetch_many(self, wanted: Sequence[tuple[Sample, str]]) -> Iterable[bytes | None]:
+        """The bytes of many small parts, in order; None for one that cannot be read."""
+        ...
+
+    def beside(self, name: str) -> bytes | None:
+        """A file that lies beside the data, such as ``classes.json``."""
+        ...
+
+    def notes(self) -> str:
+        """A line on what lies there and is not read; empty where there is nothing to say."""
+        ...
+
+    def digest(self, former: bool = False) -> str:
+        """Hash of names, sizes and etags of all that is read; `former`: as 0.1.0 made it."""
+        ...

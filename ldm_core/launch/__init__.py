@@ -1,0 +1,1 @@
+"""Processes of a run: their ranks, their start and their end."""

@@ -1,0 +1,123 @@
+"""How large a network may become while it is made, so that a few bytes of a config never take all memory or time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from ldm_core.catalog import Catalog
+from ldm_core.errors import CheckpointError, ConfigError
+from ldm_core.recipe.places import described_by
+from ldm_core.recipe.recipe import Recipe
+
+MOST_TENSORS = 20_000
+"""Tensors that a network of a recipe may have; the largest published ones have some thousands."""
+_SPARE_VALUES = 1 << 20
+_SPARE_TENSORS = 2_000
+_FILLED = frozenset({"empty", "zeros", "ones", "full", "rand", "randn", "randint", "randperm", "eye", "empty_strided"})
+_RANGES = frozenset({"arange", "linspace", "logspace", "range"})
+_NEW = frozenset({"new_empty", "new_zeros", "new_ones", "new_full"})
+_FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
+
+
+class _Exceeded(Exception):
+    """A network that grows beyond its budget; raised where the next tensor would be made."""
+
+
+class Budget(TorchFunctionMode):
+    """A context, of this thread alone, that adds up the values of the tensors that are made in it, before they are.
+
+    Beyond `values` or `tensors` nothing more is made. `count` is what was asked for so far, values.
+    """
+
+    def __init__(self, values: int, tensors: int) -> None:
+        super().__init__()
+        self.values, self.tensors = values, tensors
+        self.count = self.made = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count what makes tensors by a size; all else as it is."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in _FILLED or name in _RANGES or name in _NEW:
+            self._spend(_values(name, args, kwargs))
+        return func(*args, **kwargs)
+
+    def _spend(self, values: int) -> None:
+        self.count += values
+        self.made += 1
+        if self.count > self.values or self.made > self.tensors:
+            raise _Exceeded
+
+
+def _values(name: str, args: Any, kwargs: Mapping[str, Any]) -> int:
+    """How many values a call is to make; 0 where its arguments are not understood."""
+    try:
+        if name == "arange" or name == "range":
+            numbers = [*args, *(kwargs[key] for key in ("start", "end", "step") if key in kwargs)]
+            start, end, step = (0, numbers[0], 1) if len(numbers) == 1 else (*numbers[:2], *(numbers[2:3] or [1]))
+            return max(0, math.ceil((end - start) / step))
+        if name in ("linspace", "logspace"):
+            return int(kwargs["steps"] if "steps" in kwargs else args[2])
+        if name == "randperm":
+            return int(args[0])
+        if name == "eye":
+            return int(args[0]) * int(args[1] if len(args) > 1 and isinstance(args[1], int) else args[0])
+        rest = args[1:] if name in _NEW else args
+        size = kwargs.get("size", rest)
+        if name == "randint" and "size" not in kwargs:
+            size = next(each for each in reversed(rest) if isinstance(each, list | tuple))
+        flat = [n for each in size for n in (each if isinstance(each, list | tuple) else (each,))]
+        if name in ("full", "new_full"):
+            flat = list(rest[0]) if "size" not in kwargs else flat
+        return math.prod(n for n in flat if isinstance(n, int))
+    except (TypeError, ValueError, LookupError, StopIteration, ArithmeticError):
+        return 0
+
+
+@contextmanager
+def held_to(tensors: Mapping[str, tuple[int, ...]], where: str) -> Iterator[None]:
+    """Make a network that is to be filled from `tensors`, names and shapes of the file at `where`, and none that is
+    larger.
+
+    :class:`CheckpointError` where the recipe of the file describes a larger one, or nothing that can be built.
+    """
+    values = sum(math.prod(shape) for shape in tensors.values())
+    budget = Budget(2 * values + _SPARE_VALUES, 8 * len(tensors) + _SPARE_TENSORS)
+    try:
+        with described_by(where), budget:
+            yield
+    except _Exceeded:
+        raise CheckpointError(
+            f"{where}: these weights are of another architecture: the recipe describes a larger network than they "
+            f"hold ({len(tensors):,} tensors of {values:,} values); use the recipe that they were trained with"
+        ) from None
+
+
+def require_room(recipe: Recipe, catalog: Catalog, memory: int) -> None:
+    """:class:`ConfigError` where the recipe's networks have more parameters than fit into `memory` bytes, four of each
+    (the weight, its gradient, the optimizer's two); counted without making any."""
+    from ldm_core.model.build import make_first_stage, make_model
+    from ldm_core.model.fill import unfilled
+
+    budget = Budget(memory // 16, MOST_TENSORS)
+    try:
+        with torch.device("meta"), budget, unfilled():
+            stage = make_first_stage(recipe, catalog)
+            make_model(recipe, catalog, stage)
+    except _Exceeded:
+        if budget.made > MOST_TENSORS:
+            what = f"more than {MOST_TENSORS:,} tensors, and no network has as many"
+        else:
+            what = (
+                f"at least {budget.count:,} parameters, {16 * budget.count / 1e9:,.1f} GB with their gradients and the "
+                f"optimizer's averages, and this machine has {memory / 1e9:,.1f} GB"
+            )
+        raise ConfigError(f"the recipe's networks have {what}; choose smaller ones") from None
+    except _FAULTS:  # a part that cannot be made without memory is made when it is its turn
+        return

@@ -1,0 +1,124 @@
+"""A resolved recipe -> live objects, in dependency order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from ldm_core.catalog import Catalog
+from ldm_core.contracts import EMPTY, FirstStage, Guidance, Objective, Sampler, Site, TimeGrid
+from ldm_core.contracts.streams import mix_seed
+from ldm_core.errors import ComponentError
+from ldm_core.model.conformance.breaches import Named, named
+from ldm_core.model.conformance.first_batch import Contracts, hold_parameterization, hold_schedule
+from ldm_core.model.diffusion import Model
+from ldm_core.model.fill import seeded
+from ldm_core.model.parts import make
+from ldm_core.recipe.check import site_of
+from ldm_core.recipe.recipe import ConditionerPart, Part, Recipe
+
+
+def make_first_stage(recipe: Recipe, catalog: Catalog) -> FirstStage:
+    """The first stage with fresh weights, which depend on the recipe's seed alone."""
+    with seeded(mix_seed(recipe.seed, "first_stage")):
+        stage = make(recipe.first_stage, Site(size=recipe.image_size, channels=recipe.image_channels), catalog)
+    _hold_to(stage, FirstStage, recipe.first_stage)
+    if (
+        isinstance(stage.latent, type(recipe.first_stage.config.latent))
+        and stage.latent != recipe.first_stage.config.latent
+    ):
+        raise ComponentError(
+            f"first_stage '{recipe.first_stage.use}' says {recipe.first_stage.config.latent} in its config and "
+            f"{stage.latent} once built; its plugin is at fault"
+        )
+    return stage
+
+
+def _hold_to(thing: Any, contract: type, part: Part) -> None:
+    if not isinstance(thing, contract):
+        missing = [n for n in dir(contract) if not n.startswith("_") and not hasattr(thing, n)]
+        raise ComponentError(
+            f"{part.kind} '{part.use}' does not meet the contract {contract.__name__}: it lacks {', '.join(missing)}"
+        )
+
+
+def sampling_site(recipe: Recipe, stage: FirstStage) -> Site:
+    """The site around the denoiser, with the first stage's `encode` (the mode) and `decode` as functions."""
+
+    @torch.no_grad()
+    def encode(images: Tensor) -> Tensor:
+        return stage.latents(stage.encode_moments(images))
+
+    @torch.no_grad()
+    def decode(z: Tensor) -> Tensor:
+        return stage.decode(z)
+
+    return attrs.evolve(site_of(recipe), encode=encode, decode=decode)
+
+
+def make_conditioner(recipe: Recipe, part: ConditionerPart, site: Site, catalog: Catalog) -> Any:
+    """One conditioner with fresh weights, which depend on the recipe's seed and its name alone."""
+    with seeded(mix_seed(recipe.seed, "conditioner", part.name)):
+        conditioner = make(part, site, catalog)
+    if conditioner.spec != part.config.spec(site.latent):
+        raise ComponentError(
+            f"conditioner '{part.name}' says {part.config.spec(site.latent)} in its config and {conditioner.spec} "
+            "once built; its plugin is at fault"
+        )
+    return conditioner
+
+
+def make_model(recipe: Recipe, catalog: Catalog, stage: FirstStage) -> Model:
+    """The model with fresh weights, which depend on the recipe's seed alone; what it freezes has no gradients."""
+    return make_model_at(sampling_site(recipe, stage), recipe, catalog)
+
+
+def make_model_at(site: Site, recipe: Recipe, catalog: Catalog) -> Model:
+    """:func:`make_model` at a site that is made already, such as that of another model with the same latents."""
+    conditioners: dict[str, nn.Module] = {}
+    for part in recipe.conditioners:
+        conditioners[part.name] = conditioner = make_conditioner(recipe, part, site, catalog)
+        conditioner.requires_grad_(part.train)
+    with seeded(mix_seed(recipe.seed, "denoiser")):
+        denoiser = make(recipe.denoiser, site, catalog)
+    schedule, parameterization = (make(p, site, catalog) for p in (recipe.schedule, recipe.parameterization))
+    with seeded(mix_seed(recipe.seed, "adapters")):  # attaching may make weights: it is then that layers are known
+        adapters = [make(part, site, catalog) for part in recipe.adapters]
+        model = Model(denoiser, schedule, parameterization, conditioners, adapters)
+    model.contracts = held = Contracts(recipe, catalog, site.latent)
+    hold_schedule(held.parts["schedule"], schedule)
+    hold_parameterization(held.parts["parameterization"], parameterization, schedule)
+    if recipe.trainer.train == "adapters":
+        for parameter in (*model.denoiser.parameters(), *model.conditioners.parameters()):  # type: ignore[attr-defined]
+            parameter.requires_grad_(False)
+    return model
+
+
+@attrs.frozen
+class SamplingParts:
+    """What a sampling run needs beside the model. `named`: how messages name them, where a catalog is known."""
+
+    sampler: Sampler
+    guidance: Guidance
+    time_grid: TimeGrid
+    named: Mapping[str, Named] = EMPTY
+
+
+def make_sampling(recipe: Recipe, catalog: Catalog, site: Site) -> SamplingParts:
+    """The recipe's sampler, guidance and time grid."""
+    site = attrs.evolve(site, parameterization=make(recipe.parameterization, site, catalog))
+    return SamplingParts(
+        sampler=make(recipe.sampler, site, catalog),
+        guidance=make(recipe.guidance, site, catalog),
+        time_grid=make(recipe.time_grid, site, catalog),
+        named={kind: named(getattr(recipe, kind), catalog) for kind in ("sampler", "guidance", "time_grid")},
+    )
+
+
+def make_objective(recipe: Recipe, catalog: Catalog, site: Site) -> Objective:
+    """The recipe's objective."""
+    return make(recipe.objective, site, catalog)

@@ -1,0 +1,1 @@
+"""The contracts of parts, held in a run."""

@@ -1,0 +1,130 @@
+"""What a conditioner's bundle must be: held to its spec in a run and in the conformance kit alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.values import CondSpec
+from ldm_core.model.conformance.breaches import Named, breach, shown, unsound
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def bundle_problems(cond: Any, spec: CondSpec, rows: int | None, grid: Sequence[int] | None) -> Iterator[str]:
+    """What of a bundle is not as `spec` declares, a line each: ``wrote X; expected: Y``. `rows`: B, `grid`: the
+    latents' axes, where they are known."""
+    if not isinstance(cond, Cond):
+        yield f"returned {type(cond).__name__}; expected: a Cond (ldm_core.contracts.Cond), built by keyword"
+        return
+    for part, value in cond.flat().items():
+        if not isinstance(value, Tensor):
+            yield f"wrote {part} as {type(value).__name__}; expected: a tensor"
+            return
+    yield from _widths(cond, spec)
+    yield from _names(cond, spec)
+    for part, value in cond.flat().items():
+        if rows is not None and (value.dim() == 0 or value.shape[0] != rows):
+            yield f"wrote {part} {shown(value)}; expected: {rows} rows, one an example of the batch"
+        if part in ("crossattn", "vector", "concat") and value.dtype not in _FLOATS:
+            yield f"wrote {part} as {shown(value)}; expected: float32, or what autocast makes of it"
+    if grid is not None and cond.concat is not None and tuple(cond.concat.shape[2:]) != tuple(grid):
+        yield f"wrote concat {shown(cond.concat)}; expected: the latents' axes {tuple(grid)}"
+    if (mask := cond.crossattn_mask) is not None:
+        if cond.crossattn is None:
+            yield "wrote a crossattn_mask without crossattn; expected: tokens that it is the mask of"
+        elif mask.dtype != torch.bool or mask.shape != cond.crossattn.shape[:2]:
+            wanted = tuple(cond.crossattn.shape[:2])
+            yield f"wrote crossattn_mask {shown(mask)}; expected: bool {wanted}, True = attend"
+        elif not bool(mask.any(1).all()):
+            yield "wrote a crossattn_mask with a row that attends to nothing; expected: a True in each row"
+
+
+def _widths(cond: Cond, spec: CondSpec) -> Iterator[str]:
+    forms = {"crossattn": "(B, L, {})", "vector": "(B, {})", "concat": "(B, {}, *s)"}
+    for part, form in forms.items():
+        value, width = getattr(cond, part), getattr(spec, part)
+        wanted = f"{form.format(width)}, as its spec declares {part}={width}" if width else "nothing"
+        if value is None:
+            if width:
+                yield f"wrote no {part}; expected: {wanted}"
+            continue
+        axis = 1 if part == "concat" else -1
+        fits = value.dim() == 3 if part == "crossattn" else value.dim() == 2 if part == "vector" else value.dim() > 2
+        if not width or not fits or value.shape[axis] != width:
+            undeclared = "" if width else f", since its spec declares no {part}"
+            yield f"wrote {part} {shown(value)}; expected: {wanted}{undeclared}"
+
+
+def _names(cond: Cond, spec: CondSpec) -> Iterator[str]:
+    for part, found, declared in (
+        ("residuals", set(cond.residuals), set(spec.residuals)),
+        ("extras", set(cond.extras), set(spec.extras)),
+    ):
+        if found != declared:
+            yield f"wrote {part} {sorted(found)}; expected: {sorted(declared)}, as its spec declares"
+    for name, shape in spec.extras.items():
+        if (value := cond.extras.get(name)) is None:
+            continue
+        own = tuple(value.shape[1:])
+        if len(own) != len(shape) or any(w not in (None, g) for w, g in zip(shape, own, strict=True)):
+            wanted = ", ".join("free" if w is None else str(w) for w in shape)
+            yield f"wrote the extra '{name}' {shown(value)}; expected: (B{', ' if wanted else ''}{wanted})"
+
+
+def null_problems(null: Any, like: Cond) -> Iterator[str]:
+    """What of a null is not as the bundle that it stands for, a line each."""
+    if not isinstance(null, Cond):
+        yield f"returned {type(null).__name__}; expected: a Cond"
+        return
+    mine, theirs = null.flat(), like.flat()
+    if mine.keys() != theirs.keys():
+        yield f"wrote {sorted(mine)}; expected: {sorted(theirs)}, the parts of encode"
+        return
+    for name, value in theirs.items():
+        got = mine[name]
+        if not isinstance(got, Tensor):
+            yield f"wrote {name} as {type(got).__name__}; expected: a tensor"
+        elif got.shape != value.shape or got.dtype != value.dtype:
+            yield f"wrote {name} {shown(got)}; expected: {shown(value)}, as encode does"
+        elif got.device != value.device:
+            yield f"wrote {name} on {got.device}; expected: {value.device}, where encode's is"
+    if null.options != like.options:
+        yield "has other options than encode's; expected: the same"
+
+
+def lost(values: Tensor) -> bool:
+    """Whether no row of `values` (B, ...) is finite: then it is the part, and not an example, that is at fault."""
+    return not bool(values.detach().reshape(len(values), -1).isfinite().all(1).any())
+
+
+def hold_bundle(
+    part: Named, cond: Any, spec: CondSpec, batch: Mapping[str, Any], *, grid: Any, device: torch.device
+) -> None:
+    """:class:`~ldm_core.errors.ContractError` where encode's bundle of `batch`, the keys that it reads, is not as
+    `spec` declares or elsewhere than on `device`; :class:`~ldm_core.errors.NotFiniteError` where no row of it is
+    finite though the batch is."""
+    rows = next((len(value) for value in batch.values()), None)
+    sound = not any(isinstance(v, Tensor) and v.is_floating_point() and lost(v) for v in batch.values())
+    for problem in bundle_problems(cond, spec, rows, grid):
+        seen, _, expected = problem.partition("; expected: ")
+        raise breach(part, "encode", seen, expected, "write what the config's spec(latent) declares, or declare this")
+    for name, value in cond.flat().items():
+        if value.device.type != device.type:
+            raise breach(
+                part, "encode", f"wrote {name} on {value.device}", f"{device}, where the model is", "create tensors on "
+                "the device of the inputs or of the parameters, and never pick one"
+            )  # fmt: skip
+        if sound and value.is_floating_point() and value.numel() and lost(value):
+            raise unsound(part, "encode", name)
+
+
+def hold_null(part: Named, null: Any, like: Cond) -> None:
+    """:class:`~ldm_core.errors.ContractError` where a null is not as the bundle that it stands for."""
+    for problem in null_problems(null, like):
+        seen, _, expected = problem.partition("; expected: ")
+        raise breach(part, "null", seen, expected, "make it from the tensors of `like` (torch.zeros_like)")

@@ -1,0 +1,230 @@
+"""The model: a denoiser under a schedule and a parameterization, with its conditioners and adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ldm_core.contracts import (
+    Batch,
+    Denoiser,
+    Estimate,
+    NoiseSchedule,
+    Parameterization,
+    Predict,
+)
+from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.provisional import DiffusionModel
+from ldm_core.contracts.streams import Streams
+from ldm_core.contracts.values import Precision
+from ldm_core.model.conformance.breaches import Named, inside
+from ldm_core.model.conformance.first_batch import Contracts, is_output
+
+if TYPE_CHECKING:
+    from ldm_core.contracts.conditioning import Cond
+    from ldm_core.contracts.streams import Streams
+
+AUTOCAST: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""The type that networks run in at a precision other than ``fp32``."""
+
+
+_MOST_BUNDLES = 32  # prepared for a run; a guidance that makes new ones at each step must not fill the memory
+
+
+def per_example(value: Tensor, like: Tensor) -> Tensor:
+    """A coefficient (B,) in float64 -> (B, 1, ...) in `like`'s dtype and device, to multiply `like` with."""
+    return value.to(device=like.device, dtype=like.dtype).view(-1, *[1] * (like.dim() - 1))
+
+
+class Model(nn.Module):
+    """Estimates x0 from x at time t: ``x0 = c_skip x + c_out F(c_in x)``; float32 outside the network.
+
+    `denoiser` is F; `conditioners`, by name, in recipe order, are part of the model (their weights train, average and
+    travel with it); `adapters` hook into it. `precision` ``bf16`` or ``fp16`` runs the network and the conditioners'
+    weights under autocast; what comes out is float32 again.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        schedule: NoiseSchedule,
+        parameterization: Parameterization,
+        conditioners: Mapping[str, nn.Module] | None = None,
+        adapters: Sequence[Any] = (),
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.conditioners = nn.ModuleDict(conditioners or {})
+        self.adapters = nn.ModuleList(a for a in adapters if isinstance(a, nn.Module))
+        self.schedule = schedule
+        self.parameterization = parameterization
+        self.precision: Precision = "fp32"
+        self.contracts: Contracts | None = None
+        """What its parts promised, where a recipe is known: see :mod:`ldm_core.model.conformance.first_batch`."""
+        for adapter in adapters:
+            adapter.attach(self)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    def autocast(self) -> Any:
+        """The context in which networks run."""
+        if self.precision in AUTOCAST:
+            return torch.autocast(self.device.type, dtype=AUTOCAST[self.precision])
+        return nullcontext()
+
+    def _named(self, part: str) -> Named | None:
+        return None if self.contracts is None else self.contracts.parts[part]
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(c_skip, c_out, c_in) at t (B,), float64, each (B,)."""
+        t = t.double()
+        return self.parameterization.coefficients(self.schedule.alpha(t), self.schedule.sigma(t))
+
+    def network(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """x (B, C, *s), t (B,) -> what the denoiser puts out, float32: F and, beyond C channels, its own."""
+        c_in = self.coefficients(t)[2]
+        level = self.schedule.noise_level(t.double()).to(device=x.device, dtype=torch.float32)
+        held = self.contracts
+        with self.autocast(), inside(self._named("denoiser"), "forward"):
+            out: Tensor = self.denoiser(x * per_example(c_in, x), level, cond)  # type: ignore[operator]
+        if held is not None:
+            if not is_output(out, x):
+                raise held.network_breach(out, x)
+            if held.is_open:
+                held.hold_network(out, x, cond)
+        return out.float()
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Estimate:
+        """x (B, C, *s) at times t (B,) -> the estimate of x0, in x's dtype (float32 or better)."""
+        out = self.network(x, t, cond)
+        c_skip, c_out, _ = self.coefficients(t)
+        f, extra = out[:, : x.shape[1]], out[:, x.shape[1] :]
+        x0 = per_example(c_skip, x) * x + per_example(c_out, x) * f.to(x.dtype)
+        return Estimate(x0, extra if extra.shape[1] else None)
+
+    def encode(self, batch: Batch, names: Iterable[str] | None = None) -> dict[str, Cond]:
+        """Each conditioner's bundle for a collated batch, by name; floating tensors are float32. `names`: of these."""
+        held, conds = self.contracts, {}
+        with self.autocast():
+            for name in self.conditioners if names is None else names:
+                with inside(self._named(f"conditioners.{name}"), "encode"):
+                    given = batch if held is None else held.given(batch, name)
+                    conds[name] = self.conditioners[name].encode(given)  # type: ignore[operator]
+        if held is not None and held.is_open:
+            held.hold_bundles(conds, batch, self.device)
+        return {name: c.map(_float) for name, c in conds.items()}
+
+    def nulls(self, conds: Mapping[str, Cond]) -> dict[str, Cond]:
+        """Each conditioner's "no condition" bundle, shaped as `conds`."""
+        held, nulls = self.contracts, {}
+        with self.autocast():
+            for name, cond in conds.items():
+                with inside(self._named(f"conditioners.{name}"), "null"):
+                    nulls[name] = self.conditioners[name].null(cond)  # type: ignore[operator]
+        nulls = {name: c.map(_float) if isinstance(c, Cond) else c for name, c in nulls.items()}
+        if held is not None and held.is_open:
+            held.hold_nulls(nulls, conds)
+        return nulls
+
+    def dropped(self, batch: Batch, rates: Mapping[str, float], joint: float, streams: Streams) -> Cond:
+        """Encode a batch for training: each conditioner loses its condition at its own rate, all at `joint`.
+
+        Which examples lose what depends on each example's stream alone.
+        """
+        conds = self.encode(batch)
+        if not conds:
+            return Cond()
+        draws = streams.uniform((len(streams), 1 + len(conds))).to(self.device)
+        if joint or any(rates.get(name, 0.0) for name in conds):
+            nulls = self.nulls(conds)
+            all_kept = draws[:, 0] >= joint
+            for i, name in enumerate(conds):
+                keep = all_kept & (draws[:, i + 1] >= rates.get(name, 0.0))
+                conds[name] = conds[name].where(keep, nulls[name])
+        return Cond.merge(conds.values())
+
+
+def _float(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
+
+
+def make_predict(model: Model, *, together: bool = True) -> Predict:
+    """The `predict` of a run: evaluates branches of a guidance, in one call of the network where that can be.
+
+    Branches with equal options and equal parts are batched (`together`), else run one by one; the results are the
+    same to rounding. A bundle is batched once a run, and the denoiser's `prepare`, where it has one, is applied to what
+    came of it: conditioning is not copied, and keys and values are not computed, at each step.
+    """
+    prepare: Callable[[Cond], Cond] = getattr(model.denoiser, "prepare", lambda cond: cond)
+    ready: dict[tuple[int, ...], tuple[list[Cond], Cond]] = {}
+
+    def batch(conds: list[Cond]) -> Cond:
+        key = tuple(id(c) for c in conds)
+        if key not in ready:
+            with model.autocast(), inside(model._named("denoiser"), "prepare"):
+                found = prepare(conds[0] if len(conds) == 1 else Cond.batch(conds))
+            if len(ready) >= _MOST_BUNDLES:
+                del ready[next(iter(ready))]
+            ready[key] = (conds, found)  # the list keeps the ids alive
+        return ready[key][1]
+
+    def predict(x: Tensor, t: Tensor, branches: Sequence[Cond]) -> list[Estimate]:
+        groups: list[list[int]] = []
+        for i, cond in enumerate(branches):
+            home = next((g for g in groups if together and _alike(branches[g[0]], cond)), None)
+            if home is None:
+                groups.append([i])
+            else:
+                home.append(i)
+        out: list[Estimate | None] = [None] * len(branches)
+        for group in groups:
+            n = len(group)
+            cond = batch([branches[i] for i in group])
+            if n == 1:
+                out[group[0]] = model(x, t, cond)
+                continue
+            both = model(torch.cat([x] * n), torch.cat([t] * n), cond)
+            extras = both.extra.chunk(n) if both.extra is not None else [None] * n
+            for i, x0, extra in zip(group, both.x0.chunk(n), extras, strict=True):
+                out[i] = Estimate(x0, extra)
+        return [e for e in out if e is not None]
+
+    return predict
+
+
+def _alike(a: Cond, b: Cond) -> bool:
+    ignored = {"crossattn_mask"}
+    return a.options == b.options and a.flat().keys() - ignored == b.flat().keys() - ignored and bool(a.flat())
+
+
+class PredictionError(NamedTuple):
+    """How far a network is from an exact one: `value` (B, C, *s) float32, and the coefficients (B,) float64 there."""
+
+    value: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    c_out: Tensor
+
+
+def prediction_error(model: DiffusionModel, x0: Tensor, eps: Tensor, t: Tensor, cond: Cond) -> PredictionError:
+    """F - F* at x = alpha(t) x0 + sigma(t) eps; x0 and eps (B, C, *s) float32, t (B,)."""
+    alpha, sigma = model.schedule.alpha(t), model.schedule.sigma(t)
+    c_skip, c_out, _ = model.parameterization.coefficients(alpha, sigma)
+    # F* = (x0 - c_skip x) / c_out with x = alpha x0 + sigma eps put in: the two weights in double precision are
+    # exact where the difference in float32 would lose digits (eps at small sigma: weights 0 and 1).
+    target = _scaled((1 - c_skip * alpha) / c_out, x0) + _scaled(-c_skip * sigma / c_out, eps)
+    x = _scaled(alpha, x0) + _scaled(sigma, eps)
+    error = model.network(x, t, cond)[:, : x0.shape[1]].float() - target
+    return PredictionError(error, alpha, sigma, c_out)
+
+
+def _scaled(factor: Tensor, x: Tensor) -> Tensor:
+    """`factor` (B,) float64 times `x` (B, ...) in x's dtype."""
+    return factor.to(x.dtype).view(-1, *[1] * (x.dim() - 1)) * x

@@ -1,0 +1,100 @@
+"""Weights into modules, strictly; modules made without drawing weights first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ldm_core import storage
+from ldm_core.errors import CheckpointError, ConfigError
+from ldm_core.model.finite import warn_of
+
+
+class seeded:
+    """A context in which torch's global generator starts from `seed`, and is put back afterwards."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def __enter__(self) -> None:
+        self._state = torch.get_rng_state()
+        torch.manual_seed(self._seed)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_rng_state(self._state)
+
+
+class unfilled(TorchFunctionMode):
+    """A context, of this thread alone, in which modules are made without drawing their first weights, which takes
+    longer than reading them: for those that are filled from a file, strictly, right after. Draws from a generator of
+    their own are made as always."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Leave out draws in place; everything else as it is."""
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _DRAWS and kwargs.get("generator") is None:
+            return args[0] if args else next(iter(kwargs.values()))
+        return func(*args, **kwargs)
+
+
+_DRAWS = frozenset({"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"})
+"""What draws in place: torch's own, and those of ``nn.init`` that show themselves to a mode as a whole."""
+
+
+def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Fill `module` from named tensors; :class:`LDMError` naming what is missing, unexpected or of another shape."""
+    require_same(module, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, where)
+    module.load_state_dict(tensors)
+
+
+def device_named(name: str | None) -> torch.device:
+    """The torch device of this name; None = a GPU where there is one. :class:`ConfigError` where it cannot be used."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        # torch's own words: a build without this backend, an index past the last device
+        reason = "no such kind of device" if "device string" in str(error) else str(error).partition("\n")[0][:120]
+        raise ConfigError(f"device '{name}' cannot be used here ({reason}); try cpu, or leave it out") from error
+    return device
+
+
+def tensors_of(url: str, *, warn: bool = True) -> dict[str, Tensor]:
+    """The tensors of a weights file by name; :class:`CheckpointError` where it is damaged. With `warn`, a warning names
+    those that hold values that are not finite."""
+    try:
+        tensors = parse_safetensors(storage.read_bytes(url))
+    except SafetensorError as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{storage.shown(url)}: is damaged ({reason}); copy it again") from error
+    if warn:
+        warn_of(tensors, storage.shown(url))
+    return tensors
+
+
+def require_same(module: nn.Module, stored: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """:class:`CheckpointError` unless names and shapes that are `stored` are those of `module`'s state."""
+    own = dict(module.state_dict())
+    missing = [k for k in own if k not in stored]
+    unexpected = [k for k in stored if k not in own]
+    shapes = [
+        f"{k} {stored[k]} for {tuple(v.shape)}"
+        for k, v in own.items()
+        if k in stored and isinstance(v, Tensor) and v.shape != stored[k] and not k.endswith("_extra_state")
+    ]
+    if missing or unexpected or shapes:
+        parts = [
+            f"{len(names)} {what} (e.g. {names[0]})"
+            for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+            if names
+        ]
+        raise CheckpointError(
+            f"{where}: these weights are of another architecture: {'; '.join(parts)}; use the recipe that they were "
+            "trained with"
+        )

@@ -1,0 +1,102 @@
+"""One part of a resolved recipe -> a live object. Imports no torch: a part brings its own, so data comes without."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from ldm_core.catalog import Catalog
+from ldm_core.contracts import EMPTY, DataInfo, Site
+from ldm_core.errors import ComponentError, DataError, NoSplit
+from ldm_core.recipe.recipe import MixturePart, Part, Recipe
+from ldm_core.storage.cache import DataCache
+
+
+def make(part: Part, site: Site, catalog: Catalog) -> Any:
+    """Build one component: import its factory and call ``factory(config, site)``."""
+    from ldm_core.model.conformance.breaches import inside, named
+
+    factory = factory_of(part, catalog)
+    with inside(named(part, catalog), "the factory"):
+        return factory(part.config, site)
+
+
+def factory_of(part: Part, catalog: Catalog) -> Any:
+    """Import a component's factory; :class:`ComponentError` where that fails."""
+    entry, _ = catalog.get(part.kind, part.use)
+    try:
+        return entry.component.load()
+    except Exception as error:  # whatever a plugin's module raises when it is imported
+        raise ComponentError(
+            f"{part.kind} '{part.use}' of {entry.distribution} does not import: {type(error).__name__}: {error}"
+        ) from error
+
+
+def make_dataset(recipe: Recipe, catalog: Catalog, like: DataInfo | None = None, **changes: Any) -> Any:
+    """The recipe's data set (torch-free); `changes` replace fields of its config, e.g. ``split="val"``.
+
+    Of several that are mixed, `changes` leave out those whose config has no such field and those that the change
+    leaves without data (NoSplit); the same where that leaves none. The examples of the others then take turns,
+    so that the first few are of all of them. `like`, what the training data offers, keeps the numbers of its classes.
+    """
+    cache = DataCache(recipe.data.cache, recipe.data.cache_bytes) if recipe.data.cache else None
+    site = Site(size=recipe.image_size, channels=recipe.image_channels, cache=cache)
+    if not isinstance(recipe.dataset, MixturePart):
+        return make(_changed(recipe.dataset, changes), site, catalog)
+    from ldm_core.data.mixture import Mixture
+    from ldm_core.model.parts import labels_of
+
+    members, parts = recipe.dataset.members, []
+    labels, weights = labels_of(members), recipe.dataset.weights or (None,) * len(members)
+    problem: NoSplit | None = None
+    for member, label, weight in zip(members, labels, weights, strict=True):
+        if not all(hasattr(member.config, field) for field in changes):
+            continue
+        try:
+            parts.append((label, make(_changed(member, changes), site, catalog), weight))
+        except NoSplit as error:
+            if not changes:
+                raise
+            problem = error
+    if not parts:
+        raise problem or NoSplit(f"no data set of the mixture has the setting '{next(iter(changes))}'")
+    return Mixture(parts, like, spread=bool(changes))
+
+
+def held_out_data(recipe: Recipe, catalog: Catalog, info: DataInfo) -> Any | None:
+    """The held-out examples (the split ``val``) of the recipe's data, their classes numbered as `info`, of the training
+    data, has them; None where it has no such split. DataError where they are there and cannot be read."""
+    if not any(hasattr(part.config, "split") for part in recipe.datasets):
+        return None
+    try:
+        dataset = make_dataset(recipe, catalog, info, split="val")
+    except NoSplit:
+        return None
+    except DataError as error:
+        raise DataError(f"held-out data: {error}") from error
+    if (counted := getattr(dataset, "counted", None)) is not None:
+        dataset = counted({key: _known(recipe, key, count) for key, count in info.classes.items()})
+    names = dataset.class_names
+    if all(names[key] == info.class_names[key] for key in names if info.class_names.get(key)):
+        return dataset
+    from ldm_core.data.mixture import Mixture
+
+    return Mixture([("val", dataset, None)], info, spread=True)  # it renumbers classes by their names
+
+
+def _known(recipe: Recipe, key: str, count: int) -> int:
+    """How many classes of `key` the model knows, where the training data has `count`: a conditioner may know more."""
+    own = [getattr(part.config, "classes", None) for part in recipe.conditioners if key in part.config.reads]
+    return max([count, *(n for n in own if isinstance(n, int))])
+
+
+def _changed(part: Part, changes: dict[str, Any]) -> Part:
+    return attrs.evolve(part, config=attrs.evolve(part.config, **changes)) if changes else part
+
+
+def data_info(dataset: Any) -> DataInfo:
+    """What a data set offers."""
+    lacks, widths = getattr(dataset, "lacks", EMPTY), getattr(dataset, "widths", EMPTY)
+    classes, names = dataset.classes, dataset.class_names
+    return DataInfo(keys=dataset.keys, classes=classes, class_names=names, lacks=lacks, widths=widths)

@@ -1,0 +1,35 @@
+"""A model's weights as sampling wants them: laid out and rounded once, and not at each call."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from ldm_core.contracts.values import Precision
+from ldm_core.model.diffusion import AUTOCAST, Model
+from ldm_core.model.finite import warn_of
+
+
+def settle(model: Model, precision: Precision = "fp32") -> None:
+    """Let `model` sample at `precision` from here on; for sampling alone, since its weights are rounded in place.
+
+    Under ``bf16`` and ``fp16`` the denoiser's linear layers and convolutions hold their weights in that type: autocast
+    would round frozen weights anew at each call. All other weights (norms, embeddings, conditioners, the first stage)
+    stay float32. On a CPU, and at lower precision elsewhere, the weights of two-dimensional convolutions lie channels
+    last, where their kernels are faster; that changes results by rounding. Warns of weights beyond what fp16 holds.
+    """
+    model.precision = precision
+    denoiser = cast(nn.Module, model.denoiser)
+    if precision in AUTOCAST:
+        rounded: dict[str, Tensor] = {}
+        for name, module in denoiser.named_modules():
+            if isinstance(module, nn.Linear | _ConvNd):
+                module.to(AUTOCAST[precision])
+                rounded.update({f"denoiser.{name}.{key}": value for key, value in module.named_parameters()})
+        if precision == "fp16":
+            warn_of(rounded, "at precision fp16, which ends at 65504", "bf16 and fp32 hold more")
+    if model.device.type == "cpu" or precision in AUTOCAST:
+        denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,0 +1,1 @@
+"""A whole run as plain values, resolved and checked without torch."""

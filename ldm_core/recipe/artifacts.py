@@ -1,0 +1,262 @@
+"""What a weights file says about itself: the header of a safetensors file, read without torch and never executed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ldm_core import storage
+from ldm_core.config.documents import parse_json
+from ldm_core.errors import CheckpointError, LDMError, clean, quoted
+from ldm_core.recipe import artifacts
+
+if TYPE_CHECKING:
+    pass
+
+FORMAT = 1
+STAGE_FILE = "first_stage.safetensors"
+MODEL_FILE = "model.safetensors"
+_KEY = "ldm_core"
+_MAX_HEADER = 100 << 20
+_MOST_AXES = 64
+
+
+@attrs.frozen
+class Header:
+    """The metadata of a weights file: what it holds, under which config and versions, and the file's hash."""
+
+    url: str
+    kind: str
+    use: str
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    extra: Mapping[str, Any]
+    tensors: Mapping[str, tuple[int, ...]]
+    sha256: str
+
+
+def metadata(kind: str, use: str, config: Any, versions: Mapping[str, str], **extra: Any) -> dict[str, str]:
+    """The metadata that :func:`read_header` reads back; safetensors carries strings only."""
+    body = {"format": FORMAT, "kind": kind, "use": use, "config": config, "versions": dict(versions), **extra}
+    return {_KEY: json.dumps(body, sort_keys=True, ensure_ascii=False)}
+
+
+def find(url: str, name: str) -> str:
+    """`url` itself where it is a file, or the file `name` of the folder that it is; of weights that another program
+    wrote, the file of ours that is made of them (:mod:`ldm_core.weights.convert`). :class:`CheckpointError` else."""
+
+    if not is_native(url):
+        from ldm_core.weights.convert import converted
+
+        return converted(url, name)
+    if url.endswith(".safetensors"):
+        if not storage.exists(url):
+            raise CheckpointError(f"{url}: no such file; give a .safetensors file or a run's folder")
+        return url
+    candidate = storage.join(url, name)
+    if storage.exists(candidate):
+        return candidate
+    if not storage.exists(url):
+        raise CheckpointError(f"{url}: no such file or folder; give a .safetensors file or a run's folder")
+    raise CheckpointError(f"{url}: holds no {name}; give a finished run's folder or a .safetensors file")
+
+
+def raw_header(url: str) -> tuple[dict[str, Any], int]:
+    """The JSON header of a safetensors file and the offset behind it, with every size checked against the file."""
+    size = storage.info(url).size
+    if size < 8:
+        raise CheckpointError(f"{url}: is no safetensors file ({size} bytes); was it cut short?")
+    length = int.from_bytes(storage.read_bytes(url, 0, 8), "little")
+    if length > min(size - 8, _MAX_HEADER):
+        raise CheckpointError(f"{url}: is no safetensors file, or was cut short (header of {length} bytes in {size})")
+    header = parse_json(storage.read_bytes(url, 8, 8 + length), f"{url}: its header", CheckpointError)
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{url}: is no safetensors file (its header is no mapping)")
+    texts = header.get("__metadata__", {})
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise CheckpointError(f"{url}: is no safetensors file (its metadata is no mapping of texts)")
+    try:
+        end = max((_end(v) for k, v in header.items() if k != "__metadata__"), default=0)
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise CheckpointError(f"{url}: is no safetensors file (its header lacks shapes or offsets)") from None
+    if 8 + length + end > size:
+        raise CheckpointError(
+            f"{url}: was cut short: {size} bytes of {8 + length + end}; copy it again, or use an older checkpoint"
+        )
+    return header, 8 + length
+
+
+def shapes(url: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of a weights file's tensors by name, from its header alone; :class:`CheckpointError` where they do not
+    fill the file."""
+    header, begin = raw_header(url)
+    tensors = {k: v for k, v in header.items() if k != "__metadata__"}
+    held = sum(v["data_offsets"][1] - v["data_offsets"][0] for v in tensors.values())
+    if held != storage.info(url).size - begin:
+        raise CheckpointError(f"{storage.shown(url)}: is damaged (its tensors do not fill it); copy it again")
+    return {k: tuple(v["shape"]) for k, v in tensors.items()}
+
+
+def _end(entry: Any) -> int:
+    """Where a tensor's bytes end; ValueError where its shape has more values than it has bytes."""
+    shape, (begin, end) = entry["shape"], entry["data_offsets"]
+    whole = type(shape) is list and all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+    if not whole or len(shape) > _MOST_AXES:
+        raise ValueError("no whole numbers")
+    if math.prod(shape) > max(0, end - begin):
+        raise ValueError("more values than bytes")
+    return int(end)
+
+
+def read_header(url: str, kind: str, *, sha256: str | None = None) -> Header:
+    """Read the header of a weights file of `kind` (``first_stage`` or ``model``), with the hash of the whole file, or
+    the one that is known already.
+
+    Raises :class:`CheckpointError` where the file is damaged, was not written by ldm-core, or holds another kind.
+    """
+    header, _ = raw_header(url)
+    text = (header.get("__metadata__") or {}).get(_KEY)
+    if text is None:
+        raise CheckpointError(f"{url}: was not written by ldm-core (no '{_KEY}' metadata), so its recipe is unknown")
+    body = parse_body(text, url)
+    if body["kind"] != kind:
+        raise CheckpointError(f"{url}: holds a {body['kind'].replace('_', ' ')}, not a {kind.replace('_', ' ')}")
+    return Header(
+        url=url,
+        kind=body["kind"],
+        use=body["use"],
+        config=body["config"],
+        versions=body["versions"],
+        extra={k: v for k, v in body.items() if k not in ("format", "kind", "use", "config", "versions")},
+        tensors={k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"},
+        sha256=sha256 or hash_of(url),
+    )
+
+
+def parse_body(text: str, url: str) -> dict[str, Any]:
+    """What the metadata of our own file says, each value of its type; :class:`CheckpointError` else."""
+    body = parse_json(text, f"{url}: its ldm-core metadata", CheckpointError)
+    wrong = "is no mapping" if not isinstance(body, dict) else next(_wrong(body), "")
+    if wrong:
+        raise CheckpointError(f"{url}: its ldm-core metadata does not read ({wrong})")
+    if body["kind"] not in ("model", "first_stage"):
+        raise CheckpointError(f"{url}: its ldm-core metadata does not read (kind {quoted(body['kind'], 40)})")
+    if body["format"] > FORMAT:
+        raise CheckpointError(
+            f"{url}: format {quoted(body['format'], 40)} is newer than this ldm-core reads; update ldm-core"
+        )
+    found: dict[str, Any] = body
+    return found
+
+
+def _wrong(body: Mapping[str, Any]) -> Iterator[str]:
+    for key, kinds in _TYPES.items():
+        if key not in body:
+            if key in _NEEDED:
+                yield f"{key} is missing"
+        elif type(body[key]) is not kinds:
+            yield f"{key} is {quoted(body[key], 40)}"
+    for key, value in body["versions"].items():
+        if type(value) is not str:
+            yield f"the version of {quoted(key, 40)} is {quoted(value, 40)}"
+    for key, names in (body.get("class_names") or {}).items():
+        if type(names) is not list or not all(type(name) is str for name in names):
+            yield f"class_names.{clean(key, 40)} is {quoted(names, 40)}, no list of names"
+
+
+_NEEDED = ("kind", "use", "config", "versions", "format")
+_TYPES: Mapping[str, type] = {
+    "kind": str,
+    "use": str,
+    "config": dict,
+    "versions": dict,
+    "format": int,
+    "identity": str,
+    "first_stage_sha256": str,
+    "class_names": dict,
+    "image_channels": int,
+    "numbers": dict,
+}
+
+
+def stage_header(url: str) -> Header:
+    """The header of a trained first stage: a file, or a run's folder."""
+    return read_header(find(url, STAGE_FILE), "first_stage")
+
+
+def require_first_stage(model: Header, stage_url: str) -> str:
+    """The hash of the first stage at `stage_url`; :class:`CheckpointError` where `model` was trained on another one."""
+    expected, found = model.extra.get("first_stage_sha256"), sha256(stage_url)
+    if expected and found != expected:
+        raise CheckpointError(
+            f"{stage_url} is not the first stage that {model.url} was trained on; copy the one with sha256 "
+            f"{expected[:12]}... beside it"
+        )
+    return found
+
+
+def sha256(url: str) -> str:
+    """The hash of a file's content, 64 hex digits. What storage marks with an ETag is read once a process."""
+    found = storage.info(url) if storage.local_path(url) is None else None
+    key = (found.url, found.size, found.mark) if found is not None and found.mark else None
+    if key is None:
+        return _digest(url)
+    if key not in _HASHES:
+        _HASHES[key] = _digest(url)
+    return _HASHES[key]
+
+
+hash_of = sha256
+_HASHES: dict[tuple[str, int, str], str] = {}
+
+
+def _digest(url: str) -> str:
+    digest = hashlib.sha256()
+    with storage.open_read(url) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_weights(name: str) -> bool:
+    """Whether a first stage is given as a file or folder of trained weights and not as a component's name."""
+    return "/" in name or "\\" in name or name.endswith((".safetensors", ".ckpt", ".pt", ".pth", ".bin"))
+
+
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+"""What files of tensors are called."""
+
+
+def is_native(url: str) -> bool:
+    """Whether `url` is a run's folder or a file that this package wrote; told from names and a header, without torch.
+
+    What is not there, and what is damaged, counts as native: its reader says what is wrong.
+    """
+    suffix = storage.base_name(url).rpartition(".")[2]
+    if suffix == "safetensors":
+        return _has_our_header(url)
+    if f".{suffix}" in SUFFIXES:
+        return False
+    if not storage.exists(url) and not storage.is_folder(url):
+        return True
+    if not storage.is_folder(url):
+        return False
+    ours = [storage.join(url, name) for name in (artifacts.MODEL_FILE, artifacts.STAGE_FILE)]
+    there = [path for path in ours if storage.exists(path)]
+    if there:
+        return any(map(_has_our_header, there))
+    return not any(file.url.endswith(SUFFIXES) for file in storage.list_files(url, recursive=True))
+
+
+def _has_our_header(url: str) -> bool:
+    try:
+        header, _ = artifacts.raw_header(url)
+    except LDMError:
+        return True
+    meta = header.get("__metadata__")
+    return isinstance(meta, Mapping) and "ldm_core" in meta

@@ -1,0 +1,356 @@
+"""Do the parts of a recipe fit together? Answered from configs alone, before a weight is allocated, without torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import attrs
+
+from ldm_core.contracts import Accepts, CondSpec, DataInfo, Site
+from ldm_core.errors import ConfigError, quoted, suggest
+from ldm_core.recipe.deepspeed import misfits as engine_misfits
+from ldm_core.recipe.recipe import ConditionerPart, MixturePart, Recipe
+from ldm_core.recipe.settings import MOST_PIXELS
+
+LPIPS_SIDE = 16
+"""The smallest side of an image that LPIPS can compare: its trunk halves it four times."""
+
+
+def check(recipe: Recipe, info: DataInfo | None = None) -> None:
+    """Raise :class:`ConfigError` with one line per misfit: both parts, both numbers and the fix.
+
+    `info`, what the data offers, adds the check of the keys that conditioners read.
+    """
+    problems = list(misfits(recipe, info))
+    if problems:
+        raise ConfigError(problems)
+
+
+def site_of(recipe: Recipe) -> Site:
+    """The site that the denoiser is built for: image size, latents and merged conditioning.
+
+    Raises ValueError, naming both conditioners, where their bundles do not merge.
+    """
+    latent = recipe.first_stage.config.latent
+    specs = {c.name: c.config.spec(latent) for c in recipe.conditioners}
+    return Site(size=recipe.image_size, channels=recipe.image_channels, latent=latent, cond=CondSpec.merge(specs))
+
+
+def misfits(recipe: Recipe, info: DataInfo | None = None) -> Iterable[str]:
+    """One line for each pair of parts that do not fit."""
+    # Of a conditioner whose data is not there, what it makes of that is no further mistake.
+    known = None if info is None else set(info.keys)
+    lost = [f"conditioner '{c.name}': " for c in recipe.conditioners if known and not known.issuperset(c.config.reads)]
+    yield from (line for line in _images(recipe) if not line.startswith(tuple(lost)))
+    yield from _conditioning(recipe)
+    yield from diffusion_misfits(recipe)
+    yield from _training(recipe)
+    yield from data_misfits(recipe)
+    if info is not None:
+        yield from _data(recipe, info)
+
+
+def model_misfits(recipe: Recipe) -> Iterable[str]:
+    """One line for each pair of parts that do not fit, of those that sampling needs: neither data nor training."""
+    yield from _images(recipe, datasets=False)
+    yield from _conditioning(recipe)
+    yield from diffusion_misfits(recipe)
+
+
+def _own(path: str, config: object, site: Site) -> Iterable[str]:
+    own_check = getattr(config, "check", None)
+    if own_check is not None:
+        for line in own_check(site):
+            yield f"{path}: {line}"
+
+
+def _images(recipe: Recipe, *, datasets: bool = True) -> Iterable[str]:
+    stage = recipe.first_stage
+    channels = stage.image_channels or getattr(stage.config, "image_channels", None)
+    if channels is not None and channels != recipe.image_channels:
+        yield (
+            f"first_stage '{stage.asked or stage.use}' takes {channels} image channels and the recipe has "
+            f"image_channels: {recipe.image_channels}; set image_channels={channels}"
+        )
+    try:
+        stage.config.latent.shape(recipe.image_size)
+    except ValueError as error:
+        yield f"image_size: {error} (first_stage '{stage.asked or stage.use}')"
+    plain_site = Site(size=recipe.image_size, channels=recipe.image_channels, latent=stage.config.latent)
+    yield from _own("first_stage", stage.config, plain_site)
+    for i, data in enumerate(recipe.datasets if datasets else ()):
+        yield from _own("dataset" if data is recipe.dataset else f"dataset[{i}]", data.config, plain_site)
+    for part in recipe.conditioners:
+        yield from _own(f"conditioner '{part.name}'", part.config, plain_site)
+
+
+def _conditioning(recipe: Recipe) -> Iterable[str]:
+    denoiser = recipe.denoiser
+    latent = recipe.first_stage.config.latent
+    accepts: Accepts = getattr(denoiser.config, "accepts", Accepts())
+    others = [a for p in (recipe.guidance, *recipe.adapters) if (a := getattr(p.config, "accepts", None)) is not None]
+    taken = {name for a in (accepts, *others) for name in a.extras}
+    for part in recipe.conditioners:
+        spec = part.config.spec(latent)
+        for slot in ("crossattn", "vector", "concat", "residuals"):
+            if getattr(spec, slot) and not getattr(accepts, slot):
+                yield (
+                    f"conditioner '{part.name}' writes '{slot}' and denoiser '{denoiser.asked or denoiser.use}' does "
+                    f"not use it; choose another denoiser or conditioner"
+                )
+        for name in spec.extras:
+            if name not in taken:
+                known = f" (they take: {', '.join(sorted(taken))})" if taken else ""
+                yield (
+                    f"conditioner '{part.name}' writes the extra '{name}' and no denoiser, guidance or adapter of the "
+                    f"recipe takes it{suggest(name, taken)}{known}; add the part that reads it, or drop '{part.name}'"
+                )
+    try:
+        site = site_of(recipe)
+        latent.shape(recipe.image_size)
+    except ValueError as error:
+        if "divisible" not in str(error):
+            yield str(error)
+        return
+    yield from _own(f"denoiser '{denoiser.asked or denoiser.use}'", denoiser.config, site)
+    for other in (recipe.guidance, recipe.sampler, recipe.objective, *recipe.adapters):
+        yield from _own(f"{other.kind} '{other.asked or other.use}'", other.config, site)
+
+
+def diffusion_misfits(recipe: Recipe) -> Iterable[str]:
+    """One line for each misfit among schedule, parameterization, time grid and guidance."""
+    schedule, param, grid = recipe.schedule, recipe.parameterization, recipe.time_grid
+    if getattr(param.config, "needs_terminal_alpha", False) and getattr(schedule.config, "zero_terminal_alpha", False):
+        yield (
+            f"parameterization '{param.asked or param.use}' divides by alpha, which is 0 at the end of schedule "
+            f"'{schedule.asked or schedule.use}'; set parameterization=v (or x0)"
+        )
+    table = getattr(schedule.config, "table_steps", None)
+    objective = recipe.objective
+    if table is None and getattr(objective.config, "needs_table", False):
+        yield (
+            f"objective '{objective.asked or objective.use}' with these settings is defined on the levels of a table, "
+            f"and schedule '{schedule.asked or schedule.use}' is continuous; set objective.elbo_weight=0 and "
+            "objective.learn_logvar=false, or choose a table schedule such as vp"
+        )
+    problem = getattr(grid.config, "problem", None)
+    if problem is not None and (line := problem(table, recipe.sample.steps)):
+        yield f"time_grid '{grid.asked or grid.use}' with schedule '{schedule.asked or schedule.use}': {line}"
+    yield from _guidance(recipe)
+
+
+def sampling_misfits(recipe: Recipe) -> Iterable[str]:
+    """One line for each misfit of the guidance, sampler and time grid that a trained model is sampled with."""
+    yield from _guidance(recipe)
+    yield from _quantized(recipe)
+    try:
+        site = site_of(recipe)
+    except ValueError:  # said of the model
+        return
+    for part in (recipe.guidance, recipe.sampler, recipe.time_grid):
+        yield from _own(f"{part.kind} '{part.asked or part.use}'", part.config, site)
+
+
+def _quantized(recipe: Recipe) -> Iterable[str]:
+    """What the estimates are quantised with: one rule of two, and for the published one a sampler that knows it."""
+    settings, sampler = recipe.sample, recipe.sampler
+    if settings.quantize_x0 and settings.project_x0:
+        yield "sample.quantize_x0 and sample.project_x0 are both set; they differ in the noise, choose one"
+    elif settings.quantize_x0 and not getattr(sampler.config, "quantizes", False):
+        yield (
+            f"sample.quantize_x0: sampler '{sampler.asked or sampler.use}' takes no noise apart from the estimate; use "
+            "ddim, plms or ddpm, or sample.project_x0=true, which any sampler takes"
+        )
+
+
+def _guidance(recipe: Recipe) -> Iterable[str]:
+    """What the guidance needs of the conditioners: those that it names, and a null that was trained."""
+    guidance = recipe.guidance
+    shown = f"guidance '{guidance.asked or guidance.use}'"
+    known = {c.name: c for c in recipe.conditioners}
+    for name in getattr(guidance.config, "conditioners", ()):
+        part = known.get(name)
+        if part is None:
+            there = ", ".join(known) or "none"
+            yield f"{shown} names conditioner '{name}', which the recipe does not have{suggest(name, known)}" + (
+                f" (conditioners: {there})"
+            )
+        elif not getattr(part.config, "droppable", True):
+            yield (
+                f"{shown} names conditioner '{name}', which has no null: its config says that it is not droppable; "
+                "leave it out of the guidance"
+            )
+        elif not part.dropout and not recipe.trainer.joint_dropout:
+            yield (
+                f"{shown} needs an estimate without conditioner '{name}', which is never dropped in training; train "
+                f"with conditioners.{name}.dropout=0.1, or leave it out of the guidance"
+            )
+    if getattr(guidance.config, "needs_null", False):
+        if not recipe.conditioners:
+            yield (
+                f"guidance '{guidance.asked or guidance.use}' compares with and without a condition, and the recipe "
+                "has no conditioner; add one (--cond NAME) or set guidance=none"
+            )
+            return
+        droppable = [c for c in recipe.conditioners if getattr(c.config, "droppable", True)]
+        if not droppable:
+            yield (
+                f"guidance '{guidance.asked or guidance.use}' compares with and without a condition, and "
+                f"conditioner '{recipe.conditioners[0].name}' has no null: its config says that it is not droppable; "
+                "change that, or set guidance=none"
+            )
+        elif not recipe.trainer.joint_dropout and not any(c.dropout for c in droppable):
+            first = droppable[0].name
+            yield (
+                f"guidance '{guidance.asked or guidance.use}' needs an estimate without conditions, and no conditioner "
+                f"is ever dropped in training; set conditioners.{first}.dropout=0.1 (or trainer.joint_dropout=0.1), "
+                "or guidance=none"
+            )
+
+
+def _training(recipe: Recipe) -> Iterable[str]:
+    if recipe.first_stage_trainer.zero == 3:
+        yield (
+            "first_stage_trainer.zero: 3 divides the weights themselves, and an adversarial loss takes gradients at "
+            "one part's weights from the other's loss; set first_stage_trainer.zero=2"
+        )
+    for name in ("trainer", "first_stage_trainer"):
+        section = getattr(recipe, name)
+        yield from engine_misfits(section, name)
+        if section.images_per_step % section.accumulate:
+            yield (
+                f"{name}.images_per_step: {section.images_per_step} is not divisible by {name}.accumulate "
+                f"{section.accumulate}; use a multiple of it"
+            )
+    if recipe.trainer.train == "adapters":
+        if not recipe.adapters:
+            yield "trainer.train: 'adapters' needs one in the recipe, adapters=[NAME]; or set trainer.train=all"
+        if not recipe.trainer.init_from:
+            yield (
+                "trainer.train: 'adapters' leaves the model's own weights as they are, and fresh ones draw nothing; "
+                "give trained ones with trainer.init_from=RUN, or set trainer.train=all"
+            )
+    yield from _adversary(recipe)
+
+
+def _adversary(recipe: Recipe) -> Iterable[str]:
+    """What looks at the images of a first stage that is to be trained, and needs them to have some size."""
+    stage, settings, side = recipe.first_stage, recipe.first_stage_trainer, min(recipe.image_size)
+    own = getattr(stage.config, "discriminator_layers", None)
+    if stage.weights or own is None:  # not trained, or not by this loss
+        return
+    layers = own if settings.discriminator_layers is None else settings.discriminator_layers
+    start = settings.adversarial_start
+    start = getattr(stage.config, "adversarial_start", 0) if start is None else start
+    if settings.adversarial and start < settings.steps and side < 3 * 2**layers:
+        yield (
+            f"first_stage_trainer.discriminator_layers: {layers} strided layers need images of at least "
+            f"{3 * 2**layers} pixels, image_size is {list(recipe.image_size)}; use fewer layers, larger images, or "
+            "first_stage_trainer.adversarial=false"
+        )
+    if settings.lpips and side < LPIPS_SIDE:
+        yield (
+            f"first_stage_trainer.lpips: LPIPS needs images of at least {LPIPS_SIDE} pixels, image_size is "
+            f"{list(recipe.image_size)}; use larger images, or leave it out"
+        )
+
+
+def remarks(recipe: Recipe) -> Iterable[str]:
+    """One line for each setting that is allowed and does nothing, or seldom what was meant."""
+    stage, settings = recipe.first_stage, recipe.first_stage_trainer
+    start = settings.adversarial_start
+    start = getattr(stage.config, "adversarial_start", 0) if start is None else start
+    trained = not stage.weights and hasattr(stage.config, "discriminator_layers")
+    if trained and settings.adversarial and settings.adversarial_start_share is None and start >= settings.steps:
+        yield (
+            f"the discriminator never comes in: it starts at step {start} and the first stage has {settings.steps}; "
+            "set first_stage_trainer.adversarial_start, or adversarial_start_share=0.5, or adversarial=false"
+        )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if recipe.data.workers > cores:
+        yield (
+            f"data.workers: {recipe.data.workers} loader processes share {cores} "
+            f"core{'s' if cores > 1 else ''}; more than one a core makes loading slower"
+        )
+
+
+def data_misfits(recipe: Recipe) -> Iterable[str]:
+    """One line for each misfit of the settings of `data` with each other and with the parts."""
+    data = recipe.data
+    if data.crop == "random" and data.fit == "pad":
+        yield "data.crop: random cuts need data.fit=crop, it is pad; set one of them otherwise"
+    if data.crop == "center" and data.crop_scale != 1:
+        yield f"data.crop_scale: {data.crop_scale} is for random cuts; set data.crop=random, or leave it out"
+    if not data.buckets:
+        return
+    parts = [part for part in recipe.parts() if getattr(part.config, "fixed_size", False)]
+    for part in parts:
+        yield (
+            f"{part.kind} '{part.asked or part.use}' is built for one image size, and data.buckets asks for "
+            f"{1 + len(data.buckets)}; leave data.buckets out, or choose another {part.kind}"
+        )
+    said = {*_images(recipe), *_conditioning(recipe), *_adversary(recipe)}
+    for i, size in enumerate(data.buckets):
+        if min(size) < 1 or max(size) > MOST_PIXELS:
+            yield f"data.buckets[{i}]: expected [height, width] in pixels, got {quoted(list(size))}"
+            continue
+        if size == recipe.image_size or size in data.buckets[:i]:
+            yield f"data.buckets[{i}]: {list(size)} is there twice (image_size is one of the sizes); leave it out"
+            continue
+        other = attrs.evolve(recipe, image_size=size)
+        for line in (*_images(other), *_conditioning(other), *_adversary(other)):
+            if line not in said:
+                yield f"data.buckets[{i}] {list(size)}: {line.removeprefix('image_size: ')}"
+
+
+def _data(recipe: Recipe, info: DataInfo) -> Iterable[str]:
+    offered = ", ".join(info.keys)
+    where = f"dataset '{recipe.dataset.asked or recipe.dataset.use}'"
+    if "image" not in info.keys:
+        yield f"{where} has no images (it offers: {offered})"
+    for part in recipe.conditioners:
+        for key in part.config.reads:
+            if key in info.lacks and not isinstance(recipe.dataset, MixturePart):
+                yield (
+                    f"conditioner '{part.name}' reads '{key}', which {where} does not offer (it offers: {offered}): "
+                    f"{info.lacks[key]}, or drop the conditioner"
+                )
+            elif key in info.lacks:
+                yield (
+                    f"conditioner '{part.name}' reads '{key}', which {where} does not offer: {info.lacks[key]} (it "
+                    f"offers: {offered}); leave out what has none, or drop the conditioner"
+                )
+            elif key not in info.keys:
+                yield (
+                    f"conditioner '{part.name}' reads '{key}', which {where} does not offer (it offers: {offered}); "
+                    f"say where the data has it, such as dataset.read='{{{key}: title}}', or drop the conditioner"
+                )
+    yield from class_misfits(recipe, info)
+
+
+def class_misfits(recipe: Recipe, info: DataInfo) -> Iterable[str]:
+    """One line for each conditioner that is built for fewer classes than the data has."""
+    for part in recipe.conditioners:
+        yield from _classes(part, info)
+
+
+def _classes(part: ConditionerPart, info: DataInfo) -> Iterable[str]:
+    count = getattr(part.config, "classes", None)
+    if not isinstance(count, int):
+        return
+    for key in part.config.reads:
+        if key in info.classes and info.classes[key] > count > 0:
+            yield (
+                f"conditioner '{part.name}' has classes: {count} and the data's '{key}' has {info.classes[key]}; "
+                f"set conditioners.{part.name}.classes={info.classes[key]}"
+            )
+
+
+def require(recipe: Recipe, info: DataInfo | None = None) -> Site:
+    """:func:`check`, then the denoiser's site."""
+    check(recipe, info)
+    try:
+        return site_of(recipe)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None

@@ -1,0 +1,246 @@
+"""Does a run's folder hold this recipe's run? The same data in another place, and more steps, are the same run.
+
+A run is known by the recipe that it was begun with, from which its identities are made. Where that is not what
+``recipe.yaml`` says any more, it is kept in ``begun.yaml``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ldm_core import storage
+from ldm_core.config import documents
+from ldm_core.errors import ConfigError, LDMError, quoted
+from ldm_core.recipe import artifacts
+from ldm_core.recipe.identity import without_same
+from ldm_core.recipe.keys import SAMPLING_KEYS
+from ldm_core.recipe.recipe import MixturePart, Part, Recipe
+
+RECIPE_FILE = "recipe.yaml"
+BEGUN_FILE = "begun.yaml"
+_MADE = (artifacts.STAGE_FILE, artifacts.MODEL_FILE, "checkpoints", "latents")
+_TRAINERS = {"first_stage_trainer": "first_stage", "trainer": "denoiser"}
+
+
+@attrs.frozen
+class Continuation:
+    """A recipe in a folder: `known_as`, the recipe by which its run is known; `moved`, whether that has its data
+    elsewhere, so that the data is to be compared; `begun`, the text to keep as ``begun.yaml`` ("" for nothing)."""
+
+    known_as: Recipe
+    moved: bool = False
+    begun: str = ""
+
+
+def continuation(recipe: Recipe, out: str) -> Continuation:
+    """What `recipe` goes on with in `out`. :class:`ConfigError` where that holds another recipe's run, or one that
+    cannot be trained for as many steps.
+
+    A recipe alone, of a run that failed before it made anything, is no run: the corrected recipe takes its place.
+    """
+    url = storage.join(out, RECIPE_FILE)
+    if not storage.exists(url) or not any(storage.exists(storage.join(out, name)) for name in _MADE):
+        return Continuation(recipe)
+    text, first = storage.read_text(url), storage.join(out, BEGUN_FILE)
+    before = documents.parse_yaml(text, url)
+    begun = documents.parse_yaml(storage.read_text(first), first) if storage.exists(first) else before
+    known, moved = recipe, False
+    if isinstance(before, dict) and isinstance(begun, dict):
+        known, moved = _with_places(recipe, begun)
+        for section in _TRAINERS:
+            known = _with_length(known, section, before, begun, out)
+    changed = differences(begun, known)
+    if changed:
+        raise ConfigError(
+            f"{out} holds a run of another recipe ({'; '.join(changed[:3])}); give another folder with --out, or the "
+            f"old recipe: --recipe {url}"
+        )
+    another = known is not recipe and not storage.exists(first)
+    return Continuation(known, moved, text if another else "")
+
+
+def differences(before: Any, recipe: Recipe) -> list[str]:
+    """What of a stored recipe is otherwise in `recipe` and decides what is trained, one line each."""
+    if not isinstance(before, dict):
+        return [f"it is {quoted(before)}"]
+    now = recipe.public()
+    before = {**before, **_with_own_places(recipe, now, before)}
+    return [line for k, v in now.items() if k not in SAMPLING_KEYS for line in _differ(k, before.get(k), v)]
+
+
+def _with_own_places(recipe: Recipe, now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The conditioners of a stored recipe, with the places of files that they know by their content as they are now."""
+    key = "conditioners"
+    rows = before.get(key)
+    if not isinstance(rows, list) or len(rows) != len(recipe.conditioners):
+        return {}
+    moved = []
+    for part, own, row in zip(recipe.conditioners, now[key], rows, strict=True):
+        fields = attrs.fields(type(part.config)) if attrs.has(type(part.config)) else ()
+        held = {f.name: f.metadata["sha256"] for f in fields if "sha256" in f.metadata}
+        same = {n: own[n] for n, hash_ in held.items() if isinstance(row, dict) and own.get(hash_) == row.get(hash_)}
+        moved.append({**row, **same} if isinstance(row, dict) else row)
+    return {key: moved}
+
+
+def _differ(path: str, before: Any, now: Any) -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        before, now = without_same(path, before), without_same(path, now)
+        if path == "first_stage" and now.get("sha256"):  # trained weights are known by their content
+            before, now = ({k: v for k, v in each.items() if k != "weights"} for each in (before, now))
+        return [line for k in {**before, **now} for line in _differ(f"{path}.{k}", before.get(k), now.get(k))]
+    return [] if before == now else [f"{path}: {quoted(before)} there, {quoted(now)} now"]
+
+
+# ------------------------------------------------------------------------------------------------ the data's place
+
+
+def _with_places(recipe: Recipe, begun: Mapping[str, Any]) -> tuple[Recipe, bool]:
+    """`recipe` with its data where the run was begun with it, if that is all that differs; and whether it does."""
+    rows = begun.get("dataset")
+    rows = rows if isinstance(rows, list) else [rows]
+    parts = list(recipe.datasets)
+    if len(rows) != len(parts) or not all(isinstance(row, dict) for row in rows):
+        return recipe, False
+    moved = [_moved(part, row) for part, row in zip(parts, rows, strict=True)]
+    if all(a is b for a, b in zip(moved, parts, strict=True)):
+        return recipe, False
+    whole = recipe.dataset
+    dataset = attrs.evolve(whole, members=tuple(moved)) if isinstance(whole, MixturePart) else moved[0]
+    return attrs.evolve(recipe, dataset=dataset), True
+
+
+def _moved(part: Part, row: Mapping[str, Any]) -> Part:
+    place = row.get("url")
+    own = getattr(part.config, "url", None)
+    if row.get("use") != part.use or not isinstance(place, str) or not isinstance(own, str):
+        return part
+    if not place.strip() or storage.shown(own) == place:
+        return part
+    return attrs.evolve(part, config=attrs.evolve(part.config, url=place))
+
+
+def default_out(recipe: Recipe) -> str:
+    """The folder of a run that names none: one by its name, or that of the same run whose data was spelt otherwise."""
+    own = f"runs/{recipe.name}"
+    if storage.exists(own):
+        return own
+    return next((out for out, known in _goes_on(recipe) if _same_steps(recipe, known)), own)
+
+
+def shorter_run(recipe: Recipe) -> str:
+    """A line on the run without a name from which a recipe with more steps could go on; empty where there is none."""
+    if storage.exists(f"runs/{recipe.name}"):
+        return ""
+    found = next((out for out, known in _goes_on(recipe) if not _same_steps(recipe, known)), "")
+    return f"{found} holds this run with fewer steps; to go on from there, say --out {found}" if found else ""
+
+
+def _goes_on(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """The runs without a name with which `recipe` could go on, its data where it was, and how they are known."""
+    folder = Path("runs")
+    beginning = recipe.name.rpartition("-")[0]
+    for path in sorted(folder.glob(f"*/{RECIPE_FILE}")) if folder.is_dir() else ():
+        out = f"{folder}/{path.parent.name}"
+        if path.parent.name.startswith(beginning):
+            with contextlib.suppress(LDMError):
+                known = continuation(recipe, out).known_as
+                if known is not recipe and _one_place(recipe, known):
+                    yield out, known
+
+
+def _same_steps(one: Recipe, other: Recipe) -> bool:
+    return all(getattr(one, name).steps == getattr(other, name).steps for name in _TRAINERS)
+
+
+def _one_place(one: Recipe, other: Recipe) -> bool:
+    """Whether two recipes' data sets lie at the same places, links followed."""
+    places = []
+    for recipe in (one, other):
+        urls = [getattr(part.config, "url", "") for part in recipe.datasets]
+        paths = [storage.local_path(url) if isinstance(url, str) else None for url in urls]
+        places.append([url if path is None else os.path.realpath(path) for url, path in zip(urls, paths, strict=True)])
+    return places[0] == places[1]
+
+
+# ------------------------------------------------------------------------------------------------------- more steps
+
+
+def _with_length(recipe: Recipe, section: str, before: Mapping[str, Any], begun: Mapping[str, Any], out: str) -> Recipe:
+    """`recipe` with the steps that the run was begun with, where it may go on to those of `section`; ConfigError where
+    it may not."""
+    now = getattr(recipe, section)
+    last, first = (_section(each, section) for each in (before, begun))
+    steps = first.get("steps")
+    reached = max((s for s in (steps, last.get("steps")) if isinstance(s, int)), default=0)
+    if not isinstance(steps, int) or (now.steps == reached == steps):
+        return recipe
+    stage = _TRAINERS[section]
+    weights = artifacts.MODEL_FILE if stage == "denoiser" else artifacts.STAGE_FILE
+    if now.steps < reached:
+        raise ConfigError(
+            f"{section}.steps: the run in {out} is one of {reached} steps, and {now.steps} were asked for; a run gets "
+            f"longer, not shorter: set {section}.steps={reached} or more, or give another folder with --out"
+        )
+    if now.steps > steps and (why := _bound_to_length(recipe, section, steps, first, out)):
+        raise ConfigError(f"{section}.steps: {why}")
+    held = storage.exists(storage.join(out, weights))
+    if now.steps > reached and held and not storage.exists(storage.join(out, "checkpoints", stage)):
+        raise ConfigError(
+            f"{section}.steps: {out} has no checkpoint of its {reached} steps to go on from; start another run from "
+            f"its weights: {_from_weights(section, out, now.steps - reached)}"
+        )
+    end = first.get("decay_end", 0)
+    same_end = {"decay_end": end} if _end(now) == (end or steps) else {}
+    return attrs.evolve(recipe, **{section: attrs.evolve(now, steps=steps, **same_end)})
+
+
+def _section(plain: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = plain.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _end(settings: Any) -> int:
+    """The step at which the rate has come to its end."""
+    return int(settings.decay_end or settings.steps)
+
+
+def _from_weights(section: str, out: str, steps: int) -> str:
+    stage = f"--recipe {storage.join(out, RECIPE_FILE)} first_stage_trainer.init_from={out}"
+    option = f"--init-from {out}" if section == "trainer" else stage
+    return f"ldm-run {option} --out NEW {section}.steps={steps}"
+
+
+def _bound_to_length(recipe: Recipe, section: str, steps: int, first: Mapping[str, Any], out: str) -> str:
+    """Why a training that was begun with `steps` steps would have been another one with more; empty if not."""
+    now = getattr(recipe, section)
+    end = first.get("decay_end") or steps
+    if now.schedule in ("cosine", "linear") and _end(now) != end:
+        return (
+            f"the rate of the run in {out} falls to its end at step {end} (schedule={now.schedule}), so that one of "
+            f"{now.steps} steps is another run; "
+            + (f"to go on at the last rate add {section}.decay_end={end}, or " if now.final_lr else "")
+            + f"start one from its weights: {_from_weights(section, out, now.steps - steps)}"
+        )
+    if section == "trainer":
+        return ""
+    if any(storage.exists(storage.join(out, name)) for name in (artifacts.MODEL_FILE, "checkpoints/denoiser")):
+        return (
+            f"the denoiser in {out} was trained on the latents of its first stage, which more steps would change; "
+            f"start another run from that stage: {_from_weights(section, out, now.steps - steps)}"
+        )
+    own = now.adversarial_start
+    start = getattr(recipe.first_stage.config, "adversarial_start", 0) if own is None else own
+    late = now.adversarial and (now.adversarial_start_share is not None or steps <= start < now.steps)
+    if late or steps <= now.codebook_start:
+        return (
+            f"the discriminator or the codebook of the run in {out} starts at a share of its {steps} steps, or would "
+            f"have started later; start another run from its weights: {_from_weights(section, out, now.steps - steps)}"
+        )
+    return ""

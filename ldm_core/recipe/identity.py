@@ -1,0 +1,25 @@
+"""The part of a recipe that decides the trained model, for its hash."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ldm_core.config.fields import later_defaults, same_keys
+from ldm_core.recipe.keys import SECTIONS
+
+SAME = {name: same_keys(section) for name, section in SECTIONS.items()}
+"""Keys of the core's own :data:`SECTIONS` that do not change what is trained."""
+
+
+LATER = {name: later_defaults(section) for name, section in SECTIONS.items()}
+"""Keys of them that older recipes lack, which mean their defaults there."""
+
+
+def without_same(key: str, value: Any) -> Any:
+    """Of the plain value of top-level key `key`, what decides what is trained."""
+    if key not in SECTIONS:
+        return value
+    later = LATER[key]
+    left = {k: v for k, v in value.items() if k not in SAME[key] and not (k in later and v == later[k])}
+    # whether there are any; their content counts where they are read, and not their place
+    return {**left, "lpips": bool(left["lpips"])} if "lpips" in left else left

@@ -1,0 +1,63 @@
+"""The keys of a recipe and the component or settings that each holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ldm_core.config.key_hints import declare_sections
+from ldm_core.recipe.settings import (
+    DataSettings,
+    FirstStageTrainerSettings,
+    SampleSettings,
+    TrainerSettings,
+)
+from ldm_core.storage.options import StorageSettings
+
+SINGLE = (
+    "first_stage",
+    "denoiser",
+    "schedule",
+    "parameterization",
+    "objective",
+    "time_grid",
+    "sampler",
+    "guidance",
+    "dataset",
+)
+"""Top-level keys that hold one component each; the key is the component's kind."""
+
+
+LISTS = {"conditioners": "conditioner", "adapters": "adapter", "observers": "observer"}
+"""Top-level keys that hold a list of components, and their kind."""
+
+
+DEFAULTS: Mapping[str, Any] = {
+    "first_stage": "identity",
+    "conditioners": [],
+    "denoiser": "unet",
+    "schedule": "vp",
+    "parameterization": "eps",
+    "objective": "simple",
+    "time_grid": "trailing",
+    "sampler": "ddpm",
+    "guidance": "none",
+    "dataset": "shapes",
+    "adapters": [],
+    "observers": [],
+}
+
+
+SECTIONS: Mapping[str, type] = {
+    "data": DataSettings,
+    "first_stage_trainer": FirstStageTrainerSettings,
+    "trainer": TrainerSettings,
+    "sample": SampleSettings,
+    "storage": StorageSettings,
+}
+
+
+SAMPLING_KEYS = ("sample", "sampler", "guidance", "time_grid", "observers", "storage")
+"""Keys that may change without making another model of it."""
+
+declare_sections(SECTIONS)

@@ -1,0 +1,193 @@
+"""Places that a recipe names (paths, URLs, second models), and the rule that none is taken from a file. Torch-free.
+
+A recipe reaches out: it names data, trained weights, tokenizers, servers. The user wrote it, and may. The recipe in a
+weights file came with the file, and describes a model: :func:`described` is the one door between the two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, get_args, get_origin, get_type_hints
+
+import attrs
+
+from ldm_core.catalog import Catalog
+from ldm_core.catalog.component import Component
+from ldm_core.errors import CheckpointError, ComponentError, ConfigError, LDMError, clean
+from ldm_core.recipe.artifacts import is_weights
+from ldm_core.recipe.keys import DEFAULTS, LISTS, SECTIONS, SINGLE
+
+OUTSIDE = ("dataset", "observers", "storage")
+"""Keys of a recipe that are about places and nothing else: of a file's recipe they are left out."""
+ELSEWHERE = "(named by the run that made this file)"
+"""Stands for a place that was left out, where it matters whether there was one."""
+_WORDS = (
+    "address|checkpoint|dir|directory|endpoint|file|files|folder|folders|host|model|models|path|paths|source|tokenizer|"
+    "url|urls|vocab|vocabulary|weights"
+)
+_LIKE = re.compile(rf"(^|_)({_WORDS})$")
+_TYPED = 1_000  # rows of a list that are looked at; the resolver refuses far shorter ones
+
+
+def is_place(config: type, field: attrs.Attribute[Any]) -> bool:
+    """Whether a config's field names a place outside of the recipe: metadata ``place`` says so (True or False).
+
+    Without it, one whose hash is kept (metadata ``sha256``) does, and a text that is called like one (``url``,
+    ``weights``, ``vocab_file``).
+    """
+    said = field.metadata.get("place")
+    return bool("sha256" in field.metadata or _called_like_one(config, field)) if said is None else bool(said)
+
+
+def undeclared(config: type) -> list[str]:
+    """Fields of a config that are called like a place and whose metadata does not say whether they are one."""
+    return [
+        field.name
+        for field in attrs.fields(config)
+        if "place" not in field.metadata and ("sha256" in field.metadata or _called_like_one(config, field))
+    ]
+
+
+def _called_like_one(config: type, field: attrs.Attribute[Any]) -> bool:
+    return bool(_LIKE.search(field.name)) and _holds_text(_hints(config).get(field.name, field.type))
+
+
+def _hints(config: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(config)
+    except (NameError, TypeError):  # a plugin's annotations that do not resolve: taken as texts
+        return {}
+
+
+def _holds_text(kind: Any) -> bool:
+    if kind in (str, None, Any):
+        return True
+    return get_origin(kind) is not None and any(_holds_text(arg) for arg in get_args(kind) if arg is not type(None))
+
+
+def described(plain: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
+    """What the recipe in a weights file says of its model: plain values without any place.
+
+    Data, observers and storage are left out, and every field that names a place, of parts and of the trainers'
+    settings. The rest is as it was, and as unchecked; :class:`ConfigError` where a part is named by a path.
+    """
+    out: dict[str, Any] = {}
+    for key, value in plain.items():
+        if key in OUTSIDE:
+            continue
+        if key in SINGLE:
+            out[key] = _part(key, key, value, catalog)
+        elif key in LISTS:
+            rows = value if isinstance(value, list | tuple) else [value]
+            out[key] = [_part(LISTS[key], f"{key}[{i}]", row, catalog) for i, row in enumerate(rows[:_TYPED])]
+            out[key] += rows[_TYPED:]
+        elif key in SECTIONS and isinstance(value, Mapping):
+            out[key] = _section(SECTIONS[key], value)
+        else:
+            out[key] = value
+    return out
+
+
+def described_part(kind: str, plain: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
+    """One part of a file's recipe without the places that it names; ``use`` says which component it is."""
+    found: dict[str, Any] = _part(kind, kind, plain, catalog)
+    return found
+
+
+def _part(kind: str, path: str, value: Any, catalog: Catalog) -> Any:
+    if isinstance(value, str):
+        value = {"use": value}
+    if not isinstance(value, Mapping):
+        return value
+    use = value.get("use") or DEFAULTS.get(kind)
+    if not isinstance(use, str):
+        return value
+    if is_weights(use):
+        raise ConfigError(f"{path}: the file's recipe names a path in place of a component, which is not read")
+    component = _component(kind, use, catalog)
+    own = {key: each for key, each in value.items() if not (kind == "first_stage" and key in ("weights", "sha256"))}
+    if component is None:  # not installed: said where it is looked up
+        return {key: each for key, each in own.items() if not _LIKE.search(str(key))}
+    return _without_places(component.config, own)
+
+
+def _component(kind: str, use: str, catalog: Catalog) -> Component | None:
+    try:
+        return catalog.get(kind, use)[0].component
+    except ComponentError:
+        return None
+
+
+def _without_places(config: type, value: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {field.name: field for field in attrs.fields(config)}
+    hints = _hints(config)
+    out: dict[str, Any] = {}
+    for key, each in value.items():
+        field = fields.get(key)
+        if field is None:
+            out[key] = each
+        elif not is_place(config, field):
+            out[key] = _nested(hints.get(key), each)
+    return out
+
+
+def _nested(kind: Any, value: Any) -> Any:
+    """A config within a config, or a list of them, is held to the same."""
+    inner = next((each for each in (kind, *get_args(kind)) if isinstance(each, type) and attrs.has(each)), None)
+    if inner is None:
+        return value
+    if isinstance(value, Mapping):
+        return _without_places(inner, value)
+    if isinstance(value, list | tuple):
+        return [_without_places(inner, row) if isinstance(row, Mapping) else row for row in value]
+    return value
+
+
+def _section(section: type, value: Mapping[str, Any]) -> dict[str, Any]:
+    out = _without_places(section, value)
+    for field in attrs.fields(section):
+        if field.metadata.get("place") == "whether" and value.get(field.name):
+            out[field.name] = ELSEWHERE
+    return out
+
+
+def unnamed(config: Any) -> bool:
+    """Whether a part's config has a field for a place, and none in it."""
+    return attrs.has(type(config)) and any(
+        is_place(type(config), field) and not getattr(config, field.name) for field in attrs.fields(type(config))
+    )
+
+
+@contextmanager
+def described_by(where: str) -> Iterator[None]:
+    """What is made of the recipe in the file at `where`: whatever its numbers lead a part to raise is the file's
+    fault, a :class:`CheckpointError`. Errors of the package's own go on as they are."""
+    try:
+        yield
+    except LDMError:
+        raise
+    except _FAULTS as error:
+        raise CheckpointError(
+            f"{where}: its recipe describes nothing that can be built ({type(error).__name__}: "
+            f"{clean(error, 160)}); the file is damaged, or was changed"
+        ) from error
+
+
+_FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
+
+
+def typed(settings: Sequence[str], catalog: Catalog) -> list[str]:
+    """Of ``KEY=VALUE`` settings, those that name a place of a part in a list (``conditioners.text.tokenizer=PATH``)."""
+    found = []
+    for setting in settings:
+        keys = [key.strip() for key in setting.partition("=")[0].split(".")]
+        if len(keys) == 3 and keys[0] in LISTS and _is_field(LISTS[keys[0]], keys[2], catalog):
+            found.append(setting)
+    return found
+
+
+def _is_field(kind: str, name: str, catalog: Catalog) -> bool:
+    configs = [entry.component.config for entry in catalog if entry.component.kind == kind]
+    return any(field.name == name and is_place(conf, field) for conf in configs for field in attrs.fields(conf))

@@ -1,0 +1,207 @@
+"""One run's whole configuration: plain YAML -> a resolved, typed, complete :class:`Recipe`, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from ldm_core import storage
+from ldm_core.catalog import Catalog
+from ldm_core.catalog.component import VERSION
+from ldm_core.config.fields import later_defaults
+from ldm_core.config.structure import digest, unstructure
+from ldm_core.recipe.identity import SAME, without_same
+from ldm_core.recipe.keys import LISTS, SAMPLING_KEYS, SINGLE
+from ldm_core.recipe.settings import DataSettings, FirstStageTrainerSettings, SampleSettings, TrainerSettings
+from ldm_core.storage.options import StorageSettings
+
+
+@attrs.frozen(kw_only=True)
+class Part:
+    """One component of a recipe: the component's name, its complete config, and the name it was asked by."""
+
+    kind: str
+    use: str
+    config: Any
+    asked: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """As written to recipe.yaml: every field."""
+        return {"use": self.use, **unstructure(self.config)}
+
+
+@attrs.frozen(kw_only=True)
+class StagePart(Part):
+    """The first stage; `weights`: path or URL of a trained one that is used frozen, `sha256` of that file.
+
+    `image_channels`: of the images that those weights were trained on; 0 = not known.
+    """
+
+    weights: str = ""
+    sha256: str = ""
+    image_channels: int = 0
+
+    def plain(self) -> dict[str, Any]:
+        """As written to recipe.yaml: every field; the weights where there are any."""
+        extra = {"weights": self.weights, "sha256": self.sha256} if self.weights else {}
+        return {**super().plain(), **extra}
+
+
+@attrs.frozen(kw_only=True)
+class ConditionerPart(Part):
+    """A conditioner; `dropout`: share of examples that lose it in training; `train`: with the denoiser, or frozen."""
+
+    name: str
+    dropout: float = 0.0
+    train: bool = True
+
+    def plain(self) -> dict[str, Any]:
+        """As written to recipe.yaml: every field."""
+        return {**super().plain(), "name": self.name, "dropout": self.dropout, "train": self.train}
+
+
+@attrs.frozen(kw_only=True)
+class MixturePart(Part):
+    """Several data sets as one; `weights`: shares of the examples that are trained on, none = by their sizes."""
+
+    members: tuple[Part, ...]
+    weights: tuple[float, ...] = ()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """As written to recipe.yaml: a list of components, each with its weight where there are weights."""
+        rows = [member.plain() for member in self.members]
+        return [{**row, "weight": w} for row, w in zip(rows, self.weights, strict=True)] if self.weights else rows
+
+
+@attrs.frozen(kw_only=True)
+class Recipe:
+    """A resolved recipe: every component by name with every field of its config, and the core's own settings."""
+
+    image_size: tuple[int, int]
+    image_channels: int
+    seed: int
+    first_stage: StagePart
+    conditioners: tuple[ConditionerPart, ...]
+    denoiser: Part
+    schedule: Part
+    parameterization: Part
+    objective: Part
+    time_grid: Part
+    sampler: Part
+    guidance: Part
+    dataset: Part
+    adapters: tuple[Part, ...]
+    observers: tuple[Part, ...]
+    data: DataSettings
+    first_stage_trainer: FirstStageTrainerSettings
+    trainer: TrainerSettings
+    sample: SampleSettings
+    storage: StorageSettings
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values, complete: resolving them again gives an equal recipe."""
+        out: dict[str, Any] = {}
+        for field in attrs.fields(Recipe):
+            value = getattr(self, field.name)
+            if isinstance(value, MixturePart):
+                out[field.name] = value.rows()
+            elif isinstance(value, Part):
+                out[field.name] = value.plain()
+            elif field.name in LISTS:
+                out[field.name] = [p.plain() for p in value]
+            else:
+                out[field.name] = unstructure(value)
+        return out
+
+    def public(self) -> dict[str, Any]:
+        """:meth:`plain` without the credentials of any URL, and without settings of parts that came later and are at
+        their defaults: what files, pictures and identities are made of."""
+        out: dict[str, Any] = _shown(self.plain())
+        for part, row in self._rows(out):
+            for name, default in later_defaults(type(part.config)).items() if attrs.has(type(part.config)) else ():
+                if row.get(name) == default:
+                    del row[name]
+        return out
+
+    def carried(self) -> dict[str, Any]:
+        """:meth:`public` without observers, storage and the place of weights that it was finetuned from, whose hash
+        stays: what weights and pictures carry, for others to load them."""
+        plain = {**{k: v for k, v in self.public().items() if k != "storage"}, "observers": []}
+        return {k: {**v, "init_from": ""} if "init_from" in SAME.get(k, ()) else v for k, v in plain.items()}
+
+    def _contents(self) -> dict[str, Any]:
+        """:meth:`public` with the hashes of files that parts name, and not their places."""
+        out = self.public()
+        for part, row in self._rows(out):
+            for field in attrs.fields(type(part.config)) if attrs.has(type(part.config)) else ():
+                if "sha256" in field.metadata:
+                    row.pop(field.name)
+        return out
+
+    def _rows(self, plain: Mapping[str, Any]) -> Iterable[tuple[Part, dict[str, Any]]]:
+        """Every component, each of several data sets too, with its own row of the plain values."""
+        for key in (*SINGLE, *LISTS):
+            parts = getattr(self, key) if key in LISTS else self.datasets if key == "dataset" else (getattr(self, key),)
+            rows = plain[key] if isinstance(plain[key], list) else [plain[key]]
+            yield from zip(parts, rows, strict=True)
+
+    def parts(self) -> Iterable[Part]:
+        """Every component, in build order."""
+        yield self.first_stage
+        yield from self.conditioners
+        for kind in SINGLE[1:-1]:
+            yield getattr(self, kind)
+        yield from self.datasets
+        yield from self.adapters
+        yield from self.observers
+
+    @property
+    def datasets(self) -> tuple[Part, ...]:
+        """The data set, or those that are mixed."""
+        return self.dataset.members if isinstance(self.dataset, MixturePart) else (self.dataset,)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The keys of an example that the conditioners read, each once, in their order."""
+        return tuple(dict.fromkeys(key for c in self.conditioners for key in c.config.reads))
+
+    def identity(self) -> str:
+        """A hash of all that shapes the trained model: everything but sampling, the log and checkpoint intervals."""
+        plain = {k: v for k, v in self._contents().items() if k not in SAMPLING_KEYS}
+        if self.first_stage.weights:
+            plain.pop("first_stage_trainer")
+            plain["first_stage"] = {"sha256": self.first_stage.sha256}
+        return digest({k: without_same(k, v) for k, v in plain.items()})
+
+    def first_stage_identity(self) -> str:
+        """A hash of all that shapes the first stage alone: the same for every model that could share it."""
+        plain = self.public()
+        if self.first_stage.weights:
+            return digest({"sha256": self.first_stage.sha256})
+        keys = ("image_size", "image_channels", "seed", "first_stage", "first_stage_trainer", "dataset", "data")
+        return digest({k: without_same(k, plain[k]) for k in keys})
+
+    @property
+    def name(self) -> str:
+        """A short name for the run's folder: the main parts and the hash."""
+        words = [self.first_stage.asked or self.first_stage.use, *(c.name for c in self.conditioners)]
+        return "-".join([*words, self.identity()[:8]])
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _shown(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(v) for v in value]
+    return storage.shown(value) if isinstance(value, str) and "://" in value else value
+
+
+def versions(recipe: Recipe, catalog: Catalog) -> dict[str, str]:
+    """Distribution -> version of everything that brings a component of the model, and the core itself."""
+    parts = [part for part in recipe.parts() if part.kind != "observer"]
+    # data that a file only tells of need not be installed
+    told = [part for part in parts if isinstance(part.config, Mapping) and part.use not in catalog.names(part.kind)]
+    entries = [catalog.get(part.kind, part.use)[0] for part in parts if part not in told]
+    return dict(sorted({"ldm-core": VERSION, **{e.distribution: e.version for e in entries}}.items()))

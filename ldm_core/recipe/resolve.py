@@ -1,0 +1,360 @@
+"""Plain values (YAML, the command line) -> a complete :class:`~ldm_core.recipe.recipe.Recipe`, without torch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from ldm_core import storage
+from ldm_core.catalog import Catalog
+from ldm_core.catalog.component import Component
+from ldm_core.config.key_hints import key_hint
+from ldm_core.config.structure import digest, structure, unstructure
+from ldm_core.contracts import DataInfo, Site
+from ldm_core.errors import ComponentError, ConfigError, clean, quoted
+from ldm_core.recipe import artifacts, sizes
+from ldm_core.recipe.artifacts import is_weights
+from ldm_core.recipe.keys import DEFAULTS, LISTS, SAMPLING_KEYS, SECTIONS, SINGLE
+from ldm_core.recipe.places import described_part
+from ldm_core.recipe.recipe import ConditionerPart, MixturePart, Part, Recipe, StagePart
+from ldm_core.recipe.settings import MOST_PIXELS, EngineSettings
+from ldm_core.recipe.sources import with_hash
+
+_CONDITIONER_KEYS = {"name": str, "dropout": float, "train": bool}
+
+
+@attrs.define
+class _Around:
+    """What a part is resolved in: what is installed, whether parts are scaled down, the data, and the place as far as
+    it is known (its latents once the first stage is)."""
+
+    catalog: Catalog
+    small: bool
+    info: DataInfo | None
+    site: Site
+
+
+def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = None) -> Recipe:  # noqa: C901
+    """Plain values -> a complete recipe. Every mistake is reported at once (:class:`ConfigError`).
+
+    `info`, what the data offers, lets conditioners fill in numbers such as class counts. Files that `plain` names are
+    looked at, for their hashes; what came with a file of weights names none (:func:`resolve_described`). Nothing of
+    the process is changed: :func:`use_storage` is the caller's to call.
+    """
+    problems: list[str] = []
+    known = ["image_size", "image_channels", "seed", "scale", *SINGLE, *LISTS, *SECTIONS]
+    for key in plain:
+        if key not in known:
+            hint = key_hint("", str(key), known) or " (known: " + ", ".join(known) + ")"
+            problems.append(f"{clean(key, 60)}: unknown key{hint}")
+    small = plain.get("scale", "paper")
+    if small not in ("paper", "small"):
+        problems.append(f"scale: expected paper or small, got {quoted(small)}")
+    plain, secrets = _without_secrets(plain)
+    problems += secrets
+    out: dict[str, Any] = {}
+
+    def attempt(key: str, make: Any) -> None:
+        try:
+            out[key] = make()
+        except ConfigError as error:
+            problems.extend(error.problems)
+        except ComponentError as error:
+            problems.append(f"{key}: {error}")
+
+    attempt("image_size", lambda: _size(plain.get("image_size", 256)))
+    attempt("image_channels", lambda: _one_or_three(plain.get("image_channels", 3)))
+    attempt("seed", lambda: structure(plain.get("seed", 0), int, "seed"))
+    for key, section in SECTIONS.items():
+        attempt(key, lambda key=key, section=section: _section(key, section, plain.get(key)))
+    for key in [k for k in out if isinstance(out[k], EngineSettings)]:
+        attempt(key, lambda key=key: with_hash(out[key], key))
+    around = _Around(catalog, small == "small", info, Site(size=(32, 32)))
+    if "image_size" in out and "image_channels" in out:
+        around.site = Site(size=out["image_size"], channels=out["image_channels"])
+    for kind in SINGLE:  # the first stage is the first of them
+        one = _data if kind == "dataset" else _part
+        attempt(kind, lambda kind=kind, one=one: one(kind, kind, plain.get(kind, DEFAULTS[kind]), around))
+        if kind == "first_stage" and kind in out:
+            around.site = attrs.evolve(around.site, latent=out[kind].config.latent)
+    for key, kind in LISTS.items():
+        attempt(key, lambda key=key, kind=kind: _list(key, kind, plain.get(key) or [], around))
+    if problems:
+        lacking = catalog.lacking(_named(plain))
+        together = [f"all that is not installed: pip install {' '.join(lacking)}"] if len(lacking) > 1 else []
+        raise ConfigError([*problems, *together])
+    return Recipe(**out)
+
+
+def _named(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(kind, name) of every part that the recipe names."""
+    for key, kind in {**{kind: kind for kind in SINGLE}, **LISTS}.items():
+        value = plain.get(key, DEFAULTS.get(key))
+        for part in value if isinstance(value, list | tuple) else [value]:
+            name = part.get("use") if isinstance(part, Mapping) else part
+            if isinstance(name, str):
+                yield kind, name
+
+
+def use_storage(plain: Mapping[str, Any]) -> None:
+    """Take the section ``storage`` of the user's own recipe for every remote URL of this process, where it has one.
+
+    A section that does not read changes nothing; :func:`resolve` says what is wrong with it.
+    """
+    given = _without_secrets(plain)[0].get("storage")
+    if isinstance(given, Mapping) and given:
+        with contextlib.suppress(ConfigError):
+            storage.configure(structure(given, SECTIONS["storage"], "storage"))
+
+
+def resolve_part(kind: str, value: Any, recipe: Recipe, catalog: Catalog) -> Part:
+    """One part of top-level key `kind` from plain values, for a place in `recipe`; :class:`ConfigError`."""
+    site = Site(size=recipe.image_size, channels=recipe.image_channels, latent=recipe.first_stage.config.latent)
+    return _part(kind, kind, value, _Around(catalog, False, None, site))
+
+
+def _without_secrets(plain: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+    """`plain` without credentials, and what is to be said about each; a recipe is written down and handed on."""
+    given = plain.get("storage")
+    secret = storage.secrets_among(given) if isinstance(given, Mapping) else []
+    if not isinstance(given, Mapping) or not secret:
+        return plain, []
+    lines = [
+        f"storage.{key}: credentials do not belong in a recipe, which is written down; set AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY in the environment, or name a profile of ~/.aws in storage.profile"
+        for key in secret
+    ]
+    return {**plain, "storage": {k: v for k, v in given.items() if k not in secret}}, lines
+
+
+def _section(key: str, section: type, value: Any) -> Any:
+    if key == "data" and isinstance(value, str) and value:
+        raise ConfigError(
+            f"data: expected a mapping of settings, got {quoted(value)}; a data set is --data {clean(value, 60)}, or "
+            "dataset: {use: folder, url: ...}"
+        )
+    return structure({} if value is None or value == [] else value, section, key)
+
+
+def _size(value: Any) -> tuple[int, int]:
+    if isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0:
+        value = [value, value]
+    if not isinstance(value, list | tuple):
+        raise ConfigError(
+            f"image_size: expected pixels such as 64, or [height, width] such as [48, 64], got {quoted(value)}"
+        )
+    height, width = structure(value, tuple[int, int], "image_size")
+    if min(height, width) < 1:
+        raise ConfigError(f"image_size: expected [height, width] in pixels, got [{height}, {width}]")
+    if max(height, width) > MOST_PIXELS:
+        raise ConfigError(f"image_size: expected at most {MOST_PIXELS:,} pixels a side, got {quoted(value)}")
+    return height, width
+
+
+def _one_or_three(value: Any) -> int:
+    if value not in (1, 3) or isinstance(value, bool):
+        raise ConfigError(f"image_channels: expected 1 (grey) or 3 (colour), got {quoted(value)}")
+    return int(value)
+
+
+def _data(kind: str, path: str, value: Any, around: _Around) -> Part:
+    """A data set, or a list of those that are mixed; a list of one is that one by itself."""
+    if not isinstance(value, list | tuple):
+        return _part(kind, path, value, around)
+    if not value:
+        raise ConfigError(f"{path}: an empty list; give a data set, or several to be mixed")
+    members: list[Any] = []
+    weights: list[float | None] = []
+    problems: list[str] = []
+    for i, item in enumerate(value):
+        rest = dict(item) if isinstance(item, Mapping) else item
+        given = rest.pop("weight", None) if isinstance(rest, dict) else None
+        members.append(rest)
+        try:
+            weight = None if given is None else structure(given, float, f"{path}[{i}].weight")
+            weights.append(weight)
+            if weight is not None and not 0 < weight < float("inf"):
+                problems.append(f"{path}[{i}].weight: expected a number above 0, got {weight}")
+        except ConfigError as error:
+            problems += error.problems
+    if 0 < sum(w is None for w in weights) < len(weights):
+        problems.append(f"{path}: some data sets have a weight and some have none; give one to all of them, or to none")
+    try:
+        parts = _list(path, kind, members, around)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
+    if problems:
+        raise ConfigError(problems)
+    if len(parts) == 1:
+        return parts[0]
+    known = tuple(w for w in weights if w is not None)
+    return MixturePart(kind=kind, use="mixture", config=None, members=parts, weights=known)
+
+
+def _list(key: str, kind: str, value: Any, around: _Around) -> tuple[Part, ...]:
+    if isinstance(value, str | Mapping):
+        value = [value]
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{key}: expected a list of components, got {quoted(value)}")
+    if len(value) > sizes.MOST_PARTS and kind != "dataset":
+        raise ConfigError(sizes.too_many(key, len(value)))
+    parts: list[Part] = []
+    problems: list[str] = []
+    for i, item in enumerate(value):
+        try:
+            parts.append(_part(kind, f"{key}[{i}]", item, around))
+        except ConfigError as error:
+            problems += error.problems
+        except ComponentError as error:
+            problems.append(f"{key}[{i}]: {error}")
+    names = [p.name for p in parts if isinstance(p, ConditionerPart)]
+    problems += [
+        f"{key}: two conditioners are named '{n}'; give one of them another name: {{use: {n}, name: ...}}"
+        for n in sorted({n for n in names if names.count(n) > 1})
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return tuple(parts)
+
+
+def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
+    if isinstance(value, str):
+        value = {"use": value}
+    if not isinstance(value, Mapping) or not isinstance(value.get("use", ""), str):
+        raise ConfigError(f"{path}: expected a component's name or a mapping with 'use: NAME', got {quoted(value)}")
+    given = {k: v for k, v in value.items() if k != "use"}
+    name = value.get("use") or _default_name(kind, path)
+    if kind == "first_stage" and is_weights(name):
+        given["weights"], name = name, ""
+    if kind == "first_stage" and given.get("weights") and "use" not in value:
+        name = ""  # the file says what it holds
+    extra: dict[str, Any] = {}
+    if kind == "first_stage":
+        extra = _stage_keys(given, path)
+        if extra.get("weights"):
+            return _trained_stage(given, name, extra, path, around.catalog)
+    entry, preset = around.catalog.get(kind, name)
+    component = entry.component
+    if kind == "conditioner":
+        extra = {"train": getattr(component.config, "trained_by_default", True), **_conditioner_keys(given, path, name)}
+    base = {} if preset is None else unstructure(preset)
+    scaled = {**base, **_scaled_down(component, base, around.site)} if around.small else base
+    if kind in sizes.BOUNDED and (problems := list(sizes.misfits(given, component.config, path))):
+        raise ConfigError(problems)
+    conf: Any = structure({**scaled, **given}, component.config, path)
+    if around.info is not None and (fill := getattr(conf, "from_data", None)) is not None:
+        conf = fill(around.info)
+    conf = _with_hashes(conf, path, hold=kind not in SAMPLING_KEYS)
+    make: type[Part] = {"first_stage": StagePart, "conditioner": ConditionerPart}.get(kind, Part)  # type: ignore[assignment]
+    return make(kind=kind, use=component.name, config=conf, asked=name, **extra)
+
+
+def _with_hashes(conf: Any, path: str, *, hold: bool) -> Any:
+    """`conf` with the hashes of the files that it names: a field's metadata ``sha256`` is the field of its hash,
+    ``file`` what the file is called where a folder is named, and ``files`` what several of them are called.
+
+    A file that is gone keeps the hash that is given: what was learned from it is in the weights. One that is another
+    than the recipe's is an error, but of parts that only sample (not `hold`): those say so when they are built, since
+    the trained model can be used without them.
+    """
+    for field in attrs.fields(type(conf)):
+        url, known = getattr(conf, field.name), field.metadata.get("sha256")
+        if known is not None and url and "file" in field.metadata and not url.endswith(".safetensors"):
+            url = storage.join(url, field.metadata["file"])
+        if known is None or not url or not storage.exists(url):
+            continue
+        found, given = _hash(url, field.metadata.get("files", ())), getattr(conf, known)
+        if given and given != found and not hold:
+            continue
+        if given and given != found:
+            raise ConfigError(
+                f"{path}.{field.name}: {storage.shown(url)} is not the file that the recipe was made with (sha256 "
+                f"{found[:12]}, the recipe says {given[:12]}); give the right file, or {path}.{known}= to take this one"
+            )
+        conf = attrs.evolve(conf, **{known: found})
+    return conf
+
+
+def _hash(url: str, names: Sequence[str]) -> str:
+    """The hash of a file, or of those of `names` that a folder holds."""
+    if not names or not storage.is_folder(url):
+        return artifacts.sha256(url)
+    files = {name: storage.join(url, name) for name in names}
+    return digest({name: artifacts.sha256(file) for name, file in files.items() if storage.exists(file)})
+
+
+def _scaled_down(component: Component, base: Mapping[str, Any], site: Site) -> dict[str, Any]:
+    """The component's `small` fields; whole numbers only ever go down, so that a preset's small codebook stays."""
+    full = {**{a.name: a.default for a in attrs.fields(component.config)}, **base}
+    small = unstructure(component.scaled_down(site))
+    return {k: min(v, full[k]) if type(v) is int and type(full[k]) is int else v for k, v in small.items()}
+
+
+def _default_name(kind: str, path: str) -> str:
+    default = DEFAULTS.get(kind)
+    if not isinstance(default, str):
+        raise ConfigError(f"{path}: 'use' is missing; write {{use: NAME, ...}}")
+    return default
+
+
+def _stage_keys(given: dict[str, Any], path: str) -> dict[str, Any]:
+    return {k: structure(given.pop(k), str, f"{path}.{k}") for k in ("weights", "sha256") if k in given}
+
+
+def _trained_stage(
+    given: Mapping[str, Any], name: str, extra: dict[str, Any], path: str, catalog: Catalog
+) -> StagePart:
+    from ldm_core.recipe.artifacts import stage_header
+
+    header = stage_header(extra["weights"])
+    entry, _ = catalog.get("first_stage", header.use)
+    theirs = described_part("first_stage", {**header.config, "use": header.use}, catalog)
+    theirs.pop("use")
+    where = f"{extra['weights']}: first_stage"
+    if problems := list(sizes.misfits(theirs, entry.component.config, where)):
+        raise ConfigError(problems)
+    conf: Any = structure(theirs, entry.component.config, where)
+    if name and name not in (header.use, entry.component.name) and name not in entry.component.presets:
+        raise ConfigError(f"{path}: {extra['weights']} holds a '{header.use}', not a '{name}'; leave 'use' out")
+    for key, value in given.items():
+        own = unstructure(conf).get(key, None)
+        if own != value:
+            raise ConfigError(
+                f"{path}.{key}: a trained stage keeps its own settings ({key}: {quoted(own)} in {extra['weights']}); "
+                f"leave the key out, or train a stage of your own"
+            )
+    if extra.get("sha256") and extra["sha256"] != header.sha256:
+        raise ConfigError(
+            f"{path}: {extra['weights']} is not the file that the recipe was made with (sha256 {header.sha256[:12]}, "
+            f"the recipe says {extra['sha256'][:12]}); give the right file, or leave 'sha256' out to take this one"
+        )
+    return StagePart(
+        kind="first_stage",
+        use=header.use,
+        config=conf,
+        asked=header.use,
+        weights=extra["weights"],
+        sha256=header.sha256,
+        image_channels=int(header.extra.get("image_channels", 0)),
+    )
+
+
+def _conditioner_keys(given: dict[str, Any], path: str, name: str) -> dict[str, Any]:
+    extra: dict[str, Any] = {"name": name}
+    problems: list[str] = []
+    for key, kind in _CONDITIONER_KEYS.items():
+        if key in given:
+            try:
+                extra[key] = structure(given.pop(key), kind, f"{path}.{key}")
+            except ConfigError as error:
+                problems += error.problems
+    if not 0 <= extra.get("dropout", 0.0) <= 1:
+        problems.append(f"{path}.dropout: expected a share between 0 and 1, got {extra['dropout']}")
+    if not str(extra["name"]).isidentifier():
+        problems.append(f"{path}.name: expected an identifier such as 'text', got {quoted(extra['name'])}")
+    if problems:
+        raise ConfigError(problems)
+    return extra

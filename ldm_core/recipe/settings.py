@@ -1,0 +1,220 @@
+"""The settings that belong to the core itself: data, the two trainers, sampling. Torch-free, frozen, strict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import attrs
+
+from ldm_core.config.fields import field
+from ldm_core.contracts import EMPTY
+from ldm_core.contracts.values import Precision
+from ldm_core.errors import quoted
+
+MAX_WIDTH = 0.28
+"""The widest power-function average; one that gives every step the same weight has 1 / sqrt(12) = 0.289."""
+
+MOST_PIXELS = 1 << 16
+"""Of a side of an image."""
+
+
+def _betas(default: tuple[float, float]) -> Any:
+    """AdamW's two decays, each 0 or more and below 1."""
+
+    def check(_: Any, attribute: attrs.Attribute[Any], value: tuple[float, float]) -> None:
+        if not all(0 <= beta < 1 for beta in value):
+            shown = quoted(list(value))
+            raise ValueError(f"{attribute.name}: expected two numbers, 0 or more and below 1, got {shown}")
+
+    return attrs.field(default=default, validator=check, metadata={"help": "AdamW's decays of gradient and square"})
+
+
+def _start_share(section: Any, attribute: attrs.Attribute[Any], value: float | None) -> None:
+    """A share, and the only word on the discriminator's start."""
+    if value is None:
+        return
+    if not 0 <= value <= 1:
+        raise ValueError(f"{attribute.name}: expected a share from 0 to 1, got {value}")
+    if section.adversarial_start is not None:
+        raise ValueError(f"{attribute.name}: adversarial_start is given too; use one of them, and null for the other")
+
+
+def _widths(_: Any, attribute: attrs.Attribute[Any], value: tuple[float, ...]) -> None:
+    """Relative widths of averages, each once."""
+    if not all(0 < width <= MAX_WIDTH for width in value) or len(set(value)) < len(value):
+        raise ValueError(
+            f"{attribute.name}: expected different numbers above 0 and up to {MAX_WIDTH}, got {quoted(list(value))}"
+        )
+
+
+@attrs.frozen(kw_only=True)
+class DataSettings:
+    """How examples become batches."""
+
+    fit: Literal["crop", "pad"] = field("crop", "how an image of another shape becomes image_size")
+    flip: bool = field(False, "mirror examples at random (boxes and label maps move along)")
+    crop: Literal["center", "random"] = field("center", "where fit=crop cuts; random: another place each epoch")
+    crop_scale: float = field(
+        1.0, "random crops: the smallest side of the cut, as a share of the largest cut", above=0, maximum=1
+    )
+    buckets: tuple[tuple[int, int], ...] = attrs.field(
+        default=(), metadata={"help": "further image sizes [[h, w], ...]: each example goes to the nearest shape"}
+    )
+    workers: int = field(0, "loader processes; 0 = load in the training process", minimum=0, maximum=1024, same=True)
+    keep: int = field(1 << 30, "bytes of decoded examples kept in memory; 0 = none", minimum=0, same=True)
+    cache: str = field(
+        "", "folder that keeps copies of remote shards; none: read where they lie", same=True, place=True
+    )
+    cache_bytes: int = field(10 << 30, "bytes that this folder may hold", minimum=0, same=True)
+
+
+@attrs.frozen(kw_only=True)
+class EngineSettings:
+    """What both trainers share: steps, optimizer, precision, DeepSpeed, checkpoints, what is shown."""
+
+    steps: int = field(500_000, "optimizer steps", minimum=1)
+    images_per_step: int = field(64, "images of one optimizer step, over all processes", minimum=1, maximum=10**6)
+    accumulate: int = field(1, "micro-batches of one step, one after the other", minimum=1, maximum=10**6, same=True)
+    lr: float = field(1e-4, "learning rate", above=0, maximum=100)
+    schedule: Literal["constant", "cosine", "linear", "inverse_sqrt"] = field(
+        "constant", "the learning rate after the warm-up"
+    )
+    warmup_steps: int = field(0, "steps in which the learning rate rises to lr", minimum=0)
+    warmup_from: float = field(0.0, "where the warm-up begins, as a share of lr", minimum=0, maximum=1, later=True)
+    decay_start: int = field(0, "steps after which inverse_sqrt falls; 0 = those of the warm-up", minimum=0)
+    decay_end: int = field(0, "step at which cosine and linear have ended; 0 = the run's last", minimum=0, later=True)
+    final_lr: float = field(0.0, "where cosine and linear end, as a share of lr", minimum=0, maximum=1)
+    betas: tuple[float, float] = _betas((0.9, 0.999))
+    weight_decay: float = field(0.01, "AdamW's", minimum=0)
+    clip: float = field(0.0, "largest gradient norm; 0 = no clipping", minimum=0)
+    precision: Precision = field("fp32", "arithmetic inside the networks; weights stay fp32")  # noqa: RUF009
+    bad_steps: Literal["stop", "skip"] = field("stop", "a loss or gradient that is not finite: stop, or leave it out")
+    max_bad_steps: int = field(10, "steps that may be left out one after the other", minimum=1)
+    zero: Literal[0, 1, 2, 3] = field(0, "DeepSpeed's ZeRO stage", same=True)
+    offload: Literal["none", "optimizer", "all"] = field(
+        "none", "what DeepSpeed keeps in host memory; all: optimizer and parameters (zero=3)", same=True
+    )
+    activation_checkpointing: bool = field(False, "recompute activations in the backward pass: less memory", same=True)
+    compile: bool = field(False, "torch.compile the networks (needs a C++ compiler on a CPU)", same=True)
+    deepspeed: Mapping[str, Any] = attrs.field(
+        default=EMPTY, metadata={"help": "raw DeepSpeed settings, merged in", "same": True, "place": True}
+    )
+    deepspeed_file: str = field(
+        "", "path or URL of a DeepSpeed JSON file, merged in before them", same=True, place=True
+    )
+    log_every: int = field(50, "steps between lines of metrics.jsonl", minimum=1, same=True)
+    checkpoint_every: int = field(1000, "steps between checkpoints", minimum=1, same=True)
+    keep_checkpoints: int = field(2, "newest checkpoints that stay", minimum=1, same=True)
+    keep_every: int = field(0, "checkpoints at multiples of it stay for good; 0 = none", minimum=0, same=True)
+    background: bool = field(True, "write checkpoints in a thread while training goes on", same=True)
+    time_limit: float = field(0.0, "minutes until the run checkpoints and leaves; 0 = none", minimum=0, same=True)
+    preview_every: int = field(
+        0, "steps between pictures (samples, reconstructions); 0 = at the end", minimum=0, same=True
+    )
+    validate_every: int = field(
+        0, "steps between measurements on held-out images; 0 = at the end", minimum=0, same=True
+    )
+    validate_images: int = field(256, "held-out images that are measured", minimum=1, same=True)
+    init_from: str = field(
+        "",
+        "path or URL of trained weights to start from (finetuning); none: fresh weights",
+        same=True,
+        place=True,
+    )
+    init_sha256: str = field("", "hash of those weights; filled in")
+
+
+@attrs.frozen(kw_only=True)
+class TrainerSettings(EngineSettings):
+    """How the denoiser and the trainable conditioners are trained."""
+
+    train: Literal["all", "adapters"] = field(
+        "all", "what learns; adapters: those alone, on the weights that init_from names"
+    )
+    ema: float = field(0.9999, "largest decay of the averaged weights; 0 = no average", minimum=0, maximum=1)
+    ema_power: tuple[float, ...] = attrs.field(
+        default=(),
+        validator=_widths,
+        metadata={"help": "relative widths of power-function averages, for post-hoc reconstruction: [0.05, 0.1]"},
+    )
+    ema_snapshots: int = field(
+        0, "steps between snapshots of those averages; 0 = with the checkpoints", minimum=0, same=True
+    )
+    joint_dropout: float = field(0.0, "share of examples that lose all conditions at once", minimum=0, maximum=1)
+    cache_latents: bool = field(True, "encode the images once (needs a frozen first stage, as always here)")
+    latents: str = field("", "folder or URL of the encoded images; none: in the run's folder", same=True, place=True)
+    latents_dtype: Literal["fp32", "fp16", "bf16"] = field(
+        "fp32", "how encoded images are stored: half the bytes, and the rounding that manifest.json tells"
+    )
+
+
+@attrs.frozen(kw_only=True)
+class FirstStageTrainerSettings(EngineSettings):
+    """How a first stage is trained: L1 + LPIPS + patch discriminator + its own regularisation."""
+
+    images_per_step: int = field(32, "images of one optimizer step, over all processes", minimum=1, maximum=10**6)
+    lr: float = field(4.5e-6 * 8, "learning rate of both optimizers", above=0, maximum=100)
+    betas: tuple[float, float] = _betas((0.5, 0.9))
+    weight_decay: float = field(0.0, "AdamW's", minimum=0)
+    pixel_loss: Literal["l1", "l2"] = field("l1", "the loss on pixels")
+    lpips: str = field(
+        "", "path or URL of LPIPS weights (VGG16 and heads); none: trained without, and said so", place="whether"
+    )
+    perceptual_weight: float = field(1.0, "weight of LPIPS", minimum=0)
+    log_variance: bool = field(False, "learn the variance of the reconstruction error with the autoencoder")
+    adversarial: bool = field(True, "train a patch discriminator")
+    adversarial_start: int | None = field(None, "batch at which it comes in; null = the stage's own", minimum=0)
+    adversarial_start_share: float | None = attrs.field(
+        default=None, validator=_start_share, metadata={"help": "the same as a share of the run's steps", "same": False}
+    )
+    adversarial_weight: float | None = field(None, "its weight; null = the stage's own", minimum=0)
+    discriminator_layers: int | None = field(None, "its strided layers; null = the stage's own", minimum=1, maximum=16)
+    discriminator_width: int = field(64, "its base width", minimum=1, maximum=1 << 16)
+    discriminator_norm: Literal["batch", "group"] = field("group", "batch = as published, depends on rank count")
+    r1_weight: float = field(0.0, "R1 penalty on the discriminator's gradients at real images; 0 = none", minimum=0)
+    r1_every: int = field(16, "steps between penalties (each counts as many times)", minimum=1)
+    codebook_start: int = field(
+        0, "batch (at most the last) from which a codebook quantises; before it the latents pass", minimum=0
+    )
+    codebook_init_images: int = field(256, "images whose latents start a codebook; 0 = random start", minimum=0)
+    revive_every: int = field(0, "steps between revivals of codes that no latent used; 0 = never", minimum=0)
+    statistics_images: int = field(4096, "images over which the latents' mean and std are measured", minimum=1)
+    latent_std: Literal["channel", "one"] = field(
+        "channel", "latents are divided by a std a channel, or one for all (formats of others hold one)", later=True
+    )
+    fd_weights: str = field(
+        "", "path or URL of VGG16 weights for the reconstruction FD; none: random features", same=True, place=True
+    )
+
+
+@attrs.frozen(kw_only=True)
+class SampleSettings:
+    """What a run samples at its end, and the defaults of ``ldm-run sample``. Not part of a run's identity."""
+
+    steps: int = field(50, "sampler steps", minimum=1, maximum=10**6)
+    images: int = field(16, "images", minimum=1, maximum=10**7)
+    batch: int = field(16, "images that are sampled together", minimum=1, maximum=10**6)
+    seed: int = field(0, "seed of the first image; image i has seed + i", minimum=0, maximum=1 << 62)
+    prompts: tuple[str, ...] = attrs.field(default=(), metadata={"help": "prompts; none = taken from held-out data"})
+    project_x0: bool = field(False, "let the first stage quantise each estimate of x0")
+    quantize_x0: bool = field(
+        False, "the same as the published samplers do it: the noise stays what the network gave", later=True
+    )
+    levels: Literal["rounded", "cut"] = field(
+        "rounded", "how values become the 256 levels of a picture; cut: the fraction is left out", later=True
+    )
+    paste_known: bool = field(
+        True, "inpainting: the input's own pixels outside of holes, bit for bit (older runs: false)", later=True
+    )
+    branches: Literal["together", "apart"] = field("together", "guidance branches in one call, or one by one")
+
+
+def later_defaults(section: type) -> dict[str, Any]:
+    """The fields of a section that came after 0.1.0, with their defaults."""
+    return {f.name: f.default for f in attrs.fields(section) if f.metadata.get("later")}
+
+
+def same_keys(section: type) -> frozenset[str]:
+    """The fields of a section that may change within a run: they do not change what is trained."""
+    return frozenset(f.name for f in attrs.fields(section) if f.metadata.get("same"))

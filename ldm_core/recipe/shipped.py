@@ -1,0 +1,43 @@
+"""Recipes that come with the core, and recipes read from files."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+from ldm_core import storage
+from ldm_core.config import documents
+from ldm_core.errors import ConfigError, suggest
+
+
+def shipped() -> dict[str, str]:
+    """Names of the recipes that come with the core -> their first comment line."""
+    out = {}
+    for file in resources.files("ldm_core").joinpath("recipes").iterdir():
+        if file.name.endswith(".yaml"):
+            first = file.read_text(encoding="utf-8").splitlines()[0]
+            out[file.name.removesuffix(".yaml")] = first.lstrip("# ")
+    return dict(sorted(out.items()))
+
+
+def shipped_text(name: str) -> str:
+    """The YAML text of a recipe that comes with the core."""
+    return resources.files("ldm_core").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def load_plain(name_or_url: str) -> dict[str, Any]:
+    """A shipped recipe by name, or a YAML file by path or URL, as plain values."""
+    names = shipped()
+    if name_or_url in names:
+        text = shipped_text(name_or_url)
+    elif "/" in name_or_url or name_or_url.endswith((".yaml", ".yml")):
+        text = storage.read_text(name_or_url)
+    else:
+        raise ConfigError(
+            f"no recipe named '{name_or_url}'{suggest(name_or_url, names)} (`ldm-run show recipes` lists those that "
+            "are shipped; or give the path or URL of a .yaml file)"
+        )
+    plain = documents.parse_yaml(text, name_or_url)
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{name_or_url}: expected a mapping of settings such as 'first_stage: vq_f4'")
+    return plain

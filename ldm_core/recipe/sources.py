@@ -1,0 +1,83 @@
+"""Starting from trained weights: which file is meant, and whether it can be. Torch-free; the weights themselves are
+taken by :mod:`ldm_core.training.finetune`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import attrs
+
+from ldm_core import storage
+from ldm_core.errors import ConfigError
+from ldm_core.recipe import artifacts
+from ldm_core.recipe.recipe import Recipe
+from ldm_core.recipe.settings import EngineSettings
+
+S = TypeVar("S", bound=EngineSettings)
+_HOLDS = {
+    "first_stage_trainer": (artifacts.STAGE_FILE, "first_stage"),
+    "trainer": (artifacts.MODEL_FILE, "model"),
+}
+
+
+def with_hash(settings: S, section: str) -> S:
+    """`settings` with the hash of the weights that they start from: another content is another run, another place of
+    the same content is not.
+
+    Raises ConfigError where the recipe was made with other weights, CheckpointError for a file of another kind.
+    """
+    if not settings.init_from:
+        return settings  # a hash alone: the recipe of a model that was finetuned once
+    header = init_header(settings, section)
+    if settings.init_sha256 and settings.init_sha256 != header.sha256:
+        raise ConfigError(
+            f"{section}.init_from: {storage.shown(settings.init_from)} is not the file that the recipe was made with "
+            f"(sha256 {header.sha256[:12]}, the recipe says {settings.init_sha256[:12]}); give the right file, or "
+            f"{section}.init_sha256= to take this one"
+        )
+    return attrs.evolve(settings, init_sha256=header.sha256)
+
+
+def init_header(settings: EngineSettings, section: str, sha256: str | None = None) -> artifacts.Header:
+    """The header of the weights that `settings` start from; `sha256`: its hash where that is known."""
+    name, kind = _HOLDS[section]
+    return artifacts.read_header(artifacts.find(settings.init_from, name), kind, sha256=sha256)
+
+
+def misfits(recipe: Recipe) -> Iterable[str]:
+    """One line for each reason why a run cannot start from the weights that its recipe names."""
+    stage, trainer = recipe.first_stage_trainer, recipe.trainer
+    for section, settings in (("first_stage_trainer", stage), ("trainer", trainer)):
+        if settings.init_sha256 and not settings.init_from:
+            yield (
+                f"{section}.init_sha256: the recipe's weights were trained from a file that it does not name; give it "
+                f"with {section}.init_from=PATH_OR_URL, or start fresh with {section}.init_sha256="
+            )
+    if stage.init_from and recipe.first_stage.weights:
+        yield (
+            "first_stage_trainer.init_from: the recipe's first_stage is a trained one, which stays as it is; to "
+            f"finetune it, name its component: first_stage={recipe.first_stage.use}, with its settings"
+        )
+    if trainer.init_from:
+        yield from _other_latents(recipe)
+
+
+def _other_latents(recipe: Recipe) -> Iterable[str]:
+    where = storage.shown(recipe.trainer.init_from)
+    fix = "set first_stage to the folder of that model's run (--first-stage)"
+    if not recipe.first_stage.weights:
+        yield (
+            f"trainer.init_from: {where} was trained on the latents of its own first stage, and this recipe trains "
+            f"another one; {fix}"
+        )
+        return
+    theirs = init_header(recipe.trainer, "trainer", recipe.trainer.init_sha256).extra.get("first_stage_sha256")
+    if theirs == "":  # a foreign denoiser by itself: nobody knows, and the user says so
+        return
+    if theirs != recipe.first_stage.sha256:
+        yield (
+            f"trainer.init_from: {where} was trained on latents of another first stage (sha256 {str(theirs)[:12]}) "
+            f"than {storage.shown(recipe.first_stage.weights)} ({recipe.first_stage.sha256[:12]}); {fix}"
+        )

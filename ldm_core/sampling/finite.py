@@ -1,0 +1,59 @@
+"""What a sampling run hands out is finite: rows that are not become an error with their seeds, and no black picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm_core.contracts.values import Precision
+from ldm_core.errors import NotFiniteError
+from ldm_core.recipe.recipe import Recipe
+
+_NAMED = 8
+
+
+def finite_rows(values: Tensor) -> Tensor:
+    """Which rows of `values` (B, ...) are finite throughout: bool (B,) on the CPU."""
+    rows = values.detach().flatten(1)
+    if bool(rows.sum().isfinite()):  # one pass; a sum that is finite has finite terms
+        return torch.ones(len(rows), dtype=torch.bool)
+    return rows.isfinite().all(1).cpu()
+
+
+@contextmanager
+def told_with_seeds(
+    seeds: Sequence[int], recipe: Recipe, precision: Precision, finished: Sequence[Any] = ()
+) -> Iterator[None]:
+    """A context of a batch's sampling: where a part makes no finite row of it, the seeds and advice are told too."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise not_finite(seeds, "latents", recipe, precision, finished, str(error)) from error
+
+
+def not_finite(
+    seeds: Sequence[int],
+    what: str,
+    recipe: Recipe,
+    precision: Precision,
+    finished: Sequence[Any] = (),
+    why: str = "",
+) -> NotFiniteError:
+    """The error of images whose `what` (``latents``, ``pictures``) came out NaN or infinite, with what may help; it
+    carries those that are `finished`. `why`: what was seen of it before."""
+    shown = ", ".join(map(str, seeds[:_NAMED])) + (f" and {len(seeds) - _NAMED} more" if len(seeds) > _NAMED else "")
+    advice = [f"try precision fp32 (it is {precision})"] if precision != "fp32" else []
+    scale = getattr(recipe.guidance.config, "scale", None)
+    if isinstance(scale, int | float) and abs(scale) > 1:
+        advice.append(f"a lower guidance scale (it is {scale:g})")
+    advice.append("weights that are sound (`ldm-run inspect` names those that hold NaN)")
+    return NotFiniteError(
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {shown}: the {what} came out not finite (NaN or infinite), and no "
+        f"picture is made of them; what may help: {', or '.join(advice)}" + (f"\n{why}" if why else ""),
+        seeds=seeds,
+        images=finished,
+    )

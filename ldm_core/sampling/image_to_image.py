@@ -1,0 +1,202 @@
+"""Where a sampling run begins and ends: at pure noise and data, or at levels between them.
+
+With `strength` s a run begins from a picture's latents, noised to the level from which int(s * steps) of the grid's
+steps remain (Meng et al. 2021, arXiv 2108.01073; the count is Stable Diffusion's). With `stop` s the last
+int(s * steps) are left out, so that another model may go on from there with the same number as its strength.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldm_core.contracts import FirstStage, NoiseSchedule
+from ldm_core.data.collate import to_images
+from ldm_core.data.fit_notes import fit_note, multiple_of
+from ldm_core.data.geometry import fit
+from ldm_core.data.images import to_channels, to_planes
+from ldm_core.errors import ConfigError, DataError, clean
+from ldm_core.recipe.recipe import Recipe
+from ldm_core.sampling.finite import finite_rows
+
+STRENGTH = 0.75
+"""Of a picture that is given without one: the published scripts' default."""
+
+
+class FittedWarning(UserWarning):
+    """A picture to begin from was shrunk, cropped or padded."""
+
+
+@attrs.frozen(eq=False)
+class Passage:
+    """The part of a time grid that is run, and what it begins from.
+
+    `latents` (N, C, *s), gone through in turn, are noised to the first level, or, if `noised`, are there already; None:
+    pure noise.
+    """
+
+    strength: float = 1.0
+    stop: float = 0.0
+    latents: Tensor | None = None
+    noised: bool = False
+
+    def times(self, times: Tensor) -> Tensor:
+        """The levels of `times` (steps + 1,) that are run. :class:`ConfigError` where no step is left."""
+        steps = len(times) - 1
+        begin, end = int(self.strength * steps), int(self.stop * steps)
+        if begin < 1:
+            raise ConfigError(
+                f"strength={self.strength:g}: none of {steps} steps is left; give {1 / steps:.3g} or more"
+            )
+        if end >= begin:
+            raise ConfigError(
+                f"stop={self.stop:g}: of the {begin} steps that strength={self.strength:g} leaves of {steps}, the last "
+                f"{end} are left out, and none is left; give less"
+            )
+        return times[steps - begin : steps + 1 - end]
+
+    def of(self, rows: Sequence[int]) -> Passage:
+        """The same for some of a run's images, by number."""
+        if self.latents is None:
+            return self
+        count = len(self.latents)
+        return attrs.evolve(self, latents=self.latents[[i % count for i in rows]])
+
+    def described(self) -> dict[str, str]:
+        """What a picture's metadata say of it; nothing of a whole run from noise."""
+        given = {"strength": self.strength} if self.latents is not None else {}
+        if self.stop:
+            given["stop"] = self.stop
+        return {name: f"{value:g}" for name, value in given.items()}
+
+    def start(self, schedule: NoiseSchedule, t: Tensor, noise: Tensor) -> Tensor:
+        """x (B, C, *s) at level `t` () from standard normal `noise` of that shape."""
+        alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+        if self.latents is None:
+            return noise * math.sqrt(alpha**2 + sigma**2)
+        latents = self.latents.to(noise)
+        return latents if self.noised else alpha * latents + sigma * noise
+
+
+def passage(  # noqa: PLR0913
+    recipe: Recipe,
+    stage: FirstStage,
+    device: torch.device,
+    image: Any = None,
+    latents: Any = None,
+    strength: float | None = None,
+    stop: float | None = None,
+    batch: int = 16,
+) -> Passage:
+    """What a run is asked to begin from and where to end.
+
+    `image`: a picture (``PIL.Image``, or uint8 (c, H, W)) or several; they are fitted to the recipe's size as its data
+    is, and encoded to the mode. `latents`: float (C, *s) or several, at the level already. Raises :class:`ConfigError`
+    for numbers out of range and what does not go together, :class:`DataError` for what is no picture.
+    """
+    for name, given in (("image", image), ("latents", latents)):
+        if given is not None and (given.shape[:1] == (0,) if hasattr(given, "shape") else _is_empty(given)):
+            raise ConfigError(f"{name}: an empty list; give one, or leave it out")
+    if image is not None and latents is not None:
+        raise ConfigError("image and latents are both given to begin from; give one")
+    if strength is not None and not 0 < strength <= 1:
+        raise ConfigError(f"strength={strength:g}: expected a share of the steps, above 0 and up to 1")
+    if stop is not None and not 0 <= stop < 1:
+        raise ConfigError(f"stop={stop:g}: expected a share of the steps, from 0 to below 1")
+    if strength is not None and image is None and latents is None:
+        raise ConfigError(
+            f"strength={strength:g} is for a run that begins from a picture; give one with image (--image)"
+        )
+    if latents is not None:
+        if strength is None:
+            raise ConfigError("latents: say at which level they are with strength; it is the stop of their own run")
+        begun = _checked(latents, recipe).to(device)
+        return Passage(strength, stop or 0.0, begun, noised=True)
+    if image is None:
+        return Passage(1.0, stop or 0.0)
+    begun = _encoded(pictures(image, recipe), stage, device, batch)
+    return Passage(STRENGTH if strength is None else strength, stop or 0.0, begun)
+
+
+def _is_empty(given: Any) -> bool:
+    return hasattr(given, "__len__") and len(given) == 0
+
+
+def pictures(image: Any, recipe: Recipe) -> list[np.ndarray]:
+    """One picture or several -> uint8 (c, H, W) each, of the recipe's size and channels."""
+    several = list(image) if isinstance(image, list | tuple) or getattr(image, "ndim", 3) == 4 else [image]
+    return [_fitted(one, recipe, f"image {i}" if len(several) > 1 else "image") for i, one in enumerate(several)]
+
+
+def _fitted(picture: Any, recipe: Recipe, name: str) -> np.ndarray:
+    if hasattr(picture, "getbands"):
+        try:
+            picture = _on_white(picture)
+        except (OSError, ValueError, SyntaxError) as error:  # Pillow's, of a file that it opened and cannot read
+            raise DataError(f"{name}: its picture cannot be read ({clean(error)})") from None
+    try:
+        array = np.asarray(picture)
+    except (ValueError, TypeError, RuntimeError) as error:  # a ragged list, a tensor that needs gradients or is remote
+        raise DataError(f"{name}: {clean(error)}; expected a PIL image or uint8 (channels, height, width)") from None
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[0] not in (1, 3) or 0 in array.shape:
+        raise DataError(
+            f"{name}: expected a PIL image or uint8 values (channels, height, width) with 1 or 3 channels, got "
+            f"{array.dtype} {array.shape}"
+        )
+    array = to_channels(array, recipe.image_channels)
+    if array.shape[1:] == tuple(recipe.image_size):
+        return array
+    source = (array.shape[1], array.shape[2])
+    if line := fit_note(name, source, recipe.image_size, recipe.data.fit, multiple=multiple_of(recipe)):
+        warnings.warn(line, FittedWarning, stacklevel=5)
+    fitted: np.ndarray = fit({"image": array}, {"image": "image"}, recipe.image_size, recipe.data.fit)["image"]
+    return fitted
+
+
+def _on_white(picture: Any) -> np.ndarray:
+    from PIL import Image
+
+    whole = picture.convert("RGBA")
+    return to_planes(Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB"))
+
+
+@torch.no_grad()
+def _encoded(arrays: Sequence[np.ndarray], stage: FirstStage, device: torch.device, batch: int) -> Tensor:
+    parts = []
+    for i in range(0, len(arrays), batch):
+        x = to_images(arrays[i : i + batch]).to(device)
+        parts.append(stage.latents(stage.encode_moments(x)))
+    found = torch.cat(parts)
+    if not (fine := finite_rows(found)).all():
+        raise DataError(
+            f"image {fine.tolist().index(False)}: the first stage makes latents of it that are not finite (NaN or "
+            "infinite); `ldm-run inspect` names weights that hold NaN"
+        )
+    return found
+
+
+def _checked(latents: Any, recipe: Recipe) -> Tensor:
+    shape = tuple(recipe.first_stage.config.latent.shape(recipe.image_size))
+    expected = f"latents: expected floating values of shape {shape} for each image"
+    try:
+        if isinstance(latents, list | tuple):
+            latents = torch.stack([torch.as_tensor(one) for one in latents])
+        z = torch.as_tensor(latents).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{expected}, got {clean(type(latents).__name__)} ({clean(error, 120)})") from None
+    if z.dim() == len(shape):
+        z = z[None]
+    if tuple(z.shape[1:]) != shape or not z.is_floating_point():
+        raise ConfigError(f"{expected}, got {z.dtype} {tuple(z.shape)}")
+    z = z.float()
+    if not (fine := finite_rows(z)).all():
+        number = fine.tolist().index(False)
+        raise ConfigError(f"latents: those of image {number} hold values that are not finite (NaN or infinite)")
+    return z

@@ -1,0 +1,129 @@
+"""What a trained model is sampled with, chosen anew: sampler, guidance, time grid, the settings of `sample`.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from ldm_core.catalog import Catalog
+from ldm_core.config import overrides
+from ldm_core.config.key_hints import key_hint
+from ldm_core.config.structure import structure, unstructure
+from ldm_core.errors import ComponentError, ConfigError, clean, quoted
+from ldm_core.recipe.check import sampling_misfits
+from ldm_core.recipe.recipe import Recipe
+from ldm_core.recipe.resolve import resolve_part
+from ldm_core.recipe.settings import SampleSettings
+
+CHOICES = ("sampler", "guidance", "time_grid", "sample")
+"""The keys of a recipe that can be chosen anew for a trained model."""
+_ELSEWHERE = {
+    "observers": "observers are told of training",
+    "storage": "storage is set by the environment (AWS_ENDPOINT_URL, FSSPEC_S3_*)",
+}
+
+
+def with_settings(recipe: Recipe, given: Mapping[str, Any] | Iterable[str], catalog: Catalog) -> Recipe:
+    """`recipe` with other settings of sampling: a mapping as a recipe has it, or ``KEY=VALUE`` as the command line.
+
+    Settings of a part that stays are added to its own; another part (``use``, or its bare name) starts from its
+    defaults. Strict: all mistakes are one :class:`ConfigError`, which says what is allowed.
+    """
+    if not isinstance(given, Mapping):
+        lines, given = list(given), {}
+        overrides.apply_overrides(given, lines, CHOICES)  # type: ignore[arg-type]
+    problems: list[str] = []
+    changes: dict[str, Any] = {}
+    for key, value in given.items():
+        try:
+            changes[key] = _changed(recipe, str(key), value, catalog)
+        except ConfigError as error:
+            problems += error.problems
+        except ComponentError as error:
+            problems.append(f"{key}: {error}")
+    if problems:
+        raise ConfigError(problems)
+    made: Recipe = attrs.evolve(recipe, **changes)
+    if misfits := list(sampling_misfits(made)):
+        raise ConfigError(misfits)
+    return made
+
+
+def _changed(recipe: Recipe, key: str, value: Any, catalog: Catalog) -> Any:
+    if key not in CHOICES:
+        why = _ELSEWHERE.get(key) or ("is part of the trained model" if hasattr(recipe, key) else "unknown key")
+        hint = "" if hasattr(recipe, key) else key_hint("", key, CHOICES, sampling=True)
+        raise ConfigError(
+            f"{clean(key, 60)}: {why}{hint}; sampling takes {', '.join(CHOICES)}, such as guidance.scale=3"
+        )
+    if key == "sample":
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"sample: expected settings such as sample.steps=20, got {quoted(value)}")
+        if "prompts" in value:
+            raise ConfigError("sample.prompts: are for a run's own samples; give prompts with --prompt")
+        return structure({**unstructure(recipe.sample), **value}, SampleSettings, "sample")
+    part = getattr(recipe, key)
+    if isinstance(value, str):
+        value = {"use": value}
+    if isinstance(value, Mapping) and value.get("use", part.use) in (part.use, part.asked):
+        own = {"use": part.use, **unstructure(part.config)}
+        for field in attrs.fields(type(part.config)):
+            if field.name in value and "sha256" in field.metadata and own[field.name]:
+                own[field.metadata["sha256"]] = ""  # of the file that was named before; a file's recipe names none
+        value = _merged(own, {k: v for k, v in value.items() if k != "use"})
+    try:
+        return resolve_part(key, value, recipe, catalog)
+    except ConfigError as error:  # "known: ..." says little without the name of what knows it
+        use = value.get("use", part.use) if isinstance(value, Mapping) else part.use
+        raise ConfigError([f"{line}; {key} is '{use}'" for line in error.problems]) from None
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in over.items():
+        mine = out.get(key)
+        out[key] = _merged(mine, value) if isinstance(mine, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def chosen(
+    recipe: Recipe,
+    guidance: float | str | None,
+    sampler: str | None,
+    catalog: Catalog,
+    *,
+    time_grid: str | None = None,
+    project_x0: bool | None = None,
+) -> Recipe:
+    """`recipe` with another guidance, by name or by its scale, another sampler or time grid, by name."""
+    given: dict[str, Any] = {"sampler": sampler} if sampler else {}
+    if time_grid:
+        given["time_grid"] = time_grid
+    if project_x0 is not None:
+        given["sample"] = {"project_x0": project_x0}
+    if isinstance(guidance, str):
+        given["guidance"] = guidance
+    elif guidance is not None:
+        if not math.isfinite(guidance):
+            raise ConfigError(f"guidance={guidance}: expected a finite scale, such as 3; 1 is without guidance")
+        if hasattr(recipe.guidance.config, "scale"):
+            given["guidance"] = {"scale": float(guidance)}
+        elif guidance != 1.0:
+            raise ConfigError(
+                f"guidance={guidance:g}: this model's guidance '{recipe.guidance.use}' has no scale; choose one that "
+                f"has: guidance.use=cfg guidance.scale={guidance:g}"
+            )
+    return with_settings(recipe, given, catalog) if given else recipe
+
+
+def require_steps(recipe: Recipe, steps: int) -> None:
+    """:class:`ConfigError` where the recipe's time grid cannot give that number of steps."""
+    problem = getattr(recipe.time_grid.config, "problem", None)
+    if problem and (line := problem(getattr(recipe.schedule.config, "table_steps", None), steps)):
+        raise ConfigError(f"steps={steps}: {line}")

@@ -1,0 +1,60 @@
+"""Samples on the way: what the model draws at intervals while it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ldm_core.data import images
+from ldm_core.errors import Interrupted, NotFiniteError
+from ldm_core.model.build import make_model
+from ldm_core.model.fill import load_weights
+from ldm_core.sampling.pipeline import Pipeline
+from ldm_core.training.samples import sheets
+
+if TYPE_CHECKING:
+    from ldm_core.training.stages import Stages
+
+FOLDER = "previews"
+
+
+def previewer(work: Stages, task: Any) -> Callable[[int], None]:
+    """A function of the step that samples what the run's samples will be of, with the weights as they are now
+    (averaged, where `task` keeps an average), and writes ``previews/samples-00001000.png``.
+
+    All processes must call it; each draws its share, and the main one writes. The weights are copied into a model of
+    its own, which is dropped again: neither the training's modules nor any random generator is touched, whatever ZeRO
+    has made of them. A preview that is interrupted, or finds too little memory, leaves no file and lets the training
+    go on.
+    """
+    world, recipe = work.run.world, work.recipe
+    rows: list[dict[str, Any]] | None = None
+
+    def preview(step: int) -> None:
+        nonlocal rows
+        weights = task.weights()
+        devices = [world.device] if world.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            stage = work.stage()
+            model = make_model(recipe, work.catalog, stage)
+            load_weights(model, weights, f"the preview of step {step}")
+            model.to(world.device).eval().requires_grad_(False)
+            pipeline = Pipeline(recipe, stage, model, work.catalog, class_names=work.info.class_names)
+            if rows is None:
+                rows = sheets.wanted(recipe, pipeline.reads, work.held_out, work.examples)
+            try:
+                made = sheets.sample(pipeline, rows, world, told=lambda progress: not work.run.stop.asked)
+            except Interrupted:
+                return
+            except NotFiniteError as error:
+                work.run.say(f"denoiser: no preview at step {step}; {error}", "warning")
+                return
+            except torch.OutOfMemoryError as error:
+                work.run.say(f"denoiser: no preview at step {step}, memory does not suffice for {error}", "warning")
+                return
+        sheet = images.png_bytes(sheets.sheet(made, rows, work.info)) if world.main else None
+        work.picture("denoiser", step, f"{FOLDER}/samples-{step:08d}.png", sheet)
+
+    return preview

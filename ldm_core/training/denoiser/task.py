@@ -1,0 +1,216 @@
+"""Training the model: denoiser and trainable conditioners together, on latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm_core.contracts import Batch, FirstStage, LossOutput, Objective
+from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.streams import Streams
+from ldm_core.model.conformance.breaches import inside
+from ldm_core.model.conformance.first_batch import hold_loss
+from ldm_core.model.conformance.first_stage import hold_latents, hold_moments
+from ldm_core.model.diffusion import Model, prediction_error
+from ldm_core.recipe.recipe import Recipe
+from ldm_core.training.averages.ema import EMA, whole_state
+from ldm_core.training.engine.bad_steps import Guard, spoiled
+from ldm_core.training.engine.part import Part
+from ldm_core.training.engine.world import World
+from ldm_core.training.feed.loader import MicroBatch
+
+
+class DiffusionLoss(nn.Module):
+    """Model and objective in one module, so that an engine sees every parameter: ``forward`` encodes the conditions,
+    drops some, and returns the loss per example."""
+
+    def __init__(self, model: Model, objective: Objective, recipe: Recipe) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        prepare = getattr(objective, "prepare", None)
+        if prepare is not None:
+            prepare(model)
+        self._begun = False  # the first batch is looked at
+        self._rates = {c.name: c.dropout for c in recipe.conditioners}
+        self._joint = recipe.trainer.joint_dropout
+        only_adapters = recipe.trainer.train == "adapters"
+        self._frozen = [c.name for c in recipe.conditioners if only_adapters or not c.train]
+
+    def train(self, mode: bool = True) -> DiffusionLoss:
+        """As a module's; frozen conditioners stay in eval mode."""
+        super().train(mode)
+        for name in self._frozen:
+            self.model.conditioners[name].eval()
+        return self
+
+    def forward(
+        self, x0: Tensor, batch: Batch, seeds: Sequence[int], times: tuple[float, float] | None = None
+    ) -> LossOutput:
+        """x0 (B, C, *s) normalised latents -> a loss per example (B,).
+
+        With `times`, a span (a, b) of [0, 1), it is no loss but a measurement: nothing is dropped, u is uniform in
+        the span, and the squared error of what the network predicts at the schedule's time of u comes out.
+        """
+        streams = Streams(seeds, x0.device)
+        if times is None:
+            return self._loss(x0, batch, streams)
+        begin, end = times
+        u = begin + (end - begin) * streams.uniform((len(streams),)).double()
+        t, eps = self.model.schedule.draw(u.to(x0.device)), streams.normal(x0.shape)
+        conds = self.model.encode(batch)
+        cond = Cond.merge(conds.values()) if conds else Cond()
+        error = prediction_error(self.model, x0.float(), eps, t, cond).value
+        return LossOutput(error.square().flatten(1).mean(1))
+
+    def _loss(self, x0: Tensor, batch: Batch, streams: Streams) -> LossOutput:
+        held = self.model.contracts
+        if held is not None and not self._begun:
+            held.open(x0.shape[2:])
+        cond = self.model.dropped(batch, self._rates, self._joint, streams)
+        part = None if held is None else held.parts["objective"]
+        with inside(part, "loss"):
+            out = self.objective.loss(self.model, x0, cond, streams=streams)
+        hold_loss(part, out, x0)
+        if held is not None:
+            held.close()
+        self._begun = True
+        return out
+
+
+class DenoiserTask:
+    """One part, ``model``; its latents come from cached moments (batch key ``moments``) or from the images.
+
+    `name_of` says what to call the example of a place, `say` tells the user of steps that were left out, and
+    `snapshot`, where power-function averages are kept, stores them after a step (counted from 1).
+    """
+
+    stage = "denoiser"
+
+    def __init__(
+        self,
+        model: Model,
+        objective: Objective,
+        stage: FirstStage,
+        recipe: Recipe,
+        world: World,
+        *,
+        name_of: Callable[[Any], str] = str,
+        say: Callable[[str, str], None] = lambda text, level: None,
+    ) -> None:
+        self._recipe, self._first_stage = recipe, stage
+        self._stage_named = None if model.contracts is None else model.contracts.parts["first_stage"]
+        settings = recipe.trainer
+        model.precision = settings.precision
+        self._loss = DiffusionLoss(model, objective, recipe)
+        self._loss.train()
+        networks: list[Any] = [model.denoiser, *model.conditioners.values()]
+        self.parts: Sequence[Part] = [Part("model", self._loss, settings, world, "trainer", networks=networks)]
+        self.ema: EMA | None = None
+        if settings.ema or settings.ema_power:
+            self.ema = EMA(self._loss, settings.ema, settings.ema_power)
+        self.part_steps = {"model": 0}
+        self.guard = Guard(self.stage, "trainer", settings, world, name_of, say)
+        self.snapshot: Callable[[int], None] | None = None
+        self.validate: Callable[[int], Mapping[str, float]] | None = None
+        self.preview: Callable[[int], None] | None = None
+
+    def prepare(self, start: int) -> None:
+        """Nothing to prepare: the conditioners were fitted before the model was built."""
+
+    @torch.no_grad()
+    def latents(self, batch: Batch, seeds: Sequence[int]) -> Tensor:
+        """Normalised latents (B, C, *s) of a batch with ``moments`` or ``image``, one draw a seed."""
+        stage, moments, first = self._first_stage, batch.get("moments"), self._stage_named
+        if moments is None:
+            with inside(self._stage_named, "encode_moments"):
+                moments = stage.encode_moments(batch["image"])
+            if first is not None:
+                hold_moments(first, moments, batch["image"], stage.latent)
+        with inside(self._stage_named, "latents"):
+            z = stage.latents(moments.float(), streams=Streams(seeds, moments.device))
+        if first is not None:
+            hold_latents(first, z, moments, stage.latent)
+            self._stage_named = None  # one batch tells
+        return z
+
+    def step(self, step: int, micros: Sequence[MicroBatch], *, measure: bool) -> Mapping[str, Any]:
+        """One optimizer step over the micro-batches, and the averages after it; a step that must not count leaves
+        weights, moments and averages as they were."""
+        part, seed, settings = self.parts[0], self._recipe.seed, self._recipe.trainer
+        logs: dict[str, Any] = {}
+        losses: list[Tensor] = []
+        norm: float | None = None
+        for micro in micros:
+            x0 = self.latents(micro.batch, micro.seeds(seed, "latents"))
+            out = part.engine(x0, micro.batch, micro.seeds(seed, "diffusion"))
+            loss = out.value.mean()
+            part.backward(spoiled(loss))
+            norm = part.step(measure=measure)
+            losses.append(out.value.detach())
+            for key, value in {"loss": loss, **(out.logs if measure else {})}.items():
+                logs[key] = logs.get(key, 0.0) + value.detach().mean() / len(micros)
+        bad = self.guard.bad
+        if self.guard.after(step, part, micros, losses, measure=measure):
+            self.part_steps["model"] += 1
+            if self.ema is not None:
+                self.ema.update()
+            if norm is not None:
+                logs["grad_norm"] = norm
+        elif self.guard.bad > bad:
+            logs = {}
+        if measure and self.guard.bad:
+            logs["bad_steps"] = self.guard.bad
+        every = settings.ema_snapshots or settings.checkpoint_every
+        if self.snapshot is not None and ((step + 1) % every == 0 or step + 1 == settings.steps):
+            self.snapshot(step + 1)
+        return logs
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs beside weights, optimizer and averages; raises :class:`TrainingError` where there is
+        nothing worth keeping."""
+        self.guard.hold(self.parts[0])
+        return {"bad_steps": self.guard.state()}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from :meth:`state`."""
+        if "bad_steps" in tensors:
+            self.guard.load(tensors["bad_steps"])
+
+    @contextmanager
+    def averaged(self) -> Iterator[Model]:
+        """A context in which the model has its averaged weights, where such are kept, and is in eval mode; afterwards
+        everything is as it was, bit for bit. All processes must enter it."""
+        engine = self.parts[0].engine
+        engine.eval()
+        try:
+            if self.ema is None:
+                yield self._loss.model
+            else:
+                with self.ema.swapped_in():
+                    yield self._loss.model
+        finally:
+            engine.train()
+
+    @torch.no_grad()
+    def errors(self, x0: Tensor, batch: Batch, seeds: Sequence[int], times: tuple[float, float]) -> Tensor:
+        """Squared errors (B,) of what the network predicts, at times of the span `times`; see :class:`DiffusionLoss`.
+        All processes must call it."""
+        out: LossOutput = self.parts[0].engine(x0, batch, seeds, times)
+        return out.value
+
+    @property
+    def is_averaged(self) -> bool:
+        """Whether :meth:`weights` are averages."""
+        return bool(self._recipe.trainer.ema)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's weights to sample with, whole, on the CPU: averaged where an average is kept. All processes must
+        call it."""
+        state = self.ema.state(self._loss) if self.ema else whole_state(self._loss)
+        prefix = "model."
+        return {k.removeprefix(prefix): v.detach().cpu() for k, v in state.items() if k.startswith(prefix)}

@@ -1,0 +1,66 @@
+"""What all processes of a run must see alike: what the first one found or failed at, and flags between steps."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from ldm_core.errors import LDMError
+from ldm_core.training.engine.world import World
+
+T = TypeVar("T")
+
+_LAG = 2
+"""Steps by which an accelerator's answer is late: by then it has done the step, and nobody waits for it."""
+
+
+def from_main(world: World, make: Callable[[], T]) -> T:
+    """What `make` gives in the first process, in all of them; an :class:`LDMError` is raised in all of them."""
+    value: Any = None
+    error: LDMError | None = None
+    if world.main:
+        try:
+            value = make()
+        except LDMError as caught:
+            error = caught
+    if world.size > 1:
+        box = [value, error]
+        torch.distributed.broadcast_object_list(box, src=0)
+        value, error = box
+    if error is not None:
+        raise error
+    return value
+
+
+class Flags:
+    """The largest of all processes' flags, once a step; the same answer on each.
+
+    On a CPU the answer is of this step. On accelerators it is of two steps before, so that no process waits for its
+    device; the flags of the last steps of a run are then never answered.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._pending: deque[tuple[torch.Tensor, Any]] = deque()
+
+    def largest(self, flag: int) -> int:
+        """Hand in this process's flag, 0 or more; every process must call it at every step."""
+        if self._world.size == 1:
+            return flag
+        value = torch.full((1,), flag, dtype=torch.int32, device=self._world.device)
+        torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
+        if not value.is_cuda:
+            return int(value)
+        host = torch.empty(1, dtype=torch.int32, pin_memory=True)
+        host.copy_(value, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+        self._pending.append((host, done))
+        if len(self._pending) <= _LAG:
+            return 0
+        host, done = self._pending.popleft()
+        done.synchronize()
+        return int(host)

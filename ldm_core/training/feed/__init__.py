@@ -1,0 +1,1 @@
+"""Examples and micro-batches of a run, in their order."""

@@ -1,0 +1,133 @@
+"""Examples of a data set as a run wants them: at one of its sizes, cut and mirrored, unreadable ones replaced."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import get_worker_info
+
+from ldm_core.data import geometry
+from ldm_core.data.buckets import nearest, sizes_of
+from ldm_core.data.records.sources import Captions
+from ldm_core.data.unreadable import SkipBad
+from ldm_core.recipe.settings import DataSettings
+from ldm_core.training.feed.order import Arrangement, Place
+
+MAX_BAD = 0.01
+"""Share of unreadable examples that is passed over, where a data set does not say."""
+
+
+class Examples(TorchDataset):
+    """Examples of a data set by :class:`Place`, or by index: then at `size`, centred and not mirrored.
+
+    Unreadable examples are passed over and counted by ``SkipBad``, up to the data set's own limit. Up to
+    ``settings.keep`` bytes of them stay in memory: fitted, or as decoded where each epoch cuts them anew.
+    """
+
+    def __init__(self, dataset: Any, size: Sequence[int], settings: DataSettings, keys: Iterable[str]) -> None:
+        wanted = set(keys)
+        self.keys: Mapping[str, str] = {k: kind for k, kind in dataset.keys.items() if k in wanted}
+        kinds = set(self.keys.values())
+        # Boxes move with the picture that they lie on: they need its shape, also where nobody asked for it.
+        shape = ["image"] if "boxes" in kinds and not kinds & {"image", "map"} and "image" in dataset.keys else []
+        self._settings, self._size = settings, (int(size[-2]), int(size[-1]))
+        view = dataset.select([*self.keys, *shape])
+        if (reduced := getattr(view, "reduced", None)) is not None:
+            view = reduced([self._size, *settings.buckets], settings.fit, self._smallest)
+        self.dataset = SkipBad(view, getattr(view, "max_bad", MAX_BAD))
+        self._left: int | None = None
+        self._kept: dict[tuple[int, bool, tuple[int, int]] | int, Mapping[str, Any]] = {}
+
+    @property
+    def _smallest(self) -> float:
+        return self._settings.crop_scale if self._settings.crop == "random" else 1.0
+
+    @cached_property
+    def arrangement(self) -> Arrangement:
+        """How they are drawn, and the size of each."""
+        return arrange(self.dataset.dataset, self._settings, self._size)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, place: Place | int) -> Mapping[str, Any]:
+        if isinstance(place, int):
+            place = Place(0, place, False)
+        size = place.size or self._size
+        key = place.index if place.crop else (place.index, place.flip, size)
+        example = self._kept.get(key)
+        if example is None:
+            example = self.dataset[place.index]
+            if not place.crop:
+                example = self.fitted(example, place.flip, size)
+            self._keep(key, example)
+        if place.crop:
+            example = self.fitted(example, place.flip, size, place.crop)
+        if isinstance(caption := example.get("caption"), Captions):
+            return {**example, "caption": caption.texts[place.text % len(caption.texts)]}
+        return example
+
+    def __call__(self, place: Place) -> Mapping[str, Any]:
+        """The example at `place`, for a loader."""
+        return self[place]
+
+    def _keep(self, key: Any, example: Mapping[str, Any]) -> None:
+        if self._left is None:  # each worker keeps its own
+            worker = get_worker_info()
+            self._left = self._settings.keep // (1 if worker is None else worker.num_workers)
+        if self._left <= 0:
+            return
+        cost = sum(map(_cost, example.values())) + 400
+        if cost <= self._left:
+            self._left -= cost
+            self._kept[key] = example
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_left": None, "_kept": {}}
+
+    def fitted(
+        self, example: Mapping[str, Any], flip: bool = False, size: Sequence[int] | None = None, crop: int = 0
+    ) -> Mapping[str, Any]:
+        """`example` at `size` (none: the recipe's), mirrored with `flip`, cut at random by the seed `crop` if not 0."""
+        cut = geometry.Cut.drawn(crop, self._smallest) if crop else None
+        target = self._size if size is None else tuple(size)
+        moved = geometry.fit(example, self.dataset.keys, target, self._settings.fit, flip, cut)
+        return {k: v for k, v in moved.items() if k in self.keys}
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """The (h, w) of the bucket of example `index`; the recipe's size where there are no buckets."""
+        shapes = self.arrangement.shapes
+        return self._size if shapes is None else self.arrangement.sizes[int(shapes[range(len(self))[index]])]
+
+    def first(self, count: int) -> list[Mapping[str, Any]]:
+        """The first `count` examples, or all where there are fewer."""
+        return [self[i] for i in range(min(count, len(self)))]
+
+
+def _cost(value: Any) -> int:
+    """The memory that a value takes, about."""
+    if hasattr(value, "getbands"):
+        return int(np.prod(value.size)) * (1 if value.mode == "L" else 4)
+    return value.nbytes if isinstance(value, np.ndarray) else sys.getsizeof(value)
+
+
+def arrange(dataset: Any, settings: DataSettings, size: Sequence[int]) -> Arrangement:
+    """How the examples of `dataset` are drawn: a mixture's shares, mirroring, cuts, and each one's size of the run's
+    sizes (`size` and the buckets)."""
+    sections = tuple((each.length, each.weight) for each in getattr(dataset, "sections", ()))
+    sizes = list(dict.fromkeys([(int(size[-2]), int(size[-1])), *settings.buckets]))
+    many = len(sizes) > 1
+    return Arrangement(
+        len(dataset),
+        sections=sections,
+        flip=settings.flip,
+        crop=settings.crop == "random",
+        captions=bool(getattr(dataset, "many_captions", False)) and "caption" in dataset.keys,
+        shapes=nearest(sizes_of(dataset), sizes) if many else None,
+        sizes=sizes if many else (),
+    )

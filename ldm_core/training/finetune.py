@@ -1,0 +1,272 @@
+"""What a run starts from: trained weights (finetuning), what conditioners learn from the annotations, frozen parts.
+
+Of trained weights, what fits is taken and the rest is said: rows of a class table go by their classes' names, further
+input channels of a denoiser start at zero, a conditioner with a vocabulary is taken whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from ldm_core import storage
+from ldm_core.errors import CheckpointError, clean
+from ldm_core.model.diffusion import Model
+from ldm_core.model.fill import tensors_of
+from ldm_core.model.finite import require
+from ldm_core.recipe import artifacts
+from ldm_core.recipe.check import site_of
+from ldm_core.recipe.recipe import Recipe
+from ldm_core.recipe.settings import EngineSettings
+from ldm_core.recipe.sources import init_header
+
+if TYPE_CHECKING:
+    from ldm_core.training.stages import Stages
+
+LEAST_SHARE = 0.01
+"""Share of the parameters that trained weights must fill: some bias always happens to fit."""
+_EXTRA = "_extra_state"
+Adapt = Callable[[str, Tensor, Tensor], "tuple[Tensor, str] | None"]
+"""(name, own, theirs) -> what takes their place and how it was made, None where nothing can be made of them."""
+
+
+@attrs.frozen
+class Start:
+    """What a module starts from: names `taken` as they are, `adapted` and left `fresh` with the reason, those of the
+    source that nothing `unused`; `share` of the parameters' values that come from the source."""
+
+    source: str = ""
+    sha256: str = ""
+    taken: tuple[str, ...] = ()
+    adapted: Mapping[str, str] = attrs.field(factory=dict)
+    fresh: Mapping[str, str] = attrs.field(factory=dict)
+    unused: tuple[str, ...] = ()
+    share: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def has(self, prefix: str) -> bool:
+        """Whether all that begins with `prefix` was taken as it is, and there is such."""
+        rest = [n for n in (*self.adapted, *self.fresh) if n.startswith(prefix)]
+        return not rest and any(n.startswith(prefix) for n in self.taken)
+
+    def text(self) -> str:
+        """One line for the user."""
+        count = len(self.taken) + len(self.adapted) + len(self.fresh)
+        parts = [
+            f"starts from {self.source} ({self.sha256[:12]}): {len(self.taken)} of {count} tensors, {self.share:.1%} "
+            "of the parameters"
+        ]
+        for what, names in (("adapted", self.adapted), ("fresh", self.fresh)):
+            if names:
+                parts.append(f"{len(names)} {what} ({_few([f'{n}: {why}' for n, why in names.items()])})")
+        if self.unused:
+            parts.append(f"{len(self.unused)} of the source not used ({_few(self.unused)})")
+        return "; ".join([*parts, *self.notes])
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON and the metadata of the weights that come of it."""
+        return {
+            "source": self.source,
+            "sha256": self.sha256,
+            "taken": len(self.taken),
+            "share": round(self.share, 6),
+            "adapted": dict(self.adapted),
+            "fresh": dict(list(self.fresh.items())[:100]),
+            "unused": list(self.unused[:100]),
+            "notes": list(self.notes),
+        }
+
+
+def _few(lines: Sequence[str], most: int = 3) -> str:
+    return ", ".join(lines[:most]) + (f", and {len(lines) - most} more" if len(lines) > most else "")
+
+
+def start_first_stage(work: Stages, stage: nn.Module) -> Start:
+    """Let a fresh first stage start from ``first_stage_trainer.init_from``; nothing happens where that is empty."""
+    settings = work.recipe.first_stage_trainer
+    if not settings.init_from:
+        return Start()
+    header, tensors = _source(settings, "first_stage_trainer")
+    found = _take(stage, tensors, header, "first_stage_trainer", lambda name, own, theirs: None)
+    return _told(work, "first_stage", found)
+
+
+def with_codebook_of(recipe: Recipe, stage: nn.Module, start: Start) -> Recipe:
+    """`recipe` as it trains a stage whose codebook was taken over: it quantises from the first batch on, with it."""
+    if not hasattr(stage, "init_codebook") or not start.has("quantize."):
+        return recipe
+    settings = attrs.evolve(recipe.first_stage_trainer, codebook_start=0, codebook_init_images=0)
+    return attrs.evolve(recipe, first_stage_trainer=settings)
+
+
+def start_model(work: Stages, model: Model) -> Start:
+    """Let a fresh model start from ``trainer.init_from``; nothing happens where that is empty."""
+    settings, recipe = work.recipe.trainer, work.recipe
+    if not settings.init_from:
+        return Start()
+    header, tensors = _source(settings, "trainer")
+    theirs = _uses(header.config.get("conditioners"))
+    misfit = {}
+    for part in recipe.conditioners:
+        prefix = f"conditioners.{part.name}."
+        if (use := theirs.get(part.name, part.use)) != part.use:
+            misfit[prefix] = f"the source's '{part.name}' is a {clean(use, 60)}"
+        elif _vocabulary_misfit(model.conditioners[part.name], tensors, prefix):
+            misfit[prefix] = "its vocabulary or sizes are others"
+    kept = {k: v for k, v in tensors.items() if not any(k.startswith(p) for p in misfit)}
+    names = {k: tuple(v) for k, v in (header.extra.get("class_names") or {}).items()}
+    tables = _class_tables(model)
+    cond = site_of(recipe).cond
+    channels = recipe.first_stage.config.latent.channels
+
+    def adapt(name: str, own: Tensor, other: Tensor) -> tuple[Tensor, str] | None:
+        if name in tables:
+            key, axis = tables[name]
+            return _by_class(own, other, axis, names.get(key, ()), tuple(work.info.class_names.get(key, ())))
+        if name.startswith("denoiser."):
+            return _more_inputs(own, other, channels, channels + cond.concat)
+        return None
+
+    found = _take(model, kept, header, "trainer", adapt)
+    why = {k: next((w for p, w in misfit.items() if k.startswith(p)), reason) for k, reason in found.fresh.items()}
+    return _told(work, "denoiser", attrs.evolve(found, fresh=why, notes=tuple(_notes(work, header))))
+
+
+def _uses(rows: Any) -> dict[str, str]:
+    """Of the conditioners that a file tells of, which component each name is."""
+    known = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+    found = [(row.get("name"), row.get("use")) for row in known]
+    return {name: use for name, use in found if isinstance(name, str) and isinstance(use, str)}
+
+
+def _source(settings: EngineSettings, section: str) -> tuple[artifacts.Header, dict[str, Tensor]]:
+    header = init_header(settings, section, settings.init_sha256)
+    tensors = tensors_of(header.url, warn=False)  # of those that are taken, the bad ones are an error
+    if not header.url.startswith(settings.init_from):  # made of foreign weights, and named by those
+        header = attrs.evolve(header, url=settings.init_from)
+    return header, tensors
+
+
+def _told(work: Stages, stage: str, found: Start) -> Start:
+    work.run.say(f"{stage.replace('_', ' ')}: {found.text()}", "warning" if found.fresh or found.notes else "info")
+    work.started[stage] = found.plain()
+    return found
+
+
+def _take(
+    module: nn.Module, tensors: Mapping[str, Tensor], header: artifacts.Header, section: str, adapt: Adapt
+) -> Start:
+    """Fill `module` with what fits of `tensors`; :class:`CheckpointError` where next to nothing does."""
+    own: dict[str, Any] = dict(module.state_dict())
+    sizes = {name: p.numel() for name, p in module.named_parameters()}
+    taken: list[str] = []
+    adapted: dict[str, str] = {}
+    fresh: dict[str, str] = {}
+    for name, value in list(own.items()):
+        theirs = tensors.get(name)
+        if theirs is None:
+            fresh[name] = "not in the source"
+        elif name.endswith(_EXTRA):
+            own[name] = theirs
+            taken.append(name)
+        elif (made := adapt(name, value, theirs)) is not None:
+            own[name], adapted[name] = made
+        elif theirs.shape == value.shape:
+            own[name] = theirs
+            taken.append(name)
+        else:
+            fresh[name] = f"{_size(theirs)} there, {_size(value)} here"
+    where = storage.shown(header.url)
+    share = sum(sizes.get(n, 0) for n in (*taken, *adapted)) / max(1, sum(sizes.values()))
+    if share < LEAST_SHARE:
+        first = next((f"; e.g. {name}: {why}" for name, why in fresh.items()), "")
+        raise CheckpointError(
+            f"{section}.init_from: next to nothing of {where} fits this recipe ({share:.2%} of the parameters{first}); "
+            "use the recipe that it was trained with, or leave init_from out"
+        )
+    names = [n for n in (*taken, *adapted) if n in sizes]
+    advice = f"training would begin with them: give other weights, or leave {section}.init_from out"
+    require({n: own[n] for n in names}, f"{section}.init_from: {where}", CheckpointError, advice)
+    module.load_state_dict(own)
+    unused = tuple(n for n in tensors if n not in own)
+    return Start(where, header.sha256, tuple(taken), adapted, fresh, unused, share)
+
+
+def _size(value: Tensor) -> str:
+    return "x".join(map(str, value.shape)) or "one number"
+
+
+def _vocabulary_misfit(conditioner: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> bool:
+    """Whether a conditioner that learned a vocabulary has other tables than the source's: tokens would mean nothing."""
+    own = conditioner.state_dict()
+    if not any(k.endswith(_EXTRA) for k in own):
+        return False
+    return any(
+        prefix + k not in tensors or (not k.endswith(_EXTRA) and tensors[prefix + k].shape != v.shape)
+        for k, v in own.items()
+    )
+
+
+def _class_tables(model: Model) -> dict[str, tuple[str, int]]:
+    """Parameters with a row a class, as conditioners tell by `class_tables`: name -> the batch key and the axis."""
+    return {
+        f"conditioners.{name}.{parameter}": place
+        for name, conditioner in model.conditioners.items()
+        for parameter, place in getattr(conditioner, "class_tables", {}).items()
+    }
+
+
+def _by_class(
+    own: Tensor, theirs: Tensor, axis: int, before: Sequence[str], now: Sequence[str]
+) -> tuple[Tensor, str] | None:
+    """Rows by the names of their classes, and what stands behind the classes (a null class) by its place."""
+    if not before or not now or tuple(before) == tuple(now) or own.dim() != theirs.dim():
+        return None
+    a, b = own.movedim(axis, 0), theirs.movedim(axis, 0)
+    if a.shape[1:] != b.shape[1:] or len(a) < len(now) or len(b) < len(before):
+        return None
+    row = {name: i for i, name in enumerate(before)}
+    found = [(i, row[name]) for i, name in enumerate(now) if name in row]
+    tail = len(a) - len(now)
+    if tail and tail == len(b) - len(before):
+        found += [(len(now) + i, len(before) + i) for i in range(tail)]
+    out = a.clone()
+    for i, j in found:
+        out[i] = b[j]
+    same = sum(name in row for name in now)
+    return out.movedim(0, axis).contiguous(), f"{same} of {len(now)} classes by name"
+
+
+def _more_inputs(own: Tensor, theirs: Tensor, channels: int, inputs: int) -> tuple[Tensor, str] | None:
+    """A first convolution with further input channels (concatenated conditions), which begin without effect."""
+    before = theirs.shape[1] if theirs.dim() > 2 else 0
+    if own.dim() < 3 or own.dim() != theirs.dim() or own.shape[1] != inputs or not channels <= before < inputs:
+        return None
+    if own.shape[0] != theirs.shape[0] or own.shape[2:] != theirs.shape[2:]:
+        return None
+    out = torch.zeros_like(own)
+    out[:, :before] = theirs
+    return out, f"{inputs - before} further input channel(s) from zero"
+
+
+def _notes(work: Stages, header: artifacts.Header) -> list[str]:
+    recipe, lines = work.recipe, []
+    for kind in ("parameterization", "schedule"):
+        before, now = header.config.get(kind), getattr(recipe, kind).plain()
+        if isinstance(before, Mapping) and dict(before) != now:
+            lines.append(f"the source's {kind} is {_said(before, now)}, this recipe's is {_said(now, before)}")
+    return lines
+
+
+def _said(part: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    changed = [f"{clean(k, 60)}={clean(v, 40)}" for k, v in part.items() if k != "use" and other.get(k) != v][:8]
+    return clean(part.get("use"), 60) + (
+        f" with {', '.join(changed)}" if changed and part.get("use") == other.get("use") else ""
+    )
+
+
+# ------------------------------------------------------------------------------------------------- conditioners

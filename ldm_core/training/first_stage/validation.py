@@ -1,0 +1,113 @@
+"""What a first stage is worth on held-out images: PSNR, SSIM, LPIPS, a Fréchet distance, and a picture of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ldm_core.data import images
+from ldm_core.data.collate import to_images
+from ldm_core.recipe.settings import FirstStageTrainerSettings
+from ldm_core.training.engine.world import World
+from ldm_core.training.first_stage.frechet import RandomFeatures, VGG16Features, frechet_distance
+from ldm_core.training.first_stage.metrics import image_scores, quantize
+
+Again = Callable[[Tensor], Tensor]
+"""Images (B, c, H, W) in [-1, 1] to their reconstructions, not clamped."""
+
+_BLOCK = 16  # images that are reconstructed at once; the same on any number of processes, so that the bits are, too
+_SHOWN = 16
+_VGG_SIDE = 16  # the smallest image that VGG16 takes
+
+
+class HeldOut:
+    """Held-out images and how well they are reconstructed, shared out over the processes.
+
+    `examples`: uint8 images (c, H, W) under the key ``image``, by index. LPIPS is measured where the settings name
+    its weights; the Fréchet distance is ``fd_vgg16`` where they name those of a VGG16, else ``fd_random``.
+    """
+
+    def __init__(
+        self, examples: Any, settings: FirstStageTrainerSettings, world: World, lpips: nn.Module | None
+    ) -> None:
+        self._examples, self._world, self._lpips = examples, world, lpips
+        self.count = min(settings.validate_images, len(examples))
+        urls = settings.fd_weights.split(",") if settings.fd_weights else []
+        features: RandomFeatures | VGG16Features = VGG16Features(urls) if urls else RandomFeatures()
+        self._features, self._name = features.to(world.device), features.name
+        self._of_originals: dict[int, Tensor] = {}
+
+    @torch.no_grad()
+    def measure(self, again: Again) -> dict[str, float]:
+        """The mean ``psnr`` (dB), ``ssim`` and ``lpips`` over the images, and ``fd_vgg16`` or ``fd_random``.
+
+        SSIM and LPIPS are left out where the images are too small for them, the Fréchet distance where there is but
+        one image. The same on every process and with any number of them; every process must call it.
+        """
+        own: dict[int, tuple[dict[str, Tensor], Tensor, Tensor]] = {}
+        blocks = range(self._world.rank, -(-self.count // _BLOCK), self._world.size)
+        for block in blocks:
+            originals = self._block(block)
+            x = to_images(originals).to(self._world.device)
+            y = to_images(_levels(again(x))).to(self._world.device)  # as it would be saved
+            scores = image_scores(x, y)
+            if self._lpips is not None and min(x.shape[2:]) >= _VGG_SIDE:
+                scores["lpips"] = self._lpips(x, y).flatten().double()
+            if block not in self._of_originals:
+                self._of_originals[block] = self._seen(x)
+            own[block] = ({k: v.cpu() for k, v in scores.items()}, self._of_originals[block], self._seen(y))
+        parts = [own] if self._world.size == 1 else self._world.gather(own)
+        rows = [row for _, row in sorted((block, row) for part in parts for block, row in part.items())]
+        found = {k: float(torch.cat([row[0][k] for row in rows]).mean()) for k in rows[0][0]}
+        if self.count > 1:
+            found[self._name] = frechet_distance(*(torch.cat([row[i] for row in rows]) for i in (1, 2)))  # type: ignore[misc]
+        return found
+
+    @torch.no_grad()
+    def sheet(self, again: Again) -> bytes:
+        """A PNG of up to 16 images, each with its reconstruction to its right."""
+        originals = self._block(0)[:_SHOWN]
+        made = _levels(again(to_images(originals).to(self._world.device)))
+        shown = [x for pair in zip(originals, made, strict=True) for x in pair]
+        return images.png_bytes(images.grid(shown, columns=8, cell=96))
+
+    def _block(self, number: int) -> np.ndarray:
+        """Block `number` of the images, uint8 (up to 16, c, H, W)."""
+        first, whole = number * _BLOCK, len(self._examples)
+        # from evenly spaced places of the data, which may be sorted
+        places = [i * whole // self.count for i in range(first, min(first + _BLOCK, self.count))]
+        return np.stack([self._examples[i]["image"] for i in places])
+
+    def _seen(self, x: Tensor) -> Tensor:
+        return self._features(x).cpu()
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module in training into eval mode for a while."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
+def rounded(scores: Mapping[str, float]) -> dict[str, float]:
+    """Scores with the digits that mean something."""
+    return {k: float(f"{v:.6g}") for k, v in scores.items()}
+
+
+def described(scores: Mapping[str, float]) -> str:
+    """Scores in words, for the terminal."""
+    words = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.3f}", "lpips": "LPIPS {:.3f}"}
+    return ", ".join(words.get(k, k + " {:.4g}").format(v) for k, v in scores.items())
+
+
+def _levels(image: Tensor) -> np.ndarray:
+    return quantize(image).cpu().numpy()

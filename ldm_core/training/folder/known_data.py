@@ -1,0 +1,45 @@
+"""By what data a run in a folder is known: the identities that its files carry, and the ways to make a fingerprint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from ldm_core import storage
+from ldm_core.errors import CheckpointError, StorageError
+from ldm_core.recipe import artifacts
+from ldm_core.recipe.recipe import Recipe
+from ldm_core.training.checkpoints import files as checkpoint
+
+
+def ways(dataset: Any) -> Sequence[Callable[[Any], str]]:
+    """How fingerprints of `dataset` and of its views are made: as now, and where that differs as 0.1.0 made them."""
+    now: Callable[[Any], str] = lambda data: data.fingerprint()  # noqa: E731
+    if not hasattr(dataset, "former_fingerprint") or dataset.former_fingerprint() == dataset.fingerprint():
+        return [now]
+    return [now, lambda data: data.former_fingerprint()]
+
+
+def identities(recipe: Recipe, out: str) -> frozenset[str]:
+    """The identities of the stages that were finished or begun in a run's folder."""
+    found: set[Any] = set()
+    files = [(artifacts.STAGE_FILE, "first_stage"), (artifacts.MODEL_FILE, "model")]
+    for name, kind in files[1:] if recipe.first_stage.weights else files:  # trained weights are another run's
+        with suppress(CheckpointError, StorageError):
+            found.add(artifacts.read_header(storage.join(out, name), kind).extra.get("identity"))
+    for stage in ("first_stage", "denoiser"):
+        folder = storage.join(out, "checkpoints", stage)
+        with suppress(StorageError):
+            for name in checkpoint.listed(folder)[0]:
+                with suppress(ValueError, AttributeError):
+                    manifest = json.loads(storage.read_bytes(storage.join(folder, name, checkpoint.MANIFEST)))
+                    found.add(manifest.get("identity"))
+    return frozenset(each for each in found if isinstance(each, str))
+
+
+def places(recipe: Recipe) -> str:
+    """Where a recipe's data lies, for messages."""
+    urls = [getattr(part.config, "url", part.use) for part in recipe.datasets]
+    return ", ".join(storage.shown(url) for url in urls)

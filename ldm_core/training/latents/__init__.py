@@ -1,0 +1,1 @@
+"""Encoded images, kept and read back."""

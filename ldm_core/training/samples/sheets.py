@@ -1,0 +1,169 @@
+"""Sampling in a run: what to sample, on all processes, and the sheet that shows what each image was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ldm_core.contracts import DataInfo
+from ldm_core.data import images
+from ldm_core.errors import Interrupted, LDMError, NotFiniteError, clean
+from ldm_core.recipe.recipe import Recipe
+from ldm_core.sampling.made_from import caption
+from ldm_core.sampling.pipeline import Pipeline
+from ldm_core.sampling.result import Sampled
+from ldm_core.training.engine.world import World
+from ldm_core.training.feed.examples import Examples
+from ldm_core.training.samples import layouts
+
+_CELL = 128  # pixels that an image is shown at, at least
+_LAYOUT = 256  # the same beside boxes, whose tags take room
+_LOST = "not finite: "
+_FAILED = "failed: "
+HeldOut = Callable[[Sequence[str]], tuple[Any, bool]]
+
+
+def wanted(
+    recipe: Recipe, reads: Sequence[str], held_out: HeldOut, examples: Sequence[Mapping[str, Any]] | None
+) -> list[dict[str, Any]]:
+    """One mapping of conditioner inputs an image: `examples`, else the recipe's prompts, else what held-out data has;
+    empty where nothing is read."""
+    if examples:
+        return [dict(e) for e in examples]
+    prompts = recipe.sample.prompts
+    if prompts and set(reads) == {"caption"}:
+        return [{"caption": p} for p in prompts]
+    if not reads:
+        return []
+    dataset, _ = held_out(reads)
+    rows = Examples(dataset, recipe.image_size, recipe.data, list(reads)).first(recipe.sample.images)
+    captions = [{"caption": prompts[i % len(prompts)]} if prompts else {} for i in range(len(rows))]
+    return [{**_indexed(row), **caption} for row, caption in zip(rows, captions, strict=True)]
+
+
+def _indexed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of data, whose class is an index whatever the classes are called."""
+    label = row.get("class_label")
+    return {**row, "class_label": np.int64(label)} if isinstance(label, int) else dict(row)
+
+
+def sample(
+    pipeline: Pipeline,
+    rows: Sequence[Mapping[str, Any]],
+    world: World,
+    *,
+    strict: bool = False,
+    told: Callable[[Any], bool] | None = None,
+    done: Callable[[list[Sampled]], None] | None = None,
+    finished: list[Sampled] | None = None,
+) -> list[Sampled]:
+    """The recipe's number of images (or one a row, where there are more rows), drawn by all processes together.
+
+    Image i has the seed ``sample.seed + i`` and depends on nothing else, so that it is the same on any number of
+    processes. All of them must call it, and each is handed all images; `done` is handed this process's, batch by batch.
+    Raises :class:`Interrupted` on all where `told` stops one, torch.OutOfMemoryError on all where the memory of one
+    does not suffice, :class:`NotFiniteError` on all, with the images that are finite, where some of one are not, and
+    any other :class:`LDMError` of one on all. `finished` then holds the images of all that were finished, in order.
+    """
+    settings = pipeline.recipe.sample
+    count = max(settings.images, len(rows))
+    mine = range(world.rank, count, world.size)
+    made: list[Sampled] = []
+    failed = ""
+    own: LDMError | None = None
+
+    def take(batch: list[Sampled]) -> None:
+        if done is not None:
+            done(batch)
+        made.extend(batch)
+
+    try:
+        if mine:
+            pipeline.sample(
+                examples=[rows[i % len(rows)] for i in mine] if rows else None,
+                images=len(mine),
+                seeds=[settings.seed + i for i in mine],
+                strict=strict,
+                callback=told,
+                done=take,
+            )
+    except Interrupted:
+        failed = "stopped"
+    except torch.OutOfMemoryError:
+        failed = "memory"
+    except NotFiniteError as error:
+        failed = f"{_LOST}{error}"
+    except LDMError as error:
+        failed, own = f"{_FAILED}{error}", error
+    shares: list[tuple[str, list[Sampled]]] = world.gather((failed, made))
+    reasons = sorted({reason for reason, _ in shares if reason})
+    if not reasons:
+        return [shares[i % world.size][1][i // world.size] for i in range(count)]
+    whole = sorted((one for _, share in shares for one in share), key=lambda one: one.seed)
+    if finished is not None:
+        finished.extend(whole)
+    raise _error_of(reasons, own, settings.batch, whole)
+
+
+def _error_of(reasons: Sequence[str], own: LDMError | None, batch: int, whole: list[Sampled]) -> Exception:
+    """The error of all processes, where those of some (`reasons`) ended early; `own`: this one's."""
+    if "stopped" in reasons:
+        return Interrupted("sampling was cancelled")
+    if "memory" in reasons:
+        return torch.OutOfMemoryError(f"sampling {batch} images at once; use a smaller sample.batch")
+    if failed := [reason.removeprefix(_FAILED) for reason in reasons if reason.startswith(_FAILED)]:
+        return own or LDMError(failed[0])
+    lost = [reason.removeprefix(_LOST) for reason in reasons if reason.startswith(_LOST)]
+    return NotFiniteError("\n".join(lost), images=whole)
+
+
+def sheet(made: Sequence[Sampled], rows: Sequence[Mapping[str, Any]], info: DataInfo) -> NDArray[np.uint8]:
+    """All images as one, uint8 (3, h, w): each with its prompt or classes below, and beside it the label map, boxes or
+    picture that it was made from."""
+    cells, captions = [], []
+    for i, one in enumerate(made):
+        row = rows[i % len(rows)] if rows else {}
+        cells.append(_cell(one.image, row, info))
+        captions.append(clean(one.prompt, 300) or caption(row, info.class_names))
+    return images.grid(cells, captions if any(captions) else None, cell=cells[0].shape[2] if cells else 0)
+
+
+def _cell(image: NDArray[np.uint8], row: Mapping[str, Any], info: DataInfo) -> NDArray[np.uint8]:
+    least = _LAYOUT if any(info.keys.get(key) == "boxes" for key in row) else _CELL
+    factor = max(1, -(-least // image.shape[2]))
+    shown = [_enlarged(images.to_channels(image, 3), factor)]
+    size = shown[0].shape[1:]
+    for key, value in row.items():
+        kind = info.keys.get(key)
+        if kind == "map":
+            shown.append(_enlarged(_coloured(np.asarray(value)), factor))
+        elif kind == "image" and np.asarray(value).dtype == np.uint8:
+            given = images.to_channels(np.asarray(value), 3)
+            shown.append(_enlarged(given, max(1, size[1] // given.shape[2])))
+        elif kind == "boxes":
+            names = info.class_names.get("box_labels", ())
+            shown.append(layouts.drawn(np.asarray(value), row.get("box_labels"), (size[0], size[1]), names))
+    if len(shown) == 1:
+        return shown[0]
+    height, gap = max(s.shape[1] for s in shown), 2
+    out = np.full((3, height, sum(s.shape[2] + gap for s in shown) - gap), 255, dtype=np.uint8)
+    left = 0
+    for picture in reversed(shown):  # the condition first, then what came of it
+        out[:, : picture.shape[1], left : left + picture.shape[2]] = picture
+        left += picture.shape[2] + gap
+    return out
+
+
+def _enlarged(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    return picture.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def _coloured(labels: NDArray[Any]) -> NDArray[np.uint8]:
+    """A label map (H, W) -> uint8 (3, H, W)."""
+    values, places = np.unique(labels.astype(np.int64), return_inverse=True)
+    colours = np.array([layouts.colour(int(v)) for v in values], dtype=np.uint8)
+    return np.ascontiguousarray(colours[places.reshape(labels.shape)].transpose(2, 0, 1))

@@ -1,0 +1,212 @@
+"""A whole run: look into the data, check, first stage, latents, denoiser, samples. Imports torch only when it runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ldm_core import storage
+from ldm_core.catalog import Catalog
+from ldm_core.config import documents
+from ldm_core.contracts import DataInfo
+from ldm_core.errors import ConfigError, Interrupted, StorageError
+from ldm_core.recipe import sizes, sources
+from ldm_core.recipe.check import check, site_of
+from ldm_core.recipe.continuation import BEGUN_FILE, RECIPE_FILE, continuation
+from ldm_core.recipe.recipe import Recipe
+from ldm_core.recipe.resolve import resolve, use_storage
+from ldm_core.training.folder import own_files
+from ldm_core.training.folder.own_files import OwnFiles
+
+if TYPE_CHECKING:
+    from ldm_core.training.stages import Stages
+
+STAGES = ("first_stage", "latents", "denoiser", "samples")
+
+
+@attrs.frozen
+class RunResult:
+    """What a run left: its folder, URLs of the model and the sample grid, numbers of the first stage, seconds by
+    stage. What follows the status is the main process's to say; the others of a run leave it empty."""
+
+    out: str
+    model: str
+    samples: str
+    first_stage: Mapping[str, float]
+    seconds: Mapping[str, float]
+    status: str
+    started: Mapping[str, Any] = attrs.field(factory=dict)
+    """What a stage took of the weights that its recipe starts from, by stage."""
+    trained: Mapping[str, Mapping[str, float]] = attrs.field(factory=dict)
+    """Of each stage that was trained in the folder, now or before: see ``training.metrics_file.summarize``."""
+    bad_examples: int = 0
+    """How many examples could not be read; their names are in ``bad_examples.txt``."""
+    files: tuple[str, ...] = ()
+    """Names of the pictures and texts in the folder."""
+
+
+def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInfo]:
+    """Plain values -> a recipe that was checked against its parts and its data.
+
+    The data is looked into first, so that class counts come from it. Raises LDMErrors with every mistake found.
+    """
+    from ldm_core.model.conformance.dataset import hold_data
+    from ldm_core.model.parts import data_info, make_dataset
+    from ldm_core.training.feed.first_look import look, look_at_held_out
+
+    use_storage(plain)  # the user's own recipe: trained weights are read while it is resolved
+    recipe = resolve(plain, catalog)
+    dataset = make_dataset(recipe, catalog)
+    info = data_info(dataset)
+    recipe = resolve(plain, catalog, info)
+    check(recipe, info)
+    if problems := list(sources.misfits(recipe)):
+        raise ConfigError(problems)
+    require_room(recipe, catalog)
+    hold_data(dataset, recipe, catalog)
+    # Examples that lack a key or cannot be read at all are found now, not hours later.
+    look(dataset.select(dict.fromkeys(["image", *recipe.reads])), recipe)
+    look_at_held_out(recipe, catalog, info)
+    remarks = getattr(dataset, "remarks", None)
+    return recipe, info if remarks is None else attrs.evolve(info, remarks=remarks())
+
+
+def require_room(recipe: Recipe, catalog: Catalog) -> None:
+    """:class:`ConfigError` where the recipe's networks, or one of its images, are larger than this machine's memory.
+
+    Sizes that published models have are not counted, and torch is not imported for them.
+    """
+    if problems := list(sizes.image_misfits(recipe)):
+        raise ConfigError(problems)
+    if sizes.large(recipe):
+        from ldm_core.model import budget
+
+        budget.require_room(recipe, catalog, sizes.memory())
+
+
+def claim(recipe: Recipe, out: str, begun: str = "", own: OwnFiles | None = None) -> None:
+    """Make the run's folder and write its recipe, and before it the text of the one that it was `begun` with. `own`:
+    the list of the run's files."""
+    own = own or OwnFiles.read(out)
+    storage.make_folder(out)
+    if begun:
+        own.write(BEGUN_FILE, begun)
+    url = storage.join(out, RECIPE_FILE)
+    if not (storage.exists(url) and own_files.says(url, recipe)):
+        own.write(RECIPE_FILE, documents.dump_yaml(recipe.public()))
+    own.note({own_files.METRICS: None})
+
+
+def take_over(recipe: Recipe, out: str) -> None:
+    """Let a run of this recipe overwrite the files in `out` that have names of its own (``--force``)."""
+    continuation(recipe, out)
+    if storage.is_folder(out):
+        OwnFiles.read(out).adopt()
+
+
+def run(
+    recipe: Recipe,
+    info: DataInfo,
+    catalog: Catalog,
+    out: str,
+    *,
+    stages: Sequence[str] = STAGES,
+    examples: Sequence[Mapping[str, Any]] | None = None,
+    strict: bool = False,
+) -> RunResult:
+    """Do the named stages of a run in the folder `out`; what is finished there under the same recipe is skipped.
+
+    `examples`: what to sample, one mapping of conditioner inputs an image; none = held-out data. Raises
+    :class:`~ldm_core.errors.Interrupted` after a checkpoint when asked to stop.
+    """
+    from ldm_core.model.parts import factory_of, make
+    from ldm_core.training.checkpoints.files import clean_parts
+    from ldm_core.training.engine import world
+    from ldm_core.training.engine.collective import from_main
+    from ldm_core.training.engine.part import require_machine
+    from ldm_core.training.folder import lock
+    from ldm_core.training.folder.places import require_free
+    from ldm_core.training.stages import Stages
+
+    for part in recipe.parts():  # before hours of training, also those that only the samples need
+        factory_of(part, catalog)
+
+    observers = [make(part, site_of(recipe), catalog) for part in recipe.observers]
+    hook = catalog.manager.hook
+    here = world.start()
+    for name in ("first_stage_trainer", "trainer"):
+        if name == "trainer" or not recipe.first_stage.weights:
+            require_machine(getattr(recipe, name), here.device, name)
+    with lock.held(out, here, lambda text: hook.ldm_message(text=text, level="warning")) as held:
+        if held is not None:
+            clean_parts(out)
+        found = continuation(recipe, out)
+        work = Stages(recipe, info, catalog, out, examples=examples, strict=strict, known_as=found.known_as)
+        if found.moved:
+            work.hold_same_data()
+        work.run = attrs.evolve(work.run, lock=held)
+
+        def begin() -> None:
+            require_free(work, stages)
+            claim(recipe, out, found.begun, work.own)
+
+        from_main(here, begin)
+        return _do(work, stages, observers)
+
+
+def _do(work: Stages, stages: Sequence[str], observers: Sequence[Any]) -> RunResult:
+    """The stages of a run whose folder is locked and claimed."""
+    from ldm_core.training.engine.world import ending
+
+    catalog, hook = work.catalog, work.run.hook
+    status = "failed"
+    for observer in observers:
+        catalog.manager.register(observer)
+    try:
+        if work.run.world.main:
+            hook.ldm_run_start(recipe=work.recipe.public(), out=work.out)
+        with ending(work.run.world), work.run.stop:
+            work.prepare(stages)
+            for name in STAGES:
+                if name in stages:
+                    getattr(work, name)()
+        status = "done"
+    except Interrupted:
+        status = "interrupted"
+        raise
+    finally:
+        try:
+            work.run.metrics.close()
+        finally:
+            if work.run.world.main:
+                hook.ldm_run_end(status=status)
+            for observer in observers:
+                catalog.manager.unregister(observer)
+    return RunResult(
+        out=work.out,
+        model=work.model_url,
+        samples=work.samples_url,
+        first_stage=work.numbers,
+        seconds=work.seconds,
+        status=status,
+        started=work.started,
+        **(_left(work) if work.run.world.main else {}),
+    )
+
+
+def _left(work: Stages) -> dict[str, Any]:
+    """What the folder says of the run, as the fields of its result; storage that does not tell is no failure now."""
+    from ldm_core.training.folder.metrics import summarize
+    from ldm_core.training.stages import BAD_FILE
+
+    found: dict[str, Any] = {}
+    with contextlib.suppress(StorageError):
+        found["trained"] = summarize(work.run.metrics.read())
+        names = [storage.base_name(f.url) for f in storage.list_files(work.out)]
+        found["files"] = tuple(n for n in names if n.endswith((".png", ".jsonl", ".yaml", ".txt")))
+        if BAD_FILE in names:
+            found["bad_examples"] = len(storage.read_text(storage.join(work.out, BAD_FILE)).splitlines())
+    return found

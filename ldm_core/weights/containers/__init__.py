@@ -1,0 +1,1 @@
+"""Containers of tensors, opened without running anything from them."""

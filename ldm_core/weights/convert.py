@@ -1,0 +1,92 @@
+"""Foreign weights as files of our own: converted once, kept beside the copies of remote weights, found by content.
+
+So whatever takes a run's folder or one of our files (a first stage that is reused, weights to start from) takes
+foreign ones as well, and knows nothing of it. The converted files are the same bytes each time, so their hashes do as
+identities.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from ldm_core import storage
+from ldm_core.config.structure import digest
+from ldm_core.errors import CheckpointError, ConfigError, LDMError
+from ldm_core.recipe import artifacts
+from ldm_core.storage.failures import reported
+
+_FORMAT = 1
+"""Of the files made here: raised where the same source would come out otherwise."""
+_DONE: dict[tuple[object, ...], str] = {}
+"""Conversions of this process by what was converted, so that a file is not hashed at each question."""
+
+
+def converted(url: str, name: str) -> str:
+    """The path of the file `name` (``first_stage.safetensors``, ``model.safetensors``) made of the foreign weights at
+    `url`; made now where it was never made before.
+
+    Raises what reading raises, ConfigError with the command that converts by hand while something is unknown, and
+    CheckpointError where the weights hold no such part.
+    """
+    mark = _mark(url)
+    folder = _DONE.get(mark) if mark else None
+    if folder is None or not Path(folder).is_dir():
+        folder = _folder_of(url)
+        if mark:
+            _DONE[mark] = folder
+    path = Path(folder) / name
+    if not path.exists():
+        part = "first stage" if name == artifacts.STAGE_FILE else "denoiser"
+        raise CheckpointError(f"{storage.shown(url)}: holds no {part}")
+    return str(path)
+
+
+def _mark(url: str) -> tuple[object, ...] | None:
+    """What tells whether the content at `url` is the same as before; None = not known."""
+    path = storage.local_path(url)
+    if path is None:
+        with contextlib.suppress(LDMError):
+            found = storage.info(url)
+            if found.mark:
+                return url, found.size, found.mark
+        return None
+    from ldm_core.weights.source import open_source
+
+    names = [] if path.is_file() else open_source(url).names  # a bounded number, or an error
+    with reported("read", url):
+        states = [(str(p), p.stat()) for p in ([path / n for n in names] or [path])]
+    return url, *((p, state.st_size, state.st_mtime_ns) for p, state in states)
+
+
+def _folder_of(url: str) -> str:
+    # Only foreign weights come here, and they are asked for deep inside, by code that knows files of ours alone.
+    from ldm_core.builtin.ldm_format.codec import LdmCodec
+    from ldm_core.builtin.ldm_format.config import LdmCodecConfig
+    from ldm_core.catalog import Catalog
+    from ldm_core.contracts.site import Site
+    from ldm_core.weights import cache, write
+    from ldm_core.weights.codecs import read_with, recognise, require_known
+    from ldm_core.weights.source import open_source
+
+    catalog = Catalog.discover()
+    source = open_source(url)
+    name, codec, found = recognise(source, catalog)
+    try:
+        require_known(found, url)
+    except ConfigError as error:
+        settings = " ".join(f"{key}=..." for key in found.unknown)
+        raise ConfigError(
+            [
+                *error.problems,
+                f"convert it first: ldm-run convert {storage.shown(url)} FOLDER --to ldm {settings}; and give FOLDER",
+            ]
+        ) from None
+    key = digest({"format": _FORMAT, "codec": name, "content": source.sha256(), "recipe": dict(found.recipe)})
+    folder = Path(cache.folder()) / "converted" / key[:32]
+    if not folder.is_dir():
+        weights = write.complete(read_with(name, codec, found, source, catalog), catalog)
+        written = LdmCodec(LdmCodecConfig(alone=True), Site(size=(256, 256))).write(weights, folder.name)
+        write.require_room(str(folder), weights)
+        write.put(written, str(folder), keep=True)
+    return str(folder)

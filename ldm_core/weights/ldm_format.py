@@ -1,0 +1,160 @@
+"""The package's own files as a codec: a run's folder, or its first stage by itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ldm_core.builtin.ldm_format.config import LdmCodecConfig
+from ldm_core.config.documents import dump_yaml
+from ldm_core.config.structure import digest
+from ldm_core.contracts.codec import Codec, ModelWeights, Recognised, Source, TensorFile, Written, overlay
+from ldm_core.contracts.known_pixels import as_made
+from ldm_core.contracts.site import Site
+from ldm_core.errors import CheckpointError, ConfigError
+from ldm_core.recipe import artifacts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RECIPE_FILE = "recipe.yaml"
+
+
+class LdmCodec(Codec):
+    """A folder with ``first_stage.safetensors`` and ``model.safetensors``, or one of the two as a file.
+
+    The headers hold the whole recipe, so nothing is ever unknown.
+    """
+
+    def __init__(self, config: LdmCodecConfig, site: Site) -> None:
+        del site
+        self.alone = config.alone
+
+    def recognise(self, source: Source) -> Recognised | None:
+        """What the headers say; None without our metadata."""
+        found = _headers(source)
+        if not found:
+            return None
+        model, stage = found.get("model"), found.get("first_stage")
+        if model is not None and stage is not None:
+            what, holds = "a model of ldm-core, with its first stage", "model"
+        elif model is not None:
+            what, holds = "a model of ldm-core without its first stage", "denoiser"
+        else:
+            what, holds = "a first stage of ldm-core", "first_stage"
+        counts = {name: _count(file) for name, (_, file) in found.items()}
+        averaged = bool(model and model[0].get("averaged"))
+        return Recognised(what=what, holds=holds, recipe=_recipe(source, found), parameters=counts, ema=averaged)
+
+    def read(self, source: Source) -> ModelWeights:
+        """Every tensor of the files, as they are."""
+        found = _headers(source)
+        if not found:
+            raise CheckpointError(f"{source.url}: was not written by ldm-core (no metadata of its own)")
+        tensors = {name: {k: file.read(k) for k in file.infos} for name, (_, file) in found.items()}
+        names = found["model"][0].get("class_names") if "model" in found else None
+        return ModelWeights(
+            recipe=_recipe(source, found),
+            first_stage=tensors.get("first_stage"),
+            model=tensors.get("model"),
+            class_names=names if isinstance(names, Mapping) else {},
+        )
+
+    def write(self, weights: ModelWeights, name: str) -> Written:
+        """A run's folder: ``recipe.yaml``, ``first_stage.safetensors`` and, last, ``model.safetensors``."""
+        import hashlib
+
+        denoises = any(k.startswith("denoiser.") for k in weights.model or ())
+        recipe = dict(weights.recipe)
+        if weights.first_stage is None and self.alone and denoises:
+            return Written(
+                files={
+                    RECIPE_FILE: lambda: dump_yaml(recipe).encode(),
+                    artifacts.MODEL_FILE: lambda: _model_file(recipe, weights, ""),
+                }
+            )
+        if weights.first_stage is None:
+            raise ConfigError(
+                f"{name}: these are the weights of a {'denoiser' if denoises else 'conditioner'} alone, and a run's "
+                "folder has a first stage; give it with --first-stage PATH_OR_URL"
+            )
+        made: dict[str, bytes] = {}
+
+        def stage() -> bytes:
+            if artifacts.STAGE_FILE not in made:
+                made[artifacts.STAGE_FILE] = _stage_file(recipe, weights.first_stage or {})
+            return made[artifacts.STAGE_FILE]
+
+        files: dict[str, Callable[[], bytes]] = {
+            RECIPE_FILE: lambda: dump_yaml(recipe).encode(),
+            artifacts.STAGE_FILE: stage,
+        }
+        if weights.model is not None:
+            files[artifacts.MODEL_FILE] = lambda: _model_file(recipe, weights, hashlib.sha256(stage()).hexdigest())
+        return Written(files=files)
+
+
+def _headers(source: Source) -> dict[str, tuple[dict[str, Any], TensorFile]]:
+    """Our own header and the tensors by what they are: ``model``, ``first_stage``."""
+    names = [n for n in (artifacts.STAGE_FILE, artifacts.MODEL_FILE) if n in source.names] if source.folder else [""]
+    found: dict[str, tuple[dict[str, Any], TensorFile]] = {}
+    for name in names:
+        file = source.tensors(name)
+        text = file.metadata.get("ldm_core")
+        if text is None:
+            continue
+        body = artifacts.parse_body(text, file.url)
+        found[body["kind"]] = (body, file)
+    return found
+
+
+def _recipe(source: Source, found: Mapping[str, tuple[dict[str, Any], TensorFile]]) -> dict[str, Any]:
+    plain: dict[str, Any] = dict(as_made(found["model"][0]["config"])) if "model" in found else {}
+    if "first_stage" in found:
+        body = found["first_stage"][0]
+        plain["first_stage"] = {"use": body["use"], **body["config"]}
+        for key in ("image_size", "image_channels"):
+            if body.get(key) and key not in plain:
+                plain[key] = body[key]
+    return overlay(plain, source.given)
+
+
+def _count(file: TensorFile) -> int:
+    return sum(math.prod(info.shape) for info in file.infos.values())
+
+
+def _stage_file(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+    part = dict(recipe["first_stage"])
+    use = part.pop("use")
+    known = {key: recipe[key] for key in ("image_channels", "image_size") if key in recipe}
+    made = {"converted": {"first_stage": recipe["first_stage"], **known}}
+    meta = artifacts.metadata("first_stage", use, part, {}, identity=digest(made), **known)
+    return _saved(tensors, meta)
+
+
+def _model_file(recipe: Mapping[str, Any], weights: ModelWeights, stage_sha256: str) -> bytes:
+    meta = artifacts.metadata(
+        "model",
+        recipe["denoiser"]["use"],
+        dict(recipe),
+        {},  # of no version: the same source gives the same bytes, and their hash is an identity
+        identity=digest({"converted": dict(recipe)}),
+        first_stage_sha256=stage_sha256,
+        class_names={key: list(names) for key, names in weights.class_names.items()},
+    )
+    return _saved(weights.model or {}, meta)
+
+
+def _saved(tensors: Mapping[str, Tensor], meta: dict[str, str]) -> bytes:
+    from safetensors.torch import save
+
+    own: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        if value.untyped_storage().data_ptr() in places:  # a view of another: the format keeps each by itself
+            value = value.clone()
+        places.add(value.untyped_storage().data_ptr())
+        own[name] = value
+    return save(own, metadata=meta)
