@@ -20,11 +20,14 @@ from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.resolve import resolve
 from ldm_core.testing.suites.codec import random_weights
+from ldm_core.weights.convert import finder
 
 MODEL = ("first_stage", "latents", "denoiser")
 STILL = ("trainer.steps=1", "trainer.lr=1e-12", "trainer.weight_decay=0.0", "trainer.ema=0.0")
 CLASSES = {**THREE, "classes": 32}  # as many as the shapes have
 PARTS: Mapping[str, Any] = {"denoiser": UNET, "conditioners": [CLASSES], "parameterization": "eps"}
+
+FIND = finder(Catalog.discover())
 
 
 def _model() -> dict[str, Any]:
@@ -60,18 +63,18 @@ def _run(out: Path, source: str, *overrides: str, first_stage: str = "", **chang
 def test_a_first_stage_of_a_foreign_file(tmp_path: Path, cache: Path) -> None:
     path = write(tiny("first_stage"), "compvis", tmp_path / "kl.ckpt")
     catalog = Catalog.discover()
-    recipe = resolve({"image_size": 16, "first_stage": path}, catalog)
+    recipe = resolve({"image_size": 16, "first_stage": path}, catalog, find=FIND)
     assert recipe.first_stage.use == "kl_ae" and recipe.first_stage.weights == path
-    again = resolve({"image_size": 16, "first_stage": path}, catalog)
+    again = resolve({"image_size": 16, "first_stage": path}, catalog, find=FIND)
     assert again.first_stage.sha256 == recipe.first_stage.sha256 and again.identity() == recipe.identity()
-    made = artifacts.find(path, artifacts.STAGE_FILE)
+    made = FIND(path, artifacts.STAGE_FILE)
     assert Path(made).is_relative_to(cache) and artifacts.sha256(made) == recipe.first_stage.sha256
     elsewhere = tmp_path / "copy" / "other_name.ckpt"
     elsewhere.parent.mkdir()
     elsewhere.write_bytes(Path(path).read_bytes())
-    assert artifacts.find(str(elsewhere), artifacts.STAGE_FILE) == made  # known by its content
+    assert FIND(str(elsewhere), artifacts.STAGE_FILE) == made  # known by its content
     with pytest.raises(CheckpointError, match=r"kl.ckpt: holds no denoiser"):
-        artifacts.find(path, artifacts.MODEL_FILE)
+        FIND(path, artifacts.MODEL_FILE)
 
 
 def test_another_content_in_the_same_place(tmp_path: Path) -> None:
@@ -79,7 +82,7 @@ def test_another_content_in_the_same_place(tmp_path: Path) -> None:
     hashes = []
     for seed in (1, 2):
         path = write(random_weights(plain_model(), "first_stage", seed=seed), "compvis", tmp_path / "kl.ckpt")
-        hashes.append(resolve({"image_size": 16, "first_stage": path}, catalog).first_stage.sha256)
+        hashes.append(resolve({"image_size": 16, "first_stage": path}, catalog, find=FIND).first_stage.sha256)
     assert hashes[0] != hashes[1]
 
 
@@ -95,10 +98,10 @@ def test_a_model_goes_on_from_a_foreign_file(source: str, tmp_path: Path) -> Non
     assert torch.equal(stage["latent_std"], torch.full((4,), 4.0))
     import shutil
 
-    folder = Path(artifacts.find(source, artifacts.MODEL_FILE)).parent
+    folder = Path(FIND(source, artifacts.MODEL_FILE)).parent
     before = artifacts.sha256(str(folder / artifacts.MODEL_FILE))
     shutil.rmtree(folder)  # the cache was emptied: the same bytes come again, and the run is found finished
-    assert artifacts.sha256(artifacts.find(source, artifacts.MODEL_FILE)) == before
+    assert artifacts.sha256(FIND(source, artifacts.MODEL_FILE)) == before
     watch = _run(tmp_path / "run", source)
     assert ("denoiser", "skipped") in watch.ends
 
@@ -156,7 +159,7 @@ def test_what_is_unknown_says_how_to_convert(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(codecs, "recognise", doubtful)
     with pytest.raises(ConfigError) as caught:
-        artifacts.find(path, artifacts.STAGE_FILE)
+        FIND(path, artifacts.STAGE_FILE)
     assert "nothing says denoiser.heads; add denoiser.heads=4 (one of: 4, 8)" in caught.value.problems[0]
     assert f"convert it first: ldm-run convert {path} FOLDER --to ldm denoiser.heads=..." in caught.value.problems[1]
 

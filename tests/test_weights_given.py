@@ -9,6 +9,7 @@ import pytest
 from test_cli_assemble import catalog
 
 from ldm_core import cli
+from ldm_core.catalog import Catalog
 from ldm_core.contracts.codec import overlay
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.weights.convert import converted
@@ -85,4 +86,4 @@ def test_a_folder_of_anything_is_not_looked_through(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("ldm_core.weights.source._MOST_FILES", 4)
     monkeypatch.setattr(Path, "rglob", None)
     with pytest.raises(CheckpointError, match="more than 4 files"):
-        converted(str(tmp_path), "first_stage.safetensors")
+        converted(str(tmp_path), "first_stage.safetensors", Catalog.discover())

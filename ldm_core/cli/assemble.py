@@ -12,9 +12,11 @@ from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.config.overrides import apply_overrides
 from ldm_core.errors import ConfigError, quoted, suggest
-from ldm_core.recipe import artifacts, keys, shipped
+from ldm_core.recipe import artifacts, keys
 from ldm_core.recipe import artifacts as artifacts_
 from ldm_core.recipe.places import described
+from ldm_core.recipe.shipped import load_plain
+from ldm_core.weights.convert import finder
 
 LAPTOP = "laptop"
 """The shipped recipe that a run without ``--recipe`` starts from."""
@@ -101,7 +103,7 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:  # noqa: C901
     """
     if request.recipe is not None and not request.recipe.strip():
         raise ConfigError("--recipe: empty; give a shipped recipe's name or the path or URL of a .yaml file")
-    plain = shipped.load_plain(request.recipe or LAPTOP)
+    plain = load_plain(request.recipe or LAPTOP)
     notes: list[str] = []
     if request.init_from is not None:
         whole, first_stage = request.recipe is None, not request.names("first_stage")
@@ -144,7 +146,7 @@ def _start_from(plain: dict[str, Any], url: str, catalog: Catalog, *, whole: boo
     `whole`: take the architecture from them too, as no recipe was given. `first_stage`: take theirs, where they have
     one, as the user named none. Raises CheckpointError where they are no model.
     """
-    model = artifacts.find(url, artifacts.MODEL_FILE)
+    model = finder(catalog)(url, artifacts.MODEL_FILE)
     header = artifacts.read_header(model, "model", sha256="unread")
     where = storage.shown(url)
     trainer = plain.get("trainer")
@@ -231,7 +233,7 @@ def _data(text: str, part: Any, catalog: Catalog, said: str) -> Any:
             f"--data: no data set and no file or folder is called '{text}'{suggest(text, known)} "
             f"(data sets: {', '.join(known)})"
         )
-    from ldm_core.builtin.readers.folder import guess_reader
+    from ldm_core.data.records.guess import guess_reader
 
     # what the recipe says of a reader (which fields to read, the classes) holds for other data of the same form
     kept = dict(part) if isinstance(part, Mapping) and part.get("use") in ("tar", "folder") else {}

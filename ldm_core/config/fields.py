@@ -45,3 +45,13 @@ def field(  # noqa: PLR0913
 
 MOST = 10**15
 """No count and no number of bytes of a run is larger; beyond it are slips and attacks."""
+
+
+def later_defaults(section: type) -> dict[str, Any]:
+    """The fields of a section that came after 0.1.0, with their defaults."""
+    return {f.name: f.default for f in attrs.fields(section) if f.metadata.get("later")}
+
+
+def same_keys(section: type) -> frozenset[str]:
+    """The fields of a section that may change within a run: they do not change what is trained."""
+    return frozenset(f.name for f in attrs.fields(section) if f.metadata.get("same"))

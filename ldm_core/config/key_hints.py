@@ -123,12 +123,8 @@ def key_hint(path: str, key: str, known: Iterable[str], *, sampling: bool = Fals
 
 def _elsewhere(path: str, word: str) -> str:
     """The section that has such a setting, where it is another one."""
-    import attrs
-
-    from ldm_core.recipe.keys import SECTIONS
-
     for name in ("trainer", "sample", "data", "first_stage_trainer", "storage"):
-        if name != path and word in {field.name for field in attrs.fields(SECTIONS[name])}:
+        if name != path and word in _SECTION_KEYS.get(name, ()):
             return f"; did you mean '{name}.{word}'?"
     return ""
 

@@ -14,12 +14,10 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm_core import storage
 from ldm_core.contracts import EMPTY, DataInfo, Dataset
 from ldm_core.data.buckets import sizes_of
 from ldm_core.data.unreadable import BadExample
 from ldm_core.errors import DataError
-from ldm_core.recipe.recipe import Part
 
 _UNLABELED = 255
 
@@ -30,16 +28,6 @@ class Section:
 
     length: int
     weight: float
-
-
-def labels_of(members: Sequence[Part]) -> list[str]:
-    """A short name for each data set: the last part of its URL or its component's name, numbered where two agree."""
-    names = []
-    for member in members:
-        url = getattr(member.config, "url", "")
-        name = storage.base_name(storage.shown(url)) if isinstance(url, str) and url else ""
-        names.append(name.removesuffix(".tar") or member.asked or member.use)
-    return [n if names.count(n) == 1 else f"{n}#{names[:i].count(n) + 1}" for i, n in enumerate(names)]
 
 
 class Mixture:

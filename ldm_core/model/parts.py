@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 
+from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import EMPTY, DataInfo, Site
 from ldm_core.errors import ComponentError, DataError, NoSplit
@@ -100,3 +102,13 @@ def data_info(dataset: Any) -> DataInfo:
     lacks, widths = getattr(dataset, "lacks", EMPTY), getattr(dataset, "widths", EMPTY)
     classes, names = dataset.classes, dataset.class_names
     return DataInfo(keys=dataset.keys, classes=classes, class_names=names, lacks=lacks, widths=widths)
+
+
+def labels_of(members: Sequence[Part]) -> list[str]:
+    """A short name for each data set: the last part of its URL or its component's name, numbered where two agree."""
+    names = []
+    for member in members:
+        url = getattr(member.config, "url", "")
+        name = storage.base_name(storage.shown(url)) if isinstance(url, str) and url else ""
+        names.append(name.removesuffix(".tar") or member.asked or member.use)
+    return [n if names.count(n) == 1 else f"{n}#{names[:i].count(n) + 1}" for i, n in enumerate(names)]

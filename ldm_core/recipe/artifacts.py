@@ -5,18 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import attrs
 
 from ldm_core import storage
 from ldm_core.config.documents import parse_json
 from ldm_core.errors import CheckpointError, LDMError, clean, quoted
-from ldm_core.recipe import artifacts
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT = 1
 STAGE_FILE = "first_stage.safetensors"
@@ -46,14 +42,17 @@ def metadata(kind: str, use: str, config: Any, versions: Mapping[str, str], **ex
     return {_KEY: json.dumps(body, sort_keys=True, ensure_ascii=False)}
 
 
+Find: TypeAlias = "Callable[[str, str], str]"
+"""(url, file name) -> a file of ours: :func:`find`, or one that converts foreign weights as well
+(:func:`ldm_core.weights.convert.finder`)."""
+
+
 def find(url: str, name: str) -> str:
-    """`url` itself where it is a file, or the file `name` of the folder that it is; of weights that another program
-    wrote, the file of ours that is made of them (:mod:`ldm_core.weights.convert`). :class:`CheckpointError` else."""
+    """`url` itself where it is a file, or the file `name` of the folder that it is. :class:`CheckpointError` where
+    there is none, or where another program wrote it."""
 
     if not is_native(url):
-        from ldm_core.weights.convert import converted
-
-        return converted(url, name)
+        raise CheckpointError(f"{storage.shown(url)}: was not written by ldm-core; convert it first")
     if url.endswith(".safetensors"):
         if not storage.exists(url):
             raise CheckpointError(f"{url}: no such file; give a .safetensors file or a run's folder")
@@ -184,7 +183,7 @@ _TYPES: Mapping[str, type] = {
 }
 
 
-def stage_header(url: str) -> Header:
+def stage_header(url: str, find: Find = find) -> Header:
     """The header of a trained first stage: a file, or a run's folder."""
     return read_header(find(url, STAGE_FILE), "first_stage")
 
@@ -246,7 +245,7 @@ def is_native(url: str) -> bool:
         return True
     if not storage.is_folder(url):
         return False
-    ours = [storage.join(url, name) for name in (artifacts.MODEL_FILE, artifacts.STAGE_FILE)]
+    ours = [storage.join(url, name) for name in (MODEL_FILE, STAGE_FILE)]
     there = [path for path in ours if storage.exists(path)]
     if there:
         return any(map(_has_our_header, there))
@@ -255,7 +254,7 @@ def is_native(url: str) -> bool:
 
 def _has_our_header(url: str) -> bool:
     try:
-        header, _ = artifacts.raw_header(url)
+        header, _ = raw_header(url)
     except LDMError:
         return True
     meta = header.get("__metadata__")

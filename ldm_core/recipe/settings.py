@@ -208,13 +208,3 @@ class SampleSettings:
         True, "inpainting: the input's own pixels outside of holes, bit for bit (older runs: false)", later=True
     )
     branches: Literal["together", "apart"] = field("together", "guidance branches in one call, or one by one")
-
-
-def later_defaults(section: type) -> dict[str, Any]:
-    """The fields of a section that came after 0.1.0, with their defaults."""
-    return {f.name: f.default for f in attrs.fields(section) if f.metadata.get("later")}
-
-
-def same_keys(section: type) -> frozenset[str]:
-    """The fields of a section that may change within a run: they do not change what is trained."""
-    return frozenset(f.name for f in attrs.fields(section) if f.metadata.get("same"))

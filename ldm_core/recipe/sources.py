@@ -12,6 +12,7 @@ import attrs
 from ldm_core import storage
 from ldm_core.errors import ConfigError
 from ldm_core.recipe import artifacts
+from ldm_core.recipe.artifacts import Find
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.recipe.settings import EngineSettings
 
@@ -22,7 +23,7 @@ _HOLDS = {
 }
 
 
-def with_hash(settings: S, section: str) -> S:
+def with_hash(settings: S, section: str, find: Find = artifacts.find) -> S:
     """`settings` with the hash of the weights that they start from: another content is another run, another place of
     the same content is not.
 
@@ -30,7 +31,7 @@ def with_hash(settings: S, section: str) -> S:
     """
     if not settings.init_from:
         return settings  # a hash alone: the recipe of a model that was finetuned once
-    header = init_header(settings, section)
+    header = init_header(settings, section, find=find)
     if settings.init_sha256 and settings.init_sha256 != header.sha256:
         raise ConfigError(
             f"{section}.init_from: {storage.shown(settings.init_from)} is not the file that the recipe was made with "
@@ -40,13 +41,15 @@ def with_hash(settings: S, section: str) -> S:
     return attrs.evolve(settings, init_sha256=header.sha256)
 
 
-def init_header(settings: EngineSettings, section: str, sha256: str | None = None) -> artifacts.Header:
+def init_header(
+    settings: EngineSettings, section: str, sha256: str | None = None, find: Find = artifacts.find
+) -> artifacts.Header:
     """The header of the weights that `settings` start from; `sha256`: its hash where that is known."""
     name, kind = _HOLDS[section]
-    return artifacts.read_header(artifacts.find(settings.init_from, name), kind, sha256=sha256)
+    return artifacts.read_header(find(settings.init_from, name), kind, sha256=sha256)
 
 
-def misfits(recipe: Recipe) -> Iterable[str]:
+def misfits(recipe: Recipe, find: Find = artifacts.find) -> Iterable[str]:
     """One line for each reason why a run cannot start from the weights that its recipe names."""
     stage, trainer = recipe.first_stage_trainer, recipe.trainer
     for section, settings in (("first_stage_trainer", stage), ("trainer", trainer)):
@@ -61,10 +64,10 @@ def misfits(recipe: Recipe) -> Iterable[str]:
             f"finetune it, name its component: first_stage={recipe.first_stage.use}, with its settings"
         )
     if trainer.init_from:
-        yield from _other_latents(recipe)
+        yield from _other_latents(recipe, find)
 
 
-def _other_latents(recipe: Recipe) -> Iterable[str]:
+def _other_latents(recipe: Recipe, find: Find) -> Iterable[str]:
     where = storage.shown(recipe.trainer.init_from)
     fix = "set first_stage to the folder of that model's run (--first-stage)"
     if not recipe.first_stage.weights:
@@ -73,7 +76,7 @@ def _other_latents(recipe: Recipe) -> Iterable[str]:
             f"another one; {fix}"
         )
         return
-    theirs = init_header(recipe.trainer, "trainer", recipe.trainer.init_sha256).extra.get("first_stage_sha256")
+    theirs = init_header(recipe.trainer, "trainer", recipe.trainer.init_sha256, find).extra.get("first_stage_sha256")
     if theirs == "":  # a foreign denoiser by itself: nobody knows, and the user says so
         return
     if theirs != recipe.first_stage.sha256:

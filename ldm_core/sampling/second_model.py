@@ -15,6 +15,7 @@ from ldm_core.recipe.description import resolve_described
 from ldm_core.recipe.keys import SAMPLING_KEYS
 from ldm_core.recipe.places import described_by
 from ldm_core.recipe.recipe import Recipe
+from ldm_core.weights.convert import finder
 
 if TYPE_CHECKING:
     from ldm_core.model.diffusion import Model
@@ -35,13 +36,14 @@ def find(url: str, site: Site, catalog: Catalog | None = None) -> SecondModel:
     :class:`CheckpointError` where there is none, or where its latents are not those of the site: of another shape, or,
     where the site's first stage is known by its hash, of another first stage.
     """
-    path = artifacts.find(url, artifacts.MODEL_FILE)
+    catalog = catalog or Catalog.discover()
+    path = finder(catalog)(url, artifacts.MODEL_FILE)
     shown = storage.shown(path)
     header = artifacts.read_header(path, "model")
     own = str(header.extra.get("first_stage_sha256") or "")
     plain = {k: v for k, v in header.config.items() if k not in SAMPLING_KEYS}
     with described_by(shown):
-        recipe = resolve_described(plain, catalog or Catalog.discover())
+        recipe = resolve_described(plain, catalog)
         latent = recipe.first_stage.config.latent
     if site.latent is not None and latent != site.latent:
         raise CheckpointError(

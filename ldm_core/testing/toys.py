@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ldm_core.builtin.diffusion.config import VPConfig
-from ldm_core.builtin.diffusion.parameterizations import EpsParameterization, VParameterization, X0Parameterization
-from ldm_core.builtin.diffusion.schedules import VPSchedule
-from ldm_core.contracts import CondSpec, Denoiser, LatentSpec, NoiseSchedule, Parameterization
+from ldm_core.catalog import Catalog
+from ldm_core.contracts import CondSpec, Denoiser, LatentSpec, NoiseSchedule, Parameterization, Site
 from ldm_core.contracts.conditioning import Cond
 from ldm_core.model.diffusion import Model
 from ldm_core.testing.gaussian import FlowSchedule, VESchedule
+
+
+def _builtin(kind: str, name: str) -> Any:
+    """One of the core's own parts at its defaults, by its name in the catalog."""
+    component = Catalog.discover().get(kind, name)[0].component
+    return component.load()(component.config(), Site(size=(64, 64), latent=LATENT))
+
 
 LATENT = LatentSpec(4, (8, 8))
 """The latents of the toys."""
@@ -81,7 +87,7 @@ class ToyDenoiser(Denoiser, nn.Module):
 def schedules() -> Mapping[str, NoiseSchedule]:
     """A schedule of every sort: a VP table of 1000, a continuous VP, VE and rectified flow (alpha(t_max) = 0)."""
     return {
-        "table": VPSchedule(VPConfig()),
+        "table": _builtin("schedule", "vp"),
         "cosine": CosineSchedule(),
         "ve": VESchedule(),
         "flow": FlowSchedule(),
@@ -91,9 +97,9 @@ def schedules() -> Mapping[str, NoiseSchedule]:
 def parameterizations() -> Mapping[str, Parameterization]:
     """eps, x0, v and flow."""
     return {
-        "eps": EpsParameterization(),
-        "x0": X0Parameterization(),
-        "v": VParameterization(),
+        "eps": _builtin("parameterization", "eps"),
+        "x0": _builtin("parameterization", "x0"),
+        "v": _builtin("parameterization", "v"),
         "flow": FlowParameterization(),
     }
 

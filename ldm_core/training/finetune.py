@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core import storage
+from ldm_core.catalog import Catalog
 from ldm_core.errors import CheckpointError, clean
 from ldm_core.model.diffusion import Model
 from ldm_core.model.fill import tensors_of
@@ -23,6 +24,7 @@ from ldm_core.recipe.check import site_of
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.recipe.settings import EngineSettings
 from ldm_core.recipe.sources import init_header
+from ldm_core.weights.convert import finder
 
 if TYPE_CHECKING:
     from ldm_core.training.stages import Stages
@@ -90,7 +92,7 @@ def start_first_stage(work: Stages, stage: nn.Module) -> Start:
     settings = work.recipe.first_stage_trainer
     if not settings.init_from:
         return Start()
-    header, tensors = _source(settings, "first_stage_trainer")
+    header, tensors = _source(settings, "first_stage_trainer", work.catalog)
     found = _take(stage, tensors, header, "first_stage_trainer", lambda name, own, theirs: None)
     return _told(work, "first_stage", found)
 
@@ -108,7 +110,7 @@ def start_model(work: Stages, model: Model) -> Start:
     settings, recipe = work.recipe.trainer, work.recipe
     if not settings.init_from:
         return Start()
-    header, tensors = _source(settings, "trainer")
+    header, tensors = _source(settings, "trainer", work.catalog)
     theirs = _uses(header.config.get("conditioners"))
     misfit = {}
     for part in recipe.conditioners:
@@ -143,8 +145,8 @@ def _uses(rows: Any) -> dict[str, str]:
     return {name: use for name, use in found if isinstance(name, str) and isinstance(use, str)}
 
 
-def _source(settings: EngineSettings, section: str) -> tuple[artifacts.Header, dict[str, Tensor]]:
-    header = init_header(settings, section, settings.init_sha256)
+def _source(settings: EngineSettings, section: str, catalog: Catalog) -> tuple[artifacts.Header, dict[str, Tensor]]:
+    header = init_header(settings, section, settings.init_sha256, finder(catalog))
     tensors = tensors_of(header.url, warn=False)  # of those that are taken, the bad ones are an error
     if not header.url.startswith(settings.init_from):  # made of foreign weights, and named by those
         header = attrs.evolve(header, url=settings.init_from)

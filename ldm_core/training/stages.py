@@ -32,6 +32,7 @@ from ldm_core.training.latents import encode
 from ldm_core.training.latents.cache import Cache
 from ldm_core.training.latents.shards import Source
 from ldm_core.training.samples import final
+from ldm_core.weights.convert import finder
 
 BAD_FILE = own_files.BAD
 """Names and reasons of the examples that a run could not read, in its folder."""
@@ -199,7 +200,7 @@ class Stages:
         with self._timed("first_stage"):
             part = self.recipe.first_stage
             if part.weights:
-                source = artifacts.find(part.weights, artifacts.STAGE_FILE)
+                source = finder(self.catalog)(part.weights, artifacts.STAGE_FILE)
                 self.run.say(f"first stage: '{part.use}' from {source}, frozen")
                 if self.run.world.main and (
                     not storage.exists(self.stage_url) or artifacts.sha256(self.stage_url) != part.sha256

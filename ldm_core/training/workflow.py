@@ -20,6 +20,7 @@ from ldm_core.recipe.recipe import Recipe
 from ldm_core.recipe.resolve import resolve, use_storage
 from ldm_core.training.folder import own_files
 from ldm_core.training.folder.own_files import OwnFiles
+from ldm_core.weights.convert import finder
 
 if TYPE_CHECKING:
     from ldm_core.training.stages import Stages
@@ -57,13 +58,14 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
     from ldm_core.model.parts import data_info, make_dataset
     from ldm_core.training.feed.first_look import look, look_at_held_out
 
+    find = finder(catalog)
     use_storage(plain)  # the user's own recipe: trained weights are read while it is resolved
-    recipe = resolve(plain, catalog)
+    recipe = resolve(plain, catalog, find=find)
     dataset = make_dataset(recipe, catalog)
     info = data_info(dataset)
-    recipe = resolve(plain, catalog, info)
+    recipe = resolve(plain, catalog, info, find=find)
     check(recipe, info)
-    if problems := list(sources.misfits(recipe)):
+    if problems := list(sources.misfits(recipe, find)):
         raise ConfigError(problems)
     require_room(recipe, catalog)
     hold_data(dataset, recipe, catalog)

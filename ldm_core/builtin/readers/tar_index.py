@@ -12,11 +12,11 @@ import attrs
 
 from ldm_core import storage
 from ldm_core.builtin.readers.tar_headers import members
+from ldm_core.data.records.guess import split_of
 from ldm_core.data.records.store import Sample
 from ldm_core.data.unreadable import printable
 from ldm_core.errors import DataError, NoSplit, StorageError
 
-_SPLIT_WORDS = ("train", "val", "valid", "validation", "test", "dev")
 _MEANS = {"valid": "val", "validation": "val", "dev": "val"}
 
 
@@ -54,12 +54,6 @@ def find_shards(url: str, split: str) -> tuple[list[str], list[str]]:
         others = ", ".join(sorted(set(splits) - {""}))
         raise NoSplit(f"{storage.shown(url)}: no shards of the split '{split}'; found {others}")
     return chosen, [shard for shard, its in zip(found, splits, strict=True) if not its]
-
-
-def split_of(url: str) -> str:
-    """``val`` of ``.../emoji-val-000000.tar``; empty where the name holds no split word."""
-    words = re.split(r"[-_.]", storage.base_name(url).lower())
-    return next((word for word in words if word in _SPLIT_WORDS), "")
 
 
 def _listed(url: str) -> list[storage.FileInfo]:

@@ -13,20 +13,25 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ldm_core.catalog import Catalog
+
 
 def _reconstruct(stage: str, pictures: tuple[str, ...], image_size: str | None, **options: Any) -> int:
     from ldm_core import storage
+    from ldm_core.catalog import Catalog
     from ldm_core.cli.output import reporting, say, table
     from ldm_core.data import images
     from ldm_core.errors import Interrupted
     from ldm_core.recipe import artifacts
     from ldm_core.sampling.picture_folder import PictureFolder
+    from ldm_core.weights.convert import finder
 
     with reporting(bool(options["json_flag"])) as document:
         size = read_size(image_size)
         urls = [url for pattern in pictures for url in storage.expand(pattern)]
-        path = artifacts.find(stage, artifacts.STAGE_FILE)
-        rebuild, channels, stride = _loaded(path, options["device"])
+        catalog = Catalog.discover()
+        path = finder(catalog)(stage, artifacts.STAGE_FILE)
+        rebuild, channels, stride = _loaded(path, options["device"], catalog)
         names = [_file_name(i, url) for i, url in enumerate(urls)]
         folder = PictureFolder.take(options["out"], "reconstructions", names, force=bool(options["force_flag"]))
         rows: list[dict[str, Any]] = []
@@ -62,16 +67,14 @@ def _file_name(index: int, url: str) -> str:
     return f"{index:04d}-{storage.base_name(url).rpartition('.')[0] or storage.base_name(url)}.png"
 
 
-def _loaded(path: str, device: str | None) -> tuple[Any, int, tuple[int, ...]]:
+def _loaded(path: str, device: str | None, catalog: Catalog) -> tuple[Any, int, tuple[int, ...]]:
     """(picture -> reconstruction, its channels, the stage's strides); imports torch."""
-    from ldm_core.catalog import Catalog
     from ldm_core.model import fill
     from ldm_core.model.trained import load_stage
     from ldm_core.recipe import artifacts
     from ldm_core.recipe.resolve import resolve
     from ldm_core.sampling import pipeline
 
-    catalog = Catalog.discover()
     channels = artifacts.stage_header(path).extra.get("image_channels", 3)
     recipe = resolve({"first_stage": path, "image_channels": channels}, catalog)
     where = fill.device_named(device)

@@ -20,6 +20,7 @@ from ldm_core.training.folder.metrics import MetricsFile
 from ldm_core.training.folder.stopping import Run, Stop
 from ldm_core.training.latents import cache as latent_cache
 from ldm_core.training.latents import encode as latents_encode
+from ldm_core.weights.convert import finder
 
 
 def encode(recipe: Recipe, info: DataInfo, catalog: Catalog) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def encode(recipe: Recipe, info: DataInfo, catalog: Catalog) -> dict[str, Any]:
     here = world.start()
     out = recipe.trainer.latents
     run = Run(out, here, catalog.manager.hook, Stop(), MetricsFile("", active=False))
-    stage_url = artifacts.find(recipe.first_stage.weights, artifacts.STAGE_FILE)
+    stage_url = finder(catalog)(recipe.first_stage.weights, artifacts.STAGE_FILE)
     data = make_dataset(recipe, catalog).select(dict.fromkeys(["image", *recipe.reads]))
     examples = Examples(data, recipe.image_size, recipe.data, ["image"])
     prints = [way(data) for way in known_data.ways(data)]

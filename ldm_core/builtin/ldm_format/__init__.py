@@ -1,0 +1,1 @@
+"""The codec of the package's own files."""
