@@ -11,9 +11,11 @@ import contextlib
 from pathlib import Path
 
 from ldm_core import storage
+from ldm_core.catalog import Catalog
 from ldm_core.config.structure import digest
 from ldm_core.errors import CheckpointError, ConfigError, LDMError
 from ldm_core.recipe import artifacts
+from ldm_core.recipe.artifacts import Find
 from ldm_core.storage.failures import reported
 
 _FORMAT = 1
@@ -22,7 +24,16 @@ _DONE: dict[tuple[object, ...], str] = {}
 """Conversions of this process by what was converted, so that a file is not hashed at each question."""
 
 
-def converted(url: str, name: str) -> str:
+def finder(catalog: Catalog) -> Find:
+    """A :data:`~ldm_core.recipe.artifacts.Find` that knows our files, and foreign weights by the codecs."""
+
+    def find(url: str, name: str) -> str:
+        return artifacts.find(url, name) if artifacts.is_native(url) else converted(url, name, catalog)
+
+    return find
+
+
+def converted(url: str, name: str, catalog: Catalog) -> str:
     """The path of the file `name` (``first_stage.safetensors``, ``model.safetensors``) made of the foreign weights at
     `url`; made now where it was never made before.
 
@@ -32,7 +43,7 @@ def converted(url: str, name: str) -> str:
     mark = _mark(url)
     folder = _DONE.get(mark) if mark else None
     if folder is None or not Path(folder).is_dir():
-        folder = _folder_of(url)
+        folder = _folder_of(url, catalog)
         if mark:
             _DONE[mark] = folder
     path = Path(folder) / name
@@ -59,17 +70,11 @@ def _mark(url: str) -> tuple[object, ...] | None:
     return url, *((p, state.st_size, state.st_mtime_ns) for p, state in states)
 
 
-def _folder_of(url: str) -> str:
-    # Only foreign weights come here, and they are asked for deep inside, by code that knows files of ours alone.
-    from ldm_core.builtin.ldm_format.codec import LdmCodec
-    from ldm_core.builtin.ldm_format.config import LdmCodecConfig
-    from ldm_core.catalog import Catalog
-    from ldm_core.contracts.site import Site
+def _folder_of(url: str, catalog: Catalog) -> str:
     from ldm_core.weights import cache, write
-    from ldm_core.weights.codecs import read_with, recognise, require_known
+    from ldm_core.weights.codecs import make_codec, read_with, recognise, require_known
     from ldm_core.weights.source import open_source
 
-    catalog = Catalog.discover()
     source = open_source(url)
     name, codec, found = recognise(source, catalog)
     try:
@@ -86,7 +91,7 @@ def _folder_of(url: str) -> str:
     folder = Path(cache.folder()) / "converted" / key[:32]
     if not folder.is_dir():
         weights = write.complete(read_with(name, codec, found, source, catalog), catalog)
-        written = LdmCodec(LdmCodecConfig(alone=True), Site(size=(256, 256))).write(weights, folder.name)
+        written = make_codec("ldm", catalog, {"alone": True}).write(weights, folder.name)
         write.require_room(str(folder), weights)
         write.put(written, str(folder), keep=True)
     return str(folder)

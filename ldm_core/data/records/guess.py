@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 from ldm_core import storage
-from ldm_core.builtin.readers.tar_index import split_of
 from ldm_core.data.records.folder_layout import LeftOut, is_picture, without_runs
 from ldm_core.errors import DataError, StorageError
 
@@ -53,3 +52,12 @@ def _is_shard(url: str) -> bool:
     """Whether a tar's name has a split or a number, as those of shards do."""
     stem = storage.base_name(url).rpartition(".")[0]
     return bool(split_of(url) or re.search(r"\d{3,}$", stem))
+
+
+_SPLIT_WORDS = ("train", "val", "valid", "validation", "test", "dev")
+
+
+def split_of(url: str) -> str:
+    """``val`` of ``.../emoji-val-000000.tar``; empty where the name holds no split word."""
+    words = re.split(r"[-_.]", storage.base_name(url).lower())
+    return next((word for word in words if word in _SPLIT_WORDS), "")

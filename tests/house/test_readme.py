@@ -1,0 +1,95 @@
+"""What the README says: its Python runs, and its commands have options and names that exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ldm_core.cli.group import COMMANDS, group
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+LINES = [line.strip() for line in README.splitlines() if line.startswith("    ldm-run ")]
+TINY = [
+    *("image_size=16", "dataset.scenes=16", "dataset.val_scenes=4", "sample.images=2"),
+    *("first_stage_trainer.steps=1", "first_stage_trainer.images_per_step=4", "trainer.images_per_step=4"),
+    *("conditioners.text.vocab_size=256", "--train-steps", "1", "--sample-steps", "2"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds a run ``runs/demo``: the command of `make demo`, with next to no training."""
+    made = tmp_path_factory.mktemp("readme")
+    (line,) = [line for line in LINES if line.endswith("--out runs/demo")]
+    command = [sys.executable, "-m", "ldm_core.cli", *shlex.split(line)[1:], *TINY, "--quiet"]
+    done = subprocess.run(command, cwd=made, env=_environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def test_there_are_python_blocks_and_commands() -> None:
+    assert len(BLOCKS) >= 3
+    assert len(LINES) >= 8
+
+
+@pytest.mark.parametrize("number", range(1, len(BLOCKS)))
+def test_later_blocks_run(number: int, folder: Path) -> None:
+    command = [sys.executable, "-c", BLOCKS[number]]
+    done = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_first_block_samples_a_run(folder: Path) -> None:
+    from PIL import Image
+
+    code = BLOCKS[0] + "\nprint(len(images), images[0].prompt, [i.seed for i in images])"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "2 a green square at top on a black background [5, 6]"
+    with Image.open(folder / "square.png") as picture:
+        assert picture.size == (16, 16)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_commands_have_options_that_exist(line: str) -> None:
+    words = shlex.split(line)[1:]
+    command = group.get_command(None, words[0]) if words[0] in COMMANDS else group  # type: ignore[arg-type]
+    assert command is not None
+    known = {name for param in command.params for name in param.opts}
+    assert {w for w in words if w.startswith("--")} <= known
+
+
+def test_make_demo_is_the_readmes_command() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (line,) = [line for line in LINES if line.endswith("--out runs/demo")]
+    assert "$(BIN)/" + line in makefile
+
+
+def test_links_lead_somewhere() -> None:
+    named = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    for document in (*named, *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_component_of_the_standard_parts_is_named() -> None:
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group="ldm_core"):
+        if point.dist is not None and (point.dist.name == "ldm-core" or point.dist.name.startswith("ldm-plugin-")):
+            for component in point.load().ldm_components():
+                names = {component.name, *component.presets}
+                assert any(f"`{name}`" in README for name in names), component.name

@@ -1,0 +1,165 @@
+"""Wheels of all distributions: they build, hold what they need, and run where nothing else of ldm-core is installed."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from email.message import Message
+from email.parser import Parser
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROJECTS = [*ROOT.glob("plugins/*/pyproject.toml"), *ROOT.glob("conditioners/*/pyproject.toml")]
+FOLDERS = [".", *sorted(p.parent.relative_to(ROOT).as_posix() for p in PROJECTS)]
+TINY = [
+    "image_size=16",
+    "denoiser.channels=32",
+    "dataset.scenes=16",
+    "dataset.val_scenes=4",
+    "trainer.images_per_step=4",
+    "conditioners.bbox_layout.layers=1",
+    "--train-steps",
+    "2",
+    "--sample-steps",
+    "2",
+    "sample.images=2",
+]
+
+pytestmark = pytest.mark.skipif(find_spec("hatchling") is None, reason="hatchling is not installed (extra 'dev')")
+
+
+def run(*line: object, folder: Path | None = None, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    """A command without this process's Python settings; `path` replaces PATH."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "LDM_"))}
+    environment |= {"OMP_NUM_THREADS": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    if path is not None:
+        environment["PATH"] = path
+    command = [str(word) for word in line]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """Folder of a distribution -> its wheel, built from the tree as it is."""
+    made = tmp_path_factory.mktemp("wheels")
+    out: dict[str, Path] = {}
+    for folder in FOLDERS:
+        before = set(made.iterdir())
+        done = run(
+            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"),
+            *("--wheel-dir", made, ROOT / folder),
+        )
+        assert done.returncode == 0, done.stderr
+        (out[folder],) = set(made.iterdir()) - before
+    return out
+
+
+def names(wheel: Path) -> list[str]:
+    return zipfile.ZipFile(wheel).namelist()
+
+
+def text(wheel: Path, name: str) -> str:
+    (found,) = [n for n in names(wheel) if n.endswith(f".dist-info/{name}")]
+    return zipfile.ZipFile(wheel).read(found).decode()
+
+
+def metadata(wheel: Path) -> Message:
+    return Parser().parsestr(text(wheel, "METADATA"))
+
+
+def package_of(wheel: Path) -> str:
+    (package,) = {n.partition("/")[0] for n in names(wheel) if ".dist-info/" not in n}
+    return package
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_what_a_wheel_holds(folder: str, wheels: Mapping[str, Path]) -> None:
+    wheel = wheels[folder]
+    package = package_of(wheel)
+    assert wheel.name.endswith("-0.1.0-py3-none-any.whl")
+    held = {n for n in names(wheel) if n.startswith(f"{package}/")}
+    source = ROOT / folder / package
+    expected = {
+        f"{package}/{p.relative_to(source).as_posix()}"
+        for p in source.rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts
+    }
+    assert held == expected, "the package as it is, no more and no less"
+    assert f"{package}/py.typed" in held
+    assert "MIT License" in text(wheel, "licenses/LICENSE")
+    assert metadata(wheel)["Version"] == "0.1.0"
+    assert metadata(wheel)["Requires-Python"] == ">=3.11"
+    assert len(metadata(wheel).get_payload()) > 200, "the README is the description"
+    points = configparser.ConfigParser()
+    points.read_string(text(wheel, "entry_points.txt"))
+    for module in dict(points["ldm_core"]).values():
+        assert module.replace(".", "/") + ".py" in held
+
+
+def test_the_core_brings_recipes_templates_and_its_command(wheels: Mapping[str, Path]) -> None:
+    held = names(wheels["."])
+    assert "ldm_core/recipes/laptop.yaml" in held
+    assert "ldm_core/cli/templates/conditioner/pyproject.toml.tmpl" in held
+    assert "ldm-run = ldm_core.cli:main" in text(wheels["."], "entry_points.txt")
+    assert set(metadata(wheels["."]).get_all("Provides-Extra") or ()) == {"standard", "s3", "testing", "dev"}
+
+
+@pytest.fixture(scope="module")
+def empty(wheels: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ``bin`` folder of an environment with the wheels of core and layout conditioner and nothing else of ours.
+
+    Third-party packages are links to those of this environment, so that nothing is downloaded; what is linked does
+    not include ldm-core, its plugins, or any ``.pth`` file, by which editable installs work.
+    """
+    home = tmp_path_factory.mktemp("empty")
+    assert run(sys.executable, "-m", "venv", "--without-pip", home).returncode == 0
+    python = home / "bin" / "python"
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip())
+    ours = ("ldm_", "_ldm_", "ldm-", "__editable__", "pip", "__pycache__")
+    for folder in {p for p in map(Path, sys.path) if p.name == "site-packages"}:
+        for entry in folder.iterdir():
+            target = site / entry.name
+            if not entry.name.startswith(ours) and entry.suffix != ".pth" and not target.exists():
+                target.symlink_to(entry)
+    assert "No module named 'ldm_core'" in run(python, "-c", "import ldm_core", folder=home).stderr
+    found = ["--find-links", str(wheels["."].parent)]
+    # pip resolves: the plugin brings the core, and everything that they declare is there
+    done = run(sys.executable, "-m", "pip", "--python", python, "install", "--no-index", *found, "ldm-plugin-bbox")
+    assert done.returncode == 0, done.stderr
+    assert "Successfully installed ldm-core-0.1.0 ldm-plugin-bbox-0.1.0" in done.stdout
+    return home / "bin"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links packages")
+def test_core_and_layout_conditioner_run_by_themselves(empty: Path, tmp_path: Path) -> None:
+    listing = run(empty / "ldm-run", "plugins", "--json", folder=tmp_path)
+    assert listing.returncode == 0, listing.stderr
+    rows = json.loads(listing.stdout)
+    assert {row["distribution"] for row in rows["components"]} == {"ldm-core", "ldm-plugin-bbox"}
+    assert rows["broken"] == []
+    line = ["--cond", "bbox_layout", *TINY, "--out", "run", "--json"]
+    # neither a compiler nor anything else is there to be found on the way
+    done = run(empty / "ldm-run", *line, folder=tmp_path, path=str(empty))
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["status"] == "done"
+    for name in ("recipe.yaml", "metrics.jsonl", "first_stage.safetensors", "model.safetensors", "samples.png"):
+        assert (tmp_path / "run" / name).stat().st_size > 0, name
+    assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links packages")
+def test_a_first_party_part_that_is_missing_is_one_install_away(empty: Path, tmp_path: Path) -> None:
+    done = run(empty / "ldm-run", "--first-stage", "vq_f4", "--cond", "bbox_layout", *TINY, folder=tmp_path)
+    assert done.returncode == 2
+    assert "pip install ldm-plugin-vq-ae" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == [], "nothing was begun"
