@@ -50,7 +50,6 @@ Find: TypeAlias = "Callable[[str, str], str]"
 def find(url: str, name: str) -> str:
     """`url` itself where it is a file, or the file `name` of the folder that it is. :class:`CheckpointError` where
     there is none, or where another program wrote it."""
-
     if not is_native(url):
         raise CheckpointError(f"{storage.shown(url)}: was not written by ldm-core; convert it first")
     if url.endswith(".safetensors"):

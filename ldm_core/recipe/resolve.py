@@ -16,7 +16,7 @@ from ldm_core.config.structure import digest, structure, unstructure
 from ldm_core.contracts import DataInfo, Site
 from ldm_core.errors import ComponentError, ConfigError, clean, quoted
 from ldm_core.recipe import artifacts, sizes
-from ldm_core.recipe.artifacts import is_weights
+from ldm_core.recipe.artifacts import Find, is_weights
 from ldm_core.recipe.keys import DEFAULTS, LISTS, SAMPLING_KEYS, SECTIONS, SINGLE
 from ldm_core.recipe.places import described_part
 from ldm_core.recipe.recipe import ConditionerPart, MixturePart, Part, Recipe, StagePart
@@ -35,14 +35,18 @@ class _Around:
     small: bool
     info: DataInfo | None
     site: Site
+    find: Find
 
 
-def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = None) -> Recipe:  # noqa: C901
+def resolve(  # noqa: C901
+    plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = None, *, find: Find = artifacts.find
+) -> Recipe:
     """Plain values -> a complete recipe. Every mistake is reported at once (:class:`ConfigError`).
 
     `info`, what the data offers, lets conditioners fill in numbers such as class counts. Files that `plain` names are
     looked at, for their hashes; what came with a file of weights names none (:func:`resolve_described`). Nothing of
-    the process is changed: :func:`use_storage` is the caller's to call.
+    the process is changed: :func:`use_storage` is the caller's to call. `find` finds the files of trained weights that
+    `plain` names; the default knows files of ours alone.
     """
     problems: list[str] = []
     known = ["image_size", "image_channels", "seed", "scale", *SINGLE, *LISTS, *SECTIONS]
@@ -71,8 +75,8 @@ def resolve(plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = 
     for key, section in SECTIONS.items():
         attempt(key, lambda key=key, section=section: _section(key, section, plain.get(key)))
     for key in [k for k in out if isinstance(out[k], EngineSettings)]:
-        attempt(key, lambda key=key: with_hash(out[key], key))
-    around = _Around(catalog, small == "small", info, Site(size=(32, 32)))
+        attempt(key, lambda key=key: with_hash(out[key], key, find))
+    around = _Around(catalog, small == "small", info, Site(size=(32, 32)), find)
     if "image_size" in out and "image_channels" in out:
         around.site = Site(size=out["image_size"], channels=out["image_channels"])
     for kind in SINGLE:  # the first stage is the first of them
@@ -113,7 +117,7 @@ def use_storage(plain: Mapping[str, Any]) -> None:
 def resolve_part(kind: str, value: Any, recipe: Recipe, catalog: Catalog) -> Part:
     """One part of top-level key `kind` from plain values, for a place in `recipe`; :class:`ConfigError`."""
     site = Site(size=recipe.image_size, channels=recipe.image_channels, latent=recipe.first_stage.config.latent)
-    return _part(kind, kind, value, _Around(catalog, False, None, site))
+    return _part(kind, kind, value, _Around(catalog, False, None, site, artifacts.find))
 
 
 def _without_secrets(plain: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
@@ -235,7 +239,7 @@ def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
     if kind == "first_stage":
         extra = _stage_keys(given, path)
         if extra.get("weights"):
-            return _trained_stage(given, name, extra, path, around.catalog)
+            return _trained_stage(given, name, extra, path, around)
     entry, preset = around.catalog.get(kind, name)
     component = entry.component
     if kind == "conditioner":
@@ -304,12 +308,9 @@ def _stage_keys(given: dict[str, Any], path: str) -> dict[str, Any]:
     return {k: structure(given.pop(k), str, f"{path}.{k}") for k in ("weights", "sha256") if k in given}
 
 
-def _trained_stage(
-    given: Mapping[str, Any], name: str, extra: dict[str, Any], path: str, catalog: Catalog
-) -> StagePart:
-    from ldm_core.recipe.artifacts import stage_header
-
-    header = stage_header(extra["weights"])
+def _trained_stage(given: Mapping[str, Any], name: str, extra: dict[str, Any], path: str, around: _Around) -> StagePart:
+    catalog = around.catalog
+    header = artifacts.stage_header(extra["weights"], around.find)
     entry, _ = catalog.get("first_stage", header.use)
     theirs = described_part("first_stage", {**header.config, "use": header.use}, catalog)
     theirs.pop("use")

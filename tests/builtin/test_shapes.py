@@ -35,7 +35,7 @@ SITE = Site(size=(32, 32))
 
 DIGEST = """
 import hashlib
-from ldm_core.builtin.shapes import ShapesDataset
+from ldm_core.builtin.shapes.dataset import ShapesDataset
 from ldm_core.builtin.shapes.config import ShapesConfig
 from ldm_core.contracts import Site
 data = ShapesDataset(ShapesConfig(backgrounds="mixed", seed=3), Site(size=(40, 56)))

@@ -251,7 +251,7 @@ def test_signals_reach_all_ranks(tmp_path: Path) -> None:
 @linux
 def test_ranks_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     body = """
-        from ldm_core import launch
+        from ldm_core.launch import environment as launch
         signal.signal(signal.SIGTERM, lambda *_: (note("term"), sys.exit(130)))
         launch.follow()
         assert launch.supervised() and launch.SUPERVISOR not in os.environ

@@ -311,6 +311,6 @@ def test_a_run_names_the_part_before_it_trains(tmp_path: Path, monkeypatch: pyte
 
 
 def test_one_process_has_no_rank_before_its_lines() -> None:
-    code = "from ldm_core.training import world; world.start(); raise TypeError('of a plugin')"
+    code = "from ldm_core.training.engine import world; world.start(); raise TypeError('of a plugin')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "TypeError: of a plugin" in done.stderr and "rank0" not in done.stderr

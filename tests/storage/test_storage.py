@@ -230,8 +230,10 @@ def test_s3_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyP
 def test_importing_storage_loads_nothing_heavy() -> None:
     script = (
         "import sys\n"
-        "from ldm_core import storage, images, geometry\n"
-        "from ldm_core.builtin import tar_config, folder_config, shapes_config\n"
+        "from ldm_core import storage\n"
+        "from ldm_core.data import geometry, images\n"
+        "from ldm_core.builtin.readers import folder_config, tar_config\n"
+        "from ldm_core.builtin.shapes import config\n"
         "print([m for m in ('torch', 's3fs', 'fsspec', 'PIL') if m in sys.modules])"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

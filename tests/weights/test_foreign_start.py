@@ -167,7 +167,7 @@ def test_what_is_unknown_says_how_to_convert(tmp_path: Path, monkeypatch: pytest
 def test_the_option_builds_the_model_as_the_weights_are(source: str) -> None:
     catalog = Catalog.discover()
     made = assemble(Request(init_from=source, settings=("trainer.steps=3",)), catalog)
-    recipe = resolve(made.plain, catalog)
+    recipe = resolve(made.plain, catalog, find=FIND)
     assert recipe.first_stage.weights == source and recipe.trainer.init_from == source
     assert recipe.denoiser.config.channels == 32 and recipe.image_size == (256, 256)
     assert (recipe.trainer.lr, recipe.trainer.steps) == (1e-5, 3)

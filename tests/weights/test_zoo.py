@@ -108,7 +108,7 @@ def test_the_check_accepts_each_without_torch() -> None:
     code = """
 import sys
 from ldm_core.catalog import Catalog
-from ldm_core.recipe import load_plain, shipped
+from ldm_core.recipe.shipped import load_plain, shipped
 from ldm_core.training.workflow import prepare
 catalog = Catalog.discover()
 for name in shipped():

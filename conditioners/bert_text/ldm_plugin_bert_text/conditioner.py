@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core import Conditioner
-from ldm_core.contracts import Batch, LatentSpec, Site
-from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts import Batch, Cond, LatentSpec, Site
 from ldm_core.errors import ConfigError, DataError
 from ldm_core.nn.transformer import TokenTransformer
 from ldm_plugin_bert_text.config import TextConfig

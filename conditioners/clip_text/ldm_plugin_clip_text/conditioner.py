@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core import Conditioner, storage
-from ldm_core.contracts import Batch, LatentSpec, Site
-from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts import Batch, Cond, LatentSpec, Site
 from ldm_core.errors import CheckpointError, ConfigError, DataError
 from ldm_plugin_clip_text.config import ClipTextConfig
 from ldm_plugin_clip_text.network import ClipText

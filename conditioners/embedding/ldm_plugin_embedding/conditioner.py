@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm_core import Conditioner
-from ldm_core.contracts import Batch, LatentSpec, Site
-from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts import Batch, Cond, LatentSpec, Site
 from ldm_core.errors import DataError
 from ldm_plugin_embedding.config import EmbeddingConfig
 

@@ -11,8 +11,7 @@ from ldm_plugin_embedding.conditioner import EmbeddingConditioner
 from ldm_plugin_embedding.config import PRESETS, EmbeddingConfig
 from torch import Tensor
 
-from ldm_core.contracts import CondSpec, DataInfo, LatentSpec, Site
-from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts import Cond, CondSpec, DataInfo, LatentSpec, Site
 from ldm_core.errors import DataError
 
 SITE = Site(size=(32, 32), latent=LatentSpec(4, (8, 8)))

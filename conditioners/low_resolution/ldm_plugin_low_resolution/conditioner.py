@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm_core import Conditioner
-from ldm_core.contracts import Batch, Site
-from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts import Batch, Cond, Site
 from ldm_core.errors import ConfigError, DataError
 from ldm_plugin_low_resolution.config import LowResolutionConfig
 

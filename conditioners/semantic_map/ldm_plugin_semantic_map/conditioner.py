@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core import Conditioner
-from ldm_core.contracts import Batch, Site
-from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts import Batch, Cond, Site
 from ldm_core.errors import ConfigError, DataError
 from ldm_plugin_semantic_map.config import SemanticMapConfig
 

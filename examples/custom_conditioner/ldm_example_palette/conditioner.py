@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ldm_core import Conditioner
-from ldm_core.contracts import Batch, LatentSpec, Site
-from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts import Batch, Cond, LatentSpec, Site
 from ldm_core.errors import DataError
 from ldm_example_palette.config import PaletteConfig
 

@@ -16,7 +16,7 @@ from ldm_core.sampling.guidance_interval import choose, inside
 from ldm_plugin_autoguidance.config import UNNAMED, AutoGuidanceConfig
 
 if TYPE_CHECKING:
-    from ldm_core.contracts.conditioning import Conditions
+    from ldm_core.contracts import Conditions
     from ldm_core.model.diffusion import Model
 
 

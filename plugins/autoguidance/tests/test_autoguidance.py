@@ -23,8 +23,7 @@ from ldm_core.builtin.diffusion.parameterizations import X0Parameterization
 from ldm_core.builtin.diffusion.schedules import VPSchedule
 from ldm_core.catalog import Catalog
 from ldm_core.config.structure import structure
-from ldm_core.contracts import LatentSpec, NoiseSchedule, Site
-from ldm_core.contracts.conditioning import Cond, Conditions
+from ldm_core.contracts import Cond, Conditions, LatentSpec, NoiseSchedule, Site
 from ldm_core.errors import CheckpointError, ConfigError, DataError
 from ldm_core.model.build import make_first_stage, make_model
 from ldm_core.model.diffusion import Model, make_predict

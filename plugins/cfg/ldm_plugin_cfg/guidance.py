@@ -15,7 +15,7 @@ from ldm_core.sampling.guidance_interval import choose, inside
 from ldm_plugin_cfg.config import CFGConfig
 
 if TYPE_CHECKING:
-    from ldm_core.contracts.conditioning import Conditions
+    from ldm_core.contracts import Conditions
 
 
 class ClassifierFreeGuidance(Guidance):

@@ -14,8 +14,7 @@ from ldm_core import Denoiser
 from ldm_core.builtin.diffusion.config import VPConfig
 from ldm_core.builtin.diffusion.parameterizations import EpsParameterization, VParameterization, X0Parameterization
 from ldm_core.builtin.diffusion.schedules import VPSchedule
-from ldm_core.contracts import Estimate, Guidance, Parameterization
-from ldm_core.contracts.conditioning import Cond, Conditions
+from ldm_core.contracts import Cond, Conditions, Estimate, Guidance, Parameterization
 from ldm_core.model.diffusion import Model, make_predict
 
 VP = VPSchedule(VPConfig())

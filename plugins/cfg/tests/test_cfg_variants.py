@@ -17,8 +17,7 @@ from ldm_core.builtin.diffusion.config import VPConfig
 from ldm_core.builtin.diffusion.parameterizations import EpsParameterization, VParameterization, X0Parameterization
 from ldm_core.builtin.diffusion.schedules import VPSchedule
 from ldm_core.config.structure import structure
-from ldm_core.contracts import NoiseSchedule, Parameterization, Sampler, Site, TimeGrid
-from ldm_core.contracts.conditioning import Cond, Conditions
+from ldm_core.contracts import Cond, Conditions, NoiseSchedule, Parameterization, Sampler, Site, TimeGrid
 from ldm_core.errors import ConfigError
 from ldm_core.model.build import SamplingParts
 from ldm_core.model.diffusion import Model, make_predict

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ldm_core.contracts import Site
 from ldm_core.contracts.codec import Codec, ModelWeights, Recognised, Source, Written
-from ldm_core.contracts.site import Site
 from ldm_core.errors import CheckpointError
 from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.recognise.file import examine

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ldm_core import storage
+from ldm_core.contracts import CondSpec, LatentSpec
 from ldm_core.contracts.codec import ModelWeights
-from ldm_core.contracts.values import CondSpec, LatentSpec
 from ldm_core.errors import ConfigError
 from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.layout import clip as clip_keys

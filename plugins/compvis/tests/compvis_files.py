@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from ldm_core.catalog import Catalog
 from ldm_core.config.structure import structure
+from ldm_core.contracts import EMPTY, Site
 from ldm_core.contracts.codec import TensorInfo
-from ldm_core.contracts.site import Site
-from ldm_core.contracts.values import EMPTY
 
 
 @attrs.define

@@ -24,7 +24,7 @@ from ldm_plugin_compvis.layout.state_dict import averaged
 from torch import Tensor
 
 from ldm_core.builtin.diffusion.config import VPConfig
-from ldm_core.contracts.values import CondSpec
+from ldm_core.contracts import CondSpec
 
 HERE = Path(__file__).parent
 WORDS = HERE / "golden_words"

@@ -16,7 +16,7 @@ from ldm_plugin_compvis.config import CompVisConfig
 from torchvision_operators import declare_torchvision_operators
 
 from ldm_core.catalog import Catalog
-from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts import Cond
 from ldm_core.model.build import make_first_stage, make_model
 from ldm_core.recipe.resolve import resolve
 from ldm_core.testing.suites.codec import put, random_weights

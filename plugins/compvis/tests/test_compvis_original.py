@@ -19,8 +19,8 @@ from ldm_plugin_compvis.layout import expected
 from ldm_plugin_compvis.layout.state_dict import BUFFERS
 from test_compvis_writing import KINDS, catalog, through, weights_of
 
+from ldm_core.contracts import CondSpec
 from ldm_core.contracts.codec import Recognised
-from ldm_core.contracts.values import CondSpec
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.testing.suites.codec import put
 from ldm_core.weights.complete import recipe_of

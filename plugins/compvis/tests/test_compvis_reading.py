@@ -22,9 +22,8 @@ from torch import Tensor
 
 from ldm_core.builtin.unet.config import PRESETS
 from ldm_core.catalog import Catalog
+from ldm_core.contracts import Cond, CondSpec
 from ldm_core.contracts.codec import ModelWeights
-from ldm_core.contracts.conditioning import Cond
-from ldm_core.contracts.values import CondSpec
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.weights.complete import build_part
 from ldm_core.weights.source import open_source

@@ -16,9 +16,8 @@ from ldm_plugin_compvis.config import CompVisConfig
 from ldm_core.builtin.unet.config import PRESETS, UNetConfig
 from ldm_core.builtin.unet.network import UNet
 from ldm_core.catalog import Catalog
+from ldm_core.contracts import CondSpec, LatentSpec, Site
 from ldm_core.contracts.codec import Recognised
-from ldm_core.contracts.site import Site
-from ldm_core.contracts.values import CondSpec, LatentSpec
 from ldm_core.recipe.resolve import resolve
 from ldm_core.recipe.shipped import load_plain
 

@@ -12,7 +12,7 @@ from diffusers_models import count, drawn, gap, normal, ours, saved
 from ldm_plugin_diffusers.autoencoder.read import read_autoencoder
 from ldm_plugin_diffusers.unet.read import read_unet
 
-from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts import Cond
 
 pytest.importorskip("diffusers")
 

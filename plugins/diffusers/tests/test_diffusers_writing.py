@@ -28,8 +28,8 @@ from diffusers_models import (
     with_words,
 )
 
+from ldm_core.contracts import Cond
 from ldm_core.contracts.codec import ModelWeights
-from ldm_core.contracts.conditioning import Cond
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.testing.suites.codec import random_weights
 from ldm_core.weights.codecs import make_codec, recognise

@@ -8,7 +8,7 @@ import sys
 
 _CODE = """
 import os, subprocess, sys
-from ldm_core.training import world
+from ldm_core.training.engine import world
 here = world.start()
 assert (here.rank, here.size) == (0, 1) and here.main
 assert world.start() == here, "a second call finds the group that is there"

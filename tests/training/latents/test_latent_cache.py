@@ -15,6 +15,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
+import training_runs
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -221,7 +222,7 @@ def test_a_killed_encoding_leaves_nothing_that_is_taken_for_whole(trained: Path,
     script = tmp_path / "main.py"
     script.write_text(
         "import os, signal, sys\n"
-        f"sys.path.insert(0, {str(Path(__file__).parents[2] / 'support')!r})\n"
+        f"sys.path[:0] = {[str(Path(__file__).parent), str(Path(training_runs.__file__).parent)]!r}\n"
         "from pathlib import Path\n"
         "from test_latent_cache import _recipe\n"
         "from ldm_core import storage\n"
@@ -248,7 +249,7 @@ def test_two_processes_make_the_same_files(trained: Path, tmp_path: Path) -> Non
     script = tmp_path / "main.py"
     script.write_text(
         "import sys\n"
-        f"sys.path.insert(0, {str(Path(__file__).parents[2] / 'support')!r})\n"
+        f"sys.path[:0] = {[str(Path(__file__).parent), str(Path(training_runs.__file__).parent)]!r}\n"
         "from pathlib import Path\n"
         "from test_latent_cache import _recipe\n"
         "from ldm_core.training.latents.command import encode\n"

@@ -11,8 +11,7 @@ from torch import nn
 
 from ldm_core.builtin.unet.config import UNetConfig
 from ldm_core.builtin.unet.network import UNet
-from ldm_core.contracts.site import Site
-from ldm_core.contracts.values import CondSpec, LatentSpec
+from ldm_core.contracts import CondSpec, LatentSpec, Site
 from ldm_core.nn.autoencoder import Decoder, Encoder
 from ldm_core.nn.transformer import TokenTransformer
 from ldm_plugin_compvis.layout import clip as clip_keys

@@ -12,8 +12,8 @@ from typing import Any
 
 import attrs
 
+from ldm_core.contracts import EMPTY
 from ldm_core.contracts.codec import Source, TensorFile
-from ldm_core.contracts.values import EMPTY
 from ldm_core.errors import LDMError
 from ldm_core.weights.containers import configs
 from ldm_plugin_compvis.shapes.unet import UNetShapes

@@ -8,8 +8,8 @@ from typing import Any
 
 import attrs
 
+from ldm_core.contracts import EMPTY
 from ldm_core.contracts.codec import TensorFile
-from ldm_core.contracts.values import EMPTY
 from ldm_plugin_compvis.layout.state_dict import Layout, allowed
 from ldm_plugin_compvis.shapes.autoencoder import AutoencoderShapes
 from ldm_plugin_compvis.shapes.conditioner import ConditionerShapes

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ldm_core.contracts.values import EMPTY
+from ldm_core.contracts import EMPTY
 from ldm_plugin_compvis.layout import clip as clip_keys
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from ldm_core.builtin.unet.config import PRESETS, UNetConfig
-from ldm_core.contracts.values import EMPTY
+from ldm_core.contracts import EMPTY
 from ldm_plugin_compvis.shapes.autoencoder import AutoencoderShapes
 from ldm_plugin_compvis.shapes.unet import UNetShapes, structure_of
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ldm_core.contracts.values import CondSpec, LatentSpec
+from ldm_core.contracts import CondSpec, LatentSpec
 from ldm_plugin_diffusers.autoencoder.read import sizes
 from ldm_plugin_diffusers.unet.keys import UNetShape, unet_weights
 from ldm_plugin_diffusers.values import LAYERS, Values, multiples
