@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from ldm_core import storage
 from ldm_core.contracts import CondSpec, LatentSpec, Site
 
 
@@ -68,6 +67,8 @@ class TextConfig:
 
     def check(self, site: Site) -> Iterator[str]:
         """One line for each size that cannot be built."""
+        from ldm_core import storage  # here, as every listing imports this module
+
         for name in ("width", "layers", "heads", "head_width"):
             if getattr(self, name) < 1:
                 yield f"{name} is {getattr(self, name)}; set 1 or more"

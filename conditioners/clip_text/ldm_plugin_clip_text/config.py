@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 
 import attrs
 
-from ldm_core import storage
 from ldm_core.contracts import CondSpec, LatentSpec, Site
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
@@ -78,6 +77,8 @@ class ClipTextConfig:
 
     def check(self, site: Site) -> Iterator[str]:
         """One line for each size that cannot be built and each file that is not there."""
+        from ldm_core import storage  # here, as every listing imports this module
+
         for name in ("vocab_size", "width", "layers", "heads", "inner"):
             if getattr(self, name) < 1:
                 yield f"{name} is {getattr(self, name)}; set 1 or more"
@@ -94,6 +95,8 @@ class ClipTextConfig:
 
 
 def _tokenizer_problems(url: str) -> Iterator[str]:
+    from ldm_core import storage
+
     shown = storage.shown(url)
     if storage.is_folder(url):
         have = {name for name in TOKENIZER_FILES if storage.exists(storage.join(url, name))}
