@@ -19,7 +19,7 @@ _DDPM = "Ho et al. 2020, arXiv 2006.11239"
 @hookimpl
 def ldm_components() -> list[Component]:
     """The built-in components."""
-    return [*_networks(), *_forward_process(), *_sampling(), *_data(), *_formats()]
+    return [*_networks(), *_forward_process(), *_sampling(), *_data(), *_formats(), *_commands()]
 
 
 def _networks() -> list[Component]:
@@ -179,4 +179,31 @@ def _formats() -> list[Component]:
             factory="ldm_core.builtin.ldm_format.codec:LdmCodec",
             summary="this package's own files: a run's folder, first_stage.safetensors, model.safetensors",
         ),
+    ]
+
+
+def _commands() -> list[Component]:
+    listed = {
+        "Train and sample": {
+            "train": "Train without sampling at the end.",
+            "sample": "Draw images from a trained model.",
+            "reconstruct": "Pass pictures through a first stage and back, with their PSNR.",
+            "encode": "Encode a data set once, for runs to train on.",
+        },
+        "Weights": {
+            "convert": "Convert weights from one format to another.",
+            "inspect": "Describe a file or folder of weights, without running anything of it.",
+            "ema": "Write a trained model with averages of another width.",
+        },
+        "Parts and recipes": {
+            "check": "Check and print the resolved recipe, without importing torch.",
+            "show": "Print one component, preset, recipe or section of settings.",
+            "plugins": "List what is installed, from which distribution, and what is broken.",
+            "new": "Write a small plugin distribution that passes its own tests.",
+        },
+    }
+    return [
+        Component(kind="command", name=name, group=group, summary=line, factory=f"ldm_core.cli.commands.{name}:{name}")
+        for group, lines in listed.items()
+        for name, line in lines.items()
     ]

@@ -110,6 +110,22 @@ class Catalog:
         for key in sorted(self._entries, key=lambda k: (order.index(k[0]), k[1])):
             yield from self._entries[key]
 
+    def of(self, kind: str) -> Iterator[Entry]:
+        """Yield the components of a kind, in the order in which they were registered."""
+        for (its, _), entries in self._entries.items():
+            if its == kind:
+                yield from entries
+
+    def claimed_twice(self) -> list[Broken]:
+        """One row for each distribution that claims a name or preset which another one claims too."""
+        rows = []
+        for key in dict.fromkeys((*self._entries, *self._presets)):
+            entries = [*self._entries.get(key, ()), *(entry for entry, _ in self._presets.get(key, ()))]
+            owners = " and ".join(f"{e.distribution} ({e.plugin})" for e in entries)
+            why = f"{key[0]} '{key[1]}' is claimed by {owners}"
+            rows += [Broken(e.plugin, e.distribution, e.version, why) for e in entries if len(entries) > 1]
+        return rows
+
     def names(self, kind: str) -> list[str]:
         """Names and presets of a kind, sorted."""
         return sorted({n for k, n in (*self._entries, *self._presets) if k == kind})

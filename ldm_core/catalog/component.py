@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,12 +30,18 @@ KINDS: Mapping[str, str] = {
     "dataset": "examples",
     "observer": "is told of a run's progress",
     "codec": "weights of other programs, in and out",
+    "command": "a subcommand of ldm-run",
 }
 """Every kind of component, with a few words for listings."""
 
 
 LAPTOP_SITE = Site(size=(32, 32), latent=LatentSpec(3, (4, 4)))
 """Where the laptop recipe puts its parts: 32-pixel images, 8x8 latents."""
+
+
+@attrs.frozen(kw_only=True)
+class NoConfig:
+    """The config of a component that takes no settings from a recipe: a command's options are its own."""
 
 
 @attrs.frozen(kw_only=True)
@@ -48,13 +55,17 @@ class Component:
     the numbers. `small`: the fields that scale any of its presets down to a laptop's CPU, for recipes with
     ``scale: small`` (whole numbers only ever go down), or a function of the site that gives them; a preset itself
     stays the paper's size.
+
+    A ``command`` has no config: its `factory` names what :func:`ldm_core.cli.command` made, its `name` may hold dashes,
+    and `group` is the heading under which ``ldm-run --help`` lists it.
     """
 
     kind: str
     name: str
-    config: type
+    config: type = NoConfig
     factory: str
     summary: str
+    group: str = ""
     source: str = ""
     presets: Mapping[str, Any] = attrs.field(default=EMPTY)
     small: Mapping[str, Any] | Callable[[Site], Mapping[str, Any]] = attrs.field(default=EMPTY)
@@ -77,11 +88,13 @@ class Component:
         found = []
         if self.kind not in KINDS:
             found.append(f"unknown kind '{self.kind}' (kinds: {', '.join(KINDS)})")
-        if not attrs.has(self.config):
+        if self.kind == "command":
+            found += self._problems_of_a_command()
+        elif self.config is NoConfig or not attrs.has(self.config):
             found.append(f"config {self.config!r} is no attrs class")
         if ":" not in self.factory:
             found.append(f"factory '{self.factory}' is not 'package.module:callable'")
-        if not self.name.isidentifier():
+        if not self.name.isidentifier() and self.kind != "command":
             found.append(f"name '{self.name}' is not an identifier")
         for preset, value in self.presets.items():
             if not isinstance(value, self.config):
@@ -90,4 +103,14 @@ class Component:
             fields = {a.name for a in attrs.fields(self.config)}
             unknown = [key for key in self.scaled_down(LAPTOP_SITE) if key not in fields]
             found += [f"small: '{key}' is no field of {self.config.__name__}" for key in unknown]
+        return found
+
+    def _problems_of_a_command(self) -> list[str]:
+        found = []
+        if self.config is not NoConfig or self.presets:
+            found.append("a command has neither config nor presets; its options are declared with its function")
+        if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", self.name):
+            found.append(f"name '{self.name}' is no word of lower-case letters, digits and dashes")
+        if not self.summary.strip() or len((self.summary + self.group).splitlines()) != 1:
+            found.append("summary and group are one line each, and a summary is needed for the listing")
         return found

@@ -10,7 +10,10 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 
+from ldm_core.cli.command import Command, argument, command, installed, option, together
 from ldm_core.errors import ConfigError, Interrupted, LDMError, clean_lines, quoted
+
+__all__ = ["Command", "argument", "command", "installed", "main", "option", "together"]
 
 _MOST_PROBLEMS = 40
 
@@ -75,18 +78,18 @@ def in_unicode(arguments: Sequence[str]) -> list[str]:
     """`arguments`; :class:`ConfigError` where the bytes of one are no UTF-8, or the locale cannot hold it: its text
     would be found wrong, and its files unwritable, after all the work."""
     narrow = sys.getfilesystemencoding()
-    for argument in arguments:
+    for word in arguments:
         try:
-            argument.encode()
-            argument.encode(narrow)
+            word.encode()
+            word.encode(narrow)
         except UnicodeEncodeError:
             if narrow != "utf-8":
                 raise ConfigError(
-                    f"the argument {quoted(argument)} has characters that the encoding of the locale ({narrow}) lacks; "
+                    f"the argument {quoted(word)} has characters that the encoding of the locale ({narrow}) lacks; "
                     "set a UTF-8 locale, such as LC_ALL=C.UTF-8, or PYTHONUTF8=1"
                 ) from None
             raise ConfigError(
-                f"the argument {quoted(argument)} is not UTF-8; type it in a UTF-8 terminal, rename the file, or put "
+                f"the argument {quoted(word)} is not UTF-8; type it in a UTF-8 terminal, rename the file, or put "
                 "the text into a UTF-8 file (--input caption=@FILE.txt)"
             ) from None
     return list(arguments)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
+from ldm_core.cli.options import RecipeOptions
 from ldm_core.config.overrides import apply_overrides
 from ldm_core.errors import ConfigError, quoted, suggest
-from ldm_core.recipe import artifacts, keys
-from ldm_core.recipe import artifacts as artifacts_
+from ldm_core.recipe import artifacts, keys, shipped
 from ldm_core.recipe.places import described
-from ldm_core.recipe.shipped import load_plain
 from ldm_core.weights.convert import finder
 
 LAPTOP = "laptop"
@@ -45,48 +44,6 @@ LEARNING_RATE = 1e-5
 """Of such a run: trained weights are lost at the rate of a fresh model."""
 
 
-def _as_tuple(said: str | Sequence[str]) -> tuple[str, ...]:
-    return (said,) if isinstance(said, str) else tuple(said)
-
-
-@attrs.frozen(kw_only=True)
-class Request:
-    """What the user asked for; None and empty stand for "not said"."""
-
-    recipe: str | None = None
-    first_stage: str | None = None
-    init_from: str | None = None
-    denoiser: str | None = None
-    cond: tuple[str, ...] = ()
-    sampler: str | None = None
-    time_grid: str | None = None
-    guidance: str | None = None
-    data: tuple[str, ...] = attrs.field(default=(), converter=_as_tuple)
-    prompts: tuple[str, ...] = ()
-    train_steps: int | None = None
-    sample_steps: int | None = None
-    seed: int | None = None
-    settings: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any], settings: Sequence[str]) -> Request:
-        """From the command line's options by name, and its ``KEY=VALUE`` arguments."""
-        named = {a.name for a in attrs.fields(cls)} - {"settings", "prompts", "cond", "data"}
-        return cls(
-            cond=tuple(options["cond"]),
-            data=tuple(options["data"]),
-            prompts=tuple(options["prompt"]),
-            settings=tuple(settings),
-            **{name: options[name] for name in named if name in options},
-        )
-
-    def names(self, key: str) -> bool:
-        """Whether the user said anything of the top-level key `key`, by option or setting."""
-        option = {"conditioners": "cond", "dataset": "data"}.get(key, key)
-        said = getattr(self, option, None) not in (None, ())
-        return said or any(s.partition("=")[0].partition(".")[0].strip() == key for s in self.settings)
-
-
 @attrs.frozen
 class Assembled:
     """A recipe as plain values, not yet resolved, and the lines to tell the user first."""
@@ -95,7 +52,7 @@ class Assembled:
     notes: tuple[str, ...]
 
 
-def assemble(request: Request, catalog: Catalog) -> Assembled:  # noqa: C901
+def assemble(request: RecipeOptions, catalog: Catalog) -> Assembled:
     """The recipe, then the options, then the settings.
 
     Without ``--recipe`` the small shipped recipe is taken; there, parts that are not installed and that the user did
@@ -103,30 +60,14 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:  # noqa: C901
     """
     if request.recipe is not None and not request.recipe.strip():
         raise ConfigError("--recipe: empty; give a shipped recipe's name or the path or URL of a .yaml file")
-    plain = load_plain(request.recipe or LAPTOP)
+    plain = shipped.load_plain(request.recipe or LAPTOP)
     notes: list[str] = []
     if request.init_from is not None:
         whole, first_stage = request.recipe is None, not request.names("first_stage")
         url = _given(request.init_from, "init_from")
         notes += _start_from(plain, url, catalog, whole=whole, first_stage=first_stage)
-    for kind in ("first_stage", "denoiser", "sampler", "time_grid"):
-        if (name := getattr(request, kind)) is not None:
-            if kind == "first_stage" and name not in catalog.names(kind) and _is_bare_run(name):
-                name = f"./{name}"  # a folder here, said by its bare name
-            plain[kind] = _chosen(plain.get(kind), _given(name, kind))
-    if request.data:
-        plain["dataset"] = _data_sets(request, plain.get("dataset"), catalog)
-    for key, field, value in (
-        ("trainer", "steps", request.train_steps),
-        ("sample", "steps", request.sample_steps),
-        ("sample", "prompts", list(request.prompts) or None),
-    ):
-        if value is not None:
-            plain[key] = {**_section(plain, key), field: value}
-    if request.seed is not None:
-        plain["seed"] = request.seed
-    if request.guidance is not None:
-        plain["guidance"] = _guidance(request.guidance, plain.get("guidance"))
+    _parts(plain, request, catalog)
+    _numbers(plain, request)
     _conditioners(plain, request)
     if request.recipe is None and request.init_from is None:
         notes += _use_what_is_installed(plain, request, catalog)
@@ -138,6 +79,30 @@ def assemble(request: Request, catalog: Catalog) -> Assembled:  # noqa: C901
     if request.recipe is None and request.init_from is None:
         notes.insert(0, _laptop_note(plain))
     return Assembled(plain, tuple(notes))
+
+
+def _parts(plain: dict[str, Any], request: RecipeOptions, catalog: Catalog) -> None:
+    for kind in ("first_stage", "denoiser", "sampler", "time_grid"):
+        if (name := getattr(request, kind)) is not None:
+            if kind == "first_stage" and name not in catalog.names(kind) and _is_bare_run(name):
+                name = f"./{name}"  # a folder here, said by its bare name
+            plain[kind] = _chosen(plain.get(kind), _given(name, kind))
+    if request.data:
+        plain["dataset"] = _data_sets(request, plain.get("dataset"), catalog)
+    if request.guidance is not None:
+        plain["guidance"] = _guidance(request.guidance, plain.get("guidance"))
+
+
+def _numbers(plain: dict[str, Any], request: RecipeOptions) -> None:
+    for key, field, value in (
+        ("trainer", "steps", request.train_steps),
+        ("sample", "steps", request.sample_steps),
+        ("sample", "prompts", list(request.prompts) or None),
+    ):
+        if value is not None:
+            plain[key] = {**_section(plain, key), field: value}
+    if request.seed is not None:
+        plain["seed"] = request.seed
 
 
 def _start_from(plain: dict[str, Any], url: str, catalog: Catalog, *, whole: bool, first_stage: bool) -> list[str]:
@@ -171,7 +136,7 @@ def _start_from(plain: dict[str, Any], url: str, catalog: Catalog, *, whole: boo
 
 def _is_bare_run(name: str) -> bool:
     """Whether `name`, without a slash that would say so, is a folder (a run's, a pipeline's) where we are."""
-    return bool(name.strip()) and not artifacts_.is_weights(name) and storage.is_folder(name)
+    return bool(name.strip()) and not artifacts.is_weights(name) and storage.is_folder(name)
 
 
 def _section(plain: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -206,7 +171,7 @@ def _guidance(text: str, part: Any) -> Any:
     return {**(part if isinstance(part, Mapping) and _use(part) == "cfg" else {"use": "cfg"}), "scale": scale}
 
 
-def _data_sets(request: Request, part: Any, catalog: Catalog) -> Any:
+def _data_sets(request: RecipeOptions, part: Any, catalog: Catalog) -> Any:
     """One data set, or several that are mixed; settings of the recipe's own go with each, a weight with its place."""
     own, texts = list(part) if isinstance(part, list | tuple) else [part], request.data
     made = []
@@ -233,7 +198,7 @@ def _data(text: str, part: Any, catalog: Catalog, said: str) -> Any:
             f"--data: no data set and no file or folder is called '{text}'{suggest(text, known)} "
             f"(data sets: {', '.join(known)})"
         )
-    from ldm_core.data.records.guess import guess_reader
+    from ldm_core.builtin.readers.folder import guess_reader
 
     # what the recipe says of a reader (which fields to read, the classes) holds for other data of the same form
     kept = dict(part) if isinstance(part, Mapping) and part.get("use") in ("tar", "folder") else {}
@@ -249,7 +214,7 @@ def _as_list(value: Any) -> list[Any]:
     return [value] if isinstance(value, str | Mapping) else list(value)
 
 
-def _conditioners(plain: dict[str, Any], request: Request) -> None:
+def _conditioners(plain: dict[str, Any], request: RecipeOptions) -> None:
     if not request.cond:
         return
     if "none" in request.cond:
@@ -261,7 +226,7 @@ def _conditioners(plain: dict[str, Any], request: Request) -> None:
     plain["conditioners"] = [own.get(_given(name, "cond"), {"use": name}) for name in request.cond]
 
 
-def _dropout(plain: dict[str, Any], request: Request, catalog: Catalog) -> None:
+def _dropout(plain: dict[str, Any], request: RecipeOptions, catalog: Catalog) -> None:
     """Let conditioners that the user named be dropped in training where the guidance needs it."""
     chosen_here = request.cond or request.recipe is None
     if not chosen_here or _section(plain, "trainer").get("joint_dropout"):
@@ -276,7 +241,7 @@ def _dropout(plain: dict[str, Any], request: Request, catalog: Catalog) -> None:
     plain["conditioners"] = [{**part, "dropout": part.get("dropout", DROPOUT)} for part in parts]
 
 
-def _use_what_is_installed(plain: dict[str, Any], request: Request, catalog: Catalog) -> Iterable[str]:
+def _use_what_is_installed(plain: dict[str, Any], request: RecipeOptions, catalog: Catalog) -> Iterable[str]:
     """Fill in the preferred parts; put built-in ones in the place of those that are not installed.
 
     Parts that the user named stay as named. Yields what had to give way, and how to install all of it.

@@ -16,7 +16,6 @@ warnings and a run's notes are printed, so that nobody else has to.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 
 import click
@@ -80,4 +79,8 @@ def _in_flags(found: re.Match[str]) -> str:
     flag = input_flag(name) if name != key else KEYS.get(key, "--" + key.replace("_", "-"))
     if flag.split()[0] not in _known:
         return found[0]
-    return flag if value is None or name != key else f"{flag} {shlex.quote(value)}"
+    if value is None or name != key:
+        return flag
+    import shlex
+
+    return f"{flag} {shlex.quote(value)}"

@@ -1,33 +1,38 @@
-"""The command ``ldm-run`` itself: the whole run, subcommands by name, ``KEY=VALUE`` settings in between."""
+"""The command ``ldm-run`` itself: the whole run, the installed commands by name, ``KEY=VALUE`` settings in between."""
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
+from ldm_core.cli.command import HELP, Sections, installed, parameters, structured
 from ldm_core.cli.flags import speak_for
-from ldm_core.cli.options import RUN_EPILOG, run_options
-from ldm_core.errors import suggest
+from ldm_core.cli.options import SETTINGS, RunOptions
+from ldm_core.errors import ComponentError, clean, suggest
 
-COMMANDS: dict[str, str] = {
-    "train": "The run without its samples.",
-    "sample": "Images from a trained model.",
-    "reconstruct": "Pictures through a first stage and back, with their PSNR.",
-    "encode": "Encode a data set once, for runs to train on.",
-    "convert": "Weights from one format to another.",
-    "ema": "A trained model with averages of another width.",
-    "inspect": "What a file or folder of weights is, without running anything of it.",
-    "plugins": "What is installed, from which distribution, and what is broken.",
-    "show": "One component, preset or recipe; `show recipes` lists those.",
-    "check": "Check and print the resolved recipe, without importing torch.",
-    "new": "Write a small plugin distribution that passes its own tests.",
-}
-"""Subcommand, whose module in ``commands`` has a click command named `command` -> its line in ``--help``."""
+if TYPE_CHECKING:
+    from ldm_core.catalog import Entry
+
+OTHER = "Other commands"
+"""Heading of the commands that name none."""
 
 
-class RunGroup(click.Group):
+def loaded(entry: Entry) -> click.Command:
+    """Import a command; :class:`ComponentError` in one line where it does not load or is no command."""
+    component = entry.component
+    where = f"command '{component.name}' of {entry.distribution} {entry.version} does not load"
+    try:
+        found = component.load()
+    except Exception as error:
+        raise ComponentError(f"{where}: {type(error).__name__}: {clean(error)} ({component.factory})") from error
+    if not isinstance(found, click.Command):
+        raise ComponentError(f"{where}: {component.factory} is no command; make it with ldm_core.cli.command")
+    return found
+
+
+class RunGroup(Sections, click.Group):
     """A group that runs the whole job without a subcommand and imports a subcommand only when it is asked for.
 
     An argument with ``=`` is a setting, never a command. Options and settings in front of a command are the
@@ -35,24 +40,26 @@ class RunGroup(click.Group):
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The subcommands, in the order of the listing."""
-        return list(COMMANDS)
+        """List the commands, in the order of their registration."""
+        return list(dict.fromkeys(entry.component.name for entry in installed().of("command")))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the subcommand's module."""
-        if cmd_name not in COMMANDS:
+        """Import a command. ComponentError: it does not load, or two distributions claim its name."""
+        catalog = installed()
+        if cmd_name not in catalog.names("command"):
             return None
-        command: click.Command = importlib.import_module(f"ldm_core.cli.commands.{cmd_name}").command
+        command = loaded(catalog.get("command", cmd_name)[0])
+        command.name = cmd_name
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take settings out, and move what stands in front of a command behind it."""
-        ctx.meta["ldm_core.argv"] = tuple(args)
+        ctx.meta["ldm-run argv"] = tuple(args)
         options, settings, rest = self._split(ctx, args)
         if rest:
             return super().parse_args(ctx, [rest[0], *options, *settings, *rest[1:]])
         speak_for(self)
-        ctx.meta["ldm_core.recipe.settings"] = tuple(settings)
+        ctx.meta["ldm-run settings"] = tuple(settings)
         return super().parse_args(ctx, options)
 
     def _split(self, ctx: click.Context, args: list[str]) -> tuple[list[str], list[str], list[str]]:
@@ -71,34 +78,45 @@ class RunGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command, or a usage error that names the nearest one."""
-        if args[0] not in COMMANDS:
+        """Find the command, or fail with the nearest one's name."""
+        command = self.get_command(ctx, args[0])
+        if command is None:
+            known = self.list_commands(ctx)
             ctx.fail(
-                f"no command '{args[0]}'{suggest(args[0], COMMANDS)} (commands: {', '.join(COMMANDS)}; "
+                f"no command '{args[0]}'{suggest(args[0], known)} (commands: {', '.join(known)}; "
                 "a setting is KEY=VALUE, such as trainer.steps=1000)"
             )
-        name, command, rest = super().resolve_command(ctx, args)
-        if command is not None:
-            speak_for(command)
-        return name, command, rest
+        speak_for(command)
+        return args[0], command, args[1:]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The listing, without importing a subcommand."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        """List the commands under their headings, without importing one."""
+        groups: dict[str, dict[str, str]] = {}
+        for entry in installed().of("command"):
+            component = entry.component
+            groups.setdefault(component.group or OTHER, {}).setdefault(component.name, component.summary)
+        widest = max((len(name) for rows in groups.values() for name in rows), default=0)
+        for title, rows in groups.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(widest), line) for name, line in rows.items()])
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands first, then the options of the whole run."""
+        self.format_commands(ctx, formatter)
+        super().format_options(ctx, formatter)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        """Of the usage line."""
+        """Say that settings and a command may follow."""
         return ["[OPTIONS]", "[KEY=VALUE]...", "[COMMAND ...]"]
 
 
-def _whole_run(**options: Any) -> int:
+def _whole_run(**values: Any) -> int:
     context = click.get_current_context()
     if context.invoked_subcommand is not None:
         return 0
-    from ldm_core.cli.run import whole_run
+    from ldm_core.cli.run import run_stages
 
-    return whole_run(options, context.meta["ldm_core.recipe.settings"])
+    return run_stages(attrs.evolve(structured(RunOptions, values), settings=context.meta["ldm-run settings"]))
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -114,7 +132,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 group = RunGroup(
     "ldm-run",
     params=[
-        *run_options(),
+        *(param for param in parameters(RunOptions) if isinstance(param, click.Option)),
         click.Option(
             ["--version"],
             is_flag=True,
@@ -131,6 +149,11 @@ group = RunGroup(
         "that is already done with the same recipe and data is skipped. Without --recipe, the small 'laptop' recipe "
         "is used; without --data, its data is the embedded 'shapes'."
     ),
-    epilog=RUN_EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=SETTINGS,
+    context_settings=dict(HELP),
+)
+group.examples = (
+    "ldm-run --cond text --prompt 'a red circle' --out runs/demo",
+    "ldm-run --data photos/ --first-stage vq_f4 trainer.steps=20000",
+    "ldm-run sample runs/demo --prompt 'a blue square' --images 4",
 )

@@ -18,6 +18,9 @@ FILES = (".json", ".yaml", ".yml", ".txt", ".png", ".jpg", ".jpeg", ".webp", ".b
 """What ``KEY=@FILE`` reads."""
 
 
+_MOST_PIPED = 64 << 20
+"""Bytes of prompts that another program may hand over."""
+
 PICTURES = ("image", "segmentation", "mask")
 """Keys that hold pictures and maps, whatever the data says."""
 
@@ -30,7 +33,7 @@ def read_inputs(
     class_label: str | None = None,
     image_channels: int = 3,
 ) -> dict[str, Any]:
-    """Key -> value of one example. Class names stay text until :func:`name_classes`.
+    """Read what was given, but for the prompts: key -> value of one example, class names still as text.
 
     Raises :class:`ConfigError` for a pair or a value that does not read, with all mistakes at once, and
     :class:`ldm_core.errors.StorageError` or :class:`ldm_core.errors.DataError` for a file that does not.
@@ -267,3 +270,47 @@ def fit_inputs(
 
             out[key] = fit({key: value}, {key: known[key]}, size, "pad" if rule == "pad" else "crop")[key]
     return out
+
+
+def read_seeds(text: str | None) -> list[int] | None:
+    """``1,2,3`` or ``7..10`` (both ends) -> seeds. :class:`ConfigError` for anything else."""
+    if text is None:
+        return None
+    seeds: list[int] = []
+    shown = clean(text, 60)
+    for piece in text.split(","):
+        first, dots, last = piece.strip().partition("..")
+        if not all(number.isdecimal() and len(number) < 19 for number in ([first, last] if dots else [first])):
+            raise ConfigError(f"--seeds {shown}: expected whole numbers such as 1,2,3 or a range such as 7..10")
+        if dots and not int(first) <= int(last) < int(first) + 1_000_000:
+            where = f"--seeds {shown}: '{clean(piece.strip(), 60)}'"
+            raise ConfigError(f"{where} is no range of up to a million seeds, lower first")
+        seeds += range(int(first), int(last) + 1) if dots else [int(first)]
+    return seeds
+
+
+def read_prompts(url: str | None) -> list[str]:
+    """The prompts of a text file, one a line; blank lines do not count. :class:`ConfigError` where there is none."""
+    if url is None:
+        return []
+    # split as every editor does, and not at U+2028 and the like, which are characters of a line
+    text = _piped(url) if url == "-" or url.startswith(("/dev/stdin", "/dev/fd/")) else storage.read_text(url)
+    prompts = [line.strip() for line in text.split("\n") if line.strip()]
+    if not prompts:
+        raise ConfigError(f"--prompts {url}: holds no prompt; write one a line")
+    return prompts
+
+
+def _piped(name: str) -> str:
+    """The text of standard input (``-``) or of a shell's ``<(command)``: what the user handed over, no file."""
+    import click
+
+    try:
+        with click.open_file(name, "rb") as file:
+            data = file.read(_MOST_PIPED + 1)
+        text = data.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--prompts {name}: does not read ({error}); write UTF-8, one prompt a line") from None
+    if len(data) > _MOST_PIPED:
+        raise ConfigError(f"--prompts {name}: gives more than {_MOST_PIPED >> 20} MiB; write fewer prompts")
+    return text

@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import click
 
+from ldm_core.catalog import Catalog
+from ldm_core.cli.options import LaunchOptions
+from ldm_core.cli.output import first_process
 from ldm_core.errors import ConfigError
 from ldm_core.launch import environment
 
 
-def launch_options() -> list[click.Parameter]:
-    """How a run is divided among processes."""
-    return [
-        click.Option(
-            ["--nproc"],
-            metavar="N",
-            type=click.IntRange(min=1),
-            help="Processes of the run on this machine, started here: one a GPU.",
-        ),
-        click.Option(
-            ["--timeout"],
-            metavar="MINUTES",
-            type=click.FloatRange(min=0, min_open=True),
-            help="How long a process waits for another that does not answer.  [default: 30, or LDM_TIMEOUT]",
-        ),
-        # DeepSpeed's launcher gives it to what it starts; the variable LOCAL_RANK says the same.
-        click.Option(["--local_rank", "--local-rank"], hidden=True, expose_value=False),
-    ]
-
-
-def processes(options: Mapping[str, Any]) -> int:
+def processes(options: LaunchOptions) -> int:
     """How many processes this one has to start: 0 where it runs the command itself.
 
     Raises :class:`ConfigError` where another launcher has started it already.
     """
-    if options.get("timeout") is not None:
-        os.environ[environment.TIMEOUT] = str(options["timeout"])
-    count = int(options.get("nproc") or 1)
+    if options.timeout is not None:
+        os.environ[environment.TIMEOUT] = str(options.timeout)
+    count = options.nproc or 1
     if environment.supervised() or count == 1:
         return 0
     if "RANK" in os.environ:
@@ -68,15 +51,22 @@ def start(count: int, out: str, say: Callable[[str], None]) -> int:
     else:
         logs = folder / "logs"
     say(f"{count} processes; their logs: {logs}")
-    arguments = click.get_current_context().meta["ldm_core.argv"]
+    arguments = click.get_current_context().meta["ldm-run argv"]
     return Ranks([sys.executable, "-m", "ldm_core.cli", *arguments], count, logs).run()
 
 
-def log_of_progress(*, quiet: bool) -> Any:
-    """An observer that writes lines of the progress to the first rank's log, where its output goes to a terminal."""
-    path = os.environ.pop(environment.RANK_LOG, "")
-    if not path:
-        return None
+@contextlib.contextmanager
+def progress_shown(catalog: Catalog, *, quiet: bool) -> Iterator[None]:
+    """Show a run's progress on the terminal of the first process, and in the log of one that this program started."""
     from ldm_core.cli.progress import Progress
 
-    return Progress(open(path, "a", buffering=1, encoding="utf-8"), quiet=quiet, terminal=False)
+    with contextlib.ExitStack() as stack:
+        shown = [Progress(quiet=quiet)] if first_process() else []
+        if path := os.environ.pop(environment.RANK_LOG, ""):
+            log = stack.enter_context(open(path, "a", buffering=1, encoding="utf-8"))
+            shown.append(Progress(log, quiet=quiet, terminal=False))
+        for each in shown:
+            catalog.manager.register(each)
+            stack.callback(catalog.manager.unregister, each)
+            stack.callback(each.close)
+        yield

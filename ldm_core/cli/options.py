@@ -1,111 +1,186 @@
-"""The options of a run, shared by ``ldm-run`` itself, ``train`` and ``check``. Imports click only."""
+"""Options that several commands share, each declared once. Imports neither torch nor a catalog."""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
-from ldm_core.cli.launching import launch_options
+from ldm_core.cli.command import Field, option, together
 
-RUN_EPILOG = (
+if TYPE_CHECKING:
+    from ldm_core.weights.open import Wanted
+
+SETTINGS = (
     "Every other setting is KEY=VALUE: trainer.lr=1e-4, first_stage.channels=64, conditioners.text.dropout=0.2. "
-    "See `ldm-run show NAME` for a component's options, `ldm-run check` for the whole recipe."
+    "See `ldm-run show NAME` for a component's settings, `ldm-run show trainer` for the trainer's, `ldm-run check` for "
+    "the whole recipe."
 )
+"""The last lines of the help of every command that takes the settings of a run."""
 
 
-def run_options() -> list[click.Parameter]:
-    """Fresh copies of the options that choose and run a recipe."""
-    return [
-        _option(
-            "--recipe",
-            "NAME|URL",
-            "Recipe to start from: a shipped one (`ldm-run show recipes`), or a .yaml file.  [default: laptop]",
-        ),
-        _option("--first-stage", "NAME|URL", "First stage: a component or preset, or trained weights."),
-        _option("--init-from", "PATH|URL", "Trained weights to start from: a run, or weights of another program."),
-        _option("--denoiser", "NAME", "The network."),
-        _option("--cond", "NAME", "Conditioner; repeat for several; 'none' for none.", multiple=True),
-        _option("--sampler", "NAME", "Sampler."),
-        _option("--time-grid", "NAME", "Time grid: at which levels the sampler asks the model."),
-        _option("--guidance", "NAME|SCALE", "Guidance, or the scale of classifier-free guidance."),
-        _option("--data", "NAME|URL", "A data set by name, folder, tar or URL pattern; repeat to mix.", multiple=True),
-        _option("--out", "URL", "Folder of the run.  [default: runs/, with a name from the recipe]"),
-        *input_options(),
-        _option("--train-steps", "N", "Steps of the denoiser's training.", type=click.IntRange(min=1)),
-        _option("--sample-steps", "N", "Steps of the sampler.", type=click.IntRange(min=1)),
-        _option("--seed", "N", "Seed of weights, noise and data order.", type=click.IntRange(min=0)),
-        *launch_options(),
-        _flag("--strict", "Errors instead of warnings, e.g. for a prompt that is too long."),
-        force_option("Overwrite files in --out that the run did not write, where it uses their names."),
-        json_option(),
-        _flag("--quiet", "No progress and no notes."),
-    ]
+def json_option() -> Field:
+    """Declare ``--json``."""
+    return option(False, "One JSON document on stdout, all else on stderr.")
 
 
-def input_options() -> list[click.Parameter]:
+def quiet_option(help: str = "No progress and no notes.") -> Field:
+    """Declare ``--quiet``."""
+    return option(False, help)
+
+
+def force_option(help: str, group: str) -> Field:
+    """Declare ``--force``: files that are in the way may be replaced."""
+    return option(False, help, group=group)
+
+
+def device_option(group: str) -> Field:
+    """Declare ``--device``."""
+    return option(None, "cpu, cuda, ...", metavar="NAME", group=group, otherwise="cuda where there is one", filled=True)
+
+
+def codec_option(group: str = "") -> Field:
+    """Declare ``--from``."""
+    return option(
+        "",
+        "Their format.",
+        flags=["--from"],
+        metavar="CODEC",
+        group=group,
+        otherwise="what knows them",
+        completes="codec",
+    )
+
+
+def sha256_option(group: str = "") -> Field:
+    """Declare ``--sha256``."""
+    return option("", "The hash that the file must have, 64 hex digits.", metavar="HEX", group=group)
+
+
+@attrs.frozen(kw_only=True)
+class RecipeOptions:
+    """The choice of a recipe and its parts; None and empty stand for "not said"."""
+
+    recipe: str | None = option(
+        None,
+        "Recipe to start from: a shipped one (`ldm-run show recipes`), or a .yaml file.",
+        metavar="NAME|URL",
+        otherwise="laptop",
+        completes="recipe",
+    )
+    first_stage: str | None = option(
+        None,
+        "First stage: a component or preset, or trained weights.",
+        metavar="NAME|URL",
+        completes="first_stage",
+    )
+    init_from: str | None = option(
+        None,
+        "Trained weights to start from: a run, or weights of another program.",
+        metavar="PATH|URL",
+        completes="file",
+    )
+    denoiser: str | None = option(None, "The network.", metavar="NAME", completes="denoiser")
+    cond: tuple[str, ...] = option(
+        (), "Conditioner; repeat for several; 'none' for none.", metavar="NAME", completes="conditioner"
+    )
+    sampler: str | None = option(None, "Sampler.", metavar="NAME", completes="sampler")
+    time_grid: str | None = option(
+        None, "Time grid: at which levels the sampler asks the model.", metavar="NAME", completes="time_grid"
+    )
+    guidance: str | None = option(
+        None, "Guidance, or the scale of classifier-free guidance.", metavar="NAME|SCALE", completes="guidance"
+    )
+    data: tuple[str, ...] = option(
+        (),
+        "A data set by name, folder, tar or URL pattern; repeat to mix.",
+        metavar="NAME|URL",
+        completes="dataset",
+    )
+    train_steps: int | None = option(None, "Steps of the denoiser's training.", metavar="N", minimum=1)
+    sample_steps: int | None = option(None, "Steps of the sampler.", metavar="N", minimum=1)
+    seed: int | None = option(None, "Seed of weights, noise and data order.", metavar="N", minimum=0)
+    prompts: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+
+    def names(self, key: str) -> bool:
+        """Whether the user said anything of the recipe's top-level key `key`, by option or setting."""
+        field = {"conditioners": "cond", "dataset": "data"}.get(key, key)
+        said = getattr(self, field, None) not in (None, ())
+        return said or any(s.partition("=")[0].partition(".")[0].strip() == key for s in self.settings)
+
+
+@attrs.frozen(kw_only=True)
+class InputOptions:
     """What steers the samples."""
-    return [
-        _option("--prompt", "TEXT", "Caption to sample; repeat for several.", multiple=True),
-        _option("--input", "KEY=VALUE|KEY=@FILE", "Input of any conditioner, by the key it reads.", multiple=True),
-        _option("--boxes", "FILE|JSON", 'Layout: {"boxes": [[x, y, w, h], ...], "labels": [...]}, in 0 to 1.'),
-        _option("--segmentation", "FILE", "Label map: a PNG whose pixel values are classes."),
-        click.Option(["--class", "class_label"], metavar="ID|NAME", help="Class to sample."),
-    ]
+
+    prompt: tuple[str, ...] = option((), "Caption to sample; repeat for several.", metavar="TEXT")
+    input: tuple[str, ...] = option(
+        (), "Input of any conditioner, by the key it reads; repeat for several.", metavar="KEY=VALUE|KEY=@FILE"
+    )
+    boxes: str | None = option(
+        None,
+        'Layout: {"boxes": [[x, y, w, h], ...], "labels": [...]}, in 0 to 1.',
+        metavar="FILE|JSON",
+        completes="file",
+    )
+    segmentation: str | None = option(
+        None, "Label map: a PNG whose pixel values are classes.", metavar="FILE", completes="file"
+    )
+    class_label: str | None = option(None, "Class to sample.", flags=["--class"], metavar="ID|NAME")
+
+    def read(self, image_channels: int) -> dict[str, Any]:
+        """Read all but the prompts; see :func:`ldm_core.cli.inputs.read_inputs`."""
+        from ldm_core.cli.inputs import read_inputs
+
+        return read_inputs(
+            self.input,
+            boxes=self.boxes,
+            segmentation=self.segmentation,
+            class_label=self.class_label,
+            image_channels=image_channels,
+        )
 
 
-def weights_options() -> list[click.Parameter]:
+@attrs.frozen(kw_only=True)
+class WeightsOptions:
     """What a user says of weights that another program wrote."""
-    return [
-        click.Option(
-            ["--from", "codec"], metavar="CODEC", default="", help="Their format.  [default: what knows them]"
-        ),
-        _option("--sha256", "HEX", "The hash that the file must have, 64 hex digits.", default=""),
-        _option("--first-stage", "PATH|URL", "A first stage for a denoiser that comes without one.", default=""),
-        _flag("--partial", "Take them though tensors lack or are left over, and say which."),
-    ]
+
+    codec: str = codec_option()
+    sha256: str = sha256_option()
+    first_stage: str = option(
+        "", "A first stage for a denoiser that comes without one.", metavar="PATH|URL", completes="file"
+    )
+    partial: bool = option(False, "Take them though tensors lack or are left over, and say which.")
+
+    def wanted(self, settings: list[str]) -> Wanted:
+        """What the weights are to be, with the ``KEY=VALUE`` settings that say more of them."""
+        from ldm_core.weights.open import Wanted
+
+        return Wanted.of(
+            settings, codec=self.codec, sha256=self.sha256, first_stage=self.first_stage, partial=self.partial
+        )
 
 
-def place_and_settings(places: int, metavar: str) -> click.Argument:
-    """Up to `places` paths or URLs and any number of ``KEY=VALUE`` settings, in any order: a pair of tuples."""
+@attrs.frozen(kw_only=True)
+class LaunchOptions:
+    """How a run is divided among processes."""
 
-    def split(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[list[str], list[str]]:
-        alike = [bool(re.match(r"[A-Za-z_][\w.]*=", item)) for item in value]
-        left = places - alike.count(False)
-        for i, item in enumerate(value):
-            if alike[i] and left > 0 and os.path.lexists(item):  # a run called lr=1e-3: what is there is a place
-                alike[i], left = False, left - 1
-        settings = [item for item, setting in zip(value, alike, strict=True) if setting]
-        rest = [item for item, setting in zip(value, alike, strict=True) if not setting]
-        if len(rest) > places:
-            ctx.fail(f"unexpected argument '{rest[places]}'; a setting is KEY=VALUE, such as image_size=512")
-        return rest, settings
-
-    return click.Argument(["given"], nargs=-1, metavar=metavar, callback=split)
-
-
-def not_empty(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Of an option that names something: an empty text names nothing, and is not the default."""
-    if value is not None and not value.strip():
-        ctx.fail(f"{param.opts[0]}: empty; give a name, or leave it out")
-    return value
-
-
-def json_option() -> click.Option:
-    """``--json``: one JSON document on stdout, all else on stderr."""
-    return _flag("--json", "One JSON document on stdout, all else on stderr.")
-
-
-def force_option(help: str) -> click.Option:
-    """``--force``: files that are in the way may be replaced."""
-    return _flag("--force", help)
-
-
-def settings_argument() -> click.Argument:
-    """The ``KEY=VALUE`` arguments of a subcommand."""
-    return click.Argument(["settings"], nargs=-1, metavar="[KEY=VALUE]...", callback=_only_settings)
+    nproc: int | None = option(
+        None, "Processes of the run on this machine, started here: one a GPU.", metavar="N", minimum=1
+    )
+    timeout: float | None = option(
+        None,
+        "How long a process waits for another that does not answer.",
+        metavar="MINUTES",
+        above=0,
+        otherwise="30, or LDM_TIMEOUT",
+    )
+    # DeepSpeed's launcher gives it to what it starts; the variable LOCAL_RANK says the same.
+    local_rank: str | None = option(None, "", flags=["--local_rank", "--local-rank"], hidden=True)
 
 
 def _only_settings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -115,10 +190,62 @@ def _only_settings(ctx: click.Context, param: click.Parameter, value: tuple[str,
     return value
 
 
-def _option(name: str, metavar: str, help: str, **more: Any) -> click.Option:
-    return click.Option([name], metavar=metavar, help=help, **more)
+def settings_argument() -> Field:
+    """Declare the ``KEY=VALUE`` settings of a run: a tuple of text."""
+    help = "Any setting of the recipe, such as trainer.steps=1000."
+    how = {"argument": True, "metavar": "[KEY=VALUE]...", "callback": _only_settings, "completes": "setting"}
+    return attrs.field(default=(), metadata={"help": help, "how": how})
 
 
-def _flag(name: str, help: str) -> click.Option:
-    # The destination is spelled out: `json` alone would shadow the module in callbacks' keyword arguments.
-    return click.Option([name, name.lstrip("-").replace("-", "_") + "_flag"], is_flag=True, help=help)
+@attrs.frozen(kw_only=True)
+class RunOptions:
+    """The options of ``ldm-run`` itself, ``train`` and ``check``."""
+
+    recipe: RecipeOptions = together(RecipeOptions, "Recipe")
+    inputs: InputOptions = together(InputOptions, "Samples")
+    out: str | None = option(
+        None,
+        "Folder of the run.",
+        metavar="URL",
+        group="Run",
+        otherwise="runs/, with a name from the recipe",
+        completes="folder",
+    )
+    launch: LaunchOptions = together(LaunchOptions, "Run")
+    strict: bool = option(False, "Errors instead of warnings, e.g. for a prompt that is too long.", group="Run")
+    force: bool = force_option("Overwrite files in --out that the run did not write, where it uses their names.", "Run")
+    json: bool = json_option()
+    quiet: bool = quiet_option()
+    settings: tuple[str, ...] = settings_argument()
+
+    @property
+    def request(self) -> RecipeOptions:
+        """What the user asked for, settings and prompts included."""
+        return attrs.evolve(self.recipe, prompts=self.inputs.prompt, settings=self.settings)
+
+
+@attrs.frozen
+class Given:
+    """What stands on a command line beside its options: paths or URLs, and ``KEY=VALUE`` settings."""
+
+    places: list[str]
+    settings: list[str]
+
+
+def places_and_settings(places: int, metavar: str, help: str) -> Field:
+    """Declare up to `places` paths or URLs and any number of settings, in any order: a :class:`Given`."""
+
+    def split(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> Given:
+        alike = [bool(re.match(r"[A-Za-z_][\w.]*=", item)) for item in value]
+        left = places - alike.count(False)
+        for i, item in enumerate(value):
+            if alike[i] and left > 0 and os.path.lexists(item):  # a run called lr=1e-3: what is there is a place
+                alike[i], left = False, left - 1
+        settings = [item for item, setting in zip(value, alike, strict=True) if setting]
+        rest = [item for item, setting in zip(value, alike, strict=True) if not setting]
+        if len(rest) > places:
+            ctx.fail(f"unexpected argument '{rest[places]}'; a setting is KEY=VALUE, such as image_size=512")
+        return Given(rest, settings)
+
+    how: dict[str, Any] = {"argument": True, "metavar": metavar, "callback": split, "many": True, "completes": "file"}
+    return attrs.field(default=Given([], []), metadata={"help": help, "how": how})

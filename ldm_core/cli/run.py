@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
-from ldm_core.cli.assemble import Request, assemble
+from ldm_core.cli.assemble import assemble
+from ldm_core.cli.command import installed
 from ldm_core.cli.flags import in_flags, input_flag
-from ldm_core.cli.inputs import fit_all, name_classes, read_inputs, require_readers
-from ldm_core.cli.launching import log_of_progress, processes, start
+from ldm_core.cli.inputs import fit_all, name_classes, require_readers
+from ldm_core.cli.launching import processes, progress_shown, start
+from ldm_core.cli.options import RunOptions
 from ldm_core.cli.output import first_process, print_problems, reporting, say, warnings_as_lines
 from ldm_core.contracts import DataInfo
 from ldm_core.errors import ConfigError, LDMError
 from ldm_core.recipe.check import remarks
 from ldm_core.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from ldm_core.training.workflow import RunResult
 
 STAGES = ("first_stage", "latents", "denoiser", "samples")
 
@@ -36,20 +41,14 @@ class Prepared:
     notes: tuple[str, ...]
 
 
-def prepare(options: Mapping[str, Any], settings: Sequence[str]) -> Prepared:
+def prepare(options: RunOptions) -> Prepared:
     """Assemble the recipe, look into the data, check that all parts fit. Imports no torch; raises LDMErrors."""
     from ldm_core.training import workflow
 
-    catalog = Catalog.discover()
-    assembled = assemble(Request.of(options, settings), catalog)
+    catalog = installed()
+    assembled = assemble(options.request, catalog)
     recipe, info = workflow.prepare(assembled.plain, catalog)
-    inputs = read_inputs(
-        options["input"],
-        boxes=options["boxes"],
-        segmentation=options["segmentation"],
-        class_label=options["class_label"],
-        image_channels=recipe.image_channels,
-    )
+    inputs = options.inputs.read(recipe.image_channels)
     wanted = [*inputs, *(["caption"] if recipe.sample.prompts else [])]
     require_readers(wanted, {c.name: c.config.reads for c in recipe.conditioners}, "; see --cond")
     inputs = name_classes(inputs, info.class_names, info.classes)
@@ -83,72 +82,61 @@ def _examples(recipe: Recipe, inputs: Mapping[str, Any]) -> tuple[Mapping[str, A
     return tuple(examples)
 
 
-def whole_run(options: Mapping[str, Any], settings: Sequence[str]) -> int:
-    """``ldm-run`` without a subcommand. Returns the exit code."""
-    return run_stages(options, settings, STAGES)
-
-
-def run_stages(options: Mapping[str, Any], settings: Sequence[str], stages: Sequence[str]) -> int:
+def run_stages(options: RunOptions, stages: Sequence[str] = STAGES) -> int:
     """Run the named stages, here or as processes of their own, and tell what came of them. Returns the exit code."""
-    if count := processes(options):
-        return _run_apart(count, options, settings)
-    quiet = bool(options["quiet_flag"])
-    as_json = bool(options["json_flag"]) and first_process()
-    with reporting(as_json) as document, warnings_as_lines(most=2):
-        prepared = prepare(options, settings)
-        if not quiet and first_process():
-            for note in prepared.notes:
-                say(note, wrap=True)
+    if count := processes(options.launch):
+        return _run_apart(count, options)
+    first = first_process()
+    with reporting(options.json and first) as document, warnings_as_lines(most=2):
+        prepared = prepare(options)
         from ldm_core.cli import summary
-        from ldm_core.cli.progress import Progress
         from ldm_core.recipe import continuation
-        from ldm_core.training import workflow
 
-        out = options["out"] or continuation.default_out(prepared.recipe)
-        shorter = "" if options["out"] else continuation.shorter_run(prepared.recipe)
-        if shorter and not quiet and first_process():
-            say(in_flags(shorter), wrap=True)
-        if options["force_flag"] and first_process():
-            workflow.take_over(prepared.recipe, out)
-        progress = Progress(quiet=quiet)
-        log = log_of_progress(quiet=quiet)
-        if first_process():
-            prepared.catalog.manager.register(progress)
-        if log is not None:
-            prepared.catalog.manager.register(log)
-        try:
-            result = workflow.run(
-                prepared.recipe,
-                prepared.info,
-                prepared.catalog,
-                out,
-                stages=tuple(stages),
-                examples=prepared.examples,
-                strict=bool(options["strict_flag"]),
-            )
-        finally:
-            progress.close()
+        out = options.out or continuation.default_out(prepared.recipe)
+        shorter = "" if options.out else continuation.shorter_run(prepared.recipe)
+        if first and not options.quiet:
+            for note in filter(None, (*prepared.notes, in_flags(shorter))):
+                say(note, wrap=True)
+        result = _run_here(prepared, options, out, stages)
         if "samples" not in stages:
             result = attrs.evolve(result, samples="", model=result.model if "denoiser" in stages else "")
         document.update(summary.document(result, prepared.recipe))
-        if first_process() and not options["json_flag"]:
+        if first and not options.json:
             for line in summary.lines(result, prepared.recipe):
                 say(line, wrap="ldm-run" not in line)  # commands are copied whole
     return 0
 
 
-def _run_apart(count: int, options: Mapping[str, Any], settings: Sequence[str]) -> int:
+def _run_here(prepared: Prepared, options: RunOptions, out: str, stages: Sequence[str]) -> RunResult:
+    """Run the stages in this process, with its progress on the terminal."""
+    from ldm_core.training import workflow
+
+    if options.force and first_process():
+        workflow.take_over(prepared.recipe, out)
+    with progress_shown(prepared.catalog, quiet=options.quiet):
+        return workflow.run(
+            prepared.recipe,
+            prepared.info,
+            prepared.catalog,
+            out,
+            stages=tuple(stages),
+            examples=prepared.examples,
+            strict=options.strict,
+        )
+
+
+def _run_apart(count: int, options: RunOptions) -> int:
     """Start `count` processes of this command. What is wrong with the recipe is found, and told, before."""
     from ldm_core.recipe import continuation
 
     try:
         with warnings_as_lines(most=2):
-            prepared = prepare(options, settings)
-            out = options["out"] or continuation.default_out(prepared.recipe)
+            prepared = prepare(options)
+            out = options.out or continuation.default_out(prepared.recipe)
             continuation.continuation(prepared.recipe, out)
     except LDMError as error:
-        if options["json_flag"]:
+        if options.json:
             print_problems(error)
         raise
-    quiet = bool(options["quiet_flag"]) and storage.local_path(out) is not None
+    quiet = options.quiet and storage.local_path(out) is not None
     return start(count, out, lambda text: None if quiet else say(text, err=True))

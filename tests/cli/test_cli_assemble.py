@@ -11,7 +11,8 @@ import pytest
 from ldm_core import Component, hookimpl
 from ldm_core.builtin import plugin as builtin
 from ldm_core.catalog import Catalog
-from ldm_core.cli.assemble import Request, assemble
+from ldm_core.cli.assemble import assemble
+from ldm_core.cli.options import RecipeOptions
 from ldm_core.errors import ConfigError, DataError
 from ldm_core.recipe.resolve import resolve
 from ldm_core.recipe.shipped import load_plain
@@ -60,12 +61,12 @@ def catalog(parts: list[tuple[str, str]]) -> Catalog:
 
 
 def plain(*settings: str, parts: list[tuple[str, str]] | None = None, **options: Any) -> dict[str, Any]:
-    request = Request(settings=settings, **options)
+    request = RecipeOptions(settings=settings, **options)
     return assemble(request, catalog(STANDARD if parts is None else parts)).plain
 
 
 def notes(*settings: str, parts: list[tuple[str, str]] | None = None, **options: Any) -> tuple[str, ...]:
-    request = Request(settings=settings, **options)
+    request = RecipeOptions(settings=settings, **options)
     return assemble(request, catalog(STANDARD if parts is None else parts)).notes
 
 
@@ -174,22 +175,22 @@ def test_joint_dropout_is_enough(tmp_path: Path) -> None:
 
 
 def test_data_by_name_and_by_url(tmp_path: Path) -> None:
-    assert plain(data="shapes")["dataset"] == load_plain("laptop")["dataset"]
+    assert plain(data=("shapes",))["dataset"] == load_plain("laptop")["dataset"]
     (tmp_path / "a.png").write_bytes(b"")
-    assert plain(data=str(tmp_path))["dataset"] == {"use": "folder", "url": str(tmp_path)}
+    assert plain(data=(str(tmp_path),))["dataset"] == {"use": "folder", "url": str(tmp_path)}
     url = "s3://bucket/emoji-{000000..000003}.tar"
-    assert plain(data=url)["dataset"] == {"use": "tar", "url": url}
-    got = plain("dataset.split=val", data=url)["dataset"]
+    assert plain(data=(url,))["dataset"] == {"use": "tar", "url": url}
+    got = plain("dataset.split=val", data=(url,))["dataset"]
     assert got == {"use": "tar", "url": url, "split": "val"}
 
 
 def test_data_alone_says_what_to_set_for_more(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
-    first, second = notes(data=str(tmp_path))
+    first, second = notes(data=(str(tmp_path),))
     assert "on your data; for more set scale=paper image_size=256 first_stage_trainer.steps=N trainer.steps=N" in first
     assert second.startswith("no --cond: the model learns the images alone")
-    assert plain(data=str(tmp_path)).get("conditioners", []) == []
-    assert len(notes(data=str(tmp_path), cond=("text",))) == 1
+    assert plain(data=(str(tmp_path),)).get("conditioners", []) == []
+    assert len(notes(data=(str(tmp_path),), cond=("text",))) == 1
 
 
 def test_full_size_is_said_too() -> None:
@@ -208,7 +209,7 @@ def test_full_size_is_said_too() -> None:
 )
 def test_data_that_is_not_there(data: str, said: str) -> None:
     with pytest.raises((ConfigError, DataError), match=said.replace("?", r"\?")):
-        plain(data=data)
+        plain(data=(data,))
 
 
 def test_a_runs_folder_by_its_bare_name_is_a_first_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +228,7 @@ def test_a_runs_folder_by_its_bare_name_is_a_first_stage(tmp_path: Path, monkeyp
 def test_an_empty_name(option: str) -> None:
     with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')}: empty"):
         empty: dict[str, Any] = {option: ""}
-        assemble(Request(**empty), catalog(STANDARD))
+        assemble(RecipeOptions(**empty), catalog(STANDARD))
 
 
 @pytest.mark.parametrize(
@@ -243,16 +244,16 @@ def test_an_empty_name(option: str) -> None:
 def test_values_of_another_type(setting: str, said: str) -> None:
     installed = catalog([])
     with pytest.raises(ConfigError, match=said):
-        resolve(assemble(Request(settings=(setting,)), installed).plain, installed)
+        resolve(assemble(RecipeOptions(settings=(setting,)), installed).plain, installed)
 
 
 def test_an_empty_recipe_and_a_recipe_with_a_mistyped_section(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--recipe: empty"):
-        assemble(Request(recipe=" "), catalog([]))
+        assemble(RecipeOptions(recipe=" "), catalog([]))
     mine = tmp_path / "mine.yaml"
     mine.write_text("trainer: many\n")
     with pytest.raises(ConfigError, match=r"trainer: expected settings \(key: value\), got 'many'"):
-        assemble(Request(recipe=str(mine), train_steps=3), catalog([]))
+        assemble(RecipeOptions(recipe=str(mine), train_steps=3), catalog([]))
 
 
 def test_mistyped_settings_are_all_told() -> None:
@@ -268,7 +269,7 @@ def test_data_keeps_what_the_recipe_says_of_reading(tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     (pictures / "a.png").write_bytes(b"x")
-    made = assemble(Request(recipe=str(recipe), data=str(pictures)), Catalog.discover()).plain["dataset"]
+    made = assemble(RecipeOptions(recipe=str(recipe), data=(str(pictures),)), Catalog.discover()).plain["dataset"]
     assert made == {"use": "folder", "url": str(pictures), "read": {"caption": "title"}}
 
 

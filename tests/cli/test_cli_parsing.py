@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 
 from ldm_core import __version__
 from ldm_core.cli import error_lines, main
+from ldm_core.cli.options import RunOptions
 from ldm_core.errors import ConfigError, DataError, Interrupted, LDMError
 
 
@@ -19,9 +21,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any], tu
 
     seen: list[tuple[str, dict[str, Any], tuple[str, ...]]] = []
 
-    def fake(options: dict[str, Any], settings: tuple[str, ...], stages: tuple[str, ...]) -> int:
-        said = {k: v for k, v in options.items() if v not in (None, (), False)}
-        seen.append((",".join(stages), said, tuple(settings)))
+    def fake(options: RunOptions, stages: tuple[str, ...] = run.STAGES) -> int:
+        told = attrs.asdict(options)
+        nested = [told.pop(name) for name in ("recipe", "inputs", "launch")]
+        settings = told.pop("settings")
+        assert told.pop("until", "denoiser") == "denoiser"
+        flat = {key: value for each in (*nested, told) for key, value in each.items()}
+        said = {key: value for key, value in flat.items() if value not in (None, (), False)}
+        seen.append((",".join(stages), said, settings))
         return 0
 
     monkeypatch.setattr(run, "run_stages", fake)
@@ -51,8 +58,8 @@ TRAINING = "first_stage,latents,denoiser"
         ("--prompt train --prompt a=b", ALL, {"prompt": ("train", "a=b")}, ()),
         ("--input caption=red --data=shapes", ALL, {"input": ("caption=red",), "data": ("shapes",)}, ()),
         ("train --seed 3 trainer.steps=5", TRAINING, {"seed": 3}, ("trainer.steps=5",)),
-        ("--seed 3 trainer.steps=5 train --json", TRAINING, {"seed": 3, "json_flag": True}, ("trainer.steps=5",)),
-        ("a=1 train b=2 --quiet c=3", TRAINING, {"quiet_flag": True}, ("a=1", "b=2", "c=3")),
+        ("--seed 3 trainer.steps=5 train --json", TRAINING, {"seed": 3, "json": True}, ("trainer.steps=5",)),
+        ("a=1 train b=2 --quiet c=3", TRAINING, {"quiet": True}, ("a=1", "b=2", "c=3")),
     ],
 )
 def test_order_does_not_matter(
@@ -65,7 +72,7 @@ def test_order_does_not_matter(
 @pytest.mark.parametrize(
     "line, said",
     [
-        ("fo", "no command 'fo' (commands: train, sample, reconstruct, encode, convert, ema, inspect, plugins, show,"),
+        ("fo", "no command 'fo' (commands: train, sample, reconstruct, encode, convert, inspect, ema, check, show,"),
         ("chek --seed 1", "no command 'chek'; did you mean 'check'?"),
         ("--seed 1 trane", "no command 'trane'; did you mean 'train'?"),
         ("a=1 b", "no command 'b'"),

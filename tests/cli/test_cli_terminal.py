@@ -11,15 +11,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import click
+import attrs
 import pytest
 
 from ldm_core import cli
 from ldm_core.cli import output
+from ldm_core.cli.command import command
 from ldm_core.cli.commands.reconstruct import read_size
-from ldm_core.cli.commands.sample import read_prompts, read_seeds
-from ldm_core.cli.inputs import read_inputs
-from ldm_core.cli.options import place_and_settings
+from ldm_core.cli.inputs import read_inputs, read_prompts, read_seeds
+from ldm_core.cli.options import Given, places_and_settings
 from ldm_core.cli.progress import Progress
 from ldm_core.cli.sample_output import file_name
 from ldm_core.config.overrides import apply_overrides
@@ -207,8 +207,14 @@ def test_what_is_there_is_a_place(
     monkeypatch.chdir(tmp_path)
     for name in there:
         (tmp_path / name).mkdir()
-    command = click.Command("c", params=[place_and_settings(places, "")], callback=lambda given: given)
-    assert command.main(given, standalone_mode=False) == expected
+
+    @attrs.frozen(kw_only=True)
+    class Options:
+        given: Given = places_and_settings(places, "", "what is given")
+
+    seen: list[Given] = []
+    command(Options)(lambda options: seen.append(options.given)).main(given, standalone_mode=False)
+    assert [(each.places, each.settings) for each in seen] == [expected]
 
 
 def test_a_setting_that_may_have_been_meant_as_a_place(capsys: pytest.CaptureFixture[str]) -> None:

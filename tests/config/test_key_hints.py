@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import attrs
+import click
 import pytest
 from test_cli_assemble import catalog, plain
 
@@ -81,9 +82,10 @@ def test_every_name_that_is_meant_exists() -> None:
         assert section in known, target
         if section in SECTIONS and key:
             assert key in {field.name for field in attrs.fields(SECTIONS[section])}, target
-    from ldm_core.cli.group import COMMANDS, group
+    from ldm_core.cli.group import group
 
-    commands = [group, *(group.get_command(None, name) for name in COMMANDS)]  # type: ignore[arg-type]
+    context = click.Context(group)
+    commands = [group, *(group.get_command(context, name) for name in group.list_commands(context))]
     options = {name for command in commands if command for param in command.params for name in param.opts}
     assert options.issuperset(_OPTIONS)
 

@@ -14,7 +14,8 @@ import pytest
 from training_runs import TINY
 
 from ldm_core.catalog import Catalog
-from ldm_core.cli.assemble import Request, assemble
+from ldm_core.cli.assemble import assemble
+from ldm_core.cli.options import RecipeOptions
 from ldm_core.config.structure import digest
 from ldm_core.contracts import DataInfo, Dataset, Site
 from ldm_core.data.images import png_bytes
@@ -214,7 +215,7 @@ def test_mistakes_in_a_list_are_all_told() -> None:
 
 def test_repeated_data_options_are_mixed(tmp_path: Path) -> None:
     one, two = folder(tmp_path / "one", 2), folder(tmp_path / "two", 2)
-    request = Request(data=(one, two), settings=("dataset.1.weight=2", "dataset.0.weight=1"))
+    request = RecipeOptions(data=(one, two), settings=("dataset.1.weight=2", "dataset.0.weight=1"))
     plain = assemble(request, Catalog.discover()).plain
     assert plain["dataset"] == [
         {"use": "folder", "url": one, "weight": 1},

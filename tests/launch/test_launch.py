@@ -15,6 +15,7 @@ import pytest
 
 from ldm_core.cli import main
 from ldm_core.cli.launching import processes
+from ldm_core.cli.options import LaunchOptions
 from ldm_core.errors import ConfigError, Interrupted, TrainingError
 from ldm_core.launch import environment
 from ldm_core.launch import ranks as launch_processes
@@ -82,10 +83,10 @@ def test_nproc_under_another_launcher_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("LDM_TIMEOUT", raising=False)
     with pytest.raises(ConfigError, match="started this process already, as rank 1 of 2; leave --nproc out"):
-        processes({"nproc": 2})
-    assert processes({"nproc": 1}) == processes({}) == 0
+        processes(LaunchOptions(nproc=2))
+    assert processes(LaunchOptions(nproc=1)) == processes(LaunchOptions()) == 0
     monkeypatch.setenv("LDM_TIMEOUT", "7")
-    processes({"timeout": 2.5})
+    processes(LaunchOptions(timeout=2.5))
     assert os.environ["LDM_TIMEOUT"] == "2.5"
 
 

@@ -15,7 +15,8 @@ from training_runs import Watch, go, weights
 
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
-from ldm_core.cli.assemble import Request, assemble
+from ldm_core.cli.assemble import assemble
+from ldm_core.cli.options import RecipeOptions
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.resolve import resolve
@@ -166,13 +167,13 @@ def test_what_is_unknown_says_how_to_convert(tmp_path: Path, monkeypatch: pytest
 
 def test_the_option_builds_the_model_as_the_weights_are(source: str) -> None:
     catalog = Catalog.discover()
-    made = assemble(Request(init_from=source, settings=("trainer.steps=3",)), catalog)
+    made = assemble(RecipeOptions(init_from=source, settings=("trainer.steps=3",)), catalog)
     recipe = resolve(made.plain, catalog, find=FIND)
     assert recipe.first_stage.weights == source and recipe.trainer.init_from == source
     assert recipe.denoiser.config.channels == 32 and recipe.image_size == (256, 256)
     assert (recipe.trainer.lr, recipe.trainer.steps) == (1e-5, 3)
     assert len(made.notes) == 2 and "its first stage is taken, frozen" in made.notes[1]
-    own = assemble(Request(recipe="laptop", init_from=source, first_stage="vq_f4"), catalog)
+    own = assemble(RecipeOptions(recipe="laptop", init_from=source, first_stage="vq_f4"), catalog)
     assert own.plain["first_stage"] == "vq_f4" and not own.notes
     assert own.plain["trainer"]["init_from"] == source and own.plain["trainer"]["lr"] == 1.2e-3
 

@@ -2,21 +2,61 @@
 
 from __future__ import annotations
 
-import click
+import attrs
 
+from ldm_core.cli.command import argument, command, option
 from ldm_core.cli.options import force_option, json_option
 
+_AVERAGE = "Average"
 
-def _ema(run: str, width: float, out: str, step: int | None, force_flag: bool, json_flag: bool) -> int:
+
+@attrs.frozen(kw_only=True)
+class EmaOptions:
+    """A run, the average that is wanted of it, and where it goes."""
+
+    run: str = argument("RUN", "Folder of a run with snapshots.", completes="folder")
+    width: float = option(
+        None,
+        "Relative width of the average: its standard deviation over the length of the training.",
+        metavar="W",
+        required=True,
+        group=_AVERAGE,
+    )
+    step: int | None = option(
+        None,
+        "The average as of this step's snapshot.",
+        metavar="N",
+        minimum=1,
+        otherwise="the last",
+        group=_AVERAGE,
+    )
+    out: str = option(
+        None,
+        "Where the model goes, a .safetensors file.",
+        metavar="FILE",
+        required=True,
+        group="Output",
+        completes="file",
+    )
+    force: bool = force_option("Replace the file at --out.", "Output")
+    json: bool = json_option()
+
+
+@command(EmaOptions, examples=["ldm-run ema runs/demo --width 0.07 --out wide.safetensors"])
+def ema(options: EmaOptions) -> int:
+    """Write the model of a finished run with averaged weights of any relative width, as a least-squares combination
+    of the snapshots that trainer.ema_power='[0.05,0.1]' left in the run's folder (Karras et al. 2024, arXiv
+    2312.02696). What the model has beside trained weights comes from the run's model."""
     from ldm_core import storage
     from ldm_core.cli.output import reporting, say
     from ldm_core.errors import ConfigError
     from ldm_core.training.averages.posthoc import write_model
 
-    with reporting(json_flag) as document:
-        if storage.exists(out) and not force_flag:
+    out, width = options.out, options.width
+    with reporting(options.json) as document:
+        if storage.exists(out) and not options.force:
             raise ConfigError(f"--out {storage.shown(out)}: is there already; give another name, or --force")
-        made = write_model(run, width, out, step)
+        made = write_model(options.run, width, out, options.step)
         document.update(
             status="done",
             path=out,
@@ -25,7 +65,7 @@ def _ema(run: str, width: float, out: str, step: int | None, force_flag: bool, j
             snapshots=made.snapshots,
             profile_error=made.error,
         )
-        if not json_flag:
+        if not options.json:
             say(
                 f"{storage.shown(out)}: averages of relative width {width:g} at step {made.step}, from "
                 f"{made.snapshots} snapshots; {made.error:.2%} of the profile is not met"
@@ -38,34 +78,3 @@ def _ema(run: str, width: float, out: str, step: int | None, force_flag: bool, j
                 wrap=True,
             )
     return 0
-
-
-command = click.Command(
-    "ema",
-    params=[
-        click.Argument(["run"]),
-        click.Option(
-            ["--width"],
-            type=float,
-            required=True,
-            metavar="W",
-            help="Relative width of the average: its standard deviation over the length of the training.",
-        ),
-        click.Option(["--out"], metavar="FILE", required=True, help="Where the model goes, a .safetensors file."),
-        click.Option(
-            ["--step"],
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="The average as of this step's snapshot.  [default: the last]",
-        ),
-        force_option("Replace the file at --out."),
-        json_option(),
-    ],
-    callback=_ema,
-    help=(
-        "Write the model of a finished run with averaged weights of any relative width, as a least-squares combination "
-        "of the snapshots that trainer.ema_power='[0.05,0.1]' left in the run's folder (Karras et al. 2024, arXiv "
-        "2312.02696). What the model has beside trained weights comes from the run's model."
-    ),
-    short_help="A trained model with averages of another width.",
-)

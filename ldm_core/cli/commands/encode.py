@@ -2,61 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import click
+import attrs
 
-from ldm_core.cli.launching import launch_options, processes, start
-from ldm_core.cli.options import RUN_EPILOG, json_option, settings_argument
+from ldm_core.cli.command import command, installed, option, together
+from ldm_core.cli.options import (
+    SETTINGS,
+    LaunchOptions,
+    RecipeOptions,
+    json_option,
+    quiet_option,
+    settings_argument,
+)
 
-_TAKEN = ("recipe", "first_stage", "cond", "data", "seed")
+if TYPE_CHECKING:
+    from ldm_core.contracts import DataInfo
+    from ldm_core.recipe.recipe import Recipe
 
 
-def _encode(settings: tuple[str, ...], **options: Any) -> int:
+@attrs.frozen(kw_only=True)
+class EncodeOptions:
+    """A trained first stage, the data that it encodes, and the folder for the moments."""
+
+    first_stage: str = option(
+        None,
+        "A run's folder, or its first_stage.safetensors.",
+        metavar="RUN|FILE",
+        required=True,
+        group="Encoding",
+        completes="file",
+    )
+    data: tuple[str, ...] = option(
+        (),
+        "A data set by name, folder, tar or URL pattern; repeat to mix.",
+        metavar="NAME|URL",
+        group="Encoding",
+        completes="dataset",
+    )
+    out: str = option(
+        None,
+        "Where the moments go, for trainer.latents=URL.",
+        metavar="URL",
+        required=True,
+        group="Encoding",
+        completes="folder",
+    )
+    recipe: str | None = option(
+        None, "Recipe whose data and image size are meant.", metavar="NAME|URL", group="Recipe", completes="recipe"
+    )
+    cond: tuple[str, ...] = option(
+        (),
+        "The model's conditioners: data without what they read is left out.",
+        metavar="NAME",
+        group="Recipe",
+        completes="conditioner",
+    )
+    seed: int | None = option(None, "Seed of the recipe.", metavar="N", minimum=0, group="Recipe")
+    launch: LaunchOptions = together(LaunchOptions, "Run")
+    json: bool = json_option()
+    quiet: bool = quiet_option("No progress.")
+    settings: tuple[str, ...] = settings_argument()
+
+
+@command(
+    EncodeOptions,
+    examples=[
+        "ldm-run encode --first-stage runs/demo --data photos/ --out latents",
+        "ldm-run encode --first-stage runs/demo --data photos/ --out z data.flip=true",
+    ],
+    epilog=SETTINGS,
+)
+def encode(options: EncodeOptions) -> int:
+    """Encode all images once with a trained first stage and keep the moments at --out, as shards that all processes
+    make together and that a second call completes. A run with trainer.latents=URL finds them where its first stage,
+    data and image settings are the same; it never uses others."""
+    from ldm_core.cli.launching import processes, progress_shown, start
     from ldm_core.cli.output import first_process, reporting, say, warnings_as_lines
-    from ldm_core.cli.progress import Progress
 
-    if count := processes(options):
-        return start(count, options["out"], lambda text: say(text, err=True))
-    as_json = bool(options["json_flag"]) and first_process()
-    with reporting(as_json) as document, warnings_as_lines(most=2):
-        catalog, recipe, info = _prepared(options, settings)
-        from ldm_core.training.latents.command import encode
+    if count := processes(options.launch):
+        return start(count, options.out, lambda text: say(text, err=True))
+    first = first_process()
+    with reporting(options.json and first) as document, warnings_as_lines(most=2):
+        recipe, info = _prepared(options)
+        from ldm_core.training.latents import command as encoding
 
-        progress = Progress(quiet=bool(options["quiet_flag"]))
-        if first_process():
-            catalog.manager.register(progress)
-        try:
-            found = encode(recipe, info, catalog)
-        finally:
-            progress.close()
+        with progress_shown(installed(), quiet=options.quiet):
+            found = encoding.encode(recipe, info, installed())
         document.update(status="done", **found)
-        if first_process() and not options["json_flag"]:
+        if first and not options.json:
             for line in _lines(found):
                 say(line)
     return 0
 
 
-def _prepared(options: Mapping[str, Any], settings: Sequence[str]) -> tuple[Any, Any, Any]:
-    """(catalog, the checked recipe, what its data offers); torch-free."""
-    from ldm_core.catalog import Catalog
-    from ldm_core.cli.assemble import Request, assemble
+def _prepared(options: EncodeOptions) -> tuple[Recipe, DataInfo]:
+    """Make the checked recipe; torch-free. What concerns training and samples alone is not asked for."""
+    from ldm_core.cli.assemble import assemble
     from ldm_core.errors import ConfigError
     from ldm_core.training import workflow
 
-    catalog = Catalog.discover()
-    # What only concerns the model's training or its samples is not asked for here.
-    unsaid = {"denoiser": None, "sampler": None, "guidance": None, "train_steps": None, "sample_steps": None}
-    said = {key: options[key] for key in _TAKEN}
-    request = Request.of({**unsaid, **said, "prompt": ()}, (*settings, f"trainer.latents={_quoted(options['out'])}"))
-    recipe, info = workflow.prepare(assemble(request, catalog).plain, catalog)
+    request = RecipeOptions(
+        recipe=options.recipe,
+        first_stage=options.first_stage,
+        cond=options.cond,
+        data=options.data,
+        seed=options.seed,
+        settings=(*options.settings, f"trainer.latents={_quoted(options.out)}"),
+    )
+    recipe, info = workflow.prepare(assemble(request, installed()).plain, installed())
     if not recipe.first_stage.weights:
         raise ConfigError(
             f"encode: first_stage '{recipe.first_stage.use}' is not trained yet; give the folder of a run, or its "
             "first_stage.safetensors: --first-stage RUN"
         )
-    return catalog, recipe, info
+    return recipe, info
 
 
 def _quoted(url: str) -> str:
@@ -76,40 +137,3 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
         f"train on them: the same data, image size and conditioners, --first-stage as here, and "
         f"trainer.latents={found['latents']}",
     ]
-
-
-command = click.Command(
-    "encode",
-    params=[
-        click.Option(
-            ["--first-stage"], metavar="RUN|FILE", required=True, help="A run's folder, or its first_stage.safetensors."
-        ),
-        click.Option(
-            ["--data"],
-            metavar="NAME|URL",
-            multiple=True,
-            help="A data set by name, folder, tar or URL pattern; repeat to mix.",
-        ),
-        click.Option(["--out"], metavar="URL", required=True, help="Where the moments go, for trainer.latents=URL."),
-        click.Option(["--recipe"], metavar="NAME|URL", help="Recipe whose data and image size are meant."),
-        click.Option(
-            ["--cond"],
-            metavar="NAME",
-            multiple=True,
-            help="The model's conditioners: data without what they read is left out.",
-        ),
-        click.Option(["--seed"], type=click.IntRange(min=0), metavar="N", help="Seed of the recipe."),
-        *launch_options(),
-        json_option(),
-        click.Option(["--quiet", "quiet_flag"], is_flag=True, help="No progress."),
-        settings_argument(),
-    ],
-    callback=_encode,
-    help=(
-        "Encode all images once with a trained first stage and keep the moments at --out, as shards that all processes "
-        "make together and that a second call completes. A run with trainer.latents=URL finds them where its first "
-        "stage, data and image settings are the same; it never uses others."
-    ),
-    short_help="Encode a data set once, for runs to train on.",
-    epilog=RUN_EPILOG,
-)

@@ -5,30 +5,52 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import click
+import attrs
 
-from ldm_core.cli.options import json_option, place_and_settings
+from ldm_core.cli.command import command, installed, option
+from ldm_core.cli.options import Given, codec_option, json_option, places_and_settings, sha256_option
 
 
-def _inspect(given: tuple[list[str], list[str]], codec: str, sha256: str, hash_flag: bool, json_flag: bool) -> int:
-    from ldm_core.catalog import Catalog
+@attrs.frozen(kw_only=True)
+class InspectOptions:
+    """A file or folder of weights, and what is said or asked of it."""
+
+    given: Given = places_and_settings(
+        1, "PATH_OR_URL [KEY=VALUE]...", "The weights, and settings that overrule what is recognised."
+    )
+    codec: str = codec_option("Weights")
+    sha256: str = sha256_option("Weights")
+    hash: bool = option(False, "Print the SHA-256, which reads the whole file.", group="Weights")
+    json: bool = json_option()
+
+
+@command(
+    InspectOptions,
+    examples=["ldm-run inspect runs/demo/model.safetensors", "ldm-run inspect sd-v1-4.ckpt --hash"],
+)
+def inspect(options: InspectOptions) -> int:
+    """Describe a file or folder of weights: container, tensors, parameters by part, averaged weights, metadata,
+    and which model the installed codecs see in it, with the settings that nothing says. Nothing in it is run;
+    values that are not finite (NaN) are named. What is remote is copied to LDM_CACHE first. KEY=VALUE settings
+    overrule what is recognised, as in `ldm-run convert`."""
     from ldm_core.cli.output import reporting, say, warnings_as_lines
     from ldm_core.errors import ConfigError
     from ldm_core.weights import describe
     from ldm_core.weights.open import Wanted
     from ldm_core.weights.source import open_source
 
-    with reporting(json_flag) as document, warnings_as_lines():
-        if not given[0]:
+    places, settings = options.given.places, options.given.settings
+    with reporting(options.json) as document, warnings_as_lines():
+        if not places:
             raise ConfigError("inspect: nothing to inspect; give a file or folder of weights, by path or URL")
-        wanted = Wanted.of(given[1], codec=codec)
-        source = open_source(given[0][0], wanted.given, sha256=sha256)
+        wanted = Wanted.of(settings, codec=options.codec)
+        source = open_source(places[0], wanted.given, sha256=options.sha256)
         found = describe.facts(source)
-        found["recognised"] = describe.recognised(source, Catalog.discover(), codec, wanted.options)
-        if hash_flag or sha256:
+        found["recognised"] = describe.recognised(source, installed(), options.codec, wanted.options)
+        if options.hash or options.sha256:
             found["sha256"] = source.sha256()
         document.update(found)
-    if not json_flag:
+    if not options.json:
         say("\n".join(lines(found)))
     return 0
 
@@ -123,25 +145,3 @@ def _text(value: Any) -> str:
 
 def _truth(value: Any) -> bool:
     return value is None or isinstance(value, bool)
-
-
-command = click.Command(
-    "inspect",
-    params=[
-        place_and_settings(1, "PATH_OR_URL [KEY=VALUE]..."),
-        click.Option(
-            ["--from", "codec"], metavar="CODEC", default="", help="Their format.  [default: what knows them]"
-        ),
-        click.Option(["--sha256"], metavar="HEX", default="", help="The hash that the file must have, 64 hex digits."),
-        click.Option(["--hash", "hash_flag"], is_flag=True, help="Say the SHA-256, which reads the whole file."),
-        json_option(),
-    ],
-    callback=_inspect,
-    help=(
-        "Say what a file or folder of weights is: container, tensors, parameters by part, averaged weights, metadata, "
-        "and which model the installed codecs see in it, with the settings that nothing says. Nothing in it is run; "
-        "values that are not finite (NaN) are named. What is remote is copied to LDM_CACHE first. KEY=VALUE settings "
-        "overrule what is recognised, as in `ldm-run convert`."
-    ),
-    short_help="What a file or folder of weights is, without running anything of it.",
-)

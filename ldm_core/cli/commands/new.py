@@ -6,19 +6,36 @@ import keyword
 import re
 from importlib import resources
 from string import Template
+from typing import Literal
 
-import click
+import attrs
+
+from ldm_core.cli.command import argument, command, option
 
 TEMPLATES = "templates/conditioner"
 _PACKAGE = "package"  # the folder of the templates that takes the package's name
 
 
-def _new(kind: str, name: str, folder: str) -> int:
+@attrs.frozen(kw_only=True)
+class NewOptions:
+    """A kind, a name and a place."""
+
+    kind: Literal["conditioner"] = argument("KIND", "What it brings: conditioner.")
+    name: str = argument("NAME", "Its name in recipes: lower-case letters, digits and underscores.")
+    folder: str = option(
+        ".", "Where to make it.", flags=["--dir"], metavar="FOLDER", otherwise="here", completes="folder"
+    )
+
+
+@command(NewOptions, examples=["ldm-run new conditioner colour_palette"])
+def new(options: NewOptions) -> int:
+    """Write a small distribution with a working component NAME, to start from. It passes its own tests."""
     from ldm_core import storage
     from ldm_core.cli.output import PATH, say
 
+    name = options.name
     files = conditioner_files(name)
-    root = storage.join(folder, distribution(name))
+    root = storage.join(options.folder, distribution(name))
     write(files, root)
     say("\n".join(storage.join(root, path) for path in files), longest=PATH)
     say(
@@ -94,16 +111,3 @@ def write(files: dict[str, str], root: str) -> None:
         url = storage.join(root, path)
         storage.make_folder(storage.parent(url))
         storage.atomic_write(url, text)
-
-
-command = click.Command(
-    "new",
-    params=[
-        click.Argument(["kind"], type=click.Choice(["conditioner"])),
-        click.Argument(["name"]),
-        click.Option(["--dir", "folder"], metavar="FOLDER", default=".", help="Where to make it.  [default: here]"),
-    ],
-    callback=_new,
-    help="Write a small distribution with a working conditioner NAME, to start from. It passes its own tests.",
-    short_help="Write a small plugin distribution that passes its own tests.",
-)

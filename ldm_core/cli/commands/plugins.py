@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import click
+from typing import TYPE_CHECKING
 
+import attrs
+
+from ldm_core.cli.command import command, installed
 from ldm_core.cli.options import json_option
 
+if TYPE_CHECKING:
+    from ldm_core.catalog import Broken, Catalog
 
-def _plugins(json_flag: bool) -> int:
-    from ldm_core.catalog import Catalog
+
+@attrs.frozen(kw_only=True)
+class PluginsOptions:
+    """How the listing is printed."""
+
+    json: bool = json_option()
+
+
+@command(PluginsOptions, examples=["ldm-run plugins", "ldm-run plugins --json | jq -r '.components[].name'"])
+def plugins(options: PluginsOptions) -> int:
+    """List what is installed, with presets and distributions, and every plugin, command or name that cannot be used
+    and why."""
     from ldm_core.cli.output import print_json, say, table
 
-    catalog = Catalog.discover()
-    if json_flag:
-        print_json(
-            {
-                "components": [
-                    {
-                        "kind": e.component.kind,
-                        "name": e.component.name,
-                        "presets": [p for p in e.component.presets if p != e.component.name],
-                        "distribution": e.distribution,
-                        "version": e.version,
-                        "plugin": e.plugin,
-                        "summary": e.component.summary,
-                    }
-                    for e in catalog
-                ],
-                "broken": [
-                    {"distribution": b.distribution, "version": b.version, "plugin": b.plugin, "error": b.error}
-                    for b in catalog.broken
-                ],
-            }
-        )
+    catalog = installed()
+    broken = [*catalog.broken, *catalog.claimed_twice(), *_commands_that_do_not_load(catalog)]
+    if options.json:
+        print_json({"components": _components(catalog), "broken": [attrs.asdict(each) for each in broken]})
         return 0
     rows = [("KIND", "NAME", "DISTRIBUTION", "SUMMARY")]
     for e in catalog:
@@ -40,21 +37,38 @@ def _plugins(json_flag: bool) -> int:
         summary = e.component.summary + (f" (presets: {presets})" if presets else "")
         rows.append((e.component.kind, e.component.name, f"{e.distribution} {e.version}", summary))
     say("\n".join(table(rows)))
-    if catalog.broken:
-        broken = [(f"{b.distribution} {b.version}", b.plugin, _one_line(b.error)) for b in catalog.broken]
+    if broken:
+        lines = [(f"{b.distribution} {b.version}", b.plugin, " ".join(b.error.split())) for b in broken]
         say("\nDo not load:")
-        say("\n".join(table([("DISTRIBUTION", "PLUGIN", "ERROR"), *broken])))
+        say("\n".join(table([("DISTRIBUTION", "PLUGIN", "ERROR"), *lines])))
     return 0
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def _components(catalog: Catalog) -> list[dict[str, object]]:
+    return [
+        {
+            "kind": e.component.kind,
+            "name": e.component.name,
+            "presets": [p for p in e.component.presets if p != e.component.name],
+            "distribution": e.distribution,
+            "version": e.version,
+            "plugin": e.plugin,
+            "summary": e.component.summary,
+        }
+        for e in catalog
+    ]
 
 
-command = click.Command(
-    "plugins",
-    params=[json_option()],
-    callback=_plugins,
-    help="List what is installed, with presets and distributions, and every plugin that does not load and why.",
-    short_help="What is installed, from which distribution, and what is broken.",
-)
+def _commands_that_do_not_load(catalog: Catalog) -> list[Broken]:
+    """Import every command, which is light by its contract, and return a row for each that fails."""
+    from ldm_core.catalog import Broken
+    from ldm_core.cli.group import loaded
+    from ldm_core.errors import ComponentError
+
+    rows = []
+    for entry in catalog.of("command"):
+        try:
+            loaded(entry)
+        except ComponentError as error:
+            rows.append(Broken(entry.plugin, entry.distribution, entry.version, str(error)))
+    return rows

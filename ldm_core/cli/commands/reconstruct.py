@@ -3,87 +3,140 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import click
+import attrs
 
-from ldm_core.cli.options import force_option, json_option
+from ldm_core.cli.command import argument, command, installed, option
+from ldm_core.cli.options import device_option, force_option, json_option
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ldm_core.catalog import Catalog
+    from ldm_core.sampling.picture_folder import PictureFolder
 
 
-def _reconstruct(stage: str, pictures: tuple[str, ...], image_size: str | None, **options: Any) -> int:
+@attrs.frozen(kw_only=True)
+class ReconstructOptions:
+    """A first stage, the pictures that go through it, and where they go."""
+
+    stage: str = argument("STAGE_OR_RUN", "A run's folder, or its first_stage.safetensors.", completes="file")
+    pictures: tuple[str, ...] = argument("IMAGES...", "Pictures: paths, URLs or patterns.", completes="file")
+    image_size: str | None = option(
+        None,
+        "Fit pictures to this size first.",
+        metavar="N|H,W",
+        group="Pictures",
+        otherwise="their own, cropped to the stride",
+    )
+    out: str | None = option(
+        None,
+        "Where the PNGs go.",
+        metavar="FOLDER",
+        group="Pictures",
+        otherwise="reconstructions or, where that is there, reconstructions-2, ...",
+        completes="folder",
+    )
+    force: bool = force_option("Overwrite pictures of the same names in --out.", "Pictures")
+    device: str | None = device_option("Pictures")
+    json: bool = json_option()
+
+
+@command(
+    ReconstructOptions,
+    examples=[
+        "ldm-run reconstruct runs/demo photo.jpg",
+        "ldm-run reconstruct runs/demo 'photos/*.png' --image-size 256 --out rebuilt",
+    ],
+)
+def reconstruct(options: ReconstructOptions) -> int:
+    """Encode and decode pictures with a trained first stage (a run's folder, or its first_stage.safetensors), write
+    the results as PNGs and print the PSNR of each."""
     from ldm_core import storage
-    from ldm_core.catalog import Catalog
     from ldm_core.cli.output import reporting, say, table
-    from ldm_core.data import images
-    from ldm_core.errors import Interrupted
     from ldm_core.recipe import artifacts
     from ldm_core.sampling.picture_folder import PictureFolder
     from ldm_core.weights.convert import finder
 
-    with reporting(bool(options["json_flag"])) as document:
-        size = read_size(image_size)
-        urls = [url for pattern in pictures for url in storage.expand(pattern)]
-        catalog = Catalog.discover()
-        path = finder(catalog)(stage, artifacts.STAGE_FILE)
-        rebuild, channels, stride = _loaded(path, options["device"], catalog)
+    with reporting(options.json) as document:
+        size = read_size(options.image_size)
+        urls = [url for pattern in options.pictures for url in storage.expand(pattern)]
+        path = finder(installed())(options.stage, artifacts.STAGE_FILE)
+        stage = _Stage.load(path, options.device)
         names = [_file_name(i, url) for i, url in enumerate(urls)]
-        folder = PictureFolder.take(options["out"], "reconstructions", names, force=bool(options["force_flag"]))
-        rows: list[dict[str, Any]] = []
-        try:
-            for name, url in zip(names, urls, strict=True):
-                picture = fitted(images.decode_image(storage.read_bytes(url), channels, url), size, stride, url)
-                rebuilt = rebuild(picture)
-                target = folder.write(name, images.png_bytes(rebuilt, {"source": storage.shown(url)}))
-                row = {"image": url, "psnr": psnr(picture, rebuilt), "size": list(picture.shape[1:]), "path": target}
-                rows.append(row)
-        except KeyboardInterrupt:
-            told = f"{len(rows)} of {len(urls)} pictures are finished and lie in {folder.url}"
-            raise Interrupted(f"{told}; the same command begins anew, in another folder") from None
-        finally:
-            folder.leave()
+        folder = PictureFolder.take(options.out, "reconstructions", names, force=options.force)
+        rows = _rebuilt(stage, dict(zip(names, urls, strict=True)), size, folder)
         mean = sum(row["psnr"] for row in rows) / len(rows)
         document.update(
             status="done",
             stage=path,
             out=folder.url,
-            images=[_finite(row) for row in rows],
+            images=[{**row, "psnr": _finite_number(row["psnr"])} for row in rows],
             mean_psnr=_finite_number(mean),
         )
-        if not options["json_flag"]:
+        if not options.json:
             lines = [(f"{row['psnr']:.2f} dB", row["image"], row["path"]) for row in rows]
             say("\n".join([*table(lines), f"{mean:.2f} dB  mean of {len(rows)}"]))
     return 0
+
+
+@attrs.frozen
+class _Stage:
+    """A trained first stage: uint8 (c, H, W) through it and back, the channels c, the latents' strides."""
+
+    rebuild: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+    channels: int
+    stride: tuple[int, ...]
+
+    @classmethod
+    def load(cls, path: str, device: str | None) -> _Stage:
+        """Load the stage at `path`; imports torch."""
+        from ldm_core.model import fill, trained
+        from ldm_core.recipe import artifacts
+        from ldm_core.recipe.resolve import resolve
+        from ldm_core.sampling import pipeline
+
+        channels = artifacts.stage_header(path).extra.get("image_channels", 3)
+        recipe = resolve({"first_stage": path, "image_channels": channels}, installed())
+        where = fill.device_named(device)
+        stage = trained.load_stage(recipe, installed(), path, where)
+        return cls(
+            lambda picture: pipeline.reconstruct(stage, picture[None], where)[0],
+            channels,
+            recipe.first_stage.config.latent.stride,
+        )
+
+
+def _rebuilt(
+    stage: _Stage, urls: Mapping[str, str], size: tuple[int, int] | None, folder: PictureFolder
+) -> list[dict[str, Any]]:
+    """Write the reconstruction of each picture (file name -> URL); a row of facts for each."""
+    from ldm_core import storage
+    from ldm_core.data import images
+    from ldm_core.errors import Interrupted
+
+    rows: list[dict[str, Any]] = []
+    try:
+        for name, url in urls.items():
+            picture = images.decode_image(storage.read_bytes(url), stage.channels, url)
+            picture = fitted(picture, size, stage.stride, url)
+            rebuilt = stage.rebuild(picture)
+            target = folder.write(name, images.png_bytes(rebuilt, {"source": storage.shown(url)}))
+            rows.append({"image": url, "psnr": psnr(picture, rebuilt), "size": list(picture.shape[1:]), "path": target})
+    except KeyboardInterrupt:
+        told = f"{len(rows)} of {len(urls)} pictures are finished and lie in {folder.url}"
+        raise Interrupted(f"{told}; the same command begins anew, in another folder") from None
+    finally:
+        folder.leave()
+    return rows
 
 
 def _file_name(index: int, url: str) -> str:
     from ldm_core import storage
 
     return f"{index:04d}-{storage.base_name(url).rpartition('.')[0] or storage.base_name(url)}.png"
-
-
-def _loaded(path: str, device: str | None, catalog: Catalog) -> tuple[Any, int, tuple[int, ...]]:
-    """(picture -> reconstruction, its channels, the stage's strides); imports torch."""
-    from ldm_core.model import fill
-    from ldm_core.model.trained import load_stage
-    from ldm_core.recipe import artifacts
-    from ldm_core.recipe.resolve import resolve
-    from ldm_core.sampling import pipeline
-
-    channels = artifacts.stage_header(path).extra.get("image_channels", 3)
-    recipe = resolve({"first_stage": path, "image_channels": channels}, catalog)
-    where = fill.device_named(device)
-    stage = load_stage(recipe, catalog, path, where)
-
-    def rebuild(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return pipeline.reconstruct(stage, picture[None], where)[0]
-
-    return rebuild, channels, recipe.first_stage.config.latent.stride
 
 
 def read_size(text: str | None) -> tuple[int, int] | None:
@@ -132,35 +185,3 @@ def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
 
 def _finite_number(value: float) -> float | None:
     return value if math.isfinite(value) else None  # JSON has no infinity
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "psnr": _finite_number(row["psnr"])}
-
-
-command = click.Command(
-    "reconstruct",
-    params=[
-        click.Argument(["stage"], metavar="STAGE_OR_RUN"),
-        click.Argument(["pictures"], metavar="IMAGES...", nargs=-1, required=True),
-        click.Option(
-            ["--out"],
-            metavar="FOLDER",
-            help="Where the PNGs go.  [default: reconstructions or, where that is there, reconstructions-2, ...]",
-        ),
-        force_option("Overwrite pictures of the same names in --out."),
-        click.Option(
-            ["--image-size"],
-            metavar="N|H,W",
-            help="Fit pictures to this size first.  [default: their own, cropped to the stride]",
-        ),
-        click.Option(["--device"], metavar="NAME", help="cpu, cuda, ...  [default: cuda where there is one]"),
-        json_option(),
-    ],
-    callback=_reconstruct,
-    help=(
-        "Encode and decode pictures with a trained first stage (a run's folder, or its first_stage.safetensors), write "
-        "the results as PNGs and print the PSNR of each."
-    ),
-    short_help="Pictures through a first stage and back, with their PSNR.",
-)

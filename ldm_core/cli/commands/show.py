@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import click
+import attrs
 
 from ldm_core.catalog.component import LAPTOP_SITE
+from ldm_core.cli.command import argument, command, installed, option
 from ldm_core.cli.options import json_option
 
 if TYPE_CHECKING:
@@ -16,21 +17,33 @@ RECIPES = "recipes"
 """The name that stands for all shipped recipes."""
 
 
-def _show(name: str, kind: str | None, json_flag: bool) -> int:
-    from ldm_core.catalog import Catalog
+@attrs.frozen(kw_only=True)
+class ShowOptions:
+    """What is to be shown."""
+
+    name: str = argument("NAME", "A component, preset or recipe; `recipes` for the list of those.", completes="name")
+    kind: str | None = option(None, "Where several kinds use the name: which one.", metavar="KIND", completes="kind")
+    json: bool = json_option()
+
+
+@command(ShowOptions, examples=["ldm-run show unet", "ldm-run show recipes", "ldm-run show laptop > my.yaml"])
+def show(options: ShowOptions) -> int:
+    """Show one component or preset: what it is, every option with its default, its presets, its source.
+    `show recipes` lists the shipped recipes, and `show` with the name of one prints it."""
     from ldm_core.cli.output import print_json, print_problems, say
     from ldm_core.errors import LDMError
 
-    if kind is None and _shown_recipe(name, json_flag):
+    name = options.name
+    if options.kind is None and _shown_recipe(name, options.json):
         return 0
-    catalog = Catalog.discover()
+    catalog = installed()
     try:
-        found = [_description(*catalog.get(k, name), name) for k in _kinds(catalog, name, kind)]
+        found = [_description(*catalog.get(k, name), name) for k in _kinds(catalog, name, options.kind)]
     except LDMError as error:
-        if json_flag:
+        if options.json:
             print_problems(error)
         raise
-    if json_flag:
+    if options.json:
         print_json(found[0] if len(found) == 1 else found)
     else:
         say("\n\n".join("\n".join(_lines(d)) for d in found))
@@ -39,19 +52,20 @@ def _show(name: str, kind: str | None, json_flag: bool) -> int:
 
 def _shown_recipe(name: str, json_flag: bool) -> bool:
     """Print the shipped recipes, where `name` is ``recipes``, or the one that it names; whether it was one of these."""
+    from ldm_core import recipe
     from ldm_core.cli.output import print_json, say, table
-    from ldm_core.recipe.shipped import load_plain, shipped, shipped_text
+    from ldm_core.recipe import shipped
 
-    names = shipped()
+    names = recipe.shipped()
     if name == RECIPES and json_flag:
         print_json(names)
     elif name == RECIPES:
         say("\n".join(table([("RECIPE", ""), *names.items()])))
         say("\nldm-run show NAME prints one, ldm-run --recipe NAME starts from it.")
     elif name in names and json_flag:
-        print_json(load_plain(name))
+        print_json(shipped.load_plain(name))
     elif name in names:
-        say(shipped_text(name).rstrip("\n"))
+        say(shipped.shipped_text(name).rstrip("\n"))
     else:
         return False
     return True
@@ -137,19 +151,3 @@ def _lines(d: dict[str, Any]) -> list[str]:
 
 def _values(values: dict[str, Any]) -> str:
     return ", ".join(f"{k}={v}" for k, v in values.items())
-
-
-command = click.Command(
-    "show",
-    params=[
-        click.Argument(["name"]),
-        click.Option(["--kind"], metavar="KIND", help="Where several kinds use the name: which one."),
-        json_option(),
-    ],
-    callback=_show,
-    help=(
-        "Show one component or preset: what it is, every option with its default, its presets, its source. "
-        "`show recipes` lists the shipped recipes, and `show` with the name of one prints it."
-    ),
-    short_help="One component, preset or recipe; `show recipes` lists those.",
-)

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
-import click
+import attrs
 
-from ldm_core.cli.options import RUN_EPILOG, run_options, settings_argument
-
-_STAGES = ("first_stage", "latents", "denoiser")
-
-
-def _train(settings: tuple[str, ...], until: str, **options: Any) -> int:
-    from ldm_core.cli.run import run_stages
-
-    return run_stages(options, settings, _STAGES[: _STAGES.index(until) + 1])
+from ldm_core.cli.command import command, option
+from ldm_core.cli.options import SETTINGS, RunOptions
 
 
-command = click.Command(
-    "train",
-    params=[
-        *run_options(),
-        click.Option(
-            ["--until"],
-            type=click.Choice(_STAGES),
-            default=_STAGES[-1],
-            help="The last stage to do; first_stage: train a first stage alone.  [default: denoiser]",
-        ),
-        settings_argument(),
+@attrs.frozen(kw_only=True)
+class TrainOptions(RunOptions):
+    """The options of a run, and the stage at which it ends."""
+
+    until: Literal["first_stage", "latents", "denoiser"] = option(
+        "denoiser", "The last stage to do; first_stage: train a first stage alone.", group="Run"
+    )
+
+
+@command(
+    TrainOptions,
+    examples=[
+        "ldm-run train --cond text --out runs/demo",
+        "ldm-run train --first-stage vq_f4 --data photos/ --until first_stage",
+        "ldm-run train --init-from runs/demo --out runs/more trainer.steps=20000",
     ],
-    callback=_train,
-    help="Train the first stage and the denoiser, without sampling. Takes the options of `ldm-run` itself.",
-    short_help="The run without its samples.",
-    epilog=RUN_EPILOG,
+    epilog=SETTINGS,
 )
+def train(options: TrainOptions) -> int:
+    """Train the first stage and the denoiser, without sampling. Takes the options of `ldm-run` itself."""
+    from ldm_core.cli.run import STAGES, run_stages
+
+    return run_stages(options, STAGES[: STAGES.index(options.until) + 1])

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any, ClassVar
+
+import click
 
 from ldm_core.catalog import Catalog
 from ldm_core.catalog.catalog import GROUP
@@ -36,6 +39,9 @@ _PROBE = """
 import importlib, json, sys
 module = importlib.import_module(sys.argv[1])
 components = list(module.ldm_components())
+for component in components:
+    if component.kind == "command":
+        component.load()
 heavy = [name for name in sys.argv[2:] if name in sys.modules]
 print(json.dumps({"components": len(components), "heavy": heavy}))
 """
@@ -99,7 +105,7 @@ class PluginSuite(Suite):
             assert check is None or callable(check), f"'{component.name}': check is no method"
 
     def test_describing_imports_nothing_heavy(self) -> None:
-        """In a fresh process, importing the module and calling ldm_components leaves the heavy modules out."""
+        """In a fresh process, importing the module, its descriptors and its commands leaves the heavy modules out."""
         for name in self.modules():
             path = os.pathsep.join(p for p in sys.path if p)
             done = subprocess.run(
@@ -117,6 +123,26 @@ class PluginSuite(Suite):
         """The one string of each descriptor leads to something that can be called."""
         for component in self.components():
             assert callable(component.load()), f"{component.factory} cannot be called"
+
+    def test_every_command_explains_itself(self) -> None:
+        """A command is one of click's, made by ldm_core.cli.command; its help fits a terminal and tells all options."""
+        for component in self.components():
+            if component.kind != "command":
+                continue
+            command = component.load()
+            assert isinstance(command, click.Command), f"{component.factory} is no command"
+            assert command.help, f"'{component.name}': its function has no docstring, which is the command's help"
+            silent = [p.name for p in command.params if not getattr(p, "hidden", False) and not getattr(p, "help", "")]
+            assert not silent, f"'{component.name}' says nothing of {', '.join(map(str, silent))}"
+            context = click.Context(command, info_name=f"ldm-run {component.name}", terminal_width=80)
+            wide = [line for line in command.get_help(context).splitlines() if len(line) > 80]
+            assert not wide, f"'{component.name}': lines of its help are wider than 80 columns: {wide}"
+            known = {flag for param in command.params for flag in param.opts}
+            for line in getattr(command, "examples", ()):
+                words = shlex.split(line)
+                assert words[:2] == ["ldm-run", component.name], f"'{component.name}': {line} is no call of it"
+                unknown = {word.partition("=")[0] for word in words if word.startswith("--")} - known
+                assert not unknown, f"'{component.name}': no option is called {', '.join(unknown)}, as in: {line}"
 
     def test_every_component_has_a_summary(self) -> None:
         """One line that listings show."""

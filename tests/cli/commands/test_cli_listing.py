@@ -41,6 +41,15 @@ class _Plugin:
             Component(
                 kind="sampler", name="palette", config=PaletteConfig, factory="nowhere:nothing", summary="another"
             ),
+            *(
+                Component(
+                    kind="command",
+                    name=name,
+                    factory=f"ldm_core.cli.commands.{name}:{name}",
+                    summary=f"{name} it",
+                )
+                for name in ("show", "plugins")
+            ),
         ]
 
 
@@ -61,6 +70,8 @@ def test_plugins(capsys: pytest.CaptureFixture[str]) -> None:
         "KIND         NAME     DISTRIBUTION     SUMMARY\n"
         "conditioner  palette  ldm-palette 2.0  steers by a colour palette (presets: palette_one)\n"
         "sampler      palette  ldm-palette 2.0  another\n"
+        "command      plugins  ldm-palette 2.0  plugins it\n"
+        "command      show     ldm-palette 2.0  show it\n"
     )
     assert main(["plugins", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

@@ -18,7 +18,7 @@ import pytest
 from ldm_core import storage
 from ldm_core.cli import main
 from ldm_core.cli.commands.reconstruct import fitted, psnr, read_size
-from ldm_core.cli.commands.sample import read_prompts, read_seeds
+from ldm_core.cli.inputs import read_prompts, read_seeds
 from ldm_core.cli.sample_output import file_name
 from ldm_core.contracts.values import LatentSpec
 from ldm_core.data import images
@@ -82,7 +82,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> _Pipeline:
     module = pytest.importorskip("ldm_core.sampling.pipeline", reason="torch is not installed")
     made = _Pipeline()
 
-    def load(url: str, *, device: str | None = None, precision: str = "fp32") -> _Pipeline:
+    def load(url: str, *, device: str | None = None, precision: str = "fp32", **_: Any) -> _Pipeline:
         made.called = {"url": url, "device": device}
         return made
 

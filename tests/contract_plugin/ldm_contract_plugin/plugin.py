@@ -8,7 +8,7 @@ from ldm_core import Component, hookimpl
 
 @hookimpl
 def ldm_components() -> list[Component]:
-    """A transformer, rectified flow, two-set conditioning, LoRA."""
+    """A transformer, rectified flow, two-set conditioning, LoRA, a command."""
     return [
         Component(
             kind="denoiser",
@@ -48,5 +48,12 @@ def ldm_components() -> list[Component]:
             factory="ldm_contract_plugin.lora:LoRA",
             summary="low-rank updates of attention projections",
             source="Hu et al. 2021, arXiv 2106.09685",
+        ),
+        Component(
+            kind="command",
+            name="tally",
+            group="Prompts",
+            factory="ldm_contract_plugin.tally:tally",
+            summary="Count the words of prompts.",
         ),
     ]

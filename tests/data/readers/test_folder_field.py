@@ -16,7 +16,8 @@ from ldm_core.builtin.readers.folder import guess_reader
 from ldm_core.builtin.readers.tar import TarDataset
 from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.catalog import Catalog
-from ldm_core.cli.assemble import Request, assemble
+from ldm_core.cli.assemble import assemble
+from ldm_core.cli.options import RecipeOptions
 from ldm_core.config import documents
 from ldm_core.data import images
 from ldm_core.data.records.folder_layout import split_word
@@ -217,7 +218,7 @@ def test_a_setting_says_which_of_tars_and_pictures_are_meant(tmp_path: Path) -> 
     fill(tmp_path, "a.png", "b.png", "c.png")
     tar(tmp_path / "train-000.tar", "x.png")
     for use in ("tar", "folder"):
-        made = assemble(Request(data=(str(tmp_path),), settings=(f"dataset.use={use}",)), Catalog.discover())
+        made = assemble(RecipeOptions(data=(str(tmp_path),), settings=(f"dataset.use={use}",)), Catalog.discover())
         assert made.plain["dataset"]["use"] == use
 
 
