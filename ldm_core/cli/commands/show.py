@@ -52,11 +52,10 @@ def show(options: ShowOptions) -> int:
 
 def _shown_recipe(name: str, json_flag: bool) -> bool:
     """Print the shipped recipes, where `name` is ``recipes``, or the one that it names; whether it was one of these."""
-    from ldm_core import recipe
     from ldm_core.cli.output import print_json, say, table
     from ldm_core.recipe import shipped
 
-    names = recipe.shipped()
+    names = shipped.shipped()
     if name == RECIPES and json_flag:
         print_json(names)
     elif name == RECIPES:
