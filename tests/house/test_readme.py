@@ -1,4 +1,4 @@
-"""What the README says: its Python runs, and its commands have options and names that exist."""
+"""The README and its pages: their Python runs, and their commands have options and names that exist."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ from ldm_core.cli.group import group
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-LINES = [line.strip() for line in README.splitlines() if line.startswith("    ldm-run ")]
+PAGES = {
+    name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("data", "parts", "python", "running")
+}
+TEXT = "\n".join([README, *PAGES.values()])
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+LINES = list(dict.fromkeys(line.strip() for line in TEXT.splitlines() if line.startswith("    ldm-run ")))
 TINY = [
     *("image_size=16", "dataset.scenes=16", "dataset.val_scenes=4", "sample.images=2"),
     *("first_stage_trainer.steps=1", "first_stage_trainer.images_per_step=4", "trainer.images_per_step=4"),
@@ -66,7 +70,7 @@ def test_the_first_block_samples_a_run(folder: Path) -> None:
 
 @pytest.mark.parametrize("line", LINES)
 def test_commands_have_options_that_exist(line: str) -> None:
-    words = shlex.split(line)[1:]
+    words = shlex.split(line, comments=True)[1:]
     named = words[0] in Catalog.discover().names("command")
     command = group.get_command(click.Context(group), words[0]) if named else group
     assert command is not None
@@ -95,5 +99,5 @@ def test_every_component_of_the_standard_parts_is_named() -> None:
         if point.dist is not None and (point.dist.name == "ldm-core" or point.dist.name.startswith("ldm-plugin-")):
             for component in point.load().ldm_components():
                 names = {component.name, *component.presets}
-                named = any(f"`{name}`" in README for name in names)
-                assert named or (component.kind == "command" and f"ldm-run {component.name}" in README), component.name
+                named = any(f"`{name}`" in PAGES["parts"] for name in names)
+                assert named or (component.kind == "command" and f"ldm-run {component.name}" in TEXT), component.name
