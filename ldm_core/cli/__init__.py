@@ -102,10 +102,9 @@ def _meant_option(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     if not isinstance(error, click.NoSuchOption) or context is None:
         return ""
-    from ldm_core.config.key_hints import option_hint
+    from ldm_core.cli.option_hints import option_hint
 
-    known = [name for param in context.command.get_params(context) for name in param.opts]
-    hint = option_hint(error.option_name, context.command.name or "", known)
+    hint = option_hint(error.option_name, context.command)
     if hint:
         vars(error)["possibilities"] = None  # what is spelt alike says less
     return hint

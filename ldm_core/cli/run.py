@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
+from ldm_core.cli import summary
 from ldm_core.cli.assemble import assemble
 from ldm_core.cli.command import installed
 from ldm_core.cli.flags import in_flags, input_flag
@@ -18,13 +19,11 @@ from ldm_core.cli.options import RunOptions
 from ldm_core.cli.output import first_process, print_problems, reporting, say, warnings_as_lines
 from ldm_core.contracts import DataInfo
 from ldm_core.errors import ConfigError, LDMError
+from ldm_core.recipe import continuation
 from ldm_core.recipe.check import remarks
 from ldm_core.recipe.recipe import Recipe
-
-if TYPE_CHECKING:
-    from ldm_core.training.workflow import RunResult
-
-STAGES = ("first_stage", "latents", "denoiser", "samples")
+from ldm_core.training import workflow
+from ldm_core.training.workflow import STAGES, RunResult
 
 
 @attrs.frozen
@@ -43,8 +42,6 @@ class Prepared:
 
 def prepare(options: RunOptions) -> Prepared:
     """Assemble the recipe, look into the data, check that all parts fit. Imports no torch; raises LDMErrors."""
-    from ldm_core.training import workflow
-
     catalog = installed()
     assembled = assemble(options.request, catalog)
     recipe, info = workflow.prepare(assembled.plain, catalog)
@@ -89,9 +86,6 @@ def run_stages(options: RunOptions, stages: Sequence[str] = STAGES) -> int:
     first = first_process()
     with reporting(options.json and first) as document, warnings_as_lines(most=2):
         prepared = prepare(options)
-        from ldm_core.cli import summary
-        from ldm_core.recipe import continuation
-
         out = options.out or continuation.default_out(prepared.recipe)
         shorter = "" if options.out else continuation.shorter_run(prepared.recipe)
         if first and not options.quiet:
@@ -109,8 +103,6 @@ def run_stages(options: RunOptions, stages: Sequence[str] = STAGES) -> int:
 
 def _run_here(prepared: Prepared, options: RunOptions, out: str, stages: Sequence[str]) -> RunResult:
     """Run the stages in this process, with its progress on the terminal."""
-    from ldm_core.training import workflow
-
     if options.force and first_process():
         workflow.take_over(prepared.recipe, out)
     with progress_shown(prepared.catalog, quiet=options.quiet):
@@ -127,8 +119,6 @@ def _run_here(prepared: Prepared, options: RunOptions, out: str, stages: Sequenc
 
 def _run_apart(count: int, options: RunOptions) -> int:
     """Start `count` processes of this command. What is wrong with the recipe is found, and told, before."""
-    from ldm_core.recipe import continuation
-
     try:
         with warnings_as_lines(most=2):
             prepared = prepare(options)

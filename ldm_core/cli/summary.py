@@ -9,8 +9,7 @@ from ldm_core import storage
 from ldm_core.cli.flags import input_flag
 from ldm_core.cli.progress import duration, pace_text
 from ldm_core.recipe.recipe import Recipe
-
-BAD_FILE = "bad_examples.txt"
+from ldm_core.training.folder.own_files import BAD
 
 
 def document(result: Any, recipe: Recipe) -> dict[str, Any]:
@@ -41,7 +40,7 @@ def lines(result: Any, recipe: Recipe) -> list[str]:
         said.append(f"first stage: {first}")
     said += [f"{stage.replace('_', ' ')}: {_training(measured)}" for stage, measured in numbers.items()]
     if result.bad_examples:
-        said.append(f"unreadable examples: {result.bad_examples}, listed in {storage.join(result.out, BAD_FILE)}")
+        said.append(f"unreadable examples: {result.bad_examples}, listed in {storage.join(result.out, BAD)}")
     if result.model:
         said.append(f"model: {result.model}")
     if result.samples:

@@ -1,4 +1,4 @@
-"""What was meant by a key or an option that there is none of: names that other programs use, and near misses."""
+"""Hints for keys that do not exist: the names that other programs use, and near misses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 
 import attrs
 
-from ldm_core.errors import clean, suggest
+from ldm_core.errors import suggest
 
 _WORDS: Mapping[str, str] = {
     "trainer.lr": "lr learning_rate base_lr base_learning_rate max_lr step_size",
@@ -56,32 +56,12 @@ _WORDS_OF_SAMPLING: Mapping[str, str] = {
     "sample.batch": "batch_size batch bs",
     "guidance.scale": "scale guidance_weight w",
 }
-_OPTIONS: Mapping[str, str] = {
-    "--out": "output output_dir outdir out_dir save_dir logdir log_dir results workdir work_dir",
-    "--data": "dataset data_dir data_path data_root train_data_dir train_data dataset_name input_dir images_dir",
-    "--recipe": "config cfg_file config_file yaml base",
-    "--nproc": "gpus num_gpus devices n_gpus nproc_per_node num_processes world_size",
-    "--cond": "conditioner conditioners conditioning condition",
-    "--denoiser": "model network unet arch",
-    "--first-stage": "vae autoencoder first_stage_model",
-    "--weights": "ckpt checkpoint ckpt_path model model_path resume pretrained_model_name_or_path",
-    "--init-from": "ckpt checkpoint ckpt_path weights pretrained resume_from pretrained_model_name_or_path finetune",
-    "--images": "n_samples num_images n_images num_samples n_iter count number n",
-    "--batch": "batch_size bs",
-    "--steps": "ddim_steps num_inference_steps sampling_steps num_steps",
-    "--sample-steps": "ddim_steps num_inference_steps sampling_steps inference_steps",
-    "--train-steps": "steps max_steps max_train_steps num_steps iterations iters",
-    "--guidance": "guidance_scale cfg cfg_scale scale w",
-    "--negative": "negative_prompt neg_prompt uncond_prompt",
-    "--prompts": "from_file prompt_file prompts_file",
-    "--image": "init_img init_image img2img input_image",
-    "--precision": "fp16 bf16 half dtype amp",
-    "--to": "format output_format target",
-    "--image-size": "size resolution",
-    "--class": "label class_id class_idx classes class_label y",
-    "--sampler": "scheduler solver plms ddim",
-    "--json": "format_json as_json",
+ARGUMENTS: Mapping[str, str] = {
+    "out": "output output_dir outdir out_dir save_dir logdir log_dir results workdir work_dir",
+    "recipe": "config cfg_file config_file yaml base",
+    "nproc": "gpus num_gpus devices n_gpus nproc_per_node num_processes world_size",
 }
+"""What a run is given beside its recipe -> the names that other programs use."""
 _CORE = ("trainer.", "sample.", "data.", "guidance.", "image_size", "seed")
 """Settings that are looked for in a wrong section or part."""
 _COUNTED = ("epochs", "epoch", "max_epochs", "num_epochs", "num_train_epochs", "n_epochs")
@@ -115,47 +95,33 @@ def key_hint(path: str, key: str, known: Iterable[str], *, sampling: bool = Fals
         return near
     elif target == (f"{path}.{key}" if path else key) or (path and not target.startswith(_CORE)):
         target = ""
+    target = target or _elsewhere(path, word)
     if not target:
-        return _elsewhere(path, word) or _flag(path, word) or suggest(key, known)
-    counted = " (steps are counted: epochs x images / images_per_step)" if word in _COUNTED else ""
-    return f"; did you mean '{target}'?{counted}"
+        return _argument(path, word) or suggest(key, known)
+    return f"; did you mean '{target}'?{counted(word)}"
 
 
 def _elsewhere(path: str, word: str) -> str:
-    """The section that has such a setting, where it is another one."""
+    """The key with its section of such a setting, where that is another one."""
     for name in ("trainer", "sample", "data", "first_stage_trainer", "storage"):
         if name != path and word in _SECTION_KEYS.get(name, ()):
-            return f"; did you mean '{name}.{word}'?"
+            return f"{name}.{word}"
     return ""
 
 
-def _flag(path: str, word: str) -> str:
-    """The option that says it, of what is no setting."""
-    for name in ("--out", "--recipe", "--nproc"):
-        if not path and (word == name[2:] or word in _OPTIONS[name].split()):
-            return f"; did you mean {name}?"
+def _argument(path: str, word: str) -> str:
+    """The argument of a run that says it, of what is no setting."""
+    for name, words in ARGUMENTS.items():
+        if not path and word in (name, *words.split()):
+            return f"; did you mean `{name}`?"
     return ""
 
 
-def option_hint(option: str, command: str, known: Iterable[str]) -> str:
-    """What to write in place of the unknown `option` of `command`, which has the options `known`; "" = nothing near."""
-    known = set(known)
-    word = option.lstrip("-").lower().replace("-", "_")
-    for name, words in _OPTIONS.items():
-        if name in known and word in words.split():
-            both = name == "--train-steps" and "--sample-steps" in known and word in ("steps", "num_steps")
-            return f"; did you mean {name}?" if not both else "; did you mean --train-steps or --sample-steps?"
-    sampling = command == "sample"
-    if command not in _TAKES_SETTINGS:
-        return ""
-    target = _by_word(sampling).get(word, "")
-    if not target:
-        found = _elsewhere("", word)
-        target = found.partition("'")[2].rpartition("'")[0]
-    if not target or (sampling and target.startswith(("trainer", "data"))):
-        return ""
-    counted = " (steps are counted: epochs x images / images_per_step)" if word in _COUNTED else ""
-    return f"; it is a setting: {clean(target)}=VALUE{counted}"
+def counted(word: str) -> str:
+    """How epochs become steps, where `word` counts in them; an empty string else."""
+    return " (steps are counted: epochs x images / images_per_step)" if word in _COUNTED else ""
 
 
-_TAKES_SETTINGS = ("ldm-run", "train", "check", "sample", "encode")
+def setting_meant(word: str, *, sampling: bool = False) -> str:
+    """The setting of the core, such as ``trainer.lr``, that `word` means; an empty string where there is none."""
+    return _by_word(sampling).get(word, "") or _elsewhere("", word)

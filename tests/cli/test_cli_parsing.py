@@ -12,6 +12,7 @@ from ldm_core import __version__
 from ldm_core.cli import error_lines, main
 from ldm_core.cli.options import RunOptions
 from ldm_core.errors import ConfigError, DataError, Interrupted, LDMError
+from ldm_core.training.workflow import STAGES
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any], tu
 
     seen: list[tuple[str, dict[str, Any], tuple[str, ...]]] = []
 
-    def fake(options: RunOptions, stages: tuple[str, ...] = run.STAGES) -> int:
+    def fake(options: RunOptions, stages: tuple[str, ...] = STAGES) -> int:
         told = attrs.asdict(options)
         nested = [told.pop(name) for name in ("recipe", "inputs", "launch")]
         settings = told.pop("settings")

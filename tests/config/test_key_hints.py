@@ -6,12 +6,10 @@ import os
 from typing import Any
 
 import attrs
-import click
 import pytest
 from test_cli_assemble import catalog, plain
 
-from ldm_core import cli
-from ldm_core.config.key_hints import _OPTIONS, _WORDS, _WORDS_OF_SAMPLING
+from ldm_core.config.key_hints import _WORDS, _WORDS_OF_SAMPLING, ARGUMENTS
 from ldm_core.config.overrides import apply_overrides
 from ldm_core.config.structure import structure
 from ldm_core.errors import ConfigError
@@ -75,51 +73,19 @@ def test_a_wrong_key_names_the_right_one(setting: str, meant: str) -> None:
 
 
 def test_every_name_that_is_meant_exists() -> None:
-    """The tables name real settings and real options."""
+    """The tables name real settings."""
     known = load_plain("laptop") | resolve({"image_size": 32, "scale": "small"}, catalog([])).plain()
     for target in {**_WORDS, **_WORDS_OF_SAMPLING}:
         section, _, key = target.partition(".")
         assert section in known, target
         if section in SECTIONS and key:
             assert key in {field.name for field in attrs.fields(SECTIONS[section])}, target
-    from ldm_core.cli.group import group
-
-    context = click.Context(group)
-    commands = [group, *(group.get_command(context, name) for name in group.list_commands(context))]
-    options = {name for command in commands if command for param in command.params for name in param.opts}
-    assert options.issuperset(_OPTIONS)
 
 
-@pytest.mark.parametrize(
-    ("line", "meant"),
-    [
-        ("--lr 1e-4", "it is a setting: trainer.lr=VALUE"),
-        ("--learning-rate 1e-4", "it is a setting: trainer.lr=VALUE"),
-        ("--batch-size 4", "it is a setting: trainer.images_per_step=VALUE"),
-        ("--steps 4", "did you mean --train-steps or --sample-steps?"),
-        ("--epochs 4", "it is a setting: trainer.steps=VALUE (steps are counted"),
-        ("train --batch-size=4", "it is a setting: trainer.images_per_step=VALUE"),
-        ("check --output_dir x", "did you mean --out?"),
-        ("--gpus 2", "did you mean --nproc?"),
-        ("--workers 2", "it is a setting: data.workers=VALUE"),
-        ("train --ckpt x", "did you mean --init-from?"),
-        ("sample run --ckpt x", "did you mean --weights?"),
-        ("sample run --batch-size 2", "did you mean --batch?"),
-        ("sample run --cfg-scale 2", "did you mean --guidance?"),
-        ("sample run --negative-prompt x", "did you mean --negative?"),
-        ("sample run --eta 1", "it is a setting: sampler.eta=VALUE"),
-        ("reconstruct run --size 3", "did you mean --image-size?"),
-    ],
-)
-def test_a_wrong_option_names_the_right_one(line: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(line.split()) == 2
-    said = capsys.readouterr().err
-    assert f"'; {meant}" in said and said.count("did you mean") + said.count("Did you mean") <= 1, said
-
-
-def test_an_option_that_is_spelt_almost_right_is_suggested(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["check", "--quite"]) == 2
-    assert "--quiet" in capsys.readouterr().err
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_what_is_given_beside_a_recipe_is_named_by_its_argument(name: str) -> None:
+    for word in ARGUMENTS[name].split():
+        assert mistakes(f"{word}=3")[0].startswith(f"{word}: unknown key; did you mean `{name}`?")
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ class TrainOptions(RunOptions):
 )
 def train(options: TrainOptions) -> int:
     """Train the first stage and the denoiser, without sampling. Takes the options of `ldm-run` itself."""
-    from ldm_core.cli.run import STAGES, run_stages
+    from ldm_core.cli.run import run_stages
+    from ldm_core.training.workflow import STAGES
 
     return run_stages(options, STAGES[: STAGES.index(options.until) + 1])
