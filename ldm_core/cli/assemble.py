@@ -198,7 +198,7 @@ def _data(text: str, part: Any, catalog: Catalog, said: str) -> Any:
             f"--data: no data set and no file or folder is called '{text}'{suggest(text, known)} "
             f"(data sets: {', '.join(known)})"
         )
-    from ldm_core.builtin.readers.folder import guess_reader
+    from ldm_core.data.records.guess import guess_reader
 
     # what the recipe says of a reader (which fields to read, the classes) holds for other data of the same form
     kept = dict(part) if isinstance(part, Mapping) and part.get("use") in ("tar", "folder") else {}
