@@ -1,13 +1,13 @@
-"""What a run starts from: trained weights (finetuning), what conditioners learn from the annotations, frozen parts.
+"""Finetuning: a module starts from trained weights.
 
-Of trained weights, what fits is taken and the rest is said: rows of a class table go by their classes' names, further
+What fits is taken and the rest is said: rows of a class table go by their classes' names, further
 input channels of a denoiser start at zero, a conditioner with a vocabulary is taken whole or not at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import torch
@@ -24,10 +24,8 @@ from ldm_core.recipe.check import site_of
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.recipe.settings import EngineSettings
 from ldm_core.recipe.sources import init_header
+from ldm_core.training.context import RunContext
 from ldm_core.weights.convert import finder
-
-if TYPE_CHECKING:
-    from ldm_core.training.stages import Stages
 
 LEAST_SHARE = 0.01
 """Share of the parameters that trained weights must fill: some bias always happens to fit."""
@@ -87,14 +85,14 @@ def _few(lines: Sequence[str], most: int = 3) -> str:
     return ", ".join(lines[:most]) + (f", and {len(lines) - most} more" if len(lines) > most else "")
 
 
-def start_first_stage(work: Stages, stage: nn.Module) -> Start:
+def start_first_stage(context: RunContext, stage: nn.Module) -> Start:
     """Let a fresh first stage start from ``first_stage_trainer.init_from``; nothing happens where that is empty."""
-    settings = work.recipe.first_stage_trainer
+    settings = context.recipe.first_stage_trainer
     if not settings.init_from:
         return Start()
-    header, tensors = _source(settings, "first_stage_trainer", work.catalog)
+    header, tensors = _source(settings, "first_stage_trainer", context.catalog)
     found = _take(stage, tensors, header, "first_stage_trainer", lambda name, own, theirs: None)
-    return _told(work, "first_stage", found)
+    return _told(context, "first_stage", found)
 
 
 def with_codebook_of(recipe: Recipe, stage: nn.Module, start: Start) -> Recipe:
@@ -105,12 +103,12 @@ def with_codebook_of(recipe: Recipe, stage: nn.Module, start: Start) -> Recipe:
     return attrs.evolve(recipe, first_stage_trainer=settings)
 
 
-def start_model(work: Stages, model: Model) -> Start:
+def start_model(context: RunContext, model: Model) -> Start:
     """Let a fresh model start from ``trainer.init_from``; nothing happens where that is empty."""
-    settings, recipe = work.recipe.trainer, work.recipe
+    settings, recipe = context.recipe.trainer, context.recipe
     if not settings.init_from:
         return Start()
-    header, tensors = _source(settings, "trainer", work.catalog)
+    header, tensors = _source(settings, "trainer", context.catalog)
     theirs = _uses(header.config.get("conditioners"))
     misfit = {}
     for part in recipe.conditioners:
@@ -128,14 +126,14 @@ def start_model(work: Stages, model: Model) -> Start:
     def adapt(name: str, own: Tensor, other: Tensor) -> tuple[Tensor, str] | None:
         if name in tables:
             key, axis = tables[name]
-            return _by_class(own, other, axis, names.get(key, ()), tuple(work.info.class_names.get(key, ())))
+            return _by_class(own, other, axis, names.get(key, ()), tuple(context.info.class_names.get(key, ())))
         if name.startswith("denoiser."):
             return _more_inputs(own, other, channels, channels + cond.concat)
         return None
 
     found = _take(model, kept, header, "trainer", adapt)
     why = {k: next((w for p, w in misfit.items() if k.startswith(p)), reason) for k, reason in found.fresh.items()}
-    return _told(work, "denoiser", attrs.evolve(found, fresh=why, notes=tuple(_notes(work, header))))
+    return _told(context, "denoiser", attrs.evolve(found, fresh=why, notes=tuple(_notes(context, header))))
 
 
 def _uses(rows: Any) -> dict[str, str]:
@@ -153,9 +151,9 @@ def _source(settings: EngineSettings, section: str, catalog: Catalog) -> tuple[a
     return header, tensors
 
 
-def _told(work: Stages, stage: str, found: Start) -> Start:
-    work.run.say(f"{stage.replace('_', ' ')}: {found.text()}", "warning" if found.fresh or found.notes else "info")
-    work.started[stage] = found.plain()
+def _told(context: RunContext, stage: str, found: Start) -> Start:
+    context.run.say(f"{stage.replace('_', ' ')}: {found.text()}", "warning" if found.fresh or found.notes else "info")
+    context.results.started[stage] = found.plain()
     return found
 
 
@@ -255,8 +253,8 @@ def _more_inputs(own: Tensor, theirs: Tensor, channels: int, inputs: int) -> tup
     return out, f"{inputs - before} further input channel(s) from zero"
 
 
-def _notes(work: Stages, header: artifacts.Header) -> list[str]:
-    recipe, lines = work.recipe, []
+def _notes(context: RunContext, header: artifacts.Header) -> list[str]:
+    recipe, lines = context.recipe, []
     for kind in ("parameterization", "schedule"):
         before, now = header.config.get(kind), getattr(recipe, kind).plain()
         if isinstance(before, Mapping) and dict(before) != now:
@@ -269,6 +267,3 @@ def _said(part: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return clean(part.get("use"), 60) + (
         f" with {', '.join(changed)}" if changed and part.get("use") == other.get("use") else ""
     )
-
-
-# ------------------------------------------------------------------------------------------------- conditioners

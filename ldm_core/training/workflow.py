@@ -23,7 +23,7 @@ from ldm_core.training.folder.own_files import OwnFiles
 from ldm_core.weights.convert import finder
 
 if TYPE_CHECKING:
-    from ldm_core.training.stages import Stages
+    from ldm_core.training.context import RunContext
 
 STAGES = ("first_stage", "latents", "denoiser", "samples")
 
@@ -126,12 +126,12 @@ def run(
     """
     from ldm_core.model.parts import factory_of, make
     from ldm_core.training.checkpoints.files import clean_parts
+    from ldm_core.training.context import RunContext
     from ldm_core.training.engine import world
     from ldm_core.training.engine.collective import from_main
     from ldm_core.training.engine.part import require_machine
     from ldm_core.training.folder import lock
     from ldm_core.training.folder.places import require_free
-    from ldm_core.training.stages import Stages
 
     for part in recipe.parts():  # before hours of training, also those that only the samples need
         factory_of(part, catalog)
@@ -146,69 +146,71 @@ def run(
         if held is not None:
             clean_parts(out)
         found = continuation(recipe, out)
-        work = Stages(recipe, info, catalog, out, examples=examples, strict=strict, known_as=found.known_as)
+        context = RunContext(recipe, info, catalog, out, examples=examples, strict=strict, known_as=found.known_as)
         if found.moved:
-            work.hold_same_data()
-        work.run = attrs.evolve(work.run, lock=held)
+            context.identities.require_same_data()
+        context.run = attrs.evolve(context.run, lock=held)
 
         def begin() -> None:
-            require_free(work, stages)
-            claim(recipe, out, found.begun, work.own)
+            require_free(context, stages)
+            claim(recipe, out, found.begun, context.own)
 
         from_main(here, begin)
-        return _do(work, stages, observers)
+        return _do(context, stages, observers)
 
 
-def _do(work: Stages, stages: Sequence[str], observers: Sequence[Any]) -> RunResult:
+def _do(context: RunContext, stages: Sequence[str], observers: Sequence[Any]) -> RunResult:
     """The stages of a run whose folder is locked and claimed."""
     from ldm_core.training.engine.world import ending
+    from ldm_core.training.stages import Stages
 
-    catalog, hook = work.catalog, work.run.hook
+    catalog, hook = context.catalog, context.run.hook
     status = "failed"
     for observer in observers:
         catalog.manager.register(observer)
     try:
-        if work.run.world.main:
-            hook.ldm_run_start(recipe=work.recipe.public(), out=work.out)
-        with ending(work.run.world), work.run.stop:
-            work.prepare(stages)
-            for name in STAGES:
+        if context.run.world.main:
+            hook.ldm_run_start(recipe=context.recipe.public(), out=context.out)
+        with ending(context.run.world), context.run.stop:
+            plan = Stages(context)
+            plan.prepare(stages)
+            steps = (plan.first_stage, plan.latents, plan.denoiser, plan.samples)
+            for name, step in zip(STAGES, steps, strict=True):
                 if name in stages:
-                    getattr(work, name)()
+                    step()
         status = "done"
     except Interrupted:
         status = "interrupted"
         raise
     finally:
         try:
-            work.run.metrics.close()
+            context.run.metrics.close()
         finally:
-            if work.run.world.main:
+            if context.run.world.main:
                 hook.ldm_run_end(status=status)
             for observer in observers:
                 catalog.manager.unregister(observer)
     return RunResult(
-        out=work.out,
-        model=work.model_url,
-        samples=work.samples_url,
-        first_stage=work.numbers,
-        seconds=work.seconds,
+        out=context.out,
+        model=context.model_url,
+        samples=context.samples_url,
+        first_stage=context.results.numbers,
+        seconds=context.results.seconds,
         status=status,
-        started=work.started,
-        **(_left(work) if work.run.world.main else {}),
+        started=context.results.started,
+        **(_left(context) if context.run.world.main else {}),
     )
 
 
-def _left(work: Stages) -> dict[str, Any]:
+def _left(context: RunContext) -> dict[str, Any]:
     """What the folder says of the run, as the fields of its result; storage that does not tell is no failure now."""
     from ldm_core.training.folder.metrics import summarize
-    from ldm_core.training.stages import BAD_FILE
 
     found: dict[str, Any] = {}
     with contextlib.suppress(StorageError):
-        found["trained"] = summarize(work.run.metrics.read())
-        names = [storage.base_name(f.url) for f in storage.list_files(work.out)]
+        found["trained"] = summarize(context.run.metrics.read())
+        names = [storage.base_name(f.url) for f in storage.list_files(context.out)]
         found["files"] = tuple(n for n in names if n.endswith((".png", ".jsonl", ".yaml", ".txt")))
-        if BAD_FILE in names:
-            found["bad_examples"] = len(storage.read_text(storage.join(work.out, BAD_FILE)).splitlines())
+        if own_files.BAD in names:
+            found["bad_examples"] = len(storage.read_text(storage.join(context.out, own_files.BAD)).splitlines())
     return found

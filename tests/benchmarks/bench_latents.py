@@ -24,6 +24,7 @@ from ldm_core.config import overrides
 from ldm_core.contracts.streams import mix_seed
 from ldm_core.model.build import make_model, make_objective, sampling_site
 from ldm_core.training import workflow
+from ldm_core.training.context import RunContext
 from ldm_core.training.denoiser.task import DenoiserTask
 from ldm_core.training.feed.examples import Examples, arrange
 from ldm_core.training.feed.loader import Loader
@@ -45,17 +46,17 @@ PLAIN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def stepper(work: Stages, *, cached: bool) -> Callable[[], None]:
+def stepper(context: RunContext, *, cached: bool) -> Callable[[], None]:
     """One training step of the real task on the real loader; with its own model from the same seed."""
-    recipe, world = work.recipe, work.run.world
-    model = make_model(recipe, work.catalog, work.stage())
-    made = work.moments() if cached else None
+    recipe, world = context.recipe, context.run.world
+    model = make_model(recipe, context.catalog, context.stage())
+    made = context.moments() if cached else None
     assert (made is not None) == cached
-    examples = Examples(work.paired(), recipe.image_size, recipe.data, ["image"])
+    examples = Examples(context.paired(), recipe.image_size, recipe.data, ["image"])
     fetch: Any = examples if made is None else LatentExamples(made, None)
     loader = Loader(
         fetch,
-        arrange(work.paired(), recipe.data, recipe.image_size),
+        arrange(context.paired(), recipe.data, recipe.image_size),
         fetch.keys,
         images_per_step=recipe.trainer.images_per_step,
         accumulate=1,
@@ -63,8 +64,8 @@ def stepper(work: Stages, *, cached: bool) -> Callable[[], None]:
         world=world,
         seed=mix_seed(recipe.seed, "denoiser"),
     )
-    objective = make_objective(recipe, work.catalog, sampling_site(recipe, work.stage()))
-    task = DenoiserTask(model, objective, work.stage(), recipe, world)
+    objective = make_objective(recipe, context.catalog, sampling_site(recipe, context.stage()))
+    task = DenoiserTask(model, objective, context.stage(), recipe, world)
     batches: Iterator[Any] = loader.steps(0)
     done = 0
 
@@ -84,10 +85,11 @@ def measure(rounds: int, steps: int, disk: bool) -> tuple[float, float]:
             overrides.apply_overrides(plain, ["data.keep=0"], [])
         catalog = Catalog.discover()
         recipe, info = workflow.prepare(plain, catalog)
-        work = Stages(recipe, info, catalog, folder, examples=None, strict=False)
+        context = RunContext(recipe, info, catalog, folder)
+        work = Stages(context)
         work.first_stage()
         work.latents()
-        both = [stepper(work, cached=True), stepper(work, cached=False)]
+        both = [stepper(context, cached=True), stepper(context, cached=False)]
         taken: list[list[float]] = [[], []]
         for number in range(rounds + 1):
             for which, step in enumerate(both):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -12,15 +12,13 @@ from ldm_core.errors import Interrupted, NotFiniteError
 from ldm_core.model.build import make_model
 from ldm_core.model.fill import load_weights
 from ldm_core.sampling.pipeline import Pipeline
+from ldm_core.training.context import RunContext
 from ldm_core.training.samples import sheets
-
-if TYPE_CHECKING:
-    from ldm_core.training.stages import Stages
 
 FOLDER = "previews"
 
 
-def previewer(work: Stages, task: Any) -> Callable[[int], None]:
+def previewer(context: RunContext, task: Any) -> Callable[[int], None]:
     """A function of the step that samples what the run's samples will be of, with the weights as they are now
     (averaged, where `task` keeps an average), and writes ``previews/samples-00001000.png``.
 
@@ -29,7 +27,7 @@ def previewer(work: Stages, task: Any) -> Callable[[int], None]:
     has made of them. A preview that is interrupted, or finds too little memory, leaves no file and lets the training
     go on.
     """
-    world, recipe = work.run.world, work.recipe
+    world, recipe = context.run.world, context.recipe
     rows: list[dict[str, Any]] | None = None
 
     def preview(step: int) -> None:
@@ -37,24 +35,24 @@ def previewer(work: Stages, task: Any) -> Callable[[int], None]:
         weights = task.weights()
         devices = [world.device] if world.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            stage = work.stage()
-            model = make_model(recipe, work.catalog, stage)
+            stage = context.stage()
+            model = make_model(recipe, context.catalog, stage)
             load_weights(model, weights, f"the preview of step {step}")
             model.to(world.device).eval().requires_grad_(False)
-            pipeline = Pipeline(recipe, stage, model, work.catalog, class_names=work.info.class_names)
+            pipeline = Pipeline(recipe, stage, model, context.catalog, class_names=context.info.class_names)
             if rows is None:
-                rows = sheets.wanted(recipe, pipeline.reads, work.held_out, work.examples)
+                rows = sheets.wanted(recipe, pipeline.reads, context.held_out, context.examples)
             try:
-                made = sheets.sample(pipeline, rows, world, told=lambda progress: not work.run.stop.asked)
+                made = sheets.sample(pipeline, rows, world, told=lambda progress: not context.run.stop.asked)
             except Interrupted:
                 return
             except NotFiniteError as error:
-                work.run.say(f"denoiser: no preview at step {step}; {error}", "warning")
+                context.run.say(f"denoiser: no preview at step {step}; {error}", "warning")
                 return
             except torch.OutOfMemoryError as error:
-                work.run.say(f"denoiser: no preview at step {step}, memory does not suffice for {error}", "warning")
+                context.run.say(f"denoiser: no preview at step {step}, memory does not suffice for {error}", "warning")
                 return
-        sheet = images.png_bytes(sheets.sheet(made, rows, work.info)) if world.main else None
-        work.picture("denoiser", step, f"{FOLDER}/samples-{step:08d}.png", sheet)
+        sheet = images.png_bytes(sheets.sheet(made, rows, context.info)) if world.main else None
+        context.picture("denoiser", step, f"{FOLDER}/samples-{step:08d}.png", sheet)
 
     return preview

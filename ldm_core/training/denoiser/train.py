@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 from safetensors.torch import save
@@ -15,6 +15,7 @@ from ldm_core.model.build import make_model, make_objective, sampling_site
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.recipe import versions
 from ldm_core.training.averages import posthoc
+from ldm_core.training.context import RunContext
 from ldm_core.training.denoiser.fit import fit_conditioners
 from ldm_core.training.denoiser.previews import previewer
 from ldm_core.training.denoiser.task import DenoiserTask
@@ -26,18 +27,15 @@ from ldm_core.training.folder import curves
 from ldm_core.training.latents import cache as latent_cache
 from ldm_core.training.loop import train
 
-if TYPE_CHECKING:
-    from ldm_core.training.stages import Stages
 
-
-def train_denoiser(work: Stages, identity: str) -> None:
-    """Train denoiser and conditioners of `work` on latents and write the model's file."""
-    recipe, settings, world, stage = work.recipe, work.recipe.trainer, work.run.world, work.stage()
-    model = make_model(recipe, work.catalog, stage)
-    started = start_model(work, model)
-    fit_conditioners(work, model, started)
-    made = work.moments()
-    data, wanted = work.paired(), [*(["image"] if made is None else []), *recipe.reads]
+def train_denoiser(context: RunContext, identity: str, fitted: Mapping[str, Mapping[str, Any]]) -> None:
+    """Train denoiser and conditioners on latents and write the model's file; `fitted`: see :func:`.fit.fit_early`."""
+    recipe, settings, world, stage = context.recipe, context.recipe.trainer, context.run.world, context.stage()
+    model = make_model(recipe, context.catalog, stage)
+    started = start_model(context, model)
+    fit_conditioners(context, model, started, fitted)
+    made = context.moments()
+    data, wanted = context.paired(), [*(["image"] if made is None else []), *recipe.reads]
     examples = Examples(data, recipe.image_size, recipe.data, wanted) if wanted else None
     fetch: Any = examples if made is None else latent_cache.LatentExamples(made, examples)
     loader = Loader(
@@ -53,71 +51,79 @@ def train_denoiser(work: Stages, identity: str) -> None:
         bad=None if examples is None else examples.dataset,
     )
     model.to(world.device)
-    objective = make_objective(recipe, work.catalog, sampling_site(recipe, stage))
+    objective = make_objective(recipe, context.catalog, sampling_site(recipe, stage))
     task = DenoiserTask(
-        model, objective, stage, recipe, world, name_of=lambda place: example_name(data, made, place), say=work.run.say
+        model,
+        objective,
+        stage,
+        recipe,
+        world,
+        name_of=lambda place: example_name(data, made, place),
+        say=context.run.say,
     )
     if task.ema is not None and settings.ema_power:
-        task.snapshot = lambda step: keep_averages(work, task, step, identity)
+        task.snapshot = lambda step: keep_averages(context, task, step, identity)
     if getattr(recipe.denoiser.config, "dropout", 0.0) and (world.size > 1 or settings.accumulate > 1):
-        work.run.say(
+        context.run.say(
             "denoiser: its dropout draws for a whole micro-batch at once, so the result depends on the number of "
             "processes and micro-batches (without dropout it does not)"
         )
-    held_out = validation_of(work, task)
+    held_out = validation_of(context, task)
     task.validate = held_out
-    task.preview = previewer(work, task)
-    folder = storage.join(work.out, "checkpoints", "denoiser")
-    train(task, loader, settings, work.run, folder=folder, identity=identity)
+    task.preview = previewer(context, task)
+    folder = storage.join(context.out, "checkpoints", "denoiser")
+    train(task, loader, settings, context.run, folder=folder, identity=identity)
     if examples is not None:
-        work.report_bad(examples)
+        context.report_bad(examples)
     if not settings.validate_every or settings.steps % settings.validate_every:
         scores = held_out(settings.steps)
         if world.main:
-            work.run.metrics.write(stage="denoiser_validation", step=settings.steps, **scores)
-            work.run.hook.ldm_step(stage="denoiser_validation", step=settings.steps, logs=scores)
+            context.run.metrics.write(stage="denoiser_validation", step=settings.steps, **scores)
+            context.run.hook.ldm_step(stage="denoiser_validation", step=settings.steps, logs=scores)
     weights = {k: v.contiguous() for k, v in task.weights().items()}
     if world.main:
         meta = artifacts.metadata(
             "model",
             recipe.denoiser.use,
             recipe.carried(),
-            versions(recipe, work.catalog),
+            versions(recipe, context.catalog),
             identity=identity,
             steps=settings.steps,
-            first_stage_sha256=artifacts.sha256(work.stage_url),
-            class_names={k: list(v) for k, v in work.info.class_names.items()},
+            first_stage_sha256=artifacts.sha256(context.stage_url),
+            class_names={k: list(v) for k, v in context.info.class_names.items()},
             averaged=task.is_averaged,
             **({"started": started.plain()} if started.source else {}),
         )
-        work.own.write(artifacts.MODEL_FILE, save(weights, metadata=meta))
-        for name, data in curves.pictures(work.run.metrics.read(), "denoiser").items():
-            work.picture("denoiser", settings.steps, name, data)
+        context.own.write(artifacts.MODEL_FILE, save(weights, metadata=meta))
+        for name, data in curves.pictures(context.run.metrics.read(), "denoiser").items():
+            context.picture("denoiser", settings.steps, name, data)
     world.barrier()
 
 
-def validation_of(work: Stages, task: DenoiserTask) -> HeldOutErrors:
+def validation_of(context: RunContext, task: DenoiserTask) -> HeldOutErrors:
     """What measures the model on held-out images."""
-    recipe = work.recipe
+    recipe = context.recipe
     keys = ["image", *recipe.reads]
-    data, is_held_out = work.held_out(keys)
+    data, why_not = context.held_out(keys)
     count = min(recipe.trainer.validate_images, len(data))
     weights = "averaged weights" if task.is_averaged else "the weights as they are"
-    work.run.say(
-        f"denoiser: will be validated on {count} {'held-out' if is_held_out else 'training'} images with {weights}"
-        + ("" if is_held_out else f" ({work.without})")
+    context.run.say(
+        f"denoiser: will be validated on {count} {'training' if why_not else 'held-out'} images with {weights}"
+        + (f" ({why_not})" if why_not else "")
     )
     settings = attrs.evolve(recipe.data, keep=0)
-    return HeldOutErrors(task, Examples(data, recipe.image_size, settings, keys), recipe.reads, count, work.run.world)
+    return HeldOutErrors(
+        task, Examples(data, recipe.image_size, settings, keys), recipe.reads, count, context.run.world
+    )
 
 
-def keep_averages(work: Stages, task: DenoiserTask, step: int, identity: str) -> None:
+def keep_averages(context: RunContext, task: DenoiserTask, step: int, identity: str) -> None:
     """Store the power-function averages after `step`; every process must call it, the main one writes."""
     assert task.ema is not None
     averages = {w: _model_part(tensors) for w, tensors in task.ema.power_averages().items()}
-    if work.run.world.main and task.ema.updates:
-        work.own.note({posthoc.snapshot_name(step): None})
-        posthoc.write_snapshot(work.out, step, task.ema.updates, averages, identity)
+    if context.run.world.main and task.ema.updates:
+        context.own.note({posthoc.snapshot_name(step): None})
+        posthoc.write_snapshot(context.out, step, task.ema.updates, averages, identity)
 
 
 def _model_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from ldm_core.model.conformance.breaches import named
 from ldm_core.model.conformance.first_stage import hold_stage
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.recipe import versions
+from ldm_core.training.context import RunContext
 from ldm_core.training.engine.world import World
 from ldm_core.training.feed.examples import Examples
 from ldm_core.training.feed.loader import Loader, example_name
@@ -29,29 +30,26 @@ from ldm_core.training.folder import curves
 from ldm_core.training.latents.statistics import fit_normalization
 from ldm_core.training.loop import train
 
-if TYPE_CHECKING:
-    from ldm_core.training.stages import Stages
-
 _BLOCK = 32
 
 
-def train_first_stage(work: Stages, identity: str) -> None:
-    """Train the first stage of `work`, fit its latents' statistics, measure it and write its file."""
-    recipe, settings, world = work.recipe, work.recipe.first_stage_trainer, work.run.world
+def train_first_stage(context: RunContext, identity: str) -> None:
+    """Train the first stage of `context`, fit its latents' statistics, measure it and write its file."""
+    recipe, settings, world = context.recipe, context.recipe.first_stage_trainer, context.run.world
     world.barrier()  # before anyone writes, all have seen that there is nothing yet
-    examples = Examples(work.dataset, recipe.image_size, recipe.data, ["image"])
-    stage: Any = make_first_stage(recipe, work.catalog)
-    started = start_first_stage(work, stage)
+    examples = Examples(context.dataset, recipe.image_size, recipe.data, ["image"])
+    stage: Any = make_first_stage(recipe, context.catalog)
+    started = start_first_stage(context, stage)
     recipe = with_codebook_of(recipe, stage, started)
     settings = recipe.first_stage_trainer
     stage.to(world.device)
-    part = named(recipe.first_stage, work.catalog)
+    part = named(recipe.first_stage, context.catalog)
     hold_stage(part, stage, recipe.image_size, recipe.image_channels, world.device)
     perceptual = perceptual_distance(settings.lpips, world)
-    dataset, is_held_out = work.held_out()
+    dataset, why_not = context.held_out()
     pictures = HeldOut(Examples(dataset, recipe.image_size, recipe.data, ["image"]), settings, world, perceptual)
     if any(p.requires_grad for p in stage.parameters()):
-        _say_how(work)
+        _say_how(context)
         loader = Loader(
             examples.__getitem__,
             examples.arrangement,
@@ -70,51 +68,51 @@ def train_first_stage(work: Stages, identity: str) -> None:
             world,
             lambda: (x for _, x in spread_images(examples, settings.codebook_init_images, world)),
             perceptual,
-            name_of=lambda place: example_name(work.dataset, None, place),
-            say=work.run.say,
+            name_of=lambda place: example_name(context.dataset, None, place),
+            say=context.run.say,
         )
-        _watch(task, work, stage, pictures)
-        folder = storage.join(work.out, "checkpoints", "first_stage")
-        train(task, loader, settings, work.run, folder=folder, identity=identity)
+        _watch(task, context, stage, pictures)
+        folder = storage.join(context.out, "checkpoints", "first_stage")
+        train(task, loader, settings, context.run, folder=folder, identity=identity)
     else:
-        work.run.say(f"first stage: '{recipe.first_stage.use}' has nothing to train")
+        context.run.say(f"first stage: '{recipe.first_stage.use}' has nothing to train")
     stage.eval().requires_grad_(False)
     blocks = spread_images(examples, settings.statistics_images, world, world.rank, world.size)
     batches = ((x, [mix_seed(recipe.seed, "statistics", i) for i in numbers]) for numbers, x in blocks)
     fit_normalization(stage, batches, world, one_std=settings.latent_std == "one")
-    work.use_stage(stage)
-    evaluate(work, stage, pictures, is_held_out)
-    work.report_bad(examples)
+    context.use_stage(stage)
+    evaluate(context, stage, pictures, is_held_out=not why_not)
+    context.report_bad(examples)
     if world.main:
         meta = artifacts.metadata(
             "first_stage",
             recipe.first_stage.use,
             unstructure(recipe.first_stage.config),
-            versions(recipe, work.catalog),
+            versions(recipe, context.catalog),
             identity=identity,
             steps=settings.steps,
             image_channels=recipe.image_channels,
             **({"started": started.plain()} if started.source else {}),
             image_size=list(recipe.image_size),
-            numbers=work.numbers,
+            numbers=context.results.numbers,
         )
         state = {k: v.detach().cpu().contiguous() for k, v in stage.state_dict().items()}
-        work.own.write(artifacts.STAGE_FILE, save(state, metadata=meta))
-        for name, data in curves.pictures(work.run.metrics.read(), "first_stage").items():
-            work.picture("first_stage", settings.steps, name, data)
+        context.own.write(artifacts.STAGE_FILE, save(state, metadata=meta))
+        for name, data in curves.pictures(context.run.metrics.read(), "first_stage").items():
+            context.picture("first_stage", settings.steps, name, data)
     world.barrier()
 
 
-def _say_how(work: Stages) -> None:
+def _say_how(context: RunContext) -> None:
     """What a user may not expect of this recipe."""
-    settings = work.recipe.first_stage_trainer
+    settings = context.recipe.first_stage_trainer
     if not settings.lpips:
-        work.run.say(
+        context.run.say(
             "first stage: trained without LPIPS, as the recipe gives no weights for it "
             "(first_stage_trainer.lpips=PATH_OR_URL)"
         )
-    if settings.adversarial and settings.discriminator_norm == "batch" and work.run.world.size > 1:
-        work.run.say(
+    if settings.adversarial and settings.discriminator_norm == "batch" and context.run.world.size > 1:
+        context.run.say(
             "first stage: discriminator_norm=batch normalises over each process's own share of the batch, so the "
             "result depends on the number of processes (discriminator_norm=group does not)",
             "warning",
@@ -136,7 +134,7 @@ def spread_images(
         yield numbers, to_images(np.stack(block)).to(world.device)
 
 
-def _watch(task: FirstStageTask, work: Stages, stage: Any, pictures: HeldOut) -> None:
+def _watch(task: FirstStageTask, context: RunContext, stage: Any, pictures: HeldOut) -> None:
     """Give the loop what it measures and shows while it trains."""
 
     def again(x: torch.Tensor) -> torch.Tensor:
@@ -149,24 +147,24 @@ def _watch(task: FirstStageTask, work: Stages, stage: Any, pictures: HeldOut) ->
             return rounded(pictures.measure(again))
 
     def preview(step: int) -> None:
-        if work.run.world.main:
+        if context.run.world.main:
             with evaluating(stage):
                 name = f"previews/reconstructions-{step:08d}.png"
-                work.picture("first_stage", step, name, pictures.sheet(again))
+                context.picture("first_stage", step, name, pictures.sheet(again))
 
     task.validate, task.preview = validate, preview
 
 
-def evaluate(work: Stages, stage: FirstStage, pictures: HeldOut, is_held_out: bool) -> None:
+def evaluate(context: RunContext, stage: FirstStage, pictures: HeldOut, *, is_held_out: bool) -> None:
     """Scores and a picture of reconstructions of held-out images, through latents as a model sees them."""
 
     def again(x: torch.Tensor) -> torch.Tensor:
         return stage.decode(stage.latents(stage.encode_moments(x)))
 
     scores = rounded(pictures.measure(again))
-    work.numbers.update(scores, evaluated_images=float(pictures.count), held_out=float(is_held_out))
-    if work.run.world.main:
-        work.picture("first_stage", 0, "reconstructions.png", pictures.sheet(again))
-    work.run.metrics.write(stage="first_stage_evaluation", step=0, **work.numbers)
+    context.results.numbers.update(scores, evaluated_images=float(pictures.count), held_out=float(is_held_out))
+    if context.run.world.main:
+        context.picture("first_stage", 0, "reconstructions.png", pictures.sheet(again))
+    context.run.metrics.write(stage="first_stage_evaluation", step=0, **context.results.numbers)
     kind = "held-out" if is_held_out else "training"
-    work.run.say(f"first stage: {described(scores)} on {pictures.count} {kind} images")
+    context.run.say(f"first stage: {described(scores)} on {pictures.count} {kind} images")

@@ -14,46 +14,50 @@ from ldm_core.sampling.picture_folder import require_writable
 from ldm_core.training.folder import metrics, own_files
 
 if TYPE_CHECKING:
-    from ldm_core.training.stages import Stages
+    from ldm_core.training.context import RunContext
 
 _FEW = 4
 _NUMBERED = re.compile(r"(previews/(?:samples|reconstructions)-|ema/step-)(\d{8,})\.(?:png|safetensors)")
 _MANY = 1_000_000  # samples whose names are looked at
 
 
-def require_free(work: Stages, stages: Sequence[str]) -> None:
-    """Hold that the named stages of `work` can write all they will.
+def require_free(context: RunContext, stages: Sequence[str]) -> None:
+    """Hold that the named stages can write all they will.
 
     :class:`ConfigError` where a file that the run did not write has a name that it will use, :class:`StorageError`
     where a folder cannot be written to or a file has its place.
     """
     for folder in ("", *own_files.FOLDERS, "checkpoints", "latents", "logs"):  # remotely the lock was the probe
-        path = storage.local_path(storage.join(work.out, folder) if folder else work.out)
+        path = storage.local_path(storage.join(context.out, folder) if folder else context.out)
         if path is not None and path.exists():
             require_writable(str(path))
-    if work.recipe.trainer.latents and not work.recipe.first_stage.weights and not storage.exists(work.stage_url):
-        require_writable(work.recipe.trainer.latents)  # else they may be there already, for reading alone
-    present = work.own.present()
-    foreign = [name for name in dict.fromkeys(_written(work, stages, present)) if not work.own.owns(name)]
-    if foreign := [name for name in foreign if not _stays(work, name)]:
+    if (
+        context.recipe.trainer.latents
+        and not context.recipe.first_stage.weights
+        and not storage.exists(context.stage_url)
+    ):
+        require_writable(context.recipe.trainer.latents)  # else they may be there already, for reading alone
+    present = context.own.present()
+    foreign = [name for name in dict.fromkeys(_written(context, stages, present)) if not context.own.owns(name)]
+    if foreign := [name for name in foreign if not _stays(context, name)]:
         few = ", ".join(foreign[:_FEW]) + (f" and {len(foreign) - _FEW} more" if len(foreign) > _FEW else "")
         raise ConfigError(
-            f"{storage.shown(work.out)} holds {few}, which this run did not write (or which was changed since) and "
+            f"{storage.shown(context.out)} holds {few}, which this run did not write (or which was changed since) and "
             "would overwrite; give another folder with --out, move what is yours, or --force"
         )
-    heal(work)
+    heal(context)
 
 
-def _written(work: Stages, stages: Sequence[str], present: set[str]) -> Iterator[str]:
+def _written(context: RunContext, stages: Sequence[str], present: set[str]) -> Iterator[str]:
     """Of the files that are there, those whose names the run will write."""
-    recipe = work.recipe
+    recipe = context.recipe
     names = [own_files.RECIPE, BEGUN_FILE, own_files.METRICS, own_files.BAD]
     if "first_stage" in stages:
         names += [artifacts.STAGE_FILE, "reconstructions.png", "first_stage_loss.png", "first_stage_validation.png"]
     if "denoiser" in stages:
         names += [artifacts.MODEL_FILE, "denoiser_loss.png", "denoiser_validation.png"]
     if "samples" in stages:
-        asked = len(work.examples) if work.examples else len(recipe.sample.prompts)
+        asked = len(context.examples) if context.examples else len(recipe.sample.prompts)
         names += ["samples.png", *(f"samples/{i:04d}.png" for i in range(min(_MANY, max(recipe.sample.images, asked))))]
     yield from (name for name in names if name in present)
     every = {
@@ -68,25 +72,25 @@ def _written(work: Stages, stages: Sequence[str], present: set[str]) -> Iterator
                 yield name
 
 
-def _stays(work: Stages, name: str) -> bool:
+def _stays(context: RunContext, name: str) -> bool:
     """Whether a file that is not the run's is none that it would write: the very result of a stage, put here by hand,
     with the pictures that belong to it; or a recipe that says the same."""
     if name == own_files.RECIPE:
-        return own_files.says(work.own.url(name), work.recipe)
+        return own_files.says(context.own.url(name), context.recipe)
     first = name == "reconstructions.png" or name.startswith("first_stage")
-    kind, url = ("first_stage", work.stage_url) if first else ("model", work.model_url)
+    kind, url = ("first_stage", context.stage_url) if first else ("model", context.model_url)
     if not first and not name.startswith(("model", "denoiser_")):
         return False
     try:
-        return own_files.is_ours(url) and work.is_finished(kind)
+        return own_files.is_ours(url) and context.is_finished(kind)
     except (CheckpointError, StorageError):
         return False
 
 
-def heal(work: Stages) -> None:
+def heal(context: RunContext) -> None:
     """Say what of ``metrics.jsonl`` does not read, and take the half line of a killed process off its end."""
-    told = metrics.heal(storage.join(work.out, own_files.METRICS))
+    told = metrics.heal(storage.join(context.out, own_files.METRICS))
     if told:
-        work.run.say(told, "warning")
-    if storage.exists(bad := storage.join(work.out, own_files.BAD)):
+        context.run.say(told, "warning")
+    if storage.exists(bad := storage.join(context.out, own_files.BAD)):
         storage.read_text(bad)  # unreadable, it would stop the run when the next bad example is put down

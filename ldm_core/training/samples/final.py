@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -13,33 +13,30 @@ from ldm_core.data import images
 from ldm_core.errors import Interrupted, LDMError
 from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.sampling.result import Sampled
+from ldm_core.training.context import SHEET, RunContext
 from ldm_core.training.samples import sheets
 
-if TYPE_CHECKING:
-    from ldm_core.training.stages import Stages
-
-SHEET = "samples.png"
 FOLDER = "samples"
 
 
-def draw(work: Stages, *, strict: bool) -> None:
+def draw(context: RunContext, *, strict: bool) -> None:
     """Sample the inputs that were asked for, or what the recipe's prompts or held-out data ask for; write ``samples/``
     and the sheet into the run's folder. All processes must call it: each draws and writes its share.
 
     What is finished stays, with a sheet, where this is interrupted or fails. Of an earlier sampling's files those that
     this one has no picture for are removed; others' files stay.
     """
-    run, recipe, main = work.run, work.recipe, work.run.world.main
-    pipeline = Pipeline.load(run.out, device=str(run.world.device), catalog=work.catalog)
+    run, recipe, main = context.run, context.recipe, context.run.world.main
+    pipeline = Pipeline.load(run.out, device=str(run.world.device), catalog=context.catalog)
     pipeline.recipe = recipe  # sampling settings may differ from those it was trained with
     settings = recipe.sample
-    rows = sheets.wanted(recipe, pipeline.reads, work.held_out, work.examples)
+    rows = sheets.wanted(recipe, pipeline.reads, context.held_out, context.examples)
     count = max(settings.images, len(rows))
     share = -(-count // run.world.size)
     batches = -(-share // settings.batch)
     if main:
         run.hook.ldm_stage_start(stage="samples", steps=settings.steps * batches, start=0)
-        work.own.note({_name(i): None for i in range(count)})
+        context.own.note({_name(i): None for i in range(count)})
     run.world.barrier()
 
     def told(progress: Any) -> bool:
@@ -52,13 +49,13 @@ def draw(work: Stages, *, strict: bool) -> None:
             sampled.save(storage.join(run.out, _name(sampled.seed - settings.seed)))
 
     finished: list[Sampled] = []
-    with _counted(work, finished, rows, count):
+    with _counted(context, finished, rows, count):
         made = sheets.sample(pipeline, rows, run.world, strict=strict, told=told, done=write, finished=finished)
     if not main:
         return
-    work.own.note({_name(i): images.png_bytes(one.image, one.metadata) for i, one in enumerate(made)})
-    work.own.remove(name for name in work.own.present([FOLDER]) if _number(name) >= count)
-    _put_sheet(work, made, rows)
+    context.own.note({_name(i): images.png_bytes(one.image, one.metadata) for i, one in enumerate(made)})
+    context.own.remove(name for name in context.own.present([FOLDER]) if _number(name) >= count)
+    _put_sheet(context, made, rows)
 
 
 def _name(index: int) -> str:
@@ -70,24 +67,24 @@ def _number(name: str) -> int:
     return int(number) if number.isdecimal() else -1
 
 
-def _put_sheet(work: Stages, made: Sequence[Sampled], rows: Sequence[Any]) -> None:
-    sheet = images.png_bytes(sheets.sheet(made, rows, work.info))
-    work.picture("samples", work.recipe.sample.steps, SHEET, sheet)
+def _put_sheet(context: RunContext, made: Sequence[Sampled], rows: Sequence[Any]) -> None:
+    sheet = images.png_bytes(sheets.sheet(made, rows, context.info))
+    context.picture("samples", context.recipe.sample.steps, SHEET, sheet)
 
 
 @contextlib.contextmanager
-def _counted(work: Stages, finished: list[Sampled], rows: Sequence[Any], count: int) -> Iterator[None]:
+def _counted(context: RunContext, finished: list[Sampled], rows: Sequence[Any], count: int) -> Iterator[None]:
     """Whatever ends the block early: the main process makes a sheet of the `finished` and says how many there are."""
     try:
         yield
     except (LDMError, torch.OutOfMemoryError) as error:
-        told = f"{len(finished)} of {count} samples are finished and lie in {work.own.url(FOLDER)}"
-        if finished and work.run.world.main:
-            shown = [rows[(one.seed - work.recipe.sample.seed) % len(rows)] for one in finished] if rows else []
+        told = f"{len(finished)} of {count} samples are finished and lie in {context.own.url(FOLDER)}"
+        if finished and context.run.world.main:
+            shown = [rows[(one.seed - context.recipe.sample.seed) % len(rows)] for one in finished] if rows else []
             with contextlib.suppress(LDMError):  # a disk that is full
-                _put_sheet(work, finished, shown)
+                _put_sheet(context, finished, shown)
         if isinstance(error, Interrupted):
             raise Interrupted(f"samples: stopped; {told}; the same command draws all of them") from None
         if finished:
-            work.run.say(told, "warning")
+            context.run.say(told, "warning")
         raise

@@ -24,7 +24,8 @@ _CELL = 128  # pixels that an image is shown at, at least
 _LAYOUT = 256  # the same beside boxes, whose tags take room
 _LOST = "not finite: "
 _FAILED = "failed: "
-HeldOut = Callable[[Sequence[str]], tuple[Any, bool]]
+HeldOut = Callable[[Sequence[str]], tuple[Any, str]]
+"""Keys -> data with them, and why it is no held-out data, or ""."""
 
 
 def wanted(

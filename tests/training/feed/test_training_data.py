@@ -18,11 +18,11 @@ from ldm_core.contracts import Site
 from ldm_core.errors import DataError
 from ldm_core.recipe.settings import DataSettings
 from ldm_core.training import workflow
+from ldm_core.training.context import RunContext
 from ldm_core.training.denoiser.fit import fit_conditioners
 from ldm_core.training.feed.examples import Examples
 from ldm_core.training.feed.order import Place
 from ldm_core.training.finetune import Start
-from ldm_core.training.stages import Stages
 
 BOX = [0.25, 0.5, 0.25, 0.25]
 TEXT = {"use": "text", "width": 16, "layers": 1, "heads": 2, "head_width": 8, "vocab_size": 64, "length": 16,
@@ -94,9 +94,9 @@ def test_a_tokenizer_is_fitted_past_an_unreadable_caption(tmp_path: Path) -> Non
         def fit(self, examples: Any) -> None:
             fitted.extend(e["caption"] for e in examples)
 
-    work = Stages(recipe, info, Catalog.discover(), str(tmp_path / "run"), examples=None, strict=False)
+    context = RunContext(recipe, info, Catalog.discover(), str(tmp_path / "run"))
     model: Any = type("Model", (), {"conditioners": {"text": Fits()}})
-    fit_conditioners(work, model, Start())
+    fit_conditioners(context, model, Start(), {})
     assert fitted == [f"grey {6 if i == 5 else i}" for i in range(12)]
 
 

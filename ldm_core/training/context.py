@@ -1,0 +1,179 @@
+"""The context of a run: its recipe, data, folder and first stage, and the results that its stages put down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import attrs
+
+from ldm_core import storage
+from ldm_core.catalog import Catalog
+from ldm_core.contracts import DataInfo, FirstStage
+from ldm_core.data.unreadable import printable
+from ldm_core.errors import DataError
+from ldm_core.model.parts import held_out_data, make_dataset
+from ldm_core.model.trained import load_stage
+from ldm_core.recipe import artifacts
+from ldm_core.recipe.recipe import Recipe
+from ldm_core.training.engine import world
+from ldm_core.training.feed.examples import Examples
+from ldm_core.training.folder import own_files
+from ldm_core.training.folder.identities import Identities
+from ldm_core.training.folder.metrics import MetricsFile
+from ldm_core.training.folder.own_files import OwnFiles
+from ldm_core.training.folder.stopping import Run, Stop
+from ldm_core.training.latents import cache as latent_cache
+from ldm_core.training.latents.cache import Cache
+from ldm_core.training.latents.shards import Source
+
+SHEET = "samples.png"
+"""The run's sheet of samples, in its folder."""
+
+
+@attrs.frozen
+class Results:
+    """What the stages put down for the run's result, each under names of its own."""
+
+    numbers: dict[str, float] = attrs.field(factory=dict)
+    """The first stage's scores on held-out images."""
+    seconds: dict[str, float] = attrs.field(factory=dict)
+    """Seconds that each stage took."""
+    started: dict[str, dict[str, Any]] = attrs.field(factory=dict)
+    """What a stage took of the weights that it starts from."""
+
+
+class RunContext:
+    """A run as its stages see it; `run` holds this process, the observers, the stop flags and the metrics.
+
+    `examples`: what to sample, or None; `strict`: what a conditioner would cut off is an error; `known_as`: the recipe
+    that the run was begun with, which its identities are made of.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        info: DataInfo,
+        catalog: Catalog,
+        out: str,
+        *,
+        examples: Sequence[Mapping[str, Any]] | None = None,
+        strict: bool = False,
+        known_as: Recipe | None = None,
+    ) -> None:
+        self.recipe, self.info, self.catalog, self.out = recipe, info, catalog, out
+        self.examples, self.strict = examples, strict
+        here = world.start()
+        metrics = MetricsFile(storage.join(out, own_files.METRICS), active=here.main)
+        self.run = Run(out, here, catalog.manager.hook, Stop(), metrics)
+        self.results = Results()
+        self.identities = Identities(recipe, known_as or recipe, out, lambda: self.dataset)
+        self.model_url = storage.join(out, artifacts.MODEL_FILE)
+        self.stage_url = storage.join(out, artifacts.STAGE_FILE)
+        self.samples_url = storage.join(out, SHEET)
+        self._stage: FirstStage | None = None
+
+    # ----------------------------------------------------------------------------------------------------- data
+
+    @cached_property
+    def dataset(self) -> Any:
+        """The training data."""
+        dataset: Any = make_dataset(self.recipe, self.catalog)
+        if (describe := getattr(dataset, "describe", None)) is not None:
+            self.run.say(f"data: {describe()}")
+        return dataset
+
+    def paired(self) -> Any:
+        """The data that the model is trained on: examples with an image and all that the conditioners read."""
+        return self.dataset.select(dict.fromkeys(["image", *self.recipe.reads]))
+
+    @cached_property
+    def _held_out(self) -> Any:
+        return held_out_data(self.recipe, self.catalog, self.info)
+
+    def held_out(self, keys: Sequence[str] = ("image",)) -> tuple[Any, str]:
+        """Held-out data with `keys`, and "". Where there is none, or it lacks a key: the training data, and why.
+
+        Raises DataError where held-out data is there and cannot be read.
+        """
+        if self._held_out is None:
+            return self.dataset, "the data has no held-out ones"
+        try:
+            self._held_out.select(keys)
+        except DataError as error:
+            return self.dataset, f"the held-out ones do not do: {error}"
+        return self._held_out, ""
+
+    def report_bad(self, examples: Examples) -> None:
+        """Say which examples could not be read, and list them in the run's folder."""
+        if bad := examples.dataset.bad:
+            few = ", ".join(printable(name) for name in list(bad)[:3])
+            self.run.say(
+                f"data: {len(bad)} unreadable example(s) passed over ({few}); all of them are in {own_files.BAD}",
+                "warning",
+            )
+            self.list_bad(bad)
+
+    def list_bad(self, bad: Mapping[str, str]) -> None:
+        """Put unreadable examples down in the run's folder, one a line, beside those of earlier stages and runs."""
+        if self.run.world.main:
+            url = storage.join(self.out, own_files.BAD)
+            known = storage.read_text(url).splitlines() if storage.exists(url) else []
+            lines = [f"{printable(name)}\t{printable(why)}" for name, why in bad.items()]
+            self.own.write(own_files.BAD, "".join(f"{line}\n" for line in dict.fromkeys([*known, *lines])))
+
+    # --------------------------------------------------------------------------------------------------- folder
+
+    @cached_property
+    def own(self) -> OwnFiles:
+        """The list of the run's files, for the main process, which alone writes."""
+        return OwnFiles.read(self.out)
+
+    def picture(self, stage: str, step: int, name: str, data: bytes | None) -> None:
+        """Write a PNG into the run's folder and tell the observers; nothing where there is none."""
+        if data is not None and self.run.world.main:
+            url = self.own.write(name, data)
+            self.run.hook.ldm_images(stage=stage, step=step, name=name, url=url)
+
+    def finished_first_stage(self) -> artifacts.Header | None:
+        """The header of the first stage's file, where it was trained under this very recipe and data."""
+        return self.identities.header_of(self.stage_url, "first_stage", self.identities.first_stage(), self.run.say)
+
+    def finished_model(self) -> artifacts.Header | None:
+        """The header of the model's file, where it was trained under this very recipe, data and first stage."""
+        return self.identities.header_of(self.model_url, "model", self.identities.model(), self.run.say)
+
+    def is_finished(self, kind: str) -> bool:
+        """Whether the file of a stage (``first_stage`` or ``model``) is there, of this very recipe and data."""
+        part = self.recipe.first_stage
+        if kind == "model":
+            return storage.exists(self.stage_url) and self.finished_model() is not None
+        if part.weights:
+            return storage.exists(self.stage_url) and artifacts.sha256(self.stage_url) == part.sha256
+        return self.finished_first_stage() is not None
+
+    # -------------------------------------------------------------------------------- first stage and its latents
+
+    def use_stage(self, stage: FirstStage) -> None:
+        """Take a stage that was just trained; it need not be read again."""
+        self._stage = stage
+
+    def stage(self) -> FirstStage:
+        """The finished first stage, frozen."""
+        if self._stage is None:
+            self._stage = load_stage(self.recipe, self.catalog, self.stage_url, self.run.world.device)
+        return self._stage
+
+    def moments_place(self) -> tuple[str, Source]:
+        """The folder of this run's moments, and what they are made from."""
+        data = self.paired()
+        prints = self.identities.fingerprints(data)
+        return latent_cache.place_of(self.recipe, self.out, artifacts.sha256(self.stage_url), prints)
+
+    def moments(self) -> Cache | None:
+        """The encoded images, None where they are not kept."""
+        if not self.recipe.trainer.cache_latents or latent_cache.obstacle(self.recipe):
+            return None
+        folder, source = self.moments_place()
+        return latent_cache.Cache.find(folder, source, self.recipe.data.keep)
