@@ -45,11 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         told = "same command" in str(error)
         more = "" if told else "\nrun the same command again to go on from there"
-        if environment.told_here(error) is not None:
+        if environment.error_prefix(error) is not None:
             print(clean_lines(f"interrupted: {in_flags(str(error))}{more}"), file=sys.stderr)
         return 130
     except LDMError as error:
-        before = environment.told_here(error)
+        before = environment.error_prefix(error)
         if before is not None:
             _tell(f"{before}{line}" for line in error_lines(error))
         return 2

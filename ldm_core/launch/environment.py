@@ -1,7 +1,7 @@
-"""What a launcher tells a process: its rank among all, where to meet, how long to wait. Torch-free.
+"""Variables from a launcher: a process's rank, the place to meet, the time to wait. Torch-free.
 
 torchrun and DeepSpeed's launcher set ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT``;
-srun has variables of its own, which are translated to these; ``ldm-run --nproc`` sets them itself and is followed.
+srun has variables of its own, and :func:`adopt` translates them; :mod:`ldm_core.launch.ranks` sets the usual ones.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from datetime import timedelta
 from ldm_core.errors import ConfigError, ContractError, Interrupted, LDMError, NotFiniteError, clean
 
 SUPERVISOR = "LDM_SUPERVISOR"
-"""Process id of the ``ldm-run --nproc`` that started this process."""
+"""Process id of the supervisor (:mod:`ldm_core.launch.ranks`) that started this process."""
 RANK_LOG = "LDM_RANK_LOG"
-"""Where the first process writes lines of its progress, when its output goes to a terminal."""
+"""File for the first process's lines of progress, when its output goes to a terminal."""
 TIMEOUT = "LDM_TIMEOUT"
 """Minutes that a process waits for the others in a collective operation."""
 _DEFAULT_MINUTES = 30.0
@@ -32,12 +32,12 @@ _followed = False
 
 
 def supervised() -> bool:
-    """Whether ``ldm-run --nproc`` started this process."""
+    """True where a supervisor (:mod:`ldm_core.launch.ranks`) started this process."""
     return _followed
 
 
 def timeout(environ: MutableMapping[str, str] = os.environ) -> timedelta:
-    """How long a process waits for the others: ``LDM_TIMEOUT`` minutes, 30 where it is not set."""
+    """Longest wait of a process for the others: ``LDM_TIMEOUT`` minutes, 30 by default."""
     text = environ.get(TIMEOUT, "")
     try:
         minutes = float(text) if text else _DEFAULT_MINUTES
@@ -49,9 +49,9 @@ def timeout(environ: MutableMapping[str, str] = os.environ) -> timedelta:
 
 
 def adopt(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Translate srun's variables to the usual ones, where this process is a task of a job step of several.
+    """Translate srun's variables to the usual ones, if this process is a task of a job step of several.
 
-    Nothing is done where a launcher has set ``RANK`` already, nor in the batch script itself (it has no step).
+    A ``RANK`` that a launcher has set stays; the batch script itself has no step and stays as it is.
     """
     if "RANK" in environ or "SLURM_STEP_ID" not in environ or "SLURM_PROCID" not in environ:
         return
@@ -72,11 +72,11 @@ def first_host(nodes: str) -> str:
     return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first)
 
 
-def told_here(error: LDMError, environ: MutableMapping[str, str] = os.environ) -> str | None:
-    """What stands before an error's lines in this process, or None where another process says the same.
+def error_prefix(error: LDMError, environ: MutableMapping[str, str] = os.environ) -> str | None:
+    """Prefix of an error's lines in this process; None if another process prints the same error.
 
-    What is wrong with a recipe or a part is found by all processes alike, so one of each machine says it; another
-    mistake is told with the rank. A process of ``ldm-run --nproc`` tells everything: it goes to a log of its own.
+    All processes find the same mistake in a recipe or a part, so one of each machine prints it; any other mistake
+    carries the rank. A supervised process prints everything, because it has a log of its own.
     """
     if supervised() or environ.get("LOCAL_RANK", "0") == "0":
         return ""
@@ -85,7 +85,7 @@ def told_here(error: LDMError, environ: MutableMapping[str, str] = os.environ) -
 
 
 def follow(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Where ``ldm-run --nproc`` started this process: end with it, also if it is killed, after a checkpoint."""
+    """End with the supervisor that started this process, even a killed one, after a checkpoint."""
     global _followed
     pid = int(environ.pop(SUPERVISOR, "0"))  # taken out: what this process starts must not take it for its own
     if not pid:

@@ -1,4 +1,4 @@
-"""``ldm-run --nproc``: start one process a rank on this machine, hand signals on, and see that all end together."""
+"""Supervisor of the ranks on this machine: starts one process a rank, passes signals on, ends them together."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from ldm_core.launch.environment import RANK_LOG, SUPERVISOR
 
 INTERRUPTED = 130
 NOTICE_SECONDS = 15.0
-"""How long the others have to notice a lost rank by themselves: a closed link shows within about a second."""
+"""Time for the others to notice a lost rank by themselves: a closed link shows within about a second."""
 END_SECONDS = 5.0
-"""How long they have after a SIGTERM."""
+"""Time for them to end after a SIGTERM."""
 _POLL_SECONDS = 0.05
 _TAIL_LINES = 15
-_HANDED_ON = {
+_FORWARDED = {
     name: getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 }  # some platforms lack some
 
 
 class Ranks:
-    """`count` processes of one command, as ranks of one run; what they say on stderr goes to ``logs/rank-N.log``.
+    """`count` processes of one command, as ranks of one run; their stderr goes to ``logs/rank-N.log``.
 
-    The first one's is shown as well: on a terminal it writes there itself, elsewhere it is copied from its log, so
-    that it can write on should this process be gone. Its stdout is this process's; the others' goes to their logs.
+    The first one's is shown as well: on a terminal it writes there itself, elsewhere it is copied from its log. So it
+    can still write if this process is gone. Its stdout is this process's; the others' goes to their logs.
     """
 
     def __init__(self, command: Sequence[str], count: int, logs: Path) -> None:
@@ -43,7 +43,7 @@ class Ranks:
         self._pump: threading.Thread | None = None
         self._followed: BinaryIO | None = None  # the first rank's log, where it is shown from
         self._showing = threading.Lock()
-        self._asked = 0
+        self._interrupts = 0
 
     def run(self) -> int:
         """Start them, wait for all, and return the exit code: 0; else that of the first rank that failed."""
@@ -61,7 +61,7 @@ class Ranks:
                 self._show()
                 if self._followed is not None:
                     self._followed.close()
-        return 0 if first is None else self._verdict(first)
+        return 0 if first is None else self._exit_code(first)
 
     def log(self, rank: int) -> Path:
         """The log of a rank."""
@@ -97,10 +97,10 @@ class Ranks:
             self._pump.start()
 
     def _wait(self) -> tuple[int, int] | None:
-        """Until all have ended; the first rank that failed and its code. The others are ended within a time limit."""
+        """Wait until all have ended. Return the first failed rank and its code; end the others within a time limit."""
         running = dict(enumerate(self._processes))
         first: tuple[int, int] | None = None
-        failed_at, told = 0.0, False
+        failed_at, terminated = 0.0, False
         while running:
             ended = {rank: code for rank, p in running.items() if (code := p.poll()) is not None}
             for rank in ended:
@@ -111,8 +111,8 @@ class Ranks:
                 first, failed_at = (rank, failed[rank]), time.monotonic()
             if first is not None and first[1] != INTERRUPTED:
                 waited = time.monotonic() - failed_at
-                if waited > NOTICE_SECONDS and not told:
-                    told = True
+                if waited > NOTICE_SECONDS and not terminated:
+                    terminated = True
                     self._send(signal.SIGTERM)
                 if waited > NOTICE_SECONDS + END_SECONDS:
                     self._kill()
@@ -121,7 +121,7 @@ class Ranks:
         return first
 
     def _show(self) -> None:
-        """What the first rank has written to its log since."""
+        """Print the first rank's new lines from its log."""
         with self._showing:
             if self._followed is not None and (data := self._followed.read()):
                 with contextlib.suppress(BrokenPipeError, ValueError):
@@ -129,7 +129,7 @@ class Ranks:
                     sys.stderr.flush()
 
     def _copy(self, source: IO[bytes], shown: TextIO) -> None:
-        """Pass the first rank's lines on as they come, each after what it had told of its progress before."""
+        """Pass the first rank's stdout on as it comes, each line after its earlier progress."""
         with source:
             for line in iter(source.readline, b""):
                 self._show()
@@ -137,10 +137,10 @@ class Ranks:
                     shown.write(line.decode(errors="replace"))
                     shown.flush()
 
-    def _verdict(self, first: tuple[int, int]) -> int:
-        """Say which rank failed, where nobody has said it yet, and return its exit code."""
+    def _exit_code(self, first: tuple[int, int]) -> int:
+        """Name the failed rank, unless it has been named, and return its exit code."""
         rank, code = first
-        if self._asked and code in (-signal.SIGINT, -signal.SIGTERM):
+        if self._interrupts and code in (-signal.SIGINT, -signal.SIGTERM):
             print("interrupted", file=sys.stderr)
             return INTERRUPTED
         shown = self._processes[0].returncode  # what the first process had to say stands on the terminal already
@@ -162,7 +162,7 @@ class Ranks:
                 process.send_signal(number)
 
     def _kill(self) -> None:
-        """End what still runs, each with the processes that it started."""
+        """Kill the processes that still run, each with its children."""
         for process in self._processes:
             if process.poll() is None:
                 with contextlib.suppress(OSError):
@@ -173,25 +173,25 @@ class Ranks:
     def _signals(self) -> Iterator[None]:
         previous: dict[int, Any] = {}
         if _main_thread():
-            for number in _HANDED_ON.values():
+            for number in _FORWARDED.values():
                 if number is not None:
-                    previous[number] = signal.signal(number, self._hand_on)
+                    previous[number] = signal.signal(number, self._forward)
         try:
             yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _hand_on(self, number: int, frame: FrameType | None) -> None:
+    def _forward(self, number: int, frame: FrameType | None) -> None:
         # Each rank has a session of its own: the terminal's Ctrl-C reaches this process alone.
         if number == getattr(signal, "SIGHUP", None):
             number = signal.SIGTERM
-        self._asked += number in (signal.SIGINT, signal.SIGTERM)
-        self._send(signal.SIGKILL if self._asked > 2 else number)  # the second ends a rank at once, where it can
+        self._interrupts += number in (signal.SIGINT, signal.SIGTERM)
+        self._send(signal.SIGKILL if self._interrupts > 2 else number)  # the second ends a rank at once, where it can
 
 
 def shared_variables(count: int) -> dict[str, str]:
-    """The variables that all ranks of a run on this machine share; what the user has set stays."""
+    """Variables common to all ranks of a run on this machine; those of the user stay."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -80,7 +80,7 @@ def recognise(
     where = storage.shown(source.url)
     if len(found) > 1:
         rows = ", ".join(f"{name} ({said.what})" for name, _, said in found)
-        raise ConfigError(f"{where}: several codecs know it: {rows}; say which with --from {found[0][0]}")
+        raise ConfigError(f"{where}: several codecs know it: {rows}; say which with `codec={found[0][0]}`")
     if not found:
         raise CheckpointError(_nothing_found(source, where, codec, failed, catalog))
     name, made, said = found[0]
@@ -102,7 +102,7 @@ def _nothing_found(source: Source, where: str, codec: str, failed: Mapping[str, 
     names = codec_names(catalog)
     if codec:
         others = [name for name in names if name != codec]
-        more = f"; leave --from out to ask the others ({', '.join(others)})" if others else ""
+        more = f"; leave `codec` out to ask the others ({', '.join(others)})" if others else ""
         return f"{where}: is nothing that codec '{codec}' knows; it holds {seen(source)}{more}"
     lacking = [d for d in BROUGHT if d not in {e.distribution for e in catalog if e.component.kind == "codec"}]
     more = f"; others come with: pip install {' '.join(lacking)}" if lacking else ""

@@ -84,7 +84,7 @@ def _folder_of(url: str, catalog: Catalog) -> str:
         raise ConfigError(
             [
                 *error.problems,
-                f"convert it first: ldm-run convert {storage.shown(url)} FOLDER --to ldm {settings}; and give FOLDER",
+                f"convert it with `weights.convert` first, to codec ldm and with {settings}; give the folder it made",
             ]
         ) from None
     key = digest({"format": _FORMAT, "codec": name, "content": source.sha256(), "recipe": dict(found.recipe)})

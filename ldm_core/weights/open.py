@@ -54,7 +54,9 @@ class Wanted:
         apply_overrides(plain, whole_first, (*SINGLE, _CODEC))
         options = plain.pop(_CODEC, {})
         if not isinstance(options, Mapping):
-            raise ConfigError(f"codec={options}: the codec is named by --from; its options are codec.KEY=VALUE")
+            raise ConfigError(
+                f"codec={options}: give the name of the codec as `codec`; its options are codec.KEY=VALUE"
+            )
         return cls(given=plain, options=options, **more)
 
     def reading_with(self, options: Mapping[str, Any]) -> Wanted:
@@ -91,9 +93,9 @@ def open_weights(url: str, catalog: Catalog, wanted: Wanted | None = None) -> Op
     if not wanted.first_stage and not beside:
         return opened
     if weights.first_stage is not None and wanted.first_stage:
-        raise ConfigError(f"--first-stage: {opened.url} has a first stage of its own; leave it out")
+        raise ConfigError(f"`first_stage`: {opened.url} has a first stage of its own; leave it out")
     if weights.model is None:
-        raise ConfigError(f"--first-stage: {opened.url} is a first stage itself; leave it out")
+        raise ConfigError(f"`first_stage`: {opened.url} is a first stage itself; leave it out")
     return _with_first_stage(opened, wanted.first_stage or beside, catalog, wanted)
 
 
@@ -136,7 +138,7 @@ def _with_first_stage(opened: Opened, url: str, catalog: Catalog, wanted: Wanted
     other = open_weights(url, catalog, Wanted(given=given))
     where = storage.shown(url)
     if other.weights.first_stage is None:
-        raise CheckpointError(f"--first-stage: {where} holds no first stage, but {other.found.what}")
+        raise CheckpointError(f"`first_stage`: {where} holds no first stage, but {other.found.what}")
     recipe = {**opened.weights.recipe, "first_stage": other.weights.recipe["first_stage"]}
     for key in ("image_channels", "image_size"):
         if key in other.weights.recipe:
@@ -153,7 +155,7 @@ def _with_first_stage(opened: Opened, url: str, catalog: Catalog, wanted: Wanted
         own = recipe_of(opened.weights, catalog).first_stage.config.latent
     if own is not None and own.channels != latent.channels:
         raise CheckpointError(
-            f"--first-stage: {where} makes latents of {latent.channels} channels, and the denoiser of {opened.url} "
+            f"`first_stage`: {where} makes latents of {latent.channels} channels, and the denoiser of {opened.url} "
             f"works on {own.channels}; give the first stage that it was trained with"
         )
     counts = {**opened.found.parameters, **other.found.parameters}

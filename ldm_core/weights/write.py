@@ -82,8 +82,8 @@ def as_dtype(weights: ModelWeights, name: str) -> ModelWeights:
                 made[key] = value.to(dtype)
                 if not bool(made[key].isfinite().all()) and bool(value.isfinite().all()):
                     raise ConfigError(
-                        f"--dtype {name}: {key} holds {float(value.abs().max()):.3g}, which is beyond what {name} "
-                        "holds; use --dtype bf16"
+                        f"`dtype={name}`: {key} holds {float(value.abs().max()):.3g}, which is beyond what {name} "
+                        "holds; use `dtype=bf16`"
                     )
         return made
 
@@ -106,7 +106,7 @@ def require_free(target: str, force: bool, sources: tuple[str, ...] = ()) -> Non
     path = storage.local_path(target)
     whole = path is None and "/" not in target.partition("://")[2].strip("/")
     if force and whole and storage.protocol(target) != "memory":
-        raise ConfigError(f"{shown}: is a whole bucket, which --force would empty; give a folder in it")
+        raise ConfigError(f"{shown}: is a whole bucket, which `force` would empty; give a folder in it")
     if path is not None:
         place = _real(path)
         for source in (*sources, os.getcwd()):
@@ -115,7 +115,7 @@ def require_free(target: str, force: bool, sources: tuple[str, ...] = ()) -> Non
                 raise ConfigError(f"{shown}: holds {storage.shown(source)}; give another place")
     full = any(path.iterdir()) if path is not None and storage.is_folder(target) else storage.exists(target)
     if full and not force:
-        raise ConfigError(f"{shown}: is there already; give another place, or --force to replace it")
+        raise ConfigError(f"{shown}: is there already; give another place, or `force` to replace it")
 
 
 def _real(path: Path) -> Path:
@@ -135,7 +135,7 @@ def require_room(target: str, weights: ModelWeights) -> None:
     if free < needed * 1.02 + (1 << 20):
         raise StorageError(
             f"{storage.shown(target)}: the weights take {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free "
-            "there; make room, give another place, or a smaller --dtype"
+            "there; make room, give another place, or a smaller `dtype`"
         )
 
 

@@ -204,7 +204,7 @@ def test_full_size_is_said_too() -> None:
         ("", "--data: empty; give a path or URL, or a data set by name"),
         ("  ", "--data: empty"),
         ("shape", "called 'shape'; did you mean 'shapes'?"),
-        ("/no/such/place", "--data: "),
+        ("/no/such/place", "`dataset`: "),
     ],
 )
 def test_data_that_is_not_there(data: str, said: str) -> None:

@@ -72,10 +72,14 @@ def test_minutes_of_waiting() -> None:
 def test_of_several_processes_one_tells_what_all_find() -> None:
     recipe, training, stopped = ConfigError("x"), TrainingError("x"), Interrupted("x")
     for error in (recipe, training, stopped):
-        assert environment.told_here(error, {}) == environment.told_here(error, {"LOCAL_RANK": "0", "RANK": "4"}) == ""
+        assert (
+            environment.error_prefix(error, {})
+            == environment.error_prefix(error, {"LOCAL_RANK": "0", "RANK": "4"})
+            == ""
+        )
     third = {"LOCAL_RANK": "1", "RANK": "3"}
-    assert environment.told_here(recipe, third) is environment.told_here(stopped, third) is None
-    assert environment.told_here(training, third) == "rank 3: "
+    assert environment.error_prefix(recipe, third) is environment.error_prefix(stopped, third) is None
+    assert environment.error_prefix(training, third) == "rank 3: "
 
 
 def test_nproc_under_another_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

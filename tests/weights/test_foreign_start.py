@@ -162,7 +162,9 @@ def test_what_is_unknown_says_how_to_convert(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ConfigError) as caught:
         FIND(path, artifacts.STAGE_FILE)
     assert "nothing says denoiser.heads; add denoiser.heads=4 (one of: 4, 8)" in caught.value.problems[0]
-    assert f"convert it first: ldm-run convert {path} FOLDER --to ldm denoiser.heads=..." in caught.value.problems[1]
+    assert (
+        "convert it with `weights.convert` first, to codec ldm and with denoiser.heads=..." in caught.value.problems[1]
+    )
 
 
 def test_the_option_builds_the_model_as_the_weights_are(source: str) -> None:

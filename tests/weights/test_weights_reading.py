@@ -121,13 +121,15 @@ def test_none_knows_it(tmp_path: Path) -> None:
     assert "some.safetensors: no codec knows these weights" in said
     assert "3 tensors (safetensors): tower.* (2), gate" in said or "3 tensors (safetensors): gate, tower.* (2)" in said
     assert "codecs: ldm; others come with: pip install ldm-plugin-compvis ldm-plugin-diffusers" in said
-    with pytest.raises(CheckpointError, match=r"is nothing that codec 'ldm' knows.*leave --from out"):
+    with pytest.raises(CheckpointError, match=r"is nothing that codec 'ldm' knows.*leave `codec` out"):
         codecs.recognise(source, catalog_of(Fake), "ldm")
 
 
 def test_several_know_it(tmp_path: Path) -> None:
     source, catalog = file_with(tmp_path, "fake"), catalog_of(Fake, Double)
-    with pytest.raises(ConfigError, match=r"several codecs know it: double \(a fake\), fake \(a fake\).*--from double"):
+    with pytest.raises(
+        ConfigError, match=r"several codecs know it: double \(a fake\), fake \(a fake\).*`codec=double`"
+    ):
         codecs.recognise(source, catalog)
     assert codecs.recognise(source, catalog, "fake")[0] == "fake"
 
@@ -168,7 +170,7 @@ def test_options_of_codecs(tmp_path: Path) -> None:
     wanted = Wanted.of(["codec.emma=false"])
     with pytest.raises(ConfigError, match=r"codec.emma: codec 'fake' has no such option \(it has: ema\)"):
         open.open_weights(str(tmp_path / "some.safetensors"), catalog, wanted)
-    with pytest.raises(ConfigError, match="the codec is named by --from"):
+    with pytest.raises(ConfigError, match="give the name of the codec as `codec`"):
         Wanted.of(["codec=fake"])
 
 

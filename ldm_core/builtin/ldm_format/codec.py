@@ -77,7 +77,7 @@ class LdmCodec(Codec):
         if weights.first_stage is None:
             raise ConfigError(
                 f"{name}: these are the weights of a {'denoiser' if denoises else 'conditioner'} alone, and a run's "
-                "folder has a first stage; give it with --first-stage PATH_OR_URL"
+                "folder has a first stage; give its path or URL as `first_stage`"
             )
         made: dict[str, bytes] = {}
 

@@ -12,7 +12,7 @@ _GEOMETRIES = ("image", "map", "boxes", "per_box", "value")
 
 def _not_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
     if not value.strip():
-        raise ValueError(f"{attribute.name}: empty; give a path or a URL (--data URL)")
+        raise ValueError(f"{attribute.name}: empty; give a path or a URL (`dataset`)")
 
 
 def _share(_: object, attribute: attrs.Attribute[float], value: float) -> None:

@@ -16,7 +16,7 @@ def guess_reader(url: str) -> str:
     are a question to the user.
     """
     if not str(url).strip():
-        raise DataError("--data: empty; give the path or URL of tars or of a folder of pictures")
+        raise DataError("`dataset`: empty; give the path or URL of tars or of a folder of pictures")
     plain = url.lower().split("?")[0]
     if plain.endswith((".tar", ".tgz")) or ".tar." in storage.base_name(plain):
         return "tar"
@@ -32,12 +32,13 @@ def guess_reader(url: str) -> str:
         if not pictures and (local or not shards):  # class folders with tars beside them, or tars alone
             pictures = [each for root in roots for each in _pictures_below(root)]
     except StorageError as error:
-        raise DataError(f"--data: {error}") from error
+        raise DataError(f"`dataset`: {error}") from error
     if shards and len(pictures) > len(shards):
         where = storage.shown(url)
         raise DataError(
-            f"--data: {where} holds {len(shards)} tars ({storage.base_name(shards[0])}) and {len(pictures)} pictures "
-            f"({storage.base_name(pictures[0])}); say which are meant, with dataset.use=tar or dataset.use=folder"
+            f"`dataset`: {where} holds {len(shards)} tars ({storage.base_name(shards[0])}) and "
+            f"{len(pictures)} pictures ({storage.base_name(pictures[0])}); "
+            "say which are meant, with dataset.use=tar or dataset.use=folder"
         )
     return "tar" if shards or not pictures else "folder"
 

@@ -149,7 +149,7 @@ def test_wrong_urls(tmp_path: Path) -> None:
         opened(tmp_path)
     with pytest.raises(DataError, match="no such file or folder"):
         guess_reader(str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match="--data: empty"):
+    with pytest.raises(DataError, match="`dataset`: empty"):
         guess_reader(" ")
     assert guess_reader("s3://bucket/x-{000000..000003}.tar") == "tar"
 
