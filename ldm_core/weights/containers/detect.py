@@ -71,7 +71,7 @@ def _refuse_pickle(url: str, path: Path, size: int, head: bytes) -> None:
         raise CheckpointError(f"{url}: is a pickled checkpoint, though it is called .safetensors; call it .ckpt")
     try:
         data = read_block(url, path, 0, min(size, pickles.LIMIT)).tobytes()
-        pickles.walk(data, 0, url, lambda saved: None)
+        pickles.interpret(data, 0, url, lambda saved: None)
     except UnsafeError:
         raise
     except CheckpointError:  # no pickle at all

@@ -1,16 +1,15 @@
-"""Pickles, walked and never run: an interpreter of the opcodes whose only results are plain values and descriptions.
+"""Pickles, interpreted and never run: the only results are plain values and descriptions of tensors.
 
-Python's own unpickler is not used. A name stands for itself
-(:class:`~ldm_core.weights.containers.pickle_names.Global`); calling
-one that describes a tensor gives the description, calling any other gives an object that does nothing. Names that are
-known ways to run code are refused. The bytes, the operations and the names are limited, so that memory and time are.
-Imports no torch.
+The standard library's :func:`pickletools.genops` lists the opcodes and :class:`_Interpreter` follows them; Python's own
+unpickler is not used. A name becomes a :class:`~ldm_core.weights.containers.pickle_names.Global`. A call of a name that
+describes a tensor gives the description; a call of any other name gives an object that does nothing. Names that run
+code are refused. Bytes, operations and names are limited, and so are memory and time. Imports no torch.
 """
 
 from __future__ import annotations
 
-import codecs
-import struct
+import io
+import pickletools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,37 +22,48 @@ LIMIT = 64 << 20
 _MOST_OPERATIONS = 2_000_000  # a tensor takes 35; Stable Diffusion with all its optimizer has some 10,000
 _MOST_COPIED = 64 << 20  # bytes that calls may copy: a list passed again and again would fill any memory
 _LONGEST_NUMBER = 64  # bytes
+_NAME = 4096  # bytes
+_LONGEST_LINES = {
+    **dict.fromkeys((b"F", b"I", b"L", b"g", b"p"), (_LONGEST_NUMBER,)),
+    **dict.fromkeys((b"S", b"V"), (1 << 20,)),
+    b"P": (_NAME,),
+    **dict.fromkeys((b"c", b"i"), (_NAME, _NAME)),
+}
+"""Opcode -> the most bytes of each line that follows it."""
 _MOST_MEMO = 1 << 32
 
 
-def walk(data: bytes, start: int, where: str, persistent: Callable[[Any], Any]) -> tuple[Any, int]:
-    """The value of the pickle that begins at `start`, and where it ends. Dictionaries keep their text keys alone.
+def interpret(data: bytes, start: int, where: str, persistent: Callable[[Any], Any]) -> tuple[Any, int]:
+    """The value of the pickle that begins at `start`, and its end. Dictionaries keep their text keys alone.
 
-    `where` names file and member in errors; `persistent` turns a persistent id into a value. CheckpointError where
-    the pickle is damaged or too large, UnsafeError where it mentions a way to run code.
+    `where` names file and member in errors; `persistent` turns a persistent id into a value. CheckpointError for a
+    damaged or too large pickle, UnsafeError for one that mentions a way to run code.
     """
-    walker = _Walker(data, start, where, persistent)
+    interpreter = _Interpreter(data, start, where, persistent)
+    source = interpreter.source
     try:
-        return walker.run(), walker.at
+        return interpreter.run(), source.tell()
     except CheckpointError:
         raise
-    except (LookupError, ValueError, TypeError, OverflowError, RecursionError, struct.error) as error:
+    except (LookupError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(
-            f"{where}: its pickle does not read at byte {walker.at} ({_said(error)}); the file is damaged, or "
+            f"{where}: its pickle does not read at byte {source.tell()} ({_reason(error)}); the file is damaged, or "
             "torch.save did not write it"
         ) from None
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, LookupError):
         return "it takes a value that was never stored"
     text = str(error) or type(error).__name__
     return "".join(c if c.isprintable() else "?" for c in text[:120])
 
 
-class _Walker:
+class _Interpreter:
     def __init__(self, data: bytes, start: int, where: str, persistent: Callable[[Any], Any]) -> None:
-        self.data, self.at, self.where, self.persistent = data, start, where, persistent
+        self.data, self.where, self.persistent = data, where, persistent
+        self.source = io.BytesIO(data)
+        self.source.seek(start)
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -62,44 +72,33 @@ class _Walker:
 
     def run(self) -> Any:
         """Follow the opcodes up to STOP."""
+        opcodes = pickletools.genops(self.source)
         for _ in range(_MOST_OPERATIONS):
-            if self.at >= len(self.data):
-                raise ValueError("it has no end")
-            code = self.data[self.at]
-            self.at += 1
-            if code == 0x2E:  # STOP
+            self.check(self.source.tell())
+            opcode, argument, _ = next(opcodes)
+            operation = _OPERATIONS.get(opcode.name)
+            if operation is not None:
+                operation(self, argument)
+            elif opcode.name == "STOP":
                 return self.stack.pop()
-            operation = _OPERATIONS.get(code)
-            if operation is None:
-                raise ValueError(f"there is no operation 0x{code:02x}")
-            operation(self)
+            else:
+                raise ValueError(f"there is no operation {opcode.name}")
         raise ValueError(f"it has more than {_MOST_OPERATIONS:,} operations")
 
-    # ----------------------------------------------------------------------------------------------- reading
-
-    def take(self, count: int) -> bytes:
-        """The next `count` bytes."""
-        end = self.at + count
-        if count < 0:
-            raise ValueError("a length is negative")
-        if end > len(self.data):
-            raise ValueError(f"it was cut short: {count} bytes are missing")
-        found = self.data[self.at : end]
-        self.at = end
-        return found
-
-    def number(self, code: str) -> Any:
-        """One packed little-endian number."""
-        return struct.unpack(code, self.take(struct.calcsize(code)))[0]
-
-    def line(self, most: int = 4096) -> bytes:
-        """Text up to the next newline."""
-        end = self.data.find(b"\n", self.at, self.at + most + 1)
-        if end < 0:
-            raise ValueError("a line has no end")
-        found = self.data[self.at : end]
-        self.at = end + 1
-        return found
+    def check(self, at: int) -> None:
+        """ValueError if the number or line of the opcode at `at` is too long: genops parses any length."""
+        code = self.data[at : at + 1]
+        if code in (b"\x8a", b"\x8b"):  # LONG1, LONG4
+            count = int.from_bytes(self.data[at + 1 : at + (2 if code == b"\x8a" else 5)], "little")
+            if count > _LONGEST_NUMBER:
+                raise ValueError(f"a number has {count} bytes")
+        for most in _LONGEST_LINES.get(code, ()):
+            end = self.data.find(b"\n", at + 1, at + most + 2)
+            if end < 0:
+                raise ValueError("a line has no end")
+            if b"\\" in self.data[at:end] and most == _NAME:  # genops undoes escapes, which a name has none of
+                raise ValueError("a name has a backslash")
+            at = end
 
     # ------------------------------------------------------------------------------------------------- stack
 
@@ -108,9 +107,14 @@ class _Walker:
         self.stack.append(value)
 
     def marked(self) -> list[Any]:
-        """What lies above the last mark, which goes."""
+        """Take the values above the last mark, and the mark."""
         found, self.stack = self.stack, self.marks.pop()
         return found
+
+    def collect(self, made: Callable[[list[Any]], Any]) -> None:
+        """Push one value made of all above the last mark."""
+        values = self.marked()  # first: it replaces the stack
+        self.push(made(values))
 
     def mark(self) -> None:
         """Begin a list of values."""
@@ -149,10 +153,9 @@ class _Walker:
             found = self.names[module, name] = Global(module, name)
         return found
 
-    def global_(self) -> None:
-        """A name given as two lines."""
-        module, name = (self.line().decode("utf-8") for _ in range(2))
-        self.push(self.named(module, name))
+    def global_(self, path: str) -> None:
+        """A name given as two lines, which genops joins."""
+        self.push(self.named(*path.split(" ", 1)))
 
     def stack_global(self) -> None:
         """A name given by two values."""
@@ -167,7 +170,7 @@ class _Walker:
         )
 
     def call(self, function: Any, args: Any) -> Any:
-        """What stands for the result of a call."""
+        """Stand-in for the result of a call."""
         if type(args) is not tuple:
             raise ValueError("it calls with no tuple of arguments")
         if isinstance(function, Inert):
@@ -194,12 +197,10 @@ class _Walker:
         self.stack.pop()
         self.reduce()
 
-    def instance(self) -> None:
+    def instance(self, path: str) -> None:
         """INST: the name in two lines, the arguments above the mark."""
-        module, name = (self.line().decode("utf-8") for _ in range(2))
-        named = self.named(module, name)
-        args = tuple(self.marked())
-        self.push(self.call(named, args))
+        named = self.named(*path.split(" ", 1))
+        self.push(self.call(named, tuple(self.marked())))
 
     def object(self) -> None:
         """OBJ: the class and the arguments above the mark."""
@@ -207,7 +208,7 @@ class _Walker:
         self.push(self.call(named, tuple(args)))
 
     def build(self) -> None:
-        """BUILD: an object's state, which nothing here has."""
+        """BUILD: an object's state; no object here has one."""
         self.stack.pop()
         self.stack[-1]
 
@@ -230,7 +231,7 @@ class _Walker:
             raise ValueError("it sets items of what is no dictionary")
 
     def add(self) -> None:
-        """ADDITEMS: what a set holds is of no use here."""
+        """ADDITEMS: the members of a set are of no use here."""
         self.marked()
         if not isinstance(self.stack[-1], Inert):
             raise ValueError("it adds to what is no set")
@@ -245,43 +246,21 @@ class _Walker:
 
     # ------------------------------------------------------------------------------------------------ values
 
-    def text(self, count: int) -> str:
-        """UTF-8, as pickle has it."""
-        return self.take(count).decode("utf-8", "surrogatepass")
-
-    def old_text(self, data: bytes) -> str:
-        """A string of Python 2, which had no encoding."""
+    def old_text(self, text: str) -> None:
+        """A string of Python 2, which had no encoding; genops gives it as Latin-1."""
         try:
-            return data.decode("utf-8")
+            self.push(text.encode("latin-1").decode("utf-8"))
         except UnicodeDecodeError:
-            return data.decode("latin-1")
+            self.push(text)
 
-    def quoted(self) -> str:
-        """STRING: a literal in quotes."""
-        line = self.line(1 << 20).strip()
-        if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
-            raise ValueError("a text is not in quotes")
-        return self.old_text(codecs.escape_decode(line[1:-1])[0])  # type: ignore[attr-defined]
-
-    def decimal(self) -> Any:
-        """INT: a number, or a truth value."""
-        line = self.line(_LONGEST_NUMBER)
-        return {b"00": False, b"01": True}[line] if line in (b"00", b"01") else int(line)
-
-    def long(self, count: int) -> int:
-        """LONG1 and LONG4."""
-        if count > _LONGEST_NUMBER:
-            raise ValueError(f"a number has {count} bytes")
-        return int.from_bytes(self.take(count), "little", signed=True)
-
-    def frame(self) -> None:
-        """FRAME: how many bytes belong together, which only matters to a stream."""
-        if self.number("<Q") > len(self.data) - self.at:
+    def frame(self, count: int) -> None:
+        """FRAME: the number of bytes that belong together, which only matters to a stream."""
+        if count > len(self.data) - self.source.tell():
             raise ValueError("it was cut short within a frame")
 
-    def protocol(self) -> None:
+    def protocol(self, number: int) -> None:
         """PROTO."""
-        if self.number("<B") > 5:
+        if number > 5:
             raise ValueError("its protocol is newer than 5")
 
 
@@ -295,83 +274,48 @@ def _items(values: list[Any]) -> dict[str, Any]:
     return {k: v for k, v in zip(values[::2], values[1::2], strict=True) if type(k) is str}
 
 
-def _pushing(value: Callable[[_Walker], Any]) -> Callable[[_Walker], None]:
-    def operation(w: _Walker) -> None:
-        found = value(w)  # before the stack is looked up: a mark may have replaced it
-        w.push(found)
-
-    return operation
-
-
-def _named_by_number(w: _Walker) -> None:
-    w.extension()
-
-
-_OPERATIONS: dict[int, Callable[[_Walker], None]] = {
-    ord("("): _Walker.mark,
-    ord("0"): _Walker.drop,
-    ord("1"): lambda w: (w.marked(), None)[1],
-    ord("2"): lambda w: w.push(w.stack[-1]),
-    ord("F"): _pushing(lambda w: float(w.line(_LONGEST_NUMBER))),
-    ord("I"): _pushing(_Walker.decimal),
-    ord("J"): _pushing(lambda w: w.number("<i")),
-    ord("K"): _pushing(lambda w: w.number("<B")),
-    ord("L"): _pushing(lambda w: int(w.line(_LONGEST_NUMBER).rstrip(b"L"))),
-    ord("M"): _pushing(lambda w: w.number("<H")),
-    ord("N"): _pushing(lambda w: None),
-    ord("P"): _pushing(lambda w: w.persistent(w.line().decode("ascii"))),
-    ord("Q"): _pushing(lambda w: w.persistent(w.stack.pop())),
-    ord("R"): _Walker.reduce,
-    ord("S"): _pushing(_Walker.quoted),
-    ord("T"): _pushing(lambda w: w.old_text(w.take(w.number("<i")))),
-    ord("U"): _pushing(lambda w: w.old_text(w.take(w.number("<B")))),
-    ord("V"): _pushing(lambda w: w.line(1 << 20).decode("raw-unicode-escape")),
-    ord("X"): _pushing(lambda w: w.text(w.number("<I"))),
-    ord("a"): lambda w: w.extend([w.stack.pop()]),
-    ord("b"): _Walker.build,
-    ord("c"): _Walker.global_,
-    ord("d"): _pushing(lambda w: _items(w.marked())),
-    ord("}"): _pushing(lambda w: {}),
-    ord("e"): lambda w: w.extend(w.marked()),
-    ord("g"): _pushing(lambda w: w.memo[int(w.line(_LONGEST_NUMBER))]),
-    ord("h"): _pushing(lambda w: w.memo[w.number("<B")]),
-    ord("i"): _Walker.instance,
-    ord("j"): _pushing(lambda w: w.memo[w.number("<I")]),
-    ord("l"): _pushing(lambda w: w.marked()),
-    ord("]"): _pushing(lambda w: []),
-    ord("o"): _Walker.object,
-    ord("p"): lambda w: w.keep(int(w.line(_LONGEST_NUMBER))),
-    ord("q"): lambda w: w.keep(w.number("<B")),
-    ord("r"): lambda w: w.keep(w.number("<I")),
-    ord("s"): lambda w: w.fill([w.stack.pop(), w.stack.pop()][::-1]),
-    ord("t"): _pushing(lambda w: tuple(w.marked())),
-    ord(")"): _pushing(lambda w: ()),
-    ord("u"): lambda w: w.fill(w.marked()),
-    ord("G"): _pushing(lambda w: w.number(">d")),
-    ord("B"): _pushing(lambda w: w.take(w.number("<I"))),
-    ord("C"): _pushing(lambda w: w.take(w.number("<B"))),
-    0x80: _Walker.protocol,
-    0x81: _Walker.reduce,
-    0x82: _named_by_number,
-    0x83: _named_by_number,
-    0x84: _named_by_number,
-    0x85: lambda w: w.tuple_of(1),
-    0x86: lambda w: w.tuple_of(2),
-    0x87: lambda w: w.tuple_of(3),
-    0x88: _pushing(lambda w: True),
-    0x89: _pushing(lambda w: False),
-    0x8A: _pushing(lambda w: w.long(w.number("<B"))),
-    0x8B: _pushing(lambda w: w.long(w.number("<i"))),
-    0x8C: _pushing(lambda w: w.text(w.number("<B"))),
-    0x8D: _pushing(lambda w: w.text(w.number("<Q"))),
-    0x8E: _pushing(lambda w: w.take(w.number("<Q"))),
-    0x8F: _pushing(lambda w: Inert("set")),
-    0x90: _Walker.add,
-    0x91: _pushing(lambda w: (w.marked(), Inert("frozenset"))[1]),
-    0x92: _Walker.reduce_with_keywords,
-    0x93: _Walker.stack_global,
-    0x94: lambda w: w.keep(len(w.memo)),
-    0x95: _Walker.frame,
-    0x96: _pushing(lambda w: w.take(w.number("<Q"))),
+_NUMBERS = "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT"
+_TEXTS = "UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES BINBYTES8 BYTEARRAY8"
+_OPERATIONS: dict[str, Callable[[_Interpreter, Any], None]] = {
+    **dict.fromkeys(f"{_NUMBERS} {_TEXTS}".split(), _Interpreter.push),
+    "NONE": lambda w, _: w.push(None),
+    "NEWTRUE": lambda w, _: w.push(True),
+    "NEWFALSE": lambda w, _: w.push(False),
+    **dict.fromkeys(("STRING", "BINSTRING", "SHORT_BINSTRING"), _Interpreter.old_text),
+    "MARK": lambda w, _: w.mark(),
+    "POP": lambda w, _: w.drop(),
+    "POP_MARK": lambda w, _: (w.marked(), None)[1],
+    "DUP": lambda w, _: w.push(w.stack[-1]),
+    "EMPTY_LIST": lambda w, _: w.push([]),
+    "EMPTY_DICT": lambda w, _: w.push({}),
+    "EMPTY_TUPLE": lambda w, _: w.push(()),
+    "EMPTY_SET": lambda w, _: w.push(Inert("set")),
+    "LIST": lambda w, _: w.collect(list),
+    "DICT": lambda w, _: w.collect(_items),
+    "TUPLE": lambda w, _: w.collect(tuple),
+    "FROZENSET": lambda w, _: w.collect(lambda values: Inert("frozenset")),
+    "TUPLE1": lambda w, _: w.tuple_of(1),
+    "TUPLE2": lambda w, _: w.tuple_of(2),
+    "TUPLE3": lambda w, _: w.tuple_of(3),
+    "APPEND": lambda w, _: w.extend([w.stack.pop()]),
+    "APPENDS": lambda w, _: w.extend(w.marked()),
+    "SETITEM": lambda w, _: w.fill([w.stack.pop(), w.stack.pop()][::-1]),
+    "SETITEMS": lambda w, _: w.fill(w.marked()),
+    "ADDITEMS": lambda w, _: w.add(),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda w, place: w.push(w.memo[place])),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Interpreter.keep),
+    "MEMOIZE": lambda w, _: w.keep(len(w.memo)),
+    "PERSID": lambda w, saved: w.push(w.persistent(saved)),
+    "BINPERSID": lambda w, _: w.push(w.persistent(w.stack.pop())),
+    "GLOBAL": _Interpreter.global_,
+    "STACK_GLOBAL": lambda w, _: w.stack_global(),
+    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), lambda w, _: w.extension()),
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda w, _: w.reduce()),
+    "NEWOBJ_EX": lambda w, _: w.reduce_with_keywords(),
+    "INST": _Interpreter.instance,
+    "OBJ": lambda w, _: w.object(),
+    "BUILD": lambda w, _: w.build(),
+    "PROTO": _Interpreter.protocol,
+    "FRAME": _Interpreter.frame,
 }
-"""Opcode -> what it does; those of out-of-band buffers are missing, since no file has such buffers."""
+"""Opcode -> its effect; those of out-of-band buffers are missing, since no file has such buffers."""

@@ -44,7 +44,7 @@ class TorchLegacy(TorchFile):
         super().__init__(url, path, size, contents(value, url))
 
     def _next(self, data: bytes, at: int) -> tuple[Any, int]:
-        return pickles.walk(data, at, self.url, self._storage)
+        return pickles.interpret(data, at, self.url, self._storage)
 
     def _storage(self, saved: Any) -> Storage | Inert:
         """``("storage", class, key, device, elements, view)``; a view is ``(key, first element, elements)``."""

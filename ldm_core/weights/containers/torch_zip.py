@@ -39,7 +39,7 @@ class TorchZip(TorchFile):
             raise CheckpointError(f"{url}: was written on another kind of machine (byte order {order!r})")
         where = f"{url} ({inside[0]})"
         data = self._bytes(self._members[inside[0]], pickles.LIMIT)
-        value, _ = pickles.walk(data, 0, where, lambda saved: self._storage(saved, where))
+        value, _ = pickles.interpret(data, 0, where, lambda saved: self._storage(saved, where))
         self._checked: set[str] = set()
         super().__init__(url, path, size, contents(value, where))
 
