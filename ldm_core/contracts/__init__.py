@@ -8,6 +8,18 @@ float32 or better.
 the stable API. A subclass that forgets a method fails at construction with the method's name. All other contracts
 are provisional until 1.0.
 
+Every component keeps to this:
+
+* **inputs** - a component changes no argument in place.
+* **rows** - row i of a result depends on row i of the inputs alone, never on the batch around it. The batch stands
+  first, and of finite inputs the result is finite, under bfloat16 autocast too.
+* **randomness** - noise comes from the ``Streams`` that a method is handed: ``streams.normal(shape)`` and
+  ``streams.uniform(shape)`` draw float32, row i from stream i, with ``shape[0] == len(streams)``. The global generators
+  of torch, numpy and Python are never drawn from.
+* **repetition** - in eval mode an equal call gives an equal result, bit for bit, and leaves the state as it was.
+* **precision** - of float32 inputs a component makes float32 and never float64, but for the coefficients and times of
+  schedules, which are float64.
+
 Who owns what, for every component that is a ``torch.nn.Module`` (first stages, conditioners, denoisers):
 
 * **device** - the core moves a component with ``.to(device)``; a component creates tensors on the device of its

@@ -211,22 +211,29 @@ class Written:
 @runtime_checkable
 class Codec(Protocol):
     """Reads and writes one format. Provisional. Its factory is called as every component's, ``factory(config, site)``;
-    the site says nothing. The config's fields are the format's own options (``codec.ema=false``)."""
+    the site says nothing. The config's fields are the format's own options (``codec.ema=false``).
+
+    It reads a source through the methods of :class:`Source` alone, which run nothing that a file holds: no pickle, no
+    code. A damaged file is a CheckpointError, never another exception. It touches no global state.
+    """
 
     @abstractmethod
     def recognise(self, source: Source) -> Recognised | None:
         """What this is, from names, shapes and configs, or None where the format is another one. Reads no tensor of
-        more than a few thousand values. CheckpointError where it is this format and damaged."""
+        more than a few thousand values. An equal source is recognised equally. CheckpointError where it is this format
+        and damaged."""
         ...
 
     @abstractmethod
     def read(self, source: Source) -> ModelWeights:
-        """The weights in our names. ConfigError naming the candidates while something is unknown."""
+        """The weights in our names, to the bit, no tensor left out unsaid: `missing` and `unexpected` name the rest.
+        ConfigError naming the candidates while something is unknown."""
         ...
 
     @abstractmethod
     def write(self, weights: ModelWeights, name: str) -> Written:
         """The files of this format for `weights`, whose recipe is complete (as ``Recipe.plain()``). `name`: the last
         part of the destination, whose suffix says the container. ConfigError, all lines at once, where the format
-        cannot hold the model."""
+        cannot hold the model, before any file is written: the core writes what the functions of the result give. Equal
+        weights give equal bytes, and every tensor comes back by :meth:`read`."""
         ...

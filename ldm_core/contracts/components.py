@@ -25,8 +25,8 @@ class FirstStage(Protocol):
     """Images to latents and back; a ``torch.nn.Module``. Stable API.
 
     It owns its latent normalisation: what :meth:`latents` returns is close to N(0, 1), and no factor lives elsewhere.
-    Its config has the attribute `latent`, without torch. Ownership of device, mode, freezing and parameters: see
-    :mod:`ldm_core.contracts`.
+    Its config has the attribute `latent`, without torch, equal to the stage's own. Ownership of device, mode, freezing
+    and parameters: see :mod:`ldm_core.contracts`.
     """
 
     latent: LatentSpec
@@ -34,27 +34,39 @@ class FirstStage(Protocol):
 
     @abstractmethod
     def encode_moments(self, x: Tensor) -> Tensor:
-        """Images (B, c, H, W) in [-1, 1] -> moments (B, M, *s): deterministic, raw, cacheable."""
+        """Images (B, c, H, W) in [-1, 1] -> moments (B, M, *s): deterministic, raw, cacheable.
+
+        Moments do not depend on the normalisation. A size that does not divide into latents is a ValueError naming the
+        size and the factor: ``self.latent.shape(x.shape[2:])`` raises it.
+        """
         ...
 
     @abstractmethod
     def latents(self, moments: Tensor, *, streams: Streams | None = None) -> Tensor:
-        """Moments (B, M, *s) -> normalised latents (B, C, *s); `streams` None = the mode, else one draw each."""
+        """Moments (B, M, *s) -> normalised latents (B, C, *s); `streams` None = the mode, else one draw each.
+
+        Equal streams give equal latents, and row i is drawn from stream i alone: ``streams.normal(shape)``.
+        """
         ...
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
-        """Normalised latents (B, C, *s) -> images (B, c, H, W), not clamped; a VQ stage quantises first."""
+        """Normalised latents (B, C, *s) -> images (B, c, H, W) on the scale of [-1, 1], not clamped; a VQ stage
+        quantises first."""
         ...
 
     @abstractmethod
     def project(self, z: Tensor) -> Tensor:
-        """The nearest latent that can be meant: VQ codes, pixels clamped; a KL stage returns `z`."""
+        """The nearest latent that can be meant: VQ codes, pixels clamped; a KL stage returns `z`. Projecting twice is
+        projecting once."""
         ...
 
     @abstractmethod
     def set_normalization(self, mean: Tensor, std: Tensor) -> None:
-        """Take the mean and std (C,) of raw latents, measured by the core after training; saved with the weights."""
+        """Take the mean and std (C,) of raw latents, measured by the core after training; saved with the weights.
+
+        From then on latents are (raw - mean) / std, and :meth:`decode` undoes it.
+        """
         ...
 
 
@@ -62,17 +74,17 @@ class FirstStage(Protocol):
 class Conditioner(Protocol):
     """Turns a batch into conditioning; a ``torch.nn.Module``. Stable API.
 
-    `spec` holds the widths that it writes, `reads` the batch keys that it touches. Its config has the property
-    `reads` and the method ``spec(latent) -> CondSpec``, both without torch; optionally ``from_data(info) -> config``,
-    which fills numbers in from the data (class counts), ``check(site) -> Iterable[str]``, one line per misfit, and
-    ``taken_sizes(size, latent)``, batch key -> a size (h, w) other than the images' at which it is taken as it is.
-    A conditioner may have ``fit(examples)``, called once before training, to learn from the annotations at hand (a
-    tokenizer), and ``class_tables``, parameter name -> (batch key, axis) of tables with a row a class, so that
-    finetuning finds classes by name, and ``known(example)``, the pixels of a picture that stay as they are
-    (:mod:`ldm_core.contracts.known_pixels`). A config whose part brings trained weights says so by ``pretrained =
-    True``, one
-    whose part stays as it is unless a recipe says ``train: true``, by ``trained_by_default = False``.
-    Ownership of device, mode, freezing and parameters: see :mod:`ldm_core.contracts`.
+    `spec` holds the widths that it writes, `reads` the batch keys that it touches, no more and no fewer. Its config has
+    the property `reads` and the method ``spec(latent) -> CondSpec``, both without torch and both saying what the
+    conditioner says. Encode and null together reach every parameter with a gradient. The config has optionally
+    ``from_data(info) -> config``, which fills numbers in from the data (class counts), ``check(site) ->
+    Iterable[str]``, one line per misfit, and ``taken_sizes(size, latent)``, batch key -> a size (h, w) other than the
+    images' at which it is taken as it is. A conditioner may have ``fit(examples)``, called once before training, to
+    learn from the annotations at hand (a tokenizer), and ``class_tables``, parameter name -> (batch key, axis) of
+    tables with a row a class, so that finetuning finds classes by name, and ``known(example)``, the pixels of a picture
+    that stay as they are (:mod:`ldm_core.contracts.known_pixels`). A config whose part brings trained weights says so
+    by ``pretrained = True``, one whose part stays as it is unless a recipe says ``train: true``, by
+    ``trained_by_default = False``. Ownership of device, mode, freezing and parameters: see :mod:`ldm_core.contracts`.
     """
 
     spec: CondSpec
@@ -81,13 +93,16 @@ class Conditioner(Protocol):
 
     @abstractmethod
     def encode(self, batch: Batch) -> Cond:
-        """A collated batch with the keys `reads` -> a bundle of B rows. Row i depends on example i alone."""
+        """A collated batch with the keys `reads` -> a bundle of B rows. Row i depends on example i alone, and other
+        examples give other rows. Tokens that pad a row to the batch's longest are masked; a mask is bool, True =
+        attend, and attends to one token of each row at least."""
         ...
 
     @abstractmethod
     def null(self, like: Cond) -> Cond:
         """The bundle that stands for "no condition": same parts, shapes, dtype and device as `like`, an encode of
-        this conditioner. Returns `like` itself where guidance must not drop it (masks, low-resolution images)."""
+        this conditioner. It says nothing of the examples. Returns `like` itself where guidance must not drop it (masks,
+        low-resolution images)."""
         ...
 
 
@@ -96,10 +111,11 @@ class Denoiser(Protocol):
     """The network F; a ``torch.nn.Module``. Stable API.
 
     Built from ``factory(config, site)``, where ``site.latent`` and ``site.cond`` say the widths. It knows nothing of
-    alpha and sigma: `noise_level` is what the schedule tells it. It may have ``prepare(cond) -> Cond``, called once
-    a run for each bundle as the network is handed it, to put what does not depend on x into ``extras``; and
-    ``recompute_blocks()``, a list of the modules in it whose activations a trainer may drop and compute again in the
-    backward pass. Ownership of device, mode, freezing and parameters: see :mod:`ldm_core.contracts`.
+    alpha and sigma: `noise_level` is what the schedule tells it. It may have ``prepare(cond) -> Cond``, called once a
+    run for each bundle as the network is handed it, to put what does not depend on x into ``extras``; F of the prepared
+    bundle is F of the bundle. It may have ``recompute_blocks()``, a list of the modules in it whose activations a
+    trainer may drop and compute again in the backward pass, which changes no gradient. Ownership of device, mode,
+    freezing and parameters: see :mod:`ldm_core.contracts`.
     """
 
     __init__ = cooperative_init  # type: ignore[misc]
@@ -112,7 +128,11 @@ class Denoiser(Protocol):
 
     @abstractmethod
     def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
-        """x (B, C, *s), noise_level (B,) -> (B, C or more, *s): the first C channels are F, the rest its own."""
+        """x (B, C, *s), noise_level (B,) -> (B, C or more, *s): the first C channels are F, the rest its own.
+
+        Each row has a noise level of its own. Every part of the bundle that the config's `accepts` names changes F; a
+        token that `crossattn_mask` hides does not. F has a gradient with respect to x and to every parameter.
+        """
         ...
 
 
@@ -136,10 +156,17 @@ class Sampler(Protocol):
         streams: Streams | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """x (B, C, *s) at times[0] -> x at times[-1], `times` strictly decreasing; inputs stay unchanged.
+        """x (B, C, *s) at times[0] -> x at times[-1], in x's shape and dtype; `times` strictly decreasing.
 
-        `streams` is required when noise is drawn (ValueError). May divide by sigma(times[i]), i < last, never by
-        alpha without saying so.
+        ``denoise(x, t)`` wants t (B,), at levels from times[0] down to times[-1]. With more steps the result converges
+        to the exact one: the flow from x, or the distribution of the last level where noise is drawn.
+
+        After step i, counted from 0, ``on_step(i, times[i + 1], x, x0)`` is called: a tensor that it returns replaces
+        x, and what it raises comes out. The sampler passes gradients.
+
+        `streams` is required when noise is drawn (ValueError): ``streams.normal(x.shape)``, row i from stream i. May
+        divide by sigma(times[i]), i < last, never by alpha, which is 0 where rectified flow begins, without saying so
+        (``divides_by_alpha = True`` in its conformance suite).
         """
         ...
 

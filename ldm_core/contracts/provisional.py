@@ -25,7 +25,9 @@ class NoiseSchedule(Protocol):
     """x_t = alpha(t) x0 + sigma(t) eps, t in [0, t_max]. Provisional.
 
     Tables have t = index + 1, and t = 0 is data. alpha(0) = 1, sigma(0) = 0, sigma / alpha increases; alpha may be 0
-    at t_max (rectified flow, zero terminal SNR). Coefficients are float64.
+    at t_max (rectified flow, zero terminal SNR). Coefficients are float64, at whole times and between them. A table
+    says its length, which is t_max, by the attribute `table_steps`, on the schedule and on its config. One that calls
+    itself variance preserving has alpha² + sigma² = 1.
     """
 
     t_max: float
@@ -42,12 +44,13 @@ class NoiseSchedule(Protocol):
 
     @abstractmethod
     def noise_level(self, t: Tensor) -> Tensor:
-        """What the network is told at t: the index of a table, ln(sigma) / 4, 1000 t."""
+        """What the network is told at t: the index of a table, ln(sigma) / 4, 1000 t; strictly monotone in t."""
         ...
 
     @abstractmethod
     def draw(self, u: Tensor) -> Tensor:
-        """Uniform u in [0, 1) -> training times in (0, t_max], same shape; a table gives whole numbers."""
+        """Uniform u in [0, 1) -> training times in (0, t_max], same shape, monotone in u; a table gives whole numbers,
+        each of them."""
         ...
 
 
@@ -57,7 +60,11 @@ class Parameterization(Protocol):
 
     @abstractmethod
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(alpha, sigma) -> (c_skip, c_out, c_in), elementwise."""
+        """(alpha, sigma) -> (c_skip, c_out, c_in), elementwise, in alpha's shape and dtype.
+
+        An exact F gives x0 back: x0 = c_skip x + c_out F. c_in brings x of data of unit variance to a variance of 2 or
+        less. All three are finite at alpha = 0, unless the config says ``needs_terminal_alpha = True``.
+        """
         ...
 
 
@@ -103,7 +110,11 @@ class Objective(Protocol):
 
     @abstractmethod
     def loss(self, model: DiffusionModel, x0: Tensor, cond: Cond, *, streams: Streams) -> LossOutput:
-        """x0 (B, C, *s) -> a loss per example."""
+        """x0 (B, C, *s) -> a loss per example, its mean over the example's values: `value` (B,), finite, not negative.
+
+        Times and noise come from `streams`, those of row i from stream i. Every parameter of the model gets a gradient,
+        and so does `cond`. Logs are detached scalars or (B,).
+        """
         ...
 
 
@@ -114,13 +125,22 @@ class Guidance(Protocol):
     Its config says with `needs_null` (bool) whether it calls the model without some condition, and with `conditioners`,
     where it tells any apart, their names, which the check holds to the recipe. Nothing is kept on it between calls but
     what is the same for all of them; what it makes of a run's batch is kept by ``conditions.again``.
+
+    Fields of its config with these names mean the same in every guidance: `scale` 1 gives the conditional estimate and
+    0, where it needs a null there, the unconditional one; `scales`, by conditioner, all equal are `scale`; outside of
+    `interval`, two levels sigma / alpha, the conditional branch alone is evaluated, row by row; at `rescale` 1 the
+    network's output deviates as the conditional one does.
     """
 
     @abstractmethod
     def guide(
         self, predict: Predict, x: Tensor, t: Tensor, conditions: Conditions, schedule: NoiseSchedule
     ) -> Estimate:
-        """x (B, C, *s), t (B,) -> the guided estimate."""
+        """x (B, C, *s), t (B,) -> the guided estimate, an :class:`Estimate` whose x0 has x's shape, float32.
+
+        ``predict(x, t, branches)`` wants x and t of B rows and branches of B rows each: it batches what it can, and the
+        result does not depend on that. Nulls matter where `needs_null` is True, and nowhere else. Gradients pass.
+        """
         ...
 
 
@@ -132,7 +152,9 @@ class TimeGrid(Protocol):
     def times(self, schedule: NoiseSchedule, steps: int) -> Tensor:
         """Strictly decreasing float64 times; times[-1] is the level of the output (0, or legacy 1). `steps`
         intervals, or more where a config's `uneven` asks for it; a rule that cannot give that number raises ValueError
-        naming the nearest that it can."""
+        naming the nearest that it can. The config's ``problem(table_steps, steps)``, where it has one, says the same
+        without torch. Sigma / alpha falls from each time to the next, and the longest interval shrinks as steps grow.
+        Equal calls give equal times, which are the caller's to edit."""
         ...
 
 
@@ -144,7 +166,11 @@ class Adapter(Protocol):
 
     @abstractmethod
     def attach(self, model: DiffusionModel) -> None:
-        """Hook into `model`; base modules, state keys and weights stay as they are."""
+        """Hook into `model`; base modules, state keys and weights stay as they are.
+
+        Attached, it changes the estimate. Its own parameters get gradients through the model, and its state dict holds
+        all that it learned.
+        """
         ...
 
     @abstractmethod
@@ -163,6 +189,8 @@ class Dataset(Protocol):
     Optional: `image_sizes() -> (N, 2)`, height and width of each picture, where that is known without decoding it;
     `max_bad`, the share of examples that may be unreadable; `widths`, key -> length of its vectors; `describe()`, a
     line about the data; `lacks`, key -> why it is not offered and what to do.
+
+    Labels lie in [0, classes). A data set can be pickled: worker processes read through copies.
     """
 
     keys: Mapping[str, str]
@@ -170,14 +198,19 @@ class Dataset(Protocol):
     class_names: Mapping[str, tuple[str, ...]]
 
     @abstractmethod
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """The number of examples, at least one."""
+        ...
 
     @abstractmethod
-    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        """Example `index` with exactly `keys`, each of its geometry: a function of the index alone, whatever was read
+        before. Its arrays are the caller's to edit. IndexError where the index is not below the length."""
+        ...
 
     @abstractmethod
     def select(self, keys: Iterable[str]) -> Dataset:
-        """A view whose examples decode and hold only `keys`."""
+        """A view whose examples decode and hold only `keys`, their number, order and values as they were."""
         ...
 
     @abstractmethod
@@ -188,4 +221,10 @@ class Dataset(Protocol):
 
 @runtime_checkable
 class Observer(Protocol):
-    """Told of a run's progress through the hooks of :mod:`ldm_core.catalog.hookspecs`. Provisional."""
+    """Told of a run's progress through the hooks of :mod:`ldm_core.catalog.hookspecs`. Provisional.
+
+    It implements one hook at least, each marked with ``hookimpl``. Every process makes one and only the first is told:
+    making it writes no file and starts no thread. Told of a run, of whatever end and whatever numbers, it raises
+    nothing but an :class:`~ldm_core.errors.LDMError` at ``ldm_run_start``; a run may end that never began. It changes
+    nothing: what it is handed, random generators, signal handlers and stdout stay as they were.
+    """
