@@ -13,21 +13,22 @@ A plugin author subclasses the suite of the component's kind and sets two attrib
     class TestPalette(ConditionerSuite):
         component = "palette"
         settings = {"width": 8}
-        # What it knowingly does not meet, and why; the day that it does, this line is what fails.
+        # A known failure with its reason; once the test passes, this declaration fails.
         xfail = {"test_training_reaches_every_parameter": "the table of colours is fixed"}
 
         def batch(self, rows, size):  # only for keys that the standard batch lacks
             return {**super().batch(rows, size), "palette": [palette_of(i) for i in rows]}
 
-A standard test cannot be overridden: that is a TypeError when the class is made, which names the test.
+A standard test cannot be overridden: the class would raise a TypeError with the test's name. A failing test quotes the
+line of the contract and says how to keep to it.
 """
 
 import pytest
 
-for _name in ("base", "sources", "suites"):  # a package's name stands for its files
+for _name in ("base", "config_class", "sources", "suites", "tensors"):  # a package's name stands for its files
     pytest.register_assert_rewrite(f"{__name__}.{_name}")
 
-from ldm_core.testing.base import ModuleSuite, Suite, TensorSuite  # noqa: E402  (rewriting comes before the first import)
+from ldm_core.testing.base import Suite  # noqa: E402  (rewriting comes before the first import)
 from ldm_core.testing.suites.adapter import AdapterSuite  # noqa: E402
 from ldm_core.testing.suites.codec import CodecSuite  # noqa: E402
 from ldm_core.testing.suites.conditioner import ConditionerSuite  # noqa: E402
@@ -42,6 +43,7 @@ from ldm_core.testing.suites.plugin import PluginSuite  # noqa: E402
 from ldm_core.testing.suites.sampler import SamplerSuite  # noqa: E402
 from ldm_core.testing.suites.schedule import ScheduleSuite  # noqa: E402
 from ldm_core.testing.suites.time_grid import TimeGridSuite  # noqa: E402
+from ldm_core.testing.tensors import ModuleSuite, TensorSuite  # noqa: E402
 
 __all__ = [
     "AdapterSuite",

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_core.contracts import DataInfo
+from ldm_core.contracts import Conditioner, DataInfo
 from ldm_core.contracts.streams import Streams, mix_seed
+from ldm_core.testing.rules import Rule
 
 CLASSES: Mapping[str, int] = {"class_label": 5, "box_labels": 3, "segmentation": 4}
 """Class counts of the standard examples."""
@@ -28,7 +29,7 @@ INFO = DataInfo(
     classes=CLASSES,
     class_names={k: tuple(f"{k} {i}" for i in range(n)) for k, n in CLASSES.items()},
 )
-"""What the standard examples offer, as a data set would say it."""
+"""Keys, classes and names of the standard examples, as a data set declares them."""
 
 _COLOURS = ("red", "green", "blue", "yellow", "white")
 _SHAPES = ("circle", "square", "star", "ring")
@@ -73,16 +74,22 @@ def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def standard_batch(rows: Sequence[int], size: Sequence[int], channels: int = 3) -> dict[str, Any]:
-    """The collated batch of the examples `rows` at image size (H, W). A key that it lacks is told with what to do."""
+    """The collated batch of the examples `rows` at image size (H, W). A missing key is a KeyError that says the fix."""
     return _Batch(collate([example(i, size, channels) for i in rows]))
+
+
+_READS = Rule(
+    Conditioner,
+    "`reads` the batch keys that it touches",
+    "declare each key that encode takes in reads; the suite of a key of its own extends batch(rows, size) by it",
+)
 
 
 class _Batch(dict[str, Any]):
     def __missing__(self, key: str) -> Any:
-        raise KeyError(
-            f"'{key}' is no key of the kit's batch ({', '.join(self)}); encode reads the keys of its `reads` alone, "
-            "and the suite of one that reads a key of its own extends batch(rows, size) by it"
-        )
+        error = KeyError(f"'{key}' is no key of the kit's batch ({', '.join(self)})")
+        _READS.quote(error)
+        raise error
 
 
 def normal(rows: Sequence[int], shape: Sequence[int], tag: str = "") -> Tensor:
@@ -106,7 +113,7 @@ def images(rows: Sequence[int], size: Sequence[int], channels: int = 3) -> Tenso
 
 
 class RecordingBatch(Mapping[str, Any]):
-    """A batch that remembers which keys were asked for in `touched`."""
+    """A batch that keeps the keys of all look-ups in `touched`."""
 
     def __init__(self, batch: Mapping[str, Any]) -> None:
         self._batch = batch

@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import attrs
-import pytest
 
-from ldm_core.recipe.places import undeclared
+from ldm_core.catalog.component import Component
+from ldm_core.recipe.places import is_place, undeclared
+from ldm_core.testing.rules import Rule, must_raise
+
+FROZEN = Rule(
+    Component,
+    "a frozen attrs class",
+    "decorate the class with @attrs.frozen(kw_only=True), and let a converter leave alone what it has converted",
+)
+PLACE = Rule(
+    is_place,
+    "metadata ``place`` says so",
+    'give the field metadata={"place": True}, so that no weights file fills it in, or {"place": False}',
+)
+NAMES = Rule(
+    Component,
+    "has the contract's name",
+    "spell the name as the contract does; a name of its own that is like one by chance is declared in xfail",
+)
 
 
 def check_config_class(config: type) -> None:
-    """Assert that a config class is a frozen attrs class whose fields are given by keyword only, and that it says of
-    each field which is called like a place whether it names one."""
-    assert attrs.has(config), f"{config.__name__} is no attrs class"
-    positional = [a.name for a in attrs.fields(config) if a.init and not a.kw_only]
-    assert not positional, f"{config.__name__} takes {', '.join(positional)} by position; use kw_only=True"
-    silent = undeclared(config)
-    assert not silent, (
-        f"{config.__name__} does not say whether {', '.join(silent)} names a path, a URL or another model; add "
-        '"place": True to the field\'s metadata (a weights file then never fills it in), or False where it does not'
-    )
-    blank = object.__new__(config)
-    name = attrs.fields(config)[0].name if attrs.fields(config) else "anything"
-    with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        setattr(blank, name, None)
+    """Assert that `config` is a frozen attrs class with fields by keyword only, and that a field named like a place
+    declares itself one or not."""
+    with FROZEN.held():
+        assert attrs.has(config), f"{config.__name__} is no attrs class"
+        positional = [a.name for a in attrs.fields(config) if a.init and not a.kw_only]
+        assert not positional, f"{config.__name__} takes {', '.join(positional)} by position"
+        name = attrs.fields(config)[0].name if attrs.fields(config) else "anything"
+        blank = object.__new__(config)
+        must_raise(
+            attrs.exceptions.FrozenInstanceError,
+            lambda: setattr(blank, name, None),
+            f"setting {name} of a {config.__name__}",
+        )
+    with PLACE.held():
+        silent = undeclared(config)
+        assert not silent, (
+            f"{config.__name__} does not say whether {', '.join(silent)} names a path, a URL or another model"
+        )

@@ -1,8 +1,8 @@
-"""A component on a device that is not there: what it makes without asking where, or where it says itself, shows.
+"""A component on a pretended accelerator: tensors that it makes on a device of its own choice show.
 
-Tensors that code makes without a device, or for a device that it names, are marked. Moving one to the device of another
-tensor (``.to(x.device)``) takes the mark away. What meets a plain tensor with its mark on would have met, on an
-accelerator, a tensor of another device: then torch raises.
+A tensor is marked when code makes it without a device, or for a device by name. Moving it to the device of another
+tensor (``.to(x.device)``) takes the mark away. A marked tensor that meets a plain one is an error here, because on an
+accelerator the two would lie on different devices and torch would raise.
 """
 
 from __future__ import annotations
@@ -16,10 +16,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
-RULE = (
-    "a component creates tensors on the device of its inputs or of its parameters and never picks one itself "
-    "(ldm_core.contracts, who owns what: device); give device=x.device, or that of a parameter"
-)
 _FREE = frozenset(
     {
         "__getitem__",
@@ -34,26 +30,26 @@ _FREE = frozenset(
         "set_",
     }
 )
-"""What may take tensors of two devices: an index, a copy, another's shape."""
+"""Calls that take tensors of two devices: by an index, a copy, another's shape."""
 _MAKERS = frozenset({*_device_constructors(), torch.as_tensor, torch.tensor})
 
 
 class PickedDevice(AssertionError):
-    """A component that makes a tensor where it should not."""
+    """A component chose the device of a tensor itself."""
 
 
 class Unplaced(Tensor):
-    """A tensor that was made without asking where its like is."""
+    """A tensor on a device that nobody asked for."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Hold it apart from plain tensors, and let ``.to`` place it."""
+        """Keep it apart from plain tensors until ``.to`` places it."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         plain = [t for t in _tensors((args, kwargs)) if not isinstance(t, Unplaced) and t.dim()]
         marked = [t for t in _tensors((args, kwargs)) if isinstance(t, Unplaced)]
         if plain and name not in _FREE and name != "to" and any(t.dim() for t in marked):
-            raise PickedDevice(f"torch's {name} got a tensor of the default device beside one of the inputs': {RULE}")
+            raise PickedDevice(f"torch's {name} got a tensor of the default device beside one of the inputs'")
         with torch._C.DisableTorchFunctionSubclass():
             found = func(*args, **kwargs)
         if name in ("to", "type_as") and _places(args[1:], kwargs):
@@ -67,19 +63,19 @@ class Unplaced(Tensor):
 
 
 class _Elsewhere(TorchFunctionMode):
-    """Marks what is made without a device, or for one that is named in words."""
+    """Marks tensors that are made without a device, or for a device by name."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         device = kwargs.get("device")
         if name in ("to", "cuda") and (named := _named(args[1:], kwargs)) is not None and named != "cpu":
-            raise PickedDevice(f"the component moves a tensor to '{named}' by itself: {RULE}")
+            raise PickedDevice(f"the component moves a tensor to '{named}' by itself")
         if name == "cuda":
-            raise PickedDevice(f"the component moves a tensor to a GPU by itself: {RULE}")
+            raise PickedDevice("the component moves a tensor to a GPU by itself")
         if isinstance(device, str | int) or (isinstance(device, torch.device) and device.type != "cpu"):
             if torch.device(device).type not in ("cpu", "meta"):
-                raise PickedDevice(f"the component makes a tensor on '{device}' by itself: {RULE}")
+                raise PickedDevice(f"the component makes a tensor on '{device}' by itself")
             device = None
         found = func(*args, **kwargs)
         if func in _MAKERS and device is None and isinstance(found, Tensor) and not _tensors((args, kwargs)):
@@ -89,7 +85,7 @@ class _Elsewhere(TorchFunctionMode):
 
 @contextmanager
 def accelerated() -> Iterator[None]:
-    """A context in which there seems to be a GPU; :class:`PickedDevice` where code tries to use it."""
+    """Pretend that there is a GPU; code that tries to use it gets :class:`PickedDevice`."""
     true = torch.cuda.is_available
     torch.cuda.is_available = lambda: True
     try:
@@ -97,14 +93,14 @@ def accelerated() -> Iterator[None]:
     except (AssertionError, RuntimeError) as error:
         if isinstance(error, PickedDevice) or "cuda" not in str(error).lower():
             raise
-        raise PickedDevice(f"the component uses a GPU by itself ({error}): {RULE}") from error
+        raise PickedDevice(f"the component uses a GPU by itself ({error})") from error
     finally:
         torch.cuda.is_available = true
 
 
 @contextmanager
 def elsewhere() -> Iterator[None]:
-    """A context in which a component's inputs are taken to lie on an accelerator, which there seems to be."""
+    """Pretend that there is an accelerator, and that a component's inputs lie on it."""
     true = torch.from_numpy
 
     def from_numpy(ndarray: Any) -> Tensor:
@@ -119,7 +115,7 @@ def elsewhere() -> Iterator[None]:
 
 
 def _named(args: Any, kwargs: Any) -> str | None:
-    """The kind of device that a call of ``to`` names; None where it names none."""
+    """The kind of device in the arguments of ``to``, or None."""
     for value in (*args, kwargs.get("device")):
         if isinstance(value, torch.device) or (isinstance(value, str) and value):
             return torch.device(value).type
@@ -127,7 +123,7 @@ def _named(args: Any, kwargs: Any) -> str | None:
 
 
 def _places(args: Any, kwargs: Any) -> bool:
-    """Whether ``to`` is given a device that came from elsewhere, or a plain tensor to be like."""
+    """True of a call of ``to`` with another tensor, or with a device that was not named in words."""
     values = (*args, kwargs.get("device"), kwargs.get("other"))
     return any(isinstance(v, torch.device) or (isinstance(v, Tensor) and not isinstance(v, Unplaced)) for v in values)
 
@@ -156,4 +152,4 @@ def require_placed(outputs: dict[str, Tensor]) -> None:
     """:class:`PickedDevice` where an output would lie on the default device instead of the inputs'."""
     wrong = [name for name, value in outputs.items() if isinstance(value, Unplaced)]
     if wrong:
-        raise PickedDevice(f"{', '.join(wrong)} would come back on the default device, not on the inputs': {RULE}")
+        raise PickedDevice(f"{', '.join(wrong)} would come back on the default device, not on the inputs'")

@@ -114,7 +114,7 @@ class _UnitStreams:
 
 
 def moments(sampler: Sampler, schedule: NoiseSchedule, times: Tensor, problem: Gaussian) -> tuple[float, float]:
-    """Mean and standard deviation of what `sampler` makes of the exact x at times[0]; no sampling error.
+    """Mean and standard deviation of the samples that `sampler` makes of the exact x at times[0]; no sampling error.
 
     The exact denoiser is affine, so the output is affine in the first x and in each noise. Every one of them
     gets a coordinate of its own, and the variance is the sum of the squares. For samplers that are affine in
@@ -152,8 +152,8 @@ def graded_times(start: float, end: float, steps: int) -> Tensor:
 def log_snr_times(schedule: NoiseSchedule, steps: int, *, highest: float = 50.0, lowest: float = 0.02) -> Tensor:
     """`steps` intervals even in ln(sigma / alpha), from `highest` (or t_max, if that is lower) to `lowest`, float64.
 
-    Methods that integrate in this variable show their order where it is refined everywhere. Even times do not refine
-    it near a level without signal, nor near data.
+    Methods that integrate in this variable show their order only if every interval of it shrinks. Even times do not
+    shrink those near a level without signal, nor those near data.
     """
 
     def ratio(t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Running a suite by hand, on a component that is not installed: how the kit itself is tested."""
+"""Runs a suite by hand, on a component that is not installed: the kit's own tests need it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import tempfile
 import types
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.catalog.component import Component
 from ldm_core.catalog.hookspecs import hookimpl
 from ldm_core.testing.base import Suite
+from ldm_core.testing.rules import message
 from ldm_core.testing.suites.dataset import DatasetSuite
 
 _MODULE = "ldm_core_testing_by_hand"
@@ -42,26 +44,28 @@ def catalog_of(kind: str, name: str, config: type, factory: Callable[..., Any]) 
     return catalog
 
 
-def failures(suite: type[Suite]) -> dict[str, str]:
-    """Run every standard test of a suite outside pytest: name of each that fails -> what it said; skips pass."""
-    found = {}
+def failures(suite: type[Suite], only: str = "") -> dict[str, str]:
+    """Run the standard tests of a suite, or `only` one, outside pytest: each that fails -> its message; skips pass."""
+    found: dict[str, str] = {}
     for name, test in inspect.getmembers(suite, inspect.isfunction):
-        if not name.startswith("test_"):
+        if not name.startswith("test_") or (only and name != only):
             continue
         for arguments in _parametrized(test):
-            instance = suite()
-            try:
-                if isinstance(instance, DatasetSuite):
-                    with tempfile.TemporaryDirectory() as folder:
-                        instance._made = instance.make_data(Path(folder))
-                        test(instance, **arguments)
-                else:
-                    test(instance, **arguments)
-            except pytest.skip.Exception:
-                continue
-            except (Exception, pytest.fail.Exception) as error:
-                found[name] = f"{type(error).__name__}: {error}"
+            with tempfile.TemporaryDirectory() as folder, suppress(pytest.skip.Exception):
+                try:
+                    _run(suite(), test, arguments, Path(folder))
+                except (Exception, pytest.fail.Exception) as error:
+                    found.setdefault(name, message(error))
     return found
+
+
+def _run(instance: Suite, test: Any, arguments: dict[str, Any], folder: Path) -> None:
+    """One test, with the fixtures that the kit's tests ask for."""
+    if isinstance(instance, DatasetSuite):
+        instance._made = instance.make_data(folder)
+    if "tmp_path" in inspect.signature(test).parameters:
+        arguments = {**arguments, "tmp_path": folder}
+    test(instance, **arguments)
 
 
 def _parametrized(test: Any) -> Iterator[dict[str, Any]]:

@@ -1,9 +1,12 @@
-"""Sources for the suite of codecs: one that counts what is read, files that are nobody's, and broken copies."""
+"""Sources for the suite of codecs: a counting one, files of no format, broken copies, and pickles with code."""
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import math
+import pickle
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -18,7 +21,7 @@ from ldm_core.contracts.codec import Source, TensorFile
 
 
 class Watched:
-    """A source that counts the values that are read through it: of the `largest` tensor, and in `total`."""
+    """A source that counts the values read through it: of the `largest` tensor, and in `total`."""
 
     def __init__(self, inner: Source) -> None:
         self.inner = inner
@@ -146,6 +149,47 @@ def broken(whole: Path, folder: Path, most: int) -> Iterator[tuple[str, Path]]:
                 (f"with {victim} of no value, a tensor", {**rest, victim: torch.zeros(0)}),
             ):
                 yield what, copy(name, save(changed, metadata=meta))
+
+
+RAN: list[str] = []
+"""Names of the pickles whose code has run."""
+
+
+def fire(name: str) -> None:
+    """The code of a pickle of :func:`armed`."""
+    RAN.append(name)
+
+
+class _Armed:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return fire, (self.name,)
+
+
+def armed(whole: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Copies of a file or folder, each with a pickle that runs code in the place of one file, by several suffixes."""
+    RAN.clear()
+    contents = contents_of(whole)
+    sorts: Mapping[str, Callable[[Any], bytes]] = {"a pickle": pickle.dumps, "a file of torch": _by_torch}
+    tried = (("a pickle", ""), ("a file of torch", ""), ("a file of torch", ".bin"))
+    for number, (name, (sort, suffix)) in enumerate(itertools.product(contents, tried)):
+        place = Path(name or whole.name)
+        place = place.with_suffix(suffix or place.suffix)
+        files = {k: partial(bytes, v) for k, v in contents.items() if k != name}
+        armed_file = partial(sorts[sort], _Armed(f"{sort} as {place}"))
+        root = folder / f"armed-{number}"
+        if name:
+            yield f"{sort} as {place}", put({**files, str(place): armed_file}, root, whole.name)
+        else:
+            yield f"{sort} as {place}", put({"": armed_file}, root, place.name)
+
+
+def _by_torch(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"state_dict": value}, buffer)
+    return buffer.getvalue()
 
 
 def _other_configs(

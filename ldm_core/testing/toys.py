@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ldm_core.catalog import Catalog
 from ldm_core.contracts import CondSpec, Denoiser, LatentSpec, NoiseSchedule, Parameterization, Site
 from ldm_core.contracts.conditioning import Cond
 from ldm_core.model.diffusion import Model
+from ldm_core.testing.base import installed
 from ldm_core.testing.gaussian import FlowSchedule, VESchedule
 
 
 def _builtin(kind: str, name: str) -> Any:
     """One of the core's own parts at its defaults, by its name in the catalog."""
-    component = Catalog.discover().get(kind, name)[0].component
+    component = installed().get(kind, name)[0].component
     return component.load()(component.config(), Site(size=(64, 64), latent=LATENT))
 
 
@@ -84,24 +86,30 @@ class ToyDenoiser(Denoiser, nn.Module):
         return self.mix(x) + shift[..., None, None]
 
 
+@cache
 def schedules() -> Mapping[str, NoiseSchedule]:
     """A schedule of every sort: a VP table of 1000, a continuous VP, VE and rectified flow (alpha(t_max) = 0)."""
-    return {
-        "table": _builtin("schedule", "vp"),
-        "cosine": CosineSchedule(),
-        "ve": VESchedule(),
-        "flow": FlowSchedule(),
-    }
+    return MappingProxyType(
+        {
+            "table": _builtin("schedule", "vp"),
+            "cosine": CosineSchedule(),
+            "ve": VESchedule(),
+            "flow": FlowSchedule(),
+        }
+    )
 
 
+@cache
 def parameterizations() -> Mapping[str, Parameterization]:
     """eps, x0, v and flow."""
-    return {
-        "eps": _builtin("parameterization", "eps"),
-        "x0": _builtin("parameterization", "x0"),
-        "v": _builtin("parameterization", "v"),
-        "flow": FlowParameterization(),
-    }
+    return MappingProxyType(
+        {
+            "eps": _builtin("parameterization", "eps"),
+            "x0": _builtin("parameterization", "x0"),
+            "v": _builtin("parameterization", "v"),
+            "flow": FlowParameterization(),
+        }
+    )
 
 
 def toy_model(
@@ -115,7 +123,7 @@ def toy_model(
     """The core's model around a toy denoiser (or `denoiser`), its weights the same each time."""
     if denoiser is None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             denoiser = ToyDenoiser(latent, cond)
     return Model(denoiser, schedules()[schedule], parameterizations()[parameterization]).eval()
 

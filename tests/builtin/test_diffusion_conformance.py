@@ -16,18 +16,22 @@ from ldm_core.testing import (
 
 class TestVP(ScheduleSuite):
     component = "vp"
+    preserves_variance = True
 
 
 class TestVPCosine(ScheduleSuite):
     component = "vp_cosine"
+    preserves_variance = True
 
 
 class TestVPStableDiffusion(ScheduleSuite):
     component = "vp_sd"
+    preserves_variance = True
 
 
 class TestVPZeroTerminal(ScheduleSuite):
     component = "vp"
+    preserves_variance = True
     settings = MappingProxyType({"zero_terminal": True})
 
 

@@ -14,12 +14,13 @@ from ldm_core.contracts import Adapter, CondSpec, Site
 from ldm_core.contracts.conditioning import Cond
 from ldm_core.testing import batches, toys
 from ldm_core.testing.base import Suite, installed, largest_difference, randomize, same, seeded
+from ldm_core.testing.rules import Rule
 
 
 class AdapterSuite(Suite):
-    """Subclass it, set `component` and `settings`; `denoiser` and `denoiser_settings` name what it adapts.
+    """Subclass it, set `component` and `settings`; `denoiser` and `denoiser_settings` name the adapted network.
 
-    :meth:`cond` may be extended by what the adapter reads; it is no test.
+    :meth:`cond` may be extended by parts that the adapter reads; it is no test.
     """
 
     kind = "adapter"
@@ -47,6 +48,11 @@ class AdapterSuite(Suite):
         randomize(denoiser, 3)
         return toys.toy_model(self.latent, denoiser=denoiser)
 
+    @Rule(
+        Adapter.attach,
+        "base modules, state keys and weights stay",
+        "hold the model by a hook (register_forward_hook), and change neither its modules nor its weights",
+    )
     def test_attaching_keeps_keys_and_weights(self) -> None:
         """While attached, the model's own modules, state keys and weights stay as they are."""
         model, adapter = self.model(), self._learned()
@@ -58,15 +64,17 @@ class AdapterSuite(Suite):
         assert same(before, dict(after)), "attaching changed the model's weights"
         assert modules == [n for n, _ in model.named_modules()], "attaching changed the model's modules"
 
+    @Rule(Adapter.attach, "Attached, it changes the estimate", "hook modules that the model calls")
     def test_attached_it_matters(self) -> None:
-        """With weights other than its first ones, an attached adapter changes the estimate."""
+        """An attached adapter with trained weights changes the estimate."""
         model, adapter = self.model(), self._learned()
         plain = self._estimate(model)
         adapter.attach(model)
         assert largest_difference(plain, self._estimate(model)) > 1e-6, "the attached adapter changes nothing"
 
+    @Rule(Adapter.detach, "Take all hooks away", "keep the handles of all hooks, and remove each of them in detach")
     def test_detaching_restores_bit_for_bit(self) -> None:
-        """Attached, run and detached, twice over: the model is what it was."""
+        """Attached, run and detached, twice over, it leaves the model as it was."""
         model, adapter = self.model(), self._learned()
         plain, state = self._estimate(model), {k: v.clone() for k, v in model.state_dict().items()}
         for _ in range(2):
@@ -76,6 +84,7 @@ class AdapterSuite(Suite):
             assert same(plain, self._estimate(model)), "after detach the estimate is not what it was"
             assert same(state, dict(model.state_dict())), "after detach the weights are not what they were"
 
+    @Rule(Adapter.attach, "get gradients through the model", "detach nothing in the hooks, and use every parameter")
     def test_training_reaches_every_parameter(self) -> None:
         """The adapter's parameters get gradients through the model, also where the model's are frozen."""
         model, adapter = self.model(), self._learned()
@@ -85,10 +94,17 @@ class AdapterSuite(Suite):
         adapter.requires_grad_(True)
         adapter.attach(model)
         x, t = self._given()
-        model(x, t, self.cond(range(2))).x0.square().sum().backward()
+        loss = model(x, t, self.cond(range(2))).x0.square().sum()
+        assert loss.requires_grad, "no gradient reaches the adapter: the estimate has none"
+        loss.backward()
         lost = [n for n, p in adapter.named_parameters() if p.grad is None]
         assert not lost, f"no gradient reaches {', '.join(lost)}"
 
+    @Rule(
+        Adapter.attach,
+        "holds all that it learned",
+        "keep what is learned in parameters and buffers of the adapter, a torch.nn.Module",
+    )
     def test_state_round_trip(self) -> None:
         """A fresh adapter given the state dict does the same."""
         model, adapter = self.model(), self._learned()

@@ -1,12 +1,13 @@
-"""What every codec must keep to: it knows its own format and no other, reads what it writes to the bit, and refuses."""
+"""The conformance suite of codecs: a codec knows its format and no other, and reads what it writes to the bit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import chdir, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
+import attrs
 import pytest
 import torch
 from torch import Tensor
@@ -18,9 +19,9 @@ from ldm_core.contracts.values import EMPTY
 from ldm_core.errors import ConfigError, LDMError
 from ldm_core.model.build import make_first_stage, make_model
 from ldm_core.recipe.resolve import resolve
-from ldm_core.testing.base import Suite, _generators, installed, randomize, same
-from ldm_core.testing.refusals import must_raise
-from ldm_core.testing.sources import Watched, broken, contents_of, foreign, put
+from ldm_core.testing.base import Suite, generators, installed, randomize, same
+from ldm_core.testing.rules import Rule, must_raise
+from ldm_core.testing.sources import RAN, Watched, armed, broken, contents_of, foreign, put
 
 SMALL = 1 << 14
 """Values of the largest tensor that `recognise` may read."""
@@ -65,8 +66,8 @@ def random_weights(
 class CodecSuite(Suite):
     """Hold a codec to its contract.
 
-    An author gives small models to write in :meth:`cases`, and, where the format leaves something open, a file whose
-    settings nothing says in :meth:`undecided`.
+    An author gives small models in :meth:`cases`. For a format that leaves a setting open, :meth:`undecided` gives a
+    file with that setting unknown.
     """
 
     kind = "codec"
@@ -74,19 +75,19 @@ class CodecSuite(Suite):
     name: ClassVar[str] = "model.safetensors"
     """The last part of the destination, whose suffix says the container (a folder's name for a format of folders)."""
     broken_files: ClassVar[int] = 12
-    """How many broken files of each sort are tried for each case."""
+    """The number of broken files of each sort for each case."""
 
     def cases(self) -> Mapping[str, ModelWeights]:
         """Models, or parts of them, that the format holds, by a name for messages; see :func:`random_weights`."""
         raise AssertionError(f"{type(self).__name__} does not say what its format holds: define cases()")
 
     def given(self, case: str) -> Mapping[str, Any]:
-        """What a user must say to read `case` again: plain recipe values that the format does not carry."""
+        """Plain recipe values that the format does not carry, and a user must give to read `case` again."""
         return EMPTY
 
     def undecided(self, folder: Path) -> tuple[Path, Sequence[str]] | None:
-        """A file or folder of this format, made in `folder`, of which settings are unknown, and their dotted paths;
-        None where the format says everything."""
+        """A file or folder of this format in `folder` with unknown settings, and their dotted paths; None for a format
+        that says everything."""
         return None
 
     def written(self, weights: ModelWeights, folder: Path) -> Path:
@@ -95,6 +96,11 @@ class CodecSuite(Suite):
 
     # ------------------------------------------------------------------------------------------ standard tests
 
+    @Rule(
+        Codec.read,
+        "no tensor left out unsaid",
+        "map every tensor by a table of names both ways, and name what is left over in missing and unexpected",
+    )
     def test_reads_what_it_writes(self, tmp_path: Path) -> None:
         """Every tensor comes back bit for bit under its name, and the recipe says the same parts."""
         for case, weights in self.cases().items():
@@ -113,6 +119,11 @@ class CodecSuite(Suite):
                 f"{before[changed[0]]}"
             )
 
+    @Rule(
+        Recognised,
+        "`what`: in words, for people",
+        "say what it is, which parts it holds, and how many parameters each has",
+    )
     def test_says_what_a_source_holds(self, tmp_path: Path) -> None:
         """`recognise` names what is there, counts parameters, and is sure about its own files."""
         for case, weights in self.cases().items():
@@ -123,14 +134,16 @@ class CodecSuite(Suite):
             assert found.what.strip(), f"{case}: recognised without a word about what it is"
             assert all(count > 0 for count in found.parameters.values()), f"{case}: a part of no parameters"
 
+    @Rule(Codec.recognise, "An equal source is recognised equally", "keep nothing between calls")
     def test_recognising_repeats_itself(self, tmp_path: Path) -> None:
-        """Two codecs say the same of one source, and so does one twice."""
+        """Two codecs recognise one source equally, and so does one twice."""
         for case, weights in self.cases().items():
             source, codec, found = self._recognised(case, weights, tmp_path)
             assert codec.recognise(source) == found, f"{case}: recognised otherwise at the second look"
             again = self.build().recognise(_open(Path(source.url), self.given(case)))
             assert again == found, f"{case}: another codec of the same config says something else"
 
+    @Rule(Codec.recognise, "Reads no tensor of", "go by names and shapes (TensorFile.infos) and by configs")
     def test_recognising_reads_no_large_tensor(self, tmp_path: Path) -> None:
         """`recognise` goes by names, shapes and configs."""
         for case, weights in self.cases().items():
@@ -139,6 +152,7 @@ class CodecSuite(Suite):
             codec.recognise(watched)
             assert watched.largest <= SMALL, f"{case}: recognise read a tensor of {watched.largest} values"
 
+    @Rule(Codec.recognise, "None where the format is another one", "ask for names and shapes that only this format has")
     def test_is_silent_about_other_formats(self, tmp_path: Path) -> None:
         """`recognise` is None for files that are none of its own."""
         codec = self.build()
@@ -153,6 +167,11 @@ class CodecSuite(Suite):
                 path = put(native.write(weights, "run").files, tmp_path / "native", "run")
                 assert codec.recognise(_open(path)) is None, "takes a run's folder of ldm-core for its own format"
 
+    @Rule(
+        Codec.read,
+        "while something is unknown",
+        "raise ConfigError where recognise names unknown settings: a guess gives wrong pictures",
+    )
     def test_refuses_what_is_unknown(self, tmp_path: Path) -> None:
         """While something is unknown, candidates are listed and `read` refuses, naming each setting."""
         made = self.undecided(tmp_path)
@@ -164,15 +183,7 @@ class CodecSuite(Suite):
         assert found is not None, "does not recognise the file whose settings are open"
         assert sorted(found.unknown) == sorted(settings), f"unknown is {sorted(found.unknown)}, not {sorted(settings)}"
         assert all(list(candidates) for candidates in found.unknown.values()), "an open setting without candidates"
-        said = str(
-            must_raise(
-                ConfigError,
-                lambda: codec.read(source),
-                "reading while settings are open",
-                "a codec that would guess gives wrong pictures: refuse while recognise names unknown settings "
-                "(contract Codec.read)",
-            )
-        )
+        said = str(must_raise(ConfigError, lambda: codec.read(source), "reading while settings are open"))
         assert all(setting in said for setting in settings), f"the error does not name every setting: {said}"
         known: dict[str, Any] = {}
         for dotted, candidates in found.unknown.items():
@@ -180,22 +191,24 @@ class CodecSuite(Suite):
         again = self.build().recognise(_open(path, known))
         assert again is not None and not again.unknown, "what the user says of an open setting is not taken"
 
+    @Rule(Codec, "It touches no global state", "work on copies, and draw nothing")
     def test_leaves_everything_as_it_was(self, tmp_path: Path) -> None:
         """Writing changes no weight, and nothing touches global random state, the default dtype or gradients."""
         for case, weights in self.cases().items():
             before = {
                 w: {k: v.clone() for k, v in (getattr(weights, w) or {}).items()} for w in ("first_stage", "model")
             }
-            state = _generators()
+            state = generators()
             source, codec, _ = self._recognised(case, weights, tmp_path)
             codec.read(source)
-            after = _generators()
+            after = generators()
             for name, a, b in zip(("torch", "numpy", "random"), state, after, strict=True):
                 assert same(a, b), f"{case}: draws from the global generator of {name}"
             assert torch.get_default_dtype() == torch.float32 and torch.is_grad_enabled(), f"{case}: a global setting"
             now = {w: getattr(weights, w) or {} for w in before}
             assert same(before, now), f"{case}: writing changed the weights that it was handed"
 
+    @Rule(Codec.write, "Equal weights give equal bytes", "sort names, and write neither times nor places")
     def test_writes_the_same_bytes_again(self, tmp_path: Path) -> None:
         """Two writings of one model are equal files: hashes of converted weights can be compared."""
         for case, weights in self.cases().items():
@@ -205,9 +218,14 @@ class CodecSuite(Suite):
             changed = [name for name in a if a[name] != b[name]]
             assert not changed, f"{case}: {changed[0] or 'the file'} has other bytes at the second time"
 
+    @Rule(
+        Codec,
+        "A damaged file is a CheckpointError",
+        "look before use: names, shapes and kinds of what is read, each with a CheckpointError of its own",
+    )
     def test_broken_files_are_errors(self, tmp_path: Path) -> None:
-        """Tensors that lack, are renamed or have another shape, configs with other values, files cut short: an error
-        or a name that is reported; never another exception, and never weights that pass for whole."""
+        """Missing, renamed and reshaped tensors, changed configs and short files are errors or reported names; none
+        raises another exception, or passes for whole."""
         for case, weights in self.cases().items():
             whole = self.written(weights, tmp_path / case / "whole")
             for what, path in broken(whole, tmp_path / case, self.broken_files):
@@ -220,6 +238,51 @@ class CodecSuite(Suite):
                     raise AssertionError(
                         f"{case}, {what}: {type(error).__name__} where a CheckpointError is due: {error}"
                     ) from error
+
+    @Rule(Codec, "which run nothing that a file holds", "read by Source.tensors, config and text, and unpickle nothing")
+    def test_runs_nothing_of_a_file(self, tmp_path: Path) -> None:
+        """A pickle in the place of any file of the format is refused, and nothing of it runs."""
+        for case, weights in self.cases().items():
+            whole = self.written(weights, tmp_path / case / "whole")
+            for what, path in armed(whole, tmp_path / case):
+                codec = self.build()
+                with suppress(LDMError):
+                    source = _open(path, self.given(case))
+                    found = codec.recognise(source)
+                    if found is not None and not found.unknown:
+                        codec.read(source)
+                assert not RAN, f"{case}: with {what}, the file's own code ran"
+
+    @Rule(Codec.write, "before any file is written", "leave files to the core: give functions that return their bytes")
+    def test_writes_no_file_by_itself(self, tmp_path: Path) -> None:
+        """`write` and the functions that it gives touch no file."""
+        folder = tmp_path / "empty"
+        folder.mkdir()
+        with chdir(folder):
+            for case, weights in self.cases().items():
+                for content in self.build().write(weights, self.name).files.values():
+                    content()
+                assert not list(folder.iterdir()), f"{case}: {next(folder.iterdir()).name} was written"
+
+    @Rule(
+        Codec.write, "ConfigError, all lines at once", "refuse names that the format has no place for, in write itself"
+    )
+    def test_drops_no_tensor_silently(self, tmp_path: Path) -> None:
+        """A tensor of no name that the format knows is refused by `write`, or comes back, or is named as left over."""
+        for case, weights in self.cases().items():
+            part = "first_stage" if weights.model is None else "model"
+            tensors = dict(getattr(weights, part))
+            name = f"{next(iter(tensors)).rpartition('.')[0]}.unknown_to_all"  # beside a tensor that it knows
+            added: dict[str, Any] = {part: {**tensors, name: torch.ones(3)}}
+            more = attrs.evolve(weights, **added)
+            try:
+                written = self.build().write(more, self.name)
+            except LDMError:
+                continue
+            path = put(written.files, tmp_path / case, self.name)
+            with suppress(LDMError):
+                back = self.build().read(_open(path, self.given(case)))
+                assert name in (getattr(back, part) or {}) or back.unexpected, f"{case}: {name} is lost without a word"
 
     def _pass_for_whole(self, what: str, path: Path, case: str, weights: ModelWeights) -> None:
         codec, source = self.build(), _open(path, self.given(case))
@@ -270,7 +333,7 @@ def _same_tensors(
 
 
 def _parts_of(weights: ModelWeights, plain: Mapping[str, Any], suite: CodecSuite) -> dict[str, Any]:
-    """What a recipe says of the parts whose weights are there, complete."""
+    """The complete parts of a recipe, those without weights left out."""
     recipe = resolve({k: v for k, v in plain.items() if k != "scale"}, suite.catalog or installed()).plain()
     keys = ["first_stage"] if weights.first_stage is not None else []
     model = weights.model or {}

@@ -11,18 +11,19 @@ from torch.nn import functional as F
 
 from ldm_core.contracts import Conditioner, CondSpec, Site
 from ldm_core.contracts.conditioning import Cond
-from ldm_core.model.conformance.breaches import contract_line
 from ldm_core.model.conformance.bundle import bundle_problems, null_problems
 from ldm_core.testing import batches
-from ldm_core.testing.base import ModuleSuite, largest_difference, randomize, same
+from ldm_core.testing.base import largest_difference, randomize, same
+from ldm_core.testing.rules import Rule
+from ldm_core.testing.tensors import ModuleSuite
 
 
 class ConditionerSuite(ModuleSuite):
     """Subclass it, set `component` and `settings`.
 
     The standard batch has image, caption, class_label, boxes, box_labels, segmentation and name. A conditioner that
-    reads a key of its own extends :meth:`batch`, which is no test and may be overridden; so may :meth:`examples`,
-    what ``fit`` learns from.
+    reads a key of its own extends :meth:`batch`, which is no test and may be overridden; so may :meth:`examples`, from
+    which ``fit`` learns.
     """
 
     kind = "conditioner"
@@ -87,8 +88,13 @@ class ConditionerSuite(ModuleSuite):
             value = value[:, : other.shape[1]]
         return value
 
+    @Rule(
+        Conditioner,
+        "`spec` holds the widths that it writes",
+        "write what the config's spec(latent) declares, or declare what is written",
+    )
     def test_spec_is_true(self) -> None:
-        """What encode writes is what the conditioner's and the config's spec declare."""
+        """Encode writes the parts that the spec of the conditioner and of the config declares."""
         for size in self.sizes:
             conditioner = self.build(size=size)
             declared = self.config().spec(self.latent)
@@ -97,11 +103,13 @@ class ConditionerSuite(ModuleSuite):
             with torch.no_grad():
                 cond = conditioner.encode(self.batch(range(2), size))
             problems = list(bundle_problems(cond, declared, 2, self.latent.shape(size)[1:]))
-            assert not problems, (
-                f"encode {'; '.join(problems)}; contract Conditioner.encode: {contract_line('conditioner', 'encode')} "
-                "To fix: write what the config's spec(latent) declares, or declare what is written"
-            )
+            assert not problems, f"encode {'; '.join(problems)}"
 
+    @Rule(
+        Conditioner,
+        "`reads` the batch keys that it touches",
+        "declare in reads, of the config and of the conditioner, every key that encode takes from the batch",
+    )
     def test_reads_exactly_what_it_declares(self) -> None:
         """The keys that encode touches are `reads`, no more and no fewer; the config says the same."""
         conditioner = self.build()
@@ -113,6 +121,11 @@ class ConditionerSuite(ModuleSuite):
         assert recording.touched <= reads, f"encode touches {sorted(recording.touched - reads)}, not in reads"
         assert reads <= recording.touched, f"reads names {sorted(reads - recording.touched)}, never touched"
 
+    @Rule(
+        Conditioner,
+        "`reads` the batch keys that it touches",
+        "declare in reads every key that encode takes from the batch",
+    )
     def test_works_with_only_the_keys_it_reads(self) -> None:
         """A batch that holds nothing but `reads` is enough."""
         conditioner = self.build()
@@ -122,6 +135,11 @@ class ConditionerSuite(ModuleSuite):
             b = conditioner.encode({k: full[k] for k in conditioner.reads})
         assert same(a.flat(), b.flat()), "encode differs when keys it does not read are left out"
 
+    @Rule(
+        Conditioner.null,
+        "same parts, shapes, dtype and device",
+        "make each part from that of `like`, as torch.zeros_like and expand_as do",
+    )
     def test_null_matches_encode(self) -> None:
         """null(like) has the parts, shapes, dtypes and device of `like`, at other batch sizes, lengths and sizes."""
         for size in self.sizes:
@@ -136,6 +154,11 @@ class ConditionerSuite(ModuleSuite):
                         shorter = _of_length(like, like.crossattn.shape[1] - 1)
                         self._check_null(conditioner, shorter, "1 token fewer")
 
+    @Rule(
+        Conditioner.null,
+        "same parts, shapes, dtype and device",
+        "make each part from that of `like`, as torch.zeros_like and expand_as do",
+    )
     def test_null_matches_encode_under_bfloat16(self) -> None:
         """Under autocast too: a bundle and its null can stand in one batch."""
         conditioner = self.build()
@@ -143,6 +166,11 @@ class ConditionerSuite(ModuleSuite):
             like = conditioner.encode(self.batch(range(2), self.sizes[0]))
             self._check_null(conditioner, like, "under bfloat16 autocast")
 
+    @Rule(
+        Conditioner.null,
+        "says nothing of the examples",
+        "use of `like` its shapes, dtype and device alone, or return `like` itself",
+    )
     def test_null_tells_nothing_of_the_example(self) -> None:
         """Each part of the null is either the bundle's own, kept on purpose, or the same for every example."""
         conditioner = self.build()
@@ -157,6 +185,11 @@ class ConditionerSuite(ModuleSuite):
             far = largest_difference(value.float(), b[name].float())
             assert kept or far <= self.atol, f"'{name}' of the null depends on the example (by {far:.2g})"
 
+    @Rule(
+        Conditioner.encode,
+        "a mask is bool, True = attend",
+        "keep one token of a row unmasked: an empty text and the null have one as well",
+    )
     def test_masks_attend_to_something(self) -> None:
         """A mask is boolean, True = attend, and no row of encode or null is all False: backends differ there."""
         conditioner = self.build()
@@ -168,6 +201,7 @@ class ConditionerSuite(ModuleSuite):
                 assert mask.dtype == torch.bool, f"the mask of {which} is {mask.dtype}, not bool"
                 assert bool(mask.any(1).all()), f"a row of the mask of {which} attends to nothing"
 
+    @Rule(Conditioner.encode, "other examples give other rows", "encode what the keys of the batch hold")
     def test_the_condition_matters(self) -> None:
         """Different examples get different conditioning."""
         conditioner = self.build()
@@ -176,6 +210,11 @@ class ConditionerSuite(ModuleSuite):
             flat = conditioner.encode(self.batch([0, 1], self.sizes[0])).flat()
         assert any(not same(v[0], v[1]) for v in flat.values()), "two different examples are encoded the same"
 
+    @Rule(
+        Conditioner,
+        "Encode and null together reach every parameter",
+        "use each parameter in encode or in null, and drop the others; name those of published files in `unused`",
+    )
     def test_training_reaches_every_parameter(self) -> None:
         """Encode and null together reach every parameter but the `unused`, so that joint training trains them all."""
         conditioner = self.build()
@@ -198,10 +237,7 @@ class ConditionerSuite(ModuleSuite):
         with torch.no_grad():
             null = conditioner.null(like)
         problems = list(null_problems(null, like))
-        assert not problems, (
-            f"{where}: null {'; '.join(problems)}; contract Conditioner.null: {contract_line('conditioner', 'null')} "
-            "To fix: make each part from that of `like`, as torch.zeros_like and expand_as do"
-        )
+        assert not problems, f"{where}: null {'; '.join(problems)}"
         for name, got in null.flat().items():
             assert not got.is_floating_point() or bool(got.isfinite().all()), f"{where}: '{name}' of null is not finite"
         keep = torch.arange(like.rows() or 0) % 2 == 0

@@ -12,7 +12,7 @@ import pytest
 
 from ldm_core.contracts import Dataset
 from ldm_core.testing.base import Suite, same
-from ldm_core.testing.refusals import must_raise
+from ldm_core.testing.rules import Rule, must_raise
 
 _GEOMETRIES = ("image", "map", "boxes", "per_box", "value")
 
@@ -20,8 +20,8 @@ _GEOMETRIES = ("image", "map", "boxes", "per_box", "value")
 class DatasetSuite(Suite):
     """Subclass it, set `component` and `settings`.
 
-    One that reads files writes them in :meth:`make_data` and returns the settings that name them. `other_settings`
-    are settings that make it other data: its fingerprint must then be another.
+    The suite of a data set of files writes them in :meth:`make_data` and returns their settings. `other_settings` make
+    it other data, with another fingerprint.
     """
 
     kind = "dataset"
@@ -30,7 +30,7 @@ class DatasetSuite(Suite):
     _made: Mapping[str, Any]
 
     def make_data(self, folder: Path) -> Mapping[str, Any]:
-        """Write what the data set reads into `folder`; settings that name it."""
+        """Write the data set's files into `folder`, and return the settings that name them."""
         return {}
 
     @pytest.fixture(autouse=True)
@@ -41,6 +41,11 @@ class DatasetSuite(Suite):
         """The config with the settings that :meth:`make_data` gave."""
         return super().config(**{**getattr(self, "_made", {}), **overrides})
 
+    @Rule(
+        Dataset.__getitem__,
+        "with exactly `keys`, each of its geometry",
+        "put into an example the keys that `keys` declares, and these alone",
+    )
     def test_examples_hold_the_declared_keys(self) -> None:
         """Every example has exactly `keys`, each of a known geometry."""
         data = self.build()
@@ -53,6 +58,11 @@ class DatasetSuite(Suite):
                 f"example {index} has {sorted(example)}, keys are {sorted(data.keys)}"
             )
 
+    @Rule(
+        Dataset,
+        "`keys` name -> geometry",
+        "hand out arrays as the geometry says (images uint8 from 0 to 255, boxes as parts of the picture)",
+    )
     def test_values_have_their_geometry(self) -> None:
         """Images are uint8 (c, H, W); maps end in (H, W); boxes (N, 4) lie in [0, 1]; per_box goes with them."""
         data = self.build()
@@ -65,6 +75,7 @@ class DatasetSuite(Suite):
             grids = {example[k].shape[-2:] for k, g in data.keys.items() if g in ("image", "map")}
             assert len(grids) <= 1, f"example {index}: image and maps have sizes {sorted(grids)}"
 
+    @Rule(Dataset, "Labels lie in [0, classes)", "count labels from 0, and set classes above the highest")
     def test_classes_count_what_occurs(self) -> None:
         """`classes` and `class_names` are of declared keys, agree, and every label lies below its count."""
         data = self.build()
@@ -80,6 +91,11 @@ class DatasetSuite(Suite):
                 if labels.size:
                     assert labels.min() >= 0 and labels.max() < count, f"{key} {labels.max()} of {count} classes"
 
+    @Rule(
+        Dataset.__getitem__,
+        "a function of the index alone",
+        "draw what is random from a seed made of the index (mix_seed), and keep no state between readings",
+    )
     def test_the_same_index_gives_the_same_example(self) -> None:
         """An example depends on its index alone: not on the order, the instance or what was read before."""
         data, other = self.build(), self.build()
@@ -89,16 +105,32 @@ class DatasetSuite(Suite):
         backwards = [other[i] for i in reversed(indices)]
         assert all(same(a, b) for a, b in zip(first, reversed(backwards), strict=True)), "another instance differs"
 
+    @Rule(Dataset.__getitem__, "the caller's to edit", "hand out a copy of an array that the data set keeps")
+    def test_examples_are_the_callers(self) -> None:
+        """Writing over the arrays of an example does not change the next reading."""
+        data = self.build()
+        for index in self._some(data):
+            given = {k: v for k, v in data[index].items() if isinstance(v, np.ndarray) and v.flags.writeable}
+            before = {k: v.copy() for k, v in given.items()}
+            for value in given.values():
+                value[...] = np.zeros((), value.dtype) if value.any() else np.ones((), value.dtype)
+            again = data[index]
+            changed = [k for k, v in before.items() if not same(v, again[k])]
+            assert not changed, f"writing over {', '.join(changed)} of example {index} changes the next reading"
+
+    @Rule(
+        Dataset.__getitem__,
+        "IndexError where the index is not below the length",
+        "raise IndexError there: plain iteration ends by it",
+    )
     def test_ends_at_its_length(self) -> None:
         """Past the end there is IndexError, so that plain iteration ends."""
         data = self.build()
-        must_raise(
-            IndexError,
-            lambda: data[len(data)],
-            f"data[{len(data)}] of {len(data)} examples",
-            "plain iteration ends by it: raise IndexError where the index is not below the length",
-        )
+        must_raise(IndexError, lambda: data[len(data)], f"data[{len(data)}] of {len(data)} examples")
 
+    @Rule(
+        Dataset, "A data set can be pickled", "open files and connections when they are first read, and hold no lambda"
+    )
     def test_is_picklable(self) -> None:
         """A worker process gets a copy that reads the same, also after the first was used."""
         data = self.build()
@@ -107,6 +139,11 @@ class DatasetSuite(Suite):
         assert len(copy) == len(data) and same(copy[0], first), "a pickled copy reads something else"
         assert copy.fingerprint() == data.fingerprint(), "a pickled copy has another fingerprint"
 
+    @Rule(
+        Dataset.select,
+        "A view whose examples decode and hold only `keys`",
+        "return a new data set of the same examples whose keys, classes and class_names are narrowed",
+    )
     def test_select_narrows(self) -> None:
         """select(keys) gives a view of those keys, values and order as they were; the data set itself keeps all."""
         data = self.build()
@@ -121,6 +158,11 @@ class DatasetSuite(Suite):
             assert set(view.classes) <= {key}, f"select(['{key}']) has the classes of {sorted(view.classes)}"
         assert dict(data.keys) == before, "select changed the data set"
 
+    @Rule(
+        Dataset.fingerprint,
+        "equal for equal data, another for other data",
+        "hash what is read (names, sizes, settings), and no address, time or order of a set",
+    )
     def test_fingerprint_is_stable(self) -> None:
         """Equal data has an equal fingerprint, in another instance and after reading."""
         data = self.build()
@@ -129,6 +171,11 @@ class DatasetSuite(Suite):
         _ = data[0]
         assert before == data.fingerprint() == self.build().fingerprint(), "the fingerprint of the same data changed"
 
+    @Rule(
+        Dataset.fingerprint,
+        "equal for equal data, another for other data",
+        "hash all that changes an example: files, their sizes and the settings",
+    )
     def test_fingerprint_tells_other_data(self) -> None:
         """Other data has another fingerprint."""
         if self.other_settings is None:

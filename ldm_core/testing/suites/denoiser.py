@@ -12,7 +12,9 @@ from ldm_core.contracts import Accepts, CondSpec, Denoiser, Site
 from ldm_core.contracts.conditioning import Cond
 from ldm_core.nn.recompute import recompute
 from ldm_core.testing import batches
-from ldm_core.testing.base import ModuleSuite, largest_difference, randomize, same
+from ldm_core.testing.base import largest_difference, randomize, same
+from ldm_core.testing.rules import Rule
+from ldm_core.testing.tensors import ModuleSuite
 
 _TOKENS = 5
 
@@ -20,7 +22,7 @@ _TOKENS = 5
 class DenoiserSuite(ModuleSuite):
     """Subclass it, set `component` and `settings`.
 
-    The conditioning around it has every part that the config's `accepts` names; extras by name need their shapes in
+    The conditioning around it has every part of the config's `accepts`; extras by name need their shapes in
     `cond_spec`. :meth:`cond` may be extended, by residuals for instance: it is no test.
     """
 
@@ -61,7 +63,7 @@ class DenoiserSuite(ModuleSuite):
     def build(
         self, overrides: Mapping[str, Any] | None = None, *, size: tuple[int, ...] | None = None, seed: int = 0
     ) -> Any:
-        """A fresh denoiser whose zero-initialised weights are moved away from zero: else nothing would be seen."""
+        """A fresh denoiser with all weights moved away from zero: weights of zero would hide everything."""
         built = super().build(overrides, size=size, seed=seed)
         randomize(built, seed)
         return built
@@ -78,6 +80,11 @@ class DenoiserSuite(ModuleSuite):
         """One call, as a module, so that hooks see it."""
         return {"F": component(inputs["x"], inputs["noise_level"], inputs["cond"])}
 
+    @Rule(
+        Denoiser.forward,
+        "the first C channels are F",
+        "read the widths from site.latent.channels, and bring every size back to what it was",
+    )
     def test_output_shape(self) -> None:
         """x (B, C, *s) -> (B, C or more, *s), at every size."""
         for size in self.sizes:
@@ -86,6 +93,11 @@ class DenoiserSuite(ModuleSuite):
             assert list(value.shape[2:]) == grid, f"F lies on {list(value.shape[2:])}, x on {grid}"
             assert value.shape[1] >= channels, f"F has {value.shape[1]} channels, x {channels}"
 
+    @Rule(
+        Denoiser.forward,
+        "F has a gradient with respect to x",
+        "detach nothing, and drop parameters that no output depends on",
+    )
     def test_gradients_reach_every_parameter(self) -> None:
         """Training reaches all of it."""
         denoiser = self.build()
@@ -94,6 +106,11 @@ class DenoiserSuite(ModuleSuite):
         lost = [n for n, p in denoiser.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
         assert not lost, f"no gradient reaches {', '.join(lost)}"
 
+    @Rule(
+        Denoiser.forward,
+        "F has a gradient with respect to x",
+        "detach nothing, and drop parameters that no output depends on",
+    )
     def test_gradients_reach_the_input(self) -> None:
         """F is differentiable in x, for guidance by gradients."""
         denoiser, given = self.build(), self.inputs(range(1), self.sizes[0])
@@ -101,6 +118,11 @@ class DenoiserSuite(ModuleSuite):
         (gradient,) = torch.autograd.grad(self.run(denoiser, given)["F"].sum(), given["x"], allow_unused=True)
         assert gradient is not None and bool(gradient.isfinite().all()), "no finite gradient with respect to x"
 
+    @Rule(
+        Denoiser.forward,
+        "that the config's `accepts` names changes F",
+        "use the part in forward, or leave it out of the config's accepts",
+    )
     def test_every_conditioning_part_matters(self) -> None:
         """Changing any one part of the bundle changes F."""
         denoiser, given = self.build(), self.inputs(range(2), self.sizes[0])
@@ -115,6 +137,7 @@ class DenoiserSuite(ModuleSuite):
             after = self._quietly(denoiser, {**given, "cond": changed})["F"]
             assert largest_difference(before, after) > 1e-6, f"'{name}' does not change the output"
 
+    @Rule(Denoiser.forward, "Each row has a noise level of its own", "embed noise_level (B,), each row's own")
     def test_the_noise_level_matters(self) -> None:
         """Another noise level gives another F."""
         denoiser, given = self.build(), self.inputs(range(2), self.sizes[0])
@@ -122,8 +145,13 @@ class DenoiserSuite(ModuleSuite):
         after = self._quietly(denoiser, {**given, "noise_level": given["noise_level"] + 200.0})["F"]
         assert largest_difference(before, after) > 1e-6, "the noise level does not change the output"
 
+    @Rule(
+        Denoiser.forward,
+        "that `crossattn_mask` hides does not",
+        "hand the mask to the attention (True = attend), and weigh a mean over tokens by it",
+    )
     def test_masked_tokens_do_not_matter(self) -> None:
-        """What a crossattn_mask hides has no influence; a mask of all True is no mask."""
+        """Tokens that a crossattn_mask hides have no influence; a mask of all True is no mask."""
         if not self.conditioning().crossattn:
             return
         denoiser, given = self.build(), self.inputs(range(2), self.sizes[0])
@@ -140,8 +168,13 @@ class DenoiserSuite(ModuleSuite):
         assert largest_difference(a, b) <= self.atol, "masked tokens change the output"
         assert largest_difference(a, plain) > 1e-6, "masking tokens changes nothing: the mask is not used"
 
+    @Rule(
+        Denoiser,
+        "F of the prepared bundle is F of the bundle",
+        "put into extras what forward then reads, and leave the parts of the bundle as they are",
+    )
     def test_prepare_changes_nothing(self) -> None:
-        """Where there is a `prepare`, F of the prepared bundle is F of the bundle."""
+        """F of a bundle that went through `prepare` is F of the bundle."""
         denoiser, given = self.build(), self.inputs(range(2), self.sizes[0])
         if not hasattr(denoiser, "prepare"):
             return
@@ -153,8 +186,9 @@ class DenoiserSuite(ModuleSuite):
         a, b = (self._quietly(denoiser, {**given, "cond": c})["F"] for c in (given["cond"], prepared))
         assert largest_difference(a, b) <= self.atol, "a prepared bundle gives another output"
 
+    @Rule(Denoiser, "which changes no gradient", "name modules of the denoiser itself whose forward keeps no state")
     def test_recomputed_blocks_have_equal_gradients(self) -> None:
-        """Where it names `recompute_blocks`, running them again in the backward pass changes no gradient and no key."""
+        """Running its `recompute_blocks` again in the backward pass changes no gradient and no key."""
         found = []
         for again in (False, True):
             denoiser, given = self.build().train(), self.inputs(range(2), self.sizes[0])
@@ -172,6 +206,11 @@ class DenoiserSuite(ModuleSuite):
             found.append({n: p.grad for n, p in denoiser.named_parameters() if p.grad is not None})
         assert same(*found), "recomputed blocks give other gradients"
 
+    @Rule(
+        Denoiser.forward,
+        "Each row has a noise level of its own",
+        "embed noise_level (B,) row by row: no mean, no first element",
+    )
     def test_mixed_noise_levels_in_one_batch(self) -> None:
         """noise_level is per example: swapping two rows of everything swaps the output."""
         denoiser, given = self.build(), self.inputs(range(2), self.sizes[0])
@@ -183,17 +222,6 @@ class DenoiserSuite(ModuleSuite):
         }
         back = self._quietly(denoiser, swapped)["F"].flip(0)
         assert largest_difference(back, there) <= self.atol, "swapping the examples does not swap the output"
-
-    def test_preparing_changes_nothing(self) -> None:
-        """A bundle that went through `prepare`, where there is one, gives what the plain one gives."""
-        denoiser, given = self.build(), self.inputs(range(2), self.sizes[0])
-        if (prepare := getattr(denoiser, "prepare", None)) is None:
-            return
-        with torch.no_grad():
-            prepared = prepare(given["cond"])
-        plain = self._quietly(denoiser, given)["F"]
-        again = self._quietly(denoiser, {**given, "cond": prepared})["F"]
-        assert largest_difference(plain, again) <= self.atol, "a prepared bundle gives another output"
 
 
 def _copies(cond: Cond) -> dict[str, Tensor]:

@@ -9,15 +9,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ldm_core.contracts import FirstStage, LatentSpec, Site
+from ldm_core.contracts import FirstStage, LatentSpec, Reconstruction, Site
 from ldm_core.contracts.streams import Streams
 from ldm_core.testing import batches
-from ldm_core.testing.base import ModuleSuite, largest_difference, randomize, same
-from ldm_core.testing.refusals import must_raise
+from ldm_core.testing.base import largest_difference, randomize, same
+from ldm_core.testing.rules import Rule, must_raise
+from ldm_core.testing.tensors import ModuleSuite
+
+FAR_OUTSIDE = 10.0
+"""More than any stage makes of a picture in [-1, 1], trained or not; less than the middle of [0, 255]."""
 
 
 class FirstStageSuite(ModuleSuite):
-    """Subclass it, set `component` and `settings`; `sizes` where 32 x 32 and 32 x 48 do not suit the stage."""
+    """Subclass it, set `component` and `settings`, and other `sizes` if 32 x 32 and 32 x 48 do not suit the stage."""
 
     kind = "first_stage"
     protocol: ClassVar[type] = FirstStage
@@ -41,6 +45,11 @@ class FirstStageSuite(ModuleSuite):
         channels = component.latent.channels
         component.set_normalization(torch.linspace(-0.5, 0.5, channels), torch.linspace(0.5, 2.0, channels))
 
+    @Rule(
+        FirstStage,
+        "equal to the stage's own",
+        "declare in the config's latent the channels and strides that encode_moments and latents write",
+    )
     def test_latent_shape_is_as_declared(self) -> None:
         """The latent spec of the config and of the stage are one, and the latents have that shape at every size."""
         declared = self.config().latent
@@ -53,10 +62,28 @@ class FirstStageSuite(ModuleSuite):
             assert tuple(outputs["latents"].shape) == (2, *shape), f"latents at {size} are not (2, *{shape})"
             assert tuple(outputs["projected"].shape) == (2, *shape)
             assert tuple(outputs["moments"].shape[2:]) == shape[1:], "moments and latents lie on different grids"
-            assert tuple(outputs["image"].shape) == (2, self.image_channels, *size), "decode gives another image size"
 
+    @Rule(
+        FirstStage.decode,
+        "on the scale of [-1, 1]",
+        "undo the encoder's strides, and let 0 be grey: no [0, 1], no [0, 255]",
+    )
+    def test_decode_gives_images(self) -> None:
+        """Latents of pictures are decoded to pictures of their size, on the scale of [-1, 1]."""
+        size = self.sizes[-1]
+        image = self._quietly(self.build(size=size), self.inputs(range(2), size))["image"]
+        shape = (2, self.image_channels, *size)
+        assert tuple(image.shape) == shape, f"decode gives {tuple(image.shape)} for images {shape}"
+        middle = float(image.abs().median())
+        assert middle <= FAR_OUTSIDE, f"half of the decoded values are beyond {middle:.3g}"
+
+    @Rule(
+        FirstStage.encode_moments,
+        "is a ValueError naming the",
+        "call self.latent.shape(x.shape[2:]) before anything else: its ValueError names both numbers",
+    )
     def test_an_indivisible_size_is_refused(self) -> None:
-        """An image that does not divide into latents is a ValueError that names the size and the factor."""
+        """An indivisible image is a ValueError with the size and the factor in it."""
         stage = self.build()
         stride = stage.latent.stride
         for axis, factor in enumerate(stride):
@@ -65,18 +92,18 @@ class FirstStageSuite(ModuleSuite):
             size = list(self.sizes[0])
             size[axis] += 1
             image = torch.zeros(1, self.image_channels, *size)
-            error = must_raise(
-                ValueError,
-                partial(stage.encode_moments, image),
-                f"encode_moments of images of {size} at factor {factor}",
-                "latents cover whole strides (LatentSpec.shape): call self.latent.shape(x.shape[2:]) first, whose "
-                "ValueError names both numbers",
-            )
+            asked = f"encode_moments of images of {size} at factor {factor}"
+            error = must_raise(ValueError, partial(stage.encode_moments, image), asked)
             for number in (size[axis], factor):
                 assert str(number) in str(error), f"the message does not name {number}: {error}"
 
+    @Rule(
+        FirstStage.latents,
+        "Equal streams give equal latents",
+        "draw by streams.normal(mean.shape), and where streams is None draw nothing",
+    )
     def test_latents_repeat_under_the_same_streams(self) -> None:
-        """Equal streams give equal latents; other streams give others wherever the stage draws at all."""
+        """Equal streams give equal latents; a stage that draws gives others under other streams."""
         stage, given = self.build(), self.inputs(range(3), self.sizes[0])
         with torch.no_grad():
             moments = stage.encode_moments(given["image"])
@@ -91,6 +118,11 @@ class FirstStageSuite(ModuleSuite):
         far = largest_difference(first[1:2], alone)
         assert far <= self.atol, f"row 1 under its own stream differs in a batch by {far:.2g}"
 
+    @Rule(
+        FirstStage.set_normalization,
+        "(raw - mean) / std",
+        "keep mean and std (C,) as buffers, apply them last in latents and undo them first in decode",
+    )
     def test_normalization_is_honoured(self) -> None:
         """After set_normalization latents are (raw - mean) / std, and decode undoes it."""
         stage, given = self.build(), self.inputs(range(3), self.sizes[0])
@@ -116,6 +148,7 @@ class FirstStageSuite(ModuleSuite):
         seen = raw.std(axes) > 1e-3
         assert largest_difference(z.std(axes)[seen], torch.ones(channels)[seen]) < 1e-2, "their std is not 1"
 
+    @Rule(FirstStage.encode_moments, "Moments do not depend", "apply the normalisation in latents, and not to moments")
     def test_moments_do_not_depend_on_the_normalization(self) -> None:
         """Moments are raw: a cache of them outlives a new normalisation."""
         stage, given = self.build(), self.inputs(range(2), self.sizes[0])
@@ -126,8 +159,13 @@ class FirstStageSuite(ModuleSuite):
             after = stage.encode_moments(given["image"])
         assert same(before, after), "set_normalization changed what encode_moments returns"
 
+    @Rule(
+        FirstStage.project,
+        "Projecting twice",
+        "return the nearest latent that decode can mean, and z itself where all can be meant",
+    )
     def test_projection_is_idempotent(self) -> None:
-        """Projecting what was projected changes nothing."""
+        """Projecting twice is projecting once."""
         stage = self.build()
         self.learn(stage)
         z = batches.normal(range(2), stage.latent.shape(self.sizes[0]), "z")
@@ -136,14 +174,17 @@ class FirstStageSuite(ModuleSuite):
             far = largest_difference(stage.project(once), once)
         assert far <= 1e-4, f"projecting twice moves the latents by {far:.2g}"
 
+    @Rule(
+        Reconstruction,
+        "One training pass of a first stage",
+        "give the stage reconstruct(x, *, streams) -> Reconstruction, and use every parameter in it",
+    )
     def test_training_reaches_every_parameter(self) -> None:
-        """A stage with weights has `reconstruct`, whose image and regularization train all of them."""
+        """A stage with weights has `reconstruct`, whose image and regularization reach all of them."""
         stage, given = self.build(), self.inputs(range(2), self.sizes[0])
         if not list(stage.parameters()):
             return
-        assert hasattr(stage, "reconstruct"), (
-            "a stage with weights needs reconstruct(x, *, streams) -> Reconstruction, its pass in training"
-        )
+        assert hasattr(stage, "reconstruct"), "a stage with weights has no reconstruct, its pass in training"
         randomize(stage)
         stage.train()
         streams = Streams([1, 2])

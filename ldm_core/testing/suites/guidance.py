@@ -14,7 +14,9 @@ from ldm_core.contracts import CondSpec, Estimate, Guidance, Site
 from ldm_core.contracts.conditioning import Cond, Conditions
 from ldm_core.model.diffusion import make_predict
 from ldm_core.testing import batches, toys
-from ldm_core.testing.base import TensorSuite, largest_difference
+from ldm_core.testing.base import largest_difference
+from ldm_core.testing.rules import Rule
+from ldm_core.testing.tensors import TensorSuite
 
 _SPEC = CondSpec(crossattn=6, vector=5)
 
@@ -23,20 +25,15 @@ class GuidanceSuite(TensorSuite):
     """Subclass it, set `component` and `settings`.
 
     The run around it has two conditioners, `tokens` (3 tokens, its null 1 token) and `vector`, and a batch with a
-    `caption` and a `class_label` an example, for a second model; the network predicts the noise. Fields of these names
-    must do the same in every guidance:
-
-    * `scale`: 1 gives the conditional estimate; 0, where the guidance needs a null there, the unconditional one
-    * `scales`, by conditioner: all of them equal are `scale`
-    * `interval`, two levels sigma / alpha: elsewhere, one evaluation of the conditional branch
-    * `rescale`: at 1, the network's output has the deviation of the conditional one's
+    `caption` and a `class_label` an example, for a second model; the network predicts the noise. Fields `scale`,
+    `scales`, `interval` and `rescale` are tried as :class:`~ldm_core.contracts.Guidance` says.
     """
 
     kind = "guidance"
     protocol: ClassVar[type] = Guidance
 
     def site(self, size: tuple[int, ...] | None = None) -> Site:
-        """With what the toy model predicts."""
+        """Size, latents, and the toy model's parameterization."""
         return attrs.evolve(super().site(size), parameterization=toys.parameterizations()["eps"])
 
     def inputs(self, rows: Sequence[int], size: tuple[int, ...]) -> dict[str, Any]:
@@ -75,6 +72,7 @@ class GuidanceSuite(TensorSuite):
         assert isinstance(estimate, Estimate), f"guide returned {type(estimate).__name__}, not an Estimate"
         return {"x0": estimate.x0}
 
+    @Rule(Guidance.guide, "whose x0 has x's shape, float32", "give Estimate(x0) of x's shape, computed in float32")
     def test_shape_and_dtype(self) -> None:
         """The estimate is as x: its shape, float32."""
         given = self.inputs(range(2), self.sizes[0])
@@ -82,18 +80,33 @@ class GuidanceSuite(TensorSuite):
         assert x0.shape == given["x"].shape, f"x0 is {tuple(x0.shape)} for x {tuple(given['x'].shape)}"
         assert x0.dtype == torch.float32, f"x0 is {x0.dtype}, not float32"
 
+    @Rule(
+        Guidance,
+        "`scale` 1 gives the conditional estimate",
+        "mix as null + scale (cond - null), so that 1 is conditional and 0 unconditional",
+    )
     def test_scale_1_is_the_conditional_estimate(self) -> None:
         """Scale 1 changes nothing."""
         self._check_scale(1.0, "cond")
 
+    @Rule(
+        Guidance,
+        "`scale` 1 gives the conditional estimate",
+        "mix as null + scale (cond - null), so that 1 is conditional and 0 unconditional",
+    )
     def test_scale_0_is_the_unconditional_estimate(self) -> None:
         """Scale 0 leaves no condition, where the guidance compares with none."""
         if self._has("scale") and not self.config(scale=0.0).needs_null:
             pytest.skip("this guidance compares with something else than no condition")
         self._check_scale(0.0, "null")
 
+    @Rule(
+        Guidance.guide,
+        "Nulls matter where `needs_null` is True",
+        "evaluate conditions.null (or a pick without some), or say needs_null = False",
+    )
     def test_another_null_is_another_estimate(self) -> None:
-        """Where it needs a null, what stands there counts: a negative prompt acts. Else it changes nothing."""
+        """Another null (a negative prompt) changes the estimate where the guidance needs a null, and not elsewhere."""
         guidance, given = self.build(), self.inputs(range(2), self.sizes[0])
         other = {**given, "nulls": {k: c.map(lambda v: v + 0.7) for k, c in given["nulls"].items()}}
         a, b = self._quietly(guidance, given)["x0"], self._quietly(guidance, other)["x0"]
@@ -102,6 +115,11 @@ class GuidanceSuite(TensorSuite):
         else:
             assert torch.equal(a, b), "needs_null is False, and the estimate depends on the nulls"
 
+    @Rule(
+        Guidance,
+        "all equal are `scale`",
+        "let one value for all conditioners be one scale, in whatever order they are named",
+    )
     def test_equal_scales_are_one_scale(self) -> None:
         """`scales` with one value for all conditioners, in any order, is `scale`."""
         self._require("scales")
@@ -111,8 +129,13 @@ class GuidanceSuite(TensorSuite):
             got = self._quietly(self.build({"scale": 2.5, "scales": dict.fromkeys(names, 2.5)}), given)["x0"]
             assert largest_difference(got, want) <= self.atol, f"scales of {names} differ from one scale"
 
+    @Rule(
+        Guidance,
+        "outside of `interval`",
+        "compare sigma / alpha of each row with the interval, and evaluate [conditions.cond] where no row lies inside",
+    )
     def test_outside_its_interval_it_evaluates_the_conditional_branch_alone(self) -> None:
-        """Above and below its interval: one branch, that with all conditions, whose estimate is handed on."""
+        """Above and below its interval it hands on the estimate of one branch, with all conditions on."""
         self._require("interval")
         given = self.inputs(range(2), self.sizes[0])
         model = toys.toy_model(self.latent, _SPEC)
@@ -134,6 +157,11 @@ class GuidanceSuite(TensorSuite):
             assert asked[0][0] is conditions.cond, "the branch outside the interval is not the conditional one"
             assert largest_difference(got, want) <= self.atol, "outside the interval the estimate is changed"
 
+    @Rule(
+        Guidance,
+        "outside of `interval`",
+        "compare sigma / alpha of each row with the interval, and evaluate [conditions.cond] where no row lies inside",
+    )
     def test_within_its_interval_it_guides_each_row_by_its_own_level(self) -> None:
         """Rows inside are guided as without an interval and rows outside are not, in one batch."""
         self._require("interval")
@@ -148,6 +176,7 @@ class GuidanceSuite(TensorSuite):
         assert largest_difference(part[:1], never[:1]) <= self.atol, "the row at the lower end is guided"
         assert largest_difference(part[1:], always[1:]) <= self.atol, "the row inside is not guided"
 
+    @Rule(Guidance, "at `rescale` 1", "scale F, each example by itself, to the deviation of the conditional F")
     def test_rescale_1_keeps_the_deviation_of_the_output(self) -> None:
         """With `rescale` 1, what the network puts out deviates as under the conditions alone; with 0, more."""
         self._require("rescale")
@@ -167,14 +196,46 @@ class GuidanceSuite(TensorSuite):
         assert largest_difference(full, want) <= 1e-4 * float(want.max()), "the deviation is not the conditional one's"
         assert largest_difference(off, want) > 1e-3 * float(want.max()), "rescale 0 rescales"
 
+    @Rule(
+        Guidance.guide,
+        "the result does not depend on that",
+        "hand all branches to predict, and mix what comes back row by row",
+    )
     def test_batched_is_one_by_one(self) -> None:
-        """Whether the core evaluates branches together or one by one changes nothing."""
+        """Branches that the core evaluates one by one give the same as together."""
         guidance, given = self.build(), self.inputs(range(3), self.sizes[0])
         with torch.no_grad():
             a = self.run(guidance, given, together=True)["x0"]
             b = self.run(guidance, given, together=False)["x0"]
         assert largest_difference(a, b) <= self.atol, "batched and one by one differ"
 
+    @Rule(
+        Guidance.guide,
+        "wants x and t of B rows and branches of B rows each",
+        "call predict(x, t, [branch, ...]) with the x and t of all rows; the core stacks the branches itself",
+    )
+    def test_predict_is_called_with_the_batch(self) -> None:
+        """x and t keep their rows in every call of predict, and each branch has as many."""
+        guidance, given = self.build(), self.inputs(range(3), self.sizes[0])
+        predict, asked = make_predict(toys.toy_model(self.latent, _SPEC)), []
+
+        def spy(x: Tensor, t: Tensor, branches: Sequence[Cond]) -> list[Estimate]:
+            asked.append((len(x), tuple(t.shape), *(b.rows() for b in branches)))
+            assert asked[-1] == (3, (3,), *[3] * len(branches)), (
+                f"predict is called with rows {asked[-1]} for 3 examples"
+            )
+            return predict(x, t, branches)
+
+        schedule = toys.schedules()["table"]
+        with torch.no_grad():
+            guidance.guide(spy, given["x"], given["t"], self.conditions(given), schedule)
+        assert asked, "the guidance never asked the model"
+
+    @Rule(
+        Guidance,
+        "says with `needs_null`",
+        "give the config needs_null: bool, True where conditions.null or a pick without some is evaluated",
+    )
     def test_needs_null_is_true(self) -> None:
         """The config's `needs_null` says whether the model is called without conditions."""
         guidance, given = self.build(), self.inputs(range(2), self.sizes[0])
@@ -196,6 +257,7 @@ class GuidanceSuite(TensorSuite):
         assert used, "the guidance never asked the model"
         assert needs or not any(used), "needs_null is False, yet a branch without conditions was asked for"
 
+    @Rule(Guidance.guide, "Gradients pass", "detach nothing, and enter neither no_grad nor inference_mode")
     def test_gradients_pass(self) -> None:
         """Under no_grad with enable_grad inside, as a gradient guidance runs, x has a finite gradient."""
         guidance, given = self.build(), self.inputs(range(2), self.sizes[0])

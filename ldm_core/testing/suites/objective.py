@@ -13,7 +13,9 @@ from ldm_core.contracts import CondSpec, LossOutput, Objective
 from ldm_core.contracts.conditioning import Cond
 from ldm_core.contracts.streams import Streams
 from ldm_core.testing import batches, toys
-from ldm_core.testing.base import TensorSuite, same
+from ldm_core.testing.base import same
+from ldm_core.testing.rules import Rule
+from ldm_core.testing.tensors import TensorSuite
 
 _SPEC = CondSpec(crossattn=6, vector=5)
 
@@ -42,6 +44,11 @@ class ObjectiveSuite(TensorSuite):
 
     @pytest.mark.parametrize("schedule", ["table", "cosine", "ve", "flow"])
     @pytest.mark.parametrize("parameterization", ["eps", "x0", "v", "flow"])
+    @Rule(
+        Objective.loss,
+        "a loss per example",
+        "take the mean over the axes of each example, error.flatten(1).mean(1), and not over the batch",
+    )
     def test_a_loss_for_each_example(self, schedule: str, parameterization: str) -> None:
         """value (B,), float32 or better, finite and not negative, with every parameterization that fits."""
         if schedule == "flow" and parameterization == "eps":
@@ -54,6 +61,7 @@ class ObjectiveSuite(TensorSuite):
         assert out.value.dtype in (torch.float32, torch.float64), f"value is {out.value.dtype}"
         assert bool(out.value.isfinite().all()) and bool((out.value >= 0).all()), "a loss is negative or not finite"
 
+    @Rule(Objective.loss, "Logs are detached", "log value.detach(): a scalar, or one number an example")
     def test_logs_are_detached(self) -> None:
         """Logs are scalars or (B,), without a graph."""
         given = self.inputs(range(3), self.sizes[0])
@@ -62,6 +70,11 @@ class ObjectiveSuite(TensorSuite):
             assert not value.requires_grad, f"log '{name}' holds the graph"
             assert tuple(value.shape) in ((), (3,)), f"log '{name}' has shape {tuple(value.shape)}"
 
+    @Rule(
+        Objective.loss,
+        "Every parameter of the model gets a gradient",
+        "call model, its network or its schedule with gradients on, and detach neither F nor cond",
+    )
     def test_gradients_reach_the_model(self) -> None:
         """Every parameter of the model gets a gradient, through conditioning too."""
         given = self.inputs(range(3), self.sizes[0])
@@ -72,6 +85,11 @@ class ObjectiveSuite(TensorSuite):
         assert not lost, f"no gradient reaches {', '.join(lost)}"
         assert tokens.grad is not None, "no gradient reaches the conditioning"
 
+    @Rule(
+        Objective.loss,
+        "Times and noise come from `streams`",
+        "draw by streams.uniform((B,)) and streams.normal(x0.shape)",
+    )
     def test_draws_from_the_streams(self) -> None:
         """Times and noise come from the streams: equal ones repeat the loss, others change it, row by row."""
         objective, given = self.build(), self.inputs(range(2), self.sizes[0])

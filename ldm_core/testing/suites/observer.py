@@ -19,16 +19,25 @@ import pytest
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog, hookspecs
+from ldm_core.contracts import Observer
 from ldm_core.data import images
 from ldm_core.errors import LDMError
-from ldm_core.testing.base import Suite, _generators, same
+from ldm_core.testing.base import Suite, generators, same
+from ldm_core.testing.rules import Rule
 
 _HOOKS = tuple(n for n in vars(hookspecs) if n.startswith("ldm_") and n != "ldm_components")
 RECIPE: Mapping[str, Any] = {
     "image_size": [16, 16], "seed": 0, "denoiser": {"use": "unet", "channels": 8}, "conditioners": [],
     "trainer": {"steps": 8, "lr": 1e-3}, "observers": [{"use": "somebody"}],
 }  # fmt: skip
-"""Plain values such as an observer is told at the start of a run."""
+"""Plain values as an observer is told them at the start of a run."""
+
+
+_TOLD = Rule(
+    Observer,
+    "Told of a run, of whatever end and whatever numbers",
+    "raise in no hook: skip what cannot be shown, and refuse a folder in ldm_run_start by an LDMError",
+)
 
 
 class ObserverSuite(Suite):
@@ -39,7 +48,7 @@ class ObserverSuite(Suite):
     # --------------------------------------------------------------------------------------------- telling
 
     def told(self, out: str, *, end: str = "done", start: int = 0) -> Any:
-        """A fresh observer that was told of a whole run in the folder `out`; `start` above 0 for one that goes on.
+        """Tell a fresh observer of a whole run in the folder `out`; a run that goes on has a `start` above 0.
 
         Three stages: one skipped, a denoiser of 8 steps with a validation and a picture, and samples.
         """
@@ -79,6 +88,11 @@ class ObserverSuite(Suite):
 
     # -------------------------------------------------------------------------------------- standard tests
 
+    @Rule(
+        Observer,
+        "each marked with ``hookimpl``",
+        "mark each hook with @hookimpl, and spell it as ldm_core.catalog.hookspecs does",
+    )
     def test_implements_hooks(self) -> None:
         """Each method called ldm_... is marked with hookimpl and is a hook that exists; there is one at least."""
         observer = self.build()
@@ -89,8 +103,9 @@ class ObserverSuite(Suite):
         assert not unmarked, f"without @hookimpl they are never called: {', '.join(unmarked)}"
         self._hook(observer)
 
+    @Rule(Observer, "making it writes no file and starts no thread", "open files and connections in ldm_run_start")
     def test_does_nothing_until_it_is_told(self) -> None:
-        """Every process of a run makes one, and only the first is told: making it leaves no file and no thread."""
+        """Making it leaves no file and no thread: every process makes one, and only the first is told of the run."""
         threads = threading.active_count()
         with _folder() as here:
             self.build()
@@ -98,12 +113,14 @@ class ObserverSuite(Suite):
         assert threading.active_count() == threads, "making the observer starts a thread"
 
     @pytest.mark.parametrize("end", ["done", "interrupted", "failed"])
+    @_TOLD
     def test_follows_a_run(self, end: str) -> None:
         """A run in a folder, whatever its end; and the same run going on from a checkpoint before that end."""
         with _folder() as here:
             self.told(str(here / "run"), end=end)
             self.told(str(here / "run"), start=2)
 
+    @_TOLD
     def test_follows_a_run_at_a_url(self) -> None:
         """A run on remote storage is followed as well, or refused at its beginning with an error of the user's."""
         with _folder() as here:
@@ -112,8 +129,9 @@ class ObserverSuite(Suite):
             except LDMError as error:
                 assert str(error), "the refusal has no message"
 
+    @_TOLD
     def test_takes_numbers_that_are_not_finite(self) -> None:
-        """A loss that is not a number is when a user looks."""
+        """NaN and infinite losses are followed: that is when a user looks."""
         hook = self._hook(self.build())
         with _folder() as here:
             hook.ldm_run_start(recipe=dict(RECIPE), out=str(here))
@@ -123,15 +141,20 @@ class ObserverSuite(Suite):
             hook.ldm_stage_end(stage="denoiser", status="failed")
             hook.ldm_run_end(status="failed")
 
+    @Rule(Observer, "a run may end that never began", "let ldm_run_end do nothing where ldm_run_start was not called")
     def test_an_end_without_a_beginning(self) -> None:
         """A run that fails before it begins still ends."""
         self._hook(self.build()).ldm_run_end(status="failed")
 
+    @Rule(
+        Observer,
+        "It changes nothing",
+        "copy what is kept, draw from a generator of its own, and write to stderr or to the folder",
+    )
     def test_changes_nothing(self) -> None:
-        """Random generators, signal handlers, what it is handed, and stdout (where a document may go) stay as they
-        were."""
+        """Random generators, signal handlers, its arguments and stdout (where a document may go) stay as they were."""
         handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-        before = _generators()
+        before = generators()
         recipe, logs = copy.deepcopy(dict(RECIPE)), {"loss": 0.5}
         with _folder() as here, _stdout(here / "stdout") as said:
             hook = self._hook(self.build())
@@ -142,7 +165,7 @@ class ObserverSuite(Suite):
             hook.ldm_run_end(status="done")
             text = said()
         assert recipe == RECIPE and logs == {"loss": 0.5}, "the observer changes what it is handed"
-        assert same(_generators(), before), "a global random generator has moved"
+        assert same(generators(), before), "a global random generator has moved"
         assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers, "signal handlers changed"
         assert not text, f"the observer writes to stdout: {text[:200]!r}"
 
@@ -156,7 +179,7 @@ def _folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _stdout(file: Path) -> Iterator[Any]:
-    """What goes to stdout, by Python or past it (file descriptor 1), as a function that gives the text so far."""
+    """A function that gives the text on stdout so far, written by Python or past it (file descriptor 1)."""
     sys.stdout.flush()
     text, saved = io.StringIO(), os.dup(1)
     with file.open("wb") as sink:

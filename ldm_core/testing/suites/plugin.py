@@ -1,4 +1,4 @@
-"""The conformance suite of a whole plugin: what its module describes, without importing what it describes."""
+"""The conformance suite of a whole plugin: the descriptors of its module."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
 from typing import Any, ClassVar
 
 import click
 
-from ldm_core.catalog import Catalog
+from ldm_core.catalog import Catalog, hookspecs
 from ldm_core.catalog.catalog import GROUP
 from ldm_core.catalog.component import API_VERSION, LAPTOP_SITE, Component
 from ldm_core.config.documents import dump_yaml, parse_yaml
 from ldm_core.config.structure import structure, unstructure
+from ldm_core.contracts import Conditioner
 from ldm_core.testing.base import Suite
-from ldm_core.testing.config_class import check_config_class
+from ldm_core.testing.config_class import FROZEN, NAMES, check_config_class
+from ldm_core.testing.names import misspelt_config, misspelt_part
+from ldm_core.testing.rules import Rule
 
 HEAVY = (
     "torch",
@@ -68,6 +72,11 @@ class PluginSuite(Suite):
         for name in self.modules():
             yield from importlib.import_module(name).ldm_components()
 
+    @Rule(
+        Component,
+        "`name` is unique within its kind",
+        "look at the error: it names the module that fails, or the name that comes twice",
+    )
     def test_builds_by_name(self) -> None:
         """The catalog takes the plugin in whole: nothing broken, every component and preset found by its name."""
         catalog = Catalog()
@@ -78,6 +87,11 @@ class PluginSuite(Suite):
             for name in {component.name, *component.presets}:
                 assert catalog.get(component.kind, name)[0].component.name == component.name
 
+    @Rule(
+        Component,
+        "`api` is the plugin API",
+        "describe each part with ldm_core.Component, and install a core that speaks the plugin's API",
+    )
     def test_meets_the_protocol(self) -> None:
         """Each descriptor is a Component of this plugin API, and finds nothing wrong with itself."""
         found = list(self.components())
@@ -87,6 +101,7 @@ class PluginSuite(Suite):
             assert component.api == API_VERSION, f"'{component.name}' is written for plugin API {component.api}"
             assert not component.problems(), f"'{component.name}': {'; '.join(component.problems())}"
 
+    @FROZEN
     def test_config_is_frozen_and_round_trips(self) -> None:
         """Configs are frozen and by keyword; presets and defaults come back equal from YAML; `small` scales them."""
         for component in self.components():
@@ -98,12 +113,29 @@ class PluginSuite(Suite):
                 small = unstructure(component.scaled_down(LAPTOP_SITE))
                 structure({**unstructure(preset), **small}, component.config, f"small {name}")
 
+    @Rule(Conditioner, "one line per misfit", "make check a method: check(self, site) yields lines")
     def test_config_check_passes(self) -> None:
         """A config's `check`, where it has one, can be called."""
         for component in self.components():
             check = getattr(component.config, "check", None)
             assert check is None or callable(check), f"'{component.name}': check is no method"
 
+    @NAMES
+    def test_optional_names_are_spelt_as_in_the_contract(self) -> None:
+        """No public name of a config or a part's class is nearly an optional name of its contract."""
+        slips: list[str] = []
+        for component in self.components():
+            slips += misspelt_config(component.kind, component.config)
+            with suppress(ImportError, AttributeError):  # another test tells of a factory that is not there
+                factory = component.load()
+                slips += misspelt_part(component.kind, factory) if isinstance(factory, type) else ()
+        assert not slips, "; ".join(slips)
+
+    @Rule(
+        hookspecs.ldm_components,
+        "must not import what it describes",
+        "import it in the function that uses it, or in the module that the factory names",
+    )
     def test_describing_imports_nothing_heavy(self) -> None:
         """In a fresh process, importing the module, its descriptors and its commands leaves the heavy modules out."""
         for name in self.modules():
@@ -117,13 +149,23 @@ class PluginSuite(Suite):
             )
             assert done.returncode == 0, f"describing {name} fails:\n{done.stderr[-2000:]}"
             heavy = json.loads(done.stdout.strip().splitlines()[-1])["heavy"]
-            assert not heavy, f"describing {name} imports {', '.join(heavy)}; import them where they are used"
+            assert not heavy, f"describing {name} imports {', '.join(heavy)}"
 
+    @Rule(
+        Component,
+        "`factory` is the only string",
+        'spell the factory as "package.module:callable", with a module that is installed',
+    )
     def test_every_factory_imports(self) -> None:
         """The one string of each descriptor leads to something that can be called."""
         for component in self.components():
             assert callable(component.load()), f"{component.factory} cannot be called"
 
+    @Rule(
+        Component,
+        "its `factory` names what :func:`ldm_core.cli.command` made",
+        "decorate the function with ldm_core.cli.command.command, and give it a docstring, and each option a help text",
+    )
     def test_every_command_explains_itself(self) -> None:
         """A command is one of click's, made by ldm_core.cli.command; its help fits a terminal and tells all options."""
         for component in self.components():
@@ -144,6 +186,7 @@ class PluginSuite(Suite):
                 unknown = {word.partition("=")[0] for word in words if word.startswith("--")} - known
                 assert not unknown, f"'{component.name}': no option is called {', '.join(unknown)}, as in: {line}"
 
+    @Rule(Component, "`summary` is one line", 'give summary="..." of one line')
     def test_every_component_has_a_summary(self) -> None:
         """One line that listings show."""
         for component in self.components():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -13,29 +14,51 @@ from torch import Tensor
 from ldm_core.contracts import Denoise, Estimate, NoiseSchedule, Sampler
 from ldm_core.contracts.streams import Streams
 from ldm_core.testing import batches, gaussian, toys
-from ldm_core.testing.base import TensorSuite, largest_difference, same
-from ldm_core.testing.refusals import dividing, must_raise
+from ldm_core.testing.base import largest_difference, same
+from ldm_core.testing.rules import Rule, must_raise
+from ldm_core.testing.tensors import TensorSuite
 
 _SHAPE = (3, 4, 4)
-_DIVIDES = (
-    "a sampler may divide by sigma(times[i]), i < last, never by alpha without saying so (contract Sampler.sample): "
-    "alpha is 0 where rectified flow begins. Write the step in x0 and eps = (x - alpha x0) / sigma, or set "
-    "divides_by_alpha = True in the suite"
+_DIVIDES = Rule(
+    Sampler.sample,
+    "divide by sigma(times[i])",
+    "write the step in x0 and eps = (x - alpha x0) / sigma, or set divides_by_alpha = True in the suite",
 )
-_STREAMS = (
-    "streams is required when noise is drawn (contract Sampler.sample): raise ValueError where it is None, before the "
-    "first step"
+_ON_STEP = Rule(
+    Sampler.sample,
+    "a tensor that it returns replaces x",
+    "after each step: other = on_step(i, times[i + 1], x, x0); x = x if other is None else other; catch nothing",
 )
+_CONVERGES = Rule(
+    Sampler.sample,
+    "With more steps the result converges",
+    "compare the step with its source: coefficients at times[i] and times[i + 1], one step for each pair of times",
+)
+_STREAMS = Rule(
+    Sampler.sample,
+    "`streams` is required when noise is drawn",
+    "raise ValueError before the first step where streams is None, and draw by streams.normal(x.shape)",
+)
+
+
+@contextmanager
+def _dividing(where: str) -> Iterator[None]:
+    """Add the rule of divisions to a division by zero."""
+    try:
+        yield
+    except ZeroDivisionError as error:
+        told = AssertionError(f"{where}: the sampler divides by zero ({error})")
+        _DIVIDES.quote(told)
+        raise told from error
 
 
 class SamplerSuite(TensorSuite):
-    """Subclass it, set `component`; `order` where a deterministic sampler claims more than 1.
+    """Subclass it, set `component`, and `order` for a deterministic sampler of order above 1.
 
-    The order is measured on times that are graded towards data, from t_max to 0, or, with `spacing` ``log_snr``, where
-    ln(sigma / alpha) is even: there methods that integrate in that variable show it. `divides_by_alpha` says openly
-    that the sampler cannot begin where alpha is 0; rectified flow is then begun a little later. `exact_noise` False
-    says that it draws more noise than a level has, as DDPM's larger variance does. Whether a sampler draws noise at
-    all is seen by the kit.
+    The order is measured on times from t_max to 0, graded towards data. With `spacing` ``log_snr`` they are even in
+    ln(sigma / alpha), for methods that integrate in it. `divides_by_alpha` says openly that the sampler cannot begin at
+    alpha = 0; its rectified flow then begins a little later. `exact_noise` False says that it draws more noise than a
+    level has, as DDPM's larger variance does. The kit finds out by itself if a sampler draws noise.
     """
 
     kind = "sampler"
@@ -62,7 +85,7 @@ class SamplerSuite(TensorSuite):
         return {"x": component.sample(self.denoise(schedule), x, inputs["times"].cpu(), schedule, streams=streams)}
 
     def denoise(self, schedule: NoiseSchedule) -> Denoise:
-        """The exact denoiser, which also checks how it is called."""
+        """The exact denoiser, with a check of its arguments."""
         exact = self.problem.denoise(schedule)
 
         def estimate(x: Tensor, t: Tensor) -> Estimate:
@@ -79,7 +102,7 @@ class SamplerSuite(TensorSuite):
         return gaussian.graded_times(start, end * schedule.t_max, steps)
 
     def draws_noise(self, sampler: Any) -> bool:
-        """Whether the sampler asks for streams: then without them it raises ValueError, as the contract says."""
+        """True of a sampler that draws noise: without streams it raises ValueError, as the contract says."""
         schedule = toys.schedules()["cosine"]
         try:
             sampler.sample(self.denoise(schedule), batches.normal([0], _SHAPE), self.times(schedule, 3), schedule)
@@ -88,10 +111,13 @@ class SamplerSuite(TensorSuite):
         except (AttributeError, TypeError) as error:
             if "NoneType" not in str(error):
                 raise
-            raise AssertionError(f"without streams it raises {type(error).__name__} ({error}); {_STREAMS}") from error
+            told = AssertionError(f"without streams the sampler raises {type(error).__name__} ({error})")
+            _STREAMS.quote(told)
+            raise told from error
         return False
 
     @pytest.mark.parametrize("name", ["table", "cosine", "ve", "flow"])
+    @_CONVERGES
     def test_converges_to_the_exact_solution(self, name: str) -> None:
         """Deterministic: the error against the exact flow falls at `order`. Drawing noise: the moments become exact."""
         sampler, schedule = self.build(), toys.schedules()[name]
@@ -108,30 +134,38 @@ class SamplerSuite(TensorSuite):
         )
 
     @pytest.mark.parametrize("name", ["cosine", "flow"])
+    @Rule(
+        Sampler.sample,
+        "x (B, C, *s) at times[0] -> x at times[-1]",
+        "step from each time to the next, the last pair included, and return x, not x0",
+    )
     def test_ends_at_the_last_time(self, name: str) -> None:
-        """A run whose times end above 0 ends at that level, not at data."""
+        """Times that end above 0 lead to that level, not to data."""
         sampler, schedule = self.build(), toys.schedules()[name]
         (fine,) = self._errors(sampler, schedule, [self.times(schedule, 128, end=0.4)])
         assert fine < 0.05, f"times ending at 0.4 t_max: x is off by {fine:.3g} from that level's distribution"
 
     @pytest.mark.parametrize("name", ["table", "cosine", "ve", "flow"])
+    @Rule(
+        Sampler.sample,
+        "in x's shape and dtype",
+        "turn float64 coefficients into Python's numbers, or cast the result to x's dtype",
+    )
     def test_is_finite_everywhere(self, name: str) -> None:
         """Few steps or many, on every schedule, rectified flow with alpha(t_max) = 0 among them: finite, x's kind."""
         sampler, schedule = self.build(), toys.schedules()[name]
         for steps in (1, 2, 5, 30):
             x = batches.normal([0, 1], _SHAPE) * (schedule.t_max if name == "ve" else 1.0)
             times = self.times(schedule, steps)
-            with dividing(f"{steps} steps on {name}", _DIVIDES):
+            with _dividing(f"{steps} steps on {name}"):
                 out = sampler.sample(self.denoise(schedule), x, times, schedule, streams=Streams([1, 2]))
             assert out.shape == x.shape and out.dtype == x.dtype, (
-                f"x {x.dtype} {tuple(x.shape)} became {out.dtype} {tuple(out.shape)}; the result is x at times[-1], in "
-                "x's shape and type: turn float64 coefficients into Python numbers, or cast the result"
+                f"x {x.dtype} {tuple(x.shape)} became {out.dtype} {tuple(out.shape)}"
             )
-            at_0 = name == "flow" and not self.divides_by_alpha
-            assert bool(out.isfinite().all()), f"{steps} steps on {name} are not finite" + (
-                f"; {_DIVIDES}" if at_0 else ""
-            )
+            with _DIVIDES.held() if name == "flow" else nullcontext():
+                assert bool(out.isfinite().all()), f"{steps} steps on {name} are not finite"
 
+    @Rule(Sampler.sample, "wants t (B,), at levels from times[0]", "call denoise at times of the run, or between them")
     def test_evaluates_within_the_times(self) -> None:
         """The denoiser is asked only at levels from times[0] down to times[-1]."""
         sampler, schedule = self.build(), toys.schedules()["cosine"]
@@ -148,8 +182,9 @@ class SamplerSuite(TensorSuite):
             f"asked between {min(asked):.4g} and {max(asked):.4g}, times go from {times[0]:.4g} to {times[-1]:.4g}"
         )
 
+    @_STREAMS
     def test_noise_comes_from_the_streams(self) -> None:
-        """A sampler that draws repeats under equal streams and differs under others; one that does not ignores them."""
+        """A sampler with noise repeats under equal streams and differs under others; one without noise ignores them."""
         sampler, schedule = self.build(), toys.schedules()["cosine"]
         x, times = batches.normal([0, 1], _SHAPE), self.times(schedule, 6)
 
@@ -159,15 +194,16 @@ class SamplerSuite(TensorSuite):
 
         assert same(sample([1, 2]), sample([1, 2])), "equal streams gave other samples"
         if self.draws_noise(sampler):
-            must_raise(ValueError, lambda: sample(None), "a run without streams", _STREAMS)
+            must_raise(ValueError, lambda: sample(None), "a run without streams")
             other = sample([1, 3])
             assert not same(sample([1, 2]), other), "other streams gave the same samples"
             assert same(sample([1, 2])[:1], other[:1]), "row 0 changed with the stream of row 1"
         else:
             assert same(sample(None), sample([3, 4])), "the sampler draws noise when it is given streams"
 
+    @Rule(Sampler, "its history is local to", "keep what a step remembers in local variables of sample")
     def test_keeps_no_history(self) -> None:
-        """A second run from the same x is the same: what a run remembers is local to it."""
+        """A second run from the same x is the same: a run's memory is local to it."""
         sampler, schedule = self.build(), toys.schedules()["cosine"]
         x, times = batches.normal([0], _SHAPE), self.times(schedule, 5)
         first = sampler.sample(self.denoise(schedule), x, times, schedule, streams=Streams([1]))
@@ -175,6 +211,7 @@ class SamplerSuite(TensorSuite):
         again = sampler.sample(self.denoise(schedule), x, times, schedule, streams=Streams([1]))
         assert same(first, again), "a run depends on the run before it"
 
+    @_ON_STEP
     def test_on_step_is_called_after_each_step(self) -> None:
         """on_step(index, t, x, x0): indices 0, 1, ...; t () the level that x has reached; the last x is the result."""
         sampler, schedule = self.build(), toys.schedules()["cosine"]
@@ -192,6 +229,7 @@ class SamplerSuite(TensorSuite):
         assert all(s[3] == x.shape for s in seen), "x0 of on_step has another shape than x"
         assert same(seen[-1][2], out), "the x of the last on_step is not the result"
 
+    @_ON_STEP
     def test_on_step_replaces_x(self) -> None:
         """A tensor that on_step returns takes x's place."""
         sampler, schedule = self.build(), toys.schedules()["cosine"]
@@ -206,8 +244,9 @@ class SamplerSuite(TensorSuite):
         assert same(sample(3), torch.full_like(x, 3.0)), "a tensor returned after the last step is not the result"
         assert largest_difference(sample(0), sample(-1)) > 1e-3, "a tensor returned after the first step is ignored"
 
+    @_ON_STEP
     def test_on_step_can_cancel(self) -> None:
-        """What on_step raises comes out, after no further step."""
+        """An exception that on_step raises comes out, after no further step."""
         sampler, schedule = self.build(), toys.schedules()["cosine"]
         calls = []
 
@@ -224,11 +263,10 @@ class SamplerSuite(TensorSuite):
             Cancelled,
             lambda: sampler.sample(self.denoise(schedule), x, times, schedule, streams=Streams([1]), on_step=stop),
             "an on_step that raises to cancel the run",
-            "on_step is called after each step, and what it raises comes out (contract OnStep: raise to cancel): call "
-            "it, and catch nothing around it",
         )
         assert calls == [0, 1], f"on_step went on after the exception: {calls}"
 
+    @Rule(Sampler.sample, "The sampler passes gradients", "leave no_grad and inference_mode to the caller")
     def test_gradients_pass(self) -> None:
         """The sampler neither switches gradients off nor works in inference mode: that is the caller's."""
         sampler, schedule = self.build(), toys.schedules()["cosine"]
@@ -237,8 +275,9 @@ class SamplerSuite(TensorSuite):
         assert out.requires_grad, "the result has no gradient with respect to x"
 
     @pytest.mark.parametrize("name", ["table", "cosine", "ve", "flow"])
+    @_CONVERGES
     def test_data_of_one_point_is_exact(self, name: str) -> None:
-        """Where all data are one point, the estimate of x0 never changes: any number of steps is exact, with noise too.
+        """Data of one point: the estimate of x0 never changes, so any number of steps is exact, with noise too.
 
         Deterministic: x is carried along the flow. Drawing noise: mean and standard deviation are those of the level.
         """
@@ -259,7 +298,7 @@ class SamplerSuite(TensorSuite):
     ) -> list[float]:
         problem, found = problem or self.problem, []
         for one in times:
-            with dividing(f"{len(one) - 1} steps from t = {float(one[0]):g}", _DIVIDES):
+            with _dividing(f"{len(one) - 1} steps from t = {float(one[0]):g}"):
                 if self.draws_noise(sampler):
                     mean, std = gaussian.moments(sampler, schedule, one, problem)
                     exact = [float(v) for v in problem.marginal(schedule, one[-1])]

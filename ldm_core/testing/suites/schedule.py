@@ -10,14 +10,20 @@ from torch import Tensor
 
 from ldm_core.contracts import NoiseSchedule
 from ldm_core.testing import batches
-from ldm_core.testing.base import TensorSuite, same
+from ldm_core.testing.base import same
+from ldm_core.testing.rules import Rule
+from ldm_core.testing.tensors import TensorSuite
 
 
 class ScheduleSuite(TensorSuite):
-    """Subclass it, set `component`. A schedule whose `draw` gives whole numbers only is taken as a table."""
+    """Subclass it, set `component`. A schedule with a `draw` of whole numbers only is a table.
+
+    `preserves_variance` True claims that alpha² + sigma² is 1, and has it tested.
+    """
 
     kind = "schedule"
     protocol: ClassVar[type] = NoiseSchedule
+    preserves_variance: ClassVar[bool] = False
 
     def inputs(self, rows: Sequence[int], size: tuple[int, ...]) -> dict[str, Tensor]:
         """Uniform numbers (B,)."""
@@ -39,10 +45,15 @@ class ScheduleSuite(TensorSuite):
         return torch.linspace(0, schedule.t_max, count + 1, dtype=torch.float64)
 
     def is_table(self, schedule: Any) -> bool:
-        """Whether all training times are whole numbers."""
+        """True where all training times are whole numbers."""
         t = schedule.draw(torch.linspace(0, 0.999, 57, dtype=torch.float64))
         return bool((t == t.round()).all()) and schedule.t_max >= 2
 
+    @Rule(
+        NoiseSchedule,
+        "alpha(0) = 1, sigma(0) = 0",
+        "let t = 0 be data without noise, and t_max the level with most noise",
+    )
     def test_boundary_values(self) -> None:
         """t = 0 is data: alpha 1, sigma 0; at t_max there is noise, and alpha may be 0 but not negative."""
         schedule = self.build()
@@ -54,6 +65,11 @@ class ScheduleSuite(TensorSuite):
         assert float(schedule.alpha(end)) >= 0.0, "alpha(t_max) is negative"
         assert float(schedule.sigma(end)) > 0.0, "sigma(t_max) is 0"
 
+    @Rule(
+        NoiseSchedule,
+        "sigma / alpha increases",
+        "let sigma / alpha grow with t, for every t in [0, t_max], whole or not",
+    )
     def test_noise_increases(self) -> None:
         """sigma / alpha strictly increases, and all is finite."""
         schedule = self.build()
@@ -66,6 +82,11 @@ class ScheduleSuite(TensorSuite):
             f"sigma / alpha does not increase at t = {float(t[1:][angle.diff() <= 0][0])}"
         )
 
+    @Rule(
+        NoiseSchedule,
+        "at whole times and between them",
+        "let sigma / alpha grow with t, for every t in [0, t_max], whole or not",
+    )
     def test_between_whole_times_noise_increases_too(self) -> None:
         """Samplers evaluate anywhere: between the whole times of a table as well."""
         schedule = self.build()
@@ -73,6 +94,7 @@ class ScheduleSuite(TensorSuite):
         angle = torch.atan2(schedule.sigma(t), schedule.alpha(t))
         assert bool(angle.isfinite().all()) and bool((angle.diff() > 0).all()), "sigma / alpha does not increase"
 
+    @Rule(NoiseSchedule, "Coefficients are float64", "begin with t.double(), and keep the shape of t")
     def test_coefficients_are_float64_in_the_shape_of_t(self) -> None:
         """Double precision, whatever t is, in t's shape."""
         schedule = self.build()
@@ -84,6 +106,11 @@ class ScheduleSuite(TensorSuite):
                     assert value.shape == t.shape, f"{name} has shape {tuple(value.shape)} for t {shape}"
                     assert name == "noise_level" or value.dtype == torch.float64, f"{name} is {value.dtype}"
 
+    @Rule(
+        NoiseSchedule.draw,
+        "training times in (0, t_max]",
+        "map u = 0 to t_max or to the first level, never to 0; a table gives floor(u T) + 1",
+    )
     def test_drawn_times(self) -> None:
         """draw: uniform u in [0, 1) to (0, t_max], in u's shape; of a table, every entry and nothing between."""
         schedule = self.build()
@@ -101,8 +128,40 @@ class ScheduleSuite(TensorSuite):
             whole = torch.arange(1, count + 1, dtype=torch.float64)
             assert same(schedule.draw(u).double().sort().values, whole), f"draw does not give each of 1..{count}"
 
+    @Rule(
+        NoiseSchedule,
+        "by the attribute `table_steps`",
+        "give schedule and config table_steps = t_max where draw gives whole numbers, and None or nothing elsewhere",
+    )
+    def test_a_table_says_its_length(self) -> None:
+        """A table has `table_steps` equal to t_max, on the schedule and on its config; others have None, or nothing."""
+        schedule, config = self.build(), self.config()
+        expected = int(schedule.t_max) if self.is_table(schedule) else None
+        for owner in (schedule, config):
+            said = getattr(owner, "table_steps", None)
+            assert said == expected, f"table_steps of {type(owner).__name__} is {said}, not {expected}"
+
+    @Rule(
+        NoiseSchedule,
+        "calls itself variance preserving",
+        "make sigma of alpha, sqrt(1 - alpha²), or do not claim preserves_variance in the suite",
+    )
+    def test_variance_is_preserved_where_that_is_claimed(self) -> None:
+        """With `preserves_variance`, alpha² + sigma² is 1 at every level."""
+        if not self.preserves_variance:
+            return
+        schedule = self.build()
+        t = self.grid(schedule)
+        far = float((schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2 - 1).abs().max())
+        assert far < 1e-9, f"alpha² + sigma² is off 1 by {far:.2g}"
+
+    @Rule(
+        NoiseSchedule.noise_level,
+        "strictly monotone in t",
+        "tell the network another number at each level, of a table the whole index",
+    )
     def test_noise_level(self) -> None:
-        """What the network is told is finite and monotone; of a table, an exact whole number at each entry."""
+        """The network is told finite, monotone numbers; of a table, an exact whole number at each entry."""
         schedule = self.build()
         t = self.grid(schedule)[1:]
         level = schedule.noise_level(t)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from ldm_core.contracts import NoiseSchedule, TimeGrid
 from ldm_core.testing import toys
 from ldm_core.testing.base import Suite, same
-from ldm_core.testing.refusals import must_raise
+from ldm_core.testing.rules import Rule, must_raise
 
 
 class TimeGridSuite(Suite):
@@ -21,6 +22,11 @@ class TimeGridSuite(Suite):
     steps: ClassVar[tuple[int, ...]] = (1, 2, 3, 7, 10, 20, 50, 100, 333)
 
     @pytest.mark.parametrize("name", ["table", "cosine", "ve", "flow"])
+    @Rule(
+        TimeGrid.times,
+        "Strictly decreasing float64 times",
+        "give steps + 1 float64 times, from t_max or below down to 0: `steps` counts intervals",
+    )
     def test_times(self, name: str) -> None:
         """Strictly decreasing float64 times in [0, t_max], one more than steps; or a ValueError that names numbers."""
         grid, schedule = self.build(), toys.schedules()[name]
@@ -31,10 +37,7 @@ class TimeGridSuite(Suite):
                 continue
             given += 1
             assert times.dtype == torch.float64, f"times are {times.dtype}, not float64"
-            assert times.shape == (steps + 1,), (
-                f"{steps} steps have {tuple(times.shape)} times, not {steps + 1}; `steps` are intervals, and times[-1] "
-                "is the level of the output (contract TimeGrid.times): one level more than steps"
-            )
+            assert times.shape == (steps + 1,), f"{steps} steps have {tuple(times.shape)} times, not {steps + 1}"
             assert bool((times.diff() < 0).all()), f"the times of {steps} steps on {name} do not strictly decrease"
             assert 0 < float(times[0]) <= schedule.t_max, f"times begin at {float(times[0])}, t_max is {schedule.t_max}"
             last = (0.0, 1.0) if name == "table" else (0.0,)
@@ -42,6 +45,11 @@ class TimeGridSuite(Suite):
         assert given or name != "table", "no number of steps works on a table of 1000"
 
     @pytest.mark.parametrize("name", ["table", "cosine", "ve", "flow"])
+    @Rule(
+        TimeGrid.times,
+        "falls from each time to the next",
+        "round so that no level comes twice; where that cannot be, raise ValueError",
+    )
     def test_levels_are_apart(self, name: str) -> None:
         """No two times are one level: sigma / alpha falls from each to the next by more than rounding."""
         grid, schedule = self.build(), toys.schedules()[name]
@@ -53,8 +61,13 @@ class TimeGridSuite(Suite):
                 assert fall > 1e-9, f"two of the {steps + 1} times on {name} are one level (they differ by {fall:.1g})"
 
     @pytest.mark.parametrize("name", ["table", "cosine", "ve", "flow"])
+    @Rule(
+        TimeGrid.times,
+        "says the same without torch",
+        "let problem(table_steps, steps) give a line for what times refuses, and None for the rest",
+    )
     def test_config_answers_as_the_grid_does(self, name: str) -> None:
-        """The config's `problem(table, steps)`, where it has one, refuses what the grid refuses, without torch."""
+        """The config's `problem(table, steps)`, if it has one, refuses the step counts that the grid refuses."""
         problem = getattr(self.config(), "problem", None)
         if problem is None:
             pytest.skip("this config says nothing of step counts")
@@ -64,23 +77,25 @@ class TimeGridSuite(Suite):
             said, times = problem(table, steps), self._times(grid, schedule, steps)
             assert (said is None) == (times is not None), f"{steps} steps on {name}: the config says {said!r}"
 
+    @Rule(TimeGrid.times, "the longest interval shrinks", "spread the times over all of [0, t_max]")
     def test_more_steps_are_finer(self) -> None:
         """The longest interval shrinks as steps grow."""
         grid, schedule = self.build(), toys.schedules()["table"]
         longest = [float(-t.diff().min()) for n in (10, 50, 200) if (t := self._times(grid, schedule, n)) is not None]
-        assert longest == sorted(longest, reverse=True), f"the longest intervals of 10, 50, 200 steps are {longest}"
+        shrinks = all(more < fewer for fewer, more in pairwise(longest))
+        assert shrinks, f"the longest intervals of 10, 50, 200 steps are {longest}"
 
+    @Rule(TimeGrid.times, "raises ValueError naming the nearest", "raise ValueError for 0 steps, naming 1")
     def test_no_steps_are_refused(self) -> None:
         """0 steps is a ValueError."""
         grid = self.build()
-        must_raise(
-            ValueError,
-            lambda: grid.times(toys.schedules()["table"], 0),
-            "a grid of 0 steps",
-            "a rule that cannot give that number raises ValueError naming the nearest that it can (contract "
-            "TimeGrid.times)",
-        )
+        must_raise(ValueError, lambda: grid.times(toys.schedules()["table"], 0), "a grid of 0 steps")
 
+    @Rule(
+        TimeGrid.times,
+        "Equal calls give equal times",
+        "make a new tensor at each call, or hand out a clone of a kept one",
+    )
     def test_repeats_itself(self) -> None:
         """Equal calls give equal times, and a caller who edits them changes no one else's."""
         grid, schedule = self.build(), toys.schedules()["table"]

@@ -166,6 +166,17 @@ def give(weights: Sequence[Weight], tensors: Mapping[str, Tensor], what: str) ->
     return out
 
 
+def give_all(
+    weights: Sequence[Weight], tensors: Mapping[str, Tensor], what: str, *, elsewhere: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """As :func:`give`. CheckpointError too where a tensor is neither among `weights` nor written `elsewhere`."""
+    if left := sorted(tensors.keys() - {weight.ours for weight in weights} - set(elsewhere)):
+        raise CheckpointError(
+            f"{what}: {left[0][:80]} has no place in diffusers' format; these weights are not the recipe's"
+        )
+    return give(weights, tensors, what)
+
+
 def _bare(shape: Sequence[int]) -> tuple[int, ...]:
     kept = list(shape)
     while len(kept) > 2 and kept[-1] == 1:

@@ -10,7 +10,7 @@ import attrs
 from ldm_core.errors import ConfigError
 from ldm_plugin_diffusers.autoencoder.keys import AutoencoderShape, autoencoder_weights
 from ldm_plugin_diffusers.values import LAYERS, Values, multiples
-from ldm_plugin_diffusers.weights import Stored, Taken, Weight, give, take
+from ldm_plugin_diffusers.weights import Stored, Taken, Weight, give_all, take
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -226,7 +226,7 @@ def write_autoencoder(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor], 
     return WrittenPart(
         class_name=config["_class_name"],
         config=config,
-        tensors=give(autoencoder_weights(shape), folded, "first_stage"),
+        tensors=give_all(autoencoder_weights(shape), folded, "first_stage", elsewhere=("latent_mean", "latent_std")),
         notes=notes,
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_plugin_diffusers.autoencoder.read import WrittenPart
 from ldm_plugin_diffusers.unet.keys import UNetShape, unet_weights
-from ldm_plugin_diffusers.weights import give
+from ldm_plugin_diffusers.weights import give_all
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +72,7 @@ def write_unet(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor], sample_
             problems.append("the denoiser takes a vector; UNet2DModel has none that is not a class table")
     if problems:
         raise ConfigError(problems)
-    out = give(unet_weights(shape), tensors, "denoiser")
+    out = give_all(unet_weights(shape), tensors, "denoiser")
     return WrittenPart(class_name=config["_class_name"], config=config, tensors=out)
 
 

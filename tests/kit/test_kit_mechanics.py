@@ -1,4 +1,4 @@
-"""The conformance kit's mechanics: what cannot be overridden, expected failures, and whole plugins."""
+"""The conformance kit's mechanics: standard tests stay as they are, expected failures, and where tensors are made."""
 
 from __future__ import annotations
 
@@ -8,25 +8,21 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import attrs
+import numpy as np
 import pytest
+import torch
+from planted import Empty
+from torch import nn
+from torch.nn import functional as F
 
-from ldm_core.testing import ParameterizationSuite, PluginSuite, Suite, TimeGridSuite
+from ldm_core.testing import ParameterizationSuite, Suite, TimeGridSuite
+from ldm_core.testing.devices import PickedDevice, elsewhere, require_placed
 from ldm_core.testing.running import catalog_of, failures
 from ldm_core.testing.toys import FlowParameterization
 
 
-@attrs.frozen(kw_only=True)
-class Empty:
-    pass
-
-
 def flow(config: Any, site: Any) -> FlowParameterization:
     return FlowParameterization()
-
-
-def _one_more(value: float) -> float:
-    return value + 1.0
 
 
 CATALOG = catalog_of("parameterization", "flow", Empty, flow)
@@ -159,90 +155,55 @@ def test_a_missing_attribute_says_so() -> None:
     assert "set the attribute component" in failures(Mine)["test_builds_by_name"]
 
 
-def test_a_config_must_be_frozen_and_by_keyword() -> None:
-    @attrs.define(kw_only=True)
-    class Thawed:
-        scale: float = 1.0
+# ---------------------------------------------------------------------------------------------------- devices
 
-    @attrs.frozen
-    class Positional:
-        scale: float = 1.0
-
-    for config, word in ((Thawed, "DID NOT RAISE"), (Positional, "by position")):
-
-        class Mine(ParameterizationSuite):
-            component = "flow"
-            catalog = catalog_of("parameterization", "flow", config, flow)
-
-        found = failures(Mine)
-        assert set(found) == {"test_config_is_frozen_and_round_trips"}
-        assert word in found["test_config_is_frozen_and_round_trips"]
-
-
-def test_a_config_that_does_not_come_back_is_found() -> None:
-    @attrs.frozen(kw_only=True)
-    class Lossy:
-        scale: float = attrs.field(default=1.0, converter=_one_more)
-
-    class Mine(ParameterizationSuite):
-        component = "flow"
-        catalog = catalog_of("parameterization", "flow", Lossy, flow)
-
-    assert set(failures(Mine)) == {"test_config_is_frozen_and_round_trips"}
-
-
-PLUGIN = """
-from __future__ import annotations
-import attrs
-{imports}
-from ldm_core import Component, hookimpl
-
-@attrs.frozen(kw_only=True)
-class GoodConfig:
-    scale: float = 1.0
-    sizes: tuple[int, ...] = (1, 2)
-
-@hookimpl
-def ldm_components():
-    {inside}
-    return [Component(kind="parameterization", name="good", config=GoodConfig, factory={factory!r},
-                      summary={summary!r}, presets={{"good_2": GoodConfig(scale=2.0, sizes=(3,))}}, api={api})]
-"""
+X = torch.randn(2, 4)
+WEIGHT = nn.Parameter(torch.randn(4, 4))
+RIGHT = {
+    "of the input": lambda: torch.zeros(2, 4, device=X.device) + X,
+    "moved there": lambda: torch.tensor([[1.0, 2.0, 3.0, 4.0]]).to(X.device) + X,
+    "moved to its like": lambda: torch.arange(4).to(X) + X,
+    "of its type": lambda: torch.arange(4).type_as(X) + X,
+    "new": lambda: X.new_zeros(2, 4),
+    "alike": lambda: torch.zeros_like(X),
+    "a number": lambda: X * torch.tensor(3.0),
+    "a number of Python": lambda: X * float(torch.linspace(0, 1, 3).sum()),
+    "an index": lambda: X[torch.tensor([0, 1])],
+    "of a parameter": lambda: F.embedding(torch.tensor([1, 2], device=WEIGHT.device), WEIGHT),
+    "through numpy": lambda: torch.tensor(X.cpu().numpy(), device=X.device),
+    "a copy into it": lambda: torch.empty_like(X).copy_(torch.zeros(2, 4)),
+    "stacked and moved": lambda: torch.stack([torch.tensor(1.0), torch.tensor(2.0)]).to(X.device),
+}
+WRONG = {
+    "made by itself": lambda: torch.zeros(2, 4),
+    "random": lambda: torch.rand(2, 4) + X,
+    "an index of an embedding": lambda: F.embedding(torch.tensor([1, 2]), WEIGHT),
+    "a choice": lambda: torch.where(torch.arange(4) > 1, X, X),
+    "put together": lambda: torch.cat([X, torch.zeros(1, 4)]),
+    "by numpy": lambda: torch.from_numpy(np.zeros((2, 4), np.float32)) + X,
+    "a mask of attention": lambda: F.scaled_dot_product_attention(
+        X[None], X[None], X[None], attn_mask=torch.ones(2, 2, dtype=torch.bool)
+    ),
+    "a named device": lambda: torch.zeros(2, 4, device="cpu") + X,
+    "a GPU": lambda: torch.zeros(2, 4, device="cuda"),
+    "moved to a GPU": lambda: X.cuda(),
+    "moved to a named one": lambda: X.to("cuda:0"),
+    "taken where there is one": lambda: X.to("cuda" if torch.cuda.is_available() else "cpu"),
+}
 
 
-@pytest.mark.parametrize(
-    ("change", "fails"),
-    [
-        ({}, set()),
-        ({"imports": "import torch"}, {"test_describing_imports_nothing_heavy"}),
-        ({"inside": "import sentencepiece_stand_in"}, set()),
-        ({"inside": "import matplotlib"}, {"test_describing_imports_nothing_heavy"}),
-        ({"factory": "ldm_core.testing.toys:Missing"}, {"test_every_factory_imports"}),
-        ({"summary": " "}, {"test_every_component_has_a_summary"}),
-        ({"summary": "two\nlines"}, {"test_every_component_has_a_summary"}),
-        ({"api": "99"}, {"test_meets_the_protocol", "test_builds_by_name"}),
-    ],
-    ids=["right", "heavy import", "light import", "heavy when asked", "factory", "blank", "two lines", "api"],
-)
-def test_plugins(
-    change: dict[str, str], fails: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: Any
-) -> None:
-    parts = {
-        "imports": "",
-        "inside": "pass",
-        "factory": "ldm_core.testing.toys:FlowParameterization",
-        "summary": "a good one",
-        "api": "1",
-    }
-    name = "ldm_kit_plugin_" + request.node.callspec.id.replace(" ", "_")
-    (tmp_path / f"{name}.py").write_text(PLUGIN.format(**{**parts, **change}))
-    (tmp_path / "sentencepiece_stand_in.py").write_text("")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    mine = type("Mine", (PluginSuite,), {"module": name, "__module__": __name__})
-    found = failures(mine)
-    assert set(found) == fails, found
+@pytest.mark.parametrize("case", [*RIGHT, *WRONG])
+def test_where_tensors_are_made(case: str) -> None:
+    before = torch.cuda.is_available
 
+    def run() -> None:
+        with elsewhere():
+            out = {**RIGHT, **WRONG}[case]()
+        require_placed({"out": out})
 
-def test_a_distribution_that_is_not_installed_says_so() -> None:
-    mine = type("Mine", (PluginSuite,), {"distribution": "ldm-plugin-nowhere", "__module__": __name__})
-    assert "not installed" in failures(mine)["test_builds_by_name"]
+    if case in RIGHT:
+        run()
+    else:
+        with pytest.raises(PickedDevice, match=r"by itself|default device"):
+            run()
+    assert torch.cuda.is_available is before

@@ -1,0 +1,128 @@
+"""Right parts with weights, small: a first stage, a conditioner and a denoiser, for mistakes to be planted in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ldm_core.contracts import Accepts, Conditioner, CondSpec, FirstStage, LatentSpec, Reconstruction, Site
+from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.streams import Streams
+from ldm_core.testing.toys import ToyDenoiser
+
+
+@attrs.frozen(kw_only=True)
+class StageConfig:
+    channels: int = 3
+
+    @property
+    def latent(self) -> LatentSpec:
+        return LatentSpec(self.channels, (4, 4))
+
+
+class Stage(FirstStage, nn.Module):
+    """A linear KL stage of factor 4: one convolution each way."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: StageConfig, site: Site) -> None:
+        super().__init__()
+        self.latent = config.latent
+        self.encoder = nn.Conv2d(site.channels, 2 * config.channels, 4, stride=4)
+        self.decoder = nn.ConvTranspose2d(config.channels, site.channels, 4, stride=4)
+        self.register_buffer("mean", torch.zeros(config.channels))
+        self.register_buffer("std", torch.ones(config.channels))
+
+    def encode_moments(self, x: Tensor) -> Tensor:
+        self.latent.shape(x.shape[2:])
+        return self.encoder(x)
+
+    def latents(self, moments: Tensor, *, streams: Streams | None = None) -> Tensor:
+        mean, logvar = moments.chunk(2, 1)
+        if streams is not None:
+            mean = mean + (0.5 * logvar).exp() * self.noise(streams, mean)
+        return (mean - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
+
+    def noise(self, streams: Streams, like: Tensor) -> Tensor:
+        return streams.normal(like.shape)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decoder(z * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1))
+
+    def project(self, z: Tensor) -> Tensor:
+        return z
+
+    def set_normalization(self, mean: Tensor, std: Tensor) -> None:
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+
+    def reconstruct(self, x: Tensor, *, streams: Streams | None = None) -> Reconstruction:
+        moments = self.encode_moments(x)
+        return Reconstruction(self.decode(self.latents(moments, streams=streams)), moments.square().mean())
+
+
+@attrs.frozen(kw_only=True)
+class WordsConfig:
+    width: int = 6
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("caption",)
+
+    def spec(self, latent: LatentSpec) -> CondSpec:
+        return CondSpec(crossattn=self.width)
+
+
+class Words(Conditioner, nn.Module):
+    """Bags of letters: a token a word, padded to the batch's longest and masked; it learns how long words may be."""
+
+    longest: Tensor
+
+    def __init__(self, config: WordsConfig, site: Site) -> None:
+        super().__init__()
+        assert site.latent is not None
+        self.spec, self.reads = config.spec(site.latent), config.reads
+        self.table = nn.Embedding(26, config.width)
+        self.empty = nn.Parameter(torch.randn(config.width))
+        self.register_buffer("longest", torch.zeros((), dtype=torch.int64))
+
+    def fit(self, examples: Iterable[Mapping[str, Any]]) -> None:
+        self.longest.fill_(max(len(word) for e in examples for word in e["caption"].split()))
+
+    def encode(self, batch: Mapping[str, Any]) -> Cond:
+        words = [[w[: int(self.longest)] for w in text.split()] for text in batch["caption"]]
+        length = max(map(len, words))
+        device = self.empty.device
+        rows, mask = [], torch.zeros(len(words), length, dtype=torch.bool, device=device)
+        for i, row in enumerate(words):
+            codes = [torch.tensor([(ord(c) - 97) % 26 for c in w], device=device) for w in row]
+            vectors = [self.table(each).mean(0) for each in codes]
+            rows.append(F.pad(torch.stack(vectors), (0, 0, 0, length - len(row))))
+            mask[i, : len(row)] = True
+        return Cond(crossattn=torch.stack(rows), crossattn_mask=mask)
+
+    def null(self, like: Cond) -> Cond:
+        assert like.crossattn is not None and like.crossattn_mask is not None
+        tokens = self.empty.to(like.crossattn.dtype).expand(like.crossattn.shape)
+        first = torch.zeros_like(like.crossattn_mask)
+        first[:, 0] = True  # one token, however long the batch's longest caption
+        return like._replace(crossattn=tokens, crossattn_mask=first)
+
+
+@attrs.frozen(kw_only=True)
+class NetConfig:
+    @property
+    def accepts(self) -> Accepts:
+        return Accepts(residuals=False)
+
+
+class Net(ToyDenoiser):
+    def __init__(self, config: NetConfig, site: Site) -> None:
+        assert site.latent is not None
+        super().__init__(site.latent, site.cond)

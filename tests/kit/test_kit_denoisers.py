@@ -1,0 +1,325 @@
+"""The suites of denoisers and adapters: right ones pass, and each mistake fails its test with the contract's line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from planted import Mistake, assert_found, assert_told, faults_of, mistakes
+from right_modules import Net, NetConfig
+from torch import Tensor, nn
+
+from ldm_core.contracts import Adapter, CondSpec, Denoiser, Site
+from ldm_core.contracts.conditioning import Cond
+from ldm_core.testing import AdapterSuite, DenoiserSuite
+from ldm_core.testing.running import catalog_of
+from ldm_core.testing.toys import ToyDenoiser
+
+# -------------------------------------------------------------------------------------------------- denoisers
+
+
+class DeafToVector(Net):
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        vector = None if cond.vector is None else torch.zeros_like(cond.vector)
+        return super().forward(x, noise_level, cond._replace(vector=vector))
+
+
+class DeafToNoise(Net):
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        return super().forward(x, torch.ones_like(noise_level), cond)
+
+
+class IgnoresMask(Net):
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        return super().forward(x, noise_level, cond._replace(crossattn_mask=None))
+
+
+class Idle(Net):
+    def __init__(self, config: NetConfig, site: Site) -> None:
+        super().__init__(config, site)
+        self.idle = nn.Linear(2, 2)
+
+
+class Narrow(Net):
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        return super().forward(x, noise_level, cond)[:, :1]
+
+
+class Square(Net):
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        out = super().forward(x, noise_level, cond)
+        return out[..., : out.shape[2]]
+
+
+class OneLevel(Net):
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        return super().forward(x, noise_level[:1].expand(len(noise_level)), cond)
+
+
+class WrongPrepare(Net):
+    def prepare(self, cond: Cond) -> Cond:
+        return cond.map(lambda v: 2 * v if v.is_floating_point() else v)
+
+
+class RightPrepare(Net):
+    def prepare(self, cond: Cond) -> Cond:
+        return cond.map(torch.clone)
+
+
+class Counting(nn.Module):
+    """A block that does something else when it is run again."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.runs = layer, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        return self.layer(x * self.runs)
+
+
+class Recomputed(Net):
+    def __init__(self, config: NetConfig, site: Site) -> None:
+        super().__init__(config, site)
+        self.last = nn.Sequential(nn.Conv2d(self.mix.out_channels, self.mix.out_channels, 1), nn.Tanh())
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        return self.last(super().forward(x, noise_level, cond))
+
+    def recompute_blocks(self) -> list[nn.Module]:
+        return [self.last]
+
+
+class RecomputedCounting(Recomputed):
+    def __init__(self, config: NetConfig, site: Site) -> None:
+        super().__init__(config, site)
+        self.last.append(Counting(nn.Tanh()))
+
+
+class MoreChannels(Net):
+    """F, and a variance beside it: allowed."""
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        out = super().forward(x, noise_level, cond)
+        return torch.cat([out, out.tanh()], 1)
+
+
+class LevelsAnywhere(Net):
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        return super().forward(x, noise_level * torch.linspace(1, 1, len(x)), cond)
+
+
+class ScalesInPlace(Net):
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        return super().forward(x.mul_(0.5), noise_level, cond)
+
+
+class Cut(Net):
+    """F cannot be followed back to x."""
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        return super().forward(x.detach(), noise_level, cond)
+
+
+class NormsTheBatch(Net):
+    """A batch norm that keeps no running numbers: rows depend on each other in eval mode, too."""
+
+    def __init__(self, config: NetConfig, site: Site) -> None:
+        super().__init__(config, site)
+        self.norm = nn.BatchNorm2d(self.mix.out_channels, track_running_stats=False)
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        return self.norm(super().forward(x, noise_level, cond))
+
+
+class RecomputesAStranger(Net):
+    def recompute_blocks(self) -> list[nn.Module]:
+        return [nn.Identity()]
+
+
+class PreparesInPlace(Net):
+    def prepare(self, cond: Cond) -> Cond:
+        assert cond.crossattn is not None
+        cond.crossattn.mul_(2)
+        return cond._replace(crossattn=cond.crossattn / 2)
+
+
+class NoForward(Denoiser, nn.Module):
+    def __init__(self, config: NetConfig, site: Site) -> None:
+        super().__init__()
+
+
+class NumbersByDouble(Net):
+    """Sines of the noise level in double precision, as numpy makes them."""
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        return super().forward(x, noise_level, cond) + torch.sin(noise_level.double()).view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("net", [Net, RightPrepare, MoreChannels, Recomputed])
+def test_a_right_denoiser_passes(net: type) -> None:
+    assert not faults_of(DenoiserSuite, net, NetConfig)
+
+
+@mistakes(
+    Mistake(RecomputedCounting, "test_recomputed_blocks_have_equal_gradients", "give other gradients"),
+    Mistake(RecomputesAStranger, "test_recomputed_blocks_have_equal_gradients", "a module that is not in the denoiser"),
+    Mistake(DeafToVector, "test_every_conditioning_part_matters", "'vector' does not change the output"),
+    Mistake(DeafToNoise, "test_the_noise_level_matters", "the noise level does not change the output"),
+    Mistake(IgnoresMask, "test_masked_tokens_do_not_matter", "masked tokens change the output"),
+    Mistake(Idle, "test_gradients_reach_every_parameter", "no gradient reaches idle.weight"),
+    Mistake(Cut, "test_gradients_reach_the_input", "no finite gradient with respect to x"),
+    Mistake(Narrow, "test_output_shape", "F has 1 channels, x 4"),
+    Mistake(Square, "test_output_shape", "F lies on [4, 4], x on [4, 6]"),
+    Mistake(OneLevel, "test_mixed_noise_levels_in_one_batch", "swapping the examples does not swap the output"),
+    Mistake(OneLevel, "test_an_example_does_not_depend_on_its_batch", "F: example 1 alone"),
+    Mistake(NormsTheBatch, "test_an_example_does_not_depend_on_its_batch", "F: example 0 alone"),
+    Mistake(WrongPrepare, "test_prepare_changes_nothing", "a prepared bundle gives another output"),
+    Mistake(PreparesInPlace, "test_prepare_changes_nothing", "prepare changed the bundle in place"),
+    Mistake(LevelsAnywhere, "test_picks_no_device", "torch's mul got a tensor of the default device"),
+    Mistake(ScalesInPlace, "test_inputs_stay_unchanged", "changed its inputs in place"),
+    Mistake(NumbersByDouble, "test_computes_in_single_precision", "F came out as float64"),
+    Mistake(NoForward, "test_builds_by_name", ("abstract", "forward")),
+)
+def test_a_mistake_in_a_denoiser_is_found(mistake: Mistake) -> None:
+    assert_found(DenoiserSuite, mistake, NetConfig)
+
+
+def test_extras_of_a_denoiser_are_tried_too() -> None:
+    class WithExtra(Net):
+        def __init__(self, config: NetConfig, site: Site) -> None:
+            super().__init__(config, site)
+            self.from_t5 = nn.Linear(12, 4)
+
+        def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+            return super().forward(x, noise_level, cond) + self.from_t5(cond.extras["t5"]).mean(1)[..., None, None]
+
+    spec = CondSpec(crossattn=8, extras={"t5": (None, 12)})
+    assert not faults_of(DenoiserSuite, WithExtra, NetConfig, cond_spec=spec)
+    found = faults_of(DenoiserSuite, Net, NetConfig, cond_spec=spec)
+    assert_told(found["test_every_conditioning_part_matters"], "'extras/t5'")
+
+
+# --------------------------------------------------------------------------------------------------- adapters
+
+
+@attrs.frozen(kw_only=True)
+class LoRAConfig:
+    rank: int = 2
+
+
+class LoRA(Adapter, nn.Module):
+    """A low-rank term beside the layer that mixes tokens in, added by a forward hook."""
+
+    def __init__(self, config: LoRAConfig, site: Site) -> None:
+        super().__init__()
+        self.down = nn.Linear(site.cond.crossattn, config.rank, bias=False)
+        self.up = nn.Linear(config.rank, 4, bias=False)
+        nn.init.zeros_(self.up.weight)
+        self.handles: list[Any] = []
+
+    def attach(self, model: Any) -> None:
+        target = model.denoiser.from_tokens
+        self.handles.append(target.register_forward_hook(lambda m, args, out: out + self.up(self.down(args[0]))))
+
+    def detach(self) -> None:
+        while self.handles:
+            self.handles.pop().remove()
+
+
+class StaysAttached(LoRA):
+    def detach(self) -> None:
+        self.handles.clear()
+
+
+class EditsWeights(LoRA):
+    def attach(self, model: Any) -> None:
+        self.target = [model.denoiser.from_tokens.weight]
+        with torch.no_grad():
+            self.target[0].add_(self.up.weight @ self.down.weight)
+
+    def detach(self) -> None:
+        with torch.no_grad():
+            self.target[0].sub_(self.up.weight @ self.down.weight)
+
+
+class RegistersItself(LoRA):
+    def attach(self, model: Any) -> None:
+        super().attach(model)
+        model.denoiser.lora = self
+
+
+class DoesNothing(LoRA):
+    def attach(self, model: Any) -> None:
+        pass
+
+
+class Frozen(LoRA):
+    def attach(self, model: Any) -> None:
+        target = model.denoiser.from_tokens
+        self.handles.append(
+            target.register_forward_hook(lambda m, args, out: out + self.up(self.down(args[0])).detach())
+        )
+
+
+@attrs.frozen(kw_only=True)
+class AdaptedConfig:
+    channels: int = 4
+
+
+def adapted(config: AdaptedConfig, site: Site) -> ToyDenoiser:
+    assert site.latent is not None
+    return ToyDenoiser(site.latent, site.cond)
+
+
+class OneHookStays(LoRA):
+    """Attached twice, detached once."""
+
+    def attach(self, model: Any) -> None:
+        super().attach(model)
+        super().attach(model)
+
+    def detach(self) -> None:
+        self.handles.pop().remove()
+        self.handles.clear()
+
+
+class KeepsItsScale(LoRA):
+    """A strength that is drawn anew and no state dict holds."""
+
+    def __init__(self, config: LoRAConfig, site: Site) -> None:
+        super().__init__(config, site)
+        self.strength = float(torch.rand(()))
+
+    def attach(self, model: Any) -> None:
+        target = model.denoiser.from_tokens
+        self.handles.append(
+            target.register_forward_hook(lambda m, args, out: out + self.strength * self.up(self.down(args[0])))
+        )
+
+
+def around(adapter: type) -> dict[str, Any]:
+    """A catalog with the adapter and the denoiser that it is tried on."""
+    catalog = catalog_of("adapter", "toy", LoRAConfig, adapter)
+    denoiser = catalog_of("denoiser", "toy_net", AdaptedConfig, adapted)
+    catalog.register(denoiser.manager.get_plugins().pop(), "denoiser")
+    return {"catalog": catalog, "denoiser": "toy_net", "denoiser_settings": {}}
+
+
+def test_a_right_adapter_passes() -> None:
+    assert not faults_of(AdapterSuite, LoRA, LoRAConfig, **around(LoRA))
+
+
+@mistakes(
+    Mistake(StaysAttached, "test_detaching_restores_bit_for_bit", "after detach the estimate is not what it was"),
+    Mistake(OneHookStays, "test_detaching_restores_bit_for_bit", "after detach the estimate is not what it was"),
+    Mistake(EditsWeights, "test_attaching_keeps_keys_and_weights", "attaching changed the model's weights"),
+    Mistake(RegistersItself, "test_attaching_keeps_keys_and_weights", "state keys changed"),
+    Mistake(DoesNothing, "test_attached_it_matters", "the attached adapter changes nothing"),
+    Mistake(Frozen, "test_training_reaches_every_parameter", "no gradient reaches the adapter"),
+    Mistake(KeepsItsScale, "test_state_round_trip", "a fresh adapter does something else"),
+)
+def test_a_mistake_in_an_adapter_is_found(mistake: Mistake) -> None:
+    assert_found(AdapterSuite, mistake, LoRAConfig, **around(mistake.make))  # type: ignore[arg-type]
