@@ -50,13 +50,12 @@ class Component:
 
     `kind` is one of :data:`KINDS`; `name` is unique within its kind and never reused for other behaviour. `config` is
     a frozen attrs class of the plugin's own, with fields by keyword only, which comes back equal from its plain values.
-    An answer that a contract leaves optional has the contract's name. `summary` is one line, for listings. `factory`
-    is the only string, ``"package.module:callable"``, imported when
-    the component is built and called as ``factory(config, site)``. `presets` share the kind's namespace: name ->
-    config instance. `api` is the plugin API that the descriptor was written for. `source`: paper, equation, licence of
-    the numbers. `small`: the fields that scale any of its presets down to a laptop's CPU, for recipes with
-    ``scale: small`` (whole numbers only ever go down), or a function of the site that gives them; a preset itself
-    stays the paper's size.
+    An answer that a contract leaves optional has the contract's name. `summary` is one line, for listings. `factory` is
+    the only string, ``"package.module:callable"``, imported when the component is built and called as
+    ``factory(config, site)``. `presets` share the kind's namespace: name -> config instance. `api` is the plugin API
+    that the descriptor was written for. `source`: paper, equation, licence of the numbers. `small`: the fields that
+    scale any of its presets down to a laptop's CPU, for recipes with ``scale: small`` (whole numbers only ever go
+    down), or a function of the site that gives them; a preset itself stays the paper's size.
 
     A ``command`` has no config: its `factory` names what :func:`ldm_core.cli.command` made, its `name` may hold dashes,
     and `group` is the heading under which ``ldm-run --help`` lists it.
