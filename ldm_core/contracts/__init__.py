@@ -32,6 +32,13 @@ Who owns what, for every component that is a ``torch.nn.Module`` (first stages, 
 
 from __future__ import annotations
 
+from ldm_core.contracts.answers import ConditionerAnswers as ConditionerAnswers
+from ldm_core.contracts.answers import DatasetAnswers as DatasetAnswers
+from ldm_core.contracts.answers import DenoiserAnswers as DenoiserAnswers
+from ldm_core.contracts.answers import FirstStageAnswers as FirstStageAnswers
+from ldm_core.contracts.answers import ObjectiveAnswers as ObjectiveAnswers
+from ldm_core.contracts.answers import PartAnswers as PartAnswers
+from ldm_core.contracts.answers import ScheduleAnswers as ScheduleAnswers
 from ldm_core.contracts.codec import Codec as Codec
 from ldm_core.contracts.codec import ModelWeights as ModelWeights
 from ldm_core.contracts.codec import Recognised as Recognised
@@ -45,6 +52,19 @@ from ldm_core.contracts.components import FirstStage as FirstStage
 from ldm_core.contracts.components import Sampler as Sampler
 from ldm_core.contracts.conditioning import Cond as Cond
 from ldm_core.contracts.conditioning import Conditions as Conditions
+from ldm_core.contracts.configs import AdapterConfig as AdapterConfig
+from ldm_core.contracts.configs import CodecConfig as CodecConfig
+from ldm_core.contracts.configs import ConditionerConfig as ConditionerConfig
+from ldm_core.contracts.configs import Config as Config
+from ldm_core.contracts.configs import DatasetConfig as DatasetConfig
+from ldm_core.contracts.configs import DenoiserConfig as DenoiserConfig
+from ldm_core.contracts.configs import FirstStageConfig as FirstStageConfig
+from ldm_core.contracts.configs import GuidanceConfig as GuidanceConfig
+from ldm_core.contracts.configs import ObjectiveConfig as ObjectiveConfig
+from ldm_core.contracts.configs import ParameterizationConfig as ParameterizationConfig
+from ldm_core.contracts.configs import SamplerConfig as SamplerConfig
+from ldm_core.contracts.configs import ScheduleConfig as ScheduleConfig
+from ldm_core.contracts.configs import TimeGridConfig as TimeGridConfig
 from ldm_core.contracts.provisional import Adapter as Adapter
 from ldm_core.contracts.provisional import Dataset as Dataset
 from ldm_core.contracts.provisional import DiffusionModel as DiffusionModel
@@ -55,6 +75,7 @@ from ldm_core.contracts.provisional import Observer as Observer
 from ldm_core.contracts.provisional import Parameterization as Parameterization
 from ldm_core.contracts.provisional import Predict as Predict
 from ldm_core.contracts.provisional import TimeGrid as TimeGrid
+from ldm_core.contracts.provisional import TrainableStage as TrainableStage
 from ldm_core.contracts.site import FileCache as FileCache
 from ldm_core.contracts.site import Site as Site
 from ldm_core.contracts.values import EMPTY as EMPTY

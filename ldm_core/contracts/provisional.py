@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from ldm_core.contracts.conditioning import Cond, Conditions
 from ldm_core.contracts.cooperative import cooperative_init
-from ldm_core.contracts.values import Estimate, LossOutput
+from ldm_core.contracts.values import Estimate, LossOutput, Reconstruction
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +95,30 @@ class DiffusionModel(Protocol):
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Estimate:
         """x (B, C, *s), t (B,) -> the estimate of x0, in x's dtype (float32 or better)."""
+        ...
+
+
+@runtime_checkable
+class TrainableStage(Protocol):
+    """A first stage that the adversarial loss can train: four names beside :class:`FirstStage`. Provisional.
+
+    A stage with a codebook also offers ``quantizing``, ``quantize``, ``init_codebook`` and ``revive``; see
+    :class:`ldm_core.contracts.FirstStageAnswers`.
+    """
+
+    nll_reduction: str
+    """"sum": errors summed over pixels, averaged over the batch (KL); "mean": averaged over all (VQ)."""
+    regularization_weight: float
+    """The weight of ``Reconstruction.regularization`` in the loss."""
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The parameter (weight of the last decoder convolution) whose gradients set the adaptive weight."""
+        ...
+
+    @abstractmethod
+    def reconstruct(self, x: Tensor, *, streams: Streams | None) -> Reconstruction:
+        """One training pass of images (B, c, H, W) in [-1, 1]."""
         ...
 
 

@@ -1,0 +1,190 @@
+"""Everything that a part may offer beside its contract, by name and with the default. Imports no torch.
+
+A part may derive from the class of its kind, or just have the names. The core reads both through
+:func:`ldm_core.contracts.configs.of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ldm_core.contracts.defaults import answer
+from ldm_core.contracts.values import EMPTY
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ldm_core.contracts.conditioning import Cond
+    from ldm_core.contracts.provisional import DiffusionModel
+
+
+class PartAnswers:
+    """Answers of any part."""
+
+    __slots__ = ()
+
+    @answer
+    def config(self) -> Any:
+        """The config that the part was built from, where it keeps it."""
+        return None
+
+    @answer
+    def recompute_blocks(self) -> Callable[[], Sequence[nn.Module]] | None:
+        """``recompute_blocks()`` lists modules whose activations a trainer may drop and compute again."""
+        return None
+
+
+class ConditionerAnswers(PartAnswers):
+    """Answers of a conditioner."""
+
+    __slots__ = ()
+
+    @answer
+    def fit(self) -> Callable[[Iterable[Mapping[str, Any]]], None] | None:
+        """``fit(examples)`` learns from the annotations, once before training (a tokenizer)."""
+        return None
+
+    @answer
+    def class_tables(self) -> Mapping[str, tuple[str, int]]:
+        """Tables with a row a class: parameter name -> (batch key, axis). Finetuning then finds classes by name."""
+        return EMPTY
+
+    @answer
+    def known(self) -> Callable[[Mapping[str, Any]], tuple[Any, Any] | None] | None:
+        """``known(example)`` gives a picture, uint8 (c, H, W), and booleans (H, W) of the pixels that stay."""
+        return None
+
+    @answer
+    def truncated(self) -> Callable[[str], str] | None:
+        """``truncated(prompt)`` gives the text that is cut off, or ""."""
+        return None
+
+    @answer
+    def omitted(self) -> Callable[[Mapping[str, Any]], str] | None:
+        """``omitted(example)`` says in words what is left out of the example, or ""."""
+        return None
+
+
+class DenoiserAnswers(PartAnswers):
+    """Answers of a denoiser."""
+
+    __slots__ = ()
+
+    @answer
+    def prepare(self) -> Callable[[Cond], Cond] | None:
+        """``prepare(cond)``, called once a run for each bundle, puts what does not depend on x into its extras."""
+        return None
+
+
+class ObjectiveAnswers(PartAnswers):
+    """Answers of an objective."""
+
+    __slots__ = ()
+
+    @answer
+    def prepare(self) -> Callable[[DiffusionModel], None] | None:
+        """``prepare(model)``, called once before the optimizer is made, makes what the model decides."""
+        return None
+
+
+class ScheduleAnswers(PartAnswers):
+    """Answers of a noise schedule."""
+
+    __slots__ = ()
+
+    @answer
+    def table_steps(self) -> int | None:
+        """The number of levels of a table; None = continuous."""
+        return None
+
+
+class FirstStageAnswers(PartAnswers):
+    """Answers of a first stage that is trained; :class:`ldm_core.contracts.TrainableStage` holds what it must have."""
+
+    __slots__ = ()
+
+    @answer
+    def diagnostics(self) -> Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None:
+        """``diagnostics(logs)`` makes scalars of the averaged logs that have axes; without it their means count."""
+        return None
+
+    @answer
+    def init_codebook(self) -> Callable[..., None] | None:
+        """``init_codebook(latents, *, seed)`` starts the codes from latents. Before it, `quantizing` is False."""
+        return None
+
+    @answer
+    def revive(self) -> Callable[..., int] | None:
+        """``revive(latents, dead, *, seed)`` moves the codes in `dead` onto latents; returns how many moved."""
+        return None
+
+
+class DatasetAnswers(PartAnswers):
+    """Answers of a data set."""
+
+    __slots__ = ()
+
+    @answer
+    def image_sizes(self) -> Callable[[], Any] | None:
+        """``image_sizes()`` gives height and width of each picture (N, 2) without decoding it; 0 = not known."""
+        return None
+
+    @answer
+    def max_bad(self) -> float | None:
+        """The share of examples that may be unreadable; None if no file is read."""
+        return None
+
+    @answer
+    def widths(self) -> Mapping[str, int]:
+        """The length of the vectors of a key, where it is known."""
+        return EMPTY
+
+    @answer
+    def lacks(self) -> Mapping[str, str]:
+        """Keys that one might expect, and why they are not offered."""
+        return EMPTY
+
+    def describe(self) -> str:
+        """Return a line about the data."""
+        return ""
+
+    def remarks(self) -> str:
+        """Return what is left out of the data or seems odd about it."""
+        return ""
+
+    @answer
+    def sections(self) -> Sequence[Any]:
+        """The parts of a mixture in the order of the indices, each with `length` and `weight`."""
+        return ()
+
+    @answer
+    def many_captions(self) -> bool:
+        """True if some pictures have several captions."""
+        return False
+
+    @answer
+    def counted(self) -> Callable[[Mapping[str, int]], Any] | None:
+        """``counted(classes)`` is a view with these numbers of classes, by key, where classes have no names."""
+        return None
+
+    @answer
+    def reduced(self) -> Callable[[Sequence[tuple[int, int]], Any, float], Any] | None:
+        """``reduced(sizes, fit, smallest)`` is a view that may decode pictures smaller than they are."""
+        return None
+
+    @answer
+    def former_fingerprint(self) -> Callable[[], str] | None:
+        """``former_fingerprint()`` is the hash as an older release made it."""
+        return None
+
+
+ANSWERS: Mapping[str, type[PartAnswers]] = {
+    "conditioner": ConditionerAnswers,
+    "dataset": DatasetAnswers,
+    "denoiser": DenoiserAnswers,
+    "first_stage": FirstStageAnswers,
+    "objective": ObjectiveAnswers,
+    "schedule": ScheduleAnswers,
+}
+"""The class of optional answers of each kind of part; the other kinds have :class:`PartAnswers`."""

@@ -1,0 +1,290 @@
+"""Everything that a config may answer beside its settings, by name and with the default. Imports no torch.
+
+A config that derives from the class of its kind, as ``class PaletteConfig(ConditionerConfig)``, answers in any form: by
+a constant, a field, a property or a method. A plain attrs class that derives from nothing may answer the same names.
+The core reads both through :func:`of`. These classes add no fields, so a config's stored form stays the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ldm_core.contracts.defaults import answer, misspelt, of
+from ldm_core.contracts.site import Site
+from ldm_core.contracts.values import Accepts, CondSpec, DataInfo, LatentSpec
+
+__all__ = [  # what `from ldm_core.contracts.configs import ...` offers beside the classes below
+    "misspelt",
+    "of",
+]
+
+
+class Config:
+    """Answers that every kind of component may give."""
+
+    __slots__ = ()
+
+    def check(self, site: Site) -> Iterable[str]:
+        """Yield a line for each thing that does not fit at `site`: both numbers, and the fix."""
+        return ()
+
+    @answer
+    def fixed_size(self) -> bool:
+        """True if the part is built for one image size, so that ``data.buckets`` is refused."""
+        return False
+
+
+class ConditionerConfig(Config):
+    """The config of a conditioner; `reads` and `spec` are required."""
+
+    __slots__ = ()
+
+    @answer
+    def reads(self) -> tuple[str, ...]:
+        """The batch keys that the conditioner touches."""
+        raise AttributeError("a conditioner's config needs the property `reads`: the batch keys that it touches")
+
+    def spec(self, latent: LatentSpec) -> CondSpec:
+        """Return the widths that the conditioner writes beside latents of `latent`."""
+        raise AttributeError("a conditioner's config needs the method spec(latent) -> CondSpec")
+
+    @answer
+    def from_data(self) -> Callable[[DataInfo], Any] | None:
+        """``from_data(info) -> config`` fills numbers in from the data, such as the number of classes."""
+        return None
+
+    def taken_sizes(self, size: tuple[int, int], latent: LatentSpec) -> Mapping[str, tuple[int, int]]:
+        """Return, by batch key, the size (h, w) at which an input is taken as it is, if it is not the images'."""
+        return {}
+
+    @answer
+    def pretrained(self) -> bool:
+        """True if the part brings trained weights."""
+        return False
+
+    @answer
+    def trained_by_default(self) -> bool:
+        """False if the part stays as it is until a recipe says ``train: true``. A constant of the class."""
+        return True
+
+    @answer
+    def droppable(self) -> bool:
+        """False if ``null(like)`` returns `like` itself, so that guidance cannot leave the condition out."""
+        return True
+
+    @answer
+    def classes(self) -> Any:
+        """The number of classes that the conditioner knows, or None."""
+        return None
+
+    @answer
+    def tokenizer(self) -> str:
+        """The tokenizer's file, or "" for one that is learned from the data."""
+        return ""
+
+
+class FirstStageConfig(Config):
+    """The config of a first stage; `latent` is required."""
+
+    __slots__ = ()
+
+    @answer
+    def latent(self) -> LatentSpec:
+        """Channels and stride of the latents."""
+        raise AttributeError("a first stage's config needs the property `latent`: a LatentSpec")
+
+    @answer
+    def image_channels(self) -> int | None:
+        """The number of image channels that the stage takes; None = the recipe's."""
+        return None
+
+    @answer
+    def adversarial_start(self) -> int:
+        """The batch from which the discriminator counts."""
+        return 0
+
+    @answer
+    def adversarial_weight(self) -> float:
+        """The weight of the generator's loss."""
+        return 0.5
+
+    @answer
+    def discriminator_layers(self) -> int | None:
+        """The number of strided convolutions of the discriminator; None if the stage is not trained by that loss."""
+        return None
+
+
+class DenoiserConfig(Config):
+    """The config of a denoiser."""
+
+    __slots__ = ()
+
+    @answer
+    def accepts(self) -> Accepts:
+        """The parts of a conditioning bundle that the network uses."""
+        return Accepts()
+
+    @answer
+    def factor(self) -> int:
+        """A number that divides the height and width of the latents."""
+        return 1
+
+    @answer
+    def dropout(self) -> float:
+        """The rate of dropout inside the network."""
+        return 0.0
+
+
+class GuidanceConfig(Config):
+    """The config of a guidance."""
+
+    __slots__ = ()
+
+    @answer
+    def needs_null(self) -> bool:
+        """True if the guidance calls the model without some condition."""
+        return False
+
+    @answer
+    def conditioners(self) -> Sequence[str]:
+        """The names of the conditioners that the guidance tells apart."""
+        return ()
+
+    @answer
+    def accepts(self) -> Accepts | None:
+        """The extras that the guidance reads; None = none."""
+        return None
+
+    @answer
+    def scale(self) -> float | None:
+        """The strength of the guidance; None if it has none."""
+        return None
+
+
+class AdapterConfig(Config):
+    """The config of an adapter."""
+
+    __slots__ = ()
+
+    @answer
+    def accepts(self) -> Accepts | None:
+        """The extras that the adapter reads; None = none."""
+        return None
+
+
+class SamplerConfig(Config):
+    """The config of a sampler."""
+
+    __slots__ = ()
+
+    @answer
+    def quantizes(self) -> bool:
+        """True if the sampler takes the noise from ``Estimate.x0`` and steps to ``Estimate.data``."""
+        return False
+
+    @answer
+    def eta(self) -> float | None:
+        """The share of fresh noise; None if the sampler has no such setting."""
+        return None
+
+
+class ScheduleConfig(Config):
+    """The config of a noise schedule."""
+
+    __slots__ = ()
+
+    @answer
+    def table_steps(self) -> int | None:
+        """The number of levels of a table; None = continuous."""
+        return None
+
+    @answer
+    def zero_terminal_alpha(self) -> bool:
+        """True if alpha is 0 at t_max."""
+        return False
+
+
+class ParameterizationConfig(Config):
+    """The config of a parameterization."""
+
+    __slots__ = ()
+
+    @answer
+    def needs_terminal_alpha(self) -> bool:
+        """True if the coefficients divide by alpha."""
+        return False
+
+
+class ObjectiveConfig(Config):
+    """The config of an objective."""
+
+    __slots__ = ()
+
+    @answer
+    def needs_table(self) -> bool:
+        """True if the objective is defined on the levels of a table."""
+        return False
+
+
+class TimeGridConfig(Config):
+    """The config of a time grid."""
+
+    __slots__ = ()
+
+    def problem(self, table_steps: int | None, steps: int) -> str | None:
+        """Return what is wrong with `steps` on a table of `table_steps` (None = continuous); None if nothing is."""
+        return None
+
+    @answer
+    def uneven(self) -> bool:
+        """True if the grid may make more steps than were asked for; it then has :meth:`indices`."""
+        return False
+
+    def indices(self, table_steps: int, steps: int) -> Sequence[int]:
+        """Return the table's indices, the noisiest first."""
+        raise AttributeError("an uneven time grid's config needs indices(table_steps, steps)")
+
+
+class DatasetConfig(Config):
+    """The config of a data set."""
+
+    __slots__ = ()
+
+    @answer
+    def url(self) -> str:
+        """The place of the data; "" if it is made on the spot."""
+        return ""
+
+    @answer
+    def split(self) -> str | None:
+        """The split that is read; None if the data set has no splits."""
+        return None
+
+
+class CodecConfig(Config):
+    """The config of a codec."""
+
+    __slots__ = ()
+
+    @answer
+    def conventions(self) -> Callable[[Mapping[str, Any]], Mapping[str, Any]] | None:
+        """``conventions(plain recipe)`` -> the sampling settings of the program's own scripts. A static method."""
+        return None
+
+
+CONFIGS: Mapping[str, type[Config]] = {
+    "adapter": AdapterConfig,
+    "codec": CodecConfig,
+    "conditioner": ConditionerConfig,
+    "dataset": DatasetConfig,
+    "denoiser": DenoiserConfig,
+    "first_stage": FirstStageConfig,
+    "guidance": GuidanceConfig,
+    "objective": ObjectiveConfig,
+    "parameterization": ParameterizationConfig,
+    "sampler": SamplerConfig,
+    "schedule": ScheduleConfig,
+    "time_grid": TimeGridConfig,
+}
+"""The class of optional answers of each kind's config; the other kinds have :class:`Config`."""
