@@ -16,28 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import FirstStage, known_pixels
 from ldm_core.contracts.values import Precision
 from ldm_core.data import class_names
 from ldm_core.data.collate import collate, to_device, to_images
 from ldm_core.errors import ConfigError, DataError, Interrupted, NotFiniteError
-from ldm_core.model.budget import held_to
-from ldm_core.model.build import SamplingParts, make_model, make_sampling, sampling_site
+from ldm_core.model.build import SamplingParts, make_sampling, sampling_site
 from ldm_core.model.conformance.breaches import inside, named
 from ldm_core.model.conformance.first_stage import hold_pictures, hold_start
 from ldm_core.model.diffusion import Model
-from ldm_core.model.fill import device_named, load_weights, require_same, tensors_of
-from ldm_core.model.precision import settle
-from ldm_core.model.trained import load_stage
-from ldm_core.recipe import artifacts
-from ldm_core.recipe.check import model_misfits
-from ldm_core.recipe.description import resolve_described, without_unnamed
-from ldm_core.recipe.places import described_by
-from ldm_core.recipe.recipe import Recipe, versions
-from ldm_core.recipe.sizes import image_misfits
+from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling import conventions
+from ldm_core.sampling import load as load_
 from ldm_core.sampling import settings as sampling
 from ldm_core.sampling.arguments import require_arguments
 from ldm_core.sampling.finite import finite_rows, not_finite, told_with_seeds
@@ -49,10 +40,6 @@ from ldm_core.sampling.run import conditions_of, decoded, omissions, sample_late
 
 if TYPE_CHECKING:
     from ldm_core.weights.open import Wanted
-
-
-class VersionWarning(UserWarning):
-    """The weights were made under other versions of the plugins than those installed."""
 
 
 class Pipeline:
@@ -92,42 +79,24 @@ class Pipeline:
         precision: Precision = "fp32",
     ) -> Pipeline:
         """Load a run's folder, its ``model.safetensors`` (its first stage lies beside it), or weights of another
-        program that an installed codec knows; `wanted` says what those do not. `precision`: of the networks'
-        arithmetic (:func:`ldm_core.model.precision.settle`).
+        program that an installed codec knows; see :func:`ldm_core.sampling.load.load`."""
+        loaded = load_.load(str(url), catalog or Catalog.discover(), wanted, device=device, precision=precision)
+        return cls.of(loaded)
 
-        Raises :class:`CheckpointError` for damaged or unknown files; warns (:class:`VersionWarning`) where plugins
-        have other versions than those that the weights were made with.
-        """
-        from ldm_core.recipe import artifacts as artifacts_
-        from ldm_core.sampling import load as load_
-        from ldm_core.weights import open
-
-        catalog, url = catalog or Catalog.discover(), str(url)
-        wanted = wanted or open.Wanted()
-        if not wanted.says_nothing or wanted.sha256 or not artifacts_.is_native(url):
-            return load_.load(url, catalog, wanted, device=device, precision=precision)
-        path = artifacts.find(url, artifacts.MODEL_FILE)
-        header = artifacts.read_header(path, "model")
-        stage_url = artifacts.find(storage.parent(path), artifacts.STAGE_FILE)
-        stage_sha256 = artifacts.require_first_stage(header, stage_url)
-        recipe = _described(header, stage_url, stage_sha256, catalog)
-        now = versions(recipe, catalog)
-        changed = [f"{d} {v} (installed: {now.get(d, 'none')})" for d, v in header.versions.items() if now.get(d) != v]
-        if changed:
-            warnings.warn(f"{path} was made with {', '.join(changed)}", VersionWarning, stacklevel=3)
-        where = device_named(device)
-        stage = load_stage(recipe, catalog, stage_url, where)
-        stored = artifacts.shapes(path)
-        with held_to(stored, storage.shown(path)):
-            model = make_model(recipe, catalog, stage)
-        require_same(model, stored, path)
-        load_weights(model, tensors_of(path), path)
-        settle(model.to(where).eval().requires_grad_(False), precision)
-        if line := known_pixels.notice(header.config, model.conditioners.values()):
-            warnings.warn(f"{storage.shown(path)} {line}", stacklevel=2)
-        names = header.extra.get("class_names") or {}
-        hashes = {"weights": header.sha256, "first_stage": stage_sha256}
-        return cls(recipe, stage, model, catalog, **hashes, class_names=names)
+    @classmethod
+    def of(cls, loaded: load_.Loaded) -> Pipeline:
+        """The pipeline of loaded parts."""
+        made = cls(
+            loaded.recipe,
+            loaded.stage,
+            loaded.model,
+            loaded.catalog,
+            weights=loaded.weights,
+            first_stage=loaded.first_stage,
+            class_names=loaded.class_names,
+        )
+        made.made_by = loaded.made_by
+        return made
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -348,23 +317,6 @@ class Pipeline:
             "weights_sha256": self.weights,
             "software": "ldm-core",
         }
-
-
-def _described(header: artifacts.Header, stage_url: str, stage_sha256: str, catalog: Catalog) -> Recipe:
-    """The model that a file's header describes, by its own first stage beside it; no other place of it is taken.
-
-    Raises what resolving raises, and ConfigError with every misfit of the parts.
-    """
-    where = storage.shown(header.url)
-    with described_by(where):
-        recipe = resolve_described(known_pixels.as_made(header.config), catalog)
-        stage = header.config.get("first_stage")
-        if isinstance(stage, Mapping) and stage.get("weights"):  # a reused one: its copy is what counts
-            first_stage = attrs.evolve(recipe.first_stage, weights=stage_url, sha256=stage_sha256)
-            recipe = attrs.evolve(recipe, first_stage=first_stage)
-        if problems := [*model_misfits(without_unnamed(recipe, catalog)), *image_misfits(recipe)]:
-            raise ConfigError([f"{where}: {line}" for line in problems])
-    return recipe
 
 
 @torch.no_grad()

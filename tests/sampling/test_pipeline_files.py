@@ -20,7 +20,7 @@ from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.check import misfits
 from ldm_core.recipe.resolve import resolve
-from ldm_core.sampling.pipeline import VersionWarning
+from ldm_core.sampling.load import VersionWarning
 from ldm_core.training import workflow
 
 TINY: dict[str, Any] = {

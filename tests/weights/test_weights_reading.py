@@ -216,7 +216,8 @@ def test_the_same_pictures_from_every_format(run: str, ckpt: str) -> None:
     native = ldm_core.load(run)
     foreign = same_recipe_sampling(ldm_core.load(ckpt, wanted=Wanted(given=GIVEN)))
     assert np.array_equal(pictures(native), pictures(foreign))
-    again = load.load(run, Catalog.discover(), Wanted(codec="ldm"))
+    catalog = Catalog.discover()
+    again = Pipeline.of(load.assemble(open.open_weights(run, catalog, Wanted(codec="ldm")).weights, catalog))
     assert np.array_equal(pictures(native), pictures(again))
     sha = open_source(ckpt).sha256()
     metadata = foreign.sample(images=1, steps=1, inputs={"class_label": 0})[0].metadata
@@ -246,7 +247,7 @@ def test_a_part_by_itself(part: str) -> None:
     state = built.state_dict()
     assert state and all(torch.equal(value, expected[prefix + name]) for name, value in state.items())
     with pytest.raises(CheckpointError, match=r"alone|without a first stage"):
-        load.to_pipeline(weights, catalog)
+        load.assemble(weights, catalog)
 
 
 def test_weights_must_be_those_of_the_recipe() -> None:
@@ -273,10 +274,10 @@ def test_a_denoiser_with_a_first_stage_from_elsewhere(tmp_path: Path, run: str) 
     made = LdmCodec(LdmCodecConfig(alone=True), open_source(run)).write(alone, "alone")  # type: ignore[arg-type]
     put(made.files, tmp_path, "alone")
     catalog = Catalog.discover()
-    with pytest.raises(CheckpointError, match="a denoiser without a first stage; give the first stage with --first-st"):
-        load.load(str(folder), catalog, Wanted(codec="ldm"))
+    with pytest.raises(CheckpointError, match="a denoiser without a first stage; give the first stage with `first_st"):
+        load.assemble(open.open_weights(str(folder), catalog, Wanted(codec="ldm")).weights, catalog)
     stage = write(tiny("first_stage"), "compvis", tmp_path / "stage.safetensors")
-    joined = load.load(str(folder), catalog, Wanted(first_stage=stage, given=GIVEN))
+    joined = Pipeline.load(str(folder), catalog=catalog, wanted=Wanted(first_stage=stage, given=GIVEN))
     assert np.array_equal(pictures(joined), pictures(ldm_core.load(run)))
     other = random_weights(plain_model(first_stage={**KL, "z_channels": 3}), "first_stage")
     wrong = write(other, "compvis", tmp_path / "wrong.safetensors")

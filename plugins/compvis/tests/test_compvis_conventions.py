@@ -22,7 +22,7 @@ from ldm_core.cli import main
 from ldm_core.errors import ConfigError
 from ldm_core.recipe.resolve import resolve
 from ldm_core.sampling.conventions import in_words, like
-from ldm_core.sampling.load import to_pipeline
+from ldm_core.sampling.load import assemble
 from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.sampling.run import decoded
 from ldm_core.sampling.settings import with_settings
@@ -148,7 +148,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_in_python() -> None:
-    model = to_pipeline(weights_of("masked pictures"), catalog())
+    model = Pipeline.of(assemble(weights_of("masked pictures"), catalog()))
     same = model.like("compvis")
     assert isinstance(same, Pipeline) and same.conventions == "compvis" and not model.conventions
     mask = np.zeros((16, 16), bool)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision_operators import declare_torchvision_operators
 
 from ldm_core.catalog import Catalog
-from ldm_core.sampling.load import to_pipeline
+from ldm_core.sampling.load import assemble
 from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.sampling.run import conditions_of, sample_latents
 from ldm_core.weights.complete import build_part, recipe_of
@@ -57,7 +57,7 @@ def pipeline(kind: str, **options: Any) -> Pipeline:
     codec = CompVisCodec(CompVisConfig(**options))
     weights = codec.read(source_of(kind, tokenizer(kind)))
     assert not weights.missing and not weights.unexpected
-    return to_pipeline(weights, catalog())
+    return Pipeline.of(assemble(weights, catalog()))
 
 
 def image(height: int, text: str = "image") -> Tensor:

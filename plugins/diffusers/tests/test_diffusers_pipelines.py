@@ -28,7 +28,7 @@ from diffusers_models import (
 
 from ldm_core.contracts.codec import ModelWeights
 from ldm_core.contracts.streams import mix_seed
-from ldm_core.sampling.load import to_pipeline
+from ldm_core.sampling.load import assemble
 from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.testing.suites.codec import random_weights
 
@@ -92,7 +92,7 @@ def test_ours_as_ldm_pipeline(change: dict[str, Any], std: list[float] | None, t
 
         theirs.scheduler = DDIMScheduler.from_config(theirs.scheduler.config)
     images = theirs(batch_size=2, generator=generators(), num_inference_steps=5, output_type="np").images
-    own = sampled(to_pipeline(weights, CATALOG), steps=5, sampler="ddim")
+    own = sampled(Pipeline.of(assemble(weights, CATALOG)), steps=5, sampler="ddim")
     assert psnr(own, images) >= ENOUGH
 
 
@@ -105,7 +105,7 @@ def test_ours_as_ldm_text_to_image(scale: float, tmp_path: Path) -> None:
     assert type(theirs).__name__ == "LDMTextToImagePipeline"
     latents = torch.cat([torch.randn(1, 4, 8, 8, generator=g) for g in generators()])
     images = theirs(PROMPTS, num_inference_steps=4, guidance_scale=scale, latents=latents, output_type="np").images
-    own = sampled(to_pipeline(weights, CATALOG), prompts=PROMPTS, steps=4, guidance=scale)
+    own = sampled(Pipeline.of(assemble(weights, CATALOG)), prompts=PROMPTS, steps=4, guidance=scale)
     assert psnr(own, images) >= ENOUGH
 
 
@@ -122,7 +122,7 @@ def test_ours_as_stable_diffusion(change: dict[str, Any], scale: float, tmp_path
     assert type(theirs).__name__ == "StableDiffusionPipeline"
     latents = torch.cat([torch.randn(1, 4, 8, 8, generator=g) for g in generators()])
     images = theirs(PROMPTS, num_inference_steps=4, guidance_scale=scale, latents=latents, output_type="np").images
-    own = sampled(to_pipeline(weights, CATALOG), prompts=PROMPTS, steps=4, guidance=scale)
+    own = sampled(Pipeline.of(assemble(weights, CATALOG)), prompts=PROMPTS, steps=4, guidance=scale)
     assert psnr(own, images) >= ENOUGH
 
 
@@ -170,7 +170,7 @@ def test_their_ldm_pipeline_here(tmp_path: Path) -> None:
     weights = weights_of(tmp_path)
     assert weights.recipe["image_size"] == [32, 32]
     assert weights.recipe["parameterization"] == {"use": "v"}
-    pipeline = to_pipeline(weights, CATALOG)
+    pipeline = Pipeline.of(assemble(weights, CATALOG))
     assert pipeline.recipe.sampler.use == "ddim"
     assert psnr(sampled(pipeline, steps=5), images) >= ENOUGH
 
@@ -205,7 +205,7 @@ def test_their_text_pipeline_here(tmp_path: Path) -> None:
     theirs.set_progress_bar_config(disable=True)
     latents = torch.cat([torch.randn(1, 4, 8, 8, generator=g) for g in generators()])
     images = theirs(PROMPTS, num_inference_steps=5, guidance_scale=2.0, latents=latents, output_type="np").images
-    pipeline = to_pipeline(weights_of(tmp_path / "pipeline"), CATALOG)
+    pipeline = Pipeline.of(assemble(weights_of(tmp_path / "pipeline"), CATALOG))
     assert pipeline.recipe.sampler.use == "plms"
     assert psnr(sampled(pipeline, prompts=PROMPTS, steps=5, guidance=2.0), images) >= ENOUGH
 
@@ -262,7 +262,7 @@ def test_their_stable_diffusion_here(version: int, tmp_path: Path) -> None:
     theirs.set_progress_bar_config(disable=True)
     latents = torch.cat([torch.randn(1, 4, 8, 8, generator=g) for g in generators()])
     images = theirs(PROMPTS, num_inference_steps=5, guidance_scale=2.0, latents=latents, output_type="np").images
-    pipeline = to_pipeline(weights_of(folder), CATALOG)
+    pipeline = Pipeline.of(assemble(weights_of(folder), CATALOG))
     assert pipeline.recipe.sampler.use == ("plms" if version == 1 else "ddim")
     assert pipeline.recipe.conditioners[0].config.padding == ("<|endoftext|>" if version == 1 else "!")
     assert psnr(sampled(pipeline, prompts=PROMPTS, steps=5, guidance=2.0), images) >= ENOUGH
