@@ -1,8 +1,9 @@
-"""What all samplers of this distribution share: the coefficients at the run's levels, and the steps of first order.
+"""The steps of a sampler: its levels' coefficients, the calls of model and observer, the noise that it draws.
 
-The probability flow has two forms of the same equation, d(x / alpha) / d(sigma / alpha) = eps and d(x / sigma) /
-d(alpha / sigma) = x0 (both follow from x = alpha x0 + sigma eps and eps' sigma = -x0' alpha along it). The first one
-is singular where alpha is 0, the second where sigma is 0.
+Authors of samplers build on :class:`Steps`; diffusion's signs are those of the papers. The probability flow has two
+forms of one equation, d(x / alpha) / d(sigma / alpha) = eps and d(x / sigma) / d(alpha / sigma) = x0: both follow from
+x = alpha x0 + sigma eps and sigma eps' = -alpha x0' along it. The first one is singular at alpha = 0, the second one at
+sigma = 0.
 """
 
 from __future__ import annotations
@@ -16,15 +17,23 @@ from ldm_core.contracts import Denoise, Estimate, NoiseSchedule, OnStep
 from ldm_core.contracts.streams import Streams
 
 FAR = math.log(50)
-"""A step of lambda beyond which an average of eps would drown in the error of x0: eps' error is divided by alpha, which
-is next to nothing at such a step's beginning. Published tables take no such steps; the cosine table's first one is."""
+"""A step of lambda beyond which a mean of eps would drown in the error of x0: eps' error is divided by alpha, next to
+nothing at the beginning of such a step. Published tables take no such steps; the cosine table's first one is."""
 
 
-class Walk:
-    """One run down `times`: its coefficients as double-precision numbers, and its calls of model and observer.
+class Steps:
+    """One run of a sampler down `times`: iterate over it for the steps' numbers, step i from times[i] to times[i + 1].
 
-    `alphas`, `sigmas` and `lambdas` have an entry for each time; lambda = ln(alpha / sigma), half the log
-    signal-to-noise ratio, is -inf without signal and inf at data.
+    `alpha`, `sigma` and `lambda_` hold a double-precision number for each time; lambda = ln(alpha / sigma), half the
+    log signal-to-noise ratio, is -inf without signal and inf at data. The arguments are those of
+    :meth:`ldm_core.contracts.Sampler.sample`::
+
+        def sample(self, denoise, x, times, schedule, *, streams=None, on_step=None):
+            steps = Steps(denoise, times, schedule, streams, on_step)
+            for i in steps:
+                x0 = steps.x0(i, x)
+                x = steps.done(i, steps.euler(i, x, x0), x0)
+            return x
     """
 
     def __init__(
@@ -32,48 +41,58 @@ class Walk:
         denoise: Denoise,
         times: Tensor,
         schedule: NoiseSchedule,
-        on_step: OnStep | None,
         streams: Streams | None = None,
+        on_step: OnStep | None = None,
     ) -> None:
         self.times = times
-        self.alphas: list[float] = schedule.alpha(times).tolist()
-        self.sigmas: list[float] = schedule.sigma(times).tolist()
-        self.lambdas = [_log(a) - _log(s) for a, s in zip(self.alphas, self.sigmas, strict=True)]
-        self._denoise, self._on_step, self._streams = denoise, on_step, streams
+        self.alpha: list[float] = schedule.alpha(times).tolist()
+        self.sigma: list[float] = schedule.sigma(times).tolist()
+        self.lambda_ = [_log(a) - _log(s) for a, s in zip(self.alpha, self.sigma, strict=True)]
+        self._denoise, self._streams, self._on_step = denoise, streams, on_step
+
+    def __len__(self) -> int:
+        return len(self.times) - 1
 
     def __iter__(self) -> Iterator[int]:
-        """The steps: number i goes from times[i] to times[i + 1]."""
-        return iter(range(len(self.times) - 1))
-
-    def x0(self, i: int, x: Tensor) -> Tensor:
-        """The model's estimate from x (B, ...) at times[i], in x's dtype."""
-        return self.estimate(i, x).x0.to(x.dtype)
+        return iter(range(len(self)))
 
     def estimate(self, i: int, x: Tensor) -> Estimate:
-        """The model's estimate from x (B, ...) at times[i], whole."""
+        """The model's estimate from x (B, ...) at times[i]."""
         return self._denoise(x, self.times[i].to(x.device).expand(x.shape[0]))
 
+    def x0(self, i: int, x: Tensor) -> Tensor:
+        """The estimated x0 from x (B, ...) at times[i], in x's dtype."""
+        return self.estimate(i, x).x0.to(x.dtype)
+
     def eps(self, i: int, x: Tensor, x0: Tensor) -> Tensor:
-        """The noise that x at times[i] and an estimate of x0 imply."""
-        return (x - self.alphas[i] * x0) / self.sigmas[i]
+        """The noise in x at times[i], given x0."""
+        return (x - self.alpha[i] * x0) / self.sigma[i]
+
+    def h(self, i: int) -> float:
+        """The growth of lambda over step i; inf from a level without signal and to data."""
+        return self.lambda_[i + 1] - self.lambda_[i]
+
+    def added_variance(self, i: int) -> float:
+        """The noise's variance from s = times[i + 1] to t = times[i], sigma_t² - (alpha_t / alpha_s)² sigma_s².
+
+        It divides by alpha_s.
+        """
+        ratio = self.alpha[i] / self.alpha[i + 1]
+        return max(self.sigma[i] ** 2 - (ratio * self.sigma[i + 1]) ** 2, 0.0)
 
     def euler(self, i: int, x: Tensor, x0: Tensor) -> Tensor:
-        """Step i with x0, and so eps, held constant: x becomes alpha x0 + sigma eps."""
-        keep = self.sigmas[i + 1] / self.sigmas[i]
-        return keep * x + (self.alphas[i + 1] - self.alphas[i] * keep) * x0
+        """x after step i with x0, and so eps, held constant: alpha' x0 + sigma' eps."""
+        keep = self.sigma[i + 1] / self.sigma[i]
+        return keep * x + (self.alpha[i + 1] - self.alpha[i] * keep) * x0
 
-    def interval(self, i: int) -> float:
-        """h, the growth of lambda over step i; inf where it begins without signal or ends at data."""
-        return self.lambdas[i + 1] - self.lambdas[i]
-
-    def noise(self, x: Tensor, sampler: str) -> Tensor:
-        """Fresh noise like x, from each example's stream; ValueError naming `sampler` if there are no streams."""
+    def draw(self, x: Tensor) -> Tensor:
+        """Standard normal noise like x, from each example's own stream; ValueError without streams."""
         if self._streams is None:
-            raise ValueError(f"the {sampler} sampler draws noise: hand it streams, one seed an example")
+            raise ValueError("this sampler draws noise: give it `streams`, one seed an example")
         return self._streams.normal(x.shape).to(x)
 
-    def told(self, i: int, x: Tensor, x0: Tensor) -> Tensor:
-        """x after step i, or what the observer puts in its place."""
+    def done(self, i: int, x: Tensor, x0: Tensor) -> Tensor:
+        """Tell the observer of x after step i and of its x0; give back x, or the observer's own in its place."""
         other = None if self._on_step is None else self._on_step(i, self.times[i + 1], x, x0)
         return x if other is None else other
 

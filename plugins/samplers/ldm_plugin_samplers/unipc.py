@@ -11,22 +11,17 @@ from torch import Tensor
 from ldm_core import Sampler
 from ldm_core.contracts import Denoise, NoiseSchedule, OnStep, Site
 from ldm_core.contracts.streams import Streams
+from ldm_core.model.steps import Steps
 from ldm_plugin_samplers.config import UniPCConfig
-from ldm_plugin_samplers.walk import Walk
 
 
 class UniPCSampler(Sampler):
     """UniP and UniC in x0 (Zhao et al. 2023, arXiv 2302.04867, algorithms 7 and 8, multistep).
 
-    A step of order p puts a polynomial in lambda = ln(alpha / sigma) through p estimates of x0 and integrates it
-    exactly: x becomes sigma' / sigma x + alpha' ((1 - e^-h) x0 + sum of w_j (x0_j - x0)). When the model has been asked
-    at the new level, the same step is done over with that estimate as one more point, which corrects x at no cost; the
-    next step begins there. B(h), h or e^h - 1 in the paper, cancels out of the w_j but where there is one difference
-    and its weight is B(h) / 2: the predictor of order 2 and the corrector of order 1.
-
-    Order p with corrector is p + 1 in the paper's count of local errors, and p of convergence without; deterministic,
-    one evaluation a step. The first steps have the orders 1, 2, ..., and so have the last ones, backwards, with
-    `lower_order_final`; a step to data is always of order 1. An x that `on_step` has replaced is not corrected.
+    A predictor of order p integrates a polynomial in lambda through p estimates of x0; the corrector does the step over
+    with the estimate at its end as one more point, at no cost. Order p with corrector is p + 1 in the paper's count of
+    local errors. Deterministic, one evaluation a step. The first steps have the orders 1, 2, ..., and so have the last
+    ones, backwards, with `lower_order_final`; a step to data has order 1. An x from `on_step` is not corrected.
     """
 
     def __init__(self, config: UniPCConfig, site: Site | None = None) -> None:
@@ -43,52 +38,61 @@ class UniPCSampler(Sampler):
         on_step: OnStep | None = None,
     ) -> Tensor:
         """x (B, C, *s) at times[0] -> x at times[-1]."""
-        walk = Walk(denoise, times, schedule, on_step)
+        steps = Steps(denoise, times, schedule, streams, on_step)
+        variant, order = self.config.variant, 1
         estimates: list[Tensor] = []  # the newest first, at most as many as the order
         begun: Tensor | None = None  # x at the beginning of the step that is to be corrected
-        order = 1
-        for i in walk:
-            x0 = walk.x0(i, x)
+        for i in steps:
+            x0 = steps.x0(i, x)
             if begun is not None and self.config.corrector:
-                x = self._step(walk, i - 1, begun, estimates[:order], x0)
+                x = integrated(steps, i - 1, begun, estimates[:order], x0, variant=variant)
             estimates = [x0, *estimates[: self.config.order - 1]]
-            order = self._order(walk, i, len(estimates))
-            begun = x
-            predicted = self._step(walk, i, x, estimates[:order])
-            x = walk.told(i, predicted, x0)
+            order = order_of(steps, i, len(estimates), lower_final=self.config.lower_order_final)
+            predicted = integrated(steps, i, x, estimates[:order], variant=variant)
+            begun, x = x, steps.done(i, predicted, x0)
             if x is not predicted:
                 begun = None
         return x
 
-    def _order(self, walk: Walk, i: int, estimates: int) -> int:
-        """The order of step i: what the estimates at hand allow, less towards the end."""
-        if math.isinf(walk.interval(i)):
-            return 1
-        usable = sum(math.isfinite(walk.lambdas[i - j]) for j in range(estimates))
-        left = len(walk.times) - 1 - i if self.config.lower_order_final else usable
-        return min(usable, left)
 
-    def _step(self, walk: Walk, i: int, x: Tensor, estimates: Sequence[Tensor], after: Tensor | None = None) -> Tensor:
-        """Step i from x with the estimates at times[i], times[i - 1], ..., and the one at times[i + 1] if given."""
-        h, x0 = walk.interval(i), estimates[0]
-        others = list(estimates[1:])
-        nodes = [(walk.lambdas[i - j] - walk.lambdas[i]) / h for j in range(1, len(estimates))]
-        if after is not None:
-            others, nodes = [*others, after], [*nodes, 1.0]
-        out = walk.sigmas[i + 1] / walk.sigmas[i] * x - (walk.alphas[i + 1] * math.expm1(-h)) * x0
-        for weight, other in zip(self._weights(h, nodes), others, strict=True):
-            out = out + (walk.alphas[i + 1] * weight) * (other - x0)
-        return out
+def order_of(steps: Steps, i: int, estimates: int, *, lower_final: bool) -> int:
+    """The order of step i: as many estimates as are usable, fewer towards the end with `lower_final`."""
+    if math.isinf(steps.h(i)):
+        return 1
+    usable = sum(math.isfinite(steps.lambda_[i - j]) for j in range(estimates))
+    return min(usable, len(steps) - i) if lower_final else usable
 
-    def _weights(self, h: float, nodes: Sequence[float]) -> list[float]:
-        """The weight of each difference; `nodes` say where in the step it is: 0 its beginning, 1 its end."""
-        if not nodes:
-            return []
-        if len(nodes) == 1:
-            b = h if self.config.variant == "bh1" and math.isfinite(h) else -math.expm1(-h)
-            return [b / 2 / nodes[0]]
-        powers = torch.tensor([[r**k for r in nodes] for k in range(1, len(nodes) + 1)], dtype=torch.float64)
-        return torch.linalg.solve(powers, torch.tensor(moments(h, len(nodes)), dtype=torch.float64)).tolist()
+
+def integrated(
+    steps: Steps, i: int, x: Tensor, estimates: Sequence[Tensor], after: Tensor | None = None, *, variant: str
+) -> Tensor:
+    """x after step i: sigma' / sigma x + alpha' ((1 - e^-h) x0 + sum of w_j (x0_j - x0)).
+
+    `estimates` are those at times[i], times[i - 1], ...; `after` is the one at times[i + 1], for the corrector.
+    """
+    h, x0 = steps.h(i), estimates[0]
+    others = list(estimates[1:])
+    nodes = [(steps.lambda_[i - j] - steps.lambda_[i]) / h for j in range(1, len(estimates))]
+    if after is not None:
+        others, nodes = [*others, after], [*nodes, 1.0]
+    out = steps.sigma[i + 1] / steps.sigma[i] * x - (steps.alpha[i + 1] * math.expm1(-h)) * x0
+    for weight, other in zip(weights(h, nodes, variant), others, strict=True):
+        out = out + (steps.alpha[i + 1] * weight) * (other - x0)
+    return out
+
+
+def weights(h: float, nodes: Sequence[float], variant: str) -> list[float]:
+    """The weights w_j of the differences at `nodes`: 0 is the step's beginning, 1 its end.
+
+    The paper's B(h), h or e^h - 1, cancels out of them; of a single one it is left as B(h) / 2.
+    """
+    if not nodes:
+        return []
+    if len(nodes) == 1:
+        b = h if variant == "bh1" and math.isfinite(h) else -math.expm1(-h)
+        return [b / 2 / nodes[0]]
+    powers = torch.tensor([[r**k for r in nodes] for k in range(1, len(nodes) + 1)], dtype=torch.float64)
+    return torch.linalg.solve(powers, torch.tensor(moments(h, len(nodes)), dtype=torch.float64)).tolist()
 
 
 def moments(h: float, count: int) -> list[float]:

@@ -96,7 +96,7 @@ def test_noise_has_a_factor_and_needs_streams(name: str, settings: dict[str, Any
 
     torch.testing.assert_close(run(0.5) - run(0.0), 0.5 * (run(1.0) - run(0.0)))
     assert float((run(1.0) - run(0.0)).abs().max()) > 0.1
-    with pytest.raises(ValueError, match=f"the {name} sampler draws noise"):
+    with pytest.raises(ValueError, match="draws noise: give it `streams`"):
         make(name).sample(problem.denoise(around), start, times, around)
 
 
