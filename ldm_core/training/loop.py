@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,160 +14,158 @@ from ldm_core.contracts.streams import mix_seed
 from ldm_core.errors import Interrupted, TrainingError
 from ldm_core.model.fill import seeded
 from ldm_core.recipe.settings import FirstStageTrainerSettings, TrainerSettings
-from ldm_core.training.checkpoints.checkpointer import Keeper
+from ldm_core.training.checkpoints.checkpointer import Checkpointer
 from ldm_core.training.engine.collective import Flags
 from ldm_core.training.feed.loader import Loader
 from ldm_core.training.folder.stopping import Ask, Run
 from ldm_core.training.learning_rate import learning_rate
 from ldm_core.training.task import Task
-from ldm_core.training.usage import peak_memory
 
-# What a task may have beside, each a method or None:
-#   validate(step) -> Mapping[str, float]   measurements on held-out data, made by all processes
-#   preview(step) -> None                   pictures, written by the first process
-#   state() -> dict[str, Tensor], load_state(dict)   what a resumed run needs beside parts and averages
+T = TypeVar("T")
+Settings = TrainerSettings | FirstStageTrainerSettings
 
 
-def train(
-    task: Task,
-    loader: Loader,
-    settings: TrainerSettings | FirstStageTrainerSettings,
-    run: Run,
-    *,
-    folder: str,
-    identity: str,
-) -> None:
+def train(task: Task, loader: Loader, settings: Settings, run: Run, *, folder: str, identity: str) -> None:
     """Train to ``settings.steps``, going on from the newest whole checkpoint in `folder`.
 
-    Raises :class:`Interrupted` after a checkpoint when asked to stop or when the time is over,
-    :class:`TrainingError` where the loss is not finite (the last checkpoint stays) or another run has taken the
-    folder, :class:`~ldm_core.errors.CheckpointError` where the last checkpoint cannot be written.
+    Raises :class:`Interrupted` after a checkpoint when asked to stop or when the time is over, :class:`TrainingError`
+    where the loss is not finite (the last checkpoint stays) or another run has taken the folder,
+    :class:`~ldm_core.errors.CheckpointError` where the last checkpoint cannot be written.
     """
-    keeper = Keeper(task, folder, identity, settings, run)
-    start = keeper.resume()
+    checkpoints = Checkpointer(task, folder, identity, settings, run)
+    start = checkpoints.restore()
     task.prepare(start)
     if run.world.main:
         run.hook.ldm_stage_start(stage=task.stage, steps=settings.steps, start=start)
-    try:
-        _Loop(task, settings, run, keeper, identity).run(loader, start)
-    except KeyboardInterrupt:  # at once
-        raise
-    except BaseException:
-        keeper.close()
-        raise
-
-
-class _Loop:
-    """The steps of one training."""
-
-    def __init__(self, task: Task, settings: Any, run: Run, keeper: Keeper, identity: str) -> None:
-        self._task, self._settings, self._run, self._keeper = task, settings, run, keeper
-        self._identity = identity
-        self._flags = Flags(run.world)
-        self._logged = 0  # the step of the last line
-        self._since = self._waited = 0.0
-
-    def run(self, loader: Loader, start: int) -> None:
-        """From step `start` to the end."""
-        task, settings, world = self._task, self._settings, self._run.world
-        self._logged, self._since = start, time.perf_counter()
-        batches = loader.steps(start)
-        for step in range(start, settings.steps):
-            asked_at = time.perf_counter()
-            micros = next(batches)
-            self._waited += time.perf_counter() - asked_at
+    with checkpoints:  # an error waits for a write that is under way
+        log, flags = _Log(task, settings, run, start), Flags(run.world)
+        for step, micros in enumerate(log.timed(loader.steps(start), settings.steps - start), start):
             done = step + 1
-            saving = done % settings.checkpoint_every == 0 or done == settings.steps
-            measure = done % settings.log_every == 0 or saving or step == start
-            lr = learning_rate(settings, step)
+            due = done % settings.checkpoint_every == 0 or done == settings.steps
+            measure = due or done % settings.log_every == 0 or step == start
             for part in task.parts:
-                part.set_lr(lr)
-            with seeded(mix_seed(self._identity, step, world.rank)):  # dropout draws from it: a resumed run repeats it
+                part.set_lr(learning_rate(settings, step))
+            with seeded(mix_seed(identity, step, run.world.rank)):  # dropout draws from it: a resumed run repeats it
                 logs = task.step(step, micros, measure=measure)
-            floats = self._measured(done, lr, logs) if measure else {}
-            if world.main:
-                self._run.hook.ldm_step(stage=task.stage, step=done, logs=floats)
-            self._keeper.look()
-            ask = Ask(self._flags.largest(self._run.ask(settings.time_limit)))
-            self._obey(ask, done, saving=saving, logs=logs)
-            self._beside(done)
+            log.put_down(done, logs, measure=measure)
+            checkpoints.report()
+            ask = Ask(flags.largest(run.ask(settings.time_limit)))  # the same in all processes
+            if ask is Ask.LOST:
+                raise _lost(task, run, done)
+            leaving = ask in (Ask.LEAVE, Ask.LIMIT) and done < settings.steps
+            if ask and not due:
+                log.require_finite(done, logs)  # else it was looked at already
+            if ask or due:
+                checkpoints.save(done, last=leaving or done == settings.steps)
+            if leaving:
+                raise _interrupted(task, settings, run, done, ask)
+            if ask is Ask.SAVE:
+                run.say(f"{task.stage}: checkpoint of step {done}, as asked for")
+            log.measure_and_preview(done)
 
-    def _measured(self, done: int, lr: float, logs: Mapping[str, Any]) -> dict[str, float]:
-        """The step's numbers, the loss agreed between all processes, written to the metrics."""
-        task, settings, world = self._task, self._settings, self._run.world
+
+class _Log:
+    """The numbers of a training: metrics, observers, speed, and a loss that must be finite."""
+
+    def __init__(self, task: Task, settings: Settings, run: Run, start: int) -> None:
+        self._task, self._settings, self._run = task, settings, run
+        self._last = start  # the step of the last line
+        self._since, self._waited = time.perf_counter(), 0.0
+
+    def timed(self, batches: Iterator[T], count: int) -> Iterator[T]:
+        """`count` of `batches`; the time that they are waited for is noted."""
+        for _ in range(count):
+            begun = time.perf_counter()
+            batch = next(batches)
+            self._waited += time.perf_counter() - begun
+            yield batch
+
+    def put_down(self, done: int, logs: Mapping[str, Any], *, measure: bool) -> None:
+        """Tell the observers of the step `done` (from 1); with `measure`, its numbers go into the metrics too."""
+        floats = self._measured(done, logs) if measure else {}
+        if self._run.world.main:
+            self._run.hook.ldm_step(stage=self._task.stage, step=done, logs=floats)
+
+    def _measured(self, done: int, logs: Mapping[str, Any]) -> dict[str, float]:
+        settings, world = self._settings, self._run.world
         floats = {k: _number(v) for k, v in logs.items() if v is not None}
-        if "loss" in floats:  # of all processes, so that all of them stop here, or none
-            floats["loss"] = float(world.average(torch.tensor(floats["loss"], device=world.device)))
-            self._hold_finite(done, floats["loss"])
+        if "loss" in floats:
+            floats["loss"] = self.require_finite(done, floats)
         floats = {k: v for k, v in floats.items() if math.isfinite(v)}  # of a step that was left out; no JSON either
         now = time.perf_counter()
         span = max(now - self._since, 1e-9)
         floats.update(
-            lr=lr,
-            images_per_second=settings.images_per_step * (done - self._logged) / span,
+            lr=learning_rate(settings, done - 1),
+            images_per_second=settings.images_per_step * (done - self._last) / span,
             data_wait=self._waited / span,
         )
-        if (peak := peak_memory(world.device)) is not None:
+        if (peak := _peak_memory(world.device)) is not None:
             floats["peak_memory_mib"] = peak
-        self._logged, self._since, self._waited = done, now, 0.0
+        self._last, self._since, self._waited = done, now, 0.0
         if world.main:
-            self._run.metrics.write(stage=task.stage, step=done, **floats)
+            self._run.metrics.write(stage=self._task.stage, step=done, **floats)
         return floats
 
-    def _hold_finite(self, done: int, loss: float) -> None:
-        """The last resort: a task's own guard names the examples, and may leave a step out instead."""
+    def require_finite(self, done: int, logs: Mapping[str, Any]) -> float:
+        """Give the mean loss of all processes, so that all of them stop here, or none; 0 where there is no loss.
+
+        It is the last resort: a task's own guard names the examples, and may leave a step out instead.
+        """
+        if "loss" not in logs:
+            return 0.0
+        world = self._run.world
+        loss = float(world.average(torch.tensor(_number(logs["loss"]), device=world.device)))
         if not math.isfinite(loss) and self._settings.bad_steps == "stop":
             raise TrainingError(
                 f"{self._task.stage}: the loss is {loss} at step {done}; the last checkpoint stays. Lower the "
                 "learning rate, set clip=1.0, or use precision=fp32"
             )
+        return loss
 
-    def _obey(self, ask: Ask, done: int, *, saving: bool, logs: Mapping[str, Any]) -> None:
-        """Checkpoint after step `done` where it is due or asked for, and leave where that is asked for."""
-        if ask is Ask.LOST:
-            raise TrainingError(
-                f"{self._task.stage}: stopped at step {done}, because another run has taken over {self._run.out}: this "
-                "one had not refreshed its lock for long (was it stopped, or cut off from its storage?)"
-            )
-        steps = self._settings.steps
-        leaving = ask in (Ask.LEAVE, Ask.LIMIT) and done < steps
-        if not (saving or ask):
-            return
-        if not saving and "loss" in logs:  # else it was looked at already: weights that are lost are not worth keeping
-            world = self._run.world
-            self._hold_finite(done, float(world.average(torch.tensor(_number(logs["loss"]), device=world.device))))
-        self._keeper.save(done, last=leaving or done == steps)
-        if not leaving:
-            if ask is Ask.SAVE:
-                self._run.say(f"{self._task.stage}: checkpoint of step {done}, as asked for")
-            return
-        if self._run.world.main:
-            self._run.hook.ldm_stage_end(stage=self._task.stage, status="interrupted")
-        why = f" after its {self._settings.time_limit:g} minutes" if ask is Ask.LIMIT else ""
-        raise Interrupted(
-            f"{self._task.stage.replace('_', ' ')}: stopped{why} at step {done} of {steps} with a checkpoint; "
-            "the same command goes on from there"
-        )
-
-    def _beside(self, done: int) -> None:
-        """Measurements on held-out data and pictures, where they are due; the time they take is no training time."""
+    def measure_and_preview(self, done: int) -> None:
+        """Measure on held-out data and draw pictures, where that is due; the time it takes is no training time."""
         task, settings, run = self._task, self._settings, self._run
-        validate, preview = getattr(task, "validate", None), getattr(task, "preview", None)
-        validating = validate is not None and settings.validate_every and done % settings.validate_every == 0
-        previewing = preview is not None and settings.preview_every and done % settings.preview_every == 0
-        if not (validating or previewing):
-            return
         begun = time.perf_counter()
-        if validating and validate is not None:
-            floats = {k: _number(v) for k, v in validate(done).items()}
+        if task.validate is not None and settings.validate_every and done % settings.validate_every == 0:
+            floats = {k: _number(v) for k, v in task.validate(done).items()}
             if run.world.main:
                 stage = f"{task.stage}_validation"
                 run.metrics.write(stage=stage, step=done, **floats)
                 run.hook.ldm_step(stage=stage, step=done, logs=floats)
-        if previewing and preview is not None:
-            preview(done)
+        if task.preview is not None and settings.preview_every and done % settings.preview_every == 0:
+            task.preview(done)
         self._since += time.perf_counter() - begun
+
+
+def _lost(task: Task, run: Run, done: int) -> TrainingError:
+    return TrainingError(
+        f"{task.stage}: stopped at step {done}, because another run has taken over {run.out}: this one had not "
+        "refreshed its lock for long (was it stopped, or cut off from its storage?)"
+    )
+
+
+def _interrupted(task: Task, settings: Settings, run: Run, done: int, ask: Ask) -> Interrupted:
+    if run.world.main:
+        run.hook.ldm_stage_end(stage=task.stage, status="interrupted")
+    why = f" after its {settings.time_limit:g} minutes" if ask is Ask.LIMIT else ""
+    return Interrupted(
+        f"{task.stage.replace('_', ' ')}: stopped{why} at step {done} of {settings.steps} with a checkpoint; "
+        "the same command goes on from there"
+    )
 
 
 def _number(value: Any) -> float:
     return float(value.detach().float().mean()) if isinstance(value, torch.Tensor) else float(value)
+
+
+def _peak_memory(device: torch.device) -> float | None:
+    """The most memory that was in use since the process began, MiB: tensors on an accelerator, else the process's
+    resident memory; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from ldm_core.training.averages.ema import EMA
 from ldm_core.training.engine.part import Part
@@ -11,7 +13,7 @@ from ldm_core.training.feed.loader import MicroBatch
 
 
 class Task(Protocol):
-    """What is trained: named parts, stepped in order, and one step of it."""
+    """Named parts that are trained together, stepped in order, and one step of them."""
 
     stage: str
     parts: Sequence[Part]
@@ -19,11 +21,29 @@ class Task(Protocol):
     part_steps: dict[str, int]
     """How many optimizer steps each part has made (a discriminator starts later)."""
 
+    @property
+    def validate(self) -> Callable[[int], Mapping[str, float]] | None:
+        """Measures on held-out data after a step (counted from 1), called by all processes; None = nothing does."""
+        ...
+
+    @property
+    def preview(self) -> Callable[[int], None] | None:
+        """Draws pictures after a step (counted from 1), called by all processes; None = nothing does."""
+        ...
+
     def prepare(self, start: int) -> None:
-        """Called once before the first step (from 0) of this process."""
+        """Get ready for the first step (from 0) of this process, after a checkpoint was loaded."""
         ...
 
     def step(self, step: int, micros: Sequence[MicroBatch], *, measure: bool) -> Mapping[str, Any]:
         """One optimizer step of every part, then of its averages, where the step counts; with `measure`, logs
         as tensors or floats, else whatever is at hand."""
+        ...
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Give what a resumed run needs beside parts and averages."""
+        ...
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from :meth:`state`."""
         ...

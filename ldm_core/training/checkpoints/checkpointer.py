@@ -1,4 +1,4 @@
-"""A training's checkpoints from its first step to its last: resume, save at a step boundary, be sure of the last."""
+"""The checkpoints of a training: restore the newest, save at a step boundary, be sure of the last."""
 
 from __future__ import annotations
 
@@ -27,8 +27,12 @@ _POLL = 0.05
 _LONG = 1.0  # seconds of waiting for the last write that are worth a word
 
 
-class Keeper:
-    """The checkpoints of one task in `folder`. All processes make one and call the same methods at the same steps."""
+class Checkpointer:
+    """The checkpoints of one task in `folder`. All processes make one and call the same methods at the same steps.
+
+    As a context it waits, where an error ends the training, for a write that is under way; a second Ctrl-C leaves at
+    once.
+    """
 
     def __init__(self, task: Task, folder: str, identity: str, settings: EngineSettings, run: Run) -> None:
         self._task, self._folder, self._identity, self._settings, self._run = task, folder, identity, settings, run
@@ -39,7 +43,7 @@ class Keeper:
 
     # ---------------------------------------------------------------------------------------------------- resume
 
-    def resume(self) -> int:
+    def restore(self) -> int:
         """Load the newest whole checkpoint into the task and give its step, 0 where there is none."""
         run = self._run
         search = from_main(run.world, self._search)
@@ -78,7 +82,7 @@ class Keeper:
         task.part_steps.update({part.name: int(manifest["part_steps"][part.name]) for part in task.parts})
         restore = Restore(task.parts, manifest.get("optimizer_steps", manifest["part_steps"]))
         bad: dict[str, Bad] = {}
-        restore.take(self._looked_at(found.tensors(), bad))
+        restore.take(self._inspected(found.tensors(), bad))
         if bad:
             raise CheckpointError(
                 f"{task.stage}: {storage.shown(found.url)}: {in_words(bad)}; training cannot go on from it: delete "
@@ -87,12 +91,10 @@ class Keeper:
         restore.finish()
         if task.ema is not None:
             task.ema.load(restore.group("ema"), int(manifest["ema_updates"]))
-        load = getattr(task, "load_state", None)
-        if load is not None:
-            load(restore.group("task"))
+        task.load_state(restore.group("task"))
         self._compare(manifest)
 
-    def _looked_at(self, named: Iterator[tuple[str, Tensor]], bad: dict[str, Bad]) -> Iterator[tuple[str, Tensor]]:
+    def _inspected(self, named: Iterator[tuple[str, Tensor]], bad: dict[str, Bad]) -> Iterator[tuple[str, Tensor]]:
         """`named` as they come; weights of the parts that are not finite are put down in `bad`."""
         parts = self._task.parts
         weights = {f"{p.name}/state/{n}" for p in parts for n, _ in p.module.named_parameters(remove_duplicate=False)}
@@ -133,7 +135,7 @@ class Keeper:
         raise :class:`CheckpointError`; any other failure is a warning.
         """
         task, run = self._task, self._run
-        self._settle()
+        self._wait()
         tensors = self._host.take(self._state(), keep=run.world.main)
         steps = {part.name: optimizer_steps(part) for part in task.parts}
         if self._writer is not None:
@@ -148,8 +150,8 @@ class Keeper:
             self._writer.start(step, tensors, manifest)
             run.metrics.flush()
         if last:
-            self._settle()
-            from_main(run.world, lambda: self._hold(step))
+            self._wait()
+            from_main(run.world, lambda: self._require(step))
 
     def _state(self) -> Iterator[tuple[str, Tensor]]:
         task = self._task
@@ -158,11 +160,10 @@ class Keeper:
         if task.ema is not None:
             for name, value in task.ema.tensors().items():
                 yield f"ema/{name}", value
-        state = getattr(task, "state", None)
-        for name, value in state().items() if state is not None else ():
+        for name, value in task.state().items():
             yield f"task/{name}", value
 
-    def _settle(self) -> None:
+    def _wait(self) -> None:
         """Wait until no write is under way; processes wait in short calls, so that none of them times out."""
         begun = time.monotonic()
         while self._run.world.any(self._writer is not None and self._writer.busy):
@@ -174,10 +175,10 @@ class Keeper:
                 f"{self._task.stage}: waited {waited:.0f} s for a checkpoint to be written; more steps between two "
                 "(checkpoint_every) or a faster place would spare that"
             )
-        self.look()
+        self.report()
 
-    def look(self) -> None:
-        """At a step boundary: tell how a write in the background went, if one has ended since."""
+    def report(self) -> None:
+        """Say at a step boundary how a write in the background went, if one has ended since."""
         if self._writer is None or (outcome := self._writer.outcome()) is None:
             return
         if outcome.error is None:
@@ -190,7 +191,7 @@ class Keeper:
             "warning",
         )
 
-    def _hold(self, step: int) -> None:
+    def _require(self, step: int) -> None:
         if self._newest != step:
             raise CheckpointError(
                 f"{self._task.stage}: the last checkpoint, of step {step}, could not be written to "
@@ -198,7 +199,9 @@ class Keeper:
                 f"{self._newest}"
             )
 
-    def close(self) -> None:
-        """Wait for a write that is under way, whatever ended the training."""
-        if self._writer is not None:
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not issubclass(kind, KeyboardInterrupt) and self._writer is not None:
             self._writer.wait()
