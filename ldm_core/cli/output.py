@@ -75,11 +75,16 @@ def say(text: str, *, err: bool = False, wrap: bool = False, longest: int = 240)
 
 def wrapped_for(stream: Any, text: str) -> str:
     """`text` with its long lines wrapped at words where `stream` is a terminal; logs and pipes get whole lines."""
-    try:
-        width = os.get_terminal_size(stream.fileno()).columns if stream.isatty() else 0
-    except (AttributeError, OSError, ValueError):
-        return text
+    width = width_of(stream)
     return wrapped_at(text, width) if width >= _NARROWEST else text
+
+
+def width_of(stream: Any) -> int:
+    """The columns of the terminal that `stream` is; 0 where it is none."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns if stream.isatty() else 0
+    except (AttributeError, OSError, ValueError):
+        return 0
 
 
 def wrapped_at(text: str, width: int) -> str:
@@ -168,16 +173,25 @@ def warnings_as_lines(most: int = 20) -> Iterator[None]:
         yield
 
 
-def table(rows: Sequence[tuple[str, ...]], indent: str = "") -> list[str]:
-    """Rows of text -> aligned lines; the last column is free, a long name in another is cut."""
+def table(rows: Sequence[tuple[str, ...]], indent: str = "", width: int = 0) -> list[str]:
+    """Make aligned lines of rows of text; the last column is free, a long name in another is cut.
+
+    `width`: columns at which the last one goes on below itself, or in lines of its own where little room is left.
+    """
     if not rows:
         return []
     rows = [(*(clean(cell, _CELL) for cell in row[:-1]), clean(row[-1], _LAST)) for row in rows]
     widths = [min(_WIDEST, max(len(row[i]) for row in rows)) for i in range(len(rows[0]) - 1)]
-    return [
-        (indent + "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]])).rstrip()
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        first = indent + "".join(cell.ljust(w) + "  " for cell, w in zip(row, widths, strict=False))
+        room = width - len(first)
+        if room >= _NARROWEST or not width or not row[-1]:
+            last = wrapped(row[-1], room) if width else [row[-1]]
+            lines += [(first + "".join(last[:1])).rstrip(), *(" " * len(first) + line for line in last[1:])]
+        else:
+            lines += [first.rstrip(), *wrapped(row[-1], width, indent + "    ")]
+    return lines
 
 
 def wrapped(text: str, width: int = 100, indent: str = "") -> list[str]:

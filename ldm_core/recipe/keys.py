@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
 from ldm_core.config.key_hints import declare_sections
 from ldm_core.recipe.settings import (
     DataSettings,
     FirstStageTrainerSettings,
+    RecipeSettings,
     SampleSettings,
     TrainerSettings,
 )
 from ldm_core.storage.options import StorageSettings
 
+OWN: Mapping[str, Any] = attrs.asdict(RecipeSettings())
+"""Top-level keys that hold a value by themselves, with their defaults."""
 SINGLE = (
     "first_stage",
     "denoiser",

@@ -17,7 +17,7 @@ from ldm_core.contracts import DataInfo, Site
 from ldm_core.errors import ComponentError, ConfigError, clean, quoted
 from ldm_core.recipe import artifacts, sizes
 from ldm_core.recipe.artifacts import Find, is_weights
-from ldm_core.recipe.keys import DEFAULTS, LISTS, SAMPLING_KEYS, SECTIONS, SINGLE
+from ldm_core.recipe.keys import DEFAULTS, LISTS, OWN, SAMPLING_KEYS, SECTIONS, SINGLE
 from ldm_core.recipe.places import described_part
 from ldm_core.recipe.recipe import ConditionerPart, MixturePart, Part, Recipe, StagePart
 from ldm_core.recipe.settings import MOST_PIXELS, EngineSettings
@@ -49,12 +49,13 @@ def resolve(  # noqa: C901
     `plain` names; the default knows files of ours alone.
     """
     problems: list[str] = []
-    known = ["image_size", "image_channels", "seed", "scale", *SINGLE, *LISTS, *SECTIONS]
+    known = [*OWN, *SINGLE, *LISTS, *SECTIONS]
+    own = {key: plain.get(key, default) for key, default in OWN.items()}
     for key in plain:
         if key not in known:
             hint = key_hint("", str(key), known) or " (known: " + ", ".join(known) + ")"
             problems.append(f"{clean(key, 60)}: unknown key{hint}")
-    small = plain.get("scale", "paper")
+    small = own["scale"]
     if small not in ("paper", "small"):
         problems.append(f"scale: expected paper or small, got {quoted(small)}")
     plain, secrets = _without_secrets(plain)
@@ -69,9 +70,9 @@ def resolve(  # noqa: C901
         except ComponentError as error:
             problems.append(f"{key}: {error}")
 
-    attempt("image_size", lambda: _size(plain.get("image_size", 256)))
-    attempt("image_channels", lambda: _one_or_three(plain.get("image_channels", 3)))
-    attempt("seed", lambda: structure(plain.get("seed", 0), int, "seed"))
+    attempt("image_size", lambda: _size(own["image_size"]))
+    attempt("image_channels", lambda: _one_or_three(own["image_channels"]))
+    attempt("seed", lambda: structure(own["seed"], int, "seed"))
     for key, section in SECTIONS.items():
         attempt(key, lambda key=key, section=section: _section(key, section, plain.get(key)))
     for key in [k for k in out if isinstance(out[k], EngineSettings)]:

@@ -49,6 +49,16 @@ def _widths(_: Any, attribute: attrs.Attribute[Any], value: tuple[float, ...]) -
 
 
 @attrs.frozen(kw_only=True)
+class RecipeSettings:
+    """The keys of a recipe that are neither components nor sections."""
+
+    image_size: int | tuple[int, int] = field(256, "pixels of the images' sides, or [height, width]")
+    image_channels: Literal[1, 3] = field(3, "1 for grey images, 3 for colour")
+    seed: int = field(0, "seed of weights, noise and the order of the data")
+    scale: Literal["paper", "small"] = field("paper", "size of the parts; small = scaled down for a laptop's CPU")
+
+
+@attrs.frozen(kw_only=True)
 class DataSettings:
     """How examples become batches."""
 

@@ -242,7 +242,7 @@ def test_conditioners_take_numbers_from_the_data(catalog: Catalog) -> None:
         ({"trainer": {"steps": 0}}, "trainer.steps: expected at least 1, got 0"),
         ({"trainer": {"lr": 0}}, "trainer.lr: expected more than 0, got 0"),
         ({"dataset": {"use": "shapes", "scenes": 0}}, "dataset.scenes: expected a whole number above 0, got 0"),
-        ({"dataset": {"use": "shapes", "seed": -1}}, "dataset.seed: must be >= 0: -1"),
+        ({"dataset": {"use": "shapes", "seed": -1}}, "dataset.seed: expected at least 0, got -1"),
         ({"dataset": {"use": "shapes", "max_objects": 5}}, "dataset.max_objects: must be in (1, 2, 3) (got 5)"),
         ({"schedule": {"use": "vp", "beta_start": 0.5}}, "schedule: beta_start 0.5 exceeds beta_end 0.0195"),
         ({"trainer": {"lr": "fast"}}, "trainer.lr: expected a number, got 'fast'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from ldm_core.config.fields import field
 from ldm_core.data.records.config import ReadingConfig
 
 
@@ -12,5 +13,8 @@ class TarConfig(ReadingConfig):
     """WebDataset tars: files of one sample share the name up to the first dot. ``url`` is one shard, a
     pattern of several, or the folder that holds them."""
 
-    keep_bytes: int = attrs.field(default=512 * 2**20, validator=attrs.validators.ge(0))
-    """How much of remote shards is kept in memory, per process; beyond it members are fetched one by one."""
+    keep_bytes: int = field(
+        512 * 2**20,
+        "bytes of remote shards kept in memory, a process; beyond, members are fetched singly",
+        minimum=0,
+    )

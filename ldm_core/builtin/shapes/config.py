@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
+from ldm_core.config.fields import field
 from ldm_core.errors import quoted
 
 _MOST_SCENES = 10**8  # the order of an epoch is kept in memory
@@ -41,18 +42,23 @@ class ShapesConfig:
     for val; train never holds a held-out pair, whatever is asked of val.
     """
 
-    scenes: int = attrs.field(default=20_000, validator=_positive)
-    """Length of the train split."""
-    val_scenes: int = attrs.field(default=1_000, validator=_positive)
-    """Length of the val split."""
-    split: Literal["train", "val"] = "train"
-    backgrounds: Literal["plain", "gradient", "texture", "mixed"] = "plain"
-    max_objects: int = attrs.field(default=3, validator=attrs.validators.in_((1, 2, 3)))
-    shares: tuple[float, ...] = attrs.field(default=(0.5, 0.3, 0.2), validator=_shares)
-    """Relative frequency of scenes of one, two and three objects. Half are single: a shape is learned fastest
-    where it is large and alone."""
-    pairs: Literal["auto", "seen", "held_out", "all"] = "auto"
-    seed: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+    scenes: int = attrs.field(default=20_000, validator=_positive, metadata={"help": "length of the train split"})
+    val_scenes: int = attrs.field(default=1_000, validator=_positive, metadata={"help": "length of the val split"})
+    split: Literal["train", "val"] = field("train", "split that is drawn")
+    backgrounds: Literal["plain", "gradient", "texture", "mixed"] = field("plain", "background of the scenes")
+    max_objects: int = attrs.field(
+        default=3, validator=attrs.validators.in_((1, 2, 3)), metadata={"help": "most objects of a scene: 1, 2 or 3"}
+    )
+    # half are single: a shape is learned fastest where it is large and alone
+    shares: tuple[float, ...] = attrs.field(
+        default=(0.5, 0.3, 0.2),
+        validator=_shares,
+        metadata={"help": "relative frequency of scenes of one, two and three objects"},
+    )
+    pairs: Literal["auto", "seen", "held_out", "all"] = field(
+        "auto", "pairs of colour and shape that occur; auto = seen for train, all for val"
+    )
+    seed: int = field(0, "seed of the scenes", minimum=0)
 
     @property
     def allowed_pairs(self) -> Literal["seen", "held_out", "all"]:

@@ -1,4 +1,4 @@
-"""What the readers of stored data (tar, folder) are told. Imports attrs only."""
+"""Settings of the readers of stored data (tar, folder). Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Literal
 
 import attrs
+
+from ldm_core.config.fields import field
 
 _GEOMETRIES = ("image", "map", "boxes", "per_box", "value")
 
@@ -35,25 +37,47 @@ def _geometries(_: object, attribute: attrs.Attribute[Mapping[str, str]], value:
 class ReadingConfig:
     """Settings that both readers share; not a component by itself."""
 
-    url: str = attrs.field(validator=_not_empty, metadata={"place": True})
-    """A path or any fsspec URL; ``{000000..000003}``, ``{a,b}``, ``*`` and ``?`` are expanded."""
-    split: str = "train"
-    """Which of the splits found by name is read: ``-train-`` in shard names, or a sub-folder ``train``. Where
-    no name tells splits apart, everything is ``train``."""
-    read: Mapping[str, str] = attrs.field(factory=dict)
-    """Our key -> where to find it: another extension (``caption: title`` for ``.title``), a field of the
-    ``.json`` or the metadata row (``caption: name``, or ``json.name`` to be plain; dots go deeper)."""
-    geometry: Mapping[str, str] = attrs.field(factory=dict, validator=_geometries)
-    """Geometry of further keys in ``read``; by default ``image`` for a picture and ``value`` for all else."""
-    classes: Mapping[str, str] = attrs.field(factory=dict)
-    """Key -> the file beside the data that lists its classes (``class_label: cell_types.json``), or their
-    number (``class_label: "10"``). ``classes.json`` is used by itself where it is there."""
-    box_format: Literal["xyxy", "xywh"] = "xyxy"
-    box_units: Literal["fraction", "pixel"] = "fraction"
-    white_level: float = attrs.field(default=0.0, validator=_level, metadata={"later": True})
-    """The level that is white in grey pictures of more than 8 bits, such as 4095 where 12 bits lie in 16; 0: the
-    most that the format holds (65535; 1 or 255 of numbers with a fraction)."""
-    missing: Literal["error", "skip"] = "error"
-    """What to do with samples that lack a key that is asked for and that others have."""
-    max_bad: float = attrs.field(default=0.01, validator=_share)
-    """Share of examples that may turn out undecodable (at least one may, unless 0) before reading stops."""
+    url: str = attrs.field(
+        validator=_not_empty,
+        metadata={"help": "path or fsspec URL; {000000..000003}, {a,b}, * and ? are expanded", "place": True},
+    )
+    split: str = field(
+        "train",
+        "split that is read, by a name in shards (-train-) or a sub-folder (train); without names all is train",
+    )
+    read: Mapping[str, str] = attrs.field(
+        factory=dict,
+        metadata={
+            "help": "key -> its source: an extension (caption: title for .title) or a field of the .json or the "
+            "metadata row (caption: name, or json.name; dots go deeper)"
+        },
+    )
+    geometry: Mapping[str, str] = attrs.field(
+        factory=dict,
+        validator=_geometries,
+        metadata={"help": f"geometry of further keys of read: {', '.join(_GEOMETRIES)}; by default image or value"},
+    )
+    classes: Mapping[str, str] = attrs.field(
+        factory=dict,
+        metadata={
+            "help": "key -> the file beside the data that lists its classes (class_label: types.json), or their "
+            'number (class_label: "10"); classes.json is found by itself'
+        },
+    )
+    box_format: Literal["xyxy", "xywh"] = field("xyxy", "numbers of a box: two corners, or a corner and the size")
+    box_units: Literal["fraction", "pixel"] = field("fraction", "unit of those numbers")
+    white_level: float = attrs.field(
+        default=0.0,
+        validator=_level,
+        metadata={
+            "help": "level of white in grey pictures of more than 8 bits, such as 4095; 0 = the format's largest "
+            "(65535; 1 or 255 of numbers with a fraction)",
+            "later": True,
+        },
+    )
+    missing: Literal["error", "skip"] = field("error", "samples that lack a key which others have: stop, or leave out")
+    max_bad: float = attrs.field(
+        default=0.01,
+        validator=_share,
+        metadata={"help": "share of examples that may be undecodable (at least one, unless 0) before reading stops"},
+    )

@@ -132,6 +132,17 @@ def test_every_help_page_fits_the_terminal(width: int) -> None:
         assert len(getattr(page, "examples", ())) in (1, 2, 3), name
 
 
+def test_every_setting_of_every_part_says_what_it_is() -> None:
+    """`show` has a line of help for each, as for an option; those of data sets too."""
+    silent = {
+        (entry.component.kind, entry.component.name, field.name)
+        for entry in Catalog.discover()
+        for field in attrs.fields(entry.component.config)
+        if not field.metadata.get("help") and entry.distribution.startswith(("ldm-core", "ldm-plugin"))
+    }
+    assert not silent
+
+
 # --------------------------------------------------------------------------------------------- what does not load
 
 

@@ -12,7 +12,10 @@ import pytest
 from ldm_core import Component, hookimpl
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
+from ldm_core.cli.output import table
 from ldm_core.config.documents import parse_yaml
+from ldm_core.recipe.keys import SECTIONS
+from ldm_core.recipe.recipe import Recipe
 from ldm_core.recipe.shipped import load_plain, shipped
 
 
@@ -128,7 +131,9 @@ def test_a_name_of_two_kinds_shows_both(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     "line, said",
     [
-        (["palete"], "no component or preset named 'palete'; did you mean 'palette'?; see `ldm-run plugins`"),
+        (["palete"], "nothing is named 'palete'; did you mean 'palette'? (components and presets: `ldm-run plugins`; "),
+        (["trainr"], "nothing is named 'trainr'; did you mean 'trainer'?"),
+        (["laptp"], "nothing is named 'laptp'; did you mean 'laptop'?"),
         (["vq_f4"], "no first_stage named 'vq_f4'; it comes with: pip install ldm-plugin-vq-ae (installed: none)"),
         (["palette", "--kind", "sample"], "--kind: no kind 'sample'; did you mean 'sampler'? (kinds: "),
         (["palette", "--kind", "dataset"], "no dataset named 'palette'; 'palette' is a conditioner (installed: none)"),
@@ -154,3 +159,58 @@ def test_shipped_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     assert parse_yaml(capsys.readouterr().out, "") == load_plain("laptop")
     assert main(["show", "laptop", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == load_plain("laptop")
+
+
+# ------------------------------------------------------------------------------------ the core's own settings
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_every_setting_of_a_section_is_shown_with_its_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", name]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"settings of {name}, set by {name}.KEY=VALUE"
+    table = lines[lines.index("") + 2 :]
+    fields = attrs.fields(SECTIONS[name])
+    assert [line.split()[0] for line in table] == [field.name for field in fields]
+    for line, field in zip(table, fields, strict=True):
+        assert line.endswith(field.metadata["help"]) and len(field.metadata["help"]) > 5
+
+
+def test_all_settings_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "settings", "--json"]) == 0
+    documents = json.loads(capsys.readouterr().out)
+    assert [each["name"] for each in documents] == ["recipe", *SECTIONS]
+    assert all(row["help"] for each in documents for row in each["options"])
+    assert sum(len(each["options"]) for each in documents[1:]) == sum(len(attrs.fields(s)) for s in SECTIONS.values())
+    own = {row["name"]: row for row in documents[0]["options"]}
+    assert set(own) == {"scale", *(field.name for field in attrs.fields(Recipe))} - set(SECTIONS)
+    assert own["image_channels"] == {
+        "name": "image_channels",
+        "type": "Literal[1, 3]",
+        "default": "3",
+        "help": "1 for grey images, 3 for colour",
+    }
+
+
+def test_a_section_and_a_command_of_one_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "show"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("command show, from ldm-palette 2.0\n  show it\n  Show one component or preset")
+    assert "\n--kind KIND " in out
+    assert main(["show", "data", "--kind", "command"]) == 2
+    assert "no command named 'data'" in capsys.readouterr().err
+
+
+def test_tables_wrap_their_last_column() -> None:
+    rows = [("name", "word " * 12), ("longer name", "short")]
+    assert table(rows, width=45) == [
+        "name         word word word word word word",
+        "             word word word word word word",
+        "longer name  short",
+    ]
+    assert table([("n" * 40, "word " * 6)], "  ", width=30) == [
+        "  " + "n" * 40,
+        "      word word word word word",
+        "      word",
+    ]
+    assert table(rows)[0] == "name         " + ("word " * 12).rstrip()
