@@ -25,7 +25,7 @@ def finite_rows(values: Tensor) -> Tensor:
 
 
 @contextmanager
-def told_with_seeds(
+def seeds_in_errors(
     seeds: Sequence[int], recipe: Recipe, precision: Precision, finished: Sequence[Any] = ()
 ) -> Iterator[None]:
     """A context of a batch's sampling: where a part makes no finite row of it, the seeds and advice are told too."""

@@ -1,4 +1,4 @@
-"""Where a sampling run begins and ends: at pure noise and data, or at levels between them.
+"""The beginning and the end of a sampling run: pure noise and data, or levels between them.
 
 With `strength` s a run begins from a picture's latents, noised to the level from which int(s * steps) of the grid's
 steps remain (Meng et al. 2021, arXiv 2108.01073; the count is Stable Diffusion's). With `stop` s the last
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import attrs
@@ -27,7 +27,7 @@ from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling.finite import finite_rows
 
 STRENGTH = 0.75
-"""Of a picture that is given without one: the published scripts' default."""
+"""The strength of a picture without one: the published scripts' default."""
 
 
 class FittedWarning(UserWarning):
@@ -36,10 +36,10 @@ class FittedWarning(UserWarning):
 
 @attrs.frozen(eq=False)
 class Passage:
-    """The part of a time grid that is run, and what it begins from.
+    """One part of a time grid, and the latents at its beginning.
 
-    `latents` (N, C, *s), gone through in turn, are noised to the first level, or, if `noised`, are there already; None:
-    pure noise.
+    `latents` (N, C, *s) are gone through in turn; they are noised to the first level, or are there already if `noised`.
+    None is pure noise.
     """
 
     strength: float = 1.0
@@ -48,7 +48,7 @@ class Passage:
     noised: bool = False
 
     def times(self, times: Tensor) -> Tensor:
-        """The levels of `times` (steps + 1,) that are run. :class:`ConfigError` where no step is left."""
+        """Cut `times` (steps + 1,) to the levels of this run. :class:`ConfigError` if no step is left."""
         steps = len(times) - 1
         begin, end = int(self.strength * steps), int(self.stop * steps)
         if begin < 1:
@@ -63,21 +63,21 @@ class Passage:
         return times[steps - begin : steps + 1 - end]
 
     def of(self, rows: Sequence[int]) -> Passage:
-        """The same for some of a run's images, by number."""
+        """Pick some of a run's images by number."""
         if self.latents is None:
             return self
         count = len(self.latents)
         return attrs.evolve(self, latents=self.latents[[i % count for i in rows]])
 
     def described(self) -> dict[str, str]:
-        """What a picture's metadata say of it; nothing of a whole run from noise."""
+        """Describe the passage for a picture's metadata; nothing for a whole run from noise."""
         given = {"strength": self.strength} if self.latents is not None else {}
         if self.stop:
             given["stop"] = self.stop
         return {name: f"{value:g}" for name, value in given.items()}
 
     def start(self, schedule: NoiseSchedule, t: Tensor, noise: Tensor) -> Tensor:
-        """x (B, C, *s) at level `t` () from standard normal `noise` of that shape."""
+        """Make x (B, C, *s) at level `t` () from standard normal `noise` of that shape."""
         alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
         if self.latents is None:
             return noise * math.sqrt(alpha**2 + sigma**2)
@@ -85,54 +85,66 @@ class Passage:
         return latents if self.noised else alpha * latents + sigma * noise
 
 
-def passage(  # noqa: PLR0913
-    recipe: Recipe,
-    stage: FirstStage,
-    device: torch.device,
-    image: Any = None,
-    latents: Any = None,
-    strength: float | None = None,
-    stop: float | None = None,
-    batch: int = 16,
-) -> Passage:
-    """What a run is asked to begin from and where to end.
+@attrs.frozen(eq=False)
+class Start:
+    """A beginning and an end as a caller gives them.
 
-    `image`: a picture (``PIL.Image``, or uint8 (c, H, W)) or several; they are fitted to the recipe's size as its data
-    is, and encoded to the mode. `latents`: float (C, *s) or several, at the level already. Raises :class:`ConfigError`
-    for numbers out of range and what does not go together, :class:`DataError` for what is no picture.
+    `image` is a picture (``PIL.Image``, or uint8 (c, H, W)) or several; `latents` are float (C, *s) or several, at the
+    level already; `strength` and `stop` are shares of the steps.
     """
-    for name, given in (("image", image), ("latents", latents)):
-        if given is not None and (given.shape[:1] == (0,) if hasattr(given, "shape") else _is_empty(given)):
-            raise ConfigError(f"{name}: an empty list; give one, or leave it out")
-    if image is not None and latents is not None:
-        raise ConfigError("image and latents are both given to begin from; give one")
-    if strength is not None and not 0 < strength <= 1:
-        raise ConfigError(f"strength={strength:g}: expected a share of the steps, above 0 and up to 1")
-    if stop is not None and not 0 <= stop < 1:
-        raise ConfigError(f"stop={stop:g}: expected a share of the steps, from 0 to below 1")
-    if strength is not None and image is None and latents is None:
-        raise ConfigError(
-            f"strength={strength:g} is for a run that begins from a picture; give one with image (--image)"
-        )
-    if latents is not None:
-        if strength is None:
+
+    image: Any = None
+    latents: Any = None
+    strength: float | None = None
+    stop: float | None = None
+
+    def require(self) -> None:
+        """Raise :class:`ConfigError` for numbers out of range, and for arguments that exclude one another."""
+        for name, given in (("image", self.image), ("latents", self.latents)):
+            if given is not None and _is_empty(given):
+                raise ConfigError(f"{name}: an empty list; give one, or leave it out")
+        if self.image is not None and self.latents is not None:
+            raise ConfigError("image and latents are both given to begin from; give one")
+        if self.strength is not None and not 0 < self.strength <= 1:
+            raise ConfigError(f"strength={self.strength:g}: expected a share of the steps, above 0 and up to 1")
+        if self.stop is not None and not 0 <= self.stop < 1:
+            raise ConfigError(f"stop={self.stop:g}: expected a share of the steps, from 0 to below 1")
+        if self.strength is not None and self.image is None and self.latents is None:
+            raise ConfigError(
+                f"strength={self.strength:g} is for a run that begins from a picture; give one with `image`"
+            )
+        if self.latents is not None and self.strength is None:
             raise ConfigError("latents: say at which level they are with strength; it is the stop of their own run")
-        begun = _checked(latents, recipe).to(device)
-        return Passage(strength, stop or 0.0, begun, noised=True)
-    if image is None:
-        return Passage(1.0, stop or 0.0)
-    begun = _encoded(pictures(image, recipe), stage, device, batch)
-    return Passage(STRENGTH if strength is None else strength, stop or 0.0, begun)
+
+
+def passage(start: Start, recipe: Recipe, stage: FirstStage, device: torch.device, batch: int = 16) -> Passage:
+    """Settle the beginning and the end of a run: fit pictures to the recipe's size, and encode them to the mode.
+
+    Raises :class:`ConfigError` for a wrong `start`, :class:`DataError` for values that are no picture.
+    """
+    start.require()
+    stop = start.stop or 0.0
+    if start.latents is not None:
+        return Passage(start.strength or 1.0, stop, _checked(start.latents, recipe).to(device), noised=True)
+    if start.image is None:
+        return Passage(1.0, stop)
+    begun = _encoded(pictures(start.image, recipe), stage, device, batch)
+    return Passage(STRENGTH if start.strength is None else start.strength, stop, begun)
 
 
 def _is_empty(given: Any) -> bool:
-    return hasattr(given, "__len__") and len(given) == 0
+    if isinstance(given, np.ndarray | Tensor):
+        return tuple(given.shape[:1]) == (0,)
+    return isinstance(given, Sized) and len(given) == 0
 
 
 def pictures(image: Any, recipe: Recipe) -> list[np.ndarray]:
-    """One picture or several -> uint8 (c, H, W) each, of the recipe's size and channels."""
+    """Make one picture or several uint8 (c, H, W), of the recipe's size and channels."""
     several = list(image) if isinstance(image, list | tuple) or getattr(image, "ndim", 3) == 4 else [image]
-    return [_fitted(one, recipe, f"image {i}" if len(several) > 1 else "image") for i, one in enumerate(several)]
+    found = []
+    for i, one in enumerate(several):  # a loop: a comprehension is a frame more, and the warning names the caller's
+        found.append(_fitted(one, recipe, f"image {i}" if len(several) > 1 else "image"))
+    return found
 
 
 def _fitted(picture: Any, recipe: Recipe, name: str) -> np.ndarray:
@@ -177,7 +189,7 @@ def _encoded(arrays: Sequence[np.ndarray], stage: FirstStage, device: torch.devi
     if not (fine := finite_rows(found)).all():
         raise DataError(
             f"image {fine.tolist().index(False)}: the first stage makes latents of it that are not finite (NaN or "
-            "infinite); `ldm-run inspect` names weights that hold NaN"
+            "infinite); `weights.describe` names weights that hold NaN"
         )
     return found
 

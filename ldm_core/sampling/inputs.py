@@ -102,6 +102,27 @@ def negative_rows(recipe: Recipe, rows: Sequence[Mapping[str, Any]], negative: N
     return out
 
 
+def truncations(conditioners: Mapping[str, Any], prompts: Sequence[str]) -> list[str]:
+    """For each prompt that is longer than a conditioner's context, a line that quotes what is cut."""
+    lines = []
+    for name, conditioner in conditioners.items():
+        if (truncated := getattr(conditioner, "truncated", None)) is None:
+            continue
+        for prompt in dict.fromkeys(prompts):
+            if cut := truncated(prompt):
+                lines.append(f"the prompt is longer than conditioner '{name}' takes; cut off: '{cut}'")
+    return lines
+
+
+def omissions(conditioners: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What conditioners with a method ``omitted(example) -> str`` leave out of their inputs, a line for each."""
+    lines = []
+    for name, conditioner in conditioners.items():
+        if (omitted := getattr(conditioner, "omitted", None)) is not None:
+            lines += [f"conditioner '{name}' leaves out {what}" for row in rows if (what := omitted(row))]
+    return list(dict.fromkeys(lines))
+
+
 def in_words(row: Mapping[str, Any]) -> str:
     """A negative row as a picture's metadata holds it: the caption by itself, all else as JSON, arrays by shape."""
     if set(row) == {"caption"}:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import FirstStage, known_pixels
+from ldm_core.contracts.conditioning import Conditions
 from ldm_core.contracts.values import Precision
 from ldm_core.data import class_names
-from ldm_core.data.collate import collate, to_device, to_images
-from ldm_core.errors import ConfigError, DataError, Interrupted, NotFiniteError
+from ldm_core.data.collate import collate, to_device
+from ldm_core.errors import ConfigError, DataError
 from ldm_core.model.build import SamplingParts, make_sampling, sampling_site
 from ldm_core.model.conformance.breaches import inside, named
 from ldm_core.model.conformance.first_stage import hold_pictures, hold_start
@@ -31,12 +32,22 @@ from ldm_core.sampling import conventions
 from ldm_core.sampling import load as load_
 from ldm_core.sampling import settings as sampling
 from ldm_core.sampling.arguments import require_arguments
-from ldm_core.sampling.finite import finite_rows, not_finite, told_with_seeds
+from ldm_core.sampling.finite import finite_rows, not_finite, seeds_in_errors
+from ldm_core.sampling.image_to_image import Passage, Start
 from ldm_core.sampling.image_to_image import passage as passage_of
-from ldm_core.sampling.inputs import Negative, as_data, in_words, negative_rows, rows_of, seeds_of
+from ldm_core.sampling.inputs import (
+    Negative,
+    as_data,
+    in_words,
+    negative_rows,
+    omissions,
+    rows_of,
+    seeds_of,
+    truncations,
+)
 from ldm_core.sampling.made_from import described
 from ldm_core.sampling.result import Callback, Progress, Sampled
-from ldm_core.sampling.run import conditions_of, decoded, omissions, sample_latents, truncations
+from ldm_core.sampling.run import LatentOptions, Watch, conditions_of, decoded, reconstruct, sample_latents
 
 if TYPE_CHECKING:
     from ldm_core.weights.open import Wanted
@@ -109,18 +120,19 @@ class Pipeline:
 
     def with_settings(self, settings: Mapping[str, Any] | Iterable[str]) -> Pipeline:
         """The same model, sampled otherwise: ``{"guidance": {"use": "cfg", "rescale": 0.7}, "sampler": "ddpm"}``, or
-        the command line's ``["guidance.rescale=0.7"]``. Weights are shared; :class:`ConfigError` says what is allowed.
+        as overrides ``["guidance.rescale=0.7"]``. Weights are shared; :class:`ConfigError` says what is allowed.
         """
-        return self._like(sampling.with_settings(self.recipe, settings, self.catalog))
+        return self.with_recipe(sampling.with_settings(self.recipe, settings, self.catalog))
 
     def like(self, name: str) -> Pipeline:
         """The same model, sampled as another program's scripts do by default: ``like("compvis")`` takes their sampler,
         time grid, steps, guidance and rounding. :class:`ConfigError` where nothing installed knows them."""
-        made = self._like(conventions.like(self.recipe, name, self.catalog))
+        made = self.with_recipe(conventions.like(self.recipe, name, self.catalog))
         made.conventions = name
         return made
 
-    def _like(self, recipe: Recipe) -> Pipeline:
+    def with_recipe(self, recipe: Recipe) -> Pipeline:
+        """The same model, sampled as `recipe` says. Weights are shared; the recipe must describe the same parts."""
         made = copy(self)
         made.recipe = recipe
         return made
@@ -134,7 +146,7 @@ class Pipeline:
             made = self._made = key, make_sampling(recipe, self.catalog, site)
         return made[1]
 
-    def sample(  # noqa: C901, PLR0913
+    def sample(  # noqa: PLR0913
         self,
         prompts: str | Sequence[str] | None = None,
         *,
@@ -158,124 +170,110 @@ class Pipeline:
         callback: Callback | None = None,
         done: Callable[[list[Sampled]], object] | None = None,
     ) -> list[Sampled]:
-        """Sample images.
+        """Sample images; image i is a function of its seed and its inputs alone, for any `batch`.
 
-        `prompts`, one or several, are the inputs ``caption``; `inputs` gives any key that a conditioner reads, the
-        same for all images; `examples` gives one mapping an image. A class is given by its name or, where no class is
-        called by a number, its index (:mod:`ldm_core.data.class_names`). `images`: how many in all (prompts are gone
-        through in turn). Image i has seed ``seed + i`` or ``seeds[i]``, and is a function of its seed and inputs
-        alone, whatever `batch` is. `guidance` is the scale, or another guidance by name (:meth:`with_settings` for all
-        else), `sampler` and `time_grid` other ones by name, `project_x0` lets the first stage quantise each estimate.
-        `negative`, captions (gone through in turn) or a mapping as `inputs`, is what guidance moves away from,
-        in place of no condition.
+        * `prompts`, one or several, are the inputs ``caption``; `inputs` gives any key of a conditioner, the same for
+          all images; `examples` gives one mapping an image. A class is given by its name or, if no class is called by
+          a number, its index (:mod:`ldm_core.data.class_names`). `images` is how many in all, prompts in turn.
+        * `negative`, captions in turn or a mapping as `inputs`, takes the place of no condition in the guidance.
+        * `guidance` is the scale, or another guidance by name; `sampler` and `time_grid` are other ones by name;
+          `project_x0` lets the first stage quantise each estimate. :meth:`with_settings` sets all else.
+        * `image`, a picture (PIL, or uint8 (c, H, W)) or several, is the beginning in place of noise: fitted, encoded,
+          and noised so that the share `strength` (0.75) of the steps remains. `stop` leaves that share of the steps out
+          at the end: the results' ``latents`` are at that level, and their pictures are the model's estimates. A run
+          with these `latents` and that number as `strength` goes on from there.
+        * Image i has seed ``seed + i`` or ``seeds[i]``. Sums of other sizes are rounded otherwise: with another
+          `batch` single pixels may differ by 1/255.
+        * `callback` sees the progress at each step; it cancels the run by returning False (:class:`Interrupted`) or by
+          raising. `done` takes the images of each finished batch, in order; the list that comes back is then empty.
 
-        `image`, a picture (PIL, or uint8 (c, H, W)) or several, is what to begin from in place of noise: fitted and
-        encoded, and noised so that the share `strength` (0.75) of the steps remains. With `stop` that share of the
-        steps is left out at the end: ``latents`` of what comes out are at that level, its picture is what the model
-        makes of them, and a run with these `latents` and that number as `strength` goes on from there.
-
-        Sums of other sizes are rounded otherwise: with another `batch` single pixels may differ by 1/255.
-
-        `callback` is told of each step; it cancels the run by returning False
-        (:class:`Interrupted`) or by raising. `done` is handed the images of each batch when they are finished, in
-        order; nothing is kept then, and the list that comes back is empty.
-
-        Raises DataError where a conditioner lacks its input, ConfigError for numbers that cannot be; with `strict`
-        also for prompts that are longer than the context, which otherwise only warn.
+        Raises DataError for a missing input, ConfigError for impossible numbers; with `strict` also for prompts beyond
+        the context, else a warning.
         """
         require_arguments(locals())
         recipe = sampling.chosen(
             self.recipe, guidance, sampler, self.catalog, time_grid=time_grid, project_x0=project_x0
         )
-        settings = recipe.sample
-        steps, batch = steps or settings.steps, batch or settings.batch
-        shape = recipe.first_stage.config.latent.shape(recipe.image_size)
+        steps, batch = steps or recipe.sample.steps, batch or recipe.sample.batch
+        start = Start(image, latents, strength, stop)
         with inside(stage := named(recipe.first_stage, self.catalog), "encode_moments or latents"):
-            begun = passage_of(recipe, self.stage, self.model.device, image, latents, strength, stop, batch)
-        hold_start(stage, begun.latents, shape)
-        count = images if seeds is None or images else len(seeds)
-        if count is None and begun.latents is not None and not prompts and not examples:
-            count = len(begun.latents)
-        rows = [self._named(row) for row in rows_of(recipe, prompts, inputs, examples, count)]
+            begun = passage_of(start, recipe, self.stage, self.model.device, batch)
+        hold_start(stage, begun.latents, recipe.first_stage.config.latent.shape(recipe.image_size))
+        images = images or (len(seeds) if seeds is not None else None)
+        if images is None and begun.latents is not None and not prompts and not examples:
+            images = len(begun.latents)
+        rows = [self._named(row) for row in rows_of(recipe, prompts, inputs, examples, images)]
         avoided = [] if negative is None else [self._named(row) for row in negative_rows(recipe, rows, negative)]
-        all_seeds = seeds_of(recipe, rows, seed, seeds)
-        for line in self.truncations([str(r["caption"]) for r in (*rows, *avoided) if "caption" in r]):
+        plan = Plan(recipe, steps, batch, rows, avoided, seeds_of(recipe, rows, seed, seeds), begun)
+        for line, fix in plan.cut_off(self.model):
             if strict:
-                raise DataError(line + "; shorten it, or leave --strict out")
+                raise DataError(f"{line}; {fix}, or leave `strict` out")
             warnings.warn(line, stacklevel=2)
-        for line in omissions(dict(self.model.conditioners.items()), rows):
-            if strict:
-                raise DataError(line + "; give less, or leave --strict out")
-            warnings.warn(line, stacklevel=2)
-        sampling.require_steps(recipe, steps)
-        parts = self._parts(recipe)
-        try:
-            intervals = len(begun.times(parts.time_grid.times(self.model.schedule, steps))) - 1
-        except ValueError as error:  # a rule that cannot make that number of steps
-            raise ConfigError(f"steps={steps}: {error}") from None
-        chunks = [range(i, min(i + batch, len(rows))) for i in range(0, len(rows), batch)]
+        return self._draw(plan, callback, done)
+
+    def _draw(
+        self, plan: Plan, callback: Callback | None, done: Callable[[list[Sampled]], object] | None
+    ) -> list[Sampled]:
+        """Sample the plan's batches, one after the other; `done` takes them in place of the list."""
+        sampling.require_steps(plan.recipe, plan.steps)
+        model, parts = self.model, self._parts(plan.recipe)
+        intervals, shape = plan.intervals(model, parts), plan.shape
+        if model.contracts is not None:
+            model.contracts.open(shape[1:])
         out: list[Sampled] = []
-        for number, chunk in enumerate(chunks):
-            estimates: list[Tensor] = []
-
-            def on_step(
-                i: int, t: Tensor, x: Tensor, x0: Tensor, number: int = number, chunk: range = chunk,
-                estimates: list[Tensor] = estimates,
-            ) -> None:  # fmt: skip
-                estimates[:] = [x0]
-                if callback is not None:
-                    progress = Progress(number * intervals + i + 1, len(chunks) * intervals, chunk.start, len(rows))
-                    if callback(progress) is False:
-                        raise Interrupted("sampling was cancelled")
-
-            if self.model.contracts is not None and not number:
-                self.model.contracts.open(shape[1:])
-            own = [all_seeds[i] for i in chunk]
-            with torch.no_grad(), told_with_seeds(own, recipe, self.model.precision, out):
-                given = self._batch([rows[i] for i in chunk], self.reads)
-                away = self._batch([avoided[i] for i in chunk], tuple(avoided[0])) if avoided else None
-                conditions = conditions_of(self.model, given, away)
+        for number, chunk in enumerate(plan.chunks):
+            begun = Progress(number * intervals, len(plan.chunks) * intervals, chunk.start, len(plan.rows))
+            watch = Watch(callback, begun)
+            with torch.no_grad(), seeds_in_errors(plan.seeds_of(chunk), plan.recipe, model.precision, out):
+                conditions = self._conditions(plan, chunk)
                 z = sample_latents(
-                    self.model,
-                    parts,
-                    conditions,
-                    shape,
-                    own,
-                    steps,
-                    project=self.stage.project if settings.project_x0 or settings.quantize_x0 else None,
-                    keep_eps=settings.quantize_x0,
-                    together=settings.branches == "together",
-                    on_step=on_step,
-                    passage=begun.of(chunk),
+                    model, parts, conditions, shape, plan.seeds_of(chunk), plan.steps, self._options(plan, chunk, watch)
                 )
-            made: list[Sampled] = []
-            if self.model.contracts is not None:
-                self.model.contracts.close()
-            x0 = estimates[0] if begun.stop else z
-            shown, fine = decoded(self.stage, x0, self.model.precision, decode=self._as_images, levels=settings.levels)
+            if model.contracts is not None:
+                model.contracts.close()
+            x0 = z if watch.x0 is None or not plan.begun.stop else watch.x0
             sound = finite_rows(z)
-            pictures, parts_of = shown.numpy(), dict(self.model.conditioners.items())
-            if settings.paste_known:
-                pictures = known_pixels.pasted(parts_of, [rows[i] for i in chunk], pictures)
-            for i, pixels, end in zip(chunk, pictures, z.float().cpu().numpy(), strict=True):
-                if not (fine & sound)[i - chunk[0]]:
-                    continue
-                prompt = str(rows[i].get("caption", ""))
-                about = described(rows[i], self.class_names, self.reads)
-                about |= self._metadata(prompt, all_seeds[i], steps, recipe)
-                if avoided:
-                    about["negative"] = in_words(avoided[i])
-                about |= begun.described()
-                about |= known_pixels.described(parts_of) if settings.paste_known else {}
-                made.append(Sampled(pixels, prompt, all_seeds[i], about, end))
+            made, fine = self._pictures(plan, chunk, x0, z.float().cpu().numpy(), sound)
             if done is None:
                 out += made
             else:
                 done(made)
-            if bad := [all_seeds[i] for i in chunk if not (fine & sound)[i - chunk[0]]]:
+            if bad := [plan.seeds[i] for i, one in zip(chunk, (fine & sound).tolist(), strict=True) if not one]:
                 what = "pictures" if sound.all() else "latents"
-                raise not_finite(bad, what, recipe, self.model.precision, out)
+                raise not_finite(bad, what, plan.recipe, model.precision, out)
         return out
+
+    def _conditions(self, plan: Plan, chunk: range) -> Conditions:
+        given = self._batch([plan.rows[i] for i in chunk], self.reads)
+        away = [plan.avoided[i] for i in chunk] if plan.avoided else []
+        return conditions_of(self.model, given, self._batch(away, tuple(away[0])) if away else None)
+
+    def _options(self, plan: Plan, chunk: range, watch: Watch) -> LatentOptions:
+        settings = plan.recipe.sample
+        return LatentOptions(
+            project=self.stage.project if settings.project_x0 or settings.quantize_x0 else None,
+            keep_eps=settings.quantize_x0,
+            together=settings.branches == "together",
+            on_step=watch,
+            passage=plan.begun.of(chunk),
+        )
+
+    def _pictures(
+        self, plan: Plan, chunk: range, x0: Tensor, ends: np.ndarray, sound: Tensor
+    ) -> tuple[list[Sampled], Tensor]:
+        """Decode `x0` to the pictures of the rows that are `sound` and finite; also (B,) bool, the finite ones."""
+        settings, parts = plan.recipe.sample, dict(self.model.conditioners.items())
+        shown, fine = decoded(self._as_images, x0, self.model.precision, levels=settings.levels)
+        pictures = shown.numpy()
+        if settings.paste_known:
+            pictures = known_pixels.pasted(parts, [plan.rows[i] for i in chunk], pictures)
+        made = []
+        for i, pixels, end, whole in zip(chunk, pictures, ends, (fine & sound).tolist(), strict=True):
+            if whole:
+                about = self._metadata(plan, i)
+                about |= known_pixels.described(parts) if settings.paste_known else {}
+                made.append(Sampled(pixels, plan.prompt(i), plan.seeds[i], about, end))
+        return made, fine
 
     def reconstruct(self, images: np.ndarray, *, batch: int = 16) -> np.ndarray:
         """uint8 images (B, c, H, W) -> their reconstructions through the first stage, uint8, same shape.
@@ -302,34 +300,71 @@ class Pipeline:
             return {}
         return to_device(collate([{k: as_data(r[k], k) for k in keys} for r in rows]), self.model.device)
 
-    def _metadata(self, prompt: str, seed: int, steps: int, recipe: Recipe) -> dict[str, str]:
+    def _metadata(self, plan: Plan, i: int) -> dict[str, str]:
+        """The text that travels with image i."""
+        recipe = plan.recipe
         scale = getattr(recipe.guidance.config, "scale", None)
-        return {
-            "prompt": prompt,
-            "seed": str(seed),
-            "steps": str(steps),
+        about = described(plan.rows[i], self.class_names, self.reads)
+        about |= {
+            "prompt": plan.prompt(i),
+            "seed": str(plan.seeds[i]),
+            "steps": str(plan.steps),
             "sampler": recipe.sampler.use,
             "time_grid": recipe.time_grid.use,
-            **conventions.described(recipe, steps, self.conventions),
+            **conventions.described(recipe, plan.steps, self.conventions),
             "guidance": f"{recipe.guidance.use}" + (f" {scale:g}" if scale is not None else ""),
             "recipe": json.dumps(recipe.carried(), ensure_ascii=False),
             "recipe_sha256": recipe.identity(),
             "weights_sha256": self.weights,
             "software": "ldm-core",
         }
+        if plan.avoided:
+            about["negative"] = in_words(plan.avoided[i])
+        return about | plan.begun.described()
 
 
-@torch.no_grad()
-def reconstruct(stage: FirstStage, images: np.ndarray, device: torch.device, batch: int = 16) -> np.ndarray:
-    """uint8 images (B, c, H, W) through a first stage and back, uint8."""
-    out = []
-    for i in range(0, len(images), batch):
-        x = to_images(images[i : i + batch]).to(device)
-        shown, fine = decoded(stage, stage.latents(stage.encode_moments(x)))
-        if not fine.all():
-            number = i + fine.tolist().index(False)
-            raise NotFiniteError(
-                f"image {number}: the first stage makes NaN of it; look at its weights: ldm-run inspect"
-            )
-        out.append(shown.numpy())
-    return np.concatenate(out)
+@attrs.frozen(eq=False)
+class Plan:
+    """The images of one call: `rows` (inputs), `avoided` (inputs to move away from, or empty) and `seeds`, one each."""
+
+    recipe: Recipe
+    steps: int
+    batch: int
+    rows: Sequence[Mapping[str, Any]]
+    avoided: Sequence[Mapping[str, Any]]
+    seeds: Sequence[int]
+    begun: Passage
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape (C, *s) of an image's latents."""
+        return tuple(self.recipe.first_stage.config.latent.shape(self.recipe.image_size))
+
+    @property
+    def chunks(self) -> list[range]:
+        """The numbers of each batch's images."""
+        count = len(self.rows)
+        return [range(i, min(i + self.batch, count)) for i in range(0, count, self.batch)]
+
+    def seeds_of(self, chunk: range) -> list[int]:
+        """The seeds of a batch."""
+        return [self.seeds[i] for i in chunk]
+
+    def prompt(self, i: int) -> str:
+        """The caption of image i, "" without one."""
+        return str(self.rows[i].get("caption", ""))
+
+    def cut_off(self, model: Model) -> Iterator[tuple[str, str]]:
+        """Yield a line for each input that a conditioner takes in part only, and the way to mend it."""
+        parts = dict(model.conditioners.items())
+        for line in truncations(parts, [str(r["caption"]) for r in (*self.rows, *self.avoided) if "caption" in r]):
+            yield line, "shorten it"
+        for line in omissions(parts, self.rows):
+            yield line, "give less"
+
+    def intervals(self, model: Model, parts: SamplingParts) -> int:
+        """The number of steps that are run; ConfigError where the grid cannot make them."""
+        try:
+            return len(self.begun.times(parts.time_grid.times(model.schedule, self.steps))) - 1
+        except ValueError as error:
+            raise ConfigError(f"steps={self.steps}: {error}") from None

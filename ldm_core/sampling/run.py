@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+import attrs
+import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_core.contracts import Batch, Estimate, FirstStage, OnStep
+from ldm_core.contracts import Batch, Denoise, Estimate, FirstStage, OnStep
 from ldm_core.contracts.conditioning import Conditions
 from ldm_core.contracts.streams import Streams, mix_seed
 from ldm_core.contracts.values import Precision
+from ldm_core.data.collate import to_images
+from ldm_core.errors import Interrupted, NotFiniteError
 from ldm_core.model.build import SamplingParts
 from ldm_core.model.conformance.breaches import inside
 from ldm_core.model.conformance.first_batch import hold_estimate, hold_result, hold_times
 from ldm_core.model.diffusion import Model, make_predict
 from ldm_core.sampling.finite import finite_rows
 from ldm_core.sampling.image_to_image import Passage
+from ldm_core.sampling.result import Callback, Progress
 
 
 def conditions_of(model: Model, batch: Batch, negative: Batch | None = None) -> Conditions:
     """Encode a batch once for a run.
 
-    `negative`: keys that what is to be avoided gives. The bundles of the conditioners that read one of them, encoded
-    with these and the batch's other keys, stand where their nulls would.
+    `negative` holds the inputs to avoid. Conditioners that read one of them encode these and the batch's other keys;
+    the bundles take the place of their nulls.
     """
     conds = model.encode(batch)
     nulls = model.nulls(conds)
@@ -34,105 +38,127 @@ def conditions_of(model: Model, batch: Batch, negative: Batch | None = None) -> 
     return Conditions(conds, nulls, batch=batch)
 
 
+@attrs.frozen(eq=False)
+class LatentOptions:
+    """Options of :func:`sample_latents`.
+
+    `project` (the first stage's) is applied to each estimate of x0: with `keep_eps` after eps was taken from it, as
+    published, else before. `together` evaluates a guidance's branches in one batch. `on_step` is the observer of each
+    step. `passage` says at which levels the run begins and ends.
+    """
+
+    project: Callable[[Tensor], Tensor] | None = None
+    keep_eps: bool = False
+    together: bool = True
+    on_step: OnStep | None = None
+    passage: Passage = attrs.field(factory=Passage)
+
+
 @torch.no_grad()
-def sample_latents(  # noqa: PLR0913
+def sample_latents(
     model: Model,
     parts: SamplingParts,
     conditions: Conditions,
     shape: Sequence[int],
     seeds: Sequence[int],
     steps: int,
-    *,
-    project: Callable[[Tensor], Tensor] | None = None,
-    keep_eps: bool | None = None,
-    together: bool = True,
-    on_step: OnStep | None = None,
-    passage: Passage | None = None,
+    options: LatentOptions | None = None,
 ) -> Tensor:
-    """Latents (B, *shape) for B seeds: image i depends on ``seeds[i]`` alone.
+    """Sample latents (B, *shape) for B seeds: image i depends on ``seeds[i]`` alone.
 
-    Starts from noise of std sqrt(alpha² + sigma²) at the grid's first time, which is 1 on VP and flow, or as
-    `passage` says, and ends where it ends. `project` (the first stage's) is applied to each estimate of x0: with
-    `keep_eps` after eps was taken from it, as published, else before; None: after where the sampler can.
+    Starts from noise of std sqrt(alpha² + sigma²) at the grid's first time, which is 1 on VP and flow, or as the
+    passage of `options` says.
     """
-    if keep_eps is None:
-        keep_eps = getattr(getattr(parts.sampler, "config", None), "quantizes", False)
-    device = model.device
+    options = options or LatentOptions()
     # a stream of its own for the start, so that a sampler that draws nothing gives the same image
-    start = Streams([mix_seed("start", s) for s in seeds], device)
-    noise = Streams([mix_seed("noise", s) for s in seeds], device)
-    passage = passage or Passage()
-    named = parts.named.get
-    with inside(named("time_grid"), "times"):
+    start = Streams([mix_seed("start", s) for s in seeds], model.device)
+    noise = Streams([mix_seed("noise", s) for s in seeds], model.device)
+    times = options.passage.times(_times(model, parts, steps))
+    x = options.passage.start(model.schedule, times[0], start.normal((len(seeds), *shape)))
+    denoise = _denoise(model, parts, conditions, options)
+    sampler = parts.named.get("sampler")
+    with inside(sampler, "sample"):
+        out = parts.sampler.sample(denoise, x, times, model.schedule, streams=noise, on_step=options.on_step)
+    hold_result(sampler, out, x)
+    return out
+
+
+def _times(model: Model, parts: SamplingParts, steps: int) -> Tensor:
+    """The levels (steps + 1,) of the grid, held to its contract."""
+    grid = parts.named.get("time_grid")
+    with inside(grid, "times"):
         times = parts.time_grid.times(model.schedule, steps)
     uneven = getattr(getattr(parts.time_grid, "config", None), "uneven", False)
-    hold_times(named("time_grid"), times, steps, model.schedule, more=uneven)
-    times = passage.times(times)
-    x = passage.start(model.schedule, times[0], start.normal((len(seeds), *shape)))
-    predict = make_predict(model, together=together)
+    hold_times(grid, times, steps, model.schedule, more=uneven)
+    return times
 
-    guidance = named("guidance")
+
+def _denoise(model: Model, parts: SamplingParts, conditions: Conditions, options: LatentOptions) -> Denoise:
+    """The guided estimate at (x, t), held to its contract and projected."""
+    predict, guidance = make_predict(model, together=options.together), parts.named.get("guidance")
 
     def denoise(x: Tensor, t: Tensor) -> Estimate:
         with inside(guidance, "guide"):
             estimate = parts.guidance.guide(predict, x, t, conditions, model.schedule)
         hold_estimate(guidance, "guide", estimate, x)
-        if project is None or keep_eps:
-            return estimate._replace(project=project)
-        return estimate._replace(x0=project(estimate.x0))
+        if options.project is None or options.keep_eps:
+            return estimate._replace(project=options.project)
+        return estimate._replace(x0=options.project(estimate.x0))
 
-    with inside(named("sampler"), "sample"):
-        out = parts.sampler.sample(denoise, x, times, model.schedule, streams=noise, on_step=on_step)
-    hold_result(named("sampler"), out, x)
-    return out
+    return denoise
 
 
-def truncations(conditioners: Mapping[str, Any], prompts: Sequence[str]) -> list[str]:
-    """For each prompt that is longer than a conditioner's context, a line that quotes what is cut."""
-    lines = []
-    for name, conditioner in conditioners.items():
-        if (truncated := getattr(conditioner, "truncated", None)) is None:
-            continue
-        for prompt in dict.fromkeys(prompts):
-            if cut := truncated(prompt):
-                lines.append(f"the prompt is longer than conditioner '{name}' takes; cut off: '{cut}'")
-    return lines
+@attrs.define(eq=False)
+class Watch:
+    """The observer of one batch: keeps the last x0, tells the callback, and cancels the run for it."""
 
+    callback: Callback | None
+    begun: Progress  # before the batch's first step
+    x0: Tensor | None = None
 
-def omissions(conditioners: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What conditioners with a method ``omitted(example) -> str`` leave out of their inputs, a line for each."""
-    lines = []
-    for name, conditioner in conditioners.items():
-        if (omitted := getattr(conditioner, "omitted", None)) is not None:
-            lines += [f"conditioner '{name}' leaves out {what}" for row in rows if (what := omitted(row))]
-    return list(dict.fromkeys(lines))
+    def __call__(self, i: int, t: Tensor, x: Tensor, x0: Tensor) -> None:
+        """See :data:`ldm_core.contracts.OnStep`."""
+        self.x0 = x0
+        now = attrs.evolve(self.begun, step=self.begun.step + i + 1)
+        if self.callback is not None and self.callback(now) is False:
+            raise Interrupted("sampling was cancelled")
 
 
 @torch.no_grad()
 def decode(stage: FirstStage, z: Tensor, precision: Precision = "fp32") -> Tensor:
-    """Latents -> uint8 images (B, c, H, W) on the CPU; see :func:`decoded`."""
-    return decoded(stage, z, precision)[0]
+    """Decode latents to uint8 images (B, c, H, W) on the CPU; see :func:`decoded`."""
+    return decoded(stage.decode, z, precision)[0]
 
 
 @torch.no_grad()
 def decoded(
-    stage: FirstStage,
-    z: Tensor,
-    precision: Precision = "fp32",
-    *,
-    decode: Callable[[Tensor], Tensor] | None = None,
-    levels: str = "rounded",
+    decode: Callable[[Tensor], Tensor], z: Tensor, precision: Precision = "fp32", *, levels: str = "rounded"
 ) -> tuple[Tensor, Tensor]:
-    """Latents -> uint8 images (B, c, H, W), and (B,) bool which of them were finite before, on the CPU. `decode` takes
-    the place of the stage's.
+    """Decode latents to uint8 images (B, c, H, W), and tell which rows were finite before, bool (B,); on the CPU.
 
-    Under ``bf16`` the stage's convolutions run in it; not under ``fp16``, whose range published autoencoders leave.
-    `levels`: ``rounded`` to the nearest of 256, or ``cut``, the fraction left out.
+    Under ``bf16`` the stage's convolutions run in it; not under ``fp16``: published autoencoders leave its range.
+    `levels` are ``rounded`` to the nearest of 256, or ``cut``, the fraction left out.
     """
     with torch.autocast(z.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        images = (decode or stage.decode)(z)
+        images = decode(z)
     images = images.float()
     fine = finite_rows(images)
     if levels == "cut":
         return (((images + 1) / 2).clamp(0, 1) * 255).to(torch.uint8).cpu(), fine
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu(), fine
+
+
+@torch.no_grad()
+def reconstruct(stage: FirstStage, images: np.ndarray, device: torch.device, batch: int = 16) -> np.ndarray:
+    """Take uint8 images (B, c, H, W) through a first stage and back, uint8."""
+    out = []
+    for i in range(0, len(images), batch):
+        x = to_images(images[i : i + batch]).to(device)
+        shown, fine = decoded(stage.decode, stage.latents(stage.encode_moments(x)))
+        if not fine.all():
+            number = i + fine.tolist().index(False)
+            raise NotFiniteError(
+                f"image {number}: the first stage makes NaN of it; look at its weights: `weights.describe`"
+            )
+        out.append(shown.numpy())
+    return np.concatenate(out)

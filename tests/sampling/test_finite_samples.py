@@ -161,7 +161,7 @@ def test_pictures_to_begin_from_and_reconstructions(stage: str) -> None:
     picture = np.zeros((3, 16, 16), dtype=np.uint8)
     with pytest.raises(DataError, match="image 0: the first stage makes latents of it that are not finite"):
         pipeline.sample(inputs={"class_label": 0}, image=picture)
-    with pytest.raises(NotFiniteError, match=r"image 0: .*ldm-run inspect"):
+    with pytest.raises(NotFiniteError, match=r"image 0: .*weights.describe"):
         pipeline.reconstruct(picture[None])
 
 

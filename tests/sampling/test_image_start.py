@@ -23,7 +23,7 @@ from ldm_core.model.build import make_first_stage, make_model
 from ldm_core.recipe.resolve import resolve
 from ldm_core.sampling.image_to_image import Passage, pictures
 from ldm_core.sampling.pipeline import Pipeline
-from ldm_core.sampling.run import conditions_of, sample_latents
+from ldm_core.sampling.run import LatentOptions, conditions_of, sample_latents
 from ldm_core.testing.base import randomize
 from ldm_core.testing.gaussian import FlowSchedule
 
@@ -223,8 +223,7 @@ def test_a_stopped_run_shows_the_estimate(pixels: Pipeline) -> None:
         (3, 16, 24),
         [2],
         10,
-        on_step=lambda i, t, x, x0: seen.append(x0),
-        passage=Passage(stop=0.5),
+        LatentOptions(on_step=lambda i, t, x, x0: seen.append(x0), passage=Passage(stop=0.5)),
     )
     shown = ((seen[-1].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()[0]
     assert (made.image == shown).all() and len(seen) == 5
@@ -323,8 +322,10 @@ def test_estimates_are_codes_on_request(sampler: str, codes: Pipeline) -> None:
             (3, 4, 6),
             [1, 2],
             4,
-            project=project if asked.recipe.sample.project_x0 else None,
-            on_step=lambda i, t, x, x0: seen.append(x0),
+            LatentOptions(
+                project if asked.recipe.sample.project_x0 else None,
+                on_step=lambda i, t, x, x0: seen.append(x0),
+            ),
         )
         return seen
 

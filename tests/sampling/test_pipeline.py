@@ -137,7 +137,7 @@ def test_branches_apart_are_branches_together(pipeline: Pipeline) -> None:
 
     together = images(pipeline.sample(PROMPTS, seed=5))
     settings = attrs.evolve(pipeline.recipe.sample, branches="apart")
-    pipeline.recipe = attrs.evolve(pipeline.recipe, sample=settings)
+    pipeline = pipeline.with_recipe(attrs.evolve(pipeline.recipe, sample=settings))
     assert np.abs(images(pipeline.sample(PROMPTS, seed=5)) - together).max() <= 1
 
 

@@ -96,14 +96,14 @@ class _Stage:
         from ldm_core.model import fill, trained
         from ldm_core.recipe import artifacts
         from ldm_core.recipe.resolve import resolve
-        from ldm_core.sampling import pipeline
+        from ldm_core.sampling.run import reconstruct
 
         channels = artifacts.stage_header(path).extra.get("image_channels", 3)
         recipe = resolve({"first_stage": path, "image_channels": channels}, installed())
         where = fill.device_named(device)
         stage = trained.load_stage(recipe, installed(), path, where)
         return cls(
-            lambda picture: pipeline.reconstruct(stage, picture[None], where)[0],
+            lambda picture: reconstruct(stage, picture[None], where)[0],
             channels,
             recipe.first_stage.config.latent.stride,
         )

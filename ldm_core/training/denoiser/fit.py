@@ -15,7 +15,7 @@ from ldm_core.model.build import make_conditioner
 from ldm_core.model.diffusion import Model
 from ldm_core.model.parts import factory_of
 from ldm_core.recipe.check import site_of
-from ldm_core.sampling.run import omissions, truncations
+from ldm_core.sampling.inputs import omissions, truncations
 from ldm_core.training.context import RunContext
 from ldm_core.training.feed.examples import MAX_BAD
 from ldm_core.training.finetune import Start

@@ -28,7 +28,7 @@ def draw(context: RunContext, *, strict: bool) -> None:
     """
     run, recipe, main = context.run, context.recipe, context.run.world.main
     pipeline = Pipeline.load(run.out, device=str(run.world.device), catalog=context.catalog)
-    pipeline.recipe = recipe  # sampling settings may differ from those it was trained with
+    pipeline = pipeline.with_recipe(recipe)  # sampling settings may differ from those it was trained with
     settings = recipe.sample
     rows = sheets.wanted(recipe, pipeline.reads, context.held_out, context.examples)
     count = max(settings.images, len(rows))

@@ -133,8 +133,8 @@ def test_levels_are_cut_as_by_numpy() -> None:
     values = torch.linspace(-1.2, 1.2, 3 * 32 * 32).view(1, 3, 32, 32)
     there = (255.0 * torch.clamp((values + 1.0) / 2.0, min=0.0, max=1.0).numpy()).astype(np.uint8)
     stage: Any = Passes()
-    assert (decoded(stage, values, levels="cut")[0].numpy() == there).all()
-    rounded = decoded(stage, values)[0].numpy().astype(int)
+    assert (decoded(stage.decode, values, levels="cut")[0].numpy() == there).all()
+    rounded = decoded(stage.decode, values)[0].numpy().astype(int)
     assert set(np.unique(rounded - there)) == {0, 1}
     assert 0.3 < (rounded != there).mean() < 0.6
 

@@ -20,7 +20,7 @@ from torchvision_operators import declare_torchvision_operators
 from ldm_core.catalog import Catalog
 from ldm_core.sampling.load import assemble
 from ldm_core.sampling.pipeline import Pipeline
-from ldm_core.sampling.run import conditions_of, sample_latents
+from ldm_core.sampling.run import LatentOptions, conditions_of, sample_latents
 from ldm_core.weights.complete import build_part, recipe_of
 
 MODELS = [kind for kind in GOLDENS if "unet" in GOLDENS[kind]]
@@ -226,7 +226,7 @@ def test_golden_samplers(kind: str, row: str) -> None:
     project = made.stage.project if given.recipe.sample.quantize_x0 else None
     shape = (GOLDENS[kind]["params"]["channels"], 16, 16)
     parts = given._parts(given.recipe)
-    out = sample_latents(made.model, parts, conditions, shape, [5, 6], 10, project=project)
+    out = sample_latents(made.model, parts, conditions, shape, [5, 6], 10, LatentOptions(project, project is not None))
     if (kind, row) == WRONG_THERE:
         with pytest.raises(AssertionError):
             compare_codes(kind, out) if row == "ddim0_quant" else compare(kind, row, out)

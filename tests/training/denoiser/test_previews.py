@@ -111,7 +111,7 @@ def test_shares_come_together_in_order(plain: Path, count: int) -> None:
     """Also where there are fewer images than processes. Image i is the one that a single process draws."""
     pipeline = Pipeline.load(str(plain), device="cpu")
     settings = attrs.evolve(pipeline.recipe.sample, images=count, steps=1)
-    pipeline.recipe = attrs.evolve(pipeline.recipe, sample=settings)
+    pipeline = pipeline.with_recipe(attrs.evolve(pipeline.recipe, sample=settings))
     shares: dict[int, Any] = {}
     for rank in (2, 1, 0, 2, 1):  # hand in what each has; whole is only what the last calls put together
         with contextlib.suppress(IndexError):
