@@ -1,19 +1,21 @@
 """Convolutional encoder and decoder of the first stages, with the key names of the published autoencoders.
 
-`attention` lists downsampling factors: with `channel_mult` of n levels, level i works at factor 2**i, and
-gets attention after each of its blocks when 2**i is listed. The published configs name resolutions at 256 px
-instead (16 there is factor 16 here), which would change the architecture with the image size.
+`attention` of the config lists downsampling factors: level i works at factor 2**i and has attention after each of its
+blocks if 2**i is listed. The published configs list resolutions at 256 px instead (16 there is factor 16 here); they
+would change the architecture with the image size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm_core.nn.attention import SpatialSelfAttention
+from ldm_core.nn.autoencoder_config import AutoencoderConfig
 from ldm_core.nn.norms import group_norm
 
 
@@ -86,8 +88,8 @@ class _Level(nn.Module):
 class _DownLevel(_Level):
     """A level of the encoder; halves the size at its end unless it is the last."""
 
-    def __init__(self, widths: Sequence[int], *, attention: bool, dropout: float, norm_groups: int, last: bool) -> None:
-        super().__init__(widths, attention=attention, dropout=dropout, norm_groups=norm_groups)
+    def __init__(self, widths: Sequence[int], *, last: bool, **more: Any) -> None:
+        super().__init__(widths, **more)
         if not last:
             self.downsample = PaddedDownsample(widths[-1])
         self.last = last
@@ -100,8 +102,8 @@ class _DownLevel(_Level):
 class _UpLevel(_Level):
     """A level of the decoder; doubles the size at its end unless it is the last to run."""
 
-    def __init__(self, widths: Sequence[int], *, attention: bool, dropout: float, norm_groups: int, last: bool) -> None:
-        super().__init__(widths, attention=attention, dropout=dropout, norm_groups=norm_groups)
+    def __init__(self, widths: Sequence[int], *, last: bool, **more: Any) -> None:
+        super().__init__(widths, **more)
         if not last:
             self.upsample = NearestUpsample(widths[-1])
         self.last = last
@@ -130,37 +132,20 @@ class Encoder(nn.Module):
     `out_channels` is 2·z for a Gaussian posterior (mean and log variance), z for a codebook.
     """
 
-    def __init__(  # noqa: PLR0913
-        self,
-        *,
-        out_channels: int,
-        image_channels: int = 3,
-        channels: int = 128,
-        channel_mult: Sequence[int] = (1, 2, 4),
-        res_blocks: int = 2,
-        attention: Collection[int] = (),
-        mid_attention: bool = True,
-        dropout: float = 0.0,
-        norm_groups: int = 32,
-    ) -> None:
+    def __init__(self, config: AutoencoderConfig, *, out_channels: int, image_channels: int = 3) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(image_channels, channels, 3, padding=1)
-        width = channels
+        c = config
+        norms: dict[str, Any] = {"dropout": c.dropout, "norm_groups": c.norm_groups}
+        self.conv_in = nn.Conv2d(image_channels, c.channels, 3, padding=1)
+        width = c.channels
         self.down = nn.ModuleList()
-        for level, mult in enumerate(channel_mult):
-            widths = [width, *[channels * mult] * res_blocks]
-            self.down.append(
-                _DownLevel(
-                    widths,
-                    attention=2**level in attention,
-                    dropout=dropout,
-                    norm_groups=norm_groups,
-                    last=level == len(channel_mult) - 1,
-                )
-            )
+        for level, mult in enumerate(c.channel_mult):
+            widths = [width, *[c.channels * mult] * c.res_blocks]
+            last = level == len(c.channel_mult) - 1
+            self.down.append(_DownLevel(widths, attention=2**level in c.attention, last=last, **norms))
             width = widths[-1]
-        self.mid = _Middle(width, attention=mid_attention, dropout=dropout, norm_groups=norm_groups)
-        self.norm_out = group_norm(width, norm_groups)
+        self.mid = _Middle(width, attention=c.mid_attention, **norms)
+        self.norm_out = group_norm(width, c.norm_groups)
         self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
 
     def recompute_blocks(self) -> list[nn.Module]:
@@ -181,39 +166,20 @@ class Decoder(nn.Module):
     `up[0]` is the highest resolution, as in the published keys; it runs last.
     """
 
-    def __init__(  # noqa: PLR0913
-        self,
-        *,
-        z_channels: int,
-        image_channels: int = 3,
-        channels: int = 128,
-        channel_mult: Sequence[int] = (1, 2, 4),
-        res_blocks: int = 2,
-        attention: Collection[int] = (),
-        mid_attention: bool = True,
-        dropout: float = 0.0,
-        norm_groups: int = 32,
-    ) -> None:
+    def __init__(self, config: AutoencoderConfig, *, image_channels: int = 3) -> None:
         super().__init__()
-        width = channels * channel_mult[-1]
-        self.conv_in = nn.Conv2d(z_channels, width, 3, padding=1)
-        self.mid = _Middle(width, attention=mid_attention, dropout=dropout, norm_groups=norm_groups)
+        c = config
+        norms: dict[str, Any] = {"dropout": c.dropout, "norm_groups": c.norm_groups}
+        width = c.channels * c.channel_mult[-1]
+        self.conv_in = nn.Conv2d(c.z_channels, width, 3, padding=1)
+        self.mid = _Middle(width, attention=c.mid_attention, **norms)
         levels: list[nn.Module] = []
-        for level in reversed(range(len(channel_mult))):
-            widths = [width, *[channels * channel_mult[level]] * (res_blocks + 1)]
-            levels.insert(
-                0,
-                _UpLevel(
-                    widths,
-                    attention=2**level in attention,
-                    dropout=dropout,
-                    norm_groups=norm_groups,
-                    last=level == 0,
-                ),
-            )
+        for level, mult in reversed(list(enumerate(c.channel_mult))):
+            widths = [width, *[c.channels * mult] * (c.res_blocks + 1)]
+            levels.insert(0, _UpLevel(widths, attention=2**level in c.attention, last=level == 0, **norms))
             width = widths[-1]
         self.up = nn.ModuleList(levels)
-        self.norm_out = group_norm(width, norm_groups)
+        self.norm_out = group_norm(width, c.norm_groups)
         self.conv_out = nn.Conv2d(width, image_channels, 3, padding=1)
 
     def recompute_blocks(self) -> list[nn.Module]:

@@ -20,6 +20,7 @@ from ldm_core.nn.attention import (
     qkv_attention_by_role,
 )
 from ldm_core.nn.autoencoder import Decoder, Encoder, PaddedDownsample
+from ldm_core.nn.autoencoder_config import AutoencoderConfig
 from ldm_core.nn.embeddings import timestep_embedding
 from ldm_core.nn.latents import NormalizedLatents
 from ldm_core.nn.unet_blocks import Downsample, ResBlock, Upsample
@@ -190,10 +191,9 @@ def _attentions(module: nn.Module, levels: str) -> list[int]:
 
 
 def test_autoencoder_levels_and_grey_images() -> None:
-    encoder = Encoder(
-        out_channels=6, image_channels=1, channels=8, channel_mult=(1, 2, 4), attention=(2,), norm_groups=4
-    )
-    decoder = Decoder(z_channels=3, image_channels=1, channels=8, channel_mult=(1, 2, 4), attention=(2,), norm_groups=4)
+    config = AutoencoderConfig(z_channels=3, channels=8, channel_mult=(1, 2, 4), attention=(2,), norm_groups=4)
+    encoder = Encoder(config, out_channels=6, image_channels=1)
+    decoder = Decoder(config, image_channels=1)
     assert _attentions(encoder, "down") == [0, 2, 0]
     assert _attentions(decoder, "up") == [0, 3, 0]
     assert encoder(torch.randn(2, 1, 16, 24)).shape == (2, 6, 4, 6)
@@ -204,14 +204,8 @@ def test_without_attention_a_distant_pixel_has_no_influence() -> None:
     """mid_attention false leaves convolutions and norms only; with it, every pixel reaches every other."""
     for attention, reaches in ((False, False), (True, True)):
         torch.manual_seed(0)
-        encoder = Encoder(
-            out_channels=2,
-            channels=8,
-            channel_mult=(1,),
-            res_blocks=1,
-            mid_attention=attention,
-            norm_groups=8,
-        ).eval()
+        config = AutoencoderConfig(channels=8, channel_mult=(1,), res_blocks=1, mid_attention=attention, norm_groups=8)
+        encoder = Encoder(config, out_channels=2).eval()
         for module in encoder.modules():
             if isinstance(module, nn.GroupNorm):  # norms mix all positions: left out here
                 module.register_forward_hook(lambda module, args, output: args[0])

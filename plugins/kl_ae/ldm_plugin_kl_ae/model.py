@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
@@ -32,19 +32,9 @@ class KLFirstStage(NormalizedLatents, FirstStage):
             raise ValueError("kl_ae: " + "; ".join(misfits))
         self.latent = config.latent
         self.regularization_weight = config.kl_weight
-        network: dict[str, Any] = {
-            "image_channels": site.channels,
-            "channels": config.channels,
-            "channel_mult": config.channel_mult,
-            "res_blocks": config.res_blocks,
-            "attention": config.attention,
-            "mid_attention": config.mid_attention,
-            "dropout": config.dropout,
-            "norm_groups": config.norm_groups,
-        }
         z = config.z_channels
-        self.encoder = Encoder(out_channels=2 * z, **network)
-        self.decoder = Decoder(z_channels=z, **network)
+        self.encoder = Encoder(config, out_channels=2 * z, image_channels=site.channels)
+        self.decoder = Decoder(config, image_channels=site.channels)
         self.quant_conv = nn.Conv2d(2 * z, 2 * z, 1)
         self.post_quant_conv = nn.Conv2d(z, z, 1)
 

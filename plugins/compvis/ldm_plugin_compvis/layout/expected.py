@@ -13,6 +13,7 @@ from ldm_core.builtin.unet.config import UNetConfig
 from ldm_core.builtin.unet.network import UNet
 from ldm_core.contracts import CondSpec, LatentSpec, Site
 from ldm_core.nn.autoencoder import Decoder, Encoder
+from ldm_core.nn.autoencoder_config import AutoencoderConfig
 from ldm_core.nn.transformer import TokenTransformer
 from ldm_plugin_compvis.layout import clip as clip_keys
 
@@ -31,14 +32,14 @@ def of_unet(fields: Mapping[str, Any], latent_channels: int, cond: CondSpec) -> 
 
 def of_first_stage(use: str, fields: Mapping[str, Any], image_channels: int) -> Shapes:
     """The first stage's (``kl_ae`` or ``vq_ae``), without its normalisation."""
-    names = ("channels", "channel_mult", "res_blocks", "attention", "mid_attention", "norm_groups")
-    network = {name: fields[name] for name in names if name in fields}
+    names = [field.name for field in attrs.fields(AutoencoderConfig) if field.name in fields]
+    config = AutoencoderConfig(**{name: fields[name] for name in names})
     z = fields["z_channels"]
     out = z if use == "vq_ae" else 2 * z
     with torch.device("meta"):
         module = nn.Module()
-        module.encoder = Encoder(out_channels=out, image_channels=image_channels, **network)
-        module.decoder = Decoder(z_channels=z, image_channels=image_channels, **network)
+        module.encoder = Encoder(config, out_channels=out, image_channels=image_channels)
+        module.decoder = Decoder(config, image_channels=image_channels)
         module.quant_conv = nn.Conv2d(out, out, 1)
         module.post_quant_conv = nn.Conv2d(z, z, 1)
         found = _shapes(module)
