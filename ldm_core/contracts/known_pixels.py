@@ -6,11 +6,14 @@ A conditioner that is given such pictures says so by a method ``known(example) -
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ldm_core.contracts.answers import ConditionerAnswers
+from ldm_core.contracts.defaults import of
 
 KEY = "paste_known"
 """The setting of ``sample``, and what a picture's metadata call it."""
@@ -20,7 +23,7 @@ def pasted(
     conditioners: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], pictures: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
     """`pictures` (B, c, H, W) with the known pixels of `rows`, the inputs of each, bit for bit where they have any."""
-    makers = [c.known for c in conditioners.values() if hasattr(c, "known")]
+    makers = list(_makers(conditioners.values()))
     if not makers:
         return pictures
     out = pictures.copy()
@@ -33,7 +36,13 @@ def pasted(
 
 def described(conditioners: Mapping[str, Any]) -> dict[str, str]:
     """What a picture's metadata say of it: nothing where no conditioner is given known pixels."""
-    return {KEY: "true"} if any(hasattr(c, "known") for c in conditioners.values()) else {}
+    return {KEY: "true"} if any(True for _ in _makers(conditioners.values())) else {}
+
+
+def _makers(conditioners: Iterable[object]) -> Iterator[Callable[[Mapping[str, Any]], tuple[Any, Any] | None]]:
+    for conditioner in conditioners:
+        if (known := of(ConditionerAnswers, conditioner).known) is not None:
+            yield known
 
 
 def as_made(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -47,7 +56,7 @@ def as_made(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def notice(config: Mapping[str, Any], conditioners: Iterable[Any]) -> str:
     """What a user of older weights is told, where it concerns them; `config`: the recipe as it is stored."""
     older = as_made(config) is not config
-    if not older or not any(hasattr(c, "known") for c in conditioners):
+    if not older or not any(True for _ in _makers(conditioners)):
         return ""
     return (
         f"was made before sample.{KEY}: its samples are the model's in every pixel, as they were; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from ldm_core.contracts import (
     Batch,
     Denoiser,
+    DenoiserAnswers,
     Estimate,
     NoiseSchedule,
     Parameterization,
     Predict,
+    configs,
 )
 from ldm_core.contracts.conditioning import Cond
 from ldm_core.contracts.provisional import DiffusionModel
@@ -162,7 +164,7 @@ def make_predict(model: Model, *, together: bool = True) -> Predict:
     same to rounding. A bundle is batched once a run, and the denoiser's `prepare`, where it has one, is applied to what
     came of it: conditioning is not copied, and keys and values are not computed, at each step.
     """
-    prepare: Callable[[Cond], Cond] = getattr(model.denoiser, "prepare", lambda cond: cond)
+    prepare = configs.of(DenoiserAnswers, model.denoiser).prepare or (lambda cond: cond)
     ready: dict[tuple[int, ...], tuple[list[Cond], Cond]] = {}
 
     def batch(conds: list[Cond]) -> Cond:

@@ -9,7 +9,8 @@ import attrs
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
-from ldm_core.contracts import EMPTY, DataInfo, Site
+from ldm_core.config.structure import unstructure
+from ldm_core.contracts import ConditionerConfig, DataInfo, DatasetAnswers, DatasetConfig, Site, configs
 from ldm_core.errors import ComponentError, DataError, NoSplit
 from ldm_core.recipe.recipe import MixturePart, Part, Recipe
 from ldm_core.storage.cache import DataCache
@@ -53,7 +54,7 @@ def make_dataset(recipe: Recipe, catalog: Catalog, like: DataInfo | None = None,
     labels, weights = labels_of(members), recipe.dataset.weights or (None,) * len(members)
     problem: NoSplit | None = None
     for member, label, weight in zip(members, labels, weights, strict=True):
-        if not all(hasattr(member.config, field) for field in changes):
+        if not changes.keys() <= set(unstructure(member.config)):
             continue
         try:
             parts.append((label, make(_changed(member, changes), site, catalog), weight))
@@ -69,7 +70,7 @@ def make_dataset(recipe: Recipe, catalog: Catalog, like: DataInfo | None = None,
 def held_out_data(recipe: Recipe, catalog: Catalog, info: DataInfo) -> Any | None:
     """The held-out examples (the split ``val``) of the recipe's data, their classes numbered as `info`, of the training
     data, has them; None where it has no such split. DataError where they are there and cannot be read."""
-    if not any(hasattr(part.config, "split") for part in recipe.datasets):
+    if all(configs.of(DatasetConfig, part.config).split is None for part in recipe.datasets):
         return None
     try:
         dataset = make_dataset(recipe, catalog, info, split="val")
@@ -77,7 +78,7 @@ def held_out_data(recipe: Recipe, catalog: Catalog, info: DataInfo) -> Any | Non
         return None
     except DataError as error:
         raise DataError(f"held-out data: {error}") from error
-    if (counted := getattr(dataset, "counted", None)) is not None:
+    if (counted := configs.of(DatasetAnswers, dataset).counted) is not None:
         dataset = counted({key: _known(recipe, key, count) for key, count in info.classes.items()})
     names = dataset.class_names
     if all(names[key] == info.class_names[key] for key in names if info.class_names.get(key)):
@@ -89,7 +90,9 @@ def held_out_data(recipe: Recipe, catalog: Catalog, info: DataInfo) -> Any | Non
 
 def _known(recipe: Recipe, key: str, count: int) -> int:
     """How many classes of `key` the model knows, where the training data has `count`: a conditioner may know more."""
-    own = [getattr(part.config, "classes", None) for part in recipe.conditioners if key in part.config.reads]
+    own = [
+        configs.of(ConditionerConfig, part.config).classes for part in recipe.conditioners if key in part.config.reads
+    ]
     return max([count, *(n for n in own if isinstance(n, int))])
 
 
@@ -99,16 +102,16 @@ def _changed(part: Part, changes: dict[str, Any]) -> Part:
 
 def data_info(dataset: Any) -> DataInfo:
     """What a data set offers."""
-    lacks, widths = getattr(dataset, "lacks", EMPTY), getattr(dataset, "widths", EMPTY)
+    answers = configs.of(DatasetAnswers, dataset)
     classes, names = dataset.classes, dataset.class_names
-    return DataInfo(keys=dataset.keys, classes=classes, class_names=names, lacks=lacks, widths=widths)
+    return DataInfo(keys=dataset.keys, classes=classes, class_names=names, lacks=answers.lacks, widths=answers.widths)
 
 
 def labels_of(members: Sequence[Part]) -> list[str]:
     """A short name for each data set: the last part of its URL or its component's name, numbered where two agree."""
     names = []
     for member in members:
-        url = getattr(member.config, "url", "")
+        url = configs.of(DatasetConfig, member.config).url
         name = storage.base_name(storage.shown(url)) if isinstance(url, str) and url else ""
         names.append(name.removesuffix(".tar") or member.asked or member.use)
     return [n if names.count(n) == 1 else f"{n}#{names[:i].count(n) + 1}" for i, n in enumerate(names)]

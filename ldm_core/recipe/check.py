@@ -7,7 +7,23 @@ from collections.abc import Iterable
 
 import attrs
 
-from ldm_core.contracts import Accepts, CondSpec, DataInfo, Site
+from ldm_core.contracts import (
+    AdapterConfig,
+    ConditionerConfig,
+    CondSpec,
+    Config,
+    DataInfo,
+    DenoiserConfig,
+    FirstStageConfig,
+    GuidanceConfig,
+    ObjectiveConfig,
+    ParameterizationConfig,
+    SamplerConfig,
+    ScheduleConfig,
+    Site,
+    TimeGridConfig,
+    configs,
+)
 from ldm_core.errors import ConfigError, quoted, suggest
 from ldm_core.recipe.deepspeed import misfits as engine_misfits
 from ldm_core.recipe.recipe import ConditionerPart, MixturePart, Recipe
@@ -59,15 +75,13 @@ def model_misfits(recipe: Recipe) -> Iterable[str]:
 
 
 def _own(path: str, config: object, site: Site) -> Iterable[str]:
-    own_check = getattr(config, "check", None)
-    if own_check is not None:
-        for line in own_check(site):
-            yield f"{path}: {line}"
+    for line in configs.of(Config, config).check(site):
+        yield f"{path}: {line}"
 
 
 def _images(recipe: Recipe, *, datasets: bool = True) -> Iterable[str]:
     stage = recipe.first_stage
-    channels = stage.image_channels or getattr(stage.config, "image_channels", None)
+    channels = stage.image_channels or configs.of(FirstStageConfig, stage.config).image_channels
     if channels is not None and channels != recipe.image_channels:
         yield (
             f"first_stage '{stage.asked or stage.use}' takes {channels} image channels and the recipe has "
@@ -88,9 +102,10 @@ def _images(recipe: Recipe, *, datasets: bool = True) -> Iterable[str]:
 def _conditioning(recipe: Recipe) -> Iterable[str]:
     denoiser = recipe.denoiser
     latent = recipe.first_stage.config.latent
-    accepts: Accepts = getattr(denoiser.config, "accepts", Accepts())
-    others = [a for p in (recipe.guidance, *recipe.adapters) if (a := getattr(p.config, "accepts", None)) is not None]
-    taken = {name for a in (accepts, *others) for name in a.extras}
+    accepts = configs.of(DenoiserConfig, denoiser.config).accepts
+    others = [configs.of(GuidanceConfig, recipe.guidance.config).accepts]
+    others += [configs.of(AdapterConfig, part.config).accepts for part in recipe.adapters]
+    taken = {name for some in (accepts, *others) if some is not None for name in some.extras}
     for part in recipe.conditioners:
         spec = part.config.spec(latent)
         for slot in ("crossattn", "vector", "concat", "residuals"):
@@ -121,21 +136,21 @@ def _conditioning(recipe: Recipe) -> Iterable[str]:
 def diffusion_misfits(recipe: Recipe) -> Iterable[str]:
     """One line for each misfit among schedule, parameterization, time grid and guidance."""
     schedule, param, grid = recipe.schedule, recipe.parameterization, recipe.time_grid
-    if getattr(param.config, "needs_terminal_alpha", False) and getattr(schedule.config, "zero_terminal_alpha", False):
+    levels = configs.of(ScheduleConfig, schedule.config)
+    if configs.of(ParameterizationConfig, param.config).needs_terminal_alpha and levels.zero_terminal_alpha:
         yield (
             f"parameterization '{param.asked or param.use}' divides by alpha, which is 0 at the end of schedule "
             f"'{schedule.asked or schedule.use}'; set parameterization=v (or x0)"
         )
-    table = getattr(schedule.config, "table_steps", None)
+    table = levels.table_steps
     objective = recipe.objective
-    if table is None and getattr(objective.config, "needs_table", False):
+    if table is None and configs.of(ObjectiveConfig, objective.config).needs_table:
         yield (
             f"objective '{objective.asked or objective.use}' with these settings is defined on the levels of a table, "
             f"and schedule '{schedule.asked or schedule.use}' is continuous; set objective.elbo_weight=0 and "
             "objective.learn_logvar=false, or choose a table schedule such as vp"
         )
-    problem = getattr(grid.config, "problem", None)
-    if problem is not None and (line := problem(table, recipe.sample.steps)):
+    if line := configs.of(TimeGridConfig, grid.config).problem(table, recipe.sample.steps):
         yield f"time_grid '{grid.asked or grid.use}' with schedule '{schedule.asked or schedule.use}': {line}"
     yield from _guidance(recipe)
 
@@ -157,7 +172,7 @@ def _quantized(recipe: Recipe) -> Iterable[str]:
     settings, sampler = recipe.sample, recipe.sampler
     if settings.quantize_x0 and settings.project_x0:
         yield "sample.quantize_x0 and sample.project_x0 are both set; they differ in the noise, choose one"
-    elif settings.quantize_x0 and not getattr(sampler.config, "quantizes", False):
+    elif settings.quantize_x0 and not configs.of(SamplerConfig, sampler.config).quantizes:
         yield (
             f"sample.quantize_x0: sampler '{sampler.asked or sampler.use}' takes no noise apart from the estimate; use "
             "ddim, plms or ddpm, or sample.project_x0=true, which any sampler takes"
@@ -166,17 +181,17 @@ def _quantized(recipe: Recipe) -> Iterable[str]:
 
 def _guidance(recipe: Recipe) -> Iterable[str]:
     """What the guidance needs of the conditioners: those that it names, and a null that was trained."""
-    guidance = recipe.guidance
+    guidance, answers = recipe.guidance, configs.of(GuidanceConfig, recipe.guidance.config)
     shown = f"guidance '{guidance.asked or guidance.use}'"
     known = {c.name: c for c in recipe.conditioners}
-    for name in getattr(guidance.config, "conditioners", ()):
+    for name in answers.conditioners:
         part = known.get(name)
         if part is None:
             there = ", ".join(known) or "none"
             yield f"{shown} names conditioner '{name}', which the recipe does not have{suggest(name, known)}" + (
                 f" (conditioners: {there})"
             )
-        elif not getattr(part.config, "droppable", True):
+        elif not configs.of(ConditionerConfig, part.config).droppable:
             yield (
                 f"{shown} names conditioner '{name}', which has no null: its config says that it is not droppable; "
                 "leave it out of the guidance"
@@ -186,14 +201,14 @@ def _guidance(recipe: Recipe) -> Iterable[str]:
                 f"{shown} needs an estimate without conditioner '{name}', which is never dropped in training; train "
                 f"with conditioners.{name}.dropout=0.1, or leave it out of the guidance"
             )
-    if getattr(guidance.config, "needs_null", False):
+    if answers.needs_null:
         if not recipe.conditioners:
             yield (
                 f"guidance '{guidance.asked or guidance.use}' compares with and without a condition, and the recipe "
                 "has no conditioner; add one (--cond NAME) or set guidance=none"
             )
             return
-        droppable = [c for c in recipe.conditioners if getattr(c.config, "droppable", True)]
+        droppable = [c for c in recipe.conditioners if configs.of(ConditionerConfig, c.config).droppable]
         if not droppable:
             yield (
                 f"guidance '{guidance.asked or guidance.use}' compares with and without a condition, and "
@@ -237,12 +252,12 @@ def _training(recipe: Recipe) -> Iterable[str]:
 def _adversary(recipe: Recipe) -> Iterable[str]:
     """What looks at the images of a first stage that is to be trained, and needs them to have some size."""
     stage, settings, side = recipe.first_stage, recipe.first_stage_trainer, min(recipe.image_size)
-    own = getattr(stage.config, "discriminator_layers", None)
+    answers = configs.of(FirstStageConfig, stage.config)
+    own = answers.discriminator_layers
     if stage.weights or own is None:  # not trained, or not by this loss
         return
     layers = own if settings.discriminator_layers is None else settings.discriminator_layers
-    start = settings.adversarial_start
-    start = getattr(stage.config, "adversarial_start", 0) if start is None else start
+    start = answers.adversarial_start if settings.adversarial_start is None else settings.adversarial_start
     if settings.adversarial and start < settings.steps and side < 3 * 2**layers:
         yield (
             f"first_stage_trainer.discriminator_layers: {layers} strided layers need images of at least "
@@ -259,9 +274,9 @@ def _adversary(recipe: Recipe) -> Iterable[str]:
 def remarks(recipe: Recipe) -> Iterable[str]:
     """One line for each setting that is allowed and does nothing, or seldom what was meant."""
     stage, settings = recipe.first_stage, recipe.first_stage_trainer
-    start = settings.adversarial_start
-    start = getattr(stage.config, "adversarial_start", 0) if start is None else start
-    trained = not stage.weights and hasattr(stage.config, "discriminator_layers")
+    answers = configs.of(FirstStageConfig, stage.config)
+    start = answers.adversarial_start if settings.adversarial_start is None else settings.adversarial_start
+    trained = not stage.weights and answers.discriminator_layers is not None
     if trained and settings.adversarial and settings.adversarial_start_share is None and start >= settings.steps:
         yield (
             f"the discriminator never comes in: it starts at step {start} and the first stage has {settings.steps}; "
@@ -284,7 +299,7 @@ def data_misfits(recipe: Recipe) -> Iterable[str]:
         yield f"data.crop_scale: {data.crop_scale} is for random cuts; set data.crop=random, or leave it out"
     if not data.buckets:
         return
-    parts = [part for part in recipe.parts() if getattr(part.config, "fixed_size", False)]
+    parts = [part for part in recipe.parts() if configs.of(Config, part.config).fixed_size]
     for part in parts:
         yield (
             f"{part.kind} '{part.asked or part.use}' is built for one image size, and data.buckets asks for "
@@ -336,7 +351,7 @@ def class_misfits(recipe: Recipe, info: DataInfo) -> Iterable[str]:
 
 
 def _classes(part: ConditionerPart, info: DataInfo) -> Iterable[str]:
-    count = getattr(part.config, "classes", None)
+    count = configs.of(ConditionerConfig, part.config).classes
     if not isinstance(count, int):
         return
     for key in part.config.reads:

@@ -16,6 +16,7 @@ import attrs
 
 from ldm_core import storage
 from ldm_core.config import documents
+from ldm_core.contracts import DatasetConfig, FirstStageConfig, configs
 from ldm_core.errors import ConfigError, LDMError, quoted
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.identity import without_same
@@ -118,8 +119,8 @@ def _with_places(recipe: Recipe, begun: Mapping[str, Any]) -> tuple[Recipe, bool
 
 def _moved(part: Part, row: Mapping[str, Any]) -> Part:
     place = row.get("url")
-    own = getattr(part.config, "url", None)
-    if row.get("use") != part.use or not isinstance(place, str) or not isinstance(own, str):
+    own = configs.of(DatasetConfig, part.config).url
+    if row.get("use") != part.use or not isinstance(place, str) or not own:
         return part
     if not place.strip() or storage.shown(own) == place:
         return part
@@ -163,7 +164,7 @@ def _one_place(one: Recipe, other: Recipe) -> bool:
     """Whether two recipes' data sets lie at the same places, links followed."""
     places = []
     for recipe in (one, other):
-        urls = [getattr(part.config, "url", "") for part in recipe.datasets]
+        urls = [configs.of(DatasetConfig, part.config).url for part in recipe.datasets]
         paths = [storage.local_path(url) if isinstance(url, str) else None for url in urls]
         places.append([url if path is None else os.path.realpath(path) for url, path in zip(urls, paths, strict=True)])
     return places[0] == places[1]
@@ -236,7 +237,7 @@ def _bound_to_length(recipe: Recipe, section: str, steps: int, first: Mapping[st
             f"start another run from that stage: {_from_weights(section, out, now.steps - steps)}"
         )
     own = now.adversarial_start
-    start = getattr(recipe.first_stage.config, "adversarial_start", 0) if own is None else own
+    start = configs.of(FirstStageConfig, recipe.first_stage.config).adversarial_start if own is None else own
     late = now.adversarial and (now.adversarial_start_share is not None or steps <= start < now.steps)
     if late or steps <= now.codebook_start:
         return (

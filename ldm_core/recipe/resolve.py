@@ -13,7 +13,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.catalog.component import Component
 from ldm_core.config.key_hints import key_hint
 from ldm_core.config.structure import digest, structure, unstructure
-from ldm_core.contracts import DataInfo, Site
+from ldm_core.contracts import ConditionerConfig, DataInfo, Site, configs
 from ldm_core.errors import ComponentError, ConfigError, clean, quoted
 from ldm_core.recipe import artifacts, sizes
 from ldm_core.recipe.artifacts import Find, is_weights
@@ -244,13 +244,17 @@ def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
     entry, preset = around.catalog.get(kind, name)
     component = entry.component
     if kind == "conditioner":
-        extra = {"train": getattr(component.config, "trained_by_default", True), **_conditioner_keys(given, path, name)}
+        extra = {
+            "train": configs.of(ConditionerConfig, component.config).trained_by_default,
+            **_conditioner_keys(given, path, name),
+        }
     base = {} if preset is None else unstructure(preset)
     scaled = {**base, **_scaled_down(component, base, around.site)} if around.small else base
     if kind in sizes.BOUNDED and (problems := list(sizes.misfits(given, component.config, path))):
         raise ConfigError(problems)
     conf: Any = structure({**scaled, **given}, component.config, path)
-    if around.info is not None and (fill := getattr(conf, "from_data", None)) is not None:
+    fill = configs.of(ConditionerConfig, conf).from_data
+    if around.info is not None and fill is not None:
         conf = fill(around.info)
     conf = _with_hashes(conf, path, hold=kind not in SAMPLING_KEYS)
     make: type[Part] = {"first_stage": StagePart, "conditioner": ConditionerPart}.get(kind, Part)  # type: ignore[assignment]
