@@ -10,7 +10,8 @@ import attrs
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
-from ldm_core.contracts import DataInfo, FirstStage
+from ldm_core.contracts import DataInfo, DatasetAnswers, FirstStage
+from ldm_core.contracts.configs import of
 from ldm_core.data.unreadable import printable
 from ldm_core.errors import DataError
 from ldm_core.model.parts import held_out_data, make_dataset
@@ -80,8 +81,8 @@ class RunContext:
     def dataset(self) -> Any:
         """The training data."""
         dataset: Any = make_dataset(self.recipe, self.catalog)
-        if (describe := getattr(dataset, "describe", None)) is not None:
-            self.run.say(f"data: {describe()}")
+        if line := of(DatasetAnswers, dataset).describe():
+            self.run.say(f"data: {line}")
         return dataset
 
     def paired(self) -> Any:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
+from ldm_core.contracts import ConditionerAnswers, FirstStageAnswers
+from ldm_core.contracts.configs import of
 from ldm_core.errors import CheckpointError, clean
 from ldm_core.model.diffusion import Model
 from ldm_core.model.fill import tensors_of
@@ -97,7 +99,7 @@ def start_first_stage(context: RunContext, stage: nn.Module) -> Start:
 
 def with_codebook_of(recipe: Recipe, stage: nn.Module, start: Start) -> Recipe:
     """`recipe` as it trains a stage whose codebook was taken over: it quantises from the first batch on, with it."""
-    if not hasattr(stage, "init_codebook") or not start.has("quantize."):
+    if of(FirstStageAnswers, stage).init_codebook is None or not start.has("quantize."):
         return recipe
     settings = attrs.evolve(recipe.first_stage_trainer, codebook_start=0, codebook_init_images=0)
     return attrs.evolve(recipe, first_stage_trainer=settings)
@@ -216,7 +218,7 @@ def _class_tables(model: Model) -> dict[str, tuple[str, int]]:
     return {
         f"conditioners.{name}.{parameter}": place
         for name, conditioner in model.conditioners.items()
-        for parameter, place in getattr(conditioner, "class_tables", {}).items()
+        for parameter, place in of(ConditionerAnswers, conditioner).class_tables.items()
     }
 
 

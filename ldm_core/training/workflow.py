@@ -11,7 +11,8 @@ import attrs
 from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.config import documents
-from ldm_core.contracts import DataInfo
+from ldm_core.contracts import DataInfo, DatasetAnswers
+from ldm_core.contracts.configs import of
 from ldm_core.errors import ConfigError, Interrupted, StorageError
 from ldm_core.recipe import sizes, sources
 from ldm_core.recipe.check import check, site_of
@@ -72,8 +73,8 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
     # Examples that lack a key or cannot be read at all are found now, not hours later.
     look(dataset.select(dict.fromkeys(["image", *recipe.reads])), recipe)
     look_at_held_out(recipe, catalog, info)
-    remarks = getattr(dataset, "remarks", None)
-    return recipe, info if remarks is None else attrs.evolve(info, remarks=remarks())
+    remarks = of(DatasetAnswers, dataset).remarks()
+    return recipe, attrs.evolve(info, remarks=remarks) if remarks else info
 
 
 def require_room(recipe: Recipe, catalog: Catalog) -> None:

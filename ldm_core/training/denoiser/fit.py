@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from ldm_core import storage
+from ldm_core.contracts import ConditionerAnswers
+from ldm_core.contracts.configs import ConditionerConfig, of
 from ldm_core.data.records.sources import Captions
-from ldm_core.data.unreadable import SkipBad
 from ldm_core.errors import DataError
 from ldm_core.model.build import make_conditioner
 from ldm_core.model.diffusion import Model
@@ -17,7 +18,7 @@ from ldm_core.model.parts import factory_of
 from ldm_core.recipe.check import site_of
 from ldm_core.sampling.inputs import omissions, truncations
 from ldm_core.training.context import RunContext
-from ldm_core.training.feed.examples import MAX_BAD
+from ldm_core.training.feed.examples import skip_bad
 from ldm_core.training.finetune import Start
 
 
@@ -28,13 +29,13 @@ def fit_conditioners(context: RunContext, model: Model, start: Start, fitted: Ma
         conditioner: Any = model.conditioners[part.name]
         prefix = f"conditioners.{part.name}."
         trained = start.has(prefix)
-        fit = getattr(conditioner, "fit", None)
+        fit = of(ConditionerAnswers, conditioner).fit
         if fit is not None and not trained:
             if part.name in fitted:
                 conditioner.load_state_dict({**conditioner.state_dict(), **fitted[part.name]})
             else:
                 _fit(context, part, fit)
-        pretrained = trained or getattr(part.config, "pretrained", False)
+        pretrained = trained or of(ConditionerConfig, part.config).pretrained
         if not part.train and not pretrained and any(True for _ in conditioner.parameters()):
             context.run.say(
                 f"conditioner '{part.name}' has train: false and fresh weights: it stays at random; set "
@@ -50,16 +51,16 @@ def fit_early(context: RunContext, stages: Sequence[str]) -> dict[str, dict[str,
     if "denoiser" not in stages or context.recipe.trainer.init_from or storage.exists(context.model_url):
         return {}  # of trained weights, the vocabulary is theirs
     strict = context.strict and "samples" in stages
-    wanted = ("fit", "truncated", "omitted") if strict else ("fit",)
     site = site_of(context.recipe)
     made: dict[str, Any] = {}
     fitted: dict[str, dict[str, Any]] = {}
     for part in context.recipe.conditioners:
-        if any(hasattr(factory_of(part, context.catalog), name) for name in wanted):
+        offers = of(ConditionerAnswers, factory_of(part, context.catalog))
+        if offers.fit or (strict and (offers.truncated or offers.omitted)):
             made[part.name] = conditioner = make_conditioner(context.recipe, part, site, context.catalog)
-            if hasattr(conditioner, "fit"):
+            if (fit := of(ConditionerAnswers, conditioner).fit) is not None:
                 before = {k: v.clone() for k, v in conditioner.state_dict().items()}
-                _fit(context, part, conditioner.fit)
+                _fit(context, part, fit)
                 after = conditioner.state_dict().items()  # fresh weights come again from the seed: only what changed
                 fitted[part.name] = {k: v for k, v in after if not torch.equal(v, before[k])}
     if strict:
@@ -73,7 +74,7 @@ def fit_early(context: RunContext, stages: Sequence[str]) -> dict[str, dict[str,
 
 
 def _fit(context: RunContext, part: Any, fit: Callable[[Any], None]) -> None:
-    view = SkipBad(context.paired().select(part.config.reads), getattr(context.dataset, "max_bad", MAX_BAD))
+    view = skip_bad(context.paired().select(part.config.reads))
     fit(_each_caption(view[i] for i in range(len(view))))
 
 

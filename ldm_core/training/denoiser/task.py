@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm_core.contracts import Batch, FirstStage, LossOutput, Objective
+from ldm_core.contracts import Batch, FirstStage, LossOutput, Objective, ObjectiveAnswers
 from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.configs import of
 from ldm_core.contracts.streams import Streams
 from ldm_core.model.conformance.breaches import inside
 from ldm_core.model.conformance.first_batch import hold_loss
@@ -32,8 +33,7 @@ class DiffusionLoss(nn.Module):
         super().__init__()
         self.model = model
         self.objective = objective
-        prepare = getattr(objective, "prepare", None)
-        if prepare is not None:
+        if (prepare := of(ObjectiveAnswers, objective).prepare) is not None:
             prepare(model)
         self._begun = False  # the first batch is looked at
         self._rates = {c.name: c.dropout for c in recipe.conditioners}

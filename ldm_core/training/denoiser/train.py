@@ -10,6 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ldm_core import storage
+from ldm_core.contracts.configs import DenoiserConfig, of
 from ldm_core.contracts.streams import mix_seed
 from ldm_core.model.build import make_model, make_objective, sampling_site
 from ldm_core.recipe import artifacts
@@ -63,7 +64,7 @@ def train_denoiser(context: RunContext, identity: str, fitted: Mapping[str, Mapp
     )
     if task.ema is not None and settings.ema_power:
         task.snapshot = lambda step: keep_averages(context, task, step, identity)
-    if getattr(recipe.denoiser.config, "dropout", 0.0) and (world.size > 1 or settings.accumulate > 1):
+    if of(DenoiserConfig, recipe.denoiser.config).dropout and (world.size > 1 or settings.accumulate > 1):
         context.run.say(
             "denoiser: its dropout draws for a whole micro-batch at once, so the result depends on the number of "
             "processes and micro-batches (without dropout it does not)"

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm_core.contracts import PartAnswers
+from ldm_core.contracts.configs import of
 from ldm_core.errors import ComponentError, ConfigError
 from ldm_core.nn.recompute import recompute
 from ldm_core.recipe.deepspeed import engine_config, loss_scale_settings
@@ -235,7 +237,7 @@ def _laid_out(module: nn.Module, name: str) -> dict[nn.Parameter, torch.memory_f
 
 
 def _blocks(networks: Sequence[nn.Module], setting: str) -> list[nn.Module]:
-    found = [b for n in networks if (blocks := getattr(n, "recompute_blocks", None)) is not None for b in blocks()]
+    found = [b for n in networks if (blocks := of(PartAnswers, n).recompute_blocks) is not None for b in blocks()]
     if not found:
         kinds = ", ".join(sorted({type(n).__name__ for n in networks}))
         raise ConfigError(f"{setting}: {kinds} names no blocks of its own (recompute_blocks()); set {setting}=false")

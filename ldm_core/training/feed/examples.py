@@ -11,6 +11,8 @@ import numpy as np
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import get_worker_info
 
+from ldm_core.contracts import DatasetAnswers
+from ldm_core.contracts.configs import of
 from ldm_core.data import geometry
 from ldm_core.data.buckets import nearest, sizes_of
 from ldm_core.data.records.sources import Captions
@@ -37,9 +39,9 @@ class Examples(TorchDataset):
         shape = ["image"] if "boxes" in kinds and not kinds & {"image", "map"} and "image" in dataset.keys else []
         self._settings, self._size = settings, (int(size[-2]), int(size[-1]))
         view = dataset.select([*self.keys, *shape])
-        if (reduced := getattr(view, "reduced", None)) is not None:
+        if (reduced := of(DatasetAnswers, view).reduced) is not None:
             view = reduced([self._size, *settings.buckets], settings.fit, self._smallest)
-        self.dataset = SkipBad(view, getattr(view, "max_bad", MAX_BAD))
+        self.dataset = skip_bad(view)
         self._left: int | None = None
         self._kept: dict[tuple[int, bool, tuple[int, int]] | int, Mapping[str, Any]] = {}
 
@@ -109,6 +111,12 @@ class Examples(TorchDataset):
         return [self[i] for i in range(min(count, len(self)))]
 
 
+def skip_bad(dataset: Any) -> SkipBad:
+    """`dataset` without its unreadable examples, up to its own limit."""
+    limit = of(DatasetAnswers, dataset).max_bad
+    return SkipBad(dataset, MAX_BAD if limit is None else limit)
+
+
 def _cost(value: Any) -> int:
     """The memory that a value takes, about."""
     if hasattr(value, "getbands"):
@@ -119,7 +127,8 @@ def _cost(value: Any) -> int:
 def arrange(dataset: Any, settings: DataSettings, size: Sequence[int]) -> Arrangement:
     """How the examples of `dataset` are drawn: a mixture's shares, mirroring, cuts, and each one's size of the run's
     sizes (`size` and the buckets)."""
-    sections = tuple((each.length, each.weight) for each in getattr(dataset, "sections", ()))
+    answers = of(DatasetAnswers, dataset)
+    sections = tuple((each.length, each.weight) for each in answers.sections)
     sizes = list(dict.fromkeys([(int(size[-2]), int(size[-1])), *settings.buckets]))
     many = len(sizes) > 1
     return Arrangement(
@@ -127,7 +136,7 @@ def arrange(dataset: Any, settings: DataSettings, size: Sequence[int]) -> Arrang
         sections=sections,
         flip=settings.flip,
         crop=settings.crop == "random",
-        captions=bool(getattr(dataset, "many_captions", False)) and "caption" in dataset.keys,
+        captions=answers.many_captions and "caption" in dataset.keys,
         shapes=nearest(sizes_of(dataset), sizes) if many else None,
         sizes=sizes if many else (),
     )

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ldm_core.catalog import Catalog
-from ldm_core.contracts import DataInfo
+from ldm_core.contracts import DataInfo, DatasetAnswers
+from ldm_core.contracts.configs import of
 from ldm_core.data.unreadable import BadExample, SkipBad, TooManyBad
 from ldm_core.errors import ConfigError, DataError, clean
 from ldm_core.model.parts import data_info, held_out_data
@@ -22,10 +23,11 @@ def look(dataset: Any, recipe: Recipe, what: str = "data") -> None:
 
     Data that is made as it is read has nothing to look at: it says no share of bad examples (`max_bad`).
     """
-    limit = getattr(dataset, "max_bad", None)
+    answers = of(DatasetAnswers, dataset)
+    limit, reduced = answers.max_bad, answers.reduced
     if limit is None:
         return
-    view = dataset.reduced([recipe.image_size], recipe.data.fit, 1.0) if hasattr(dataset, "reduced") else dataset
+    view = dataset if reduced is None else reduced([recipe.image_size], recipe.data.fit, 1.0)
     for section in _sections(view):
         count, bad = 0, dict[str, str]()
         for count, index in enumerate(_spread(section), 1):
@@ -62,7 +64,7 @@ def look_at_held_out(recipe: Recipe, catalog: Catalog, info: DataInfo) -> None:
 def _sections(view: Any) -> Iterator[range]:
     """The indices of each data set of a mixture, or all."""
     first = 0
-    for section in getattr(view, "sections", ()):
+    for section in of(DatasetAnswers, view).sections:
         yield range(first, first + section.length)
         first += section.length
     if not first:

@@ -14,35 +14,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, NamedTuple, Protocol, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldm_core.contracts import EMPTY, Reconstruction
+from ldm_core.contracts import EMPTY, TrainableStage
 from ldm_core.contracts.streams import Streams
 from ldm_core.errors import ConfigError
 
 Reduce = Callable[[Tensor], Tensor]
 """Averages a tensor over the processes that share a batch; the identity for one process."""
-
-
-class TrainableStage(Protocol):
-    """What a first stage offers besides its contract so that it can be trained here."""
-
-    nll_reduction: str
-    """"sum": errors summed over pixels, averaged over the batch (KL); "mean": averaged over all (VQ)."""
-    regularization_weight: float
-
-    @property
-    def last_layer(self) -> Tensor:
-        """The parameter (weight of the last decoder convolution) whose gradients set the adaptive weight."""
-        ...
-
-    def reconstruct(self, x: Tensor, *, streams: Streams | None) -> Reconstruction:
-        """One training pass of images (B, c, H, W) in [-1, 1]."""
-        ...
 
 
 class PartOutput(NamedTuple):
@@ -173,15 +156,9 @@ class GeneratorLoss(nn.Module):
         reduce: Reduce = identity,
     ) -> None:
         super().__init__()
-        name = type(first_stage).__name__
-        needed = ("reconstruct", "last_layer", "nll_reduction", "regularization_weight")
-        if lacking := [n for n in needed if not hasattr(first_stage, n)]:
-            raise ConfigError(
-                f"first stage {name} cannot be trained: it has no {', '.join(lacking)}; "
-                "use a trained one (--first-stage PATH), or a stage that offers them"
-            )
-        stage = cast(TrainableStage, first_stage)
+        stage = _trainable(first_stage)
         if stage.nll_reduction not in ("sum", "mean"):
+            name = type(first_stage).__name__
             raise ConfigError(f"first stage {name}: nll_reduction is 'sum' or 'mean', got {stage.nll_reduction!r}")
         if pixel_loss not in ("l1", "l2"):
             raise ConfigError(f"pixel_loss: expected 'l1' or 'l2', got {pixel_loss!r}")
@@ -371,6 +348,20 @@ class DiscriminatorLoss(nn.Module):
             value = value + 0.5 * self.r1_weight * self.r1_every * penalty
             logs["r1"] = penalty.detach()
         return PartOutput(value, logs)
+
+
+def _trainable(stage: nn.Module) -> TrainableStage:
+    """`stage` as what can be trained; ConfigError naming what it lacks, and the contract."""
+    if not isinstance(stage, TrainableStage):
+        wanted = ("reconstruct", "last_layer", "nll_reduction", "regularization_weight")
+        offered = set(dir(stage))
+        contract = (TrainableStage.__doc__ or "").splitlines()[0]
+        raise ConfigError(
+            f"first stage {type(stage).__name__} cannot be trained: it has no "
+            f"{', '.join(name for name in wanted if name not in offered)}. ldm_core.contracts.TrainableStage says what "
+            f"they are: {contract!r}. Offer them, or use a trained first stage (`first_stage=PATH`)"
+        )
+    return stage
 
 
 def _scaled_grad(value: Tensor, by: list[Tensor], count: int) -> tuple[Tensor, ...]:

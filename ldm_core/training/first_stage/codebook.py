@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm_core.contracts import FirstStage
+from ldm_core.contracts import FirstStage, FirstStageAnswers
+from ldm_core.contracts.configs import of
 from ldm_core.contracts.streams import mix_seed
 from ldm_core.errors import ConfigError
 from ldm_core.recipe.settings import FirstStageTrainerSettings
@@ -44,8 +45,9 @@ class CodebookCare:
         self._stage: Any = stage
         self._part, self._settings, self._world, self._seed = part, settings, world, seed
         self._first_images = first_images
-        self._starts = hasattr(stage, "init_codebook")
-        self._every = settings.revive_every if hasattr(stage, "revive") else 0
+        answers = of(FirstStageAnswers, stage)
+        self._starts = answers.init_codebook is not None
+        self._every = settings.revive_every if answers.revive is not None else 0
         self._from = min(settings.codebook_start, settings.steps - 1)
         self._counts: Tensor | None = None
 

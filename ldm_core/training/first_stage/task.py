@@ -8,10 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ldm_core.contracts import FirstStage
+from ldm_core.contracts import FirstStage, FirstStageAnswers, PartAnswers
+from ldm_core.contracts.configs import FirstStageConfig, of
 from ldm_core.contracts.streams import Streams, mix_seed
 from ldm_core.errors import ConfigError
 from ldm_core.model.diffusion import AUTOCAST
+from ldm_core.model.fill import seeded
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.training.averages.ema import EMA
 from ldm_core.training.engine.bad_steps import Guard, spoiled
@@ -27,7 +29,6 @@ from ldm_core.training.first_stage.adversarial import (
     adaptive_weight,
 )
 from ldm_core.training.first_stage.codebook import COUNTS, CodebookCare
-from ldm_core.training.first_stage.diagnostics import combine
 from ldm_core.training.first_stage.discriminator import PatchDiscriminator
 
 
@@ -58,7 +59,7 @@ class _GeneratorAutocast(_Autocast):
 
 
 class FirstStageTask:
-    """Parts ``autoencoder`` and, from its starting batch on, ``discriminator``.
+    """The parts ``autoencoder`` and, from its starting batch on, ``discriminator``.
 
     `first_images`: what a codebook starts from, images (B, c, H, W); `perceptual`: an LPIPS, or none; `name_of` says
     what to call the example of a place, and `say` tells the user of steps that were left out. Raises ConfigError for
@@ -82,34 +83,19 @@ class FirstStageTask:
         name_of: Callable[[Any], str] = str,
         say: Callable[[str, str], None] = lambda text, level: None,
     ) -> None:
-        from ldm_core.model.fill import seeded
-
-        settings, config = recipe.first_stage_trainer, recipe.first_stage.config
+        settings = recipe.first_stage_trainer
         self._recipe, self._settings, self._world, self._stage = recipe, settings, world, stage
-        start = start_of_adversary(recipe)
-        weight = _either(settings.adversarial_weight, getattr(config, "adversarial_weight", 0.5))
-        self._start = start
-        adversary: PatchDiscriminator | None = None
-        if settings.adversarial and start < settings.steps:
-            layers = _either(settings.discriminator_layers, getattr(config, "discriminator_layers", 3))
-            with seeded(mix_seed(recipe.seed, "discriminator")):
-                adversary = PatchDiscriminator(
-                    recipe.image_channels, settings.discriminator_width, layers, norm=settings.discriminator_norm
-                )
-            if min(recipe.image_size) < adversary.min_size:
-                raise ConfigError(
-                    f"first_stage_trainer.discriminator_layers: {layers} strided layers need images of at least "
-                    f"{adversary.min_size} pixels, image_size is {list(recipe.image_size)}; use fewer layers, larger "
-                    "images, or adversarial=false"
-                )
+        self._start = start_of_adversary(recipe)
+        adversary = _adversary(recipe, self._start)
+        own_weight = of(FirstStageConfig, recipe.first_stage.config).adversarial_weight
         generator = GeneratorLoss(
             stage,  # type: ignore[arg-type]
             adversary,
             perceptual,
             perceptual_weight=settings.perceptual_weight,
             pixel_loss=settings.pixel_loss,
-            disc_weight=weight,
-            disc_start=start,
+            disc_weight=_either(settings.adversarial_weight, own_weight),
+            disc_start=self._start,
             log_variance=settings.log_variance,
             reduce=world.average,
         )
@@ -124,7 +110,7 @@ class FirstStageTask:
         self._discriminator: Part | None = None
         if adversary is not None:
             loss = DiscriminatorLoss(
-                adversary, disc_start=start, r1_weight=settings.r1_weight, r1_every=settings.r1_every
+                adversary, disc_start=self._start, r1_weight=settings.r1_weight, r1_every=settings.r1_every
             )
             self._discriminator = Part("discriminator", _Autocast(loss, settings.precision), settings, world, section)
             parts.append(self._discriminator)
@@ -182,7 +168,7 @@ class FirstStageTask:
         self._remember_penalty(found)
         if not measure:
             return {"loss": torch.stack([f["loss"] for f in found]).mean()}
-        logs: dict[str, Any] = {**combine(found, self._stage, self._world)}
+        logs: dict[str, Any] = {**mean_logs(found, self._stage, self._world)}
         logs.update({k: v for k, v in norms.items() if v is not None})
         bad = sum(guard.bad for guard in self.guards.values())
         return {**logs, "bad_steps": bad} if bad else logs
@@ -240,19 +226,39 @@ def _pictures(micro: MicroBatch) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last) if images.device.type == "cpu" else images
 
 
+def _adversary(recipe: Recipe, start: int) -> PatchDiscriminator | None:
+    """The discriminator, from the recipe's seed; None where a run has none, or ends before batch `start`."""
+    settings = recipe.first_stage_trainer
+    if not settings.adversarial or start >= settings.steps:
+        return None
+    own = of(FirstStageConfig, recipe.first_stage.config).discriminator_layers
+    layers = _either(settings.discriminator_layers, _either(own, 3))
+    with seeded(mix_seed(recipe.seed, "discriminator")):
+        adversary = PatchDiscriminator(
+            recipe.image_channels, settings.discriminator_width, layers, norm=settings.discriminator_norm
+        )
+    if min(recipe.image_size) < adversary.min_size:
+        raise ConfigError(
+            f"first_stage_trainer.discriminator_layers: {layers} strided layers need images of at least "
+            f"{adversary.min_size} pixels, image_size is {list(recipe.image_size)}; use fewer layers, larger "
+            "images, or adversarial=false"
+        )
+    return adversary
+
+
 def start_of_adversary(recipe: Recipe) -> int:
     """The batch (from 0) at which the discriminator comes in: the recipe's, as a number or as a share of the steps,
     or else the stage's own."""
     settings = recipe.first_stage_trainer
     if settings.adversarial_start_share is not None:
         return round(settings.adversarial_start_share * settings.steps)
-    return int(_either(settings.adversarial_start, getattr(recipe.first_stage.config, "adversarial_start", 0)))
+    return int(_either(settings.adversarial_start, of(FirstStageConfig, recipe.first_stage.config).adversarial_start))
 
 
 def _networks(stage: Any) -> list[nn.Module]:
     """The stage's parts that can be recomputed, or all of its parts where it names none; codebooks stay as they are."""
     parts = list(stage.children())
-    return [p for p in parts if hasattr(p, "recompute_blocks")] or parts
+    return [p for p in parts if of(PartAnswers, p).recompute_blocks is not None] or parts
 
 
 def _either(first: Any, second: Any) -> Any:
@@ -266,3 +272,22 @@ def perceptual_distance(urls: str, world: World) -> nn.Module | None:
     from ldm_core.training.first_stage.lpips import LPIPS
 
     return LPIPS.from_weights(*urls.split(",")).to(world.device)
+
+
+def mean_logs(micros: Sequence[Mapping[str, Tensor]], stage: Any, world: World) -> dict[str, Tensor]:
+    """The mean of equal-named logs over micro-batches and processes, as scalars (); one reduction in all.
+
+    Logs with axes (counts of codes, KL by channel) are averaged as they are and handed to the stage's
+    ``diagnostics(logs)``, which makes scalars of them: the number of codes that a whole batch uses does not follow
+    from the numbers of its parts. A stage without it has their means. Every process must call it.
+    """
+    means = {k: torch.stack([m[k].detach().float() for m in micros]).mean(0) for k in sorted(micros[0])}
+    if world.size > 1:
+        whole = world.average(torch.cat([v.flatten() for v in means.values()]))
+        parts = whole.split([v.numel() for v in means.values()])
+        means = {k: part.view(v.shape) for (k, v), part in zip(means.items(), parts, strict=True)}
+    out = {k: v for k, v in means.items() if v.dim() == 0}
+    if wide := {k: v for k, v in means.items() if v.dim()}:
+        find = of(FirstStageAnswers, stage).diagnostics
+        out.update({k: v.mean() for k, v in wide.items()} if find is None else find(wide))
+    return out

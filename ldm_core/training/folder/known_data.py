@@ -8,6 +8,8 @@ from contextlib import suppress
 from typing import Any
 
 from ldm_core import storage
+from ldm_core.contracts import DatasetAnswers
+from ldm_core.contracts.configs import DatasetConfig, of
 from ldm_core.errors import CheckpointError, StorageError
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.recipe import Recipe
@@ -17,7 +19,8 @@ from ldm_core.training.checkpoints import files as checkpoint
 def ways(dataset: Any) -> Sequence[Callable[[Any], str]]:
     """How fingerprints of `dataset` and of its views are made: as now, and where that differs as 0.1.0 made them."""
     now: Callable[[Any], str] = lambda data: data.fingerprint()  # noqa: E731
-    if not hasattr(dataset, "former_fingerprint") or dataset.former_fingerprint() == dataset.fingerprint():
+    former = of(DatasetAnswers, dataset).former_fingerprint
+    if former is None or former() == dataset.fingerprint():
         return [now]
     return [now, lambda data: data.former_fingerprint()]
 
@@ -41,5 +44,5 @@ def identities(recipe: Recipe, out: str) -> frozenset[str]:
 
 def places(recipe: Recipe) -> str:
     """Where a recipe's data lies, for messages."""
-    urls = [getattr(part.config, "url", part.use) for part in recipe.datasets]
+    urls = [of(DatasetConfig, part.config).url or part.use for part in recipe.datasets]
     return ", ".join(storage.shown(url) for url in urls)

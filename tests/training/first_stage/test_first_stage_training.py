@@ -27,8 +27,7 @@ from ldm_core.training.engine.world import World
 from ldm_core.training.feed.loader import MicroBatch
 from ldm_core.training.first_stage import train
 from ldm_core.training.first_stage.codebook import COUNTS
-from ldm_core.training.first_stage.diagnostics import combine
-from ldm_core.training.first_stage.task import start_of_adversary
+from ldm_core.training.first_stage.task import mean_logs, start_of_adversary
 from ldm_core.training.latents.statistics import fit_normalization
 
 FIRST = ("first_stage",)
@@ -137,9 +136,9 @@ def test_logs_are_means_and_wide_ones_go_to_the_stage() -> None:
               "counts": torch.tensor([2, 0])}]  # fmt: skip
     alone = World(0, 1, torch.device("cpu"))
     stage = SimpleNamespace(diagnostics=lambda logs: {"used": (logs["counts"] > 0).sum()})
-    found = combine(micros, stage, alone)
+    found = mean_logs(micros, stage, alone)
     assert {k: float(v) for k, v in found.items()} == {"loss": 1.5, "used": 2.0}
-    assert {k: float(v) for k, v in combine(micros, object(), alone).items()} == {"loss": 1.5, "counts": 1.5}
+    assert {k: float(v) for k, v in mean_logs(micros, object(), alone).items()} == {"loss": 1.5, "counts": 1.5}
 
 
 def test_statistics_come_out_the_same_however_they_are_shared_out() -> None:
