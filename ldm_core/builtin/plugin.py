@@ -1,12 +1,11 @@
-"""What the core brings by itself, through the same door as everyone else."""
+"""The core's own components, through the same door as everyone else's."""
 
 from __future__ import annotations
 
 from ldm_core.builtin.diffusion import config as diffusion
 from ldm_core.builtin.identity.config import IdentityConfig
 from ldm_core.builtin.ldm_format.config import LdmCodecConfig
-from ldm_core.builtin.readers.folder_config import FolderConfig
-from ldm_core.builtin.readers.tar_config import TarConfig
+from ldm_core.builtin.readers.config import FolderConfig, TarConfig
 from ldm_core.builtin.shapes.config import ShapesConfig
 from ldm_core.builtin.unet import config
 from ldm_core.catalog.component import Component

@@ -25,7 +25,7 @@ _KEYS = {"descr", "fortran_order", "shape"}
 
 @attrs.frozen
 class NpyHeader:
-    """What a file says of its array: `dtype`, `shape`, order of the axes, and where its numbers begin."""
+    """The header of a file: `dtype`, `shape`, order of the axes, and the offset of the numbers."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]

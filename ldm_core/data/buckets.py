@@ -28,8 +28,8 @@ def sizes_of(dataset: Any) -> NDArray[np.int64]:
 
 
 def nearest(native: NDArray[np.int64], sizes: Sequence[tuple[int, int]]) -> NDArray[np.int16]:
-    """(N,) the number of the size whose aspect ratio is nearest on a logarithmic scale, so that 2:1 is as far from 1:1
-    as 1:2 is; the first of equals, and size 0 where the native size is not known."""
+    """(N,) the number of the size with the nearest aspect ratio on a logarithmic scale, so that 2:1 is as far from 1:1
+    as 1:2 is; the first of equals, and size 0 for an unknown native size."""
     ratios = np.log([h / w for h, w in sizes])
     known = (native > 0).all(axis=1)
     own = np.log(np.where(known, native[:, 0], 1) / np.where(known, native[:, 1], 1))

@@ -1,4 +1,4 @@
-"""Classes as people write them: a name or a number becomes the index that a model was trained with. Torch-free.
+"""Classes as people write them: a name or a number becomes an index of the trained model. Torch-free.
 
 A name wins over an index: where the classes are called 0, 1, 2, 10 and 11, ``10`` is the class of that name (index 3),
 written as text or as a number. An index is taken where no class is called by a number. Integers and arrays of numpy,
@@ -29,7 +29,7 @@ def counts_of(recipe: Any) -> dict[str, int]:
 
 
 def are_numbers(names: Iterable[str]) -> bool:
-    """Whether any class is called by a number, so that a number that is no name is no index either."""
+    """True if any class is called by a number; then a number without a name is no index either."""
     return any(_is_number(name) for name in names)
 
 
@@ -38,7 +38,7 @@ def _is_number(text: str) -> bool:
 
 
 def index_of(key: str, said: str | int, names: Sequence[str], count: int = 0) -> int:
-    """The index of the class that a user calls `said`; `count`: how many there are, where there are no names.
+    """The index of the class called `said`; `count`: the number of classes without names.
 
     In this order: a name, the one name that is the same number (``7`` of ``007``), an index where no class is called by
     a number. :class:`ConfigError` else, with the nearest name and the list.
@@ -75,7 +75,7 @@ def indices(
     *,
     said: bool = False,
 ) -> dict[str, Any]:
-    """`inputs` with the classes in it as indices: numpy integers and arrays, which are left alone a second time.
+    """`inputs` with the classes in it as indices: numpy integers and arrays, left alone a second time.
 
     `class_names` and `classes` (counts) are what the data, or the trained model, says of each key. With `said` all
     numbers are what a user wrote, those in arrays too. Raises :class:`ConfigError` with all mistakes.

@@ -1,4 +1,4 @@
-"""What is said where a picture that was given is shrunk, cropped or padded to the size that is sampled. No torch."""
+"""Notes on pictures that were shrunk, cropped or padded to the sampled size. No torch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ Size = tuple[int, int]
 
 
 def multiple_of(recipe: Any) -> int:
-    """What an image size of `recipe` must be a multiple of: the first stage's factor times the denoiser's."""
+    """Divisor of every image size of `recipe`: the first stage's factor times the denoiser's."""
     stride = max(recipe.first_stage.config.latent.stride)
     return int(stride) * int(getattr(recipe.denoiser.config, "factor", 1) or 1)
 
 
 def fit_note(names: str, source: Size, target: Size, rule: str, *, multiple: int = 1, taken: Size | None = None) -> str:
-    """One line, or "" where nothing of the picture is lost.
+    """One line, or "" if nothing of the picture is lost.
 
     `names`: of the inputs; `rule`: ``crop`` or ``pad``; `multiple`: :func:`multiple_of`. `taken`: the smaller size at
     which a picture that is to be made large is taken as it is.

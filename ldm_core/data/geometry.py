@@ -22,7 +22,7 @@ MIN_KEPT = 0.1  # share of a box's area that must stay inside the crop for the b
 
 @attrs.frozen
 class Cut:
-    """Where a crop lies: its sides as a share of the largest cut there is, and how far down and right, in [0, 1)."""
+    """Place of a crop: its sides as a share of the largest cut, and its shift down and right, in [0, 1)."""
 
     share: float = 1.0
     down: float = 0.5
@@ -37,8 +37,8 @@ class Cut:
 
 @attrs.frozen
 class Fit:
-    """How a picture of ``source`` (H, W) becomes one of ``target``: resized to ``resized``, then its top left
-    corner moved to ``offset`` (row, column; negative = cropped away, positive = padding)."""
+    """Plan from a picture of ``source`` (H, W) to one of ``target``: resized to ``resized``, then its top left corner
+    moved to ``offset`` (row, column; negative = cropped away, positive = padding)."""
 
     source: tuple[int, int]
     target: tuple[int, int]
@@ -123,7 +123,7 @@ def _source(example: Mapping[str, Any], keys: Mapping[str, str]) -> tuple[int, i
 
 
 def _window(step: Fit) -> tuple[slice, slice] | None:
-    """What of the resized picture is seen, where it covers the whole target; None where there is padding."""
+    """The seen part of a resized picture that covers the whole target; None if there is padding."""
     top, left = -step.offset[0], -step.offset[1]
     bottom, right = top + step.target[0], left + step.target[1]
     if top >= 0 and left >= 0 and bottom <= step.resized[0] and right <= step.resized[1]:

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 100_000_000  # a decoded picture of 300 MB; a file that asks for more is an attack or a mistake
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
-"""What is opened, whatever a file is called. Not all that PIL knows: EPS would start another program."""
+"""Formats that are opened, under any file name. PIL knows more, but its EPS would start another program."""
 DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
 """PIL's modes of one channel with more than 8 bits."""
 _TURNED = (5, 6, 7, 8)  # EXIF orientations in which rows are columns
 _EXIF_KEYS = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
-"""Where PIL looks for an orientation, beside a TIFF's tags."""
+"""Keys of PIL for an orientation, beside a TIFF's tags."""
 UNLABELED = 255
-"""What stands for no class in a label map, and fills its padding."""
+"""Label of no class in a label map; it fills the padding."""
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as PIL's "L"
 
 
@@ -59,10 +59,8 @@ def decode_picture(
     enough: Callable[[int, int], tuple[int, int]] | None = None,
     white: float = 0.0,
 ) -> Image:
-    """As :func:`decode_image`, as a PIL image of mode L or RGB.
-
-    ``enough``: native (H, W) -> a size that will do; a JPEG, which can be decoded at 1/2, 1/4 or 1/8 in less time,
-    then is the smallest of these that is not smaller.
+    """As :func:`decode_image`, as a PIL image of mode L or RGB. ``enough``: native (H, W) -> a sufficient size; a JPEG
+    can be decoded at 1/2, 1/4 or 1/8 in less time, so it comes at the smallest of these not below that size.
     """
     image = open_picture(data, name)
     mode = "L" if channels == 1 else "RGB"
@@ -288,8 +286,8 @@ def png_metadata(data: bytes) -> dict[str, str]:
 
 
 def _wide_font() -> str | None:
-    """A font file for more than ASCII, which is all that Pillow's own has: matplotlib's (Latin, Greek, Cyrillic,
-    symbols). None where it is not there."""
+    """A font file for more than ASCII, the only letters of Pillow's own: matplotlib's (Latin, Greek, Cyrillic,
+    symbols). None if it is not there."""
     found = find_spec("matplotlib")
     folders = list(found.submodule_search_locations or []) if found else []
     files = [Path(folder) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf" for folder in folders]

@@ -31,7 +31,7 @@ class Section:
 
 
 class Mixture:
-    """The examples of several data sets, one after the other; `sections` say in which shares they are drawn.
+    """The examples of several data sets, one after the other; `sections` give the shares of the draw.
 
     `parts`: (label, data set, weight; None = its number of examples). It offers the keys that all of them have in one
     geometry. Classes are matched by name: lists that differ become their union, in the order of first occurrence, and
@@ -111,7 +111,7 @@ class Mixture:
 
     @property
     def sections(self) -> tuple[Section, ...]:
-        """Where each part begins and ends in the order of the indices, and its share."""
+        """Length and share of each part, in the order of the indices."""
         if self._places is not None:
             return ()
         return self._sections()
@@ -123,7 +123,7 @@ class Mixture:
 
     @property
     def many_captions(self) -> bool:
-        """Whether a part has pictures of several captions."""
+        """True if a part has pictures with several captions."""
         return any(getattr(data, "many_captions", False) for data in self._parts)
 
     @property
@@ -149,7 +149,7 @@ class Mixture:
         return "; ".join(filter(None, [line, self.remarks()]))
 
     def remarks(self) -> str:
-        """What is left out of each part, and what seems odd about it; empty where there is nothing to say."""
+        """Notes on each part's left-out files and oddities; empty if there are none."""
         told = [data.remarks() if hasattr(data, "remarks") else "" for data in self._parts]
         rows = enumerate(zip(self._labels, told, strict=True))
         return "; ".join(f"{label}: {self._numbered(remark, number)}" for number, (label, remark) in rows if remark)

@@ -1,4 +1,4 @@
-"""Levels that pictures of more than 8 bits a channel use, and what to say where they do not fill the range."""
+"""Levels used by pictures of more than 8 bits a channel, and remarks if they do not fill the range."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _kind(image: Image) -> str:
 
 
 def remark_on(kind: str, top: float) -> str:
-    """One line for pictures of a `kind` of which none that was looked at goes above `top`; empty where all is well."""
+    """One line for pictures of a `kind` if none of the checked ones goes above `top`; else empty."""
     if kind == _COLOUR:
         line = (
             f"{kind} pictures reach {top:.0f}, of 65535, so that they are dark: of colour the upper 8 bits are read; "

@@ -78,7 +78,7 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(channels, channels), nn.Dropout(dropout))
 
     def keys_values(self, context: Tensor) -> KeysValues:
-        """What attention needs of a context (B,L,context_dim): two of (B,heads,L,C/heads)."""
+        """Keys and values of a context (B,L,context_dim): two of (B,heads,L,C/heads)."""
         return self._by_head(self.to_k(context)), self._by_head(self.to_v(context))
 
     def forward(

@@ -1,4 +1,4 @@
-"""What every first stage has in common: the normalisation of its latents, kept with its weights."""
+"""Normalisation of latents, common to every first stage and kept with its weights."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from ldm_core.recipe.description import resolve_described, without_unnamed
 from ldm_core.recipe.places import described_by
 from ldm_core.recipe.recipe import Recipe, versions
 from ldm_core.recipe.sizes import image_misfits
-from ldm_core.weights.complete import _resting, _shapes, recipe_of
+from ldm_core.weights.complete import _shapes, frozen, recipe_of
 from ldm_core.weights.open import NATIVE, Wanted, open_weights
 
 
@@ -144,8 +144,8 @@ def assemble(
         model = make_model(recipe, catalog, stage)
     load_weights(stage, dict(weights.first_stage), f"{where}, first stage")
     load_weights(model, dict(weights.model), f"{where}, model")
-    _resting(stage.to(place))
-    _resting(model.to(place))
+    frozen(stage.to(place))
+    frozen(model.to(place))
     settle(model, precision)
     return Loaded(recipe, stage, model, catalog, weights=sha256, class_names=weights.class_names)
 

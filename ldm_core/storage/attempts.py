@@ -84,7 +84,7 @@ class _WebStream:
 
 
 def _span(content_range: str, length: int | None) -> tuple[int, int | None]:
-    """Where an answer begins and how long the whole file is; without a range it is the whole file."""
+    """Start of an answer and length of the whole file; without a range it is the whole file."""
     match = re.match(r"bytes (\d+)-\d+/(\d+|\*)", content_range)
     if match is None:
         return 0, length

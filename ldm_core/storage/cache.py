@@ -42,7 +42,7 @@ class DataCache:
         self._touched: dict[Path, float] = {}
 
     def copy(self, file: storage.FileInfo) -> Path | None:
-        """The local copy of `file`, fetched now if need be; None where it is local anyway or larger than the limit.
+        """The local copy of `file`, fetched now if need be; None for a local file, or one larger than the limit.
 
         It is known by URL, size and mark (ETag): a changed file is another one. A query, which may be a signature of
         today, counts where there is no mark. The copy may be removed at any time: open it at once, and ask again where
@@ -60,7 +60,7 @@ class DataCache:
         return target
 
     def recall(self, *key: object) -> bytes | None:
-        """What was kept under `key`; None where nothing was, or it is damaged."""
+        """The value under `key`; None if there is none, or a damaged one."""
         path = self._note(key)
         try:
             data = local.read(path)
@@ -120,8 +120,8 @@ class DataCache:
     # ------------------------------------------------------------------------------------------------ room
 
     def _make_room(self, size: int, part: Path | None = None) -> None:
-        """Remove the least recently used copies where `size` bytes more would pass the limit; `part` is made, empty but
-        of that size, so that other processes count it from now on.
+        """Remove the least recently used copies if `size` bytes more would pass the limit; `part` is made, empty but of
+        that size, so that other processes count it from now on.
 
         How much there is, is counted in a file; files are looked at only when it says that they are too many, which
         also finds what killed processes left.
@@ -165,7 +165,7 @@ class DataCache:
 
     @staticmethod
     def _abandoned(part: Path) -> bool:
-        """Whether the process that fills it is gone: its lock is free."""
+        """True if the process that fills it is gone: its lock is free."""
         if fcntl is None:
             return False
         with contextlib.suppress(OSError), part.with_suffix(".lock").open("ab") as lock:

@@ -1,4 +1,4 @@
-"""What went wrong with a disk or a network: whether it may pass, and how to say it without secrets."""
+"""Failures of a disk or a network: their cause, their chance to pass, their message without secrets."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class TooLargeError(OSError):
 
 
 class OddError(OSError):
-    """What an fsspec filesystem raised that no filesystem should."""
+    """Exceptions of fsspec's filesystems beside those of the network."""
 
 
 class ReplacedError(Exception):
@@ -72,7 +72,7 @@ class ReplacedError(Exception):
 
 
 def from_network(error: BaseException) -> bool:
-    """Whether a library of the network raised it."""
+    """True if a library of the network raised it."""
     return any(kind.__module__.partition(".")[0] in _NETWORK for kind in type(error).__mro__)
 
 
@@ -112,7 +112,7 @@ def status_of(error: BaseException) -> tuple[int, str]:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the same may go well a little later: server errors, slow-downs, broken or stalled connections."""
+    """True for failures that may pass: server errors, slow-downs, broken or stalled connections."""
     if isinstance(error, StorageError):
         return False  # it was tried long enough
     root = root_of(error)
@@ -132,7 +132,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def is_unreached(error: BaseException) -> bool:
-    """Whether no connection was made at all, as to an address that is misspelt."""
+    """True if no connection was made at all, as to a misspelt address."""
     return any(kind.__name__ in _UNREACHED for each in _chain(error)[-2:] for kind in type(each).__mro__)
 
 
@@ -209,7 +209,7 @@ def reason(error: BaseException, url: str) -> str:  # noqa: C901
 
 
 def _said(status: int, code: str, url: str) -> str | None:
-    """What a server's answer means; None where it did not answer, or said that there is no such file."""
+    """Meaning of a server's answer; None for no answer, or for a missing file."""
     if not status and not code:
         return None
     if code == "NoSuchBucket":

@@ -37,7 +37,7 @@ class FileInfo:
 
 
 def exists(url: str | os.PathLike[str]) -> bool:
-    """Whether there is a file or folder."""
+    """True if there is a file or folder."""
     path = local_path(url)
     with reported("look for", url):
         if path is not None:
@@ -50,7 +50,7 @@ def exists(url: str | os.PathLike[str]) -> bool:
 
 
 def is_folder(url: str | os.PathLike[str]) -> bool:
-    """Whether it is a folder (remote: whether anything lies under it)."""
+    """True for a folder (remote: something lies under it)."""
     path = local_path(url)
     with reported("look for", url):
         return local.is_folder(path) if path is not None else remote.is_folder(url)
@@ -220,7 +220,7 @@ def append_text(url: str | os.PathLike[str], text: str) -> None:
 
 
 def expand(url: str | os.PathLike[str]) -> list[str]:
-    """The URLs that a pattern stands for: ``{000000..000003}``, ``{a,b}``, then ``*``, ``?`` and ``[...]``.
+    """The URLs of a pattern: ``{000000..000003}``, ``{a,b}``, then ``*``, ``?`` and ``[...]``.
 
     A name that exists as written is taken as written. StorageError where a pattern matches nothing.
     """

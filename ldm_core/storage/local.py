@@ -63,8 +63,7 @@ def open_file(path: str | os.PathLike[str], buffering: int = -1) -> BinaryIO:
 
 
 def read(path: str | os.PathLike[str], start: int = 0, stop: int | None = None, most: int | None = None) -> bytes:
-    """Bytes start..stop of a regular file; TooLargeError where there are more than `most`, by default those of this
-    machine's memory.
+    """Bytes start..stop of a regular file; TooLargeError above `most`, by default this machine's memory.
 
     What counts is what comes, not the size that the file is said to have: it may grow, or say nothing (``/proc``).
     """
@@ -113,7 +112,7 @@ def memory() -> int:
 
 
 def exists(path: Path) -> bool:
-    """Whether anything lies there; a name that is too long for the disk is that of nothing."""
+    """True if anything lies there; nothing lies at a name too long for the disk."""
     try:
         return path.exists()
     except OSError as error:
@@ -123,7 +122,7 @@ def exists(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether it is a folder, as :func:`exists`."""
+    """True for a folder; as :func:`exists`."""
     try:
         return path.is_dir()
     except OSError as error:
@@ -196,8 +195,8 @@ def _entry(each: os.DirEntry[str]) -> Entry | None:
 
 
 def part_of(target: Path) -> Path:
-    """A hidden name beside ``target`` that no other write has. IrregularError where a pipe, a device or a socket is at
-    ``target``, which a rename would replace."""
+    """A hidden name beside ``target``, unused by any other write. IrregularError for a pipe, a device or a socket at
+    ``target``: a rename would replace it."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if kind := irregular(os.stat(target).st_mode):
             raise IrregularError(f"there is {kind}; only regular files are read and written")

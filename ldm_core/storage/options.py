@@ -1,4 +1,4 @@
-"""Which server, whose credentials, how long to wait: the settings of storage, and fsspec's filesystems under them.
+"""Settings of storage (server, waiting times, tries), and fsspec's filesystems under them.
 
 Credentials are never among the settings. They come from where every S3 tool looks (``AWS_ACCESS_KEY_ID`` and its
 like, ``~/.aws``, a machine's role) or from fsspec's own ``FSSPEC_S3_*``; the address too may come from
@@ -27,7 +27,7 @@ from ldm_core.storage.paths import local_path, protocol, short
 S3 = ("s3", "s3a")
 WEB = ("http", "https")
 VARIABLE = "LDM_STORAGE"
-"""Where :func:`configure` leaves the settings for the processes that are started from this one (JSON)."""
+"""Environment variable with the settings for processes started from this one (JSON)."""
 _SECRET = ("key", "secret", "token", "password", "passwd", "username", "user", "credential", "client_kwargs")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "http": "s3", "https": "s3"}  # protocol -> the extra of ldm-core that brings it
 
@@ -57,7 +57,7 @@ def secrets_among(given: Mapping[str, Any]) -> list[str]:
 
 
 def filesystem(url: str | os.PathLike[str]) -> tuple[Any, str]:
-    """The fsspec filesystem of ``url`` and the path in it; an error names the package that is missing.
+    """The fsspec filesystem of ``url`` and the path in it; an error names the missing package.
 
     Ask for it anew in each process: it belongs to a thread that a forked child does not have, and fsspec keeps one for
     each process. It keeps no listings: what another process writes or removes is seen at once.
@@ -107,7 +107,7 @@ def _opened(name: str, text: str, keywords: Mapping[str, Any]) -> tuple[Any, str
 
 
 def _lacking(name: str, text: str, given: Mapping[str, Any]) -> list[str]:
-    """What a filesystem must be told and is not; made all the same, one may even complain when it is thrown away."""
+    """The option that a filesystem lacks; made all the same, one may even complain when it is thrown away."""
     import fsspec
 
     kind = fsspec.get_filesystem_class(name)
@@ -157,7 +157,7 @@ def _web(settings: StorageSettings, conf: Mapping[str, Any]) -> dict[str, Any]:
 
 @attrs.frozen(kw_only=True)
 class StorageSettings:
-    """How remote files are reached. Credentials are never set here: they come from the environment or a profile."""
+    """Settings of remote access. Credentials are never set here: they come from the environment or a profile."""
 
     endpoint_url: str = attrs.field(
         default="",

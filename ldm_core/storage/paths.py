@@ -26,13 +26,13 @@ def protocol(url: str) -> str:
 
 
 def is_name(text: object) -> bool:
-    """Whether it is the name of a file in a folder, and no way to another place."""
+    """True for the name of a file in a folder, false for a way to another place."""
     return isinstance(text, str) and text not in ("", ".", "..") and not any(c in text for c in "/\\:\0")
 
 
 def local_path(url: str | os.PathLike[str]) -> Path | None:
-    """The path of a local URL or path (``~`` expanded), or None for anything remote; StorageError where no path can be
-    called that: a NUL, half a character, a name that is too long (a pattern's may be)."""
+    """The path of a local URL or path (``~`` expanded), or None for anything remote; StorageError for an impossible
+    path: a NUL, half a character, a name that is too long (a pattern's may be)."""
     text = os.fspath(url)
     if protocol(text) not in ("file", "local"):
         return None
@@ -142,6 +142,6 @@ def short(url: str | os.PathLike[str]) -> str:
 
 
 def is_glob(url: str) -> bool:
-    """Whether ``*``, ``?`` or ``[...]`` make a pattern of it."""
+    """True if ``*``, ``?`` or ``[...]`` make a pattern of it."""
     # A question mark starts the query of a web address.
     return any(sign in url for sign in ("*", "[")) or ("?" in url and protocol(url) not in ("http", "https"))

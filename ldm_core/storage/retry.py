@@ -38,14 +38,14 @@ class StorageWarning(UserWarning):
 
 
 class _Known:
-    """What this process has seen: servers that answered, and when it last warned."""
+    """State of this process: the servers that answered, and the time of the last warning."""
 
     def __init__(self) -> None:
         self.reached: set[str] = set()
         self.warned = float("-inf")
 
     def may_warn(self, now: float) -> bool:
-        """Whether it is time for another warning; a thousand reads that fail together make one line."""
+        """True if it is time for another warning; a thousand reads that fail together make one line."""
         if now - self.warned < _QUIET:  # no lock: a fork would copy it as it is; a second line now and then is no harm
             return False
         self.warned = now
@@ -61,7 +61,7 @@ def retrying(
     attempt: Callable[[], T],
     progress: Callable[[], int] | None = None,
 ) -> T:
-    """The result of `attempt`, which is repeated while it fails with what may pass.
+    """The result of `attempt`, repeated while it fails with a passing failure.
 
     `progress` counts what failed attempts have achieved (bytes of a read that goes on where it broke); attempts that
     achieve something are not counted against ``retries``, only against ``time_limit``. What does not pass is raised

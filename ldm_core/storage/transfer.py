@@ -85,7 +85,7 @@ class RemoteFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Where the next byte is read."""
+        """Offset of the next byte."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -172,7 +172,8 @@ def entries(url: str | os.PathLike[str], *, recursive: bool) -> list[dict[str, A
 
 
 def is_marker(entry: Mapping[str, Any]) -> bool:
-    """Whether an object stands for a folder, as browsers of S3 make them: no bytes, and a name that ends with a "/"."""
+    """True if an object stands for a folder, as browsers of S3 make them: no bytes, and a name with a "/" at its
+    end."""
     return str(entry["name"]).endswith("/") and not entry.get("size")
 
 
@@ -205,7 +206,7 @@ def _web_details(fs: Any, inner: str) -> dict[str, Any]:
 
 
 def is_folder(url: str | os.PathLike[str]) -> bool:
-    """Whether anything lies under a remote URL."""
+    """True if anything lies under a remote URL."""
     fs, inner = filesystem(url)
 
     def attempt() -> bool:

@@ -41,7 +41,7 @@ class Upload:
 
     @property
     def place(self) -> dict[str, str]:
-        """What S3 calls it."""
+        """Name in S3's answers."""
         return {"Bucket": self.bucket, "Key": self.key}
 
     def slice(self, start: int, length: int) -> bytes | memoryview:
@@ -53,8 +53,8 @@ class Upload:
             return file.read(length)
 
     def found(self, mark: str) -> Literal["ours", "other", "none", "hidden"]:
-        """What lies there now, whose ETag is `mark` where it is ours and the storage makes it of MD5s; "hidden" where
-        it may be written and not looked at."""
+        """The object there now. Its ETag is `mark` if it is ours and the storage makes it of MD5s; "hidden" if it may
+        be written and not read."""
         try:
             there = self.fs.call_s3("head_object", **self.place)
         except FileNotFoundError:

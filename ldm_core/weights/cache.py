@@ -20,7 +20,7 @@ FOLDER = "LDM_CACHE"
 
 
 def folder() -> str:
-    """Where copies lie."""
+    """Folder of the copies."""
     return os.environ.get(FOLDER) or str(Path("~/.cache/ldm-core/weights").expanduser())
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BROUGHT = ("ldm-plugin-compvis", "ldm-plugin-diffusers")
 """First-party distributions with codecs, for the answer where nothing knows a file."""
 _FAULTS = (KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError, ArithmeticError)
-"""What a codec may stumble over in a file that is not what it seemed."""
+"""Exceptions of a codec at a file other than it seemed."""
 
 
 def make_codec(name: str, catalog: Catalog, options: Mapping[str, Any] = EMPTY) -> Codec:
@@ -54,7 +54,7 @@ def codec_names(catalog: Catalog) -> list[str]:
 def recognise(
     source: Source, catalog: Catalog, codec: str = "", options: Mapping[str, Any] = EMPTY
 ) -> tuple[str, Codec, Recognised]:
-    """Which codec knows `source`, and what it says of it; `codec` asks that one alone, with its `options`.
+    """The codec that knows `source`, and its answer; `codec` asks that one alone, with its `options`.
 
     Raises CheckpointError where none does, saying what was seen and what is installed; ConfigError where several do.
     A codec that fails is named: in the error, or in the notes of the one that succeeds.
@@ -89,7 +89,7 @@ def recognise(
 
 
 def _own_options(name: str, catalog: Catalog, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Of options that were given for whichever codec it will be, those that this one has."""
+    """Options of this codec, out of those given for any of them."""
     entry, _ = catalog.get("codec", name)
     fields = {field.name for field in attrs.fields(entry.component.config)}
     return {key: value for key, value in options.items() if key in fields}
@@ -107,13 +107,13 @@ def _nothing_found(source: Source, where: str, codec: str, failed: Mapping[str, 
     lacking = [d for d in BROUGHT if d not in {e.distribution for e in catalog if e.component.kind == "codec"}]
     more = f"; others come with: pip install {' '.join(lacking)}" if lacking else ""
     return (
-        f"{where}: no codec knows these weights{_kin(source)}; it holds {seen(source)} "
+        f"{where}: no codec knows these weights{_addition_note(source)}; it holds {seen(source)} "
         f"(codecs: {', '.join(names)}{more})"
     )
 
 
-def _kin(source: Source) -> str:
-    """What people take for a model and is an addition to one, in words; "" for all else."""
+def _addition_note(source: Source) -> str:
+    """Words for an addition to a model that people take for a model; "" for all else."""
     if source.folder:
         return ""
     names = source.tensors().infos
@@ -183,7 +183,7 @@ def read(
 def read_with(
     name: str, codec: Codec, found: Recognised, source: Source, catalog: Catalog, partial: bool = False
 ) -> ModelWeights:
-    """:func:`read` once it is known with which codec, and what that one says."""
+    """:func:`read` with a known codec and its answer."""
     where = storage.shown(source.url)
     require_settings(found.recipe, source.given, catalog)
     try:

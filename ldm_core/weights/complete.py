@@ -67,7 +67,7 @@ def _as_trained(part: ConditionerPart, plain: Any) -> ConditionerPart:
 
 
 def build_part(weights: ModelWeights, catalog: Catalog) -> nn.Module:
-    """The first stage, denoiser or conditioner that `weights` hold by themselves, filled strictly, in eval mode.
+    """The first stage, denoiser or conditioner held by `weights`, filled strictly, in eval mode.
 
     Raises CheckpointError where names or shapes are not those of the part that the recipe names.
     """
@@ -83,24 +83,24 @@ def build_part(weights: ModelWeights, catalog: Catalog) -> nn.Module:
         with held_to(_shapes(weights.first_stage), "first stage"), unfilled():
             built: Any = make_first_stage(recipe, catalog)
         load_weights(built, dict(weights.first_stage), "first stage")
-        return _resting(built)
+        return frozen(built)
     latent = weights.latent or recipe.first_stage.config.latent
     site = Site(size=_size_of(recipe, latent), channels=recipe.image_channels, latent=latent)
-    part, prefix, kind = _lone_part(weights, recipe)
+    part, prefix, kind = _single_part(weights, recipe)
     if kind == "denoiser":
         specs = {c.name: c.config.spec(latent) for c in recipe.conditioners}
         site = attrs.evolve(site, cond=weights.cond if weights.cond is not None else CondSpec.merge(specs))
     with held_to(_shapes(weights.model), kind), unfilled():
         built = make(part, site, catalog)
     load_weights(built, {k.removeprefix(prefix): v for k, v in weights.model.items() if k.startswith(prefix)}, kind)
-    return _resting(built)
+    return frozen(built)
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _lone_part(weights: ModelWeights, recipe: Recipe) -> tuple[Part, str, str]:
+def _single_part(weights: ModelWeights, recipe: Recipe) -> tuple[Part, str, str]:
     assert weights.model is not None
     if any(name.startswith("denoiser.") for name in weights.model):
         return recipe.denoiser, "denoiser.", "denoiser"
@@ -117,5 +117,6 @@ def _size_of(recipe: Recipe, latent: LatentSpec) -> tuple[int, ...]:
     )
 
 
-def _resting(module: Any) -> Any:
+def frozen(module: Any) -> Any:
+    """`module` in eval mode, without gradients."""
     return module.eval().requires_grad_(False)

@@ -19,7 +19,7 @@ from ldm_core.recipe.artifacts import Find
 from ldm_core.storage.failures import reported
 
 _FORMAT = 1
-"""Of the files made here: raised where the same source would come out otherwise."""
+"""Version of the files made here: raised when the same source would come out otherwise."""
 _DONE: dict[tuple[object, ...], str] = {}
 """Conversions of this process by what was converted, so that a file is not hashed at each question."""
 
@@ -35,7 +35,7 @@ def finder(catalog: Catalog) -> Find:
 
 def converted(url: str, name: str, catalog: Catalog) -> str:
     """The path of the file `name` (``first_stage.safetensors``, ``model.safetensors``) made of the foreign weights at
-    `url`; made now where it was never made before.
+    `url`, now or earlier.
 
     Raises what reading raises, ConfigError with the command that converts by hand while something is unknown, and
     CheckpointError where the weights hold no such part.
@@ -54,7 +54,7 @@ def converted(url: str, name: str, catalog: Catalog) -> str:
 
 
 def _mark(url: str) -> tuple[object, ...] | None:
-    """What tells whether the content at `url` is the same as before; None = not known."""
+    """Mark of the content at `url`, the same while it is unchanged; None = not known."""
     path = storage.local_path(url)
     if path is None:
         with contextlib.suppress(LDMError):

@@ -1,4 +1,4 @@
-"""What files of weights are, from their structure and the bytes of their values: nothing is run, no torch imported."""
+"""Description of files of weights by their structure and values: nothing is run, no torch imported."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def file_facts(name: str, file: TensorFile) -> dict[str, Any]:
 
 
 def _values(file: TensorFile) -> dict[str, Any]:
-    """Which tensors hold values that are not finite, and how many; why, where not all of them can be read."""
+    """Names and number of tensors with values that are not finite; the reason, if not all of them can be read."""
     try:
         return {"not_finite": {name: each.count for name, each in bad_in_file(file).items()}}
     except LDMError as error:
@@ -111,7 +111,7 @@ def _shared(head: str, names: Sequence[str]) -> str:
 
 
 def recognised(source: Source, catalog: Catalog, codec: str = "", options: Mapping[str, Any] = EMPTY) -> dict[str, Any]:
-    """What the installed codecs say, as plain values; ``{"error": ...}`` where none knows these weights."""
+    """Answers of the installed codecs as plain values; ``{"error": ...}`` if none knows these weights."""
     from ldm_core.weights.codecs import recognise
 
     try:

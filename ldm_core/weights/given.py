@@ -1,4 +1,4 @@
-"""What a user says of foreign weights, held to the types of the parts before a codec computes with it."""
+"""Settings given for foreign weights, checked against the parts' types before a codec computes with them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _OF_THE_CORE = ("use", "name", "dropout", "train", "weights", "sha256")
 
 
 def require_settings(recipe: Mapping[str, Any], given: Mapping[str, Any], catalog: Catalog) -> None:
-    """:class:`ConfigError` with a line for each setting of `given` that its part in `recipe`, what a codec recognised
-    with `given` on top, cannot have. Parts that are not installed are left to their own error."""
+    """:class:`ConfigError` with a line for each setting of `given` that its part in `recipe` cannot have; the recipe is
+    a codec's answer with `given` on top. Parts that are not installed are left to their own error."""
     problems: list[str] = []
     for key in given:
         value = recipe.get(key, given[key])

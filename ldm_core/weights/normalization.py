@@ -20,8 +20,8 @@ def shortest_inverse(value: float) -> float:
 
 
 def factor_of(mean: Tensor, std: Tensor) -> float | None:
-    """The scale factor s whose inverse is every channel's std, the shortest number that gives it back to the bit; None
-    where the channels differ or their mean is not 0."""
+    """The scale factor s of channels with one std and mean 0: its inverse is the std, the shortest number that gives it
+    back to the bit; else None."""
     value = std[0].item()
     if bool((mean != 0).any()) or bool((std != std[0]).any()) or not 0 < value < math.inf:
         return None

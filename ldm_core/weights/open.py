@@ -32,7 +32,7 @@ _CODEC = "codec"
 
 @attrs.frozen(kw_only=True)
 class Wanted:
-    """What a user says of weights beside their place.
+    """Settings of a user for weights, beside their place.
 
     `codec`: ask this one alone. `given`: plain recipe values that overrule what is recognised. `options`: those of the
     codec (``{"ema": False}``). `sha256`: the hash that the file must have. `first_stage`: path or URL of one, for a
@@ -65,13 +65,13 @@ class Wanted:
 
     @property
     def says_nothing(self) -> bool:
-        """Whether weights of our own could be read by their header alone."""
+        """True if the header alone is enough to read weights of our own."""
         return not (self.given or self.options or self.first_stage or self.partial) and self.codec in ("", NATIVE)
 
 
 @attrs.frozen(kw_only=True)
 class Opened:
-    """Weights that were read: by which `codec`, what it said, and `sha256`, the hash of what was read."""
+    """Weights as read: the `codec`, its answer, and `sha256`, the hash of the bytes."""
 
     url: str
     codec: str
@@ -86,7 +86,7 @@ def open_weights(url: str, catalog: Catalog, wanted: Wanted | None = None) -> Op
     place, beside = _of_our_own(url) if wanted.codec in ("", NATIVE) and is_native(url) else (url, "")
     source = open_source(place, wanted.given, sha256=wanted.sha256)
     name, codec, found = recognise(source, catalog, wanted.codec, wanted.options)
-    _all_taken(name, wanted, catalog)
+    _require_options(name, wanted, catalog)
     require_known(found, source.url)
     weights = read_with(name, codec, found, source, catalog, wanted.partial)
     opened = Opened(url=storage.shown(url), codec=name, found=found, weights=weights, sha256=source.sha256())
@@ -100,7 +100,7 @@ def open_weights(url: str, catalog: Catalog, wanted: Wanted | None = None) -> Op
 
 
 def _of_our_own(url: str) -> tuple[str, str]:
-    """Where our files are opened, and the first stage beside a model's file, where that is another place."""
+    """Place to open of our files, and the place of the first stage beside a model's file, if it is another."""
     if not url.endswith(".safetensors"):
         _require_pair(storage.join(url, artifacts.MODEL_FILE), storage.join(url, artifacts.STAGE_FILE))
         return url, ""
@@ -119,7 +119,7 @@ def _require_pair(model: str, stage: str) -> None:
         artifacts.require_first_stage(artifacts.read_header(model, "model", sha256="unread"), stage)
 
 
-def _all_taken(name: str, wanted: Wanted, catalog: Catalog) -> None:
+def _require_options(name: str, wanted: Wanted, catalog: Catalog) -> None:
     """ConfigError for an option that the codec, found by asking all of them, does not have."""
     entry, _ = catalog.get("codec", name)
     fields = [field.name for field in attrs.fields(entry.component.config)]

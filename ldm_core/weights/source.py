@@ -127,7 +127,7 @@ class OpenedSource(ABC):
         return data
 
     def sha256(self) -> str:
-        """Of the file, or of what was asked for of the folder; see :meth:`ldm_core.contracts.codec.Source.sha256`."""
+        """Hash of the file, or of the folder's requested files; see :meth:`ldm_core.contracts.codec.Source.sha256`."""
         if not self.folder:
             path = self._path("")
             return "" if path is None else self._hash(path)
@@ -149,7 +149,7 @@ class OpenedSource(ABC):
         return path
 
     def _sized(self, name: str, limit: int | None) -> Path | None:
-        """As `_file`; what is larger than `limit` bytes may be left where it is, if that is an error."""
+        """As `_file`; a file larger than `limit` bytes may stay remote, if that is an error."""
         return self._file(name)
 
     def _shown(self, name: str) -> str:
@@ -174,7 +174,7 @@ class LocalSource(OpenedSource):
 
     @cached_property
     def names(self) -> Sequence[str]:  # type: ignore[override]
-        """Of a folder, the files in it; of a file, those beside it, the first thousands."""
+        """Files in a folder; for a file, those beside it, the first thousands."""
         root = self.path if self.folder else self.path.parent
         with reported("list", self.url):
             found = (p.relative_to(root).as_posix() for p in root.glob("**/*" if self.folder else "*") if p.is_file())
@@ -216,7 +216,7 @@ class RemoteSource(OpenedSource):
 
     @cached_property
     def names(self) -> Sequence[str]:  # type: ignore[override]
-        """Of a folder, the files in it; of a file, those beside it."""
+        """Files in a folder; for a file, those beside it."""
         return tuple(self._listing)
 
     def _file(self, name: str) -> Path | None:
@@ -243,7 +243,7 @@ class RemoteSource(OpenedSource):
 
 
 def _indices(name: str) -> tuple[str, ...]:
-    """What the index of a file in pieces may be called: of ``m.fp16.bin``, ``m.bin.index.fp16.json`` too."""
+    """Possible names of the index of a file in pieces: for ``m.fp16.bin``, ``m.bin.index.fp16.json`` too."""
     stem, dot, suffix = name.rpartition(".")
     plain, second, variant = stem.rpartition(".")
     names = [f"{name}.index.json"]

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-"""What weights may be stored in, and torch's word for it."""
+"""Types of stored weights, and torch's word for them."""
 _FIXED = ("latent_mean", "latent_std")
-"""Of a first stage, the scale of its latents: it keeps its precision in every type of number."""
+"""Scale of a first stage's latents: it keeps its precision in every type of number."""
 
 
 def complete(weights: ModelWeights, catalog: Catalog) -> ModelWeights:
-    """`weights` with a recipe that says every field of every part, as a codec is handed it to write.
+    """`weights` with a recipe of every field of every part, as a codec is handed it to write.
 
     A conditioner that names the files of its tokenizer, and whose weights came without it, gets what they say: what is
     written needs those files no more. Raises what reading them raises.
@@ -96,8 +96,8 @@ def as_dtype(weights: ModelWeights, name: str) -> ModelWeights:
 
 
 def require_free(target: str, force: bool, sources: tuple[str, ...] = ()) -> None:
-    """ConfigError where something is at `target` already and `force` is not given, or where replacing it would take
-    one of the `sources`, or the folder that we are in, with it."""
+    """ConfigError if `target` is taken and `force` is not given, or if replacing it would remove one of the `sources`,
+    or the current folder."""
     shown = storage.shown(target)
     if not target.strip():
         raise ConfigError("DST: empty; give a path or URL")
@@ -140,24 +140,23 @@ def require_room(target: str, weights: ModelWeights) -> None:
 
 
 def put(written: Written, target: str, *, keep: bool = False) -> list[tuple[str, int]]:
-    """Write what a codec made at `target`, in place of what is there; (URL, bytes) of each file. With `keep`, a local
-    folder that another process made meanwhile stays.
+    """Write a codec's files at `target`, in place of earlier ones; (URL, bytes) of each file. With `keep`, a local
+    folder made meanwhile by another process stays.
 
     Locally a folder comes whole, by renaming; remotely what was there goes first, and the file that makes the rest
     valid comes last. A writing that fails leaves nothing behind.
     """
     if list(written.files) == [""]:
         data = written.files[""]()
-        beside = _beside(written, target)
+        beside = _write_beside(written, target)
         storage.atomic_write(target, data)
         return [(target, len(data)), *beside]
     path = storage.local_path(target)
     return _put_local(written, path, keep) if path is not None else _put_remote(written, target)
 
 
-def _beside(written: Written, target: str) -> list[tuple[str, int]]:
-    """Write the files beside a format of one file; ConfigError where one is there and is not that of a file that is
-    replaced."""
+def _write_beside(written: Written, target: str) -> list[tuple[str, int]]:
+    """Write the files beside a format of one file; ConfigError for a file there that belongs to no replaced one."""
     folder, slash, _ = target.rpartition("/")
     sizes: list[tuple[str, int]] = []
     for name, content in written.beside.items():

@@ -21,8 +21,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ldm_core import load
+from ldm_core.builtin.readers.config import TarConfig
 from ldm_core.builtin.readers.tar import TarDataset
-from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.contracts import Site
 from ldm_core.data import images
 from ldm_core.data.geometry import fit

@@ -20,8 +20,8 @@ import torch
 from s3_server import Fault, FaultProxy, Request, fault_proxy, s3_server
 
 from ldm_core import storage
+from ldm_core.builtin.readers.config import TarConfig
 from ldm_core.builtin.readers.tar import TarDataset
-from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.contracts import Site
 from ldm_core.data import images
 from ldm_core.errors import StorageError

@@ -24,8 +24,8 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm_core.builtin.readers.config import TarConfig
 from ldm_core.builtin.readers.tar import TarDataset
-from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.contracts import Site
 from ldm_core.recipe.settings import DataSettings
 from ldm_core.training.engine import world as worlds

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from ldm_core.builtin.readers.config import FolderConfig
 from ldm_core.builtin.readers.folder import FolderDataset
-from ldm_core.builtin.readers.folder_config import FolderConfig
 from ldm_core.contracts import Site
 from ldm_core.data import images
 from ldm_core.data.mixture import Mixture

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ldm_core.builtin.readers.config import FolderConfig, TarConfig
 from ldm_core.builtin.readers.folder import FolderDataset, split_path
-from ldm_core.builtin.readers.folder_config import FolderConfig
 from ldm_core.builtin.readers.tar import TarDataset
-from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.cli.inputs import read_inputs
 from ldm_core.contracts import Site
 from ldm_core.data import images

@@ -14,10 +14,9 @@ import pytest
 from PIL import Image
 from training_runs import TINY
 
+from ldm_core.builtin.readers.config import FolderConfig, TarConfig
 from ldm_core.builtin.readers.folder import FolderDataset
-from ldm_core.builtin.readers.folder_config import FolderConfig
 from ldm_core.builtin.readers.tar import TarDataset
-from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import Site
 from ldm_core.data import images

@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 
 from ldm_core import storage
+from ldm_core.builtin.readers.config import FolderConfig, TarConfig
 from ldm_core.builtin.readers.folder import FolderDataset
-from ldm_core.builtin.readers.folder_config import FolderConfig
 from ldm_core.builtin.readers.tar import TarDataset
-from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.contracts import Site
 from ldm_core.data import images
 from ldm_core.errors import ConfigError, StorageError

@@ -232,7 +232,7 @@ def test_importing_storage_loads_nothing_heavy() -> None:
         "import sys\n"
         "from ldm_core import storage\n"
         "from ldm_core.data import geometry, images\n"
-        "from ldm_core.builtin.readers import folder_config, tar_config\n"
+        "from ldm_core.builtin.readers import config\n"
         "from ldm_core.builtin.shapes import config\n"
         "print([m for m in ('torch', 's3fs', 'fsspec', 'PIL') if m in sys.modules])"
     )

@@ -12,8 +12,8 @@ import pytest
 from s3_server import s3_bucket
 
 from ldm_core import storage
+from ldm_core.builtin.readers.config import TarConfig
 from ldm_core.builtin.readers.tar import TarDataset
-from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.contracts import Site
 from ldm_core.data import images
 from ldm_core.errors import StorageError

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ldm_core.builtin.readers.config import FolderConfig
 from ldm_core.builtin.readers.folder import FolderDataset
-from ldm_core.builtin.readers.folder_config import FolderConfig
 from ldm_core.contracts import Site
 from ldm_core.data import images
 from ldm_core.data.records.dataset import RecordDataset

@@ -109,7 +109,7 @@ class VPConfig:
 
     @property
     def zero_terminal_alpha(self) -> bool:
-        """Whether alpha is 0 at the last time, where an eps prediction says nothing of x0."""
+        """True if alpha is 0 at the last time; there, an eps prediction says nothing of x0."""
         return self.alphas_cumprod()[-1] <= 0.0
 
 
@@ -198,7 +198,7 @@ class SimpleConfig:
 
     @property
     def needs_table(self) -> bool:
-        """Whether it is defined on the levels of a table alone."""
+        """True if it is defined on the levels of a table alone."""
         return self.elbo_weight > 0 or self.learn_logvar
 
 
@@ -261,7 +261,7 @@ class LegacyConfig:
         return found
 
     def problem(self, table_steps: int | None, steps: int) -> str | None:
-        """What is wrong with `steps` on a table of `table_steps` (None: continuous); None if nothing is."""
+        """The mistake in `steps` on a table of `table_steps` (None: continuous); None if there is none."""
         if table_steps is None:
             return "the time grid 'legacy' needs a table schedule; use trailing, leading or linspace"
         possible = self.possible(table_steps)
@@ -303,7 +303,7 @@ class LeadingConfig:
         return [i * stride + offset for i in reversed(range(steps))]
 
     def problem(self, table_steps: int | None, steps: int) -> str | None:
-        """What is wrong with `steps` on a table of `table_steps` (None: continuous); None if nothing is."""
+        """The mistake in `steps` on a table of `table_steps` (None: continuous); None if there is none."""
         found = _range_problem(table_steps, steps)
         if found or self.final == "data":
             return found
@@ -330,7 +330,7 @@ class TrailingConfig:
         return [round(table_steps - i * step) - 1 for i in range(steps)]
 
     def problem(self, table_steps: int | None, steps: int) -> str | None:
-        """What is wrong with `steps` on a table of `table_steps` (None: continuous); None if nothing is."""
+        """The mistake in `steps` on a table of `table_steps` (None: continuous); None if there is none."""
         return _range_problem(table_steps, steps)
 
 
@@ -348,5 +348,5 @@ class LinspaceConfig:
         return [round(i * step) for i in reversed(range(steps))]
 
     def problem(self, table_steps: int | None, steps: int) -> str | None:
-        """What is wrong with `steps` on a table of `table_steps` (None: continuous); None if nothing is."""
+        """The mistake in `steps` on a table of `table_steps` (None: continuous); None if there is none."""
         return _range_problem(table_steps, steps)

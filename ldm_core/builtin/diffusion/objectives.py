@@ -100,7 +100,7 @@ class SimpleObjective(Objective, nn.Module):
 
 
 def bound_weights(model: DiffusionModel, t: Tensor) -> Tensor:
-    """What the variational bound weighs the squared error of F with, at whole t (B,) of a table; (B,) float64.
+    """Weight of F's squared error in the variational bound, at whole t (B,) of a table; (B,) float64.
 
     (snr(t - 1) - snr(t)) / 2 for the error of x0 (Kingma et al. 2021, equation 13), c_out² times that for F; for eps
     it is the published beta² / (2 var alpha_t (1 - alpha²)), with var that of the posterior (Ho et al. 2020, equation

@@ -1,4 +1,4 @@
-"""What the network F predicts: x0 = c_skip x + c_out F(c_in x), for x = alpha x0 + sigma eps of any schedule.
+"""Meanings of the network's output F: x0 = c_skip x + c_out F(c_in x), for x = alpha x0 + sigma eps of any schedule.
 
 c_in = 1 / sqrt(alpha² + sigma²) keeps the network's input at unit variance; it is 1 on a variance-preserving
 schedule.

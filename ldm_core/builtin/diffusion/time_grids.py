@@ -1,4 +1,4 @@
-"""Where a sampler evaluates the schedule: published choices of table entries, or even times.
+"""Levels at which a sampler evaluates the schedule: published choices of table entries, or even times.
 
 A schedule that is a table says so by an attribute `table_steps`, T; table index i is level t = i + 1. On a
 continuous schedule every grid but the legacy one is even in t, from t_max to 0.

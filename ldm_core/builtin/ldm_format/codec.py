@@ -32,7 +32,7 @@ class LdmCodec(Codec):
         self.alone = config.alone
 
     def recognise(self, source: Source) -> Recognised | None:
-        """What the headers say; None without our metadata."""
+        """Read the headers; None without our metadata."""
         found = _headers(source)
         if not found:
             return None

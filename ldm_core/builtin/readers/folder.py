@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from ldm_core import storage
-from ldm_core.builtin.readers.folder_config import FolderConfig
+from ldm_core.builtin.readers.config import FolderConfig
 from ldm_core.contracts import Site
 from ldm_core.data.records.dataset import RecordDataset
 from ldm_core.data.records.folder_layout import (
@@ -166,7 +166,7 @@ class FolderStore:
         return None
 
     def notes(self) -> str:
-        """What of the folder is not read, for the line that describes the data."""
+        """Unread files of the folder, for the line that describes the data."""
         links = self._linked_folders()
         followed = f"{len(links)} links to folders followed ({links[0]})" if links else ""
         return "; ".join(filter(None, [followed, self.left_out.text()]))
@@ -204,7 +204,7 @@ class FolderStore:
 
 
 def _prefix(root: str) -> str:
-    """What listed URLs have before their path inside ``root``; listings may spell the root another way."""
+    """Prefix of listed URLs before their path inside ``root``; listings may spell the root another way."""
     path = storage.local_path(root)
     if path is not None:
         return str(path.absolute()).rstrip("/") + "/"

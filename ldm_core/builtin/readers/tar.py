@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm_core import storage
-from ldm_core.builtin.readers.tar_config import TarConfig
+from ldm_core.builtin.readers.config import TarConfig
 from ldm_core.builtin.readers.tar_index import Part, find_shards, index_shard, packed, unpacked
 from ldm_core.contracts import Site
 from ldm_core.data.records.dataset import RecordDataset
@@ -62,7 +62,7 @@ class TarStore:
         self._count_further_pictures({text.lower().lstrip(".") for text in config.read.values()})
 
     def _count_further_pictures(self, used: set[str]) -> None:
-        """Of several pictures of a sample one is read, unless `used` names others."""
+        """One picture of a sample is read, unless `used` names others."""
         for sample in self.samples:
             if len(found := sample.parts.keys() & _PICTURES) > 1:
                 first = min(found, key=PICTURES.index)
@@ -166,7 +166,7 @@ class TarStore:
         return storage.read_bytes(url) if storage.exists(url) else None
 
     def notes(self) -> str:
-        """What of the tars is not read."""
+        """Unread files of the tars."""
         return self.left_out.text()
 
     def digest(self, former: bool = False) -> str:

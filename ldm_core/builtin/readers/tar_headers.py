@@ -62,7 +62,7 @@ class _Header:
 
 
 def members(file: IO[bytes], size: int, where: str) -> Iterator[Member]:
-    """The files of a tar of `size` bytes, in its order; where tars were put together, those of all of them.
+    """The files of a tar of `size` bytes, in its order; of joined tars, those of all of them.
 
     DataError, naming `where` and the place, where it is cut off, damaged, compressed, or holds anything but plain files
     and folders with names inside of it.
@@ -131,7 +131,7 @@ def _end(
 
 
 def _words(file: IO[bytes], header: _Header, place: int, size: int, where: str) -> bytes:
-    """What a header says of the next one; refused, before it is read, where it is far too long."""
+    """Content of a header about the next one; refused, before it is read, if it is far too long."""
     if not 0 <= header.size <= MOST_HEADER:
         raise DataError(
             f"{where}: refused: a name or other words of {header.size:,} bytes in its headers, at most "

@@ -1,4 +1,4 @@
-"""What lies where in WebDataset tars: shards by URL and split, members by header, unsafe and damaged ones refused."""
+"""Index of WebDataset tars: shards by URL and split, members by header, unsafe and damaged ones refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MEANS = {"valid": "val", "validation": "val", "dev": "val"}
 
 @attrs.frozen(slots=True)
 class Part:
-    """Where a member's bytes are: number of the shard, offset and size in it."""
+    """Place of a member's bytes: number of the shard, offset and size in it."""
 
     shard: int
     offset: int
@@ -30,8 +30,8 @@ class Part:
 
 
 def find_shards(url: str, split: str) -> tuple[list[str], list[str]]:
-    """The shards that ``url`` (a tar, a pattern, a folder) stands for, of ``split`` where names say it, and those
-    that are passed over as their names say no split beside others that do."""
+    """The shards of ``url`` (a tar, a pattern, a folder) and ``split``, and those passed over because their names lack
+    a split beside others that have one."""
     found: list[str] = []
     for each in storage.expand(url):
         if each.lower().endswith(".tar"):

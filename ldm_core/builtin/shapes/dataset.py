@@ -82,7 +82,7 @@ class ShapesDataset:
         return self.config.scenes if self.config.split == "train" else self.config.val_scenes
 
     def scene(self, index: int) -> Scene:
-        """What example ``index`` shows."""
+        """The scene of example ``index``."""
         index = range(len(self))[index]
         config = self.config
         return draw_scene(
@@ -141,7 +141,7 @@ class HeldOutPrompt:
     colour: str
     shape: str
     held_out_pair: bool
-    """Whether the pair never occurs in train (otherwise only the scene is new)."""
+    """True if the pair never occurs in train (otherwise only the scene is new)."""
     index: int
     """The example's index in the val split with ``max_objects`` 1 (``held_out_scenes``)."""
 

@@ -33,7 +33,7 @@ EXTENTS: dict[str, tuple[float, float, float, float]] = {
 
 
 def inside(shape: str, y: _Array, x: _Array) -> NDArray[np.bool_]:
-    """Which points lie in the shape; ``y``, ``x`` are in diameters from its centre, y downwards."""
+    """Mask of the points in the shape; ``y``, ``x`` are in diameters from its centre, y downwards."""
     if shape == "circle":
         return np.asarray(x * x + y * y <= 0.25)
     left, top, right, bottom = EXTENTS[shape]
@@ -103,7 +103,7 @@ def draw_segmentation(scene: Scene, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def draw_mask(numbers: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(h, w) mask that nine uniforms stand for: 255 in one hole, 0 elsewhere.
+    """(h, w) mask made of nine uniforms: 255 in one hole, 0 elsewhere.
 
     Half of them are boxes whose sides are 0.25 to 0.6 of the picture's, half are blobs: a circle of diameter 0.3 to 0.6
     of the short side whose edge is bent by two waves. The hole lies inside the picture.

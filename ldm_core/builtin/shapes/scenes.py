@@ -1,4 +1,4 @@
-"""What a ``shapes`` scene is made of, how one is drawn by lot and worded. Needs numpy only."""
+"""Scenes of ``shapes``: their parts, their random draw and their wording. Needs numpy only."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ _FACTS = 3 * len(CLASS_NAMES) + len(_BACKGROUNDS)
 
 
 def embedding(scene: Scene) -> NDArray[np.float32]:
-    """(768,) of length 1: which classes are there, where, and on what, spread over all numbers by fixed signs.
+    """(768,) of length 1: classes, places and background, spread over all numbers by fixed signs. It says all of a
+    scene but sizes and shades, and a linear map gets it back.
 
     It says all of a scene but sizes and shades, and a linear map gets it back.
     """

@@ -114,7 +114,7 @@ class UNet(nn.Module, Denoiser):
         return [*self.input_blocks, self.middle_block, *self.output_blocks]
 
     def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
-        """x (B,C,h,w), noise_level (B,), what the schedule tells -> (B,C,h,w).
+        """x (B,C,h,w), noise_level (B,) of the schedule -> (B,C,h,w).
 
         Raises ValueError where `cond` lacks a part the network was built for or brings one it was not, and
         where h or w is not divisible by the lowest level's factor.
@@ -157,7 +157,7 @@ class UNet(nn.Module, Denoiser):
 
     @staticmethod
     def _given(cond: Cond, stage: str) -> list[KeysValues] | None:
-        """What :meth:`prepare` left for the stage at this address."""
+        """Result of :meth:`prepare` for the stage at this address."""
         found: list[KeysValues] = []
         while (keys := cond.extras.get(_KEYS.format(stage, len(found)))) is not None:
             found.append((keys, cond.extras[_VALUES.format(stage, len(found))]))

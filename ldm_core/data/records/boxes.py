@@ -58,7 +58,7 @@ def _array(value: Any) -> NDArray[np.float64]:
 
 
 def _width_and_height(fields: Mapping[str, Any], own_size: Callable[[], tuple[int, int]]) -> tuple[float, float]:
-    """What the fields say, which may be of a larger picture that this one was made from; else the picture's own."""
+    """Picture size from the fields, which may be of a larger original; else the picture's own."""
     said = [fields.get("width"), fields.get("height")]
     if all(isinstance(n, int | float) and not isinstance(n, bool) and 0 < n < 1e9 for n in said):
         return said[0], said[1]  # type: ignore[return-value]
@@ -78,7 +78,7 @@ def _width_and_height(fields: Mapping[str, Any], own_size: Callable[[], tuple[in
 def _refuse_far(
     value: Any, corners: NDArray[np.float64], config: ReadingConfig, own_size: Callable[[], tuple[int, int]]
 ) -> None:
-    """ValueError for the box that is farthest past an edge, where that is more than may be cut off."""
+    """ValueError for the box farthest past an edge, if that is more than may be cut off."""
     height, width = own_size()
     past = np.concatenate([-corners[:, :2], corners[:, 2:] - 1], axis=1)
     sides = np.array([width, height, width, height], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Where the captions of a data set come from."""
+"""Sources of a data set's captions."""
 
 from __future__ import annotations
 

@@ -280,13 +280,13 @@ class RecordDataset:
         return self._pictures.all_sizes()[list(self._order)]
 
     def describe(self) -> str:
-        """One line that says where the data lies, how many samples there are and which keys were found."""
+        """One line: the place of the data, the number of samples and the keys found."""
         total = len(self._store.samples)
         each = ", ".join(key if n == total else f"{key} ({n} of {total})" for key, n in self.found.items())
         return "; ".join(filter(None, [f"{self._store.title}: {total} samples with {each}", self.remarks()]))
 
     def remarks(self) -> str:
-        """Where captions come from, what is left out of the data, and what seems odd about it; empty for nothing."""
+        """Notes on the captions' source, on left-out files and on oddities; empty if there are none."""
         labels = "the .txt are labels of boxes and no captions" if self._sources.box_labels else ""
         return "; ".join(filter(None, [self._captions.text(), labels, self._store.notes(), self._pictures.remark()]))
 

@@ -1,4 +1,4 @@
-"""What lies where in a folder of pictures: splits, folders of earlier runs, samples, and what is no part of any."""
+"""Layout of a folder of pictures: splits, folders of earlier runs, samples, and files of no part."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Tree = Mapping[str, storage.FileInfo]
 
 @attrs.define
 class LeftOut:
-    """What is no part of the data: for each reason, how many there are and the first of their names."""
+    """Files of no part of the data: for each reason, their number and the first names."""
 
     counts: Counter[str] = attrs.field(factory=Counter)
     names: dict[str, str] = attrs.field(factory=dict)
@@ -78,7 +78,7 @@ def split_path(path: str) -> tuple[str, str]:
 
 
 def is_picture(path: str) -> bool:
-    """Whether a file's name is that of a picture of an example."""
+    """True for the file name of an example's picture."""
     lower = path.lower()
     return lower.endswith(_ENDINGS) and not lower.endswith(_COMPOUND)
 
@@ -87,7 +87,7 @@ def is_picture(path: str) -> bool:
 
 
 def without_runs(tree: Tree, root: str, left_out: LeftOut) -> dict[str, storage.FileInfo]:
-    """`tree`, of the folder `root`, without what runs of this program left in it.
+    """`tree`, of the folder `root`, without the files that runs of this program left in it.
 
     A run's folder is known by its recipe. Of a run in the top folder, where the user's pictures are too, only the
     files on its list are left out, or by the names that runs write where it has none.
@@ -169,7 +169,8 @@ def split_word(name: str) -> str:
 
 
 def find_split(tree: Tree, split: str, title: str, left_out: LeftOut) -> str:
-    """The folder of `split` with a slash behind, where folders that hold pictures are named for splits; else "".
+    """The folder of `split` with a slash behind, if folders of pictures are named for splits; else "". Folders without
+    pictures (annotations, labels) make no difference. NoSplit for a missing split.
 
     Folders without pictures (annotations, labels) make no difference. NoSplit where there is no such split.
     """
@@ -209,7 +210,7 @@ def _has_metadata(tree: Tree, top: str) -> frozenset[str]:
 
 
 def _are_splits(folders: Mapping[str, int], inside: Sequence[str], described: frozenset[str]) -> bool:
-    """Whether `folders`, which hold pictures, are splits and not classes (a train is a vehicle, too)."""
+    """True if `folders` with pictures are splits and not classes (a train is a vehicle, too)."""
     words = {folder: split_word(folder) for folder in folders}
     if not any(words.values()) or all(words.values()):
         plain = any(folder.lower() in _PLAIN_WORDS for folder in folders)  # others are splits beside a training's
@@ -259,7 +260,7 @@ def count_beside(tree: Tree, base: str, used: Collection[str], left_out: LeftOut
 def grouped(
     tree: Tree, rows: Mapping[str, Mapping[str, Any]], used: Collection[str], left_out: LeftOut
 ) -> tuple[list[Sample], set[str]]:
-    """One sample a picture, by path; what shares its name is part of it. Also the paths of which no sample is made.
+    """One sample a picture, by path; files that share its name are part of it. Also the paths without a sample.
 
     Of several pictures of one name, those that metadata has a row for are samples of their own; else the first is one,
     and further ones are parts of it where an extension is in `used`, or left out.
@@ -301,7 +302,7 @@ def grouped(
 
 
 def _kind(path: str, file: storage.FileInfo) -> str:
-    """What is said of a file of which no sample is made."""
+    """Reason for leaving a file without a sample."""
     extension = split_path(path)[1]
     if file.irregular:
         return file.irregular

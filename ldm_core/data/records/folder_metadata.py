@@ -95,7 +95,7 @@ def _csv_rows(text: str, where: str) -> Iterator[Row]:
 
 
 def _delimiter(text: str) -> str:
-    """What stands between cells: that by which the first line has a cell ``file_name``; else a comma."""
+    """Separator of the cells: the one that gives the first line a cell ``file_name``; else a comma."""
     first = next((line for line in text[:MOST_TEXT].splitlines() if line.strip()), "")
     named = (sign for sign in _DELIMITERS if "file_name" in [c.strip().strip('"') for c in first.split(sign)])
     return next(named, ",")
@@ -119,7 +119,7 @@ def _fields(header: Sequence[str], cells: Sequence[str], place: str) -> dict[str
 
 
 class Names:
-    """The paths of a folder, found by the names that metadata gives them.
+    """The paths of a folder, found by their names in metadata.
 
     `roots`: spellings of the folder that absolute names may begin with. `real`: path -> where its bytes really lie,
     asked for only where nothing else finds a name.

@@ -1,4 +1,4 @@
-"""Which reader suits what lies at a URL."""
+"""The choice of a reader by the files at a URL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ldm_core.errors import DataError, StorageError
 
 
 def guess_reader(url: str) -> str:
-    """``tar`` or ``folder``: which reader suits what lies at ``url``. DataError where nothing is there.
+    """``tar`` or ``folder``: the reader for the files at ``url``. DataError if nothing is there.
 
     Tars that are named as shards win over a few pictures beside them, and pictures over any other tar. Many of both
     are a question to the user.
@@ -50,7 +50,7 @@ def _pictures_below(root: str) -> list[str]:
 
 
 def _is_shard(url: str) -> bool:
-    """Whether a tar's name has a split or a number, as those of shards do."""
+    """True if a tar's name has a split or a number, as those of shards do."""
     stem = storage.base_name(url).rpartition(".")[0]
     return bool(split_of(url) or re.search(r"\d{3,}$", stem))
 

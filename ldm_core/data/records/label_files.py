@@ -15,7 +15,7 @@ _BOX = re.compile(rb"\s*\d+(?:\s+-?\d*\.?\d+(?:[eE][-+]?\d+)?){4,}\s*")  # a cla
 
 
 def are_box_labels(store: Store, samples: Sequence[Sample]) -> bool:
-    """Whether the ``.txt`` of the samples are labels of boxes: all lines of the few that are looked at."""
+    """True if the ``.txt`` of the samples are labels of boxes: every line of the few that are opened."""
     having = [s for s in samples if "txt" in s.parts and 0 < store.size(s, "txt") <= _MOST]
     few = having[:: max(1, len(having) // _LOOKED_AT)][:_LOOKED_AT]
     texts = [text.strip() for text in store.fetch_many([(s, "txt") for s in few]) if text and text.strip()]

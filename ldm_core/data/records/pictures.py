@@ -31,7 +31,7 @@ _EIGHT_BITS = ("jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "gif")
 
 
 class Pictures:
-    """What the views of one data set share: which pictures were looked at, and what was found."""
+    """Shared state of one data set's views: the checked pictures, and the findings."""
 
     def __init__(
         self, config: ReadingConfig, channels: int, store: Store, sources: Sources, cache: FileCache | None
@@ -88,7 +88,7 @@ class Pictures:
         return largest
 
     def _more_classes(self, key: str, top: int) -> str:
-        """What to set where there are more classes than the maps that were counted hold; once, others are looked at."""
+        """Advice for more classes than the counted maps hold; given once, others are checked."""
         if key not in self._counted or top >= MOST_CLASSES:
             return ""
         if self._counted[key] < top:
@@ -155,7 +155,7 @@ class Pictures:
     # --------------------------------------------------------------------------------------------------- depth
 
     def remark(self) -> str:
-        """What to say of pictures with more than 8 bits whose levels do not fill their range; empty where they do."""
+        """Remark on pictures with more than 8 bits and levels that do not fill their range; else empty."""
         if self._remark is None:
             self._remark = "" if self._config.white_level else self._levels_remark()
         return self._remark

@@ -1,4 +1,4 @@
-"""Where a sample's values are found, and how text and JSON become captions, classes and boxes."""
+"""Places of a sample's values, and the way from text and JSON to captions, classes and boxes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PICTURES = (
 )  # fmt: skip
 """Extensions of pictures, in any case; of several of one name, the first here is the example's."""
 FIRST_PICTURES = 5
-"""How many of them 0.1.0 read, which the fingerprints of its data go by."""
+"""Number of them that 0.1.0 read; the fingerprints of its data go by it."""
 ANNOTATIONS = ("txt", "caption", "cls", "json", "seg.png", "mask.png", "embedding.npy")
 """Extensions of what may lie beside a picture."""
 CAPTION_FIELDS = ("caption", "text", "captions")
@@ -46,12 +46,12 @@ class Source:
     extension: str = ""
     field: tuple[str, ...] = ()
     types: tuple[type, ...] = ()
-    """What the field must be to count; empty = anything but null. A list counts where it holds such, and some."""
+    """Type that the field must have to count; empty = anything but null. A list counts if it holds such, and some."""
     row: bool = False
     """Only the metadata row has the field, not the JSON."""
 
     def has(self, sample: Sample, fields: Mapping[str, Any] | None) -> bool:
-        """Whether the sample has it; a sample whose JSON is broken (`fields` None) is taken to."""
+        """True if the sample has it; a sample with broken JSON (`fields` None) is assumed to."""
         if self.extension:
             return self.extension in sample.parts
         if self.row:
@@ -61,13 +61,13 @@ class Source:
         return bool(sample.folder)
 
     def possible(self, extensions: Container[str], names: Container[str] | None) -> bool:
-        """Whether any sample may have it, where these extensions and fields (None: not known) are all there are."""
+        """True if any sample may have it, given all extensions and fields (None: not known)."""
         if self.extension:
             return self.extension in extensions
         return not self.field or names is None or self.field[0] in names
 
     def text(self) -> str:
-        """How messages call it."""
+        """Name in messages."""
         if self.extension:
             return f".{self.extension}"
         where = "metadata" if self.row else "JSON or metadata"
@@ -108,7 +108,7 @@ def _defaults() -> dict[str, tuple[Source, ...]]:
 
 
 class Sources:
-    """Which source stands for which key: the defaults, and what ``read`` says instead."""
+    """The source of each key: the defaults, overruled by ``read``."""
 
     def __init__(self, read: Mapping[str, str], store: Store) -> None:
         self._read = dict(read)
@@ -190,7 +190,7 @@ class Sources:
         return self._store.called(sample, extension) if extension else sample.name
 
     def need_fields(self, keys: Iterable[str]) -> bool:
-        """Whether any of `keys` may lie in the JSON or the metadata row."""
+        """True if any of `keys` may lie in the JSON or the metadata row."""
         return any(source.field for key in keys for source in self.by_key.get(key, ()))
 
     def fields(self, sample: Sample) -> Mapping[str, Any]:

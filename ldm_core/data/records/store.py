@@ -21,10 +21,10 @@ class Sample:
 
 
 class Store(Protocol):
-    """Where samples lie; picklable, safe to use from forked and spawned workers."""
+    """Place of the samples; picklable, safe to use from forked and spawned workers."""
 
     title: str
-    """What messages call it: the URL without credentials."""
+    """Name in messages: the URL without credentials."""
 
     @property
     def samples(self) -> Sequence[Sample]:
@@ -40,7 +40,7 @@ class Store(Protocol):
         ...
 
     def called(self, sample: Sample, extension: str) -> str:
-        """How messages call one part: the sample's name with folder and extension."""
+        """Name of one part in messages: the sample's name with folder and extension."""
         ...
 
     def fetch_many(self, wanted: Sequence[tuple[Sample, str]]) -> Iterable[bytes | None]:

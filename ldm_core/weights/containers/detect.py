@@ -1,4 +1,4 @@
-"""Which container a file is, by what it begins with and never by what it is called. Imports no torch."""
+"""Detection of a file's container by its first bytes, never by its name. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many bytes an element of a stored tensor has, and what formats call its type. Imports no torch."""
+"""Element types of stored tensors: their bytes, and their names in each format. Imports no torch."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ SAFETENSORS: Mapping[str, str] = MappingProxyType(
         "C64": "complex64",
     }
 )
-"""What a safetensors header calls it -> torch's name."""
+"""Name in a safetensors header -> torch's name."""
 
 STORAGES: Mapping[str, str] = MappingProxyType(
     {

@@ -1,4 +1,4 @@
-"""Which names in a pickle are known, which are harmless strangers, and which are ways to run code.
+"""Names in a pickle: known ones, harmless strangers, and ways to run code.
 
 No name is ever imported or called, so the list of ways to run code is no wall: it is how a file that was made to do
 harm is told from an old one that mentions a training library, and refused by name. Imports no torch.
@@ -83,7 +83,7 @@ class Global:
 
 
 def runs_code(module: str, name: str) -> bool:
-    """Whether `module`.`name` is a known way to run code, or could only be there for that."""
+    """True if `module`.`name` is a known way to run code, or could only be there for that."""
     path = f"{module}.{name}"
     if path in _HARMLESS:
         return False

@@ -18,7 +18,7 @@ _EXPANDED = 1 << 20  # elements that a tensor may have where its storage has few
 
 
 class Inert:
-    """What is left of an object of a foreign class: the name of the class. It does nothing."""
+    """Stand-in for an object of a foreign class: the name of the class. It does nothing."""
 
     __slots__ = ("what",)
 
@@ -69,7 +69,7 @@ class StoredTensor:
 
     @property
     def contiguous(self) -> bool:
-        """Whether its elements lie in order without gaps."""
+        """True if its elements lie in order without gaps."""
         expected = 1
         for n, s in zip(reversed(self.shape), reversed(self.stride), strict=True):
             if n != 1 and s != expected:
@@ -173,4 +173,4 @@ CALLS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "numpy._core.multiarray.scalar": _numpy_scalar,
     }
 )
-"""What a pickle may call, and what stands here for it. Every other name answers with an :class:`Inert`."""
+"""Calls of a pickle, and their stand-ins here. Every other name answers with an :class:`Inert`."""

@@ -104,7 +104,7 @@ def _metadata(url: str, found: Any) -> dict[str, str]:
 
 
 def _place(url: str, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
-    """What a tensor is, and its first and last byte behind the header."""
+    """Type and shape of a tensor, and its first and last byte behind the header."""
     shown = "".join(c if c.isprintable() else "?" for c in name[:100])
     if not name or len(name) > _LONGEST_NAME or shown != name[:100]:
         raise CheckpointError(f"{url}: holds a tensor whose name is none ('{shown}')")

@@ -1,4 +1,4 @@
-"""What both containers of torch share: a pickled checkpoint's tensors by name, and reading one. Torch only to read."""
+"""Common part of torch's containers: a pickled checkpoint's tensors by name, and reading one. Torch only to read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Contents:
 
 
 def contents(value: Any, where: str) -> Contents:
-    """Find the state dict in what a pickle held: under ``state_dict``, the whole, or in its only mapping of tensors.
+    """Find the state dict of a pickle: under ``state_dict``, the whole, or in its only mapping of tensors.
 
     CheckpointError where there is none, or where a name is none that a state dict has.
     """
@@ -112,7 +112,7 @@ class TorchFile(ABC):
 
     @abstractmethod
     def _block(self, storage: Storage) -> tuple[int, int]:
-        """Where the storage's bytes begin in the file, and how many there are."""
+        """Offset of the storage's bytes in the file, and their number."""
 
     def _checksum(self, storage: Storage) -> int | None:
         """The CRC-32 of the storage's bytes; None where none is kept, or it was compared."""

@@ -69,7 +69,7 @@ class TorchLegacy(TorchFile):
         return Storage(key, dtype, view[2], view[1])
 
     def _storages(self, keys: Any, at: int) -> dict[str, tuple[int, int]]:
-        """Where each storage lies, from the counts in front of them, which must be those of the pickle."""
+        """Place of each storage, from the counts in front of them; those of the pickle must be the same."""
         if type(keys) is not list or any(type(key) is not str for key in keys) or len(set(keys)) != len(keys):
             raise CheckpointError(f"{self.url}: the list of its storages does not read; the file is damaged")
         if set(keys) != set(self._roots):

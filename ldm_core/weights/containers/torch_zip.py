@@ -58,7 +58,7 @@ class TorchZip(TorchFile):
         return data
 
     def _storage(self, saved: Any, where: str) -> Storage | Inert:
-        """What a persistent id says: ``("storage", class, key, device, elements)``."""
+        """Read a persistent id: ``("storage", class, key, device, elements)``."""
         if type(saved) is not tuple or len(saved) != 5 or saved[0] != "storage":
             raise ValueError("a persistent id describes no storage")
         _, kind, key, _, numel = saved

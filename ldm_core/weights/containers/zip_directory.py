@@ -37,7 +37,7 @@ class Member:
     checksum: int | None
 
     def fits(self, data: bytes) -> bool:
-        """Whether the whole content is `data`, as far as the checksum tells."""
+        """True if `data` is the whole content, as far as the checksum tells."""
         return self.checksum is None or zlib.crc32(data) == self.checksum
 
 
@@ -50,7 +50,7 @@ def members(url: str, path: Path, size: int) -> dict[str, Member]:
 
 
 def place(url: str, path: Path, member: Member) -> int:
-    """Where the member's content begins; its local header must say what the directory says."""
+    """Offset of the member's content; its local header must agree with the directory."""
     head = read_block(url, path, member.begin, _LOCAL.size).tobytes()
     mark, _, flags, method, _, _, crc, packed, plain, name, extra = _LOCAL.unpack(head)
     if mark != b"PK\x03\x04":
@@ -95,7 +95,7 @@ def _members(url: str, path: Path, size: int) -> dict[str, Member]:
 
 
 def _directory(url: str, path: Path, size: int) -> tuple[int, int, int]:
-    """How many members, and where the directory lies. It ends the file: torch writes no comment."""
+    """Number of members, and offset of the directory. It ends the file: torch writes no comment."""
     tail = read_block(url, path, max(0, size - _END.size), min(size, _END.size)).tobytes()
     mark, disk, first_disk, here, count, length, start, comment = _END.unpack(tail)
     if mark != b"PK\x05\x06" or comment:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from ldm_core import storage
+from ldm_core.builtin.readers.config import FolderConfig
 from ldm_core.builtin.readers.folder import FolderDataset, guess_reader, read_metadata, split_path
-from ldm_core.builtin.readers.folder_config import FolderConfig
 from ldm_core.contracts import Dataset, Site
 from ldm_core.data import images
 from ldm_core.data.unreadable import BadExample, SkipBad

@@ -12,9 +12,9 @@ import pytest
 from picture_folders import PNG, SITE, captions, fill, names, opened, rows
 
 from ldm_core import storage
+from ldm_core.builtin.readers.config import TarConfig
 from ldm_core.builtin.readers.folder import guess_reader
 from ldm_core.builtin.readers.tar import TarDataset
-from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.catalog import Catalog
 from ldm_core.cli.assemble import assemble
 from ldm_core.cli.options import RecipeOptions

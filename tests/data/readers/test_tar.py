@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from ldm_core import storage
+from ldm_core.builtin.readers.config import TarConfig
 from ldm_core.builtin.readers.folder import guess_reader
 from ldm_core.builtin.readers.tar import TarDataset
-from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.contracts import Dataset, Site
 from ldm_core.data import images
 from ldm_core.data.unreadable import BadExample, SkipBad

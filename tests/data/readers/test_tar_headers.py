@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from ldm_core import storage
+from ldm_core.builtin.readers.config import TarConfig
 from ldm_core.builtin.readers.tar import TarDataset
-from ldm_core.builtin.readers.tar_config import TarConfig
 from ldm_core.builtin.readers.tar_headers import BLOCK, MOST_HEADER, members
 from ldm_core.contracts import Site
 from ldm_core.data import images

@@ -272,7 +272,7 @@ import torch, sys, hashlib
 from pathlib import Path
 sys.path[:0] = [sys.argv[2], sys.argv[3]]
 from ldm_core.builtin.readers.folder import FolderDataset
-from ldm_core.builtin.readers.folder_config import FolderConfig
+from ldm_core.builtin.readers.config import FolderConfig
 from ldm_core.contracts import Site
 from ldm_core.recipe.settings import DataSettings
 from ldm_core.training.feed.examples import Examples

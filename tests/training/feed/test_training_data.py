@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from training_runs import TINY, go
 
+from ldm_core.builtin.readers.config import FolderConfig
 from ldm_core.builtin.readers.folder import FolderDataset
-from ldm_core.builtin.readers.folder_config import FolderConfig
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import Site
 from ldm_core.errors import DataError

@@ -1,4 +1,4 @@
-"""Settings of the ``tar`` reader. Imports attrs only."""
+"""Settings of the ``tar`` and ``folder`` readers. Imports attrs only."""
 
 from __future__ import annotations
 
@@ -18,3 +18,10 @@ class TarConfig(ReadingConfig):
         "bytes of remote shards kept in memory, a process; beyond, members are fetched singly",
         minimum=0,
     )
+
+
+@attrs.frozen(kw_only=True)
+class FolderConfig(ReadingConfig):
+    """Pictures in a folder and its sub-folders. Annotations lie beside a picture under its name (``.txt``, ``.cls``,
+    ``.json``, ``.seg.png``, ``.mask.png``, ``.embedding.npy``), in ``metadata.jsonl`` or ``metadata.csv`` (column
+    ``file_name``), or are the sub-folder's name, as the class."""
