@@ -39,8 +39,8 @@ class Site:
     the denoiser on; `encode` (B, c, H, W) -> (B, C, *s) (the mode, no gradient) and `decode`, functions and not the
     module, so that nothing registers the first stage twice. For data sets: `cache`, where copies of remote files are
     kept. For samplers and guidances: `parameterization`, what the network puts out, `first_stage`, the SHA-256 of the
-    first stage's file where it is known, by which another model's latents are told to be the same, and `precision`, of
-    the networks' arithmetic.
+    first stage's file where it is known, by which another model's latents are told to be the same, `precision`, of the
+    networks' arithmetic, and `catalog`, the run's :class:`ldm_core.catalog.Catalog`, by which a second model is made.
     """
 
     size: tuple[int, ...]
@@ -53,3 +53,4 @@ class Site:
     parameterization: Parameterization | None = None
     first_stage: str = ""
     precision: Precision = "fp32"
+    catalog: object | None = None

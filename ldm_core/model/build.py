@@ -110,7 +110,7 @@ class SamplingParts:
 
 def make_sampling(recipe: Recipe, catalog: Catalog, site: Site) -> SamplingParts:
     """The recipe's sampler, guidance and time grid."""
-    site = attrs.evolve(site, parameterization=make(recipe.parameterization, site, catalog))
+    site = attrs.evolve(site, parameterization=make(recipe.parameterization, site, catalog), catalog=catalog)
     return SamplingParts(
         sampler=make(recipe.sampler, site, catalog),
         guidance=make(recipe.guidance, site, catalog),

@@ -1,10 +1,11 @@
-"""The arguments of ``Pipeline.sample``, held to their types and ranges before anything is made of them: one door for
-Python and the command line. Imports no torch."""
+"""Types and ranges of the arguments of ``Pipeline.sample``, checked before anything else: one door for Python and the
+command line. Imports no torch."""
 
 from __future__ import annotations
 
 import math
 import numbers
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,8 +31,8 @@ _NUMBERS = {
 
 
 def require_arguments(given: Mapping[str, Any]) -> None:
-    """:class:`ConfigError`, a line each with its argument's name, for values that no sampling can have: of another
-    type, out of range, NaN or infinite, and text that is no Unicode. None is left out."""
+    """Raise :class:`ConfigError`, a line with the argument's name each, for impossible values: another type, out of
+    range, NaN or infinite, text with broken Unicode. None passes."""
     given = {name: value for name, value in given.items() if value is not None}
     problems = [*_numbers(given), *_texts(given), *_rows(given), *_others(given)]
     if problems:
@@ -90,7 +91,7 @@ def _texts(given: Mapping[str, Any]) -> Iterator[str]:
 
 
 def text_problem(value: Any) -> str:
-    """What is wrong with a caption, "" where nothing is."""
+    """Say why a value is no caption; "" for a good one."""
     if not isinstance(value, str):
         return f"expected a text, got {_shown(value)}"
     return not_unicode(value)
@@ -102,7 +103,7 @@ def _rows(given: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(value, Mapping):
             yield from _row(name, value)
         elif value is not None and name == "inputs":
-            yield f"inputs: expected a mapping from a key that a conditioner reads to its value, got {_shown(value)}"
+            yield f"inputs: expected a mapping from a conditioner's key to its value, got {_shown(value)}"
     examples = given.get("examples")
     if examples is None:
         return
@@ -154,9 +155,11 @@ def _is_sequence(value: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    """Whether a value is numbers on one axis or more, in an array, a tensor or lists; no text, and no ragged lists."""
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return len(value.shape) > 0 and getattr(value.dtype, "kind", "f") in "biuf"
+    """True for numbers on one axis or more, in an array, a tensor or lists; not for text or ragged lists."""
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0 and value.dtype.kind in "biuf"
+    if _is_tensor(value):
+        return value.dim() > 0
     if not isinstance(value, list | tuple):
         return False
     try:
@@ -166,15 +169,19 @@ def _is_array(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether numbers, arrays and lists of them hold neither NaN nor infinity; all else is for its conditioner."""
+    """False for NaN or infinity in a number, an array or a list of them; all else is for its conditioner."""
     if isinstance(value, list | tuple):
         return all(map(_is_finite, value))
     if isinstance(value, float | np.floating):
         return math.isfinite(value)
     if isinstance(value, np.ndarray):
         return value.dtype.kind not in "fc" or bool(np.isfinite(value).all())
-    isfinite = getattr(value, "isfinite", None)  # a tensor's
-    return bool(isfinite().all()) if callable(isfinite) else True
+    return not _is_tensor(value) or bool(value.isfinite().all())
+
+
+def _is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")  # a caller with a tensor has imported it
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def _shown(value: Any) -> str:

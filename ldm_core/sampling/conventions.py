@@ -1,4 +1,4 @@
-"""How other programs sample by default: their scripts' settings, by the name of the codec that reads their weights.
+"""Conventions of other programs: their scripts' default settings, by the name of the codec for their weights.
 
 Imports no torch.
 """
@@ -8,16 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 from ldm_core.catalog import Catalog
+from ldm_core.contracts.configs import CodecConfig, GuidanceConfig, SamplerConfig, ScheduleConfig, TimeGridConfig, of
 from ldm_core.errors import ConfigError, clean, suggest
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling.settings import with_settings
 
 
 def like(recipe: Recipe, name: str, catalog: Catalog) -> Recipe:
-    """`recipe` sampled as the scripts of another program do by default, by the name of its codec.
+    """Give `recipe` the default sampling settings of another program's scripts, by the name of its codec.
 
-    A codec's config says it by ``conventions(plain recipe) -> settings of sampling``. :class:`ConfigError` where none
-    of that name does, or its program knows no such model.
+    A codec's config has them as ``conventions(plain recipe) -> settings``. :class:`ConfigError` for a name without
+    them, or for a program without such a model.
     """
     speaking = conventions_of(catalog)
     if name not in speaking:
@@ -30,34 +31,34 @@ def like(recipe: Recipe, name: str, catalog: Catalog) -> Recipe:
 
 
 def conventions_of(catalog: Catalog) -> dict[str, Any]:
-    """Of the installed codecs that know how their program samples, a function of a plain recipe by name."""
+    """Collect the conventions of the installed codecs: name -> function of a plain recipe."""
     found = {}
     for name in catalog.names("codec"):
         config = catalog.get("codec", name)[0].component.config
-        if (said := getattr(config, "conventions", None)) is not None:
+        if (said := of(CodecConfig, config).conventions) is not None:
             found[name] = said
     return found
 
 
 def steps_made(recipe: Recipe, steps: int) -> int:
-    """How many steps the recipe's grid makes of `steps`, which it can make."""
-    grid, table = recipe.time_grid.config, getattr(recipe.schedule.config, "table_steps", None)
-    return len(grid.indices(table, steps)) if getattr(grid, "uneven", False) and table else steps
+    """Count the steps that the recipe's grid makes when asked for `steps`."""
+    grid, table = of(TimeGridConfig, recipe.time_grid.config), of(ScheduleConfig, recipe.schedule.config).table_steps
+    return len(grid.indices(table, steps)) if grid.uneven and table else steps
 
 
 def described(recipe: Recipe, steps: int, name: str) -> dict[str, str]:
-    """What a picture's metadata say of conventions: the program's `name`, steps that were made and not asked for, and
-    how levels were found; nothing of what is usual."""
+    """Describe conventions for a picture's metadata: the program's `name`, the steps if more than asked for, and the
+    rounding of levels; nothing for the usual ones."""
     made, levels = steps_made(recipe, steps), recipe.sample.levels
     said = {"like": name, "steps_made": "" if made == steps else str(made), "levels": levels * (levels != "rounded")}
     return {key: value for key, value in said.items() if value}
 
 
 def in_words(recipe: Recipe, steps: int | None = None) -> str:
-    """What a recipe samples with, on one line."""
+    """Name a recipe's sampler, grid and guidance on one line."""
     wanted, grid = steps or recipe.sample.steps, recipe.time_grid
     sampler, guidance = recipe.sampler, recipe.guidance
-    eta, scale = getattr(sampler.config, "eta", None), getattr(guidance.config, "scale", None)
+    eta, scale = of(SamplerConfig, sampler.config).eta, of(GuidanceConfig, guidance.config).scale
     made = steps_made(recipe, wanted)
     return ", ".join(
         (

@@ -1,4 +1,4 @@
-"""What a sampling run hands out is finite: rows that are not become an error with their seeds, and no black picture."""
+"""Finite results of a sampling run: rows with NaN or infinity become an error with their seeds, not black pictures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm_core.contracts.configs import GuidanceConfig, of
 from ldm_core.contracts.values import Precision
 from ldm_core.errors import NotFiniteError
 from ldm_core.recipe.recipe import Recipe
@@ -17,7 +18,7 @@ _NAMED = 8
 
 
 def finite_rows(values: Tensor) -> Tensor:
-    """Which rows of `values` (B, ...) are finite throughout: bool (B,) on the CPU."""
+    """Tell the rows of `values` (B, ...) without NaN or infinity: bool (B,) on the CPU."""
     rows = values.detach().flatten(1)
     if bool(rows.sum().isfinite()):  # one pass; a sum that is finite has finite terms
         return torch.ones(len(rows), dtype=torch.bool)
@@ -28,7 +29,7 @@ def finite_rows(values: Tensor) -> Tensor:
 def seeds_in_errors(
     seeds: Sequence[int], recipe: Recipe, precision: Precision, finished: Sequence[Any] = ()
 ) -> Iterator[None]:
-    """A context of a batch's sampling: where a part makes no finite row of it, the seeds and advice are told too."""
+    """Add the batch's seeds and advice to an error of a part whose rows are not finite."""
     try:
         yield
     except NotFiniteError as error:
@@ -43,14 +44,14 @@ def not_finite(
     finished: Sequence[Any] = (),
     why: str = "",
 ) -> NotFiniteError:
-    """The error of images whose `what` (``latents``, ``pictures``) came out NaN or infinite, with what may help; it
-    carries those that are `finished`. `why`: what was seen of it before."""
+    """Make the error of images with NaN or infinite `what` (``latents``, ``pictures``), with advice and the `finished`
+    ones; `why` is the message of the part at fault."""
     shown = ", ".join(map(str, seeds[:_NAMED])) + (f" and {len(seeds) - _NAMED} more" if len(seeds) > _NAMED else "")
     advice = [f"try precision fp32 (it is {precision})"] if precision != "fp32" else []
-    scale = getattr(recipe.guidance.config, "scale", None)
-    if isinstance(scale, int | float) and abs(scale) > 1:
+    scale = of(GuidanceConfig, recipe.guidance.config).scale
+    if scale is not None and abs(scale) > 1:
         advice.append(f"a lower guidance scale (it is {scale:g})")
-    advice.append("weights that are sound (`ldm-run inspect` names those that hold NaN)")
+    advice.append("weights that are sound (`weights.describe` names those that hold NaN)")
     return NotFiniteError(
         f"{'seed' if len(seeds) == 1 else 'seeds'} {shown}: the {what} came out not finite (NaN or infinite), and no "
         f"picture is made of them; what may help: {', or '.join(advice)}" + (f"\n{why}" if why else ""),

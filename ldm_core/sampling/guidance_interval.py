@@ -1,8 +1,8 @@
 """Guidance within an interval of noise levels, for any guidance. Imports no torch by itself.
 
-A level is sigma / alpha: the noise's standard deviation over that of the data's share, whatever the schedule; it is
-sigma of a variance-exploding schedule. Latents deviate by about 1; levels that are given for data of another deviation
-(0.5 in Karras et al. 2022) are to be divided by that. Kynkaanniemi et al. 2024, arXiv 2404.07724, equation 5.
+A level is sigma / alpha, the noise's standard deviation over that of the data's share, on any schedule; it is sigma of
+a variance-exploding one. Latents deviate by about 1: divide levels for data of another deviation (0.5 in Karras et al.
+2022) by that. Kynkaanniemi et al. 2024, arXiv 2404.07724, equation 5.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ldm_core.contracts import NoiseSchedule
 
 Interval: TypeAlias = "tuple[float, float | None] | None"
-"""(low, high): guides where low < sigma / alpha <= high; high None = no upper bound; None = everywhere."""
+"""(low, high): guidance at low < sigma / alpha <= high; high None = no upper bound; None = everywhere."""
 
 
 def interval_field() -> Any:
@@ -38,7 +38,7 @@ def _lower_first(instance: Any, attribute: attrs.Attribute, value: Interval) -> 
 
 
 def inside(interval: Interval, t: Tensor, schedule: NoiseSchedule) -> Tensor | None:
-    """Which rows of times t (B,) are guided, bool (B,) where t is; None = all of them."""
+    """Tell the guided rows of times t (B,): bool (B,) on t's device; None = all of them."""
     if interval is None:
         return None
     low, high = interval
@@ -50,7 +50,7 @@ def inside(interval: Interval, t: Tensor, schedule: NoiseSchedule) -> Tensor | N
 
 
 def choose(rows: Tensor | None, guided: Tensor, plain: Tensor) -> Tensor:
-    """Of (B, ...) each, `guided` where `rows` (B,) says so, else `plain`; None = everywhere."""
+    """Take `guided` (B, ...) in the rows (B,) that are True, else `plain`; None = everywhere."""
     import torch
 
     if rows is None:

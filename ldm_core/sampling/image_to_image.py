@@ -133,14 +133,24 @@ def passage(start: Start, recipe: Recipe, stage: FirstStage, device: torch.devic
 
 
 def _is_empty(given: Any) -> bool:
-    if isinstance(given, np.ndarray | Tensor):
+    if _is_array(given):
         return tuple(given.shape[:1]) == (0,)
     return isinstance(given, Sized) and len(given) == 0
 
 
+def _is_array(given: Any) -> bool:
+    return isinstance(given, np.ndarray | Tensor)
+
+
+def _is_picture(given: Any) -> bool:
+    from PIL import Image
+
+    return isinstance(given, Image.Image)
+
+
 def pictures(image: Any, recipe: Recipe) -> list[np.ndarray]:
     """Make one picture or several uint8 (c, H, W), of the recipe's size and channels."""
-    several = list(image) if isinstance(image, list | tuple) or getattr(image, "ndim", 3) == 4 else [image]
+    several = list(image) if isinstance(image, list | tuple) or (_is_array(image) and image.ndim == 4) else [image]
     found = []
     for i, one in enumerate(several):  # a loop: a comprehension is a frame more, and the warning names the caller's
         found.append(_fitted(one, recipe, f"image {i}" if len(several) > 1 else "image"))
@@ -148,7 +158,7 @@ def pictures(image: Any, recipe: Recipe) -> list[np.ndarray]:
 
 
 def _fitted(picture: Any, recipe: Recipe, name: str) -> np.ndarray:
-    if hasattr(picture, "getbands"):
+    if _is_picture(picture):
         try:
             picture = _on_white(picture)
         except (OSError, ValueError, SyntaxError) as error:  # Pillow's, of a file that it opened and cannot read

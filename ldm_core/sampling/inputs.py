@@ -1,4 +1,4 @@
-"""What is to be sampled, as one mapping of conditioner inputs an image; the same for what is to be avoided."""
+"""Inputs of the images to sample, one mapping of conditioner keys an image; the same for inputs to avoid."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ldm_core.config.documents import not_unicode
+from ldm_core.contracts.answers import ConditionerAnswers
+from ldm_core.contracts.configs import ConditionerConfig, GuidanceConfig, of
 from ldm_core.errors import ConfigError, DataError, quoted
 from ldm_core.recipe.recipe import Recipe
 
 Negative: TypeAlias = "str | Sequence[str] | Mapping[str, Any]"
-"""What to move away from: captions, gone through in turn, or any conditioner's inputs, the same for all images."""
+"""Inputs to move away from: captions, in turn, or any conditioner's inputs, the same for all images."""
 
 
 def rows_of(
@@ -23,8 +25,8 @@ def rows_of(
     examples: Sequence[Mapping[str, Any]] | None,
     images: int | None,
 ) -> list[dict[str, Any]]:
-    """One mapping an image, as ``Pipeline.sample`` is called; :class:`DataError` where a conditioner lacks its input
-    or nothing reads one."""
+    """Make one mapping an image of the arguments of ``Pipeline.sample``; :class:`DataError` for an input that is
+    missing, or that no conditioner reads."""
     texts = [prompts] if isinstance(prompts, str) else list(prompts or [])
     given: list[dict[str, Any]]
     given = [dict(e) for e in examples] if examples else [{"caption": t} for t in texts] or [{}]
@@ -54,7 +56,7 @@ def rows_of(
 def seeds_of(
     recipe: Recipe, rows: Sequence[Mapping[str, Any]], seed: int | None, seeds: Sequence[int] | None
 ) -> list[int]:
-    """The seed of each image: ``seeds[i]``, or ``seed + i`` (None: the recipe's). :class:`ConfigError` where the
+    """Give each image its seed: ``seeds[i]``, or ``seed + i`` (None: the recipe's). :class:`ConfigError` if the
     numbers of seeds and images differ."""
     base = recipe.sample.seed if seed is None else seed
     every = list(seeds) if seeds is not None else [base + i for i in range(len(rows))]
@@ -64,18 +66,19 @@ def seeds_of(
 
 
 def negative_rows(recipe: Recipe, rows: Sequence[Mapping[str, Any]], negative: Negative) -> list[dict[str, Any]]:
-    """What each image is to move away from: the keys of `negative` alone, one mapping an image.
+    """Make one mapping an image of the keys of `negative`.
 
-    Raises :class:`ConfigError` where the recipe's guidance makes no estimate without conditions, :class:`DataError`
-    where no conditioner reads a key, or the one that does can never be without its condition.
+    Raises :class:`ConfigError` if the recipe's guidance makes no estimate without conditions, :class:`DataError` for
+    a key without a conditioner, or with one that is never without its condition.
     """
     guidance = recipe.guidance
-    if not getattr(guidance.config, "needs_null", False):
-        scale = getattr(guidance.config, "scale", None)
+    config = of(GuidanceConfig, guidance.config)
+    if not config.needs_null:
+        scale = config.scale
         shown = guidance.use + (f" at scale {scale:g}" if scale is not None else "")
         raise ConfigError(
             f"a negative prompt takes the place of the estimate without conditions, and guidance '{shown}' makes "
-            "none; choose one that does, such as --guidance cfg guidance.scale=3, or leave the negative out"
+            "none; choose one that does, such as `guidance=cfg` guidance.scale=3, or leave the negative out"
         )
     if not negative and not isinstance(negative, str):  # an empty caption is one
         kind = "mapping" if isinstance(negative, Mapping) else "list"
@@ -94,7 +97,7 @@ def negative_rows(recipe: Recipe, rows: Sequence[Mapping[str, Any]], negative: N
                 f"negative: no conditioner of this model reads '{key}' (they read: {', '.join(recipe.reads)})"
             )
         for part in readers:
-            if not getattr(part.config, "droppable", True):
+            if not of(ConditionerConfig, part.config).droppable:
                 raise DataError(
                     f"negative: conditioner '{part.name}', which reads '{key}', is never without its condition "
                     "(droppable: false), so that nothing can take the place of its null"
@@ -103,10 +106,10 @@ def negative_rows(recipe: Recipe, rows: Sequence[Mapping[str, Any]], negative: N
 
 
 def truncations(conditioners: Mapping[str, Any], prompts: Sequence[str]) -> list[str]:
-    """For each prompt that is longer than a conditioner's context, a line that quotes what is cut."""
+    """Quote the part beyond a conditioner's context, a line for each such prompt."""
     lines = []
     for name, conditioner in conditioners.items():
-        if (truncated := getattr(conditioner, "truncated", None)) is None:
+        if (truncated := of(ConditionerAnswers, conditioner).truncated) is None:
             continue
         for prompt in dict.fromkeys(prompts):
             if cut := truncated(prompt):
@@ -115,16 +118,16 @@ def truncations(conditioners: Mapping[str, Any], prompts: Sequence[str]) -> list
 
 
 def omissions(conditioners: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What conditioners with a method ``omitted(example) -> str`` leave out of their inputs, a line for each."""
+    """Name the parts that conditioners leave out of their inputs, a line for each."""
     lines = []
     for name, conditioner in conditioners.items():
-        if (omitted := getattr(conditioner, "omitted", None)) is not None:
-            lines += [f"conditioner '{name}' leaves out {what}" for row in rows if (what := omitted(row))]
+        if (omitted := of(ConditionerAnswers, conditioner).omitted) is not None:
+            lines += [f"conditioner '{name}' leaves out {part}" for row in rows if (part := omitted(row))]
     return list(dict.fromkeys(lines))
 
 
 def in_words(row: Mapping[str, Any]) -> str:
-    """A negative row as a picture's metadata holds it: the caption by itself, all else as JSON, arrays by shape."""
+    """Write a negative row for a picture's metadata: the caption by itself, all else as JSON, arrays by shape."""
     if set(row) == {"caption"}:
         return str(row["caption"])
     row = {k: v.item() if isinstance(v, np.generic | np.ndarray) and np.ndim(v) == 0 else v for k, v in row.items()}
@@ -133,7 +136,7 @@ def in_words(row: Mapping[str, Any]) -> str:
 
 
 def as_data(value: Any, key: str = "") -> Any:
-    """Lists of numbers become arrays, as a data set would give them; boxes keep the precision of their numbers, since a
+    """Make arrays of lists of numbers, as a data set gives them; boxes keep the precision of their numbers, since a
     corner may lie on the middle of two cells."""
     if isinstance(value, list | tuple) and value and not isinstance(value[0], str):
         array = np.asarray(value)

@@ -39,7 +39,7 @@ class VersionWarning(UserWarning):
 
 @attrs.frozen(eq=False)
 class Loaded:
-    """A recipe with its trained parts, frozen and on their device, and the hashes of the files that held them."""
+    """A recipe with its trained parts, frozen and on their device, and the hashes of their files."""
 
     recipe: Recipe
     stage: FirstStage
@@ -48,7 +48,7 @@ class Loaded:
     weights: str = ""
     first_stage: str = ""
     class_names: Mapping[str, Sequence[str]] = EMPTY
-    made_by: str = ""  # the codec that read them; "" for our own files
+    made_by: str = ""  # the codec of another program; "" for our own files
 
 
 def load(
@@ -59,11 +59,11 @@ def load(
     device: str | None = None,
     precision: Precision = "fp32",
 ) -> Loaded:
-    """Load weights of any known format; `wanted` says what they do not say themselves.
+    """Load weights of any known format; `wanted` completes them.
 
-    `precision` is that of the networks' arithmetic, see :func:`ldm_core.model.precision.settle`. Raises
-    CheckpointError for damaged or unknown files and for a part alone; warns (:class:`VersionWarning`) where plugins
-    have other versions than those that made the weights.
+    `precision` is the one of the networks' arithmetic, see :func:`ldm_core.model.precision.settle`. Raises
+    CheckpointError for damaged or unknown files and for a part alone; warns (:class:`VersionWarning`) of plugins whose
+    versions have changed.
     """
     wanted = wanted or Wanted()
     if wanted.says_nothing and not wanted.sha256 and artifacts.is_native(url):
@@ -129,9 +129,9 @@ def assemble(
     sha256: str = "",
     where: str = "these weights",
 ) -> Loaded:
-    """Build the parts of a whole model that a codec has read; `sha256` is the hash of the files.
+    """Build the parts of a codec's whole model; `sha256` is the hash of the files.
 
-    Raises CheckpointError where `weights` are a part alone, or do not fit their recipe.
+    Raises CheckpointError for a part alone, and for tensors that do not fit their recipe.
     """
     if weights.model is None or weights.first_stage is None:
         raise CheckpointError(_lone(weights, where))

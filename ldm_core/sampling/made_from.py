@@ -1,4 +1,4 @@
-"""The inputs that a picture was made from, in words of bounded length, for its metadata and beneath it on a sheet.
+"""The inputs of a picture in words of bounded length, for its metadata and beneath it on a sheet.
 
 Torch-free.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,11 +23,10 @@ Names = Mapping[str, Sequence[str]]
 
 
 def described(row: Mapping[str, Any], class_names: Names, keys: Sequence[str]) -> dict[str, str]:
-    """Key -> text of those of an image's inputs that are read (`keys`), beside its caption, which its metadata has as
-    ``prompt``.
+    """Describe an image's inputs, key -> text, for `keys`; its caption is in the metadata as ``prompt`` already.
 
     Classes by name and index, boxes as JSON, a label map by its size and classes, pictures and vectors by shape and the
-    hash of what they hold.
+    hash of their values.
     """
     out: dict[str, str] = {}
     for key, value in row.items():
@@ -37,7 +37,7 @@ def described(row: Mapping[str, Any], class_names: Names, keys: Sequence[str]) -
 
 
 _TAKEN = ("prompt", "seed", "steps", "sampler", "time_grid", "guidance", "recipe", "software", "negative")
-"""What a picture's metadata says beside its inputs."""
+"""Keys of a picture's metadata beside its inputs."""
 
 
 def _text(key: str, value: Any, class_names: Names) -> str:
@@ -63,7 +63,8 @@ def _text(key: str, value: Any, class_names: Names) -> str:
 
 
 def _array(value: Any) -> np.ndarray | None:
-    if hasattr(value, "detach"):
+    torch = sys.modules.get("torch")  # a caller with a tensor has imported it
+    if torch is not None and isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
     try:
         array = np.asarray(value)
@@ -81,7 +82,7 @@ def _hash(array: np.ndarray) -> str:
 
 
 def caption(row: Mapping[str, Any], class_names: Names) -> str:
-    """A line beneath a picture without a prompt: the name of its class, or of the classes of its boxes."""
+    """Write the line beneath a picture without a prompt: the name of its class, or of the classes of its boxes."""
     for key in ("class_label", "box_labels"):
         if key in row:
             names = tuple(class_names.get(key, ()))

@@ -1,7 +1,7 @@
-"""The folder that pictures are written into, one by one as they are done. No file that is there is overwritten.
+"""The folder of new pictures, one by one as they are done. Existing files stay. Torch-free.
 
-Torch-free. A folder that nobody named is a new one (``samples``, ``samples-2``, ...), which of several commands at once
-only one gets. A folder that was named takes new files beside those it has.
+Without a name the folder is a new one (``samples``, ``samples-2``, ...), and several commands at once never share one.
+A named folder takes new files beside its own.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _PROBE = bytes(1 << 16)
 
 
 class PictureFolder:
-    """A folder for new files, from :meth:`take` on; `url`: where it is."""
+    """A folder for new files at `url`; :meth:`take` makes one."""
 
     def __init__(self, url: str, *, force: bool, made: bool) -> None:
         self.url, self._force, self._made = url, force, made
 
     @classmethod
     def take(cls, out: str | None, default: str, names: Iterable[str], *, force: bool = False) -> PictureFolder:
-        """The folder `out`, or a new one called `default` (with ``-2``, ``-3``, ... where there is one).
+        """Take the folder `out`, or a new one called `default` (``-2``, ``-3``, ... after the first).
 
-        `names` are those that will be written. Raises :class:`ConfigError` where one of them is in `out` already and
-        `force` is not given, :class:`StorageError` where it cannot be written to.
+        `names` are the files to come. Raises :class:`ConfigError` if `out` has one of them already and `force` is not
+        given, :class:`StorageError` for a folder that refuses to be written to.
         """
         if out is None:
             return cls(_new_folder(default), force=force, made=True)
@@ -46,12 +46,12 @@ class PictureFolder:
             if taken := [name for name in names if name in present]:
                 few = ", ".join(taken[:3]) + (", ..." if len(taken) > 3 else "")
                 raise ConfigError(
-                    f"--out {storage.shown(out)}: holds {few} already; give another folder, or --force to overwrite"
+                    f"`out` {storage.shown(out)}: holds {few} already; give another folder, or `force` to overwrite"
                 )
         return cls(out, force=force, made=made)
 
     def write(self, name: str, data: bytes) -> str:
-        """Write a whole file and give its URL; :class:`StorageError` where another process has made it since."""
+        """Write a whole file and give its URL; :class:`StorageError` if another process has made it since."""
         url = storage.join(self.url, name)
         if self._force:
             storage.atomic_write(url, data)
@@ -60,7 +60,7 @@ class PictureFolder:
         return url
 
     def write_beside(self, name: str, data: bytes) -> str:
-        """Write a file under this name or, where that is taken, the next free one (``grid-2.png``); its URL."""
+        """Write a file under this name or the next free one (``grid-2.png``), and give its URL."""
         stem, dot, extension = name.rpartition(".")
         for number in range(1, 10_000):
             url = storage.join(self.url, name if number == 1 else f"{stem}-{number}{dot}{extension}")
@@ -72,7 +72,7 @@ class PictureFolder:
         raise StorageError(f"{storage.shown(self.url)}: holds thousands of {name}; give another folder")
 
     def leave(self) -> None:
-        """Remove the folder again, where it was made here and nothing is in it."""
+        """Remove the folder again if it was made here and is empty."""
         path = storage.local_path(self.url)
         if self._made and path is not None:
             with contextlib.suppress(OSError):
@@ -80,7 +80,7 @@ class PictureFolder:
 
 
 def require_writable(folder: str) -> None:
-    """Make the folder and write a small file there and remove it again; :class:`StorageError` where that fails."""
+    """Make the folder, write a small file there and remove it again; :class:`StorageError` if that fails."""
     path = storage.local_path(folder)
     if path is not None and path.exists() and not path.is_dir():
         raise StorageError(f"cannot write into {storage.shown(folder)}: it is a file; give a folder")
@@ -103,7 +103,7 @@ def _new_folder(name: str) -> str:
         except FileExistsError:
             continue
         except OSError as error:
-            raise StorageError(f"cannot make the folder {url}: {error.strerror or error}; give --out") from error
+            raise StorageError(f"cannot make the folder {url}: {error.strerror or error}; give `out`") from error
         try:
             require_writable(url)
         except StorageError:
@@ -111,7 +111,7 @@ def _new_folder(name: str) -> str:
                 Path(url).rmdir()
             raise
         return url
-    raise StorageError(f"there are too many folders named {name}; give --out")
+    raise StorageError(f"there are too many folders named {name}; give `out`")
 
 
 def _files(folder: str) -> list[storage.FileInfo]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import FirstStage, known_pixels
 from ldm_core.contracts.conditioning import Conditions
+from ldm_core.contracts.configs import GuidanceConfig, of
 from ldm_core.contracts.values import Precision
 from ldm_core.data import class_names
 from ldm_core.data.collate import collate, to_device
@@ -57,7 +58,7 @@ class Pipeline:
     """First stage, model and sampler of a trained recipe. Safe to call from several threads at once.
 
     Assemble one from parts with ``Pipeline(recipe, stage, model, catalog)``, or :meth:`load` a run. `weights` and
-    `first_stage`: the hashes of their files.
+    `first_stage` are the hashes of their files.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Pipeline:
         self._site = attrs.evolve(sampling_site(recipe, stage), first_stage=first_stage)
         self._made: tuple[Any, SamplingParts] | None = None
         self.conventions = ""
-        self.made_by = ""  # the codec that read it, where that is not our own
+        self.made_by = ""  # the codec of another program's weights
 
     @classmethod
     def load(
@@ -90,7 +91,7 @@ class Pipeline:
         precision: Precision = "fp32",
     ) -> Pipeline:
         """Load a run's folder, its ``model.safetensors`` (its first stage lies beside it), or weights of another
-        program that an installed codec knows; see :func:`ldm_core.sampling.load.load`."""
+        program, as an installed codec reads them; see :func:`ldm_core.sampling.load.load`."""
         loaded = load_.load(str(url), catalog or Catalog.discover(), wanted, device=device, precision=precision)
         return cls.of(loaded)
 
@@ -111,22 +112,22 @@ class Pipeline:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The keys that the model's conditioners read: what `sample` must be given."""
+        """The keys of the model's conditioners: the inputs that `sample` must have."""
         return self.recipe.reads
 
     def truncations(self, prompts: Sequence[str]) -> list[str]:
-        """For each prompt that is longer than a conditioner's context, a line that quotes what is cut."""
+        """Quote the part beyond a conditioner's context, a line for each such prompt."""
         return truncations(dict(self.model.conditioners.items()), prompts)
 
     def with_settings(self, settings: Mapping[str, Any] | Iterable[str]) -> Pipeline:
         """The same model, sampled otherwise: ``{"guidance": {"use": "cfg", "rescale": 0.7}, "sampler": "ddpm"}``, or
-        as overrides ``["guidance.rescale=0.7"]``. Weights are shared; :class:`ConfigError` says what is allowed.
+        as overrides ``["guidance.rescale=0.7"]``. Weights are shared; :class:`ConfigError` says the allowed values.
         """
         return self.with_recipe(sampling.with_settings(self.recipe, settings, self.catalog))
 
     def like(self, name: str) -> Pipeline:
         """The same model, sampled as another program's scripts do by default: ``like("compvis")`` takes their sampler,
-        time grid, steps, guidance and rounding. :class:`ConfigError` where nothing installed knows them."""
+        time grid, steps, guidance and rounding. :class:`ConfigError` for an unknown program."""
         made = self.with_recipe(conventions.like(self.recipe, name, self.catalog))
         made.conventions = name
         return made
@@ -276,9 +277,9 @@ class Pipeline:
         return made, fine
 
     def reconstruct(self, images: np.ndarray, *, batch: int = 16) -> np.ndarray:
-        """uint8 images (B, c, H, W) -> their reconstructions through the first stage, uint8, same shape.
+        """Take uint8 images (B, c, H, W) through the first stage and back, uint8, same shape.
 
-        Raises ValueError naming both numbers where the size is not divisible by the stage's factor.
+        Raises ValueError with both numbers for a size that the stage's factor does not divide.
         """
         return reconstruct(self.stage, images, self.model.device, batch)
 
@@ -303,7 +304,7 @@ class Pipeline:
     def _metadata(self, plan: Plan, i: int) -> dict[str, str]:
         """The text that travels with image i."""
         recipe = plan.recipe
-        scale = getattr(recipe.guidance.config, "scale", None)
+        scale = of(GuidanceConfig, recipe.guidance.config).scale
         about = described(plan.rows[i], self.class_names, self.reads)
         about |= {
             "prompt": plan.prompt(i),

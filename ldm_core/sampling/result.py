@@ -1,4 +1,4 @@
-"""A sampled image with what it was made from, and where a sampling run stands. Torch-free."""
+"""A sampled image with its inputs, and the progress of a sampling run. Torch-free."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ldm_core import storage
 
 @attrs.frozen
 class Progress:
-    """Where a sampling run stands: `step` of `steps` in all its batches; `images` finished of `total`."""
+    """The progress of a sampling run: `step` of `steps` in all its batches; `images` finished of `total`."""
 
     step: int
     steps: int
@@ -23,9 +23,9 @@ class Progress:
 
 @attrs.frozen(eq=False)
 class Sampled:
-    """One image: uint8 (c, H, W), what it was made from, and the text that travels in its PNG.
+    """One image, uint8 (c, H, W), with its prompt, seed and latents, and the text of its PNG.
 
-    `latents`: x (C, *s), float32, where the run ended.
+    `latents` are x (C, *s), float32, at the end of the run.
     """
 
     image: np.ndarray
@@ -35,17 +35,17 @@ class Sampled:
     latents: np.ndarray | None = None
 
     def picture(self) -> Any:
-        """As a ``PIL.Image``."""
+        """Make it a ``PIL.Image``."""
         from ldm_core.data.images import to_picture
 
         return to_picture(self.image)
 
     def save(self, url: str) -> None:
-        """Write a PNG that carries prompt, seed, recipe and the weights' hash in its metadata."""
+        """Write a PNG with prompt, seed, recipe and the weights' hash in its metadata."""
         from ldm_core.data.images import png_bytes
 
         storage.atomic_write(url, png_bytes(self.image, self.metadata))
 
 
 Callback = Callable[[Progress], "bool | None"]
-"""Told of each step; False cancels the run."""
+"""A function of the progress at each step; False cancels the run."""

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ldm_core.contracts import Batch, Denoise, Estimate, FirstStage, OnStep
+from ldm_core.contracts.answers import PartAnswers
 from ldm_core.contracts.conditioning import Conditions
+from ldm_core.contracts.configs import TimeGridConfig, of
 from ldm_core.contracts.streams import Streams, mix_seed
 from ldm_core.contracts.values import Precision
 from ldm_core.data.collate import to_images
@@ -66,11 +68,11 @@ def sample_latents(
 ) -> Tensor:
     """Sample latents (B, *shape) for B seeds: image i depends on ``seeds[i]`` alone.
 
-    Starts from noise of std sqrt(alpha² + sigma²) at the grid's first time, which is 1 on VP and flow, or as the
-    passage of `options` says.
+    It starts from noise of std sqrt(alpha² + sigma²), 1 on VP and flow, at the grid's first time, or as the passage of
+    `options` says.
     """
     options = options or LatentOptions()
-    # a stream of its own for the start, so that a sampler that draws nothing gives the same image
+    # a stream of its own for the start: samplers begin alike, whether they draw noise or not
     start = Streams([mix_seed("start", s) for s in seeds], model.device)
     noise = Streams([mix_seed("noise", s) for s in seeds], model.device)
     times = options.passage.times(_times(model, parts, steps))
@@ -88,8 +90,8 @@ def _times(model: Model, parts: SamplingParts, steps: int) -> Tensor:
     grid = parts.named.get("time_grid")
     with inside(grid, "times"):
         times = parts.time_grid.times(model.schedule, steps)
-    uneven = getattr(getattr(parts.time_grid, "config", None), "uneven", False)
-    hold_times(grid, times, steps, model.schedule, more=uneven)
+    config = of(PartAnswers, parts.time_grid).config
+    hold_times(grid, times, steps, model.schedule, more=of(TimeGridConfig, config).uneven)
     return times
 
 

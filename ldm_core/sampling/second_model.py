@@ -1,4 +1,4 @@
-"""A second trained model beside the one that is sampled from, with the same latents. Imports torch where it builds."""
+"""A second trained model with the same latents, beside the one of the run. Only :func:`load` imports torch."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class SecondModel:
     recipe: Recipe
 
 
-def find(url: str, site: Site, catalog: Catalog | None = None) -> SecondModel:
-    """A run's folder or its weights file, for use at `site`, the place of another model. Imports no torch.
+def find(url: str, site: Site) -> SecondModel:
+    """Find the model of a run's folder or weights file, for use at `site`, the place of another model.
 
-    :class:`CheckpointError` where there is none, or where its latents are not those of the site: of another shape, or,
-    where the site's first stage is known by its hash, of another first stage.
+    :class:`CheckpointError` without one, or with latents of another shape or, as far as hashes are known, of another
+    first stage than the site's. Imports no torch.
     """
-    catalog = catalog or Catalog.discover()
+    catalog = _catalog(site)
     path = finder(catalog)(url, artifacts.MODEL_FILE)
     shown = storage.shown(path)
     header = artifacts.read_header(path, "model")
@@ -53,13 +53,13 @@ def find(url: str, site: Site, catalog: Catalog | None = None) -> SecondModel:
     if own and site.first_stage and own != site.first_stage:
         raise CheckpointError(
             f"{shown}: was trained on the latents of another first stage (sha256 {own[:12]}, here "
-            f"{site.first_stage[:12]}); train the second model with --first-stage and this model's run"
+            f"{site.first_stage[:12]}); train the second model with `first_stage` and this model's run"
         )
     return SecondModel(path, header.sha256, recipe)
 
 
-def load(found: SecondModel, site: Site, catalog: Catalog | None = None) -> Model:
-    """The model itself, on the CPU, frozen, in eval mode and at the site's precision; its conditioners use the site's
+def load(found: SecondModel, site: Site) -> Model:
+    """Build the model on the CPU, frozen, in eval mode and at the site's precision; its conditioners use the site's
     first stage."""
     from ldm_core.model.budget import held_to
     from ldm_core.model.build import make_model_at
@@ -72,8 +72,13 @@ def load(found: SecondModel, site: Site, catalog: Catalog | None = None) -> Mode
         if problems := list(model_misfits(found.recipe)):
             raise ConfigError([f"{shown}: {line}" for line in problems])
         place = attrs.evolve(site_of(found.recipe), encode=site.encode, decode=site.decode)
-        model = make_model_at(place, found.recipe, catalog or Catalog.discover())
+        model = make_model_at(place, found.recipe, _catalog(site))
     require_same(model, stored, shown)
     load_weights(model, tensors_of(found.url), shown)
     settle(model.eval().requires_grad_(False), site.precision)
     return model
+
+
+def _catalog(site: Site) -> Catalog:
+    """The site's catalog; the installed plugins at a site without one, as in a check of a recipe."""
+    return site.catalog if isinstance(site.catalog, Catalog) else Catalog.discover()

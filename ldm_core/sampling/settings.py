@@ -1,4 +1,4 @@
-"""What a trained model is sampled with, chosen anew: sampler, guidance, time grid, the settings of `sample`.
+"""Other settings of sampling for a trained model: sampler, guidance, time grid, the section `sample`.
 
 Imports no torch.
 """
@@ -15,6 +15,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.config import overrides
 from ldm_core.config.key_hints import key_hint
 from ldm_core.config.structure import structure, unstructure
+from ldm_core.contracts.configs import GuidanceConfig, ScheduleConfig, TimeGridConfig, of
 from ldm_core.errors import ComponentError, ConfigError, clean, quoted
 from ldm_core.recipe.check import sampling_misfits
 from ldm_core.recipe.recipe import Recipe
@@ -22,7 +23,7 @@ from ldm_core.recipe.resolve import resolve_part
 from ldm_core.recipe.settings import SampleSettings
 
 CHOICES = ("sampler", "guidance", "time_grid", "sample")
-"""The keys of a recipe that can be chosen anew for a trained model."""
+"""Keys of a recipe that may change after training."""
 _ELSEWHERE = {
     "observers": "observers are told of training",
     "storage": "storage is set by the environment (AWS_ENDPOINT_URL, FSSPEC_S3_*)",
@@ -30,10 +31,10 @@ _ELSEWHERE = {
 
 
 def with_settings(recipe: Recipe, given: Mapping[str, Any] | Iterable[str], catalog: Catalog) -> Recipe:
-    """`recipe` with other settings of sampling: a mapping as a recipe has it, or ``KEY=VALUE`` as the command line.
+    """Give `recipe` other settings of sampling: a mapping as in a recipe, or lines ``KEY=VALUE``.
 
-    Settings of a part that stays are added to its own; another part (``use``, or its bare name) starts from its
-    defaults. Strict: all mistakes are one :class:`ConfigError`, which says what is allowed.
+    Settings are added to those of the same part; another part (``use``, or its bare name) starts from its defaults.
+    All mistakes are one :class:`ConfigError`, with the allowed values.
     """
     if not isinstance(given, Mapping):
         lines, given = list(given), {}
@@ -57,8 +58,9 @@ def with_settings(recipe: Recipe, given: Mapping[str, Any] | Iterable[str], cata
 
 def _changed(recipe: Recipe, key: str, value: Any, catalog: Catalog) -> Any:
     if key not in CHOICES:
-        why = _ELSEWHERE.get(key) or ("is part of the trained model" if hasattr(recipe, key) else "unknown key")
-        hint = "" if hasattr(recipe, key) else key_hint("", key, CHOICES, sampling=True)
+        known = key in attrs.fields_dict(Recipe)
+        why = _ELSEWHERE.get(key) or ("is part of the trained model" if known else "unknown key")
+        hint = "" if known else key_hint("", key, CHOICES, sampling=True)
         raise ConfigError(
             f"{clean(key, 60)}: {why}{hint}; sampling takes {', '.join(CHOICES)}, such as guidance.scale=3"
         )
@@ -66,7 +68,7 @@ def _changed(recipe: Recipe, key: str, value: Any, catalog: Catalog) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"sample: expected settings such as sample.steps=20, got {quoted(value)}")
         if "prompts" in value:
-            raise ConfigError("sample.prompts: are for a run's own samples; give prompts with --prompt")
+            raise ConfigError("sample.prompts: are for a run's own samples; give `inputs.caption`")
         return structure({**unstructure(recipe.sample), **value}, SampleSettings, "sample")
     part = getattr(recipe, key)
     if isinstance(value, str):
@@ -101,7 +103,7 @@ def chosen(
     time_grid: str | None = None,
     project_x0: bool | None = None,
 ) -> Recipe:
-    """`recipe` with another guidance, by name or by its scale, another sampler or time grid, by name."""
+    """Give `recipe` another guidance, by name or by its scale, another sampler or time grid, by name."""
     given: dict[str, Any] = {"sampler": sampler} if sampler else {}
     if time_grid:
         given["time_grid"] = time_grid
@@ -112,7 +114,7 @@ def chosen(
     elif guidance is not None:
         if not math.isfinite(guidance):
             raise ConfigError(f"guidance={guidance}: expected a finite scale, such as 3; 1 is without guidance")
-        if hasattr(recipe.guidance.config, "scale"):
+        if of(GuidanceConfig, recipe.guidance.config).scale is not None:
             given["guidance"] = {"scale": float(guidance)}
         elif guidance != 1.0:
             raise ConfigError(
@@ -123,7 +125,7 @@ def chosen(
 
 
 def require_steps(recipe: Recipe, steps: int) -> None:
-    """:class:`ConfigError` where the recipe's time grid cannot give that number of steps."""
-    problem = getattr(recipe.time_grid.config, "problem", None)
-    if problem and (line := problem(getattr(recipe.schedule.config, "table_steps", None), steps)):
+    """Raise :class:`ConfigError` if the recipe's time grid cannot give that number of steps."""
+    table = of(ScheduleConfig, recipe.schedule.config).table_steps
+    if line := of(TimeGridConfig, recipe.time_grid.config).problem(table, steps):
         raise ConfigError(f"steps={steps}: {line}")

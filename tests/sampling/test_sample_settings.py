@@ -94,7 +94,7 @@ def test_settings_are_added_to_a_part_and_another_part_starts_anew(pipeline: Pip
         (["guidance.scale=much"], "guidance.scale: expected a number, got 'much'"),
         (["guidance.interval=[3, 1]"], "guidance.interval: expected two noise levels sigma / alpha"),
         (["sample.step=3"], "sample.step: unknown key; did you mean 'steps'?"),
-        (["sample.prompts=[a]"], "sample.prompts: are for a run's own samples; give prompts with --prompt"),
+        (["sample.prompts=[a]"], "sample.prompts: are for a run's own samples; give `inputs.caption`"),
         (["sampler=ddmi"], "no sampler named 'ddmi'"),
         (["guidance"], "'guidance': expected KEY=VALUE"),
         (["guidance.scales.txt=3"], "names conditioner 'txt', which the recipe does not have; did you mean 'text'?"),

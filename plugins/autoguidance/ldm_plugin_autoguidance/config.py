@@ -12,9 +12,9 @@ from ldm_core.sampling.guidance_interval import interval_field
 
 UNNAMED = (
     "model: the weaker model is not named, and no weights file names it for you; give a run's folder or its "
-    ".safetensors file with guidance.model=PATH_OR_URL, or another guidance (--guidance NAME)"
+    ".safetensors file with guidance.model=PATH_OR_URL, or another guidance (`guidance=NAME`)"
 )
-"""Of a guidance that lacks its second model."""
+"""The error of a guidance without its second model."""
 
 
 @attrs.frozen(kw_only=True)
@@ -39,11 +39,11 @@ class AutoGuidanceConfig:
 
     @property
     def needs_null(self) -> bool:
-        """Never: both models are asked under all conditions."""
+        """Never: both models see all conditions."""
         return False
 
     def check(self, site: Site) -> Iterator[str]:
-        """One line where the weaker model cannot be used at `site`."""
+        """Yield a line if the weaker model does not fit `site`."""
         from ldm_core.sampling.second_model import find
 
         if not self.model:

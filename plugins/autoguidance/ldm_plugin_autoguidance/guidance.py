@@ -82,14 +82,14 @@ class AutoGuidance(Guidance):
         return lambda x, t: predict(x, t, [cond])[0]
 
     def _require_levels(self, model: Model, schedule: NoiseSchedule) -> None:
-        """The two schedules agree at the same times; looked at once a schedule."""
+        """Raise :class:`CheckpointError` if the two schedules differ at the same times; once a schedule."""
         if self._levels is schedule:
             return
         own = model.schedule
         times = schedule.draw(torch.arange(64, dtype=torch.float64) / 64)
         same = own.t_max == schedule.t_max and all(
-            torch.allclose(getattr(own, f)(times), getattr(schedule, f)(times), rtol=0, atol=1e-9)
-            for f in ("alpha", "sigma")
+            torch.allclose(mine(times), theirs(times), rtol=0, atol=1e-9)
+            for mine, theirs in ((own.alpha, schedule.alpha), (own.sigma, schedule.sigma))
         )
         if not same:
             raise CheckpointError(

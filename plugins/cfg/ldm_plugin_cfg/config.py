@@ -40,10 +40,10 @@ class CFGConfig:
 
     @property
     def needs_null(self) -> bool:
-        """Whether the model is called without some condition: at every scale but 1."""
+        """True if the model is called without some condition: at every scale but 1."""
         return self.scale != 1.0 or any(scale != 1.0 for scale in self.scales.values())
 
     @property
     def conditioners(self) -> tuple[str, ...]:
-        """The conditioners that it tells apart by name."""
+        """The names of conditioners with a scale of their own."""
         return tuple(self.scales)

@@ -26,15 +26,15 @@ class ClassifierFreeGuidance(Guidance):
     unconditional one first; scale 1 asks for the conditional one alone, scale 0 for the other. Channels
     beyond x0's are the last branch's.
 
-    `scales` turns conditioners on one after the other, x0 = b_0 + sum_k s_k (b_k - b_k-1), where b_k has the first k
-    of them on (Brooks et al. 2023, arXiv 2211.09800, equation 3). Neighbours of one scale are one link of the chain;
+    `scales` turns conditioners on one after the other, x0 = b_0 + sum_k s_k (b_k - b_k-1), b_k with the first k of
+    them on (Brooks et al. 2023, arXiv 2211.09800, equation 3). Neighbours of one scale are one link of the chain;
     equal scales are plain guidance. Branches whose factor is 0 are not evaluated.
 
-    `rescale` (Lin et al. 2024, arXiv 2305.08891, section 3.4): what the network puts out, F in x0 = c_skip x + c_out
-    F, keeps the guided direction and gets the standard deviation, over all but the batch, of the last branch's F; as
-    published code, which does this to whatever the network predicts. A mean of both by the share `rescale`.
+    `rescale` (Lin et al. 2024, arXiv 2305.08891, section 3.4): the network's output, F in x0 = c_skip x + c_out F,
+    keeps the guided direction and gets the standard deviation, over all but the batch, of the last branch's F, as in
+    published code; a mean of both by the share `rescale`.
 
-    `interval` (Kynkaanniemi et al. 2024, arXiv 2404.07724): guides where low < sigma / alpha <= high; elsewhere the
+    `interval` (Kynkaanniemi et al. 2024, arXiv 2404.07724): guidance at low < sigma / alpha <= high; elsewhere the
     conditional branch alone is evaluated.
     """
 
@@ -43,8 +43,8 @@ class ClassifierFreeGuidance(Guidance):
         self._parameterization = None if site is None else site.parameterization
         if config.rescale and self._parameterization is None:
             raise ConfigError(
-                "guidance.rescale: it acts on what the network puts out, and the site that cfg was built with does not "
-                "say what that is; give it with Site(parameterization=...)"
+                "guidance.rescale: it acts on the network's output, and the site of cfg has no parameterization; give "
+                "it with Site(parameterization=...)"
             )
 
     def guide(
@@ -79,7 +79,7 @@ class ClassifierFreeGuidance(Guidance):
 
 
 def chain(config: CFGConfig, names: Sequence[str]) -> tuple[list[tuple[str, ...]], list[float]]:
-    """Which conditioners are on in each branch, each a part of the next, and the scale from each branch to the next."""
+    """Name the conditioners of each branch, a part of the next one's, and the scale from each branch to the next."""
     rest = tuple(n for n in names if n not in config.scales)
     links = [*(((name,), scale) for name, scale in config.scales.items()), *([(rest, config.scale)] if rest else [])]
     sets: list[tuple[str, ...]] = [()]

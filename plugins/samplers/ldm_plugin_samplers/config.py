@@ -1,4 +1,4 @@
-"""The configurations of samplers and time grids, and which step counts a grid can give. Imports no torch."""
+"""The configurations of samplers and time grids, and the step counts of a grid. Imports no torch."""
 
 from __future__ import annotations
 
@@ -97,8 +97,7 @@ class QuadConfig:
     """The quadratic spacing of the published DDIM code: table indices (i sqrt(0.8 T) / (steps - 1))² + 1, rounded
     down; ends at index 0, and so keeps its noise.
 
-    Where many steps would round to one index again, the next free one is taken: times must decrease. The published
-    code stands still there.
+    Times must decrease: a step whose index is taken gets the next free one. The published code stands still there.
     """
 
     needs_table: ClassVar[bool] = True
@@ -113,7 +112,7 @@ class QuadConfig:
         return found[:0:-1]
 
     def problem(self, table_steps: int | None, steps: int) -> str | None:
-        """What is wrong with `steps` on a table of `table_steps` (None: continuous); None if nothing is."""
+        """Say why `steps` are impossible on a table of `table_steps` (None: continuous); None if they are not."""
         if found := _at_least_one(steps):
             return found
         if table_steps is None:
@@ -150,7 +149,7 @@ class _RatioConfig:
             raise ValueError(f"sigma_min {self.sigma_min} is not below sigma_max {self.sigma_max}")
 
     def problem(self, table_steps: int | None, steps: int) -> str | None:
-        """What is wrong with `steps` on a table of `table_steps` (None: continuous); None if nothing is."""
+        """Say why `steps` are impossible on a table of `table_steps` (None: continuous); None if they are not."""
         return _at_least_one(steps)
 
 
@@ -176,5 +175,5 @@ class ShiftedConfig:
     needs_table: ClassVar[bool] = False
 
     def problem(self, table_steps: int | None, steps: int) -> str | None:
-        """What is wrong with `steps` on a table of `table_steps` (None: continuous); None if nothing is."""
+        """Say why `steps` are impossible on a table of `table_steps` (None: continuous); None if they are not."""
         return _at_least_one(steps)

@@ -1,4 +1,4 @@
-"""Levels chosen by their noise, sigma / alpha; on a table they lie between its entries, where it is interpolated."""
+"""Time grids by the noise of a level, sigma / alpha; on a table the levels lie between its entries."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from ldm_core.contracts import NoiseSchedule, Site, TimeGrid
+from ldm_core.contracts.answers import ScheduleAnswers
+from ldm_core.contracts.configs import of
 from ldm_plugin_samplers.config import KarrasConfig, LogSNRConfig, QuadConfig, ShiftedConfig
 
 NO_SIGNAL = 80.0
-"""The largest sigma / alpha of Karras et al. 2022, where the schedule's own has no bound."""
+"""The largest sigma / alpha of Karras et al. 2022, for a schedule without a bound."""
 UNBOUNDED = 1000.0
-"""Above this it has none: published tables end at 15 to 157, the cosine table at 20,000."""
+"""Above this a schedule has no bound: published tables end at 15 to 157, the cosine table at 20,000."""
 
 
 class QuadGrid(TimeGrid):
@@ -23,8 +25,8 @@ class QuadGrid(TimeGrid):
         self.config = config
 
     def times(self, schedule: NoiseSchedule, steps: int) -> Tensor:
-        """`steps` + 1 levels, the last one that of the table's first entry; ValueError where it cannot be."""
-        table = getattr(schedule, "table_steps", None)
+        """Give `steps` + 1 levels, the last one that of the table's first entry; ValueError for impossible `steps`."""
+        table = of(ScheduleAnswers, schedule).table_steps
         if problem := self.config.problem(table, steps):
             raise ValueError(problem)
         assert table is not None
@@ -34,15 +36,15 @@ class QuadGrid(TimeGrid):
 class RatioGrid(TimeGrid):
     """Levels whose sigma / alpha, as a power 1 / rho or as a logarithm, is even; then data.
 
-    They begin at t_max, or at `sigma_max` if that is given. Where the schedule has next to no signal at t_max, the
-    levels after the first are those of a rule that begins at :data:`NO_SIGNAL`.
+    They begin at t_max, or at `sigma_max` if given. On a schedule with next to no signal at t_max, the levels after the
+    first are those of a rule from :data:`NO_SIGNAL` on.
     """
 
     def __init__(self, config: KarrasConfig | LogSNRConfig, site: Site | None = None) -> None:
         self.config = config
 
     def times(self, schedule: NoiseSchedule, steps: int) -> Tensor:
-        """`steps` + 1 levels; ValueError for less than one step, or for ends that the schedule does not reach."""
+        """Give `steps` + 1 levels; ValueError for less than one step, or for ends beyond the schedule's."""
         config = self.config
         if problem := config.problem(None, steps):
             raise ValueError(problem)
@@ -66,15 +68,15 @@ class RatioGrid(TimeGrid):
 class ShiftedGrid(TimeGrid):
     """Even times whose noise is raised: sigma / alpha is multiplied by `shift`.
 
-    On rectified flow that is t -> shift t / (1 + (shift - 1) t). On a schedule that ends at a finite sigma / alpha, the
-    even times are those from where the multiple is that end, so that the grid begins at t_max and ends at data.
+    On rectified flow it is t -> shift t / (1 + (shift - 1) t). On a schedule with a finite sigma / alpha at its end,
+    the even times begin at the level whose multiple is that end: the grid begins at t_max and ends at data.
     """
 
     def __init__(self, config: ShiftedConfig, site: Site | None = None) -> None:
         self.config = config
 
     def times(self, schedule: NoiseSchedule, steps: int) -> Tensor:
-        """`steps` + 1 levels; ValueError for less than one step."""
+        """Give `steps` + 1 levels; ValueError for less than one step."""
         if problem := self.config.problem(None, steps):
             raise ValueError(problem)
         end, shift = torch.tensor(float(schedule.t_max), dtype=torch.float64), math.log(self.config.shift)
@@ -88,15 +90,15 @@ class ShiftedGrid(TimeGrid):
 
 
 def log_ratio(schedule: NoiseSchedule, t: Tensor) -> Tensor:
-    """ln(sigma / alpha) at t, of t's shape, float64: minus half the log signal-to-noise ratio."""
+    """Give ln(sigma / alpha) at t, of t's shape, float64: minus half the log signal-to-noise ratio."""
     return schedule.sigma(t).log() - schedule.alpha(t).log()
 
 
 def time_at(schedule: NoiseSchedule, wanted: Tensor) -> Tensor:
-    """The times in [0, t_max] at which ln(sigma / alpha) has the values `wanted`, of their shape, float64.
+    """Find the times in [0, t_max] of the values `wanted` of ln(sigma / alpha), of their shape, float64.
 
-    By bisection, to the last bit: the contract says that the ratio increases, and no more. Values beyond the
-    schedule's ends give its ends.
+    By bisection, to the last bit: by contract the ratio increases, and no more is known. Values beyond the schedule's
+    ends give its ends.
     """
     low = torch.zeros_like(wanted, dtype=torch.float64)
     high = torch.full_like(low, float(schedule.t_max))
@@ -110,5 +112,5 @@ def time_at(schedule: NoiseSchedule, wanted: Tensor) -> Tensor:
 
 
 def _lowest(schedule: NoiseSchedule) -> Tensor:
-    table = getattr(schedule, "table_steps", None)
+    table = of(ScheduleAnswers, schedule).table_steps
     return torch.tensor(1.0 if table is not None else float(schedule.t_max) / 1000, dtype=torch.float64)
