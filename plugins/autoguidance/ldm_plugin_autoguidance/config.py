@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import attrs
 
 from ldm_core.contracts import Site
+from ldm_core.contracts.configs import GuidanceConfig
 from ldm_core.errors import LDMError
 from ldm_core.sampling.guidance_interval import interval_field
 
@@ -18,7 +19,7 @@ UNNAMED = (
 
 
 @attrs.frozen(kw_only=True)
-class AutoGuidanceConfig:
+class AutoGuidanceConfig(GuidanceConfig):
     """Karras et al. 2024 (arXiv 2406.02507)."""
 
     model: str = attrs.field(

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from ldm_core.contracts import EMPTY
+from ldm_core.contracts.configs import GuidanceConfig
 from ldm_core.sampling.guidance_interval import interval_field
 
 
@@ -17,7 +18,7 @@ def _share(instance: Any, attribute: attrs.Attribute, value: float) -> None:
 
 
 @attrs.frozen(kw_only=True)
-class CFGConfig:
+class CFGConfig(GuidanceConfig):
     """Ho & Salimans 2022 (arXiv 2207.12598), in the scale of the latent diffusion paper."""
 
     # Between the 1.5 of the published class and text models and the 7.5 that pushes small ones out of range.

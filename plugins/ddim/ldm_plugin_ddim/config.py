@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 
 import attrs
 
+from ldm_core.contracts.configs import SamplerConfig
+
 
 def _unit_interval(instance: Any, attribute: attrs.Attribute, value: float) -> None:
     if not 0 <= value <= 1:
@@ -18,7 +20,7 @@ def _not_negative(instance: Any, attribute: attrs.Attribute, value: float) -> No
 
 
 @attrs.frozen(kw_only=True)
-class DDIMConfig:
+class DDIMConfig(SamplerConfig):
     """Song, Meng & Ermon 2020 (arXiv 2010.02502); the step count and the spacing are the run's and its time
     grid's."""
 

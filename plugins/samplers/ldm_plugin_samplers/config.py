@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 
+from ldm_core.contracts.configs import SamplerConfig, TimeGridConfig
+
 
 def _unit_interval(instance: Any, attribute: attrs.Attribute, value: float) -> None:
     if not 0 <= value <= 1:
@@ -32,12 +34,12 @@ def _one_to_three(instance: Any, attribute: attrs.Attribute, value: int) -> None
 
 
 @attrs.frozen(kw_only=True)
-class EulerConfig:
+class EulerConfig(SamplerConfig):
     """Karras et al. 2022 (arXiv 2206.00364); it takes no settings."""
 
 
 @attrs.frozen(kw_only=True)
-class EulerAncestralConfig:
+class EulerAncestralConfig(SamplerConfig):
     """Song et al. 2021 (arXiv 2011.13456)."""
 
     eta: float = attrs.field(
@@ -47,24 +49,24 @@ class EulerAncestralConfig:
 
 
 @attrs.frozen(kw_only=True)
-class HeunConfig:
+class HeunConfig(SamplerConfig):
     """Karras et al. 2022 (arXiv 2206.00364), algorithm 1; it takes no settings."""
 
 
 @attrs.frozen(kw_only=True)
-class PLMSConfig:
+class PLMSConfig(SamplerConfig):
     """Liu et al. 2022 (arXiv 2202.09778), as the published LDM code begins it; it takes no settings."""
 
     quantizes: ClassVar[bool] = True
 
 
 @attrs.frozen(kw_only=True)
-class DPMSolverPP2MConfig:
+class DPMSolverPP2MConfig(SamplerConfig):
     """Lu et al. 2022 (arXiv 2211.01095), algorithm 2; it takes no settings."""
 
 
 @attrs.frozen(kw_only=True)
-class DPMSolverPP2MSDEConfig:
+class DPMSolverPP2MSDEConfig(SamplerConfig):
     """Lu et al. 2022 (arXiv 2211.01095), section 4.3."""
 
     eta: float = attrs.field(
@@ -74,7 +76,7 @@ class DPMSolverPP2MSDEConfig:
 
 
 @attrs.frozen(kw_only=True)
-class UniPCConfig:
+class UniPCConfig(SamplerConfig):
     """Zhao et al. 2023 (arXiv 2302.04867), in x0."""
 
     order: int = attrs.field(default=2, validator=_one_to_three, metadata={"help": "of the predictor: 1, 2 or 3"})
@@ -93,7 +95,7 @@ def _at_least_one(steps: int) -> str | None:
 
 
 @attrs.frozen(kw_only=True)
-class QuadConfig:
+class QuadConfig(TimeGridConfig):
     """The quadratic spacing of the published DDIM code: table indices (i sqrt(0.8 T) / (steps - 1))² + 1, rounded
     down; ends at index 0, and so keeps its noise.
 
@@ -128,7 +130,7 @@ class QuadConfig:
 
 
 @attrs.frozen(kw_only=True)
-class _RatioConfig:
+class _RatioConfig(TimeGridConfig):
     sigma_min: float = attrs.field(
         default=0.0,
         validator=_not_negative,
@@ -166,7 +168,7 @@ class LogSNRConfig(_RatioConfig):
 
 
 @attrs.frozen(kw_only=True)
-class ShiftedConfig:
+class ShiftedConfig(TimeGridConfig):
     """Esser et al. 2024 (arXiv 2403.03206), equation 23: even times whose sigma / alpha is multiplied by `shift`."""
 
     shift: float = attrs.field(
