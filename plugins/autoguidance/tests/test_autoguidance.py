@@ -227,6 +227,19 @@ def test_sampling_beside_a_run(catalog: Catalog, tmp_path: Path) -> None:
     assert not all(np.array_equal(a.image, b.image) for a, b in zip(plain, made, strict=True))
 
 
+def test_the_weaker_model_is_made_by_the_catalog_of_the_run(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(tmp_path / "weak", seed=2)
+    chosen = pipeline_of(catalog).with_settings({"guidance": {"use": "autoguidance", "model": str(tmp_path / "weak")}})
+
+    def discover() -> Catalog:
+        raise AssertionError("the run has a catalog")
+
+    monkeypatch.setattr(Catalog, "discover", staticmethod(discover))
+    assert len(chosen.sample(inputs={"class_label": 2}, seeds=[1], steps=1)) == 1
+
+
 def wrong(catalog: Catalog, folder: Path, first_stage: str = "ab" * 32, **config: Any) -> str:
     with pytest.raises((CheckpointError, ConfigError, DataError)) as caught:
         pipeline_of(catalog, first_stage=first_stage).with_settings(
