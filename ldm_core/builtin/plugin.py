@@ -194,11 +194,12 @@ def _commands() -> list[Component]:
             "inspect": "Describe a file or folder of weights, without running anything of it.",
             "ema": "Write a trained model with averages of another width.",
         },
-        "Parts and recipes": {
+        "Look up and extend": {
             "check": "Check and print the resolved recipe, without importing torch.",
             "show": "Print one component, preset, recipe or section of settings.",
             "plugins": "List what is installed, from which distribution, and what is broken.",
             "new": "Write a small plugin distribution that passes its own tests.",
+            "completion": "Print the script that lets a shell complete commands, options and settings.",
         },
     }
     return [

@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     _write_any_character()
     try:
+        if "_LDM_RUN_COMPLETE" in os.environ:
+            from ldm_core.cli import completion  # noqa: F401  (its scripts become click's)
         environment.follow()
         environment.adopt()
         arguments = in_unicode(sys.argv[1:] if argv is None else argv)

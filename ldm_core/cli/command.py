@@ -42,6 +42,8 @@ import attrs
 import click
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from ldm_core.catalog import Catalog
 
 GENERAL = "General"
@@ -76,8 +78,8 @@ class How(TypedDict, total=False):
     hidden: bool
     """It is not in the help."""
     completes: str
-    """The candidates of shell completion: a kind of component, ``"recipe"``, ``"file"``, ``"folder"``, ``"name"``
-    (of any component), or ``"setting"``."""
+    """The candidates of shell completion: a kind of component, ``"name"`` (of any component, recipe or section),
+    ``"kind"``, ``"recipe"``, ``"file"``, ``"folder"``, ``"setting"`` (KEY=VALUE) or ``"place"`` (a file or setting)."""
 
 
 def option(default: Any, help: str, **how: Unpack[How]) -> Field:
@@ -176,6 +178,10 @@ class _Option(click.Option):
         super().__init__(*args, **more)
         self.group, self.completes = group, completes
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Find the candidates for the option's value."""
+        return _candidates(self.completes, incomplete) or super().shell_complete(ctx, incomplete)
+
 
 class _Argument(click.Argument):
     """An argument with a line of help."""
@@ -187,9 +193,21 @@ class _Argument(click.Argument):
         self.help: str | None = help
         self.completes = completes
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Find the candidates for the argument."""
+        return _candidates(self.completes, incomplete) or super().shell_complete(ctx, incomplete)
+
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
         """Give its name as in the usage line, and its help."""
         return str(self.metavar), self.help or ""
+
+
+def _candidates(what: str, incomplete: str) -> list[CompletionItem]:
+    if not what:
+        return []
+    from ldm_core.cli.completion import candidates
+
+    return candidates(what, incomplete)
 
 
 # ------------------------------------------------------------------------------------- from a class to click's options

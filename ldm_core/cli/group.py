@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -13,6 +14,8 @@ from ldm_core.cli.options import SETTINGS, RunOptions
 from ldm_core.errors import ComponentError, clean, suggest
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from ldm_core.catalog import Entry
 
 OTHER = "Other commands"
@@ -79,6 +82,10 @@ class RunGroup(Sections, click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or fail with the nearest one's name."""
+        if ctx.resilient_parsing:
+            with contextlib.suppress(ComponentError):
+                return args[0], self.get_command(ctx, args[0]), args[1:]
+            return None, None, args[1:]
         command = self.get_command(ctx, args[0])
         if command is None:
             known = self.list_commands(ctx)
@@ -88,6 +95,18 @@ class RunGroup(Sections, click.Group):
             )
         speak_for(command)
         return args[0], command, args[1:]
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Find the commands, options and settings that begin so, without importing a command."""
+        from click.shell_completion import CompletionItem
+
+        from ldm_core.cli.completion import candidates
+
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        named = {entry.component.name: entry.component.summary for entry in installed().of("command")}
+        commands = [CompletionItem(name, help=line) for name, line in named.items() if name.startswith(incomplete)]
+        return [*commands, *(candidates("setting", incomplete) if incomplete else ())]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands under their headings, without importing one."""

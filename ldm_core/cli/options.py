@@ -247,5 +247,5 @@ def places_and_settings(places: int, metavar: str, help: str) -> Field:
             ctx.fail(f"unexpected argument '{rest[places]}'; a setting is KEY=VALUE, such as image_size=512")
         return Given(rest, settings)
 
-    how: dict[str, Any] = {"argument": True, "metavar": metavar, "callback": split, "many": True, "completes": "file"}
+    how: dict[str, Any] = {"argument": True, "metavar": metavar, "callback": split, "many": True, "completes": "place"}
     return attrs.field(default=Given([], []), metadata={"help": help, "how": how})

@@ -87,6 +87,7 @@ OPTIONS = {
     "plugins": {"--json"},
     "show": {"--kind", "--json"},
     "new": {"--dir"},
+    "completion": set(),
 }
 ARGUMENTS = {
     "train": ["settings"],
@@ -100,6 +101,7 @@ ARGUMENTS = {
     "plugins": [],
     "show": ["name"],
     "new": ["kind", "name"],
+    "completion": ["shell"],
 }
 
 
@@ -113,7 +115,7 @@ def test_options_of_the_run() -> None:
 
 def test_commands() -> None:
     own = [e.component.name for e in Catalog.discover().of("command") if e.distribution == "ldm-core"]
-    expected = "train sample reconstruct encode convert inspect ema check show plugins new"
+    expected = "train sample reconstruct encode convert inspect ema check show plugins new completion"
     assert own == expected.split()
     assert set(OPTIONS) == set(own) == set(ARGUMENTS)
 
