@@ -11,6 +11,7 @@ from typing import Any
 
 from ldm_core import storage
 from ldm_core.config.documents import parse_json, parse_yaml
+from ldm_core.contracts import ConditionerConfig, configs
 from ldm_core.data.class_names import indices as class_indices
 from ldm_core.errors import ConfigError, clean, quoted, suggest
 
@@ -224,7 +225,7 @@ def taken_sizes(recipe: Any) -> dict[str, tuple[int, int]]:
     latent, size = recipe.first_stage.config.latent, recipe.image_size
     found: dict[str, list[Any]] = {}
     for part in recipe.conditioners:
-        own = part.config.taken_sizes(size, latent) if hasattr(part.config, "taken_sizes") else {}
+        own = configs.of(ConditionerConfig, part.config).taken_sizes(size, latent)
         for key in part.config.reads:
             found.setdefault(key, []).append(own.get(key))
     return {key: sizes[0] for key, sizes in found.items() if sizes[0] and len(set(sizes)) == 1}

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from ldm_core.contracts import CondSpec, DataInfo, LatentSpec, Site
+from ldm_core.contracts import ConditionerConfig, CondSpec, DataInfo, LatentSpec, Site
 
 
 @attrs.frozen(kw_only=True)
-class LayoutConfig:
+class LayoutConfig(ConditionerConfig):
     """Boxes with classes as a sequence of tokens through a transformer encoder; conditions by cross-attention.
 
     An object is three tokens: its class and the grid cells of its top-left and bottom-right corners. Classes and

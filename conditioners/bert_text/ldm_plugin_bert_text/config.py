@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from ldm_core.contracts import CondSpec, LatentSpec, Site
+from ldm_core.contracts import ConditionerConfig, CondSpec, LatentSpec, Site
 
 
 @attrs.frozen(kw_only=True)
-class TextConfig:
+class TextConfig(ConditionerConfig):
     """A transformer encoder over the tokens of a caption; its vectors condition by cross-attention.
 
     The defaults have the size of the 1.45 B text-to-image model (Rombach et al. 2022, arXiv 2112.10752, section 3.3).

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from ldm_core.contracts import CondSpec, DataInfo, LatentSpec, Site
+from ldm_core.contracts import ConditionerConfig, CondSpec, DataInfo, LatentSpec, Site
 
 
 @attrs.frozen(kw_only=True)
-class ClassLabelConfig:
+class ClassLabelConfig(ConditionerConfig):
     """One learned vector a class, handed to cross-attention as a sequence of length 1."""
 
     classes: int = attrs.field(default=0, metadata={"help": "number of classes; 0: as many as the data has"})

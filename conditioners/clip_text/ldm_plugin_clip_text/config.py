@@ -7,14 +7,14 @@ from typing import ClassVar, Literal
 
 import attrs
 
-from ldm_core.contracts import CondSpec, LatentSpec, Site
+from ldm_core.contracts import ConditionerConfig, CondSpec, LatentSpec, Site
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 """Files of a tokenizer's folder that are read: the first, or else the other two."""
 
 
 @attrs.frozen(kw_only=True)
-class ClipTextConfig:
+class ClipTextConfig(ConditionerConfig):
     """CLIP's text encoder; the vectors of its last layer, normalised, condition by cross-attention.
 
     The defaults are those of Stable Diffusion 1 (Rombach et al. 2022; Radford et al. 2021, arXiv 2103.00020).

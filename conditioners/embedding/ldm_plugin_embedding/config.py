@@ -7,11 +7,11 @@ from typing import Literal
 
 import attrs
 
-from ldm_core.contracts import CondSpec, DataInfo, LatentSpec, Site
+from ldm_core.contracts import ConditionerConfig, CondSpec, DataInfo, LatentSpec, Site
 
 
 @attrs.frozen(kw_only=True)
-class EmbeddingConfig:
+class EmbeddingConfig(ConditionerConfig):
     """Vectors that some other model made beforehand, one or several an example, handed on as they are."""
 
     width: int = attrs.field(default=0, metadata={"help": "width of the vectors; 0: as wide as the data's"})

@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 import attrs
 
-from ldm_core.contracts import CondSpec, LatentSpec, Site
+from ldm_core.contracts import ConditionerConfig, CondSpec, LatentSpec, Site
 
 
 @attrs.frozen(kw_only=True)
-class LowResolutionConfig:
+class LowResolutionConfig(ConditionerConfig):
     """A small version of the picture, as large as the latents, concatenated to them as it is.
 
     The picture is made small here, by the latents' stride; one that has the latents' size already is taken as it is.

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ldm_core.contracts import CondSpec, LatentSpec, Site
+from ldm_core.contracts import ConditionerConfig, CondSpec, LatentSpec, Site
 
 
 def _positive(instance: Any, attribute: attrs.Attribute, value: float) -> None:
@@ -16,7 +16,7 @@ def _positive(instance: Any, attribute: attrs.Attribute, value: float) -> None:
 
 
 @attrs.frozen(kw_only=True)
-class MaskedImageConfig:
+class MaskedImageConfig(ConditionerConfig):
     """The picture with its holes made black, through the first stage, and the mask; concatenated to the latents.
 
     The first stage hands out normalised latents, and `scale` multiplies them. Published weights of the paper's model

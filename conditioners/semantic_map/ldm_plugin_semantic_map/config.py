@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from ldm_core.contracts import CondSpec, DataInfo, LatentSpec, Site
+from ldm_core.contracts import ConditionerConfig, CondSpec, DataInfo, LatentSpec, Site
 
 
 @attrs.frozen(kw_only=True)
-class SemanticMapConfig:
+class SemanticMapConfig(ConditionerConfig):
     """A label map, averaged over each latent cell and mapped to a few channels, concatenated to the latents."""
 
     classes: int = attrs.field(default=0, metadata={"help": "number of classes; 0: as many as the data has"})

@@ -13,6 +13,14 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 
+from ldm_core.contracts import (
+    GuidanceConfig,
+    ObjectiveConfig,
+    ParameterizationConfig,
+    SamplerConfig,
+    ScheduleConfig,
+    TimeGridConfig,
+)
 from ldm_core.errors import quoted
 
 _LONGEST_TABLE = 100_000  # published ones have 1,000; the table is made when the recipe is read
@@ -31,7 +39,7 @@ def _at_least_one(instance: Any, attribute: attrs.Attribute, value: int) -> None
 
 
 @attrs.frozen(kw_only=True)
-class VPConfig:
+class VPConfig(ScheduleConfig):
     """A variance-preserving table of T steps: alpha² + sigma² = 1, alpha² the running product of 1 - beta.
 
     Kinds of beta, from `beta_start` to `beta_end`: ``linear`` is linear in the square root, as published
@@ -126,21 +134,21 @@ inpainting; retrieval; text-to-image and Stable Diffusion; improved DDPM."""
 
 
 @attrs.frozen(kw_only=True)
-class EpsConfig:
+class EpsConfig(ParameterizationConfig):
     """The network predicts the noise (Ho et al. 2020); it takes no settings."""
 
     needs_terminal_alpha: ClassVar[bool] = True
 
 
 @attrs.frozen(kw_only=True)
-class X0Config:
+class X0Config(ParameterizationConfig):
     """The network predicts the clean latents; it takes no settings."""
 
     needs_terminal_alpha: ClassVar[bool] = False
 
 
 @attrs.frozen(kw_only=True)
-class VConfig:
+class VConfig(ParameterizationConfig):
     """The network predicts the velocity (Salimans & Ho 2022); it takes no settings."""
 
     needs_terminal_alpha: ClassVar[bool] = False
@@ -162,7 +170,7 @@ def _not_negative(instance: Any, attribute: attrs.Attribute, value: float) -> No
 
 
 @attrs.frozen(kw_only=True)
-class SimpleConfig:
+class SimpleConfig(ObjectiveConfig):
     """The simple loss: the error of what the network predicts, averaged over an example's values.
 
     ``huber`` is the square up to `huber_delta` and the tangent line beyond it, 2 delta |e| - delta² (twice the usual
@@ -203,7 +211,7 @@ class SimpleConfig:
 
 
 @attrs.frozen(kw_only=True)
-class DDPMConfig:
+class DDPMConfig(SamplerConfig):
     """Ancestral sampling: each step draws from the Gaussian posterior of the level below."""
 
     quantizes: ClassVar[bool] = True
@@ -215,7 +223,7 @@ class DDPMConfig:
 
 
 @attrs.frozen(kw_only=True)
-class NoGuidanceConfig:
+class NoGuidanceConfig(GuidanceConfig):
     """The conditional estimate as it is; it takes no settings."""
 
     needs_null: ClassVar[bool] = False
@@ -233,7 +241,7 @@ def _range_problem(table_steps: int | None, steps: int) -> str | None:
 
 
 @attrs.frozen(kw_only=True)
-class LegacyConfig:
+class LegacyConfig(TimeGridConfig):
     """The grid of the published LDM samplers: table indices 1, 1 + c, … with c = T // steps; ends at index 0.
 
     Its output keeps the noise of index 0. It gives only step counts that this rule meets exactly; where the
@@ -279,7 +287,7 @@ class LegacyConfig:
 
 
 @attrs.frozen(kw_only=True)
-class LeadingConfig:
+class LeadingConfig(TimeGridConfig):
     """Indices offset, offset + c, … with c = T // steps, as Stable Diffusion samples; ends at data."""
 
     offset: int = attrs.field(
@@ -318,7 +326,7 @@ class LeadingConfig:
 
 
 @attrs.frozen(kw_only=True)
-class TrailingConfig:
+class TrailingConfig(TimeGridConfig):
     """Indices T - 1, T - 1 - T / steps, …, rounded (Lin et al. 2023): begins at pure noise, ends at data."""
 
     needs_table: ClassVar[bool] = False
@@ -335,7 +343,7 @@ class TrailingConfig:
 
 
 @attrs.frozen(kw_only=True)
-class LinspaceConfig:
+class LinspaceConfig(TimeGridConfig):
     """Indices evenly from T - 1 to 0, both included, rounded; ends at data. A single step begins at T - 1."""
 
     needs_table: ClassVar[bool] = False

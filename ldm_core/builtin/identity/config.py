@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import attrs
 
-from ldm_core.contracts import LatentSpec, Site
+from ldm_core.contracts import FirstStageConfig, LatentSpec, Site
 
 
 @attrs.frozen(kw_only=True)
-class IdentityConfig:
+class IdentityConfig(FirstStageConfig):
     """Pixels as latents: diffusion in pixel space (LDM-1 of arXiv 2112.10752)."""
 
     channels: int = attrs.field(default=3, metadata={"help": "channels of the images: 3 colour, 1 grey"})

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from ldm_core.contracts import Accepts, Site
+from ldm_core.contracts import Accepts, DenoiserConfig, Site
 
 
 @attrs.frozen(kw_only=True)
-class UNetConfig:
+class UNetConfig(DenoiserConfig):
     """The U-Net of Rombach et al. 2022 (arXiv 2112.10752, appendix E); its in and out widths are the model's.
 
     Level i works at downsampling factor 2**i of the latents and has width channels · channel_mult[i].
