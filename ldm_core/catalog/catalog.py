@@ -164,5 +164,5 @@ class Catalog:
         message += f" (installed: {', '.join(known) or 'none'})"
         if self.broken:
             rows = "; ".join(f"{b.distribution}: {b.error}" for b in self.broken[:3])
-            message += f"\nplugins that did not load, see `ldm-run plugins`: {rows}"
+            message += f"\nplugins that did not load, see `Catalog.broken`: {rows}"
         raise ComponentError(message)

@@ -30,7 +30,7 @@ KINDS: Mapping[str, str] = {
     "dataset": "examples",
     "observer": "is told of a run's progress",
     "codec": "weights of other programs, in and out",
-    "command": "a subcommand of ldm-run",
+    "command": "a subcommand of the command line",
 }
 """Every kind of component, with a few words for listings."""
 
@@ -58,7 +58,7 @@ class Component:
     down), or a function of the site that gives them; a preset itself stays the paper's size.
 
     A ``command`` has no config: its `factory` names what :func:`ldm_core.cli.command` made, its `name` may hold dashes,
-    and `group` is the heading under which ``ldm-run --help`` lists it.
+    and `group` is the heading under which the command line lists it.
     """
 
     kind: str

@@ -11,8 +11,9 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType, NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import attrs
 from cattrs import Converter
@@ -25,7 +26,6 @@ from cattrs.errors import (
 )
 from cattrs.gen import make_dict_structure_fn
 
-from ldm_core.config import structure as _config
 from ldm_core.config.documents import not_unicode
 from ldm_core.config.documents import parse_yaml as parse_yaml
 from ldm_core.config.key_hints import key_hint
@@ -88,97 +88,93 @@ def _literal(value: Any, target: Any) -> Any:
     )
 
 
-def _is_union(target: Any) -> bool:
-    return get_origin(target) in (Union, UnionType)
+def _union(value: Any, target: Any) -> Any:
+    if value is None and NoneType in get_args(target):
+        return None
+    members = [m for m in get_args(target) if m is not NoneType]
+    errors = []
+    for member in members:
+        try:
+            return _CONVERTER.structure(value, member)
+        except _Mismatch as error:
+            errors.append(str(error))
+        except (ClassValidationError, IterableValidationError):
+            if len(members) == 1:
+                raise
+            errors.append(f"got {_show(value)}")
+    raise _Mismatch(" or ".join(dict.fromkeys(errors)))
 
 
-def make_converter() -> Converter:  # noqa: C901
-    """A converter with forbidden extra keys and strict scalars."""
-    conv = Converter(forbid_extra_keys=True, detailed_validation=True)
-    conv.register_structure_hook(int, _integer)
-    conv.register_structure_hook(float, _float)
-    conv.register_structure_hook(bool, _bool)
-    conv.register_structure_hook(str, _string)
-    conv.register_structure_hook_func(lambda t: get_origin(t) is Literal, _literal)  # type: ignore[comparison-overlap]
+def _tuple(value: Any, target: Any) -> tuple[Any, ...]:
+    """``tuple[T, ...]`` takes a list of any length, ``tuple[S, T]`` one of its own."""
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        row = isinstance(value, str) and "," in value and value[:1] != "["
+        hint = f"; lists stand in brackets: '[{clean(value, 80)}]'" if row else ""
+        raise _Mismatch(f"expected a list, got {_show(value)}{hint}")
+    kinds = get_args(target)
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        kinds = kinds[:1] * len(value)
+    if len(value) != len(kinds):
+        raise _Mismatch(f"expected {len(kinds)} values, got {_show(value)}")
+    out, errors = [], []
+    for i, (item, kind) in enumerate(zip(value, kinds, strict=True)):
+        try:
+            out.append(_CONVERTER.structure(item, kind))
+        except Exception as error:
+            error.add_note(IterableValidationNote("", i, kind))
+            errors.append(error)
+    if errors:
+        raise IterableValidationError("list", errors, target)
+    return tuple(out)
 
-    def union(value: Any, target: Any) -> Any:
-        if value is None and NoneType in get_args(target):
-            return None
-        members = [m for m in get_args(target) if m is not NoneType]
-        errors = []
-        for member in members:
-            try:
-                return conv.structure(value, member)
-            except _Mismatch as error:
-                errors.append(str(error))
-            except (ClassValidationError, IterableValidationError):
-                if len(members) == 1:
-                    raise
-                errors.append(f"got {_show(value)}")
-        raise _Mismatch(" or ".join(dict.fromkeys(errors)))
 
-    conv.register_structure_hook_func(_is_union, union)
+def _mapping(value: Any, target: Any) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise _Mismatch(f"expected a mapping, got {_show(value)}")
+    key, item = get_args(target) or (Any, Any)
+    structure = _CONVERTER.structure
+    return MappingProxyType({structure(k, key): v if item is Any else structure(v, item) for k, v in value.items()})
 
-    def sequence_factory(target: Any) -> Callable[[Any, Any], Any]:
-        args = get_args(target)
-        if len(args) == 2 and args[1] is Ellipsis:
-            item, length = args[0], None
-        else:
-            item, length = None, len(args)
 
-        def structure(value: Any, _: Any) -> Any:
-            if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-                row = isinstance(value, str) and "," in value and value[:1] != "["
-                hint = f"; lists stand in brackets: '[{clean(value, 80)}]'" if row else ""
-                raise _Mismatch(f"expected a list, got {_show(value)}{hint}")
-            if length is not None and len(value) != length:
-                raise _Mismatch(f"expected {length} values, got {_show(value)}")
-            out, errors = [], []
-            for i, v in enumerate(value):
-                kind = item if length is None else args[i]
-                try:
-                    out.append(conv.structure(v, kind))
-                except Exception as error:
-                    error.__notes__ = [*getattr(error, "__notes__", []), IterableValidationNote("", i, kind)]
-                    errors.append(error)
-            if errors:
-                raise IterableValidationError("list", errors, target)
-            return tuple(out)
+def _class_hook(target: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+    """Make the hook of one attrs class; its code is generated once."""
+    read = make_dict_structure_fn(target, converter, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=True)
 
-        return structure
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise _Mismatch(f"expected a mapping of settings, got {_show(value)}")
+        return read(value, target)
 
-    conv.register_structure_hook_factory(lambda t: get_origin(t) is tuple, sequence_factory)  # type: ignore[comparison-overlap]
+    return structure
 
-    def class_factory(target: Any) -> Callable[[Any, Any], Any]:
-        base = make_dict_structure_fn(target, conv, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=True)
 
-        def structure(value: Any, _: Any) -> Any:
-            if not isinstance(value, Mapping):
-                raise _Mismatch(f"expected a mapping of settings, got {_show(value)}")
-            return base(value, target)
+_Hook: TypeAlias = Callable[[Any, Any], Any]
+_SCALARS: Mapping[Any, _Hook] = {int: _integer, float: _float, bool: _bool, str: _string}
+_BY_ORIGIN: Mapping[Any, _Hook] = {
+    Literal: _literal,
+    Union: _union,
+    UnionType: _union,
+    tuple: _tuple,
+    Mapping: _mapping,
+    dict: _mapping,
+}
+"""The origin of a generic type -> its hook ``(value, type) -> structured value``."""
 
-        return structure
 
-    conv.register_structure_hook_factory(attrs.has, class_factory)
+def _has_origin(origin: Any, target: Any) -> bool:
+    return get_origin(target) is origin
 
-    def mapping_factory(target: Any) -> Callable[[Any, Any], Any]:
-        args = get_args(target) or (Any, Any)
 
-        def structure(value: Any, _: Any) -> Any:
-            if not isinstance(value, Mapping):
-                raise _Mismatch(f"expected a mapping, got {_show(value)}")
-            return MappingProxyType(
-                {
-                    conv.structure(k, args[0]): (v if args[1] is Any else conv.structure(v, args[1]))
-                    for k, v in value.items()
-                }
-            )
-
-        return structure
-
-    mappings: tuple[Any, ...] = (Mapping, dict)
-    conv.register_structure_hook_factory(lambda t: get_origin(t) in mappings or t is Mapping, mapping_factory)
-    return conv
+def make_converter() -> Converter:
+    """Make a converter with forbidden extra keys and strict scalars."""
+    made = Converter(forbid_extra_keys=True, detailed_validation=True)
+    for scalar, hook in _SCALARS.items():
+        made.register_structure_hook(scalar, hook)
+    for origin, hook in _BY_ORIGIN.items():
+        made.register_structure_hook_func(partial(_has_origin, origin), hook)
+    made.register_structure_hook_func(lambda target: target is Mapping, _mapping)
+    made.register_structure_hook_factory(attrs.has, _class_hook)
+    return made
 
 
 _CONVERTER = make_converter()
@@ -260,5 +256,5 @@ def field_table(config: type) -> list[tuple[str, str, str, str]]:
 
 def digest(plain: Any) -> str:
     """SHA-256 of plain values, whatever the order of their keys; 64 hex digits."""
-    text = json.dumps(plain, sort_keys=True, ensure_ascii=False, default=_config.unstructure)
+    text = json.dumps(plain, sort_keys=True, ensure_ascii=False, default=unstructure)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -205,7 +205,7 @@ def _guidance(recipe: Recipe) -> Iterable[str]:
         if not recipe.conditioners:
             yield (
                 f"guidance '{guidance.asked or guidance.use}' compares with and without a condition, and the recipe "
-                "has no conditioner; add one (--cond NAME) or set guidance=none"
+                "has no conditioner; add one (`conditioners=NAME`) or set guidance=none"
             )
             return
         droppable = [c for c in recipe.conditioners if configs.of(ConditionerConfig, c.config).droppable]

@@ -59,8 +59,8 @@ def continuation(recipe: Recipe, out: str) -> Continuation:
     changed = differences(begun, known)
     if changed:
         raise ConfigError(
-            f"{out} holds a run of another recipe ({'; '.join(changed[:3])}); give another folder with --out, or the "
-            f"old recipe: --recipe {url}"
+            f"{out} holds a run of another recipe ({'; '.join(changed[:3])}); give another folder with `out`, or the "
+            f"old recipe: `recipe={url}`"
         )
     another = known is not recipe and not storage.exists(first)
     return Continuation(known, moved, text if another else "")
@@ -140,7 +140,7 @@ def shorter_run(recipe: Recipe) -> str:
     if storage.exists(f"runs/{recipe.name}"):
         return ""
     found = next((out for out, known in _goes_on(recipe) if not _same_steps(recipe, known)), "")
-    return f"{found} holds this run with fewer steps; to go on from there, say --out {found}" if found else ""
+    return f"{found} holds this run with fewer steps; to go on from there, say `out={found}`" if found else ""
 
 
 def _goes_on(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
@@ -187,7 +187,7 @@ def _with_length(recipe: Recipe, section: str, before: Mapping[str, Any], begun:
     if now.steps < reached:
         raise ConfigError(
             f"{section}.steps: the run in {out} is one of {reached} steps, and {now.steps} were asked for; a run gets "
-            f"longer, not shorter: set {section}.steps={reached} or more, or give another folder with --out"
+            f"longer, not shorter: set {section}.steps={reached} or more, or give another folder with `out`"
         )
     if now.steps > steps and (why := _bound_to_length(recipe, section, steps, first, out)):
         raise ConfigError(f"{section}.steps: {why}")
@@ -213,9 +213,10 @@ def _end(settings: Any) -> int:
 
 
 def _from_weights(section: str, out: str, steps: int) -> str:
-    stage = f"--recipe {storage.join(out, RECIPE_FILE)} first_stage_trainer.init_from={out}"
-    option = f"--init-from {out}" if section == "trainer" else stage
-    return f"ldm-run {option} --out NEW {section}.steps={steps}"
+    start = f"`trainer.init_from={out}`"
+    if section != "trainer":
+        start = f"`recipe={storage.join(out, RECIPE_FILE)}` first_stage_trainer.init_from={out}"
+    return f"`workflow.run` {start} `out=NEW` {section}.steps={steps}"
 
 
 def _bound_to_length(recipe: Recipe, section: str, steps: int, first: Mapping[str, Any], out: str) -> str:

@@ -138,8 +138,8 @@ def _without_secrets(plain: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[
 def _section(key: str, section: type, value: Any) -> Any:
     if key == "data" and isinstance(value, str) and value:
         raise ConfigError(
-            f"data: expected a mapping of settings, got {quoted(value)}; a data set is --data {clean(value, 60)}, or "
-            "dataset: {use: folder, url: ...}"
+            f"data: expected a mapping of settings, got {quoted(value)}; a data set is `dataset={clean(value, 60)}`, "
+            "or dataset: {use: folder, url: ...}"
         )
     return structure({} if value is None or value == [] else value, section, key)
 

@@ -200,7 +200,7 @@ class FirstStageTrainerSettings(EngineSettings):
 
 @attrs.frozen(kw_only=True)
 class SampleSettings:
-    """What a run samples at its end, and the defaults of ``ldm-run sample``. Not part of a run's identity."""
+    """What a run samples at its end, and the defaults of sampling. Not part of a run's identity."""
 
     steps: int = field(50, "sampler steps", minimum=1, maximum=10**6)
     images: int = field(16, "images", minimum=1, maximum=10**7)

@@ -34,7 +34,7 @@ def load_plain(name_or_url: str) -> dict[str, Any]:
         text = storage.read_text(name_or_url)
     else:
         raise ConfigError(
-            f"no recipe named '{name_or_url}'{suggest(name_or_url, names)} (`ldm-run show recipes` lists those that "
+            f"no recipe named '{name_or_url}'{suggest(name_or_url, names)} (`recipe.shipped` lists those that "
             "are shipped; or give the path or URL of a .yaml file)"
         )
     plain = documents.parse_yaml(text, name_or_url)

@@ -69,7 +69,7 @@ def misfits(recipe: Recipe, find: Find = artifacts.find) -> Iterable[str]:
 
 def _other_latents(recipe: Recipe, find: Find) -> Iterable[str]:
     where = storage.shown(recipe.trainer.init_from)
-    fix = "set first_stage to the folder of that model's run (--first-stage)"
+    fix = "set first_stage to the folder of that model's run (`first_stage`)"
     if not recipe.first_stage.weights:
         yield (
             f"trainer.init_from: {where} was trained on the latents of its own first stage, and this recipe trains "

@@ -162,7 +162,7 @@ def test_a_near_name_is_suggested() -> None:
 
 def test_broken_plugins_are_named_as_the_likely_cause() -> None:
     made = catalog(a=Plugin(component(api=99)))
-    with pytest.raises(ComponentError, match=r"did not load, see `ldm-run plugins`: dist-a: .*API 99"):
+    with pytest.raises(ComponentError, match=r"did not load, see `Catalog.broken`: dist-a: .*API 99"):
         made.get("sampler", "mine")
 
 

@@ -70,7 +70,7 @@ def test_another_recipe_in_the_folder_is_an_error(folder: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith(
         "error: trainer.steps: the rate of the run in run falls to its end at step 2 (schedule=cosine), so that one of "
-        "3 steps is another run; start one from its weights: ldm-run --init-from run --out NEW trainer.steps=1"
+        "3 steps is another run; start one from its weights: `ldm-run` --init-from run --out NEW trainer.steps=1"
     )
 
 

@@ -100,7 +100,7 @@ def test_wrong_keys_of_sampling(setting: str, meant: str) -> None:
 
 def test_data_that_is_no_section() -> None:
     (line,) = mistakes("data=photos")
-    assert "--data photos" in line
+    assert "`dataset=photos`" in line
 
 
 # ---------------------------------------------------------------------------------------------------- numbers

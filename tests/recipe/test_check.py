@@ -83,7 +83,7 @@ def test_what_fits_passes_and_has_a_site(catalog: Catalog) -> None:
         ),
         (  # guidance that needs a null, without any conditioner
             {"conditioners": []},
-            ["guidance 'cfg'", "has no conditioner", "--cond NAME", "guidance=none"],
+            ["guidance 'cfg'", "has no conditioner", "`conditioners=NAME`", "guidance=none"],
         ),
         (  # guidance that needs a null that was never trained
             {"conditioners": [{"use": "class_label", "classes": 4}]},

@@ -123,7 +123,7 @@ def test_a_shorter_run_without_out_is_named(tmp_path: Path, monkeypatch: pytest.
     first, longer = recipe("photos"), recipe("photos/", steps=20)
     assert continuation.shorter_run(longer) == ""
     begun(tmp_path / continuation.default_out(first), first)
-    assert continuation.shorter_run(longer).endswith(f"say --out runs/{first.name}")
+    assert continuation.shorter_run(longer).endswith(f"say `out=runs/{first.name}`")
     assert continuation.default_out(longer) == f"runs/{longer.name}"
     for other in (first, recipe("photos", steps=2), recipe("photos", steps=20, lr=0.5)):
         assert continuation.shorter_run(other) == ""
@@ -140,8 +140,8 @@ def test_a_shorter_run_without_out_is_named(tmp_path: Path, monkeypatch: pytest.
         ({"schedule": "cosine", "decay_end": 5}, {"steps": 20}, ""),
         ({"schedule": "linear", "final_lr": 0.1}, {"steps": 9, "decay_end": 8}, ""),
         ({}, {"steps": 7}, r"trainer\.steps: .* of 8 steps, and 7 were asked for; a run gets longer, not shorter"),
-        ({"schedule": "cosine"}, {"steps": 9}, r"falls to its end at step 8 .*: ldm-run --init-from .* --out NEW "
-                                               r"trainer\.steps=1"),
+        ({"schedule": "cosine"}, {"steps": 9}, r"falls to its end at step 8 .*: `workflow.run` `trainer.init_from=.*` "
+                                               r"`out=NEW` trainer\.steps=1"),
         ({"schedule": "linear", "final_lr": 0.1}, {"steps": 9}, r"at the last rate add trainer\.decay_end=8"),
         ({}, {"steps": 9, "lr": 0.5}, r"another recipe \(trainer\.lr: 0\.001 there, 0\.5 now\)"),
         ({"schedule": "cosine"}, {"steps": 9, "decay_end": 9}, "falls to its end at step 8"),
@@ -162,7 +162,7 @@ def test_steps_may_be_raised_where_the_run_so_far_stays_what_it_was(
 
 def test_no_checkpoint_no_more_steps(tmp_path: Path) -> None:
     out = begun(tmp_path, recipe("photos"), "model.safetensors")
-    with pytest.raises(ConfigError, match=r"no checkpoint of its 8 steps .*--init-from"):
+    with pytest.raises(ConfigError, match=r"no checkpoint of its 8 steps .*`trainer.init_from=.*`"):
         continuation.continuation(recipe("photos", steps=9), out)
 
 

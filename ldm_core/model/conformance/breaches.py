@@ -76,7 +76,7 @@ def unsound(part: Named, method: str, what: str) -> NotFiniteError:
     """The error of a part that makes NaN or infinity of finite inputs, be it by its code or by its weights."""
     return NotFiniteError(
         f"{part}: {method} makes {what} of which no row is finite (NaN or infinite), though its inputs are; look for "
-        "NaN in its weights (`ldm-run inspect` names it), take precision fp32, or mend what it divides by"
+        "NaN in its weights (`weights.describe` names it), take precision fp32, or mend what it divides by"
     )
 
 
