@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import attrs
 
-from ldm_core.contracts import LatentSpec, Site
+from ldm_core.contracts import FirstStageConfig, LatentSpec, Site
 
 
 @attrs.frozen(kw_only=True)
-class AutoencoderConfig:
+class AutoencoderConfig(FirstStageConfig):
     """Shape of an encoder and its decoder (arXiv 2112.10752, appendix G); the defaults are those of factor 4."""
 
     channels: int = attrs.field(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 
 from ldm_core.config.fields import field
+from ldm_core.contracts import DatasetConfig
 from ldm_core.errors import quoted
 
 _MOST_SCENES = 10**8  # the order of an epoch is kept in memory
@@ -34,7 +35,7 @@ def _shares(_: object, attribute: attrs.Attribute[tuple[float, ...]], value: tup
 
 
 @attrs.frozen(kw_only=True)
-class ShapesConfig:
+class ShapesConfig(DatasetConfig):
     """Seeded scenes of one to three coloured shapes; example i depends on (seed, split, i) and the other
     settings here alone.
 

@@ -8,6 +8,7 @@ from typing import Literal
 import attrs
 
 from ldm_core.config.fields import field
+from ldm_core.contracts import DatasetConfig
 
 _GEOMETRIES = ("image", "map", "boxes", "per_box", "value")
 
@@ -34,7 +35,7 @@ def _geometries(_: object, attribute: attrs.Attribute[Mapping[str, str]], value:
 
 
 @attrs.frozen(kw_only=True)
-class ReadingConfig:
+class ReadingConfig(DatasetConfig):
     """Settings that both readers share; not a component by itself."""
 
     url: str = attrs.field(
