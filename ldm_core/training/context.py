@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,8 @@ from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import DataInfo, DatasetAnswers, FirstStage
 from ldm_core.contracts.configs import of
-from ldm_core.data.unreadable import printable
+from ldm_core.contracts.streams import mix_seed
+from ldm_core.data.unreadable import SkipBad, printable
 from ldm_core.errors import DataError
 from ldm_core.model.parts import held_out_data, make_dataset
 from ldm_core.model.trained import load_stage
@@ -20,7 +21,9 @@ from ldm_core.recipe import artifacts
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.training.engine import world
 from ldm_core.training.feed.examples import Examples
-from ldm_core.training.folder import own_files
+from ldm_core.training.feed.loader import Loader
+from ldm_core.training.feed.order import Arrangement, Place
+from ldm_core.training.folder import curves, own_files
 from ldm_core.training.folder.identities import Identities
 from ldm_core.training.folder.metrics import MetricsFile
 from ldm_core.training.folder.own_files import OwnFiles
@@ -106,6 +109,24 @@ class RunContext:
             return self.dataset, f"the held-out ones do not do: {error}"
         return self._held_out, ""
 
+    def loader(
+        self, stage: str, fetch: Callable[[Place], Any], arrangement: Arrangement, keys: Any, bad: SkipBad | None
+    ) -> Loader:
+        """The batches of a stage's training: examples by `fetch`, in the order of the recipe's seed."""
+        settings = self.recipe.trainer if stage == "denoiser" else self.recipe.first_stage_trainer
+        return Loader(
+            fetch,
+            arrangement,
+            keys,
+            images_per_step=settings.images_per_step,
+            accumulate=settings.accumulate,
+            steps=settings.steps,
+            world=self.run.world,
+            seed=mix_seed(self.recipe.seed, stage),
+            workers=self.recipe.data.workers,
+            bad=bad,
+        )
+
     def report_bad(self, examples: Examples) -> None:
         """Say which examples could not be read, and list them in the run's folder."""
         if bad := examples.dataset.bad:
@@ -136,6 +157,16 @@ class RunContext:
         if data is not None and self.run.world.main:
             url = self.own.write(name, data)
             self.run.hook.ldm_images(stage=stage, step=step, name=name, url=url)
+
+    def write_trained(self, stage: str, name: str, file: bytes, steps: int) -> None:
+        """Write a trained stage's weights `file` into the run's folder, with its curves; for the main process."""
+        self.own.write(name, file)
+        for picture, data in curves.pictures(self.run.metrics.read(), stage).items():
+            self.picture(stage, steps, picture, data)
+
+    def checkpoints_of(self, stage: str) -> str:
+        """The folder of a stage's checkpoints."""
+        return storage.join(self.out, "checkpoints", stage)
 
     def finished_first_stage(self) -> artifacts.Header | None:
         """The header of the first stage's file, where it was trained under this very recipe and data."""

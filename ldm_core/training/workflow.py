@@ -104,7 +104,7 @@ def claim(recipe: Recipe, out: str, begun: str = "", own: OwnFiles | None = None
 
 
 def take_over(recipe: Recipe, out: str) -> None:
-    """Let a run of this recipe overwrite the files in `out` that have names of its own (``--force``)."""
+    """Let a run of this recipe overwrite the files in `out` that have names of its own."""
     continuation(recipe, out)
     if storage.is_folder(out):
         OwnFiles.read(out).adopt()

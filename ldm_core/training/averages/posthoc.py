@@ -170,7 +170,7 @@ def reconstruct(run: str, width: float, step: int | None = None, identity: str |
     last = found[-1].step if step is None else step
     if all(s.step != last for s in found):
         near = min((s.step for s in found), key=lambda s: abs(s - last))
-        raise CheckpointError(f"--step {last}: there is no snapshot of that step; the nearest is {near}")
+        raise CheckpointError(f"`step={last}`: there is no snapshot of that step; the nearest is {near}")
     found = [s for s in found if s.step <= last and s.updates]
     each = [(s, i, exponent_of(w)) for s in found for i, w in enumerate(s.widths)]
     updates = [s.updates for s, _, _ in each]

@@ -126,7 +126,7 @@ def newest(folder: str, identity: str) -> Search:
             if manifest["identity"] != identity:
                 raise CheckpointError(
                     f"{storage.shown(url)} was made with another recipe or other data; take that recipe again, or "
-                    "another --out"
+                    "another `out`"
                 )
             _verify(url, manifest)
         except _DamagedError as error:

@@ -186,7 +186,7 @@ class _Target:
 def _other_architecture(part: str, name: str) -> CheckpointError:
     return CheckpointError(
         f"the checkpoint is of another architecture (part '{part}', first difference: '{name}'); use the recipe that "
-        "it was made with, or another --out"
+        "it was made with, or another `out`"
     )
 
 

@@ -9,9 +9,7 @@ import attrs
 from safetensors.torch import save
 from torch import Tensor
 
-from ldm_core import storage
 from ldm_core.contracts.configs import DenoiserConfig, of
-from ldm_core.contracts.streams import mix_seed
 from ldm_core.model.build import make_model, make_objective, sampling_site
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.recipe import versions
@@ -22,16 +20,15 @@ from ldm_core.training.denoiser.previews import previewer
 from ldm_core.training.denoiser.task import DenoiserTask
 from ldm_core.training.denoiser.validation import HeldOutErrors
 from ldm_core.training.feed.examples import Examples, arrange
-from ldm_core.training.feed.loader import Loader, example_name
-from ldm_core.training.finetune import start_model
-from ldm_core.training.folder import curves
+from ldm_core.training.feed.loader import example_name
+from ldm_core.training.finetune import Start, start_model
 from ldm_core.training.latents import cache as latent_cache
 from ldm_core.training.loop import train
 
 
 def train_denoiser(context: RunContext, identity: str, fitted: Mapping[str, Mapping[str, Any]]) -> None:
     """Train denoiser and conditioners on latents and write the model's file; `fitted`: see :func:`.fit.fit_early`."""
-    recipe, settings, world, stage = context.recipe, context.recipe.trainer, context.run.world, context.stage()
+    recipe, run, stage = context.recipe, context.run, context.stage()
     model = make_model(recipe, context.catalog, stage)
     started = start_model(context, model)
     fit_conditioners(context, model, started, fitted)
@@ -39,70 +36,70 @@ def train_denoiser(context: RunContext, identity: str, fitted: Mapping[str, Mapp
     data, wanted = context.paired(), [*(["image"] if made is None else []), *recipe.reads]
     examples = Examples(data, recipe.image_size, recipe.data, wanted) if wanted else None
     fetch: Any = examples if made is None else latent_cache.LatentExamples(made, examples)
-    loader = Loader(
-        fetch,
-        arrange(data, recipe.data, recipe.image_size),
-        fetch.keys,
-        images_per_step=settings.images_per_step,
-        accumulate=settings.accumulate,
-        steps=settings.steps,
-        world=world,
-        seed=mix_seed(recipe.seed, "denoiser"),
-        workers=recipe.data.workers,
-        bad=None if examples is None else examples.dataset,
-    )
-    model.to(world.device)
+    bad = None if examples is None else examples.dataset
+    loader = context.loader("denoiser", fetch, arrange(data, recipe.data, recipe.image_size), fetch.keys, bad)
+    model.to(run.world.device)
     objective = make_objective(recipe, context.catalog, sampling_site(recipe, stage))
-    task = DenoiserTask(
-        model,
-        objective,
-        stage,
-        recipe,
-        world,
-        name_of=lambda place: example_name(data, made, place),
-        say=context.run.say,
-    )
-    if task.ema is not None and settings.ema_power:
+    named = lambda place: example_name(data, made, place)  # noqa: E731
+    task = DenoiserTask(model, objective, stage, recipe, run.world, name_of=named, say=run.say)
+    if task.ema is not None and recipe.trainer.ema_power:
         task.snapshot = lambda step: keep_averages(context, task, step, identity)
-    if of(DenoiserConfig, recipe.denoiser.config).dropout and (world.size > 1 or settings.accumulate > 1):
+    _say_how(context)
+    held_out = validation_of(context, task)
+    task.validate, task.preview = held_out, previewer(context, task)
+    folder = context.checkpoints_of("denoiser")
+    train(task, loader, recipe.trainer, run, folder=folder, identity=identity)
+    if examples is not None:
+        context.report_bad(examples)
+    _validate_at_the_end(context, held_out)
+    _write(context, task, started, identity)
+
+
+def _say_how(context: RunContext) -> None:
+    """Say what a user may not expect of this recipe."""
+    recipe = context.recipe
+    several = context.run.world.size > 1 or recipe.trainer.accumulate > 1
+    if several and of(DenoiserConfig, recipe.denoiser.config).dropout:
         context.run.say(
             "denoiser: its dropout draws for a whole micro-batch at once, so the result depends on the number of "
             "processes and micro-batches (without dropout it does not)"
         )
-    held_out = validation_of(context, task)
-    task.validate = held_out
-    task.preview = previewer(context, task)
-    folder = storage.join(context.out, "checkpoints", "denoiser")
-    train(task, loader, settings, context.run, folder=folder, identity=identity)
-    if examples is not None:
-        context.report_bad(examples)
-    if not settings.validate_every or settings.steps % settings.validate_every:
-        scores = held_out(settings.steps)
-        if world.main:
-            context.run.metrics.write(stage="denoiser_validation", step=settings.steps, **scores)
-            context.run.hook.ldm_step(stage="denoiser_validation", step=settings.steps, logs=scores)
+
+
+def _validate_at_the_end(context: RunContext, held_out: HeldOutErrors) -> None:
+    """Measure after the last step, where the loop did not."""
+    settings, run = context.recipe.trainer, context.run
+    if settings.validate_every and not settings.steps % settings.validate_every:
+        return
+    scores = held_out(settings.steps)
+    if run.world.main:
+        run.metrics.write(stage="denoiser_validation", step=settings.steps, **scores)
+        run.hook.ldm_step(stage="denoiser_validation", step=settings.steps, logs=scores)
+
+
+def _write(context: RunContext, task: DenoiserTask, started: Start, identity: str) -> None:
+    """Write the model's file and the curves of its training; all processes must call it."""
+    recipe = context.recipe
     weights = {k: v.contiguous() for k, v in task.weights().items()}
-    if world.main:
+    if context.run.world.main:
         meta = artifacts.metadata(
             "model",
             recipe.denoiser.use,
             recipe.carried(),
             versions(recipe, context.catalog),
             identity=identity,
-            steps=settings.steps,
+            steps=recipe.trainer.steps,
             first_stage_sha256=artifacts.sha256(context.stage_url),
             class_names={k: list(v) for k, v in context.info.class_names.items()},
             averaged=task.is_averaged,
             **({"started": started.plain()} if started.source else {}),
         )
-        context.own.write(artifacts.MODEL_FILE, save(weights, metadata=meta))
-        for name, data in curves.pictures(context.run.metrics.read(), "denoiser").items():
-            context.picture("denoiser", settings.steps, name, data)
-    world.barrier()
+        context.write_trained("denoiser", artifacts.MODEL_FILE, save(weights, metadata=meta), recipe.trainer.steps)
+    context.run.world.barrier()
 
 
 def validation_of(context: RunContext, task: DenoiserTask) -> HeldOutErrors:
-    """What measures the model on held-out images."""
+    """Give the function that measures the model on held-out images, and say on which."""
     recipe = context.recipe
     keys = ["image", *recipe.reads]
     data, why_not = context.held_out(keys)

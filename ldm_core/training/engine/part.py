@@ -18,6 +18,7 @@ from ldm_core.errors import ComponentError, ConfigError
 from ldm_core.nn.recompute import recompute
 from ldm_core.recipe.deepspeed import engine_config, loss_scale_settings
 from ldm_core.recipe.settings import EngineSettings
+from ldm_core.training.engine.deepspeed_patches import drop_step
 from ldm_core.training.engine.loss_scale import LossScale
 from ldm_core.training.engine.world import World, import_deepspeed
 
@@ -151,7 +152,7 @@ class Part:
         if not self.engine.is_gradient_accumulation_boundary():
             raise RuntimeError("discard() takes the place of the last step of an accumulation")
         if self.settings.zero:
-            self._discard_zero()
+            drop_step(self.engine, self.settings.zero)
         else:
             self._drop()
             self.engine.step()
@@ -182,22 +183,6 @@ class Part:
         self.engine.step()
         self.applied = not self.engine.optimizer.overflow
         return float(self.engine.get_global_grad_norm()) if self.applied else math.inf
-
-    def _discard_zero(self) -> None:
-        # DeepSpeed drops a step whose norm is not finite, together with all that it keeps of its gradients (buckets,
-        # partitions, copies in host memory): that is the one way that covers every stage and offload.
-        optimizer = self.engine.optimizer
-        infinite = torch.tensor(math.inf, device=self.engine.device)
-        if self.settings.zero == 3:
-            optimizer._get_norm_groups = lambda: [infinite]
-        else:
-            optimizer.scaled_global_norm = lambda *_, **__: infinite
-        try:
-            self.engine.step()
-        finally:
-            del optimizer.__dict__["_get_norm_groups" if self.settings.zero == 3 else "scaled_global_norm"]
-        if not optimizer.overflow:
-            raise RuntimeError("this version of DeepSpeed does not drop a step with an infinite gradient norm")
 
     def _drop(self) -> None:
         for parameter in self._trained:

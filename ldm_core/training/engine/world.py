@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ldm_core.errors import ConfigError, Interrupted, TrainingError
 from ldm_core.launch import environment
+from ldm_core.training.engine import deepspeed_patches
 
 _LOST = (
     "Connection closed by peer",
@@ -118,8 +119,7 @@ def start() -> World:
             torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
         else:
             wait = environment.timeout()
-            # DeepSpeed's engines make groups of their own and give them no time-out: they take torch's default.
-            vars(torch.distributed.distributed_c10d).update(default_pg_timeout=wait, default_pg_nccl_timeout=wait)
+            deepspeed_patches.set_default_timeout(wait)
             torch.distributed.init_process_group(backend, rank=rank, world_size=size, timeout=wait)
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
         if size == 1:

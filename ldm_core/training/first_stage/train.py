@@ -1,4 +1,4 @@
-"""Training a run's first stage: the loop, its latents' statistics, what it is worth on held-out images, its file."""
+"""Training a run's first stage: the loop, its latents' statistics, its scores on held-out images, its file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from ldm_core import storage
 from ldm_core.config.structure import unstructure
 from ldm_core.contracts import FirstStage
 from ldm_core.contracts.streams import mix_seed
@@ -22,11 +21,10 @@ from ldm_core.recipe.recipe import versions
 from ldm_core.training.context import RunContext
 from ldm_core.training.engine.world import World
 from ldm_core.training.feed.examples import Examples
-from ldm_core.training.feed.loader import Loader, example_name
-from ldm_core.training.finetune import start_first_stage, with_codebook_of
+from ldm_core.training.feed.loader import example_name
+from ldm_core.training.finetune import Start, start_first_stage, with_codebook_of
 from ldm_core.training.first_stage.task import FirstStageTask, perceptual_distance
 from ldm_core.training.first_stage.validation import HeldOut, described, evaluating, rounded
-from ldm_core.training.folder import curves
 from ldm_core.training.latents.statistics import fit_normalization
 from ldm_core.training.loop import train
 
@@ -34,8 +32,8 @@ _BLOCK = 32
 
 
 def train_first_stage(context: RunContext, identity: str) -> None:
-    """Train the first stage of `context`, fit its latents' statistics, measure it and write its file."""
-    recipe, settings, world = context.recipe, context.recipe.first_stage_trainer, context.run.world
+    """Train the first stage, fit its latents' statistics, measure it and write its file."""
+    recipe, world = context.recipe, context.run.world
     world.barrier()  # before anyone writes, all have seen that there is nothing yet
     examples = Examples(context.dataset, recipe.image_size, recipe.data, ["image"])
     stage: Any = make_first_stage(recipe, context.catalog)
@@ -50,29 +48,12 @@ def train_first_stage(context: RunContext, identity: str) -> None:
     pictures = HeldOut(Examples(dataset, recipe.image_size, recipe.data, ["image"]), settings, world, perceptual)
     if any(p.requires_grad for p in stage.parameters()):
         _say_how(context)
-        loader = Loader(
-            examples.__getitem__,
-            examples.arrangement,
-            examples.keys,
-            images_per_step=settings.images_per_step,
-            accumulate=settings.accumulate,
-            steps=settings.steps,
-            world=world,
-            seed=mix_seed(recipe.seed, "first_stage"),
-            workers=recipe.data.workers,
-            bad=examples.dataset,
-        )
-        task = FirstStageTask(
-            stage,
-            recipe,
-            world,
-            lambda: (x for _, x in spread_images(examples, settings.codebook_init_images, world)),
-            perceptual,
-            name_of=lambda place: example_name(context.dataset, None, place),
-            say=context.run.say,
-        )
+        first_images = lambda: (x for _, x in spread_images(examples, settings.codebook_init_images, world))  # noqa: E731
+        name_of = lambda place: example_name(context.dataset, None, place)  # noqa: E731
+        task = FirstStageTask(stage, recipe, world, first_images, perceptual, name_of=name_of, say=context.run.say)
         _watch(task, context, stage, pictures)
-        folder = storage.join(context.out, "checkpoints", "first_stage")
+        loader = context.loader("first_stage", examples, examples.arrangement, examples.keys, examples.dataset)
+        folder = context.checkpoints_of("first_stage")
         train(task, loader, settings, context.run, folder=folder, identity=identity)
     else:
         context.run.say(f"first stage: '{recipe.first_stage.use}' has nothing to train")
@@ -84,27 +65,32 @@ def train_first_stage(context: RunContext, identity: str) -> None:
     evaluate(context, stage, pictures, is_held_out=not why_not)
     context.report_bad(examples)
     if world.main:
-        meta = artifacts.metadata(
-            "first_stage",
-            recipe.first_stage.use,
-            unstructure(recipe.first_stage.config),
-            versions(recipe, context.catalog),
-            identity=identity,
-            steps=settings.steps,
-            image_channels=recipe.image_channels,
-            **({"started": started.plain()} if started.source else {}),
-            image_size=list(recipe.image_size),
-            numbers=context.results.numbers,
-        )
-        state = {k: v.detach().cpu().contiguous() for k, v in stage.state_dict().items()}
-        context.own.write(artifacts.STAGE_FILE, save(state, metadata=meta))
-        for name, data in curves.pictures(context.run.metrics.read(), "first_stage").items():
-            context.picture("first_stage", settings.steps, name, data)
+        _write(context, stage, started, identity)
     world.barrier()
 
 
+def _write(context: RunContext, stage: FirstStage, started: Start, identity: str) -> None:
+    """Write the first stage's file and the curves of its training."""
+    recipe, steps = context.recipe, context.recipe.first_stage_trainer.steps
+    meta = artifacts.metadata(
+        "first_stage",
+        recipe.first_stage.use,
+        unstructure(recipe.first_stage.config),
+        versions(recipe, context.catalog),
+        identity=identity,
+        steps=steps,
+        image_channels=recipe.image_channels,
+        **({"started": started.plain()} if started.source else {}),
+        image_size=list(recipe.image_size),
+        numbers=context.results.numbers,
+    )
+    module: Any = stage
+    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    context.write_trained("first_stage", artifacts.STAGE_FILE, save(state, metadata=meta), steps)
+
+
 def _say_how(context: RunContext) -> None:
-    """What a user may not expect of this recipe."""
+    """Say what a user may not expect of this recipe."""
     settings = context.recipe.first_stage_trainer
     if not settings.lpips:
         context.run.say(

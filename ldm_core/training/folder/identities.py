@@ -58,7 +58,7 @@ class Identities:
             raise ConfigError(
                 f"{self._out} holds a run of other data: what was read from "
                 f"{known_data.places(self._known_as)} is not what {known_data.places(self._recipe)} holds now; give "
-                "another folder (`out`), or that data"
+                "another `out`, or that data"
             )
 
     def header_of(self, url: str, kind: str, identity: str, say: Callable[[str, str], None]) -> artifacts.Header | None:

@@ -146,16 +146,16 @@ class Lock:
             if there is None:
                 continue  # released in between
             if there.host == _NOBODY and not _is_a_lock(url):
-                raise LockError(f"{storage.shown(url)} is no lock of a run; move it away, or give another --out")
+                raise LockError(f"{storage.shown(url)} is no lock of a run; move it away, or give another `out`")
             if not _stale(url, there, say, patience):
                 raise LockError(
                     f"{storage.shown(folder)} is in use by another run ({there.shown}); wait for it, stop it, or give "
-                    f"another --out. If it is certainly gone, delete {storage.shown(url)}"
+                    f"another `out`. If it is certainly gone, delete {storage.shown(url)}"
                 )
             if _take_over(url, there, mine):
                 say(f"the lock of {there.shown} was left behind and is taken over")
                 return cls(url, mine, beat=beat)
-        raise LockError(f"{storage.shown(folder)}: other runs keep taking its lock; try again, or give another --out")
+        raise LockError(f"{storage.shown(folder)}: other runs keep taking its lock; try again, or give another `out`")
 
     def release(self) -> None:
         """Let go: remove the file, if it is still this process's."""

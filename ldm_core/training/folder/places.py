@@ -43,7 +43,7 @@ def require_free(context: RunContext, stages: Sequence[str]) -> None:
         few = ", ".join(foreign[:_FEW]) + (f" and {len(foreign) - _FEW} more" if len(foreign) > _FEW else "")
         raise ConfigError(
             f"{storage.shown(context.out)} holds {few}, which this run did not write (or which was changed since) and "
-            "would overwrite; give another folder with --out, move what is yours, or --force"
+            "would overwrite; give another `out`, move what is yours, or set `force`"
         )
     heal(context)
 

@@ -1,4 +1,4 @@
-"""Encoding a data set by itself, without a run: what ``ldm-run encode`` does."""
+"""Encoding a data set by itself, without a run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def encode(recipe: Recipe, info: DataInfo, catalog: Catalog) -> dict[str, Any]:
             workers=recipe.data.workers,
         )
     if done.manifest is None:
-        raise StorageError(f"{folder}: no room for the moments; choose another --out")
+        raise StorageError(f"{folder}: no room for the moments; choose another `out`")
     if examples.dataset.bad:
         run.say(f"data: {len(examples.dataset.bad)} unreadable example(s) passed over", "warning")
     run.hook.ldm_stage_end(stage="latents", status="done" if done.made else "skipped")

@@ -48,6 +48,22 @@ class Ensured:
     made: int
 
 
+@attrs.frozen
+class _Todo:
+    """The `missing` ones of all `shards`; in batches, the `total` and how many are `done`."""
+
+    shards: Sequence[Shard]
+    missing: Sequence[Shard]
+
+    @property
+    def total(self) -> int:
+        return sum(len(s.batches()) for s in self.shards)
+
+    @property
+    def done(self) -> int:
+        return self.total - sum(len(s.batches()) for s in self.missing)
+
+
 def ensure(
     stage: Callable[[], FirstStage],
     examples: Examples,
@@ -83,7 +99,7 @@ def ensure(
             f"latents: {lacking}; images are encoded at each step (trainer.latents=URL puts them elsewhere)", "warning"
         )
         return Ensured(None, 0)
-    good.update(_encode(stage(), examples, run, folder, source, shards, missing, workers))
+    good.update(_encode(stage(), examples, run, (folder, source), _Todo(shards, missing), workers))
     whole = manifest(source, list(good.values()))
     if run.world.main:
         storage.atomic_write(storage.join(folder, MANIFEST), json.dumps(whole, indent=1, sort_keys=True))
@@ -207,40 +223,21 @@ class _Pictures(TorchDataset):
 
 
 @torch.no_grad()
-def _encode(  # noqa: PLR0913
-    stage: FirstStage,
-    examples: Examples,
-    run: Run,
-    folder: str,
-    source: Source,
-    shards: Sequence[Shard],
-    missing: Sequence[Shard],
-    workers: int,
+def _encode(
+    stage: FirstStage, examples: Examples, run: Run, place: tuple[str, Source], todo: _Todo, workers: int
 ) -> Records:
     """Encode the missing shards, in rounds of one a process, and write each as soon as it is whole."""
-    world = run.world
-    total = sum(len(s.batches()) for s in shards)
-    todo = sum(len(s.batches()) for s in missing)
+    world, (folder, source), done = run.world, place, todo.done
     if world.main:
-        run.hook.ldm_stage_start(stage="latents", steps=total, start=total - todo)
+        run.hook.ldm_stage_start(stage="latents", steps=todo.total, start=done)
         require_writable(folder)
     world.barrier()
-    mine = missing[world.rank :: world.size]
-    work = [(batch, shard.size) for shard in mine for batch in shard.batches()]
-    with workers_as_asked():
-        loader = DataLoader(
-            _Pictures(examples, work, source.flips),
-            batch_size=None,
-            num_workers=workers,
-            worker_init_fn=begin_worker,
-            generator=torch.Generator(),  # it draws a seed for its workers, otherwise from torch's global one
-        )
-    pictures = iter(loader)
+    mine = todo.missing[world.rank :: world.size]
+    pictures = _pictures(examples, mine, source, workers)
     made: Records = {}
-    done = total - todo
-    for turn in range(-(-len(missing) // world.size)):
-        together = missing[turn * world.size : (turn + 1) * world.size]
-        mine_now = mine[turn] if turn < len(mine) else None
+    for turn in range(-(-len(todo.missing) // world.size)):
+        together = todo.missing[turn * world.size : (turn + 1) * world.size]
+        shard = mine[turn] if turn < len(mine) else None
         parts: list[tuple[Tensor, Tensor]] = []
         bad: dict[str, str] = {}
         for n in range(max(len(s.batches()) for s in together)):
@@ -248,7 +245,7 @@ def _encode(  # noqa: PLR0913
                 if world.main:
                     run.hook.ldm_stage_end(stage="latents", status="interrupted")
                 raise Interrupted("latents: stopped; the same command goes on from the shards that are finished")
-            if mine_now is not None and n < len(mine_now.batches()):
+            if shard is not None and n < len(shard.batches()):
                 arrays, sources, met = next(pictures)
                 if isinstance(arrays, LDMError):
                     raise arrays
@@ -258,12 +255,31 @@ def _encode(  # noqa: PLR0913
             done += sum(n < len(s.batches()) for s in together)
             if world.main:
                 run.hook.ldm_step(stage="latents", step=done, logs={})
-        if mine_now is not None:
-            exact = torch.cat([m for m, _ in parts], dim=1)
-            stored = exact.to(DTYPES[source.dtype])
-            lost = float((exact - stored.float()).double().square().sum())
-            data, record = pack(source.key, mine_now, stored, torch.cat([s for _, s in parts]), lost)
-            storage.atomic_write(storage.join(folder, mine_now.file), data)
-            made[mine_now.number] = record
+        if shard is not None:
+            made[shard.number] = _write(folder, source, shard, parts)
         examples.dataset.add({name: why for theirs in world.gather(bad) for name, why in theirs.items()})
     return {number: record for theirs in world.gather(made) for number, record in theirs.items()}
+
+
+def _pictures(examples: Examples, shards: Sequence[Shard], source: Source, workers: int) -> Iterator[Any]:
+    """The pictures of `shards`, batch by batch, read and fitted by `workers` processes."""
+    work = [(batch, shard.size) for shard in shards for batch in shard.batches()]
+    with workers_as_asked():
+        loader = DataLoader(
+            _Pictures(examples, work, source.flips),
+            batch_size=None,
+            num_workers=workers,
+            worker_init_fn=begin_worker,
+            generator=torch.Generator(),  # it draws a seed for its workers, otherwise from torch's global one
+        )
+    return iter(loader)
+
+
+def _write(folder: str, source: Source, shard: Shard, parts: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Any]:
+    """Write a shard's file of (moments, sources of each) and give its record."""
+    exact = torch.cat([m for m, _ in parts], dim=1)
+    stored = exact.to(DTYPES[source.dtype])
+    lost = float((exact - stored.float()).double().square().sum())
+    data, record = pack(source.key, shard, stored, torch.cat([s for _, s in parts]), lost)
+    storage.atomic_write(storage.join(folder, shard.file), data)
+    return record

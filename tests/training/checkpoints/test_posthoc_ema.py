@@ -103,7 +103,7 @@ def test_earlier_steps_come_back_too_and_bad_widths_are_named(tmp_path: Path) ->
     made = posthoc.reconstruct(str(tmp_path), 0.08, step=512)
     torch.testing.assert_close(made.tensors["weight"], direct, rtol=0, atol=0.01 * float(direct.std()))
     assert posthoc.reconstruct(str(tmp_path), 0.01).poor  # far narrower than anything stored
-    with pytest.raises(CheckpointError, match="--step 500: there is no snapshot of that step; the nearest is 512"):
+    with pytest.raises(CheckpointError, match="`step=500`: there is no snapshot of that step; the nearest is 512"):
         posthoc.reconstruct(str(tmp_path), 0.08, step=500)
     with pytest.raises(CheckpointError, match="holds no snapshots"):
         posthoc.reconstruct(str(tmp_path), 0.08, identity="another run")

@@ -53,7 +53,7 @@ def test_a_file_in_the_way_ends_the_run_before_anything_is_made(tmp_path: Path, 
     storage.atomic_write(f"{tmp_path}/{name}", PICTURE)
     storage.atomic_write(f"{tmp_path}/notes.txt", "the user's")
     before = contents(tmp_path)
-    with pytest.raises(ConfigError, match=rf"holds {name}, which this run did not write .*--out.*--force"):
+    with pytest.raises(ConfigError, match=rf"holds {name}, which this run did not write .*`out`.*`force`"):
         go(tmp_path, "trainer.preview_every=4", "trainer.ema_power=[0.1]")
     assert contents(tmp_path) == before
 

@@ -1,0 +1,35 @@
+"""Private parts of DeepSpeed and torch that are replaced, all of them: look here first after an upgrade of either."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+
+def drop_step(engine: Any, zero: int) -> None:
+    """Drop the step that a ZeRO engine is about to make; RuntimeError where this version of DeepSpeed does not.
+
+    DeepSpeed drops a step whose norm is not finite, together with all that it keeps of its gradients (buckets,
+    partitions, copies in host memory): that is the one way that covers every stage and offload. So its norm is infinite
+    for this one step.
+    """
+    optimizer = engine.optimizer
+    infinite = torch.tensor(math.inf, device=engine.device)
+    if zero == 3:
+        optimizer._get_norm_groups = lambda: [infinite]
+    else:
+        optimizer.scaled_global_norm = lambda *_, **__: infinite
+    try:
+        engine.step()
+    finally:
+        del optimizer.__dict__["_get_norm_groups" if zero == 3 else "scaled_global_norm"]
+    if not optimizer.overflow:
+        raise RuntimeError("this version of DeepSpeed does not drop a step with an infinite gradient norm")
+
+
+def set_default_timeout(wait: timedelta) -> None:
+    """Set the time-out of process groups that are made without one, as DeepSpeed's engines make them."""
+    vars(torch.distributed.distributed_c10d).update(default_pg_timeout=wait, default_pg_nccl_timeout=wait)
