@@ -72,18 +72,16 @@ def sample(
     """
     settings = pipeline.recipe.sample
     count = max(settings.images, len(rows))
-    mine = range(world.rank, count, world.size)
     made: list[Sampled] = []
-    failed = ""
-    own: LDMError | None = None
 
     def take(batch: list[Sampled]) -> None:
         if done is not None:
             done(batch)
         made.extend(batch)
 
+    failed, own = "", None
     try:
-        if mine:
+        if mine := range(world.rank, count, world.size):
             pipeline.sample(
                 examples=[rows[i % len(rows)] for i in mine] if rows else None,
                 images=len(mine),
@@ -92,14 +90,8 @@ def sample(
                 callback=told,
                 done=take,
             )
-    except Interrupted:
-        failed = "stopped"
-    except torch.OutOfMemoryError:
-        failed = "memory"
-    except NotFiniteError as error:
-        failed = f"{_LOST}{error}"
-    except LDMError as error:
-        failed, own = f"{_FAILED}{error}", error
+    except (LDMError, torch.OutOfMemoryError) as error:
+        failed, own = _reason(error), error
     shares: list[tuple[str, list[Sampled]]] = world.gather((failed, made))
     reasons = sorted({reason for reason, _ in shares if reason})
     if not reasons:
@@ -110,14 +102,23 @@ def sample(
     raise _error_of(reasons, own, settings.batch, whole)
 
 
-def _error_of(reasons: Sequence[str], own: LDMError | None, batch: int, whole: list[Sampled]) -> Exception:
+def _reason(error: Exception) -> str:
+    """Give the text by which the other processes know an error."""
+    if isinstance(error, Interrupted):
+        return "stopped"
+    if isinstance(error, torch.OutOfMemoryError):
+        return "memory"
+    return f"{_LOST if isinstance(error, NotFiniteError) else _FAILED}{error}"
+
+
+def _error_of(reasons: Sequence[str], own: Exception | None, batch: int, whole: list[Sampled]) -> Exception:
     """The error of all processes, where those of some (`reasons`) ended early; `own`: this one's."""
     if "stopped" in reasons:
         return Interrupted("sampling was cancelled")
     if "memory" in reasons:
         return torch.OutOfMemoryError(f"sampling {batch} images at once; use a smaller sample.batch")
     if failed := [reason.removeprefix(_FAILED) for reason in reasons if reason.startswith(_FAILED)]:
-        return own or LDMError(failed[0])
+        return own if own is not None and _reason(own).startswith(_FAILED) else LDMError(failed[0])
     lost = [reason.removeprefix(_LOST) for reason in reasons if reason.startswith(_LOST)]
     return NotFiniteError("\n".join(lost), images=whole)
 
