@@ -38,7 +38,7 @@ SHEET = "samples.png"
 
 @attrs.frozen
 class Results:
-    """What the stages put down for the run's result, each under names of its own."""
+    """The results of the stages, each under names of its own."""
 
     numbers: dict[str, float] = attrs.field(factory=dict)
     """The first stage's scores on held-out images."""
@@ -177,7 +177,7 @@ class RunContext:
         return self.identities.header_of(self.model_url, "model", self.identities.model(), self.run.say)
 
     def is_finished(self, kind: str) -> bool:
-        """Whether the file of a stage (``first_stage`` or ``model``) is there, of this very recipe and data."""
+        """Say whether the file of a stage (``first_stage`` or ``model``) is there, of this very recipe and data."""
         part = self.recipe.first_stage
         if kind == "model":
             return storage.exists(self.stage_url) and self.finished_model() is not None

@@ -38,8 +38,9 @@ Adapt = Callable[[str, Tensor, Tensor], "tuple[Tensor, str] | None"]
 
 @attrs.frozen
 class Start:
-    """What a module starts from: names `taken` as they are, `adapted` and left `fresh` with the reason, those of the
-    source that nothing `unused`; `share` of the parameters' values that come from the source."""
+    """The weights that a module starts from, by name: those `taken` as they are, those `adapted` and those left
+    `fresh`, each with the reason, and those of the source that are `unused`. `share` of the parameters' values is the
+    source's."""
 
     source: str = ""
     sha256: str = ""
@@ -51,7 +52,7 @@ class Start:
     notes: tuple[str, ...] = ()
 
     def has(self, prefix: str) -> bool:
-        """Whether all that begins with `prefix` was taken as it is, and there is such."""
+        """Say whether all that begins with `prefix` was taken as it is, and there is such."""
         rest = [n for n in (*self.adapted, *self.fresh) if n.startswith(prefix)]
         return not rest and any(n.startswith(prefix) for n in self.taken)
 
@@ -139,7 +140,7 @@ def start_model(context: RunContext, model: Model) -> Start:
 
 
 def _uses(rows: Any) -> dict[str, str]:
-    """Of the conditioners that a file tells of, which component each name is."""
+    """Give the component of each conditioner that a file tells of, by name."""
     known = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
     found = [(row.get("name"), row.get("use")) for row in known]
     return {name: use for name, use in found if isinstance(name, str) and isinstance(use, str)}
@@ -203,7 +204,8 @@ def _size(value: Tensor) -> str:
 
 
 def _vocabulary_misfit(conditioner: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> bool:
-    """Whether a conditioner that learned a vocabulary has other tables than the source's: tokens would mean nothing."""
+    """Say whether a conditioner that learned a vocabulary has other tables than the source's: tokens would mean
+    nothing."""
     own = conditioner.state_dict()
     if not any(k.endswith(_EXTRA) for k in own):
         return False

@@ -31,7 +31,7 @@ STAGES = ("first_stage", "latents", "denoiser", "samples")
 
 @attrs.frozen
 class RunResult:
-    """What a run left: its folder, URLs of the model and the sample grid, numbers of the first stage, seconds by
+    """The result of a run: its folder, URLs of the model and the sample grid, numbers of the first stage, seconds by
     stage. What follows the status is the main process's to say; the others of a run leave it empty."""
 
     out: str
@@ -204,7 +204,8 @@ def _do(context: RunContext, stages: Sequence[str], observers: Sequence[Any]) ->
 
 
 def _left(context: RunContext) -> dict[str, Any]:
-    """What the folder says of the run, as the fields of its result; storage that does not tell is no failure now."""
+    """Read what the folder says of the run, as the fields of its result; storage that does not tell is no failure
+    now."""
     from ldm_core.training.folder.metrics import summarize
 
     found: dict[str, Any] = {}

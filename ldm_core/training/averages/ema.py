@@ -46,7 +46,7 @@ class EMA:
             torch._foreach_lerp_(list(shadow.values()), current, 1 - decay_of(exponent, self.updates))
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold, with :attr:`updates`: whole tensors, on every process; all must call it.
+        """Give what a checkpoint must hold, with :attr:`updates`: whole tensors, on every process; all must call it.
 
         The first average has the parameters' names, power-function ones ``power/<width>/<name>``.
         """

@@ -46,7 +46,7 @@ def width_of(exponent: float) -> float:
 
 
 def decay_of(exponent: float, update: int) -> float:
-    """What update `update` (from 1) keeps of the average so far; 0 at the first.
+    """Give the share of the average that update `update` (from 1) keeps; 0 at the first.
 
     With it the average is the profile above, each step taking its integral over the step before it, exactly.
     """
@@ -67,7 +67,8 @@ def _products(
 def combination(
     updates: Sequence[int], exponents: Sequence[float], update: int, exponent: float
 ) -> tuple[NDArray[np.float64], float]:
-    """How much of each stored average (`updates`, `exponents`, one each) makes the average of `exponent` at `update`.
+    """Give how much of each stored average (`updates`, `exponents`, one each) makes the average of `exponent` at
+    `update`.
 
     Least squares between the profiles. Also the distance that is left, relative to the wanted profile's size: 0 is
     exact, 1 is nothing in common.
@@ -151,7 +152,7 @@ class Reconstruction:
 
     @property
     def poor(self) -> bool:
-        """Whether the snapshots do not hold this width well (more than 5 % of the profile is missing)."""
+        """True if the snapshots do not hold this width well (more than 5 % of the profile is missing)."""
         return self.error > _POORLY
 
 

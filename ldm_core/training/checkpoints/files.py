@@ -104,7 +104,8 @@ def listed(folder: str) -> tuple[list[str], list[str]]:
 
 @attrs.frozen
 class Search:
-    """What a folder holds: the newest checkpoint that is whole, names of older ones, and why newer ones are not."""
+    """The checkpoints of a folder: the newest checkpoint that is whole, names of older ones, and why newer ones are
+    not."""
 
     found: Found | None
     older: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What a training run must remember, by name: parts, averages and a task's own tensors, out of the engines and back in.
+"""The state of a training run, by name: parts, averages and a task's own tensors, out of the engines and back in.
 
 Names do not depend on the number of processes nor on the ZeRO stage: tensors are gathered whole, one at a time, so a
 device holds one of them beside its own; only the first process keeps them, in buffers that are used again.
@@ -20,7 +20,7 @@ _SCALE, _STEP = "loss_scale", "step"
 
 
 def optimizer_steps(part: Part) -> int:
-    """How many steps a part's optimizer has made by its own counter, which leaves out those that were dropped."""
+    """Count the steps of a part's optimizer by its own counter, which leaves out those that were dropped."""
     optimizer = part.engine.optimizer
     states = getattr(optimizer, "optimizer", optimizer).state.values()
     return max((int(state["step"]) for state in states if "step" in state), default=0)

@@ -29,7 +29,7 @@ _DTYPES = {
 
 @attrs.frozen
 class Outcome:
-    """How a write went: the checkpoint's step and folder, the seconds it took, and why it failed, if it did."""
+    """The outcome of a write: the checkpoint's step and folder, the seconds it took, and why it failed, if it did."""
 
     step: int
     url: str
@@ -65,7 +65,7 @@ class Writer:
 
     @property
     def busy(self) -> bool:
-        """Whether a write is under way; the tensors that it was handed must not change until it is not."""
+        """True while a write is under way; the tensors that it was handed must not change until it is not."""
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, step: int, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
@@ -86,7 +86,7 @@ class Writer:
             self._thread = None
 
     def outcome(self) -> Outcome | None:
-        """How the last finished write went; told once. A mistake in the writing itself is raised."""
+        """The outcome of the last finished write; told once. A mistake in the writing itself is raised."""
         if self.busy:
             return None
         if self._crash is not None:

@@ -171,8 +171,8 @@ class DenoiserTask:
         return logs
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs beside weights, optimizer and averages; raises :class:`TrainingError` where there is
-        nothing worth keeping."""
+        """Give what a resumed run needs beside weights, optimizer and averages; raises :class:`TrainingError` where
+        there is nothing worth keeping."""
         self.guard.hold(self.parts[0])
         return {"bad_steps": self.guard.state()}
 
@@ -205,7 +205,7 @@ class DenoiserTask:
 
     @property
     def is_averaged(self) -> bool:
-        """Whether :meth:`weights` are averages."""
+        """True if :meth:`weights` are averages."""
         return bool(self._recipe.trainer.ema)
 
     def weights(self) -> dict[str, Tensor]:

@@ -125,6 +125,6 @@ def keep_averages(context: RunContext, task: DenoiserTask, step: int, identity: 
 
 
 def _model_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of a task's tensors those of its model, under the model's own names, on the CPU."""
+    """Give the tensors of a task's model, under the model's own names, on the CPU."""
     prefix = "model."
     return {k.removeprefix(prefix): v.cpu() for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""How well a model predicts on held-out images, by noise level; the same figures on any number of processes."""
+"""The errors of a model on held-out images, by noise level; the same figures on any number of processes."""
 
 from __future__ import annotations
 

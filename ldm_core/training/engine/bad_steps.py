@@ -38,7 +38,7 @@ class _Step:
 
 @attrs.frozen
 class _Finding:
-    """What a process found in a step: how many examples, which of them are not finite, its largest loss."""
+    """The finding of a process in a step: how many examples, which of them are not finite, its largest loss."""
 
     step: int
     examples: int
@@ -123,12 +123,12 @@ class Guard:
         )
 
     def _lost(self, history: Sequence[_Step]) -> bool:
-        """Whether any process had a loss that is not finite; one wait for the device."""
+        """Say whether any process had a loss that is not finite; one wait for the device."""
         finite = torch.stack([v.isfinite().all() for s in history for v in s.losses]).all()
         return self._world.any(not bool(finite))
 
     def state(self) -> Tensor:
-        """What a resumed run needs, (2,) int64: steps left out in all and in a row."""
+        """Give what a resumed run needs, (2,) int64: steps left out in all and in a row."""
         return torch.tensor([self.bad, self.in_a_row])
 
     def load(self, state: Tensor) -> None:
@@ -136,7 +136,7 @@ class Guard:
         self.bad, self.in_a_row = int(state[0]), int(state[1])
 
     def _first_bad(self, history: Sequence[_Step]) -> list[_Finding]:
-        """Of the first step in which any process had a loss that is not finite: what each one found."""
+        """Give the findings of the first step in which any process had a loss that is not finite."""
         mine = next((i for i, s in enumerate(history) if any(not bool(v.isfinite().all()) for v in s.losses)), None)
         first = min(i for i in self._world.gather(mine) if i is not None)
         return self._world.gather(self._finding(history[first]))

@@ -1,4 +1,4 @@
-"""What all processes of a run must see alike: what the first one found or failed at, and flags between steps."""
+"""Agreement between the processes of a run: the first one's findings and failures, and flags between steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LAG = 2
 
 
 def from_main(world: World, make: Callable[[], T]) -> T:
-    """What `make` gives in the first process, in all of them; an :class:`LDMError` is raised in all of them."""
+    """Give in all processes what `make` gives in the first; an :class:`LDMError` is raised in all of them."""
     value: Any = None
     error: LDMError | None = None
     if world.main:

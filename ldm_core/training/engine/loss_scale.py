@@ -50,7 +50,7 @@ class LossScale:
             self.value, self.good = min(self.value * 2, MAXIMUM), 0
 
     def state(self) -> Tensor:
-        """What a resumed run needs, (2,) float64: the scale, and the good steps since it changed."""
+        """Give what a resumed run needs, (2,) float64: the scale, and the good steps since it changed."""
         return torch.tensor([self.value, float(self.good)], dtype=torch.float64)
 
     def load(self, state: Tensor) -> None:

@@ -44,7 +44,7 @@ class World:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes files and talks to the user."""
+        """True if this process writes files and talks to the user."""
         return self.rank == 0
 
     def average(self, value: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class World:
         return out
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is true on any process; the same answer on each."""
+        """Say whether `flag` is true on any process; the same answer on each."""
         if self.size == 1:
             return flag
         value = torch.tensor([int(flag)], device=self.device)
@@ -141,8 +141,9 @@ def gpu_of(local: int, count: int) -> int:
 
 @contextmanager
 def ending(here: World) -> Iterator[None]:
-    """Where this process fails inside, it leaves the group at once, as the others may be waiting for it in a collective
-    call; :class:`TrainingError` in place of what that call says where another process is gone or does not answer."""
+    """A context: where this process fails inside, it leaves the group at once, as the others may be waiting for it in a
+    collective call; :class:`TrainingError` in place of what that call says where another process is gone or does not
+    answer."""
     try:
         yield
     except Interrupted:
@@ -159,7 +160,8 @@ def ending(here: World) -> Iterator[None]:
 
 
 def lost(error: BaseException) -> str:
-    """What a collective operation says where another process is gone or does not answer; empty for other errors."""
+    """Give what a collective operation says where another process is gone or does not answer; empty for other
+    errors."""
     text = next(iter(str(error).splitlines()), "")
     network = type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError")
     return text if network or (isinstance(error, RuntimeError) and any(w in text for w in _LOST)) else ""

@@ -51,7 +51,7 @@ class Examples(TorchDataset):
 
     @cached_property
     def arrangement(self) -> Arrangement:
-        """How they are drawn, and the size of each."""
+        """The order in which they are drawn, and the size of each."""
         return arrange(self.dataset.dataset, self._settings, self._size)
 
     def __len__(self) -> int:
@@ -125,8 +125,8 @@ def _cost(value: Any) -> int:
 
 
 def arrange(dataset: Any, settings: DataSettings, size: Sequence[int]) -> Arrangement:
-    """How the examples of `dataset` are drawn: a mixture's shares, mirroring, cuts, and each one's size of the run's
-    sizes (`size` and the buckets)."""
+    """Say how the examples of `dataset` are drawn: a mixture's shares, mirroring, cuts, and each one's size of the
+    run's sizes (`size` and the buckets)."""
     answers = of(DatasetAnswers, dataset)
     sections = tuple((each.length, each.weight) for each in answers.sections)
     sizes = list(dict.fromkeys([(int(size[-2]), int(size[-1])), *settings.buckets]))

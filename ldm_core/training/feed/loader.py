@@ -33,7 +33,7 @@ _AHEAD = 2  # micro-batches that each worker makes ahead
 
 @attrs.frozen
 class MicroBatch:
-    """What one process trains on between two backward passes."""
+    """The examples of one process for one backward pass."""
 
     batch: Batch
     places: tuple[Place, ...]
@@ -159,7 +159,7 @@ class _Fetch(TorchDataset):
 
 
 def _as_tensors(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What came as bytes, as tensors: :func:`collate` leaves no array by itself."""
+    """Turn what came as bytes into tensors: :func:`collate` leaves no array by itself."""
     return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
 
 
@@ -185,7 +185,7 @@ def _same(items: list[Any]) -> Any:
 
 
 def example_name(data: Any, made: Any, place: Place) -> str:
-    """What to call the example at `place` in a message: its name in the data, where it has one, and its number."""
+    """Name the example at `place` for a message: its name in the data, where it has one, and its number."""
     index = place.index if made is None else made.source(place.index)
     where = f"example {index} of epoch {place.epoch}"
     if "name" not in data.keys:

@@ -1,4 +1,4 @@
-"""What each step trains on: a function of (seed, step) alone, found for any step without a walk through the others.
+"""The examples of each step: a function of (seed, step) alone, found for any step without a walk through the others.
 
 Everything here is counted and not drawn: epoch e of n examples is a permutation of [0, n) that (seed, e) alone says.
 Several data sets, or several image sizes, are lanes that take turns as a line of a given slope crosses a grid: the
@@ -129,8 +129,8 @@ class Lanes:
 
 @attrs.frozen(eq=False)
 class Arrangement:
-    """What an order is made over: `length` examples, mirrored at random with `flip` and cut at random with `crop`;
-    where there are several `captions` of an example, one is drawn.
+    """The examples that an order is made over: `length` examples, mirrored at random with `flip` and cut at random with
+    `crop`; where there are several `captions` of an example, one is drawn.
 
     `sections`: (length, weight) of runs of indices that are drawn in shares of their own (a mixture's parts); each goes
     on through its own permutations, whatever the others do. `shapes`: the image size of each index, as a number into

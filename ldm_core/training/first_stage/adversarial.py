@@ -38,7 +38,7 @@ class PartOutput(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What images and their reconstruction (B, c, H, W) cost, cut off from the stage's graph; all detached.
+    """The losses of images and their reconstruction (B, c, H, W), cut off from the stage's graph; all detached.
 
     `nll` and `generator` (g) are (), the gradients of both by the reconstruction have its shape; `variance_grad` (1,)
     is nll's by the log-variance, where there is one.
@@ -175,7 +175,7 @@ class GeneratorLoss(nn.Module):
         self._perceptual = (perceptual,)
 
     def adversarial(self, step: int) -> bool:
-        """Whether the adversarial term counts at batch `step` (from 0)."""
+        """Say whether the adversarial term counts at batch `step` (from 0)."""
         return self._discriminator[0] is not None and self.disc_weight > 0.0 and step >= self.disc_start
 
     def nll(self, x: Tensor, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -233,7 +233,8 @@ class GeneratorLoss(nn.Module):
         return PartOutput(value, logs, image.detach())
 
     def compare(self, images: Tensor, streams: Streams | None = None) -> tuple[Comparison, Tensor]:
-        """What a micro-batch (B, c, H, W) costs, and the gradients of nll and g at the last layer, (2, its shape).
+        """Give the losses of a micro-batch (B, c, H, W), and the gradients of nll and g at the last layer, (2, its
+        shape).
 
         The mean of the latter over a batch's micro-batches and processes gives the batch's adaptive weight. The
         stage runs without a graph up to its last layer, so this costs one forward pass of it; what follows the
@@ -313,11 +314,11 @@ class DiscriminatorLoss(nn.Module):
         self.r1_weight, self.r1_every = r1_weight, r1_every
 
     def active(self, step: int) -> bool:
-        """Whether the discriminator trains at batch `step` (from 0)."""
+        """Say whether the discriminator trains at batch `step` (from 0)."""
         return step >= self.disc_start
 
     def penalized(self, step: int) -> bool:
-        """Whether batch `step` (from 0) has the R1 penalty."""
+        """Say whether batch `step` (from 0) has the R1 penalty."""
         return self.r1_weight > 0.0 and self.active(step) and (step - self.disc_start) % self.r1_every == 0
 
     def forward(self, real: Tensor, fake: Tensor, step: int, streams: Streams | None = None) -> PartOutput:

@@ -1,4 +1,4 @@
-"""What a codebook needs around its training: a start from data, and other places for codes that nothing uses.
+"""The care of a codebook in training: a start from data, and other places for codes that nothing uses.
 
 A stage that has one offers ``init_codebook``, ``quantizing``, ``revive`` and ``quantize``, its codes as a module, and
 logs ``codebook_counts`` (codes,), how often each code occurs in a pass, from ``reconstruct``.
@@ -88,7 +88,7 @@ class CodebookCare:
             self._forget(dead)
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs: how often each code was used since the last revival."""
+        """Give what a resumed run needs: how often each code was used since the last revival."""
         return {} if self._counts is None else {COUNTS: self._counts.cpu()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:

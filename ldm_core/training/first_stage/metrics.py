@@ -1,4 +1,4 @@
-"""How near a reconstruction is to its image: PSNR and SSIM, on images quantised to 8 bits as they would be
+"""The nearness of a reconstruction to its image: PSNR and SSIM, on images quantised to 8 bits as they would be
 saved."""
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def image_scores(x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Of each image: `psnr` (B,), equal images counted as 100 dB, and `ssim` (B,) where the sides suffice."""
+    """Score each image: `psnr` (B,), equal images counted as 100 dB, and `ssim` (B,) where the sides suffice."""
     scores = {"psnr": psnr(x, y).clamp(max=100.0)}
     if min(x.shape[2:]) >= _WINDOW:
         scores["ssim"] = ssim(x, y)

@@ -124,7 +124,7 @@ class FirstStageTask:
         """Nothing to prepare: a codebook starts with its batch."""
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs beside weights and optimizers."""
+        """Give what a resumed run needs beside weights and optimizers."""
         return {**self._codebook.state(), **{f"bad_steps_{k}": guard.state() for k, guard in self.guards.items()}}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -181,7 +181,7 @@ class FirstStageTask:
         losses: Mapping[str, Sequence[Tensor]],
         measure: bool,
     ) -> bool:
-        """Whether a part's step counts; where the run must stop, its guard raises."""
+        """Say whether a part's step counts; where the run must stop, its guard raises."""
         places = [MicroBatch({}, m.places) for m in micros]  # a guard remembers them, and need not keep the images
         counts = self.guards[part.name].after(step, part, places, losses[part.name], measure=measure)
         self.part_steps[part.name] += counts

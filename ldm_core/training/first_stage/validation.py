@@ -1,4 +1,4 @@
-"""What a first stage is worth on held-out images: PSNR, SSIM, LPIPS, a Fréchet distance, and a picture of them."""
+"""The scores of a first stage on held-out images: PSNR, SSIM, LPIPS, a Fréchet distance, and a picture of them."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from ldm_core.training.checkpoints import files as checkpoint
 
 
 def ways(dataset: Any) -> Sequence[Callable[[Any], str]]:
-    """How fingerprints of `dataset` and of its views are made: as now, and where that differs as 0.1.0 made them."""
+    """Give the functions that make fingerprints of `dataset` and of its views: as now, and where that differs as 0.1.0
+    made them."""
     now: Callable[[Any], str] = lambda data: data.fingerprint()  # noqa: E731
     former = of(DatasetAnswers, dataset).former_fingerprint
     if former is None or former() == dataset.fingerprint():
@@ -43,6 +44,6 @@ def identities(recipe: Recipe, out: str) -> frozenset[str]:
 
 
 def places(recipe: Recipe) -> str:
-    """Where a recipe's data lies, for messages."""
+    """Say where a recipe's data lies, for messages."""
     urls = [of(DatasetConfig, part.config).url or part.use for part in recipe.datasets]
     return ", ".join(storage.shown(url) for url in urls)

@@ -56,7 +56,7 @@ class Holder:
 
     @classmethod
     def parse(cls, text: str) -> Holder | None:
-        """What a lock file says; None where it does not read."""
+        """Read what a lock file says; None where it does not read."""
         try:
             plain = parse_json(text, "it", ValueError)
             return cls(**{a.name: _KINDS[str(a.type)](plain[a.name]) for a in attrs.fields(cls)})
@@ -74,7 +74,7 @@ class Holder:
         return f"process {self.pid} on {self.host}, since {since}"
 
     def gone(self) -> bool | None:
-        """Whether that process is certainly gone; None: it cannot be told from here."""
+        """Say whether that process is certainly gone; None: it cannot be told from here."""
         if self.machine != _machine():
             return None
         if not Path("/proc/self").exists():
@@ -206,7 +206,7 @@ def _read(url: str) -> Holder | None:
 
 
 def _is_a_lock(url: str) -> bool:
-    """Whether a file that does not read as a lock may be half of one: empty, or the begin of our JSON."""
+    """Say whether a file that does not read as a lock may be half of one: empty, or the begin of our JSON."""
     try:
         text = storage.read_text(url).strip()
     except StorageError:

@@ -72,7 +72,7 @@ class MetricsFile:
         self._lines = []
 
     def _found(self) -> str:
-        """What must go before the first own line: locally the end of half a line, elsewhere the whole file."""
+        """Find what must go before the first own line: locally the end of half a line, elsewhere the whole file."""
         if not storage.exists(self._url):
             return ""
         if self._appends:
@@ -144,9 +144,9 @@ def rows_of(lines: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def summarize(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """What a finished run says of each stage that logged steps: the last ``step``, ``loss`` and ``psnr``, the median
-    ``images_per_second`` and ``data_wait``, the largest ``peak_memory_mib``, and of its validation the last numbers
-    as ``validation_NAME`` (without the bins of time)."""
+    """Sum up what a finished run says of each stage that logged steps: the last ``step``, ``loss`` and ``psnr``, the
+    median ``images_per_second`` and ``data_wait``, the largest ``peak_memory_mib``, and of its validation the last
+    numbers as ``validation_NAME`` (without the bins of time)."""
     found: dict[str, dict[str, float]] = {}
     stages: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -173,7 +173,7 @@ def summarize(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def is_bin(name: str) -> bool:
-    """Whether a number is of one bin of time or of one channel: ``val_loss_t3``, ``kl_12``."""
+    """Say whether a number is of one bin of time or of one channel: ``val_loss_t3``, ``kl_12``."""
     return name.rpartition("_")[2].removeprefix("t").isdecimal()
 
 

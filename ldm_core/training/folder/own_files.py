@@ -63,16 +63,16 @@ class OwnFiles:
             ) from None
 
     def url(self, name: str) -> str:
-        """Where a file of the run is."""
+        """Give the URL of a file of the run."""
         return storage.join(self._out, name)
 
     def owns(self, name: str) -> bool:
-        """Whether the file of this name, which is there, is the run's, as it wrote it."""
+        """Say whether the file of this name, which is there, is the run's, as it wrote it."""
         marks = self._marks.get(name, [])
         return bool(marks) and (_ANY in marks or _mark_of(self.url(name)) in marks)
 
     def foreign(self, names: Iterable[str]) -> list[str]:
-        """Of `names`, those under which a file lies that is not the run's."""
+        """Give those of `names` under which a file lies that is not the run's."""
         names = list(names)
         present = self.present({name.rpartition("/")[0] for name in names})
         return [name for name in names if name in present and not self.owns(name)]
@@ -165,7 +165,7 @@ def _mark_of(url: str) -> str:
 
 
 def says(url: str, recipe: Recipe) -> bool:
-    """Whether a recipe's file, in whatever form, holds the very values of `recipe`."""
+    """Say whether a recipe's file, in whatever form, holds the very values of `recipe`."""
     try:
         return bool(documents.parse_yaml(storage.read_text(url), url) == recipe.public())
     except LDMError:
@@ -173,7 +173,7 @@ def says(url: str, recipe: Recipe) -> bool:
 
 
 def _is_our_recipe(url: str) -> bool:
-    """Whether a run wrote it: a recipe by hand is not, letter by letter, what our writer makes of it."""
+    """Say whether a run wrote it: a recipe by hand is not, letter by letter, what our writer makes of it."""
     try:
         text = storage.read_text(url)
         plain: Any = documents.parse_yaml(text, url)
@@ -184,7 +184,7 @@ def _is_our_recipe(url: str) -> bool:
 
 
 def is_ours(url: str) -> bool:
-    """Whether a file of weights was written by ldm-core."""
+    """Say whether a file of weights was written by ldm-core."""
     try:
         header, _ = artifacts.raw_header(url)
     except (CheckpointError, StorageError):

@@ -49,7 +49,7 @@ def require_free(context: RunContext, stages: Sequence[str]) -> None:
 
 
 def _written(context: RunContext, stages: Sequence[str], present: set[str]) -> Iterator[str]:
-    """Of the files that are there, those whose names the run will write."""
+    """Give the files that are there and have names that the run will write."""
     recipe = context.recipe
     names = [own_files.RECIPE, BEGUN_FILE, own_files.METRICS, own_files.BAD]
     if "first_stage" in stages:
@@ -73,8 +73,8 @@ def _written(context: RunContext, stages: Sequence[str], present: set[str]) -> I
 
 
 def _stays(context: RunContext, name: str) -> bool:
-    """Whether a file that is not the run's is none that it would write: the very result of a stage, put here by hand,
-    with the pictures that belong to it; or a recipe that says the same."""
+    """Say whether a file that is not the run's is none that it would write: the very result of a stage, put here by
+    hand, with the pictures that belong to it; or a recipe that says the same."""
     if name == own_files.RECIPE:
         return own_files.says(context.own.url(name), context.recipe)
     first = name == "reconstructions.png" or name.startswith("first_stage")

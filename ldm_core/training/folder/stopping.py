@@ -1,4 +1,4 @@
-"""What asks a run to checkpoint or to leave: signals, a time limit, the loss of its folder."""
+"""Requests to a run to checkpoint or to leave: signals, a time limit, the loss of its folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ldm_core.training.folder.lock import Lock
 
 
 class Ask(enum.IntEnum):
-    """What a process wants at the end of a step; of several processes' wishes the largest counts."""
+    """The wish of a process at the end of a step; of several processes' wishes the largest counts."""
 
     NOTHING = 0
     SAVE = 1
@@ -62,7 +62,7 @@ class Stop:
 
 @attrs.frozen
 class Run:
-    """What a stage of a run is handed: its folder, this process, the observers' hooks, the stop flags, its metrics,
+    """The surroundings of a stage: its folder, this process, the observers' hooks, the stop flags, its metrics,
     and the folder's lock (the first process's; None where nothing is locked)."""
 
     out: str
@@ -78,7 +78,7 @@ class Run:
             self.hook.ldm_message(text=text, level=level)
 
     def ask(self, time_limit: float) -> Ask:
-        """What this process wants now, `time_limit` minutes after the run's begin (0: no limit); a wish for a
+        """Give what this process wants now, `time_limit` minutes after the run's begin (0: no limit); a wish for a
         checkpoint is told once."""
         if self.lock is not None and self.lock.lost:
             return Ask.LOST

@@ -30,7 +30,7 @@ _REPAIR = "delete it and run the same command again: it alone is encoded anew"
 
 
 def source_of(recipe: Recipe, first_stage_sha256: str, data: str) -> Source:
-    """What a run's moments are made from; `data` is the fingerprint of its training data."""
+    """Describe what a run's moments are made from; `data` is the fingerprint of its training data."""
     return Source(
         first_stage_sha256=first_stage_sha256,
         data=data,
@@ -51,7 +51,7 @@ def obstacle(recipe: Recipe) -> str:
 
 
 def folder_of(recipe: Recipe, out: str, key: str) -> str:
-    """Where moments of `key` lie: under ``trainer.latents``, or in the run's own folder."""
+    """Give the folder of the moments of `key`: under ``trainer.latents``, or in the run's own folder."""
     return storage.join(recipe.trainer.latents or storage.join(out, "latents"), key[:16])
 
 
@@ -114,7 +114,7 @@ class Cache:
         return torch.frombuffer(data, dtype=self._dtype).reshape(shard["shape"]).float()
 
     def source(self, index: int) -> int:
-        """Which example stands at `index`: another one where that could not be read."""
+        """Give the example that stands at `index`: another one where that could not be read."""
         number, row = self._place(index)
         return int(self._table(number)[0][row])
 
@@ -156,7 +156,7 @@ class Cache:
 
 
 class LatentExamples:
-    """What the denoiser trains on: moments from the cache, and the keys that conditioners read."""
+    """The denoiser's examples: moments from the cache, and the keys that conditioners read."""
 
     def __init__(self, cache: Cache, examples: Examples | None) -> None:
         self._cache, self._examples = cache, examples
@@ -177,7 +177,8 @@ class LatentExamples:
         return {**example, "moments": moments}
 
     def _beside(self, place: Place, index: int) -> tuple[Mapping[str, Any], int]:
-        """What goes with the image of example `index`, and the example that it is of: the next that can be read."""
+        """Give what goes with the image of example `index`, and the example that it is of: the next that can be
+        read."""
         assert self._examples is not None
         example = self._examples[attrs.evolve(place, index=index)]
         return example, self._examples.dataset.moved.get(index, index)

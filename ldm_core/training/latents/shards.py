@@ -60,7 +60,7 @@ class Source:
 
     @property
     def flips(self) -> int:
-        """How often each example is there: mirrored too where `flip` is set."""
+        """The number of times that each example is there: mirrored too where `flip` is set."""
         return 2 if self.flip else 1
 
 
@@ -144,7 +144,7 @@ def unpack(data: bytes, where: str, key: str, shard: Shard) -> dict[str, Any]:
 
 
 def record(data: bytes, body: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the manifest says of a shard: its file, size and hash, where its tensors lie, whom it holds."""
+    """Make what the manifest says of a shard: its file, size and hash, where its tensors lie, whom it holds."""
     header = _header(data)
     start = 8 + int.from_bytes(data[:8], "little")
     indices, sources = tensors["indices"], tensors["sources"]
@@ -205,7 +205,7 @@ def read_manifest(folder: str, source: Source) -> dict[str, Any] | None:
 
 
 def _reads(shard: Mapping[str, Any]) -> bool:
-    """Whether a shard's record says whole numbers, and a file beside the manifest."""
+    """Say whether a shard's record says whole numbers, and a file beside the manifest."""
     first, numbers = shard["first"], (shard["count"], shard["bytes"], *shard["shape"], *shard["at"].values())
     whole = all(type(n) is int and 0 <= n < 1 << 62 for n in (*numbers, 0 if first is None else first))
     return whole and is_name(shard["file"]) and len(shard["shape"]) <= 8

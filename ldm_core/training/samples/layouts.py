@@ -85,7 +85,7 @@ def _fitting(text: str, font: Any, width: int) -> str:
 
 
 def _place(box: Area, tag: tuple[int, int], size: tuple[int, int], taken: Sequence[Area]) -> Area:
-    """Where a tag of (width, height) goes: within the picture, on no other tag where there is a place for it."""
+    """Find the place of a tag of (width, height): within the picture, on no other tag where there is a place for it."""
     wide, high = tag
     most_left, most_top = max(0, size[1] - 1 - wide), max(0, size[0] - 1 - high)
     corners = [(box[0], box[1]), (box[0], box[1] - high), (box[2] - wide, box[1]), (box[0], box[3] - high)]
