@@ -43,7 +43,7 @@ class RunResult:
     started: Mapping[str, Any] = attrs.field(factory=dict)
     """What a stage took of the weights that its recipe starts from, by stage."""
     trained: Mapping[str, Mapping[str, float]] = attrs.field(factory=dict)
-    """Of each stage that was trained in the folder, now or before: see ``training.metrics_file.summarize``."""
+    """Of each stage that was trained in the folder, now or before; see :func:`.folder.metrics.summarize`."""
     bad_examples: int = 0
     """How many examples could not be read; their names are in ``bad_examples.txt``."""
     files: tuple[str, ...] = ()

@@ -198,7 +198,7 @@ def stop() -> None:
 def import_deepspeed() -> Any:
     """The package, imported without a word on stdout, and on a CPU without its compiled op."""
     previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # its import logs to stdout, where --json belongs
+    logging.disable(logging.WARNING)  # its import logs to stdout, which a command's JSON has to itself
     try:
         import deepspeed
         import deepspeed.ops

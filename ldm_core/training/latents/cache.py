@@ -1,8 +1,8 @@
 """The images' moments, encoded once by a frozen first stage: read back by place, checked as they are read.
 
 Moments and not one draw of them, so that each epoch draws its own latents. A cache is a folder named by the key of all
-that it depends on, in the run's folder or wherever ``trainer.latents`` says; see :mod:`.latents_shards` for its files
-and :mod:`.latents_encode` for how it is made.
+that it depends on, in the run's folder or wherever ``trainer.latents`` says; see :mod:`.shards` for its files
+and :mod:`.encode` for how it is made.
 """
 
 from __future__ import annotations
