@@ -99,6 +99,8 @@ def null_problems(null: Any, like: Cond) -> Iterator[str]:
 
 def lost(values: Tensor) -> bool:
     """Whether no row of `values` (B, ...) is finite: then it is the part, and not an example, that is at fault."""
+    if values.numel() and bool(values.detach().sum().isfinite()):  # one pass: a finite sum has finite terms
+        return False
     return not bool(values.detach().reshape(len(values), -1).isfinite().all(1).any())
 
 
