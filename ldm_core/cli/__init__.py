@@ -1,4 +1,4 @@
-"""``ldm-run``: the command line. A subcommand's module is imported only once the arguments are parsed.
+"""The command line, ``ldm-run``. A command's module is imported once the arguments are parsed.
 
 Exit codes: 0 done; 2 a mistake of the user's, told in a line or two on stderr; 130 interrupted, with what was done
 saved. Anything else is a bug and keeps its traceback.
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def error_lines(error: LDMError) -> list[str]:
-    """``error: ...`` for each problem; what belongs to the same problem is indented under it."""
+    """Write ``error: ...`` for each problem, with its further lines indented below it."""
     from ldm_core.cli.flags import in_flags
 
     problems = error.problems if isinstance(error, ConfigError) else (str(error),)
@@ -77,8 +77,10 @@ def error_lines(error: LDMError) -> list[str]:
 
 
 def in_unicode(arguments: Sequence[str]) -> list[str]:
-    """`arguments`; :class:`ConfigError` where the bytes of one are no UTF-8, or the locale cannot hold it: its text
-    would be found wrong, and its files unwritable, after all the work."""
+    """Check that `arguments` are text that the locale can hold; else files could not be written after all the work.
+
+    Raises :class:`ConfigError` for bytes that are no UTF-8 and for characters that the locale lacks.
+    """
     narrow = sys.getfilesystemencoding()
     for word in arguments:
         try:
@@ -98,7 +100,7 @@ def in_unicode(arguments: Sequence[str]) -> list[str]:
 
 
 def _meant_option(error: Exception) -> str:
-    """What was meant by an option that there is none of: others' names of ours, and of settings."""
+    """Name the option or setting that an unknown option means, by the names that other programs use."""
     import click
 
     context = getattr(error, "ctx", None)
@@ -119,7 +121,7 @@ def _tell(lines: Iterable[str]) -> None:
 
 
 def _write_any_character() -> None:
-    """Let a stdout of a narrow encoding (a pipe on Windows, an old locale) take every character, if as an escape."""
+    """Let a stdout of a narrow encoding (a pipe on Windows, an old locale) take every character, some as escapes."""
     stream = sys.stdout
     if getattr(stream, "errors", "") in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""Options of the command line -> a recipe as plain values, with notes on what was chosen for the user. Torch-free."""
+"""Make a recipe, as plain values, of the command line's options; note what was chosen for the user. Torch-free."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PREFERRED: Mapping[str, Any] = {
     "sampler": {"use": "ddim"},
     "guidance": {"use": "cfg"},
 }
-"""What is taken with the laptop recipe, where it is installed and neither the recipe nor the user says otherwise."""
+"""Parts of the laptop recipe, where they are installed and neither the recipe nor the user names others."""
 DROPOUT = 0.1
 """Share of training examples that lose a conditioner named by ``--cond``, where guidance needs the other case."""
 TAKEN = (
@@ -39,9 +39,9 @@ TAKEN = (
     "sampler",
     "guidance",
 )
-"""What a run without a recipe takes from the weights that it starts from."""
+"""Keys that a run without a recipe takes from the weights that it starts from."""
 LEARNING_RATE = 1e-5
-"""Of such a run: trained weights are lost at the rate of a fresh model."""
+"""The rate of such a run; at that of a fresh model, trained weights are lost."""
 
 
 @attrs.frozen
@@ -53,7 +53,7 @@ class Assembled:
 
 
 def assemble(request: RecipeOptions, catalog: Catalog) -> Assembled:
-    """The recipe, then the options, then the settings.
+    """Apply the options, then the settings, to the recipe.
 
     Without ``--recipe`` the small shipped recipe is taken; there, parts that are not installed and that the user did
     not name give way to built-in ones, and a note says so. Raises :class:`ConfigError` and what loading raises.
@@ -106,7 +106,7 @@ def _numbers(plain: dict[str, Any], request: RecipeOptions) -> None:
 
 
 def _start_from(plain: dict[str, Any], url: str, catalog: Catalog, *, whole: bool, first_stage: bool) -> list[str]:
-    """Let the recipe `plain` start from the weights at `url`; lines to tell the user.
+    """Let the recipe `plain` start from the weights at `url`; return lines for the user.
 
     `whole`: take the architecture from them too, as no recipe was given. `first_stage`: take theirs, where they have
     one, as the user named none. Raises CheckpointError where they are no model.
@@ -135,7 +135,7 @@ def _start_from(plain: dict[str, Any], url: str, catalog: Catalog, *, whole: boo
 
 
 def _is_bare_run(name: str) -> bool:
-    """Whether `name`, without a slash that would say so, is a folder (a run's, a pipeline's) where we are."""
+    """Tell a folder here (a run, a pipeline), named without a slash, from a component."""
     return bool(name.strip()) and not artifacts.is_weights(name) and storage.is_folder(name)
 
 
@@ -157,7 +157,7 @@ def _use(part: Any) -> str:
 
 
 def _chosen(part: Any, name: str) -> Any:
-    """The recipe's own part, with its settings, where it is the one that was asked for."""
+    """Keep the recipe's own part, with its settings, where it is the one that was asked for."""
     return part if _use(part) == name else {"use": name}
 
 
@@ -172,7 +172,7 @@ def _guidance(text: str, part: Any) -> Any:
 
 
 def _data_sets(request: RecipeOptions, part: Any, catalog: Catalog) -> Any:
-    """One data set, or several that are mixed; settings of the recipe's own go with each, a weight with its place."""
+    """Make one data set, or a list that is mixed; each keeps the settings of the recipe's, and its weight."""
     own, texts = list(part) if isinstance(part, list | tuple) else [part], request.data
     made = []
     for i, text in enumerate(texts):
@@ -186,7 +186,7 @@ def _data_sets(request: RecipeOptions, part: Any, catalog: Catalog) -> Any:
 
 
 def _data(text: str, part: Any, catalog: Catalog, said: str) -> Any:
-    """The reader of `text`, by what lies there, or as `said` by a setting."""
+    """Choose the reader of `text` by what lies there, or as `said` by a setting."""
     known = catalog.names("dataset")
     if not text.strip():
         raise ConfigError(f"--data: empty; give a path or URL, or a data set by name ({', '.join(known)})")

@@ -57,8 +57,8 @@ Options = TypeVar("Options")
 Field = Any  # what stands at the right of an attrs field
 
 
-class How(TypedDict, total=False):
-    """How an option is written and what it takes, all by keyword."""
+class OptionForm(TypedDict, total=False):
+    """The form of an option: its names, its limits, its place in the help; all by keyword."""
 
     flags: Sequence[str]
     """Its names, where they are not the field's name with dashes."""
@@ -82,8 +82,8 @@ class How(TypedDict, total=False):
     ``"kind"``, ``"recipe"``, ``"file"``, ``"folder"``, ``"setting"`` (KEY=VALUE) or ``"place"`` (a file or setting)."""
 
 
-def option(default: Any, help: str, **how: Unpack[How]) -> Field:
-    """Declare an option with its default and its line of help; see :class:`How`."""
+def option(default: Any, help: str, **how: Unpack[OptionForm]) -> Field:
+    """Declare an option with its default and its line of help; see :class:`OptionForm`."""
     return attrs.field(default=default, metadata={"help": help, "how": how})
 
 

@@ -1,4 +1,4 @@
-"""Completion in a shell: the candidates for options, commands and ``KEY=VALUE`` settings, and the shells' scripts.
+"""Shell completion: candidates for options, commands and ``KEY=VALUE`` settings, and the scripts of the shells.
 
 Importing it makes this module's bash script click's own. Nothing here imports torch: a press of TAB takes as long as
 ``ldm-run --help``.
@@ -86,7 +86,7 @@ def script(shell: str) -> str:
 
 
 def candidates(what: str, incomplete: str) -> list[CompletionItem]:
-    """Find what an option or argument may hold; `what`: see :class:`ldm_core.cli.command.How`.
+    """Find what an option or argument may hold; `what`: see :class:`ldm_core.cli.command.OptionForm`.
 
     A candidate of the type ``file`` or ``dir`` asks the shell for its own, where no other fits.
     """
@@ -158,7 +158,7 @@ def _keys() -> Iterator[CompletionItem]:
 
 
 def _below(path: str) -> dict[str, str]:
-    """What may follow ``path.``, with help: fields as ``name=``, members of a list as ``name.``."""
+    """List what may follow ``path.``, with its help: fields as ``name=``, members of a list as ``name.``."""
     from ldm_core.recipe import keys
 
     first, _, member = path.partition(".")
@@ -180,7 +180,7 @@ def _below(path: str) -> dict[str, str]:
 
 
 def _values(key: str) -> list[str]:
-    """The values of a key that can be listed: names of components, choices, true and false."""
+    """List the values of a key: names of components, choices, true and false."""
     from ldm_core.recipe import keys
     from ldm_core.recipe.settings import RecipeSettings
 
@@ -199,7 +199,7 @@ def _values(key: str) -> list[str]:
 
 
 def _choices(config: type, field: str) -> list[str]:
-    """The texts that a field takes, where its type is a choice or true and false."""
+    """List the texts that a field takes, where its type is a choice or true and false."""
     kind = typing.get_type_hints(config).get(field) if any(f.name == field for f in attrs.fields(config)) else None
     kinds = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
     texts = [text for each in kinds if typing.get_origin(each) is typing.Literal for text in typing.get_args(each)]

@@ -1,4 +1,4 @@
-"""Keys of the library as flags of the command line: one table, by which the text of messages is turned.
+"""The table of keys and flags, by which the library's messages become those of the command line.
 
 The library speaks Python. In its errors, warnings and notes, what a user can set stands in backquotes: by its key in
 the recipe (``trainer.init_from``), by the name of the argument in Python (``out``, ``strict``), or as ``inputs.KEY``
@@ -40,7 +40,7 @@ INPUTS: Mapping[str, str] = {
     "mask": "--input mask=@PICTURE",
     "embedding": "--input embedding=@FILE.npy",
 }
-"""Key that a conditioner reads -> how it is given; any other one by ``--input KEY=...``."""
+"""Key that a conditioner reads -> the option that gives it; any other one is given by ``--input KEY=...``."""
 COMMANDS: Mapping[str, str] = {
     "workflow.run": "ldm-run",
     "Catalog.broken": "ldm-run plugins",
@@ -56,13 +56,13 @@ _known: frozenset[str] = frozenset()
 
 
 def speak_for(command: click.Command) -> None:
-    """From here on, messages are for the user of `command`: it has the flags that are named."""
+    """Take `command` as the one that runs: messages name its flags from here on."""
     global _known
     _known = frozenset(name for param in command.params for name in param.opts)
 
 
 def in_flags(text: str) -> str:
-    """`text` of the library, with the keys in backquotes as flags of the command that runs."""
+    """Replace the keys in backquotes in the library's `text` by flags of the command that runs."""
     return _KEY.sub(_in_flags, text)
 
 

@@ -36,7 +36,7 @@ def loaded(entry: Entry) -> click.Command:
 
 
 class RunGroup(Sections, click.Group):
-    """A group that runs the whole job without a subcommand and imports a subcommand only when it is asked for.
+    """A group that runs the whole job without a command, and imports a command when it is called.
 
     An argument with ``=`` is a setting, never a command. Options and settings in front of a command are the
     command's: ``ldm-run --seed 3 train`` is ``ldm-run train --seed 3``.

@@ -1,4 +1,4 @@
-"""What steers the samples: ``--input``, ``--prompt``, ``--boxes``, ``--segmentation``, ``--class``.
+"""Inputs that steer the samples: ``--input``, ``--prompt``, ``--boxes``, ``--segmentation``, ``--class``.
 
 Values have the form in which a data set gives one example: arrays of numpy, text, whole numbers. Torch-free; numpy
 is imported when an array is made. Nothing that is read is ever executed.
@@ -16,7 +16,7 @@ from ldm_core.data.class_names import indices as class_indices
 from ldm_core.errors import ConfigError, clean, quoted, suggest
 
 FILES = (".json", ".yaml", ".yml", ".txt", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy")
-"""What ``KEY=@FILE`` reads."""
+"""Files that ``KEY=@FILE`` reads, by their extension."""
 
 
 _MOST_PIPED = 64 << 20
@@ -111,7 +111,7 @@ def _file(key: str, url: str, channels: int) -> Any:
 
 
 def _shaped(key: str, value: Any) -> Any:
-    """The form in which a data set gives the key; a list of numbers of any shape becomes an array."""
+    """Give a value the form in which data sets give the key; a list of numbers becomes an array."""
     if key == "boxes" and isinstance(value, Mapping):
         raise ConfigError("boxes: a list of [x, y, w, h] was expected; --boxes takes boxes with their labels")
     if key == "boxes":
@@ -138,7 +138,7 @@ def _array(value: list[Any]) -> Any:
 
 
 def read_boxes(text: str) -> dict[str, Any]:
-    """``--boxes``: JSON itself, or the path or URL of a JSON file -> `boxes` (N, 4) and, where given, `box_labels`.
+    """Read ``--boxes``, JSON or the path or URL of a JSON file: `boxes` (N, 4) and, where given, `box_labels`.
 
     ``{"boxes": [[x, y, w, h], ...], "labels": [...]}`` in fractions of the image, x and y of the upper left corner;
     labels are class numbers or names. A bare list holds boxes without labels.
@@ -199,8 +199,10 @@ def _beyond(label: int | str) -> bool:
 def name_classes(
     inputs: Mapping[str, Any], class_names: Mapping[str, Sequence[str]], classes: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """`inputs` with the classes that a user named turned into indices (:mod:`ldm_core.data.class_names`), each checked
-    against the count. Raises :class:`ConfigError` with all mistakes."""
+    """Turn the classes that a user named into indices (:mod:`ldm_core.data.class_names`), each below the count.
+
+    Raises :class:`ConfigError` with all mistakes.
+    """
     return class_indices(inputs, class_names, classes, said=True)
 
 
@@ -234,7 +236,7 @@ def taken_sizes(recipe: Any) -> dict[str, tuple[int, int]]:
 def fit_all(
     inputs: Mapping[str, Any], recipe: Any, keys: Mapping[str, str] | None = None
 ) -> tuple[dict[str, Any], list[str]]:
-    """:func:`fit_inputs` for a recipe, and a line for each picture that loses something by it."""
+    """Call :func:`fit_inputs` for a recipe; return a line for each picture that loses something by it."""
     from ldm_core.data.fit_notes import input_notes, multiple_of
 
     sizes: dict[str, tuple[int, int]] = {}
@@ -253,7 +255,7 @@ def fit_inputs(
     taken: Mapping[str, tuple[int, int]] | None = None,
     sizes: dict[str, tuple[int, int]] | None = None,
 ) -> dict[str, Any]:
-    """`inputs` with pictures and maps brought to the model's image size (h, w), as its data was.
+    """Bring pictures and maps to the model's image size (h, w), as its data was.
 
     `keys`: key -> geometry, where the data says it; ``image``, ``segmentation`` and ``mask`` are known without.
     `taken`: key -> another size at which it is taken as it is (:func:`taken_sizes`). `sizes` is told the sizes (h, w)
@@ -274,7 +276,7 @@ def fit_inputs(
 
 
 def read_seeds(text: str | None) -> list[int] | None:
-    """``1,2,3`` or ``7..10`` (both ends) -> seeds. :class:`ConfigError` for anything else."""
+    """Read seeds such as ``1,2,3`` or ``7..10`` (both ends). :class:`ConfigError` for anything else."""
     if text is None:
         return None
     seeds: list[int] = []
@@ -291,7 +293,7 @@ def read_seeds(text: str | None) -> list[int] | None:
 
 
 def read_prompts(url: str | None) -> list[str]:
-    """The prompts of a text file, one a line; blank lines do not count. :class:`ConfigError` where there is none."""
+    """Read the prompts of a text file, one a line, without blank lines. :class:`ConfigError` where there is none."""
     if url is None:
         return []
     # split as every editor does, and not at U+2028 and the like, which are characters of a line
@@ -303,7 +305,7 @@ def read_prompts(url: str | None) -> list[str]:
 
 
 def _piped(name: str) -> str:
-    """The text of standard input (``-``) or of a shell's ``<(command)``: what the user handed over, no file."""
+    """Read standard input (``-``) or a shell's ``<(command)``, which is no file."""
     import click
 
     try:

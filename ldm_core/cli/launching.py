@@ -1,4 +1,4 @@
-"""``--nproc`` and ``--timeout``: whether a command is run here, or by processes that this one starts."""
+"""Processes of a run, ``--nproc`` and ``--timeout``: this one, or several that it starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ldm_core.launch import environment
 
 
 def processes(options: LaunchOptions) -> int:
-    """How many processes this one has to start: 0 where it runs the command itself.
+    """Count the processes that this one has to start: 0 where it runs the command itself.
 
     Raises :class:`ConfigError` where another launcher has started it already.
     """
@@ -57,7 +57,7 @@ def start(count: int, out: str, say: Callable[[str], None]) -> int:
 
 @contextlib.contextmanager
 def progress_shown(catalog: Catalog, *, quiet: bool) -> Iterator[None]:
-    """Show a run's progress on the terminal of the first process, and in the log of one that this program started."""
+    """Show a run's progress on the first process's terminal, and in its log where this program started it."""
     from ldm_core.cli.progress import Progress
 
     with contextlib.ExitStack() as stack:

@@ -107,7 +107,7 @@ class RecipeOptions:
     settings: tuple[str, ...] = ()
 
     def names(self, key: str) -> bool:
-        """Whether the user said anything of the recipe's top-level key `key`, by option or setting."""
+        """Tell if the user gave the recipe's top-level key `key`, by option or setting."""
         field = {"conditioners": "cond", "dataset": "data"}.get(key, key)
         said = getattr(self, field, None) not in (None, ())
         return said or any(s.partition("=")[0].partition(".")[0].strip() == key for s in self.settings)
@@ -115,7 +115,7 @@ class RecipeOptions:
 
 @attrs.frozen(kw_only=True)
 class InputOptions:
-    """What steers the samples."""
+    """The inputs that steer the samples."""
 
     prompt: tuple[str, ...] = option((), "Caption to sample; repeat for several.", metavar="TEXT")
     input: tuple[str, ...] = option(
@@ -147,7 +147,7 @@ class InputOptions:
 
 @attrs.frozen(kw_only=True)
 class WeightsOptions:
-    """What a user says of weights that another program wrote."""
+    """The facts that a user gives of weights that another program wrote."""
 
     codec: str = codec_option()
     sha256: str = sha256_option()
@@ -157,7 +157,7 @@ class WeightsOptions:
     partial: bool = option(False, "Take them though tensors lack or are left over, and say which.")
 
     def wanted(self, settings: list[str]) -> Wanted:
-        """What the weights are to be, with the ``KEY=VALUE`` settings that say more of them."""
+        """Combine these with ``KEY=VALUE`` settings of the weights."""
         from ldm_core.weights.open import Wanted
 
         return Wanted.of(
@@ -167,7 +167,7 @@ class WeightsOptions:
 
 @attrs.frozen(kw_only=True)
 class LaunchOptions:
-    """How a run is divided among processes."""
+    """The processes of a run."""
 
     nproc: int | None = option(
         None, "Processes of the run on this machine, started here: one a GPU.", metavar="N", minimum=1
@@ -220,13 +220,13 @@ class RunOptions:
 
     @property
     def request(self) -> RecipeOptions:
-        """What the user asked for, settings and prompts included."""
+        """The choice of a recipe with the settings and prompts."""
         return attrs.evolve(self.recipe, prompts=self.inputs.prompt, settings=self.settings)
 
 
 @attrs.frozen
 class Given:
-    """What stands on a command line beside its options: paths or URLs, and ``KEY=VALUE`` settings."""
+    """The words of a command line beside its options: paths or URLs, and ``KEY=VALUE`` settings."""
 
     places: list[str]
     settings: list[str]

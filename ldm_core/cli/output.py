@@ -1,4 +1,4 @@
-"""What a command hands back: text, or with ``--json`` one document on stdout and everything else on stderr."""
+"""The output of a command: text, or with ``--json`` one document on stdout and everything else on stderr."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NARROWEST = 30  # columns of a terminal for which lines are wrapped
 
 @contextlib.contextmanager
 def reporting(as_json: bool) -> Iterator[dict[str, Any]]:
-    """A mapping to fill. With `as_json` it is printed at the end, alone on stdout, also after a user's mistake
+    """Give a mapping to fill. With `as_json` it is printed at the end, alone on stdout, also after a user's mistake
     (``{"status": "error", "problems": [...]}``); without, it is dropped. Errors go on in both cases.
     """
     document: dict[str, Any] = {}
@@ -40,7 +40,7 @@ def reporting(as_json: bool) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def memory_said() -> Iterator[None]:
-    """Memory that is not there, whoever asked for it, is a mistake of the user's: a :class:`ConfigError`."""
+    """Turn a lack of memory, whoever asked for it, into a :class:`ConfigError`."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -58,29 +58,31 @@ _NO_MEMORY = re.compile(r"(not enough|can't allocate|cannot allocate|out of) mem
 
 
 def print_problems(error: LDMError) -> None:
-    """What went wrong, as the one JSON document on stdout."""
+    """Print the problems as the one JSON document on stdout."""
     status = "interrupted" if isinstance(error, Interrupted) else "error"
     problems = list(error.problems) if isinstance(error, ConfigError) else [str(error)]
     print_json({"status": status, "problems": [in_flags(problem) for problem in problems]})
 
 
 def say(text: str, *, err: bool = False, wrap: bool = False, longest: int = 240) -> None:
-    """Lines for a reader, on stdout or stderr: the one door to the terminal. Control characters, which names in files
-    and folders may hold, come out as escapes, and names longer than `longest` characters are cut. `wrap`: at words,
-    where it is a terminal."""
+    """Print lines for a reader on stdout or stderr: the one door to the terminal.
+
+    Control characters, which names of files may hold, come out as escapes; words longer than `longest` characters are
+    cut. `wrap`: long lines are wrapped at words where it is a terminal.
+    """
     stream = sys.stderr if err else sys.stdout
     text = clean_lines(text, max(2000, longest), longest)
     print(wrapped_for(stream, text) if wrap else text, file=stream, flush=True)
 
 
 def wrapped_for(stream: Any, text: str) -> str:
-    """`text` with its long lines wrapped at words where `stream` is a terminal; logs and pipes get whole lines."""
+    """Wrap long lines at words where `stream` is a terminal; logs and pipes get whole lines."""
     width = width_of(stream)
     return wrapped_at(text, width) if width >= _NARROWEST else text
 
 
 def width_of(stream: Any) -> int:
-    """The columns of the terminal that `stream` is; 0 where it is none."""
+    """Count the columns of the terminal that `stream` is; 0 where it is none."""
     try:
         return os.get_terminal_size(stream.fileno()).columns if stream.isatty() else 0
     except (AttributeError, OSError, ValueError):
@@ -88,7 +90,7 @@ def width_of(stream: Any) -> int:
 
 
 def wrapped_at(text: str, width: int) -> str:
-    """`text` with lines of at most `width` characters, names and commands whole; what goes on is indented."""
+    """Wrap `text` at `width` characters, names and commands whole; lines that go on are indented."""
     import textwrap
 
     out: list[str] = []
@@ -106,7 +108,7 @@ def wrapped_at(text: str, width: int) -> str:
 
 
 def print_yaml(value: Any) -> None:
-    """One YAML document on stdout, in ASCII where stdout takes no UTF-8."""
+    """Print one YAML document on stdout, in ASCII where stdout takes no UTF-8."""
     from ldm_core.config.documents import dump_yaml
 
     encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
@@ -115,7 +117,7 @@ def print_yaml(value: Any) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout, in ASCII: every encoding of stdout can write it, and none changes it."""
+    """Print one JSON document on stdout, in ASCII: every encoding of stdout can write it, and none changes it."""
     print(json.dumps(value, indent=2, default=_plain))
 
 
@@ -147,7 +149,7 @@ def _stdout_to_stderr() -> Iterator[None]:
 
 @contextlib.contextmanager
 def warnings_as_lines(most: int = 20) -> Iterator[None]:
-    """Warnings become one line each on stderr, without Python's file and line; of each kind the first `most`.
+    """Print warnings as one line each on stderr, without Python's file and line; of each kind the first `most`.
 
     Notices that are for programmers (deprecations) are left out, and so is a second quote of the same cut-off text.
     """
@@ -195,7 +197,7 @@ def table(rows: Sequence[tuple[str, ...]], indent: str = "", width: int = 0) -> 
 
 
 def wrapped(text: str, width: int = 100, indent: str = "") -> list[str]:
-    """Text in lines of at most `width` characters."""
+    """Cut text at words into lines of at most `width` characters."""
     import textwrap
 
     return textwrap.wrap(
@@ -209,5 +211,5 @@ def wrapped(text: str, width: int = 100, indent: str = "") -> list[str]:
 
 
 def first_process() -> bool:
-    """Whether this is the process that speaks, among those that a launcher started."""
+    """Tell the process that speaks from the others that a launcher started."""
     return os.environ.get("RANK", "0") == "0"

@@ -20,7 +20,7 @@ _WINDOW = 30  # updates over which the speed is taken
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: ``42 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    """Write seconds as ``42 s``, ``3 min 05 s`` or ``2 h 10 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -30,7 +30,7 @@ def duration(seconds: float) -> str:
 
 
 def loss_text(logs: Mapping[str, float]) -> str:
-    """The one or two numbers that show how it goes: the loss, and a PSNR where there is one."""
+    """Write the loss, and a PSNR where there is one."""
     names = list(logs)
     loss = next((n for n in names if n == "loss"), next((n for n in names if "loss" in n), None))
     psnr = next((n for n in names if "psnr" in n), None)
@@ -38,12 +38,12 @@ def loss_text(logs: Mapping[str, float]) -> str:
 
 
 def memory(mib: float) -> str:
-    """MiB as ``900 MiB`` or ``12.3 GiB``."""
+    """Write MiB as ``900 MiB`` or ``12.3 GiB``."""
     return f"{mib:.0f} MiB" if mib < 1000 else f"{mib / 1024:.3g} GiB"
 
 
 def pace_text(logs: Mapping[str, float]) -> str:
-    """What the hardware does: ``412 images/s, data wait 3%, peak 1.2 GiB``; of these what `logs` hold."""
+    """Write the speed as ``412 images/s, data wait 3%, peak 1.2 GiB``, as far as `logs` hold it."""
     said = []
     if (speed := logs.get("images_per_second")) is not None:
         said.append(f"{speed:.3g} images/s" if speed < 1000 else f"{speed:.0f} images/s")
@@ -62,27 +62,27 @@ class Speed:
         self._seen: deque[tuple[float, int]] = deque([(now, start)], maxlen=_WINDOW)
 
     def update(self, step: int, now: float) -> None:
-        """Step `step` is done at `now`."""
+        """Note that step `step` is done at `now`."""
         self._seen.append((now, step))
 
     def rate(self) -> float:
-        """Steps per second; 0 where nothing can be said yet."""
+        """Compute the steps per second; 0 before there are two updates."""
         (then, first), (now, last) = self._seen[0], self._seen[-1]
         return (last - first) / (now - then) if now > then else 0.0
 
     def pace(self) -> str:
-        """``6.6 steps/s`` or ``1.5 s/step``; nothing yet where nothing can be said."""
+        """Write ``6.6 steps/s`` or ``1.5 s/step``; nothing before there are two updates."""
         rate = self.rate()
         return (f"{rate:.3g} steps/s" if rate >= 1 else f"{1 / rate:.3g} s/step") if rate else ""
 
     def left(self) -> str:
-        """``2 min 31 s left``; nothing at the end, or where nothing can be said yet."""
+        """Write ``2 min 31 s left``; nothing at the end, or before there are two updates."""
         rate = self.rate()
         seconds = (self.steps - self._seen[-1][1]) / rate if rate else 0.0
         return f"{duration(seconds)} left" if seconds > 0 else ""
 
     def text(self) -> str:
-        """``6.6 steps/s, 2 min 31 s left``."""
+        """Write ``6.6 steps/s, 2 min 31 s left``."""
         return _listed(self.pace(), self.left())
 
 
@@ -131,7 +131,7 @@ class Progress:
 
     @hookimpl
     def ldm_step(self, stage: str, step: int, logs: Mapping[str, float]) -> None:
-        """Move the bar; a line now and then where there is no terminal, and for what was measured beside the stage."""
+        """Move the bar; without a terminal, and for measurements beside the stage, write a line now and then."""
         if stage != self._stage:
             if logs and not self._quiet and (text := loss_text(_unprefixed(logs))):
                 self._write(f"{_title(stage)}: step {step}, {text}")
@@ -155,7 +155,7 @@ class Progress:
 
     @hookimpl
     def ldm_message(self, text: str, level: str) -> None:
-        """A line for the user; the same warning only once."""
+        """Write a line for the user, the same warning only once."""
         text = in_flags(text)
         if level == "warning":
             if text not in self._problems:
@@ -166,7 +166,7 @@ class Progress:
 
     @hookimpl
     def ldm_images(self, stage: str, step: int, name: str, url: str) -> None:
-        """Where a picture was written."""
+        """Name the place of a picture."""
         if not self._quiet:
             self._write(f"{_title(stage)}: wrote {url}")
 
@@ -209,10 +209,10 @@ class Progress:
         from rich.text import Text
 
         class TwoLines(progress.Progress):
-            """The bar, and below it what would not fit beside it."""
+            """A bar with a second line below it."""
 
             def get_renderables(self) -> Iterable[RenderableType]:
-                """The bar's row, then the line below."""
+                """Yield the bar's row, then the line below."""
                 yield self.make_tasks_table(self.tasks)
                 below = "".join(task.fields["below"] for task in self.tasks)
                 yield Text(f"  {below}", style="dim", no_wrap=True, overflow="ellipsis")

@@ -1,4 +1,4 @@
-"""The whole job: check, first stage, latents, denoiser, samples. Also the common part of ``train`` and ``check``."""
+"""The whole run: check, first stage, latents, denoiser, samples; ``train`` and ``check`` share it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ldm_core.training.workflow import STAGES, RunResult
 
 @attrs.frozen
 class Prepared:
-    """A checked recipe, what its data offers, what the user wants sampled, and notes for the user.
+    """A checked recipe, the keys and classes of its data, the inputs to sample, and notes for the user.
 
     `examples`: a mapping of conditioner inputs for each image, or None where held-out data says what to sample.
     """
@@ -63,7 +63,7 @@ def prepare(options: RunOptions) -> Prepared:
 
 
 def _examples(recipe: Recipe, inputs: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | None:
-    """One mapping of inputs a prompt; found incomplete here, before anything is trained."""
+    """Make one mapping of inputs a prompt. ConfigError, before anything is trained, where one is incomplete."""
     if not inputs:
         return None  # prompts alone are the recipe's; what other conditioners read then comes from held-out data
     examples = [{**inputs, "caption": p} for p in recipe.sample.prompts] or [dict(inputs)]
@@ -80,7 +80,7 @@ def _examples(recipe: Recipe, inputs: Mapping[str, Any]) -> tuple[Mapping[str, A
 
 
 def run_stages(options: RunOptions, stages: Sequence[str] = STAGES) -> int:
-    """Run the named stages, here or as processes of their own, and tell what came of them. Returns the exit code."""
+    """Run the named stages, here or as processes of their own, and print the results. Returns the exit code."""
     if count := processes(options.launch):
         return _run_apart(count, options)
     first = first_process()
@@ -118,7 +118,7 @@ def _run_here(prepared: Prepared, options: RunOptions, out: str, stages: Sequenc
 
 
 def _run_apart(count: int, options: RunOptions) -> int:
-    """Start `count` processes of this command. What is wrong with the recipe is found, and told, before."""
+    """Start `count` processes of this command, after the recipe has been checked here."""
     try:
         with warnings_as_lines(most=2):
             prepared = prepare(options)

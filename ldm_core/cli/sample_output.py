@@ -1,4 +1,4 @@
-"""What ``sample`` leaves: a PNG for each image as soon as its batch is done, and one sheet of them."""
+"""Files of ``ldm-run sample``: a PNG for each image as soon as its batch is done, and one sheet of them."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ class Output:
         return self.folder.write_beside(SHEET, images.png_bytes(sheet, {"software": "ldm-core"}))
 
     def left_out(self) -> str:
-        """A line on the pictures that the sheet has no room for; empty where it shows all."""
+        """Write a line on the pictures that the sheet has no room for; empty where it shows all."""
         shown = len(self._shown)
         return f"the sheet shows the first {shown} of them" if shown < len(self.written) else ""
 
     @contextlib.contextmanager
     def kept(self, batch: int) -> Iterator[None]:
-        """Whatever ends the block: the pictures that are finished stay, with a sheet, and how many is said.
+        """Keep the pictures that are finished, with a sheet, whatever ends the block, and print their number.
 
         Raises :class:`Interrupted` for Ctrl-C, :class:`ConfigError` where the memory does not suffice for `batch`
         images at once.
@@ -104,7 +104,7 @@ class Output:
 
 
 def _out_of_memory(error: BaseException) -> str | None:
-    """Where an error is the lack of memory, what it says of it in brackets; None else."""
+    """Quote an error that is a lack of memory, in brackets; None for another error."""
     kind, text = type(error).__name__, str(error)
     if kind in ("OutOfMemoryError", "MemoryError") or (kind == "RuntimeError" and "not enough memory" in text):
         first = text.partition("\n")[0][:120]
@@ -113,7 +113,7 @@ def _out_of_memory(error: BaseException) -> str | None:
 
 
 def file_name(index: int, seed: int, prompt: str) -> str:
-    """``0003-seed7-a-red-circle.png``: tells images apart in a listing; the whole prompt is in the metadata."""
+    """Name a picture ``0003-seed7-a-red-circle.png``; the whole prompt is in its metadata."""
     encoding = sys.getfilesystemencoding()  # of an old locale: what it lacks is left out
     text = prompt.lower().encode(encoding, "ignore").decode(encoding)
     words = re.sub(r"[^\w]+", "-", text).strip("-_")[:40].rstrip("-_")

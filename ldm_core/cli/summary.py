@@ -1,4 +1,4 @@
-"""What is said at the end of a run: in lines, and as a JSON document."""
+"""The report at the end of a run: in lines, and as a JSON document."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ldm_core.training.folder.own_files import BAD
 
 
 def document(result: Any, recipe: Recipe) -> dict[str, Any]:
-    """The JSON document of a :class:`~ldm_core.training.workflow.RunResult`."""
+    """Make the JSON document of a :class:`~ldm_core.training.workflow.RunResult`."""
     return {
         "status": result.status,
         "out": result.out,
@@ -30,7 +30,7 @@ def document(result: Any, recipe: Recipe) -> dict[str, Any]:
 
 
 def lines(result: Any, recipe: Recipe) -> list[str]:
-    """The same for a reader: where things lie, what they are worth, what it took, and what to do next."""
+    """Write the report for a reader: files, quality, time, and the commands to go on with."""
     said = [f"run folder: {result.out}" + (f" ({', '.join(result.files)})" if result.files else "")]
     numbers = dict(result.trained)
     first = "; ".join(
@@ -55,7 +55,7 @@ def lines(result: Any, recipe: Recipe) -> list[str]:
 
 
 def quality(numbers: Mapping[str, float]) -> str:
-    """``PSNR 31.25 dB, SSIM 0.91 on 256 held-out images``; any other number under its own name."""
+    """Write ``PSNR 31.25 dB, SSIM 0.91 on 256 held-out images``; any other number under its own name."""
     said = [f"PSNR {numbers['psnr']:.2f} dB"] if "psnr" in numbers else []
     said += [f"SSIM {numbers['ssim']:.3f}"] if "ssim" in numbers else []
     known = ("psnr", "ssim", "evaluated_images", "held_out")
@@ -66,7 +66,7 @@ def quality(numbers: Mapping[str, float]) -> str:
 
 
 def _training(numbers: Mapping[str, float], *, loss: bool = True) -> str:
-    """``loss 0.12, validation 0.13; 4000 steps at 412 images/s, data wait 3%, peak 1.2 GiB``."""
+    """Write ``loss 0.12, validation 0.13; 4000 steps at 412 images/s, data wait 3%, peak 1.2 GiB``."""
     worth = []
     if loss and "loss" in numbers:
         worth.append(f"loss {numbers['loss']:.4g}")
@@ -78,6 +78,6 @@ def _training(numbers: Mapping[str, float], *, loss: bool = True) -> str:
 
 
 def sample_command(out: str, recipe: Recipe) -> str:
-    """The command that samples this model: it needs an input for each key that a conditioner reads."""
+    """Write the command that samples this model, with an option for each key that a conditioner reads."""
     flags = dict.fromkeys(input_flag(key) for part in recipe.conditioners for key in part.config.reads)
     return " ".join(["ldm-run sample", out, *flags])

@@ -11,7 +11,7 @@ from ldm_core.cli.command import argument, command
 
 @attrs.frozen(kw_only=True)
 class CompletionOptions:
-    """The shell that is to complete."""
+    """The shell that completes."""
 
     shell: Literal["bash", "zsh", "fish"] = argument("SHELL", "bash, zsh or fish.")
 

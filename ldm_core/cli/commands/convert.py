@@ -19,7 +19,7 @@ _OUTPUT = "Output"
 
 @attrs.frozen(kw_only=True)
 class ConvertOptions:
-    """Weights, what is said of them, and the form in which they are written."""
+    """The weights, facts about them, and the format to write."""
 
     given: Given = places_and_settings(
         2, "SRC DST [KEY=VALUE]...", "The weights, where they go, and settings that say more of them."
@@ -86,7 +86,7 @@ def convert(options: ConvertOptions) -> int:
 
 
 def _opened(source: str, target: str, options: ConvertOptions) -> tuple[Opened, dict[str, Any]]:
-    """Open the weights; with them, the options of the codec that writes."""
+    """Open the weights; return the options of the codec that writes beside them."""
     from ldm_core.weights import open, write
 
     catalog = installed()
@@ -110,7 +110,10 @@ def _source(opened: Opened) -> dict[str, Any]:
 
 
 def split_options(options: Mapping[str, Any], to: str, catalog: Catalog) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``codec.KEY=VALUE`` for the reading and for the writing codec; what only the one that writes has is its alone."""
+    """Part ``codec.KEY=VALUE`` into the options of the codec that reads and of the one that writes.
+
+    A key that both have goes to both.
+    """
     import attrs
 
     fields = {field.name for field in attrs.fields(catalog.get("codec", to)[0].component.config)}
@@ -125,7 +128,7 @@ def split_options(options: Mapping[str, Any], to: str, catalog: Catalog) -> tupl
 
 
 def recognised(opened: Opened) -> list[str]:
-    """Say for people what weights were recognised as, and what was chosen or left out."""
+    """Write the model that was recognised, and the notes on what was chosen or left out."""
     counts = ", ".join(f"{part} {count:,}" for part, count in opened.found.parameters.items())
     lines = [f"{opened.url}: {opened.found.what} ({opened.codec})" + (f"; parameters: {counts}" if counts else "")]
     return lines + [f"  {note}" for note in opened.weights.notes]

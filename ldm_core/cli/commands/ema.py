@@ -12,7 +12,7 @@ _AVERAGE = "Average"
 
 @attrs.frozen(kw_only=True)
 class EmaOptions:
-    """A run, the average that is wanted of it, and where it goes."""
+    """A run, the width of the average, and the file to write."""
 
     run: str = argument("RUN", "Folder of a run with snapshots.", completes="folder")
     width: float = option(

@@ -98,7 +98,7 @@ def encode(options: EncodeOptions) -> int:
 
 
 def _prepared(options: EncodeOptions) -> tuple[Recipe, DataInfo]:
-    """Make the checked recipe; torch-free. What concerns training and samples alone is not asked for."""
+    """Make the checked recipe, without settings of training and sampling; torch-free."""
     from ldm_core.cli.assemble import assemble
     from ldm_core.errors import ConfigError
     from ldm_core.training import workflow

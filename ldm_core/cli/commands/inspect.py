@@ -1,4 +1,4 @@
-"""``ldm-run inspect PATH_OR_URL``: what a file or folder of weights is, without running or loading anything of it."""
+"""``ldm-run inspect PATH_OR_URL``: describe a file or folder of weights, without running or loading anything of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ldm_core.cli.options import Given, codec_option, json_option, places_and_se
 
 @attrs.frozen(kw_only=True)
 class InspectOptions:
-    """A file or folder of weights, and what is said or asked of it."""
+    """A file or folder of weights, and facts about it."""
 
     given: Given = places_and_settings(
         1, "PATH_OR_URL [KEY=VALUE]...", "The weights, and settings that overrule what is recognised."
@@ -56,7 +56,7 @@ def inspect(options: InspectOptions) -> int:
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
-    """The facts of :mod:`ldm_core.weights.describe` for people."""
+    """Write the facts of :mod:`ldm_core.weights.describe` for people."""
     out = [f"{found['url']}" + ("" if not found["folder"] else " (a folder)")]
     if "sha256" in found:
         out.append(f"  SHA-256 {found['sha256']}")
@@ -97,7 +97,7 @@ def _file(each: Mapping[str, Any]) -> list[str]:
 
 
 def size(count: int) -> str:
-    """Bytes as a person says them: ``512 bytes``, ``3.4 MB``, ``7.7 GB``."""
+    """Write bytes as ``512 bytes``, ``3.4 MB`` or ``7.7 GB``."""
     for unit, of in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= of:
             return f"{count / of:.3g} {unit}"
@@ -126,7 +126,7 @@ def _recognised(found: Mapping[str, Any]) -> list[str]:
 
 
 def _part(value: Any) -> str:
-    """A part of a recipe in a line."""
+    """Write a part of a recipe in a line."""
     if isinstance(value, Mapping):
         fields = [f"{key}={_text(each)}" for key, each in value.items() if key not in ("use", "weights")]
         text = " ".join([str(value.get("use", "")), *fields]).strip()

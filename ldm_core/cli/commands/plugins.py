@@ -1,4 +1,4 @@
-"""``ldm-run plugins``: what is installed, from which distribution, what is broken and why."""
+"""``ldm-run plugins``: the installed parts with their distributions, and those that are broken."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class PluginsOptions:
-    """How the listing is printed."""
+    """The form of the listing."""
 
     json: bool = json_option()
 

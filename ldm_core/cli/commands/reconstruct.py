@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class ReconstructOptions:
-    """A first stage, the pictures that go through it, and where they go."""
+    """A first stage, the pictures that go through it, and the folder of the results."""
 
     stage: str = argument("STAGE_OR_RUN", "A run's folder, or its first_stage.safetensors.", completes="file")
     pictures: tuple[str, ...] = argument("IMAGES...", "Pictures: paths, URLs or patterns.", completes="file")
@@ -112,7 +112,7 @@ class _Stage:
 def _rebuilt(
     stage: _Stage, urls: Mapping[str, str], size: tuple[int, int] | None, folder: PictureFolder
 ) -> list[dict[str, Any]]:
-    """Write the reconstruction of each picture (file name -> URL); a row of facts for each."""
+    """Write the reconstruction of each picture (file name -> URL); return a row of facts for each."""
     from ldm_core import storage
     from ldm_core.data import images
     from ldm_core.errors import Interrupted
@@ -140,7 +140,7 @@ def _file_name(index: int, url: str) -> str:
 
 
 def read_size(text: str | None) -> tuple[int, int] | None:
-    """``64`` or ``48,64`` -> (height, width); :class:`ConfigError` for anything else."""
+    """Read ``64`` or ``48,64`` as (height, width); :class:`ConfigError` for anything else."""
     from ldm_core.errors import ConfigError, clean
 
     if text is None:
@@ -154,7 +154,7 @@ def read_size(text: str | None) -> tuple[int, int] | None:
 def fitted(
     picture: NDArray[np.uint8], size: tuple[int, int] | None, stride: tuple[int, ...], name: str
 ) -> NDArray[np.uint8]:
-    """uint8 (c, H, W) at `size`, or at its own size less the few rows and columns that the stride does not divide."""
+    """Fit a picture, uint8 (c, H, W), to `size`; or cut it to a size that the stride divides."""
     from ldm_core.data.geometry import fit
     from ldm_core.errors import ConfigError
 
@@ -176,7 +176,7 @@ def fitted(
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio of two pictures of 8 bits, in dB; infinite where they are equal."""
+    """Compute the peak signal-to-noise ratio of two pictures of 8 bits, in dB; infinite where they are equal."""
     import numpy as np
 
     error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from ldm_core.sampling.pipeline import Pipeline
 
 _LOADED = ("codec", "image_size")
-"""Keys of settings that are of how a model is loaded, and not of how it is sampled."""
+"""Keys of settings that concern the loading of a model, and not its sampling."""
 
 
 @attrs.frozen(kw_only=True)
 class PictureOptions:
-    """Further prompts, pictures to begin from, and how many images there are to be."""
+    """Further prompts, pictures to begin from, the number and seeds of the images."""
 
     prompts: str | None = option(
         None, "Text file of prompts, one a line; - reads standard input.", metavar="FILE", completes="file"
@@ -62,7 +62,7 @@ class PictureOptions:
 
 @attrs.frozen(kw_only=True)
 class SamplingOptions:
-    """The way from noise to images, where it is to be another one than the recipe's."""
+    """The sampling, where it is not the recipe's."""
 
     steps: int | None = option(
         None,
@@ -102,7 +102,7 @@ class SamplingOptions:
 
 @attrs.frozen(kw_only=True)
 class SampleOptions:
-    """A model, what is drawn from it and how, and where the pictures go."""
+    """A model, the images to draw from it, the sampling, and the folder of the pictures."""
 
     given: Given = places_and_settings(
         1,
@@ -193,7 +193,7 @@ def _model(options: SampleOptions) -> str:
 
 
 def _pipeline(model: str, options: SampleOptions) -> tuple[Pipeline, float | None]:
-    """Load the model and choose its sampling; with it the guidance's scale, where that is what was said."""
+    """Load the model and choose its sampling; return the guidance's scale beside it, where a scale was given."""
     from ldm_core.sampling.pipeline import Pipeline
     from ldm_core.weights.open import Wanted
 
@@ -211,7 +211,7 @@ def _pipeline(model: str, options: SampleOptions) -> tuple[Pipeline, float | Non
     if sampling:
         pipeline = pipeline.with_settings([*named, *sampling])
     if not options.quiet:
-        _told(pipeline, named, guidance, chosen)
+        _say_sampling(pipeline, named, guidance, chosen)
     return pipeline, guidance
 
 
@@ -231,7 +231,7 @@ def _divided(model: str, settings: list[str]) -> tuple[list[str], list[str]]:
     return sampling, [item for item in settings if item not in sampling]
 
 
-def _told(pipeline: Pipeline, named: list[str], scale: float | None, chosen: SamplingOptions) -> None:
+def _say_sampling(pipeline: Pipeline, named: list[str], scale: float | None, chosen: SamplingOptions) -> None:
     """Name the sampling on stderr, where another program's is asked for or could be meant."""
     from ldm_core.cli.output import say
     from ldm_core.sampling import settings as sample_settings
@@ -266,7 +266,7 @@ class _Asked:
         return cls([*options.inputs.prompt, *read_prompts(options.pictures.prompts)], seeds)
 
     def arguments(self, options: SampleOptions) -> dict[str, Any]:
-        """What ``Pipeline.sample`` takes of them, of the pictures to begin from and of the sampling."""
+        """Make the arguments of ``Pipeline.sample``, but for inputs and guidance."""
         pictures, sampling = options.pictures, options.sampling
         return {
             "prompts": self.prompts or None,
@@ -284,7 +284,7 @@ class _Asked:
 
 
 def _beginning(pictures: PictureOptions) -> dict[str, Any]:
-    """The pictures to begin from and how far to go back; nothing where none were named."""
+    """Read the pictures to begin from and the strength; nothing where none were named."""
     from ldm_core import storage
     from ldm_core.data.images import decode_image
 
@@ -294,7 +294,7 @@ def _beginning(pictures: PictureOptions) -> dict[str, Any]:
 
 
 def _inputs(given: InputOptions, pipeline: Pipeline) -> dict[str, Any]:
-    """Read what the conditioners are given, at the model's image size and with class names as numbers."""
+    """Read the conditioners' inputs, at the model's image size and with class names as numbers."""
     from ldm_core.cli.inputs import fit_all, name_classes, require_readers
     from ldm_core.data.class_names import counts_of
 
@@ -309,7 +309,7 @@ def _inputs(given: InputOptions, pipeline: Pipeline) -> dict[str, Any]:
 
 
 def _output(pipeline: Pipeline, asked: _Asked, inputs: dict[str, Any], options: SampleOptions) -> Output:
-    """The place of the pictures, found to be free and writable before anything is sampled."""
+    """Take a folder for the pictures, free and writable, before anything is sampled."""
     from ldm_core.cli.sample_output import Output, file_name
     from ldm_core.sampling.arguments import require_arguments
     from ldm_core.sampling.inputs import rows_of, seeds_of

@@ -24,7 +24,7 @@ SETTINGS = "settings"
 
 @attrs.frozen(kw_only=True)
 class ShowOptions:
-    """What is to be shown."""
+    """The thing to show."""
 
     name: str = argument(
         "NAME",
@@ -74,7 +74,7 @@ def _descriptions(name: str, kind: str | None) -> list[dict[str, Any]]:
 
 
 def _shown_recipe(name: str, json_flag: bool) -> bool:
-    """Print the shipped recipes, where `name` is ``recipes``, or the one that it names; whether it was one of these."""
+    """Print all shipped recipes (``recipes``), or the one of this name; False where `name` is none of these."""
     from ldm_core.cli.output import print_json, say, table
     from ldm_core.recipe import shipped
 
@@ -94,7 +94,7 @@ def _shown_recipe(name: str, json_flag: bool) -> bool:
 
 
 def _kinds(catalog: Catalog, name: str, kind: str | None) -> list[str]:
-    """The kinds that have a component or preset of this name; ComponentError with the likely one where none has."""
+    """Find the kinds that have a component or preset of this name. ComponentError with a near name for none."""
     from ldm_core.catalog.component import KINDS
     from ldm_core.catalog.first_party import FIRST_PARTY
     from ldm_core.errors import ComponentError, suggest
@@ -130,7 +130,7 @@ def _section(key: str) -> dict[str, Any]:
 
 
 def _recipe_itself() -> dict[str, Any]:
-    """The keys of a recipe: its own values, and the parts with their defaults."""
+    """Describe the keys of a recipe: its own values, and the parts with their defaults."""
     from ldm_core.catalog.component import KINDS
     from ldm_core.recipe.keys import DEFAULTS, LISTS, SINGLE
     from ldm_core.recipe.settings import RecipeSettings
@@ -155,7 +155,7 @@ def _settings(settings: type, name: str) -> dict[str, Any]:
 
 
 def _options(config: type) -> list[dict[str, str]]:
-    """One row for each field of a config or section."""
+    """Make one row for each field of a config or section."""
     from ldm_core.config.structure import field_table
 
     return [dict(zip(_ROW, row, strict=True)) for row in field_table(config)]
@@ -223,7 +223,7 @@ def _lines(d: dict[str, Any]) -> list[str]:
 
 
 def _head(d: dict[str, Any]) -> list[str]:
-    """The first line: what it is and where it comes from."""
+    """Write the first line: kind, name and distribution."""
     if d["kind"] == SETTINGS:
         how = "KEY=VALUE" if d["name"] == "recipe" else f"{d['name']}.KEY=VALUE"
         return [f"settings of {'the recipe itself' if d['name'] == 'recipe' else d['name']}, set by {how}"]

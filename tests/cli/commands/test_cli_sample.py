@@ -88,7 +88,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> _Pipeline:
 
     monkeypatch.setattr(module.Pipeline, "load", load)
     # what another program's conventions would be is asked of a whole recipe, which the stand-in has none of
-    monkeypatch.setattr("ldm_core.cli.commands.sample._told", lambda *_: None)
+    monkeypatch.setattr("ldm_core.cli.commands.sample._say_sampling", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     return made
 
