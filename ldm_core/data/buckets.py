@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ldm_core.contracts.answers import DatasetAnswers
+from ldm_core.contracts.configs import of
 from ldm_core.data.unreadable import BadExample
 
 
@@ -16,7 +18,7 @@ def sizes_of(dataset: Any) -> NDArray[np.int64]:
 
     A data set's own ``image_sizes()`` looks at the headers of its files only; of one without it, pictures are decoded.
     """
-    if (own := getattr(dataset, "image_sizes", None)) is not None:
+    if (own := of(DatasetAnswers, dataset).image_sizes) is not None:
         return np.asarray(own(), dtype=np.int64).reshape(-1, 2)
     view, found = dataset.select(["image"]), np.zeros((len(dataset), 2), dtype=np.int64)
     for index in range(len(dataset)):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ldm_core.contracts.configs import ConditionerConfig, of
 from ldm_core.errors import ConfigError, clean, suggest
 
 KEYS = ("class_label", "box_labels")
@@ -20,9 +21,9 @@ _MOST = 12  # names that a message lists
 def counts_of(recipe: Any) -> dict[str, int]:
     """Key -> the number of classes that the recipe's conditioners were built for, where they say it."""
     return {
-        key: part.config.classes
+        key: count
         for part in recipe.conditioners
-        if isinstance(getattr(part.config, "classes", None), int) and part.config.classes > 0
+        if isinstance(count := of(ConditionerConfig, part.config).classes, int) and count > 0
         for key in part.config.reads
         if key in KEYS
     }

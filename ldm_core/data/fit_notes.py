@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ldm_core.contracts.configs import DenoiserConfig, of
+
 Size = tuple[int, int]
 """Height and width, in pixels."""
 
@@ -12,7 +14,7 @@ Size = tuple[int, int]
 def multiple_of(recipe: Any) -> int:
     """Divisor of every image size of `recipe`: the first stage's factor times the denoiser's."""
     stride = max(recipe.first_stage.config.latent.stride)
-    return int(stride) * int(getattr(recipe.denoiser.config, "factor", 1) or 1)
+    return int(stride) * of(DenoiserConfig, recipe.denoiser.config).factor
 
 
 def fit_note(names: str, source: Size, target: Size, rule: str, *, multiple: int = 1, taken: Size | None = None) -> str:

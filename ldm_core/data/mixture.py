@@ -14,7 +14,9 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm_core.contracts import EMPTY, DataInfo, Dataset
+from ldm_core.contracts import DataInfo, Dataset
+from ldm_core.contracts.answers import DatasetAnswers
+from ldm_core.contracts.configs import of
 from ldm_core.data.buckets import sizes_of
 from ldm_core.data.unreadable import BadExample
 from ldm_core.errors import DataError
@@ -48,6 +50,7 @@ class Mixture:
     ) -> None:
         self._labels = [label for label, _, _ in parts]
         self._parts: list[Any] = [data for _, data, _ in parts]
+        self._answers = [of(DatasetAnswers, data) for data in self._parts]
         self._like = like
         lengths = [len(data) for data in self._parts]
         for label, length in zip(self._labels, lengths, strict=True):
@@ -124,17 +127,17 @@ class Mixture:
     @property
     def many_captions(self) -> bool:
         """True if a part has pictures with several captions."""
-        return any(getattr(data, "many_captions", False) for data in self._parts)
+        return any(data.many_captions for data in self._answers)
 
     @property
     def max_bad(self) -> float:
         """The largest share of unreadable examples that one of the parts lets pass."""
-        return max(float(getattr(data, "max_bad", 0.01)) for data in self._parts)
+        return max(0.01 if data.max_bad is None else data.max_bad for data in self._answers)
 
     @property
     def widths(self) -> Mapping[str, int]:
         """Length of the vectors of each key, where all parts say the same."""
-        own: list[Mapping[str, int]] = [getattr(data, "widths", EMPTY) for data in self._parts]
+        own = [data.widths for data in self._answers]
         return {k: n for k, n in own[0].items() if k in self.keys and all(each.get(k) == n for each in own)}
 
     def describe(self) -> str:
@@ -150,8 +153,7 @@ class Mixture:
 
     def remarks(self) -> str:
         """Notes on each part's left-out files and oddities; empty if there are none."""
-        told = [data.remarks() if hasattr(data, "remarks") else "" for data in self._parts]
-        rows = enumerate(zip(self._labels, told, strict=True))
+        rows = enumerate((label, data.remarks()) for label, data in zip(self._labels, self._answers, strict=True))
         return "; ".join(f"{label}: {self._numbered(remark, number)}" for number, (label, remark) in rows if remark)
 
     def _numbered(self, text: str, number: int) -> str:
@@ -186,7 +188,8 @@ class Mixture:
 
     def reduced(self, *request: Any) -> Mixture:
         """A view whose pictures may be decoded smaller, where a part knows how; see ``RecordDataset.reduced``."""
-        return self._view([data.reduced(*request) if hasattr(data, "reduced") else data for data in self._parts])
+        pairs = zip(self._parts, self._answers, strict=True)
+        return self._view([data.reduced(*request) if data.reduced else part for part, data in pairs])
 
     def image_sizes(self) -> NDArray[np.int64]:
         """(N, 2) height and width of each picture; zeros where it cannot be told."""
@@ -214,10 +217,8 @@ class Mixture:
 
     def former_fingerprint(self) -> str:
         """The hash as 0.1.0 made it; see ``RecordDataset.former_fingerprint``."""
-        parts = self._parts
-        return self._fingerprint(
-            [data.former_fingerprint() if hasattr(data, "former_fingerprint") else data.fingerprint() for data in parts]
-        )
+        pairs = zip(self._parts, self._answers, strict=True)
+        return self._fingerprint([(data.former_fingerprint or part.fingerprint)() for part, data in pairs])
 
     def _fingerprint(self, parts: Sequence[str]) -> str:
         tables = [{k: t.tolist() for k, t in sorted(table.items())} for table in self._tables]

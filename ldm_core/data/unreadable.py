@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from ldm_core.contracts import Dataset
+from ldm_core.contracts.answers import DatasetAnswers
+from ldm_core.contracts.configs import of
 from ldm_core.errors import DataError, clean
 
 _SETTING = "set dataset."
@@ -52,6 +54,7 @@ class SkipBad:
         self.keys = dataset.keys
         self.classes = dataset.classes
         self.class_names = dataset.class_names
+        self._sections = of(DatasetAnswers, dataset).sections
         self._apart: dict[str, str] | None = None
 
     def __len__(self) -> int:
@@ -79,7 +82,7 @@ class SkipBad:
     def _part(self, index: int) -> tuple[int, int]:
         """The first index and the number of the examples that may stand for `index`."""
         first = 0
-        for section in getattr(self.dataset, "sections", ()):
+        for section in self._sections:
             if index < first + section.length:
                 return first, section.length
             first += section.length

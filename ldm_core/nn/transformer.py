@@ -90,27 +90,27 @@ class TokenLayers(nn.Module):
 class TokenTransformer(nn.Module):
     """Token ids (B,L), L <= `length`, -> a vector for each (B,L,D): embedding, positions, layers, final norm.
 
-    `logits` adds the vocabulary head that published weights carry. Nothing here uses it and it gets no gradient;
-    leave it out of a model that is trained from scratch. `embedding_std` is the fresh tables' (published: 0.02; words
-    are told apart sooner in a short training with a larger one, as the layers add little to what they start from).
+    `heads`: the number of attention heads, and the width of each. `logits` adds the vocabulary head of published
+    weights. Nothing here uses it and it gets no gradient; leave it out when training from scratch. `embedding_std` is
+    that of the fresh tables (published: 0.02; a short training tells words apart sooner with a larger one, as the
+    layers add little to their input).
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         vocab_size: int,
         width: int,
         layers: int,
         length: int,
         *,
-        heads: int = 8,
-        head_width: int = 64,
+        heads: tuple[int, int] = (8, 64),
         logits: bool = False,
         embedding_std: float = 0.02,
     ) -> None:
         super().__init__()
         self.token_emb = nn.Embedding(vocab_size, width)
         self.pos_emb = TokenPositions(width, length)
-        self.attn_layers = TokenLayers(width, layers, heads, head_width)
+        self.attn_layers = TokenLayers(width, layers, *heads)
         self.norm = nn.LayerNorm(width)
         self.to_logits = nn.Linear(width, vocab_size) if logits else None
         nn.init.normal_(self.token_emb.weight, std=embedding_std)

@@ -14,6 +14,7 @@ import attrs
 from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.contracts.codec import ModelWeights, Written
+from ldm_core.contracts.configs import ConditionerConfig, of
 from ldm_core.contracts.site import Site
 from ldm_core.errors import ConfigError, StorageError
 from ldm_core.recipe.recipe import Recipe
@@ -49,7 +50,7 @@ def _named_files(weights: ModelWeights, recipe: Recipe, catalog: Catalog) -> dic
     latent = weights.latent or recipe.first_stage.config.latent
     for part in recipe.conditioners:
         state = (weights.model or {}).get(key := f"conditioners.{part.name}._extra_state")
-        if state is None or state.numel() or not getattr(part.config, "tokenizer", ""):
+        if state is None or state.numel() or not of(ConditionerConfig, part.config).tokenizer:
             continue
         with unfilled():
             site = Site(size=recipe.image_size, channels=recipe.image_channels, latent=latent)

@@ -28,7 +28,7 @@ def filled(module: nn.Module) -> nn.Module:
 def test_equals_torchs_encoder(masked: bool) -> None:
     torch.manual_seed(0)
     width, layers, length = 32, 3, 9
-    mine = filled(TokenTransformer(50, width, layers, length, heads=4, head_width=8)).double()
+    mine = filled(TokenTransformer(50, width, layers, length, heads=(4, 8))).double()
     layer = nn.TransformerEncoderLayer(
         width, 4, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True, dtype=torch.float64
     )
@@ -55,7 +55,7 @@ def test_equals_torchs_encoder(masked: bool) -> None:
 
 
 def test_inner_width_is_its_own_and_the_output_is_pinned() -> None:
-    net = filled(TokenTransformer(30, 20, 2, 7, heads=2, head_width=6, logits=True)).double()
+    net = filled(TokenTransformer(30, 20, 2, 7, heads=(2, 6), logits=True)).double()
     parameters = dict(net.named_parameters())
     attention, feed_forward = 40 + 3 * 20 * 12 + 12 * 20 + 20, 40 + 20 * 80 + 80 + 80 * 20 + 20
     expected = 30 * 20 + 7 * 20 + 2 * (attention + feed_forward) + 40 + 20 * 30 + 30

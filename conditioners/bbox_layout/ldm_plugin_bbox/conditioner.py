@@ -34,8 +34,7 @@ class LayoutConditioner(Conditioner, nn.Module):
             config.width,
             config.layers,
             config.length,
-            heads=config.heads,
-            head_width=config.head_width,
+            heads=(config.heads, config.head_width),
             logits=config.logits,
             embedding_std=config.embedding_std,
         )

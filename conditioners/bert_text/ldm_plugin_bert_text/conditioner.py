@@ -40,8 +40,7 @@ class TextConditioner(Conditioner, nn.Module):
             config.width,
             config.layers,
             config.length,
-            heads=config.heads,
-            head_width=config.head_width,
+            heads=(config.heads, config.head_width),
             logits=config.logits,
             embedding_std=config.embedding_std,
         )

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ldm_core.builtin.diffusion.config import LeadingConfig, LegacyConfig, LinspaceConfig, TrailingConfig
 from ldm_core.contracts import NoiseSchedule, Site, TimeGrid
+from ldm_core.contracts.answers import ScheduleAnswers
+from ldm_core.contracts.configs import of
 
 
 def table_steps(schedule: NoiseSchedule) -> int | None:
     """The length T of a schedule's table, or None for a continuous schedule."""
-    steps = getattr(schedule, "table_steps", None)
-    return None if steps is None else int(steps)
+    return of(ScheduleAnswers, schedule).table_steps
 
 
 def _levels(indices: list[int], final: float) -> Tensor:

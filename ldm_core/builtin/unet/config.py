@@ -85,8 +85,9 @@ class UNetConfig(DenoiserConfig):
         if not self.channel_mult or self.res_blocks < 1:
             yield f"channel_mult {self.channel_mult}, res_blocks {self.res_blocks}: one of each is needed"
             return
-        if least := [name for name in ("channels", "transformer_depth") if getattr(self, name) < 1]:
-            yield f"{least[0]} is {getattr(self, least[0])}; set 1 or more"
+        counts = {"channels": self.channels, "transformer_depth": self.transformer_depth}
+        if least := [f"{name} is {count}; set 1 or more" for name, count in counts.items() if count < 1]:
+            yield least[0]
             return
         if min(self.channel_mult) < 1:
             yield f"channel_mult {self.channel_mult}: every level needs 1 or more"

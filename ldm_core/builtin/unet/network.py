@@ -52,7 +52,7 @@ class UNet(nn.Module, Denoiser):
     (that skip alone) and `mid`.
     """
 
-    def __init__(self, config: UNetConfig, site: Site) -> None:  # noqa: C901
+    def __init__(self, config: UNetConfig, site: Site) -> None:
         super().__init__()
         if site.latent is None:
             raise ValueError("the U-Net needs site.latent, the shape of the latents that it denoises")
@@ -68,9 +68,23 @@ class UNet(nn.Module, Denoiser):
                 nn.Sequential(nn.Linear(site.cond.vector, emb_width), nn.SiLU(), nn.Linear(emb_width, emb_width))
             )
 
-        self.input_blocks = nn.ModuleList(
-            [UNetStage(nn.Conv2d(self.latent_channels + site.cond.concat, width, 3, padding=1))]
+        width, skips = self._add_inputs(self.latent_channels + site.cond.concat)
+        self.middle_block = UNetStage(
+            self._res_block(width, width), self._attention(width), self._res_block(width, width)
         )
+        width = self._add_outputs(width, skips)
+        self.out = nn.Sequential(
+            group_norm(width, config.norm_groups, eps=1e-5),
+            nn.SiLU(),
+            zero_init(nn.Conv2d(width, self.latent_channels, 3, padding=1)),
+        )
+        if config.checkpoint:
+            recompute(self.recompute_blocks())
+
+    def _add_inputs(self, channels: int) -> tuple[int, list[int]]:
+        """Make the way down from `channels`; its width at the end, and that of each skip."""
+        config, width = self.config, self.config.channels
+        self.input_blocks = nn.ModuleList([UNetStage(nn.Conv2d(channels, width, 3, padding=1))])
         skips = [width]
         last = len(config.channel_mult) - 1
         for level, mult in enumerate(config.channel_mult):
@@ -85,11 +99,11 @@ class UNet(nn.Module, Denoiser):
                 down = self._res_block(width, width, "down") if config.resblock_updown else Downsample(width)
                 self.input_blocks.append(UNetStage(down))
                 skips.append(width)
+        return width, skips
 
-        self.middle_block = UNetStage(
-            self._res_block(width, width), self._attention(width), self._res_block(width, width)
-        )
-
+    def _add_outputs(self, width: int, skips: list[int]) -> int:
+        """Make the way up from `width`, with the `skips`; its width at the end."""
+        config = self.config
         self.output_blocks = nn.ModuleList()
         for level, mult in reversed(list(enumerate(config.channel_mult))):
             for repeat in range(config.res_blocks + 1):
@@ -100,14 +114,7 @@ class UNet(nn.Module, Denoiser):
                 if level and repeat == config.res_blocks:
                     stage.append(self._res_block(width, width, "up") if config.resblock_updown else Upsample(width))
                 self.output_blocks.append(stage)
-
-        self.out = nn.Sequential(
-            group_norm(width, config.norm_groups, eps=1e-5),
-            nn.SiLU(),
-            zero_init(nn.Conv2d(width, self.latent_channels, 3, padding=1)),
-        )
-        if config.checkpoint:
-            recompute(self.recompute_blocks())
+        return width
 
     def recompute_blocks(self) -> list[nn.Module]:
         """The blocks that a trainer may let run again in the backward pass."""

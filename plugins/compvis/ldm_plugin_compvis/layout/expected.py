@@ -56,8 +56,7 @@ def of_conditioner(use: str, fields: Mapping[str, Any]) -> Shapes:
                 fields["width"],
                 fields["layers"],
                 length,
-                heads=fields["heads"],
-                head_width=fields["head_width"],
+                heads=(fields["heads"], fields["head_width"]),
                 logits=fields["logits"],
             )
         return {f"transformer.{name}": shape for name, shape in _shapes(module).items()}
