@@ -1,4 +1,4 @@
-"""Several image sizes in one run: which one each example takes, from the size that its file says it has."""
+"""Several image sizes in one run: the choice for each example, by the size in its file."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Classes as people write them: a name or a number becomes an index of the trained model. Torch-free.
 
-A name wins over an index: where the classes are called 0, 1, 2, 10 and 11, ``10`` is the class of that name (index 3),
-written as text or as a number. An index is taken where no class is called by a number. Integers and arrays of numpy,
-which is what data sets give, are indices already.
+A name wins over an index: if the classes are called 0, 1, 2, 10 and 11, ``10`` is the class of that name (index 3),
+written as text or as a number. An index is taken if no class is called by a number. Integers and arrays of numpy, as
+data sets give them, are indices already.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MOST = 12  # names that a message lists
 
 
 def counts_of(recipe: Any) -> dict[str, int]:
-    """Key -> the number of classes that the recipe's conditioners were built for, where they say it."""
+    """Key -> the number of classes of the recipe's conditioners, if they say it."""
     return {
         key: count
         for part in recipe.conditioners

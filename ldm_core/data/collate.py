@@ -23,7 +23,7 @@ def _holds_images(key: str, keys: Mapping[str, str] | None) -> bool:
 
 
 def floats(batch: Mapping[str, Any], keys: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """A batch that was collated `raw` -> what :func:`collate` would have made, wherever its tensors are."""
+    """A `raw` batch -> the result of :func:`collate`, on the device of its tensors."""
     return {k: _as_floats(v) if _holds_images(k, keys) else v for k, v in batch.items()}
 
 

@@ -20,8 +20,8 @@ def multiple_of(recipe: Any) -> int:
 def fit_note(names: str, source: Size, target: Size, rule: str, *, multiple: int = 1, taken: Size | None = None) -> str:
     """One line, or "" if nothing of the picture is lost.
 
-    `names`: of the inputs; `rule`: ``crop`` or ``pad``; `multiple`: :func:`multiple_of`. `taken`: the smaller size at
-    which a picture that is to be made large is taken as it is.
+    `names`: of the inputs; `rule`: ``crop`` or ``pad``; `multiple`: :func:`multiple_of`. `taken`: the smaller size of
+    a picture to be enlarged.
     """
     end = taken or target
     words = _changes(source, end, rule)

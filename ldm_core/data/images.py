@@ -92,7 +92,7 @@ def decode_mask(data: bytes, name: str = "mask") -> NDArray[np.int64]:
 
 
 class _Misfit(Exception):
-    """A picture that is whole and does not say what it is to say."""
+    """A whole picture with a wrong content."""
 
 
 def _decoded(data: bytes, name: str, read: Callable[[Image], NDArray[Any]]) -> NDArray[np.int64]:
@@ -161,7 +161,7 @@ def turn_upright(image: Image) -> None:
 
 
 def picture_size(head: bytes) -> tuple[int, int] | None:
-    """The upright (H, W) that a picture's header says, from the file's first bytes; None where they do not tell."""
+    """The upright (H, W) of a picture's header, from the file's first bytes; None if it is not there."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of EXIF data that is cut off as well
@@ -295,7 +295,7 @@ def _wide_font() -> str | None:
 
 
 def font_for(texts: Sequence[str], points: int) -> Any:
-    """A font of that size for these texts: Pillow's own, or a wider one where they are more than ASCII."""
+    """A font of that size for these texts: Pillow's own, or a wider one for more than ASCII."""
     from PIL import ImageFont
 
     file = None if all(text.isascii() for text in texts) else _wide_font()

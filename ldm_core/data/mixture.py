@@ -141,7 +141,7 @@ class Mixture:
         return {k: n for k, n in own[0].items() if k in self.keys and all(each.get(k) == n for each in own)}
 
     def describe(self) -> str:
-        """One line: the parts, how many examples each has, and its share where that is not its size."""
+        """One line: the parts, the number of examples of each, and its share if it is not its size."""
         sections = self._sections()
         total = sum(section.weight for section in sections)
         told = []
@@ -187,17 +187,17 @@ class Mixture:
         return out
 
     def reduced(self, *request: Any) -> Mixture:
-        """A view whose pictures may be decoded smaller, where a part knows how; see ``RecordDataset.reduced``."""
+        """A view with pictures decoded smaller, if a part can; see ``RecordDataset.reduced``."""
         pairs = zip(self._parts, self._answers, strict=True)
         return self._view([data.reduced(*request) if data.reduced else part for part, data in pairs])
 
     def image_sizes(self) -> NDArray[np.int64]:
-        """(N, 2) height and width of each picture; zeros where it cannot be told."""
+        """(N, 2) height and width of each picture; zeros if it is not known."""
         own = [sizes_of(data) for data in self._parts]
         return np.concatenate(own) if self._places is None else np.stack([own[n][i] for n, i in self._places])
 
     def select(self, keys: Iterable[str]) -> Mixture:
-        """A view whose examples decode and hold only `keys`; DataError where not all parts have them."""
+        """A view of examples with only `keys`; DataError if not all parts have them."""
         wanted = tuple(dict.fromkeys(keys))
         for key in wanted:
             if key not in self.keys:

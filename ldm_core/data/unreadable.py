@@ -50,7 +50,7 @@ class SkipBad:
         self.limit = limit
         self.bad: dict[str, str] = {}
         self.moved: dict[int, int] = {}
-        """Index of a bad example -> where the good one stands that takes its place, of those met in this process."""
+        """Index of a bad example -> index of the good one in its place, for those met in this process."""
         self.keys = dataset.keys
         self.classes = dataset.classes
         self.class_names = dataset.class_names

@@ -150,7 +150,7 @@ def reported(doing: str, url: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def odd(error: BaseException) -> str:
-    """One short line of an exception that was not expected: its kind and what it says."""
+    """One short line of an unexpected exception: its kind and its text."""
     return f"{type(error).__name__}: {one_line(error)}"
 
 
@@ -160,12 +160,12 @@ def one_line(error: BaseException) -> str:
 
 
 def chained(error: Exception, url: str | os.PathLike[str]) -> Exception | None:
-    """`error` as the cause of another; None where the URL holds secrets, which its text would repeat."""
+    """`error` as the cause of another; None if the URL holds secrets, because its text would repeat them."""
     return error if shown(url) == os.fspath(url) else None
 
 
 def reason(error: BaseException, url: str) -> str:  # noqa: C901
-    """One line: what happened and what to do, without secrets."""
+    """One line: the failure and the advice, without secrets."""
     number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full; free some space or choose another place (nothing half-written was left)"

@@ -21,7 +21,7 @@ from ldm_core.storage.paths import base_name, braces, is_glob, local_path, proto
 from ldm_core.storage.retry import retrying
 
 MOST_TEXT = 1 << 30
-"""Bytes of a text that are read at most, where the reader says nothing else."""
+"""Most bytes of a text, unless the reader sets another limit."""
 
 
 @attrs.frozen
@@ -102,7 +102,7 @@ def info(url: str | os.PathLike[str]) -> FileInfo:
 def read_bytes(
     url: str | os.PathLike[str], start: int | None = None, stop: int | None = None, *, most: int | None = None
 ) -> bytes:
-    """The whole file, or its bytes start..stop; StorageError where that is more than `most` bytes."""
+    """The whole file, or its bytes start..stop; StorageError above `most` bytes."""
     path, start = local_path(url), start or 0
     with reported("read", url):
         if path is not None:
@@ -222,7 +222,7 @@ def append_text(url: str | os.PathLike[str], text: str) -> None:
 def expand(url: str | os.PathLike[str]) -> list[str]:
     """The URLs of a pattern: ``{000000..000003}``, ``{a,b}``, then ``*``, ``?`` and ``[...]``.
 
-    A name that exists as written is taken as written. StorageError where a pattern matches nothing.
+    A name that exists as written is taken as written. StorageError if a pattern matches nothing.
     """
     text = os.fspath(url)
     path = local_path(text)

@@ -136,7 +136,7 @@ def is_folder(path: Path) -> bool:
 
 @attrs.frozen
 class Entry:
-    """A file of a folder: its path, its size in bytes, and why it is none that can be read ("" where it is one)."""
+    """A file of a folder: its path, its size in bytes, and the reason if it cannot be read (else "")."""
 
     path: str
     size: int

@@ -52,7 +52,7 @@ def _read(text: str) -> StorageSettings:
 
 
 def secrets_among(given: Mapping[str, Any]) -> list[str]:
-    """The keys of a recipe's ``storage`` section that are credentials, and do not belong in a file that is kept."""
+    """The keys of a recipe's ``storage`` section with credentials; they do not belong in a file."""
     return [key for key in map(str, given) if any(word in key.lower() for word in _SECRET)]
 
 

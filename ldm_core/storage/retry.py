@@ -64,8 +64,8 @@ def retrying(
     """The result of `attempt`, repeated while it fails with a passing failure.
 
     `progress` counts what failed attempts have achieved (bytes of a read that goes on where it broke); attempts that
-    achieve something are not counted against ``retries``, only against ``time_limit``. What does not pass is raised
-    as it is; what lasts, as a :class:`~ldm_core.errors.StorageError` that says how long it was tried.
+    achieve something are not counted against ``retries``, only against ``time_limit``. Other failures are raised as
+    they are; lasting ones as a :class:`~ldm_core.errors.StorageError` with the time of trying.
     """
     settings = options.current()
     place = _server(os.fspath(url))

@@ -24,7 +24,7 @@ READ_PART = 32 * 2**20
 WRITE_PART = 16 * 2**20
 """Bytes of a part of an upload; a file of up to twice as many goes in one request. S3 takes 10,000 parts."""
 BLOCK = 8 * 2**20
-"""Bytes that a file which is read by position fetches at a time."""
+"""Bytes of one fetch, for a file read by position."""
 
 
 def read(url: str, start: int, stop: int | None) -> bytes:
@@ -199,7 +199,7 @@ def details(url: str | os.PathLike[str], doing: str = "read") -> dict[str, Any]:
 
 
 def _web_details(fs: Any, inner: str) -> dict[str, Any]:
-    """For servers that do not answer a HEAD; fsspec also calls every failure a file that was not found."""
+    """For servers without a HEAD; fsspec also calls every failure a missing file."""
     first = Download(fs, inner, 0, 1)
     first.attempt()
     return {"name": inner, "size": first.total, "type": "file", "ETag": first.mark}
@@ -225,7 +225,7 @@ def is_folder(url: str | os.PathLike[str]) -> bool:
 
 
 def delete(url: str | os.PathLike[str], *, recursive: bool) -> None:
-    """Delete a remote file, or what lies under a folder; FileNotFoundError where there is nothing."""
+    """Delete a remote file, or the files under a folder; FileNotFoundError if there are none."""
     fs, inner = writable(os.fspath(url))
 
     def attempt() -> None:

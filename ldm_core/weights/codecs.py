@@ -1,6 +1,6 @@
 """From foreign weights to a recipe, live modules and a pipeline: asks the installed codecs, and refuses what is unsure.
 
-Torch is imported where tensors become modules, and not before: recognising needs none of it here.
+Torch is imported when tensors become modules, and not before.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def recognise(
 ) -> tuple[str, Codec, Recognised]:
     """The codec that knows `source`, and its answer; `codec` asks that one alone, with its `options`.
 
-    Raises CheckpointError where none does, saying what was seen and what is installed; ConfigError where several do.
+    Raises CheckpointError if none does, with the source's content and the installed codecs; ConfigError if several do.
     A codec that fails is named: in the error, or in the notes of the one that succeeds.
     """
     require_pixels(source.given)
@@ -173,7 +173,7 @@ def read(
     """The weights of `source` in our names, its recipe with :attr:`Source.given` on top.
 
     Raises what :func:`recognise` raises; ConfigError while something is unknown, with the settings to add;
-    CheckpointError for names that lack or that nobody expects, unless `partial`, which notes them.
+    CheckpointError for missing or unexpected names, unless `partial` turns them into notes.
     """
     name, made, found = recognise(source, catalog, codec, options)
     require_known(found, source.url)

@@ -69,7 +69,7 @@ def _as_trained(part: ConditionerPart, plain: Any) -> ConditionerPart:
 def build_part(weights: ModelWeights, catalog: Catalog) -> nn.Module:
     """The first stage, denoiser or conditioner held by `weights`, filled strictly, in eval mode.
 
-    Raises CheckpointError where names or shapes are not those of the part that the recipe names.
+    Raises CheckpointError for names or shapes other than those of the recipe's part.
     """
     from ldm_core.model.budget import held_to
     from ldm_core.model.build import make_first_stage

@@ -21,7 +21,7 @@ from ldm_core.storage.failures import reported
 _FORMAT = 1
 """Version of the files made here: raised when the same source would come out otherwise."""
 _DONE: dict[tuple[object, ...], str] = {}
-"""Conversions of this process by what was converted, so that a file is not hashed at each question."""
+"""Conversions of this process by source, so that a file is hashed once."""
 
 
 def finder(catalog: Catalog) -> Find:

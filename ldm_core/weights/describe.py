@@ -134,7 +134,7 @@ def _plain(found: Recognised) -> dict[str, Any]:
 
 
 def facts(source: Source) -> dict[str, Any]:
-    """Everything that the containers say, as plain values; a file of a folder that does not read has an ``error``."""
+    """Content of the containers, as plain values; an unreadable file of a folder has an ``error``."""
     if not source.folder:
         return {"url": source.url, "folder": False, "files": [file_facts("", source.tensors())]}
     names = tensor_files(source)

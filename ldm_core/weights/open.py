@@ -34,9 +34,9 @@ _CODEC = "codec"
 class Wanted:
     """Settings of a user for weights, beside their place.
 
-    `codec`: ask this one alone. `given`: plain recipe values that overrule what is recognised. `options`: those of the
-    codec (``{"ema": False}``). `sha256`: the hash that the file must have. `first_stage`: path or URL of one, for a
-    denoiser that has none. `partial`: names that lack or that nobody expects are noted, and are no error.
+    `codec`: ask this one alone. `given`: plain recipe values that overrule the recognised ones. `options`: those of the
+    codec (``{"ema": False}``). `sha256`: the expected hash of the file. `first_stage`: path or URL of one, for a
+    denoiser without one. `partial`: missing or unexpected names are notes, and no error.
     """
 
     codec: str = ""

@@ -36,8 +36,8 @@ _INDEX = re.compile(r"\.index(\.\w+)?\.json$")
 def open_source(url: str, given: Mapping[str, Any] = EMPTY, *, sha256: str = "") -> OpenedSource:
     """The weights at `url`, a file or a folder; see :class:`ldm_core.contracts.codec.Source`.
 
-    `given`: plain recipe values that overrule what is recognised. `sha256`: the hash that the file must have, 64 hex
-    digits. StorageError where nothing is there or it cannot be read, CheckpointError where the hash is another one.
+    `given`: plain recipe values that overrule the recognised ones. `sha256`: the expected hash of the file, 64 hex
+    digits. StorageError if nothing is there or it cannot be read, CheckpointError for another hash.
     """
     if sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise ConfigError(f"sha256: expected 64 hex digits, got '{sha256[:80]}'")

@@ -245,8 +245,8 @@ class LegacyConfig(TimeGridConfig):
     """The grid of the published LDM samplers: table indices 1, 1 + c, … with c = T // steps; ends at index 0.
 
     Its output keeps the noise of index 0. It gives only step counts that this rule meets exactly; where the
-    published code would make another number of steps, this is an error that names the nearest count, unless `uneven`
-    takes the number that it makes.
+    published code would make another number of steps, this is an error naming the nearest count, unless `uneven`
+    takes that number.
     """
 
     needs_table: ClassVar[bool] = True

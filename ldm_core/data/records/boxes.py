@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ldm_core.data.records.config import ReadingConfig
 
 OVERHANG = 2.0
-"""Pixels that a box may reach past its picture's edge: some count from 1, others round. What is past it is cut off."""
+"""Pixels by which a box may pass its picture's edge: some count from 1, others round. The rest is cut off."""
 _SHARE = 0.01  # of the picture's side, where that is more
 _EDGES = ("left", "top", "right", "bottom")
 

@@ -1,4 +1,4 @@
-"""From stored samples to examples: which keys there are, decoding, class counts, bad and incomplete samples.
+"""From stored samples to examples: keys, decoding, class counts, bad and incomplete samples.
 
 The ``tar`` and ``folder`` readers bring a :class:`Store`; all else is here. Only text, JSON and pictures are
 decoded: nothing that could run code (pickles, torch files) is ever opened.
@@ -224,7 +224,7 @@ class RecordDataset:
         return str(value) if _is_class(value) else value
 
     def select(self, keys: Iterable[str]) -> RecordDataset:
-        """A view whose examples decode and hold only `keys`; DataError where samples lack one of them."""
+        """A view of examples with only `keys`; DataError if samples lack one of them."""
         wanted = tuple(dict.fromkeys(keys))
         unknown = [key for key in wanted if key not in self._have]
         if unknown and unknown[0] in self.lacks:
@@ -276,7 +276,7 @@ class RecordDataset:
         return 2 * max(s[0] for s in steps), 2 * max(s[1] for s in steps)
 
     def image_sizes(self) -> NDArray[np.int64]:
-        """(N, 2) height and width of each picture as its file's header says; zeros where it cannot be told."""
+        """(N, 2) height and width of each picture as its file's header says; zeros if it is not known."""
         return self._pictures.all_sizes()[list(self._order)]
 
     def describe(self) -> str:
@@ -304,7 +304,7 @@ class RecordDataset:
         return self._fingerprint(former=False)
 
     def former_fingerprint(self) -> str:
-        """The hash as 0.1.0 made it, by which the runs of then are known: also of files that nothing reads."""
+        """The hash as 0.1.0 made it, for the runs of then: unread files count too."""
         return self._fingerprint(former=True)
 
     def _fingerprint(self, *, former: bool) -> str:

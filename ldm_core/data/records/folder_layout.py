@@ -191,7 +191,7 @@ def find_split(tree: Tree, split: str, title: str, left_out: LeftOut) -> str:
 
 
 def _refuse_empty(tree: Tree, top: str, folders: Mapping[str, int], split: str, title: str) -> None:
-    """DataError for a split whose folder is there and holds files, and none that is opened as a picture."""
+    """DataError for a split with files in its folder, but no picture."""
     if any(split in (folder.lower(), split_word(folder)) for folder in folders):
         return
     for path in sorted(tree):

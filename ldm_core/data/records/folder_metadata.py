@@ -133,7 +133,7 @@ class Names:
         self._real: dict[str, str] | None = None
 
     def find(self, folder: str, name: str) -> str | None:
-        """The path that `name` in a metadata file of `folder` means; None where nothing, or more than one, does."""
+        """The path of `name` in a metadata file of `folder`; None for no path, or more than one."""
         if (plain := _joined(folder, name)) in self._paths:
             return plain
         spelt = name.replace("\\", "/").removeprefix("file://")
@@ -169,7 +169,7 @@ class Names:
         return found[0] if len(found) == 1 else None
 
     def like(self, folder: str, name: str) -> str:
-        """``; did you mean 'sub/a.png'?`` for a name that is not there; empty where nothing is like it."""
+        """``; did you mean 'sub/a.png'?`` for a missing name; empty if nothing is like it."""
         spelt = posixpath.normpath(_joined(folder, name.replace("\\", "/")))
         base = posixpath.basename(spelt)
         key, stem = _loosely(base).casefold(), _loosely(base).rpartition(".")[0].casefold()
@@ -206,7 +206,7 @@ def _loosely(path: str) -> str:
 
 
 def merged(known: Row, more: Row, caption: str) -> Row:
-    """Two rows of one picture as one: captions that differ become a list. DataError where other fields differ."""
+    """Two rows of one picture as one: different captions become a list. DataError if other fields differ."""
     fields = dict(known.fields)
     for key in {**known.fields, **more.fields}:
         one, other = known.fields.get(key), more.fields.get(key)

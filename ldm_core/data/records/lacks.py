@@ -1,4 +1,4 @@
-"""Why stored data offers no captions or no classes: what there is instead, and how to say that it is meant."""
+"""Reasons for missing captions or classes in stored data: the files found instead, and the setting that takes them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def lacking(
 
 
 def _fields(fields: Iterable[Mapping[str, Any] | None]) -> list[str]:
-    """The names of fields, dotted where they lie deeper, with the type of those that are no text."""
+    """The names of fields, dotted if they lie deeper, with the type of those other than text."""
     seen: dict[str, str] = {}
     for known in fields:
         _collect(known or {}, "", seen)

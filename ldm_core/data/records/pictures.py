@@ -58,7 +58,7 @@ class Pictures:
         return decode_mask(bounded(self._store, sample, extension, MOST_PICTURE), sample.name)
 
     def labels(self, key: str, sample: Sample, extension: str, count: int | None) -> NDArray[np.int64]:
-        """Classes (H, W); ValueError for one that is not below `count`, where there is a count."""
+        """Classes (H, W); ValueError for one not below `count`, if there is a count."""
         labels = decode_labels(bounded(self._store, sample, extension, MOST_PICTURE), sample.name)
         top = int(labels[labels != UNLABELED].max(initial=0))
         if count is not None and top >= count:
@@ -102,7 +102,7 @@ class Pictures:
     # --------------------------------------------------------------------------------------------------- sizes
 
     def all_sizes(self) -> NDArray[np.int64]:
-        """(N, 2) height and width of each picture as its file's header says; zeros where it cannot be told."""
+        """(N, 2) height and width of each picture as its file's header says; zeros if it is not known."""
         if self._sizes is None:
             key = ("picture sizes 1", self._store.digest(), sorted(self._config.read.items()))
             known = None if self._cache is None else self._cache.recall(*key)
@@ -114,7 +114,7 @@ class Pictures:
         return self._sizes
 
     def size(self, sample: Sample) -> tuple[int, int]:
-        """(H, W) of the sample's picture as its header says, zeros where it cannot be told."""
+        """(H, W) of the sample's picture as its header says, zeros if it is not known."""
         source = next((s for s in self._sources.by_key["image"] if s.extension in sample.parts), None)
         if source is None:
             return 0, 0

@@ -136,7 +136,7 @@ class Sources:
         return found
 
     def resolve(self, samples: Sequence[Sample], fields: Sequence[Mapping[str, Any] | None]) -> None:
-        """Settle `by_key`; DataError where ``read`` names what no sample has."""
+        """Fill `by_key`; DataError if ``read`` names a key of no sample."""
         extensions = {extension for sample in samples for extension in sample.parts}
         names = {name for known in fields for name in known or ()} or (None if None in fields else ())
         self.by_key = {**_defaults(), **dict.fromkeys(self._read, ())}

@@ -52,7 +52,7 @@ class Store(Protocol):
         ...
 
     def notes(self) -> str:
-        """A line on what lies there and is not read; empty where there is nothing to say."""
+        """A line on unread files; empty if there are none."""
         ...
 
     def digest(self, former: bool = False) -> str:

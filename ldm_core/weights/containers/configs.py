@@ -18,7 +18,7 @@ def limit(name: str) -> int:
 
 
 def parse(data: bytes, name: str, where: str) -> Mapping[str, Any]:
-    """The mapping that the file holds; names of classes in it are texts. CheckpointError where it holds none."""
+    """The mapping in the file; names of classes in it are texts. CheckpointError if there is none."""
     if name.lower().endswith(".json"):
         value = parse_json(data, where, CheckpointError)
     else:

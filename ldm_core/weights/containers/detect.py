@@ -65,7 +65,7 @@ def _named(head: bytes) -> str:
 
 
 def _refuse_pickle(url: str, path: Path, size: int, head: bytes) -> None:
-    """Name what a pickle in disguise would have run; nothing happens where it is none."""
+    """Name the code of a pickle in disguise; nothing happens for another file."""
     if head[:4] == b"PK\x03\x04" or _is_legacy(head):
         (TorchLegacy if _is_legacy(head) else TorchZip)(url, path, size)
         raise CheckpointError(f"{url}: is a pickled checkpoint, though it is called .safetensors; call it .ckpt")

@@ -71,7 +71,7 @@ MOST = 10_000
 
 @attrs.frozen
 class Global:
-    """A name that a pickle mentions, which stands for nothing."""
+    """A name in a pickle; it stands for nothing."""
 
     module: str
     name: str

@@ -1,4 +1,4 @@
-"""Tensors of a pickled checkpoint before they are read: which bytes of which storage. Imports no torch."""
+"""Tensors of a pickled checkpoint before they are read: a storage, and a span of its bytes. Imports no torch."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_HEADER = 16 << 20
-"""Bytes that a header may have; that of a large text-to-image model has a quarter of one million."""
+"""Most bytes of a header; a large text-to-image model's has a quarter of one million."""
 _LONGEST_NAME = 1000
 _MOST_AXES = 64
 

@@ -36,7 +36,7 @@ class Contents:
 def contents(value: Any, where: str) -> Contents:
     """Find the state dict of a pickle: under ``state_dict``, the whole, or in its only mapping of tensors.
 
-    CheckpointError where there is none, or where a name is none that a state dict has.
+    CheckpointError if there is none, or for a name of no state dict.
     """
     if isinstance(value, Inert):
         raise CheckpointError(

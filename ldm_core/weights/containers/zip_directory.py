@@ -29,7 +29,7 @@ _LINK, _TYPE = 0o120000, 0o170000
 
 @attrs.frozen
 class Member:
-    """One stored file. `begin`: where its local header lies. `checksum`: CRC-32, None where the writer kept none."""
+    """One stored file. `begin`: offset of its local header. `checksum`: CRC-32, None if the writer kept none."""
 
     name: str
     size: int
