@@ -59,11 +59,16 @@ def _view(kind: type) -> Any:
     return View
 
 
-def misspelt(kind: type, thing: type) -> Iterator[tuple[str, str]]:
-    """Yield (name, meant) for each public name of the class `thing` that nearly is one of `kind` and is none."""
+def misspelt(kind: type, thing: object) -> Iterator[tuple[str, str]]:
+    """Yield (name, meant) for each public name of `thing`, a class or an object, that nearly is one of `kind` and is
+    none."""
     known = [name for name in dir(kind) if not name.startswith("_")]
-    bases = [base for base in thing.__mro__ if base.__module__.partition(".")[0] not in ("builtins", "torch", "typing")]
-    own = {name for base in bases if not issubclass(kind, base) for name in vars(base) if not name.startswith("_")}
+    cls = thing if isinstance(thing, type) else type(thing)
+    bases = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in ("builtins", "torch", "typing")]
+    own = {name for base in bases if base not in kind.__mro__ for name in vars(base)}
+    if thing is not cls:
+        own.update(getattr(thing, "__dict__", ()))
+    own = {name for name in own if not name.startswith("_")}
     for name in sorted(own.difference(known)):
         near = difflib.get_close_matches(name, [meant for meant in known if meant not in own], 1, 0.8)
         if near:

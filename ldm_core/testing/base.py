@@ -21,8 +21,7 @@ from ldm_core.catalog.component import Component
 from ldm_core.config.documents import dump_yaml, parse_yaml
 from ldm_core.config.structure import structure, unstructure
 from ldm_core.contracts import Conditioner, LatentSpec, Site
-from ldm_core.testing.config_class import FROZEN, NAMES, check_config_class
-from ldm_core.testing.names import misspelt_config, misspelt_part
+from ldm_core.testing.config_class import FROZEN, NAMES, check_config_class, misspelt_names
 from ldm_core.testing.rules import Rule
 
 _KIT = __name__.rpartition(".")[0]
@@ -204,7 +203,7 @@ class Suite:
     @NAMES
     def test_optional_names_are_spelt_as_in_the_contract(self) -> None:
         """No public name of the config or the part is nearly an optional name of the contract."""
-        slips = [*misspelt_config(self.kind, type(self.config())), *misspelt_part(self.kind, self.build())]
+        slips = list(misspelt_names(self.kind, type(self.config()), self.build()))
         assert not slips, "; ".join(slips)
 
 

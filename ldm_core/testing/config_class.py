@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
+
 import attrs
 
 from ldm_core.catalog.component import Component
+from ldm_core.contracts import TrainableStage
+from ldm_core.contracts.answers import ANSWERS, PartAnswers
+from ldm_core.contracts.configs import CONFIGS, Config, misspelt
 from ldm_core.recipe.places import is_place, undeclared
 from ldm_core.testing.rules import Rule, must_raise
 
@@ -44,3 +50,16 @@ def check_config_class(config: type) -> None:
         assert not silent, (
             f"{config.__name__} does not say whether {', '.join(silent)} names a path, a URL or another model"
         )
+
+
+def misspelt_names(kind: str, config: type, part: object = None) -> Iterator[str]:
+    """A line for each public name of a config class, or of a part or its class, that is almost an optional name."""
+    answers: list[tuple[type, object]] = [(CONFIGS.get(kind, Config), config)]
+    if part is not None:
+        answers.append((ANSWERS.get(kind, PartAnswers), part))
+        answers += [(TrainableStage, part)] if kind == "first_stage" else []
+    for contract, thing in answers:
+        owner = thing if isinstance(thing, type) else type(thing)
+        for name, meant in misspelt(contract, thing):
+            said = " ".join((inspect.getdoc(inspect.getattr_static(contract, meant)) or "").split())
+            yield f"{owner.__name__}.{name} is read by nobody; {contract.__name__}.{meant}: {said}"

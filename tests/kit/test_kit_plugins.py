@@ -9,12 +9,20 @@ from typing import Any, ClassVar
 import attrs
 import pytest
 from planted import Empty, Mistake, assert_found, assert_told, faults_of, mistakes
-from right_modules import Net, NetConfig, Words, WordsConfig
+from right_modules import Net, NetConfig, Stage, StageConfig, Words, WordsConfig
 
 from ldm_core.contracts import Accepts
-from ldm_core.testing import ConditionerSuite, DenoiserSuite, GuidanceSuite, ParameterizationSuite, PluginSuite
+from ldm_core.testing import (
+    ConditionerSuite,
+    DenoiserSuite,
+    FirstStageSuite,
+    GuidanceSuite,
+    ParameterizationSuite,
+    PluginSuite,
+    ScheduleSuite,
+)
 from ldm_core.testing.running import failures
-from ldm_core.testing.toys import FlowParameterization
+from ldm_core.testing.toys import CosineSchedule, FlowParameterization
 
 ROUND_TRIP = "test_config_is_frozen_and_round_trips"
 NAMES = "test_optional_names_are_spelt_as_in_the_contract"
@@ -23,6 +31,11 @@ NAMES = "test_optional_names_are_spelt_as_in_the_contract"
 def flow(config: Any, site: Any) -> FlowParameterization:
     """A right parameterization of any config."""
     return FlowParameterization()
+
+
+def schedule(config: Any, site: Any) -> CosineSchedule:
+    """A right schedule of any config."""
+    return CosineSchedule()
 
 
 # ---------------------------------------------------------------------------------------------------- configs
@@ -107,17 +120,27 @@ class TakesSizes(WordsConfig):
         return {}
 
 
-class Fits(Words):
-    """A fit that the core never calls."""
+class Truncates(Words):
+    """Says what is cut off, to nobody."""
 
-    def fits(self, examples: Any) -> None:
-        pass
+    def truncate(self, prompt: str) -> str:
+        return prompt[20:]
 
 
 class ClassTable(Words):
     def __init__(self, config: WordsConfig, site: Any) -> None:
         super().__init__(config, site)
         self.class_table = {"table.weight": ("class_label", 0)}
+
+
+class Revives(Stage):
+    def revives(self, latents: Any, dead: Any, *, seed: int) -> int:
+        return 0
+
+
+@attrs.frozen(kw_only=True)
+class TableStep:
+    table_step: int = 1000
 
 
 class Prepares(Net):
@@ -128,12 +151,29 @@ class Prepares(Net):
 @pytest.mark.parametrize(
     ("suite", "make", "config", "words"),
     [
-        (GuidanceSuite, flow, NeedNull, "NeedNull.need_null is read by nobody; the contract has 'needs_null'"),
-        (DenoiserSuite, Net, Acccepts, "Acccepts.acccepts is read by nobody; the contract has 'accepts'"),
-        (ConditionerSuite, Words, Dropable, "Dropable.dropable is read by nobody; the contract has 'droppable'"),
+        (
+            GuidanceSuite,
+            flow,
+            NeedNull,
+            "NeedNull.need_null is read by nobody; GuidanceConfig.needs_null: True",
+        ),
+        (DenoiserSuite, Net, Acccepts, "Acccepts.acccepts is read by nobody; DenoiserConfig.accepts: "),
+        (
+            ConditionerSuite,
+            Words,
+            Dropable,
+            "Dropable.dropable is read by nobody; ConditionerConfig.droppable: ",
+        ),
         (ConditionerSuite, Words, TakesSizes, "TakesSizes.taken_size is read by nobody"),
-        (ConditionerSuite, Fits, WordsConfig, "Fits.fits is read by nobody; the contract has 'fit'"),
+        (
+            ConditionerSuite,
+            Truncates,
+            WordsConfig,
+            "Truncates.truncate is read by nobody; ConditionerAnswers.truncated: ",
+        ),
         (ConditionerSuite, ClassTable, WordsConfig, "ClassTable.class_table is read by nobody"),
+        (FirstStageSuite, Revives, StageConfig, "Revives.revives is read by nobody; FirstStageAnswers.revive: "),
+        (ScheduleSuite, schedule, TableStep, "TableStep.table_step is read by nobody; ScheduleConfig.table_steps: "),
         (DenoiserSuite, Prepares, NetConfig, "Prepares.recompute_block is read by nobody"),
     ],
 )

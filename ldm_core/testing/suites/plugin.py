@@ -22,8 +22,7 @@ from ldm_core.config.documents import dump_yaml, parse_yaml
 from ldm_core.config.structure import structure, unstructure
 from ldm_core.contracts import Conditioner
 from ldm_core.testing.base import Suite
-from ldm_core.testing.config_class import FROZEN, NAMES, check_config_class
-from ldm_core.testing.names import misspelt_config, misspelt_part
+from ldm_core.testing.config_class import FROZEN, NAMES, check_config_class, misspelt_names
 from ldm_core.testing.rules import Rule
 
 HEAVY = (
@@ -125,10 +124,10 @@ class PluginSuite(Suite):
         """No public name of a config or a part's class is nearly an optional name of its contract."""
         slips: list[str] = []
         for component in self.components():
-            slips += misspelt_config(component.kind, component.config)
+            factory: Any = None
             with suppress(ImportError, AttributeError):  # another test tells of a factory that is not there
                 factory = component.load()
-                slips += misspelt_part(component.kind, factory) if isinstance(factory, type) else ()
+            slips += misspelt_names(component.kind, component.config, factory if isinstance(factory, type) else None)
         assert not slips, "; ".join(slips)
 
     @Rule(
