@@ -20,7 +20,7 @@ from ldm_core.catalog import Catalog, Entry
 from ldm_core.catalog.component import Component
 from ldm_core.config.documents import dump_yaml, parse_yaml
 from ldm_core.config.structure import structure, unstructure
-from ldm_core.contracts import Conditioner, LatentSpec, Site
+from ldm_core.contracts import Config, LatentSpec, Site, configs
 from ldm_core.testing.config_class import FROZEN, NAMES, check_config_class, misspelt_names
 from ldm_core.testing.rules import Rule
 
@@ -193,11 +193,14 @@ class Suite:
         plain = parse_yaml(dump_yaml(unstructure(config)), self.component)
         assert structure(plain, type(config)) == config, "the config does not come back equal from its own YAML"
 
-    @Rule(Conditioner, "one line per misfit", "yield a line where the part cannot work at `site`, and none elsewhere")
+    @Rule(
+        Config.check,
+        "Yield a line for each thing that does not fit",
+        "yield a line where the part cannot work at `site`, and none elsewhere",
+    )
     def test_config_check_passes(self) -> None:
         """The config's own check has nothing to say about the configuration under test."""
-        check = getattr(self.config(), "check", None)
-        problems = list(check(self.site())) if check else []
+        problems = list(configs.of(Config, self.config()).check(self.site()))
         assert not problems, "config.check(site) complains: " + "; ".join(problems)
 
     @NAMES

@@ -131,7 +131,7 @@ def test_a_right_guidance_passes() -> None:
     Mistake(Detached, "test_gradients_pass", "the estimate has no gradient"),
     Mistake(BatchStatistics, "test_an_example_does_not_depend_on_its_batch", "x0: example 0 alone"),
     Mistake(Right, "test_needs_null_is_true", "needs_null is False, yet a branch", SaysItNeedsNone),
-    Mistake(Right, "test_needs_null_is_true", "the config has no needs_null", SaysNothing),
+    Mistake(Right, "test_needs_null_is_true", "needs_null is False, yet a branch", SaysNothing),
     Mistake(
         Right, "test_outside_its_interval_it_evaluates_the_conditional_branch_alone", "evaluated outside", WithInterval
     ),

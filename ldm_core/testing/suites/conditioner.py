@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ldm_core.contracts import Conditioner, ConditionerConfig, CondSpec, Site, configs
+from ldm_core.contracts import Conditioner, ConditionerAnswers, ConditionerConfig, CondSpec, Site, configs
 from ldm_core.contracts.conditioning import Cond
 from ldm_core.model.conformance.bundle import bundle_problems, null_problems
 from ldm_core.testing import batches
@@ -42,8 +42,8 @@ class ConditionerSuite(ModuleSuite):
     def config(self, **overrides: Any) -> Any:
         """The config, with what it takes from the data filled in, as the core does."""
         config = super().config(**overrides)
-        fill = configs.of(ConditionerConfig, config).from_data
-        return config if fill is None else fill(batches.INFO)
+        from_data = configs.of(ConditionerConfig, config).from_data
+        return config if from_data is None else from_data(batches.INFO)
 
     def site(self, size: tuple[int, ...] | None = None) -> Site:
         """Size, latents, and a toy first stage's encode and decode."""
@@ -60,8 +60,8 @@ class ConditionerSuite(ModuleSuite):
     ) -> Any:
         """A fresh conditioner, fitted where it can be."""
         built = super().build(overrides, size=size, seed=seed)
-        if hasattr(built, "fit"):
-            built.fit(self.examples())
+        if (fit := configs.of(ConditionerAnswers, built).fit) is not None:
+            fit(self.examples())
         return built
 
     def fresh(self, seed: int) -> Any:

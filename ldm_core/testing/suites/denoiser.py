@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ldm_core.contracts import Accepts, CondSpec, Denoiser, Site
+from ldm_core.contracts import CondSpec, Denoiser, DenoiserAnswers, DenoiserConfig, Site, configs
 from ldm_core.contracts.conditioning import Cond
 from ldm_core.nn.recompute import recompute
 from ldm_core.testing import batches
@@ -34,7 +34,7 @@ class DenoiserSuite(ModuleSuite):
         """The widths of the conditioning around the denoiser."""
         if self.cond_spec is not None:
             return self.cond_spec
-        accepts = getattr(self.config(), "accepts", Accepts())
+        accepts = configs.of(DenoiserConfig, self.config()).accepts
         return CondSpec(
             crossattn=8 if accepts.crossattn else 0,
             vector=6 if accepts.vector else 0,
@@ -176,11 +176,11 @@ class DenoiserSuite(ModuleSuite):
     def test_prepare_changes_nothing(self) -> None:
         """F of a bundle that went through `prepare` is F of the bundle."""
         denoiser, given = self.build(), self.inputs(range(2), self.sizes[0])
-        if not hasattr(denoiser, "prepare"):
+        if (prepare := configs.of(DenoiserAnswers, denoiser).prepare) is None:
             return
         before = _copies(given["cond"])
         with torch.no_grad():
-            prepared = denoiser.prepare(given["cond"])
+            prepared = prepare(given["cond"])
         assert isinstance(prepared, Cond), f"prepare returned {type(prepared).__name__}, not a Cond"
         assert same(before, _copies(given["cond"])), "prepare changed the bundle in place"
         a, b = (self._quietly(denoiser, {**given, "cond": c})["F"] for c in (given["cond"], prepared))
@@ -192,9 +192,9 @@ class DenoiserSuite(ModuleSuite):
         found = []
         for again in (False, True):
             denoiser, given = self.build().train(), self.inputs(range(2), self.sizes[0])
-            if not hasattr(denoiser, "recompute_blocks"):
+            if (named := configs.of(DenoiserAnswers, denoiser).recompute_blocks) is None:
                 return
-            blocks = denoiser.recompute_blocks()
+            blocks = named()
             assert blocks, "recompute_blocks names none"
             inside = {id(m) for m in denoiser.modules()}
             assert all(id(b) in inside for b in blocks), "recompute_blocks names a module that is not in the denoiser"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_core.contracts import CondSpec, Estimate, Guidance, Site
+from ldm_core.contracts import CondSpec, Estimate, Guidance, GuidanceConfig, Site, configs
 from ldm_core.contracts.conditioning import Cond, Conditions
 from ldm_core.model.diffusion import make_predict
 from ldm_core.testing import batches, toys
@@ -96,7 +96,7 @@ class GuidanceSuite(TensorSuite):
     )
     def test_scale_0_is_the_unconditional_estimate(self) -> None:
         """Scale 0 leaves no condition, where the guidance compares with none."""
-        if self._has("scale") and not self.config(scale=0.0).needs_null:
+        if self._has("scale") and not self._needs_null(self.config(scale=0.0)):
             pytest.skip("this guidance compares with something else than no condition")
         self._check_scale(0.0, "null")
 
@@ -110,7 +110,7 @@ class GuidanceSuite(TensorSuite):
         guidance, given = self.build(), self.inputs(range(2), self.sizes[0])
         other = {**given, "nulls": {k: c.map(lambda v: v + 0.7) for k, c in given["nulls"].items()}}
         a, b = self._quietly(guidance, given)["x0"], self._quietly(guidance, other)["x0"]
-        if self.config().needs_null:
+        if self._needs_null(self.config()):
             assert largest_difference(a, b) > self.atol, "the estimate does not depend on the nulls"
         else:
             assert torch.equal(a, b), "needs_null is False, and the estimate depends on the nulls"
@@ -239,8 +239,7 @@ class GuidanceSuite(TensorSuite):
     def test_needs_null_is_true(self) -> None:
         """The config's `needs_null` says whether the model is called without conditions."""
         guidance, given = self.build(), self.inputs(range(2), self.sizes[0])
-        needs = getattr(self.config(), "needs_null", None)
-        assert isinstance(needs, bool), "the config has no needs_null (bool)"
+        needs = self._needs_null(self.config())
         conditions = self.conditions(given)
         nulls = {id(v) for null in given["nulls"].values() for v in null.flat().values()}
         partial = {id(conditions.pick(p)) for p in ((), ("tokens",), ("vector",))}
@@ -279,6 +278,10 @@ class GuidanceSuite(TensorSuite):
             want = model(given["x"], given["t"], expected).x0
         far = largest_difference(got, want)
         assert far <= self.atol, f"scale {scale:g} is off by {far:.2g} from the {branch} branch"
+
+    @staticmethod
+    def _needs_null(config: Any) -> bool:
+        return configs.of(GuidanceConfig, config).needs_null
 
     def _has(self, field: str) -> bool:
         return any(a.name == field for a in attrs.fields(type(self.config())))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_core.contracts import Parameterization
+from ldm_core.contracts import Parameterization, ParameterizationConfig, configs
 from ldm_core.testing import batches, toys
 from ldm_core.testing.rules import Rule
 from ldm_core.testing.tensors import TensorSuite
@@ -95,6 +95,6 @@ class ParameterizationSuite(TensorSuite):
         """At alpha = 0 the coefficients are finite, unless the config's `needs_terminal_alpha` rules that out."""
         c = self.build().coefficients(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
         finite = all(bool(v.isfinite().all()) for v in c)
-        needs = bool(getattr(self.config(), "needs_terminal_alpha", False))
+        needs = configs.of(ParameterizationConfig, self.config()).needs_terminal_alpha
         assert finite or needs, "not finite at alpha = 0; the config says so with needs_terminal_alpha = True"
         assert not (finite and needs), "finite at alpha = 0, yet needs_terminal_alpha is True"

@@ -20,7 +20,7 @@ from ldm_core.catalog.catalog import GROUP
 from ldm_core.catalog.component import API_VERSION, LAPTOP_SITE, Component
 from ldm_core.config.documents import dump_yaml, parse_yaml
 from ldm_core.config.structure import structure, unstructure
-from ldm_core.contracts import Conditioner
+from ldm_core.contracts import Config, configs
 from ldm_core.testing.base import Suite
 from ldm_core.testing.config_class import FROZEN, NAMES, check_config_class, misspelt_names
 from ldm_core.testing.rules import Rule
@@ -112,12 +112,15 @@ class PluginSuite(Suite):
                 small = unstructure(component.scaled_down(LAPTOP_SITE))
                 structure({**unstructure(preset), **small}, component.config, f"small {name}")
 
-    @Rule(Conditioner, "one line per misfit", "make check a method: check(self, site) yields lines")
+    @Rule(
+        Config.check,
+        "Yield a line for each thing that does not fit",
+        "make check a method: check(self, site) yields lines",
+    )
     def test_config_check_passes(self) -> None:
         """A config's `check`, where it has one, can be called."""
         for component in self.components():
-            check = getattr(component.config, "check", None)
-            assert check is None or callable(check), f"'{component.name}': check is no method"
+            assert callable(configs.of(Config, component.config).check), f"'{component.name}': check is no method"
 
     @NAMES
     def test_optional_names_are_spelt_as_in_the_contract(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ldm_core.contracts import NoiseSchedule
+from ldm_core.contracts import NoiseSchedule, ScheduleAnswers, ScheduleConfig, configs
 from ldm_core.testing import batches
 from ldm_core.testing.base import same
 from ldm_core.testing.rules import Rule
@@ -137,8 +137,8 @@ class ScheduleSuite(TensorSuite):
         """A table has `table_steps` equal to t_max, on the schedule and on its config; others have None, or nothing."""
         schedule, config = self.build(), self.config()
         expected = int(schedule.t_max) if self.is_table(schedule) else None
-        for owner in (schedule, config):
-            said = getattr(owner, "table_steps", None)
+        of_config = configs.of(ScheduleConfig, config).table_steps
+        for owner, said in ((schedule, configs.of(ScheduleAnswers, schedule).table_steps), (config, of_config)):
             assert said == expected, f"table_steps of {type(owner).__name__} is {said}, not {expected}"
 
     @Rule(
