@@ -1,0 +1,49 @@
+"""Names that plugins and applications rely on: a new one is added here on purpose, a lost one breaks somebody."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+from measures import hold
+
+import ldm_core
+from ldm_core import contracts, testing
+
+NAMES: dict[ModuleType, str] = {
+    ldm_core: """
+        API_VERSION Component Conditioner Denoiser FirstStage LDMError Sampler hookimpl hookspec load
+    """,
+    contracts: """
+        Accepts Adapter AdapterConfig Batch Codec CodecConfig Cond CondSpec Conditioner ConditionerAnswers
+        ConditionerConfig Conditions Config DataInfo Dataset DatasetAnswers DatasetConfig Denoise Denoiser
+        DenoiserAnswers DenoiserConfig DiffusionModel EMPTY Estimate FileCache FirstStage FirstStageAnswers
+        FirstStageConfig Guidance GuidanceConfig LatentSpec LossOutput ModelWeights NoiseSchedule Objective
+        ObjectiveAnswers ObjectiveConfig Observer OnStep Parameterization ParameterizationConfig PartAnswers
+        Precision Predict Recognised Reconstruction Sampler SamplerConfig ScheduleAnswers ScheduleConfig Site
+        Source TensorFile TensorInfo TimeGrid TimeGridConfig TrainableStage Written
+    """,
+    testing: """
+        AdapterSuite CodecSuite ConditionerSuite DatasetSuite DenoiserSuite FirstStageSuite GuidanceSuite
+        ModuleSuite ObjectiveSuite ObserverSuite ParameterizationSuite PluginSuite SamplerSuite ScheduleSuite
+        Suite TensorSuite TimeGridSuite
+    """,
+}
+
+
+@pytest.mark.parametrize("module", NAMES, ids=lambda module: module.__name__)
+def test_public_names_are_known(module: ModuleType) -> None:
+    names = getattr(module, "__all__", None) or [
+        name for name, value in vars(module).items() if not (name.startswith("_") or isinstance(value, ModuleType))
+    ]
+    names = [name for name in names if name != "annotations"]
+    assert sorted(names) == sorted(NAMES[module].split())
+    assert all(hasattr(module, name) for name in names)
+
+
+def test_optional_names_are_declared() -> None:
+    hold(
+        "optional_names",
+        "declare the name with its default in a contract, so that an author's slip is found; no getattr with a default "
+        "and no hasattr on a text",
+    )
