@@ -1,4 +1,4 @@
-"""What is installed: discovers plugins through entry points, looks components up, reports what is broken."""
+"""The installed components: discovers plugins through entry points, looks components up, reports what is broken."""
 
 from __future__ import annotations
 

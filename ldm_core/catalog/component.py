@@ -85,7 +85,7 @@ class Component:
         return self.small(site) if callable(self.small) else self.small
 
     def problems(self) -> list[str]:
-        """What is wrong with the descriptor itself, one line each; empty when it can be used."""
+        """The descriptor's own mistakes, one line each; empty when it can be used."""
         found = []
         if self.kind not in KINDS:
             found.append(f"unknown kind '{self.kind}' (kinds: {', '.join(KINDS)})")

@@ -232,7 +232,7 @@ def _texts(value: Any) -> Iterable[str]:
 
 
 def not_unicode(value: Any) -> str:
-    """What is wrong with the first text within `value` that no file can hold; empty where all are Unicode.
+    """The fault of the first text within `value` that no file can hold; empty if all are Unicode.
 
     Such are the halves of surrogate pairs: of an emoji that was cut in two, or bytes that are no UTF-8.
     """

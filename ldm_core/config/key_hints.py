@@ -118,7 +118,7 @@ def _argument(path: str, word: str) -> str:
 
 
 def counted(word: str) -> str:
-    """How epochs become steps, where `word` counts in them; an empty string else."""
+    """A note on epochs as steps if `word` counts in epochs; an empty string else."""
     return " (steps are counted: epochs x images / images_per_step)" if word in _COUNTED else ""
 
 

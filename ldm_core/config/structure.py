@@ -217,7 +217,7 @@ def _explain(error: BaseException, path: str) -> Iterable[str]:
 
 
 def _of_validator(error: ValueError, target: type, path: str) -> str:
-    """What a class's own validators said, under the path of the field that they name at its beginning."""
+    """The message of a class's own validators, under the path of the field that begins it."""
     text = str(error.args[0] if error.args else error)  # attrs' validators put the attribute itself behind it
     named = re.match(r"'?(\w+)'?(: |\.| (?=must be ))", text)
     if named is None or named[1] not in {a.name for a in attrs.fields(target)}:

@@ -71,7 +71,7 @@ class Source(Protocol):
     @property
     @abstractmethod
     def names(self) -> Sequence[str]:
-        """Of a folder, the relative paths of its files; of a file, the names of those beside it."""
+        """The relative paths of a folder's files; for a file, the names of those beside it."""
         ...
 
     @abstractmethod
@@ -123,7 +123,7 @@ def overlay(plain: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
 
 
 def _of_parts(value: Any) -> TypeGuard[Sequence[Any]]:
-    """Whether a value is a list of components with their settings."""
+    """True if a value is a list of components with their settings."""
     return isinstance(value, list | tuple) and any(isinstance(row, Mapping) and "use" in row for row in value)
 
 
@@ -152,7 +152,7 @@ def _members(before: Sequence[Any], given: Mapping[str, Any]) -> list[Any]:
 
 @attrs.frozen(kw_only=True)
 class Recognised:
-    """What a codec says of a source from names, shapes and configs alone, before any weight is read.
+    """A codec's account of a source, from names, shapes and configs alone, before any weight is read.
 
     `what`: in words, for people (``Stable Diffusion 1 (text to image)``). `holds`: ``model`` (first stage and
     denoiser), ``first_stage``, ``denoiser`` or ``conditioner``. `recipe`: plain recipe values as far as they are
@@ -198,8 +198,8 @@ class ModelWeights:
 
 @attrs.frozen(kw_only=True)
 class Written:
-    """What a codec makes of a model: every file by relative path (the only key ``""`` for a format of one file) with a
-    function that gives its bytes, the one that makes the rest valid last; `notes`: what the format cannot carry.
+    """The files that a codec writes: every one by relative path (the only key ``""`` for a format of one file)
+    with a function that gives its bytes, the one that makes the rest valid last; `notes`: what the format cannot carry.
     `beside`: of a format of one file, further files in the same folder that others' programs want (a configuration).
     """
 
@@ -219,7 +219,7 @@ class Codec(Protocol):
 
     @abstractmethod
     def recognise(self, source: Source) -> Recognised | None:
-        """What this is, from names, shapes and configs, or None where the format is another one. Reads no tensor of
+        """The account of this source, from names, shapes and configs, or None for another format. Reads no tensor of
         more than a few thousand values. An equal source is recognised equally. CheckpointError where it is this format
         and damaged."""
         ...

@@ -182,7 +182,7 @@ class Conditions:
         return self._picked[chosen]
 
     def again(self, make: Callable[[Batch], T]) -> T:
-        """What `make` makes of the batch, such as a second model's conditioning; made once and kept for the run."""
+        """The result of `make` on the batch, such as a second model's conditioning; made once and kept for the run."""
         if make not in self._again:
             self._again[make] = make(self.batch)
         made: T = self._again[make]

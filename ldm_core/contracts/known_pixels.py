@@ -1,4 +1,4 @@
-"""What of a picture is known already is pasted over what was sampled: inpainting changes its holes alone.
+"""Known pixels of a picture are pasted over the sampled ones: inpainting changes its holes alone.
 
 A conditioner that is given such pictures says so by a method ``known(example) -> (picture, known) | None``: uint8
 (c, H, W), and booleans (H, W) of the pixels that are to stay, as arrays or tensors on the CPU.
@@ -35,7 +35,7 @@ def pasted(
 
 
 def described(conditioners: Mapping[str, Any]) -> dict[str, str]:
-    """What a picture's metadata say of it: nothing where no conditioner is given known pixels."""
+    """The entries of a picture's metadata: none if no conditioner is given known pixels."""
     return {KEY: "true"} if any(True for _ in _makers(conditioners.values())) else {}
 
 
@@ -54,7 +54,7 @@ def as_made(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def notice(config: Mapping[str, Any], conditioners: Iterable[Any]) -> str:
-    """What a user of older weights is told, where it concerns them; `config`: the recipe as it is stored."""
+    """The notice to users of older weights, if it concerns them; `config`: the recipe as it is stored."""
     older = as_made(config) is not config
     if not older or not any(True for _ in _makers(conditioners)):
         return ""

@@ -44,7 +44,7 @@ class NoiseSchedule(Protocol):
 
     @abstractmethod
     def noise_level(self, t: Tensor) -> Tensor:
-        """What the network is told at t: the index of a table, ln(sigma) / 4, 1000 t; strictly monotone in t."""
+        """The level as the network is told: the index of a table, ln(sigma) / 4, 1000 t; strictly monotone in t."""
         ...
 
     @abstractmethod
@@ -56,7 +56,7 @@ class NoiseSchedule(Protocol):
 
 @runtime_checkable
 class Parameterization(Protocol):
-    """What F predicts, as x0 = c_skip x + c_out F(c_in x). Provisional."""
+    """The meaning of F's output, as x0 = c_skip x + c_out F(c_in x). Provisional."""
 
     @abstractmethod
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,7 +124,7 @@ class TrainableStage(Protocol):
 
 @runtime_checkable
 class Objective(Protocol):
-    """How times are drawn and errors weighed. Provisional.
+    """The draw of times and the weight of errors. Provisional.
 
     It may be a module with parameters of its own, which are trained with the model but do not travel with it, and may
     have ``prepare(model)``, called once before the optimizer is made: there it can make what the model decides.
@@ -170,7 +170,7 @@ class Guidance(Protocol):
 
 @runtime_checkable
 class TimeGrid(Protocol):
-    """Where a sampler evaluates the schedule. Provisional."""
+    """The times at which a sampler evaluates the schedule. Provisional."""
 
     @abstractmethod
     def times(self, schedule: NoiseSchedule, steps: int) -> Tensor:

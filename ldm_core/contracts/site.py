@@ -33,7 +33,7 @@ class FileCache(Protocol):
 
 @attrs.frozen
 class Site:
-    """What a component may know about the model around it; filled in build order.
+    """The model around a component, as far as it may know it; filled in build order.
 
     `size` (H, W) and `channels` of the images; `latent`, from conditioners on; `cond`, the merged conditioning, from
     the denoiser on; `encode` (B, c, H, W) -> (B, C, *s) (the mode, no gradient) and `decode`, functions and not the

@@ -13,7 +13,8 @@ from torch import Tensor
 class Streams:
     """One random stream per example; row i depends on ``seeds[i]`` alone, on every device (drawn on the CPU).
 
-    Successive calls go on in each stream. Nothing here touches torch's global generator.
+    Successive calls go on in each stream. Nothing here touches torch's global generator. A part draws all its noise
+    by :meth:`normal` and :meth:`uniform`, for the whole batch at once.
     """
 
     def __init__(self, seeds: Sequence[int], device: Any = "cpu") -> None:

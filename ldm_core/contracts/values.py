@@ -104,7 +104,7 @@ class CondSpec:
 
 @attrs.frozen
 class Accepts:
-    """Which parts of a conditioning bundle a denoiser, guidance or adapter uses; ``extras`` by name.
+    """The parts of a conditioning bundle that a denoiser, guidance or adapter uses; ``extras`` by name.
 
     A denoiser's config has it as the attribute `accepts`; without one, everything but extras is taken as accepted.
     """
@@ -118,9 +118,9 @@ class Accepts:
 
 @attrs.frozen
 class DataInfo:
-    """What a data set offers: `keys` name -> geometry, `classes` name -> count, `class_names` where known; `lacks`, why
-    keys that one might expect are not offered; `widths` name -> length of vectors, where known; `remarks`, what is left
-    out of it or seems odd."""
+    """The offer of a data set: `keys` name -> geometry, `classes` name -> count, `class_names` where known;
+    `lacks`, why keys that one might expect are not offered; `widths` name -> length of vectors, where known;
+    `remarks`, what is left out of it or seems odd."""
 
     keys: Mapping[str, str]
     classes: Mapping[str, int] = attrs.field(default=EMPTY)
@@ -135,7 +135,7 @@ Batch: TypeAlias = Mapping[str, Any]
 
 
 class Estimate(NamedTuple):
-    """What a model estimates: `x0` (B, C, *s) float32; `extra`, denoiser channels beyond C (a learned variance).
+    """The estimate of a model: `x0` (B, C, *s) float32; `extra`, denoiser channels beyond C (a learned variance).
 
     `project`: what is to be made of x0 once eps has been taken from it (the nearest codes); it is handed to samplers
     alone whose config says `quantizes` (bool), and they use :attr:`data`.

@@ -1,4 +1,4 @@
-"""How large a network may become while it is made, so that a few bytes of a config never take all memory or time."""
+"""A bound on a network while it is made, so that a few bytes of a config never take all memory or time."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Budget(TorchFunctionMode):
 
 
 def _values(name: str, args: Any, kwargs: Mapping[str, Any]) -> int:
-    """How many values a call is to make; 0 where its arguments are not understood."""
+    """The number of values that a call is to make; 0 if its arguments are not understood."""
     try:
         if name == "arange" or name == "range":
             numbers = [*args, *(kwargs[key] for key in ("start", "end", "step") if key in kwargs)]

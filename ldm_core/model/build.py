@@ -100,7 +100,7 @@ def make_model_at(site: Site, recipe: Recipe, catalog: Catalog) -> Model:
 
 @attrs.frozen
 class SamplingParts:
-    """What a sampling run needs beside the model. `named`: how messages name them, where a catalog is known."""
+    """The parts of a sampling run beside the model. `named`: their names in messages, if a catalog is known."""
 
     sampler: Sampler
     guidance: Guidance

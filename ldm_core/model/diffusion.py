@@ -72,7 +72,7 @@ class Model(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     def autocast(self) -> Any:
@@ -207,7 +207,7 @@ def _alike(a: Cond, b: Cond) -> bool:
 
 
 class PredictionError(NamedTuple):
-    """How far a network is from an exact one: `value` (B, C, *s) float32, and the coefficients (B,) float64 there."""
+    """A network's distance from an exact one: `value` (B, C, *s) float32, and the coefficients (B,) float64 there."""
 
     value: Tensor
     alpha: Tensor

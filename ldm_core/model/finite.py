@@ -51,14 +51,14 @@ class WeightsWarning(UserWarning):
 
 @attrs.frozen
 class Bad:
-    """Of a tensor, how many of its values are not finite."""
+    """The count of a tensor's values that are not finite."""
 
     count: int
     values: int
 
 
 def bad_values(data: np.ndarray, dtype: str) -> int:
-    """How many values of `data`, the bytes of a tensor of torch's type `dtype`, are NaN or infinite."""
+    """The count of NaN and infinity in `data`, the bytes of a tensor of torch's type `dtype`."""
     if dtype in _ONE_NAN:
         return int(np.count_nonzero(data == 0x80))
     if dtype not in _EXPONENTS:
@@ -75,7 +75,7 @@ def bad_values(data: np.ndarray, dtype: str) -> int:
 
 
 def bad_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Bad]:
-    """Of `tensors`, those that hold values that are not finite, by name."""
+    """The tensors, by name, that hold values that are not finite."""
     found = {}
     for name, value in tensors.items():
         floating = value.is_floating_point() or value.is_complex()
@@ -98,7 +98,7 @@ def _count(value: Tensor) -> int:
 
 
 def bad_in_file(file: TensorFile) -> dict[str, Bad]:
-    """Of a file's tensors, those that hold values that are not finite; reads them all, one at a time.
+    """The tensors of a file that hold values that are not finite; reads them all, one at a time.
 
     :class:`~ldm_core.errors.CheckpointError` where the bytes of one are damaged.
     """

@@ -89,7 +89,7 @@ def held_out_data(recipe: Recipe, catalog: Catalog, info: DataInfo) -> Any | Non
 
 
 def _known(recipe: Recipe, key: str, count: int) -> int:
-    """How many classes of `key` the model knows, where the training data has `count`: a conditioner may know more."""
+    """The number of classes of `key` that the model knows: `count`, or more if a conditioner knows more."""
     own = [
         configs.of(ConditionerConfig, part.config).classes for part in recipe.conditioners if key in part.config.reads
     ]
@@ -101,7 +101,7 @@ def _changed(part: Part, changes: dict[str, Any]) -> Part:
 
 
 def data_info(dataset: Any) -> DataInfo:
-    """What a data set offers."""
+    """The offer of a data set."""
     answers = configs.of(DatasetAnswers, dataset)
     classes, names = dataset.classes, dataset.class_names
     return DataInfo(keys=dataset.keys, classes=classes, class_names=names, lacks=answers.lacks, widths=answers.widths)
@@ -113,5 +113,5 @@ def labels_of(members: Sequence[Part]) -> list[str]:
     for member in members:
         url = configs.of(DatasetConfig, member.config).url
         name = storage.base_name(storage.shown(url)) if isinstance(url, str) and url else ""
-        names.append(name.removesuffix(".tar") or member.asked or member.use)
+        names.append(name.removesuffix(".tar") or member.label)
     return [n if names.count(n) == 1 else f"{n}#{names[:i].count(n) + 1}" for i, n in enumerate(names)]

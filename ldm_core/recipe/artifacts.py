@@ -1,4 +1,4 @@
-"""What a weights file says about itself: the header of a safetensors file, read without torch and never executed."""
+"""The header of our weights files: that of a safetensors file, read without torch and never executed."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def shapes(url: str) -> dict[str, tuple[int, ...]]:
 
 
 def _end(entry: Any) -> int:
-    """Where a tensor's bytes end; ValueError where its shape has more values than it has bytes."""
+    """The end of a tensor's bytes; ValueError if its shape has more values than it has bytes."""
     shape, (begin, end) = entry["shape"], entry["data_offsets"]
     whole = type(shape) is list and all(type(n) is int and n >= 0 for n in (*shape, begin, end))
     if not whole or len(shape) > _MOST_AXES:
@@ -137,7 +137,7 @@ def read_header(url: str, kind: str, *, sha256: str | None = None) -> Header:
 
 
 def parse_body(text: str, url: str) -> dict[str, Any]:
-    """What the metadata of our own file says, each value of its type; :class:`CheckpointError` else."""
+    """The metadata of our own file, each value of its type; :class:`CheckpointError` else."""
     body = parse_json(text, f"{url}: its ldm-core metadata", CheckpointError)
     wrong = "is no mapping" if not isinstance(body, dict) else next(_wrong(body), "")
     if wrong:
@@ -222,7 +222,7 @@ def _digest(url: str) -> str:
 
 
 def is_weights(name: str) -> bool:
-    """Whether a first stage is given as a file or folder of trained weights and not as a component's name."""
+    """True if a first stage is given as a file or folder of trained weights and not as a component's name."""
     return "/" in name or "\\" in name or name.endswith((".safetensors", ".ckpt", ".pt", ".pth", ".bin"))
 
 
@@ -231,7 +231,7 @@ SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def is_native(url: str) -> bool:
-    """Whether `url` is a run's folder or a file that this package wrote; told from names and a header, without torch.
+    """True if `url` is a run's folder or a file that this package wrote; told from names and a header, without torch.
 
     What is not there, and what is damaged, counts as native: its reader says what is wrong.
     """

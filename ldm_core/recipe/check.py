@@ -84,13 +84,13 @@ def _images(recipe: Recipe, *, datasets: bool = True) -> Iterable[str]:
     channels = stage.image_channels or configs.of(FirstStageConfig, stage.config).image_channels
     if channels is not None and channels != recipe.image_channels:
         yield (
-            f"first_stage '{stage.asked or stage.use}' takes {channels} image channels and the recipe has "
+            f"first_stage '{stage.label}' takes {channels} image channels and the recipe has "
             f"image_channels: {recipe.image_channels}; set image_channels={channels}"
         )
     try:
         stage.config.latent.shape(recipe.image_size)
     except ValueError as error:
-        yield f"image_size: {error} (first_stage '{stage.asked or stage.use}')"
+        yield f"image_size: {error} (first_stage '{stage.label}')"
     plain_site = Site(size=recipe.image_size, channels=recipe.image_channels, latent=stage.config.latent)
     yield from _own("first_stage", stage.config, plain_site)
     for i, data in enumerate(recipe.datasets if datasets else ()):
@@ -111,7 +111,7 @@ def _conditioning(recipe: Recipe) -> Iterable[str]:
         for slot in ("crossattn", "vector", "concat", "residuals"):
             if getattr(spec, slot) and not getattr(accepts, slot):
                 yield (
-                    f"conditioner '{part.name}' writes '{slot}' and denoiser '{denoiser.asked or denoiser.use}' does "
+                    f"conditioner '{part.name}' writes '{slot}' and denoiser '{denoiser.label}' does "
                     f"not use it; choose another denoiser or conditioner"
                 )
         for name in spec.extras:
@@ -128,9 +128,9 @@ def _conditioning(recipe: Recipe) -> Iterable[str]:
         if "divisible" not in str(error):
             yield str(error)
         return
-    yield from _own(f"denoiser '{denoiser.asked or denoiser.use}'", denoiser.config, site)
+    yield from _own(f"denoiser '{denoiser.label}'", denoiser.config, site)
     for other in (recipe.guidance, recipe.sampler, recipe.objective, *recipe.adapters):
-        yield from _own(f"{other.kind} '{other.asked or other.use}'", other.config, site)
+        yield from _own(f"{other.kind} '{other.label}'", other.config, site)
 
 
 def diffusion_misfits(recipe: Recipe) -> Iterable[str]:
@@ -139,19 +139,19 @@ def diffusion_misfits(recipe: Recipe) -> Iterable[str]:
     levels = configs.of(ScheduleConfig, schedule.config)
     if configs.of(ParameterizationConfig, param.config).needs_terminal_alpha and levels.zero_terminal_alpha:
         yield (
-            f"parameterization '{param.asked or param.use}' divides by alpha, which is 0 at the end of schedule "
-            f"'{schedule.asked or schedule.use}'; set parameterization=v (or x0)"
+            f"parameterization '{param.label}' divides by alpha, which is 0 at the end of schedule "
+            f"'{schedule.label}'; set parameterization=v (or x0)"
         )
     table = levels.table_steps
     objective = recipe.objective
     if table is None and configs.of(ObjectiveConfig, objective.config).needs_table:
         yield (
-            f"objective '{objective.asked or objective.use}' with these settings is defined on the levels of a table, "
-            f"and schedule '{schedule.asked or schedule.use}' is continuous; set objective.elbo_weight=0 and "
+            f"objective '{objective.label}' with these settings is defined on the levels of a table, "
+            f"and schedule '{schedule.label}' is continuous; set objective.elbo_weight=0 and "
             "objective.learn_logvar=false, or choose a table schedule such as vp"
         )
     if line := configs.of(TimeGridConfig, grid.config).problem(table, recipe.sample.steps):
-        yield f"time_grid '{grid.asked or grid.use}' with schedule '{schedule.asked or schedule.use}': {line}"
+        yield f"time_grid '{grid.label}' with schedule '{schedule.label}': {line}"
     yield from _guidance(recipe)
 
 
@@ -164,25 +164,25 @@ def sampling_misfits(recipe: Recipe) -> Iterable[str]:
     except ValueError:  # said of the model
         return
     for part in (recipe.guidance, recipe.sampler, recipe.time_grid):
-        yield from _own(f"{part.kind} '{part.asked or part.use}'", part.config, site)
+        yield from _own(f"{part.kind} '{part.label}'", part.config, site)
 
 
 def _quantized(recipe: Recipe) -> Iterable[str]:
-    """What the estimates are quantised with: one rule of two, and for the published one a sampler that knows it."""
+    """The rule that quantises the estimates: one of two, and for the published one a sampler that knows it."""
     settings, sampler = recipe.sample, recipe.sampler
     if settings.quantize_x0 and settings.project_x0:
         yield "sample.quantize_x0 and sample.project_x0 are both set; they differ in the noise, choose one"
     elif settings.quantize_x0 and not configs.of(SamplerConfig, sampler.config).quantizes:
         yield (
-            f"sample.quantize_x0: sampler '{sampler.asked or sampler.use}' takes no noise apart from the estimate; use "
+            f"sample.quantize_x0: sampler '{sampler.label}' takes no noise apart from the estimate; use "
             "ddim, plms or ddpm, or sample.project_x0=true, which any sampler takes"
         )
 
 
 def _guidance(recipe: Recipe) -> Iterable[str]:
-    """What the guidance needs of the conditioners: those that it names, and a null that was trained."""
+    """The guidance's needs of the conditioners: those that it names, and a null that was trained."""
     guidance, answers = recipe.guidance, configs.of(GuidanceConfig, recipe.guidance.config)
-    shown = f"guidance '{guidance.asked or guidance.use}'"
+    shown = f"guidance '{guidance.label}'"
     known = {c.name: c for c in recipe.conditioners}
     for name in answers.conditioners:
         part = known.get(name)
@@ -204,21 +204,21 @@ def _guidance(recipe: Recipe) -> Iterable[str]:
     if answers.needs_null:
         if not recipe.conditioners:
             yield (
-                f"guidance '{guidance.asked or guidance.use}' compares with and without a condition, and the recipe "
+                f"guidance '{guidance.label}' compares with and without a condition, and the recipe "
                 "has no conditioner; add one (`conditioners=NAME`) or set guidance=none"
             )
             return
         droppable = [c for c in recipe.conditioners if configs.of(ConditionerConfig, c.config).droppable]
         if not droppable:
             yield (
-                f"guidance '{guidance.asked or guidance.use}' compares with and without a condition, and "
+                f"guidance '{guidance.label}' compares with and without a condition, and "
                 f"conditioner '{recipe.conditioners[0].name}' has no null: its config says that it is not droppable; "
                 "change that, or set guidance=none"
             )
         elif not recipe.trainer.joint_dropout and not any(c.dropout for c in droppable):
             first = droppable[0].name
             yield (
-                f"guidance '{guidance.asked or guidance.use}' needs an estimate without conditions, and no conditioner "
+                f"guidance '{guidance.label}' needs an estimate without conditions, and no conditioner "
                 f"is ever dropped in training; set conditioners.{first}.dropout=0.1 (or trainer.joint_dropout=0.1), "
                 "or guidance=none"
             )
@@ -250,7 +250,7 @@ def _training(recipe: Recipe) -> Iterable[str]:
 
 
 def _adversary(recipe: Recipe) -> Iterable[str]:
-    """What looks at the images of a first stage that is to be trained, and needs them to have some size."""
+    """The networks that look at the images of a first stage in training, and their least image size."""
     stage, settings, side = recipe.first_stage, recipe.first_stage_trainer, min(recipe.image_size)
     answers = configs.of(FirstStageConfig, stage.config)
     own = answers.discriminator_layers
@@ -302,7 +302,7 @@ def data_misfits(recipe: Recipe) -> Iterable[str]:
     parts = [part for part in recipe.parts() if configs.of(Config, part.config).fixed_size]
     for part in parts:
         yield (
-            f"{part.kind} '{part.asked or part.use}' is built for one image size, and data.buckets asks for "
+            f"{part.kind} '{part.label}' is built for one image size, and data.buckets asks for "
             f"{1 + len(data.buckets)}; leave data.buckets out, or choose another {part.kind}"
         )
     said = {*_images(recipe), *_conditioning(recipe), *_adversary(recipe)}
@@ -321,7 +321,7 @@ def data_misfits(recipe: Recipe) -> Iterable[str]:
 
 def _data(recipe: Recipe, info: DataInfo) -> Iterable[str]:
     offered = ", ".join(info.keys)
-    where = f"dataset '{recipe.dataset.asked or recipe.dataset.use}'"
+    where = f"dataset '{recipe.dataset.label}'"
     if "image" not in info.keys:
         yield f"{where} has no images (it offers: {offered})"
     for part in recipe.conditioners:

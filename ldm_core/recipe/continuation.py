@@ -40,8 +40,8 @@ class Continuation:
 
 
 def continuation(recipe: Recipe, out: str) -> Continuation:
-    """What `recipe` goes on with in `out`. :class:`ConfigError` where that holds another recipe's run, or one that
-    cannot be trained for as many steps.
+    """The run in `out` with which `recipe` goes on. :class:`ConfigError` where that holds another recipe's run, or
+    one that cannot be trained for as many steps.
 
     A recipe alone, of a run that failed before it made anything, is no run: the corrected recipe takes its place.
     """
@@ -67,7 +67,7 @@ def continuation(recipe: Recipe, out: str) -> Continuation:
 
 
 def differences(before: Any, recipe: Recipe) -> list[str]:
-    """What of a stored recipe is otherwise in `recipe` and decides what is trained, one line each."""
+    """The differences of `recipe` from a stored one that decide what is trained, one line each."""
     if not isinstance(before, dict):
         return [f"it is {quoted(before)}"]
     now = recipe.public()
@@ -161,7 +161,7 @@ def _same_steps(one: Recipe, other: Recipe) -> bool:
 
 
 def _one_place(one: Recipe, other: Recipe) -> bool:
-    """Whether two recipes' data sets lie at the same places, links followed."""
+    """True if two recipes' data sets lie at the same places, links followed."""
     places = []
     for recipe in (one, other):
         urls = [configs.of(DatasetConfig, part.config).url for part in recipe.datasets]

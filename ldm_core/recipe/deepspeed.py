@@ -104,7 +104,7 @@ def raw_settings(settings: EngineSettings, section: str) -> dict[str, Any]:
 
 
 def loss_scale_settings(settings: EngineSettings, section: str) -> dict[str, float]:
-    """What raw settings say of fp16's loss scale, in DeepSpeed's words (``loss_scale``: 0 = adapts itself)."""
+    """The raw settings of fp16's loss scale, in DeepSpeed's words (``loss_scale``: 0 = adapts itself)."""
     return {k: float(v) for k, v in raw_settings(settings, section).get("fp16", {}).items() if k in _SCALE_KEYS}
 
 

@@ -16,7 +16,7 @@ LATER = {name: later_defaults(section) for name, section in SECTIONS.items()}
 
 
 def without_same(key: str, value: Any) -> Any:
-    """Of the plain value of top-level key `key`, what decides what is trained."""
+    """The share of top-level key `key`'s plain value that decides the trained model."""
     if key not in SECTIONS:
         return value
     later = LATER[key]

@@ -32,7 +32,7 @@ _TYPED = 1_000  # rows of a list that are looked at; the resolver refuses far sh
 
 
 def is_place(config: type, field: attrs.Attribute[Any]) -> bool:
-    """Whether a config's field names a place outside of the recipe: metadata ``place`` says so (True or False).
+    """True if a config's field names a place outside of the recipe: metadata ``place`` says so (True or False).
 
     Without it, one whose hash is kept (metadata ``sha256``) does, and a text that is called like one (``url``,
     ``weights``, ``vocab_file``).
@@ -68,7 +68,7 @@ def _holds_text(kind: Any) -> bool:
 
 
 def described(plain: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
-    """What the recipe in a weights file says of its model: plain values without any place.
+    """The model in a weights file's recipe: plain values without any place.
 
     Data, observers and storage are left out, and every field that names a place, of parts and of the trainers'
     settings. The rest is as it was, and as unchecked; :class:`ConfigError` where a part is named by a path.
@@ -154,7 +154,7 @@ def _section(section: type, value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unnamed(config: Any) -> bool:
-    """Whether a part's config has a field for a place, and none in it."""
+    """True if a part's config has a field for a place, and none in it."""
     return attrs.has(type(config)) and any(
         is_place(type(config), field) and not getattr(config, field.name) for field in attrs.fields(type(config))
     )
@@ -162,8 +162,8 @@ def unnamed(config: Any) -> bool:
 
 @contextmanager
 def described_by(where: str) -> Iterator[None]:
-    """What is made of the recipe in the file at `where`: whatever its numbers lead a part to raise is the file's
-    fault, a :class:`CheckpointError`. Errors of the package's own go on as they are."""
+    """The recipe in the file at `where`, made of its plain values: whatever its numbers lead a part to raise is the
+    file's fault, a :class:`CheckpointError`. Errors of the package's own go on as they are."""
     try:
         yield
     except LDMError:
@@ -179,7 +179,7 @@ _FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, Ari
 
 
 def typed(settings: Sequence[str], catalog: Catalog) -> list[str]:
-    """Of ``KEY=VALUE`` settings, those that name a place of a part in a list (``conditioners.text.tokenizer=PATH``)."""
+    """The ``KEY=VALUE`` settings that name a place of a part in a list (``conditioners.text.tokenizer=PATH``)."""
     found = []
     for setting in settings:
         keys = [key.strip() for key in setting.partition("=")[0].split(".")]

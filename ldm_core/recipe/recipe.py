@@ -27,6 +27,11 @@ class Part:
     config: Any
     asked: str = ""
 
+    @property
+    def label(self) -> str:
+        """The name for messages: the preset or component that was asked for."""
+        return self.asked or self.use
+
     def plain(self) -> dict[str, Any]:
         """As written to recipe.yaml: every field."""
         return {"use": self.use, **unstructure(self.config)}
@@ -151,8 +156,9 @@ class Recipe:
         """Every component, in build order."""
         yield self.first_stage
         yield from self.conditioners
-        for kind in SINGLE[1:-1]:
-            yield getattr(self, kind)
+        for kind in SINGLE:
+            if kind not in ("first_stage", "dataset"):
+                yield getattr(self, kind)
         yield from self.datasets
         yield from self.adapters
         yield from self.observers
@@ -186,7 +192,7 @@ class Recipe:
     @property
     def name(self) -> str:
         """A short name for the run's folder: the main parts and the hash."""
-        words = [self.first_stage.asked or self.first_stage.use, *(c.name for c in self.conditioners)]
+        words = [self.first_stage.label, *(c.name for c in self.conditioners)]
         return "-".join([*words, self.identity()[:8]])
 
 

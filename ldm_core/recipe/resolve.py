@@ -28,7 +28,7 @@ _CONDITIONER_KEYS = {"name": str, "dropout": float, "train": bool}
 
 @attrs.define
 class _Around:
-    """What a part is resolved in: what is installed, whether parts are scaled down, the data, and the place as far as
+    """The surroundings of a part: the catalog, the scale (small or paper), the data, and the place as far as
     it is known (its latents once the first stage is)."""
 
     catalog: Catalog

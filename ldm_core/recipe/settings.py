@@ -60,7 +60,7 @@ class RecipeSettings:
 
 @attrs.frozen(kw_only=True)
 class DataSettings:
-    """How examples become batches."""
+    """The way from examples to batches."""
 
     fit: Literal["crop", "pad"] = field("crop", "how an image of another shape becomes image_size")
     flip: bool = field(False, "mirror examples at random (boxes and label maps move along)")
@@ -81,7 +81,7 @@ class DataSettings:
 
 @attrs.frozen(kw_only=True)
 class EngineSettings:
-    """What both trainers share: steps, optimizer, precision, DeepSpeed, checkpoints, what is shown."""
+    """The settings that both trainers share: steps, optimizer, precision, DeepSpeed, checkpoints, what is shown."""
 
     steps: int = field(500_000, "optimizer steps", minimum=1)
     images_per_step: int = field(64, "images of one optimizer step, over all processes", minimum=1, maximum=10**6)
@@ -137,7 +137,7 @@ class EngineSettings:
 
 @attrs.frozen(kw_only=True)
 class TrainerSettings(EngineSettings):
-    """How the denoiser and the trainable conditioners are trained."""
+    """The training of the denoiser and the trainable conditioners."""
 
     train: Literal["all", "adapters"] = field(
         "all", "what learns; adapters: those alone, on the weights that init_from names"
@@ -161,7 +161,7 @@ class TrainerSettings(EngineSettings):
 
 @attrs.frozen(kw_only=True)
 class FirstStageTrainerSettings(EngineSettings):
-    """How a first stage is trained: L1 + LPIPS + patch discriminator + its own regularisation."""
+    """The training of a first stage: L1 + LPIPS + patch discriminator + its own regularisation."""
 
     images_per_step: int = field(32, "images of one optimizer step, over all processes", minimum=1, maximum=10**6)
     lr: float = field(4.5e-6 * 8, "learning rate of both optimizers", above=0, maximum=100)
@@ -200,7 +200,7 @@ class FirstStageTrainerSettings(EngineSettings):
 
 @attrs.frozen(kw_only=True)
 class SampleSettings:
-    """What a run samples at its end, and the defaults of sampling. Not part of a run's identity."""
+    """The samples at the end of a run, and the defaults of sampling. Not part of a run's identity."""
 
     steps: int = field(50, "sampler steps", minimum=1, maximum=10**6)
     images: int = field(16, "images", minimum=1, maximum=10**7)

@@ -91,7 +91,7 @@ def image_misfits(recipe: Recipe) -> Iterator[str]:
 
 
 def large(recipe: Recipe) -> bool:
-    """Whether a number of the recipe's networks is beyond what published models have, so that its parameters are to
+    """True if a number of the recipe's networks is beyond what published models have, so that its parameters are to
     be counted before a run begins."""
     for part in (recipe.first_stage, *recipe.conditioners, recipe.denoiser, *recipe.adapters):
         for field in attrs.fields(type(part.config)) if attrs.has(type(part.config)) else ():

@@ -48,13 +48,13 @@ class Named:
 
 
 def named(part: Part, catalog: Catalog) -> Named:
-    """How messages name a part of a recipe."""
+    """The name of a recipe's part in messages."""
     entry, _ = catalog.get(part.kind, part.use)
     return Named(part.kind, getattr(part, "name", part.use), part.use, f"{entry.distribution} {entry.version}")
 
 
 def contract_line(kind: str, method: str) -> str:
-    """What the contract of `kind` says of a method, in its own words; "" of an attribute."""
+    """The line of the contract of `kind` on a method, in its own words; "" for an attribute."""
     own = getattr(_CONTRACTS[kind], method, None)
     return " ".join((inspect.getdoc(own) or "").split()) if callable(own) else ""
 

@@ -1,4 +1,4 @@
-"""What a data set must hand out, looked at in its first example before a run. Imports no torch."""
+"""The check of a data set's first example before a run. Imports no torch."""
 
 from __future__ import annotations
 

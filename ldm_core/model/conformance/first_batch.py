@@ -23,7 +23,7 @@ from ldm_core.recipe.recipe import Recipe
 
 
 class Contracts:
-    """What the parts of one model promised. `parts`: how messages name them, conditioners by ``conditioners.NAME``."""
+    """The promises of one model's parts. `parts`: their names in messages, conditioners by ``conditioners.NAME``."""
 
     def __init__(self, recipe: Recipe, catalog: Catalog, latent: LatentSpec | None = None) -> None:
         self.latent = latent or recipe.first_stage.config.latent
@@ -64,7 +64,7 @@ class Contracts:
             hold_null(self.parts[f"conditioners.{name}"], null, conds[name])
 
     def network_breach(self, out: Any, x: Tensor) -> Exception:
-        """What a denoiser did that is no output for `x`."""
+        """The error of a denoiser whose output does not fit `x`."""
         channels, axes = x.shape[1], ", ".join(map(str, x.shape[2:]))
         return breach(
             self.parts["denoiser"],
@@ -103,7 +103,7 @@ class _Given(dict[str, Any]):
 
 
 def is_output(out: Any, x: Tensor) -> bool:
-    """Whether `out` has the shape of a denoiser's output for `x` (B, C, *s): (B, C or more, *s)."""
+    """True if `out` has the shape of a denoiser's output for `x` (B, C, *s): (B, C or more, *s)."""
     return (
         isinstance(out, Tensor)
         and out.dim() == x.dim()

@@ -1,4 +1,4 @@
-"""What a first stage must hand back: shapes of moments, latents and pictures, looked at before they are used."""
+"""The check of a first stage: shapes of moments, latents and pictures, before they are used."""
 
 from __future__ import annotations
 
