@@ -151,7 +151,7 @@ def test_a_part_that_makes_nan_is_named(where: str, kind: str, monkeypatch: pyte
     with pytest.raises(NotFiniteError, match="of which no row is finite") as told:
         _train(loss) if where == "training" else pipeline.sample(examples=[MEAN, MEAN], seed=7)
     said = str(told.value)
-    assert f"{kind} '" in said and "ldm-run inspect" in said
+    assert f"{kind} '" in said and "weights.describe" in said
     assert where == "training" or "seeds 7, 8: the latents came out not finite" in said
 
 
