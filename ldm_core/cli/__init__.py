@@ -10,7 +10,8 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 
-from ldm_core.cli.command import Command, argument, command, installed, option, together
+from ldm_core.cli.command import Command, argument, command, option, together
+from ldm_core.cli.flags import installed
 from ldm_core.errors import ConfigError, Interrupted, LDMError, clean_lines, quoted
 
 __all__ = ["Command", "argument", "command", "installed", "main", "option", "together"]

@@ -44,14 +44,12 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from ldm_core.catalog import Catalog
 
 GENERAL = "General"
 """Heading of the options that have none of their own."""
 HELP: Mapping[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 """Settings of a help page."""
 _COLUMN = 30  # characters of the widest names of options in a help page
-_CATALOG = "ldm-run catalog"
 
 Options = TypeVar("Options")
 Field = Any  # what stands at the right of an attrs field
@@ -115,19 +113,6 @@ def command(
         )
 
     return make
-
-
-def installed() -> Catalog:
-    """Discover the catalog, once for each call of ``ldm-run``."""
-    from ldm_core.catalog import Catalog
-
-    context = click.get_current_context(silent=True)
-    if context is None:
-        return Catalog.discover()
-    if _CATALOG not in context.meta:
-        context.meta[_CATALOG] = Catalog.discover()
-    found: Catalog = context.meta[_CATALOG]
-    return found
 
 
 # ---------------------------------------------------------------------------------------------- the help of a command

@@ -12,6 +12,7 @@ import typing
 from collections.abc import Iterator
 
 import attrs
+import click
 from click.shell_completion import (
     CompletionItem,
     FishComplete,
@@ -21,7 +22,7 @@ from click.shell_completion import (
     split_arg_string,
 )
 
-from ldm_core.cli.command import installed
+from ldm_core.cli.flags import installed
 
 VARIABLE = "_LDM_RUN_COMPLETE"
 """Environment variable by which a shell asks for candidates."""
@@ -77,10 +78,8 @@ complete -o nosort -F %(complete_func)s %(prog_name)s 2>/dev/null || complete -F
 add_completion_class(BashComplete)
 
 
-def script(shell: str) -> str:
-    """Write the script that makes `shell`, one of bash, zsh and fish, complete ``ldm-run``."""
-    from ldm_core.cli.group import group
-
+def script(shell: str, group: click.Command) -> str:
+    """Write the script that makes `shell`, one of bash, zsh and fish, complete `group`, the command ``ldm-run``."""
     shells: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
     return shells[shell](group, {}, "ldm-run", VARIABLE).source()
 

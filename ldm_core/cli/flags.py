@@ -17,8 +17,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from ldm_core.catalog import Catalog
 
 KEYS: Mapping[str, str] = {
     "conditioners": "--cond",
@@ -84,3 +88,19 @@ def _in_flags(found: re.Match[str]) -> str:
     import shlex
 
     return f"{flag} {shlex.quote(value)}"
+
+
+_CATALOG = "ldm-run catalog"
+
+
+def installed() -> Catalog:
+    """Discover the catalog, once for each call of ``ldm-run``."""
+    from ldm_core.catalog import Catalog
+
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return Catalog.discover()
+    if _CATALOG not in context.meta:
+        context.meta[_CATALOG] = Catalog.discover()
+    found: Catalog = context.meta[_CATALOG]
+    return found

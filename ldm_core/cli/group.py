@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from ldm_core.cli.command import HELP, Sections, installed, parameters, structured
-from ldm_core.cli.flags import speak_for
+from ldm_core.cli.command import HELP, Sections, parameters, structured
+from ldm_core.cli.flags import installed, speak_for
 from ldm_core.cli.options import SETTINGS, RunOptions
 from ldm_core.errors import ComponentError, clean, suggest
 

@@ -12,6 +12,7 @@ import pytest
 
 from ldm_core.cli import main
 from ldm_core.cli.completion import candidates, script
+from ldm_core.cli.group import group
 from ldm_core.recipe.keys import SECTIONS
 from ldm_core.recipe.shipped import shipped
 
@@ -57,7 +58,7 @@ def test_bash_completes_what_is_typed(bash: str, tmp_path: Path) -> None:
         f'_ldm_run_completion {program}; echo "> ${{COMPREPLY[*]}}"'
         for line in TYPED
     ]
-    text = "\n".join([script("bash"), "complete -p ldm-run", *calls])
+    text = "\n".join([script("bash", group), "complete -p ldm-run", *calls])
     done = subprocess.run([bash, "--norc"], input=text, capture_output=True, text=True, timeout=300)
     assert done.stderr == ""
     registered, *given = done.stdout.splitlines()
@@ -69,7 +70,7 @@ def test_bash_completes_what_is_typed(bash: str, tmp_path: Path) -> None:
 def test_scripts_can_be_read_by_their_shell(shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
     text = capsys.readouterr().out
-    assert text.rstrip("\n") == script(shell).rstrip("\n"), "nothing of it is escaped or cut"
+    assert text.rstrip("\n") == script(shell, group).rstrip("\n"), "nothing of it is escaped or cut"
     assert f"_LDM_RUN_COMPLETE={shell}_complete" in text and "ldm-run" in text
     found = shutil.which(shell)
     if found is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import attrs
+import click
 
 from ldm_core.cli.command import argument, command
 
@@ -29,4 +30,4 @@ def completion(options: CompletionOptions) -> None:
     from ldm_core.cli.completion import script
     from ldm_core.cli.output import say
 
-    say(script(options.shell).rstrip("\n"))
+    say(script(options.shell, click.get_current_context().find_root().command).rstrip("\n"))
