@@ -1,8 +1,8 @@
-"""The images' moments, encoded once by a frozen first stage: read back by place, checked as they are read.
+"""The images' moments, encoded once by a frozen first stage, read back by place and checked on reading.
 
-Moments and not one draw of them, so that each epoch draws its own latents. A cache is a folder named by the key of all
-that it depends on, in the run's folder or wherever ``trainer.latents`` says; see :mod:`.shards` for its files
-and :mod:`.encode` for how it is made.
+The cache has moments, not one draw of them, so each epoch draws its own latents. A cache is a folder named by the key
+of all its causes, in the run's folder or in ``trainer.latents``; see :mod:`.shards` for its files and :mod:`.encode`
+for its making.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _REPAIR = "delete it and run the same command again: it alone is encoded anew"
 
 
 def source_of(recipe: Recipe, first_stage_sha256: str, data: str) -> Source:
-    """Describe what a run's moments are made from; `data` is the fingerprint of its training data."""
+    """The source of a run's moments; `data` is the fingerprint of its training data."""
     return Source(
         first_stage_sha256=first_stage_sha256,
         data=data,
@@ -44,7 +44,7 @@ def source_of(recipe: Recipe, first_stage_sha256: str, data: str) -> Source:
 
 
 def obstacle(recipe: Recipe) -> str:
-    """Why this recipe's images cannot be encoded once; "" where they can."""
+    """The reason why this recipe's images cannot be encoded once, or ""."""
     if recipe.data.crop == "random":
         return "data.crop=random cuts each image another way each epoch"
     return ""
@@ -56,18 +56,18 @@ def folder_of(recipe: Recipe, out: str, key: str) -> str:
 
 
 def place_of(recipe: Recipe, out: str, first_stage_sha256: str, prints: Sequence[str]) -> tuple[str, Source]:
-    """The folder of the moments and what they are made from; `prints`: fingerprints by which the data may be known, of
-    which the first is taken where none has a folder yet."""
+    """The folder of the moments, and their source; `prints`: possible fingerprints of the data, of which the first is
+    taken if none has a folder yet."""
     sources = [source_of(recipe, first_stage_sha256, each) for each in dict.fromkeys(prints)]
     places = [(folder_of(recipe, out, source.key), source) for source in sources]
     return places[0] if len(places) == 1 else next((p for p in places if storage.exists(p[0])), places[0])
 
 
 class Cache:
-    """The finished moments in `folder`, by index and mirroring; small ones (`keep` bytes) in memory, others read one by
-    one where they lie, so that they may be larger than memory.
+    """The finished moments in `folder`, by index and mirroring.
 
-    It may be handed to loader workers. :class:`CheckpointError` naming the shard where what is read is damaged.
+    Small ones (`keep` bytes) are in memory; others are read one by one from their files, so they may be larger than
+    memory. Loader workers may have a copy. :class:`CheckpointError` naming the shard if the read data is damaged.
     """
 
     def __init__(self, folder: str, manifest: Mapping[str, Any], keep: int) -> None:
@@ -80,7 +80,7 @@ class Cache:
         self._places: np.ndarray | None = None
         if manifest["bytes"] <= keep:
             self._moments = [self._whole(number) for number in range(len(self._shards))]
-        if None in self._starts:  # shards of one image size each: their examples lie scattered over the data
+        if None in self._starts:  # shards of one image size each: their examples are scattered over the data
             self._places = np.zeros((self._count, 2), dtype=np.int64)
             for number, shard in enumerate(self._shards):
                 indices = self._read(number, "indices", np.int64, (shard["count"],))
@@ -88,7 +88,7 @@ class Cache:
 
     @classmethod
     def find(cls, folder: str, source: Source, keep: int) -> Cache | None:
-        """The cache in `folder`, None where there is none that is finished and made from `source`."""
+        """The cache in `folder`, None without a finished one made from `source`."""
         try:
             manifest = read_manifest(folder, source)
         except CheckpointError:
@@ -114,7 +114,7 @@ class Cache:
         return torch.frombuffer(data, dtype=self._dtype).reshape(shard["shape"]).float()
 
     def source(self, index: int) -> int:
-        """Give the example that stands at `index`: another one where that could not be read."""
+        """The example found at `index`: another one if its own was unreadable."""
         number, row = self._place(index)
         return int(self._table(number)[0][row])
 
@@ -156,7 +156,7 @@ class Cache:
 
 
 class LatentExamples:
-    """The denoiser's examples: moments from the cache, and the keys that conditioners read."""
+    """The denoiser's examples: moments from the cache, and the conditioners' keys."""
 
     def __init__(self, cache: Cache, examples: Examples | None) -> None:
         self._cache, self._examples = cache, examples
@@ -177,8 +177,7 @@ class LatentExamples:
         return {**example, "moments": moments}
 
     def _beside(self, place: Place, index: int) -> tuple[Mapping[str, Any], int]:
-        """Give what goes with the image of example `index`, and the example that it is of: the next that can be
-        read."""
+        """The data beside the image of example `index`, and the index of its example: the next readable one."""
         assert self._examples is not None
         example = self._examples[attrs.evolve(place, index=index)]
         return example, self._examples.dataset.moved.get(index, index)
@@ -186,8 +185,8 @@ class LatentExamples:
     def _instead(
         self, place: Place, moments: Tensor, example: Mapping[str, Any], stands: int
     ) -> tuple[Tensor, Mapping[str, Any]]:
-        """Moments and the rest of one example, of the size of `moments`, where that of `stands` came instead of the
-        place's own: its image need not be readable, nor of that size."""
+        """Moments and the rest of one example, of the size of `moments`, if the example `stands` replaced the place's
+        own: its image may be unreadable or of another size."""
         for _ in range(len(self)):
             index = self._cache.source(stands)
             own = self._cache.moments(index, place.flip)

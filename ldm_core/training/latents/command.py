@@ -26,9 +26,9 @@ from ldm_core.weights.convert import finder
 def encode(recipe: Recipe, info: DataInfo, catalog: Catalog) -> dict[str, Any]:
     """Encode the recipe's training data with its trained first stage into ``trainer.latents``.
 
-    Returns plain values: the folder, counts, bytes, shapes, the moments' statistics and the seconds it took. Raises
-    ConfigError where such images cannot be encoded once, :class:`~ldm_core.errors.Interrupted` where it was asked to
-    stop; finished shards stay.
+    Returns plain values: the folder, counts, bytes, shapes, the moments' statistics and the seconds taken. Raises
+    ConfigError if such images cannot be encoded once, :class:`~ldm_core.errors.Interrupted` if asked to stop; finished
+    shards stay.
     """
     if why := latent_cache.obstacle(recipe):
         raise ConfigError(f"encode: {why}, so there is nothing that could be encoded once")

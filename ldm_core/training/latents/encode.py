@@ -1,4 +1,4 @@
-"""Encoding all images once, by all processes: each its own shards, a finished one kept whatever happens after it."""
+"""Encoding all images once, by all processes: each encodes its own shards, and finished shards stay in any case."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Records = dict[int, dict[str, Any]]
 
 @attrs.frozen
 class Ensured:
-    """The finished moments' manifest, None where they do not fit into their folder; how many shards were `made`."""
+    """The finished moments' manifest, or None if they do not fit into their folder; the number of shards `made`."""
 
     manifest: Mapping[str, Any] | None
     made: int
@@ -50,7 +50,7 @@ class Ensured:
 
 @attrs.frozen
 class _Todo:
-    """The `missing` ones of all `shards`; in batches, the `total` and how many are `done`."""
+    """The `missing` ones of all `shards`; in batches, the `total` and the number `done`."""
 
     shards: Sequence[Shard]
     missing: Sequence[Shard]
@@ -74,11 +74,11 @@ def ensure(
     keep: int,
     workers: int,
 ) -> Ensured:
-    """Make what is missing of the moments in `folder`.
+    """Make the missing moments in `folder`.
 
-    Every process must call it. What is there is checked first: sizes, and the content where it is at hand (a local
-    disk, or less than `keep` bytes); damaged shards are named and made again. `stage` is called only where something is
-    missing.
+    Every process must call it. Present shards are checked first: their sizes, and their content if it is at hand (a
+    local disk, or less than `keep` bytes); damaged shards are named and made again. `stage` is called only if something
+    is missing.
     """
     stage = functools.cache(stage)
     found = from_main(run.world, lambda: _found(run, folder, source))
@@ -123,7 +123,7 @@ def _listed(folder: str) -> dict[str, int]:
 
 
 def _checked(run: Run, folder: str, found: Mapping[str, Any], keep: int) -> Records:
-    """The shards of a finished cache that are as its manifest says; each process looks at its share."""
+    """The shards of a finished cache matching its manifest; each process reads its share."""
     sizes = from_main(run.world, lambda: _listed(folder))
     read = storage.local_path(folder) is not None or found["bytes"] <= keep
     good: Records = {}
@@ -141,7 +141,7 @@ def _checked(run: Run, folder: str, found: Mapping[str, Any], keep: int) -> Reco
 
 
 def _leftovers(run: Run, folder: str, key: str, shards: Sequence[Shard]) -> Records:
-    """The shards that a run which did not come to its end has left; each process looks at its share."""
+    """The shards left by an unfinished run; each process reads its share."""
     sizes = from_main(run.world, lambda: _listed(folder))
     good: Records = {}
     problems: list[str] = []
@@ -165,7 +165,7 @@ def _together(run: Run, good: Records, problems: Sequence[str]) -> Records:
 
 
 def _sizes(examples: Examples) -> Iterator[tuple[tuple[int, int], Sequence[int]]]:
-    """Each image size there is, with the examples that have it."""
+    """Each image size of the data, with its examples."""
     by_size: dict[tuple[int, int], list[int]] = {}
     for index in range(len(examples)):
         by_size.setdefault(examples.size_of(index), []).append(index)
@@ -179,7 +179,7 @@ def _shape(stage: FirstStage, size: tuple[int, int], source: Source, device: tor
 
 
 def _lacking_room(folder: str, source: Source, missing: Sequence[Shard]) -> str:
-    """Why the moments do not fit into `folder`; "" where they do, or where that cannot be known."""
+    """The reason why the moments do not fit into `folder`; "" if they fit, or if unknown."""
     path = storage.local_path(folder)
     if path is None:
         return ""
@@ -195,10 +195,10 @@ def _gigabytes(count: int) -> str:
 
 
 class _Pictures(TorchDataset):
-    """Item n: the n-th batch's examples as uint8 (flips, n, c, H, W), or the user's mistake that kept them from being
-    read; where each was found; and the unreadable ones that were met.
+    """Item n: the n-th batch as uint8 (flips, n, c, H, W), or its reading error; its sources; the unreadable ones.
 
-    In a loader's process where there are any, so that decoding keeps up with the encoder.
+    The sources are the indices of the found examples. In a loader's process, if any, so decoding keeps up with the
+    encoder.
     """
 
     def __init__(self, examples: Examples, work: Sequence[tuple[Sequence[int], tuple[int, int]]], flips: int) -> None:
@@ -226,7 +226,7 @@ class _Pictures(TorchDataset):
 def _encode(
     stage: FirstStage, examples: Examples, run: Run, place: tuple[str, Source], todo: _Todo, workers: int
 ) -> Records:
-    """Encode the missing shards, in rounds of one a process, and write each as soon as it is whole."""
+    """Encode the missing shards, in rounds of one a process, and write each complete one at once."""
     world, (folder, source), done = run.world, place, todo.done
     if world.main:
         run.hook.ldm_stage_start(stage="latents", steps=todo.total, start=done)

@@ -1,8 +1,8 @@
-"""Shards of encoded images: which examples one holds, its file, and the manifest that names them all.
+"""Shards of encoded images: the examples of each, its file, and the manifest of all.
 
 A shard is a safetensors file: ``moments`` (flips, n, M, *s), ``indices`` and ``sources`` (n,), and ``crc`` (flips, n),
-the CRC-32 of each example's bytes, so that one that is read by itself can be checked by itself. What a shard holds, and
-which of its images are encoded together, follows from the data alone and not from the number of processes.
+the CRC-32 of each example's bytes, so a single example can be read and checked alone. The examples of a shard and its
+groups of images encoded together follow from the data alone, not from the number of processes.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from ldm_core.storage.paths import is_name
 FORMAT = 1
 MANIFEST = "manifest.json"
 BATCH = 32
-"""Images that are encoded together, counted from the beginning of their shard."""
+"""Images encoded together, counted from the beginning of their shard."""
 SHARD_BYTES = 64 << 20
-"""Bytes of moments that a shard holds at most; what a killed process loses is less."""
+"""The most bytes of moments in a shard; a killed process loses less."""
 SPREAD = 16
-"""Shards that small data are cut into, so that several processes have their share."""
+"""The number of shards for small data, so several processes have a share."""
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _KIND = "moments"
 _MOST_VALUES = 100_000_000  # of a manifest: some dozens a shard
@@ -41,8 +41,8 @@ _MOST_VALUES = 100_000_000  # of a manifest: some dozens a shard
 
 @attrs.frozen
 class Source:
-    """All that moments depend on: the first stage's weights, the data, how an image is prepared, and how they are
-    stored. :attr:`key` is its hash; moments of another key are never used."""
+    """All causes of the moments: the first stage's weights, the data, the preparation of an image, and the stored form.
+    :attr:`key` is its hash; moments of another key are never used."""
 
     first_stage_sha256: str
     data: str
@@ -55,18 +55,18 @@ class Source:
 
     @property
     def key(self) -> str:
-        """64 hex digits; the folder of the moments is named by the first 16."""
+        """64 hex digits; the first 16 name the moments' folder."""
         return digest({"format": FORMAT, **attrs.asdict(self)})
 
     @property
     def flips(self) -> int:
-        """The number of times that each example is there: mirrored too where `flip` is set."""
+        """The number of times each example is there: mirrored too if `flip` is set."""
         return 2 if self.flip else 1
 
 
 @attrs.frozen(eq=False)
 class Shard:
-    """Shard `number` holds the examples `indices`, all of image size `size`, whose moments have the shape `shape`."""
+    """Shard `number` of the examples `indices`, all of image size `size`; their moments have the shape `shape`."""
 
     number: int
     indices: Sequence[int]
@@ -79,12 +79,12 @@ class Shard:
         return f"shard-{self.number:05d}.safetensors"
 
     def batches(self) -> list[Sequence[int]]:
-        """The examples that are encoded together."""
+        """The examples encoded together."""
         return [self.indices[i : i + BATCH] for i in range(0, len(self.indices), BATCH)]
 
 
 def plan(source: Source, groups: Sequence[tuple[tuple[int, int], Sequence[int], tuple[int, ...]]]) -> list[Shard]:
-    """The shards of (image size, its examples, shape of their moments) for each size there is."""
+    """The shards of (image size, its examples, shape of their moments), given for each size."""
     each = DTYPES[source.dtype].itemsize * source.flips
     total = sum(len(indices) for _, indices, _ in groups)
     out: list[Shard] = []
@@ -98,8 +98,8 @@ def plan(source: Source, groups: Sequence[tuple[tuple[int, int], Sequence[int], 
 
 
 def pack(key: str, shard: Shard, moments: Tensor, sources: Tensor, lost: float) -> tuple[bytes, dict[str, Any]]:
-    """A shard's file and its record for the manifest. `lost`: what rounding to `moments`' type took, as the sum of
-    squares over all values."""
+    """A shard's file and its record for the manifest. `lost`: the rounding loss to `moments`' type, a sum of squares
+    over all values."""
     if not bool(torch.isfinite(moments).all()):
         raise CheckpointError(
             f"moments of {shard.file} are not finite as {moments.dtype}; use trainer.latents_dtype=fp32, or check the "
@@ -127,7 +127,7 @@ def pack(key: str, shard: Shard, moments: Tensor, sources: Tensor, lost: float) 
 
 
 def unpack(data: bytes, where: str, key: str, shard: Shard) -> dict[str, Any]:
-    """The record of a shard's file that was found; :class:`CheckpointError` where it is damaged or another one."""
+    """The record of a found shard's file; :class:`CheckpointError` if it is damaged or another one."""
     try:
         tensors = load(data)
         body = parse_json(_header(data)["__metadata__"]["ldm_core"], "its header", ValueError)
@@ -144,7 +144,7 @@ def unpack(data: bytes, where: str, key: str, shard: Shard) -> dict[str, Any]:
 
 
 def record(data: bytes, body: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Make what the manifest says of a shard: its file, size and hash, where its tensors lie, whom it holds."""
+    """The manifest's record of a shard: its file, size and hash, its tensors' places, its examples."""
     header = _header(data)
     start = 8 + int.from_bytes(data[:8], "little")
     indices, sources = tensors["indices"], tensors["sources"]
@@ -166,7 +166,7 @@ def record(data: bytes, body: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
 
 
 def manifest(source: Source, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The whole cache in one mapping: what it was made from, its shards, totals, and the moments' statistics."""
+    """The whole cache in one mapping: its source, its shards, totals, and the moments' statistics."""
     ordered = sorted(records, key=lambda r: r["number"])
     return {
         "format": FORMAT,
@@ -184,8 +184,8 @@ def manifest(source: Source, records: Sequence[Mapping[str, Any]]) -> dict[str, 
 
 
 def read_manifest(folder: str, source: Source) -> dict[str, Any] | None:
-    """The manifest in `folder`, None where there is none; :class:`CheckpointError` where it does not read or belongs
-    to something else."""
+    """The manifest in `folder`, or None without one; :class:`CheckpointError` if it is unreadable or belongs to
+    something else."""
     url = storage.join(folder, MANIFEST)
     if not storage.exists(url):
         return None
@@ -205,14 +205,14 @@ def read_manifest(folder: str, source: Source) -> dict[str, Any] | None:
 
 
 def _reads(shard: Mapping[str, Any]) -> bool:
-    """Say whether a shard's record says whole numbers, and a file beside the manifest."""
+    """Say if a shard's record has whole numbers, and a file beside the manifest."""
     first, numbers = shard["first"], (shard["count"], shard["bytes"], *shard["shape"], *shard["at"].values())
     whole = all(type(n) is int and 0 <= n < 1 << 62 for n in (*numbers, 0 if first is None else first))
     return whole and is_name(shard["file"]) and len(shard["shape"]) <= 8
 
 
 def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Statistics of all shards from those of each: mean, std, min and max of each channel, and what rounding lost."""
+    """Statistics of all shards from those of each: mean, std, min and max of each channel, the rounding loss."""
     values = sum(p["values"] for p in parts)
     total, squares = (np.sum([p[k] for p in parts], axis=0) for k in ("sum", "squares"))
     mean = total / values

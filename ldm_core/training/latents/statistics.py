@@ -1,4 +1,4 @@
-"""The mean and std of a first stage's latents over the data, which it keeps as its normalisation."""
+"""The mean and std of a first stage's latents over the data, kept by it as its normalisation."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def fit_normalization(
 ) -> tuple[Tensor, Tensor]:
     """Measure the mean and std (C,) of raw latents over (images, stream seeds) and hand them to the stage.
 
-    `batches` are those of this process: of all, every ``world.size``-th from ``world.rank`` on. What each gives is
-    put together in the order of the batches and in float64, so the result has the same bits on any number of
-    processes that encode alike. A std of nothing (a constant channel) becomes 1. With `one_std` all channels have one,
-    the root of their mean variance. Every process must call it.
+    `batches` are those of this process: of all, every ``world.size``-th from ``world.rank`` on. The batches' results
+    are put together in the order of the batches and in float64, so the result has the same bits on any number of
+    processes encoding alike. A std of 0 (a constant channel) becomes 1. With `one_std` all channels have one, the root
+    of their mean variance. Every process must call it.
     """
     channels = stage.latent.channels
     device = next(iter(stage.parameters()), torch.zeros(())).device  # type: ignore[attr-defined]

@@ -1,1 +1,1 @@
-"""Pictures that a run draws."""
+"""Pictures drawn by a run."""

@@ -1,4 +1,4 @@
-"""The samples at the end of a run: a file for each as its batch is done, and one sheet with what each was made from."""
+"""The samples at the end of a run: a file for each, written after its batch, and one sheet with all inputs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ FOLDER = "samples"
 
 
 def draw(context: RunContext, *, strict: bool) -> None:
-    """Sample the inputs that were asked for, or what the recipe's prompts or held-out data ask for; write ``samples/``
-    and the sheet into the run's folder. All processes must call it: each draws and writes its share.
+    """Sample the requested inputs, or else the recipe's prompts or held-out data.
 
-    What is finished stays, with a sheet, where this is interrupted or fails. Of an earlier sampling's files those that
-    this one has no picture for are removed; others' files stay.
+    Writes ``samples/`` and the sheet into the run's folder. All processes must call it: each draws and writes its
+    share. Finished files stay, with a sheet, if this is interrupted or fails. Files of an earlier sampling are removed
+    if this one has no such picture; others' files stay.
     """
     run, recipe, main = context.run, context.recipe, context.run.world.main
     pipeline = Pipeline.load(run.out, device=str(run.world.device), catalog=context.catalog)
@@ -74,7 +74,7 @@ def _put_sheet(context: RunContext, made: Sequence[Sampled], rows: Sequence[Any]
 
 @contextlib.contextmanager
 def _counted(context: RunContext, finished: list[Sampled], rows: Sequence[Any], count: int) -> Iterator[None]:
-    """Whatever ends the block early: the main process makes a sheet of the `finished` and says how many there are."""
+    """The main process makes a sheet of the `finished` and says their number if anything ends the block early."""
     try:
         yield
     except (LDMError, torch.OutOfMemoryError) as error:

@@ -1,4 +1,4 @@
-"""Boxes as a picture, each with a tag in its colour that holds the name of its class and covers no other tag."""
+"""Boxes as a picture, each with a tag in its colour; a tag names the box's class and covers no other tag."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def colour(label: int) -> tuple[int, int, int]:
 def drawn(boxes: NDArray[Any], labels: Any, size: tuple[int, int], names: Sequence[str]) -> NDArray[np.uint8]:
     """Boxes (N, 4) as x, y, w, h in [0, 1] with the names of their classes -> uint8 (3, *size).
 
-    The outlines come first, the largest at the bottom, then a tag for each box, at its upper left corner or, where that
-    is taken by another tag, at the nearest free place beside or below.
+    The outlines come first, the largest at the bottom, then a tag for each box, at its upper left corner or, if another
+    tag is there, at the nearest free place beside or below.
     """
     from PIL import Image, ImageDraw
 
@@ -76,7 +76,7 @@ def _text(number: int, names: Sequence[str], labelled: bool) -> str:
 
 
 def _fitting(text: str, font: Any, width: int) -> str:
-    """`text`, or as much of its begin as the width takes."""
+    """`text`, or its beginning up to the width."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:
@@ -85,7 +85,7 @@ def _fitting(text: str, font: Any, width: int) -> str:
 
 
 def _place(box: Area, tag: tuple[int, int], size: tuple[int, int], taken: Sequence[Area]) -> Area:
-    """Find the place of a tag of (width, height): within the picture, on no other tag where there is a place for it."""
+    """The place of a tag of (width, height): within the picture, on no other tag if there is room."""
     wide, high = tag
     most_left, most_top = max(0, size[1] - 1 - wide), max(0, size[0] - 1 - high)
     corners = [(box[0], box[1]), (box[0], box[1] - high), (box[2] - wide, box[1]), (box[0], box[3] - high)]

@@ -1,4 +1,4 @@
-"""Sampling in a run: what to sample, on all processes, and the sheet that shows what each image was made from."""
+"""Sampling in a run: the inputs, the work of all processes, and the sheet of images beside their inputs."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from ldm_core.training.engine.world import World
 from ldm_core.training.feed.examples import Examples
 from ldm_core.training.samples import layouts
 
-_CELL = 128  # pixels that an image is shown at, at least
-_LAYOUT = 256  # the same beside boxes, whose tags take room
+_CELL = 128  # the least side in pixels of a shown image
+_LAYOUT = 256  # the same beside boxes: their tags take room
 _LOST = "not finite: "
 _FAILED = "failed: "
 HeldOut = Callable[[Sequence[str]], tuple[Any, str]]
-"""Keys -> data with them, and why it is no held-out data, or ""."""
+"""Keys -> data with them, and why it is not held out, or ""."""
 
 
 def wanted(
     recipe: Recipe, reads: Sequence[str], held_out: HeldOut, examples: Sequence[Mapping[str, Any]] | None
 ) -> list[dict[str, Any]]:
-    """One mapping of conditioner inputs an image: `examples`, else the recipe's prompts, else what held-out data has;
-    empty where nothing is read."""
+    """The conditioner inputs, a mapping an image: `examples`, else the recipe's prompts, else held-out data; empty if
+    nothing is read."""
     if examples:
         return [dict(e) for e in examples]
     prompts = recipe.sample.prompts
@@ -47,7 +47,7 @@ def wanted(
 
 
 def _indexed(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of data, whose class is an index whatever the classes are called."""
+    """A row of data with its class as an index, whatever the classes' names."""
     label = row.get("class_label")
     return {**row, "class_label": np.int64(label)} if isinstance(label, int) else dict(row)
 
@@ -62,13 +62,13 @@ def sample(
     done: Callable[[list[Sampled]], None] | None = None,
     finished: list[Sampled] | None = None,
 ) -> list[Sampled]:
-    """The recipe's number of images (or one a row, where there are more rows), drawn by all processes together.
+    """The recipe's number of images (or one a row, if there are more rows), drawn by all processes together.
 
-    Image i has the seed ``sample.seed + i`` and depends on nothing else, so that it is the same on any number of
-    processes. All of them must call it, and each is handed all images; `done` is handed this process's, batch by batch.
-    Raises :class:`Interrupted` on all where `told` stops one, torch.OutOfMemoryError on all where the memory of one
-    does not suffice, :class:`NotFiniteError` on all, with the images that are finite, where some of one are not, and
-    any other :class:`LDMError` of one on all. `finished` then holds the images of all that were finished, in order.
+    Image i has the seed ``sample.seed + i`` and depends on nothing else, so it is the same on any number of processes.
+    All of them must call it, and each is handed all images; `done` is handed this process's, batch by batch. If one
+    process fails, all raise: :class:`Interrupted` if `told` stops it, torch.OutOfMemoryError if its memory does not
+    suffice, :class:`NotFiniteError`, with the finite images, if some of its images are not, and any other
+    :class:`LDMError`. `finished` then holds the finished images of all, in order.
     """
     settings = pipeline.recipe.sample
     count = max(settings.images, len(rows))
@@ -103,7 +103,7 @@ def sample(
 
 
 def _reason(error: Exception) -> str:
-    """Give the text by which the other processes know an error."""
+    """The error as text for the other processes."""
     if isinstance(error, Interrupted):
         return "stopped"
     if isinstance(error, torch.OutOfMemoryError):
@@ -112,7 +112,7 @@ def _reason(error: Exception) -> str:
 
 
 def _error_of(reasons: Sequence[str], own: Exception | None, batch: int, whole: list[Sampled]) -> Exception:
-    """The error of all processes, where those of some (`reasons`) ended early; `own`: this one's."""
+    """The error of all processes if some ended early, for `reasons`; `own`: this one's."""
     if "stopped" in reasons:
         return Interrupted("sampling was cancelled")
     if "memory" in reasons:
@@ -124,8 +124,8 @@ def _error_of(reasons: Sequence[str], own: Exception | None, batch: int, whole: 
 
 
 def sheet(made: Sequence[Sampled], rows: Sequence[Mapping[str, Any]], info: DataInfo) -> NDArray[np.uint8]:
-    """All images as one, uint8 (3, h, w): each with its prompt or classes below, and beside it the label map, boxes or
-    picture that it was made from."""
+    """All images as one, uint8 (3, h, w): each with its prompt or classes below, and its label map, boxes or input
+    picture beside it."""
     cells, captions = [], []
     for i, one in enumerate(made):
         row = rows[i % len(rows)] if rows else {}
@@ -154,7 +154,7 @@ def _cell(image: NDArray[np.uint8], row: Mapping[str, Any], info: DataInfo) -> N
     height, gap = max(s.shape[1] for s in shown), 2
     out = np.full((3, height, sum(s.shape[2] + gap for s in shown) - gap), 255, dtype=np.uint8)
     left = 0
-    for picture in reversed(shown):  # the condition first, then what came of it
+    for picture in reversed(shown):  # the condition first, then the image
         out[:, : picture.shape[1], left : left + picture.shape[2]] = picture
         left += picture.shape[2] + gap
     return out
