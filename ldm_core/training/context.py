@@ -1,4 +1,4 @@
-"""The context of a run: its recipe, data, folder and first stage, and the results that its stages put down."""
+"""The context of a run: its recipe, data, folder and first stage, and the results of its stages."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ class Results:
     numbers: dict[str, float] = attrs.field(factory=dict)
     """The first stage's scores on held-out images."""
     seconds: dict[str, float] = attrs.field(factory=dict)
-    """Seconds that each stage took."""
+    """Seconds of each stage."""
     started: dict[str, dict[str, Any]] = attrs.field(factory=dict)
-    """What a stage took of the weights that it starts from."""
+    """Starting weights taken over by a stage."""
 
 
 class RunContext:
     """A run as its stages see it; `run` holds this process, the observers, the stop flags and the metrics.
 
-    `examples`: what to sample, or None; `strict`: what a conditioner would cut off is an error; `known_as`: the recipe
-    that the run was begun with, which its identities are made of.
+    `examples`: the inputs to sample, or None; `strict`: an input cut off by a conditioner is an error; `known_as`: the
+    recipe at the begin of the run, the source of its identities.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class RunContext:
         return dataset
 
     def paired(self) -> Any:
-        """The data that the model is trained on: examples with an image and all that the conditioners read."""
+        """The training data of the model: examples with an image and all inputs of the conditioners."""
         return self.dataset.select(dict.fromkeys(["image", *self.recipe.reads]))
 
     @cached_property
@@ -97,9 +97,9 @@ class RunContext:
         return held_out_data(self.recipe, self.catalog, self.info)
 
     def held_out(self, keys: Sequence[str] = ("image",)) -> tuple[Any, str]:
-        """Held-out data with `keys`, and "". Where there is none, or it lacks a key: the training data, and why.
+        """Held-out data with `keys`, and "". If there is none, or it lacks a key: the training data, and why.
 
-        Raises DataError where held-out data is there and cannot be read.
+        Raises DataError if held-out data is there and cannot be read.
         """
         if self._held_out is None:
             return self.dataset, "the data has no held-out ones"
@@ -128,7 +128,7 @@ class RunContext:
         )
 
     def report_bad(self, examples: Examples) -> None:
-        """Say which examples could not be read, and list them in the run's folder."""
+        """Name the unreadable examples, and list them in the run's folder."""
         if bad := examples.dataset.bad:
             few = ", ".join(printable(name) for name in list(bad)[:3])
             self.run.say(
@@ -149,11 +149,11 @@ class RunContext:
 
     @cached_property
     def own(self) -> OwnFiles:
-        """The list of the run's files, for the main process, which alone writes."""
+        """The list of the run's files, for the main process, the only writer."""
         return OwnFiles.read(self.out)
 
     def picture(self, stage: str, step: int, name: str, data: bytes | None) -> None:
-        """Write a PNG into the run's folder and tell the observers; nothing where there is none."""
+        """Write a PNG into the run's folder and tell the observers; nothing without one."""
         if data is not None and self.run.world.main:
             url = self.own.write(name, data)
             self.run.hook.ldm_images(stage=stage, step=step, name=name, url=url)
@@ -169,11 +169,11 @@ class RunContext:
         return storage.join(self.out, "checkpoints", stage)
 
     def finished_first_stage(self) -> artifacts.Header | None:
-        """The header of the first stage's file, where it was trained under this very recipe and data."""
+        """The header of the first stage's file, if trained under this very recipe and data."""
         return self.identities.header_of(self.stage_url, "first_stage", self.identities.first_stage(), self.run.say)
 
     def finished_model(self) -> artifacts.Header | None:
-        """The header of the model's file, where it was trained under this very recipe, data and first stage."""
+        """The header of the model's file, if trained under this very recipe, data and first stage."""
         return self.identities.header_of(self.model_url, "model", self.identities.model(), self.run.say)
 
     def is_finished(self, kind: str) -> bool:
@@ -188,7 +188,7 @@ class RunContext:
     # -------------------------------------------------------------------------------- first stage and its latents
 
     def use_stage(self, stage: FirstStage) -> None:
-        """Take a stage that was just trained; it need not be read again."""
+        """Take a newly trained stage; it need not be read again."""
         self._stage = stage
 
     def stage(self) -> FirstStage:
@@ -198,13 +198,13 @@ class RunContext:
         return self._stage
 
     def moments_place(self) -> tuple[str, Source]:
-        """The folder of this run's moments, and what they are made from."""
+        """The folder of this run's moments, and their source."""
         data = self.paired()
         prints = self.identities.fingerprints(data)
         return latent_cache.place_of(self.recipe, self.out, artifacts.sha256(self.stage_url), prints)
 
     def moments(self) -> Cache | None:
-        """The encoded images, None where they are not kept."""
+        """The encoded images, None if they are not kept."""
         if not self.recipe.trainer.cache_latents or latent_cache.obstacle(self.recipe):
             return None
         folder, source = self.moments_place()

@@ -1,6 +1,6 @@
 """Finetuning: a module starts from trained weights.
 
-What fits is taken and the rest is said: rows of a class table go by their classes' names, further
+Fitting tensors are taken and the rest is reported: rows of a class table go by their classes' names, further
 input channels of a denoiser start at zero, a conditioner with a vocabulary is taken whole or not at all.
 """
 
@@ -30,17 +30,16 @@ from ldm_core.training.context import RunContext
 from ldm_core.weights.convert import finder
 
 LEAST_SHARE = 0.01
-"""Share of the parameters that trained weights must fill: some bias always happens to fit."""
+"""Least share of the parameters from trained weights: some bias always happens to fit."""
 _EXTRA = "_extra_state"
 Adapt = Callable[[str, Tensor, Tensor], "tuple[Tensor, str] | None"]
-"""(name, own, theirs) -> what takes their place and how it was made, None where nothing can be made of them."""
+"""(name, own, theirs) -> the replacement and a word on its making, None if nothing can be made of them."""
 
 
 @attrs.frozen
 class Start:
-    """The weights that a module starts from, by name: those `taken` as they are, those `adapted` and those left
-    `fresh`, each with the reason, and those of the source that are `unused`. `share` of the parameters' values is the
-    source's."""
+    """The starting weights of a module, by name: those `taken` as they are, those `adapted` and those left `fresh`,
+    each with the reason, and the `unused` ones of the source. `share` of the parameters' values is the source's."""
 
     source: str = ""
     sha256: str = ""
@@ -52,7 +51,7 @@ class Start:
     notes: tuple[str, ...] = ()
 
     def has(self, prefix: str) -> bool:
-        """Say whether all that begins with `prefix` was taken as it is, and there is such."""
+        """Say whether all names with `prefix`, at least one, were taken as they are."""
         rest = [n for n in (*self.adapted, *self.fresh) if n.startswith(prefix)]
         return not rest and any(n.startswith(prefix) for n in self.taken)
 
@@ -71,7 +70,7 @@ class Start:
         return "; ".join([*parts, *self.notes])
 
     def plain(self) -> dict[str, Any]:
-        """For JSON and the metadata of the weights that come of it."""
+        """The account for JSON and the new weights' metadata."""
         return {
             "source": self.source,
             "sha256": self.sha256,
@@ -89,7 +88,7 @@ def _few(lines: Sequence[str], most: int = 3) -> str:
 
 
 def start_first_stage(context: RunContext, stage: nn.Module) -> Start:
-    """Let a fresh first stage start from ``first_stage_trainer.init_from``; nothing happens where that is empty."""
+    """Let a fresh first stage start from ``first_stage_trainer.init_from``; nothing happens if it is empty."""
     settings = context.recipe.first_stage_trainer
     if not settings.init_from:
         return Start()
@@ -99,7 +98,7 @@ def start_first_stage(context: RunContext, stage: nn.Module) -> Start:
 
 
 def with_codebook_of(recipe: Recipe, stage: nn.Module, start: Start) -> Recipe:
-    """`recipe` as it trains a stage whose codebook was taken over: it quantises from the first batch on, with it."""
+    """`recipe` for a stage with a codebook taken over: it quantises with it from the first batch on."""
     if of(FirstStageAnswers, stage).init_codebook is None or not start.has("quantize."):
         return recipe
     settings = attrs.evolve(recipe.first_stage_trainer, codebook_start=0, codebook_init_images=0)
@@ -107,7 +106,7 @@ def with_codebook_of(recipe: Recipe, stage: nn.Module, start: Start) -> Recipe:
 
 
 def start_model(context: RunContext, model: Model) -> Start:
-    """Let a fresh model start from ``trainer.init_from``; nothing happens where that is empty."""
+    """Let a fresh model start from ``trainer.init_from``; nothing happens if it is empty."""
     settings, recipe = context.recipe.trainer, context.recipe
     if not settings.init_from:
         return Start()
@@ -140,7 +139,7 @@ def start_model(context: RunContext, model: Model) -> Start:
 
 
 def _uses(rows: Any) -> dict[str, str]:
-    """Give the component of each conditioner that a file tells of, by name."""
+    """Give the component of each conditioner in a file, by name."""
     known = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
     found = [(row.get("name"), row.get("use")) for row in known]
     return {name: use for name, use in found if isinstance(name, str) and isinstance(use, str)}
@@ -148,7 +147,7 @@ def _uses(rows: Any) -> dict[str, str]:
 
 def _source(settings: EngineSettings, section: str, catalog: Catalog) -> tuple[artifacts.Header, dict[str, Tensor]]:
     header = init_header(settings, section, settings.init_sha256, finder(catalog))
-    tensors = tensors_of(header.url, warn=False)  # of those that are taken, the bad ones are an error
+    tensors = tensors_of(header.url, warn=False)  # bad ones are an error only if taken
     if not header.url.startswith(settings.init_from):  # made of foreign weights, and named by those
         header = attrs.evolve(header, url=settings.init_from)
     return header, tensors
@@ -163,7 +162,7 @@ def _told(context: RunContext, stage: str, found: Start) -> Start:
 def _take(
     module: nn.Module, tensors: Mapping[str, Tensor], header: artifacts.Header, section: str, adapt: Adapt
 ) -> Start:
-    """Fill `module` with what fits of `tensors`; :class:`CheckpointError` where next to nothing does."""
+    """Fill `module` with the fitting `tensors`; :class:`CheckpointError` if next to none fits."""
     own: dict[str, Any] = dict(module.state_dict())
     sizes = {name: p.numel() for name, p in module.named_parameters()}
     taken: list[str] = []
@@ -204,7 +203,7 @@ def _size(value: Tensor) -> str:
 
 
 def _vocabulary_misfit(conditioner: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> bool:
-    """Say whether a conditioner that learned a vocabulary has other tables than the source's: tokens would mean
+    """Say whether a conditioner with a learned vocabulary has other tables than the source's: tokens would mean
     nothing."""
     own = conditioner.state_dict()
     if not any(k.endswith(_EXTRA) for k in own):
@@ -227,7 +226,7 @@ def _class_tables(model: Model) -> dict[str, tuple[str, int]]:
 def _by_class(
     own: Tensor, theirs: Tensor, axis: int, before: Sequence[str], now: Sequence[str]
 ) -> tuple[Tensor, str] | None:
-    """Rows by the names of their classes, and what stands behind the classes (a null class) by its place."""
+    """Rows by the names of their classes, and the row behind them (a null class) by its place."""
     if not before or not now or tuple(before) == tuple(now) or own.dim() != theirs.dim():
         return None
     a, b = own.movedim(axis, 0), theirs.movedim(axis, 0)
@@ -246,7 +245,7 @@ def _by_class(
 
 
 def _more_inputs(own: Tensor, theirs: Tensor, channels: int, inputs: int) -> tuple[Tensor, str] | None:
-    """A first convolution with further input channels (concatenated conditions), which begin without effect."""
+    """A first convolution with further input channels (concatenated conditions), without effect at first."""
     before = theirs.shape[1] if theirs.dim() > 2 else 0
     if own.dim() < 3 or own.dim() != theirs.dim() or own.shape[1] != inputs or not channels <= before < inputs:
         return None

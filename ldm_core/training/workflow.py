@@ -32,7 +32,7 @@ STAGES = ("first_stage", "latents", "denoiser", "samples")
 @attrs.frozen
 class RunResult:
     """The result of a run: its folder, URLs of the model and the sample grid, numbers of the first stage, seconds by
-    stage. What follows the status is the main process's to say; the others of a run leave it empty."""
+    stage. Only the main process fills the fields after the status; the others leave them empty."""
 
     out: str
     model: str
@@ -41,19 +41,19 @@ class RunResult:
     seconds: Mapping[str, float]
     status: str
     started: Mapping[str, Any] = attrs.field(factory=dict)
-    """What a stage took of the weights that its recipe starts from, by stage."""
+    """Starting weights taken over from the recipe's source, by stage."""
     trained: Mapping[str, Mapping[str, float]] = attrs.field(factory=dict)
-    """Of each stage that was trained in the folder, now or before; see :func:`.folder.metrics.summarize`."""
+    """Numbers of each stage trained in the folder, now or before; see :func:`.folder.metrics.summarize`."""
     bad_examples: int = 0
-    """How many examples could not be read; their names are in ``bad_examples.txt``."""
+    """Number of unreadable examples; their names are in ``bad_examples.txt``."""
     files: tuple[str, ...] = ()
     """Names of the pictures and texts in the folder."""
 
 
 def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInfo]:
-    """Plain values -> a recipe that was checked against its parts and its data.
+    """Plain values -> a recipe, checked against its parts and its data.
 
-    The data is looked into first, so that class counts come from it. Raises LDMErrors with every mistake found.
+    The data is looked into first, as class counts come from it. Raises LDMErrors with every mistake found.
     """
     from ldm_core.model.conformance.dataset import hold_data
     from ldm_core.model.parts import data_info, make_dataset
@@ -70,7 +70,7 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
         raise ConfigError(problems)
     require_room(recipe, catalog)
     hold_data(dataset, recipe, catalog)
-    # Examples that lack a key or cannot be read at all are found now, not hours later.
+    # Examples without a key, and unreadable ones, are found now, not hours later.
     look(dataset.select(dict.fromkeys(["image", *recipe.reads])), recipe)
     look_at_held_out(recipe, catalog, info)
     remarks = of(DatasetAnswers, dataset).remarks()
@@ -78,9 +78,9 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
 
 
 def require_room(recipe: Recipe, catalog: Catalog) -> None:
-    """:class:`ConfigError` where the recipe's networks, or one of its images, are larger than this machine's memory.
+    """:class:`ConfigError` if the recipe's networks, or one of its images, are larger than this machine's memory.
 
-    Sizes that published models have are not counted, and torch is not imported for them.
+    Sizes of published models are not counted, and torch is not imported for them.
     """
     if problems := list(sizes.image_misfits(recipe)):
         raise ConfigError(problems)
@@ -91,8 +91,8 @@ def require_room(recipe: Recipe, catalog: Catalog) -> None:
 
 
 def claim(recipe: Recipe, out: str, begun: str = "", own: OwnFiles | None = None) -> None:
-    """Make the run's folder and write its recipe, and before it the text of the one that it was `begun` with. `own`:
-    the list of the run's files."""
+    """Make the run's folder and write its recipe, and before it the text of its first recipe, `begun`. `own`: the list
+    of the run's files."""
     own = own or OwnFiles.read(out)
     storage.make_folder(out)
     if begun:
@@ -104,7 +104,7 @@ def claim(recipe: Recipe, out: str, begun: str = "", own: OwnFiles | None = None
 
 
 def take_over(recipe: Recipe, out: str) -> None:
-    """Let a run of this recipe overwrite the files in `out` that have names of its own."""
+    """Let a run of this recipe overwrite the files in `out` with names of its own."""
     continuation(recipe, out)
     if storage.is_folder(out):
         OwnFiles.read(out).adopt()
@@ -120,9 +120,9 @@ def run(
     examples: Sequence[Mapping[str, Any]] | None = None,
     strict: bool = False,
 ) -> RunResult:
-    """Do the named stages of a run in the folder `out`; what is finished there under the same recipe is skipped.
+    """Do the named stages of a run in the folder `out`; finished ones of the same recipe are skipped.
 
-    `examples`: what to sample, one mapping of conditioner inputs an image; none = held-out data. Raises
+    `examples`: the inputs to sample, one mapping of conditioner inputs an image; none = held-out data. Raises
     :class:`~ldm_core.errors.Interrupted` after a checkpoint when asked to stop.
     """
     from ldm_core.model.parts import factory_of, make
@@ -134,7 +134,7 @@ def run(
     from ldm_core.training.folder import lock
     from ldm_core.training.folder.places import require_free
 
-    for part in recipe.parts():  # before hours of training, also those that only the samples need
+    for part in recipe.parts():  # before hours of training, also those for the samples alone
         factory_of(part, catalog)
 
     observers = [make(part, site_of(recipe), catalog) for part in recipe.observers]
@@ -161,7 +161,7 @@ def run(
 
 
 def _do(context: RunContext, stages: Sequence[str], observers: Sequence[Any]) -> RunResult:
-    """The stages of a run whose folder is locked and claimed."""
+    """The stages of a run, in its locked and claimed folder."""
     from ldm_core.training.engine.world import ending
     from ldm_core.training.stages import Stages
 
@@ -204,8 +204,7 @@ def _do(context: RunContext, stages: Sequence[str], observers: Sequence[Any]) ->
 
 
 def _left(context: RunContext) -> dict[str, Any]:
-    """Read what the folder says of the run, as the fields of its result; storage that does not tell is no failure
-    now."""
+    """Read the fields of the run's result from its folder; a failure of storage is no failure now."""
     from ldm_core.training.folder.metrics import summarize
 
     found: dict[str, Any] = {}

@@ -1,8 +1,8 @@
-"""Training checkpoints as files: their names, their manifest, the newest that is whole.
+"""Training checkpoints as files: their names, their manifest, the newest whole one.
 
-A checkpoint is a folder ``step-00001000-5f3a9c20`` of a name that was never used before, with the state in shards
+A checkpoint is a folder ``step-00001000-5f3a9c20`` of a new name, with the state in shards
 (``state-00000.safetensors`` ...) and, written last, ``manifest.json`` with size and hash of each. A folder without a
-manifest that fits is no checkpoint: a reader never sees half of one. Format 1 (one ``state.safetensors``, no random
+fitting manifest is no checkpoint: a reader never sees half of one. Format 1 (one ``state.safetensors``, no random
 word in the name) is read as well.
 """
 
@@ -31,7 +31,7 @@ _CHUNK = 8 << 20
 
 @attrs.frozen
 class Found:
-    """A checkpoint that is whole, as its manifest describes it."""
+    """A whole checkpoint, as its manifest describes it."""
 
     url: str
     step: int
@@ -77,15 +77,15 @@ def _files(manifest: dict[str, Any]) -> dict[str, tuple[str, int | None]]:
 
 
 def step_of(name: str) -> int | None:
-    """The step that a checkpoint's folder is of, None for any other name."""
+    """The step of a checkpoint's folder, None for any other name."""
     match = _NAME.fullmatch(name)
     return int(match[1]) if match else None
 
 
 def listed(folder: str) -> tuple[list[str], list[str]]:
-    """The names of the checkpoints in `folder`, newest first, and those of folders that were begun and not finished.
+    """The names of the checkpoints in `folder`, newest first, and those of unfinished folders.
 
-    A storage that does not answer is an error: taken for an empty folder, it would start the training anew.
+    A silent storage is an error: taken for an empty folder, it would start the training anew.
     """
     if not storage.exists(folder):
         return [], []
@@ -97,15 +97,14 @@ def listed(folder: str) -> tuple[list[str], list[str]]:
             if last == MANIFEST:
                 whole.add(name)
     local = storage.local_path(folder)
-    if local is not None:  # a folder that holds nothing yet
+    if local is not None:  # an empty folder
         begun |= {p.name for p in local.iterdir() if p.is_dir() and step_of(p.name) is not None}
     return sorted(whole, key=lambda name: (step_of(name), name), reverse=True), sorted(begun - whole)
 
 
 @attrs.frozen
 class Search:
-    """The checkpoints of a folder: the newest checkpoint that is whole, names of older ones, and why newer ones are
-    not."""
+    """The checkpoints of a folder: the newest whole one, names of older ones, and the faults of newer ones."""
 
     found: Found | None
     older: tuple[str, ...]
@@ -115,8 +114,8 @@ class Search:
 def newest(folder: str, identity: str) -> Search:
     """Look for the newest whole checkpoint of `folder`; every file of it is read and hashed, of older ones none.
 
-    :class:`CheckpointError` where it was made with another recipe or by a newer version, :class:`StorageError` where
-    a remote storage does not answer.
+    :class:`CheckpointError` if it was made with another recipe or by a newer version, :class:`StorageError` if a
+    remote storage does not answer.
     """
     damaged: dict[str, str] = {}
     names, _ = listed(folder)
@@ -186,7 +185,7 @@ def _hashed(url: str) -> tuple[int, str]:
 
 
 def _judged(url: str, error: StorageError) -> Exception:
-    """A file that is gone, or that a disk cannot read, is damage; a network that does not answer is not."""
+    """Take a file missing, or unreadable on its disk, for damage; a network failure is none."""
     if isinstance(error.__cause__, FileNotFoundError):
         return _DamagedError(f"{storage.base_name(url)} is missing")
     if storage.local_path(url) is not None:
@@ -198,17 +197,17 @@ _OWN = re.compile(r"state(-\d{5,})?\.safetensors|manifest\.json|\..*\.part")  # 
 
 
 def clean(folder: str) -> list[str]:
-    """Remove what a killed process began and did not finish; only where the run's lock is held. Gives the names.
+    """Remove the unfinished folders of a killed process; only under the run's lock. Gives the names.
 
-    A folder that holds anything else than a checkpoint's files is someone's, and stays.
+    A folder with anything else than a checkpoint's files is someone's, and stays.
     """
     _, begun = listed(folder)
     return [name for name in begun if discard(storage.join(folder, name))]
 
 
 def discard(url: str) -> bool:
-    """Remove a checkpoint, its manifest first: should it fail half-way, no reader takes the rest for whole. False, and
-    nothing is removed, where anything else than a checkpoint's files is in it."""
+    """Remove a checkpoint, its manifest first: after a failure half-way, no reader takes the rest for whole. False, and
+    nothing is removed, if anything else than a checkpoint's files is in it."""
     path = storage.local_path(url)
     if path is not None:
         names = [p.name for p in path.iterdir()] if path.is_dir() else []
@@ -223,7 +222,7 @@ def discard(url: str) -> bool:
 
 
 def clean_parts(out: str) -> None:
-    """Remove the temporary files in the folder `out` that killed processes left beside what they were writing."""
+    """Remove the temporary files of killed processes in the folder `out`."""
     local = storage.local_path(out)
     for part in local.glob(".*.part") if local is not None else ():
         with contextlib.suppress(OSError, ValueError, IndexError):

@@ -1,4 +1,4 @@
-"""Steps that must not count: a loss or a gradient that is not finite, which examples it came from, what to do."""
+"""Steps that must not count: a loss or a gradient that is not finite, the examples behind it, and the reaction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REMEMBERED = 500
 
 
 def spoiled(loss: Tensor) -> Tensor:
-    """A scalar loss to go backward from: where it is not finite, so are all gradients. No wait for the device.
+    """A scalar loss to go backward from: if it is not finite, nor is any gradient. No wait for the device.
 
     One check of the gradients then covers the losses of all processes too, since gradients are averaged.
     """
@@ -32,13 +32,13 @@ def spoiled(loss: Tensor) -> Tensor:
 @attrs.frozen(eq=False)
 class _Step:
     number: int  # from 0
-    places: tuple[Place, ...]  # and not the batches, which would stay in memory
+    places: tuple[Place, ...]  # and not the batches: they would stay in memory
     losses: tuple[Tensor, ...]  # (B,) each, on the device
 
 
 @attrs.frozen
 class _Finding:
-    """The finding of a process in a step: how many examples, which of them are not finite, its largest loss."""
+    """The finding of a process in a step: its number of examples, those not finite, its largest loss."""
 
     step: int
     examples: int
@@ -47,10 +47,10 @@ class _Finding:
 
 
 class Guard:
-    """Watches a part's steps; `name_of` says what to call a place's example in a message, `say` tells the user.
+    """Watches a part's steps; `name_of` names a place's example in a message, `say` tells the user.
 
-    ``bad_steps=stop`` raises; losses wait on the device until a step is measured, so that nothing waits for them in
-    between, and the first bad step is named then. ``skip`` looks at every step (the engine does), says which examples
+    ``bad_steps=stop`` raises; losses stay on the device until a step is measured, so nothing waits for them in
+    between, and the first bad step is named then. ``skip`` looks at every step (the engine does), names the examples
     it leaves out, and raises after more than ``max_bad_steps`` in a row. All processes come to the same decision.
     """
 
@@ -72,9 +72,9 @@ class Guard:
     def after(
         self, step: int, part: Part, micros: Sequence[MicroBatch], losses: Sequence[Tensor], *, measure: bool
     ) -> bool:
-        """Judge step `step` (from 0), which `part` just made or dropped; `losses` (B,) of each micro-batch.
+        """Judge step `step` (from 0), just made or dropped by `part`; `losses` (B,) of each micro-batch.
 
-        True where it counts. Raises :class:`TrainingError`, on all processes, where the run must stop.
+        True if it counts. Raises :class:`TrainingError`, on all processes, if the run must stop.
         """
         skipping = self._settings.bad_steps == "skip"
         now = _Step(step, tuple(p for m in micros for p in m.places), tuple(v.detach() for v in losses))
@@ -88,7 +88,7 @@ class Guard:
         lost = self._lost(history)
         if part.applied and not lost:
             return True
-        if not lost and part.loss_scale is not None:  # fp16: a scale that was too large, and is lowered
+        if not lost and part.loss_scale is not None:  # fp16: the scale was too large, and is lowered
             return False
         found = self._first_bad(history) if lost else self._world.gather(self._finding(now))
         self.bad += 1
@@ -106,12 +106,12 @@ class Guard:
         return False
 
     def hold(self, part: Part) -> None:
-        """Before a checkpoint: :class:`TrainingError`, on all processes, where the weights are lost already and no
-        measured step has told so yet."""
+        """Before a checkpoint: raise :class:`TrainingError`, on all processes, if the weights are lost already and no
+        measured step has told so."""
         history, self._history = self._history, []
         if history and self._lost(history):
             raise self._stop(self._what(self._first_bad(history)))
-        if not self._settings.zero:  # from ZeRO 1 on the engine takes no gradient that is not finite
+        if not self._settings.zero:  # from ZeRO 1 on the engine refuses gradients that are not finite
             norms = torch._foreach_norm([p.detach() for p in part.names if p.requires_grad])
             if not bool(torch.stack(norms).isfinite().all()):
                 raise self._stop("weights are not finite, after gradients that were not")
@@ -123,12 +123,12 @@ class Guard:
         )
 
     def _lost(self, history: Sequence[_Step]) -> bool:
-        """Say whether any process had a loss that is not finite; one wait for the device."""
+        """Say whether any process had a loss not finite; one wait for the device."""
         finite = torch.stack([v.isfinite().all() for s in history for v in s.losses]).all()
         return self._world.any(not bool(finite))
 
     def state(self) -> Tensor:
-        """Give what a resumed run needs, (2,) int64: steps left out in all and in a row."""
+        """Give the state for a resumed run, (2,) int64: steps left out in all and in a row."""
         return torch.tensor([self.bad, self.in_a_row])
 
     def load(self, state: Tensor) -> None:
@@ -136,7 +136,7 @@ class Guard:
         self.bad, self.in_a_row = int(state[0]), int(state[1])
 
     def _first_bad(self, history: Sequence[_Step]) -> list[_Finding]:
-        """Give the findings of the first step in which any process had a loss that is not finite."""
+        """Give the findings of the first step with a loss not finite in any process."""
         mine = next((i for i, s in enumerate(history) if any(not bool(v.isfinite().all()) for v in s.losses)), None)
         first = min(i for i in self._world.gather(mine) if i is not None)
         return self._world.gather(self._finding(history[first]))

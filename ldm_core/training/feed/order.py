@@ -1,8 +1,8 @@
 """The examples of each step: a function of (seed, step) alone, found for any step without a walk through the others.
 
-Everything here is counted and not drawn: epoch e of n examples is a permutation of [0, n) that (seed, e) alone says.
-Several data sets, or several image sizes, are lanes that take turns as a line of a given slope crosses a grid: the
-number of items that a lane had before any position is a closed form, and its share is kept however long a run is.
+Everything here is counted and not drawn: epoch e of n examples is a permutation of [0, n), a function of (seed, e).
+Several data sets, or several image sizes, are lanes. They take turns as a line of a given slope crosses a grid: a
+lane's number of items before any position is a closed form, and its share is kept over any length of a run.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _MASK = (1 << 64) - 1
 class Place:
     """One example's place in the run: the epoch, its index in the data, and whether it is mirrored.
 
-    `crop`: the seed of its random crop, 0 = centred. `size`: the (h, w) that it is made, None = the recipe's. `text`:
-    the number, modulo theirs, of the caption that is taken where there are several.
+    `crop`: the seed of its random crop, 0 = centred. `size`: its final (h, w), None = the recipe's. `text`: the
+    number, modulo theirs, of the caption taken out of several.
     """
 
     epoch: int
@@ -84,14 +84,14 @@ def _mixed(x: int) -> int:
 
 
 def permutation(count: int, key: int) -> Any:
-    """A sequence that holds each of [0, `count`) once, in an order from `key`; large ones take no memory."""
+    """A sequence with each of [0, `count`) once, in an order from `key`; large ones take no memory."""
     if count > _TABLE:
         return Shuffled(count, key)
     return torch.randperm(count, generator=torch.Generator().manual_seed(key)).numpy()
 
 
 class _Recent:
-    """The permutations of one kind that were used last."""
+    """The last used permutations of one kind."""
 
     def __init__(self, *key: int | str) -> None:
         self._key = key
@@ -106,19 +106,21 @@ class _Recent:
 
 class Lanes:
     """Items of several lanes in turn, each evenly spread: of any number of items in a row, a lane has its share to
-    within one (two lanes; a little more where there are many). `key` shifts the pattern.
+    within one (two lanes; a little more for many). `key` shifts the pattern.
     """
 
     def __init__(self, weights: Sequence[Fraction], *key: int | str) -> None:
         rest = sum(weights, Fraction(0))
-        self._steps: list[tuple[int, int, int]] = []  # of what the lanes before leave: a share as p / q, and a phase
+        self._steps: list[
+            tuple[int, int, int]
+        ] = []  # of the rest left by the lanes before: a share as p / q, and a phase
         for lane, weight in enumerate(weights[:-1]):
             share, rest = weight / rest, rest - weight
             p, q = share.numerator, share.denominator
             self._steps.append((p, q, mix_seed(*key, lane) % q))
 
     def at(self, position: int) -> tuple[int, int]:
-        """`position`, counted from the start of the run -> the lane, and the number of items that it had before."""
+        """`position`, counted from the start of the run -> the lane, and the number of its items before."""
         for lane, (p, q, phase) in enumerate(self._steps):
             had = (position * p + phase) // q
             if ((position + 1) * p + phase) // q > had:
@@ -129,11 +131,11 @@ class Lanes:
 
 @attrs.frozen(eq=False)
 class Arrangement:
-    """The examples that an order is made over: `length` examples, mirrored at random with `flip` and cut at random with
-    `crop`; where there are several `captions` of an example, one is drawn.
+    """The examples of an order: `length` examples, mirrored at random with `flip` and cut at random with `crop`; of
+    several `captions` of an example, one is drawn.
 
-    `sections`: (length, weight) of runs of indices that are drawn in shares of their own (a mixture's parts); each goes
-    on through its own permutations, whatever the others do. `shapes`: the image size of each index, as a number into
+    `sections`: (length, weight) of runs of indices, drawn in shares of their own (a mixture's parts); each goes on
+    through its own permutations, whatever the others do. `shapes`: the image size of each index, as a number into
     `sizes`; then all examples of a step have one size.
     """
 
@@ -147,8 +149,8 @@ class Arrangement:
 
 
 class Order:
-    """The places of a run's examples. Step s of one size takes the next `images` examples of that size where its last
-    step ended, also across the end of its permutation: no example is left over or repeated.
+    """The places of a run's examples. Step s of one size takes the next `images` examples of the size, from the end of
+    its last step on, also across the end of its permutation: no example is left over or repeated.
     """
 
     def __init__(self, data: Arrangement | int, seed: int, images: int = 1) -> None:
@@ -177,7 +179,7 @@ class Order:
         self._lanes = Lanes(rates, seed, "sizes")
 
     def step(self, step: int, places: range) -> list[Place]:
-        """Those of the step's examples whose numbers in it are `places`."""
+        """The step's examples with the numbers `places`."""
         lane, before = self._lanes.at(step)
         size, stream = self._sizes[lane], self._streams[lane]
         return [self._place(*stream.at(before * self._images + i), size) for i in places]

@@ -1,6 +1,6 @@
-"""A run's folder belongs to one run at a time: a file ``lock`` that says who holds it and is kept fresh.
+"""A run's folder belongs to one run at a time: a file ``lock`` names its holder and is kept fresh.
 
-On the machine of its holder a lock is stale when that process is gone; anywhere else, when it stops being refreshed.
+On the machine of its holder a lock is stale when its process is gone; anywhere else, when it stops being refreshed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _NOBODY = "an unknown machine"
 BEAT = 20.0
 """Seconds between refreshes."""
 PATIENCE = 75.0
-"""Seconds in which the lock of another machine must be refreshed, or it is stale."""
+"""Seconds between refreshes of another machine's lock, before it is stale."""
 OLD = 900.0
-"""Seconds after which it is stale without a look; clocks of machines may differ, but not by that much."""
+"""Seconds until it is stale without a look; clocks of machines differ by less."""
 
 
 @attrs.frozen
@@ -44,7 +44,7 @@ class Holder:
     """Tells machines, boots and containers of the same host name apart; process numbers mean nothing across them."""
     pid: int
     started: str
-    """When that process started, as the system counts it: a number that was given again is another process."""
+    """Start of the process, as the system counts it: a reused number is another process."""
     since: float
     beat: float
 
@@ -56,7 +56,7 @@ class Holder:
 
     @classmethod
     def parse(cls, text: str) -> Holder | None:
-        """Read what a lock file says; None where it does not read."""
+        """Read a lock file; None if it does not read."""
         try:
             plain = parse_json(text, "it", ValueError)
             return cls(**{a.name: _KINDS[str(a.type)](plain[a.name]) for a in attrs.fields(cls)})
@@ -69,12 +69,12 @@ class Holder:
 
     @property
     def shown(self) -> str:
-        """Who that is, for a message."""
+        """The holder, for a message."""
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
         return f"process {self.pid} on {self.host}, since {since}"
 
     def gone(self) -> bool | None:
-        """Say whether that process is certainly gone; None: it cannot be told from here."""
+        """Say whether the process is certainly gone; None: it cannot be told from here."""
         if self.machine != _machine():
             return None
         if not Path("/proc/self").exists():
@@ -94,7 +94,7 @@ def _machine() -> str:
 
 
 def _start_of(pid: str) -> str:
-    """A process's start in clock ticks since boot (field 22 of proc's stat); empty where there is no such process."""
+    """A process's start in clock ticks since boot (field 22 of proc's stat); empty without such a process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -112,7 +112,7 @@ def _gone_by_signal(pid: int) -> bool | None:
         return True
     except PermissionError:
         pass
-    return None  # there is a process of that number; whether it is the same one, its beat tells
+    return None  # a process has the number; only its beat tells if it is the same one
 
 
 class Lock:
@@ -122,7 +122,7 @@ class Lock:
         self._url, self._holder, self._beat = url, holder, beat
         self._ended = threading.Event()
         self.lost = False
-        """Whether another run took it: this process was stopped or cut off for too long to refresh it."""
+        """True if another run took it: this process was stopped or cut off for too long to refresh it."""
         self._thread = threading.Thread(target=self._keep, name="ldm-lock", daemon=True)
         self._thread.start()
 
@@ -135,7 +135,7 @@ class Lock:
         beat: float = BEAT,
         patience: float = PATIENCE,
     ) -> Lock:
-        """Take the lock of `folder`; :class:`LockError` where another run has it. A stale one is taken over with a
+        """Take the lock of `folder`; :class:`LockError` if another run has it. A stale one is taken over with a
         note. The lock of another machine is watched for up to `patience` seconds before it counts as stale."""
         url = storage.join(folder, FILE)
         for _ in range(5):
@@ -183,8 +183,8 @@ class Lock:
 
 @contextlib.contextmanager
 def held(folder: str, world: World, say: Callable[[str], None]) -> Iterator[Lock | None]:
-    """Hold the lock of `folder` inside the block: the first process of a run takes it for all of them, and where it
-    is another's, :class:`LockError` is raised in all. Gives the lock in the first process, None in the others."""
+    """Hold the lock of `folder` inside the block: the first process of a run takes it for all of them. If it is
+    another's, all raise :class:`LockError`. Gives the lock in the first process, None in the others."""
     taken: list[Lock] = []
     from_main(world, lambda: taken.append(Lock.take(folder, say)))
     try:
@@ -195,7 +195,7 @@ def held(folder: str, world: World, say: Callable[[str], None]) -> Iterator[Lock
 
 
 def _read(url: str) -> Holder | None:
-    """Who holds it; None where nobody does. A lock that does not read counts as held by nobody known, for long."""
+    """The holder, None without one. An unreadable lock counts as held by nobody known, for long."""
     try:
         text = storage.read_text(url)
     except StorageError as error:
@@ -206,7 +206,7 @@ def _read(url: str) -> Holder | None:
 
 
 def _is_a_lock(url: str) -> bool:
-    """Say whether a file that does not read as a lock may be half of one: empty, or the begin of our JSON."""
+    """Say whether an unreadable file may be half of a lock: empty, or the begin of our JSON."""
     try:
         text = storage.read_text(url).strip()
     except StorageError:
@@ -233,8 +233,8 @@ def _stale(url: str, holder: Holder, say: Callable[[str], None], patience: float
 
 
 def _take_over(url: str, stale: Holder, mine: Holder) -> bool:
-    """Replace a stale lock: of several that try, the one that makes the claim on this very holder does it, and only
-    while the lock is still that holder's."""
+    """Replace a stale lock: of several processes, the one with the claim on this very holder does it, and only
+    while the lock is still the holder's."""
     claim = f"{url}-{stale.token or 'unknown'}"
     if not storage.create(claim, mine.text().encode()):
         other = _read(claim)

@@ -1,4 +1,4 @@
-"""metrics.jsonl: what a run measured, a JSON object a line. Imports no torch."""
+"""metrics.jsonl: the measurements of a run, a JSON object a line. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,31 +14,29 @@ from ldm_core import storage
 from ldm_core.errors import StorageError
 
 WRITE_EVERY_SECONDS = 10.0
-_SHARE = 0.02  # of the wall time that periodic writes may take
+_SHARE = 0.02  # of the wall time, for periodic writes
 VALIDATION = "_validation"
-"""What follows a stage's name in the rows of its validation."""
+"""Ending of a stage's name in the rows of its validation."""
 
 
 class MetricsFile:
     """Lines of ``metrics.jsonl``; written every few seconds, with :meth:`flush`, and at the end with :meth:`close`.
 
-    A write that storage refuses is no reason to end a training: its lines wait for the next one, and :meth:`close` is
-    what tells.
+    A failed write does not end a training: its lines wait for the next one, and :meth:`close` raises.
 
-    Object storage cannot append, so there the file is written anew from memory; the time between two such writes
-    grows with the time that one takes, which keeps them at 2 % of a run however long its file is. `clock` is for
-    tests.
+    Object storage cannot append, so the file is written anew from memory there. The time between two such writes
+    grows with the time of one: they take 2 % of a run for any length of its file. `clock` is for tests.
     """
 
     def __init__(self, url: str, *, active: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
         self._url, self._active, self._clock = url, active, clock
         self._appends = storage.local_path(url) is not None
-        self._before: str | None = None  # what is in the file, once that was looked at
+        self._before: str | None = None  # the file's content, once read
         self._lines: list[str] = []
         self._due = clock() + WRITE_EVERY_SECONDS
 
     def write(self, **values: Any) -> None:
-        """Add a line, with the time; a number that is not finite becomes null, which JSON has a word for."""
+        """Add a line, with the time; a number that is not finite becomes null, as JSON has no other word."""
         if not self._active:
             return
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
@@ -50,12 +48,12 @@ class MetricsFile:
             self._due = self._clock() + max(WRITE_EVERY_SECONDS, took / _SHARE)
 
     def flush(self) -> None:
-        """Write what is waiting, or leave it for later."""
+        """Write the waiting lines, or leave them for later."""
         with contextlib.suppress(StorageError):
             self.close()
 
     def close(self) -> None:
-        """Write what is waiting; :class:`StorageError` where that fails."""
+        """Write the waiting lines; :class:`StorageError` if it fails."""
         if self._lines:
             self._put()
 
@@ -72,7 +70,7 @@ class MetricsFile:
         self._lines = []
 
     def _found(self) -> str:
-        """Find what must go before the first own line: locally the end of half a line, elsewhere the whole file."""
+        """Find the text before the first own line: locally the end of half a line, elsewhere the whole file."""
         if not storage.exists(self._url):
             return ""
         if self._appends:
@@ -82,22 +80,22 @@ class MetricsFile:
         return text if not text or text.endswith("\n") else text + "\n"
 
     def read(self) -> list[dict[str, Any]]:
-        """All rows that count, by stage and step; see :func:`rows_of`."""
+        """All valid rows, by stage and step; see :func:`rows_of`."""
         self.flush()
         return read_rows(self._url)
 
 
 def read_rows(url: str) -> list[dict[str, Any]]:
-    """The rows of a ``metrics.jsonl`` that count; none where there is no such file."""
+    """The valid rows of a ``metrics.jsonl``; none without such a file."""
     if not storage.exists(url):
         return []
     return rows_of(line.decode("utf-8", "replace") for line in storage.read_bytes(url).split(b"\n"))
 
 
 def heal(url: str) -> str:
-    """Take half a line, of a process that was killed, off the end of a ``metrics.jsonl``.
+    """Take half a line, of a killed process, off the end of a ``metrics.jsonl``.
 
-    Returns a line for the user on that, and on lines that do not read; empty where all is well or there is no file.
+    Returns a line for the user on it, and on unreadable lines; empty if all is well or there is no file.
     """
     if not storage.exists(url):
         return ""
@@ -122,10 +120,10 @@ def _is_row(line: bytes) -> bool:
 
 
 def rows_of(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """The rows that count, by stage and step.
+    """The valid rows, by stage and step.
 
-    A run that was resumed goes over the steps after its checkpoint again: of a stage, each row takes the place of the
-    earlier rows of the same or a later step. Half a line, of a process that was killed, is passed over.
+    A resumed run repeats the steps after its checkpoint: each row of a stage replaces the earlier rows of the same
+    or a later step. Half a line, of a killed process, is passed over.
     """
     stages: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
@@ -144,9 +142,9 @@ def rows_of(lines: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def summarize(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Sum up what a finished run says of each stage that logged steps: the last ``step``, ``loss`` and ``psnr``, the
-    median ``images_per_second`` and ``data_wait``, the largest ``peak_memory_mib``, and of its validation the last
-    numbers as ``validation_NAME`` (without the bins of time)."""
+    """Sum up a finished run's numbers for each stage with logged steps: the last ``step``, ``loss`` and ``psnr``, the
+    median ``images_per_second`` and ``data_wait``, the largest ``peak_memory_mib``, and the last numbers of its
+    validation as ``validation_NAME`` (without the bins of time)."""
     found: dict[str, dict[str, float]] = {}
     stages: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:

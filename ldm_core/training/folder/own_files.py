@@ -1,8 +1,7 @@
-"""The files that a run wrote into its folder: a list, so that it replaces and deletes none of anyone else's.
+"""The files written by a run into its folder: a list, so the run replaces and deletes no other files.
 
-The list, ``.ldm-files.json``, says by name what the content was. A file whose name the run uses and that is not on it,
-or that was changed since, is somebody else's. Runs of versions without a list are
-recognised by what they left. Torch-free.
+The list, ``.ldm-files.json``, identifies the content by name. A file with a name of the run's is somebody else's if
+the list lacks it or it was changed since. Runs of versions without a list are recognised by their files. Torch-free.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ RECIPE = RECIPE_FILE
 METRICS = "metrics.jsonl"
 BAD = "bad_examples.txt"
 _GROWING = (METRICS, BAD)
-_ANY = "*"  # of a file that grows, or whose content was not known when it was noted
-_HEAD = 1 << 16  # bytes at both ends that tell one content from another
+_ANY = "*"  # of a growing file, or of content not known when it was noted
+_HEAD = 1 << 16  # bytes at both ends, to tell one content from another
 _USED = re.compile(
     r"(recipe|begun)\.yaml|metrics\.jsonl|bad_examples\.txt|(first_stage|model)\.safetensors|(reconstructions|samples)\.png"
     r"|(first_stage|denoiser)_(loss|validation)\.png|samples/\d{4,}\.png|previews/(samples|reconstructions)-\d{8,}\.png"
     r"|ema/step-\d{8,}\.safetensors"
 )
 FOLDERS = ("samples", "previews", "ema")
-"""Folders of a run that hold files on the list; checkpoints and latents have names that nobody else has."""
+"""Folders of a run with files on the list; checkpoints and latents have names of their own."""
 
 
 class OwnFiles:
@@ -46,7 +45,7 @@ class OwnFiles:
 
     @classmethod
     def read(cls, out: str) -> OwnFiles:
-        """The list in `out`; of a run without one, what is recognised. :class:`ConfigError` where the file of the
+        """The list in `out`; of a run without one, the recognised files. :class:`ConfigError` if the file of the
         list's name is none."""
         url = storage.join(out, FILE)
         if not storage.exists(url):
@@ -67,12 +66,12 @@ class OwnFiles:
         return storage.join(self._out, name)
 
     def owns(self, name: str) -> bool:
-        """Say whether the file of this name, which is there, is the run's, as it wrote it."""
+        """Say whether the existing file of this name is the run's, as it wrote it."""
         marks = self._marks.get(name, [])
         return bool(marks) and (_ANY in marks or _mark_of(self.url(name)) in marks)
 
     def foreign(self, names: Iterable[str]) -> list[str]:
-        """Give those of `names` under which a file lies that is not the run's."""
+        """Give those of `names` with a file of somebody else's."""
         names = list(names)
         present = self.present({name.rpartition("/")[0] for name in names})
         return [name for name in names if name in present and not self.owns(name)]
@@ -106,7 +105,7 @@ class OwnFiles:
         return self.url(name)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Delete files of the run's, those that it wrote; the others stay."""
+        """Delete the files written by the run; the others stay."""
         gone = [name for name in names if self.owns(name)]
         for name in gone:
             storage.remove(self.url(name))
@@ -115,7 +114,7 @@ class OwnFiles:
             self._put()
 
     def adopt(self, names: Iterable[str] | None = None) -> None:
-        """Take files that are there for the run's own (None: all under names that a run uses)."""
+        """Take existing files for the run's own (None: all under names of a run)."""
         if names is None:
             names = {name for name in self.present() if _USED.fullmatch(name)}
         for name in names:
@@ -129,7 +128,7 @@ class OwnFiles:
     # ------------------------------------------------------------------------------- runs without a list
 
     def _recognise(self) -> None:
-        """Put on the list, which is not written yet, what a run of an earlier version left here."""
+        """Put the files of an earlier version's run on the list, without writing it yet."""
         present = self.present()
         if RECIPE not in present or not _is_our_recipe(self.url(RECIPE)):
             return
@@ -153,7 +152,7 @@ def _mark(data: bytes) -> str:
 
 
 def _mark_of(url: str) -> str:
-    """As :func:`_mark`, of a file; empty where there is none."""
+    """As :func:`_mark`, of a file; empty if there is none."""
     try:
         size = storage.info(url).size
         if size <= 2 * _HEAD:
@@ -173,7 +172,7 @@ def says(url: str, recipe: Recipe) -> bool:
 
 
 def _is_our_recipe(url: str) -> bool:
-    """Say whether a run wrote it: a recipe by hand is not, letter by letter, what our writer makes of it."""
+    """Say whether a run wrote it: a recipe by hand differs, in some letter, from our writer's text of it."""
     try:
         text = storage.read_text(url)
         plain: Any = documents.parse_yaml(text, url)
