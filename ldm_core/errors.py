@@ -1,4 +1,4 @@
-"""Every error that a user's input can cause. The command line prints them in a line or two, exit code 2."""
+"""All errors caused by a user's input. The command line prints them in a line or two, exit code 2."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 class LDMError(Exception):
-    """A mistake that the user can fix: the message says what, where, what is allowed and what to do."""
+    """A mistake fixable by the user: the message names the fault, its place, the allowed values and the remedy."""
 
 
 class ConfigError(LDMError):
-    """A recipe or an override that does not read, or whose parts do not fit; one line per mistake."""
+    """A recipe or an override with faulty syntax, or with parts that do not fit; one line per mistake."""
 
     def __init__(self, problems: str | Iterable[str]) -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
@@ -21,19 +21,20 @@ class ConfigError(LDMError):
 
 
 class ComponentError(LDMError):
-    """A component that is not installed, is named twice, or whose plugin does not load."""
+    """A component not installed or named twice, or a plugin that does not load."""
 
 
 class ContractError(ComponentError):
-    """A part that breaks its contract in a run: the message says which, what the contract says and what was seen."""
+    """A part in breach of its contract in a run: the message names it and gives the contract's words and the
+    observation."""
 
 
 class DataError(LDMError):
-    """Images or annotations that cannot be read, or that lack what a part needs."""
+    """Images or annotations that are unreadable or lack a part's needs."""
 
 
 class NoSplit(DataError):
-    """Data that has no split of the name that was asked for, and is all right otherwise."""
+    """Data without a split of the requested name, and all right otherwise."""
 
 
 class StorageError(LDMError):
@@ -41,15 +42,15 @@ class StorageError(LDMError):
 
 
 class CheckpointError(LDMError):
-    """A checkpoint that is damaged, or belongs to another architecture or recipe."""
+    """A checkpoint damaged, or of another architecture or recipe."""
 
 
 class UnsafeError(CheckpointError):
-    """A file of weights that refers to code, or that is built to deceive its reader."""
+    """A file of weights with references to code, or built to deceive its reader."""
 
 
 class LockError(LDMError):
-    """A run's folder that another run holds."""
+    """A run's folder held by another run."""
 
 
 class TrainingError(LDMError):
@@ -57,7 +58,7 @@ class TrainingError(LDMError):
 
 
 class NotFiniteError(LDMError):
-    """Latents or pictures that came out NaN or infinite: `seeds` of those; `images`, what was finished beside them."""
+    """Latents or pictures with NaN or infinity: `seeds` of those; `images`, the finished ones beside them."""
 
     def __init__(self, text: str, *, seeds: Sequence[int] = (), images: Sequence[Any] = ()) -> None:
         self.seeds, self.images = tuple(seeds), list(images)
@@ -65,7 +66,7 @@ class NotFiniteError(LDMError):
 
 
 class Interrupted(LDMError):
-    """The user or the system asked the run to stop; what was done so far is saved."""
+    """The user or the system asked the run to stop; its results so far are saved."""
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -75,12 +76,12 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 _JOINERS = frozenset("\u200c\u200d\u00a0\u3000\u00ad")
-"""Characters that are not printable by Python's rule, and which scripts and emoji need all the same."""
+"""Characters not printable by Python's rule, but needed by scripts and emoji."""
 
 
 def clean(text: object, limit: int = 240) -> str:
     """`text` for one line of a terminal: line ends, escapes and other control characters as backslash escapes, the
-    middle left out where it is longer than `limit` characters."""
+    middle left out beyond `limit` characters."""
     said = text if isinstance(text, str) else str(text)
     if len(said) > limit:
         tail = limit // 4
@@ -108,7 +109,7 @@ def quoted(value: object, limit: int = 80) -> str:
 
 
 def _bounded(value: object, left: int, depth: int) -> str:
-    """About the first `left` characters of the repr, at that cost."""
+    """About the first `left` characters of the repr, at no greater cost."""
     if isinstance(value, str | bytes):
         return repr(value[: left + 1])
     if isinstance(value, int) and value.bit_length() > 1024:

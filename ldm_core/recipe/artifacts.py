@@ -1,4 +1,4 @@
-"""The header of our weights files: that of a safetensors file, read without torch and never executed."""
+"""The header of our weights files: a safetensors file's, read without torch and never executed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_AXES = 64
 
 @attrs.frozen
 class Header:
-    """The metadata of a weights file: what it holds, under which config and versions, and the file's hash."""
+    """The metadata of a weights file: its kind, its config and versions, and the file's hash."""
 
     url: str
     kind: str
@@ -37,19 +37,19 @@ class Header:
 
 
 def metadata(kind: str, use: str, config: Any, versions: Mapping[str, str], **extra: Any) -> dict[str, str]:
-    """The metadata that :func:`read_header` reads back; safetensors carries strings only."""
+    """The metadata for :func:`read_header` to read back; safetensors carries strings only."""
     body = {"format": FORMAT, "kind": kind, "use": use, "config": config, "versions": dict(versions), **extra}
     return {_KEY: json.dumps(body, sort_keys=True, ensure_ascii=False)}
 
 
 Find: TypeAlias = "Callable[[str, str], str]"
-"""(url, file name) -> a file of ours: :func:`find`, or one that converts foreign weights as well
+"""(url, file name) -> a file of ours: :func:`find`, or a function with conversion of foreign weights
 (:func:`ldm_core.weights.convert.finder`)."""
 
 
 def find(url: str, name: str) -> str:
-    """`url` itself where it is a file, or the file `name` of the folder that it is. :class:`CheckpointError` where
-    there is none, or where another program wrote it."""
+    """`url` itself if it is a file, or the file `name` in this folder. :class:`CheckpointError` if there is none, or
+    another program wrote it."""
     if not is_native(url):
         raise CheckpointError(f"{storage.shown(url)}: was not written by ldm-core; convert it first")
     if url.endswith(".safetensors"):
@@ -90,7 +90,7 @@ def raw_header(url: str) -> tuple[dict[str, Any], int]:
 
 
 def shapes(url: str) -> dict[str, tuple[int, ...]]:
-    """The shapes of a weights file's tensors by name, from its header alone; :class:`CheckpointError` where they do not
+    """The shapes of a weights file's tensors by name, from its header alone; :class:`CheckpointError` if they do not
     fill the file."""
     header, begin = raw_header(url)
     tensors = {k: v for k, v in header.items() if k != "__metadata__"}
@@ -113,9 +113,9 @@ def _end(entry: Any) -> int:
 
 def read_header(url: str, kind: str, *, sha256: str | None = None) -> Header:
     """Read the header of a weights file of `kind` (``first_stage`` or ``model``), with the hash of the whole file, or
-    the one that is known already.
+    the one already known.
 
-    Raises :class:`CheckpointError` where the file is damaged, was not written by ldm-core, or holds another kind.
+    Raises :class:`CheckpointError` if the file is damaged, was not written by ldm-core, or holds another kind.
     """
     header, _ = raw_header(url)
     text = (header.get("__metadata__") or {}).get(_KEY)
@@ -188,7 +188,7 @@ def stage_header(url: str, find: Find = find) -> Header:
 
 
 def require_first_stage(model: Header, stage_url: str) -> str:
-    """The hash of the first stage at `stage_url`; :class:`CheckpointError` where `model` was trained on another one."""
+    """The hash of the first stage at `stage_url`; :class:`CheckpointError` if `model` was trained on another one."""
     expected, found = model.extra.get("first_stage_sha256"), sha256(stage_url)
     if expected and found != expected:
         raise CheckpointError(
@@ -199,7 +199,7 @@ def require_first_stage(model: Header, stage_url: str) -> str:
 
 
 def sha256(url: str) -> str:
-    """The hash of a file's content, 64 hex digits. What storage marks with an ETag is read once a process."""
+    """The hash of a file's content, 64 hex digits. Storage with an ETag is read once a process."""
     found = storage.info(url) if storage.local_path(url) is None else None
     key = (found.url, found.size, found.mark) if found is not None and found.mark else None
     if key is None:
@@ -227,13 +227,13 @@ def is_weights(name: str) -> bool:
 
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-"""What files of tensors are called."""
+"""The endings of tensor files' names."""
 
 
 def is_native(url: str) -> bool:
-    """True if `url` is a run's folder or a file that this package wrote; told from names and a header, without torch.
+    """True if `url` is a run's folder or a file written by this package; told from names and a header, without torch.
 
-    What is not there, and what is damaged, counts as native: its reader says what is wrong.
+    Missing and damaged files count as native: their reader reports the fault.
     """
     suffix = storage.base_name(url).rpartition(".")[2]
     if suffix == "safetensors":

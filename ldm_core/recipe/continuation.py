@@ -1,7 +1,7 @@
 """Does a run's folder hold this recipe's run? The same data in another place, and more steps, are the same run.
 
-A run is known by the recipe that it was begun with, from which its identities are made. Where that is not what
-``recipe.yaml`` says any more, it is kept in ``begun.yaml``.
+A run is known by its first recipe, the source of its identities. If ``recipe.yaml`` differs from it by now,
+``begun.yaml`` keeps it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _TRAINERS = {"first_stage_trainer": "first_stage", "trainer": "denoiser"}
 
 @attrs.frozen
 class Continuation:
-    """A recipe in a folder: `known_as`, the recipe by which its run is known; `moved`, whether that has its data
-    elsewhere, so that the data is to be compared; `begun`, the text to keep as ``begun.yaml`` ("" for nothing)."""
+    """A recipe in a folder: `known_as`, the recipe that its run is known by; `moved`, True if its data lies elsewhere
+    there and is to be compared; `begun`, the text to keep as ``begun.yaml`` ("" for nothing)."""
 
     known_as: Recipe
     moved: bool = False
@@ -40,8 +40,8 @@ class Continuation:
 
 
 def continuation(recipe: Recipe, out: str) -> Continuation:
-    """The run in `out` with which `recipe` goes on. :class:`ConfigError` where that holds another recipe's run, or
-    one that cannot be trained for as many steps.
+    """The run in `out` for `recipe` to go on with. :class:`ConfigError` if the folder holds another recipe's run, or
+    one not trainable for as many steps.
 
     A recipe alone, of a run that failed before it made anything, is no run: the corrected recipe takes its place.
     """
@@ -67,7 +67,7 @@ def continuation(recipe: Recipe, out: str) -> Continuation:
 
 
 def differences(before: Any, recipe: Recipe) -> list[str]:
-    """The differences of `recipe` from a stored one that decide what is trained, one line each."""
+    """The differences of `recipe` from a stored one in the settings that decide the training, one line each."""
     if not isinstance(before, dict):
         return [f"it is {quoted(before)}"]
     now = recipe.public()
@@ -76,7 +76,7 @@ def differences(before: Any, recipe: Recipe) -> list[str]:
 
 
 def _with_own_places(recipe: Recipe, now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """The conditioners of a stored recipe, with the places of files that they know by their content as they are now."""
+    """The conditioners of a stored recipe, with today's places of files known by their content."""
     key = "conditioners"
     rows = before.get(key)
     if not isinstance(rows, list) or len(rows) != len(recipe.conditioners):
@@ -103,7 +103,7 @@ def _differ(path: str, before: Any, now: Any) -> list[str]:
 
 
 def _with_places(recipe: Recipe, begun: Mapping[str, Any]) -> tuple[Recipe, bool]:
-    """`recipe` with its data where the run was begun with it, if that is all that differs; and whether it does."""
+    """`recipe` with its data at the place known from the run's begin, if only that differs; and True if it does."""
     rows = begun.get("dataset")
     rows = rows if isinstance(rows, list) else [rows]
     parts = list(recipe.datasets)
@@ -128,7 +128,8 @@ def _moved(part: Part, row: Mapping[str, Any]) -> Part:
 
 
 def default_out(recipe: Recipe) -> str:
-    """The folder of a run that names none: one by its name, or that of the same run whose data was spelt otherwise."""
+    """The folder of a run without a named one: after the recipe, or that of the same run with its data spelt
+    otherwise."""
     own = f"runs/{recipe.name}"
     if storage.exists(own):
         return own
@@ -136,7 +137,7 @@ def default_out(recipe: Recipe) -> str:
 
 
 def shorter_run(recipe: Recipe) -> str:
-    """A line on the run without a name from which a recipe with more steps could go on; empty where there is none."""
+    """A line on the run without a name from which a recipe with more steps could go on; empty if there is none."""
     if storage.exists(f"runs/{recipe.name}"):
         return ""
     found = next((out for out, known in _goes_on(recipe) if not _same_steps(recipe, known)), "")
@@ -144,7 +145,8 @@ def shorter_run(recipe: Recipe) -> str:
 
 
 def _goes_on(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """The runs without a name with which `recipe` could go on, its data where it was, and how they are known."""
+    """The runs without a name for `recipe` to go on with, its data at the old place, and the recipes they are known
+    by."""
     folder = Path("runs")
     beginning = recipe.name.rpartition("-")[0]
     for path in sorted(folder.glob(f"*/{RECIPE_FILE}")) if folder.is_dir() else ():
@@ -174,8 +176,7 @@ def _one_place(one: Recipe, other: Recipe) -> bool:
 
 
 def _with_length(recipe: Recipe, section: str, before: Mapping[str, Any], begun: Mapping[str, Any], out: str) -> Recipe:
-    """`recipe` with the steps that the run was begun with, where it may go on to those of `section`; ConfigError where
-    it may not."""
+    """`recipe` with the steps of the run's begin, if it may go on to those of `section`; ConfigError if not."""
     now = getattr(recipe, section)
     last, first = (_section(each, section) for each in (before, begun))
     steps = first.get("steps")
@@ -208,7 +209,7 @@ def _section(plain: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _end(settings: Any) -> int:
-    """The step at which the rate has come to its end."""
+    """The step at the end of the rate's course."""
     return int(settings.decay_end or settings.steps)
 
 
@@ -220,7 +221,7 @@ def _from_weights(section: str, out: str, steps: int) -> str:
 
 
 def _bound_to_length(recipe: Recipe, section: str, steps: int, first: Mapping[str, Any], out: str) -> str:
-    """Why a training that was begun with `steps` steps would have been another one with more; empty if not."""
+    """The reason why a training begun with `steps` steps would have been another with more; empty if there is none."""
     now = getattr(recipe, section)
     end = first.get("decay_end") or steps
     if now.schedule in ("cosine", "linear") and _end(now) != end:

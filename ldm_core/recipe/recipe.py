@@ -29,7 +29,7 @@ class Part:
 
     @property
     def label(self) -> str:
-        """The name for messages: the preset or component that was asked for."""
+        """The name for messages: the requested preset or component."""
         return self.asked or self.use
 
     def plain(self) -> dict[str, Any]:
@@ -39,9 +39,9 @@ class Part:
 
 @attrs.frozen(kw_only=True)
 class StagePart(Part):
-    """The first stage; `weights`: path or URL of a trained one that is used frozen, `sha256` of that file.
+    """The first stage; `weights`: path or URL of a trained one, used frozen; `sha256` of its file.
 
-    `image_channels`: of the images that those weights were trained on; 0 = not known.
+    `image_channels`: of the images behind those weights; 0 = not known.
     """
 
     weights: str = ""
@@ -49,14 +49,14 @@ class StagePart(Part):
     image_channels: int = 0
 
     def plain(self) -> dict[str, Any]:
-        """As written to recipe.yaml: every field; the weights where there are any."""
+        """The plain values in recipe.yaml: every field; the weights if there are any."""
         extra = {"weights": self.weights, "sha256": self.sha256} if self.weights else {}
         return {**super().plain(), **extra}
 
 
 @attrs.frozen(kw_only=True)
 class ConditionerPart(Part):
-    """A conditioner; `dropout`: share of examples that lose it in training; `train`: with the denoiser, or frozen."""
+    """A conditioner; `dropout`: share of examples without it in training; `train`: with the denoiser, or frozen."""
 
     name: str
     dropout: float = 0.0
@@ -69,13 +69,13 @@ class ConditionerPart(Part):
 
 @attrs.frozen(kw_only=True)
 class MixturePart(Part):
-    """Several data sets as one; `weights`: shares of the examples that are trained on, none = by their sizes."""
+    """Several data sets as one; `weights`: shares of the training examples, none = by their sizes."""
 
     members: tuple[Part, ...]
     weights: tuple[float, ...] = ()
 
     def rows(self) -> list[dict[str, Any]]:
-        """As written to recipe.yaml: a list of components, each with its weight where there are weights."""
+        """The rows in recipe.yaml: a list of components, each with its weight if there are weights."""
         rows = [member.plain() for member in self.members]
         return [{**row, "weight": w} for row, w in zip(rows, self.weights, strict=True)] if self.weights else rows
 
@@ -121,8 +121,8 @@ class Recipe:
         return out
 
     def public(self) -> dict[str, Any]:
-        """:meth:`plain` without the credentials of any URL, and without settings of parts that came later and are at
-        their defaults: what files, pictures and identities are made of."""
+        """:meth:`plain` without the credentials of any URL, and without later settings of parts at their defaults: the
+        content of files, pictures and identities."""
         out: dict[str, Any] = _shown(self.plain())
         for part, row in self._rows(out):
             for name, default in later_defaults(type(part.config)).items() if attrs.has(type(part.config)) else ():
@@ -131,13 +131,13 @@ class Recipe:
         return out
 
     def carried(self) -> dict[str, Any]:
-        """:meth:`public` without observers, storage and the place of weights that it was finetuned from, whose hash
-        stays: what weights and pictures carry, for others to load them."""
+        """:meth:`public` without observers, storage and the place of the finetuned weights, whose hash stays: the
+        recipe in weights and pictures, for others to load them."""
         plain = {**{k: v for k, v in self.public().items() if k != "storage"}, "observers": []}
         return {k: {**v, "init_from": ""} if "init_from" in SAME.get(k, ()) else v for k, v in plain.items()}
 
     def _contents(self) -> dict[str, Any]:
-        """:meth:`public` with the hashes of files that parts name, and not their places."""
+        """:meth:`public` with the hashes of the parts' files in place of their paths."""
         out = self.public()
         for part, row in self._rows(out):
             for field in attrs.fields(type(part.config)) if attrs.has(type(part.config)) else ():
@@ -165,16 +165,16 @@ class Recipe:
 
     @property
     def datasets(self) -> tuple[Part, ...]:
-        """The data set, or those that are mixed."""
+        """The data set, or the members of the mixture."""
         return self.dataset.members if isinstance(self.dataset, MixturePart) else (self.dataset,)
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The keys of an example that the conditioners read, each once, in their order."""
+        """The example's keys read by the conditioners, each once, in their order."""
         return tuple(dict.fromkeys(key for c in self.conditioners for key in c.config.reads))
 
     def identity(self) -> str:
-        """A hash of all that shapes the trained model: everything but sampling, the log and checkpoint intervals."""
+        """A hash of the trained model's settings: everything but sampling, the log and checkpoint intervals."""
         plain = {k: v for k, v in self._contents().items() if k not in SAMPLING_KEYS}
         if self.first_stage.weights:
             plain.pop("first_stage_trainer")
@@ -182,7 +182,7 @@ class Recipe:
         return digest({k: without_same(k, v) for k, v in plain.items()})
 
     def first_stage_identity(self) -> str:
-        """A hash of all that shapes the first stage alone: the same for every model that could share it."""
+        """A hash of the first stage's own settings: the same for every model able to share it."""
         plain = self.public()
         if self.first_stage.weights:
             return digest({"sha256": self.first_stage.sha256})
@@ -205,7 +205,7 @@ def _shown(value: Any) -> Any:
 
 
 def versions(recipe: Recipe, catalog: Catalog) -> dict[str, str]:
-    """Distribution -> version of everything that brings a component of the model, and the core itself."""
+    """Distribution -> version, for the components of the model and the core itself."""
     parts = [part for part in recipe.parts() if part.kind != "observer"]
     # data that a file only tells of need not be installed
     told = [part for part in parts if isinstance(part.config, Mapping) and part.use not in catalog.names(part.kind)]

@@ -43,10 +43,10 @@ def resolve(  # noqa: C901
 ) -> Recipe:
     """Plain values -> a complete recipe. Every mistake is reported at once (:class:`ConfigError`).
 
-    `info`, what the data offers, lets conditioners fill in numbers such as class counts. Files that `plain` names are
-    looked at, for their hashes; what came with a file of weights names none (:func:`resolve_described`). Nothing of
-    the process is changed: :func:`use_storage` is the caller's to call. `find` finds the files of trained weights that
-    `plain` names; the default knows files of ours alone.
+    `info`, the description of the data, lets conditioners fill in numbers such as class counts. Files named by `plain`
+    are opened for their hashes; the config in a file of weights names none (:func:`resolve_described`). The process is
+    unchanged: callers call :func:`use_storage`. `find` finds the files of trained weights named by `plain`; the default
+    knows files of ours alone.
     """
     problems: list[str] = []
     known = [*OWN, *SINGLE, *LISTS, *SECTIONS]
@@ -95,7 +95,7 @@ def resolve(  # noqa: C901
 
 
 def _named(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(kind, name) of every part that the recipe names."""
+    """(kind, name) of every part named by the recipe."""
     for key, kind in {**{kind: kind for kind in SINGLE}, **LISTS}.items():
         value = plain.get(key, DEFAULTS.get(key))
         for part in value if isinstance(value, list | tuple) else [value]:
@@ -105,9 +105,9 @@ def _named(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def use_storage(plain: Mapping[str, Any]) -> None:
-    """Take the section ``storage`` of the user's own recipe for every remote URL of this process, where it has one.
+    """Take the section ``storage`` of the user's own recipe, if it has one, for every remote URL of this process.
 
-    A section that does not read changes nothing; :func:`resolve` says what is wrong with it.
+    A faulty section changes nothing; :func:`resolve` reports its mistakes.
     """
     given = _without_secrets(plain)[0].get("storage")
     if isinstance(given, Mapping) and given:
@@ -122,7 +122,7 @@ def resolve_part(kind: str, value: Any, recipe: Recipe, catalog: Catalog) -> Par
 
 
 def _without_secrets(plain: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
-    """`plain` without credentials, and what is to be said about each; a recipe is written down and handed on."""
+    """`plain` without credentials, and a remark about each; a recipe is written down and handed on."""
     given = plain.get("storage")
     secret = storage.secrets_among(given) if isinstance(given, Mapping) else []
     if not isinstance(given, Mapping) or not secret:
@@ -166,7 +166,7 @@ def _one_or_three(value: Any) -> int:
 
 
 def _data(kind: str, path: str, value: Any, around: _Around) -> Part:
-    """A data set, or a list of those that are mixed; a list of one is that one by itself."""
+    """A data set, or a list to be mixed; a list of one is its member."""
     if not isinstance(value, list | tuple):
         return _part(kind, path, value, around)
     if not value:
@@ -262,12 +262,12 @@ def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
 
 
 def _with_hashes(conf: Any, path: str, *, hold: bool) -> Any:
-    """`conf` with the hashes of the files that it names: a field's metadata ``sha256`` is the field of its hash,
-    ``file`` what the file is called where a folder is named, and ``files`` what several of them are called.
+    """`conf` with the hashes of the files in its fields: a field's metadata ``sha256`` is the field of its hash,
+    ``file`` the file's name within a folder, and ``files`` the names of several.
 
-    A file that is gone keeps the hash that is given: what was learned from it is in the weights. One that is another
-    than the recipe's is an error, but of parts that only sample (not `hold`): those say so when they are built, since
-    the trained model can be used without them.
+    A missing file keeps the given hash: its lesson is in the weights. A file that is not the recipe's is an error,
+    except in parts for sampling only (not `hold`): those raise it when built, since the trained model can be used
+    without them.
     """
     for field in attrs.fields(type(conf)):
         url, known = getattr(conf, field.name), field.metadata.get("sha256")
@@ -288,7 +288,7 @@ def _with_hashes(conf: Any, path: str, *, hold: bool) -> Any:
 
 
 def _hash(url: str, names: Sequence[str]) -> str:
-    """The hash of a file, or of those of `names` that a folder holds."""
+    """The hash of a file, or of those of `names` in a folder."""
     if not names or not storage.is_folder(url):
         return artifacts.sha256(url)
     files = {name: storage.join(url, name) for name in names}
@@ -296,7 +296,7 @@ def _hash(url: str, names: Sequence[str]) -> str:
 
 
 def _scaled_down(component: Component, base: Mapping[str, Any], site: Site) -> dict[str, Any]:
-    """The component's `small` fields; whole numbers only ever go down, so that a preset's small codebook stays."""
+    """The component's `small` fields; whole numbers only ever go down, so a preset's small codebook stays."""
     full = {**{a.name: a.default for a in attrs.fields(component.config)}, **base}
     small = unstructure(component.scaled_down(site))
     return {k: min(v, full[k]) if type(v) is int and type(full[k]) is int else v for k, v in small.items()}

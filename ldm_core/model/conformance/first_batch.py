@@ -1,7 +1,7 @@
-"""The contracts of a run's parts, looked at in its first batch: what does not hold is told before torch stumbles on it.
+"""The contracts of a run's parts, checked in its first batch: a breach is told before torch stumbles on it.
 
-Shapes of what networks, guidances and samplers hand back are compared at each call, which costs a microsecond; what
-has to wait for the device (finite values, masks) only while a :class:`Contracts` is open, in a run's first batch.
+The output shapes of networks, guidances and samplers are compared at each call, at a microsecond's cost; checks that
+wait for the device (finite values, masks) run only while a :class:`Contracts` is open, in a run's first batch.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Contracts:
             self._specs[part.name] = part.config.spec(self.latent)
             self._reads[part.name] = tuple(part.config.reads)
         self.is_open = False
-        """Whether a run is in its first batch."""
+        """True if a run is in its first batch."""
         self._grid: tuple[int, ...] | None = None
 
     def open(self, grid: Sequence[int]) -> None:
-        """A run begins on latents whose axes are `grid`."""
+        """Begin a run on latents with the axes `grid`."""
         self.is_open, self._grid = True, tuple(grid)
 
     def close(self) -> None:
@@ -48,23 +48,23 @@ class Contracts:
         self.is_open = False
 
     def given(self, batch: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-        """`batch` for a conditioner to encode, which tells of a key that it lacks."""
+        """`batch` for a conditioner to encode; it tells of a lacking key."""
         return _Given(batch, self.parts[f"conditioners.{name}"], self._reads[name]) if self.is_open else batch
 
     def hold_bundles(self, conds: Mapping[str, Any], batch: Mapping[str, Any], device: torch.device) -> None:
-        """Hold what conditioners made of a batch to their specs."""
+        """Hold the conditioners' bundles of a batch to their specs."""
         for name, cond in conds.items():
             part, spec = self.parts[f"conditioners.{name}"], self._specs[name]
             read = {key: batch[key] for key in self._reads[name] if key in batch}
             hold_bundle(part, cond, spec, read, grid=self._grid, device=device)
 
     def hold_nulls(self, nulls: Mapping[str, Any], conds: Mapping[str, Cond]) -> None:
-        """Hold nulls to the bundles that they stand for."""
+        """Hold nulls to the bundles they stand for."""
         for name, null in nulls.items():
             hold_null(self.parts[f"conditioners.{name}"], null, conds[name])
 
     def network_breach(self, out: Any, x: Tensor) -> Exception:
-        """The error of a denoiser whose output does not fit `x`."""
+        """The error of a denoiser with an output that does not fit `x`."""
         channels, axes = x.shape[1], ", ".join(map(str, x.shape[2:]))
         return breach(
             self.parts["denoiser"],
@@ -75,7 +75,7 @@ class Contracts:
         )
 
     def hold_network(self, out: Tensor, x: Tensor, cond: Cond) -> None:
-        """The denoiser's first output: floating, on x's device, and finite where what it was given is."""
+        """The denoiser's first output: floating, on x's device, and finite if its inputs are."""
         part = self.parts["denoiser"]
         if not out.is_floating_point():
             raise breach(part, "forward", f"made {shown(out)}", "floating values")
@@ -86,7 +86,7 @@ class Contracts:
 
 
 class _Given(dict[str, Any]):
-    """A batch that tells of a key that its conditioner did not declare."""
+    """A batch that tells of a key not declared by its conditioner."""
 
     def __init__(self, batch: Mapping[str, Any], part: Named, reads: tuple[str, ...]) -> None:
         super().__init__(batch)
@@ -123,7 +123,7 @@ def hold_estimate(part: Named | None, method: str, estimate: Any, x: Tensor) -> 
 
 
 def hold_result(part: Named | None, out: Any, x: Tensor) -> None:
-    """A sampler's result: of the shape and type of the x that it began from."""
+    """A sampler's result: of the shape and type of its first x."""
     if part is None or (isinstance(out, Tensor) and out.shape == x.shape and out.dtype == x.dtype):
         return
     raise breach(part, "sample", f"returned {shown(out)} for x {shown(x)}", f"{shown(x)}, x at times[-1]")
@@ -157,7 +157,7 @@ def hold_loss(part: Named | None, out: Any, x0: Tensor) -> None:
 
 
 def hold_schedule(part: Named, schedule: Any) -> None:
-    """A schedule's numbers: float64 in t's shape, finite; data at 0; noise that grows; draws within (0, t_max]."""
+    """A schedule's numbers: float64 in t's shape, finite; data at 0; rising noise; draws within (0, t_max]."""
     end = schedule.t_max
     if isinstance(end, bool) or not isinstance(end, int | float) or not 0 < end < float("inf"):
         raise breach(part, "t_max", f"is {shown(end)} {end!r}", "a number above 0")
@@ -187,7 +187,7 @@ def hold_schedule(part: Named, schedule: Any) -> None:
 
 
 def hold_parameterization(part: Named, parameterization: Any, schedule: NoiseSchedule) -> None:
-    """A parameterization's coefficients: three, in alpha's shape, finite where there is both data and noise."""
+    """A parameterization's coefficients: three, in alpha's shape, finite if there is both data and noise."""
     t = torch.linspace(0.3, 0.7, 3, dtype=torch.float64) * float(schedule.t_max)
     if t.is_meta:
         return
