@@ -1,4 +1,4 @@
-"""Conditioners that learn from annotations before training."""
+"""Conditioners learning from annotations before training."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ldm_core.training.finetune import Start
 
 
 def fit_conditioners(context: RunContext, model: Model, start: Start, fitted: Mapping[str, Mapping[str, Any]]) -> None:
-    """Let conditioners learn from the annotations (a tokenizer), but for those that `start` or :func:`fit_early` gave
-    what they need, and warn of those that stay at random."""
+    """Let conditioners learn from the annotations (a tokenizer), except those supplied by `start` or :func:`fit_early`,
+    and warn of those left at random."""
     for part in context.recipe.conditioners:
         conditioner: Any = model.conditioners[part.name]
         prefix = f"conditioners.{part.name}."
@@ -45,9 +45,10 @@ def fit_conditioners(context: RunContext, model: Model, start: Start, fitted: Ma
 
 
 def fit_early(context: RunContext, stages: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Let conditioners learn before anything is trained, on the CPU, and look at what they would cut off where that is
-    an error: both are mistakes that show in seconds, and would come after hours otherwise. Gives the state that each
-    conditioner learned, by name."""
+    """Let conditioners learn before any training, on the CPU, and check for cut-off inputs if these are an error.
+
+    Both mistakes show here in seconds, otherwise after hours. Gives the learned state of each conditioner, by name.
+    """
     if "denoiser" not in stages or context.recipe.trainer.init_from or storage.exists(context.model_url):
         return {}  # of trained weights, the vocabulary is theirs
     strict = context.strict and "samples" in stages

@@ -1,4 +1,4 @@
-"""Samples on the way: what the model draws at intervals while it is trained."""
+"""Samples on the way: the model's pictures at intervals during its training."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ FOLDER = "previews"
 
 
 def previewer(context: RunContext, task: Any) -> Callable[[int], None]:
-    """A function of the step that samples what the run's samples will be of, with the weights as they are now
-    (averaged, where `task` keeps an average), and writes ``previews/samples-00001000.png``.
+    """A function of the step to draw the run's samples with the present weights (averaged, if `task` keeps an average).
 
-    All processes must call it; each draws its share, and the main one writes. The weights are copied into a model of
-    its own, which is dropped again: neither the training's modules nor any random generator is touched, whatever ZeRO
-    has made of them. A preview that is interrupted, or finds too little memory, leaves no file and lets the training
-    go on.
+    It writes ``previews/samples-00001000.png``. All processes must call it; each draws its share, and the main one
+    writes. The weights are copied into a separate model, dropped again: neither the training's modules nor any random
+    generator is touched, whatever ZeRO has made of them. An interrupted preview, or one with too little memory, leaves
+    no file and lets the training go on.
     """
     world, recipe = context.run.world, context.recipe
     rows: list[dict[str, Any]] | None = None

@@ -26,8 +26,8 @@ from ldm_core.training.feed.loader import MicroBatch
 
 
 class DiffusionLoss(nn.Module):
-    """Model and objective in one module, so that an engine sees every parameter: ``forward`` encodes the conditions,
-    drops some, and returns the loss per example."""
+    """Model and objective in one module, so an engine sees every parameter: ``forward`` encodes the conditions, drops
+    some, and returns the loss per example."""
 
     def __init__(self, model: Model, objective: Objective, recipe: Recipe) -> None:
         super().__init__()
@@ -53,8 +53,8 @@ class DiffusionLoss(nn.Module):
     ) -> LossOutput:
         """x0 (B, C, *s) normalised latents -> a loss per example (B,).
 
-        With `times`, a span (a, b) of [0, 1), it is no loss but a measurement: nothing is dropped, u is uniform in
-        the span, and the squared error of what the network predicts at the schedule's time of u comes out.
+        With `times`, a span (a, b) of [0, 1), it is a measurement: nothing is dropped, u is uniform in the
+        span, and the result is the squared error of the network's prediction at the schedule's time of u.
         """
         streams = Streams(seeds, x0.device)
         if times is None:
@@ -85,8 +85,8 @@ class DiffusionLoss(nn.Module):
 class DenoiserTask:
     """One part, ``model``; its latents come from cached moments (batch key ``moments``) or from the images.
 
-    `name_of` says what to call the example of a place, `say` tells the user of steps that were left out, and
-    `snapshot`, where power-function averages are kept, stores them after a step (counted from 1).
+    `name_of` gives the name of a place's example, `say` tells the user of steps left out, and `snapshot`, if
+    power-function averages are kept, stores them after a step (counted from 1).
     """
 
     stage = "denoiser"
@@ -139,8 +139,8 @@ class DenoiserTask:
         return z
 
     def step(self, step: int, micros: Sequence[MicroBatch], *, measure: bool) -> Mapping[str, Any]:
-        """One optimizer step over the micro-batches, and the averages after it; a step that must not count leaves
-        weights, moments and averages as they were."""
+        """One optimizer step over the micro-batches, and the averages after it; a rejected step leaves weights, moments
+        and averages unchanged."""
         part, seed, settings = self.parts[0], self._recipe.seed, self._recipe.trainer
         logs: dict[str, Any] = {}
         losses: list[Tensor] = []
@@ -171,8 +171,8 @@ class DenoiserTask:
         return logs
 
     def state(self) -> dict[str, Tensor]:
-        """Give what a resumed run needs beside weights, optimizer and averages; raises :class:`TrainingError` where
-        there is nothing worth keeping."""
+        """The state for a resumed run, beside weights, optimizer and averages; raises :class:`TrainingError` if nothing
+        is worth keeping."""
         self.guard.hold(self.parts[0])
         return {"bad_steps": self.guard.state()}
 
@@ -183,8 +183,8 @@ class DenoiserTask:
 
     @contextmanager
     def averaged(self) -> Iterator[Model]:
-        """A context in which the model has its averaged weights, where such are kept, and is in eval mode; afterwards
-        everything is as it was, bit for bit. All processes must enter it."""
+        """A context with the model in eval mode, with its averaged weights if such are kept; afterwards everything is
+        as before, bit for bit. All processes must enter it."""
         engine = self.parts[0].engine
         engine.eval()
         try:
@@ -198,7 +198,7 @@ class DenoiserTask:
 
     @torch.no_grad()
     def errors(self, x0: Tensor, batch: Batch, seeds: Sequence[int], times: tuple[float, float]) -> Tensor:
-        """Squared errors (B,) of what the network predicts, at times of the span `times`; see :class:`DiffusionLoss`.
+        """Squared errors (B,) of the network's prediction, at times of the span `times`; see :class:`DiffusionLoss`.
         All processes must call it."""
         out: LossOutput = self.parts[0].engine(x0, batch, seeds, times)
         return out.value
@@ -209,7 +209,7 @@ class DenoiserTask:
         return bool(self._recipe.trainer.ema)
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's weights to sample with, whole, on the CPU: averaged where an average is kept. All processes must
+        """The model's weights to sample with, whole, on the CPU: averaged if an average is kept. All processes must
         call it."""
         state = self.ema.state(self._loss) if self.ema else whole_state(self._loss)
         prefix = "model."

@@ -56,7 +56,7 @@ def train_denoiser(context: RunContext, identity: str, fitted: Mapping[str, Mapp
 
 
 def _say_how(context: RunContext) -> None:
-    """Say what a user may not expect of this recipe."""
+    """Tell the user this recipe's surprises."""
     recipe = context.recipe
     several = context.run.world.size > 1 or recipe.trainer.accumulate > 1
     if several and of(DenoiserConfig, recipe.denoiser.config).dropout:
@@ -67,7 +67,7 @@ def _say_how(context: RunContext) -> None:
 
 
 def _validate_at_the_end(context: RunContext, held_out: HeldOutErrors) -> None:
-    """Measure after the last step, where the loop did not."""
+    """Measure after the last step, if the loop did not."""
     settings, run = context.recipe.trainer, context.run
     if settings.validate_every and not settings.steps % settings.validate_every:
         return
@@ -99,7 +99,7 @@ def _write(context: RunContext, task: DenoiserTask, started: Start, identity: st
 
 
 def validation_of(context: RunContext, task: DenoiserTask) -> HeldOutErrors:
-    """Give the function that measures the model on held-out images, and say on which."""
+    """The function to measure the model on held-out images; say on which."""
     recipe = context.recipe
     keys = ["image", *recipe.reads]
     data, why_not = context.held_out(keys)

@@ -14,17 +14,17 @@ from ldm_core.training.denoiser.task import DenoiserTask
 from ldm_core.training.engine.world import World
 
 BINS = 10
-"""Spans of the schedule that are measured apart: `val_loss_t0` is the tenth with the least noise."""
-_BLOCK = 16  # images that are measured at once; the same on any number of processes, so that the bits are, too
+"""Separately measured spans of the schedule: `val_loss_t0` is the tenth with the least noise."""
+_BLOCK = 16  # images measured at once; the same on any number of processes, so the bits are, too
 
 
 class HeldOutErrors:
-    """The squared error of what the network predicts, on held-out images, with the averaged weights if any.
+    """The squared error of the network's prediction on held-out images, with the averaged weights if any.
 
     `examples` by index, fitted to the model's size. Each image is measured once in each of ten equal spans of the
-    schedule's own training times, with latents, time and noise from its own streams, so that two measurements differ
-    by the weights alone. Neither the objective's weighting nor its choice of times enters, so runs with different
-    objectives compare; conditions are not dropped.
+    schedule's own training times, with latents, time and noise from its own streams, so two measurements differ by the
+    weights alone. Neither the objective's weighting nor its choice of times enters, so runs with different objectives
+    compare; conditions are not dropped.
     """
 
     def __init__(self, task: DenoiserTask, examples: Any, reads: tuple[str, ...], count: int, world: World) -> None:
@@ -59,7 +59,7 @@ class HeldOutErrors:
         return range(block * _BLOCK, min((block + 1) * _BLOCK, self.count))
 
     def _block(self, block: int) -> tuple[Tensor, Mapping[str, Any]]:
-        """Latents and what the conditioners read, of a block; encoded once."""
+        """A block's latents and the conditioners' inputs; encoded once."""
         device = self._world.device
         if block not in self._kept:
             rows = self._rows(block)

@@ -1,12 +1,12 @@
 """The adversarial loss of a first stage, in two parts: the autoencoder's and the discriminator's.
 
-Source: Esser et al. (arXiv 2012.09841, equations 5 to 7) and Rombach et al. (arXiv 2112.10752, appendix G),
-with decisions of ours: the start is counted in batches; perceptual and adversarial losses are differentiated
-once each, with respect to the reconstruction; the published log-variance, which no optimizer ever received, is
-an option and then learned; the discriminator may have an R1 penalty (Mescheder et al., arXiv 1801.04406).
+Source: Esser et al. (arXiv 2012.09841, equations 5 to 7) and Rombach et al. (arXiv 2112.10752, appendix G), with
+decisions of ours: the start is counted in batches; perceptual and adversarial losses are differentiated once each, with
+respect to the reconstruction; the published log-variance, never given to an optimizer there, is an option and then
+learned; the discriminator may have an R1 penalty (Mescheder et al., arXiv 1801.04406).
 
-Each part is an ``nn.Module`` whose ``forward`` computes its whole loss, so that a DeepSpeed engine can hold
-it (ZeRO stages 0 to 2). Nothing here imports deepspeed.
+Each part is an ``nn.Module`` with its whole loss in ``forward``, so a DeepSpeed engine can hold it (ZeRO stages 0 to
+2). Nothing here imports deepspeed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ldm_core.contracts.streams import Streams
 from ldm_core.errors import ConfigError
 
 Reduce = Callable[[Tensor], Tensor]
-"""Averages a tensor over the processes that share a batch; the identity for one process."""
+"""Averages a tensor over the processes of a shared batch; the identity for one process."""
 
 
 class PartOutput(NamedTuple):
-    """One part's loss: `value` () float32; `logs`, detached scalars, and whatever else the stage logs, averaged over
-    the batch; `image`, the detached reconstruction."""
+    """One part's loss: `value` () float32; `logs`, detached scalars and the stage's own logs, averaged over the batch;
+    `image`, the detached reconstruction."""
 
     value: Tensor
     logs: Mapping[str, Tensor] = EMPTY
@@ -41,7 +41,7 @@ class Comparison(NamedTuple):
     """The losses of images and their reconstruction (B, c, H, W), cut off from the stage's graph; all detached.
 
     `nll` and `generator` (g) are (), the gradients of both by the reconstruction have its shape; `variance_grad` (1,)
-    is nll's by the log-variance, where there is one.
+    is nll's by the log-variance, if there is one.
     """
 
     nll: Tensor
@@ -53,7 +53,7 @@ class Comparison(NamedTuple):
 
 
 class Balance(NamedTuple):
-    """A micro-batch's comparison and the adaptive weight () of the whole batch that it belongs to."""
+    """A micro-batch's comparison and the adaptive weight () of its whole batch."""
 
     comparison: Comparison
     weight: Tensor
@@ -83,11 +83,11 @@ def identity(x: Tensor) -> Tensor:
 def adaptive_weight(
     nll_grad: Tensor, gan_grad: Tensor, *, reduce: Reduce = identity, limit: float = 1e4, eps: float = 1e-4
 ) -> Tensor:
-    """Weight () in [0, `limit`] that brings the adversarial gradient to the reconstruction's size; detached.
+    """Weight () in [0, `limit`] to scale the adversarial gradient to the reconstruction's; detached.
 
-    The ratio of the Euclidean norms of two gradients of equal shape, taken at the decoder's last layer, `eps`
-    added to the denominator. `reduce` averages both over processes, in one call, before the norms: the norm
-    of an average is not the average of norms. Source: arXiv 2012.09841, equation 7.
+    The ratio of the Euclidean norms of two gradients of equal shape, taken at the decoder's last layer, `eps` added to
+    the denominator. `reduce` averages both over processes, in one call, before the norms: the norm of an average is not
+    the average of norms. Source: arXiv 2012.09841, equation 7.
     """
     both = reduce(torch.stack((nll_grad.detach().float(), gan_grad.detach().float())))
     norms = torch.linalg.vector_norm(both.flatten(1), dim=1)
@@ -98,9 +98,9 @@ def r1_penalty(discriminator: nn.Module, images: Tensor, streams: Streams) -> Te
     """R1 penalty () of a patch discriminator at real `images` (B, c, H, W), differentiable by its parameters.
 
     It is the squared Euclidean norm of a logit's gradient by its image, averaged over patches and images. The average
-    over an image's patches is estimated without bias from one backward pass, in which each patch has a random sign
-    drawn from the image's stream; for one logit an image it is exact. Float32, whatever the autocast: gradients of
-    single logits are small. Source: arXiv 1801.04406, equation 9.
+    over an image's patches is estimated without bias from one backward pass: each patch has a random sign drawn from
+    the image's stream; for one logit an image it is exact. Float32, whatever the autocast: gradients of single logits
+    are small. Source: arXiv 1801.04406, equation 9.
     """
     with torch.autocast(images.device.type, enabled=False):
         real = images.detach().float().requires_grad_()
@@ -112,7 +112,7 @@ def r1_penalty(discriminator: nn.Module, images: Tensor, streams: Streams) -> Te
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Turn ``requires_grad`` off for a borrowed module's parameters; on leaving, back to what it was."""
+    """Turn ``requires_grad`` off for a borrowed module's parameters, and restore it on leaving."""
     thawed = [p for p in module.parameters() if p.requires_grad]
     try:
         for p in thawed:
@@ -126,20 +126,20 @@ def frozen(module: nn.Module) -> Iterator[None]:
 class GeneratorLoss(nn.Module):
     """The autoencoder's loss: nll + regularization_weight · regularization + disc_weight · adaptive · g.
 
-    The error map is abs(x - x̂) (`pixel_loss` "l1") or its square ("l2"), plus `perceptual_weight` times the
-    perceptual distance, which is broadcast: it counts once per pixel and channel. `first_stage.nll_reduction`
-    says how the map becomes nll. g = -mean D(x̂), from batch `disc_start` on (step < disc_start: neither g
-    nor its gradient is computed, and the cost is that of a plain autoencoder).
+    The error map is abs(x - x̂) (`pixel_loss` "l1") or its square ("l2"), plus `perceptual_weight` times the perceptual
+    distance, broadcast: it counts once per pixel and channel. `first_stage.nll_reduction` defines the reduction of the
+    map to nll. g = -mean D(x̂), from batch `disc_start` on (step < disc_start: neither g nor its gradient is computed,
+    and the cost is a plain autoencoder's).
 
-    `first_stage` (:class:`TrainableStage`) is registered. `discriminator` (None = no adversarial term) and
-    `perceptual` (an :class:`~ldm_core.training.first_stage.lpips.LPIPS`, or None) are borrowed: not registered, so
-    neither in ``parameters()`` nor in the state nor moved by ``.to(device)``; place them yourself. The
-    discriminator receives no gradient; in train mode its batch norm statistics do move, as published.
+    `first_stage` (:class:`TrainableStage`) is registered. `discriminator` (None = no adversarial term) and `perceptual`
+    (an :class:`~ldm_core.training.first_stage.lpips.LPIPS`, or None) are borrowed: not registered, so neither in
+    ``parameters()`` nor in the state nor moved by ``.to(device)``; place them yourself. The discriminator receives no
+    gradient; in train mode its batch norm statistics do move, as published.
 
     `log_variance`: the error map becomes map / exp(s) + s with a learned s (1,), 0 at the start, trained with the
-    autoencoder: nll is then that of a Laplace (L1) or Gaussian (L2) distribution of that variance, up to constants.
+    autoencoder: nll is then the one of a Laplace (L1) or Gaussian (L2) distribution of this variance, up to constants.
 
-    `reduce`: see :func:`adaptive_weight`. Raises ConfigError when the stage cannot be trained so.
+    `reduce`: see :func:`adaptive_weight`. Raises ConfigError if the stage cannot be trained so.
     """
 
     def __init__(  # noqa: PLR0913
@@ -199,16 +199,14 @@ class GeneratorLoss(nn.Module):
     def forward(
         self, images: Tensor, step: int, streams: Streams | None = None, balance: Balance | None = None
     ) -> PartOutput:
-        """Loss of `images` (B, c, H, W) in [-1, 1] at batch `step`; `streams`, B random streams for the
-        stage.
+        """Loss of `images` (B, c, H, W) in [-1, 1] at batch `step`; `streams`, B random streams for the stage.
 
-        `image` of the output is what the discriminator's part takes as fake. Logs: loss, pixel, perceptual,
-        nll, log_variance, regularization, those of the stage, and with the adversarial term: generator (g) and
-        adaptive_weight. Under ``no_grad`` the adversarial term is left out, so that held-out losses compare
-        across its start.
+        `image` of the output is the fake of the discriminator's part. Logs: loss, pixel, perceptual, nll, log_variance,
+        regularization, those of the stage, and with the adversarial term: generator (g) and adaptive_weight. Under
+        ``no_grad`` the adversarial term is left out, so held-out losses compare across its start.
 
-        `balance`: where the images are one of several micro-batches of a batch, :meth:`compare` was called with
-        each of them first, and the weight is that of them all.
+        `balance`: for one of several micro-batches of a batch, :meth:`compare` was called with each of them first, and
+        the weight is the common one.
         """
         stage = cast(TrainableStage, self.first_stage)
         reconstruction = stage.reconstruct(images.to(stage.last_layer.dtype), streams=streams)
@@ -233,12 +231,11 @@ class GeneratorLoss(nn.Module):
         return PartOutput(value, logs, image.detach())
 
     def compare(self, images: Tensor, streams: Streams | None = None) -> tuple[Comparison, Tensor]:
-        """Give the losses of a micro-batch (B, c, H, W), and the gradients of nll and g at the last layer, (2, its
-        shape).
+        """Give the losses of a micro-batch (B, c, H, W), and the gradients of nll and g at the last layer.
 
-        The mean of the latter over a batch's micro-batches and processes gives the batch's adaptive weight. The
-        stage runs without a graph up to its last layer, so this costs one forward pass of it; what follows the
-        reconstruction is not computed again in :meth:`forward`.
+        The latter, (2, its shape), averaged over a batch's micro-batches and processes, give the batch's adaptive
+        weight. The stage runs without a graph up to its last layer, so this costs one forward pass of it;
+        :meth:`forward` does not repeat the work after the reconstruction.
         """
         stage = cast(TrainableStage, self.first_stage)
         with frozen(self.first_stage):
@@ -278,7 +275,7 @@ class GeneratorLoss(nn.Module):
         """nll + disc_weight · weight · g as a tensor with the right value and gradient, and the terms to log."""
         factor = self.disc_weight * weight
         terms = {**comparison.logs, "generator": comparison.generator, "adaptive_weight": weight}
-        # A term of value 0 that carries the gradients on into the stage and the log-variance.
+        # A term of value 0, to carry the gradients on into the stage and the log-variance.
         carrier = (image * (comparison.nll_grad + factor * comparison.gan_grad)).sum()
         if self.log_variance is not None and comparison.variance_grad is not None:
             carrier = carrier + (self.log_variance * comparison.variance_grad).sum()
@@ -288,12 +285,12 @@ class GeneratorLoss(nn.Module):
 class DiscriminatorLoss(nn.Module):
     """The discriminator's loss: `kind` "hinge" or "vanilla" of its logits on images and on reconstructions.
 
-    `discriminator` is registered under that name. Before batch `disc_start` the loss is 0 and reaches every
-    parameter with a gradient of 0; a trainer may as well skip the part (:meth:`active`).
+    `discriminator` is registered under this name. Before batch `disc_start` the loss is 0 and reaches every parameter
+    with a gradient of 0; a trainer may as well skip the part (:meth:`active`).
 
     With `r1_weight`, every `r1_every`-th batch from the start on has `r1_weight` / 2 times :func:`r1_penalty` added,
-    times `r1_every`, so that the interval changes the cost and not the strength (lazy regularisation, Karras et al.,
-    arXiv 1912.04958). Raises ConfigError for another `kind`.
+    times `r1_every`, so the interval changes the cost and not the strength (lazy regularisation, Karras et al., arXiv
+    1912.04958). Raises ConfigError for another `kind`.
     """
 
     def __init__(
@@ -322,12 +319,11 @@ class DiscriminatorLoss(nn.Module):
         return self.r1_weight > 0.0 and self.active(step) and (step - self.disc_start) % self.r1_every == 0
 
     def forward(self, real: Tensor, fake: Tensor, step: int, streams: Streams | None = None) -> PartOutput:
-        """Loss of `real` and `fake` (B, c, H, W) in [-1, 1] at batch `step`; `fake` is detached here once
-        more. `streams`, B random streams, are needed where the batch is :meth:`penalized`, else ValueError.
+        """Loss of `real` and `fake` (B, c, H, W) in [-1, 1] at batch `step`; `fake` is detached here once more.
 
-        Logs: discriminator (the loss), real_logit and fake_logit (means), real_accuracy and fake_accuracy
-        (shares of patches on the right side of 0), r1 (the penalty, where there is one). They are empty before the
-        start.
+        A :meth:`penalized` batch needs `streams`, B random streams, else ValueError. Logs: discriminator (the loss),
+        real_logit and fake_logit (means), real_accuracy and fake_accuracy (shares of patches on the right side of 0),
+        r1 (the penalty, if any). They are empty before the start.
         """
         if not self.active(step):
             zeros = [0.0 * p.float().sum() for p in self.discriminator.parameters()]
@@ -352,7 +348,7 @@ class DiscriminatorLoss(nn.Module):
 
 
 def _trainable(stage: nn.Module) -> TrainableStage:
-    """`stage` as what can be trained; ConfigError naming what it lacks, and the contract."""
+    """`stage` as a trainable one; ConfigError naming the missing members, and contract."""
     if not isinstance(stage, TrainableStage):
         wanted = ("reconstruct", "last_layer", "nll_reduction", "regularization_weight")
         offered = set(dir(stage))
@@ -366,8 +362,8 @@ def _trainable(stage: nn.Module) -> TrainableStage:
 
 
 def _scaled_grad(value: Tensor, by: list[Tensor], count: int) -> tuple[Tensor, ...]:
-    """Gradients of `value`, a mean over `count` numbers, by way of about their sum: fp16 has no digits for the
-    millionth part that each has in the mean. The factor is a power of two, so in fp32 every bit stays."""
+    """Gradients of `value`, a mean over `count` numbers, by way of about their sum: fp16 has no digits for one number's
+    millionth part in the mean. The factor is a power of two, so in fp32 every bit stays."""
     scale = 2.0 ** round(math.log2(count))
     return tuple(gradient / scale for gradient in torch.autograd.grad(value * scale, by))
 

@@ -1,7 +1,7 @@
-"""The care of a codebook in training: a start from data, and other places for codes that nothing uses.
+"""The care of a codebook in training: a start from data, and other places for unused codes.
 
-A stage that has one offers ``init_codebook``, ``quantizing``, ``revive`` and ``quantize``, its codes as a module, and
-logs ``codebook_counts`` (codes,), how often each code occurs in a pass, from ``reconstruct``.
+A stage with a codebook offers ``init_codebook``, ``quantizing``, ``revive`` and ``quantize``, its codes as a module,
+and logs ``codebook_counts`` (codes,), the count of each code in a pass, from ``reconstruct``.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class CodebookCare:
-    """Looks after the codebook of `stage`, which `part` trains; does nothing for a stage without one.
+    """Looks after the codebook of `stage`, trained by `part`; does nothing for a stage without one.
 
-    The codes start from the latents of `first_images` at batch ``codebook_start``, or at the last one of a shorter
-    run: the stage decodes through them in any case. Every ``revive_every`` steps, codes that no latent of the whole
-    batch used since the last time move onto latents of the batch, and their optimizer state starts anew. All of it
-    is the same whatever the number of processes and micro-batches.
+    The codes start from the latents of `first_images` at batch ``codebook_start``, or at the last one of a shorter run:
+    the stage decodes through them in any case. Every ``revive_every`` steps, codes unused by the whole batch's latents
+    since the last time move onto latents of the batch, and their optimizer state starts anew. All of it is the same for
+    any number of processes and micro-batches.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class CodebookCare:
 
     @torch.no_grad()
     def start(self, step: int) -> None:
-        """Before batch `step`: whether it quantises, and the codes' start where it is the first that does."""
+        """Before batch `step`: set if it quantises, and start the codes if it is the first to do so."""
         if not self._starts:
             return
         self._stage.quantizing = step >= self._from
@@ -66,7 +66,7 @@ class CodebookCare:
     def revive(self, step: int, images: Sequence[Tensor], counts: Sequence[Tensor | None]) -> None:
         """After batch `step`, with the images (B, c, H, W) and counts (codes,) of its micro-batches on this process.
 
-        Raises ConfigError for a stage that revives but counts nothing.
+        Raises ConfigError for a reviving stage without counts.
         """
         if not self._every or step < self._from:
             return
@@ -88,7 +88,7 @@ class CodebookCare:
             self._forget(dead)
 
     def state(self) -> dict[str, Tensor]:
-        """Give what a resumed run needs: how often each code was used since the last revival."""
+        """The state for a resumed run: the uses of each code since the last revival."""
         return {} if self._counts is None else {COUNTS: self._counts.cpu()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -103,8 +103,8 @@ class CodebookCare:
         return torch.cat(self._world.gather(latents.cpu())).to(latents.device)  # with buckets, N may differ
 
     def _share(self) -> None:
-        """Codes that were written in place: the first process's for all (sums on a GPU differ in the last bits, and
-        weights that differ once stay so), and into ZeRO's own copies."""
+        """Share the codes written in place: the first process's for all (sums on a GPU differ in the last bits, and
+        once unequal weights stay so), and into ZeRO's own copies."""
         codes: nn.Module = self._stage.quantize
         for parameter in codes.parameters():
             parameter.data.copy_(self._world.broadcast(parameter.data))

@@ -18,16 +18,16 @@ _MAX_MULT = 8
 class PatchDiscriminator(nn.Module):
     """Judges overlapping patches: images -> one logit a patch, positive for real.
 
-    4x4 convolutions with padding 1: `layers` with stride 2, then two with stride 1; widths `width` times 1,
-    2, 4, 8 (then constant); leaky ReLU 0.2; normalisation in all but the first and the last. Convolutions
-    start at N(0, 0.02²), norm weights at N(1, 0.02²). State keys: ``main.N.*``, as in published checkpoints.
+    4x4 convolutions with padding 1: `layers` with stride 2, then two with stride 1; widths `width` times 1, 2, 4, 8
+    (then constant); leaky ReLU 0.2; normalisation in all but the first and the last. Convolutions start at N(0, 0.02²),
+    norm weights at N(1, 0.02²). State keys: ``main.N.*``, as in published checkpoints.
 
     `layers` 3: 2,765,633 parameters, patches of 70 x 70. `layers` 2: 663,361 parameters, patches of 34 x 34
     (`channels_in` 3, `width` 64).
 
-    `norm` "batch" is the published one; its statistics are those of one process's batch, so that a run's
-    numbers depend on how many processes share the batch. "group" (32 groups, fewer where 32 does not divide
-    the width) has no such dependence and no running statistics.
+    `norm` "batch" is the published one; its statistics are those of one process's batch, so a run's numbers depend on
+    the number of processes sharing the batch. "group" (32 groups, fewer if 32 does not divide the width) has no such
+    dependence and no running statistics.
 
     Raises ValueError for fewer than one layer or an unknown `norm`.
     """
@@ -75,7 +75,7 @@ class PatchDiscriminator(nn.Module):
 
     @property
     def min_size(self) -> int:
-        """Smallest side of an image that gives a logit: 3 · 2^layers (24 for three layers)."""
+        """Smallest side of an image with a logit: 3 · 2^layers (24 for three layers)."""
         return 3 * 2 ** (len(self.strides) - 2)
 
     def forward(self, x: Tensor) -> Tensor:

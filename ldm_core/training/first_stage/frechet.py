@@ -1,7 +1,7 @@
-"""The Fréchet distance between two sets of images, by features that are at hand: VGG16's, or a fixed random network's.
+"""The Fréchet distance between two sets of images, by features at hand: VGG16's, or a fixed random network's.
 
-Neither is the FID of the literature, whose features are those of one InceptionV3: numbers compare among themselves
-only. Source of the distance: Dowson and Landau 1982; Heusel et al., arXiv 1706.08500.
+Neither is the FID of the literature, by the features of one InceptionV3: numbers compare among themselves only. Source
+of the distance: Dowson and Landau 1982; Heusel et al., arXiv 1706.08500.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _SEED = 20_220_413
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Squared Fréchet distance of the Gaussians with the means and covariances of features `a` (N, D), `b` (M, D).
 
-    Of ``|m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^½)`` the last trace is that of the symmetric
-    ``(C_a^½ C_b C_a^½)^½``, from eigenvalues, in float64; covariances are unbiased. ValueError for fewer than two
-    rows, or other shapes.
+    In ``|m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^½)`` the last trace is the one of the symmetric
+    ``(C_a^½ C_b C_a^½)^½``, from eigenvalues, in float64; covariances are unbiased. ValueError for under two rows, or
+    other shapes.
     """
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(f"expected (N, D) and (M, D) with N, M of at least 2, got {tuple(a.shape)}, {tuple(b.shape)}")
@@ -45,7 +45,7 @@ class RandomFeatures(nn.Module):
     """Features of a fixed network of random convolutions: (B, 1 or 3, H, W) in [-1, 1] -> (B, 192).
 
     Three strided 3x3 convolutions with leaky ReLU, widths 32, 64 and 96; the features are the means over positions of
-    each. Weights are drawn once from a seed in this file, so that numbers compare across runs.
+    each. Weights are drawn once from a seed in this file, so numbers compare across runs.
     """
 
     name = "fd_random"
@@ -71,8 +71,8 @@ class RandomFeatures(nn.Module):
 class VGG16Features(nn.Module):
     """Features of a trained VGG16: (B, 1 or 3, H, W) in [-1, 1], sides of at least 16 -> (B, 512).
 
-    They are the means over positions of the last convolution's output (relu5_3). `urls`: files or URLs in any format
-    that :class:`~ldm_core.training.first_stage.lpips.LPIPS` reads; its heads are not needed. Raises what that raises.
+    They are the means over positions of the last convolution's output (relu5_3). `urls`: files or URLs in any format of
+    :class:`~ldm_core.training.first_stage.lpips.LPIPS`; its heads are not needed. Raises as LPIPS does.
     """
 
     name = "fd_vgg16"

@@ -32,7 +32,7 @@ _HEAD_KEY = re.compile(r"(?:^|\.)(?:lin|lins\.)([0-4])\.model\.1\.weight$")
 
 
 class _Scaling(nn.Module):
-    """RGB in [-1, 1] to what the trunk was trained on: (x - shift) / scale."""
+    """RGB in [-1, 1] to the trunk's trained range: (x - shift) / scale."""
 
     shift: Tensor
     scale: Tensor
@@ -47,7 +47,7 @@ class _Scaling(nn.Module):
 
 
 class _Head(nn.Module):
-    """A weight per channel (1x1, no bias); index 0, where a dropout was published, does nothing."""
+    """A weight per channel (1x1, no bias); index 0, a published dropout, does nothing."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -62,14 +62,14 @@ class _Head(nn.Module):
 class LPIPS(nn.Module):
     """Perceptual distance of two images: always in eval mode, always frozen, in float32 past the trunk.
 
-    ``LPIPS()`` has random weights (of use in tests only); :meth:`from_weights` reads trained ones. State keys
-    are those of the published autoencoder checkpoints: ``net.slice1.0.weight`` ... ``net.slice5.28.bias``,
+    ``LPIPS()`` has random weights (of use in tests only); :meth:`from_weights` reads trained ones. State keys are those
+    of the published autoencoder checkpoints: ``net.slice1.0.weight`` ... ``net.slice5.28.bias``,
     ``lin0.model.1.weight`` ... ``lin4.model.1.weight``, ``scaling_layer.{shift,scale}``.
 
-    Gradients flow to the images, never to the weights. ``train()`` has no effect, so that training a parent
-    does not make the distance stochastic. Under autocast the trunk's convolutions run in the lower precision.
+    Gradients flow to the images, never to the weights. ``train()`` has no effect, so training a parent does not make
+    the distance stochastic. Under autocast the trunk's convolutions run in the lower precision.
 
-    Raises LDMError when timm cannot be imported.
+    Raises LDMError if timm cannot be imported.
     """
 
     def __init__(self) -> None:
@@ -131,7 +131,7 @@ class LPIPS(nn.Module):
         self.load_state_dict({k: found[k] for k in own}, strict=False)
 
     def train(self, mode: bool = True) -> LPIPS:
-        """Do nothing: the distance is always that of eval mode."""
+        """Do nothing: the distance is always in eval mode."""
         return super().train(False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -165,8 +165,8 @@ class LPIPS(nn.Module):
 def _unit(x: Tensor) -> Tensor:
     """Scale each position's channel vector to length 1.
 
-    vector_norm has gradient 0 at 0, where the square root of a sum would give NaN (a position with no active
-    channel: common in flat images).
+    vector_norm has gradient 0 at 0, but the square root of a sum gives NaN (a position with no active channel: common
+    in flat images).
     """
     return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10)
 
@@ -195,7 +195,7 @@ def _vgg16_features() -> Sequence[nn.Module]:
 
 
 def _read_tensors(url: str) -> Mapping[str, Tensor]:
-    """The tensors of a safetensors file, or of a torch file that holds tensors only (or a ``state_dict``)."""
+    """The tensors of a safetensors file, or of a torch file of tensors only (or a ``state_dict``)."""
     from ldm_core.storage import read_bytes, shown
 
     data = read_bytes(url)

@@ -22,10 +22,10 @@ def quantize(images: Tensor) -> Tensor:
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio (B,) in dB, float64, of (B, c, H, W) in [-1, 1] or uint8; inf where equal.
+    """Peak signal-to-noise ratio (B,) in dB, float64, of (B, c, H, W) in [-1, 1] or uint8; inf if equal.
 
-    10 log10(255² / MSE), the error averaged over channels and pixels of the quantised images. ValueError for
-    unequal shapes.
+    10 log10(255² / MSE), the error averaged over channels and pixels of the quantised images. ValueError for unequal
+    shapes.
     """
     a, b = _levels(x, y)
     return 10.0 * torch.log10(255.0**2 / (a - b).square().mean((1, 2, 3)))
@@ -34,9 +34,9 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 def ssim(x: Tensor, y: Tensor) -> Tensor:
     """Structural similarity (B,), float64, at most 1, of (B, c, H, W) in [-1, 1] or uint8, sides at least 11.
 
-    Per channel, with population covariances, over windows that lie wholly inside, then averaged. Source: Wang
-    et al., "Image Quality Assessment: From Error Visibility to Structural Similarity" (2004), equation 13.
-    ValueError for unequal shapes or smaller sides.
+    Per channel, with population covariances, over windows wholly inside, then averaged. Source: Wang et al., "Image
+    Quality Assessment: From Error Visibility to Structural Similarity" (2004), equation 13. ValueError for unequal
+    shapes or smaller sides.
     """
     a, b = _levels(x, y)
     if min(a.shape[2:]) < _WINDOW:
@@ -51,7 +51,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def image_scores(x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Score each image: `psnr` (B,), equal images counted as 100 dB, and `ssim` (B,) where the sides suffice."""
+    """Score each image: `psnr` (B,), equal images counted as 100 dB, and `ssim` (B,) if the sides suffice."""
     scores = {"psnr": psnr(x, y).clamp(max=100.0)}
     if min(x.shape[2:]) >= _WINDOW:
         scores["ssim"] = ssim(x, y)

@@ -61,9 +61,9 @@ class _GeneratorAutocast(_Autocast):
 class FirstStageTask:
     """The parts ``autoencoder`` and, from its starting batch on, ``discriminator``.
 
-    `first_images`: what a codebook starts from, images (B, c, H, W); `perceptual`: an LPIPS, or none; `name_of` says
-    what to call the example of a place, and `say` tells the user of steps that were left out. Raises ConfigError for
-    settings that do not go together.
+    `first_images`: images (B, c, H, W) for the start of a codebook; `perceptual`: an LPIPS, or none; `name_of` gives
+    the name of a place's example, and `say` tells the user of steps left out. Raises ConfigError for settings in
+    conflict.
     """
 
     stage = "first_stage"
@@ -124,7 +124,7 @@ class FirstStageTask:
         """Nothing to prepare: a codebook starts with its batch."""
 
     def state(self) -> dict[str, Tensor]:
-        """Give what a resumed run needs beside weights and optimizers."""
+        """The state for a resumed run, beside weights and optimizers."""
         return {**self._codebook.state(), **{f"bad_steps_{k}": guard.state() for k, guard in self.guards.items()}}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -155,7 +155,7 @@ class FirstStageTask:
                 against = opponent.engine(x, out.image, step, self._streams(micro, "r1"))
                 opponent.backward(spoiled(against.value))
                 if len(found) == len(micros) and not self._autoencoder.applied:
-                    opponent.discard()  # what it would learn from is not worth it
+                    opponent.discard()  # its fake images are worth no step
                 else:
                     norms["grad_norm_discriminator"] = opponent.step(measure=measure)
                 losses["discriminator"].append(against.value.detach().expand(len(x)))
@@ -181,7 +181,7 @@ class FirstStageTask:
         losses: Mapping[str, Sequence[Tensor]],
         measure: bool,
     ) -> bool:
-        """Say whether a part's step counts; where the run must stop, its guard raises."""
+        """Say if a part's step counts; its guard raises if the run must stop."""
         places = [MicroBatch({}, m.places) for m in micros]  # a guard remembers them, and need not keep the images
         counts = self.guards[part.name].after(step, part, places, losses[part.name], measure=measure)
         self.part_steps[part.name] += counts
@@ -191,9 +191,9 @@ class FirstStageTask:
         return Streams(micro.seeds(self._recipe.seed, purpose), self._world.device)
 
     def _balances(self, step: int, images: list[Tensor], micros: Sequence[MicroBatch]) -> list[Balance | None]:
-        """For several micro-batches, the adaptive weight of them all, which each must know before its backward pass.
+        """For several micro-batches, their common adaptive weight, needed by each before its backward pass.
 
-        The random numbers that dropout draws here are drawn again in the step.
+        The random numbers of dropout here are drawn again in the step.
         """
         generator = self._generator.loss
         if len(micros) == 1 or not generator.adversarial(step):
@@ -205,7 +205,7 @@ class FirstStageTask:
         return [Balance(comparison, weight) for comparison, _ in pairs]
 
     def _remember_penalty(self, found: list[dict[str, Tensor]]) -> None:
-        """Every line of the log has the latest R1 penalty: most steps have none of their own."""
+        """Give every log line the latest R1 penalty: most steps have none of their own."""
         if "r1" in found[0]:
             self._penalty = torch.stack([f["r1"] for f in found]).mean()
         elif self._penalty is not None:
@@ -214,8 +214,8 @@ class FirstStageTask:
 
 
 def _by_example(x: Tensor, out: PartOutput) -> Tensor:
-    """A loss (B,) that tells which example is to blame: its pixel error, or the loss itself where that is finite and
-    the loss is not."""
+    """A loss (B,) to tell the guilty example: its pixel error, or the loss itself if the error is finite and the loss
+    is not."""
     errors = (cast(Tensor, out.image) - x).abs().flatten(1).mean(1)
     blamed = out.value.detach().isfinite() | ~errors.isfinite().all()
     return torch.where(blamed, errors, out.value.detach())
@@ -227,7 +227,7 @@ def _pictures(micro: MicroBatch) -> Tensor:
 
 
 def _adversary(recipe: Recipe, start: int) -> PatchDiscriminator | None:
-    """The discriminator, from the recipe's seed; None where a run has none, or ends before batch `start`."""
+    """The discriminator, from the recipe's seed; None if a run has none, or ends before batch `start`."""
     settings = recipe.first_stage_trainer
     if not settings.adversarial or start >= settings.steps:
         return None
@@ -247,8 +247,8 @@ def _adversary(recipe: Recipe, start: int) -> PatchDiscriminator | None:
 
 
 def start_of_adversary(recipe: Recipe) -> int:
-    """The batch (from 0) at which the discriminator comes in: the recipe's, as a number or as a share of the steps,
-    or else the stage's own."""
+    """The discriminator's first batch (from 0): the recipe's, as a number or as a share of the steps, or else the
+    stage's own."""
     settings = recipe.first_stage_trainer
     if settings.adversarial_start_share is not None:
         return round(settings.adversarial_start_share * settings.steps)
@@ -256,7 +256,7 @@ def start_of_adversary(recipe: Recipe) -> int:
 
 
 def _networks(stage: Any) -> list[nn.Module]:
-    """The stage's parts that can be recomputed, or all of its parts where it names none; codebooks stay as they are."""
+    """The stage's recomputable parts, or all of its parts if it names none; codebooks stay as they are."""
     parts = list(stage.children())
     return [p for p in parts if of(PartAnswers, p).recompute_blocks is not None] or parts
 
@@ -266,7 +266,7 @@ def _either(first: Any, second: Any) -> Any:
 
 
 def perceptual_distance(urls: str, world: World) -> nn.Module | None:
-    """LPIPS with the weights at `urls` (several joined by commas), on the run's device; None where there are none."""
+    """LPIPS with the weights at `urls` (several joined by commas), on the run's device; None without any."""
     if not urls:
         return None
     from ldm_core.training.first_stage.lpips import LPIPS
@@ -278,8 +278,8 @@ def mean_logs(micros: Sequence[Mapping[str, Tensor]], stage: Any, world: World) 
     """The mean of equal-named logs over micro-batches and processes, as scalars (); one reduction in all.
 
     Logs with axes (counts of codes, KL by channel) are averaged as they are and handed to the stage's
-    ``diagnostics(logs)``, which makes scalars of them: the number of codes that a whole batch uses does not follow
-    from the numbers of its parts. A stage without it has their means. Every process must call it.
+    ``diagnostics(logs)`` to make scalars of them: the number of codes in use by a whole batch does not follow from the
+    numbers of its parts. A stage without it has their means. Every process must call it.
     """
     means = {k: torch.stack([m[k].detach().float() for m in micros]).mean(0) for k in sorted(micros[0])}
     if world.size > 1:

@@ -90,7 +90,7 @@ def _write(context: RunContext, stage: FirstStage, started: Start, identity: str
 
 
 def _say_how(context: RunContext) -> None:
-    """Say what a user may not expect of this recipe."""
+    """Tell the user this recipe's surprises."""
     settings = context.recipe.first_stage_trainer
     if not settings.lpips:
         context.run.say(
@@ -108,7 +108,7 @@ def _say_how(context: RunContext) -> None:
 def spread_images(
     examples: Examples, count: int, world: World, start: int = 0, step: int = 1
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """`count` images (or all) from evenly spaced places of the data, which may be sorted, in blocks of at most 32.
+    """`count` images (or all) from evenly spaced places of the data, possibly sorted, in blocks of at most 32.
 
     Gives every `step`-th block from block `start` on: the images' numbers from 0 to `count`, and the images (B, c, H,
     W) in [-1, 1] on the run's device.
@@ -121,7 +121,7 @@ def spread_images(
 
 
 def _watch(task: FirstStageTask, context: RunContext, stage: Any, pictures: HeldOut) -> None:
-    """Give the loop what it measures and shows while it trains."""
+    """Give the loop its measurements and pictures."""
 
     def again(x: torch.Tensor) -> torch.Tensor:
         """The pass of the training: before a codebook starts, latents are not quantised here either."""

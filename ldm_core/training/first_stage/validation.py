@@ -20,16 +20,16 @@ from ldm_core.training.first_stage.metrics import image_scores, quantize
 Again = Callable[[Tensor], Tensor]
 """Images (B, c, H, W) in [-1, 1] to their reconstructions, not clamped."""
 
-_BLOCK = 16  # images that are reconstructed at once; the same on any number of processes, so that the bits are, too
+_BLOCK = 16  # images reconstructed at once; the same on any number of processes, so the bits are, too
 _SHOWN = 16
-_VGG_SIDE = 16  # the smallest image that VGG16 takes
+_VGG_SIDE = 16  # the least side of an image for VGG16
 
 
 class HeldOut:
-    """Held-out images and how well they are reconstructed, shared out over the processes.
+    """Held-out images and the quality of their reconstructions, shared out over the processes.
 
-    `examples`: uint8 images (c, H, W) under the key ``image``, by index. LPIPS is measured where the settings name
-    its weights; the Fréchet distance is ``fd_vgg16`` where they name those of a VGG16, else ``fd_random``.
+    `examples`: uint8 images (c, H, W) under the key ``image``, by index. LPIPS is measured if the settings name its
+    weights; the Fréchet distance is ``fd_vgg16`` if they name those of a VGG16, else ``fd_random``.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class HeldOut:
     def measure(self, again: Again) -> dict[str, float]:
         """The mean ``psnr`` (dB), ``ssim`` and ``lpips`` over the images, and ``fd_vgg16`` or ``fd_random``.
 
-        SSIM and LPIPS are left out where the images are too small for them, the Fréchet distance where there is but
-        one image. The same on every process and with any number of them; every process must call it.
+        SSIM and LPIPS are left out if the images are too small for them, the Fréchet distance if there is but one
+        image. The same on every process and with any number of them; every process must call it.
         """
         own: dict[int, tuple[dict[str, Tensor], Tensor, Tensor]] = {}
         blocks = range(self._world.rank, -(-self.count // _BLOCK), self._world.size)
@@ -99,7 +99,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def rounded(scores: Mapping[str, float]) -> dict[str, float]:
-    """Scores with the digits that mean something."""
+    """Scores with their meaningful digits."""
     return {k: float(f"{v:.6g}") for k, v in scores.items()}
 
 
