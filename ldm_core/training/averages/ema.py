@@ -1,4 +1,4 @@
-"""The averaged weights that a model is sampled with."""
+"""The averaged weights of a model, for sampling."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class EMA:
     """Exponential moving averages of a module's trainable parameters, by name, in float32.
 
     Update n (from 1) of the first uses decay ``min(decay, (1 + n) / (10 + n))``, the published warm-up; `decay` 0
-    keeps none of this kind. `widths` are the relative widths of power-function averages, which are kept beside it
+    keeps none of this kind. `widths` are the relative widths of power-function averages, kept beside it
     (:mod:`ldm_core.training.averages.posthoc`). A trainable conditioner is part of the module, so its weights are
-    averaged
-    too. Under ZeRO 3 each process averages its own share of every parameter, and shares come together on request.
+    averaged too. Under ZeRO 3 each process averages its own share of every parameter, and shares come together on
+    request.
 
-    Make it after the module's engine, which decides where parameters lie.
+    Make it after the module's engine, as the engine decides the places of parameters.
     """
 
     def __init__(self, module: nn.Module, decay: float, widths: Sequence[float] = ()) -> None:
@@ -46,7 +46,7 @@ class EMA:
             torch._foreach_lerp_(list(shadow.values()), current, 1 - decay_of(exponent, self.updates))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give what a checkpoint must hold, with :attr:`updates`: whole tensors, on every process; all must call it.
+        """Give the state for a checkpoint, with :attr:`updates`: whole tensors, on every process; all must call it.
 
         The first average has the parameters' names, power-function ones ``power/<width>/<name>``.
         """
@@ -57,7 +57,7 @@ class EMA:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Go on from what :meth:`tensors` gave, on any number of processes and under any ZeRO stage."""
+        """Go on from the result of :meth:`tensors`, on any number of processes and under any ZeRO stage."""
         prefixes = [f"power/{width:g}/" for width in self.widths]
         for prefix, shadow in zip(["", *prefixes], [self.shadow, *self._powers], strict=True):
             for name, value in shadow.items():
@@ -74,18 +74,18 @@ class EMA:
         return {k: averaged.get(k, v) for k, v in whole_state(module).items()}
 
     def _whole(self, shadow: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        # Gathered shares go to the CPU one by one: a process that ZeRO 3 serves has no room for the whole.
+        # Gathered shares go to the CPU one by one: a process under ZeRO 3 has no room for the whole.
         each = ((n, self._sources[n], value) for n, value in shadow.items())
         return {n: _gathered(p, value).cpu() if _is_spread(p) else value for n, p, value in each}
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """A context in which the module has the averaged weights; afterwards its own are back, bit for bit.
+        """A context with the averaged weights in the module; afterwards its own are back, bit for bit.
 
         All processes must enter it. Without an average of the first kind the weights stay as they are.
         """
         sources = [self._sources[n] for n in self.shadow]
-        # What ZeRO 3 has spread comes back from the optimizer's copy: the module's own is made from that.
+        # ZeRO 3's shares come back from the optimizer's copy: the module's own is made from it.
         kept = [None if _is_spread(p) else p.detach().clone() for p in sources]
         try:
             for parameter, share in zip(sources, self.shadow.values(), strict=True):
@@ -114,14 +114,14 @@ def _is_spread(parameter: Any) -> bool:
 
 
 def _together(parameter: Any, writer: int | None = None) -> Any:
-    """A context in which a parameter that ZeRO 3 has spread is whole; what process `writer` puts in stays."""
+    """A context with a parameter spread by ZeRO 3 made whole; values put in by process `writer` stay."""
     import deepspeed
 
     return deepspeed.zero.GatheredParameters([parameter], modifier_rank=writer)
 
 
 def _own(parameter: Any) -> Tensor:
-    """The share of a parameter that this process holds: all of it, or ZeRO 3's flat fragment of the float32 one."""
+    """The own share of a parameter: all of it, or ZeRO 3's flat fragment of the float32 one."""
     if not _is_spread(parameter):
         return parameter.detach()
     from deepspeed.utils import safe_get_local_fp32_param
@@ -130,7 +130,7 @@ def _own(parameter: Any) -> Tensor:
 
 
 def _gathered(parameter: Any, share: Tensor) -> Tensor:
-    """The whole of what every process has a share of; shares are equally long, the last one padded."""
+    """The whole from every process's share; shares are equally long, the last one padded."""
     if not _is_spread(parameter):
         return share
     shares = [torch.empty_like(share) for _ in range(torch.distributed.get_world_size())]

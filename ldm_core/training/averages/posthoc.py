@@ -1,9 +1,9 @@
-"""Averages of any width, after training: power-function averages, their snapshots, and what is made from them.
+"""Averages of any width, after training: power-function averages, their snapshots, and their combinations.
 
 Karras et al. 2024 (arXiv 2312.02696, section 3 and appendix C). A power-function average at update t weighs the
 weights of time s by (gamma + 1) s^gamma / t^(gamma + 1); its relative width is the standard deviation of that profile
-over t. Averages of a few widths, stored from time to time, span a space in which the profile of another width has a
-nearest point: the same combination of the stored averages is that width's average.
+over t. Averages of a few widths, stored from time to time, span a space. The profile of another width has a nearest
+point in it: the same combination of the stored averages is the average of the width.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ldm_core.recipe import artifacts
 from ldm_core.recipe.settings import MAX_WIDTH
 
 FOLDER = "ema"
-"""Of a run: holds ``step-00001000.safetensors`` with the averages of every width at that step, float32."""
+"""Folder of a run with ``step-00001000.safetensors``: the averages of every width at the step, float32."""
 _POORLY = 0.05
 
 
@@ -46,7 +46,7 @@ def width_of(exponent: float) -> float:
 
 
 def decay_of(exponent: float, update: int) -> float:
-    """Give the share of the average that update `update` (from 1) keeps; 0 at the first.
+    """Give the share of the average kept by update `update` (from 1); 0 at the first.
 
     With it the average is the profile above, each step taking its integral over the step before it, exactly.
     """
@@ -67,10 +67,10 @@ def _products(
 def combination(
     updates: Sequence[int], exponents: Sequence[float], update: int, exponent: float
 ) -> tuple[NDArray[np.float64], float]:
-    """Give how much of each stored average (`updates`, `exponents`, one each) makes the average of `exponent` at
+    """Give the share of each stored average (`updates`, `exponents`, one each) in the average of `exponent` at
     `update`.
 
-    Least squares between the profiles. Also the distance that is left, relative to the wanted profile's size: 0 is
+    Least squares between the profiles. Also the remaining distance, relative to the wanted profile's size: 0 is
     exact, 1 is nothing in common.
     """
     t, g = np.asarray(updates, np.float64), np.asarray(exponents, np.float64)
@@ -86,7 +86,7 @@ def combination(
 
 @attrs.frozen
 class Snapshot:
-    """One file: its `url`, the optimizer `step` and the number of `updates` that its averages of `widths` had."""
+    """One file: its `url`, the optimizer `step` and the number of `updates` of its averages of `widths`."""
 
     url: str
     step: int
@@ -113,7 +113,7 @@ def write_snapshot(
 
 
 def snapshots(run: str, identity: str | None = None) -> list[Snapshot]:
-    """The snapshots of a run's folder by step, of this identity where one is given; headers alone are read."""
+    """The snapshots of a run's folder by step, of this identity if one is given; headers alone are read."""
     found = []
     for file in storage.list_files(storage.join(run, FOLDER)):
         if not file.url.endswith(".safetensors"):
@@ -129,7 +129,7 @@ def snapshots(run: str, identity: str | None = None) -> list[Snapshot]:
 
 
 def _snapshot(url: str, body: Mapping[str, Any]) -> Snapshot:
-    """ValueError for a body that no snapshot has."""
+    """ValueError for a body of no snapshot."""
     step, updates, widths = body["step"], body["updates"], body["widths"]
     if not all(type(n) is int and 0 <= n < 1 << 53 for n in (step, updates)):
         raise ValueError("step and updates are no whole numbers")
@@ -142,8 +142,8 @@ def _snapshot(url: str, body: Mapping[str, Any]) -> Snapshot:
 
 @attrs.frozen(eq=False)
 class Reconstruction:
-    """`tensors` by parameter name, float32; how far the profile is from the wanted one (`error`, relative); from how
-    many `snapshots`, up to which `step`."""
+    """`tensors` by parameter name, float32; the distance of the profile from the wanted one (`error`, relative); the
+    number of `snapshots` used, and the last `step` of them."""
 
     tensors: Mapping[str, Tensor]
     error: float
@@ -159,7 +159,7 @@ class Reconstruction:
 def reconstruct(run: str, width: float, step: int | None = None, identity: str | None = None) -> Reconstruction:
     """The averaged weights of relative `width` at `step` (None: the last snapshot) of the run at `run`.
 
-    Raises :class:`CheckpointError` where there is no such snapshot, :class:`ConfigError` for an impossible width.
+    Raises :class:`CheckpointError` if there is no such snapshot, :class:`ConfigError` for an impossible width.
     """
     exponent = exponent_of(width)
     there = storage.exists(storage.join(run, FOLDER))
@@ -193,7 +193,7 @@ def reconstruct(run: str, width: float, step: int | None = None, identity: str |
 
 
 def write_model(run: str, width: float, out: str, step: int | None = None) -> Reconstruction:
-    """A model's file at `out`: that of the finished run at `run`, with the averages of this width in it."""
+    """A model's file at `out`: the one of the finished run at `run`, with the averages of this width in it."""
     url = artifacts.find(run, artifacts.MODEL_FILE)
     header = artifacts.read_header(url, "model")
     made = reconstruct(run, width, step, str(header.extra.get("identity")))

@@ -1,7 +1,7 @@
 """The state of a training run, by name: parts, averages and a task's own tensors, out of the engines and back in.
 
 Names do not depend on the number of processes nor on the ZeRO stage: tensors are gathered whole, one at a time, so a
-device holds one of them beside its own; only the first process keeps them, in buffers that are used again.
+device holds one of them beside its own; only the first process keeps them, in reused buffers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SCALE, _STEP = "loss_scale", "step"
 
 
 def optimizer_steps(part: Part) -> int:
-    """Count the steps of a part's optimizer by its own counter, which leaves out those that were dropped."""
+    """Count the steps of a part's optimizer by its own counter, without the dropped ones."""
     optimizer = part.engine.optimizer
     states = getattr(optimizer, "optimizer", optimizer).state.values()
     return max((int(state["step"]) for state in states if "step" in state), default=0)
@@ -48,7 +48,7 @@ def part_tensors(part: Part) -> Iterator[tuple[str, Tensor]]:
 
 
 def _whole(parameter: nn.Parameter, part: Part) -> Tensor:
-    """The parameter itself, in float32 where its engine trains a copy in lower precision."""
+    """The parameter itself, in float32 if its engine trains a copy in lower precision."""
     import deepspeed
 
     if parameter.requires_grad and (part.settings.zero == 3 or (part.settings.zero and parameter.dtype != torch.float)):
@@ -68,12 +68,12 @@ def _moment(parameter: nn.Parameter, part: Part, key: str) -> Tensor | None:
 
 
 def _own_steps(parameter: nn.Parameter, part: Part) -> int:
-    """Steps in which a parameter had a gradient: a codebook has none before its batch. ZeRO counts a group as one."""
+    """Steps of a parameter with a gradient: a codebook has none before its batch. ZeRO counts a group as one."""
     return int(part.engine.optimizer.state.get(parameter, {}).get("step", 0))
 
 
 class HostCopy:
-    """Copies of tensors in host memory (pinned beside an accelerator), in buffers that the next copy overwrites."""
+    """Copies of tensors in host memory (pinned beside an accelerator), in buffers overwritten by the next copy."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
@@ -93,7 +93,7 @@ class HostCopy:
             out[name] = buffer
         if moving:
             torch.cuda.synchronize()
-        self._buffers = out if keep else {}  # what is gone from the state (a shorter cache) holds no memory
+        self._buffers = out if keep else {}  # tensors gone from the state (a shorter cache) hold no memory
         return dict(out)
 
 
@@ -112,10 +112,10 @@ class Restore:
     def __init__(self, parts: Sequence[Part], steps: Mapping[str, int]) -> None:
         self._targets = {part.name: _Target(part, int(steps[part.name])) for part in parts}
         self.others: dict[str, Tensor] = {}
-        """What belongs to no part: averages (``ema/``) and the task's own (``task/``), copies in host memory."""
+        """Tensors of no part: averages (``ema/``) and the task's own (``task/``), copies in host memory."""
 
     def take(self, named: Iterable[tuple[str, Tensor]]) -> None:
-        """Tensors by the names that :func:`part_tensors` gave them."""
+        """Tensors by their names from :func:`part_tensors`."""
         for key, value in named:
             part, _, rest = key.partition("/")
             kind, _, name = rest.partition("/")
@@ -131,13 +131,13 @@ class Restore:
         return {k.removeprefix(f"{prefix}/"): v for k, v in self.others.items() if k.startswith(f"{prefix}/")}
 
     def finish(self) -> None:
-        """Load what goes through the modules themselves; :class:`CheckpointError` where something was missing."""
+        """Load the modules' own share of the state; :class:`CheckpointError` if something was missing."""
         for target in self._targets.values():
             target.finish()
 
 
 class _Target:
-    """One part that is being filled."""
+    """One part during its filling."""
 
     def __init__(self, part: Part, steps: int) -> None:
         self._part, self._steps = part, steps
@@ -222,7 +222,7 @@ def _set_moment(part: Part, parameter: nn.Parameter, key: str, value: Tensor) ->
 
 
 def _share(parameter: Any, value: Tensor) -> Tensor:
-    """The part of a whole tensor that this process holds under ZeRO 3. DeepSpeed's setter fails on uneven parts."""
+    """The process's part of a whole tensor under ZeRO 3. DeepSpeed's setter fails on uneven parts."""
     count = parameter.ds_tensor.numel()
     start = count * torch.distributed.get_rank(parameter.ds_process_group)
     mine = value.flatten()[start : start + count]
@@ -230,7 +230,7 @@ def _share(parameter: Any, value: Tensor) -> Tensor:
 
 
 def _make_optimizer_state(part: Part, steps: int) -> None:
-    """Zero moments, which AdamW (and so ZeRO) has from its first step on only, with `steps` on its counter."""
+    """Zero moments, with `steps` on the counter: AdamW (and so ZeRO) has them from its first step on only."""
     stage, optimizer = part.settings.zero, part.engine.optimizer
     if stage == 3:
         base, masters = optimizer.optimizer, optimizer.fp32_partitioned_groups_flat
@@ -244,7 +244,7 @@ def _make_optimizer_state(part: Part, steps: int) -> None:
             **{key: torch.zeros_like(master, memory_format=torch.preserve_format).detach() for key in MOMENTS},
         }
     if stage in (1, 2):
-        optimizer._lazy_init_hp_params_optimizer_state()  # tells the parameters where in it their shares lie
+        optimizer._lazy_init_hp_params_optimizer_state()  # tells the parameters the places of their shares in it
     engine = part.engine
     engine.global_steps, engine.micro_steps = steps, steps * part.settings.accumulate
     engine.global_samples = steps * part.settings.images_per_step

@@ -18,7 +18,7 @@ from ldm_core.errors import LDMError, StorageError
 from ldm_core.training.checkpoints.files import FORMAT, MANIFEST, discard
 
 SHARD = 1 << 30
-"""Bytes of one file: what has to be sent again when a connection breaks, and what a remote read holds in memory."""
+"""Bytes of one file: sent again when a connection breaks, and held in memory by a remote read."""
 
 _DTYPES = {
     "torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16",
@@ -38,10 +38,10 @@ class Outcome:
 
 
 class Writer:
-    """Writes one checkpoint after the other into `folder`, and removes those that need not stay.
+    """Writes one checkpoint after the other into `folder`, and removes the superfluous ones.
 
-    The newest `keep` stay, and those at multiples of `keep_every`. `known` names the whole ones that are there
-    (newest first), `damaged` those that go as soon as a new one stands. Only the first process has a writer.
+    The newest `keep` stay, and those at multiples of `keep_every`. `known` names the whole ones in the folder (newest
+    first), `damaged` those to remove as soon as a new one stands. Only the first process has a writer.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Writer:
 
     @property
     def busy(self) -> bool:
-        """True while a write is under way; the tensors that it was handed must not change until it is not."""
+        """True while a write is under way; its tensors must not change until its end."""
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, step: int, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
@@ -124,7 +124,7 @@ class Writer:
         storage.atomic_write(storage.join(url, MANIFEST), json.dumps(whole, indent=1))
 
     def _prune(self) -> None:
-        """Drop what need not stay; failing to is no failure of the checkpoint, it is tried again with the next."""
+        """Drop the superfluous ones; a failure is none of the checkpoint, the next one tries again."""
         for name in [n for n in self._standing[: -self._keep] if not self._stays(n)]:
             if _try_remove(storage.join(self._folder, name)):
                 self._standing.remove(name)
@@ -135,7 +135,7 @@ class Writer:
 
 
 def _try_remove(url: str) -> bool:
-    """Remove a checkpoint; whether that went well."""
+    """Remove a checkpoint; True on success."""
     try:
         discard(url)
     except StorageError:
@@ -157,9 +157,9 @@ def _shards(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]
 
 
 class _Hashed:
-    """A function that fills a file with tensors in the safetensors layout, and knows the hash of what it wrote.
+    """A function to fill a file with tensors in the safetensors layout, with the hash of the written bytes.
 
-    Tensors go out one by one from where they lie: there is no second copy of them in memory.
+    Tensors go out one by one from their place: there is no second copy of them in memory.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -176,8 +176,8 @@ class _Hashed:
 
 
 def _layout(tensors: Mapping[str, Tensor]) -> Sequence[Any]:
-    """The bytes of a safetensors file as views: its header, then the tensors, the widest types first so that each lies
-    at a multiple of its width."""
+    """The bytes of a safetensors file as views: its header, then the tensors, the widest types first: each lies at a
+    multiple of its width."""
     import torch
 
     ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())

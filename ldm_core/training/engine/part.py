@@ -26,7 +26,7 @@ _COMPILERS = {"cpu": ("CXX", ("g++", "clang++", "cl"), "C++"), "cuda": ("CC", ("
 
 
 def require_machine(settings: EngineSettings, device: torch.device, section: str) -> None:
-    """:class:`ConfigError` where this machine cannot do what is asked: fp16 on a CPU, compiling without a compiler."""
+    """:class:`ConfigError` if this machine lacks a feature in use: fp16 on a CPU, compiling without a compiler."""
     problems = []
     if settings.precision == "fp16" and device.type == "cpu":
         problems.append(
@@ -45,12 +45,12 @@ def require_machine(settings: EngineSettings, device: torch.device, section: str
 
 
 class Part:
-    """One part of a task: a module whose ``forward`` returns its loss, in a DeepSpeed engine with its optimizer.
+    """One part of a task: a module, with its loss from ``forward``, in a DeepSpeed engine with its optimizer.
 
     The engine's module may hold more than it trains: only parameters with ``requires_grad`` get an optimizer.
-    `networks` are the modules in it that do the arithmetic: ``compile`` and ``activation_checkpointing`` are theirs.
-    With `by_block` each of their blocks is compiled by itself, and what lies between them stays as it is: a loss may
-    take gradients at a single layer then, which a compiled network as a whole does not have.
+    `networks` are its modules with the arithmetic: ``compile`` and ``activation_checkpointing`` are theirs.
+    With `by_block` each of their blocks is compiled by itself, and the code between them stays as it is: a loss may
+    then take gradients at a single layer, unlike in a network compiled as a whole.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Part:
         require_machine(settings, world.device, section)
         self.name, self.module, self.settings = name, module.to(world.device), settings
         self.applied = True
-        """Whether the last step changed the weights: not where its gradients were not finite, or were discarded."""
+        """True if the last step changed the weights: its gradients were finite and not discarded."""
         layouts = _laid_out(module, name)
         if settings.activation_checkpointing and networks:
             recompute(_blocks(networks, f"{section}.activation_checkpointing"))
@@ -85,7 +85,7 @@ class Part:
         )
         config = engine_config(settings, world.size, section, trained=sum(p.numel() for p in self._trained))
         if not settings.zero:
-            config["gradient_clipping"] = 0.0  # done here, where the norm is measured
+            config["gradient_clipping"] = 0.0  # done here, beside the norm
         self.engine = _initialize(self.module, optimizer, config, section)
         if world.size == 1 and not settings.zero:
             self.engine.enable_backward_allreduce = False  # it would copy all gradients twice to average one process
@@ -103,7 +103,7 @@ class Part:
             group["lr"] = lr
 
     def adopt(self, module: nn.Module) -> None:
-        """Take over parameters of `module` that were written in place (ZeRO 0 to 2); ZeRO keeps its own copies."""
+        """Take over parameters of `module` written in place (ZeRO 0 to 2); ZeRO keeps its own copies."""
         if self.settings.zero:
             from deepspeed.utils import safe_set_full_fp32_param
 
@@ -135,8 +135,8 @@ class Part:
         """One optimizer step at an accumulation boundary, else nothing; with `measure`, the norm of the averaged
         gradients before clipping (None inside an accumulation).
 
-        Gradients that are not finite are dropped where they are looked at: at every ZeRO stage from 1 on, in fp16,
-        with ``bad_steps=skip``, and with `measure`. All processes do the same; :attr:`applied` tells.
+        Gradients not finite are dropped if they are looked at: at every ZeRO stage from 1 on, in fp16, with
+        ``bad_steps=skip``, and with `measure`. All processes do the same; :attr:`applied` tells.
         """
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()
@@ -147,8 +147,8 @@ class Part:
         return norm if measure else None
 
     def discard(self) -> None:
-        """In place of the step that ends an accumulation: drop its gradients, weights and moments stay. All processes
-        must call it."""
+        """Drop the gradients, in place of the step at the end of an accumulation; weights and moments stay. All
+        processes must call it."""
         if not self.engine.is_gradient_accumulation_boundary():
             raise RuntimeError("discard() takes the place of the last step of an accumulation")
         if self.settings.zero:
@@ -205,8 +205,8 @@ def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dic
 
 
 def _laid_out(module: nn.Module, name: str) -> dict[nn.Parameter, torch.memory_format]:
-    """Bring parameters into the form that DeepSpeed starts from: some dimension, laid out row by row. Returns those
-    that were ``channels_last``: where ZeRO does not flatten them, they can be again."""
+    """Bring parameters into DeepSpeed's starting form: some dimension, laid out row by row. Returns the former
+    ``channels_last`` ones: if ZeRO does not flatten them, they can be again."""
     layouts = {}
     for key, parameter in module.named_parameters():
         if parameter.requires_grad and not parameter.dim():

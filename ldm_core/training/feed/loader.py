@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     pass
 
 
-_TELL_EVERY = 16  # steps between which the processes of a run tell each other of unreadable examples
-_SMALL = 1 << 20  # bytes of a batch up to which a worker sends them: shared memory costs more to set up
-_AHEAD = 2  # micro-batches that each worker makes ahead
+_TELL_EVERY = 16  # steps from one exchange on unreadable examples between a run's processes to the next
+_SMALL = 1 << 20  # bytes of a batch sent by a worker, at most: shared memory costs more to set up
+_AHEAD = 2  # micro-batches made ahead by each worker
 
 
 @attrs.frozen
@@ -48,7 +48,7 @@ class Loader:
     (a · ranks + r) · mb and following.
 
     `workers` processes read, decode, fit and collate ahead of the training; without them it is done in between. `bad`:
-    where unreadable examples are counted, those met by workers and by the other processes included.
+    the count of unreadable examples, those met by workers and by the other processes included.
     """
 
     def __init__(  # noqa: PLR0913
@@ -79,7 +79,7 @@ class Loader:
     def steps(self, start: int) -> Iterator[list[MicroBatch]]:
         """The micro-batches of each step, from step `start` (counted from 0) to the end.
 
-        Raises DataError where too many examples cannot be read, on every process at the same step.
+        Raises DataError if too many examples cannot be read, on every process at the same step.
         """
         device = self._world.device
         elsewhere = device.type != "cpu"
@@ -101,7 +101,7 @@ class Loader:
             if isinstance(batch, LDMError):
                 raise batch
             news.update(met)
-            # Images travel as bytes and become floats where they are used: a quarter of the way's traffic.
+            # Images travel as bytes and become floats at their use: a quarter of the way's traffic.
             batch = floats(to_device(_as_tensors(batch), device, non_blocking=True), self._keys)
             micros.append(MicroBatch(batch, tuple(places)))
             if len(micros) == self._accumulate:
@@ -111,7 +111,7 @@ class Loader:
                 micros = []
 
     def _tell(self, news: dict[str, str], step: int) -> None:
-        """Count what was met; of other processes at every few steps, at which all of them come by here."""
+        """Count the examples met; of other processes at every few steps, as all of them come by here then."""
         if self._bad is None:
             return
         if self._world.size == 1:
@@ -125,7 +125,7 @@ class Loader:
 
 
 class _Lazy:
-    """A batch sampler that makes its batches as they are asked for."""
+    """A batch sampler; it makes its batches on demand."""
 
     def __init__(self, make: Callable[[], Iterator[list[Place]]]) -> None:
         self._make = make
@@ -135,8 +135,8 @@ class _Lazy:
 
 
 class _Fetch(TorchDataset):
-    """One item is a whole micro-batch, collated where it was loaded: in the worker. With it go the unreadable examples
-    that were met, or in place of it the user's mistake, which would lose its form on the way."""
+    """One item is a whole micro-batch, loaded and collated in the worker. With it go the unreadable examples met, or
+    in place of it the user's mistake: raised there, it would lose its form on the way."""
 
     def __init__(
         self, fetch: Callable[[Place], Mapping[str, Any]], keys: Mapping[str, str], bad: SkipBad | None, small: int
@@ -159,13 +159,13 @@ class _Fetch(TorchDataset):
 
 
 def _as_tensors(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn what came as bytes into tensors: :func:`collate` leaves no array by itself."""
+    """Turn bytes into tensors: :func:`collate` leaves no array by itself."""
     return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
 
 
 def begin_worker(number: int) -> None:
-    """A signal for the whole process group is for the training process, which ends its step and its workers itself."""
-    gc.freeze()  # what was forked is never looked through again, nor copied for that
+    """A signal for the whole process group is for the training process: it ends its step and its workers itself."""
+    gc.freeze()  # forked objects are never looked through again, nor copied for it
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -174,7 +174,7 @@ def begin_worker(number: int) -> None:
 
 @contextmanager
 def workers_as_asked() -> Iterator[None]:
-    """Without torch's own word on more workers than cores, which a run has said before it began."""
+    """Without torch's own word on more workers than cores: the run has said it before its begin."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         yield
@@ -185,7 +185,7 @@ def _same(items: list[Any]) -> Any:
 
 
 def example_name(data: Any, made: Any, place: Place) -> str:
-    """Name the example at `place` for a message: its name in the data, where it has one, and its number."""
+    """Name the example at `place` for a message: its name in the data, if it has one, and its number."""
     index = place.index if made is None else made.source(place.index)
     where = f"example {index} of epoch {place.epoch}"
     if "name" not in data.keys:

@@ -1,4 +1,4 @@
-"""Before a run writes anything: no name that it will use is taken by someone's file, and its places can be written."""
+"""Checks before a run writes anything: someone's file has none of its names, and its places can be written."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 _FEW = 4
 _NUMBERED = re.compile(r"(previews/(?:samples|reconstructions)-|ema/step-)(\d{8,})\.(?:png|safetensors)")
-_MANY = 1_000_000  # samples whose names are looked at
+_MANY = 1_000_000  # samples with their names looked at
 
 
 def require_free(context: RunContext, stages: Sequence[str]) -> None:
-    """Hold that the named stages can write all they will.
+    """Check that the named stages can write all their files.
 
-    :class:`ConfigError` where a file that the run did not write has a name that it will use, :class:`StorageError`
-    where a folder cannot be written to or a file has its place.
+    :class:`ConfigError` if a file of somebody else has a name of the run's, :class:`StorageError` if a folder cannot
+    be written to or a file has its place.
     """
     for folder in ("", *own_files.FOLDERS, "checkpoints", "latents", "logs"):  # remotely the lock was the probe
         path = storage.local_path(storage.join(context.out, folder) if folder else context.out)
@@ -49,7 +49,7 @@ def require_free(context: RunContext, stages: Sequence[str]) -> None:
 
 
 def _written(context: RunContext, stages: Sequence[str], present: set[str]) -> Iterator[str]:
-    """Give the files that are there and have names that the run will write."""
+    """Give the existing files with names of the run's."""
     recipe = context.recipe
     names = [own_files.RECIPE, BEGUN_FILE, own_files.METRICS, own_files.BAD]
     if "first_stage" in stages:
@@ -73,8 +73,8 @@ def _written(context: RunContext, stages: Sequence[str], present: set[str]) -> I
 
 
 def _stays(context: RunContext, name: str) -> bool:
-    """Say whether a file that is not the run's is none that it would write: the very result of a stage, put here by
-    hand, with the pictures that belong to it; or a recipe that says the same."""
+    """Say whether somebody else's file may stay, as the run would not write it: the very result of a stage, put here
+    by hand, with its pictures; or a recipe of the same content."""
     if name == own_files.RECIPE:
         return own_files.says(context.own.url(name), context.recipe)
     first = name == "reconstructions.png" or name.startswith("first_stage")
@@ -88,7 +88,7 @@ def _stays(context: RunContext, name: str) -> bool:
 
 
 def heal(context: RunContext) -> None:
-    """Say what of ``metrics.jsonl`` does not read, and take the half line of a killed process off its end."""
+    """Name the unreadable lines of ``metrics.jsonl``, and take the half line of a killed process off its end."""
     told = metrics.heal(storage.join(context.out, own_files.METRICS))
     if told:
         context.run.say(told, "warning")
