@@ -1,4 +1,4 @@
-"""The installed components: their descriptors, their hooks, and the catalog that finds them."""
+"""The installed components: their descriptors, their hooks, and their catalog."""
 
 from __future__ import annotations
 

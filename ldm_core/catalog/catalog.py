@@ -1,4 +1,4 @@
-"""The installed components: discovers plugins through entry points, looks components up, reports what is broken."""
+"""The installed components: discovers plugins through entry points, looks components up, reports broken ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GROUP = "ldm_core"
 
 @attrs.frozen
 class Entry:
-    """One component as found: its descriptor, and where it came from."""
+    """One component as found: its descriptor and its origin."""
 
     component: Component
     distribution: str
@@ -30,7 +30,7 @@ class Entry:
 
 @attrs.frozen
 class Broken:
-    """A plugin or component that cannot be used, and why."""
+    """An unusable plugin or component, and the reason."""
 
     plugin: str
     distribution: str
@@ -50,10 +50,10 @@ class Catalog:
 
     @classmethod
     def discover(cls, limit: Iterable[str] | None = None) -> Catalog:
-        """Load every entry point of the group ``ldm_core``, each on its own: one that fails is a row in `broken`.
+        """Load every entry point of the group ``ldm_core``, each on its own: a failing one is a row in `broken`.
 
-        `limit`, or the environment variable ``LDM_PLUGINS=a,b``, keeps to the named entry points or distributions
-        (the built-in one always loads).
+        `limit`, or the environment variable ``LDM_PLUGINS=a,b``, keeps to the named entry points or distributions (the
+        built-in one always loads).
         """
         catalog = cls()
         if limit is None and (named := os.environ.get("LDM_PLUGINS")) is not None:
@@ -76,7 +76,7 @@ class Catalog:
     def register(self, plugin: Any, name: str, distribution: str = "?", version: str = "?") -> None:
         """Register one plugin module or object and collect its components; a faulty descriptor goes to `broken`.
 
-        Raises what the plugin raises, and :class:`ComponentError` for a hook that does not exist.
+        Raises the plugin's own errors, and :class:`ComponentError` for a hook that does not exist.
         """
         self.manager.register(plugin, name=name)
         try:
@@ -111,13 +111,13 @@ class Catalog:
             yield from self._entries[key]
 
     def of(self, kind: str) -> Iterator[Entry]:
-        """Yield the components of a kind, in the order in which they were registered."""
+        """Yield the components of a kind, in the order of their registration."""
         for (its, _), entries in self._entries.items():
             if its == kind:
                 yield from entries
 
     def claimed_twice(self) -> list[Broken]:
-        """One row for each distribution that claims a name or preset which another one claims too."""
+        """One row for each distribution with a name or preset also claimed by another."""
         rows = []
         for key in dict.fromkeys((*self._entries, *self._presets)):
             entries = [*self._entries.get(key, ()), *(entry for entry, _ in self._presets.get(key, ()))]
@@ -131,15 +131,15 @@ class Catalog:
         return sorted({n for k, n in (*self._entries, *self._presets) if k == kind})
 
     def lacking(self, parts: Iterable[tuple[str, str]]) -> list[str]:
-        """First-party distributions that bring what of `parts`, (kind, name), is not installed; each once."""
+        """First-party distributions with the parts, (kind, name) in `parts`, not installed here; each once."""
         found = (FIRST_PARTY.get((kind, name)) for kind, name in parts if name not in self.names(kind))
         return list(dict.fromkeys(distribution for distribution in found if distribution))
 
     def get(self, kind: str, name: str) -> tuple[Entry, Any]:
         """Look up a component or preset: (entry, preset's config or None).
 
-        Raises :class:`ComponentError`: not installed (with the pip install that brings a first-party part, the
-        nearest name, and broken plugins as the likely cause) or claimed by two distributions.
+        Raises :class:`ComponentError`: not installed (with the pip install for a first-party part, the nearest name,
+        and broken plugins as the likely cause) or claimed by two distributions.
         """
         found: list[tuple[Entry, Any]] = [
             (e, e.component.presets.get(name)) for e in self._entries.get((kind, name), [])

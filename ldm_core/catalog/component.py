@@ -14,7 +14,7 @@ from ldm_core.contracts import EMPTY, LatentSpec, Site
 VERSION = "0.1.0"
 """This core's version."""
 API_VERSION = 1
-"""The plugin API that this core speaks. A descriptor written for another one is listed as broken, not loaded."""
+"""The plugin API of this core. A descriptor for another one is listed as broken, not loaded."""
 
 KINDS: Mapping[str, str] = {
     "first_stage": "images <-> latents",
@@ -36,29 +36,29 @@ KINDS: Mapping[str, str] = {
 
 
 LAPTOP_SITE = Site(size=(32, 32), latent=LatentSpec(3, (4, 4)))
-"""Where the laptop recipe puts its parts: 32-pixel images, 8x8 latents."""
+"""The site of parts in the laptop recipe: 32-pixel images, 8x8 latents."""
 
 
 @attrs.frozen(kw_only=True)
 class NoConfig:
-    """The config of a component that takes no settings from a recipe: a command's options are its own."""
+    """The config of a component without settings from a recipe: a command's options are its own."""
 
 
 @attrs.frozen(kw_only=True)
 class Component:
     """One component, described without importing it.
 
-    `kind` is one of :data:`KINDS`; `name` is unique within its kind and never reused for other behaviour. `config` is
-    a frozen attrs class of the plugin's own, with fields by keyword only, which comes back equal from its plain values.
-    An answer that a contract leaves optional has the contract's name. `summary` is one line, for listings. `factory` is
-    the only string, ``"package.module:callable"``, imported when the component is built and called as
-    ``factory(config, site)``. `presets` share the kind's namespace: name -> config instance. `api` is the plugin API
-    that the descriptor was written for. `source`: paper, equation, licence of the numbers. `small`: the fields that
-    scale any of its presets down to a laptop's CPU, for recipes with ``scale: small`` (whole numbers only ever go
-    down), or a function of the site that gives them; a preset itself stays the paper's size.
+    `kind` is one of :data:`KINDS`; `name` is unique within its kind and never reused for other behaviour. `config` is a
+    frozen attrs class of the plugin's own, with fields by keyword only; it comes back equal from its plain values. An
+    answer left optional by a contract has the contract's name. `summary` is one line, for listings. `factory` is the
+    only string, ``"package.module:callable"``, imported when the component is built and called as ``factory(config,
+    site)``. `presets` share the kind's namespace: name -> config instance. `api` is the descriptor's plugin API.
+    `source`: paper, equation, licence of the numbers. `small`: the fields to scale any of its presets down to a
+    laptop's CPU, for recipes with ``scale: small`` (whole numbers only ever go down), or a function of the site
+    returning them; a preset itself stays the paper's size.
 
-    A ``command`` has no config: its `factory` names what :func:`ldm_core.cli.command` made, its `name` may hold dashes,
-    and `group` is the heading under which the command line lists it.
+    A ``command`` has no config: its `factory` names the result of :func:`ldm_core.cli.command`, its `name` may hold
+    dashes, and `group` is its heading in the command line's list.
     """
 
     kind: str
@@ -81,7 +81,7 @@ class Component:
         return target
 
     def scaled_down(self, site: Site) -> Mapping[str, Any]:
-        """The fields of :attr:`small` at `site`, which may hold no latents yet."""
+        """The fields of :attr:`small` at `site`, possibly without latents yet."""
         return self.small(site) if callable(self.small) else self.small
 
     def problems(self) -> list[str]:

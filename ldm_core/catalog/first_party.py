@@ -1,4 +1,4 @@
-"""First-party parts and the distribution that brings each, for the answer when one is not installed."""
+"""First-party parts and the distribution of each, for the answer when one is not installed."""
 
 from __future__ import annotations
 
@@ -29,4 +29,4 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("observer", "tensorboard"): "ldm-plugin-tensorboard",
     ("observer", "wandb"): "ldm-plugin-wandb",
 }
-"""Names of first-party parts and the distribution that brings each, for the answer when one is not installed."""
+"""Names of first-party parts and the distribution of each, for the answer when one is not installed."""

@@ -1,6 +1,6 @@
-"""YAML and JSON as plain values, of bounded depth and size; every mistake is one line that names file and line.
+"""YAML and JSON as plain values, of bounded depth and size; every mistake is one line naming file and line.
 
-Whatever a document holds, reading it makes no object of a class, refers to nothing outside, and ends soon.
+Reading a document, whatever its content, makes no object of a class, refers to nothing outside, and ends soon.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import yaml
 from ldm_core.errors import ConfigError, LDMError, clean, quoted
 
 DEEPEST = 64
-"""Levels of lists and mappings that a document may have."""
+"""Levels of lists and mappings allowed in a document."""
 MOST_VALUES = 200_000
 """Values of a YAML document, its aliases spelled out."""
 MOST_JSON_VALUES = 1_000_000
-"""Values of a JSON document, which a tokenizer's vocabulary may be."""
+"""Values allowed in a JSON document, possibly a tokenizer's vocabulary."""
 MOST_DIGITS = 400
 """Characters of a number; no setting needs as many, and Python neither reads nor shows 4,301 digits."""
 
@@ -127,9 +127,9 @@ def parse_yaml(
 ) -> Any:
     """YAML -> None, bool, int, float, str, lists and dicts; no two places share one of these.
 
-    A mistake is an `error` of one line that names `where` and the line: syntax, keys that come twice, numbers beyond
+    A mistake is an `error` of one line with `where` and the line: syntax, keys that come twice, numbers beyond
     :data:`MOST_DIGITS`, more than :data:`DEEPEST` levels, more than `most` values. `aliases`: False refuses ``*name``,
-    for files that came from elsewhere.
+    for files from elsewhere.
     """
     text = _text(text, where, error)
     try:
@@ -154,8 +154,8 @@ def parse_json(
 ) -> Any:
     """JSON -> None, bool, int, float, str, lists and dicts.
 
-    A mistake is an `error` of one line that names `where`, and the line where it is known: syntax, keys that come
-    twice, numbers beyond :data:`MOST_DIGITS`, more than :data:`DEEPEST` levels, more than `most` values.
+    A mistake is an `error` of one line with `where`, and the line if it is known: syntax, keys that come twice, numbers
+    beyond :data:`MOST_DIGITS`, more than :data:`DEEPEST` levels, more than `most` values.
     """
     text = _text(text, where, error)
     try:
@@ -234,7 +234,7 @@ def _texts(value: Any) -> Iterable[str]:
 def not_unicode(value: Any) -> str:
     """The fault of the first text within `value` that no file can hold; empty if all are Unicode.
 
-    Such are the halves of surrogate pairs: of an emoji that was cut in two, or bytes that are no UTF-8.
+    Such are the halves of surrogate pairs: of an emoji cut in two, or bytes other than UTF-8.
     """
     for each in _texts(value):
         if _HALVES.search(each):

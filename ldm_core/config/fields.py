@@ -20,12 +20,11 @@ def field(  # noqa: PLR0913
     later: bool = False,
     place: bool | str | None = None,
 ) -> Any:
-    """A field with its help text and, where given, its limits (`above` is exclusive). No number is beyond
-    :data:`MOST`.
+    """A field with its help text and, if given, its limits (`above` is exclusive). No number is beyond :data:`MOST`.
 
-    `same`: it may change within a run, because what is trained stays the same, to rounding. `later`: it came after
-    0.1.0; at its default it is in no identity, so that older runs stay what they are. `place`: it names one, which is
-    not taken from a weights file (:mod:`ldm_core.recipe.places`); ``"whether"``: that there was one is.
+    `same`: it may change within a run, because the training stays the same, to rounding. `later`: it came after 0.1.0;
+    at its default it is in no identity, so older runs stay as they are. `place`: it names one, never taken from a
+    weights file (:mod:`ldm_core.recipe.places`); ``"whether"``: its presence alone is.
     """
 
     def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -48,10 +47,10 @@ MOST = 10**15
 
 
 def later_defaults(section: type) -> dict[str, Any]:
-    """The fields of a section that came after 0.1.0, with their defaults."""
+    """The fields of a section added after 0.1.0, with their defaults."""
     return {f.name: f.default for f in attrs.fields(section) if f.metadata.get("later")}
 
 
 def same_keys(section: type) -> frozenset[str]:
-    """The fields of a section that may change within a run: they do not change what is trained."""
+    """The fields of a section open to change within a run: they do not affect the training."""
     return frozenset(f.name for f in attrs.fields(section) if f.metadata.get("same"))

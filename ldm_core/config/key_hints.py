@@ -1,4 +1,4 @@
-"""Hints for keys that do not exist: the names that other programs use, and near misses."""
+"""Hints for keys that do not exist: the names used by other programs, and near misses."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ ARGUMENTS: Mapping[str, str] = {
     "recipe": "config cfg_file config_file yaml base",
     "nproc": "gpus num_gpus devices n_gpus nproc_per_node num_processes world_size",
 }
-"""What a run is given beside its recipe -> the names that other programs use."""
+"""Arguments of a run beside its recipe -> their names in other programs."""
 _CORE = ("trainer.", "sample.", "data.", "guidance.", "image_size", "seed")
-"""Settings that are looked for in a wrong section or part."""
+"""Settings often sought in a wrong section or part."""
 _COUNTED = ("epochs", "epoch", "max_epochs", "num_epochs", "num_train_epochs", "n_epochs")
 
 
@@ -83,7 +83,7 @@ def _by_word(sampling: bool) -> dict[str, str]:
 
 def key_hint(path: str, key: str, known: Iterable[str], *, sampling: bool = False) -> str:
     """``"; did you mean 'trainer.lr'?"`` for the unknown `key` of the section or part `path` ("" = the recipe itself),
-    which has the keys `known`; an empty string where nothing is near."""
+    with the keys `known`; an empty string if nothing is near."""
     known = list(known)
     word = key[:100].lower().replace("-", "_")
     target = _by_word(sampling).get(word, "")
@@ -102,7 +102,7 @@ def key_hint(path: str, key: str, known: Iterable[str], *, sampling: bool = Fals
 
 
 def _elsewhere(path: str, word: str) -> str:
-    """The key with its section of such a setting, where that is another one."""
+    """The key with its section of such a setting, if it belongs to another section."""
     for name in ("trainer", "sample", "data", "first_stage_trainer", "storage"):
         if name != path and word in _SECTION_KEYS.get(name, ()):
             return f"{name}.{word}"
@@ -110,7 +110,7 @@ def _elsewhere(path: str, word: str) -> str:
 
 
 def _argument(path: str, word: str) -> str:
-    """The argument of a run that says it, of what is no setting."""
+    """The argument of a run with this meaning, for words that are no setting."""
     for name, words in ARGUMENTS.items():
         if not path and word in (name, *words.split()):
             return f"; did you mean `{name}`?"
@@ -123,5 +123,5 @@ def counted(word: str) -> str:
 
 
 def setting_meant(word: str, *, sampling: bool = False) -> str:
-    """The setting of the core, such as ``trainer.lr``, that `word` means; an empty string where there is none."""
+    """The setting of the core, such as ``trainer.lr``, meant by `word`; an empty string if there is none."""
     return _by_word(sampling).get(word, "") or _elsewhere("", word)

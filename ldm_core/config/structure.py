@@ -217,7 +217,7 @@ def _explain(error: BaseException, path: str) -> Iterable[str]:
 
 
 def _of_validator(error: ValueError, target: type, path: str) -> str:
-    """The message of a class's own validators, under the path of the field that begins it."""
+    """The message of a class's own validators, under the path of the field at its start."""
     text = str(error.args[0] if error.args else error)  # attrs' validators put the attribute itself behind it
     named = re.match(r"'?(\w+)'?(: |\.| (?=must be ))", text)
     if named is None or named[1] not in {a.name for a in attrs.fields(target)}:
@@ -227,7 +227,7 @@ def _of_validator(error: ValueError, target: type, path: str) -> str:
 
 
 def unstructure(value: Any) -> Any:
-    """An attrs instance -> plain values that YAML and JSON carry and that :func:`structure` reads back."""
+    """An attrs instance -> plain values for YAML and JSON, readable by :func:`structure`."""
     if attrs.has(type(value)):
         return {a.name: unstructure(getattr(value, a.name)) for a in attrs.fields(type(value)) if a.init}
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""A bound on a network while it is made, so that a few bytes of a config never take all memory or time."""
+"""A bound on a network during its making, so a few bytes of a config never take all memory or time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ldm_core.recipe.places import described_by
 from ldm_core.recipe.recipe import Recipe
 
 MOST_TENSORS = 20_000
-"""Tensors that a network of a recipe may have; the largest published ones have some thousands."""
+"""Tensors allowed in a recipe's network; the largest published ones have some thousands."""
 _SPARE_VALUES = 1 << 20
 _SPARE_TENSORS = 2_000
 _FILLED = frozenset({"empty", "zeros", "ones", "full", "rand", "randn", "randint", "randperm", "eye", "empty_strided"})
@@ -26,13 +26,13 @@ _FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, Ari
 
 
 class _Exceeded(Exception):
-    """A network that grows beyond its budget; raised where the next tensor would be made."""
+    """A network beyond its budget; raised before the next tensor is made."""
 
 
 class Budget(TorchFunctionMode):
-    """A context, of this thread alone, that adds up the values of the tensors that are made in it, before they are.
+    """A context, of this thread alone, that adds up the values of tensors made in it, before they are.
 
-    Beyond `values` or `tensors` nothing more is made. `count` is what was asked for so far, values.
+    Beyond `values` or `tensors` nothing more is made. `count` is the number of values requested so far.
     """
 
     def __init__(self, values: int, tensors: int) -> None:
@@ -41,7 +41,7 @@ class Budget(TorchFunctionMode):
         self.count = self.made = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count what makes tensors by a size; all else as it is."""
+        """Count calls making tensors by a size; all else as it is."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name in _FILLED or name in _RANGES or name in _NEW:
@@ -56,7 +56,7 @@ class Budget(TorchFunctionMode):
 
 
 def _values(name: str, args: Any, kwargs: Mapping[str, Any]) -> int:
-    """The number of values that a call is to make; 0 if its arguments are not understood."""
+    """The number of values a call is to make; 0 if its arguments are not understood."""
     try:
         if name == "arange" or name == "range":
             numbers = [*args, *(kwargs[key] for key in ("start", "end", "step") if key in kwargs)]
@@ -82,10 +82,9 @@ def _values(name: str, args: Any, kwargs: Mapping[str, Any]) -> int:
 
 @contextmanager
 def held_to(tensors: Mapping[str, tuple[int, ...]], where: str) -> Iterator[None]:
-    """Make a network that is to be filled from `tensors`, names and shapes of the file at `where`, and none that is
-    larger.
+    """Make a network to be filled from `tensors`, names and shapes of the file at `where`, and no larger one.
 
-    :class:`CheckpointError` where the recipe of the file describes a larger one, or nothing that can be built.
+    :class:`CheckpointError` if the recipe of the file describes a larger one, or nothing buildable.
     """
     values = sum(math.prod(shape) for shape in tensors.values())
     budget = Budget(2 * values + _SPARE_VALUES, 8 * len(tensors) + _SPARE_TENSORS)
@@ -100,7 +99,7 @@ def held_to(tensors: Mapping[str, tuple[int, ...]], where: str) -> Iterator[None
 
 
 def require_room(recipe: Recipe, catalog: Catalog, memory: int) -> None:
-    """:class:`ConfigError` where the recipe's networks have more parameters than fit into `memory` bytes, four of each
+    """:class:`ConfigError` if the recipe's networks have more parameters than fit into `memory` bytes, four of each
     (the weight, its gradient, the optimizer's two); counted without making any."""
     from ldm_core.model.build import make_first_stage, make_model
     from ldm_core.model.fill import unfilled

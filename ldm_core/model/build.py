@@ -23,7 +23,7 @@ from ldm_core.recipe.recipe import ConditionerPart, Part, Recipe
 
 
 def make_first_stage(recipe: Recipe, catalog: Catalog) -> FirstStage:
-    """The first stage with fresh weights, which depend on the recipe's seed alone."""
+    """The first stage with fresh weights, determined by the recipe's seed alone."""
     with seeded(mix_seed(recipe.seed, "first_stage")):
         stage = make(recipe.first_stage, Site(size=recipe.image_size, channels=recipe.image_channels), catalog)
     _hold_to(stage, FirstStage, recipe.first_stage)
@@ -61,7 +61,7 @@ def sampling_site(recipe: Recipe, stage: FirstStage) -> Site:
 
 
 def make_conditioner(recipe: Recipe, part: ConditionerPart, site: Site, catalog: Catalog) -> Any:
-    """One conditioner with fresh weights, which depend on the recipe's seed and its name alone."""
+    """One conditioner with fresh weights, determined by the recipe's seed and its name alone."""
     with seeded(mix_seed(recipe.seed, "conditioner", part.name)):
         conditioner = make(part, site, catalog)
     if conditioner.spec != part.config.spec(site.latent):
@@ -73,12 +73,12 @@ def make_conditioner(recipe: Recipe, part: ConditionerPart, site: Site, catalog:
 
 
 def make_model(recipe: Recipe, catalog: Catalog, stage: FirstStage) -> Model:
-    """The model with fresh weights, which depend on the recipe's seed alone; what it freezes has no gradients."""
+    """The model with fresh weights, determined by the recipe's seed alone; its frozen parts have no gradients."""
     return make_model_at(sampling_site(recipe, stage), recipe, catalog)
 
 
 def make_model_at(site: Site, recipe: Recipe, catalog: Catalog) -> Model:
-    """:func:`make_model` at a site that is made already, such as that of another model with the same latents."""
+    """:func:`make_model` at a ready site, such as another model's with the same latents."""
     conditioners: dict[str, nn.Module] = {}
     for part in recipe.conditioners:
         conditioners[part.name] = conditioner = make_conditioner(recipe, part, site, catalog)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ldm_core.contracts.streams import Streams
 
 AUTOCAST: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""The type that networks run in at a precision other than ``fp32``."""
+"""The networks' type at a precision other than ``fp32``."""
 
 
 _MOST_BUNDLES = 32  # prepared for a run; a guidance that makes new ones at each step must not fill the memory
@@ -47,7 +47,7 @@ class Model(nn.Module):
 
     `denoiser` is F; `conditioners`, by name, in recipe order, are part of the model (their weights train, average and
     travel with it); `adapters` hook into it. `precision` ``bf16`` or ``fp16`` runs the network and the conditioners'
-    weights under autocast; what comes out is float32 again.
+    weights under autocast; the results are float32 again.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Model(nn.Module):
         self.parameterization = parameterization
         self.precision: Precision = "fp32"
         self.contracts: Contracts | None = None
-        """What its parts promised, where a recipe is known: see :mod:`ldm_core.model.conformance.first_batch`."""
+        """The promises of its parts, if a recipe is known: see :mod:`ldm_core.model.conformance.first_batch`."""
         for adapter in adapters:
             adapter.attach(self)
 
@@ -76,7 +76,7 @@ class Model(nn.Module):
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     def autocast(self) -> Any:
-        """The context in which networks run."""
+        """The context for running networks."""
         if self.precision in AUTOCAST:
             return torch.autocast(self.device.type, dtype=AUTOCAST[self.precision])
         return nullcontext()
@@ -90,7 +90,7 @@ class Model(nn.Module):
         return self.parameterization.coefficients(self.schedule.alpha(t), self.schedule.sigma(t))
 
     def network(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """x (B, C, *s), t (B,) -> what the denoiser puts out, float32: F and, beyond C channels, its own."""
+        """x (B, C, *s), t (B,) -> the denoiser's output, float32: F and, beyond C channels, its own."""
         c_in = self.coefficients(t)[2]
         level = self.schedule.noise_level(t.double()).to(device=x.device, dtype=torch.float32)
         held = self.contracts
@@ -138,7 +138,7 @@ class Model(nn.Module):
     def dropped(self, batch: Batch, rates: Mapping[str, float], joint: float, streams: Streams) -> Cond:
         """Encode a batch for training: each conditioner loses its condition at its own rate, all at `joint`.
 
-        Which examples lose what depends on each example's stream alone.
+        The dropped conditions of an example depend on its stream alone.
         """
         conds = self.encode(batch)
         if not conds:
@@ -158,11 +158,11 @@ def _float(value: Tensor) -> Tensor:
 
 
 def make_predict(model: Model, *, together: bool = True) -> Predict:
-    """The `predict` of a run: evaluates branches of a guidance, in one call of the network where that can be.
+    """The `predict` of a run: evaluates branches of a guidance, in one call of the network if possible.
 
-    Branches with equal options and equal parts are batched (`together`), else run one by one; the results are the
-    same to rounding. A bundle is batched once a run, and the denoiser's `prepare`, where it has one, is applied to what
-    came of it: conditioning is not copied, and keys and values are not computed, at each step.
+    Branches with equal options and equal parts are batched (`together`), else run one by one; the results are the same
+    to rounding. A bundle is batched once a run, and the denoiser's `prepare`, if it has one, is applied to the result:
+    conditioning is not copied, and keys and values are not computed, at each step.
     """
     prepare = configs.of(DenoiserAnswers, model.denoiser).prepare or (lambda cond: cond)
     ready: dict[tuple[int, ...], tuple[list[Cond], Cond]] = {}

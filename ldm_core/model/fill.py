@@ -17,7 +17,7 @@ from ldm_core.model.finite import warn_of
 
 
 class seeded:
-    """A context in which torch's global generator starts from `seed`, and is put back afterwards."""
+    """A context with torch's global generator started from `seed`, and put back afterwards."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -31,9 +31,9 @@ class seeded:
 
 
 class unfilled(TorchFunctionMode):
-    """A context, of this thread alone, in which modules are made without drawing their first weights, which takes
-    longer than reading them: for those that are filled from a file, strictly, right after. Draws from a generator of
-    their own are made as always."""
+    """A context, of this thread alone, for making modules without drawing their first weights, which takes longer than
+    reading them: for modules filled from a file, strictly, right after. Draws from a generator of their own are made as
+    always."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Leave out draws in place; everything else as it is."""
@@ -44,17 +44,17 @@ class unfilled(TorchFunctionMode):
 
 
 _DRAWS = frozenset({"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"})
-"""What draws in place: torch's own, and those of ``nn.init`` that show themselves to a mode as a whole."""
+"""Functions that draw in place: torch's own, and those of ``nn.init`` visible to a mode as a whole."""
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Fill `module` from named tensors; :class:`LDMError` naming what is missing, unexpected or of another shape."""
+    """Fill `module` from named tensors; :class:`LDMError` naming missing, unexpected and misshapen ones."""
     require_same(module, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, where)
     module.load_state_dict(tensors)
 
 
 def device_named(name: str | None) -> torch.device:
-    """The torch device of this name; None = a GPU where there is one. :class:`ConfigError` where it cannot be used."""
+    """The torch device of this name; None = a GPU if there is one. :class:`ConfigError` if it cannot be used."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)
@@ -66,8 +66,8 @@ def device_named(name: str | None) -> torch.device:
 
 
 def tensors_of(url: str, *, warn: bool = True) -> dict[str, Tensor]:
-    """The tensors of a weights file by name; :class:`CheckpointError` where it is damaged. With `warn`, a warning names
-    those that hold values that are not finite."""
+    """The tensors of a weights file by name; :class:`CheckpointError` if it is damaged. With `warn`, a warning names
+    those with values that are not finite."""
     try:
         tensors = parse_safetensors(storage.read_bytes(url))
     except SafetensorError as error:
@@ -79,7 +79,7 @@ def tensors_of(url: str, *, warn: bool = True) -> dict[str, Tensor]:
 
 
 def require_same(module: nn.Module, stored: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """:class:`CheckpointError` unless names and shapes that are `stored` are those of `module`'s state."""
+    """:class:`CheckpointError` unless the `stored` names and shapes are those of `module`'s state."""
     own = dict(module.state_dict())
     missing = [k for k in own if k not in stored]
     unexpected = [k for k in stored if k not in own]

@@ -1,7 +1,7 @@
 """Weights that are not finite: found in one fast pass over their bytes, counted, and named. Imports no torch.
 
-A floating value is not finite where all bits of its exponent are set, so whole numbers tell it, in every type alike.
-Masks are left out, which hold minus infinity on purpose (OpenCLIP stores its own).
+A floating value is not finite if all bits of its exponent are set, so whole numbers tell it, in every type alike. Masks
+are left out: they hold minus infinity on purpose (OpenCLIP stores its own).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _is_mask(name: str) -> bool:
 
 
 class WeightsWarning(UserWarning):
-    """Weights that were read hold values that are not finite."""
+    """Weights read with values that are not finite."""
 
 
 @attrs.frozen
@@ -75,7 +75,7 @@ def bad_values(data: np.ndarray, dtype: str) -> int:
 
 
 def bad_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Bad]:
-    """The tensors, by name, that hold values that are not finite."""
+    """The tensors, by name, with values that are not finite."""
     found = {}
     for name, value in tensors.items():
         floating = value.is_floating_point() or value.is_complex()
@@ -98,9 +98,9 @@ def _count(value: Tensor) -> int:
 
 
 def bad_in_file(file: TensorFile) -> dict[str, Bad]:
-    """The tensors of a file that hold values that are not finite; reads them all, one at a time.
+    """The tensors of a file with values that are not finite; reads them all, one at a time.
 
-    :class:`~ldm_core.errors.CheckpointError` where the bytes of one are damaged.
+    :class:`~ldm_core.errors.CheckpointError` if the bytes of one are damaged.
     """
     found = {}
     for name, info in file.infos.items():
@@ -124,13 +124,13 @@ def _share(each: Bad) -> str:
 
 
 def warn_of(tensors: Mapping[str, Tensor], where: str, advice: str = "get the weights anew, or repair them") -> None:
-    """:class:`WeightsWarning` that names what of `tensors`, read from `where`, is not finite."""
+    """:class:`WeightsWarning` naming the values of `tensors`, read from `where`, that are not finite."""
     if bad := bad_tensors(tensors):
         text = f"{where}: {in_words(bad)}; what is made with them may be spoiled: {advice}"
         warnings.warn(text, WeightsWarning, stacklevel=2)
 
 
 def require(tensors: Mapping[str, Tensor], where: str, error: type[LDMError], advice: str) -> None:
-    """`error` that names what of `tensors`, read from `where`, is not finite, and says what to do."""
+    """`error` naming the values of `tensors`, read from `where`, that are not finite, and the remedy."""
     if bad := bad_tensors(tensors):
         raise error(f"{where}: {in_words(bad)}; {advice}")

@@ -26,7 +26,7 @@ def make(part: Part, site: Site, catalog: Catalog) -> Any:
 
 
 def factory_of(part: Part, catalog: Catalog) -> Any:
-    """Import a component's factory; :class:`ComponentError` where that fails."""
+    """Import a component's factory; :class:`ComponentError` if the import fails."""
     entry, _ = catalog.get(part.kind, part.use)
     try:
         return entry.component.load()
@@ -39,9 +39,9 @@ def factory_of(part: Part, catalog: Catalog) -> Any:
 def make_dataset(recipe: Recipe, catalog: Catalog, like: DataInfo | None = None, **changes: Any) -> Any:
     """The recipe's data set (torch-free); `changes` replace fields of its config, e.g. ``split="val"``.
 
-    Of several that are mixed, `changes` leave out those whose config has no such field and those that the change
-    leaves without data (NoSplit); the same where that leaves none. The examples of the others then take turns,
-    so that the first few are of all of them. `like`, what the training data offers, keeps the numbers of its classes.
+    Of several mixed ones, `changes` leave out those without such a field in their config and those left without data by
+    the change (NoSplit); the same if none remains. The examples of the others then take turns, so the first few are of
+    all of them. `like`, the description of the training data, keeps the numbers of its classes.
     """
     cache = DataCache(recipe.data.cache, recipe.data.cache_bytes) if recipe.data.cache else None
     site = Site(size=recipe.image_size, channels=recipe.image_channels, cache=cache)
@@ -68,8 +68,8 @@ def make_dataset(recipe: Recipe, catalog: Catalog, like: DataInfo | None = None,
 
 
 def held_out_data(recipe: Recipe, catalog: Catalog, info: DataInfo) -> Any | None:
-    """The held-out examples (the split ``val``) of the recipe's data, their classes numbered as `info`, of the training
-    data, has them; None where it has no such split. DataError where they are there and cannot be read."""
+    """The held-out examples (the split ``val``) of the recipe's data, their classes numbered as in `info`, of the
+    training data; None if it has no such split. DataError if they are there and cannot be read."""
     if all(configs.of(DatasetConfig, part.config).split is None for part in recipe.datasets):
         return None
     try:
@@ -89,7 +89,7 @@ def held_out_data(recipe: Recipe, catalog: Catalog, info: DataInfo) -> Any | Non
 
 
 def _known(recipe: Recipe, key: str, count: int) -> int:
-    """The number of classes of `key` that the model knows: `count`, or more if a conditioner knows more."""
+    """The number of classes of `key` known to the model: `count`, or more if a conditioner knows more."""
     own = [
         configs.of(ConditionerConfig, part.config).classes for part in recipe.conditioners if key in part.config.reads
     ]
@@ -108,7 +108,7 @@ def data_info(dataset: Any) -> DataInfo:
 
 
 def labels_of(members: Sequence[Part]) -> list[str]:
-    """A short name for each data set: the last part of its URL or its component's name, numbered where two agree."""
+    """A short name for each data set: the last part of its URL or its component's name, numbered if two agree."""
     names = []
     for member in members:
         url = configs.of(DatasetConfig, member.config).url

@@ -1,4 +1,4 @@
-"""Trained weights from their files: tensors, a first stage, the device that they go to."""
+"""Trained weights from their files: tensors, a first stage, their device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ldm_core.recipe.recipe import Recipe
 def load_stage(recipe: Recipe, catalog: Catalog, url: str, device: torch.device) -> FirstStage:
     """A trained first stage from its file, in eval mode and frozen.
 
-    Raises CheckpointError where the recipe's is not that of the file, before memory is taken for another.
+    Raises CheckpointError if the recipe's is not the file's, before memory is taken for another.
     """
     stored = artifacts.shapes(url)
     with held_to(stored, storage.shown(url)):

@@ -30,13 +30,13 @@ from ldm_core.recipe.recipe import ConditionerPart, MixturePart, Recipe
 from ldm_core.recipe.settings import MOST_PIXELS
 
 LPIPS_SIDE = 16
-"""The smallest side of an image that LPIPS can compare: its trunk halves it four times."""
+"""The smallest image side for LPIPS: its trunk halves it four times."""
 
 
 def check(recipe: Recipe, info: DataInfo | None = None) -> None:
     """Raise :class:`ConfigError` with one line per misfit: both parts, both numbers and the fix.
 
-    `info`, what the data offers, adds the check of the keys that conditioners read.
+    `info`, the description of the data, adds the check of the keys read by conditioners.
     """
     problems = list(misfits(recipe, info))
     if problems:
@@ -44,9 +44,9 @@ def check(recipe: Recipe, info: DataInfo | None = None) -> None:
 
 
 def site_of(recipe: Recipe) -> Site:
-    """The site that the denoiser is built for: image size, latents and merged conditioning.
+    """The denoiser's site: image size, latents and merged conditioning.
 
-    Raises ValueError, naming both conditioners, where their bundles do not merge.
+    Raises ValueError, naming both conditioners, if their bundles do not merge.
     """
     latent = recipe.first_stage.config.latent
     specs = {c.name: c.config.spec(latent) for c in recipe.conditioners}
@@ -54,7 +54,7 @@ def site_of(recipe: Recipe) -> Site:
 
 
 def misfits(recipe: Recipe, info: DataInfo | None = None) -> Iterable[str]:
-    """One line for each pair of parts that do not fit."""
+    """One line for each misfit between two parts."""
     # Of a conditioner whose data is not there, what it makes of that is no further mistake.
     known = None if info is None else set(info.keys)
     lost = [f"conditioner '{c.name}': " for c in recipe.conditioners if known and not known.issuperset(c.config.reads)]
@@ -68,7 +68,7 @@ def misfits(recipe: Recipe, info: DataInfo | None = None) -> Iterable[str]:
 
 
 def model_misfits(recipe: Recipe) -> Iterable[str]:
-    """One line for each pair of parts that do not fit, of those that sampling needs: neither data nor training."""
+    """One line for each misfit between two parts needed for sampling: neither data nor training."""
     yield from _images(recipe, datasets=False)
     yield from _conditioning(recipe)
     yield from diffusion_misfits(recipe)
@@ -156,7 +156,7 @@ def diffusion_misfits(recipe: Recipe) -> Iterable[str]:
 
 
 def sampling_misfits(recipe: Recipe) -> Iterable[str]:
-    """One line for each misfit of the guidance, sampler and time grid that a trained model is sampled with."""
+    """One line for each misfit of a trained model's guidance, sampler and time grid."""
     yield from _guidance(recipe)
     yield from _quantized(recipe)
     try:
@@ -168,7 +168,7 @@ def sampling_misfits(recipe: Recipe) -> Iterable[str]:
 
 
 def _quantized(recipe: Recipe) -> Iterable[str]:
-    """The rule that quantises the estimates: one of two, and for the published one a sampler that knows it."""
+    """The rule for quantising the estimates: one of two, and for the published one a sampler aware of it."""
     settings, sampler = recipe.sample, recipe.sampler
     if settings.quantize_x0 and settings.project_x0:
         yield "sample.quantize_x0 and sample.project_x0 are both set; they differ in the noise, choose one"
@@ -180,7 +180,7 @@ def _quantized(recipe: Recipe) -> Iterable[str]:
 
 
 def _guidance(recipe: Recipe) -> Iterable[str]:
-    """The guidance's needs of the conditioners: those that it names, and a null that was trained."""
+    """The guidance's needs of the conditioners: the ones it names, and a trained null."""
     guidance, answers = recipe.guidance, configs.of(GuidanceConfig, recipe.guidance.config)
     shown = f"guidance '{guidance.label}'"
     known = {c.name: c for c in recipe.conditioners}
@@ -250,7 +250,7 @@ def _training(recipe: Recipe) -> Iterable[str]:
 
 
 def _adversary(recipe: Recipe) -> Iterable[str]:
-    """The networks that look at the images of a first stage in training, and their least image size."""
+    """The networks that look at a first stage's images in training, and their least image size."""
     stage, settings, side = recipe.first_stage, recipe.first_stage_trainer, min(recipe.image_size)
     answers = configs.of(FirstStageConfig, stage.config)
     own = answers.discriminator_layers
@@ -272,7 +272,7 @@ def _adversary(recipe: Recipe) -> Iterable[str]:
 
 
 def remarks(recipe: Recipe) -> Iterable[str]:
-    """One line for each setting that is allowed and does nothing, or seldom what was meant."""
+    """One line for each allowed setting without effect, or with a seldom intended one."""
     stage, settings = recipe.first_stage, recipe.first_stage_trainer
     answers = configs.of(FirstStageConfig, stage.config)
     start = answers.adversarial_start if settings.adversarial_start is None else settings.adversarial_start
@@ -345,7 +345,7 @@ def _data(recipe: Recipe, info: DataInfo) -> Iterable[str]:
 
 
 def class_misfits(recipe: Recipe, info: DataInfo) -> Iterable[str]:
-    """One line for each conditioner that is built for fewer classes than the data has."""
+    """One line for each conditioner built for fewer classes than the data has."""
     for part in recipe.conditioners:
         yield from _classes(part, info)
 

@@ -67,7 +67,7 @@ def continuation(recipe: Recipe, out: str) -> Continuation:
 
 
 def differences(before: Any, recipe: Recipe) -> list[str]:
-    """The differences of `recipe` from a stored one in the settings that decide the training, one line each."""
+    """The differences of `recipe` from a stored one in its training, one line each."""
     if not isinstance(before, dict):
         return [f"it is {quoted(before)}"]
     now = recipe.public()

@@ -1,8 +1,8 @@
 """DeepSpeed's configuration from a trainer's settings; raw settings are merged in, contradictions named. Torch-free.
 
-What the recipe says itself (batch, optimizer, precision, stage, offload) cannot be said twice: a raw value that is
-equal is dropped, so that a file made for another launcher can be handed over as it is, and a different one is an
-error that names the recipe's own key. ``"auto"``, other tools' word for "fill this in", is dropped too.
+The recipe's own settings (batch, optimizer, precision, stage, offload) cannot be said twice: an equal raw value is
+dropped, so a file for another launcher can be handed over as it is, and a different one is an error naming the recipe's
+own key. ``"auto"``, other tools' word for "fill this in", is dropped too.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _SCALE_KEYS = ("loss_scale", "initial_scale_power", "loss_scale_window", "min_lo
 def engine_config(settings: EngineSettings, size: int, section: str, *, trained: int = BUCKET) -> dict[str, Any]:
     """DeepSpeed's configuration on `size` processes for a part of `trained` parameters.
 
-    Raises :class:`ConfigError`, a line per contradiction, where raw settings and the recipe's own disagree.
+    Raises :class:`ConfigError`, a line per contradiction, if raw settings and the recipe's own disagree.
     """
     share = size * settings.accumulate
     if settings.images_per_step % share:
@@ -91,7 +91,7 @@ def engine_config(settings: EngineSettings, size: int, section: str, *, trained:
 def raw_settings(settings: EngineSettings, section: str) -> dict[str, Any]:
     """The raw settings of the file and, over them, of the recipe, without ``"auto"`` values.
 
-    Raises :class:`ConfigError` where the file does not read as a JSON object or a key is none of DeepSpeed's.
+    Raises :class:`ConfigError` if the file does not read as a JSON object or a key is none of DeepSpeed's.
     """
     given: dict[str, Any] = {}
     if settings.deepspeed_file:
@@ -109,7 +109,7 @@ def loss_scale_settings(settings: EngineSettings, section: str) -> dict[str, flo
 
 
 def misfits(settings: EngineSettings, section: str) -> Iterator[str]:
-    """One line for each setting that cannot be, found before anything is started and on any number of processes."""
+    """One line for each impossible setting, found before anything is started and on any number of processes."""
     if settings.offload == "optimizer" and settings.zero == 0:
         yield (
             f"{section}.offload: the optimizer can be kept in host memory where ZeRO divides it; set "
@@ -152,7 +152,7 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_auto(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without ``"auto"`` and without what holds nothing else."""
+    """`values` without ``"auto"`` and without mappings of nothing else."""
     out: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -178,7 +178,7 @@ def _unknown(raw: Mapping[str, Any], path: str) -> Iterator[str]:
 
 
 def _contradictions(raw: Mapping[str, Any], settings: EngineSettings, section: str, size: int | None) -> Iterator[str]:  # noqa: C901
-    """One line for each raw value that the recipe says otherwise; `size` processes, None = not known yet."""
+    """One line for each raw value in contradiction to the recipe; `size` processes, None = not known yet."""
     path = f"{section}.deepspeed"
     micro = None if size is None else settings.images_per_step // (size * settings.accumulate)
     own: list[tuple[str, Any, str]] = [

@@ -1,4 +1,4 @@
-"""The recipe in a weights file -> the model that it describes, resolved; nothing of it that reaches out. Torch-free."""
+"""The recipe in a weights file -> its model, resolved; nothing of it reaches out. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ from ldm_core.recipe.resolve import resolve, resolve_part
 
 
 def resolve_described(config: Mapping[str, Any], catalog: Catalog, given: Mapping[str, Any] = EMPTY) -> Recipe:
-    """The recipe in a weights file -> a recipe, with what the user `given` on top. No place that the file names is
-    looked at (:mod:`ldm_core.recipe.places`); its data set stays as text, and is none that could be read.
-    """
+    """The recipe in a weights file -> a recipe, with the user's `given` values on top. No place named by the file is
+    looked at (:mod:`ldm_core.recipe.places`); its data set stays as text, and cannot be read."""
     recipe = resolve(overlay(described(config, catalog), given), catalog)
     recorded = _recorded(config.get("dataset"))
     return recipe if recorded is None else attrs.evolve(recipe, dataset=recorded)
 
 
 def without_unnamed(recipe: Recipe, catalog: Catalog) -> Recipe:
-    """`recipe` without a guidance that lacks a second model, which is asked for where it is used."""
+    """`recipe` without a guidance that lacks a second model; its use asks for one."""
     if not unnamed(recipe.guidance.config):
         return recipe
     return attrs.evolve(recipe, guidance=resolve_part("guidance", DEFAULTS["guidance"], recipe, catalog))

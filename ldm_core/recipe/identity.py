@@ -8,11 +8,11 @@ from ldm_core.config.fields import later_defaults, same_keys
 from ldm_core.recipe.keys import SECTIONS
 
 SAME = {name: same_keys(section) for name, section in SECTIONS.items()}
-"""Keys of the core's own :data:`SECTIONS` that do not change what is trained."""
+"""Keys of the core's own :data:`SECTIONS` without effect on the training."""
 
 
 LATER = {name: later_defaults(section) for name, section in SECTIONS.items()}
-"""Keys of them that older recipes lack, which mean their defaults there."""
+"""Keys of them missing from older recipes; their defaults hold there."""
 
 
 def without_same(key: str, value: Any) -> Any:

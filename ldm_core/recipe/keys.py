@@ -1,4 +1,4 @@
-"""The keys of a recipe and the component or settings that each holds."""
+"""The keys of a recipe and the component or settings held by each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ldm_core.recipe.settings import (
 from ldm_core.storage.options import StorageSettings
 
 OWN: Mapping[str, Any] = attrs.asdict(RecipeSettings())
-"""Top-level keys that hold a value by themselves, with their defaults."""
+"""Top-level keys with a value of their own, and their defaults."""
 SINGLE = (
     "first_stage",
     "denoiser",
@@ -30,11 +30,11 @@ SINGLE = (
     "guidance",
     "dataset",
 )
-"""Top-level keys that hold one component each; the key is the component's kind."""
+"""Top-level keys with one component each; the key is the component's kind."""
 
 
 LISTS = {"conditioners": "conditioner", "adapters": "adapter", "observers": "observer"}
-"""Top-level keys that hold a list of components, and their kind."""
+"""Top-level keys with a list of components, and their kind."""
 
 
 DEFAULTS: Mapping[str, Any] = {
@@ -63,6 +63,6 @@ SECTIONS: Mapping[str, type] = {
 
 
 SAMPLING_KEYS = ("sample", "sampler", "guidance", "time_grid", "observers", "storage")
-"""Keys that may change without making another model of it."""
+"""Keys free to change without making another model of it."""
 
 declare_sections(SECTIONS)

@@ -1,4 +1,4 @@
-"""Places that a recipe names (paths, URLs, second models), and the rule that none is taken from a file. Torch-free.
+"""Places named by a recipe (paths, URLs, second models), and the rule to take none from a file. Torch-free.
 
 A recipe reaches out: it names data, trained weights, tokenizers, servers. The user wrote it, and may. The recipe in a
 weights file came with the file, and describes a model: :func:`described` is the one door between the two.
@@ -20,9 +20,9 @@ from ldm_core.recipe.artifacts import is_weights
 from ldm_core.recipe.keys import DEFAULTS, LISTS, SECTIONS, SINGLE
 
 OUTSIDE = ("dataset", "observers", "storage")
-"""Keys of a recipe that are about places and nothing else: of a file's recipe they are left out."""
+"""Keys of a recipe that are about places and nothing else: left out of a file's recipe."""
 ELSEWHERE = "(named by the run that made this file)"
-"""Stands for a place that was left out, where it matters whether there was one."""
+"""Stands for an omitted place, if its presence matters."""
 _WORDS = (
     "address|checkpoint|dir|directory|endpoint|file|files|folder|folders|host|model|models|path|paths|source|tokenizer|"
     "url|urls|vocab|vocabulary|weights"
@@ -34,7 +34,7 @@ _TYPED = 1_000  # rows of a list that are looked at; the resolver refuses far sh
 def is_place(config: type, field: attrs.Attribute[Any]) -> bool:
     """True if a config's field names a place outside of the recipe: metadata ``place`` says so (True or False).
 
-    Without it, one whose hash is kept (metadata ``sha256``) does, and a text that is called like one (``url``,
+    Without it, a field with a kept hash (metadata ``sha256``) does, and a text with the name of one (``url``,
     ``weights``, ``vocab_file``).
     """
     said = field.metadata.get("place")
@@ -42,7 +42,7 @@ def is_place(config: type, field: attrs.Attribute[Any]) -> bool:
 
 
 def undeclared(config: type) -> list[str]:
-    """Fields of a config that are called like a place and whose metadata does not say whether they are one."""
+    """Fields of a config with the name of a place and no metadata to say if they are one."""
     return [
         field.name
         for field in attrs.fields(config)
@@ -70,8 +70,8 @@ def _holds_text(kind: Any) -> bool:
 def described(plain: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
     """The model in a weights file's recipe: plain values without any place.
 
-    Data, observers and storage are left out, and every field that names a place, of parts and of the trainers'
-    settings. The rest is as it was, and as unchecked; :class:`ConfigError` where a part is named by a path.
+    Data, observers and storage are left out, and every field naming a place, of parts and of the trainers' settings.
+    The rest is as it was, and as unchecked; :class:`ConfigError` if a part is named by a path.
     """
     out: dict[str, Any] = {}
     for key, value in plain.items():
@@ -91,7 +91,7 @@ def described(plain: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
 
 
 def described_part(kind: str, plain: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
-    """One part of a file's recipe without the places that it names; ``use`` says which component it is."""
+    """One part of a file's recipe without its places; ``use`` names the component."""
     found: dict[str, Any] = _part(kind, kind, plain, catalog)
     return found
 
@@ -179,7 +179,7 @@ _FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, Ari
 
 
 def typed(settings: Sequence[str], catalog: Catalog) -> list[str]:
-    """The ``KEY=VALUE`` settings that name a place of a part in a list (``conditioners.text.tokenizer=PATH``)."""
+    """The ``KEY=VALUE`` settings with a place of a part in a list (``conditioners.text.tokenizer=PATH``)."""
     found = []
     for setting in settings:
         keys = [key.strip() for key in setting.partition("=")[0].split(".")]

@@ -1,4 +1,4 @@
-"""The settings that belong to the core itself: data, the two trainers, sampling. Torch-free, frozen, strict."""
+"""The settings of the core itself: data, the two trainers, sampling. Torch-free, frozen, strict."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ldm_core.contracts.values import Precision
 from ldm_core.errors import quoted
 
 MAX_WIDTH = 0.28
-"""The widest power-function average; one that gives every step the same weight has 1 / sqrt(12) = 0.289."""
+"""The widest power-function average; one of equal weights for all steps has 1 / sqrt(12) = 0.289."""
 
 MOST_PIXELS = 1 << 16
-"""Of a side of an image."""
+"""The largest side of an image."""
 
 
 def _betas(default: tuple[float, float]) -> Any:
@@ -81,7 +81,7 @@ class DataSettings:
 
 @attrs.frozen(kw_only=True)
 class EngineSettings:
-    """The settings that both trainers share: steps, optimizer, precision, DeepSpeed, checkpoints, what is shown."""
+    """The settings shared by both trainers: steps, optimizer, precision, DeepSpeed, checkpoints, display."""
 
     steps: int = field(500_000, "optimizer steps", minimum=1)
     images_per_step: int = field(64, "images of one optimizer step, over all processes", minimum=1, maximum=10**6)

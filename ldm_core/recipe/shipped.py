@@ -1,4 +1,4 @@
-"""Recipes that come with the core, and recipes read from files."""
+"""Recipes shipped with the core, and recipes read from files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ldm_core.errors import ConfigError, suggest
 
 
 def shipped() -> dict[str, str]:
-    """Names of the recipes that come with the core -> their first comment line."""
+    """Names of the core's own recipes -> their first comment line."""
     out = {}
     for file in resources.files("ldm_core").joinpath("recipes").iterdir():
         if file.name.endswith(".yaml"):
@@ -21,7 +21,7 @@ def shipped() -> dict[str, str]:
 
 
 def shipped_text(name: str) -> str:
-    """The YAML text of a recipe that comes with the core."""
+    """The YAML text of a recipe shipped with the core."""
     return resources.files("ldm_core").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")
 
 

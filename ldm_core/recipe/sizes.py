@@ -1,7 +1,7 @@
-"""Numbers that say how large a part is, held to bounds before anything of that size is made. Torch-free.
+"""Numbers for the size of a part, held to bounds before anything of this size is made. Torch-free.
 
-A config of a few bytes can ask for more memory than there is: a count of 10^9 layers, a width of 2^20. What no
-network has is refused as it is read, whoever wrote it; how large the rest is, :mod:`ldm_core.model.budget` counts.
+A config of a few bytes can ask for more memory than there is: a count of 10^9 layers, a width of 2^20. Sizes beyond any
+network are refused as they are read, whoever wrote them; :mod:`ldm_core.model.budget` counts the rest.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _MOST = 1 << 31
 _MOST_ITEMS = 64
 _ROWS = re.compile(r"(^|_)(vocab_size|codebook_size|classes|objects)$")
 _LARGE = {"count": 128, "rows": 1 << 18, "size": 1 << 14}
-"""Of numbers beyond these the parameters are counted before a run begins; published models have less."""
+"""Bounds of numbers; beyond them the parameters are counted before a run begins; published models have less."""
 
 
 def misfits(plain: Mapping[str, Any], config: type, path: str) -> Iterator[str]:
     """One line for each number among the plain values of a part's config that no model has.
 
-    Asked before the config is made, whose own checks may count up to them. A field's metadata may say its own bounds,
+    Called before the config is made: its own checks may count up to them. A field's metadata may say its own bounds,
     ``least`` and ``most``; without them the name does: counts of layers, blocks and heads go up to 4,096, steps of a
     table to a million, sizes are not negative, a dropout is a share.
     """
@@ -80,7 +80,7 @@ def _number(field: attrs.Attribute[Any], where: str, value: float) -> Iterator[s
 
 
 def image_misfits(recipe: Recipe) -> Iterator[str]:
-    """One line where a single image of the recipe's size does not fit into this machine's memory."""
+    """One line if a single image of the recipe's size does not fit into this machine's memory."""
     height, width = recipe.image_size
     needed = height * width * recipe.image_channels * 4 * 8  # float32, and what any network makes of it on the way
     if needed > (there := memory()):
@@ -91,8 +91,8 @@ def image_misfits(recipe: Recipe) -> Iterator[str]:
 
 
 def large(recipe: Recipe) -> bool:
-    """True if a number of the recipe's networks is beyond what published models have, so that its parameters are to
-    be counted before a run begins."""
+    """True if a number of the recipe's networks is beyond published models, so its parameters are to be counted before
+    a run begins."""
     for part in (recipe.first_stage, *recipe.conditioners, recipe.denoiser, *recipe.adapters):
         for field in attrs.fields(type(part.config)) if attrs.has(type(part.config)) else ():
             value = getattr(part.config, field.name)
@@ -104,8 +104,7 @@ def large(recipe: Recipe) -> bool:
 
 
 def memory() -> int:
-    """Bytes of memory that this process may use: the machine's, its control group's, its own limit, whichever is
-    least."""
+    """Bytes of memory for this process: the least of the machine's, its control group's and its own limit."""
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for place in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):

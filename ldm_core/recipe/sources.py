@@ -1,6 +1,5 @@
-"""Starting from trained weights: which file is meant, and whether it can be. Torch-free; the weights themselves are
-taken by :mod:`ldm_core.training.finetune`.
-"""
+"""Trained weights to start from: the file, and the reasons against it. Torch-free; the weights themselves are taken by
+:mod:`ldm_core.training.finetune`."""
 
 from __future__ import annotations
 
@@ -24,10 +23,10 @@ _HOLDS = {
 
 
 def with_hash(settings: S, section: str, find: Find = artifacts.find) -> S:
-    """`settings` with the hash of the weights that they start from: another content is another run, another place of
-    the same content is not.
+    """`settings` with the hash of their starting weights: another content is another run, another place of the same
+    content is not.
 
-    Raises ConfigError where the recipe was made with other weights, CheckpointError for a file of another kind.
+    Raises ConfigError if the recipe was made with other weights, CheckpointError for a file of another kind.
     """
     if not settings.init_from:
         return settings  # a hash alone: the recipe of a model that was finetuned once
@@ -44,13 +43,13 @@ def with_hash(settings: S, section: str, find: Find = artifacts.find) -> S:
 def init_header(
     settings: EngineSettings, section: str, sha256: str | None = None, find: Find = artifacts.find
 ) -> artifacts.Header:
-    """The header of the weights that `settings` start from; `sha256`: its hash where that is known."""
+    """The header of the weights that `settings` start from; `sha256`: its hash if it is known."""
     name, kind = _HOLDS[section]
     return artifacts.read_header(find(settings.init_from, name), kind, sha256=sha256)
 
 
 def misfits(recipe: Recipe, find: Find = artifacts.find) -> Iterable[str]:
-    """One line for each reason why a run cannot start from the weights that its recipe names."""
+    """One line for each reason against a start from the recipe's weights."""
     stage, trainer = recipe.first_stage_trainer, recipe.trainer
     for section, settings in (("first_stage_trainer", stage), ("trainer", trainer)):
         if settings.init_sha256 and not settings.init_from:

@@ -1,4 +1,4 @@
-"""A part that breaks its contract, told in the contract's own words; an exception of its code, told whose it is.
+"""A part in breach of its contract, told in the contract's own words; an exception of its code, told with its owner.
 
 Imports no torch.
 """
@@ -35,7 +35,7 @@ _NOTE = "the fault is in"
 
 @attrs.frozen
 class Named:
-    """A part as messages name it: its kind, its name in the recipe, its name in the catalog, whose it is."""
+    """A part as messages name it: its kind, its name in the recipe, its name in the catalog, its distribution."""
 
     kind: str
     name: str
@@ -60,7 +60,7 @@ def contract_line(kind: str, method: str) -> str:
 
 
 def breach(part: Named, method: str, seen: str, expected: str, fix: str = "") -> ContractError:
-    """The error of a part whose `method` (or attribute) did not do what its contract says."""
+    """The error of a part with a `method` (or attribute) in breach of its contract."""
     contract = _CONTRACTS[part.kind]
     line = contract_line(part.kind, method)
     suite = _SUITES.get(part.kind, f"{contract.__name__}Suite")
@@ -81,7 +81,7 @@ def unsound(part: Named, method: str, what: str) -> NotFiniteError:
 
 
 class inside:
-    """A context around a call of a part's own code: what it raises keeps its traceback and says whose part it is."""
+    """A context around a call of a part's own code: its exceptions keep their traceback and name the part."""
 
     __slots__ = ("_method", "_part")
 
@@ -99,7 +99,7 @@ class inside:
 
 
 def shown(value: Any) -> str:
-    """A value that a part handed back, for a message: ``float32 (2, 4)``, or its type."""
+    """A value from a part, for a message: ``float32 (2, 4)``, or its type."""
     shape = getattr(value, "shape", None)
     if shape is None or not hasattr(value, "dtype"):
         return type(value).__name__

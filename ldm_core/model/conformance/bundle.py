@@ -1,4 +1,4 @@
-"""What a conditioner's bundle must be: held to its spec in a run and in the conformance kit alike."""
+"""The rules for a conditioner's bundle: held to its spec in a run and in the conformance kit alike."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def bundle_problems(cond: Any, spec: CondSpec, rows: int | None, grid: Sequence[int] | None) -> Iterator[str]:
-    """What of a bundle is not as `spec` declares, a line each: ``wrote X; expected: Y``. `rows`: B, `grid`: the
-    latents' axes, where they are known."""
+    """The breaches of `spec` by a bundle, a line each: ``wrote X; expected: Y``. `rows`: B, `grid`: the latents' axes,
+    if they are known."""
     if not isinstance(cond, Cond):
         yield f"returned {type(cond).__name__}; expected: a Cond (ldm_core.contracts.Cond), built by keyword"
         return
@@ -77,7 +77,7 @@ def _names(cond: Cond, spec: CondSpec) -> Iterator[str]:
 
 
 def null_problems(null: Any, like: Cond) -> Iterator[str]:
-    """What of a null is not as the bundle that it stands for, a line each."""
+    """The differences of a null from the bundle it stands for, a line each."""
     if not isinstance(null, Cond):
         yield f"returned {type(null).__name__}; expected: a Cond"
         return
@@ -98,7 +98,7 @@ def null_problems(null: Any, like: Cond) -> Iterator[str]:
 
 
 def lost(values: Tensor) -> bool:
-    """Whether no row of `values` (B, ...) is finite: then it is the part, and not an example, that is at fault."""
+    """True if no row of `values` (B, ...) is finite: then the part, and not an example, is at fault."""
     if values.numel() and bool(values.detach().sum().isfinite()):  # one pass: a finite sum has finite terms
         return False
     return not bool(values.detach().reshape(len(values), -1).isfinite().all(1).any())
@@ -107,9 +107,9 @@ def lost(values: Tensor) -> bool:
 def hold_bundle(
     part: Named, cond: Any, spec: CondSpec, batch: Mapping[str, Any], *, grid: Any, device: torch.device
 ) -> None:
-    """:class:`~ldm_core.errors.ContractError` where encode's bundle of `batch`, the keys that it reads, is not as
-    `spec` declares or elsewhere than on `device`; :class:`~ldm_core.errors.NotFiniteError` where no row of it is
-    finite though the batch is."""
+    """:class:`~ldm_core.errors.ContractError` if encode's bundle of `batch`, the keys it reads, is not as `spec`
+    declares or elsewhere than on `device`; :class:`~ldm_core.errors.NotFiniteError` if no row of it is finite though
+    the batch is."""
     rows = next((len(value) for value in batch.values()), None)
     sound = not any(isinstance(v, Tensor) and v.is_floating_point() and lost(v) for v in batch.values())
     for problem in bundle_problems(cond, spec, rows, grid):
@@ -126,7 +126,7 @@ def hold_bundle(
 
 
 def hold_null(part: Named, null: Any, like: Cond) -> None:
-    """:class:`~ldm_core.errors.ContractError` where a null is not as the bundle that it stands for."""
+    """:class:`~ldm_core.errors.ContractError` if a null is not as the bundle it stands for."""
     for problem in null_problems(null, like):
         seen, _, expected = problem.partition("; expected: ")
         raise breach(part, "null", seen, expected, "make it from the tensors of `like` (torch.zeros_like)")

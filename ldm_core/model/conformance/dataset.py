@@ -16,8 +16,8 @@ GEOMETRIES = ("image", "map", "boxes", "per_box", "value")
 
 
 def hold_data(dataset: Any, recipe: Recipe, catalog: Catalog) -> None:
-    """:class:`~ldm_core.errors.ContractError` where the first example of `dataset` is not as its `keys` say; one that
-    cannot be read is told elsewhere. Members of a mixture are not told apart, and are left alone."""
+    """:class:`~ldm_core.errors.ContractError` if the first example of `dataset` is not as its `keys` say; an unreadable
+    one is told elsewhere. Members of a mixture are not told apart, and are left alone."""
     if isinstance(recipe.dataset, MixturePart):
         return
     part = named(recipe.dataset, catalog)

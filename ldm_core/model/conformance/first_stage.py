@@ -48,7 +48,7 @@ def hold_pictures(part: Named, images: Any, z: Tensor, latent: LatentSpec, chann
 
 
 def hold_start(part: Named, z: Tensor | None, shape: Sequence[int]) -> None:
-    """The latents (N, *shape) that pictures to begin from were encoded to."""
+    """The latents (N, *shape) encoded from pictures to begin from."""
     if z is not None and tuple(z.shape[1:]) != tuple(shape):
         raise breach(
             part, "latents", f"made {shown(z)} of pictures to begin from", f"(N, {', '.join(map(str, shape))})"
