@@ -10,9 +10,9 @@ from ldm_core.recipe.settings import EngineSettings
 def learning_rate(settings: EngineSettings, step: int) -> float:
     """The rate of step `step` (from 0): a linear warm-up, then the schedule.
 
-    The warm-up, from ``warmup_from`` times the rate, is the published one (linear in the step) a step ahead, so that
-    its first step moves something. ``cosine`` and ``linear`` go from the warm-up's end to ``final_lr`` times the rate
-    at ``decay_end`` (0: at ``steps``), where they stay.
+    The warm-up, from ``warmup_from`` times the rate, is the published one (linear in the step) a step ahead, so its
+    first step moves something. ``cosine`` and ``linear`` go from the warm-up's end to ``final_lr`` times the rate
+    at ``decay_end`` (0: at ``steps``), and stay there.
     ``inverse_sqrt`` stays until n = ``decay_start`` steps were made (0: the warm-up's length, at least 1) and is
     lr sqrt(decay_start / n) from there, as EDM2 trains (Karras et al. 2024, arXiv 2312.02696, section B.5).
     """

@@ -1,4 +1,4 @@
-"""The loop that every task runs in: resume, steps, logs, checkpoints, signals, validation and pictures on the way."""
+"""The loop of every task: resume, steps, logs, checkpoints, signals, validation and pictures on the way."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def train(task: Task, loader: Loader, settings: Settings, run: Run, *, folder: s
     """Train to ``settings.steps``, going on from the newest whole checkpoint in `folder`.
 
     Raises :class:`Interrupted` after a checkpoint when asked to stop or when the time is over, :class:`TrainingError`
-    where the loss is not finite (the last checkpoint stays) or another run has taken the folder,
-    :class:`~ldm_core.errors.CheckpointError` where the last checkpoint cannot be written.
+    if the loss is not finite (the last checkpoint stays) or another run has taken the folder,
+    :class:`~ldm_core.errors.CheckpointError` if the last checkpoint cannot be written.
     """
     checkpoints = Checkpointer(task, folder, identity, settings, run)
     start = checkpoints.restore()
     task.prepare(start)
     if run.world.main:
         run.hook.ldm_stage_start(stage=task.stage, steps=settings.steps, start=start)
-    with checkpoints:  # an error waits for a write that is under way
+    with checkpoints:  # an error waits for a write under way
         log, flags = _Log(task, settings, run, start), Flags(run.world)
         for step, micros in enumerate(log.timed(loader.steps(start), settings.steps - start), start):
             done = step + 1
@@ -65,7 +65,7 @@ def train(task: Task, loader: Loader, settings: Settings, run: Run, *, folder: s
 
 
 class _Log:
-    """The numbers of a training: metrics, observers, speed, and a loss that must be finite."""
+    """The numbers of a training: metrics, observers, speed, and a check for a finite loss."""
 
     def __init__(self, task: Task, settings: Settings, run: Run, start: int) -> None:
         self._task, self._settings, self._run = task, settings, run
@@ -73,7 +73,7 @@ class _Log:
         self._since, self._waited = time.perf_counter(), 0.0
 
     def timed(self, batches: Iterator[T], count: int) -> Iterator[T]:
-        """`count` of `batches`; the time that they are waited for is noted."""
+        """`count` of `batches`; the wait for them is timed."""
         for _ in range(count):
             begun = time.perf_counter()
             batch = next(batches)
@@ -91,7 +91,7 @@ class _Log:
         floats = {k: _number(v) for k, v in logs.items() if v is not None}
         if "loss" in floats:
             floats["loss"] = self.require_finite(done, floats)
-        floats = {k: v for k, v in floats.items() if math.isfinite(v)}  # of a step that was left out; no JSON either
+        floats = {k: v for k, v in floats.items() if math.isfinite(v)}  # of a step left out; no JSON either
         now = time.perf_counter()
         span = max(now - self._since, 1e-9)
         floats.update(
@@ -107,7 +107,7 @@ class _Log:
         return floats
 
     def require_finite(self, done: int, logs: Mapping[str, Any]) -> float:
-        """Give the mean loss of all processes, so that all of them stop here, or none; 0 where there is no loss.
+        """Give the mean loss of all processes, so all of them stop here, or none; 0 without a loss.
 
         It is the last resort: a task's own guard names the examples, and may leave a step out instead.
         """
@@ -123,7 +123,7 @@ class _Log:
         return loss
 
     def measure_and_preview(self, done: int) -> None:
-        """Measure on held-out data and draw pictures, where that is due; the time it takes is no training time."""
+        """Measure on held-out data and draw pictures, if due; their time is no training time."""
         task, settings, run = self._task, self._settings, self._run
         begun = time.perf_counter()
         if task.validate is not None and settings.validate_every and done % settings.validate_every == 0:
@@ -159,8 +159,8 @@ def _number(value: Any) -> float:
 
 
 def _peak_memory(device: torch.device) -> float | None:
-    """The most memory that was in use since the process began, MiB: tensors on an accelerator, else the process's
-    resident memory; None where the system does not tell."""
+    """The largest memory in use since the process began, MiB: tensors on an accelerator, else the process's
+    resident memory; None if the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:

@@ -1,4 +1,4 @@
-"""The four stages of a run in their order, each skipped where its result is there under the same recipe and data."""
+"""The four stages of a run in their order, each skipped if its result is there under the same recipe and data."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Stages:
     def __init__(self, context: RunContext) -> None:
         self.context = context
         self._fitted: dict[str, dict[str, Any]] = {}
-        """What conditioners learned before anything was trained, by name."""
+        """The state learned by conditioners before any training, by name."""
 
     def prepare(self, stages: Sequence[str]) -> None:
-        """Do what the named stages need before the first of them: mistakes that it finds would come late otherwise."""
+        """Prepare the named stages before the first of them: mistakes found here would come late otherwise."""
         self._fitted = fit_early(self.context, stages)
 
     def first_stage(self) -> None:
-        """Train the first stage, or take the trained one that the recipe names."""
+        """Train the first stage, or take the trained one named by the recipe."""
         context = self.context
         with self._timed("first_stage"):
             if context.recipe.first_stage.weights:
@@ -57,7 +57,7 @@ class Stages:
         context.run.world.barrier()
 
     def latents(self) -> None:
-        """Encode the images once, or what is missing of them."""
+        """Encode the images once, or the missing ones."""
         context, recipe = self.context, self.context.recipe
         if not recipe.trainer.cache_latents or context.finished_model():
             return
@@ -90,7 +90,7 @@ class Stages:
                 self._end("denoiser", "done")
 
     def samples(self) -> None:
-        """Sample what was asked for, or what held-out data asks for: each process its share."""
+        """Sample the inputs asked for, or those of held-out data: each process its share."""
         with self._timed("samples"):
             final.draw(self.context, strict=self.context.strict)
             self.context.run.world.barrier()

@@ -1,4 +1,4 @@
-"""The contract between the loop and that which it trains."""
+"""The contract between the loop and its task."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ldm_core.training.feed.loader import MicroBatch
 
 
 class Task(Protocol):
-    """Named parts that are trained together, stepped in order, and one step of them."""
+    """Named parts, trained together and stepped in order, and one step of them."""
 
     stage: str
     parts: Sequence[Part]
     ema: EMA | None
     part_steps: dict[str, int]
-    """How many optimizer steps each part has made (a discriminator starts later)."""
+    """Number of optimizer steps of each part (a discriminator starts later)."""
 
     @property
     def validate(self) -> Callable[[int], Mapping[str, float]] | None:
@@ -36,12 +36,12 @@ class Task(Protocol):
         ...
 
     def step(self, step: int, micros: Sequence[MicroBatch], *, measure: bool) -> Mapping[str, Any]:
-        """One optimizer step of every part, then of its averages, where the step counts; with `measure`, logs
+        """One optimizer step of every part, then of its averages, if the step counts; with `measure`, logs
         as tensors or floats, else whatever is at hand."""
         ...
 
     def state(self) -> Mapping[str, Tensor]:
-        """Give what a resumed run needs beside parts and averages."""
+        """Give the state for a resumed run beside parts and averages."""
         ...
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:

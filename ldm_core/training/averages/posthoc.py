@@ -1,7 +1,7 @@
 """Averages of any width, after training: power-function averages, their snapshots, and their combinations.
 
 Karras et al. 2024 (arXiv 2312.02696, section 3 and appendix C). A power-function average at update t weighs the
-weights of time s by (gamma + 1) s^gamma / t^(gamma + 1); its relative width is the standard deviation of that profile
+weights of time s by (gamma + 1) s^gamma / t^(gamma + 1); its relative width is the standard deviation of the profile
 over t. Averages of a few widths, stored from time to time, span a space. The profile of another width has a nearest
 point in it: the same combination of the stored averages is the average of the width.
 """

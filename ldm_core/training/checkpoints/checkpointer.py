@@ -24,14 +24,13 @@ if TYPE_CHECKING:
     from ldm_core.training.task import Task
 
 _POLL = 0.05
-_LONG = 1.0  # seconds of waiting for the last write that are worth a word
+_LONG = 1.0  # seconds of waiting for the last write, before a word on it
 
 
 class Checkpointer:
     """The checkpoints of one task in `folder`. All processes make one and call the same methods at the same steps.
 
-    As a context it waits, where an error ends the training, for a write that is under way; a second Ctrl-C leaves at
-    once.
+    As a context it waits for a write under way if an error ends the training; a second Ctrl-C leaves at once.
     """
 
     def __init__(self, task: Task, folder: str, identity: str, settings: EngineSettings, run: Run) -> None:
@@ -44,7 +43,7 @@ class Checkpointer:
     # ---------------------------------------------------------------------------------------------------- resume
 
     def restore(self) -> int:
-        """Load the newest whole checkpoint into the task and give its step, 0 where there is none."""
+        """Load the newest whole checkpoint into the task and give its step, 0 without one."""
         run = self._run
         search = from_main(run.world, self._search)
         for line in search.damaged.values():
@@ -72,7 +71,7 @@ class Checkpointer:
         return found.step
 
     def _search(self) -> files.Search:
-        with contextlib.suppress(StorageError):  # may not be allowed to delete; what is half-written is never taken
+        with contextlib.suppress(StorageError):  # may not be allowed to delete; a half-written one is never taken
             if begun := files.clean(self._folder):
                 self._run.say(f"removed {len(begun)} checkpoint(s) that a killed process did not finish")
         return files.newest(self._folder, self._identity)
@@ -95,7 +94,7 @@ class Checkpointer:
         self._compare(manifest)
 
     def _inspected(self, named: Iterator[tuple[str, Tensor]], bad: dict[str, Bad]) -> Iterator[tuple[str, Tensor]]:
-        """`named` as they come; weights of the parts that are not finite are put down in `bad`."""
+        """`named` as they come; the parts' weights not finite are put down in `bad`."""
         parts = self._task.parts
         weights = {f"{p.name}/state/{n}" for p in parts for n, _ in p.module.named_parameters(remove_duplicate=False)}
         for name, value in named:
@@ -104,7 +103,7 @@ class Checkpointer:
             yield name, value
 
     def _compare(self, manifest: dict[str, Any]) -> None:
-        """Say where the run goes on in other circumstances, in which sums are taken in another order."""
+        """Report changed circumstances of the resumed run, as they change the order of sums."""
         now = self._circumstances()
         changed = [f"{k} {manifest[k]} -> {v}" for k, v in now.items() if k in manifest and manifest[k] != v]
         if changed:
@@ -131,7 +130,7 @@ class Checkpointer:
     def save(self, step: int, *, last: bool) -> None:
         """Take the state as it is after `step` and write it, in the background unless it is the `last`.
 
-        At most one write is under way: training waits for the one before. Where the last one fails, all processes
+        At most one write is under way: training waits for the one before. If the last one fails, all processes
         raise :class:`CheckpointError`; any other failure is a warning.
         """
         task, run = self._task, self._run
@@ -164,7 +163,7 @@ class Checkpointer:
             yield f"task/{name}", value
 
     def _wait(self) -> None:
-        """Wait until no write is under way; processes wait in short calls, so that none of them times out."""
+        """Wait until no write is under way; processes wait in short calls, so none of them times out."""
         begun = time.monotonic()
         while self._run.world.any(self._writer is not None and self._writer.busy):
             time.sleep(_POLL)

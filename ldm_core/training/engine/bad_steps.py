@@ -1,4 +1,4 @@
-"""Steps that must not count: a loss or a gradient that is not finite, the examples behind it, and the reaction."""
+"""Steps not to count: a loss or a gradient not finite, the examples behind it, and the reaction."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Guard:
         history, self._history = self._history, []
         if history and self._lost(history):
             raise self._stop(self._what(self._first_bad(history)))
-        if not self._settings.zero:  # from ZeRO 1 on the engine refuses gradients that are not finite
+        if not self._settings.zero:  # from ZeRO 1 on the engine refuses gradients not finite
             norms = torch._foreach_norm([p.detach() for p in part.names if p.requires_grad])
             if not bool(torch.stack(norms).isfinite().all()):
                 raise self._stop("weights are not finite, after gradients that were not")

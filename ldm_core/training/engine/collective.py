@@ -14,11 +14,11 @@ from ldm_core.training.engine.world import World
 T = TypeVar("T")
 
 _LAG = 2
-"""Steps by which an accelerator's answer is late: by then it has done the step, and nobody waits for it."""
+"""Delay of an accelerator's answer in steps: by then it has done the step, and nobody waits for it."""
 
 
 def from_main(world: World, make: Callable[[], T]) -> T:
-    """Give in all processes what `make` gives in the first; an :class:`LDMError` is raised in all of them."""
+    """Give the first process's result of `make` in all; an :class:`LDMError` is raised in all of them."""
     value: Any = None
     error: LDMError | None = None
     if world.main:
@@ -38,7 +38,7 @@ def from_main(world: World, make: Callable[[], T]) -> T:
 class Flags:
     """The largest of all processes' flags, once a step; the same answer on each.
 
-    On a CPU the answer is of this step. On accelerators it is of two steps before, so that no process waits for its
+    On a CPU the answer is of this step. On accelerators it is of two steps before, so no process waits for its
     device; the flags of the last steps of a run are then never answered.
     """
 

@@ -1,4 +1,4 @@
-"""Private parts of DeepSpeed and torch that are replaced, all of them: look here first after an upgrade of either."""
+"""All replaced private parts of DeepSpeed and torch: look here first after an upgrade of either."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import torch
 
 
 def drop_step(engine: Any, zero: int) -> None:
-    """Drop the step that a ZeRO engine is about to make; RuntimeError where this version of DeepSpeed does not.
+    """Drop the next step of a ZeRO engine; RuntimeError if this version of DeepSpeed does not.
 
-    DeepSpeed drops a step whose norm is not finite, together with all that it keeps of its gradients (buckets,
-    partitions, copies in host memory): that is the one way that covers every stage and offload. So its norm is infinite
-    for this one step.
+    DeepSpeed drops a step without a finite norm, together with everything kept of its gradients (buckets, partitions,
+    copies in host memory). No other way covers every stage and offload. So its norm is infinite for this one step.
     """
     optimizer = engine.optimizer
     infinite = torch.tensor(math.inf, device=engine.device)
@@ -31,5 +30,5 @@ def drop_step(engine: Any, zero: int) -> None:
 
 
 def set_default_timeout(wait: timedelta) -> None:
-    """Set the time-out of process groups that are made without one, as DeepSpeed's engines make them."""
+    """Set the time-out of process groups made without one, as DeepSpeed's engines make them."""
     vars(torch.distributed.distributed_c10d).update(default_pg_timeout=wait, default_pg_nccl_timeout=wait)

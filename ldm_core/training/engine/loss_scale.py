@@ -1,7 +1,7 @@
-"""The loss scale of fp16: gradients that would vanish in half precision are kept in its range by scaling the loss.
+"""The loss scale of fp16: scaling the loss keeps small gradients within the range of half precision.
 
-It is the trainer's own and not DeepSpeed's, whose fp16 casts the weights themselves, and whose ``torch_autocast``
-scales without unscaling before the norm is clipped and lets each process adapt by its own part of the gradients.
+It is the trainer's own: DeepSpeed's fp16 casts the weights themselves, and its ``torch_autocast`` scales without
+unscaling before the norm is clipped and lets each process adapt by its own part of the gradients.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAXIMUM = 2.0**24
 
 
 class LossScale:
-    """A factor of the loss: halved where gradients overflowed, doubled after `window` good steps (or `static`).
+    """A factor of the loss: halved after an overflow of gradients, doubled after `window` good steps (or `static`).
 
     The defaults are those of mixed-precision training as DeepSpeed and torch have it: 2**16 at first, and never
     below `minimum`.
@@ -50,7 +50,7 @@ class LossScale:
             self.value, self.good = min(self.value * 2, MAXIMUM), 0
 
     def state(self) -> Tensor:
-        """Give what a resumed run needs, (2,) float64: the scale, and the good steps since it changed."""
+        """Give the state for a resumed run, (2,) float64: the scale, and the good steps since it changed."""
         return torch.tensor([self.value, float(self.good)], dtype=torch.float64)
 
     def load(self, state: Tensor) -> None:

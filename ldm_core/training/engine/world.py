@@ -1,6 +1,6 @@
 """One process among all of a run: the process group up and down, sums over it, and DeepSpeed's import.
 
-What DeepSpeed does on a CPU was measured: its shared-memory op would be compiled at start (40 s, and fails without a
+DeepSpeed on a CPU, as measured: its shared-memory op would be compiled at start (40 s, and fails without a
 compiler), so it is switched off there; its logger writes to stdout; without RANK and its kin it looks for MPI.
 """
 
@@ -68,7 +68,7 @@ class World:
         return out.to(value.device)
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's `value`, anything that pickles, by rank; the same list on each."""
+        """Every process's `value`, anything picklable, by rank; the same list on each."""
         if self.size == 1:
             return [value]
         out: list[Any] = [None] * self.size
@@ -93,7 +93,7 @@ class World:
 def start() -> World:
     """Bring the process group up (once per process) from a launcher's or srun's variables, or for one process.
 
-    Raises :class:`ConfigError` where there are more processes on this machine than GPUs.
+    Raises :class:`ConfigError` if there are more processes on this machine than GPUs.
     """
     environment.adopt(os.environ)
     cuda = torch.cuda.is_available()
@@ -102,7 +102,7 @@ def start() -> World:
         _keep_freed_memory()
     alone = "RANK" not in os.environ
     rank, size = (0, 1) if alone else (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-    # DeepSpeed's engine reads it. RANK stays unset: a process that this one starts must not take it for its own.
+    # DeepSpeed's engine reads it. RANK stays unset: a child process must not take it for its own.
     local = int(os.environ.setdefault("LOCAL_RANK", "0"))
     device = torch.device("cuda", gpu_of(local, torch.cuda.device_count())) if cuda else torch.device("cpu")
     if cuda:
@@ -114,7 +114,7 @@ def start() -> World:
         hook = sys.excepthook
         backend = "nccl" if cuda else "gloo"
         if alone:
-            # A store in memory: there is no port that another run on this machine could take.
+            # A store in memory: it has no port for another run on this machine to take.
             store = torch.distributed.HashStore()  # type: ignore[attr-defined]
             torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
         else:
@@ -141,8 +141,8 @@ def gpu_of(local: int, count: int) -> int:
 
 @contextmanager
 def ending(here: World) -> Iterator[None]:
-    """A context: where this process fails inside, it leaves the group at once, as the others may be waiting for it in a
-    collective call; :class:`TrainingError` in place of what that call says where another process is gone or does not
+    """A context: if this process fails inside, it leaves the group at once, as the others may be waiting for it in a
+    collective call; :class:`TrainingError` replaces the call's own error if another process is gone or does not
     answer."""
     try:
         yield
@@ -160,15 +160,14 @@ def ending(here: World) -> Iterator[None]:
 
 
 def lost(error: BaseException) -> str:
-    """Give what a collective operation says where another process is gone or does not answer; empty for other
-    errors."""
+    """Give a collective operation's message on another process gone or without an answer; empty for other errors."""
     text = next(iter(str(error).splitlines()), "")
     network = type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError")
     return text if network or (isinstance(error, RuntimeError) and any(w in text for w in _LOST)) else ""
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep the large blocks that a training step frees. By default it hands them back to the kernel, and
+    """Let glibc keep the large blocks freed by a training step. By default it hands them back to the kernel, and
     the next step pays for fresh pages: 12 to 20 % of a CPU step of the laptop recipe. Other C libraries: nothing."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -198,7 +197,7 @@ def stop() -> None:
 def import_deepspeed() -> Any:
     """The package, imported without a word on stdout, and on a CPU without its compiled op."""
     previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # its import logs to stdout, which a command's JSON has to itself
+    logging.disable(logging.WARNING)  # its import logs to stdout, reserved for a command's JSON
     try:
         import deepspeed
         import deepspeed.ops

@@ -21,21 +21,21 @@ from ldm_core.recipe.settings import DataSettings
 from ldm_core.training.feed.order import Arrangement, Place
 
 MAX_BAD = 0.01
-"""Share of unreadable examples that is passed over, where a data set does not say."""
+"""Share of unreadable examples passed over, if a data set does not say."""
 
 
 class Examples(TorchDataset):
     """Examples of a data set by :class:`Place`, or by index: then at `size`, centred and not mirrored.
 
     Unreadable examples are passed over and counted by ``SkipBad``, up to the data set's own limit. Up to
-    ``settings.keep`` bytes of them stay in memory: fitted, or as decoded where each epoch cuts them anew.
+    ``settings.keep`` bytes of them stay in memory: fitted, or as decoded if each epoch cuts them anew.
     """
 
     def __init__(self, dataset: Any, size: Sequence[int], settings: DataSettings, keys: Iterable[str]) -> None:
         wanted = set(keys)
         self.keys: Mapping[str, str] = {k: kind for k, kind in dataset.keys.items() if k in wanted}
         kinds = set(self.keys.values())
-        # Boxes move with the picture that they lie on: they need its shape, also where nobody asked for it.
+        # Boxes move with their picture: they need its shape, also if nobody asked for it.
         shape = ["image"] if "boxes" in kinds and not kinds & {"image", "map"} and "image" in dataset.keys else []
         self._settings, self._size = settings, (int(size[-2]), int(size[-1]))
         view = dataset.select([*self.keys, *shape])
@@ -51,7 +51,7 @@ class Examples(TorchDataset):
 
     @cached_property
     def arrangement(self) -> Arrangement:
-        """The order in which they are drawn, and the size of each."""
+        """The order of their drawing, and the size of each."""
         return arrange(self.dataset.dataset, self._settings, self._size)
 
     def __len__(self) -> int:
@@ -102,12 +102,12 @@ class Examples(TorchDataset):
         return {k: v for k, v in moved.items() if k in self.keys}
 
     def size_of(self, index: int) -> tuple[int, int]:
-        """The (h, w) of the bucket of example `index`; the recipe's size where there are no buckets."""
+        """The (h, w) of the bucket of example `index`; the recipe's size without buckets."""
         shapes = self.arrangement.shapes
         return self._size if shapes is None else self.arrangement.sizes[int(shapes[range(len(self))[index]])]
 
     def first(self, count: int) -> list[Mapping[str, Any]]:
-        """The first `count` examples, or all where there are fewer."""
+        """The first `count` examples, or all if there are fewer."""
         return [self[i] for i in range(min(count, len(self)))]
 
 
@@ -118,7 +118,7 @@ def skip_bad(dataset: Any) -> SkipBad:
 
 
 def _cost(value: Any) -> int:
-    """The memory that a value takes, about."""
+    """The memory of a value, about."""
     if hasattr(value, "getbands"):
         return int(np.prod(value.size)) * (1 if value.mode == "L" else 4)
     return value.nbytes if isinstance(value, np.ndarray) else sys.getsizeof(value)

@@ -1,4 +1,4 @@
-"""A first look at the data: a few examples, spread over it, with all that a recipe's parts read. Imports no torch."""
+"""A first look at the data: a few examples, spread over it, with all inputs of a recipe's parts. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ldm_core.recipe.check import class_misfits
 from ldm_core.recipe.recipe import Recipe
 
 _LOOKED_AT = 8
-_AT_MOST = 64  # where the first few cannot be read, one among so many is looked for that can
+_AT_MOST = 64  # examples searched for a readable one, if the first few are not
 
 
 def look(dataset: Any, recipe: Recipe, what: str = "data") -> None:
-    """DataError where none of the examples that are looked at can be read, or where more cannot than may at all.
+    """DataError if none of the examples looked at can be read, or if more cannot than may at all.
 
-    Data that is made as it is read has nothing to look at: it says no share of bad examples (`max_bad`).
+    Data made at its reading has nothing to look at: it says no share of bad examples (`max_bad`).
     """
     answers = of(DatasetAnswers, dataset)
     limit, reduced = answers.max_bad, answers.reduced
@@ -47,8 +47,8 @@ def look(dataset: Any, recipe: Recipe, what: str = "data") -> None:
 
 
 def look_at_held_out(recipe: Recipe, catalog: Catalog, info: DataInfo) -> None:
-    """The same of held-out data, where there is some; DataError where it is damaged, ConfigError where it has classes
-    that the model does not know."""
+    """The same of held-out data, if there is some; DataError if it is damaged, ConfigError if it has classes unknown
+    to the model."""
     dataset = held_out_data(recipe, catalog, info)
     if dataset is None:
         return
@@ -56,7 +56,7 @@ def look_at_held_out(recipe: Recipe, catalog: Catalog, info: DataInfo) -> None:
         raise ConfigError([f"held-out data: {problem}" for problem in problems])
     try:
         view = dataset.select(dict.fromkeys(["image", *recipe.reads]))
-    except DataError:  # some lack an annotation: said where they are used
+    except DataError:  # some lack an annotation: said at their use
         view = dataset.select(["image"])
     look(view, recipe, "held-out data")
 

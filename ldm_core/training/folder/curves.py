@@ -1,4 +1,4 @@
-"""Curves of what a run measured, drawn from the rows of metrics.jsonl. Imports no torch; matplotlib when it draws."""
+"""Curves of a run's measurements, drawn from the rows of metrics.jsonl. Imports no torch; matplotlib to draw."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Points = list[tuple[int, float]]
 
 
 def pictures(rows: Sequence[Mapping[str, Any]], stage: str) -> dict[str, bytes]:
-    """The PNGs of a stage by file name: ``<stage>_loss.png`` with every number over the steps, and where validation
-    was measured by bins of time ``<stage>_validation.png``. Only those for which there are two points or more."""
+    """The PNGs of a stage by file name: ``<stage>_loss.png`` with every number over the steps, and, for validation by
+    bins of time, ``<stage>_validation.png``. Only those with two points or more."""
     drawn = {f"{stage}_loss.png": draw_curves(rows, stage), f"{stage}_validation.png": draw_bins(rows, stage)}
     return {name: data for name, data in drawn.items() if data is not None}
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], stage: str) -> bytes | None:
-    """Every number of a stage over its steps, one panel each, with that of the validation beside it; numbers of one
-    kind (``kl_0``, ``kl_1``, ...) share a panel. None where there is nothing to draw."""
+    """Every number of a stage over its steps, one panel each, with the validation's beside it; numbers of one
+    kind (``kl_0``, ``kl_1``, ...) share a panel. None if there is nothing to draw."""
     training = [r for r in rows if r["stage"] == stage]
     validation = [r for r in rows if r["stage"] == stage + VALIDATION]
     panels = _panels(training, validation)
@@ -57,7 +57,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], stage: str) -> bytes | None:
 
 def draw_bins(rows: Sequence[Mapping[str, Any]], stage: str) -> bytes | None:
     """The validation loss by bins of diffusion time: each bin over the steps, and the first and last measurement over
-    the bins. None where it was not measured."""
+    the bins. None if it was not measured."""
     measured = [r for r in rows if r["stage"] == stage + VALIDATION]
     names = sorted({n for r in measured for n in r if "loss" in n and is_bin(n)}, key=_number)
     if not names:
@@ -136,7 +136,7 @@ def _logarithmic(axis: Any) -> None:
     from matplotlib.ticker import LogFormatter
 
     class Plain(LogFormatter):
-        """0.9 in the place of 9e-01, where the formatter labels a tick at all."""
+        """0.9 in the place of 9e-01, if the formatter labels a tick at all."""
 
         def __call__(self, x: float, pos: int | None = None) -> str:
             return f"{x:g}" if super().__call__(x, pos) else ""

@@ -1,4 +1,4 @@
-"""Identities: a stage's file counts as finished where it was made under the very recipe and data of the run."""
+"""Identities: a stage's file counts as finished if it was made under the very recipe and data of the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ldm_core.training.folder import known_data
 class Identities:
     """The identities of a run's stages: hashes of the recipe, the data and, for the model, the first stage's file.
 
-    `known_as` is the recipe that the run in the folder `out` was begun with; `dataset` gives the training data.
+    `known_as` is the first recipe of the run in the folder `out`; `dataset` gives the training data.
     """
 
     def __init__(self, recipe: Recipe, known_as: Recipe, out: str, dataset: Callable[[], Any]) -> None:
@@ -33,11 +33,11 @@ class Identities:
         return self._with_data(self._model())
 
     def fingerprint(self, data: Any) -> str:
-        """The fingerprint of `data`, made as the run was begun with: 0.1.0 also counted files that nothing reads."""
+        """The fingerprint of `data`, made as at the run's begin: 0.1.0 also counted files read by nothing."""
         return self._fingerprints(data)
 
     def fingerprints(self, data: Any) -> list[str]:
-        """The fingerprints that `data` may be known by, :meth:`fingerprint` first."""
+        """The possible fingerprints of `data`, :meth:`fingerprint` first."""
         return [self.fingerprint(data), *(way(data) for way in known_data.ways(data))]
 
     @cached_property
@@ -50,7 +50,7 @@ class Identities:
         return next(match, ways[0])
 
     def require_same_data(self) -> None:
-        """Raise ConfigError where the data is not what the run in the folder was begun with, in another place."""
+        """Raise ConfigError if the data, now in another place, is not the data of the folder's run."""
         stored = known_data.identities(self._recipe, self._out)
         prints = [way(self._dataset()) for way in known_data.ways(self._dataset())]
         mine = {digest([own, each]) for own in self._without_data() for each in prints}
@@ -62,7 +62,7 @@ class Identities:
             )
 
     def header_of(self, url: str, kind: str, identity: str, say: Callable[[str, str], None]) -> artifacts.Header | None:
-        """The header of a stage's file, where it has this `identity` and was trained to its last step; else None."""
+        """The header of a stage's file, if it has this `identity` and was trained to its last step; else None."""
         if not storage.exists(url):
             return None
         try:
@@ -85,7 +85,7 @@ class Identities:
         return [*known, self._model()] if storage.exists(self._stage_url) else known
 
     def _first_stage(self) -> str:
-        """The recipe's, with the content of the LPIPS weights that it is trained with, wherever they lie."""
+        """The recipe's, with the content of its LPIPS weights for training, in any place."""
         own, lpips = self._known_as.first_stage_identity(), self._recipe.first_stage_trainer.lpips
         return digest([own, *map(artifacts.sha256, lpips.split(","))]) if lpips else own
 

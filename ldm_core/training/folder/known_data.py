@@ -1,4 +1,4 @@
-"""By what data a run in a folder is known: the identities that its files carry, and the ways to make a fingerprint."""
+"""The known data of a folder's run: the identities in its files, and the ways to make a fingerprint."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ldm_core.training.checkpoints import files as checkpoint
 
 
 def ways(dataset: Any) -> Sequence[Callable[[Any], str]]:
-    """Give the functions that make fingerprints of `dataset` and of its views: as now, and where that differs as 0.1.0
-    made them."""
+    """Give the functions for fingerprints of `dataset` and of its views: as now, and, if different, as 0.1.0 made
+    them."""
     now: Callable[[Any], str] = lambda data: data.fingerprint()  # noqa: E731
     former = of(DatasetAnswers, dataset).former_fingerprint
     if former is None or former() == dataset.fingerprint():
@@ -27,7 +27,7 @@ def ways(dataset: Any) -> Sequence[Callable[[Any], str]]:
 
 
 def identities(recipe: Recipe, out: str) -> frozenset[str]:
-    """The identities of the stages that were finished or begun in a run's folder."""
+    """The identities of the stages finished or begun in a run's folder."""
     found: set[Any] = set()
     files = [(artifacts.STAGE_FILE, "first_stage"), (artifacts.MODEL_FILE, "model")]
     for name, kind in files[1:] if recipe.first_stage.weights else files:  # trained weights are another run's
@@ -44,6 +44,6 @@ def identities(recipe: Recipe, out: str) -> frozenset[str]:
 
 
 def places(recipe: Recipe) -> str:
-    """Say where a recipe's data lies, for messages."""
+    """Give the place of a recipe's data, for messages."""
     urls = [of(DatasetConfig, part.config).url or part.use for part in recipe.datasets]
     return ", ".join(storage.shown(url) for url in urls)

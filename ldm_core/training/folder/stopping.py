@@ -34,9 +34,9 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = ""
-        """The signal that asked the run to leave."""
+        """The signal for the run to leave."""
         self.save = False
-        """Whether a checkpoint was asked for."""
+        """True if a checkpoint was asked for."""
         self.begun = time.monotonic()
         self._previous: dict[int, Any] = {}
 
@@ -63,7 +63,7 @@ class Stop:
 @attrs.frozen
 class Run:
     """The surroundings of a stage: its folder, this process, the observers' hooks, the stop flags, its metrics,
-    and the folder's lock (the first process's; None where nothing is locked)."""
+    and the folder's lock (the first process's; None if nothing is locked)."""
 
     out: str
     world: World
@@ -78,7 +78,7 @@ class Run:
             self.hook.ldm_message(text=text, level=level)
 
     def ask(self, time_limit: float) -> Ask:
-        """Give what this process wants now, `time_limit` minutes after the run's begin (0: no limit); a wish for a
+        """Give the wish of this process now, `time_limit` minutes after the run's begin (0: no limit); a wish for a
         checkpoint is told once."""
         if self.lock is not None and self.lock.lost:
             return Ask.LOST
