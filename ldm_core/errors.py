@@ -13,7 +13,7 @@ class LDMError(Exception):
 
 
 class ConfigError(LDMError):
-    """A recipe or an override with faulty syntax, or with parts that do not fit; one line per mistake."""
+    """A recipe or an override with faulty syntax, or with misfits between its parts; one line per mistake."""
 
     def __init__(self, problems: str | Iterable[str]) -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
@@ -30,7 +30,7 @@ class ContractError(ComponentError):
 
 
 class DataError(LDMError):
-    """Images or annotations that are unreadable or lack a part's needs."""
+    """Unreadable images or annotations, or ones without a part's needs."""
 
 
 class NoSplit(DataError):
@@ -38,7 +38,7 @@ class NoSplit(DataError):
 
 
 class StorageError(LDMError):
-    """A path or URL that cannot be read or written."""
+    """A path or URL impossible to read or write."""
 
 
 class CheckpointError(LDMError):
@@ -54,7 +54,7 @@ class LockError(LDMError):
 
 
 class TrainingError(LDMError):
-    """A training run that cannot go on: a loss that is not finite, a lost process."""
+    """A training run at its end too early: a loss that is not finite, a lost process."""
 
 
 class NotFiniteError(LDMError):

@@ -38,7 +38,7 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self._aliases, self._most = aliases, most
         self._depth = self._values = 0
-        self._sizes: dict[int, int] = {}  # of nodes that are complete: their values, aliases spelled out
+        self._sizes: dict[int, int] = {}  # of complete nodes: their values, aliases spelled out
         self.aliased = False
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:  # type: ignore[override]

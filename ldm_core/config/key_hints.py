@@ -1,4 +1,4 @@
-"""Hints for keys that do not exist: the names used by other programs, and near misses."""
+"""Hints for unknown keys: the names used by other programs, and near misses."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def key_hint(path: str, key: str, known: Iterable[str], *, sampling: bool = Fals
     word = key[:100].lower().replace("-", "_")
     target = _by_word(sampling).get(word, "")
     own = target.rpartition(".")[2]
-    # the same setting of the section that the key stands in: first_stage_trainer.batch_size
+    # the same setting of the key's own section: first_stage_trainer.batch_size
     if path and own in known and own != key and target.startswith(("trainer.", f"{path}.")):
         target = own
     elif path and (near := suggest(key, known)):

@@ -65,7 +65,7 @@ def _assign(node: Any, keys: list[str], value: Any, parts: set[str]) -> None:
         node = child
     last = keys[-1]
     place: Any = _member(node, last, path) if isinstance(node, list) else last
-    if value is _NOTHING:  # KEY= with nothing behind it: where a text stood, no text
+    if value is _NOTHING:  # KEY= with nothing behind it: no text in place of a text
         before = node[place] if isinstance(node, list) else node.get(place)
         value = "" if isinstance(before, str) else None
     node[place] = value

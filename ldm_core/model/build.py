@@ -86,7 +86,7 @@ def make_model_at(site: Site, recipe: Recipe, catalog: Catalog) -> Model:
     with seeded(mix_seed(recipe.seed, "denoiser")):
         denoiser = make(recipe.denoiser, site, catalog)
     schedule, parameterization = (make(p, site, catalog) for p in (recipe.schedule, recipe.parameterization))
-    with seeded(mix_seed(recipe.seed, "adapters")):  # attaching may make weights: it is then that layers are known
+    with seeded(mix_seed(recipe.seed, "adapters")):  # attaching may make weights: layers are known only then
         adapters = [make(part, site, catalog) for part in recipe.adapters]
         model = Model(denoiser, schedule, parameterization, conditioners, adapters)
     model.contracts = held = Contracts(recipe, catalog, site.latent)

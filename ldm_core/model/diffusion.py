@@ -34,7 +34,7 @@ AUTOCAST: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.flo
 """The networks' type at a precision other than ``fp32``."""
 
 
-_MOST_BUNDLES = 32  # prepared for a run; a guidance that makes new ones at each step must not fill the memory
+_MOST_BUNDLES = 32  # prepared for a run; a guidance with new ones at each step must not fill the memory
 
 
 def per_example(value: Tensor, like: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ def prediction_error(model: DiffusionModel, x0: Tensor, eps: Tensor, t: Tensor, 
     alpha, sigma = model.schedule.alpha(t), model.schedule.sigma(t)
     c_skip, c_out, _ = model.parameterization.coefficients(alpha, sigma)
     # F* = (x0 - c_skip x) / c_out with x = alpha x0 + sigma eps put in: the two weights in double precision are
-    # exact where the difference in float32 would lose digits (eps at small sigma: weights 0 and 1).
+    # exact even if the difference in float32 would lose digits (eps at small sigma: weights 0 and 1).
     target = _scaled((1 - c_skip * alpha) / c_out, x0) + _scaled(-c_skip * sigma / c_out, eps)
     x = _scaled(alpha, x0) + _scaled(sigma, eps)
     error = model.network(x, t, cond)[:, : x0.shape[1]].float() - target

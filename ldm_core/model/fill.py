@@ -44,7 +44,7 @@ class unfilled(TorchFunctionMode):
 
 
 _DRAWS = frozenset({"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"})
-"""Functions that draw in place: torch's own, and those of ``nn.init`` visible to a mode as a whole."""
+"""In-place draws: torch's own, and those of ``nn.init`` visible to a mode as a whole."""
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
@@ -67,7 +67,7 @@ def device_named(name: str | None) -> torch.device:
 
 def tensors_of(url: str, *, warn: bool = True) -> dict[str, Tensor]:
     """The tensors of a weights file by name; :class:`CheckpointError` if it is damaged. With `warn`, a warning names
-    those with values that are not finite."""
+    those with non-finite values."""
     try:
         tensors = parse_safetensors(storage.read_bytes(url))
     except SafetensorError as error:

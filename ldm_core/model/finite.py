@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 16  # values at once: they stay in the processor's cache between the two passes over them
 _NAMED = 3
-# torch's name of a type -> the whole number of its size, and the bits that are all set in NaN and infinity
+# torch's name of a type -> the whole number of its size, and the bits all set in NaN and infinity
 _EXPONENTS: Mapping[str, tuple[Any, int]] = MappingProxyType(
     {
         "float16": (np.uint16, 0x7C00),
@@ -38,7 +38,7 @@ _EXPONENTS: Mapping[str, tuple[Any, int]] = MappingProxyType(
         "float8_e8m0fnu": (np.uint8, 0xFF),
     }
 )
-_ONE_NAN = ("float8_e4m3fnuz", "float8_e5m2fnuz")  # whose only one is the negative zero of others
+_ONE_NAN = ("float8_e4m3fnuz", "float8_e5m2fnuz")  # their only one is the negative zero of others
 
 
 def _is_mask(name: str) -> bool:
@@ -46,12 +46,12 @@ def _is_mask(name: str) -> bool:
 
 
 class WeightsWarning(UserWarning):
-    """Weights read with values that are not finite."""
+    """A warning of non-finite values in weights."""
 
 
 @attrs.frozen
 class Bad:
-    """The count of a tensor's values that are not finite."""
+    """The count of a tensor's non-finite values."""
 
     count: int
     values: int
@@ -75,7 +75,7 @@ def bad_values(data: np.ndarray, dtype: str) -> int:
 
 
 def bad_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Bad]:
-    """The tensors, by name, with values that are not finite."""
+    """The tensors, by name, with non-finite values."""
     found = {}
     for name, value in tensors.items():
         floating = value.is_floating_point() or value.is_complex()
@@ -98,7 +98,7 @@ def _count(value: Tensor) -> int:
 
 
 def bad_in_file(file: TensorFile) -> dict[str, Bad]:
-    """The tensors of a file with values that are not finite; reads them all, one at a time.
+    """The tensors of a file with non-finite values; reads them all, one at a time.
 
     :class:`~ldm_core.errors.CheckpointError` if the bytes of one are damaged.
     """
@@ -124,13 +124,13 @@ def _share(each: Bad) -> str:
 
 
 def warn_of(tensors: Mapping[str, Tensor], where: str, advice: str = "get the weights anew, or repair them") -> None:
-    """:class:`WeightsWarning` naming the values of `tensors`, read from `where`, that are not finite."""
+    """:class:`WeightsWarning` naming the non-finite values of `tensors`, read from `where`."""
     if bad := bad_tensors(tensors):
         text = f"{where}: {in_words(bad)}; what is made with them may be spoiled: {advice}"
         warnings.warn(text, WeightsWarning, stacklevel=2)
 
 
 def require(tensors: Mapping[str, Tensor], where: str, error: type[LDMError], advice: str) -> None:
-    """`error` naming the values of `tensors`, read from `where`, that are not finite, and the remedy."""
+    """`error` naming the non-finite values of `tensors`, read from `where`, and the remedy."""
     if bad := bad_tensors(tensors):
         raise error(f"{where}: {in_words(bad)}; {advice}")

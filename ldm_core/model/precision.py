@@ -16,10 +16,10 @@ from ldm_core.model.finite import warn_of
 def settle(model: Model, precision: Precision = "fp32") -> None:
     """Let `model` sample at `precision` from here on; for sampling alone, since its weights are rounded in place.
 
-    Under ``bf16`` and ``fp16`` the denoiser's linear layers and convolutions hold their weights in that type: autocast
+    Under ``bf16`` and ``fp16`` the denoiser's linear layers and convolutions hold their weights in this type: autocast
     would round frozen weights anew at each call. All other weights (norms, embeddings, conditioners, the first stage)
     stay float32. On a CPU, and at lower precision elsewhere, the weights of two-dimensional convolutions lie channels
-    last, where their kernels are faster; that changes results by rounding. Warns of weights beyond what fp16 holds.
+    last, for faster kernels; this changes results by rounding. Warns of weights beyond fp16's range.
     """
     model.precision = precision
     denoiser = cast(nn.Module, model.denoiser)

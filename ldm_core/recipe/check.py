@@ -55,7 +55,7 @@ def site_of(recipe: Recipe) -> Site:
 
 def misfits(recipe: Recipe, info: DataInfo | None = None) -> Iterable[str]:
     """One line for each misfit between two parts."""
-    # Of a conditioner whose data is not there, what it makes of that is no further mistake.
+    # The further misfits of a conditioner with missing data follow from this one: leave them out.
     known = None if info is None else set(info.keys)
     lost = [f"conditioner '{c.name}': " for c in recipe.conditioners if known and not known.issuperset(c.config.reads)]
     yield from (line for line in _images(recipe) if not line.startswith(tuple(lost)))

@@ -31,8 +31,8 @@ _TRAINERS = {"first_stage_trainer": "first_stage", "trainer": "denoiser"}
 
 @attrs.frozen
 class Continuation:
-    """A recipe in a folder: `known_as`, the recipe that its run is known by; `moved`, True if its data lies elsewhere
-    there and is to be compared; `begun`, the text to keep as ``begun.yaml`` ("" for nothing)."""
+    """A recipe in a folder: `known_as`, the recipe its run is known by; `moved`, True if its data lies elsewhere there
+    and is to be compared; `begun`, the text to keep as ``begun.yaml`` ("" for nothing)."""
 
     known_as: Recipe
     moved: bool = False
@@ -128,8 +128,7 @@ def _moved(part: Part, row: Mapping[str, Any]) -> Part:
 
 
 def default_out(recipe: Recipe) -> str:
-    """The folder of a run without a named one: after the recipe, or that of the same run with its data spelt
-    otherwise."""
+    """The folder of a run without a named one: by its name, or that of the same run with its data spelt otherwise."""
     own = f"runs/{recipe.name}"
     if storage.exists(own):
         return own
@@ -137,7 +136,7 @@ def default_out(recipe: Recipe) -> str:
 
 
 def shorter_run(recipe: Recipe) -> str:
-    """A line on the run without a name from which a recipe with more steps could go on; empty if there is none."""
+    """A line on the run without a name for a recipe with more steps to go on from; empty if there is none."""
     if storage.exists(f"runs/{recipe.name}"):
         return ""
     found = next((out for out, known in _goes_on(recipe) if not _same_steps(recipe, known)), "")
@@ -145,8 +144,7 @@ def shorter_run(recipe: Recipe) -> str:
 
 
 def _goes_on(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """The runs without a name for `recipe` to go on with, its data at the old place, and the recipes they are known
-    by."""
+    """The runs without a name for `recipe` to go on with, its data at the old place, and their known recipes."""
     folder = Path("runs")
     beginning = recipe.name.rpartition("-")[0]
     for path in sorted(folder.glob(f"*/{RECIPE_FILE}")) if folder.is_dir() else ():

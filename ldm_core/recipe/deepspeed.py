@@ -246,7 +246,7 @@ def _optimizer(raw: Mapping[str, Any], settings: EngineSettings, section: str) -
     for key, value in optimizer.get("params", {}).items():
         value = list(value) if isinstance(value, (list, tuple)) else value
         if key == "torch_adam":
-            continue  # which of DeepSpeed's builds to take: it is torch's in any case
+            continue  # the choice of DeepSpeed's builds: it is torch's in any case
         if key not in own:
             yield f"{path}.params.{key}: the trainer's AdamW does not take it{suggest(key, own)}"
         elif value != own[key]:

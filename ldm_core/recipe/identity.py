@@ -1,4 +1,4 @@
-"""The part of a recipe that decides the trained model, for its hash."""
+"""The part of a recipe decisive for the trained model, for its hash."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LATER = {name: later_defaults(section) for name, section in SECTIONS.items()}
 
 
 def without_same(key: str, value: Any) -> Any:
-    """The share of top-level key `key`'s plain value that decides the trained model."""
+    """The share of top-level key `key`'s plain value decisive for the trained model."""
     if key not in SECTIONS:
         return value
     later = LATER[key]
     left = {k: v for k, v in value.items() if k not in SAME[key] and not (k in later and v == later[k])}
-    # whether there are any; their content counts where they are read, and not their place
+    # only the presence of LPIPS weights counts, not their place; their content counts on reading
     return {**left, "lpips": bool(left["lpips"])} if "lpips" in left else left

@@ -28,7 +28,7 @@ _WORDS = (
     "url|urls|vocab|vocabulary|weights"
 )
 _LIKE = re.compile(rf"(^|_)({_WORDS})$")
-_TYPED = 1_000  # rows of a list that are looked at; the resolver refuses far shorter ones
+_TYPED = 1_000  # rows of a list to look at; the resolver refuses far shorter ones
 
 
 def is_place(config: type, field: attrs.Attribute[Any]) -> bool:
@@ -57,7 +57,7 @@ def _called_like_one(config: type, field: attrs.Attribute[Any]) -> bool:
 def _hints(config: type) -> dict[str, Any]:
     try:
         return get_type_hints(config)
-    except (NameError, TypeError):  # a plugin's annotations that do not resolve: taken as texts
+    except (NameError, TypeError):  # a plugin's unresolved annotations: taken as texts
         return {}
 
 
@@ -108,7 +108,7 @@ def _part(kind: str, path: str, value: Any, catalog: Catalog) -> Any:
         raise ConfigError(f"{path}: the file's recipe names a path in place of a component, which is not read")
     component = _component(kind, use, catalog)
     own = {key: each for key, each in value.items() if not (kind == "first_stage" and key in ("weights", "sha256"))}
-    if component is None:  # not installed: said where it is looked up
+    if component is None:  # not installed: the look-up says so
         return {key: each for key, each in own.items() if not _LIKE.search(str(key))}
     return _without_places(component.config, own)
 

@@ -131,8 +131,8 @@ class Recipe:
         return out
 
     def carried(self) -> dict[str, Any]:
-        """:meth:`public` without observers, storage and the place of the finetuned weights, whose hash stays: the
-        recipe in weights and pictures, for others to load them."""
+        """:meth:`public` without observers, storage and the place of the starting weights; their hash stays: the recipe
+        in weights and pictures, for others to load them."""
         plain = {**{k: v for k, v in self.public().items() if k != "storage"}, "observers": []}
         return {k: {**v, "init_from": ""} if "init_from" in SAME.get(k, ()) else v for k, v in plain.items()}
 
@@ -207,7 +207,7 @@ def _shown(value: Any) -> Any:
 def versions(recipe: Recipe, catalog: Catalog) -> dict[str, str]:
     """Distribution -> version, for the components of the model and the core itself."""
     parts = [part for part in recipe.parts() if part.kind != "observer"]
-    # data that a file only tells of need not be installed
+    # data only described by a file need not be installed
     told = [part for part in parts if isinstance(part.config, Mapping) and part.use not in catalog.names(part.kind)]
     entries = [catalog.get(part.kind, part.use)[0] for part in parts if part not in told]
     return dict(sorted({"ldm-core": VERSION, **{e.distribution: e.version for e in entries}}.items()))

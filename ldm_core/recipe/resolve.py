@@ -235,7 +235,7 @@ def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
     if kind == "first_stage" and is_weights(name):
         given["weights"], name = name, ""
     if kind == "first_stage" and given.get("weights") and "use" not in value:
-        name = ""  # the file says what it holds
+        name = ""  # the file names its own content
     extra: dict[str, Any] = {}
     if kind == "first_stage":
         extra = _stage_keys(given, path)
@@ -265,7 +265,7 @@ def _with_hashes(conf: Any, path: str, *, hold: bool) -> Any:
     """`conf` with the hashes of the files in its fields: a field's metadata ``sha256`` is the field of its hash,
     ``file`` the file's name within a folder, and ``files`` the names of several.
 
-    A missing file keeps the given hash: its lesson is in the weights. A file that is not the recipe's is an error,
+    A missing file keeps the given hash: its effect is in the weights. A file other than the recipe's is an error,
     except in parts for sampling only (not `hold`): those raise it when built, since the trained model can be used
     without them.
     """

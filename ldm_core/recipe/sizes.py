@@ -82,7 +82,7 @@ def _number(field: attrs.Attribute[Any], where: str, value: float) -> Iterator[s
 def image_misfits(recipe: Recipe) -> Iterator[str]:
     """One line if a single image of the recipe's size does not fit into this machine's memory."""
     height, width = recipe.image_size
-    needed = height * width * recipe.image_channels * 4 * 8  # float32, and what any network makes of it on the way
+    needed = height * width * recipe.image_channels * 4 * 8  # float32, and any network's intermediates
     if needed > (there := memory()):
         yield (
             f"image_size: [{height}, {width}] takes {needed / 1e9:,.1f} GB for one image, and this machine has "

@@ -29,7 +29,7 @@ def with_hash(settings: S, section: str, find: Find = artifacts.find) -> S:
     Raises ConfigError if the recipe was made with other weights, CheckpointError for a file of another kind.
     """
     if not settings.init_from:
-        return settings  # a hash alone: the recipe of a model that was finetuned once
+        return settings  # a hash alone: the recipe of a model finetuned once
     header = init_header(settings, section, find=find)
     if settings.init_sha256 and settings.init_sha256 != header.sha256:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The contracts of a run's parts, checked in its first batch: a breach is told before torch stumbles on it.
+"""The contracts of a run's parts, checked in its first batch: a breach is told before torch fails on it.
 
 The output shapes of networks, guidances and samplers are compared at each call, at a microsecond's cost; checks that
 wait for the device (finite values, masks) run only while a :class:`Contracts` is open, in a run's first batch.
@@ -64,7 +64,7 @@ class Contracts:
             hold_null(self.parts[f"conditioners.{name}"], null, conds[name])
 
     def network_breach(self, out: Any, x: Tensor) -> Exception:
-        """The error of a denoiser with an output that does not fit `x`."""
+        """The error of a denoiser for an output misfit to `x`."""
         channels, axes = x.shape[1], ", ".join(map(str, x.shape[2:]))
         return breach(
             self.parts["denoiser"],
@@ -162,7 +162,7 @@ def hold_schedule(part: Named, schedule: Any) -> None:
     if isinstance(end, bool) or not isinstance(end, int | float) or not 0 < end < float("inf"):
         raise breach(part, "t_max", f"is {shown(end)} {end!r}", "a number above 0")
     t = torch.linspace(0, float(end), 9, dtype=torch.float64)
-    if t.is_meta:  # a model that is laid out without memory has no numbers
+    if t.is_meta:  # a model laid out without memory has no numbers
         return
     found = {name: getattr(schedule, name)(t) for name in ("alpha", "sigma", "noise_level")}
     u = torch.tensor([0.0, 0.25, 0.5, 0.999], dtype=torch.float64)
