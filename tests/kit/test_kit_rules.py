@@ -31,7 +31,9 @@ def test_every_standard_test_has_a_rule() -> None:
     assert not [name for name, test in TESTS.items() if not isinstance(getattr(test, "rule", None), Rule)]
 
 
-@pytest.mark.parametrize("rule", {*(test.rule for test in TESTS.values()), *BESIDE}, ids=lambda rule: rule.phrase[:40])
+@pytest.mark.parametrize(
+    "rule", dict.fromkeys([*(test.rule for test in TESTS.values()), *BESIDE]), ids=lambda rule: rule.phrase[:40]
+)
 def test_a_rule_quotes_its_contract(rule: Rule) -> None:
     line = rule.line
     assert rule.phrase in line and len(line) <= 400, line

@@ -1,9 +1,10 @@
-"""``ldm-run new conditioner NAME``: a small plugin distribution that passes its own tests."""
+"""``ldm-run new KIND NAME``: a small plugin distribution that passes its own tests."""
 
 from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Mapping
 from importlib import resources
 from string import Template
 from typing import Literal
@@ -12,7 +13,16 @@ import attrs
 
 from ldm_core.cli.command import argument, command, option
 
-TEMPLATES = "templates/conditioner"
+Kind = Literal["conditioner", "sampler", "denoiser", "first_stage", "guidance", "observer", "command"]
+TRIES: Mapping[str, str] = {
+    "sampler": "ldm-run sample runs/demo --sampler $name --prompt 'a red circle'",
+    "denoiser": "ldm-run --denoiser $name --cond none",
+    "first_stage": "ldm-run --first-stage $name --cond none",
+    "guidance": "ldm-run sample runs/demo --guidance $name --prompt 'a red circle'",
+    "observer": "ldm-run observers=[$name]",
+    "command": "ldm-run $name --help",
+}
+"""A command that uses the new part, for its README; the conditioner's README has its own."""
 _PACKAGE = "package"  # the folder of the templates that takes the package's name
 
 
@@ -20,27 +30,29 @@ _PACKAGE = "package"  # the folder of the templates that takes the package's nam
 class NewOptions:
     """A kind, a name and a place."""
 
-    kind: Literal["conditioner"] = argument("KIND", "What it brings: conditioner.")
+    kind: Kind = argument(  # noqa: RUF009
+        "KIND", "conditioner, sampler, denoiser, first_stage, guidance, observer or command."
+    )
     name: str = argument("NAME", "Its name in recipes: lower-case letters, digits and underscores.")
     folder: str = option(
         ".", "Where to make it.", flags=["--dir"], metavar="FOLDER", otherwise="here", completes="folder"
     )
 
 
-@command(NewOptions, examples=["ldm-run new conditioner colour_palette"])
+@command(NewOptions, examples=["ldm-run new conditioner colour_palette", "ldm-run new sampler my_steps --dir plugins"])
 def new(options: NewOptions) -> int:
     """Write a small distribution with a working component NAME, to start from. It passes its own tests."""
     from ldm_core import storage
     from ldm_core.cli.output import PATH, say
 
     name = options.name
-    files = conditioner_files(name)
+    files = plugin_files(options.kind, name)
     root = storage.join(options.folder, distribution(name))
     write(files, root)
     say("\n".join(storage.join(root, path) for path in files), longest=PATH)
     say(
         f"\nnext:\n  pip install -e {root}\n  python -m pytest {root}\n  ldm-run show {name}\n"
-        f"then edit {package(name)}/conditioner.py: what it reads, and what it makes of it"
+        f"then edit {package(name)}/{options.kind}.py"
     )
     return 0
 
@@ -55,7 +67,7 @@ def package(name: str) -> str:
     return "ldm_plugin_" + name
 
 
-def check_name(name: str) -> None:
+def check_name(kind: str, name: str) -> None:
     """Raise :class:`ldm_core.errors.ConfigError` where `name` is no good name, or one that is taken."""
     from ldm_core.catalog import Catalog
     from ldm_core.catalog.first_party import FIRST_PARTY
@@ -66,25 +78,28 @@ def check_name(name: str) -> None:
             f"'{name}' is no name for a component: lower-case letters, digits and single underscores, beginning with a "
             "letter, such as colour_palette"
         )
-    if name in Catalog.discover().names("conditioner") or ("conditioner", name) in FIRST_PARTY:
-        raise ConfigError(
-            f"there is a conditioner named '{name}' already (see `ldm-run show {name}`); choose another name"
-        )
+    words = kind.replace("_", " ")
+    if name in Catalog.discover().names(kind) or (kind, name) in FIRST_PARTY:
+        raise ConfigError(f"there is a {words} named '{name}' already (see `ldm-run show {name}`); choose another name")
 
 
-def conditioner_files(name: str) -> dict[str, str]:
+def plugin_files(kind: str, name: str) -> dict[str, str]:
     """Path within the distribution -> text. :class:`ldm_core.errors.ConfigError` for a name that will not do."""
-    check_name(name)
+    check_name(kind, name)
     words = {
         "name": name,
         "title": name.replace("_", " "),
         "distribution": distribution(name),
         "package": package(name),
         "camel": "".join(word.capitalize() for word in name.split("_")),
+        "module": kind,
+        "words": kind.replace("_", " "),
     }
+    words["try"] = Template(TRIES.get(kind, "")).substitute(words)
     files: dict[str, str] = {}
-    root = resources.files("ldm_core.cli").joinpath(*TEMPLATES.split("/"))
-    for path, text in sorted(_read(root)):
+    root = resources.files("ldm_core.cli").joinpath("templates")
+    texts = dict([*_read(root.joinpath("common")), *_read(root.joinpath(kind))])
+    for path, text in sorted(texts.items()):
         target = path.removesuffix(".tmpl").replace(f"{_PACKAGE}/", f"{package(name)}/").replace("_NAME_", f"_{name}_")
         files[target] = Template(text).substitute(words)
     return files

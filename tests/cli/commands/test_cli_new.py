@@ -1,4 +1,4 @@
-"""``new conditioner``: what it writes is a distribution that passes its own tests."""
+"""``new KIND``: what it writes is a distribution that passes its own tests."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from ldm_core.cli import main
-from ldm_core.cli.commands.new import conditioner_files
+from ldm_core.cli.commands.new import Kind, plugin_files
+
+KINDS = get_args(Kind)
 
 FILES = [
     "README.md",
@@ -25,14 +28,16 @@ FILES = [
 ]
 
 
-def test_it_passes_its_own_tests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_passes_its_own_tests(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Generated, put where Python finds it with its entry point, and held to the conformance kit."""
-    assert main(["new", "conditioner", "colour_mood", "--dir", str(tmp_path)]) == 0
+    assert main(["new", kind, "colour_mood", "--dir", str(tmp_path)]) == 0
     root = tmp_path / "ldm-plugin-colour-mood"
     out = capsys.readouterr().out
-    assert out.splitlines()[: len(FILES)] == [str(root / f) for f in FILES]
+    files = [f.replace("conditioner", kind) for f in FILES]
+    assert sorted(out.splitlines()[: len(files)]) == sorted(str(root / f) for f in files)
     assert f"pip install -e {root}" in out
-    assert sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()) == sorted(FILES)
+    assert sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()) == sorted(files)
 
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     info = tmp_path / "site" / "ldm_plugin_colour_mood-0.1.0.dist-info"
@@ -55,9 +60,10 @@ def test_it_passes_its_own_tests(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert " passed" in done.stdout and "failed" not in done.stdout and "error" not in done.stdout
 
 
-def test_the_generated_code_is_clean(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_generated_code_is_clean(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("ruff", reason="ruff is not installed (ldm-core[dev])")
-    assert main(["new", "conditioner", "colour_mood", "--dir", str(tmp_path)]) == 0
+    assert main(["new", kind, "colour_mood", "--dir", str(tmp_path)]) == 0
     for line in (["check", "--select", "E,F,I,UP,B"], ["format", "--check"]):
         done = subprocess.run(
             [sys.executable, "-m", "ruff", *line, "--isolated", "--no-cache", "--line-length", "110", "."],
@@ -68,8 +74,9 @@ def test_the_generated_code_is_clean(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_nothing_of_the_template_is_left() -> None:
-    for path, text in conditioner_files("x1").items():
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_of_the_template_is_left(kind: str) -> None:
+    for path, text in plugin_files(kind, "x1").items():
         assert "$" not in text and "NAME" not in path and "package" not in path, path
 
 
