@@ -30,7 +30,7 @@ class ContractError(ComponentError):
 
 
 class DataError(LDMError):
-    """Unreadable images or annotations, or ones without a part's needs."""
+    """Images or annotations unreadable, or without the data needed by a part."""
 
 
 class NoSplit(DataError):
@@ -42,7 +42,7 @@ class StorageError(LDMError):
 
 
 class CheckpointError(LDMError):
-    """A checkpoint damaged, or of another architecture or recipe."""
+    """A damaged checkpoint, or one of another architecture or recipe."""
 
 
 class UnsafeError(CheckpointError):
@@ -54,7 +54,7 @@ class LockError(LDMError):
 
 
 class TrainingError(LDMError):
-    """A training run at its end too early: a loss that is not finite, a lost process."""
+    """A training run unable to go on: a loss that is not finite, a lost process."""
 
 
 class NotFiniteError(LDMError):

@@ -118,5 +118,5 @@ def require_room(recipe: Recipe, catalog: Catalog, memory: int) -> None:
                 f"optimizer's averages, and this machine has {memory / 1e9:,.1f} GB"
             )
         raise ConfigError(f"the recipe's networks have {what}; choose smaller ones") from None
-    except _FAULTS:  # a part not makeable without memory is made at its turn
+    except _FAULTS:  # a part that needs memory is made at its turn
         return

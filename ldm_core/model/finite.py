@@ -46,7 +46,7 @@ def _is_mask(name: str) -> bool:
 
 
 class WeightsWarning(UserWarning):
-    """A warning of non-finite values in weights."""
+    """A warning of non-finite values in weights as read."""
 
 
 @attrs.frozen

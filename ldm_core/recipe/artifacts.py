@@ -48,7 +48,7 @@ Find: TypeAlias = "Callable[[str, str], str]"
 
 
 def find(url: str, name: str) -> str:
-    """`url` itself if it is a file, or the file `name` in this folder. :class:`CheckpointError` if there is none, or
+    """`url` itself if it is a file, or the file `name` in the folder. :class:`CheckpointError` if there is none, or
     another program wrote it."""
     if not is_native(url):
         raise CheckpointError(f"{storage.shown(url)}: was not written by ldm-core; convert it first")
@@ -199,7 +199,7 @@ def require_first_stage(model: Header, stage_url: str) -> str:
 
 
 def sha256(url: str) -> str:
-    """The hash of a file's content, 64 hex digits. Storage with an ETag is read once a process."""
+    """The hash of a file's content, 64 hex digits. A stored file with an ETag is read once a process."""
     found = storage.info(url) if storage.local_path(url) is None else None
     key = (found.url, found.size, found.mark) if found is not None and found.mark else None
     if key is None:

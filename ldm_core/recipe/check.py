@@ -272,7 +272,7 @@ def _adversary(recipe: Recipe) -> Iterable[str]:
 
 
 def remarks(recipe: Recipe) -> Iterable[str]:
-    """One line for each allowed setting without effect, or with a seldom intended one."""
+    """One line for each allowed setting without effect, or with one seldom intended."""
     stage, settings = recipe.first_stage, recipe.first_stage_trainer
     answers = configs.of(FirstStageConfig, stage.config)
     start = answers.adversarial_start if settings.adversarial_start is None else settings.adversarial_start

@@ -103,7 +103,7 @@ def _differ(path: str, before: Any, now: Any) -> list[str]:
 
 
 def _with_places(recipe: Recipe, begun: Mapping[str, Any]) -> tuple[Recipe, bool]:
-    """`recipe` with its data at the place known from the run's begin, if only that differs; and True if it does."""
+    """`recipe` with its data at the run's first place, if only this differs; and True if it does."""
     rows = begun.get("dataset")
     rows = rows if isinstance(rows, list) else [rows]
     parts = list(recipe.datasets)
@@ -174,7 +174,7 @@ def _one_place(one: Recipe, other: Recipe) -> bool:
 
 
 def _with_length(recipe: Recipe, section: str, before: Mapping[str, Any], begun: Mapping[str, Any], out: str) -> Recipe:
-    """`recipe` with the steps of the run's begin, if it may go on to those of `section`; ConfigError if not."""
+    """`recipe` with the run's first number of steps, if it may go on to those of `section`; ConfigError if not."""
     now = getattr(recipe, section)
     last, first = (_section(each, section) for each in (before, begun))
     steps = first.get("steps")
@@ -207,7 +207,7 @@ def _section(plain: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _end(settings: Any) -> int:
-    """The step at the end of the rate's course."""
+    """The step at the end of the rate's change."""
     return int(settings.decay_end or settings.steps)
 
 

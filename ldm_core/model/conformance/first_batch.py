@@ -44,7 +44,7 @@ class Contracts:
         self.is_open, self._grid = True, tuple(grid)
 
     def close(self) -> None:
-        """The first batch has been looked at."""
+        """End the first batch."""
         self.is_open = False
 
     def given(self, batch: Mapping[str, Any], name: str) -> Mapping[str, Any]:

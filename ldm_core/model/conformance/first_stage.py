@@ -91,6 +91,6 @@ def hold_stage(part: Named, stage: Any, size: Sequence[int], channels: int, devi
 
 
 def held_stage(stage: FirstStage, recipe: Recipe, catalog: Catalog, device: torch.device) -> FirstStage:
-    """A recipe's first stage, once :func:`hold_stage` has nothing to say of it."""
+    """A recipe's first stage, passed by :func:`hold_stage`."""
     hold_stage(named(recipe.first_stage, catalog), stage, recipe.image_size, recipe.image_channels, device)
     return stage
