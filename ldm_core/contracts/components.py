@@ -25,8 +25,9 @@ class FirstStage(Protocol):
     """Images to latents and back; a ``torch.nn.Module``. Stable API.
 
     It owns its latent normalisation: what :meth:`latents` returns is close to N(0, 1), and no factor lives elsewhere.
-    Its config has the attribute `latent`, without torch, equal to the stage's own. Ownership of device, mode, freezing
-    and parameters: see :mod:`ldm_core.contracts`.
+    Its config has the attribute `latent`, without torch, equal to the stage's own. One that is to be trained here is a
+    :class:`~ldm_core.contracts.TrainableStage` too. Ownership of device, mode, freezing and parameters: see
+    :mod:`ldm_core.contracts`.
     """
 
     latent: LatentSpec

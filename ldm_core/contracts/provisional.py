@@ -102,8 +102,12 @@ class DiffusionModel(Protocol):
 class TrainableStage(Protocol):
     """A first stage that the adversarial loss can train: four names beside :class:`FirstStage`. Provisional.
 
-    A stage with a codebook also offers ``quantizing``, ``quantize``, ``init_codebook`` and ``revive``; see
-    :class:`ldm_core.contracts.FirstStageAnswers`.
+    `nll_reduction` is "sum" or "mean", and `regularization_weight` a number of 0 or more.
+
+    A stage with a codebook also offers `quantizing` (bool; False = decode latents as they are), `quantize`, a module
+    that holds the codes alone, ``init_codebook(latents, *, seed)`` and ``revive(latents, dead, *, seed)``, whose
+    `latents` are moments (B, C, *s) or (N, C) and `dead` is bool (codes,). Both write the codes alone, equal ones of
+    equal seeds. Its :meth:`reconstruct` logs `codebook_counts` (codes,), how often each code occurs.
     """
 
     nll_reduction: str
@@ -118,7 +122,12 @@ class TrainableStage(Protocol):
 
     @abstractmethod
     def reconstruct(self, x: Tensor, *, streams: Streams | None) -> Reconstruction:
-        """One training pass of images (B, c, H, W) in [-1, 1]."""
+        """One training pass of images (B, c, H, W) in [-1, 1]: its image and regularization reach every parameter.
+
+        Row i of the image is drawn from stream i alone; without streams it is what ``decode`` makes of the mode,
+        whatever the normalisation. Logs are detached, and finite; those with axes become scalars by
+        ``diagnostics(logs)``, under names that no other log has.
+        """
         ...
 
 
@@ -136,6 +145,7 @@ class Objective(Protocol):
     def loss(self, model: DiffusionModel, x0: Tensor, cond: Cond, *, streams: Streams) -> LossOutput:
         """x0 (B, C, *s) -> a loss per example, its mean over the example's values: `value` (B,), finite, not negative.
 
+        `model` offers what :class:`DiffusionModel` lists: ``model.schedule``, ``model.network``, ``model(x, t, cond)``.
         Times and noise come from `streams`, those of row i from stream i. Every parameter of the model gets a gradient,
         and so does `cond`. Logs are detached scalars or (B,).
         """
@@ -190,7 +200,7 @@ class Adapter(Protocol):
 
     @abstractmethod
     def attach(self, model: DiffusionModel) -> None:
-        """Hook into `model`; base modules, state keys and weights stay as they are.
+        """Hook into `model`, a :class:`DiffusionModel`; base modules, state keys and weights stay as they are.
 
         Attached, it changes the estimate. Its own parameters get gradients through the model, and its state dict holds
         all that it learned.

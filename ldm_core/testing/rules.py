@@ -33,7 +33,8 @@ class Rule:
     @property
     def name(self) -> str:
         """The contract as a message names it: ``Denoiser.forward``."""
-        return getattr(self.contract, "__qualname__", "") or str(self.contract.__name__)
+        named: Any = self.contract.fget if isinstance(self.contract, property) else self.contract
+        return getattr(named, "__qualname__", "") or str(named.__name__)
 
     @property
     def line(self) -> str:

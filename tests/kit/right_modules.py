@@ -62,9 +62,88 @@ class Stage(FirstStage, nn.Module):
         self.mean.copy_(mean)
         self.std.copy_(std)
 
+    nll_reduction = "sum"
+    regularization_weight: Any = 1e-6
+
+    @property
+    def last_layer(self) -> Tensor:
+        return self.decoder.weight
+
     def reconstruct(self, x: Tensor, *, streams: Streams | None = None) -> Reconstruction:
-        moments = self.encode_moments(x)
-        return Reconstruction(self.decode(self.latents(moments, streams=streams)), moments.square().mean())
+        mean, logvar = self.encode_moments(x).chunk(2, 1)
+        raw = mean if streams is None else mean + (0.5 * logvar).exp() * self.noise(streams, mean)
+        return Reconstruction(self.decoder(raw), self.penalty(mean, logvar), self.logs(mean))
+
+    def penalty(self, mean: Tensor, logvar: Tensor) -> Tensor:
+        return (mean.square() + logvar.exp() - 1 - logvar).mean()
+
+    def logs(self, mean: Tensor) -> Mapping[str, Tensor]:
+        return {"mean": mean.detach().mean(), "channels": mean.detach().mean((0, 2, 3))}
+
+    def diagnostics(self, logs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return {"channel_max": logs["channels"].max()}
+
+
+class Codes(nn.Module):
+    """A table of codes, alone."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(count, width))
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        flat = z.movedim(1, -1)
+        index = (flat[..., None, :] - self.table).square().sum(-1).argmin(-1)
+        return self.table[index].movedim(-1, 1), index
+
+
+class CodeStage(Stage):
+    """A stage with a codebook of 7: latents go to the nearest code, gradients straight through."""
+
+    nll_reduction = "mean"
+    regularization_weight = 1.0
+    quantizing = True
+
+    def __init__(self, config: StageConfig, site: Site) -> None:
+        super().__init__(config, site)
+        self.encoder = nn.Conv2d(site.channels, config.channels, 4, stride=4)
+        self.quantize = Codes(7, config.channels)
+
+    def latents(self, moments: Tensor, *, streams: Streams | None = None) -> Tensor:
+        return (moments - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        raw = z * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1)
+        return self.decoder(raw + (self.quantize(raw)[0] - raw).detach())
+
+    def project(self, z: Tensor) -> Tensor:
+        return self.latents(self.quantize(z * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1))[0])
+
+    def reconstruct(self, x: Tensor, *, streams: Streams | None = None) -> Reconstruction:
+        raw = self.encode_moments(x)
+        if not self.quantizing:
+            return Reconstruction(self.decoder(raw), raw.new_zeros(()))
+        codes, index = self.quantize(raw)
+        loss = (codes - raw.detach()).square().mean() + (codes.detach() - raw).square().mean()
+        return Reconstruction(self.decoder(raw + (codes - raw).detach()), loss, self.counted(index))
+
+    def counted(self, index: Tensor) -> Mapping[str, Tensor]:
+        return {"codebook_counts": torch.bincount(index.flatten(), minlength=len(self.quantize.table))}
+
+    def diagnostics(self, logs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return {"codebook_used": (logs["codebook_counts"] > 0).float().mean()}
+
+    def init_codebook(self, latents: Tensor, *, seed: int) -> None:
+        self.quantize.table.copy_(self.picked(latents, len(self.quantize.table), seed))
+
+    def revive(self, latents: Tensor, dead: Tensor, *, seed: int) -> int:
+        self.quantize.table[dead] = self.picked(latents, int(dead.sum()), seed)
+        return int(dead.sum())
+
+    def picked(self, latents: Tensor, count: int, seed: int) -> Tensor:
+        points = latents if latents.dim() == 2 else latents.movedim(1, -1).flatten(0, -2)
+        order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))
+        return points[order[:count]]
 
 
 @attrs.frozen(kw_only=True)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ldm_core.contracts import FirstStage, LatentSpec, Reconstruction, Site
+from ldm_core.contracts import FirstStage, LatentSpec, Site
 from ldm_core.contracts.streams import Streams
 from ldm_core.testing import batches
-from ldm_core.testing.base import largest_difference, randomize, same
+from ldm_core.testing.base import largest_difference, same
 from ldm_core.testing.rules import Rule, must_raise
-from ldm_core.testing.tensors import ModuleSuite
+from ldm_core.testing.trained_stage import TrainedStageSuite
 
 FAR_OUTSIDE = 10.0
 """More than any stage makes of a picture in [-1, 1], trained or not; less than the middle of [0, 255]."""
 
 
-class FirstStageSuite(ModuleSuite):
-    """Subclass it, set `component` and `settings`, and other `sizes` if 32 x 32 and 32 x 48 do not suit the stage."""
+class FirstStageSuite(TrainedStageSuite):
+    """Subclass it, set `component` and `settings`, and other `sizes` if 32 x 32 and 32 x 48 do not suit the stage.
+
+    A stage with weights is tried in training too; `trainable` False is for one that no run trains.
+    """
 
     kind = "first_stage"
     protocol: ClassVar[type] = FirstStage
@@ -173,30 +176,3 @@ class FirstStageSuite(ModuleSuite):
             once = stage.project(z)
             far = largest_difference(stage.project(once), once)
         assert far <= 1e-4, f"projecting twice moves the latents by {far:.2g}"
-
-    @Rule(
-        Reconstruction,
-        "One training pass of a first stage",
-        "give the stage reconstruct(x, *, streams) -> Reconstruction, and use every parameter in it",
-    )
-    def test_training_reaches_every_parameter(self) -> None:
-        """A stage with weights has `reconstruct`, whose image and regularization reach all of them."""
-        stage, given = self.build(), self.inputs(range(2), self.sizes[0])
-        if not list(stage.parameters()):
-            return
-        assert hasattr(stage, "reconstruct"), "a stage with weights has no reconstruct, its pass in training"
-        randomize(stage)
-        stage.train()
-        streams = Streams([1, 2])
-        image, regularization, logs = stage.reconstruct(given["image"], streams=streams)
-        assert image.shape == given["image"].shape, f"reconstruct gave an image of shape {tuple(image.shape)}"
-        assert regularization.dim() == 0, f"regularization has shape {tuple(regularization.shape)}, not ()"
-        assert all(not v.requires_grad for v in logs.values() if isinstance(v, Tensor)), "logs are not detached"
-        (image.float().square().mean() + regularization).backward()
-        lost = _without_gradient(stage)
-        assert not lost, f"training does not reach {', '.join(lost)}"
-
-
-def _without_gradient(module: nn.Module) -> list[str]:
-    gradients: Mapping[str, Tensor | None] = {n: p.grad for n, p in module.named_parameters()}
-    return [n for n, g in gradients.items() if g is None or not bool(g.isfinite().all())]

@@ -184,7 +184,7 @@ class PluginSuite(Suite):
             known = {flag for param in command.params for flag in param.opts}
             for line in getattr(command, "examples", ()):
                 words = shlex.split(line)
-                assert words[:2] == ["ldm-run", component.name], f"'{component.name}': {line} is no call of it"
+                assert f"ldm-run {component.name}" in line, f"'{component.name}': {line} is no call of it"
                 unknown = {word.partition("=")[0] for word in words if word.startswith("--")} - known
                 assert not unknown, f"'{component.name}': no option is called {', '.join(unknown)}, as in: {line}"
 
