@@ -152,7 +152,7 @@ class CodecSuite(Suite):
             codec.recognise(watched)
             assert watched.largest <= SMALL, f"{case}: recognise read a tensor of {watched.largest} values"
 
-    @Rule(Codec.recognise, "None where the format is another one", "ask for names and shapes that only this format has")
+    @Rule(Codec.recognise, "None for another format", "ask for names and shapes that only this format has")
     def test_is_silent_about_other_formats(self, tmp_path: Path) -> None:
         """`recognise` is None for files that are none of its own."""
         codec = self.build()
