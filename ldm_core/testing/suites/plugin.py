@@ -88,7 +88,7 @@ class PluginSuite(Suite):
 
     @Rule(
         Component,
-        "`api` is the plugin API",
+        "`api` is the descriptor's plugin API",
         "describe each part with ldm_core.Component, and install a core that speaks the plugin's API",
     )
     def test_meets_the_protocol(self) -> None:
@@ -165,7 +165,7 @@ class PluginSuite(Suite):
 
     @Rule(
         Component,
-        "its `factory` names what :func:`ldm_core.cli.command` made",
+        "its `factory` names the result of :func:`ldm_core.cli.command`",
         "decorate the function with ldm_core.cli.command.command, and give it a docstring, and each option a help text",
     )
     def test_every_command_explains_itself(self) -> None:
