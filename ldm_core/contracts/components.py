@@ -76,16 +76,11 @@ class Conditioner(Protocol):
     """Turns a batch into conditioning; a ``torch.nn.Module``. Stable API.
 
     `spec` holds the widths that it writes, `reads` the batch keys that it touches, no more and no fewer. Its config has
-    the property `reads` and the method ``spec(latent) -> CondSpec``, both without torch and both saying what the
-    conditioner says. Encode and null together reach every parameter with a gradient. The config has optionally
-    ``from_data(info) -> config``, which fills numbers in from the data (class counts), ``check(site) ->
-    Iterable[str]``, one line per misfit, and ``taken_sizes(size, latent)``, batch key -> a size (h, w) other than the
-    images' at which it is taken as it is. A conditioner may have ``fit(examples)``, called once before training, to
-    learn from the annotations at hand (a tokenizer), and ``class_tables``, parameter name -> (batch key, axis) of
-    tables with a row a class, so that finetuning finds classes by name, and ``known(example)``, the pixels of a picture
-    that stay as they are (:mod:`ldm_core.contracts.known_pixels`). A config whose part brings trained weights says so
-    by ``pretrained = True``, one whose part stays as it is unless a recipe says ``train: true``, by
-    ``trained_by_default = False``. Ownership of device, mode, freezing and parameters: see :mod:`ldm_core.contracts`.
+    `reads` and ``spec(latent) -> CondSpec`` too, without torch, and says the same. Encode and null together reach every
+    parameter with a gradient. :class:`~ldm_core.contracts.ConditionerConfig` lists the config's optional answers (class
+    counts from the data, sizes of inputs, trained weights), :class:`~ldm_core.contracts.ConditionerAnswers` the
+    conditioner's own (a tokenizer to learn, tables of classes, known pixels). Ownership of device, mode, freezing and
+    parameters: see :mod:`ldm_core.contracts`.
     """
 
     spec: CondSpec
@@ -112,11 +107,11 @@ class Denoiser(Protocol):
     """The network F; a ``torch.nn.Module``. Stable API.
 
     Built from ``factory(config, site)``, where ``site.latent`` and ``site.cond`` say the widths. It knows nothing of
-    alpha and sigma: `noise_level` is what the schedule tells it. It may have ``prepare(cond) -> Cond``, called once a
-    run for each bundle as the network is handed it, to put what does not depend on x into ``extras``; F of the prepared
-    bundle is F of the bundle. It may have ``recompute_blocks()``, a list of the modules in it whose activations a
-    trainer may drop and compute again in the backward pass, which changes no gradient. Ownership of device, mode,
-    freezing and parameters: see :mod:`ldm_core.contracts`.
+    alpha and sigma: `noise_level` is what the schedule tells it. It may have ``prepare`` and ``recompute_blocks``, of
+    :class:`~ldm_core.contracts.DenoiserAnswers`: F of the prepared bundle is F of the bundle, and computing the blocks
+    again changes no gradient. :class:`~ldm_core.contracts.DenoiserConfig` lists the config's optional answers, such as
+    the parts that the network `accepts`. Ownership of device, mode, freezing and parameters: see
+    :mod:`ldm_core.contracts`.
     """
 
     __init__ = cooperative_init  # type: ignore[misc]

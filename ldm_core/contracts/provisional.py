@@ -220,9 +220,8 @@ class Dataset(Protocol):
     `keys` name -> geometry: ``image`` (c, H, W) uint8 | ``map`` (..., H, W) | ``boxes`` (N, 4) x, y, w, h in [0, 1] |
     ``per_box`` (N, ...) | ``value``. `classes` and `class_names`: per key, where known.
 
-    Optional: `image_sizes() -> (N, 2)`, height and width of each picture, where that is known without decoding it;
-    `max_bad`, the share of examples that may be unreadable; `widths`, key -> length of its vectors; `describe()`, a
-    line about the data; `lacks`, key -> why it is not offered and what to do.
+    :class:`~ldm_core.contracts.DatasetAnswers` lists its optional answers: sizes without decoding, the share of bad
+    examples, widths of vectors, a line about the data.
 
     Labels lie in [0, classes). A data set can be pickled: worker processes read through copies.
     """

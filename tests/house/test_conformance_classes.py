@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import sys
 
 import pytest
 from source_tree import package_files, python_files, tree
@@ -10,6 +12,7 @@ from source_tree import package_files, python_files, tree
 from ldm_core import testing
 from ldm_core.catalog import Catalog
 from ldm_core.testing import Suite
+from ldm_core.testing.rules import Rule
 
 
 def suites_by_name() -> dict[str, str]:
@@ -71,3 +74,19 @@ def test_every_plugin_module_has_a_plugin_suite() -> None:
                         seen.add(value if "." in value else value.replace("-", "_") + ".plugin")
     missing = {m for m in described if not any(s == m or s.endswith("." + m) for s in seen)}
     assert not missing, f"no PluginSuite for {sorted(missing)}"
+
+
+def test_the_kit_quotes_lines_that_the_contracts_have() -> None:
+    rules: dict[str, Rule] = {}
+    for suite in testing.__all__:
+        for name, test in inspect.getmembers(getattr(testing, suite), inspect.isfunction):
+            if name.startswith("test_"):
+                rules[f"{suite}.{name}"] = vars(test)["rule"]
+    modules = [m for name, m in sys.modules.items() if name.startswith("ldm_core.testing.")]
+    rules |= {f"{m.__name__}.{n}": r for m in modules for n, r in vars(m).items() if isinstance(r, Rule)}
+    gone = []
+    for place, rule in rules.items():
+        said = " ".join((inspect.getdoc(rule.contract) or "").split())
+        if rule.phrase not in said:
+            gone.append(f"{place}: {rule.name} no longer says {rule.phrase!r}")
+    assert not gone, "\n".join(["mend the phrase in the kit, or the contract:", *gone])

@@ -186,7 +186,7 @@ class DenoiserSuite(ModuleSuite):
         a, b = (self._quietly(denoiser, {**given, "cond": c})["F"] for c in (given["cond"], prepared))
         assert largest_difference(a, b) <= self.atol, "a prepared bundle gives another output"
 
-    @Rule(Denoiser, "which changes no gradient", "name modules of the denoiser itself whose forward keeps no state")
+    @Rule(Denoiser, "again changes no gradient", "name modules of the denoiser itself whose forward keeps no state")
     def test_recomputed_blocks_have_equal_gradients(self) -> None:
         """Running its `recompute_blocks` again in the backward pass changes no gradient and no key."""
         found = []
