@@ -12,6 +12,8 @@ from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.cli.options import RecipeOptions
 from ldm_core.config.overrides import apply_overrides
+from ldm_core.contracts import configs
+from ldm_core.contracts.configs import GuidanceConfig
 from ldm_core.errors import ConfigError, quoted, suggest
 from ldm_core.recipe import artifacts, keys, shipped
 from ldm_core.recipe.places import described
@@ -235,8 +237,8 @@ def _dropout(plain: dict[str, Any], request: RecipeOptions, catalog: Catalog) ->
     if guidance not in catalog.names("guidance"):
         return
     entry, _ = catalog.get("guidance", guidance)
-    if getattr(entry.component.config, "needs_null", False) is False:
-        return
+    if configs.of(GuidanceConfig, entry.component.config).needs_null is False:
+        return  # no scale needs it; where a property says so, some scales may
     parts = [part if isinstance(part, Mapping) else {"use": part} for part in _as_list(plain.get("conditioners"))]
     plain["conditioners"] = [{**part, "dropout": part.get("dropout", DROPOUT)} for part in parts]
 

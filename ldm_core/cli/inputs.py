@@ -222,8 +222,10 @@ def require_readers(inputs: Iterable[str], reads: Mapping[str, Iterable[str]], f
 
 
 def taken_sizes(recipe: Any) -> dict[str, tuple[int, int]]:
-    """Keys that the recipe's conditioners take at another size (h, w) than the images' as well: a small picture that is
-    to be made large. Every conditioner that reads the key must."""
+    """Find the keys that every conditioner that reads them takes at another size (h, w) than the images' as well.
+
+    A small picture that is made large has one.
+    """
     latent, size = recipe.first_stage.config.latent, recipe.image_size
     found: dict[str, list[Any]] = {}
     for part in recipe.conditioners:
