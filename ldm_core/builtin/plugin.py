@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from ldm_core.builtin.diffusion import config as diffusion
-from ldm_core.builtin.identity.config import IdentityConfig
-from ldm_core.builtin.ldm_format.config import LdmCodecConfig
-from ldm_core.builtin.readers.config import FolderConfig, TarConfig
-from ldm_core.builtin.shapes.config import ShapesConfig
-from ldm_core.builtin.unet import config
+from collections.abc import Collection
+
 from ldm_core.catalog.component import Component
 from ldm_core.catalog.hookspecs import hookimpl
 
@@ -16,12 +12,17 @@ _DDPM = "Ho et al. 2020, arXiv 2006.11239"
 
 
 @hookimpl
-def ldm_components() -> list[Component]:
-    """The built-in components."""
+def ldm_components(kinds: Collection[str] | None = None) -> list[Component]:
+    """The built-in components. Their configs are imported where more than the commands is asked for."""
+    if kinds is not None and set(kinds) == {"command"}:
+        return _commands()
     return [*_networks(), *_forward_process(), *_sampling(), *_data(), *_formats(), *_commands()]
 
 
 def _networks() -> list[Component]:
+    from ldm_core.builtin.identity.config import IdentityConfig
+    from ldm_core.builtin.unet import config
+
     return [
         Component(
             kind="first_stage",
@@ -45,6 +46,8 @@ def _networks() -> list[Component]:
 
 
 def _forward_process() -> list[Component]:
+    from ldm_core.builtin.diffusion import config as diffusion
+
     return [
         Component(
             kind="schedule",
@@ -91,6 +94,8 @@ def _forward_process() -> list[Component]:
 
 
 def _sampling() -> list[Component]:
+    from ldm_core.builtin.diffusion import config as diffusion
+
     return [
         Component(
             kind="sampler",
@@ -143,6 +148,9 @@ def _sampling() -> list[Component]:
 
 
 def _data() -> list[Component]:
+    from ldm_core.builtin.readers.config import FolderConfig, TarConfig
+    from ldm_core.builtin.shapes.config import ShapesConfig
+
     return [
         Component(
             kind="dataset",
@@ -170,6 +178,8 @@ def _data() -> list[Component]:
 
 
 def _formats() -> list[Component]:
+    from ldm_core.builtin.ldm_format.config import LdmCodecConfig
+
     return [
         Component(
             kind="codec",

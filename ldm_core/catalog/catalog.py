@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -49,16 +49,19 @@ class Catalog:
         self._presets: dict[tuple[str, str], list[tuple[Entry, Any]]] = {}
 
     @classmethod
-    def discover(cls, limit: Iterable[str] | None = None) -> Catalog:
+    def discover(cls, limit: Iterable[str] | None = None, *, kinds: Collection[str] | None = None) -> Catalog:
         """Load every entry point of the group ``ldm_core``, each on its own: a failing one is a row in `broken`.
 
         `limit`, or the environment variable ``LDM_PLUGINS=a,b``, keeps to the named entry points or distributions (the
-        built-in one always loads).
+        built-in one always loads). `kinds` keeps to components of these kinds, and leaves out the first-party
+        distributions that bring none of them: a quick look.
         """
         catalog = cls()
         if limit is None and (named := os.environ.get("LDM_PLUGINS")) is not None:
             limit = named.split(",")
         wanted = None if limit is None else {n.strip() for n in limit if n.strip()} | {"builtin"}
+        brings = {distribution for (kind, _), distribution in FIRST_PARTY.items() if kind in (kinds or KINDS)}
+        needless = set(FIRST_PARTY.values()).difference(brings)
         seen: set[tuple[str, str]] = set()
         points = sorted(metadata.entry_points(group=GROUP), key=lambda p: (p.name != "builtin", p.name))
         for point in points:
@@ -66,29 +69,41 @@ class Catalog:
             version = point.dist.version if point.dist else "?"
             if (point.name, point.value) in seen or (wanted is not None and not {point.name, dist} & wanted):
                 continue
+            if dist in needless:
+                continue
             seen.add((point.name, point.value))
             try:
-                catalog.register(point.load(), point.name, dist, version)
+                catalog.register(point.load(), point.name, dist, version, kinds=kinds)
             except Exception as error:
                 catalog.broken.append(Broken(point.name, dist, version, f"{type(error).__name__}: {error}"))
         return catalog
 
-    def register(self, plugin: Any, name: str, distribution: str = "?", version: str = "?") -> None:
+    def register(
+        self,
+        plugin: Any,
+        name: str,
+        distribution: str = "?",
+        version: str = "?",
+        *,
+        kinds: Collection[str] | None = None,
+    ) -> None:
         """Register one plugin module or object and collect its components; a faulty descriptor goes to `broken`.
 
-        Raises the plugin's own errors, and :class:`ComponentError` for a hook that does not exist.
+        `kinds`: take components of these kinds alone. Raises the plugin's own errors, and :class:`ComponentError` for
+        a hook that does not exist.
         """
         self.manager.register(plugin, name=name)
         try:
             self.manager.check_pending()
             impls = [i for i in self.manager.hook.ldm_components.get_hookimpls() if i.plugin is plugin]
-            hooks: list[Any] = [impl.function for impl in impls]
-            components = [c for hook in hooks for c in hook()]
+            components = [component for impl in impls for component in _described(impl, kinds)]
         except BaseException:
             self.manager.unregister(plugin)
             raise
         for component in components:
             entry = Entry(component, distribution, version, name)
+            if kinds is not None and isinstance(component, Component) and component.kind not in kinds:
+                continue
             if not isinstance(component, Component):
                 self.broken.append(Broken(name, distribution, version, f"{component!r} is no Component"))
             elif component.api != API_VERSION:
@@ -166,3 +181,10 @@ class Catalog:
             rows = "; ".join(f"{b.distribution}: {b.error}" for b in self.broken[:3])
             message += f"\nplugins that did not load, see `Catalog.broken`: {rows}"
         raise ComponentError(message)
+
+
+def _described(hook: pluggy.HookImpl, kinds: Collection[str] | None) -> Iterable[Any]:
+    """Call one plugin's hook, with `kinds` where it takes them."""
+    function: Any = hook.function
+    takes = "kinds" in (*hook.argnames, *hook.kwargnames)
+    return function(kinds=kinds) if takes else function()  # type: ignore[no-any-return]

@@ -7,7 +7,7 @@ when a recipe names them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -23,8 +23,10 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def ldm_components() -> Iterable[Component]:  # type: ignore[empty-body]
-    """Describe this plugin's components. Called once, when a catalog is made; must not import what it describes.
+def ldm_components(kinds: Collection[str] | None) -> Iterable[Component]:  # type: ignore[empty-body]
+    """Describe this plugin's components. Called when a catalog is made; must not import what it describes.
+
+    `kinds`: those that are asked for, None = all. Others are left out by the catalog, so most plugins take no argument.
 
     Example::
 

@@ -10,8 +10,8 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 
-from ldm_core.cli.command import Command, argument, command, option, together
-from ldm_core.cli.flags import installed
+from ldm_core.cli.catalog import installed
+from ldm_core.cli.declaration import Command, argument, command, option, together
 from ldm_core.errors import ConfigError, Interrupted, LDMError, clean_lines, quoted
 
 __all__ = ["Command", "argument", "command", "installed", "main", "option", "together"]
@@ -107,7 +107,7 @@ def _meant_option(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     if not isinstance(error, click.NoSuchOption) or context is None:
         return ""
-    from ldm_core.cli.option_hints import option_hint
+    from ldm_core.cli.flags import option_hint
 
     hint = option_hint(error.option_name, context.command)
     if hint:

@@ -22,7 +22,7 @@ from click.shell_completion import (
     split_arg_string,
 )
 
-from ldm_core.cli.flags import installed
+from ldm_core.cli.catalog import installed
 
 VARIABLE = "_LDM_RUN_COMPLETE"
 """Environment variable by which a shell asks for candidates."""
@@ -85,7 +85,7 @@ def script(shell: str, group: click.Command) -> str:
 
 
 def candidates(what: str, incomplete: str) -> list[CompletionItem]:
-    """Find what an option or argument may hold; `what`: see :class:`ldm_core.cli.command.OptionForm`.
+    """Find what an option or argument may hold; `what`: see :class:`ldm_core.cli.declaration.OptionForm`.
 
     A candidate of the type ``file`` or ``dir`` asks the shell for its own, where no other fits.
     """

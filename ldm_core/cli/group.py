@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from ldm_core.cli.command import HELP, Sections, parameters, structured
-from ldm_core.cli.flags import installed, speak_for
+from ldm_core.cli.catalog import installed
+from ldm_core.cli.declaration import HELP, Sections, parameters, structured
+from ldm_core.cli.flags import speak_for
 from ldm_core.cli.options import SETTINGS, RunOptions
 from ldm_core.errors import ComponentError, clean, suggest
 
@@ -44,11 +45,11 @@ class RunGroup(Sections, click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the commands, in the order of their registration."""
-        return list(dict.fromkeys(entry.component.name for entry in installed().of("command")))
+        return list(dict.fromkeys(entry.component.name for entry in installed("command").of("command")))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command. ComponentError: it does not load, or two distributions claim its name."""
-        catalog = installed()
+        catalog = installed("command")
         if cmd_name not in catalog.names("command"):
             return None
         command = loaded(catalog.get("command", cmd_name)[0])
@@ -104,14 +105,14 @@ class RunGroup(Sections, click.Group):
 
         if incomplete.startswith("-"):
             return click.Command.shell_complete(self, ctx, incomplete)
-        named = {entry.component.name: entry.component.summary for entry in installed().of("command")}
+        named = {entry.component.name: entry.component.summary for entry in installed("command").of("command")}
         commands = [CompletionItem(name, help=line) for name, line in named.items() if name.startswith(incomplete)]
         return [*commands, *(candidates("setting", incomplete) if incomplete else ())]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands under their headings, without importing one."""
         groups: dict[str, dict[str, str]] = {}
-        for entry in installed().of("command"):
+        for entry in installed("command").of("command"):
             component = entry.component
             groups.setdefault(component.group or OTHER, {}).setdefault(component.name, component.summary)
         widest = max((len(name) for rows in groups.values() for name in rows), default=0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from ldm_core.cli.command import Field, option, together
+from ldm_core.cli.declaration import Field, option, together
 
 if TYPE_CHECKING:
     from ldm_core.weights.open import Wanted

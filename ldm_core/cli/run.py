@@ -11,7 +11,8 @@ from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.cli import summary
 from ldm_core.cli.assemble import assemble
-from ldm_core.cli.flags import in_flags, input_flag, installed
+from ldm_core.cli.catalog import installed
+from ldm_core.cli.flags import in_flags, input_flag
 from ldm_core.cli.inputs import fit_all, name_classes, require_readers
 from ldm_core.cli.launching import processes, progress_shown, start
 from ldm_core.cli.options import RunOptions

@@ -122,6 +122,30 @@ def test_a_faulty_descriptor_is_one_row_and_spares_the_others(wrong: Any, words:
         assert word in row.error
 
 
+def test_kinds_keep_to_what_is_asked_for() -> None:
+    class Told:
+        asked: Any = "nothing"
+
+        @hookimpl
+        def ldm_components(self, kinds: Any) -> list[Any]:
+            self.asked = kinds
+            return [component("guidance", "a"), component("sampler", "b")]
+
+    made, told = Catalog(), Told()
+    made.register(told, "told", kinds={"sampler"})
+    made.register(Plugin(component("guidance", "c"), component("sampler", "d")), "untold", kinds={"sampler"})
+    assert told.asked == {"sampler"}
+    assert [(e.component.kind, e.component.name) for e in made] == [("sampler", "b"), ("sampler", "d")]
+
+
+def test_a_quick_look_finds_all_of_its_kind() -> None:
+    """First-party distributions that bring none of the kind are not even imported."""
+    for kind in ("command", "sampler"):
+        whole, quick = Catalog.discover(), Catalog.discover(kinds={kind})
+        assert list(quick.of(kind)) == list(whole.of(kind)) and quick.names(kind)
+        assert {e.component.kind for e in quick} == {kind}
+
+
 def test_a_plugin_that_raises_is_taken_out_whole() -> None:
     class Raises:
         @hookimpl

@@ -6,8 +6,8 @@ import click
 import pytest
 
 from ldm_core import cli
+from ldm_core.cli.flags import WORDS
 from ldm_core.cli.group import group
-from ldm_core.cli.option_hints import WORDS
 
 
 def test_every_option_that_is_meant_exists() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ldm_core.cli.command import command
+from ldm_core.cli.declaration import command
 from ldm_core.cli.options import SETTINGS, RunOptions
 
 

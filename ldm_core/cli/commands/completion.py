@@ -7,7 +7,7 @@ from typing import Literal
 import attrs
 import click
 
-from ldm_core.cli.command import argument, command
+from ldm_core.cli.declaration import argument, command
 
 
 @attrs.frozen(kw_only=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from ldm_core.cli.command import command, option, together
-from ldm_core.cli.flags import installed
+from ldm_core.cli.catalog import installed
+from ldm_core.cli.declaration import command, option, together
 from ldm_core.cli.options import Given, WeightsOptions, force_option, json_option, places_and_settings
 
 if TYPE_CHECKING:

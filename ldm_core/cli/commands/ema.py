@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from ldm_core.cli.command import argument, command, option
+from ldm_core.cli.declaration import argument, command, option
 from ldm_core.cli.options import force_option, json_option
 
 _AVERAGE = "Average"

@@ -7,8 +7,8 @@ from typing import Any
 
 import attrs
 
-from ldm_core.cli.command import command, option
-from ldm_core.cli.flags import installed
+from ldm_core.cli.catalog import installed
+from ldm_core.cli.declaration import command, option
 from ldm_core.cli.options import Given, codec_option, json_option, places_and_settings, sha256_option
 
 

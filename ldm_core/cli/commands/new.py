@@ -11,7 +11,7 @@ from typing import Literal
 
 import attrs
 
-from ldm_core.cli.command import argument, command, option
+from ldm_core.cli.declaration import argument, command, option
 
 Kind = Literal["conditioner", "sampler", "denoiser", "first_stage", "guidance", "observer", "command"]
 TRIES: Mapping[str, str] = {

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from ldm_core.cli.command import command
-from ldm_core.cli.flags import installed
+from ldm_core.cli.catalog import installed
+from ldm_core.cli.declaration import command
 from ldm_core.cli.options import json_option
 
 if TYPE_CHECKING:

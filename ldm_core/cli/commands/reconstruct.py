@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ldm_core.cli.command import argument, command, option
-from ldm_core.cli.flags import installed
+from ldm_core.cli.catalog import installed
+from ldm_core.cli.declaration import argument, command, option
 from ldm_core.cli.options import device_option, force_option, json_option
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from ldm_core.cli.command import command, option, together
-from ldm_core.cli.flags import installed
+from ldm_core.cli.catalog import installed
+from ldm_core.cli.declaration import command, option, together
 from ldm_core.cli.options import (
     Given,
     InputOptions,
@@ -21,7 +21,7 @@ from ldm_core.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from ldm_core.cli.sample_output import Output
+    from ldm_core.cli.commands.sample_output import Output
     from ldm_core.sampling.pipeline import Pipeline
 
 _LOADED = ("codec", "image_size")
@@ -311,7 +311,7 @@ def _inputs(given: InputOptions, pipeline: Pipeline) -> dict[str, Any]:
 
 def _output(pipeline: Pipeline, asked: _Asked, inputs: dict[str, Any], options: SampleOptions) -> Output:
     """Take a folder for the pictures, free and writable, before anything is sampled."""
-    from ldm_core.cli.sample_output import Output, file_name
+    from ldm_core.cli.commands.sample_output import Output, file_name
     from ldm_core.sampling.arguments import require_arguments
     from ldm_core.sampling.inputs import rows_of, seeds_of
     from ldm_core.sampling.picture_folder import PictureFolder

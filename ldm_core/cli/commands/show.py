@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ldm_core.catalog.component import LAPTOP_SITE
-from ldm_core.cli.command import argument, command, option
-from ldm_core.cli.flags import installed
+from ldm_core.cli.catalog import installed
+from ldm_core.cli.declaration import argument, command, option
 from ldm_core.cli.options import json_option
 
 if TYPE_CHECKING:

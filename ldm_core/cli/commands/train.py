@@ -6,7 +6,7 @@ from typing import Literal
 
 import attrs
 
-from ldm_core.cli.command import command, option
+from ldm_core.cli.declaration import command, option
 from ldm_core.cli.options import SETTINGS, RunOptions
 
 

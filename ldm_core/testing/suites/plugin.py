@@ -166,7 +166,7 @@ class PluginSuite(Suite):
     @Rule(
         Component,
         "its `factory` names the result of :func:`ldm_core.cli.command`",
-        "decorate the function with ldm_core.cli.command.command, and give it a docstring, and each option a help text",
+        "decorate the function with ldm_core.cli.command, and give it a docstring, and each option a help text",
     )
     def test_every_command_explains_itself(self) -> None:
         """A command is one of click's, made by ldm_core.cli.command; its help fits a terminal and tells all options."""

@@ -38,7 +38,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> dict[str, _Plugin]:
     own = [{**TALLY, "name": name, "factory": f"ldm_core.cli.commands.{name}:{name}"} for name in OTHERS]
     made = {"ldm-core": _Plugin(*own)}
 
-    def discover(cls: type[Catalog], limit: Any = None) -> Catalog:
+    def discover(cls: type[Catalog], limit: Any = None, kinds: Any = None) -> Catalog:
         catalog = Catalog()
         for name, plugin in made.items():
             catalog.register(plugin, name.removeprefix("dist-"), name, "1.0")

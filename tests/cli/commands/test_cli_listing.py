@@ -58,7 +58,7 @@ class _Plugin:
 
 @pytest.fixture(autouse=True)
 def only_these(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    def discover(cls: type[Catalog], limit: Any = None) -> Catalog:
+    def discover(cls: type[Catalog], limit: Any = None, kinds: Any = None) -> Catalog:
         catalog = Catalog()
         catalog.register(_Plugin(), "palette", "ldm-palette", "2.0")
         return catalog
