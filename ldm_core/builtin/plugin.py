@@ -112,6 +112,14 @@ def _sampling() -> list[Component]:
             factory="ldm_core.builtin.diffusion.guidance:NoGuidance",
             summary="the conditional estimate as it is",
         ),
+        *_time_grids(),
+    ]
+
+
+def _time_grids() -> list[Component]:
+    from ldm_core.builtin.diffusion import config as diffusion
+
+    return [
         Component(
             kind="time_grid",
             name="legacy",

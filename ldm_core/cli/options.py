@@ -72,10 +72,7 @@ class RecipeOptions:
         completes="recipe",
     )
     first_stage: str | None = option(
-        None,
-        "First stage: a component or preset, or trained weights.",
-        metavar="NAME|URL",
-        completes="first_stage",
+        None, "First stage: a component or preset, or trained weights.", metavar="NAME|URL", completes="first_stage"
     )
     init_from: str | None = option(
         None,
@@ -95,10 +92,7 @@ class RecipeOptions:
         None, "Guidance, or the scale of classifier-free guidance.", metavar="NAME|SCALE", completes="guidance"
     )
     data: tuple[str, ...] = option(
-        (),
-        "A data set by name, folder, tar or URL pattern; repeat to mix.",
-        metavar="NAME|URL",
-        completes="dataset",
+        (), "A data set by name, folder, tar or URL pattern; repeat to mix.", metavar="NAME|URL", completes="dataset"
     )
     train_steps: int | None = option(None, "Steps of the denoiser's training.", metavar="N", minimum=1)
     sample_steps: int | None = option(None, "Steps of the sampler.", metavar="N", minimum=1)

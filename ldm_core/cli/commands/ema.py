@@ -23,12 +23,7 @@ class EmaOptions:
         group=_AVERAGE,
     )
     step: int | None = option(
-        None,
-        "The average as of this step's snapshot.",
-        metavar="N",
-        minimum=1,
-        otherwise="the last",
-        group=_AVERAGE,
+        None, "The average as of this step's snapshot.", metavar="N", minimum=1, otherwise="the last", group=_AVERAGE
     )
     out: str = option(
         None,
@@ -58,12 +53,7 @@ def ema(options: EmaOptions) -> int:
             raise ConfigError(f"--out {storage.shown(out)}: is there already; give another name, or --force")
         made = write_model(options.run, width, out, options.step)
         document.update(
-            status="done",
-            path=out,
-            width=width,
-            step=made.step,
-            snapshots=made.snapshots,
-            profile_error=made.error,
+            status="done", path=out, width=width, step=made.step, snapshots=made.snapshots, profile_error=made.error
         )
         if not options.json:
             say(

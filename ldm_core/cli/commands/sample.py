@@ -66,12 +66,7 @@ class SamplingOptions:
     """The sampling, where it is not the recipe's."""
 
     steps: int | None = option(
-        None,
-        "Sampler steps.",
-        flags=["--steps", "--sample-steps"],
-        metavar="N",
-        minimum=1,
-        otherwise="the recipe's",
+        None, "Sampler steps.", flags=["--steps", "--sample-steps"], metavar="N", minimum=1, otherwise="the recipe's"
     )
     sampler: str | None = option(
         None, "Another sampler than the recipe's.", metavar="NAME", filled=True, completes="sampler"
@@ -113,9 +108,7 @@ class SampleOptions:
     weights: str | None = option(None, "The same as MODEL_URL.", metavar="PATH|URL", group="Model", completes="file")
     device: str | None = device_option("Model")
     precision: Literal["fp32", "bf16", "fp16"] = option(
-        "fp32",
-        "Arithmetic of the networks; bf16 is faster where the machine has instructions for it.",
-        group="Model",
+        "fp32", "Arithmetic of the networks; bf16 is faster where the machine has instructions for it.", group="Model"
     )
     foreign: WeightsOptions = together(WeightsOptions, "Weights of other programs")
     inputs: InputOptions = together(InputOptions, "Images")
