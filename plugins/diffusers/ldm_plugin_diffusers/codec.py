@@ -6,7 +6,9 @@ from ldm_core.contracts import Site
 from ldm_core.contracts.codec import Codec, ModelWeights, Recognised, Source, Written
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_plugin_diffusers.config import DiffusersConfig
-from ldm_plugin_diffusers.pipeline.read import INDEX, Found, read_component, read_pipeline
+from ldm_plugin_diffusers.pipeline.component import Found, read_component
+from ldm_plugin_diffusers.pipeline.layouts import INDEX
+from ldm_plugin_diffusers.pipeline.read import read_pipeline
 from ldm_plugin_diffusers.pipeline.write import write
 
 

@@ -1,17 +1,36 @@
-"""Values of a foreign config.json: each asked for by name with what it may be, every mistake told at once."""
+"""A foreign config.json read key by key: every value is checked, and all mistakes are told at once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+
+import attrs
 
 from ldm_core.errors import ConfigError
 
 LIMIT = 1 << 24
-"""No width, count or length of a real model is above it; a config that says so would only ask for memory."""
+"""The largest width, count or length that is read. No real model has more; a larger one would only ask for memory."""
 LAYERS = 256
-"""No model has more layers of a kind in a level, or in a text encoder."""
+"""The most layers of a kind that are read, in a level or in a text encoder."""
+
+
+@attrs.frozen
+class Field:
+    """A setting under both names. `default` gives its type, and its value where the config has none."""
+
+    theirs: str
+    ours: str
+    default: Any
+    least: float = 1
+    most: float = LIMIT
+    allowed: Collection[str] = ()
+
+
+def theirs(fields: Sequence[Field], part: Mapping[str, Any]) -> dict[str, Any]:
+    """The config's keys and values for the settings of `part`."""
+    return {field.theirs: part[field.ours] for field in fields}
 
 
 def shown(value: Any) -> str:
@@ -20,8 +39,21 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def together(makers: Mapping[str, Callable[[], Any]], problems: Sequence[str] = ()) -> dict[str, Any]:
+    """Call every maker and return the results by name. ConfigError with the problems of all, `problems` first."""
+    made, found = {}, list(problems)
+    for name, make in makers.items():
+        try:
+            made[name] = make()
+        except ConfigError as error:
+            found += error.problems
+    if found:
+        raise ConfigError(found)
+    return made
+
+
 class Values:
-    """A mapping read key by key; `where` names it in messages. Call :meth:`finish` when all keys were asked for."""
+    """The values of a config; `where` names it in messages. Call :meth:`finish` after the last key."""
 
     def __init__(self, plain: Mapping[str, Any], where: str) -> None:
         self.plain, self.where = plain, where
@@ -29,16 +61,29 @@ class Values:
         self._asked: set[str] = set()
 
     def say(self, key: str, allowed: str) -> None:
-        """Note that the value of `key` is none of what is `allowed`."""
+        """Note a problem: `key` has a value that is not `allowed`."""
         self.problems.append(f"{self.where}: {key} is {shown(self.get(key))}; {allowed}")
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value as it is, null included; `default` where there is none."""
+        """The value as it is, null included; `default` where the key is missing."""
         self._asked.add(key)
         return self.plain.get(key, default)
 
+    def fields(self, fields: Sequence[Field]) -> dict[str, Any]:
+        """Settings under our names."""
+        return {field.ours: self._field(field) for field in fields}
+
+    def _field(self, field: Field) -> Any:
+        if isinstance(field.default, bool):
+            return self.flag(field.theirs, field.default)
+        if isinstance(field.default, str):
+            return self.choice(field.theirs, field.default, field.allowed)
+        if isinstance(field.default, float):
+            return self.number(field.theirs, field.default, least=field.least, most=field.most)
+        return self.whole(field.theirs, field.default, least=int(field.least), most=int(field.most))
+
     def whole(self, key: str, default: int | None, *, least: int = 1, most: int = LIMIT) -> int:
-        """A whole number from `least` to `most`; without a `default` it has to be there."""
+        """A whole number from `least` to `most`; the key must be there if `default` is None."""
         value = self.get(key, default)
         if not _is_whole(value, least) or value > most:
             self.say(key, f"expected a whole number from {least} to {most}")
@@ -48,8 +93,7 @@ class Values:
     def number(self, key: str, default: float, *, least: float = -math.inf, most: float = math.inf) -> float:
         """A finite number from `least` to `most`."""
         value = self.get(key, default)
-        fine = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
-        if not fine or not least <= value <= most:
+        if not is_number(value) or not least <= value <= most:
             bounded = math.isfinite(least) or math.isfinite(most)
             self.say(key, "expected a finite number" + (f" from {least:g} to {most:g}" if bounded else ""))
             return default
@@ -64,7 +108,7 @@ class Values:
         return value
 
     def choice(self, key: str, default: Any, allowed: Collection[Any]) -> Any:
-        """One of `allowed`, which is all that this package's parts can express."""
+        """One of `allowed`, the values that this package's parts can express."""
         value = self.get(key, default)
         if not any(value == one and type(value) is type(one) for one in allowed):
             words = ", ".join("null" if one is None else str(one) for one in allowed)
@@ -73,15 +117,15 @@ class Values:
         return value
 
     def only(self, **expected: Any) -> None:
-        """Keys that must have one value, which is also what their absence means."""
+        """Keys with one allowed value each; a missing key means this value too."""
         for key, value in expected.items():
             found = self.get(key, value)
             same = found == value and isinstance(found, bool) == isinstance(value, bool)
             if not same and not (isinstance(found, list) and found and all(one == value for one in found)):
                 self.say(key, f"this package's parts can express: {'null' if value is None else value}")
 
-    def wholes(self, key: str, default: Sequence[int] | None) -> tuple[int, ...]:
-        """A list of one whole number above 0 or more."""
+    def wholes(self, key: str, default: Sequence[int]) -> tuple[int, ...]:
+        """A list of whole numbers above 0, from 1 to 64 of them."""
         value = self.get(key, default)
         if not isinstance(value, list | tuple) or not 0 < len(value) <= 64 or not all(_is_whole(v, 1) for v in value):
             self.say(key, "expected a list of whole numbers above 0")
@@ -89,7 +133,7 @@ class Values:
         return tuple(value)
 
     def one_or_each(self, key: str, default: int, levels: int) -> tuple[int, ...]:
-        """A whole number for all levels, or a list of one for each."""
+        """A whole number for all levels, or a list with one for each."""
         value = self.get(key, default)
         row = [value] * levels if not isinstance(value, list | tuple) else list(value)
         if len(row) != levels or not all(_is_whole(v, 1) for v in row):
@@ -98,7 +142,7 @@ class Values:
         return tuple(row)
 
     def same(self, key: str, default: int, levels: int) -> int:
-        """A whole number for all levels, also where it is given as a list of equal ones."""
+        """A whole number for all levels; a list of equal numbers is allowed."""
         row = self.one_or_each(key, default, levels)
         if len(set(row)) > 1 or row[0] > LAYERS:
             self.say(key, f"this package's parts have one number for all levels, up to {LAYERS}")
@@ -120,12 +164,29 @@ class Values:
             return tuple(value)
         return (next(iter(allowed)),) * levels
 
+    def multiples(self, key: str, widths: Sequence[int]) -> list[int]:
+        """The levels' `widths`, found under `key`, as multiples of the first."""
+        if uneven := [w for w in widths if w % widths[0]]:
+            self.say(key, f"{uneven[0]} is no multiple of the first, {widths[0]}, as this package's parts need")
+        return [w // widths[0] for w in widths]
+
+    def sample_size(self) -> tuple[int, int] | None:
+        """`sample_size` as (height, width); None where the config has none."""
+        size = self.get("sample_size")
+        if size is None:
+            return None
+        pair = size if isinstance(size, list | tuple) else [size, size]
+        if len(pair) != 2 or not all(_is_whole(v, 1) and v <= 1 << 16 for v in pair):
+            self.say("sample_size", "expected a whole number, or [height, width]")
+            return None
+        return pair[0], pair[1]
+
     def ignore(self, *keys: str) -> None:
-        """Keys that do not change what a trained model gives."""
+        """Keys without influence on the output of a trained model."""
         self._asked.update(keys)
 
     def finish(self) -> None:
-        """ConfigError with all that is wrong; also for keys that nobody asked for, unless they are null or false."""
+        """ConfigError with all problems. A key that was not asked for is one, unless its value is null or false."""
         for key, value in self.plain.items():
             if key not in self._asked and not str(key).startswith("_") and value not in (None, False):
                 self.problems.append(
@@ -136,11 +197,9 @@ class Values:
             raise ConfigError(self.problems)
 
 
-def multiples(values: Values, key: str, widths: Sequence[int]) -> tuple[int, ...]:
-    """Widths of levels as multiples of the first."""
-    if uneven := [w for w in widths if w % widths[0]]:
-        values.say(key, f"{uneven[0]} is no multiple of the first, {widths[0]}, as this package's parts need")
-    return tuple(w // widths[0] for w in widths)
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, and no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _is_whole(value: Any, least: int) -> bool:

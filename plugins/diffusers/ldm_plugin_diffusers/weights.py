@@ -1,4 +1,4 @@
-"""One weight under both names: how it is taken from a stored file, and how it is given to one."""
+"""Weights under both names: taken from a stored file, and given to one."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _OLD = re.compile(r"(.*attentions\.\d+\.)(query|key|value|proj_attn)(\.(?:weight
 class Weight:
     """A weight of `shape` named `ours` here and `theirs` there.
 
-    `flat`: a 1x1 convolution here is a linear layer there. Three names there are queries, keys and values of one fused
-    projection here, whose rows go by head, then by role (`heads` of them), or with `heads` 0 by role alone.
+    `flat`: a 1x1 convolution here is a linear layer there. Three names there are the queries, keys and values of one
+    fused projection here. Its rows are ordered by head, then by role (`heads` heads); with `heads` 0, by role alone.
     """
 
     ours: str
@@ -86,37 +86,33 @@ def norm(ours: str, theirs: str, width: int) -> Iterator[Weight]:
 
 @attrs.frozen
 class Stored:
-    """The tensors of one component, whatever the number of its files: their name -> file and name in it."""
+    """The tensors of one component: name -> place in the file."""
 
     where: str
-    places: Mapping[str, tuple[TensorFile, str]]
-
-    def renamed(self, prefix: str) -> Stored:
-        """With `prefix` taken off the names that begin with it."""
-        return attrs.evolve(self, places={k.removeprefix(prefix): v for k, v in self.places.items()})
+    file: TensorFile
+    places: Mapping[str, str]
 
     @property
     def parameters(self) -> int:
-        """How many numbers there are."""
-        return sum(math.prod(file.infos[name].shape) for file, name in self.places.values())
+        """The count of all numbers."""
+        return sum(math.prod(self.file.infos[place].shape) for place in self.places.values())
 
-    @staticmethod
-    def of(files: Sequence[TensorFile], where: str) -> Stored:
-        """All tensors of `files`, with the attention names of diffusers before 0.14 renamed to today's."""
-        places: dict[str, tuple[TensorFile, str]] = {}
-        for file in files:
-            for name in file.infos:
-                old = _OLD.fullmatch(name)
-                today = f"{old[1]}{_OLD_ATTENTION[old[2]]}{old[3]}" if old else name
-                if today in places:
-                    raise CheckpointError(f"{where}: '{name[:80]}' is there twice; copy the weights again")
-                places[today] = (file, name)
-        return Stored(where, places)
+    @classmethod
+    def of(cls, file: TensorFile, where: str) -> Stored:
+        """All tensors of a file. Attention names of diffusers before 0.14 become today's."""
+        places: dict[str, str] = {}
+        for name in file.infos:
+            old = _OLD.fullmatch(name)
+            today = f"{old[1]}{_OLD_ATTENTION[old[2]]}{old[3]}" if old else name
+            if today in places:
+                raise CheckpointError(f"{where}: '{name[:80]}' is there twice; copy the weights again")
+            places[today] = name
+        return cls(where, file, places)
 
 
 @attrs.frozen
 class Taken:
-    """Tensors in our names, and the stored names that were not found or not asked for."""
+    """Tensors under our names, `missing` names, and the `unexpected` names of the file."""
 
     tensors: Mapping[str, Tensor]
     missing: tuple[str, ...]
@@ -124,13 +120,13 @@ class Taken:
 
 
 def misfits(weights: Sequence[Weight], stored: Stored) -> None:
-    """CheckpointError where a stored tensor has another shape than its config says; no tensor is read for it."""
+    """Compare stored shapes with the config's, without a read. CheckpointError at the first difference."""
     for weight in weights:
         for name in weight.theirs:
             if name not in stored.places:
                 continue
-            file, place = stored.places[name]
-            shape = file.infos[place].shape
+            place = stored.places[name]
+            shape = stored.file.infos[place].shape
             if _bare(shape) != _bare(weight.their_shape):
                 raise CheckpointError(
                     f"{stored.where}: {place[:80]} has shape {list(shape)}, its config.json says "
@@ -139,7 +135,7 @@ def misfits(weights: Sequence[Weight], stored: Stored) -> None:
 
 
 def take(weights: Sequence[Weight], stored: Stored, *, ignored: Collection[str] = ()) -> Taken:
-    """Read `weights` from `stored`, after holding all shapes to the config's."""
+    """Read `weights` from `stored`, after a check of all shapes."""
     misfits(weights, stored)
     tensors: dict[str, Tensor] = {}
     missing: list[str] = []
@@ -147,7 +143,7 @@ def take(weights: Sequence[Weight], stored: Stored, *, ignored: Collection[str] 
         lacking = [name for name in weight.theirs if name not in stored.places]
         missing += lacking
         if not lacking:
-            parts = [file.read(place) for file, place in (stored.places[name] for name in weight.theirs)]
+            parts = [stored.file.read(stored.places[name]) for name in weight.theirs]
             tensors[weight.ours] = weight.join(parts)
     known = {name for weight in weights for name in weight.theirs}
     unexpected = [name for name in stored.places if name not in known and name not in ignored]
@@ -155,7 +151,7 @@ def take(weights: Sequence[Weight], stored: Stored, *, ignored: Collection[str] 
 
 
 def give(weights: Sequence[Weight], tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
-    """Our `tensors` under their names. CheckpointError where one is missing or of another shape."""
+    """Our `tensors` under their names. CheckpointError for a missing tensor or a wrong shape."""
     out: dict[str, Tensor] = {}
     for weight in weights:
         tensor = tensors.get(weight.ours)
@@ -169,7 +165,7 @@ def give(weights: Sequence[Weight], tensors: Mapping[str, Tensor], what: str) ->
 def give_all(
     weights: Sequence[Weight], tensors: Mapping[str, Tensor], what: str, *, elsewhere: Collection[str] = ()
 ) -> dict[str, Tensor]:
-    """As :func:`give`. CheckpointError too where a tensor is neither among `weights` nor written `elsewhere`."""
+    """All `tensors` as by :func:`give`. CheckpointError for one beside `weights` that is not written `elsewhere`."""
     if left := sorted(tensors.keys() - {weight.ours for weight in weights} - set(elsewhere)):
         raise CheckpointError(
             f"{what}: {left[0][:80]} has no place in diffusers' format; these weights are not the recipe's"

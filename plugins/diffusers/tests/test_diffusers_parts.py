@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from diffusers_models import count, drawn, gap, normal, ours, saved
 from ldm_plugin_diffusers.autoencoder.read import read_autoencoder
 from ldm_plugin_diffusers.unet.read import read_unet
+from ldm_plugin_diffusers.weights import Stored
 
 from ldm_core.contracts import Cond
 
@@ -249,7 +251,8 @@ VQ_F4 = {
 )
 def test_published_sizes(plain: dict[str, Any], parameters: int, fields: dict[str, Any]) -> None:
     """Configs as published stand for networks of the published parameter counts."""
-    read = read_unet if plain["_class_name"].startswith("UNet") else read_autoencoder
-    part = read(plain, "config")
+    empty: Any = SimpleNamespace(infos={})
+    read: Any = read_unet if plain["_class_name"].startswith("UNet") else read_autoencoder
+    part = read(plain, "config", Stored.of(empty, "config"))
     assert sum(math.prod(w.shape) for w in part.weights) == parameters
     assert {key: part.fields[key] for key in fields} == fields

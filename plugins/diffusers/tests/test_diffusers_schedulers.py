@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers_models import CATALOG, UNCONDITIONAL
-from ldm_plugin_diffusers.scheduler.read import read_scheduler, write_scheduler
+from ldm_plugin_diffusers.scheduler.read import read_scheduler
+from ldm_plugin_diffusers.scheduler.write import write_scheduler
 
 from ldm_core.errors import ConfigError
 from ldm_core.recipe.resolve import resolve
@@ -75,6 +76,8 @@ SAMPLERS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("DPMSolverMultistepScheduler", {}, {"use": "dpm_solver_pp_2m"}),
     ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, {"use": "dpm_solver_pp_2m_sde"}),
     ("UniPCMultistepScheduler", {"solver_order": 3}, {"use": "unipc", "order": 3}),
+    ("UniPCMultistepScheduler", {"solver_type": "bh1"}, {"use": "unipc", "variant": "bh1"}),
+    ("UniPCMultistepScheduler", {"lower_order_final": False}, {"use": "unipc", "lower_order_final": False}),
 ]
 
 
@@ -113,6 +116,7 @@ def test_karras_levels() -> None:
     [
         ({"clip_sample": True}, "clip_sample is True"),
         ({"thresholding": True}, "thresholding is True"),
+        ({"algorithm_type": "sde-dpmsolver++"}, "algorithm_type is 'sde-dpmsolver++'"),  # of another class
         ({"trained_betas": [0.1, 0.2]}, "trained_betas is [0.1, 0.2]"),
         ({"beta_schedule": "sigmoid"}, "beta_schedule is 'sigmoid'"),
         ({"prediction_type": "flow_prediction"}, "prediction_type is 'flow_prediction'"),

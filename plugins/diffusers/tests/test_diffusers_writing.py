@@ -192,6 +192,11 @@ def test_a_file_is_no_folder() -> None:
         make_codec("diffusers", CATALOG).write(weights, "model.safetensors")
 
 
+def test_a_conditioner_by_itself_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no conditioner by itself"):
+        make_codec("diffusers", CATALOG).write(random_weights(TEXT, "conditioner"), "text")
+
+
 def test_weights_of_another_recipe(tmp_path: Path) -> None:
     weights = random_weights(UNCONDITIONAL)
     model = {k: v for k, v in (weights.model or {}).items() if k != "denoiser.time_embed.0.bias"}

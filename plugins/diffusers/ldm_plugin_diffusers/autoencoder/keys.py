@@ -1,18 +1,40 @@
-"""The autoencoders' weights: published names here, block lists there."""
+"""The autoencoders under both names: classes, settings, block types and weights."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import attrs
 
+from ldm_plugin_diffusers.values import LAYERS, Field
 from ldm_plugin_diffusers.weights import Weight, convolution, flattened, norm
+
+CLASSES = {"AutoencoderKL": "kl_ae", "VQModel": "vq_ae"}
+"""Their class -> our component."""
+DOWN = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
+UP = {"UpDecoderBlock2D": False, "AttnUpDecoderBlock2D": True}
+"""Their block type -> whether it has attention."""
+_BOTH = (
+    Field("layers_per_block", "res_blocks", 1, most=LAYERS),
+    Field("mid_block_add_attention", "mid_attention", True),
+    Field("norm_num_groups", "norm_groups", 32),
+)
+FIELDS: Mapping[str, Sequence[Field]] = {
+    "kl_ae": (*_BOTH, Field("latent_channels", "z_channels", 4)),
+    "vq_ae": (
+        *_BOTH,
+        Field("latent_channels", "z_channels", 3),
+        Field("num_vq_embeddings", "codebook_size", 256),
+    ),
+}
+"""The settings of our components."""
 
 
 @attrs.frozen(kw_only=True)
 class AutoencoderShape:
-    """What decides the weights of a first stage; `codes` is the codebook's size, 0 = Gaussian latents."""
+    """The settings behind a first stage's weights; `codes` is the codebook's size, 0 = Gaussian latents."""
 
     channels: int
     channel_mult: Sequence[int]
@@ -23,9 +45,16 @@ class AutoencoderShape:
     codes: int
     image_channels: int
 
+    @classmethod
+    def of(cls, part: Mapping[str, Any], image_channels: int) -> AutoencoderShape:
+        """The shape for the settings of one of our components."""
+        names = ("channels", "channel_mult", "res_blocks", "attention", "mid_attention", "z_channels")
+        own = {name: part[name] for name in names}
+        return cls(codes=part.get("codebook_size", 0), image_channels=image_channels, **own)
+
     @property
     def moments(self) -> int:
-        """Channels that the encoder gives out."""
+        """Channels of the encoder's output."""
         return self.z_channels if self.codes else 2 * self.z_channels
 
     def attends(self, level: int) -> bool:
@@ -34,7 +63,7 @@ class AutoencoderShape:
 
 
 def autoencoder_weights(shape: AutoencoderShape, *, quant: bool = True, post_quant: bool = True) -> list[Weight]:
-    """All weights of a first stage; `quant` and `post_quant`: whether those two convolutions are there."""
+    """All weights of a first stage; without `quant` or `post_quant`, that convolution is left out."""
     out = [*_encoder(shape), *_decoder(shape)]
     z = shape.z_channels
     if quant:

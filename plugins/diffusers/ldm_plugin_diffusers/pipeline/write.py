@@ -1,28 +1,30 @@
-"""A model of ours as a folder of diffusers: whole pipelines, or a lone first stage or denoiser."""
+"""A model of ours as a folder of diffusers: a whole pipeline, or a first stage or denoiser by itself."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ldm_core.contracts.codec import ModelWeights, Written
 from ldm_core.errors import ConfigError
-from ldm_plugin_diffusers.autoencoder.read import WrittenPart, write_autoencoder
-from ldm_plugin_diffusers.pipeline.read import INDEX, LAYOUTS
-from ldm_plugin_diffusers.scheduler.read import write_scheduler
-from ldm_plugin_diffusers.text import bert as texts
-from ldm_plugin_diffusers.text import clip
-from ldm_plugin_diffusers.text.bert import WrittenText, as_json
+from ldm_plugin_diffusers.autoencoder.write import write_autoencoder
+from ldm_plugin_diffusers.component import WrittenPart
+from ldm_plugin_diffusers.folder import as_json
+from ldm_plugin_diffusers.pipeline.layouts import INDEX, LAYOUTS, SCHEDULER, TOKENIZER, UNET
+from ldm_plugin_diffusers.scheduler.write import write_scheduler
+from ldm_plugin_diffusers.text.bert import write_bert
+from ldm_plugin_diffusers.text.clip import write_clip
+from ldm_plugin_diffusers.text.encoder import WrittenText
 from ldm_plugin_diffusers.unet.write import write_unet
+from ldm_plugin_diffusers.values import together
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 VERSION = "0.30.0"
-"""The version of diffusers whose folders these are; later ones read them, too."""
+"""The version of diffusers in the folders; later ones read them, too."""
 WEIGHTS, TEXT_WEIGHTS = "diffusion_pytorch_model.safetensors", "model.safetensors"
-_PIPELINES = {"": "LDMPipeline", "text": "LDMTextToImagePipeline", "clip_text": "StableDiffusionPipeline"}
 PIXELS = 8
 """Pixels of a latent cell that LDMTextToImagePipeline counts with, whatever its first stage."""
 
@@ -30,91 +32,88 @@ _Files = dict[str, Callable[[], bytes]]
 
 
 def write(weights: ModelWeights, name: str) -> Written:
-    """The files of a folder for `weights`, whose recipe is complete. ConfigError, all lines at once, where diffusers
-    has no pipeline for it."""
+    """The files of a folder for `weights` with a complete recipe. ConfigError with all that no pipeline holds."""
     last = name.rsplit("/", 1)[-1]
     if last.endswith((".safetensors", ".ckpt", ".pt", ".pth", ".bin")):
         raise ConfigError(f"{last}: diffusers' format is a folder; give a name without a suffix")
-    recipe = weights.recipe
+    recipe, stage = weights.recipe, weights.first_stage
     if weights.model is None:
-        if weights.first_stage is None:
+        if stage is None:
             raise ConfigError("there is nothing to write: neither a model nor a first stage")
-        part = write_autoencoder(recipe, weights.first_stage, shift=True)
+        part = write_autoencoder(recipe, stage, shift=True)
         return Written(files=_component("", part), notes=part.notes)
     denoiser = _below(weights.model, "denoiser.")
-    if weights.first_stage is None:
+    if stage is None:
+        if not denoiser:
+            raise ConfigError("diffusers' format holds no conditioner by itself; write the whole model")
         size = math.ceil(max(recipe["image_size"]) / max(weights.latent.stride if weights.latent else (PIXELS,)))
         part = write_unet(recipe, denoiser, size)
         return Written(files=_component("", part), notes=part.notes)
-    return _pipeline(weights, denoiser)
+    return _pipeline(recipe, stage, weights.model)
 
 
-def _pipeline(weights: ModelWeights, denoiser: Mapping[str, Tensor]) -> Written:
-    recipe, model = weights.recipe, weights.model
-    assert model is not None and weights.first_stage is not None
-    rows: Sequence[Mapping[str, Any]] = recipe["conditioners"]
-    problems: list[str] = []
-    uses = [row["use"] for row in rows]
-    if len(uses) > 1 or any(use not in _PIPELINES for use in uses):
-        problems.append(
-            f"conditioners {', '.join(uses)}: diffusers' latent pipelines hold none, or one of text and clip_text"
-        )
-        raise ConfigError(problems)
+def _pipeline(recipe: Mapping[str, Any], stage: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> Written:
+    name = _name(recipe)
+    layout = LAYOUTS[name]
+    problems = []
     if recipe["adapters"]:
         problems.append(f"adapters {', '.join(a['use'] for a in recipe['adapters'])}: they are no part of a pipeline")
-    name = _PIPELINES[uses[0] if uses else ""]
-    layout = LAYOUTS[name]
-
-    def attempt(make: Callable[[], Any]) -> Any:
-        try:
-            return make()
-        except ConfigError as error:
-            problems.extend(error.problems)
-            return None
-
     factor = 2 ** (len(recipe["first_stage"].get("channel_mult", [1])) - 1)
     height, width = recipe["image_size"]
-    if not uses and height != width:
+    if not layout.use and height != width:
         problems.append(f"image_size [{height}, {width}]: LDMPipeline draws square images alone")
-    stage: WrittenPart | None = attempt(lambda: write_autoencoder(recipe, weights.first_stage or {}))
-    unet: WrittenPart | None = attempt(lambda: write_unet(recipe, denoiser, max(height, width) // factor))
-    text: WrittenText | None = None
-    if uses:
-        tensors = _below(model, f"conditioners.{rows[0]['name']}.")
-        by_use = {"text": texts.write_bert, "clip_text": clip.write_clip}
-        text = attempt(lambda: by_use[uses[0]](rows[0], tensors))
-    scheduler = attempt(lambda: write_scheduler(recipe))
-    if problems or stage is None or unet is None or scheduler is None:
-        raise ConfigError(problems)
+    makers: dict[str, Callable[[], Any]] = {
+        layout.stage: lambda: write_autoencoder(recipe, stage),
+        UNET: lambda: write_unet(recipe, _below(model, "denoiser."), max(height, width) // factor),
+        SCHEDULER: lambda: write_scheduler(recipe),
+        **({layout.text: lambda: _text(recipe["conditioners"][0], model)} if layout.text else {}),
+    }
+    made = together(makers, problems)
+    config, said = made.pop(SCHEDULER)
+    text: WrittenText | None = made.pop(layout.text, None)
     index: dict[str, Any] = {
         "_class_name": name,
         "_diffusers_version": VERSION,
-        layout.stage: ["diffusers", stage.class_name],
-        "unet": ["diffusers", unet.class_name],
-        "scheduler": ["diffusers", scheduler[0]["_class_name"]],
+        SCHEDULER: ["diffusers", config["_class_name"]],
+        **{part: [None, None] for part in layout.extra},
+        **({"requires_safety_checker": False} if layout.extra else {}),
     }
-    files = {**_component(f"{layout.stage}/", stage), **_component("unet/", unet)}
-    config = {"_diffusers_version": VERSION, **scheduler[0]}
-    files["scheduler/scheduler_config.json"] = lambda: as_json(config)
-    notes = [*stage.notes, *unet.notes, *scheduler[1]]
+    files: _Files = {}
+    notes: list[str] = []
+    for folder, part in made.items():
+        index[folder] = ["diffusers", part.class_name]
+        files |= _component(f"{folder}/", part)
+        notes += part.notes
+    files[f"{SCHEDULER}/scheduler_config.json"] = lambda: as_json({"_diffusers_version": VERSION, **config})
+    notes += said
     if text is not None:
-        notes += text.notes
+        index[layout.text] = [text.library, text.part.class_name]
+        index[TOKENIZER] = ["transformers", text.tokenizer_class] if text.tokenizer else [None, None]
         files |= _component(f"{layout.text}/", text.part, weights=TEXT_WEIGHTS)
-        files |= {f"{layout.tokenizer}/{file}": make for file, make in text.tokenizer.items()}
-        library = "transformers" if uses[0] == "clip_text" else "latent_diffusion"
-        index[layout.text] = [library, text.part.class_name]
-        tokenizer = "CLIPTokenizer" if uses[0] == "clip_text" else "BertTokenizer"
-        index[layout.tokenizer] = ["transformers", tokenizer] if text.tokenizer else [None, None]
-    index |= {part: [None, None] for part in layout.extra}
-    if layout.extra:
-        index["requires_safety_checker"] = False
-    notes += _left_out(recipe, name, factor)
+        files |= {f"{TOKENIZER}/{file}": make for file, make in text.tokenizer.items()}
+        notes += text.part.notes
     files[INDEX] = lambda: as_json(index)
-    return Written(files=files, notes=notes)
+    return Written(files=files, notes=[*notes, *_lost(recipe, name, factor)])
 
 
-def _left_out(recipe: Mapping[str, Any], name: str, factor: int) -> list[str]:
-    """What of a recipe a pipeline's folder has no place for."""
+def _name(recipe: Mapping[str, Any]) -> str:
+    """The pipeline for the conditioners of a recipe."""
+    uses = [row["use"] for row in recipe["conditioners"]]
+    names = {layout.use: name for name, layout in LAYOUTS.items()}
+    if len(uses) > 1 or any(use not in names for use in uses):
+        raise ConfigError(
+            f"conditioners {', '.join(uses)}: diffusers' latent pipelines hold none, or one of text and clip_text"
+        )
+    return names[uses[0] if uses else ""]
+
+
+def _text(row: Mapping[str, Any], model: Mapping[str, Tensor]) -> WrittenText:
+    tensors = _below(model, f"conditioners.{row['name']}.")
+    return write_bert(row, tensors) if row["use"] == "text" else write_clip(row, tensors)
+
+
+def _lost(recipe: Mapping[str, Any], name: str, factor: int) -> list[str]:
+    """Notes on the settings without a place in a pipeline's folder."""
     height, width = recipe["image_size"]
     notes = []
     guidance = recipe["guidance"]

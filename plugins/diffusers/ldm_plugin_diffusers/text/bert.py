@@ -1,142 +1,89 @@
-"""Text encoders and their tokenizers: LDMBertModel and CLIPTextModel to the fields of our conditioners, and back."""
+"""LDMBertModel and its WordPiece tokenizer as the `text` conditioner, and back."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-import attrs
-
-from ldm_core.contracts.codec import Source
-from ldm_core.errors import CheckpointError, ConfigError
-from ldm_plugin_diffusers.autoencoder.read import WrittenPart
-from ldm_plugin_diffusers.text.keys import bert_weights
-from ldm_plugin_diffusers.values import LAYERS, Values
-from ldm_plugin_diffusers.weights import Stored, Taken, Weight, give, take
+from ldm_core.codec import Source
+from ldm_core.errors import ConfigError
+from ldm_plugin_diffusers.component import WrittenPart
+from ldm_plugin_diffusers.text.encoder import (
+    HUGGING_FACE,
+    TOKENS,
+    Files,
+    TextEncoder,
+    WrittenText,
+    checked_vocabulary,
+    settings_files,
+    state_of,
+    tokenizer_model,
+)
+from ldm_plugin_diffusers.values import LAYERS, Field, Values, theirs
+from ldm_plugin_diffusers.weights import Stored, Weight, give, linear, norm
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BERT = "LDMBertModel"
-STATE = "_extra_state"
-TOKENS = 77
-"""How many tokens the pipelines encode, whatever the text encoder could take."""
-HUGGING_FACE = (
-    *("architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "init_std", "initializer_factor"),
-    *("initializer_range", "use_cache", "num_hidden_layers", "pad_token_id", "bos_token_id", "eos_token_id"),
-    *("dropout", "attention_dropout", "activation_dropout", "classifier_dropout", "encoder_layerdrop"),
-    *("projection_dim", "is_encoder_decoder", "id2label", "label2id", "return_dict", "output_attentions"),
+_FIELDS = (
+    Field("vocab_size", "vocab_size", 30522),
+    Field("d_model", "width", 1280),
+    Field("encoder_layers", "layers", 32, most=LAYERS),
+    Field("encoder_attention_heads", "heads", 8),
+    Field("head_dim", "head_width", 64),
+    Field("max_position_embeddings", "length", TOKENS),
 )
-"""Keys of transformers' config.json that change nothing about what a trained encoder gives."""
 
 
-@attrs.frozen(kw_only=True)
-class TextEncoder:
-    """A conditioner as its config describes it; `use` is its component. `width`: of its vectors."""
-
-    use: str
-    fields: Mapping[str, Any]
-    weights: Sequence[Weight]
-    width: int
-    ignored: Sequence[str] = ()
-    notes: Sequence[str] = ()
-    name: ClassVar[str] = "text"
-    """What the conditioner is called in a recipe."""
-
-    def read(self, stored: Stored, state: bytes) -> tuple[dict[str, Tensor], Taken]:
-        """The weights in the conditioner's names, `state` (its tokenizer's bytes) among them."""
-        taken = take(self.weights, stored, ignored=self.ignored)
-        return {**taken.tensors, STATE: _bytes(state)}, taken
-
-
-def _bytes(state: bytes) -> Tensor:
-    import torch
-
-    return torch.frombuffer(bytearray(state), dtype=torch.uint8) if state else torch.empty(0, dtype=torch.uint8)
+def _weights(part: Mapping[str, Any]) -> Iterator[Weight]:
+    """The weights of the `text` conditioner with these settings."""
+    width, inner = part["width"], part["heads"] * part["head_width"]
+    yield Weight("transformer.token_emb.weight", ("model.embed_tokens.weight",), (part["vocab_size"], width))
+    yield Weight("transformer.pos_emb.emb.weight", ("model.embed_positions.weight",), (part["length"], width))
+    for layer in range(part["layers"]):
+        theirs = f"model.layers.{layer}"
+        for number, before in ((2 * layer, "self_attn_layer_norm"), (2 * layer + 1, "final_layer_norm")):
+            yield from norm(f"transformer.attn_layers.layers.{number}.0", f"{theirs}.{before}", width)
+        ours = f"transformer.attn_layers.layers.{2 * layer}.1"
+        for role in "qkv":
+            yield from linear(f"{ours}.to_{role}", f"{theirs}.self_attn.{role}_proj", width, inner, bias=False)
+        yield from linear(f"{ours}.to_out", f"{theirs}.self_attn.out_proj", inner, width)
+        ours = f"transformer.attn_layers.layers.{2 * layer + 1}.1"
+        yield from linear(f"{ours}.net.0.0", f"{theirs}.fc1", width, 4 * width)
+        yield from linear(f"{ours}.net.2", f"{theirs}.fc2", 4 * width, width)
+    yield from norm("transformer.norm", "model.layer_norm", width)
+    if part["logits"]:
+        yield from linear("transformer.to_logits", "to_logits", width, part["vocab_size"])
 
 
 def read_bert(plain: Mapping[str, Any], where: str, stored: Stored) -> TextEncoder:
-    """A config.json of LDMBertModel. ConfigError with everything that our transformer cannot express."""
+    """The conditioner of a config.json.
+
+    ConfigError with everything that our transformer cannot express.
+    """
     values = Values(plain, where)
-    width = values.whole("d_model", 1280)
-    fields: dict[str, Any] = {
-        "vocab_size": values.whole("vocab_size", 30522),
-        "width": width,
-        "layers": values.whole("encoder_layers", 32, most=LAYERS),
-        "heads": values.whole("encoder_attention_heads", 8),
-        "head_width": values.whole("head_dim", 64),
-        "length": values.whole("max_position_embeddings", TOKENS),
-        "logits": "to_logits.weight" in stored.places,
-        "spare_tokens": 0,
-    }
+    fields = values.fields(_FIELDS)
+    width = fields["width"]
+    fields |= {"logits": "to_logits.weight" in stored.places, "spare_tokens": 0}
     values.only(encoder_ffn_dim=4 * width, activation_function="gelu", scale_embedding=False)
     if "encoder_ffn_dim" not in plain and width != 1280:
         values.say("encoder_ffn_dim", f"this package's transformer can express: {4 * width}")
     values.ignore(*HUGGING_FACE)
     values.finish()
-    weights = bert_weights(
-        vocab=fields["vocab_size"],
-        width=width,
-        layers=fields["layers"],
-        inner=fields["heads"] * fields["head_width"],
-        length=fields["length"],
-        logits=fields["logits"],
-    )
-    return TextEncoder(use="text", fields=fields, weights=weights, width=width)
+    return TextEncoder(use="text", fields=fields, weights=tuple(_weights(fields)), stored=stored)
 
 
-# ------------------------------------------------------------------------------------------------- tokenizers
-
-
-def read_wordpiece(source: Source, folder: str) -> tuple[bytes, dict[str, Any]]:
-    """(bytes of vocab.txt, fields) of a BERT tokenizer. CheckpointError where there is no vocabulary."""
+def with_wordpiece(encoder: TextEncoder, source: Source, folder: str) -> TextEncoder:
+    """The conditioner with the BERT tokenizer of a folder. CheckpointError without a vocabulary."""
     settings = source.config(f"{folder}/tokenizer_config.json") or {}
     lowercase = settings.get("do_lower_case", True)
-    fields = {"lowercase": lowercase if isinstance(lowercase, bool) else True}
     text = source.text(f"{folder}/vocab.txt")
-    if text is not None:
-        return text, fields
-    model = tokenizer_model(source, folder, "WordPiece")
-    vocabulary = model.get("vocab")
-    words = checked_vocabulary(vocabulary, f"{source.url}: {folder}/tokenizer.json")
-    return "".join(f"{word}\n" for word in words).encode(), fields
-
-
-def tokenizer_model(source: Source, folder: str, kind: str) -> Mapping[str, Any]:
-    """The ``model`` of a tokenizer.json of this kind; CheckpointError where there is none."""
-    found = source.config(f"{folder}/tokenizer.json")
-    model = found.get("model") if found is not None else None
-    if not isinstance(model, Mapping) or model.get("type", kind) != kind:
-        raise CheckpointError(f"{source.url}: {folder} has no vocabulary of a {kind} tokenizer; copy the folder again")
-    return model
-
-
-def checked_vocabulary(vocabulary: Any, where: str) -> list[str]:
-    """Words by their number; CheckpointError where numbers are missing or come twice."""
-    if isinstance(vocabulary, Mapping) and vocabulary:
-        ids = {number: word for word, number in vocabulary.items() if isinstance(number, int)}
-        if len(ids) == len(vocabulary) and set(ids) == set(range(len(ids))):
-            return [str(ids[i]) for i in range(len(ids))]
-    raise CheckpointError(f"{where}: its vocabulary is no list of words numbered from 0; copy the folder again")
-
-
-# ------------------------------------------------------------------------------------------------- and out
-
-
-@attrs.frozen(kw_only=True)
-class WrittenText:
-    """A text encoder and its tokenizer's files by name; none where the format cannot hold the tokenizer."""
-
-    part: WrittenPart
-    tokenizer: Mapping[str, Callable[[], bytes]]
-    notes: Sequence[str] = ()
-
-
-def state_of(tensors: Mapping[str, Tensor]) -> bytes:
-    """The tokenizer's bytes among a conditioner's tensors; empty where there are none."""
-    state = tensors.get(STATE)
-    return b"" if state is None or not state.numel() else state.cpu().numpy().tobytes()
+    if text is None:
+        vocabulary = tokenizer_model(source, folder, "WordPiece").get("vocab")
+        words = checked_vocabulary(vocabulary, f"{source.url}: {folder}/tokenizer.json")
+        text = "".join(f"{word}\n" for word in words).encode()
+    return encoder.with_tokenizer(text, lowercase=lowercase if isinstance(lowercase, bool) else True)
 
 
 def write_bert(part: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> WrittenText:
@@ -152,56 +99,38 @@ def write_bert(part: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Writte
         "architectures": [BERT],
         "model_type": "ldmbert",
         "activation_function": "gelu",
-        "d_model": part["width"],
-        "encoder_attention_heads": part["heads"],
         "encoder_ffn_dim": 4 * part["width"],
-        "encoder_layers": part["layers"],
-        "head_dim": part["head_width"],
-        "max_position_embeddings": part["length"],
         "num_hidden_layers": part["layers"],
         "pad_token_id": 0,
         "scale_embedding": False,
-        "vocab_size": part["vocab_size"],
+        **theirs(_FIELDS, part),
     }
-    weights = bert_weights(
-        vocab=part["vocab_size"],
-        width=part["width"],
-        layers=part["layers"],
-        inner=part["heads"] * part["head_width"],
-        length=part["length"],
-        logits=part["logits"],
-    )
     notes = []
     if not part["logits"]:
         notes.append("bert: it has no vocabulary head (to_logits); diffusers makes a fresh one, which nothing uses")
     state = state_of(tensors)
-    tokenizer: dict[str, Callable[[], bytes]] = {}
+    tokenizer: Files = {}
     if state and b"\0" not in state and b"[UNK]" in state:
         tokenizer = _wordpiece_files(state, bool(part["lowercase"]))
     else:
         what = "a SentencePiece tokenizer, which the pipeline cannot hold" if state else "no tokenizer"
         notes.append(f"tokenizer: left out, it is {what}; the pipeline needs one that gives the same numbers")
-    own = WrittenPart(class_name=BERT, config=config, tensors=give(weights, tensors, "conditioner text"), notes=notes)
-    return WrittenText(part=own, tokenizer=tokenizer, notes=notes)
+    own = give(tuple(_weights(part)), tensors, "conditioner text")
+    return WrittenText(
+        part=WrittenPart(class_name=BERT, config=config, tensors=own, notes=notes),
+        library="latent_diffusion",
+        tokenizer_class="BertTokenizer",
+        tokenizer=tokenizer,
+    )
 
 
-def _wordpiece_files(state: bytes, lowercase: bool) -> dict[str, Callable[[], bytes]]:
-    special = {f"{name}_token": f"[{name.upper()}]" for name in ("cls", "mask", "pad", "sep", "unk")}
-    settings = {
-        "do_lower_case": lowercase,
-        "model_max_length": TOKENS,
-        "strip_accents": None,
-        "tokenize_chinese_chars": True,
-        "tokenizer_class": "BertTokenizer",
-        **special,
-    }
-    return {
-        "vocab.txt": lambda: state,
-        "special_tokens_map.json": lambda: as_json(special),
-        "tokenizer_config.json": lambda: as_json(settings),
-    }
-
-
-def as_json(plain: Mapping[str, Any]) -> bytes:
-    """A JSON file as diffusers writes it."""
-    return (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode()
+def _wordpiece_files(state: bytes, lowercase: bool) -> Files:
+    settings = settings_files(
+        {f"{name}_token": f"[{name.upper()}]" for name in ("cls", "mask", "pad", "sep", "unk")},
+        do_lower_case=lowercase,
+        model_max_length=TOKENS,
+        strip_accents=None,
+        tokenize_chinese_chars=True,
+        tokenizer_class="BertTokenizer",
+    )
+    return {"vocab.txt": lambda: state, **settings}

@@ -1,17 +1,52 @@
-"""The U-Net's weights: numbered input and output blocks here, blocks by level there."""
+"""The U-Net under both names: classes, settings, block types and weights.
+
+Input and output blocks are numbered here; there, blocks are grouped by level.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import attrs
 
+from ldm_plugin_diffusers.values import Field
 from ldm_plugin_diffusers.weights import Weight, convolution, flattened, linear, norm
+
+PLAIN, CROSS = "UNet2DModel", "UNet2DConditionModel"
+"""Their classes: without and with cross-attention."""
+FIELDS = (Field("norm_num_groups", "norm_groups", 32), Field("dropout", "dropout", 0.0, least=0, most=1))
+"""The settings of both classes."""
+CONSTANTS: Mapping[str, Any] = {
+    "act_fn": "silu",
+    "center_input_sample": False,
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-5,
+}
+"""Settings with one value here."""
+MIDDLE: Mapping[str, str] = {PLAIN: "UNetMidBlock2D", CROSS: "UNetMidBlock2DCrossAttn"}
+"""The middle block's type by class."""
+
+
+def blocks(class_name: str, side: str) -> dict[str, tuple[bool, str]]:
+    """Block types of a side (``Down``, ``Up``): without attention, the same with resnets that resample, with attention.
+
+    Type -> (attention, resampling by ``conv`` or ``resnet``, or "" for a choice by ``downsample_type``).
+    """
+    cross = class_name == CROSS
+    return {
+        f"{side}Block2D": (False, "conv"),
+        f"Resnet{side}sampleBlock2D": (False, "resnet"),
+        f"{'Cross' * cross}Attn{side}Block2D": (True, "conv" * cross),
+    }
 
 
 @attrs.frozen(kw_only=True)
 class UNetShape:
-    """What decides the weights of a U-Net. `inputs`: latent and concat channels; `heads`: at each level."""
+    """The settings behind a U-Net's weights. `inputs`: latent and concat channels."""
 
     inputs: int
     outputs: int
@@ -19,7 +54,8 @@ class UNetShape:
     channel_mult: Sequence[int]
     res_blocks: int
     attention: Collection[int]
-    heads: Sequence[int]
+    heads: int = 8
+    head_channels: int = 0
     crossattn: int = 0
     vector: int = 0
     vector_name: str = "class_embedding"
@@ -27,7 +63,23 @@ class UNetShape:
     linear_projection: bool = False
     scale_shift_norm: bool = False
     resblock_updown: bool = False
-    by_role: bool = False
+    new_attention_order: bool = False
+
+    @classmethod
+    def of(cls, part: Mapping[str, Any], **widths: Any) -> UNetShape:
+        """The shape for settings of our U-Net; `widths`: the model's own."""
+        names = {field.name for field in attrs.fields(cls)}
+        return cls(**{name: value for name, value in part.items() if name in names}, **widths)
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each level."""
+        return [self.channels * int(mult) for mult in self.channel_mult]
+
+    @property
+    def attends(self) -> list[bool]:
+        """Attention in the blocks of each level."""
+        return [2**level in self.attention for level in range(len(self.channel_mult))]
 
 
 def unet_weights(shape: UNetShape) -> list[Weight]:
@@ -49,12 +101,12 @@ class _Names:
         yield from convolution("input_blocks.0.0", "conv_in", shape.inputs, shape.channels)
         last = len(shape.channel_mult) - 1
         width, skips, index = shape.channels, [shape.channels], 0
-        for level, mult in enumerate(shape.channel_mult):
+        for level, out in enumerate(shape.widths):
             theirs = f"down_blocks.{level}"
             for block in range(shape.res_blocks):
                 index += 1
-                yield from self._pair(f"input_blocks.{index}", theirs, block, width, shape.channels * mult, level)
-                width = shape.channels * mult
+                yield from self._pair(f"input_blocks.{index}", theirs, block, width, out, level)
+                width = out
                 skips.append(width)
             if level != last:
                 index += 1
@@ -65,11 +117,11 @@ class _Names:
                     yield from convolution(f"{ours}.op", f"{theirs}.downsamplers.0.conv", width, width)
                 skips.append(width)
         yield from self._resnet("middle_block.0", "mid_block.resnets.0", width, width)
-        yield from self._attention("middle_block.1", "mid_block.attentions.0", width, last)
+        yield from self._attention("middle_block.1", "mid_block.attentions.0", width)
         yield from self._resnet("middle_block.2", "mid_block.resnets.1", width, width)
         index = 0
         for level in reversed(range(last + 1)):
-            theirs, out = f"up_blocks.{last - level}", shape.channels * shape.channel_mult[level]
+            theirs, out = f"up_blocks.{last - level}", shape.widths[level]
             for block in range(shape.res_blocks + 1):
                 yield from self._pair(f"output_blocks.{index}", theirs, block, width + skips.pop(), out, level)
                 width = out
@@ -86,7 +138,7 @@ class _Names:
     def _pair(self, ours: str, theirs: str, block: int, into: int, out: int, level: int) -> Iterator[Weight]:
         yield from self._resnet(f"{ours}.0", f"{theirs}.resnets.{block}", into, out)
         if 2**level in self.shape.attention:
-            yield from self._attention(f"{ours}.1", f"{theirs}.attentions.{block}", out, level)
+            yield from self._attention(f"{ours}.1", f"{theirs}.attentions.{block}", out)
 
     def _resnet(self, ours: str, theirs: str, into: int, out: int) -> Iterator[Weight]:
         yield from norm(f"{ours}.in_layers.0", f"{theirs}.norm1", into)
@@ -98,12 +150,13 @@ class _Names:
         if into != out:
             yield from convolution(f"{ours}.skip_connection", f"{theirs}.conv_shortcut", into, out, 1)
 
-    def _attention(self, ours: str, theirs: str, width: int, level: int) -> Iterator[Weight]:
-        if self.shape.crossattn:
+    def _attention(self, ours: str, theirs: str, width: int) -> Iterator[Weight]:
+        own = self.shape
+        if own.crossattn:
             yield from self._transformer(ours, theirs, width)
             return
         yield from norm(f"{ours}.norm", f"{theirs}.group_norm", width)
-        heads = 0 if self.shape.by_role else self.shape.heads[level]
+        heads = 0 if own.new_attention_order else width // own.head_channels if own.head_channels else own.heads
         for kind, shape in (("weight", (3 * width, width, 1)), ("bias", (3 * width,))):
             theirs_all = tuple(f"{theirs}.to_{role}.{kind}" for role in "qkv")
             yield Weight(f"{ours}.qkv.{kind}", theirs_all, shape, flat=True, heads=heads)
