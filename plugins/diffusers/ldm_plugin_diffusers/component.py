@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from ldm_core.specs import CondSpec, LatentSpec
+from ldm_core.contracts.values import CondSpec, LatentSpec
 from ldm_plugin_diffusers.weights import Stored, Taken, Weight, take
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class ReadPart:
     """A component as its config describes it: our component `use` with its `fields`, and its `weights`.
 
-    `stored` has its tensors, `kind` is its kind in :class:`ldm_core.codec.Recognised`, and `prefix` stands before its
+    `stored` has its tensors, `kind` is the word of a recognised source for it, and `prefix` stands before its
     names in a model. A denoiser has `latent` and `cond`.
     """
 

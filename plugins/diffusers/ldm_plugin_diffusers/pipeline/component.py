@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ldm_core.codec import ModelWeights, Recognised, Source, overlay
+from ldm_core.contracts.codec import ModelWeights, Recognised, Source, overlay
 from ldm_plugin_diffusers.autoencoder.keys import CLASSES as AUTOENCODERS
 from ldm_plugin_diffusers.autoencoder.read import Autoencoder, read_autoencoder
 from ldm_plugin_diffusers.component import ReadPart

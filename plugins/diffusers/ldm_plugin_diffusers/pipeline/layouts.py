@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ldm_core.codec import Source
+from ldm_core.contracts.codec import Source
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_plugin_diffusers.values import shown
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ldm_core.codec import Source
+from ldm_core.contracts.codec import Source
 from ldm_core.errors import ConfigError
 from ldm_plugin_diffusers.component import WrittenPart
 from ldm_plugin_diffusers.text.encoder import (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from ldm_core.codec import Source
+from ldm_core.contracts.codec import Source
 from ldm_core.errors import CheckpointError
 from ldm_plugin_diffusers.component import ReadPart, WrittenPart
 from ldm_plugin_diffusers.folder import as_json

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from ldm_core.specs import CondSpec, LatentSpec
+from ldm_core.contracts.values import CondSpec, LatentSpec
 from ldm_plugin_diffusers.component import ReadPart
 from ldm_plugin_diffusers.unet.keys import CONSTANTS, CROSS, FIELDS, MIDDLE, UNetShape, blocks, unet_weights
 from ldm_plugin_diffusers.values import Values
