@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 
 from ldm_core.contracts.values import CondSpec, LatentSpec
+from ldm_plugin_diffusers.values import Plain
 from ldm_plugin_diffusers.weights import Stored, Taken, Weight, take
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class ReadPart:
     kind: ClassVar[str]
     prefix: ClassVar[str] = ""
     use: str
-    fields: Mapping[str, Any]
+    fields: Plain
     weights: Sequence[Weight]
     stored: Stored
     ignored: Sequence[str] = ()
@@ -48,6 +49,6 @@ class WrittenPart:
     """A component to be written: its config.json and its tensors under their names."""
 
     class_name: str
-    config: Mapping[str, Any]
+    config: Plain
     tensors: Mapping[str, Tensor]
     notes: Sequence[str] = ()

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from ldm_core.contracts.codec import Source, TensorFile
 from ldm_core.errors import CheckpointError, ConfigError
+from ldm_plugin_diffusers.values import Plain
 from ldm_plugin_diffusers.weights import Stored
 
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 _ENDS = ("safetensors", "bin")
 
 
-def as_json(plain: Mapping[str, Any]) -> bytes:
+def as_json(plain: Plain) -> bytes:
     """A JSON file in diffusers' layout."""
     return (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode()
 
 
-def config_of(source: Source, name: str) -> Mapping[str, Any]:
+def config_of(source: Source, name: str) -> Plain:
     """A JSON file as plain values; CheckpointError where it is missing or no mapping."""
     found = source.config(name)
     if found is None:

@@ -10,6 +10,8 @@ import attrs
 
 from ldm_core.errors import ConfigError
 
+Plain = Mapping[str, Any]
+"""A JSON object, or a part of a recipe, as plain values."""
 LIMIT = 1 << 24
 """The largest width, count or length that is read. No real model has more; a larger one would only ask for memory."""
 LAYERS = 256
@@ -28,7 +30,7 @@ class Field:
     allowed: Collection[str] = ()
 
 
-def theirs(fields: Sequence[Field], part: Mapping[str, Any]) -> dict[str, Any]:
+def theirs(fields: Sequence[Field], part: Plain) -> dict[str, Any]:
     """The config's keys and values for the settings of `part`."""
     return {field.theirs: part[field.ours] for field in fields}
 
@@ -55,7 +57,7 @@ def together(makers: Mapping[str, Callable[[], Any]], problems: Sequence[str] = 
 class Values:
     """The values of a config; `where` names it in messages. Call :meth:`finish` after the last key."""
 
-    def __init__(self, plain: Mapping[str, Any], where: str) -> None:
+    def __init__(self, plain: Plain, where: str) -> None:
         self.plain, self.where = plain, where
         self.problems: list[str] = []
         self._asked: set[str] = set()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 import attrs
 
-from ldm_plugin_diffusers.values import LAYERS, Field
+from ldm_plugin_diffusers.values import LAYERS, Field, Plain
 from ldm_plugin_diffusers.weights import Weight, convolution, flattened, norm
 
 CLASSES = {"AutoencoderKL": "kl_ae", "VQModel": "vq_ae"}
@@ -46,7 +45,7 @@ class AutoencoderShape:
     image_channels: int
 
     @classmethod
-    def of(cls, part: Mapping[str, Any], image_channels: int) -> AutoencoderShape:
+    def of(cls, part: Plain, image_channels: int) -> AutoencoderShape:
         """The shape for the settings of one of our components."""
         names = ("channels", "channel_mult", "res_blocks", "attention", "mid_attention", "z_channels")
         own = {name: part[name] for name in names}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import attrs
 
 from ldm_plugin_diffusers.autoencoder.keys import CLASSES, DOWN, FIELDS, UP, AutoencoderShape, autoencoder_weights
 from ldm_plugin_diffusers.component import ReadPart
-from ldm_plugin_diffusers.values import Values, is_number
+from ldm_plugin_diffusers.values import Plain, Values, is_number
 from ldm_plugin_diffusers.weights import Stored, Taken
 
 KL_SCALE = 0.18215
@@ -57,7 +57,7 @@ class Autoencoder(ReadPart):
         return attrs.evolve(taken, tensors=tensors)
 
 
-def read_autoencoder(plain: Mapping[str, Any], where: str, stored: Stored) -> Autoencoder:
+def read_autoencoder(plain: Plain, where: str, stored: Stored) -> Autoencoder:
     """The first stage of a config.json. ConfigError with everything that our parts cannot express."""
     values = Values(plain, where)
     use = CLASSES[plain["_class_name"]]

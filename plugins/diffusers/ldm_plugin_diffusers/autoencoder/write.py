@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from ldm_core.errors import ConfigError
 from ldm_plugin_diffusers.autoencoder.keys import CLASSES, DOWN, FIELDS, UP, AutoencoderShape, autoencoder_weights
 from ldm_plugin_diffusers.component import WrittenPart
-from ldm_plugin_diffusers.values import theirs
+from ldm_plugin_diffusers.values import Plain, theirs
 from ldm_plugin_diffusers.weights import give_all
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def write_autoencoder(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor], *, shift: bool = False) -> WrittenPart:
+def write_autoencoder(recipe: Plain, tensors: Mapping[str, Tensor], *, shift: bool = False) -> WrittenPart:
     """The first stage of a complete recipe; with `shift`, its reader knows a shift_factor.
 
     ConfigError for another first stage, and for a normalisation of the latents without a place in the format.

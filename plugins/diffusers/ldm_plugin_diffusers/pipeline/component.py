@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import attrs
 
@@ -17,6 +16,7 @@ from ldm_plugin_diffusers.text.clip import CLIP, read_clip
 from ldm_plugin_diffusers.text.encoder import TextEncoder
 from ldm_plugin_diffusers.unet.keys import CROSS, PLAIN
 from ldm_plugin_diffusers.unet.read import read_unet
+from ldm_plugin_diffusers.values import Plain
 from ldm_plugin_diffusers.weights import Stored, misfits
 
 
@@ -28,7 +28,7 @@ class Found:
     load: Callable[[], ModelWeights]
 
 
-READERS: Mapping[str, Callable[[Mapping[str, Any], str, Stored], ReadPart]] = {
+READERS: Mapping[str, Callable[[Plain, str, Stored], ReadPart]] = {
     **dict.fromkeys(AUTOENCODERS, read_autoencoder),
     **dict.fromkeys((PLAIN, CROSS), read_unet),
     BERT: read_bert,

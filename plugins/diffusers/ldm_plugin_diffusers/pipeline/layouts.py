@@ -9,7 +9,7 @@ import attrs
 
 from ldm_core.contracts.codec import Source
 from ldm_core.errors import CheckpointError, ConfigError
-from ldm_plugin_diffusers.values import shown
+from ldm_plugin_diffusers.values import Plain, shown
 
 INDEX = "model_index.json"
 UNET, SCHEDULER, TOKENIZER = "unet", "scheduler", "tokenizer"
@@ -65,7 +65,7 @@ def named(name: Any, where: str) -> Layout:
     return layout
 
 
-def left_out(source: Source, index: Mapping[str, Any], layout: Layout) -> list[str]:
+def left_out(source: Source, index: Plain, layout: Layout) -> list[str]:
     """Notes on the parts that are left out. CheckpointError for a missing part, ConfigError for an unknown one."""
     notes = []
     for folder in layout.folders:

@@ -20,7 +20,7 @@ from ldm_plugin_diffusers.text.clip import read_clip, with_byte_pairs
 from ldm_plugin_diffusers.text.encoder import TextEncoder
 from ldm_plugin_diffusers.unet.keys import CROSS, PLAIN
 from ldm_plugin_diffusers.unet.read import Denoiser
-from ldm_plugin_diffusers.values import shown, together
+from ldm_plugin_diffusers.values import Plain, shown, together
 from ldm_plugin_diffusers.weights import Stored, misfits
 
 SIZES = (256, 512)
@@ -64,7 +64,7 @@ def read_pipeline(source: Source, variant: str) -> Found:
     )
 
 
-def _recipe(source: Source, layout: Layout, parts: Mapping[str, Any]) -> dict[str, Any]:
+def _recipe(source: Source, layout: Layout, parts: Plain) -> dict[str, Any]:
     """Plain recipe values of the parts. CheckpointError where they do not belong together."""
     stage: Autoencoder = parts[layout.stage]
     unet: Denoiser = parts[UNET]
@@ -85,7 +85,7 @@ def _recipe(source: Source, layout: Layout, parts: Mapping[str, Any]) -> dict[st
     return recipe
 
 
-def _load(recipe: Mapping[str, Any], stage: str, parts: Mapping[str, ReadPart], notes: list[str]) -> ModelWeights:
+def _load(recipe: Plain, stage: str, parts: Mapping[str, ReadPart], notes: list[str]) -> ModelWeights:
     taken = {folder: part.read() for folder, part in parts.items()}
     return ModelWeights(
         recipe=recipe,
@@ -97,7 +97,7 @@ def _load(recipe: Mapping[str, Any], stage: str, parts: Mapping[str, ReadPart], 
     )
 
 
-def _part(source: Source, layout: Layout, folder: str, plain: Mapping[str, Any], stored: Stored) -> ReadPart:
+def _part(source: Source, layout: Layout, folder: str, plain: Plain, stored: Stored) -> ReadPart:
     if folder == layout.text and layout.use == "clip_text":
         return with_byte_pairs(read_clip(plain, folder, stored), source, TOKENIZER)
     if folder == layout.text:

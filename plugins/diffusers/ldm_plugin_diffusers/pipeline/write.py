@@ -17,7 +17,7 @@ from ldm_plugin_diffusers.text.bert import write_bert
 from ldm_plugin_diffusers.text.clip import write_clip
 from ldm_plugin_diffusers.text.encoder import WrittenText
 from ldm_plugin_diffusers.unet.write import write_unet
-from ldm_plugin_diffusers.values import together
+from ldm_plugin_diffusers.values import Plain, together
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,7 @@ def write(weights: ModelWeights, name: str) -> Written:
     return _pipeline(recipe, stage, weights.model)
 
 
-def _pipeline(recipe: Mapping[str, Any], stage: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> Written:
+def _pipeline(recipe: Plain, stage: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> Written:
     name = _name(recipe)
     layout = LAYOUTS[name]
     problems = []
@@ -96,7 +96,7 @@ def _pipeline(recipe: Mapping[str, Any], stage: Mapping[str, Tensor], model: Map
     return Written(files=files, notes=[*notes, *_lost(recipe, name, factor)])
 
 
-def _name(recipe: Mapping[str, Any]) -> str:
+def _name(recipe: Plain) -> str:
     """The pipeline for the conditioners of a recipe."""
     uses = [row["use"] for row in recipe["conditioners"]]
     names = {layout.use: name for name, layout in LAYOUTS.items()}
@@ -107,12 +107,12 @@ def _name(recipe: Mapping[str, Any]) -> str:
     return names[uses[0] if uses else ""]
 
 
-def _text(row: Mapping[str, Any], model: Mapping[str, Tensor]) -> WrittenText:
+def _text(row: Plain, model: Mapping[str, Tensor]) -> WrittenText:
     tensors = _below(model, f"conditioners.{row['name']}.")
     return write_bert(row, tensors) if row["use"] == "text" else write_clip(row, tensors)
 
 
-def _lost(recipe: Mapping[str, Any], name: str, factor: int) -> list[str]:
+def _lost(recipe: Plain, name: str, factor: int) -> list[str]:
     """Notes on the settings without a place in a pipeline's folder."""
     height, width = recipe["image_size"]
     notes = []

@@ -7,6 +7,8 @@ from typing import Any
 
 import attrs
 
+from ldm_plugin_diffusers.values import Plain
+
 BETAS = {"linear": "sqrt_linear", "scaled_linear": "linear", "squaredcos_cap_v2": "cosine"}
 """Their beta_schedule -> the kind of our schedule `vp`."""
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
@@ -27,7 +29,7 @@ class Scheduler:
     clips: bool = False
     final: str = ""
     ends_at_data: bool = True
-    written: Mapping[str, Any] = attrs.field(factory=dict)
+    written: Plain = attrs.field(factory=dict)
     note: str = ""
 
 
@@ -56,7 +58,7 @@ CLASSES: Mapping[str, Scheduler] = {
 
 PLMS_MEANS = "PNDMScheduler averages what the network predicts, this package's plms the eps that it means: other images"
 
-OPTIONS: Sequence[tuple[str, str, Any, Mapping[str, Any]]] = (
+OPTIONS: Sequence[tuple[str, str, Any, Plain]] = (
     ("ddpm", "variance_type", "fixed_large", {"variance": "large"}),
     ("ddpm", "variance_type", "fixed_large_log", {"variance": "large"}),
     ("dpm_solver_pp_2m", "algorithm_type", "sde-dpmsolver++", {"use": "dpm_solver_pp_2m_sde"}),

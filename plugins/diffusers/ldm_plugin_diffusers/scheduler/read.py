@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 from ldm_core.errors import ConfigError
@@ -16,13 +16,13 @@ from ldm_plugin_diffusers.scheduler.keys import (
     PREDICTIONS,
     Scheduler,
 )
-from ldm_plugin_diffusers.values import Values, shown
+from ldm_plugin_diffusers.values import Plain, Values, shown
 
 TABLE = 100_000
 """Steps of the longest table that is read; published ones have 1000."""
 
 
-def read_scheduler(plain: Mapping[str, Any], where: str, chosen: Collection[str]) -> tuple[dict[str, Any], list[str]]:
+def read_scheduler(plain: Plain, where: str, chosen: Collection[str]) -> tuple[dict[str, Any], list[str]]:
     """(recipe keys, notes) of a scheduler. `chosen`: keys from the user, with precedence over the scheduler's.
 
     ConfigError for a schedule or prediction that cannot be expressed; for a way to sample, unless a sampler was chosen.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from ldm_core.errors import ConfigError
 from ldm_plugin_diffusers.scheduler.keys import BETAS, CLASSES, OPTIONS, PLMS_MEANS, PREDICTIONS
+from ldm_plugin_diffusers.values import Plain
 
 
-def write_scheduler(recipe: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def write_scheduler(recipe: Plain) -> tuple[dict[str, Any], list[str]]:
     """(scheduler_config.json, notes) of a complete recipe. ConfigError for a table or prediction without a name."""
     schedule, prediction = recipe["schedule"], recipe["parameterization"]["use"]
     kinds = {ours: theirs for theirs, ours in BETAS.items()}
@@ -50,7 +50,7 @@ def write_scheduler(recipe: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
     }, notes
 
 
-def _options(sampler: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _options(sampler: Plain, name: str) -> dict[str, Any]:
     kind = CLASSES[name]
     needed = {
         key: value
@@ -60,7 +60,7 @@ def _options(sampler: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {**kind.written, **needed}
 
 
-def _grid(grid: Mapping[str, Any], name: str, notes: list[str]) -> dict[str, Any]:
+def _grid(grid: Plain, name: str, notes: list[str]) -> dict[str, Any]:
     use = grid["use"]
     final = CLASSES[name].final
     if use in ("leading", "legacy"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ldm_core.contracts.codec import Source
 from ldm_core.errors import ConfigError
@@ -19,7 +19,7 @@ from ldm_plugin_diffusers.text.encoder import (
     state_of,
     tokenizer_model,
 )
-from ldm_plugin_diffusers.values import LAYERS, Field, Values, theirs
+from ldm_plugin_diffusers.values import LAYERS, Field, Plain, Values, theirs
 from ldm_plugin_diffusers.weights import Stored, Weight, give, linear, norm
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _FIELDS = (
 )
 
 
-def _weights(part: Mapping[str, Any]) -> Iterator[Weight]:
+def _weights(part: Plain) -> Iterator[Weight]:
     """The weights of the `text` conditioner with these settings."""
     width, inner = part["width"], part["heads"] * part["head_width"]
     yield Weight("transformer.token_emb.weight", ("model.embed_tokens.weight",), (part["vocab_size"], width))
@@ -57,7 +57,7 @@ def _weights(part: Mapping[str, Any]) -> Iterator[Weight]:
         yield from linear("transformer.to_logits", "to_logits", width, part["vocab_size"])
 
 
-def read_bert(plain: Mapping[str, Any], where: str, stored: Stored) -> TextEncoder:
+def read_bert(plain: Plain, where: str, stored: Stored) -> TextEncoder:
     """The conditioner of a config.json.
 
     ConfigError with everything that our transformer cannot express.
@@ -86,7 +86,7 @@ def with_wordpiece(encoder: TextEncoder, source: Source, folder: str) -> TextEnc
     return encoder.with_tokenizer(text, lowercase=lowercase if isinstance(lowercase, bool) else True)
 
 
-def write_bert(part: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> WrittenText:
+def write_bert(part: Plain, tensors: Mapping[str, Tensor]) -> WrittenText:
     """The `text` conditioner of a complete recipe. ConfigError where LDMBertModel would give something else."""
     problems = []
     if part["mask"]:

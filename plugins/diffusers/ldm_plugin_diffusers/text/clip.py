@@ -20,7 +20,7 @@ from ldm_plugin_diffusers.text.encoder import (
     state_of,
     tokenizer_model,
 )
-from ldm_plugin_diffusers.values import LAYERS, Field, Values, theirs
+from ldm_plugin_diffusers.values import LAYERS, Field, Plain, Values, theirs
 from ldm_plugin_diffusers.weights import Stored, Weight, give, linear, norm
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _FIELDS = (
 )
 
 
-def _weights(part: Mapping[str, Any], before: str) -> Iterator[Weight]:
+def _weights(part: Plain, before: str) -> Iterator[Weight]:
     """The weights of the `clip_text` conditioner with these settings; `before` stands before their names there."""
     width, inner = part["width"], part["inner"]
     a, b = "transformer.text_model.", before
@@ -57,7 +57,7 @@ def _weights(part: Mapping[str, Any], before: str) -> Iterator[Weight]:
     yield from norm(f"{a}final_layer_norm", f"{b}final_layer_norm", width)
 
 
-def read_clip(plain: Mapping[str, Any], where: str, stored: Stored) -> TextEncoder:
+def read_clip(plain: Plain, where: str, stored: Stored) -> TextEncoder:
     """The conditioner of a config.json; newer transformers leave ``text_model.`` out of these.
 
     ConfigError with everything that the conditioner cannot express.
@@ -121,7 +121,7 @@ def _word(token: Any) -> str:
     return str(token.get("content", "")) if isinstance(token, Mapping) else str(token)
 
 
-def write_clip(part: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> WrittenText:
+def write_clip(part: Plain, tensors: Mapping[str, Tensor]) -> WrittenText:
     """The `clip_text` conditioner of a complete recipe, and its tokenizer's files."""
     name, skip = part["name"], part["skip"]
     if part["length"] != TOKENS:
@@ -150,7 +150,7 @@ def write_clip(part: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Writte
     )
 
 
-def _tokenizer(part: Mapping[str, Any], state: bytes) -> tuple[Mapping[str, int], Files]:
+def _tokenizer(part: Plain, state: bytes) -> tuple[Mapping[str, int], Files]:
     """(vocabulary, files) of the tokenizer in a conditioner's state."""
     try:
         tokens = json.loads(state)

@@ -11,6 +11,7 @@ from ldm_core.contracts.codec import Source
 from ldm_core.errors import CheckpointError
 from ldm_plugin_diffusers.component import ReadPart, WrittenPart
 from ldm_plugin_diffusers.folder import as_json
+from ldm_plugin_diffusers.values import Plain
 from ldm_plugin_diffusers.weights import Taken
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def settings_files(special: Mapping[str, str], **settings: Any) -> Files:
     }
 
 
-def tokenizer_model(source: Source, folder: str, kind: str) -> Mapping[str, Any]:
+def tokenizer_model(source: Source, folder: str, kind: str) -> Plain:
     """The ``model`` of a tokenizer.json; CheckpointError without one of this kind."""
     found = source.config(f"{folder}/tokenizer.json")
     model = found.get("model") if found is not None else None

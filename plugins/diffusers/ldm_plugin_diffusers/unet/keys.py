@@ -10,14 +10,14 @@ from typing import Any
 
 import attrs
 
-from ldm_plugin_diffusers.values import Field
+from ldm_plugin_diffusers.values import Field, Plain
 from ldm_plugin_diffusers.weights import Weight, convolution, flattened, linear, norm
 
 PLAIN, CROSS = "UNet2DModel", "UNet2DConditionModel"
 """Their classes: without and with cross-attention."""
 FIELDS = (Field("norm_num_groups", "norm_groups", 32), Field("dropout", "dropout", 0.0, least=0, most=1))
 """The settings of both classes."""
-CONSTANTS: Mapping[str, Any] = {
+CONSTANTS: Plain = {
     "act_fn": "silu",
     "center_input_sample": False,
     "downsample_padding": 1,
@@ -66,7 +66,7 @@ class UNetShape:
     new_attention_order: bool = False
 
     @classmethod
-    def of(cls, part: Mapping[str, Any], **widths: Any) -> UNetShape:
+    def of(cls, part: Plain, **widths: Any) -> UNetShape:
         """The shape for settings of our U-Net; `widths`: the model's own."""
         names = {field.name for field in attrs.fields(cls)}
         return cls(**{name: value for name, value in part.items() if name in names}, **widths)

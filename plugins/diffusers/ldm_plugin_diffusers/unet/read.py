@@ -10,7 +10,7 @@ import attrs
 from ldm_core.contracts.values import CondSpec, LatentSpec
 from ldm_plugin_diffusers.component import ReadPart
 from ldm_plugin_diffusers.unet.keys import CONSTANTS, CROSS, FIELDS, MIDDLE, UNetShape, blocks, unet_weights
-from ldm_plugin_diffusers.values import Values
+from ldm_plugin_diffusers.values import Plain, Values
 from ldm_plugin_diffusers.weights import Stored
 
 _FALSE = ("class_embeddings_concat", "dual_cross_attention", "only_cross_attention", "resnet_skip_time_act")
@@ -18,7 +18,7 @@ _NULL = (
     *("cross_attention_norm", "encoder_hid_dim", "encoder_hid_dim_type", "num_attention_heads", "num_class_embeds"),
     *("reverse_transformer_layers_per_block", "time_cond_proj_dim", "time_embedding_act_fn", "timestep_post_act"),
 )
-_CROSS_CONSTANTS: Mapping[str, Any] = {
+_CROSS_CONSTANTS: Plain = {
     **dict.fromkeys(_FALSE, False),
     **dict.fromkeys(_NULL),
     "attention_type": "default",
@@ -38,7 +38,7 @@ class Denoiser(ReadPart):
     sample_size: tuple[int, int] | None
 
 
-def read_unet(plain: Mapping[str, Any], where: str, stored: Stored) -> Denoiser:
+def read_unet(plain: Plain, where: str, stored: Stored) -> Denoiser:
     """The U-Net of a config.json. ConfigError with everything that ours cannot express."""
     values = Values({key: _today(key, value) for key, value in plain.items()}, where)
     name = plain["_class_name"]
@@ -119,7 +119,7 @@ def _blocks(values: Values, name: str, levels: int) -> tuple[list[int], bool]:
     return attending, found == {"resnet"}
 
 
-def _attention(values: Values, used: Mapping[int, int], fields: Mapping[str, Any]) -> dict[str, Any]:
+def _attention(values: Values, used: Mapping[int, int], fields: Plain) -> dict[str, Any]:
     values.only(add_attention=True, class_embed_type=None, num_class_embeds=None)
     groups, own = fields["norm_groups"], values.get("attn_norm_num_groups")
     if own != groups and (own is not None or fields["scale_shift_norm"]):  # null: the others', none with scale_shift

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_plugin_diffusers.component import WrittenPart
 from ldm_plugin_diffusers.unet.keys import CONSTANTS, CROSS, FIELDS, MIDDLE, PLAIN, UNetShape, blocks, unet_weights
-from ldm_plugin_diffusers.values import theirs
+from ldm_plugin_diffusers.values import Plain, theirs
 from ldm_plugin_diffusers.weights import give_all
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def write_unet(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor], sample_size: int) -> WrittenPart:
+def write_unet(recipe: Plain, tensors: Mapping[str, Tensor], sample_size: int) -> WrittenPart:
     """The denoiser of a complete recipe; `tensors` by names without ``denoiser.``.
 
     ConfigError with all settings that neither class can hold.
@@ -83,7 +83,7 @@ def _plain(shape: UNetShape, config: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _shape(part: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> UNetShape:
+def _shape(part: Plain, tensors: Mapping[str, Tensor]) -> UNetShape:
     try:
         inputs, outputs = tensors["input_blocks.0.0.weight"].shape[1], tensors["out.2.weight"].shape[0]
     except (KeyError, IndexError) as error:
