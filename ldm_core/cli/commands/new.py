@@ -98,7 +98,7 @@ def plugin_files(kind: str, name: str) -> dict[str, str]:
     words["try"] = Template(TRIES.get(kind, "")).substitute(words)
     files: dict[str, str] = {}
     root = resources.files("ldm_core.cli").joinpath("templates")
-    texts = dict([*_read(root.joinpath("common")), *_read(root.joinpath(kind))])
+    texts = dict([*_read(root.joinpath("every_kind")), *_read(root.joinpath(kind))])
     for path, text in sorted(texts.items()):
         target = path.removesuffix(".tmpl").replace(f"{_PACKAGE}/", f"{package(name)}/").replace("_NAME_", f"_{name}_")
         files[target] = Template(text).substitute(words)
