@@ -63,7 +63,7 @@ class Parameterization(Protocol):
         """(alpha, sigma) -> (c_skip, c_out, c_in), elementwise, in alpha's shape and dtype.
 
         An exact F gives x0 back: x0 = c_skip x + c_out F. c_in brings x of data of unit variance to a variance of 2 or
-        less. All three are finite at alpha = 0, unless the config says ``needs_terminal_alpha = True``.
+        less. They are finite at alpha = 0, unless the config says ``needs_terminal_alpha = True``.
         """
         ...
 

@@ -107,7 +107,7 @@ def test_what_a_wheel_holds(folder: str, wheels: Mapping[str, Path]) -> None:
 def test_the_core_brings_recipes_templates_and_its_command(wheels: Mapping[str, Path]) -> None:
     held = names(wheels["."])
     assert "ldm_core/recipes/laptop.yaml" in held
-    assert "ldm_core/cli/templates/conditioner/pyproject.toml.tmpl" in held
+    assert "ldm_core/cli/templates/every_kind/pyproject.toml.tmpl" in held
     assert "ldm-run = ldm_core.cli:main" in text(wheels["."], "entry_points.txt")
     assert set(metadata(wheels["."]).get_all("Provides-Extra") or ()) == {"standard", "s3", "testing", "dev"}
 

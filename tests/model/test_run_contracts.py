@@ -54,7 +54,7 @@ def told_as(error: ContractError, *said: str) -> None:
     text = str(error)
     first, *more = text.splitlines()
     assert "breaks its contract" in first and "expected:" in first and more and "to fix" in more[-1]
-    assert "ldm_core.testing." in more[-1] and all(len(line) < 600 for line in (first, *more))
+    assert "ldm_core.testing." in more[-1] and all(len(line) < 1_000 for line in (first, *more))
     for each in said:
         assert each in text, text
 

@@ -41,7 +41,9 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_a_second_run_is_refused_and_told_who_holds_it(folder: str) -> None:
     first = Lock.take(folder, pytest.fail, **FAST)
     me = Holder.me()
-    with pytest.raises(LockError, match=rf"in use by another run \(process {me.pid} on {me.host}, since 20.*--out"):
+    with pytest.raises(
+        LockError, match=rf"in use by another run \(process {me.pid} on {me.host}, since 20.*another `out`"
+    ):
         Lock.take(folder, pytest.fail, **FAST)
     time.sleep(0.3)  # several beats later it is still this one's
     assert json.loads(storage.read_text(storage.join(folder, "lock")))["beat"] > me.beat
