@@ -53,7 +53,7 @@ def by_two(folder: Path, steps: int, cases: list[tuple[int, int]], more: str = "
     outs = [folder / f"two-zero{zero}-by{accumulate}" for zero, accumulate in cases]
     lines = [
         "import sys",
-        f"sys.path.insert(0, {str(Path(__file__).parents[1] / 'support')!r})",
+        f"sys.path[:0] = {[str(Path(__file__).parents[1] / p) for p in ('support', 'training/engine')]!r}",
         "from training_runs import go",
     ]
     for out, (zero, accumulate) in zip(outs, cases, strict=True):
