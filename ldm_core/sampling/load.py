@@ -29,7 +29,7 @@ from ldm_core.recipe.description import resolve_described, without_unnamed
 from ldm_core.recipe.places import described_by
 from ldm_core.recipe.recipe import Recipe, versions
 from ldm_core.recipe.sizes import image_misfits
-from ldm_core.weights.complete import _shapes, frozen, recipe_of
+from ldm_core.weights.complete import shapes_of, frozen, recipe_of
 from ldm_core.weights.open import NATIVE, Wanted, open_weights
 
 
@@ -138,7 +138,7 @@ def assemble(
     recipe = recipe_of(weights, catalog)
     place = device_named(device)
     parts = {"first_stage": weights.first_stage, "model": weights.model}
-    stored = _shapes({f"{name}.{k}": v for name, part in parts.items() for k, v in part.items()})
+    stored = shapes_of({f"{name}.{k}": v for name, part in parts.items() for k, v in part.items()})
     with held_to(stored, where), unfilled():
         stage: Any = make_first_stage(recipe, catalog)
         model = make_model(recipe, catalog, stage)

@@ -80,7 +80,7 @@ def build_part(weights: ModelWeights, catalog: Catalog) -> nn.Module:
     if weights.model is None:
         if weights.first_stage is None:
             raise CheckpointError("these weights hold nothing")
-        with held_to(_shapes(weights.first_stage), "first stage"), unfilled():
+        with held_to(shapes_of(weights.first_stage), "first stage"), unfilled():
             built: Any = make_first_stage(recipe, catalog)
         load_weights(built, dict(weights.first_stage), "first stage")
         return frozen(built)
@@ -90,13 +90,14 @@ def build_part(weights: ModelWeights, catalog: Catalog) -> nn.Module:
     if kind == "denoiser":
         specs = {c.name: c.config.spec(latent) for c in recipe.conditioners}
         site = attrs.evolve(site, cond=weights.cond if weights.cond is not None else CondSpec.merge(specs))
-    with held_to(_shapes(weights.model), kind), unfilled():
+    with held_to(shapes_of(weights.model), kind), unfilled():
         built = make(part, site, catalog)
     load_weights(built, {k.removeprefix(prefix): v for k, v in weights.model.items() if k.startswith(prefix)}, kind)
     return frozen(built)
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor, by name."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
