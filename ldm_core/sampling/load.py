@@ -29,7 +29,7 @@ from ldm_core.recipe.description import resolve_described, without_unnamed
 from ldm_core.recipe.places import described_by
 from ldm_core.recipe.recipe import Recipe, versions
 from ldm_core.recipe.sizes import image_misfits
-from ldm_core.weights.complete import shapes_of, frozen, recipe_of
+from ldm_core.weights.complete import frozen, recipe_of, shapes_of
 from ldm_core.weights.open import NATIVE, Wanted, open_weights
 
 

@@ -178,7 +178,9 @@ class PluginSuite(Suite):
             assert command.help, f"'{component.name}': its function has no docstring, which is the command's help"
             silent = [p.name for p in command.params if not getattr(p, "hidden", False) and not getattr(p, "help", "")]
             assert not silent, f"'{component.name}' says nothing of {', '.join(map(str, silent))}"
-            context = click.Context(command, info_name=f"ldm-run {component.name}", terminal_width=80)
+            # in its own settings: click keeps the help option of the first context that asks for it
+            settings = {**command.context_settings, "info_name": f"ldm-run {component.name}", "terminal_width": 80}
+            context = click.Context(command, **settings)
             wide = [line for line in command.get_help(context).splitlines() if len(line) > 80]
             assert not wide, f"'{component.name}': lines of its help are wider than 80 columns: {wide}"
             known = {flag for param in command.params for flag in param.opts}

@@ -127,7 +127,8 @@ def test_every_help_page_fits_the_terminal(width: int) -> None:
     for name in ("", *group.list_commands(click.Context(group))):
         page = group.get_command(click.Context(group), name) if name else group
         assert page is not None
-        lines = page.get_help(click.Context(page, info_name=f"ldm-run {name}", terminal_width=width)).splitlines()
+        settings = {**page.context_settings, "info_name": f"ldm-run {name}", "terminal_width": width}
+        lines = page.get_help(click.Context(page, **settings)).splitlines()
         assert max(map(len, lines)) <= width, name
         assert len(getattr(page, "examples", ())) in (1, 2, 3), name
 
