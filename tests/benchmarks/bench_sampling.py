@@ -11,9 +11,7 @@ bf16 instructions; with a guidance interval 1.4 more.
 from __future__ import annotations
 
 import argparse
-import importlib
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +24,7 @@ from idleness import Others
 
 import ldm_core
 from ldm_core.contracts.streams import Streams, mix_seed
+from ldm_core.nn.torchvision_operators import importable
 
 SIZES: dict[str, dict[str, Any]] = {
     "small": {"channels": 64, "mult": (1, 2, 4), "image": 128, "context": 256, "layers": 4, "batch": 4},
@@ -154,8 +153,8 @@ def main() -> None:
     parser.add_argument("--interval", type=float, nargs=2, default=(0.5, 2.0), help="of the guidance")
     parser.add_argument("--cpu-time", action="store_true", help="the process's own time, for a busy machine")
     options = parser.parse_args()
-    sys.path.append(str(Path(__file__).parents[1]))
-    importlib.import_module("torchvision_operators").declare_torchvision_operators()
+    with importable():
+        import diffusers  # noqa: F401
     others = Others()
     for name in SIZES if options.size == "all" else [options.size]:
         clock = time.process_time if options.cpu_time else time.perf_counter

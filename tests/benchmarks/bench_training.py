@@ -8,13 +8,9 @@ Wanted: ours in fp32 at least 1.0 of theirs in fp32; ours in bf16 at least 1.5 o
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +27,7 @@ from ldm_core.contracts import CondSpec, LatentSpec, Site
 from ldm_core.contracts.conditioning import Cond
 from ldm_core.contracts.values import Precision
 from ldm_core.model.diffusion import Model
+from ldm_core.nn.torchvision_operators import importable
 from ldm_core.recipe.settings import TrainerSettings
 from ldm_core.training.denoiser.task import DiffusionLoss
 from ldm_core.training.engine import world as worlds
@@ -95,10 +92,8 @@ def ours(size: dict[str, int], precision: Precision, compiled: bool) -> tuple[St
 
 def theirs(size: dict[str, int], precision: Precision, compiled: bool) -> tuple[Step, int]:
     """A step of a plain loop, as diffusers' training scripts have it, and the number of parameters."""
-    with contextlib.suppress(ImportError):  # diffusers does without torchvision, but not with a broken one
-        sys.path.append(str(Path(__file__).parents[1]))
-        importlib.import_module("torchvision_operators").declare_torchvision_operators()
-    from diffusers import DDPMScheduler, UNet2DConditionModel
+    with importable():  # diffusers does without torchvision, but not with a broken one
+        from diffusers import DDPMScheduler, UNet2DConditionModel
 
     torch.manual_seed(0)
     width = size["channels"]

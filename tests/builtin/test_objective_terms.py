@@ -9,7 +9,6 @@ import pytest
 import torch
 from test_objectives import PARAMETERIZATIONS, SEEDS, X0, Fixed, exact, run
 from torch import Tensor
-from torchvision_operators import declare_torchvision_operators
 
 from ldm_core.builtin.diffusion.config import EpsConfig, SimpleConfig, VPConfig
 from ldm_core.builtin.diffusion.objectives import SimpleObjective, bound_weights
@@ -20,6 +19,7 @@ from ldm_core.contracts.conditioning import Cond
 from ldm_core.contracts.streams import Streams
 from ldm_core.errors import ConfigError
 from ldm_core.model.diffusion import Model
+from ldm_core.nn.torchvision_operators import importable
 from ldm_core.recipe.check import diffusion_misfits
 from ldm_core.recipe.resolve import resolve
 
@@ -49,8 +49,8 @@ def test_huber_is_the_square_and_then_its_tangent() -> None:
 def test_min_snr_weights_are_those_of_diffusers(name: str, gamma: float) -> None:
     diffusers = pytest.importorskip("diffusers")
     try:
-        declare_torchvision_operators()
-        from diffusers import training_utils as training
+        with importable():
+            from diffusers import training_utils as training
     except ImportError as error:
         pytest.skip(f"diffusers' training code does not import: {error}")
     scheduler = diffusers.DDPMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear")

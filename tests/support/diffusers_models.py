@@ -9,15 +9,16 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, nn
-from torchvision_operators import declare_torchvision_operators
 
 from ldm_core.catalog import Catalog
 from ldm_core.contracts.codec import ModelWeights
+from ldm_core.nn.torchvision_operators import importable
 from ldm_core.weights.codecs import make_codec, read
 from ldm_core.weights.complete import build_part
 from ldm_core.weights.source import open_source
 
-declare_torchvision_operators()
+with importable():
+    import diffusers  # noqa: F401
 
 CATALOG = Catalog.discover()
 

@@ -1,27 +1,11 @@
-"""Lets timm, lpips and transformers import beside a torchvision that was built for another torch.
-
-A CPU-only torch with the index's torchvision fails at import, where torchvision describes two operators that its
-unloadable binary would have declared. Nothing here calls them, so declaring them is enough.
-"""
+"""The tests' way to the core's door, until the last of them goes through it itself."""
 
 from __future__ import annotations
 
-import importlib
-import sys
-
-import torch
-
-_kept: list[object] = []  # a library's operators vanish with it
+from ldm_core.nn.torchvision_operators import importable
 
 
 def declare_torchvision_operators() -> None:
-    """Declare them where torchvision does not import without; ImportError where there is no torchvision."""
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        for name in [n for n in sys.modules if n.partition(".")[0] in ("torchvision", "timm")]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _kept.append(library)
+    """Import torchvision by the core's door; ImportError where there is none."""
+    with importable():
+        import torchvision  # noqa: F401

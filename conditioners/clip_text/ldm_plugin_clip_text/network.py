@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ldm_core.errors import ComponentError
+from ldm_core.nn.torchvision_operators import importable
 from ldm_plugin_clip_text.config import ClipTextConfig
 
 
@@ -70,24 +68,3 @@ class ClipText(nn.Module):
         # Not the module's own positions: they are no part of the state, so a module made on "meta" would lack them.
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
         return self.text_model(input_ids=tokens, position_ids=positions).last_hidden_state
-
-
-@contextmanager
-def importable() -> Iterator[None]:
-    """transformers imports torchvision where there is one, for text too. One that was built for another torch raises
-    at import; it is out of sight for as long as transformers is imported."""
-    if "transformers.models.clip.modeling_clip" in sys.modules or "torchvision" in sys.modules:
-        yield
-        return
-    try:
-        importlib.import_module("torchvision")
-    except Exception:  # it raises what it likes, RuntimeError for one
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        sys.modules["torchvision"] = None  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            del sys.modules["torchvision"]
-    else:
-        yield

@@ -13,11 +13,11 @@ import torch
 from compvis_files import ramp
 from ldm_plugin_compvis.codec import CompVisCodec
 from ldm_plugin_compvis.config import CompVisConfig
-from torchvision_operators import declare_torchvision_operators
 
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import Cond
 from ldm_core.model.build import make_first_stage, make_model
+from ldm_core.nn.torchvision_operators import importable
 from ldm_core.recipe.resolve import resolve
 from ldm_core.testing.suites.codec import put, random_weights
 from ldm_core.weights.source import open_source
@@ -28,8 +28,8 @@ WIDTH = 64
 @cache
 def diffusers() -> Any:
     pytest.importorskip("transformers")
-    declare_torchvision_operators()
-    return pytest.importorskip("diffusers")
+    with importable():
+        return pytest.importorskip("diffusers")
 
 
 def recipe(version: int) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from golden_models import GOLDENS, WORDS, checksum, numbers, shapes_of, source_o
 from ldm_plugin_compvis.codec import CompVisCodec
 from ldm_plugin_compvis.config import CompVisConfig
 from torch import Tensor
-from torchvision_operators import declare_torchvision_operators
 
 from ldm_core.catalog import Catalog
+from ldm_core.nn.torchvision_operators import importable
 from ldm_core.sampling.load import assemble
 from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.sampling.run import LatentOptions, conditions_of, sample_latents
@@ -170,8 +170,8 @@ def test_golden_first_stages(kind: str) -> None:
 @cache
 def golden(kind: str) -> tuple[Pipeline, Any]:
     if kind.startswith("sd"):
-        pytest.importorskip("transformers")
-        declare_torchvision_operators()
+        with importable():
+            pytest.importorskip("transformers")
     made = pipeline(kind)
     side, factor = GOLDENS[kind]["params"]["image_size"], made.stage.latent.stride[0]
     batch = {} if GOLDENS[kind]["cond"] == "__is_unconditional__" else batch_of(kind, side * factor)

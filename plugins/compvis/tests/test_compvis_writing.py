@@ -14,12 +14,12 @@ import yaml
 from ldm_plugin_compvis.codec import CompVisCodec
 from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.layout.state_dict import BUFFERS
-from torchvision_operators import declare_torchvision_operators
 
 from ldm_core.catalog import Catalog
 from ldm_core.contracts.codec import ModelWeights
 from ldm_core.errors import ConfigError
 from ldm_core.model.build import make_first_stage
+from ldm_core.nn.torchvision_operators import importable
 from ldm_core.recipe.resolve import resolve
 from ldm_core.testing.suites.codec import put, random_weights
 from ldm_core.weights.complete import recipe_of
@@ -80,8 +80,8 @@ def weights_of(kind: str) -> ModelWeights:
     if any(use not in catalog().names("conditioner") for use in uses):
         pytest.skip(f"not installed: {', '.join(uses)}")
     if "clip_text" in uses:
-        pytest.importorskip("transformers")
-        declare_torchvision_operators()
+        with importable():
+            pytest.importorskip("transformers")
     return random_weights(KINDS[kind], catalog=catalog())
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from training_runs import go, weights
 
 from ldm_core.contracts.streams import Streams, mix_seed
+from ldm_core.nn.torchvision_operators import importable
 from ldm_core.training.averages.ema import EMA, whole_state
 from ldm_core.training.denoiser.validation import BINS, HeldOutErrors
 from ldm_core.training.engine import world
@@ -111,12 +112,10 @@ def test_averages_cross_zero_stages(one: int, other: int) -> None:
 
 def test_the_first_average_is_that_of_diffusers() -> None:
     """The same warm-up as their EMAModel with its inverse-gamma form off, over the same weights."""
-    from torchvision_operators import declare_torchvision_operators
-
     pytest.importorskip("diffusers")
     try:
-        declare_torchvision_operators()
-        from diffusers.training_utils import EMAModel
+        with importable():
+            from diffusers.training_utils import EMAModel
     except ImportError as error:
         pytest.skip(f"diffusers' training code does not import: {error}")
     module = torch.nn.Linear(4, 1, bias=False)
