@@ -18,6 +18,7 @@ API_VERSION = 1
 
 KINDS: Mapping[str, str] = {
     "first_stage": "images <-> latents",
+    "stage_objective": "what a first stage is trained by",
     "denoiser": "the network",
     "conditioner": "what steers it",
     "schedule": "the forward process",

@@ -13,6 +13,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     **{("conditioner", n): "ldm-plugin-class-label" for n in ("class_label", "class_imagenet", "class_imagenet_f8")},
     **{("conditioner", n): "ldm-plugin-semantic-map" for n in ("semantic_map", "semantic_map_landscapes")},
     **{("conditioner", n): "ldm-plugin-embedding" for n in ("embedding", "embedding_rdm")},
+    ("stage_objective", "adversarial"): "ldm-plugin-adversarial",
     ("sampler", "ddim"): "ldm-plugin-ddim",
     **{
         ("sampler", n): "ldm-plugin-samplers"

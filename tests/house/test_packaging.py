@@ -21,6 +21,7 @@ from ldm_core.catalog.first_party import FIRST_PARTY
 
 ROOT = Path(__file__).parents[2]
 STANDARD = {
+    "plugins/adversarial": "ldm-plugin-adversarial",
     "plugins/kl_ae": "ldm-plugin-kl-ae",
     "plugins/vq_ae": "ldm-plugin-vq-ae",
     "plugins/ddim": "ldm-plugin-ddim",
@@ -87,10 +88,12 @@ def test_version_python_and_licence(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", PLUGINS)
 def test_plugins_need_this_core_and_no_other_plugin(folder: str) -> None:
+    """But for first stages, which name the loss that they are trained with."""
     needs = metadata(folder)["project"]["dependencies"]
     major, minor, _ = ldm_core.__version__.split(".")
     assert f"ldm-core>={major}.{minor},<{major}.{int(minor) + 1}" in needs
-    assert not [n for n in needs if n.startswith("ldm-plugin")]
+    named = ["ldm-plugin-adversarial"] if folder in ("plugins/kl_ae", "plugins/vq_ae") else []
+    assert [name_of(n) for n in needs if n.startswith("ldm-plugin")] == named
 
 
 def test_extras_of_the_core() -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,16 +74,16 @@ class VGG16Features(nn.Module):
     """Features of a trained VGG16: (B, 1 or 3, H, W) in [-1, 1], sides of at least 16 -> (B, 512).
 
     They are the means over positions of the last convolution's output (relu5_3). `urls`: files or URLs in any format of
-    :class:`~ldm_core.training.first_stage.lpips.LPIPS`; its heads are not needed. Raises as LPIPS does.
+    ``ldm_plugin_adversarial.perceptual.lpips.LPIPS``; its heads are not needed. Raises as LPIPS does.
     """
 
     name = "fd_vgg16"
 
     def __init__(self, urls: Sequence[str]) -> None:
-        from ldm_core.training.first_stage.lpips import LPIPS
-
         super().__init__()
-        self.trunk = LPIPS.from_weights(*urls, heads=False)
+        self.trunk: Any = import_module("ldm_plugin_adversarial.perceptual.lpips").LPIPS.from_weights(
+            *urls, heads=False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, 512) float32."""

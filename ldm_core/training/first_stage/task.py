@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from typing import Any, cast
 
 import torch
@@ -20,16 +21,7 @@ from ldm_core.training.engine.bad_steps import Guard, spoiled
 from ldm_core.training.engine.part import Part
 from ldm_core.training.engine.world import World
 from ldm_core.training.feed.loader import MicroBatch
-from ldm_core.training.first_stage.adversarial import (
-    Balance,
-    Comparison,
-    DiscriminatorLoss,
-    GeneratorLoss,
-    PartOutput,
-    adaptive_weight,
-)
 from ldm_core.training.first_stage.codebook import COUNTS, CodebookCare
-from ldm_core.training.first_stage.discriminator import PatchDiscriminator
 
 
 class _Autocast(nn.Module):
@@ -50,9 +42,9 @@ class _Autocast(nn.Module):
 
 
 class _GeneratorAutocast(_Autocast):
-    loss: GeneratorLoss
+    loss: Any
 
-    def compare(self, images: Tensor, streams: Streams) -> tuple[Comparison, Tensor]:
+    def compare(self, images: Tensor, streams: Streams) -> tuple[Any, Tensor]:
         """As the loss's."""
         with self._autocast():
             return self.loss.compare(images, streams)
@@ -88,7 +80,7 @@ class FirstStageTask:
         self._start = start_of_adversary(recipe)
         adversary = _adversary(recipe, self._start)
         own_weight = of(FirstStageConfig, recipe.first_stage.config).adversarial_weight
-        generator = GeneratorLoss(
+        generator = _loss().GeneratorLoss(
             stage,  # type: ignore[arg-type]
             adversary,
             perceptual,
@@ -109,7 +101,7 @@ class FirstStageTask:
         parts = [self._autoencoder]
         self._discriminator: Part | None = None
         if adversary is not None:
-            loss = DiscriminatorLoss(
+            loss = _loss().DiscriminatorLoss(
                 adversary, disc_start=self._start, r1_weight=settings.r1_weight, r1_every=settings.r1_every
             )
             self._discriminator = Part("discriminator", _Autocast(loss, settings.precision), settings, world, section)
@@ -190,7 +182,7 @@ class FirstStageTask:
     def _streams(self, micro: MicroBatch, purpose: str = "first_stage") -> Streams:
         return Streams(micro.seeds(self._recipe.seed, purpose), self._world.device)
 
-    def _balances(self, step: int, images: list[Tensor], micros: Sequence[MicroBatch]) -> list[Balance | None]:
+    def _balances(self, step: int, images: list[Tensor], micros: Sequence[MicroBatch]) -> list[Any]:
         """For several micro-batches, their common adaptive weight, needed by each before its backward pass.
 
         The random numbers of dropout here are drawn again in the step.
@@ -201,8 +193,8 @@ class FirstStageTask:
         with torch.random.fork_rng([self._world.device] if self._world.device.type == "cuda" else []):
             pairs = [self._generator.compare(x, self._streams(m)) for x, m in zip(images, micros, strict=True)]
         gradients = torch.stack([last for _, last in pairs]).mean(0)
-        weight = adaptive_weight(*gradients, reduce=self._world.average)
-        return [Balance(comparison, weight) for comparison, _ in pairs]
+        weight = _loss().adaptive_weight(*gradients, reduce=self._world.average)
+        return [_loss().Balance(comparison, weight) for comparison, _ in pairs]
 
     def _remember_penalty(self, found: list[dict[str, Tensor]]) -> None:
         """Give every log line the latest R1 penalty: most steps have none of their own."""
@@ -213,7 +205,7 @@ class FirstStageTask:
                 logs["r1"] = self._penalty
 
 
-def _by_example(x: Tensor, out: PartOutput) -> Tensor:
+def _by_example(x: Tensor, out: Any) -> Tensor:
     """A loss (B,) to tell the guilty example: its pixel error, or the loss itself if the error is finite and the loss
     is not."""
     errors = (cast(Tensor, out.image) - x).abs().flatten(1).mean(1)
@@ -226,7 +218,7 @@ def _pictures(micro: MicroBatch) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last) if images.device.type == "cpu" else images
 
 
-def _adversary(recipe: Recipe, start: int) -> PatchDiscriminator | None:
+def _adversary(recipe: Recipe, start: int) -> Any:
     """The discriminator, from the recipe's seed; None if a run has none, or ends before batch `start`."""
     settings = recipe.first_stage_trainer
     if not settings.adversarial or start >= settings.steps:
@@ -234,7 +226,7 @@ def _adversary(recipe: Recipe, start: int) -> PatchDiscriminator | None:
     own = of(FirstStageConfig, recipe.first_stage.config).discriminator_layers
     layers = _either(settings.discriminator_layers, _either(own, 3))
     with seeded(mix_seed(recipe.seed, "discriminator")):
-        adversary = PatchDiscriminator(
+        adversary = import_module("ldm_plugin_adversarial.discriminator").PatchDiscriminator(
             recipe.image_channels, settings.discriminator_width, layers, norm=settings.discriminator_norm
         )
     if min(recipe.image_size) < adversary.min_size:
@@ -269,9 +261,17 @@ def perceptual_distance(urls: str, world: World) -> nn.Module | None:
     """LPIPS with the weights at `urls` (several joined by commas), on the run's device; None without any."""
     if not urls:
         return None
-    from ldm_core.training.first_stage.lpips import LPIPS
+    found: nn.Module = _lpips().from_weights(*urls.split(",")).to(world.device)
+    return found
 
-    return LPIPS.from_weights(*urls.split(",")).to(world.device)
+
+def _loss() -> Any:
+    """The losses' module: until the loss is a part, found by its name, it comes by its module."""
+    return import_module("ldm_plugin_adversarial.loss")
+
+
+def _lpips() -> Any:
+    return import_module("ldm_plugin_adversarial.perceptual.lpips").LPIPS
 
 
 def mean_logs(micros: Sequence[Mapping[str, Tensor]], stage: Any, world: World) -> dict[str, Tensor]:

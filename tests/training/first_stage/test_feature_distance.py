@@ -75,7 +75,7 @@ def test_vgg16_needs_no_heads(tmp_path: Path) -> None:
     from torchvision_operators import declare_torchvision_operators
 
     declare_torchvision_operators()
-    from ldm_core.training.first_stage.lpips import LPIPS
+    from ldm_plugin_adversarial.perceptual.lpips import LPIPS
 
     torch.manual_seed(0)
     whole = LPIPS()

@@ -204,7 +204,7 @@ def test_lpips_weights_count_by_their_content(tmp_path: Path) -> None:
     from torchvision_operators import declare_torchvision_operators
 
     declare_torchvision_operators()
-    from ldm_core.training.first_stage.lpips import LPIPS
+    from ldm_plugin_adversarial.perceptual.lpips import LPIPS
 
     def write(seed: int, path: Path) -> str:
         torch.manual_seed(seed)

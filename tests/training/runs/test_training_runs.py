@@ -267,7 +267,7 @@ def test_lpips_weights_are_taken_from_a_file(tmp_path: Path) -> None:
     from torchvision_operators import declare_torchvision_operators
 
     declare_torchvision_operators()
-    from ldm_core.training.first_stage.lpips import LPIPS
+    from ldm_plugin_adversarial.perceptual.lpips import LPIPS
 
     torch.manual_seed(0)
     save_file({k: v.contiguous() for k, v in LPIPS().state_dict().items()}, tmp_path / "lpips.safetensors")

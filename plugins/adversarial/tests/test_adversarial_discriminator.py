@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ldm_plugin_adversarial.discriminator import PatchDiscriminator
 from torch import nn
-
-from ldm_core.training.first_stage.discriminator import PatchDiscriminator
 
 
 @pytest.mark.parametrize(("layers", "parameters", "side"), [(3, 2_765_633, 70), (2, 663_361, 34)])

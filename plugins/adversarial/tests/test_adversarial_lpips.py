@@ -29,7 +29,7 @@ except ImportError:
 def model() -> nn.Module:
     """An LPIPS with random weights, heads that are not constant, and biases that are not zero."""
     pytest.importorskip("timm")
-    from ldm_core.training.first_stage.lpips import LPIPS
+    from ldm_plugin_adversarial.perceptual.lpips import LPIPS
 
     torch.manual_seed(0)
     result = LPIPS()
@@ -95,7 +95,7 @@ def test_train_changes_nothing_and_weights_stay_frozen(model: nn.Module, images:
 
 def test_gradient_is_finite_where_no_channel_is_active(model: nn.Module) -> None:
     """The square root of a sum of squares has no derivative at zero: flat images must not give NaN."""
-    from ldm_core.training.first_stage.lpips import LPIPS
+    from ldm_plugin_adversarial.perceptual.lpips import LPIPS
 
     dead = LPIPS()
     dead.load_weights({k: (v * 0 - 1 if k.endswith("bias") else v * 0) for k, v in trained(model).items()})
@@ -143,7 +143,7 @@ def layouts(state: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]
 
 @pytest.mark.parametrize("layout", ["compvis", "package", "autoencoder", "torchvision"])
 def test_every_published_layout_loads(model: nn.Module, tmp_path: Path, layout: str) -> None:
-    from ldm_core.training.first_stage.lpips import LPIPS
+    from ldm_plugin_adversarial.perceptual.lpips import LPIPS
 
     state = trained(model)
     file = tmp_path / "weights.safetensors"
@@ -153,7 +153,7 @@ def test_every_published_layout_loads(model: nn.Module, tmp_path: Path, layout: 
 
 
 def test_trunk_and_heads_from_two_torch_files_by_url(model: nn.Module, tmp_path: Path) -> None:
-    from ldm_core.training.first_stage.lpips import LPIPS
+    from ldm_plugin_adversarial.perceptual.lpips import LPIPS
 
     state = trained(model)
     torch.save(as_torchvision(state), tmp_path / "vgg16.pth")
@@ -164,7 +164,7 @@ def test_trunk_and_heads_from_two_torch_files_by_url(model: nn.Module, tmp_path:
 
 def test_the_packages_own_heads_load(model: nn.Module) -> None:
     lpips = pytest.importorskip("lpips")
-    from ldm_core.training.first_stage.lpips import LPIPS, _read_tensors
+    from ldm_plugin_adversarial.perceptual.lpips import LPIPS, _read_tensors
 
     file = Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth"
     found = _read_tensors(str(file))
@@ -174,7 +174,7 @@ def test_the_packages_own_heads_load(model: nn.Module) -> None:
 
 
 def test_missing_and_misfitting_weights_are_named(model: nn.Module, tmp_path: Path) -> None:
-    from ldm_core.training.first_stage.lpips import LPIPS
+    from ldm_plugin_adversarial.perceptual.lpips import LPIPS
 
     state = trained(model)
     file = tmp_path / "trunk.safetensors"
@@ -188,7 +188,7 @@ def test_missing_and_misfitting_weights_are_named(model: nn.Module, tmp_path: Pa
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
-    from ldm_core.training.first_stage.lpips import LPIPS
+    from ldm_plugin_adversarial.perceptual.lpips import LPIPS
 
     (tmp_path / "page.pth").write_text("<html>not found</html>")
     with pytest.raises(CheckpointError, match=r"page\.pth: neither safetensors nor"):
@@ -224,7 +224,7 @@ def failing_import(error: Exception) -> Iterator[None]:
     ],
 )
 def test_without_timm_the_message_says_what_to_install(error: Exception, fix: str) -> None:
-    from ldm_core.training.first_stage.lpips import LPIPS
+    from ldm_plugin_adversarial.perceptual.lpips import LPIPS
 
     with failing_import(error), pytest.raises(LDMError, match=fix):
         LPIPS()

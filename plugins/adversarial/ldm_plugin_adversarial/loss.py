@@ -132,7 +132,7 @@ class GeneratorLoss(nn.Module):
     and the cost is a plain autoencoder's).
 
     `first_stage` (:class:`TrainableStage`) is registered. `discriminator` (None = no adversarial term) and `perceptual`
-    (an :class:`~ldm_core.training.first_stage.lpips.LPIPS`, or None) are borrowed: not registered, so neither in
+    (an :class:`~ldm_plugin_adversarial.perceptual.lpips.LPIPS`, or None) are borrowed: not registered, so neither in
     ``parameters()`` nor in the state nor moved by ``.to(device)``; place them yourself. The discriminator receives no
     gradient; in train mode its batch norm statistics do move, as published.
 

@@ -7,11 +7,8 @@ import copy
 
 import pytest
 import torch
-from test_adversarial import ToyPerceptual, ToyStage, gradients, images, networks
-from torch import Tensor, nn
-
-from ldm_core.contracts.streams import Streams
-from ldm_core.training.first_stage.adversarial import (
+from ldm_plugin_adversarial.discriminator import PatchDiscriminator
+from ldm_plugin_adversarial.loss import (
     Balance,
     DiscriminatorLoss,
     GeneratorLoss,
@@ -19,7 +16,10 @@ from ldm_core.training.first_stage.adversarial import (
     hinge_d_loss,
     r1_penalty,
 )
-from ldm_core.training.first_stage.discriminator import PatchDiscriminator
+from test_adversarial_loss import ToyPerceptual, ToyStage, gradients, images, networks
+from torch import Tensor, nn
+
+from ldm_core.contracts.streams import Streams
 
 
 class Linear(nn.Module):

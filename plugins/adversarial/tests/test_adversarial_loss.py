@@ -9,13 +9,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from ldm_core.contracts import Reconstruction
-from ldm_core.contracts.streams import Streams
-from ldm_core.errors import ConfigError
-from ldm_core.training.first_stage.adversarial import (
+from ldm_plugin_adversarial.discriminator import PatchDiscriminator
+from ldm_plugin_adversarial.loss import (
     DiscriminatorLoss,
     GeneratorLoss,
     adaptive_weight,
@@ -23,7 +18,12 @@ from ldm_core.training.first_stage.adversarial import (
     hinge_d_loss,
     vanilla_d_loss,
 )
-from ldm_core.training.first_stage.discriminator import PatchDiscriminator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ldm_core.contracts import Reconstruction
+from ldm_core.contracts.streams import Streams
+from ldm_core.errors import ConfigError
 
 
 class ToyStage(nn.Module):

@@ -1,0 +1,9 @@
+"""The adversarial loss in the conformance kit."""
+
+from __future__ import annotations
+
+from ldm_core.testing import PluginSuite
+
+
+class TestPlugin(PluginSuite):
+    distribution = "ldm-plugin-adversarial"
