@@ -52,6 +52,7 @@ from ldm_core.contracts.components import FirstStage as FirstStage
 from ldm_core.contracts.components import Sampler as Sampler
 from ldm_core.contracts.conditioning import Cond as Cond
 from ldm_core.contracts.conditioning import Conditions as Conditions
+from ldm_core.contracts.conditioning import Tokens as Tokens
 from ldm_core.contracts.configs import AdapterConfig as AdapterConfig
 from ldm_core.contracts.configs import CodecConfig as CodecConfig
 from ldm_core.contracts.configs import ConditionerConfig as ConditionerConfig

@@ -91,7 +91,13 @@ class Conditioner(Protocol):
     def encode(self, batch: Batch) -> Cond:
         """A collated batch with the keys `reads` -> a bundle of B rows. Row i depends on example i alone, and other
         examples give other rows. Tokens that pad a row to the batch's longest are masked; a mask is bool, True =
-        attend, and attends to one token of each row at least."""
+        attend, and attends to one token of each row at least. Named sets of tokens (``Cond.tokens``) have the same
+        rules.
+
+        One whose config says `draws` takes the optional keyword ``streams: Streams | None = None``, one stream an
+        example: it draws all its noise from them, row i from stream i alone, and equal streams give equal bundles.
+        Without streams it takes the deterministic mode, and draws nothing. Others are called ``encode(batch)``.
+        """
         ...
 
     @abstractmethod
@@ -127,7 +133,8 @@ class Denoiser(Protocol):
         """x (B, C, *s), noise_level (B,) -> (B, C or more, *s): the first C channels are F, the rest its own.
 
         Each row has a noise level of its own. Every part of the bundle that the config's `accepts` names changes F; a
-        token that `crossattn_mask` hides does not. F has a gradient with respect to x and to every parameter.
+        token that `crossattn_mask` or the mask of a named set hides does not. F has a gradient with respect to x and to
+        every parameter.
         """
         ...
 

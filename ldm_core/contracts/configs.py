@@ -69,6 +69,11 @@ class ConditionerConfig(Config):
         return True
 
     @answer
+    def draws(self) -> bool:
+        """True if ``encode(batch, streams=streams)`` draws noise for each example; then it is handed the streams."""
+        return False
+
+    @answer
     def droppable(self) -> bool:
         """False if ``null(like)`` returns `like` itself, so that guidance cannot leave the condition out."""
         return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copyreg
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -58,7 +58,13 @@ class CondSpec:
     """Widths of a conditioning bundle; 0 or empty = absent.
 
     `crossattn` D of (B, L, D); `vector` V of (B, V); `concat` C' of (B, C', *s); `residuals`, sites written to;
-    `extras`, name -> shape without B (None = free), e.g. ``{"t5": (None, 4096), "fps": ()}``.
+    `extras`, name -> shape without B (None = free), e.g. ``{"t5": (None, 4096), "fps": ()}``; `tokens`, name -> width
+    of a set of tokens by itself.
+
+    `join` says how the conditioner's crossattn joins that of the conditioners beside it: by ``length``, one after the
+    other along L; or by ``width``: neighbours that all say so stand side by side along D, token i beside token i.
+    `pad_to`: zeros fill each joint token up to this width; 0 = none. SDXL: 768 ‖ 1280, both by width. SD 3:
+    768 ‖ 1280, both by width and padded to 4096, and a third of 4096 by length.
     """
 
     crossattn: int = 0
@@ -66,47 +72,110 @@ class CondSpec:
     concat: int = 0
     residuals: tuple[str, ...] = ()
     extras: Mapping[str, tuple[int | None, ...]] = attrs.field(default=EMPTY)
+    tokens: Mapping[str, int] = attrs.field(default=EMPTY)
+    join: Literal["length", "width"] = attrs.field(
+        default="length", validator=attrs.validators.in_(("length", "width"))
+    )
+    pad_to: int = attrs.field(default=0, validator=attrs.validators.ge(0))
 
     @staticmethod
     def merge(specs: Mapping[str, CondSpec]) -> CondSpec:
         """Merge the specs of named conditioners as :meth:`ldm_core.contracts.conditioning.Cond.merge` merges their
         bundles.
 
-        Raises ValueError naming both conditioners where cross-attention widths differ or an extra comes twice.
+        Raises ValueError naming both conditioners where the widths of cross-attention or of a named set of tokens
+        differ, `pad_to` is too small or said twice, or an extra comes twice.
         """
-        crossattn, owner = 0, ""
+        groups = list(joined(specs))
+        for group in groups[1:]:
+            if group.width != groups[0].width:
+                raise ValueError(_unequal(groups[0], group))
         extras: dict[str, tuple[int | None, ...]] = {}
+        tokens: dict[str, int] = {}
         owners: dict[str, str] = {}
         residuals: list[str] = []
         for name, spec in specs.items():
-            if spec.crossattn and crossattn and spec.crossattn != crossattn:
-                raise ValueError(
-                    f"conditioner '{owner}' has cross-attention width {crossattn} and '{name}' {spec.crossattn}; "
-                    f"set one width for both, e.g. conditioners.{name}.width={crossattn}"
-                )
-            if spec.crossattn and not crossattn:
-                crossattn, owner = spec.crossattn, name
             for key, shape in spec.extras.items():
                 if key in extras:
                     raise ValueError(
                         f"conditioners '{owners[key]}' and '{name}' both write the extra '{key}'; drop one"
                     )
                 extras[key], owners[key] = shape, name
+            for key, width in spec.tokens.items():
+                if tokens.setdefault(key, width) != width:
+                    other = next(n for n, s in specs.items() if key in s.tokens)
+                    raise ValueError(
+                        f"conditioner '{other}' writes the tokens '{key}' with width {tokens[key]} and '{name}' with "
+                        f"{width}; set one width for both, or drop one"
+                    )
             residuals += [site for site in spec.residuals if site not in residuals]
         return CondSpec(
-            crossattn=crossattn,
+            crossattn=groups[0].width if groups else 0,
             vector=sum(s.vector for s in specs.values()),
             concat=sum(s.concat for s in specs.values()),
             residuals=tuple(residuals),
             extras=extras,
+            tokens=tokens,
         )
+
+
+class Joined(NamedTuple):
+    """Conditioners whose crossattn stands side by side: `names`, and the `width` of their joint tokens."""
+
+    names: tuple[str, ...]
+    width: int
+
+
+def joined(specs: Mapping[str, CondSpec]) -> Iterator[Joined]:
+    """Yield the groups of conditioners that join by width; one that joins by length is a group of itself.
+
+    Raises ValueError where members ask for different `pad_to`, or for one below their widths' sum.
+    """
+    groups: list[dict[str, CondSpec]] = []
+    for name, spec in specs.items():
+        beside = spec.join == "width" and groups and next(reversed(groups[-1].values())).join == "width"
+        if spec.crossattn and beside:
+            groups[-1][name] = spec
+        elif spec.crossattn:
+            groups.append({name: spec})
+    for group in groups:
+        wanted = {spec.pad_to: name for name, spec in group.items() if spec.pad_to}
+        width = sum(spec.crossattn for spec in group.values())
+        if len(wanted) > 1:
+            said = " and ".join(f"'{name}' to {pad}" for pad, name in wanted.items())
+            raise ValueError(
+                f"conditioners join by width, and their joint tokens are padded {said}; set one pad_to for both"
+            )
+        pad = next(iter(wanted), width)
+        if pad < width:
+            parts = " and ".join(f"'{name}' ({spec.crossattn})" for name, spec in group.items())
+            raise ValueError(
+                f"conditioner '{wanted[pad]}' pads its tokens to width {pad}, and {parts} make {width}; set a "
+                f"pad_to of at least {width}, or 0"
+            )
+        yield Joined(tuple(group), pad)
+
+
+def _unequal(one: Joined, other: Joined) -> str:
+    """The error of two groups whose tokens cannot follow each other."""
+    first, second = (" and ".join(f"'{name}'" for name in group.names) for group in (one, other))
+    if len(one.names) == len(other.names) == 1:
+        return (
+            f"conditioner {first} has cross-attention width {one.width} and {second} {other.width}; set one width for "
+            f"both, e.g. conditioners.{other.names[0]}.width={one.width}"
+        )
+    return (
+        f"conditioners {first} have together cross-attention width {one.width} and {second} {other.width}, and follow "
+        "each other along L; give both one width (pad_to fills up with zeros)"
+    )
 
 
 @attrs.frozen
 class Accepts:
-    """The parts of a conditioning bundle that a denoiser, guidance or adapter uses; ``extras`` by name.
+    """The parts of a conditioning bundle that a denoiser, guidance or adapter uses; ``extras`` and ``tokens`` by name.
 
-    A denoiser's config has it as the attribute `accepts`; without one, everything but extras is taken as accepted.
+    A denoiser's config has it as the attribute `accepts`; without one, everything but extras and named tokens is taken
+    as accepted.
     """
 
     crossattn: bool = True
@@ -114,6 +183,7 @@ class Accepts:
     concat: bool = True
     residuals: bool = True
     extras: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
 
 
 @attrs.frozen

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -10,7 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core.catalog import Catalog
-from ldm_core.contracts import EMPTY, FirstStage, Guidance, Objective, Sampler, Site, TimeGrid
+from ldm_core.contracts import (
+    EMPTY,
+    ConditionerConfig,
+    FirstStage,
+    Guidance,
+    Objective,
+    Sampler,
+    Site,
+    TimeGrid,
+    configs,
+)
 from ldm_core.contracts.streams import mix_seed
 from ldm_core.errors import ComponentError
 from ldm_core.model.conformance.breaches import Named, named
@@ -69,7 +80,17 @@ def make_conditioner(recipe: Recipe, part: ConditionerPart, site: Site, catalog:
             f"conditioner '{part.name}' says {part.config.spec(site.latent)} in its config and {conditioner.spec} "
             "once built; its plugin is at fault"
         )
+    if configs.of(ConditionerConfig, part.config).draws and not _takes_streams(conditioner.encode):
+        raise ComponentError(
+            f"conditioner '{part.name}' says in its config that it draws noise, and its encode takes no `streams`; its "
+            "plugin is at fault: def encode(self, batch, *, streams=None)"
+        )
     return conditioner
+
+
+def _takes_streams(encode: Callable[..., object]) -> bool:
+    kinds = {name: parameter.kind for name, parameter in inspect.signature(encode).parameters.items()}
+    return "streams" in kinds or inspect.Parameter.VAR_KEYWORD in kinds.values()
 
 
 def make_model(recipe: Recipe, catalog: Catalog, stage: FirstStage) -> Model:
@@ -89,6 +110,7 @@ def make_model_at(site: Site, recipe: Recipe, catalog: Catalog) -> Model:
     with seeded(mix_seed(recipe.seed, "adapters")):  # attaching may make weights: layers are known only then
         adapters = [make(part, site, catalog) for part in recipe.adapters]
         model = Model(denoiser, schedule, parameterization, conditioners, adapters)
+    model.draws = frozenset(c.name for c in recipe.conditioners if configs.of(ConditionerConfig, c.config).draws)
     model.contracts = held = Contracts(recipe, catalog, site.latent)
     hold_schedule(held.parts["schedule"], schedule)
     hold_parameterization(held.parts["parameterization"], parameterization, schedule)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +19,12 @@ from ldm_core.contracts import (
     Predict,
     configs,
 )
-from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.conditioning import Cond, mask_of
 from ldm_core.contracts.provisional import DiffusionModel
-from ldm_core.contracts.streams import Streams
-from ldm_core.contracts.values import Precision
+from ldm_core.contracts.streams import Streams, mix_seed
+from ldm_core.contracts.values import CondSpec, Precision
 from ldm_core.model.conformance.breaches import Named, inside
 from ldm_core.model.conformance.first_batch import Contracts, is_output
-
-if TYPE_CHECKING:
-    from ldm_core.contracts.conditioning import Cond
-    from ldm_core.contracts.streams import Streams
 
 AUTOCAST: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """The networks' type at a precision other than ``fp32``."""
@@ -65,6 +61,8 @@ class Model(nn.Module):
         self.schedule = schedule
         self.parameterization = parameterization
         self.precision: Precision = "fp32"
+        self.draws: Collection[str] = ()
+        """The conditioners that draw noise."""
         self.contracts: Contracts | None = None
         """The promises of its parts, if a recipe is known: see :mod:`ldm_core.model.conformance.first_batch`."""
         for adapter in adapters:
@@ -111,17 +109,38 @@ class Model(nn.Module):
         x0 = per_example(c_skip, x) * x + per_example(c_out, x) * f.to(x.dtype)
         return Estimate(x0, extra if extra.shape[1] else None)
 
-    def encode(self, batch: Batch, names: Iterable[str] | None = None) -> dict[str, Cond]:
-        """Each conditioner's bundle for a collated batch, by name; floating tensors are float32. `names`: of these."""
+    def encode(
+        self, batch: Batch, names: Iterable[str] | None = None, *, seeds: Sequence[int] | None = None
+    ) -> dict[str, Cond]:
+        """Each conditioner's bundle for a collated batch, by name; floating tensors are float32. `names`: of these.
+
+        `seeds`, one an example, are those of the noise that conditioners draw, each from streams of its own; None =
+        their deterministic mode.
+        """
         held, conds = self.contracts, {}
         with self.autocast():
             for name in self.conditioners if names is None else names:
                 with inside(self._named(f"conditioners.{name}"), "encode"):
                     given = batch if held is None else held.given(batch, name)
-                    conds[name] = self.conditioners[name].encode(given)  # type: ignore[operator]
+                    drawn = {"streams": self._streams(name, seeds)} if name in self.draws else {}
+                    conds[name] = self.conditioners[name].encode(given, **drawn)  # type: ignore[operator]
         if held is not None and held.is_open:
             held.hold_bundles(conds, batch, self.device)
         return {name: c.map(_float) for name, c in conds.items()}
+
+    def _streams(self, conditioner: str, seeds: Sequence[int] | None) -> Streams | None:
+        if seeds is None:
+            return None
+        return Streams([mix_seed("conditioner", conditioner, seed) for seed in seeds], self.device)
+
+    @property
+    def specs(self) -> dict[str, CondSpec]:
+        """The conditioners' specs by name, which say how their bundles join."""
+        return {name: part.spec for name, part in self.conditioners.items()}  # type: ignore[misc]
+
+    def merged(self, conds: Mapping[str, Cond]) -> Cond:
+        """The conditioners' bundles, by name, as the one that the denoiser is handed."""
+        return Cond.merge(conds.values(), [self.conditioners[name].spec for name in conds])  # type: ignore[misc]
 
     def nulls(self, conds: Mapping[str, Cond]) -> dict[str, Cond]:
         """Each conditioner's "no condition" bundle, shaped as `conds`."""
@@ -138,9 +157,10 @@ class Model(nn.Module):
     def dropped(self, batch: Batch, rates: Mapping[str, float], joint: float, streams: Streams) -> Cond:
         """Encode a batch for training: each conditioner loses its condition at its own rate, all at `joint`.
 
-        The dropped conditions of an example depend on its stream alone.
+        The dropped conditions of an example depend on its stream alone, and what its conditioners draw on the stream's
+        seed.
         """
-        conds = self.encode(batch)
+        conds = self.encode(batch, seeds=streams.seeds)
         if not conds:
             return Cond()
         draws = streams.uniform((len(streams), 1 + len(conds))).to(self.device)
@@ -150,7 +170,7 @@ class Model(nn.Module):
             for i, name in enumerate(conds):
                 keep = all_kept & (draws[:, i + 1] >= rates.get(name, 0.0))
                 conds[name] = conds[name].where(keep, nulls[name])
-        return Cond.merge(conds.values())
+        return self.merged(conds)
 
 
 def _float(value: Tensor) -> Tensor:
@@ -202,8 +222,9 @@ def make_predict(model: Model, *, together: bool = True) -> Predict:
 
 
 def _alike(a: Cond, b: Cond) -> bool:
-    ignored = {"crossattn_mask"}
-    return a.options == b.options and a.flat().keys() - ignored == b.flat().keys() - ignored and bool(a.flat())
+    mine, theirs = a.flat(), b.flat()
+    masks = {mask_of(part) for part in mine}
+    return a.options == b.options and mine.keys() - masks == theirs.keys() - masks and bool(mine)
 
 
 class PredictionError(NamedTuple):

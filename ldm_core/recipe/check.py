@@ -105,7 +105,8 @@ def _conditioning(recipe: Recipe) -> Iterable[str]:
     accepts = configs.of(DenoiserConfig, denoiser.config).accepts
     others = [configs.of(GuidanceConfig, recipe.guidance.config).accepts]
     others += [configs.of(AdapterConfig, part.config).accepts for part in recipe.adapters]
-    taken = {name for some in (accepts, *others) if some is not None for name in some.extras}
+    accepting = [some for some in (accepts, *others) if some is not None]
+    extras, tokens = {name for a in accepting for name in a.extras}, {name for a in accepting for name in a.tokens}
     for part in recipe.conditioners:
         spec = part.config.spec(latent)
         for slot in ("crossattn", "vector", "concat", "residuals"):
@@ -114,13 +115,17 @@ def _conditioning(recipe: Recipe) -> Iterable[str]:
                     f"conditioner '{part.name}' writes '{slot}' and denoiser '{denoiser.label}' does "
                     f"not use it; choose another denoiser or conditioner"
                 )
-        for name in spec.extras:
-            if name not in taken:
-                known = f" (they take: {', '.join(sorted(taken))})" if taken else ""
-                yield (
-                    f"conditioner '{part.name}' writes the extra '{name}' and no denoiser, guidance or adapter of the "
-                    f"recipe takes it{suggest(name, taken)}{known}; add the part that reads it, or drop '{part.name}'"
-                )
+        for what, it, written, taken in (
+            ("extra", "it", spec.extras, extras), ("tokens", "them", spec.tokens, tokens)
+        ):  # fmt: skip
+            for name in written:
+                if name not in taken:
+                    known = f" (they take: {', '.join(sorted(taken))})" if taken else ""
+                    yield (
+                        f"conditioner '{part.name}' writes the {what} '{name}' and no denoiser, guidance or adapter of "
+                        f"the recipe takes {it}{suggest(name, taken)}{known}; add the part that reads {it}, or drop "
+                        f"'{part.name}'"
+                    )
     try:
         site = site_of(recipe)
         latent.shape(recipe.image_size)

@@ -247,7 +247,7 @@ class Pipeline:
     def _conditions(self, plan: Plan, chunk: range) -> Conditions:
         given = self._batch([plan.rows[i] for i in chunk], self.reads)
         away = [plan.avoided[i] for i in chunk] if plan.avoided else []
-        return conditions_of(self.model, given, self._batch(away, tuple(away[0])) if away else None)
+        return conditions_of(self.model, given, self._batch(away, tuple(away[0]) if away else ()), plan.seeds_of(chunk))
 
     def _options(self, plan: Plan, chunk: range, watch: Watch) -> LatentOptions:
         settings = plan.recipe.sample

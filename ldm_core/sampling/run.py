@@ -26,18 +26,21 @@ from ldm_core.sampling.image_to_image import Passage
 from ldm_core.sampling.result import Callback, Progress
 
 
-def conditions_of(model: Model, batch: Batch, negative: Batch | None = None) -> Conditions:
+def conditions_of(
+    model: Model, batch: Batch, negative: Batch | None = None, seeds: Sequence[int] | None = None
+) -> Conditions:
     """Encode a batch once for a run.
 
     `negative` holds the inputs to avoid. Conditioners that read one of them encode these and the batch's other keys;
-    the bundles take the place of their nulls.
+    the bundles take the place of their nulls. Conditioners that draw noise draw it from the images' `seeds`, the same
+    for the inputs to avoid; None = their deterministic mode.
     """
-    conds = model.encode(batch)
+    conds = model.encode(batch, seeds=seeds)
     nulls = model.nulls(conds)
     if negative:
         readers = [name for name, c in model.conditioners.items() if not negative.keys().isdisjoint(c.reads)]  # type: ignore[arg-type]
-        nulls.update(model.encode({**batch, **negative}, readers))
-    return Conditions(conds, nulls, batch=batch)
+        nulls.update(model.encode({**batch, **negative}, readers, seeds=seeds))
+    return Conditions(conds, nulls, batch=batch, specs=model.specs, seeds=seeds)
 
 
 @attrs.frozen(eq=False)

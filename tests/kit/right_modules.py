@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldm_core.contracts import Accepts, Conditioner, CondSpec, FirstStage, LatentSpec, Reconstruction, Site
+from ldm_core.contracts import Accepts, Conditioner, CondSpec, FirstStage, LatentSpec, Reconstruction, Site, Tokens
 from ldm_core.contracts.conditioning import Cond
 from ldm_core.contracts.streams import Streams
 from ldm_core.testing.toys import ToyDenoiser
@@ -192,6 +192,51 @@ class Words(Conditioner, nn.Module):
         first = torch.zeros_like(like.crossattn_mask)
         first[:, 0] = True  # one token, however long the batch's longest caption
         return like._replace(crossattn=tokens, crossattn_mask=first)
+
+
+@attrs.frozen(kw_only=True)
+class NoisyConfig:
+    draws: ClassVar[bool] = True
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("caption",)
+
+    def spec(self, latent: LatentSpec) -> CondSpec:
+        return CondSpec(vector=3, tokens={"letters": 4}, crossattn=2, join="width", pad_to=5)
+
+
+class Noisy(Conditioner, nn.Module):
+    """Letters of the caption as a named set of tokens and as tokens that join by width, and their mean with noise."""
+
+    def __init__(self, config: NoisyConfig, site: Site) -> None:
+        super().__init__()
+        assert site.latent is not None
+        self.spec, self.reads = config.spec(site.latent), config.reads
+        self.table = nn.Embedding(128, 4)
+        self.narrow, self.mean = nn.Linear(4, 2), nn.Linear(4, 3)
+
+    def encode(self, batch: Mapping[str, Any], *, streams: Streams | None = None) -> Cond:
+        codes = [text.encode()[:24] for text in batch["caption"]]
+        longest = max(map(len, codes))
+        device = self.table.weight.device
+        ids = torch.tensor([[*code, *[0] * (longest - len(code))] for code in codes], device=device)
+        mask = torch.tensor([[i < len(code) for i in range(longest)] for code in codes], device=device)
+        letters = self.table(ids)
+        mean = self.mean((letters * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+        noise = torch.zeros_like(mean) if streams is None else self.noise(streams, mean)
+        return Cond(
+            crossattn=self.narrow(letters),
+            crossattn_mask=mask,
+            vector=mean + noise,
+            tokens={"letters": Tokens(letters, mask)},
+        )
+
+    def noise(self, streams: Streams, like: Tensor) -> Tensor:
+        return streams.normal(like.shape).to(like)
+
+    def null(self, like: Cond) -> Cond:
+        return like.map(lambda v: torch.zeros_like(v) if v.is_floating_point() else v)
 
 
 @attrs.frozen(kw_only=True)

@@ -168,7 +168,7 @@ def test_a_right_denoiser_passes(net: type) -> None:
     Mistake(RecomputesAStranger, "test_recomputed_blocks_have_equal_gradients", "a module that is not in the denoiser"),
     Mistake(DeafToVector, "test_every_conditioning_part_matters", "'vector' does not change the output"),
     Mistake(DeafToNoise, "test_the_noise_level_matters", "the noise level does not change the output"),
-    Mistake(IgnoresMask, "test_masked_tokens_do_not_matter", "masked tokens change the output"),
+    Mistake(IgnoresMask, "test_masked_tokens_do_not_matter", "masked tokens of crossattn change the output"),
     Mistake(Idle, "test_gradients_reach_every_parameter", "no gradient reaches idle.weight"),
     Mistake(Cut, "test_gradients_reach_the_input", "no finite gradient with respect to x"),
     Mistake(Narrow, "test_output_shape", "F has 1 channels, x 4"),

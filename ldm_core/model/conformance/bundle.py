@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.conditioning import Cond, Tokens, mask_of
 from ldm_core.contracts.values import CondSpec
 from ldm_core.model.conformance.breaches import Named, breach, shown, unsound
 
@@ -21,6 +21,9 @@ def bundle_problems(cond: Any, spec: CondSpec, rows: int | None, grid: Sequence[
     if not isinstance(cond, Cond):
         yield f"returned {type(cond).__name__}; expected: a Cond (ldm_core.contracts.Cond), built by keyword"
         return
+    if loose := [name for name, tokens in cond.tokens.items() if not isinstance(tokens, Tokens)]:
+        yield f"wrote the tokens '{loose[0]}' as {type(cond.tokens[loose[0]]).__name__}; expected: Tokens(values, mask)"
+        return
     for part, value in cond.flat().items():
         if not isinstance(value, Tensor):
             yield f"wrote {part} as {type(value).__name__}; expected: a tensor"
@@ -30,18 +33,25 @@ def bundle_problems(cond: Any, spec: CondSpec, rows: int | None, grid: Sequence[
     for part, value in cond.flat().items():
         if rows is not None and (value.dim() == 0 or value.shape[0] != rows):
             yield f"wrote {part} {shown(value)}; expected: {rows} rows, one an example of the batch"
-        if part in ("crossattn", "vector", "concat") and value.dtype not in _FLOATS:
+        if (part in ("vector", "concat") or mask_of(part)) and value.dtype not in _FLOATS:
             yield f"wrote {part} as {shown(value)}; expected: float32, or what autocast makes of it"
     if grid is not None and cond.concat is not None and tuple(cond.concat.shape[2:]) != tuple(grid):
         yield f"wrote concat {shown(cond.concat)}; expected: the latents' axes {tuple(grid)}"
-    if (mask := cond.crossattn_mask) is not None:
-        if cond.crossattn is None:
-            yield "wrote a crossattn_mask without crossattn; expected: tokens that it is the mask of"
-        elif mask.dtype != torch.bool or mask.shape != cond.crossattn.shape[:2]:
-            wanted = tuple(cond.crossattn.shape[:2])
-            yield f"wrote crossattn_mask {shown(mask)}; expected: bool {wanted}, True = attend"
+    if cond.crossattn_mask is not None and cond.crossattn is None:
+        yield "wrote a crossattn_mask without crossattn; expected: tokens that it is the mask of"
+    yield from _masks(cond)
+
+
+def _masks(cond: Cond) -> Iterator[str]:
+    flat = cond.flat()
+    for part, values in flat.items():
+        name = mask_of(part) or ""
+        if (mask := flat.get(name)) is None:
+            continue
+        if mask.dtype != torch.bool or mask.shape != values.shape[:2]:
+            yield f"wrote {name} {shown(mask)}; expected: bool {tuple(values.shape[:2])}, True = attend"
         elif not bool(mask.any(1).all()):
-            yield "wrote a crossattn_mask with a row that attends to nothing; expected: a True in each row"
+            yield f"wrote a {name} with a row that attends to nothing; expected: a True in each row"
 
 
 def _widths(cond: Cond, spec: CondSpec) -> Iterator[str]:
@@ -64,9 +74,15 @@ def _names(cond: Cond, spec: CondSpec) -> Iterator[str]:
     for part, found, declared in (
         ("residuals", set(cond.residuals), set(spec.residuals)),
         ("extras", set(cond.extras), set(spec.extras)),
+        ("tokens", set(cond.tokens), set(spec.tokens)),
     ):
         if found != declared:
             yield f"wrote {part} {sorted(found)}; expected: {sorted(declared)}, as its spec declares"
+    for name, width in spec.tokens.items():
+        if (tokens := cond.tokens.get(name)) is not None:
+            values = tokens.values
+            if values.dim() != 3 or values.shape[2] != width:
+                yield f"wrote the tokens '{name}' {shown(values)}; expected: (B, L, {width}), as its spec declares"
     for name, shape in spec.extras.items():
         if (value := cond.extras.get(name)) is None:
             continue

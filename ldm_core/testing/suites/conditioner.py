@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldm_core.contracts import Conditioner, ConditionerAnswers, ConditionerConfig, CondSpec, Site, configs
-from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.conditioning import Cond, mask_of
 from ldm_core.model.conformance.bundle import bundle_problems, null_problems
 from ldm_core.testing import batches
 from ldm_core.testing.base import largest_difference, randomize, same
+from ldm_core.testing.drawn_noise import DrawnNoiseSuite
 from ldm_core.testing.rules import Rule
-from ldm_core.testing.tensors import ModuleSuite
 
 
-class ConditionerSuite(ModuleSuite):
+class ConditionerSuite(DrawnNoiseSuite):
     """Subclass it, set `component` and `settings`.
 
     The standard batch has image, caption, class_label, boxes, box_labels, segmentation and name. A conditioner that
@@ -80,14 +80,7 @@ class ConditionerSuite(ModuleSuite):
 
     def row(self, name: str, outputs: Mapping[str, Tensor], index: int, alone: Mapping[str, Tensor]) -> Tensor:
         """A row of a batch; tokens that only padded it to the batch's longest must be masked, and are cut off."""
-        value, other = outputs[name][index : index + 1], alone[name]
-        prefix = "null/" if name.startswith("null/") else ""
-        if name.removeprefix(prefix) in ("crossattn", "crossattn_mask") and value.shape[1] > other.shape[1]:
-            mask = outputs.get(f"{prefix}crossattn_mask")
-            assert mask is not None, "tokens are padded to the longest of the batch, without a mask"
-            assert not bool(mask[index, other.shape[1] :].any()), "padding of the batch is not masked"
-            value = value[:, : other.shape[1]]
-        return value
+        return _cut_to(alone[name], outputs, name, index)
 
     @Rule(
         Conditioner,
@@ -105,6 +98,8 @@ class ConditionerSuite(ModuleSuite):
                 cond = conditioner.encode(self.batch(range(2), size))
             problems = list(bundle_problems(cond, declared, 2, self.latent.shape(size)[1:]))
             assert not problems, f"encode {'; '.join(problems)}"
+            width, merged = CondSpec.merge({"it": declared}).crossattn, Cond.merge([cond], [declared]).crossattn
+            assert (0 if merged is None else merged.shape[2]) == width, f"joined, its tokens are not {width} wide"
 
     @Rule(
         Conditioner,
@@ -149,11 +144,10 @@ class ConditionerSuite(ModuleSuite):
                 with torch.no_grad():
                     like = conditioner.encode(self.batch(rows, size))
                 self._check_null(conditioner, like, f"batch of {len(rows)} at {size}")
-                if like.crossattn is not None:
-                    self._check_null(conditioner, _of_length(like, like.crossattn.shape[1] + 2), "2 tokens more")
-                    if like.crossattn.shape[1] > 1:
-                        shorter = _of_length(like, like.crossattn.shape[1] - 1)
-                        self._check_null(conditioner, shorter, "1 token fewer")
+                if lengths := [v.shape[1] for part, v in like.flat().items() if mask_of(part)]:
+                    self._check_null(conditioner, _longer(like, 2), "2 tokens more")
+                    if min(lengths) > 1:
+                        self._check_null(conditioner, _longer(like, -1), "1 token fewer")
 
     @Rule(
         Conditioner.null,
@@ -198,7 +192,7 @@ class ConditionerSuite(ModuleSuite):
             cond = conditioner.encode(self.batch(range(3), self.sizes[0]))
             null = conditioner.null(cond)
         for which, bundle in (("encode", cond), ("null", null)):
-            if (mask := bundle.crossattn_mask) is not None:
+            for mask in [v for part, v in bundle.flat().items() if part.partition("/")[0].endswith("_mask")]:
                 assert mask.dtype == torch.bool, f"the mask of {which} is {mask.dtype}, not bool"
                 assert bool(mask.any(1).all()), f"a row of the mask of {which} attends to nothing"
 
@@ -220,7 +214,7 @@ class ConditionerSuite(ModuleSuite):
         """Encode and null together reach every parameter but the `unused`, so that joint training trains them all."""
         conditioner = self.build()
         randomize(conditioner)
-        cond = conditioner.encode(self.batch(range(3), self.sizes[0]))
+        cond = self.drawn(conditioner, range(3), range(3))
         parts = [*cond.flat().values(), *conditioner.null(cond).flat().values()]
         outputs = [v for v in parts if v.requires_grad]
         if not outputs:
@@ -254,11 +248,26 @@ class ConditionerSuite(ModuleSuite):
         return grey.repeat_interleave(self.latent.stride[1], 3).expand(-1, self.image_channels, -1, -1).contiguous()
 
 
-def _of_length(cond: Cond, length: int) -> Cond:
-    assert cond.crossattn is not None
-    missing = max(0, length - cond.crossattn.shape[1])
-    tokens = F.pad(cond.crossattn, (0, 0, 0, missing))[:, :length]
-    mask = cond.crossattn_mask
-    if mask is not None:
-        mask = F.pad(mask, (0, missing), value=False)[:, :length]
-    return cond._replace(crossattn=tokens.contiguous(), crossattn_mask=mask)
+def _longer(cond: Cond, more: int) -> Cond:
+    """Every set of tokens with `more` padding, or that many tokens fewer."""
+    flat = cond.flat()
+    for part in list(flat):
+        if (mask := mask_of(part)) is not None:
+            flat[part] = F.pad(flat[part], (0, 0, 0, more)).contiguous()
+            if mask in flat:
+                flat[mask] = F.pad(flat[mask], (0, more), value=False).contiguous()
+    return cond.unflat(flat)
+
+
+def _cut_to(other: Tensor, outputs: Mapping[str, Tensor], name: str, index: int) -> Tensor:
+    """Row `index` of the output `name` without the masked tokens beyond the length of `other`."""
+    value = outputs[name][index : index + 1]
+    prefix = "null/" if name.startswith("null/") else ""
+    masks = {part: own for part in outputs if (own := mask_of(part.removeprefix(prefix)))}
+    masked_by = masks.get(name, name.removeprefix(prefix))
+    if masked_by in masks.values() and value.shape[1] > other.shape[1]:
+        mask = outputs.get(prefix + masked_by)
+        assert mask is not None, "tokens are padded to the longest of the batch, without a mask"
+        assert not bool(mask[index, other.shape[1] :].any()), "padding of the batch is not masked"
+        value = value[:, : other.shape[1]]
+    return value

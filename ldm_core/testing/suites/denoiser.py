@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ldm_core.contracts import CondSpec, Denoiser, DenoiserAnswers, DenoiserConfig, Site, configs
-from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.conditioning import Cond, Tokens, mask_of
 from ldm_core.nn.recompute import recompute
 from ldm_core.testing import batches
 from ldm_core.testing.base import largest_difference, randomize, same
@@ -39,6 +39,7 @@ class DenoiserSuite(ModuleSuite):
             crossattn=8 if accepts.crossattn else 0,
             vector=6 if accepts.vector else 0,
             concat=2 if accepts.concat else 0,
+            tokens={name: 7 + i for i, name in enumerate(accepts.tokens)},
         )
 
     def cond(self, rows: Sequence[int], size: tuple[int, ...]) -> Cond:
@@ -53,6 +54,7 @@ class DenoiserSuite(ModuleSuite):
                 name: batches.normal(rows, [n if n is not None else _TOKENS for n in shape], name)
                 for name, shape in spec.extras.items()
             },
+            tokens={name: Tokens(batches.normal(rows, (_TOKENS, n), name)) for name, n in spec.tokens.items()},
         )
 
     def site(self, size: tuple[int, ...] | None = None) -> Site:
@@ -128,7 +130,10 @@ class DenoiserSuite(ModuleSuite):
         denoiser, given = self.build(), self.inputs(range(2), self.sizes[0])
         before = self._quietly(denoiser, given)["F"]
         flat = given["cond"].flat()
-        declared = {k for k in ("crossattn", "vector", "concat") if getattr(self.conditioning(), k)}
+        spec = self.conditioning()
+        declared = {k for k in ("crossattn", "vector", "concat") if getattr(spec, k)} | {
+            f"tokens/{k}" for k in spec.tokens
+        }
         assert declared <= flat.keys(), f"cond() leaves out {sorted(declared - flat.keys())}"
         for name, value in flat.items():
             if not value.is_floating_point():
@@ -147,26 +152,21 @@ class DenoiserSuite(ModuleSuite):
 
     @Rule(
         Denoiser.forward,
-        "that `crossattn_mask` hides does not",
+        "the mask of a named set hides does not",
         "hand the mask to the attention (True = attend), and weigh a mean over tokens by it",
     )
     def test_masked_tokens_do_not_matter(self) -> None:
-        """Tokens that a crossattn_mask hides have no influence; a mask of all True is no mask."""
-        if not self.conditioning().crossattn:
-            return
+        """Tokens that a set's mask hides have no influence; a mask of all True is no mask."""
         denoiser, given = self.build(), self.inputs(range(2), self.sizes[0])
-        tokens = given["cond"].crossattn
-        mask = torch.ones(tokens.shape[:2], dtype=torch.bool)
-        plain = self._quietly(denoiser, given)["F"]
-        full = self._quietly(denoiser, {**given, "cond": given["cond"]._replace(crossattn_mask=mask)})["F"]
-        assert largest_difference(plain, full) <= self.atol, "a mask of all True changes the output"
-        mask = mask.clone()
-        mask[:, -2:] = False
-        hidden = given["cond"]._replace(crossattn_mask=mask)
-        other = hidden._replace(crossattn=torch.cat([tokens[:, :-2], tokens[:, -2:] + 3.0], 1))
-        a, b = (self._quietly(denoiser, {**given, "cond": c})["F"] for c in (hidden, other))
-        assert largest_difference(a, b) <= self.atol, "masked tokens change the output"
-        assert largest_difference(a, plain) > 1e-6, "masking tokens changes nothing: the mask is not used"
+        flat, plain = given["cond"].flat(), self._quietly(denoiser, given)["F"]
+        for part in [part for part in flat if mask_of(part)]:
+            full, hidden, other = (
+                self._quietly(denoiser, {**given, "cond": given["cond"].unflat(changed)})["F"]
+                for changed in _masked(flat, part)
+            )
+            assert largest_difference(plain, full) <= self.atol, f"a mask of all True over {part} changes the output"
+            assert largest_difference(hidden, other) <= self.atol, f"masked tokens of {part} change the output"
+            assert largest_difference(hidden, plain) > 1e-6, f"the mask of {part} is not used: it changes nothing"
 
     @Rule(
         Denoiser,
@@ -226,3 +226,14 @@ class DenoiserSuite(ModuleSuite):
 
 def _copies(cond: Cond) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in cond.flat().items()}
+
+
+def _masked(flat: Mapping[str, Tensor], part: str) -> Iterator[dict[str, Tensor]]:
+    """A set of tokens with a mask of all True; with its last two hidden; and these moved as well."""
+    tokens, mask = flat[part], str(mask_of(part))
+    shows = torch.ones(tokens.shape[:2], dtype=torch.bool)
+    hides = shows.clone()
+    hides[:, -2:] = False
+    yield {**flat, mask: shows}
+    yield {**flat, mask: hides}
+    yield {**flat, mask: hides, part: torch.cat([tokens[:, :-2], tokens[:, -2:] + 3.0], 1)}

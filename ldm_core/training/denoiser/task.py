@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core.contracts import Batch, FirstStage, LossOutput, Objective, ObjectiveAnswers
-from ldm_core.contracts.conditioning import Cond
 from ldm_core.contracts.configs import of
 from ldm_core.contracts.streams import Streams
 from ldm_core.model.conformance.breaches import inside
@@ -53,8 +52,9 @@ class DiffusionLoss(nn.Module):
     ) -> LossOutput:
         """x0 (B, C, *s) normalised latents -> a loss per example (B,).
 
-        With `times`, a span (a, b) of [0, 1), it is a measurement: nothing is dropped, u is uniform in the
-        span, and the result is the squared error of the network's prediction at the schedule's time of u.
+        With `times`, a span (a, b) of [0, 1), it is a measurement: nothing is dropped, conditioners that draw noise do
+        so from the seeds, u is uniform in the span, and the result is the squared error of the network's prediction at
+        the schedule's time of u.
         """
         streams = Streams(seeds, x0.device)
         if times is None:
@@ -62,8 +62,7 @@ class DiffusionLoss(nn.Module):
         begin, end = times
         u = begin + (end - begin) * streams.uniform((len(streams),)).double()
         t, eps = self.model.schedule.draw(u.to(x0.device)), streams.normal(x0.shape)
-        conds = self.model.encode(batch)
-        cond = Cond.merge(conds.values()) if conds else Cond()
+        cond = self.model.merged(self.model.encode(batch, seeds=seeds))
         error = prediction_error(self.model, x0.float(), eps, t, cond).value
         return LossOutput(error.square().flatten(1).mean(1))
 

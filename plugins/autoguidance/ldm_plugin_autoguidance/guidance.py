@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -57,14 +58,14 @@ class AutoGuidance(Guidance):
         with self._moving:
             if self._model.device != x.device:
                 self._model.to(x.device)
-        weak = conditions.again(self._encoded)(x, t).x0
+        weak = conditions.again(partial(self._encoded, conditions.seeds), self)(x, t).x0
         if self.config.scale == 0.0 and rows is None:
             return Estimate(weak)
         strong = predict(x, t, [conditions.cond])[0]
         return Estimate(choose(rows, weak + self.config.scale * (strong.x0 - weak), strong.x0), strong.extra)
 
-    def _encoded(self, batch: Batch) -> Callable[[Tensor, Tensor], Estimate]:
-        """The weaker model under a batch's conditions."""
+    def _encoded(self, seeds: Sequence[int] | None, batch: Batch) -> Callable[[Tensor, Tensor], Estimate]:
+        """The weaker model under a batch's conditions, whose noise is drawn from the images' `seeds`."""
         from ldm_core.model.diffusion import make_predict
         from ldm_core.sampling.run import conditions_of
 
@@ -78,7 +79,7 @@ class AutoGuidance(Guidance):
                         "conditioner of this model does; guide by a model with the same inputs"
                     )
         predict = make_predict(model)
-        cond = conditions_of(model, batch).cond
+        cond = conditions_of(model, batch, seeds=seeds).cond
         return lambda x, t: predict(x, t, [cond])[0]
 
     def _require_levels(self, model: Model, schedule: NoiseSchedule) -> None:
