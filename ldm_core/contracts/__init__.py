@@ -66,6 +66,8 @@ from ldm_core.contracts.configs import ParameterizationConfig as Parameterizatio
 from ldm_core.contracts.configs import SamplerConfig as SamplerConfig
 from ldm_core.contracts.configs import ScheduleConfig as ScheduleConfig
 from ldm_core.contracts.configs import TimeGridConfig as TimeGridConfig
+from ldm_core.contracts.latent_size import draw_times as draw_times
+from ldm_core.contracts.latent_size import grid_times as grid_times
 from ldm_core.contracts.provisional import Adapter as Adapter
 from ldm_core.contracts.provisional import Dataset as Dataset
 from ldm_core.contracts.provisional import DiffusionModel as DiffusionModel

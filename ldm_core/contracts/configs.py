@@ -194,7 +194,19 @@ class SamplerConfig(Config):
         return None
 
 
-class ScheduleConfig(Config):
+class TimesConfig(Config):
+    """The config of a part that gives times: a schedule or a time grid."""
+
+    __slots__ = ()
+
+    @answer
+    def by_size(self) -> bool:
+        """True if its times depend on the latents' size: the part takes the keyword `shape`, and keeps its config as
+        `config`, by which callers know."""
+        return False
+
+
+class ScheduleConfig(TimesConfig):
     """The config of a noise schedule."""
 
     __slots__ = ()
@@ -232,7 +244,7 @@ class ObjectiveConfig(Config):
         return False
 
 
-class TimeGridConfig(Config):
+class TimeGridConfig(TimesConfig):
     """The config of a time grid."""
 
     __slots__ = ()

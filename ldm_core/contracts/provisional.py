@@ -50,7 +50,12 @@ class NoiseSchedule(Protocol):
     @abstractmethod
     def draw(self, u: Tensor) -> Tensor:
         """Uniform u in [0, 1) -> training times in (0, t_max], same shape, monotone in u; a table gives whole numbers,
-        each of them."""
+        each of them.
+
+        Where the config answers `by_size` with True, it is called as ``draw(u, shape=shape)``: `shape` (C, *s) is that
+        of one example's latents, None where no size is meant. Every shape gives times as above. Callers use
+        :func:`ldm_core.contracts.draw_times`.
+        """
         ...
 
 
@@ -188,7 +193,12 @@ class TimeGrid(Protocol):
         intervals, or more where a config's `uneven` asks for it; a rule that cannot give that number raises ValueError
         naming the nearest that it can. The config's ``problem(table_steps, steps)``, where it has one, says the same
         without torch. Sigma / alpha falls from each time to the next, and the longest interval shrinks as steps grow.
-        Equal calls give equal times, which are the caller's to edit."""
+        Equal calls give equal times, which are the caller's to edit.
+
+        Where the config answers `by_size` with True, it is called as ``times(schedule, steps, shape=shape)``: `shape`
+        (C, *s) is that of one image's latents, None where no size is meant. Every shape gives times as above, and the
+        same numbers of steps are refused. Callers use :func:`ldm_core.contracts.grid_times`.
+        """
         ...
 
 

@@ -25,7 +25,12 @@ from ldm_core.contracts import (
 from ldm_core.contracts.streams import mix_seed
 from ldm_core.errors import ComponentError
 from ldm_core.model.conformance.breaches import Named, named
-from ldm_core.model.conformance.first_batch import Contracts, hold_parameterization, hold_schedule
+from ldm_core.model.conformance.first_batch import (
+    Contracts,
+    hold_kept_config,
+    hold_parameterization,
+    hold_schedule,
+)
 from ldm_core.model.diffusion import Model
 from ldm_core.model.fill import seeded
 from ldm_core.model.parts import make
@@ -112,7 +117,8 @@ def make_model_at(site: Site, recipe: Recipe, catalog: Catalog) -> Model:
         model = Model(denoiser, schedule, parameterization, conditioners, adapters)
     model.draws = frozenset(c.name for c in recipe.conditioners if configs.of(ConditionerConfig, c.config).draws)
     model.contracts = held = Contracts(recipe, catalog, site.latent)
-    hold_schedule(held.parts["schedule"], schedule)
+    hold_kept_config(held.parts["schedule"], schedule, recipe.schedule.config)
+    hold_schedule(held.parts["schedule"], schedule, held.latent.shape(site.size))
     hold_parameterization(held.parts["parameterization"], parameterization, schedule)
     if recipe.trainer.train == "adapters":
         for parameter in (*model.denoiser.parameters(), *model.conditioners.parameters()):  # type: ignore[attr-defined]
@@ -133,11 +139,14 @@ class SamplingParts:
 def make_sampling(recipe: Recipe, catalog: Catalog, site: Site) -> SamplingParts:
     """The recipe's sampler, guidance and time grid."""
     site = attrs.evolve(site, parameterization=make(recipe.parameterization, site, catalog), catalog=catalog)
+    names = {kind: named(getattr(recipe, kind), catalog) for kind in ("sampler", "guidance", "time_grid")}
+    grid = make(recipe.time_grid, site, catalog)
+    hold_kept_config(names["time_grid"], grid, recipe.time_grid.config)
     return SamplingParts(
         sampler=make(recipe.sampler, site, catalog),
         guidance=make(recipe.guidance, site, catalog),
-        time_grid=make(recipe.time_grid, site, catalog),
-        named={kind: named(getattr(recipe, kind), catalog) for kind in ("sampler", "guidance", "time_grid")},
+        time_grid=grid,
+        named=names,
     )
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ldm_core.catalog import Catalog
-from ldm_core.contracts import FirstStage, known_pixels
+from ldm_core.contracts import FirstStage, grid_times, known_pixels
 from ldm_core.contracts.conditioning import Conditions
 from ldm_core.contracts.configs import GuidanceConfig, of
 from ldm_core.contracts.values import Precision
@@ -366,6 +366,6 @@ class Plan:
     def intervals(self, model: Model, parts: SamplingParts) -> int:
         """The number of steps that are run; ConfigError where the grid cannot make them."""
         try:
-            return len(self.begun.times(parts.time_grid.times(model.schedule, self.steps))) - 1
+            return len(self.begun.times(grid_times(parts.time_grid, model.schedule, self.steps, self.shape))) - 1
         except ValueError as error:
             raise ConfigError(f"steps={self.steps}: {error}") from None

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_core.contracts import Batch, Denoise, Estimate, FirstStage, OnStep
+from ldm_core.contracts import Batch, Denoise, Estimate, FirstStage, OnStep, grid_times
 from ldm_core.contracts.answers import PartAnswers
 from ldm_core.contracts.conditioning import Conditions
 from ldm_core.contracts.configs import TimeGridConfig, of
@@ -78,7 +78,7 @@ def sample_latents(
     # a stream of its own for the start: samplers begin alike, whether they draw noise or not
     start = Streams([mix_seed("start", s) for s in seeds], model.device)
     noise = Streams([mix_seed("noise", s) for s in seeds], model.device)
-    times = options.passage.times(_times(model, parts, steps))
+    times = options.passage.times(_times(model, parts, steps, shape))
     x = options.passage.start(model.schedule, times[0], start.normal((len(seeds), *shape)))
     denoise = _denoise(model, parts, conditions, options)
     sampler = parts.named.get("sampler")
@@ -88,11 +88,11 @@ def sample_latents(
     return out
 
 
-def _times(model: Model, parts: SamplingParts, steps: int) -> Tensor:
-    """The levels (steps + 1,) of the grid, held to its contract."""
+def _times(model: Model, parts: SamplingParts, steps: int, shape: Sequence[int]) -> Tensor:
+    """The levels (steps + 1,) of the grid for latents (C, *s) of `shape`, held to its contract."""
     grid = parts.named.get("time_grid")
     with inside(grid, "times"):
-        times = parts.time_grid.times(model.schedule, steps)
+        times = grid_times(parts.time_grid, model.schedule, steps, shape)
     config = of(PartAnswers, parts.time_grid).config
     hold_times(grid, times, steps, model.schedule, more=of(TimeGridConfig, config).uneven)
     return times

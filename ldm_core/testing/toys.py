@@ -26,6 +26,8 @@ def _builtin(kind: str, name: str) -> Any:
 
 LATENT = LatentSpec(4, (8, 8))
 """The latents of the toys."""
+SIZES = ((4, 4), (32, 48), (128, 128))
+"""Heights and widths of latents, small to large, for parts that ask for the size."""
 
 
 class CosineSchedule(NoiseSchedule):

@@ -21,7 +21,8 @@ NAMES: dict[ModuleType, str] = {
         FirstStageConfig Guidance GuidanceConfig LatentSpec LossOutput ModelWeights NoiseSchedule Objective
         ObjectiveAnswers ObjectiveConfig Observer OnStep Parameterization ParameterizationConfig PartAnswers
         Precision Predict Recognised Reconstruction Sampler SamplerConfig ScheduleAnswers ScheduleConfig Site
-        Source TensorFile TensorInfo TimeGrid TimeGridConfig TrainableStage Written
+        Source TensorFile TensorInfo TimeGrid TimeGridConfig TrainableStage Written draw_times
+        grid_times
     """,
     testing: """
         AdapterSuite CodecSuite ConditionerSuite DatasetSuite DenoiserSuite FirstStageSuite GuidanceSuite

@@ -103,11 +103,44 @@ class OneLevelForAll(CosineSchedule):
         return torch.full_like(t, 999.0)
 
 
+@attrs.frozen(kw_only=True)
+class DrawsBySize:
+    by_size: ClassVar[bool] = True
+
+
+class SizedFlow(FlowSchedule):
+    """Times of larger latents are noisier."""
+
+    def __init__(self) -> None:
+        self.config = DrawsBySize()
+
+    def draw(self, u: Tensor, *, shape: Any = None) -> Tensor:
+        return super().draw(u) if shape is None else super().draw(u) ** (8 / shape[1])
+
+
+class ForgetsItsConfig(SizedFlow):
+    def __init__(self) -> None:
+        pass
+
+
+class BeyondTheEnd(SizedFlow):
+    def draw(self, u: Tensor, *, shape: Any = None) -> Tensor:
+        return super().draw(u) * (1.0 if shape is None or shape[1] < 100 else 1.5)
+
+
+class FoldsWhenLarge(SizedFlow):
+    def draw(self, u: Tensor, *, shape: Any = None) -> Tensor:
+        t = super().draw(u)
+        return t if shape is None or shape[1] < 100 else 1e-3 + (t - 0.5).abs()
+
+
 class Tabled(Empty):
     table_steps: ClassVar[int | None] = 50
 
 
-@pytest.mark.parametrize(("schedule", "config"), [(CosineSchedule, Empty), (FlowSchedule, Empty), (Table, Tabled)])
+@pytest.mark.parametrize(
+    ("schedule", "config"), [(CosineSchedule, Empty), (FlowSchedule, Empty), (Table, Tabled), (SizedFlow, DrawsBySize)]
+)
 def test_a_right_schedule_passes(schedule: type, config: type) -> None:
     assert not faults_of(ScheduleSuite, lambda config, site: schedule(), config)
 
@@ -135,6 +168,9 @@ def made(cls: type) -> Any:
     Mistake(made(SaysNoLength), "test_a_table_says_its_length", "SaysNoLength is None, not 50", Tabled),
     Mistake(made(SaysOneOfNothing), "test_a_table_says_its_length", "is 1000, not None"),
     Mistake(made(Table), "test_a_table_says_its_length", "table_steps of Empty is None, not 50"),
+    Mistake(made(ForgetsItsConfig), "test_drawn_times_of_every_size", "does not keep its config", DrawsBySize),
+    Mistake(made(BeyondTheEnd), "test_drawn_times_of_every_size", "latents (128, 128): times between", DrawsBySize),
+    Mistake(made(FoldsWhenLarge), "test_drawn_times_of_every_size", "not monotone in u for latents", DrawsBySize),
 )
 def test_a_mistake_in_a_schedule_is_found(mistake: Mistake) -> None:
     assert_found(ScheduleSuite, mistake)
@@ -292,8 +328,49 @@ class OneLeap(Even):
         return times if steps == 1 else torch.cat([times[:1], 0.5 * times[1:] * times[0] / times[1]])
 
 
+@attrs.frozen(kw_only=True)
+class BySize:
+    by_size: ClassVar[bool] = True
+
+
+class Sized(Even):
+    """Even times to a power that grows with the latents: 1 for small ones."""
+
+    def __init__(self) -> None:
+        self.config = BySize()
+
+    def times(self, schedule: NoiseSchedule, steps: int, *, shape: Any = None) -> Tensor:
+        power = 1.0 if shape is None else 1 + shape[1] / 128
+        return schedule.t_max * (super().times(schedule, steps) / schedule.t_max) ** power
+
+
+class Forgetful(Sized):
+    def __init__(self) -> None:
+        pass
+
+
+class CrampedWhenLarge(Sized):
+    def times(self, schedule: NoiseSchedule, steps: int, *, shape: Any = None) -> Tensor:
+        power = 1.0 if shape is None else shape[1]
+        return schedule.t_max * (super().times(schedule, steps) / schedule.t_max) ** power
+
+
+class RefusesLarge(Sized):
+    def times(self, schedule: NoiseSchedule, steps: int, *, shape: Any = None) -> Tensor:
+        if shape is not None and shape[1] > 100:
+            raise ValueError("too large")
+        return super().times(schedule, steps, shape=shape)
+
+
+@attrs.frozen(kw_only=True)
+class CarelessBySize(BySize):
+    def problem(self, table_steps: int | None, steps: int) -> str | None:
+        return "no steps" if steps < 1 else None
+
+
 def test_a_right_grid_passes() -> None:
     assert not faults_of(TimeGridSuite, made(Even))
+    assert not faults_of(TimeGridSuite, made(Sized), BySize)
 
 
 @mistakes(
@@ -308,6 +385,9 @@ def test_a_right_grid_passes() -> None:
     Mistake(made(TakesNothing), "test_no_steps_are_refused", "a grid of 0 steps raises nothing"),
     Mistake(made(OneLeap), "test_more_steps_are_finer", "the longest intervals of 10, 50, 200 steps"),
     Mistake(made(Even), "test_config_answers_as_the_grid_does", "0 steps on", Careless),
+    Mistake(made(Forgetful), "test_keeps_the_config_that_asks_for_the_size", "does not keep its config", BySize),
+    Mistake(made(CrampedWhenLarge), "test_levels_are_apart", "are one level", BySize),
+    Mistake(made(RefusesLarge), "test_config_answers_as_the_grid_does", "(128, 128): the config says", CarelessBySize),
 )
 def test_a_mistake_in_a_grid_is_found(mistake: Mistake) -> None:
     assert_found(TimeGridSuite, mistake)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core.builtin.diffusion.config import SimpleConfig
-from ldm_core.contracts import LossOutput, Objective, Site
+from ldm_core.contracts import LossOutput, Objective, Site, draw_times
 from ldm_core.model.diffusion import _scaled, prediction_error
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class SimpleObjective(Objective, nn.Module):
         """x0 (B, C, *s) -> the loss of each example (B,), float32."""
         config = self.config
         x0 = x0.float()
-        t = model.schedule.draw(self._spread(streams.uniform((x0.shape[0],)).to(x0.device)))  # (B,)
+        u = self._spread(streams.uniform((x0.shape[0],)).to(x0.device))
+        t = draw_times(model.schedule, u, x0.shape[1:])  # (B,)
         eps = streams.normal(x0.shape).to(x0.device)
         error, alpha, sigma, c_out = prediction_error(model, x0, eps, t, cond)
         measured = error

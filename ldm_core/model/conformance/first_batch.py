@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ldm_core.catalog import Catalog
-from ldm_core.contracts import Estimate, LossOutput, NoiseSchedule
+from ldm_core.contracts import Estimate, LossOutput, NoiseSchedule, PartAnswers, draw_times
 from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts.configs import TimesConfig, of
 from ldm_core.contracts.values import CondSpec, LatentSpec
 from ldm_core.model.conformance.breaches import Named, breach, named, shown, unsound
 from ldm_core.model.conformance.bundle import hold_bundle, hold_null, lost
@@ -156,8 +157,18 @@ def hold_loss(part: Named | None, out: Any, x0: Tensor) -> None:
     raise breach(part, "loss", f"{seen} for x0 {shown(x0)}", f"a LossOutput with value ({len(x0)},), floating", fix)
 
 
-def hold_schedule(part: Named, schedule: Any) -> None:
-    """A schedule's numbers: float64 in t's shape, finite; data at 0; rising noise; draws within (0, t_max]."""
+def hold_kept_config(part: Named, built: Any, config: Any) -> None:
+    """A schedule or time grid whose config asks for the latents' size: it keeps that config, by which it is asked."""
+    if of(TimesConfig, config).by_size and not of(TimesConfig, of(PartAnswers, built).config).by_size:
+        raise breach(part, "config", "is not kept, and by_size is True there", "the config that it was built from",
+                     "set self.config = config in the constructor")  # fmt: skip
+
+
+def hold_schedule(part: Named, schedule: Any, shape: Sequence[int] | None = None) -> None:
+    """A schedule's numbers: float64 in t's shape, finite; data at 0; rising noise; draws within (0, t_max].
+
+    `shape` (C, *s) is that of one example's latents.
+    """
     end = schedule.t_max
     if isinstance(end, bool) or not isinstance(end, int | float) or not 0 < end < float("inf"):
         raise breach(part, "t_max", f"is {shown(end)} {end!r}", "a number above 0")
@@ -166,7 +177,7 @@ def hold_schedule(part: Named, schedule: Any) -> None:
         return
     found = {name: getattr(schedule, name)(t) for name in ("alpha", "sigma", "noise_level")}
     u = torch.tensor([0.0, 0.25, 0.5, 0.999], dtype=torch.float64)
-    drawn = schedule.draw(u)
+    drawn = draw_times(schedule, u, shape)
     for name, value in (*found.items(), ("draw", drawn)):
         like = u if name == "draw" else t
         if not isinstance(value, Tensor) or value.shape != like.shape:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import pytest
 import torch
 from torch import Tensor
 
-from ldm_core.contracts import NoiseSchedule, ScheduleAnswers, ScheduleConfig, configs
+from ldm_core.contracts import NoiseSchedule, PartAnswers, ScheduleAnswers, ScheduleConfig, configs, draw_times
 from ldm_core.testing import batches
 from ldm_core.testing.base import same
 from ldm_core.testing.rules import Rule
 from ldm_core.testing.tensors import TensorSuite
+from ldm_core.testing.toys import SIZES
 
 
 class ScheduleSuite(TensorSuite):
@@ -127,6 +129,31 @@ class ScheduleSuite(TensorSuite):
             u = (torch.arange(count, dtype=torch.float64) + 0.5) / count
             whole = torch.arange(1, count + 1, dtype=torch.float64)
             assert same(schedule.draw(u).double().sort().values, whole), f"draw does not give each of 1..{count}"
+
+    @Rule(
+        NoiseSchedule.draw,
+        "Every shape gives times as above",
+        "keep the config as self.config; for every shape map [0, 1) monotonically into (0, t_max], a table's u to all "
+        "of its whole numbers",
+    )
+    def test_drawn_times_of_every_size(self) -> None:
+        """A schedule whose config answers `by_size` draws fitting times for small and large latents, and for none."""
+        schedule = self.build()
+        if not configs.of(ScheduleConfig, self.config()).by_size:
+            pytest.skip("its config does not ask for the size")
+        kept = configs.of(PartAnswers, schedule).config
+        assert configs.of(ScheduleConfig, kept).by_size, "the schedule does not keep its config: callers cannot know"
+        u = torch.linspace(0, 1, 4097, dtype=torch.float64)[:-1]
+        for size in (None, *SIZES):
+            shape = None if size is None else (self.latent.channels, *size)
+            t = draw_times(schedule, u, shape)
+            assert t.shape == u.shape, f"draw gave shape {tuple(t.shape)} for {tuple(u.shape)} and latents {size}"
+            within = bool((t > 0).all()) and bool((t <= schedule.t_max).all())
+            assert within, f"latents {size}: times between {float(t.min())} and {float(t.max())}"
+            steps = t.diff()
+            monotone = bool((steps >= 0).all()) or bool((steps <= 0).all())
+            assert monotone, f"draw is not monotone in u for latents {size}"
+            assert same(draw_times(schedule, u, shape), t), f"an equal draw for latents {size} gives other times"
 
     @Rule(
         NoiseSchedule,

@@ -8,14 +8,25 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from ldm_core.contracts import NoiseSchedule, ScheduleAnswers, TimeGrid, TimeGridConfig, configs
+from ldm_core.contracts import (
+    NoiseSchedule,
+    PartAnswers,
+    ScheduleAnswers,
+    TimeGrid,
+    TimeGridConfig,
+    configs,
+    grid_times,
+)
 from ldm_core.testing import toys
 from ldm_core.testing.base import Suite, same
 from ldm_core.testing.rules import Rule, must_raise
 
 
 class TimeGridSuite(Suite):
-    """Subclass it, set `component`. `steps` are the numbers tried; one that the rule cannot give must be refused."""
+    """Subclass it, set `component`. `steps` are the numbers tried; one that the rule cannot give must be refused.
+
+    A grid that asks for the latents' size is tried with sizes from small to large, and without one.
+    """
 
     kind = "time_grid"
     protocol: ClassVar[type] = TimeGrid
@@ -31,14 +42,16 @@ class TimeGridSuite(Suite):
         """Strictly decreasing float64 times in [0, t_max], one more than steps; or a ValueError that names numbers."""
         grid, schedule = self.build(), toys.schedules()[name]
         given = 0
-        for steps in self.steps:
-            times = self._times(grid, schedule, steps)
+        for steps, size in self._asked(grid):
+            times = self._times(grid, schedule, steps, size)
             if times is None:
                 continue
             given += 1
             assert times.dtype == torch.float64, f"times are {times.dtype}, not float64"
             assert times.shape == (steps + 1,), f"{steps} steps have {tuple(times.shape)} times, not {steps + 1}"
-            assert bool((times.diff() < 0).all()), f"the times of {steps} steps on {name} do not strictly decrease"
+            assert bool((times.diff() < 0).all()), (
+                f"the times of {steps} steps on {name}{_for(size)} do not strictly decrease"
+            )
             assert 0 < float(times[0]) <= schedule.t_max, f"times begin at {float(times[0])}, t_max is {schedule.t_max}"
             last = (0.0, 1.0) if name == "table" else (0.0,)
             assert float(times[-1]) in last, f"times end at {float(times[-1])}, allowed: {last}"
@@ -53,8 +66,8 @@ class TimeGridSuite(Suite):
     def test_levels_are_apart(self, name: str) -> None:
         """No two times are one level: sigma / alpha falls from each to the next by more than rounding."""
         grid, schedule = self.build(), toys.schedules()[name]
-        for steps in self.steps:
-            times = self._times(grid, schedule, steps)
+        for steps, size in self._asked(grid):
+            times = self._times(grid, schedule, steps, size)
             if times is not None:
                 angle = torch.atan2(schedule.sigma(times), schedule.alpha(times))
                 fall = float((-angle.diff()).min())
@@ -73,9 +86,10 @@ class TimeGridSuite(Suite):
             pytest.skip("this config says nothing of step counts")
         grid, schedule = self.build(), toys.schedules()[name]
         table = configs.of(ScheduleAnswers, schedule).table_steps
-        for steps in (0, *self.steps, 5000):
-            said, times = problem(table, steps), self._times(grid, schedule, steps)
-            assert (said is None) == (times is not None), f"{steps} steps on {name}: the config says {said!r}"
+        for steps, size in [(0, None), *self._asked(grid), (5000, None)]:
+            said, times = problem(table, steps), self._times(grid, schedule, steps, size)
+            told = f"{steps} steps on {name}{_for(size)}: the config says {said!r}"
+            assert (said is None) == (times is not None), told
 
     @Rule(TimeGrid.times, "the longest interval shrinks", "spread the times over all of [0, t_max]")
     def test_more_steps_are_finer(self) -> None:
@@ -99,16 +113,40 @@ class TimeGridSuite(Suite):
     def test_repeats_itself(self) -> None:
         """Equal calls give equal times, and a caller who edits them changes no one else's."""
         grid, schedule = self.build(), toys.schedules()["table"]
-        for steps in self.steps:
-            times = self._times(grid, schedule, steps)
+        for steps, size in self._asked(grid):
+            times = self._times(grid, schedule, steps, size)
             if times is not None:
                 kept = times.clone()
                 times.zero_()
-                assert same(grid.times(schedule, steps), kept), f"the second call with {steps} steps gives other times"
+                again = self._times(grid, schedule, steps, size)
+                assert same(again, kept), f"the second call with {steps} steps{_for(size)} gives other times"
 
-    def _times(self, grid: Any, schedule: NoiseSchedule, steps: int) -> torch.Tensor | None:
+    @Rule(
+        TimeGrid.times,
+        "Where the config answers `by_size`",
+        "keep the config as self.config, by which callers know that the grid takes `shape`",
+    )
+    def test_keeps_the_config_that_asks_for_the_size(self) -> None:
+        """A grid whose config answers `by_size` keeps that config."""
+        if not configs.of(TimeGridConfig, self.config()).by_size:
+            pytest.skip("its config does not ask for the size")
+        kept = configs.of(PartAnswers, self.build()).config
+        assert configs.of(TimeGridConfig, kept).by_size, "the grid does not keep its config: callers cannot know"
+
+    def _asked(self, grid: Any) -> list[tuple[int, tuple[int, ...] | None]]:
+        """The numbers of steps, each with every size of the latents that is tried; None is no size."""
+        by_size = configs.of(TimeGridConfig, self.config()).by_size
+        return [(steps, size) for steps in self.steps for size in ((None, *toys.SIZES) if by_size else (None,))]
+
+    def _times(
+        self, grid: Any, schedule: NoiseSchedule, steps: int, size: tuple[int, ...] | None = None
+    ) -> torch.Tensor | None:
         try:
-            return grid.times(schedule, steps)
+            return grid_times(grid, schedule, steps, None if size is None else (self.latent.channels, *size))
         except ValueError as error:
             assert str(error), "the refusal has no message"
             return None
+
+
+def _for(size: tuple[int, ...] | None) -> str:
+    return "" if size is None else f" for latents {size}"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm_core.contracts import Batch, FirstStage, LossOutput, Objective, ObjectiveAnswers
+from ldm_core.contracts import Batch, FirstStage, LossOutput, Objective, ObjectiveAnswers, draw_times
 from ldm_core.contracts.configs import of
 from ldm_core.contracts.streams import Streams
 from ldm_core.model.conformance.breaches import inside
@@ -61,7 +61,8 @@ class DiffusionLoss(nn.Module):
             return self._loss(x0, batch, streams)
         begin, end = times
         u = begin + (end - begin) * streams.uniform((len(streams),)).double()
-        t, eps = self.model.schedule.draw(u.to(x0.device)), streams.normal(x0.shape)
+        t = draw_times(self.model.schedule, u.to(x0.device), x0.shape[1:])
+        eps = streams.normal(x0.shape)
         cond = self.model.merged(self.model.encode(batch, seeds=seeds))
         error = prediction_error(self.model, x0.float(), eps, t, cond).value
         return LossOutput(error.square().flatten(1).mean(1))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import attrs
 
+from ldm_core.config.fields import field
 from ldm_core.contracts.configs import SamplerConfig, TimeGridConfig
 
 
@@ -169,12 +171,44 @@ class LogSNRConfig(_RatioConfig):
 
 @attrs.frozen(kw_only=True)
 class ShiftedConfig(TimeGridConfig):
-    """Esser et al. 2024 (arXiv 2403.03206), equation 23: even times whose sigma / alpha is multiplied by `shift`."""
+    """Esser et al. 2024 (arXiv 2403.03206), equation 23: even times whose sigma / alpha is multiplied by `shift`.
+
+    With `base_cells` n the multiple depends on the size of the latents, m cells (h times w): it is `shift` times
+    sqrt(m / n), the equation's own rule; with `top_cells` and `top_shift` too, its logarithm is linear in m, through
+    `shift` at n and `top_shift` at `top_cells`, as FLUX has it (e^0.5 at 1,024 cells and e^1.15 at 16,384).
+    """
 
     shift: float = attrs.field(
         default=3.0, validator=_positive, metadata={"help": "above 1: more steps at high noise, as large images need"}
     )
+    base_cells: int = field(0, "latent cells at which `shift` holds, other sizes having others; 0 = all", 0, later=True)
+    top_cells: int = field(0, "latent cells at which `top_shift` holds; 0 = the root of the cells", 0, later=True)
+    top_shift: float = field(0.0, "shift at `top_cells`, its logarithm linear in the cells", 0, later=True)
     needs_table: ClassVar[bool] = False
+
+    def __attrs_post_init__(self) -> None:
+        if bool(self.top_cells) != bool(self.top_shift) or (
+            self.top_cells and not 0 < self.base_cells < self.top_cells
+        ):
+            raise ValueError(
+                f"base_cells {self.base_cells}, top_cells {self.top_cells}, top_shift {self.top_shift}: a second point "
+                "needs all three, and base_cells below top_cells"
+            )
+
+    @property
+    def by_size(self) -> bool:
+        """True if the shift depends on the latents' size."""
+        return self.base_cells > 0
+
+    def shift_at(self, shape: Sequence[int] | None) -> float:
+        """The multiple of sigma / alpha for latents (C, *s); that of `base_cells` where no size is meant."""
+        if not self.base_cells or shape is None:
+            return self.shift
+        cells = math.prod(shape[1:])
+        if not self.top_cells:
+            return self.shift * math.sqrt(cells / self.base_cells)
+        part = (cells - self.base_cells) / (self.top_cells - self.base_cells)
+        return math.exp((1 - part) * math.log(self.shift) + part * math.log(self.top_shift))
 
     def problem(self, table_steps: int | None, steps: int) -> str | None:
         """Say why `steps` are impossible on a table of `table_steps` (None: continuous); None if they are not."""

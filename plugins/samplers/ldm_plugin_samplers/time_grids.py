@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -66,7 +67,7 @@ class RatioGrid(TimeGrid):
 
 
 class ShiftedGrid(TimeGrid):
-    """Even times whose noise is raised: sigma / alpha is multiplied by `shift`.
+    """Even times whose noise is raised: sigma / alpha is multiplied by the config's shift for the latents' size.
 
     On rectified flow it is t -> shift t / (1 + (shift - 1) t). On a schedule with a finite sigma / alpha at its end,
     the even times begin at the level whose multiple is that end: the grid begins at t_max and ends at data.
@@ -75,11 +76,11 @@ class ShiftedGrid(TimeGrid):
     def __init__(self, config: ShiftedConfig, site: Site | None = None) -> None:
         self.config = config
 
-    def times(self, schedule: NoiseSchedule, steps: int) -> Tensor:
-        """Give `steps` + 1 levels; ValueError for less than one step."""
+    def times(self, schedule: NoiseSchedule, steps: int, *, shape: Sequence[int] | None = None) -> Tensor:
+        """Give `steps` + 1 levels for latents (C, *s) of `shape`; ValueError for less than one step."""
         if problem := self.config.problem(None, steps):
             raise ValueError(problem)
-        end, shift = torch.tensor(float(schedule.t_max), dtype=torch.float64), math.log(self.config.shift)
+        end, shift = torch.tensor(float(schedule.t_max), dtype=torch.float64), math.log(self.config.shift_at(shape))
         top = log_ratio(schedule, end) - shift
         start = time_at(schedule, top) if shift > 0 and bool(top.isfinite()) else end
         even = start * (1 - torch.arange(steps + 1, dtype=torch.float64) / steps)

@@ -98,5 +98,15 @@ class TestShiftedDown(TimeGridSuite):
     settings = MappingProxyType({"shift": 0.5})
 
 
+class TestShiftedBySize(TimeGridSuite):
+    component = "shifted"
+    settings = MappingProxyType({"shift": 1.6, "base_cells": 1024, "top_cells": 16384, "top_shift": 3.2})
+
+
+class TestShiftedByTheRoot(TimeGridSuite):
+    component = "shifted"
+    settings = MappingProxyType({"shift": 1.0, "base_cells": 256})
+
+
 class TestQuad(TimeGridSuite):
     component = "quad"

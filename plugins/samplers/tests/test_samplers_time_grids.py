@@ -14,6 +14,7 @@ from torch import Tensor
 from ldm_core.builtin.diffusion.config import VPConfig
 from ldm_core.builtin.diffusion.schedules import VPSchedule
 from ldm_core.config.structure import structure
+from ldm_core.contracts import grid_times
 from ldm_core.errors import ConfigError
 from ldm_core.testing.gaussian import FlowSchedule, VESchedule
 
@@ -130,6 +131,23 @@ def test_shifted_on_a_table(shift: float) -> None:
         assert times.tolist() == pytest.approx([1000 * (1 - i / 8) for i in range(9)])
     longest = [float(-t.diff()[-1]) for t in (times, ShiftedGrid(ShiftedConfig(shift=1.0)).times(SD, 8))]
     assert (longest[0] > longest[1]) == (shift > 1)
+
+
+def test_the_shift_of_a_size() -> None:
+    """Equation 23's root of the cells; FLUX's line, here through its own numbers in cells of 2 x 2 a token."""
+    root = ShiftedConfig(shift=1.0, base_cells=1024)
+    assert [root.shift_at((4, n, n)) for n in (32, 64, 128)] == pytest.approx([1.0, 2.0, 4.0])
+    line = ShiftedConfig(shift=math.exp(0.5), base_cells=1024, top_cells=16384, top_shift=math.exp(1.15))
+    for tokens in (256, 1024, 4096):
+        mu = 0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)
+        assert line.shift_at((16, 2 * tokens // 16, 32)) == pytest.approx(math.exp(mu))
+    times = grid_times(ShiftedGrid(root), FlowSchedule(), 4, (4, 64, 64))
+    assert times.tolist() == pytest.approx([2 * t / (1 + t) for t in (1.0, 0.75, 0.5, 0.25, 0.0)])
+    plain = ShiftedGrid(ShiftedConfig(shift=3.0))
+    assert torch.equal(grid_times(plain, SD, 8, (4, 64, 64)), plain.times(SD, 8)), "off, no size matters"
+    for wrong in ({"top_cells": 4096}, {"base_cells": 64, "top_cells": 32, "top_shift": 2.0}):
+        with pytest.raises(ConfigError, match="a second point needs all three"):
+            structure(wrong, ShiftedConfig, "time_grid")
 
 
 @pytest.mark.parametrize("schedule", [SD, ZERO, FlowSchedule(), VESchedule()])

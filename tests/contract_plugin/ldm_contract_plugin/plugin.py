@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ldm_contract_plugin import config
+from ldm_contract_plugin.training import components as training
 from ldm_core import Component, hookimpl
 
 
@@ -10,6 +11,7 @@ from ldm_core import Component, hookimpl
 def ldm_components() -> list[Component]:
     """A transformer, rectified flow, two-set conditioning, LoRA, a command."""
     return [
+        *training.components(),
         Component(
             kind="denoiser",
             name="tiny_dit",

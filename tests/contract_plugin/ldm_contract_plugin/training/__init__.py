@@ -1,0 +1,1 @@
+"""Parts that use the doors of training: sizes, teachers, representations, precisions."""

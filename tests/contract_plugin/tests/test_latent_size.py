@@ -1,0 +1,127 @@
+"""A schedule and a time grid that know the size of the latents: in training with buckets and in sampling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from ldm_contract_plugin.training.resolution_flow import ResolutionFlow
+from training_runs import TINY, go, weights
+
+import ldm_core
+from ldm_core.catalog import Catalog
+from ldm_core.cli import main
+from ldm_core.contracts import draw_times, grid_times
+from ldm_core.errors import ContractError
+from ldm_core.model.build import make_first_stage, make_model, make_sampling, sampling_site
+from ldm_core.recipe.resolve import resolve
+
+SIZED: dict[str, Any] = {
+    "schedule": {"use": "resolution_flow", "base_cells": 256},
+    "time_grid": {"use": "shifted", "shift": 1.0, "base_cells": 256},
+    "sampler": "euler",
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture()
+def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The shapes that the schedule was handed, in turn."""
+    seen: list[Any] = []
+    plain = ResolutionFlow.draw
+
+    def draw(self: ResolutionFlow, u: torch.Tensor, *, shape: Any = None) -> torch.Tensor:
+        seen.append(shape)
+        return plain(self, u, shape=shape)
+
+    monkeypatch.setattr(ResolutionFlow, "draw", draw)
+    return seen
+
+
+def test_training_hands_the_size_of_each_bucket(tmp_path: Path, told: list[Any]) -> None:
+    changes = {**SIZED, "data": {"buckets": [[16, 32]]}, "trainer": {**TINY["trainer"], "validate_images": 4}}
+    watch = go(tmp_path / "run", stages=("first_stage", "latents", "denoiser"), **changes)
+    assert len(watch.losses["denoiser"]) == 8
+    sizes = set(told)
+    assert {(3, 16, 16), (3, 16, 32)} >= sizes and (3, 16, 16) in sizes, sizes
+    assert None not in sizes, "a caller drew without the size"
+
+
+def test_noise_grows_with_the_latents() -> None:
+    schedule = Catalog.discover().get("schedule", "resolution_flow")[0].component
+    made = schedule.load()(schedule.config(base_cells=64), None)
+    u = torch.rand(4096, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    plain, small, large = (draw_times(made, u, s) for s in (None, (4, 8, 8), (4, 16, 16)))
+    assert torch.equal(plain, small), "at the base size times are left as they are"
+    torch.testing.assert_close(large, 2 * plain / (1 + plain))
+
+
+def test_sampling_hands_the_size_of_the_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the command line, from Python, and from two threads at once: equal seeds, equal pictures."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**TINY, **SIZED, "trainer": {**TINY["trainer"], "steps": 2}}))
+    out = tmp_path / "run"
+    assert main(["--recipe", str(recipe), "--out", str(out)]) == 0
+    assert main(["sample", str(out), "--images", "2", "--seed", "5", "--out", str(tmp_path / "small")]) == 0
+    assert main(["sample", str(out), "image_size=32", "--images", "1", "--out", str(tmp_path / "large")]) == 0
+
+    pipeline = ldm_core.load(str(out), device="cpu")
+    asked: list[Any] = []
+    grid = pipeline._parts(pipeline.recipe).time_grid
+    plain = type(grid).times
+
+    def times(self: Any, schedule: Any, steps: int, *, shape: Any = None) -> torch.Tensor:
+        asked.append(shape)
+        return plain(self, schedule, steps, shape=shape)
+
+    monkeypatch.setattr(type(grid), "times", times)
+    alone = pipeline.sample(images=2, seed=5, steps=3)
+    assert set(asked) == {(3, 16, 16)}
+    found: dict[int, Any] = {}
+
+    def draw(number: int) -> None:
+        found[number] = pipeline.sample(images=2, seed=5, steps=3)
+
+    threads = [Thread(target=draw, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for made in found.values():
+        assert all(np.array_equal(a.image, b.image) for a, b in zip(alone, made, strict=True))
+    begun = pipeline.sample(images=1, seed=5, steps=4, image=alone[0].image, strength=0.5)
+    assert begun[0].image.shape == (3, 16, 16)
+    assert weights(out).keys() == pipeline.model.state_dict().keys()
+
+
+def test_an_image_to_image_run_begins_at_the_shifted_level() -> None:
+    catalog = Catalog.discover()
+    for size, shift in ((16, 1.0), (32, 2.0)):
+        recipe = resolve({**TINY, **SIZED, "image_size": size}, catalog)
+        stage = make_first_stage(recipe, catalog)
+        model = make_model(recipe, catalog, stage)
+        grid = make_sampling(recipe, catalog, sampling_site(recipe, stage)).time_grid
+        times = grid_times(grid, model.schedule, 4, (3, size, size))
+        assert math.isclose(float(times[2]), shift * 0.5 / (1 + (shift - 1) * 0.5), rel_tol=1e-9)
+
+
+def test_a_part_that_forgets_its_config_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = Catalog.discover()
+    recipe = resolve({**TINY, **SIZED}, catalog)
+    monkeypatch.setattr(ResolutionFlow, "__init__", lambda self, config, site: None)
+    with pytest.raises(ContractError, match=r"schedule 'resolution_flow'.*config is not kept"):
+        make_model(recipe, catalog, make_first_stage(recipe, catalog))
