@@ -16,9 +16,8 @@ from ldm_core.errors import ConfigError
 from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.layout import clip as clip_keys
 from ldm_plugin_compvis.layout import expected
-from ldm_plugin_compvis.layout.state_dict import NAME, allowed, averaged
+from ldm_plugin_compvis.layout.state_dict import AUTOENCODER, NAME, allowed, averaged
 from ldm_plugin_compvis.recognise.found import Found
-from ldm_plugin_compvis.shapes import autoencoder as autoencoder_shapes
 from ldm_plugin_compvis.shapes import released as fingerprints
 
 WITH_TOKENIZER = ("text", "clip_text")
@@ -199,7 +198,7 @@ def _left(taken: _Taken, lone: bool) -> tuple[list[str], dict[str, int]]:
             first = name[len(prefix) :].split(".")[0]
             if lone:
                 what = ""
-            elif doubled and first in autoencoder_shapes.PARTS:
+            elif doubled and first in AUTOENCODER:
                 what = "the first stage a second time, as the conditioner"
         if what is None and name.startswith(("model_ema.loss", "model_ema.first_stage", "model_ema.cond_stage")):
             what = "averages of losses"

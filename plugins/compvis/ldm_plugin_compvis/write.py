@@ -23,7 +23,7 @@ from ldm_plugin_compvis.layout.state_dict import NAME, averaged
 from ldm_plugin_compvis.model_config.read import METADATA, OWN
 from ldm_plugin_compvis.model_config.write import config_of
 from ldm_plugin_compvis.read import FIRST_CONV, mask_second
-from ldm_plugin_compvis.recognise.file import MASKED
+from ldm_plugin_compvis.recognise.parts import MASKED
 
 SUFFIXES = (".safetensors", ".ckpt")
 HELD = (

@@ -12,12 +12,14 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 from ldm_core.contracts.codec import TensorFile
-from ldm_plugin_compvis.shapes import autoencoder as autoencoder_shapes
-from ldm_plugin_compvis.shapes import unet as unet_shapes
 
 Shapes = Mapping[str, tuple[int, ...]]
 NAME = "compvis"
 """The codec's."""
+
+UNET = ("time_embed", "label_emb", "input_blocks", "middle_block", "output_blocks", "out", "id_predictor")
+AUTOENCODER = ("encoder", "decoder", "quant_conv", "post_quant_conv", "quantize")
+"""First words of the tensor names of each, relative to it."""
 
 DENOISERS = ("model.diffusion_model.", "diffusion_model.", "")
 FIRST_STAGES = ("first_stage_model.", "")
@@ -72,11 +74,11 @@ class Layout:
 
     def of_denoiser(self, shapes: Shapes) -> Shapes:
         """The U-Net's tensors, names relative to it."""
-        return below(shapes, self.denoiser, unet_shapes.PARTS if self.denoiser == "" else None)
+        return below(shapes, self.denoiser, UNET if self.denoiser == "" else None)
 
     def of_first_stage(self, shapes: Shapes) -> Shapes:
         """The first stage's tensors, names relative to it, without losses and averages."""
-        return below(shapes, self.first_stage, autoencoder_shapes.PARTS)
+        return below(shapes, self.first_stage, AUTOENCODER)
 
     def of_conditioner(self, shapes: Shapes) -> Shapes:
         """The conditioner's tensors, names relative to it; a text model's with or without its last prefix alike."""

@@ -8,8 +8,6 @@ from typing import Any
 import attrs
 
 Shapes = Mapping[str, tuple[int, ...]]
-PARTS = ("encoder", "decoder", "quant_conv", "post_quant_conv", "quantize")
-"""First words of the first stage's tensor names."""
 
 
 class NotThisAutoencoder(ValueError):

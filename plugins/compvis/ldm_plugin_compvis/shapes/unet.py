@@ -14,8 +14,6 @@ import attrs
 from ldm_core.builtin.unet.config import UNetConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
-PARTS = ("time_embed", "label_emb", "input_blocks", "middle_block", "output_blocks", "out", "id_predictor")
-"""First words of the U-Net's tensor names."""
 _UP = re.compile(r"output_blocks\.(\d+)\.[12]\.(conv\.weight|in_layers\.2\.weight)$")
 
 
