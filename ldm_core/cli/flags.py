@@ -53,6 +53,8 @@ COMMANDS: Mapping[str, str] = {
     "Pipeline.reconstruct": "ldm-run reconstruct",
 }
 """Name in Python -> the command that does it."""
+LINES: Mapping[str, str] = {"weights.convert": "ldm-run convert {} --to ldm"}
+"""Name in Python with ``=ARGUMENTS`` -> the line of a shell with these arguments."""
 
 WORDS: Mapping[str, str] = {
     **{f"--{name}": words for name, words in ARGUMENTS.items()},
@@ -104,6 +106,8 @@ def _in_flags(found: re.Match[str]) -> str:
     key, value = found[1], found[2]
     if key in COMMANDS and value is None:
         return f"`{COMMANDS[key]}`"
+    if key in LINES and value is not None:
+        return f"`{LINES[key].format(value)}`"
     name = key.removeprefix("inputs.")
     flag = input_flag(name) if name != key else KEYS.get(key, "--" + key.replace("_", "-"))
     if flag.split()[0] not in _known:

@@ -111,7 +111,7 @@ def overlay(plain: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
             before = {"use": before}
         if _of_parts(before) and (not isinstance(value, Mapping) or isinstance(value.get("use"), str)):
             out[key] = _chosen(before, value)
-        elif isinstance(before, Sequence) and not isinstance(before, str) and isinstance(value, Mapping):
+        elif _named(before) and isinstance(value, Mapping):
             out[key] = _members(before, value)
         elif not isinstance(before, Mapping) or not isinstance(value, Mapping):
             out[key] = value
@@ -125,6 +125,11 @@ def overlay(plain: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
 def _of_parts(value: Any) -> TypeGuard[Sequence[Any]]:
     """True if a value is a list of components with their settings."""
     return isinstance(value, list | tuple) and any(isinstance(row, Mapping) and "use" in row for row in value)
+
+
+def _named(value: Any) -> TypeGuard[Sequence[Any]]:
+    """True if a value is a list whose members have names: components, with or without settings."""
+    return isinstance(value, list | tuple) and all(isinstance(row, Mapping | str) for row in value)
 
 
 def _chosen(before: Sequence[Any], given: Any) -> Any:

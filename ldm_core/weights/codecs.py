@@ -6,7 +6,7 @@ Torch is imported when tensors become modules, and not before.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
@@ -19,10 +19,7 @@ from ldm_core.contracts.values import EMPTY
 from ldm_core.errors import CheckpointError, ComponentError, ConfigError, LDMError, clean
 from ldm_core.model.finite import warn_of
 from ldm_core.recipe.places import described
-from ldm_core.weights.given import require_pixels, require_settings
-
-if TYPE_CHECKING:
-    pass
+from ldm_core.weights.given import require_described, require_pixels, require_settings
 
 BROUGHT = ("ldm-plugin-compvis", "ldm-plugin-diffusers")
 """First-party distributions with codecs, for the answer where nothing knows a file."""
@@ -191,6 +188,7 @@ def read_with(
     except LDMError:
         raise
     except _FAULTS as error:
+        require_described(found.recipe, where, catalog)
         advice = f"check the settings that were given ({clean(', '.join(source.given), 100)})" if source.given else ""
         raise CheckpointError(
             f"{where}: codec '{name}' could not read it ({type(error).__name__}: {clean(error, 200)}); "

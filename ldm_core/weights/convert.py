@@ -8,6 +8,7 @@ identities.
 from __future__ import annotations
 
 import contextlib
+import shlex
 from pathlib import Path
 
 from ldm_core import storage
@@ -81,10 +82,11 @@ def _folder_of(url: str, catalog: Catalog) -> str:
         require_known(found, url)
     except ConfigError as error:
         settings = " ".join(f"{key}=..." for key in found.unknown)
+        place = shlex.quote(storage.shown(url))
         raise ConfigError(
             [
                 *error.problems,
-                f"convert it with `weights.convert` first, to codec ldm and with {settings}; give the folder it made",
+                f"convert it to codec ldm first: `weights.convert={place} FOLDER {settings}`; give FOLDER",
             ]
         ) from None
     key = digest({"format": _FORMAT, "codec": name, "content": source.sha256(), "recipe": dict(found.recipe)})

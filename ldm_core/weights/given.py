@@ -5,29 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import attrs
+
 from ldm_core.catalog import Catalog
 from ldm_core.config.structure import structure, unstructure
-from ldm_core.errors import ComponentError, ConfigError, clean, quoted
+from ldm_core.errors import CheckpointError, ComponentError, ConfigError, clean, quoted
 from ldm_core.recipe.keys import LISTS, SINGLE
 
 _OF_THE_CORE = ("use", "name", "dropout", "train", "weights", "sha256")
+"""Keys of a row beside the fields of its component, unless one has a field of this name."""
 
 
 def require_settings(recipe: Mapping[str, Any], given: Mapping[str, Any], catalog: Catalog) -> None:
     """:class:`ConfigError` with a line for each setting of `given` that its part in `recipe` cannot have; the recipe is
     a codec's answer with `given` on top. Parts that are not installed are left to their own error."""
-    problems: list[str] = []
-    for key in given:
-        value = recipe.get(key, given[key])
+    if problems := list(_misfits({key: recipe.get(key, value) for key, value in given.items()}, catalog)):
+        raise ConfigError(problems)
+
+
+def require_described(recipe: Mapping[str, Any], where: str, catalog: Catalog) -> None:
+    """The same for all of a codec's answer: :class:`CheckpointError`, the setting came with the weights at `where`."""
+    if problems := list(_misfits(recipe, catalog)):
+        raise CheckpointError(f"{where}: its configuration does not fit the weights: {'; '.join(problems)}")
+
+
+def _misfits(recipe: Mapping[str, Any], catalog: Catalog) -> Iterator[str]:
+    for key, value in recipe.items():
         for path, kind, row in _rows(key, value):
             try:
                 _require_part(path, kind, row, catalog)
             except ConfigError as error:
-                problems += error.problems
+                yield from error.problems
             except ComponentError:
                 continue
-    if problems:
-        raise ConfigError(problems)
 
 
 def require_pixels(given: Mapping[str, Any]) -> None:
@@ -55,8 +65,10 @@ def _require_part(path: str, kind: str, row: Any, catalog: Catalog) -> None:
         return  # the codec says which part it is
     entry, preset = catalog.get(kind, name)
     base = {} if preset is None else unstructure(preset)
-    own = {k: v for k, v in row.items() if k not in _OF_THE_CORE}
-    structure({**base, **own}, entry.component.config, clean(path))
+    config = entry.component.config
+    fields = {field.name for field in attrs.fields(config)}
+    own = {k: v for k, v in row.items() if k in fields or k not in _OF_THE_CORE}
+    structure({**base, **own}, config, clean(path))
 
 
 def _pixels(key: str, value: Any) -> Iterator[str]:

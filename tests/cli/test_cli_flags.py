@@ -27,6 +27,11 @@ def _command(name: str) -> click.Command:
     return found
 
 
+def test_a_conversion_is_a_whole_line_to_copy() -> None:
+    line = flags.in_flags("first: `weights.convert='my model.ckpt' FOLDER denoiser.heads=...`; give FOLDER")
+    assert line == "first: `ldm-run convert 'my model.ckpt' FOLDER denoiser.heads=... --to ldm`; give FOLDER"
+
+
 @pytest.mark.parametrize(
     ("command", "text", "said"),
     [

@@ -16,6 +16,7 @@ from training_runs import Watch, go, weights
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
 from ldm_core.cli.assemble import assemble
+from ldm_core.cli.flags import in_flags
 from ldm_core.cli.options import RecipeOptions
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.recipe import artifacts
@@ -162,9 +163,8 @@ def test_what_is_unknown_says_how_to_convert(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ConfigError) as caught:
         FIND(path, artifacts.STAGE_FILE)
     assert "nothing says denoiser.heads; add denoiser.heads=4 (one of: 4, 8)" in caught.value.problems[0]
-    assert (
-        "convert it with `weights.convert` first, to codec ldm and with denoiser.heads=..." in caught.value.problems[1]
-    )
+    command = f"`ldm-run convert {path} FOLDER denoiser.heads=... --to ldm`"
+    assert in_flags(caught.value.problems[1]) == f"convert it to codec ldm first: {command}; give FOLDER"
 
 
 def test_the_option_builds_the_model_as_the_weights_are(source: str) -> None:

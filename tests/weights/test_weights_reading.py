@@ -187,6 +187,7 @@ def test_given_values_lie_on_top() -> None:
         "guidance": {"use": "cfg", "scale": 2.0},
     }
     assert overlay(plain, {"denoiser": {"use": "dit"}})["denoiser"] == {"use": "dit"}
+    assert overlay({"channel_mult": [1, 2]}, {"channel_mult": {}}) == {"channel_mult": {}}, "no list of parts"
     assert plain["denoiser"] == {"use": "unet", "heads": 1}
 
 

@@ -107,7 +107,7 @@ def read(found: Found, config: CompVisConfig, where: str) -> ModelWeights:
             own[FIRST_CONV] = mask_last(own[FIRST_CONV], unet.latent_channels)
         model = {f"denoiser.{name}": value for name, value in own.items()}
         if stage is not None:
-            model |= _conditioners(taken)
+            model |= _conditioners(taken, where)
     lone = model is not None and stage is None
     unexpected, spare = _left(taken, lone)
     notes = [*found.notes, *_notes(taken, config, spare)]
@@ -139,15 +139,22 @@ def _latent(found: Found) -> LatentSpec:
     return LatentSpec(channels=found.unet.latent_channels, stride=(factor, factor))
 
 
-def _conditioners(taken: _Taken) -> dict[str, Tensor]:
+def _conditioners(taken: _Taken, where: str) -> dict[str, Tensor]:
     found = taken.found
     out: dict[str, Tensor] = {}
     prefix = found.layout.conditioner or ""
-    for row in found.recipe.get("conditioners", []):
-        if not isinstance(row, Mapping):
-            continue
+    rows = found.recipe.get("conditioners", [])
+    for row in [rows] if isinstance(rows, str) else rows:
+        row = {"use": row} if isinstance(row, str) else row
         use, name = row["use"], row.get("name", row["use"])
-        shapes = expected.of_conditioner(use, row)
+        try:
+            shapes = expected.of_conditioner(use, row)
+        except KeyError as error:
+            held = "no conditioner" if found.conditioner is None else f"'{found.conditioner.use}'"
+            raise ConfigError(
+                f"{storage.shown(where)}: conditioners: '{use}' was named without its {error.args[0]}, which is the "
+                f"file's to say; the file holds {held}: leave `conditioners` out, or give all settings of '{use}'"
+            ) from None
         if use == "clip_text" and found.conditioner is not None and found.conditioner.openclip:
             own = _opened(taken, prefix, shapes)
         elif use == "clip_text":

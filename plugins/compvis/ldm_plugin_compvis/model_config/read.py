@@ -14,7 +14,7 @@ import attrs
 
 from ldm_core.contracts import EMPTY
 from ldm_core.contracts.codec import Source, TensorFile
-from ldm_core.errors import LDMError
+from ldm_core.errors import LDMError, clean, quoted
 from ldm_core.weights.containers import configs
 from ldm_plugin_compvis.shapes.unet import UNetShapes
 
@@ -50,11 +50,17 @@ def hints_of(source: Source, file: TensorFile, unet: UNetShapes | None) -> Hints
     """The hints of a file: its metadata first, then a YAML file beside it whose widths are the file's own."""
     notes: list[str] = []
     found: Hints | None = None
+    plain: Mapping[str, Any] | None
     if text := file.metadata.get(METADATA, ""):
         try:
-            found = _hints(configs.parse(text.encode(), f"{METADATA}.yaml", METADATA), "its metadata")
+            plain = configs.parse(text.encode(), f"{METADATA}.yaml", METADATA)
         except LDMError as error:
             notes.append(f"the configuration in its metadata does not read: {error}")
+        else:
+            if wrong := _malformed(plain):
+                notes.append(f"the configuration in its metadata is left aside: {wrong}")
+            else:
+                found = _hints(plain, "its metadata")
     for name in () if found else _beside(source):
         try:
             plain = source.config(name)
@@ -63,8 +69,8 @@ def hints_of(source: Source, file: TensorFile, unet: UNetShapes | None) -> Hints
             continue
         if not isinstance(plain, Mapping) or not isinstance(plain.get("model"), Mapping):
             continue
-        if wrong := _misfit(plain, unet):
-            notes.append(f"{name}: left aside, it describes another model ({wrong})")
+        if wrong := _malformed(plain) or _misfit(plain, unet):
+            notes.append(f"{name}: left aside: {wrong}")
             continue
         found = _hints(plain, name)
         break
@@ -98,17 +104,41 @@ def _network(plain: Mapping[str, Any]) -> Mapping[str, Any]:
     return _mapping(params, "unet_config", "params") or _mapping(params, "network_config", "params")
 
 
+def _malformed(plain: Mapping[str, Any]) -> str:
+    """The first part in a configuration of ours without the form of one, in words; "" if there is none."""
+    for key, value in _mapping(plain, OWN).items():
+        if key in ("image_size", "image_channels"):
+            good = all(type(n) is int and n > 0 for n in (value if isinstance(value, list) and value else [value]))
+        elif key == "conditioners":
+            good = isinstance(value, list) and all(_is_part(row) for row in value)
+        else:
+            good = key in ("class_names", "normalization") or isinstance(value, str) or _is_part(value)
+        if not good:
+            return f"{OWN}.{clean(key, 40)} is {quoted(value)}"
+    return ""
+
+
+def _is_part(value: Any) -> bool:
+    """True for a component's settings with its name."""
+    return (
+        isinstance(value, Mapping)
+        and all(isinstance(key, str) for key in value)
+        and isinstance(value.get("use"), str)
+        and isinstance(value.get("name", ""), str)
+    )
+
+
 def _misfit(plain: Mapping[str, Any], unet: UNetShapes | None) -> str:
-    """What of a configuration's U-Net is not the file's, or ""."""
+    """A difference between a configuration's U-Net and the file's, in words, or ""."""
     network = _network(plain)
     if unet is None or not network:
-        return "it has a U-Net" if network else ""
+        return "it describes another model (it has a U-Net)" if network else ""
     own = {"model_channels": unet.fields["channels"], "channel_mult": list(unet.fields["channel_mult"])}
     own |= {"num_res_blocks": unet.fields["res_blocks"]} | ({"context_dim": unet.crossattn} if unet.crossattn else {})
     for key, value in own.items():
         said = list(network[key]) if isinstance(network.get(key), Sequence) else network.get(key)
         if said is not None and said != value:
-            return f"{key} is {said}, in the file {value}"
+            return f"it describes another model ({key} is {said}, in the file {value})"
     return ""
 
 
