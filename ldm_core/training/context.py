@@ -19,12 +19,12 @@ from ldm_core.model.parts import held_out_data, make_dataset
 from ldm_core.model.trained import load_stage
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.recipe import Recipe
+from ldm_core.training.checkpoints.identities import Identities
 from ldm_core.training.engine import world
 from ldm_core.training.feed.examples import Examples
 from ldm_core.training.feed.loader import Loader
 from ldm_core.training.feed.order import Arrangement, Place
 from ldm_core.training.folder import curves, own_files
-from ldm_core.training.folder.identities import Identities
 from ldm_core.training.folder.metrics import MetricsFile
 from ldm_core.training.folder.own_files import OwnFiles
 from ldm_core.training.folder.stopping import Run, Stop

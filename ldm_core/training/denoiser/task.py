@@ -18,7 +18,7 @@ from ldm_core.model.conformance.first_stage import hold_latents, hold_moments
 from ldm_core.model.diffusion import Model, prediction_error
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.training.averages.ema import EMA, whole_state
-from ldm_core.training.engine.bad_steps import Guard, spoiled
+from ldm_core.training.bad_steps import Guard, spoiled
 from ldm_core.training.engine.part import Part
 from ldm_core.training.engine.world import World
 from ldm_core.training.feed.loader import MicroBatch

@@ -17,7 +17,7 @@ from ldm_core.model.diffusion import AUTOCAST
 from ldm_core.model.fill import seeded
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.training.averages.ema import EMA
-from ldm_core.training.engine.bad_steps import Guard, spoiled
+from ldm_core.training.bad_steps import Guard, spoiled
 from ldm_core.training.engine.part import Part
 from ldm_core.training.engine.world import World
 from ldm_core.training.feed.loader import MicroBatch

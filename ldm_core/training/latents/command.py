@@ -13,9 +13,9 @@ from ldm_core.model.parts import make_dataset
 from ldm_core.model.trained import load_stage
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.recipe import Recipe
+from ldm_core.training.checkpoints import known_data
 from ldm_core.training.engine import world
 from ldm_core.training.feed.examples import Examples
-from ldm_core.training.folder import known_data
 from ldm_core.training.folder.metrics import MetricsFile
 from ldm_core.training.folder.stopping import Run, Stop
 from ldm_core.training.latents import cache as latent_cache

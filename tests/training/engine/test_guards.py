@@ -19,10 +19,10 @@ from ldm_core.contracts.streams import mix_seed
 from ldm_core.errors import TrainingError
 from ldm_core.model.build import make_first_stage, make_model, make_objective, sampling_site
 from ldm_core.recipe.resolve import resolve
+from ldm_core.training.bad_steps import spoiled
 from ldm_core.training.checkpoints.snapshot import part_tensors
 from ldm_core.training.denoiser.task import DenoiserTask
 from ldm_core.training.engine import world
-from ldm_core.training.engine.bad_steps import spoiled
 from ldm_core.training.feed.loader import MicroBatch
 from ldm_core.training.feed.order import Place
 

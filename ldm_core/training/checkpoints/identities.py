@@ -11,7 +11,7 @@ from ldm_core.config.structure import digest
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.recipe import Recipe
-from ldm_core.training.folder import known_data
+from ldm_core.training.checkpoints import known_data
 
 
 class Identities:
