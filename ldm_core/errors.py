@@ -33,6 +33,11 @@ class DataError(LDMError):
     """Images or annotations unreadable, or without the data needed by a part."""
 
 
+class PromptWarning(DataError, UserWarning):
+    """An input of which a conditioner leaves out a part: told as a warning, and an error of the user's kind after
+    ``warnings.simplefilter("error", PromptWarning)``."""
+
+
 class NoSplit(DataError):
     """Data without a split of the requested name, and all right otherwise."""
 

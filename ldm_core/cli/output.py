@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ldm_core.cli.flags import in_flags
-from ldm_core.errors import ConfigError, Interrupted, LDMError, clean, clean_lines
+from ldm_core.errors import ConfigError, Interrupted, LDMError, PromptWarning, clean, clean_lines
 
 _CELL, _LAST, _WIDEST = 200, 1000, 60  # characters of a table's cells; of those, that others are aligned to
 PATH = 4096
@@ -148,8 +148,9 @@ def _stdout_to_stderr() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def warnings_as_lines(most: int = 20) -> Iterator[None]:
-    """Print warnings as one line each on stderr, without Python's file and line; of each kind the first `most`.
+def warnings_as_lines(most: int = 20, *, strict: bool = False) -> Iterator[None]:
+    """Print warnings as one line each on stderr, without Python's file and line; of each kind the first `most`. With
+    `strict` those of a cut-off input are errors.
 
     Notices that are for programmers (deprecations) are left out, and so is a second quote of the same cut-off text.
     """
@@ -171,6 +172,8 @@ def warnings_as_lines(most: int = 20) -> Iterator[None]:
         for kind in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", kind)
         warnings.filterwarnings("always", category=UserWarning, module=r"ldm_.*")
+        if strict:
+            warnings.simplefilter("error", PromptWarning)
         warnings.showwarning = show
         yield
 

@@ -1,22 +1,85 @@
-"""Types and ranges of the arguments of ``Pipeline.sample``, checked before anything else: one door for Python and the
-command line. Imports no torch."""
+"""The arguments of ``Pipeline.sample``: their names, and their types and ranges, checked before anything else: one door
+for Python and the command line. Imports no torch."""
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import numpy as np
 
 from ldm_core.config.documents import not_unicode
-from ldm_core.errors import ConfigError, quoted
+from ldm_core.errors import ConfigError, quoted, suggest
+from ldm_core.sampling.inputs import Inputs, Negative
+from ldm_core.sampling.result import Callback
+
+if TYPE_CHECKING:
+    from ldm_core.sampling.image_to_image import Start
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class SampleArguments(TypedDict, total=False):
+    """The arguments of ``Pipeline.sample`` beside the prompts; its docstring says their meaning."""
+
+    inputs: Inputs | None
+    images: int | None
+    steps: int | None
+    guidance: float | str | None
+    negative: Negative | None
+    start: Start | None
+    seed: int | Sequence[int] | None
+    batch: int | None
+    callback: Callback | None
+
+
+_BEFORE = {
+    "examples": "give `inputs` a list of mappings, one an image",
+    "seeds": "give `seed` a list, one an image",
+    "sampler": "choose it by pipeline.with_settings({'sampler': NAME})",
+    "time_grid": "choose it by pipeline.with_settings({'time_grid': NAME})",
+    "project_x0": "set it by pipeline.with_settings({'sample': {'project_x0': True}})",
+    "image": "give start=Start.image(picture, strength=0.75)",
+    "latents": "give start=Start.latents(latents, strength=SHARE)",
+    "strength": "give it with the start: start=Start.image(picture, strength=SHARE)",
+    "stop": "give it with the start: start=Start.noise(stop=SHARE), or Start.image(picture, stop=SHARE)",
+    "strict": "make the warnings errors: warnings.simplefilter('error', ldm_core.PromptWarning)",
+    "done": "take the batches as they are made: for batch in pipeline.stream(...)",
+}
+"""Former arguments, and the way to say the same now."""
+
+
+def spelled_out(function: F) -> F:
+    """Show the arguments of :class:`SampleArguments` one by one in `function`'s signature."""
+    own = inspect.signature(function)
+    kept = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    kind, kinds = inspect.Parameter.KEYWORD_ONLY, SampleArguments.__annotations__
+    more = [
+        inspect.Parameter(name, kind, default=None, annotation=getattr(each, "__forward_arg__", each))
+        for name, each in kinds.items()
+    ]
+    function.__signature__ = own.replace(parameters=[*kept, *more])  # type: ignore[attr-defined]
+    return function
+
+
+def require_names(function: str, given: Mapping[str, Any]) -> None:
+    """Raise TypeError for an argument that `function` does not take: a former one with today's way to say it."""
+    known = SampleArguments.__annotations__
+    for name in given:
+        if name in _BEFORE:
+            raise TypeError(f"{function}() takes no '{name}' any more; {_BEFORE[name]}")
+        if name not in known:
+            takes = f"it takes prompts, {', '.join(known)}"
+            raise TypeError(f"{function}() got an unexpected keyword argument '{name}'{suggest(name, known)}; {takes}")
+
 
 _LONGEST = 10_000_000  # images of one call: their inputs alone would fill a machine's memory
 _MOST_STEPS = 1_000_000
-_WHOLE = {"images": 1, "steps": 1, "batch": 1, "seed": None}
+_WHOLE = {"images": 1, "steps": 1, "batch": 1}
 _ARRAYS = {
     "image": "uint8 (channels, height, width)",
     "segmentation": "whole numbers (height, width)",
@@ -24,15 +87,11 @@ _ARRAYS = {
     "boxes": "rows of x, y, w, h in [0, 1]",
     "embedding": "(width,)",
 }
-_NUMBERS = {
-    "strength": "a share of the steps, above 0 and up to 1",
-    "stop": "a share of the steps, from 0 to below 1",
-}
 
 
 def require_arguments(given: Mapping[str, Any]) -> None:
     """Raise :class:`ConfigError`, a line with the argument's name each, for impossible values: another type, out of
-    range, NaN or infinite, text with broken Unicode. None passes."""
+    range, NaN or infinite, text with broken Unicode. None passes; a `start` has its own check."""
     given = {name: value for name, value in given.items() if value is not None}
     problems = [*_numbers(given), *_texts(given), *_rows(given), *_others(given)]
     if problems:
@@ -42,21 +101,16 @@ def require_arguments(given: Mapping[str, Any]) -> None:
 def _numbers(given: Mapping[str, Any]) -> Iterator[str]:
     for name, least in _WHOLE.items():
         if name in given and not _is_whole(given[name], least):
-            above = "" if least is None else " above 0"
-            yield f"{name}={_shown(given[name])}: expected a whole number{above}"
+            yield f"{name}={_shown(given[name])}: expected a whole number above 0"
         elif name == "images" and name in given and given[name] > _LONGEST:
             yield f"images={_shown(given[name])}: at most {_LONGEST:,} at once"
         elif name == "steps" and name in given and given[name] > _MOST_STEPS:
             yield f"steps={_shown(given[name])}: at most {_MOST_STEPS:,}"
-    if "seeds" in given:
-        seeds = given["seeds"]
-        if isinstance(seeds, str | bytes | Mapping) or not _is_sequence(seeds):
-            yield f"seeds={_shown(seeds)}: expected a list of whole numbers, one an image"
-        elif wrong := next(((i, s) for i, s in enumerate(seeds) if not _is_whole(s, None)), None):
-            yield f"seeds: number {wrong[0]} is {_shown(wrong[1])}; expected whole numbers, one an image"
-    for name, what in _NUMBERS.items():
-        if name in given and not _is_number(given[name]):
-            yield f"{name}={_shown(given[name])}: expected {what}"
+    seed = given.get("seed", 0)
+    if isinstance(seed, str | bytes | Mapping) or not (_is_sequence(seed) or _is_whole(seed)):
+        yield f"seed={_shown(seed)}: expected a whole number, or a list of them, one an image"
+    elif wrong := next(((i, s) for i, s in enumerate(seed if _is_sequence(seed) else ()) if not _is_whole(s)), None):
+        yield f"seed: number {wrong[0]} is {_shown(wrong[1])}; expected whole numbers, one an image"
     guidance = given.get("guidance")
     if guidance is not None and not isinstance(guidance, str) and not _is_number(guidance):
         yield (
@@ -66,12 +120,9 @@ def _numbers(given: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _texts(given: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("guidance", "sampler", "time_grid"):
-        value = given.get(name)
-        if name != "guidance" and value is not None and not isinstance(value, str):
-            yield f"{name}={_shown(value)}: expected the name of a component"
-        elif isinstance(value, str) and (problem := text_problem(value)):
-            yield f"{name}: {problem}"
+    guidance = given.get("guidance")
+    if isinstance(guidance, str) and (problem := text_problem(guidance)):
+        yield f"guidance: {problem}"
     for name in ("prompts", "negative"):
         value = given.get(name)
         if value is None or (name == "negative" and isinstance(value, Mapping)):
@@ -98,22 +149,20 @@ def text_problem(value: Any) -> str:
 
 
 def _rows(given: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("inputs", "negative"):
-        value = given.get(name)
-        if isinstance(value, Mapping):
-            yield from _row(name, value)
-        elif value is not None and name == "inputs":
-            yield f"inputs: expected a mapping from a conditioner's key to its value, got {_shown(value)}"
-    examples = given.get("examples")
-    if examples is None:
+    if isinstance(negative := given.get("negative"), Mapping):
+        yield from _row("negative", negative)
+    inputs = given.get("inputs")
+    if inputs is None or isinstance(inputs, Mapping):
+        yield from _row("inputs", inputs or {})
         return
-    if isinstance(examples, str | bytes | Mapping) or not _is_sequence(examples):
-        yield f"examples: expected a list of mappings, one an image, got {_shown(examples)}"
+    if isinstance(inputs, str | bytes) or not _is_sequence(inputs):
+        expected = "a mapping from a conditioner's key to its value, or a list of such mappings, one an image"
+        yield f"inputs: expected {expected}, got {_shown(inputs)}"
         return
-    for i, row in enumerate(examples):
-        found = [*_row(f"examples[{i}]", row)] if isinstance(row, Mapping) else []
-        if not isinstance(row, Mapping):
-            found = [f"examples[{i}]: expected a mapping from keys to values, got {_shown(row)}"]
+    for i, row in enumerate(inputs):
+        found = [f"inputs[{i}]: expected a mapping from keys to values, got {_shown(row)}"]
+        if isinstance(row, Mapping):
+            found = list(_row(f"inputs[{i}]", row))
         if found:
             yield from found
             return
@@ -133,15 +182,13 @@ def _row(name: str, row: Mapping[Any, Any]) -> Iterator[str]:
 
 
 def _others(given: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("project_x0", "strict"):
-        if name in given and not isinstance(given[name], bool | np.bool_):
-            yield f"{name}={_shown(given[name])}: expected True or False"
-    for name, of in (("callback", "the progress"), ("done", "the images of a batch")):
-        if name in given and not callable(given[name]):
-            yield f"{name}={_shown(given[name])}: expected a function of {of}"
+    if "callback" in given and not callable(given["callback"]):
+        yield f"callback={_shown(given['callback'])}: expected a function of the progress"
+    if "start" in given and type(given["start"]).__name__ != "Start":
+        yield f"start={_shown(given['start'])}: expected Start.image(...), Start.latents(...) or Start.noise(...)"
 
 
-def _is_whole(value: Any, least: int | None) -> bool:
+def _is_whole(value: Any, least: int | None = None) -> bool:
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     return whole and (least is None or int(value) >= least)
 

@@ -8,9 +8,10 @@ int(s * steps) are left out, so that another model may go on from there with the
 from __future__ import annotations
 
 import math
+import numbers
 import warnings
-from collections.abc import Sequence, Sized
-from typing import Any
+from collections.abc import Callable, Sequence, Sized
+from typing import Any, Literal
 
 import attrs
 import numpy as np
@@ -22,7 +23,7 @@ from ldm_core.data.collate import to_images
 from ldm_core.data.fit_notes import fit_note, multiple_of
 from ldm_core.data.geometry import fit
 from ldm_core.data.images import to_channels, to_planes
-from ldm_core.errors import ConfigError, DataError, clean
+from ldm_core.errors import ConfigError, DataError, clean, quoted
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling.finite import finite_rows
 
@@ -85,51 +86,65 @@ class Passage:
         return latents if self.noised else alpha * latents + sigma * noise
 
 
+def _share(least: float, most: float, words: str) -> Callable[[Any, attrs.Attribute[float], Any], None]:
+    """Hold a share of the steps to its range; `least` and `most` are within it."""
+
+    def hold(_: Any, attribute: attrs.Attribute[float], value: Any) -> None:
+        whole = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not (whole and least <= value <= most):
+            shown = f"{value:g}" if whole else quoted(value)
+            raise ConfigError(f"{attribute.name}={shown}: expected a share of the steps, {words}")
+
+    return hold
+
+
 @attrs.frozen(eq=False)
 class Start:
-    """A beginning and an end as a caller gives them.
+    """The beginning and the end of a sampling run, made by :meth:`image`, :meth:`latents` or :meth:`noise`.
 
-    `image` is a picture (``PIL.Image``, or uint8 (c, H, W)) or several; `latents` are float (C, *s) or several, at the
-    level already; `strength` and `stop` are shares of the steps.
+    `strength` and `stop` are shares of the steps: so many remain, and so many of all are left out at the end. With
+    `stop`, the results' ``latents`` are at that level, and their pictures are the model's estimates.
     """
 
-    image: Any = None
-    latents: Any = None
-    strength: float | None = None
-    stop: float | None = None
+    kind: Literal["image", "latents", "noise"] = "noise"
+    given: Any = attrs.field(default=None, repr=False)
+    strength: float = attrs.field(default=1.0, validator=_share(math.ulp(0.0), 1.0, "above 0 and up to 1"))
+    stop: float = attrs.field(default=0.0, validator=_share(0.0, math.nextafter(1.0, 0.0), "from 0 to below 1"))
 
-    def require(self) -> None:
-        """Raise :class:`ConfigError` for numbers out of range, and for arguments that exclude one another."""
-        for name, given in (("image", self.image), ("latents", self.latents)):
-            if given is not None and _is_empty(given):
-                raise ConfigError(f"{name}: an empty list; give one, or leave it out")
-        if self.image is not None and self.latents is not None:
-            raise ConfigError("image and latents are both given to begin from; give one")
-        if self.strength is not None and not 0 < self.strength <= 1:
-            raise ConfigError(f"strength={self.strength:g}: expected a share of the steps, above 0 and up to 1")
-        if self.stop is not None and not 0 <= self.stop < 1:
-            raise ConfigError(f"stop={self.stop:g}: expected a share of the steps, from 0 to below 1")
-        if self.strength is not None and self.image is None and self.latents is None:
-            raise ConfigError(
-                f"strength={self.strength:g} is for a run that begins from a picture; give one with `image`"
-            )
-        if self.latents is not None and self.strength is None:
-            raise ConfigError("latents: say at which level they are with strength; it is the stop of their own run")
+    def __attrs_post_init__(self) -> None:
+        if self.kind != "noise" and _is_empty(self.given):
+            raise ConfigError(f"{self.kind}: an empty list; give one, or leave it out")
+
+    @classmethod
+    def image(cls, picture: Any, *, strength: float = STRENGTH, stop: float = 0.0) -> Start:
+        """Begin from a picture (``PIL.Image``, or uint8 (c, H, W)) or several, in turn, in place of noise.
+
+        It is fitted to the model's size, encoded, and noised so that the share `strength` of the steps remains.
+        """
+        return cls("image", picture, strength, stop)
+
+    @classmethod
+    def latents(cls, latents: Any, *, strength: float, stop: float = 0.0) -> Start:
+        """Go on from latents, float (C, *s) or several, in turn, of a run whose `stop` was this `strength`."""
+        return cls("latents", latents, strength, stop)
+
+    @classmethod
+    def noise(cls, *, stop: float = 0.0) -> Start:
+        """Begin from pure noise, as a run without a start does, and leave the share `stop` of the steps out."""
+        return cls(stop=stop)
 
 
 def passage(start: Start, recipe: Recipe, stage: FirstStage, device: torch.device, batch: int = 16) -> Passage:
     """Settle the beginning and the end of a run: fit pictures to the recipe's size, and encode them to the mode.
 
-    Raises :class:`ConfigError` for a wrong `start`, :class:`DataError` for values that are no picture.
+    Raises :class:`ConfigError` for latents of another shape, :class:`DataError` for values that are no picture.
     """
-    start.require()
-    stop = start.stop or 0.0
-    if start.latents is not None:
-        return Passage(start.strength or 1.0, stop, _checked(start.latents, recipe).to(device), noised=True)
-    if start.image is None:
-        return Passage(1.0, stop)
-    begun = _encoded(pictures(start.image, recipe), stage, device, batch)
-    return Passage(STRENGTH if start.strength is None else start.strength, stop, begun)
+    if start.kind == "latents":
+        return Passage(start.strength, start.stop, _checked(start.given, recipe).to(device), noised=True)
+    if start.kind == "noise":
+        return Passage(start.strength, start.stop)
+    begun = _encoded(pictures(start.given, recipe), stage, device, batch)
+    return Passage(start.strength, start.stop, begun)
 
 
 def _is_empty(given: Any) -> bool:
@@ -177,7 +192,7 @@ def _fitted(picture: Any, recipe: Recipe, name: str) -> np.ndarray:
         return array
     source = (array.shape[1], array.shape[2])
     if line := fit_note(name, source, recipe.image_size, recipe.data.fit, multiple=multiple_of(recipe)):
-        warnings.warn(line, FittedWarning, stacklevel=5)
+        warnings.warn(line, FittedWarning, stacklevel=6)
     fitted: np.ndarray = fit({"image": array}, {"image": "image"}, recipe.image_size, recipe.data.fit)["image"]
     return fitted
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import numbers
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,34 +15,37 @@ from ldm_core.contracts.configs import ConditionerConfig, GuidanceConfig, of
 from ldm_core.errors import ConfigError, DataError, quoted
 from ldm_core.recipe.recipe import Recipe
 
+Inputs: TypeAlias = "Mapping[str, Any] | Sequence[Mapping[str, Any]]"
+"""Values of conditioners' keys: a mapping for all images, or a list of mappings, one an image, in turn."""
 Negative: TypeAlias = "str | Sequence[str] | Mapping[str, Any]"
 """Inputs to move away from: captions, in turn, or any conditioner's inputs, the same for all images."""
 
 
 def rows_of(
-    recipe: Recipe,
-    prompts: str | Sequence[str] | None,
-    inputs: Mapping[str, Any] | None,
-    examples: Sequence[Mapping[str, Any]] | None,
-    images: int | None,
+    recipe: Recipe, prompts: str | Sequence[str] | None, inputs: Inputs | None, images: int | None
 ) -> list[dict[str, Any]]:
-    """Make one mapping an image of the arguments of ``Pipeline.sample``; :class:`DataError` for an input that is
-    missing, or that no conditioner reads."""
-    texts = [prompts] if isinstance(prompts, str) else list(prompts or [])
-    given: list[dict[str, Any]]
-    given = [dict(e) for e in examples] if examples else [{"caption": t} for t in texts] or [{}]
-    several = bool(examples or texts)
-    if problem := not_unicode([*given, inputs or {}]):
+    """Make one mapping an image of the arguments of ``Pipeline.sample``, prompts and lists gone through in turn.
+
+    Without `images` there are as many as the longer of the two, one for a mapping alone, or the recipe's number.
+    :class:`DataError` for an input that is missing, or that no conditioner reads.
+    """
+    texts = [prompts] if isinstance(prompts, str) else list(prompts if prompts is not None else [])
+    given = [inputs] if isinstance(inputs, Mapping) and inputs else list(inputs or [])
+    if problem := not_unicode([*texts, *given]):
         raise DataError(f"sample: {problem}")
-    count = images or (len(given) if several else (1 if inputs else recipe.sample.images))
-    rows = [{**(inputs or {}), **given[i % len(given)]} for i in range(count)]
+    several = max(len(texts), len(given))
+    count = images or several or recipe.sample.images
+    rows: list[dict[str, Any]] = [
+        {**(given[i % len(given)] if given else {}), **({"caption": texts[i % len(texts)]} if texts else {})}
+        for i in range(count)
+    ]
     for part in recipe.conditioners:
         lacking = [k for k in part.config.reads if any(k not in row for row in rows)]
         if lacking:
             raise DataError(
                 f"conditioner '{part.name}' reads '{lacking[0]}', which was not given; give `inputs.{lacking[0]}`"
             )
-    unknown = [k for row in ((inputs or {}), *(examples or ())) for k in row if k not in recipe.reads]
+    unknown = [k for row in given for k in row if k not in recipe.reads]
     if unknown:
         they = ", ".join(recipe.reads) or "nothing"
         raise DataError(f"no conditioner of this model reads {quoted(unknown[0])} (they read: {they})")
@@ -53,16 +57,21 @@ def rows_of(
     return rows
 
 
-def seeds_of(
-    recipe: Recipe, rows: Sequence[Mapping[str, Any]], seed: int | None, seeds: Sequence[int] | None
-) -> list[int]:
-    """Give each image its seed: ``seeds[i]``, or ``seed + i`` (None: the recipe's). :class:`ConfigError` if the
+def seeds_of(recipe: Recipe, rows: Sequence[Mapping[str, Any]], seed: int | Sequence[int] | None) -> list[int]:
+    """Give each image its seed: ``seed[i]``, or ``seed + i`` (None: the recipe's). :class:`ConfigError` if the
     numbers of seeds and images differ."""
-    base = recipe.sample.seed if seed is None else seed
-    every = list(seeds) if seeds is not None else [base + i for i in range(len(rows))]
+    if seed is None or isinstance(seed, numbers.Integral):
+        base = recipe.sample.seed if seed is None else int(seed)
+        return [base + i for i in range(len(rows))]
+    every = [int(each) for each in seed]  # type: ignore[union-attr]
     if len(every) != len(rows):
         raise ConfigError(f"{len(every)} seeds were given for {len(rows)} images; give one an image")
     return every
+
+
+def count_of(images: int | None, seed: int | Sequence[int] | None) -> int | None:
+    """Give the number of images that was asked for: `images`, or that of the listed seeds."""
+    return images or (len(seed) if isinstance(seed, Sized) else None)
 
 
 def negative_rows(recipe: Recipe, rows: Sequence[Mapping[str, Any]], negative: Negative) -> list[dict[str, Any]]:

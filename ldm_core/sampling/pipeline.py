@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import attrs
 import numpy as np
@@ -23,7 +23,7 @@ from ldm_core.contracts.configs import GuidanceConfig, of
 from ldm_core.contracts.values import Precision
 from ldm_core.data import class_names
 from ldm_core.data.collate import collate, to_device
-from ldm_core.errors import ConfigError, DataError
+from ldm_core.errors import ConfigError, PromptWarning
 from ldm_core.model.build import SamplingParts, make_sampling, sampling_site
 from ldm_core.model.conformance.breaches import inside, named
 from ldm_core.model.conformance.first_stage import hold_pictures, hold_start
@@ -32,13 +32,13 @@ from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling import conventions
 from ldm_core.sampling import load as load_
 from ldm_core.sampling import settings as sampling
-from ldm_core.sampling.arguments import require_arguments
+from ldm_core.sampling.arguments import SampleArguments, require_arguments, require_names, spelled_out
 from ldm_core.sampling.finite import finite_rows, not_finite, seeds_in_errors
 from ldm_core.sampling.image_to_image import Passage, Start
 from ldm_core.sampling.image_to_image import passage as passage_of
 from ldm_core.sampling.inputs import (
-    Negative,
     as_data,
+    count_of,
     in_words,
     negative_rows,
     omissions,
@@ -147,102 +147,91 @@ class Pipeline:
             made = self._made = key, make_sampling(recipe, self.catalog, site)
         return made[1]
 
-    def sample(  # noqa: PLR0913
-        self,
-        prompts: str | Sequence[str] | None = None,
-        *,
-        inputs: Mapping[str, Any] | None = None,
-        examples: Sequence[Mapping[str, Any]] | None = None,
-        images: int | None = None,
-        steps: int | None = None,
-        guidance: float | str | None = None,
-        sampler: str | None = None,
-        time_grid: str | None = None,
-        project_x0: bool | None = None,
-        negative: Negative | None = None,
-        image: Any = None,
-        latents: Any = None,
-        strength: float | None = None,
-        stop: float | None = None,
-        seed: int | None = None,
-        seeds: Sequence[int] | None = None,
-        batch: int | None = None,
-        strict: bool = False,
-        callback: Callback | None = None,
-        done: Callable[[list[Sampled]], object] | None = None,
-    ) -> list[Sampled]:
+    @spelled_out
+    def sample(self, prompts: str | Sequence[str] | None = None, **arguments: Unpack[SampleArguments]) -> list[Sampled]:
         """Sample images; image i is a function of its seed and its inputs alone, for any `batch`.
 
         * `prompts`, one or several, are the inputs ``caption``; `inputs` gives any key of a conditioner, the same for
-          all images; `examples` gives one mapping an image. A class is given by its name or, if no class is called by
-          a number, its index (:mod:`ldm_core.data.class_names`). `images` is how many in all, prompts in turn.
+          all images, or a list with one mapping an image. A class is given by its name or, if no class is called by a
+          number, its index (:mod:`ldm_core.data.class_names`). `images` is how many in all, prompts in turn.
         * `negative`, captions in turn or a mapping as `inputs`, takes the place of no condition in the guidance.
-        * `guidance` is the scale, or another guidance by name; `sampler` and `time_grid` are other ones by name;
-          `project_x0` lets the first stage quantise each estimate. :meth:`with_settings` sets all else.
-        * `image`, a picture (PIL, or uint8 (c, H, W)) or several, is the beginning in place of noise: fitted, encoded,
-          and noised so that the share `strength` (0.75) of the steps remains. `stop` leaves that share of the steps out
-          at the end: the results' ``latents`` are at that level, and their pictures are the model's estimates. A run
-          with these `latents` and that number as `strength` goes on from there.
-        * Image i has seed ``seed + i`` or ``seeds[i]``. Sums of other sizes are rounded otherwise: with another
-          `batch` single pixels may differ by 1/255.
+        * `steps` are the sampler's; `guidance` is the scale, or another guidance by name. :meth:`with_settings` sets
+          all else: the sampler, the time grid, ``{"sample": {"project_x0": True}}``.
+        * `start` is a picture or latents to begin from, and a level to end at: ``Start.image(picture, strength=0.6)``,
+          ``Start.latents(latents, strength=0.4)``, ``Start.noise(stop=0.4)``; see :class:`Start`.
+        * Image i has the seed ``seed + i``, or ``seed[i]`` of a list. Sums of other sizes are rounded otherwise: with
+          another `batch` single pixels may differ by 1/255.
         * `callback` sees the progress at each step; it cancels the run by returning False (:class:`Interrupted`) or by
-          raising. `done` takes the images of each finished batch, in order; the list that comes back is then empty.
+          raising.
 
-        Raises DataError for a missing input, ConfigError for impossible numbers; with `strict` also for prompts beyond
-        the context, else a warning.
+        Raises DataError for a missing input, ConfigError for impossible numbers, TypeError for an unknown argument.
+        Warns (:class:`PromptWarning`) of an input that a conditioner cuts off;
+        ``warnings.simplefilter("error", PromptWarning)`` makes an error of it.
         """
-        require_arguments(locals())
-        recipe = sampling.chosen(
-            self.recipe, guidance, sampler, self.catalog, time_grid=time_grid, project_x0=project_x0
-        )
-        steps, batch = steps or recipe.sample.steps, batch or recipe.sample.batch
-        start = Start(image, latents, strength, stop)
-        with inside(stage := named(recipe.first_stage, self.catalog), "encode_moments or latents"):
-            begun = passage_of(start, recipe, self.stage, self.model.device, batch)
-        hold_start(stage, begun.latents, recipe.first_stage.config.latent.shape(recipe.image_size))
-        images = images or (len(seeds) if seeds is not None else None)
-        if images is None and begun.latents is not None and not prompts and not examples:
-            images = len(begun.latents)
-        rows = [self._named(row) for row in rows_of(recipe, prompts, inputs, examples, images)]
-        avoided = [] if negative is None else [self._named(row) for row in negative_rows(recipe, rows, negative)]
-        plan = Plan(recipe, steps, batch, rows, avoided, seeds_of(recipe, rows, seed, seeds), begun)
-        for line, fix in plan.cut_off(self.model):
-            if strict:
-                raise DataError(f"{line}; {fix}, or leave `strict` out")
-            warnings.warn(line, stacklevel=2)
-        return self._draw(plan, callback, done)
+        require_names("sample", arguments)
+        made: list[Sampled] = []
+        for batch in self._draw(self._plan(prompts, arguments), arguments.get("callback"), made):
+            made += batch
+        return made
 
-    def _draw(
-        self, plan: Plan, callback: Callback | None, done: Callable[[list[Sampled]], object] | None
-    ) -> list[Sampled]:
-        """Sample the plan's batches, one after the other; `done` takes them in place of the list."""
+    @spelled_out
+    def stream(
+        self, prompts: str | Sequence[str] | None = None, **arguments: Unpack[SampleArguments]
+    ) -> Iterator[list[Sampled]]:
+        """Give the images of :meth:`sample` batch by batch, in order, as soon as each is done.
+
+        What is wrong with the arguments is raised at once, and not at the first batch.
+        """
+        require_names("stream", arguments)
+        return self._draw(self._plan(prompts, arguments), arguments.get("callback"))
+
+    def _plan(self, prompts: str | Sequence[str] | None, given: SampleArguments) -> Plan:
+        """Check the arguments of :meth:`sample`, and make them the plan of a run."""
+        require_arguments({"prompts": prompts, **given})
+        recipe = sampling.chosen(self.recipe, given.get("guidance"), self.catalog)
+        steps, batch = given.get("steps") or recipe.sample.steps, given.get("batch") or recipe.sample.batch
+        with inside(stage := named(recipe.first_stage, self.catalog), "encode_moments or latents"):
+            begun = passage_of(given.get("start") or Start(), recipe, self.stage, self.model.device, batch)
+        hold_start(stage, begun.latents, recipe.first_stage.config.latent.shape(recipe.image_size))
+        inputs, seed, negative = given.get("inputs"), given.get("seed"), given.get("negative")
+        images = count_of(given.get("images"), seed)
+        if images is None and begun.latents is not None and not prompts and (not inputs or isinstance(inputs, Mapping)):
+            images = len(begun.latents)
+        rows = [self._named(row) for row in rows_of(recipe, prompts, inputs, images)]
+        avoided = [] if negative is None else [self._named(row) for row in negative_rows(recipe, rows, negative)]
+        plan = Plan(recipe, int(steps), int(batch), rows, avoided, seeds_of(recipe, rows, seed), begun)
+        for line in plan.cut_off(self.model):
+            warnings.warn(line, PromptWarning, stacklevel=3)
+        return plan
+
+    def _draw(self, plan: Plan, callback: Callback | None, before: Sequence[Sampled] = ()) -> Iterator[list[Sampled]]:
+        """Check the plan, then sample its batches, one after the other; `before`: the images of finished ones."""
         sampling.require_steps(plan.recipe, plan.steps)
-        model, parts = self.model, self._parts(plan.recipe)
-        intervals, shape = plan.intervals(model, parts), plan.shape
+        parts = self._parts(plan.recipe)
+        return self._drawn(plan, parts, plan.intervals(self.model, parts), callback, before)
+
+    def _drawn(
+        self, plan: Plan, parts: SamplingParts, intervals: int, callback: Callback | None, before: Sequence[Sampled]
+    ) -> Iterator[list[Sampled]]:
+        model, shape = self.model, plan.shape
         if model.contracts is not None:
             model.contracts.open(shape[1:])
-        out: list[Sampled] = []
         for number, chunk in enumerate(plan.chunks):
             begun = Progress(number * intervals, len(plan.chunks) * intervals, chunk.start, len(plan.rows))
-            watch = Watch(callback, begun)
-            with torch.no_grad(), seeds_in_errors(plan.seeds_of(chunk), plan.recipe, model.precision, out):
+            watch, seeds = Watch(callback, begun), plan.seeds_of(chunk)
+            with torch.no_grad(), seeds_in_errors(seeds, plan.recipe, model.precision, before):
                 conditions = self._conditions(plan, chunk)
-                z = sample_latents(
-                    model, parts, conditions, shape, plan.seeds_of(chunk), plan.steps, self._options(plan, chunk, watch)
-                )
+                options = self._options(plan, chunk, watch)
+                z = sample_latents(model, parts, conditions, shape, seeds, plan.steps, options)
             if model.contracts is not None:
                 model.contracts.close()
             x0 = z if watch.x0 is None or not plan.begun.stop else watch.x0
             sound = finite_rows(z)
             made, fine = self._pictures(plan, chunk, x0, z.float().cpu().numpy(), sound)
-            if done is None:
-                out += made
-            else:
-                done(made)
+            yield made
             if bad := [plan.seeds[i] for i, one in zip(chunk, (fine & sound).tolist(), strict=True) if not one]:
                 what = "pictures" if sound.all() else "latents"
-                raise not_finite(bad, what, plan.recipe, model.precision, out)
-        return out
+                raise not_finite(bad, what, plan.recipe, model.precision, before)
 
     def _conditions(self, plan: Plan, chunk: range) -> Conditions:
         given = self._batch([plan.rows[i] for i in chunk], self.reads)
@@ -355,13 +344,11 @@ class Plan:
         """The caption of image i, "" without one."""
         return str(self.rows[i].get("caption", ""))
 
-    def cut_off(self, model: Model) -> Iterator[tuple[str, str]]:
-        """Yield a line for each input that a conditioner takes in part only, and the way to mend it."""
+    def cut_off(self, model: Model) -> list[str]:
+        """A line for each input that a conditioner takes in part only."""
         parts = dict(model.conditioners.items())
-        for line in truncations(parts, [str(r["caption"]) for r in (*self.rows, *self.avoided) if "caption" in r]):
-            yield line, "shorten it"
-        for line in omissions(parts, self.rows):
-            yield line, "give less"
+        texts = [str(r["caption"]) for r in (*self.rows, *self.avoided) if "caption" in r]
+        return [*truncations(parts, texts), *omissions(parts, self.rows)]
 
     def intervals(self, model: Model, parts: SamplingParts) -> int:
         """The number of steps that are run; ConfigError where the grid cannot make them."""

@@ -94,21 +94,9 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def chosen(
-    recipe: Recipe,
-    guidance: float | str | None,
-    sampler: str | None,
-    catalog: Catalog,
-    *,
-    time_grid: str | None = None,
-    project_x0: bool | None = None,
-) -> Recipe:
-    """Give `recipe` another guidance, by name or by its scale, another sampler or time grid, by name."""
-    given: dict[str, Any] = {"sampler": sampler} if sampler else {}
-    if time_grid:
-        given["time_grid"] = time_grid
-    if project_x0 is not None:
-        given["sample"] = {"project_x0": project_x0}
+def chosen(recipe: Recipe, guidance: float | str | None, catalog: Catalog) -> Recipe:
+    """Give `recipe` another guidance, by name or by its scale."""
+    given: dict[str, Any] = {}
     if isinstance(guidance, str):
         given["guidance"] = guidance
     elif guidance is not None:

@@ -80,11 +80,11 @@ def test_texts_that_are_no_unicode_are_not_sampled(text: Any) -> None:
     recipe: Any = SimpleNamespace(sample=SimpleNamespace(images=1), conditioners=(), reads=("caption", "box_labels"))
     recipe.guidance = SimpleNamespace(config=SimpleNamespace(needs_null=True), use="cfg")
     with pytest.raises(DataError, match="is not Unicode"):
-        rows_of(recipe, text, None, None, None)
+        rows_of(recipe, text, None, None)
     with pytest.raises(DataError, match="is not Unicode"):
-        rows_of(recipe, None, {"box_labels": [text]}, None, None)
+        rows_of(recipe, None, {"box_labels": [text]}, None)
     with pytest.raises(DataError, match="is not Unicode"):
-        rows_of(recipe, None, None, [{"caption": "fine"}, {"caption": text}], None)
+        rows_of(recipe, None, [{"caption": "fine"}, {"caption": text}], None)
     with pytest.raises(DataError, match=r"negative: .* is not Unicode"):
         negative_rows(recipe, [{}], text)
     prompts = text if isinstance(text, list) else [text]

@@ -109,11 +109,11 @@ def test_flow_transformer_and_two_sets_sample(later: tuple[Recipe, workflow.RunR
     pipeline = ldm_core.load(later[1].out, device="cpu")
     wanted = [{"caption": "a red circle", "class_label": 3}, {"caption": "a very long blue star", "class_label": 1}]
     for sampler in ("ddim", "ddpm"):
-        both = pipeline.sample(examples=wanted, steps=3, seed=5, sampler=sampler)
+        both = pipeline.with_settings({"sampler": sampler}).sample(inputs=wanted, steps=3, seed=5)
         assert [s.image.shape for s in both] == [(3, 16, 24)] * 2
-        alone = pipeline.sample(examples=wanted[1:], steps=3, seeds=[6], sampler=sampler)[0]
+        alone = pipeline.with_settings({"sampler": sampler}).sample(inputs=wanted[1:], steps=3, seed=[6])[0]
         assert np.abs(both[1].image.astype(int) - alone.image.astype(int)).max() <= 1, sampler
-    weak, strong = (pipeline.sample(examples=wanted, steps=3, seed=5, guidance=g)[0].image for g in (1.0, 40.0))
+    weak, strong = (pipeline.sample(inputs=wanted, steps=3, seed=5, guidance=g)[0].image for g in (1.0, 40.0))
     assert (weak != strong).any(), "guidance does not reach the transformer"
     second = [{**wanted[0], "class_label": 7}]
     with torch.no_grad():
@@ -224,8 +224,8 @@ def test_a_run_with_an_adapter_trains_saves_and_loads_it(catalog: Catalog, tmp_p
     assert ups and not still, f"B starts at 0, and training did not move {sorted(still)}"
     pipeline = ldm_core.load(result.out, device="cpu")
     assert all(torch.equal(v, trained[k]) for k, v in pipeline.model.state_dict().items())
-    with_it = pipeline.sample(examples=[{"class_label": 1}], steps=2, seed=3)[0].image
+    with_it = pipeline.sample(inputs=[{"class_label": 1}], steps=2, seed=3)[0].image
     for up in pipeline.model.adapters[0].up.values():  # type: ignore[union-attr, operator]
         up.mul_(100.0)
-    without = pipeline.sample(examples=[{"class_label": 1}], steps=2, seed=3)[0].image
+    without = pipeline.sample(inputs=[{"class_label": 1}], steps=2, seed=3)[0].image
     assert (with_it != without).any()

@@ -102,7 +102,7 @@ def test_a_bundle_is_held_to_its_spec(fault: str, where: str, monkeypatch: pytes
         pytest.skip("the same check; once is enough")
     monkeypatch.setattr(part, "encode", lambda batch: change(true(batch)))
     with pytest.raises(ContractError) as told:
-        _train(loss) if loss is not None else pipeline.sample(examples=[MEAN, MEAN])  # type: ignore[union-attr]
+        _train(loss) if loss is not None else pipeline.sample(inputs=[MEAN, MEAN])  # type: ignore[union-attr]
     told_as(told.value, said, "conditioner 'class_label' (ldm-plugin-class-label", "Row i depends on example i alone")
 
 
@@ -149,7 +149,7 @@ def test_a_part_that_makes_nan_is_named(where: str, kind: str, monkeypatch: pyte
         net = type(model.denoiser).forward
         monkeypatch.setattr(type(model.denoiser), "forward", lambda self, *args: net(self, *args) * NAN)
     with pytest.raises(NotFiniteError, match="of which no row is finite") as told:
-        _train(loss) if where == "training" else pipeline.sample(examples=[MEAN, MEAN], seed=7)
+        _train(loss) if where == "training" else pipeline.sample(inputs=[MEAN, MEAN], seed=7)
     said = str(told.value)
     assert f"{kind} '" in said and "weights.describe" in said
     assert where == "training" or "seeds 7, 8: the latents came out not finite" in said
@@ -193,7 +193,7 @@ def test_a_denoisers_output_is_held_to_its_input(fault: str, where: str, monkeyp
     true = type(model.denoiser).forward
     monkeypatch.setattr(type(model.denoiser), "forward", lambda self, *args: change(true(self, *args)))
     with pytest.raises(ContractError) as told:
-        _train(loss) if where == "training" else pipeline.sample(examples=[MEAN, MEAN])
+        _train(loss) if where == "training" else pipeline.sample(inputs=[MEAN, MEAN])
     told_as(told.value, said, "denoiser 'unet' (ldm-core", "the first C channels are F")
 
 

@@ -174,7 +174,7 @@ def test_a_loaded_model_has_the_identity_of_its_recipe(catalog: Catalog, tmp_pat
     recipe = write_run(tmp_path / "run", plain)
     loaded = Pipeline.load(str(tmp_path / "run"), device="cpu", catalog=catalog)
     assert loaded.recipe.identity() == recipe.identity()
-    about = loaded.sample("a red circle", seeds=[1], steps=1)[0].metadata
+    about = loaded.sample("a red circle", seed=[1], steps=1)[0].metadata
     assert about["recipe_sha256"] == recipe.identity()
     assert json.loads(about["recipe"])["dataset"] == recipe.carried()["dataset"]
 

@@ -17,6 +17,7 @@ from ldm_core.errors import DataError, LDMError, NotFiniteError
 from ldm_core.model.build import make_first_stage, make_model
 from ldm_core.recipe.resolve import resolve
 from ldm_core.sampling.finite import finite_rows
+from ldm_core.sampling.image_to_image import Start
 from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.testing.base import randomize
 from ldm_core.training.samples import sheets
@@ -99,7 +100,7 @@ def test_pictures_that_are_not_finite_name_their_seeds(number: float, monkeypatc
     pipeline = assembled("KL")
     _spoil_at(pipeline, monkeypatch, {0: number, 2: number}, decode=True)
     with pytest.raises(NotFiniteError, match=r"seeds 30, 10: the pictures came out") as told:
-        pipeline.sample(inputs={"class_label": 0}, seeds=[30, 20, 10])
+        pipeline.sample(inputs={"class_label": 0}, seed=[30, 20, 10])
     assert told.value.seeds == (30, 10)
 
 
@@ -160,7 +161,7 @@ def test_pictures_to_begin_from_and_reconstructions(stage: str) -> None:
         value.data.fill_(NAN)
     picture = np.zeros((3, 16, 16), dtype=np.uint8)
     with pytest.raises(DataError, match="image 0: the first stage makes latents of it that are not finite"):
-        pipeline.sample(inputs={"class_label": 0}, image=picture)
+        pipeline.sample(inputs={"class_label": 0}, start=Start.image(picture))
     with pytest.raises(NotFiniteError, match=r"image 0: .*weights.describe"):
         pipeline.reconstruct(picture[None])
 

@@ -19,7 +19,7 @@ from ldm_core.contracts.site import Site
 from ldm_core.data.fit_notes import fit_note, input_notes, multiple_of
 from ldm_core.model.build import make_first_stage, make_model
 from ldm_core.recipe.resolve import resolve
-from ldm_core.sampling.image_to_image import FittedWarning
+from ldm_core.sampling.image_to_image import FittedWarning, Start
 from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.testing.suites.codec import put, random_weights
 
@@ -86,12 +86,12 @@ def test_a_picture_to_begin_from() -> None:
     model = Pipeline(recipe, stage, make_model(recipe, CATALOG, stage), CATALOG)
     large = np.zeros((3, 48, 48), np.uint8)
     with pytest.warns(FittedWarning, match=r"shrunk and cropped to 16x24; image_size=48 keeps its size"):
-        model.sample(image=large, images=1)
+        model.sample(start=Start.image(large), images=1)
     with pytest.warns(FittedWarning, match="image 1 of 48x48"):
-        model.sample(image=[picture(), large], images=2)
+        model.sample(start=Start.image([picture(), large]), images=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.sample(image=picture(), images=1)
+        model.sample(start=Start.image(picture()), images=1)
 
 
 def test_the_advice_is_taken_by_a_run_of_ours(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from ldm_core.data import images as files
 from ldm_core.errors import ConfigError, DataError, LDMError
 from ldm_core.model.build import make_first_stage, make_model
 from ldm_core.recipe.resolve import resolve
-from ldm_core.sampling.image_to_image import Passage, pictures
+from ldm_core.sampling.image_to_image import Passage, Start, pictures
 from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.sampling.run import LatentOptions, conditions_of, sample_latents
 from ldm_core.testing.base import randomize
@@ -143,7 +143,7 @@ def test_it_begins_from_noised_latents(pixels: Pipeline) -> None:
         return forward(x, t, cond)
 
     watched.model.forward = spy  # type: ignore[method-assign]
-    watched.sample(image=picture(), strength=0.5, seed=7)
+    watched.sample(start=Start.image(picture(), strength=0.5), seed=7)
     x, t = asked[0]
     assert t == 500 and len(asked) == 5
     alpha, sigma = (float(f(torch.tensor(t))) for f in (watched.model.schedule.alpha, watched.model.schedule.sigma))
@@ -154,7 +154,7 @@ def test_it_begins_from_noised_latents(pixels: Pipeline) -> None:
     watched.sample(images=1, seed=7)
     torch.testing.assert_close(asked[0][0], noise, rtol=0, atol=1e-6)
     asked.clear()
-    watched.sample(image=picture(), strength=1.0, seed=7)
+    watched.sample(start=Start.image(picture(), strength=1.0), seed=7)
     end = float(watched.model.schedule.alpha(torch.tensor(1000.0)))
     torch.testing.assert_close(asked[0][0] - end * z, math.sqrt(1 - end**2) * noise, rtol=0, atol=1e-5)
 
@@ -163,7 +163,8 @@ def test_full_strength_without_signal_is_the_plain_run() -> None:
     """Where the schedule ends in pure noise nothing is left of the picture."""
     plain = assembled({**PIXELS, "schedule": {"use": "vp", "zero_terminal": True}})
     assert (
-        stacked(plain.sample(image=picture(), strength=1.0, seed=3)) == stacked(plain.sample(images=1, seed=3))
+        stacked(plain.sample(start=Start.image(picture(), strength=1.0), seed=3))
+        == stacked(plain.sample(images=1, seed=3))
     ).all()
     flow = Passage(latents=torch.ones(1, 2, 3))
     noise = torch.randn(1, 2, 3, generator=torch.Generator().manual_seed(0))
@@ -175,7 +176,8 @@ def test_low_strength_keeps_the_picture() -> None:
     still = assembled(PIXELS, moved=False)  # its last layer is zero
     found = []
     for steps, strength in ((1000, 0.001), (100, 0.01), (50, 0.02)):
-        (made,) = still.sample(image=picture(), strength=strength, steps=steps, seed=1, time_grid="trailing")
+        chosen = still.with_settings({"time_grid": "trailing"})
+        (made,) = chosen.sample(start=Start.image(picture(), strength=strength), steps=steps, seed=1)
         alpha2 = float(still.model.schedule.alpha(torch.tensor(1000.0 / steps))) ** 2
         z = picture().astype(float) / 127.5 - 1
         error = (1 - alpha2) ** 2 * np.mean(z**2) + alpha2 * (1 - alpha2)
@@ -186,19 +188,20 @@ def test_low_strength_keeps_the_picture() -> None:
 
 def test_codes_are_kept_at_low_strength(codes: Pipeline) -> None:
     """Through a first stage with a codebook: the reconstruction itself, to what one small step changes."""
-    (made,) = codes.sample(image=picture(), strength=0.001, steps=1000)
+    (made,) = codes.sample(start=Start.image(picture(), strength=0.001), steps=1000)
     rebuilt = codes.reconstruct(picture()[None])[0]
-    far = codes.sample(image=picture(), strength=1.0)[0]
+    far = codes.sample(start=Start.image(picture(), strength=1.0))[0]
     assert psnr(made.image, rebuilt) > psnr(far.image, rebuilt) + 5
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "heun"])
 def test_a_run_goes_on_where_another_stopped(sampler: str, codes: Pipeline) -> None:
     """Samplers without memory: a run in two parts is the whole run; the latents of the first are x at its level."""
-    whole = codes.sample(images=2, seed=5, sampler=sampler)
-    base = codes.sample(images=2, seed=5, sampler=sampler, stop=0.4)
+    chosen = codes.with_settings({"sampler": sampler})
+    whole = chosen.sample(images=2, seed=5)
+    base = chosen.sample(images=2, seed=5, start=Start.noise(stop=0.4))
     assert all(s.latents is not None and s.latents.shape == (3, 4, 6) for s in base)
-    rest = codes.sample(latents=[s.latents for s in base], strength=0.4, seed=5, sampler=sampler)
+    rest = chosen.sample(start=Start.latents([s.latents for s in base], strength=0.4), seed=5)
     assert len(rest) == 2 and np.abs(stacked(rest) - stacked(whole)).max() <= 1
     last = np.stack([s.latents for s in rest if s.latents is not None])
     torch.testing.assert_close(
@@ -212,7 +215,7 @@ def test_a_run_goes_on_where_another_stopped(sampler: str, codes: Pipeline) -> N
 
 def test_a_stopped_run_shows_the_estimate(pixels: Pipeline) -> None:
     told: list[Any] = []
-    (made,) = pixels.sample(images=1, seed=2, stop=0.5, callback=told.append)
+    (made,) = pixels.sample(images=1, seed=2, start=Start.noise(stop=0.5), callback=told.append)
     assert [p.step for p in told] == [1, 2, 3, 4, 5] and told[0].steps == 5
     conditions = conditions_of(pixels.model, {})
     seen: list[Tensor] = []
@@ -236,13 +239,13 @@ def test_a_stopped_run_shows_the_estimate(pixels: Pipeline) -> None:
 
 def test_pictures_are_gone_through_in_turn(pixels: Pipeline) -> None:
     two = [picture(0), picture(1)]
-    assert len(pixels.sample(image=two, strength=0.1)) == 2
-    made = pixels.sample(image=two, strength=0.1, images=3, seed=4)
+    assert len(pixels.sample(start=Start.image(two, strength=0.1))) == 2
+    made = pixels.sample(start=Start.image(two, strength=0.1), images=3, seed=4)
     for i, one in enumerate([two[0], two[1], two[0]]):
-        alone = pixels.sample(image=one, strength=0.1, seeds=[4 + i])
+        alone = pixels.sample(start=Start.image(one, strength=0.1), seed=[4 + i])
         assert np.abs(stacked(alone)[0] - made[i].image.astype(int)).max() <= 1
     whole = np.stack(two)
-    assert (stacked(pixels.sample(image=whole, strength=0.1, seed=4)) == stacked(made[:2])).all()
+    assert (stacked(pixels.sample(start=Start.image(whole, strength=0.1), seed=4)) == stacked(made[:2])).all()
 
 
 def test_pictures_of_other_sizes_are_fitted_as_data_is(pixels: Pipeline) -> None:
@@ -269,39 +272,50 @@ def test_pictures_of_other_kinds(pixels: Pipeline) -> None:
 
 
 def test_metadata_say_where_it_began(pixels: Pipeline) -> None:
-    (made,) = pixels.sample(image=picture(), strength=0.5, stop=0.2, time_grid="karras")
+    chosen = pixels.with_settings({"time_grid": "karras"})
+    (made,) = chosen.sample(start=Start.image(picture(), strength=0.5, stop=0.2))
     assert (made.metadata["strength"], made.metadata["stop"]) == ("0.5", "0.2")
     assert made.metadata["time_grid"] == "karras"
     assert not {"strength", "stop"} & set(pixels.sample(images=1)[0].metadata)
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "message"),
+    ("kind", "given", "shares", "error", "message"),
     [
-        ({"image": picture(), "strength": 0.0}, ConfigError, "strength=0: expected a share of the steps, above 0"),
-        ({"image": picture(), "strength": 1.2}, ConfigError, "strength=1.2: expected a share"),
-        ({"image": picture(), "strength": float("nan")}, ConfigError, "strength=nan: expected a share"),
-        ({"image": picture(), "strength": 0.05}, ConfigError, "none of 10 steps is left; give 0.1 or more"),
-        ({"strength": 0.5}, ConfigError, "strength=0.5 is for a run that begins from a picture"),
-        ({"stop": 1.0}, ConfigError, "stop=1: expected a share of the steps, from 0 to below 1"),
-        ({"stop": -0.1}, ConfigError, "stop=-0.1: expected a share"),
-        ({"image": picture(), "strength": 0.3, "stop": 0.3}, ConfigError, "none is left"),
-        ({"image": []}, ConfigError, "image: an empty list"),
-        ({"image": picture(), "latents": np.zeros((3, 16, 24), np.float32)}, ConfigError, "give one"),
-        ({"latents": np.zeros((3, 16, 24), np.float32)}, ConfigError, "say at which level they are"),
-        ({"latents": np.zeros((3, 4, 6), np.float32), "strength": 0.5}, ConfigError, r"shape (3, 16, 24) for each"),
-        ({"latents": np.zeros((3, 16, 24), np.int64), "strength": 0.5}, ConfigError, "expected floating values"),
-        ({"image": picture().astype(float)}, DataError, "image: expected a PIL image or uint8 values"),
-        ({"image": [picture(), picture()[0]]}, DataError, "image 1: expected a PIL image or uint8"),
-        ({"image": "a.png"}, DataError, "image: expected a PIL image"),
-        ({"time_grid": "karas"}, LDMError, "no time_grid named 'karas'; did you mean 'karras'"),
-        ({"time_grid": "legacy", "steps": 7}, ConfigError, "the nearest it can is"),
+        ("image", picture(), {"strength": 0.0}, ConfigError, "strength=0: expected a share of the steps, above 0"),
+        ("image", picture(), {"strength": 1.2}, ConfigError, "strength=1.2: expected a share"),
+        ("image", picture(), {"strength": "0.5"}, ConfigError, "strength='0.5': expected a share"),
+        ("image", picture(), {"strength": True}, ConfigError, "strength=True: expected a share"),
+        ("image", picture(), {"strength": [0.5]}, ConfigError, "strength=[0.5]: expected a share"),
+        ("image", picture(), {"strength": float("nan")}, ConfigError, "strength=nan: expected a share"),
+        ("image", picture(), {"strength": 0.05}, ConfigError, "none of 10 steps is left; give 0.1 or more"),
+        ("noise", None, {"stop": 1.0}, ConfigError, "stop=1: expected a share of the steps, from 0 to below 1"),
+        ("noise", None, {"stop": -0.1}, ConfigError, "stop=-0.1: expected a share"),
+        ("noise", None, {"stop": -math.inf}, ConfigError, "stop=-inf: expected a share"),
+        ("noise", None, {"stop": {0.1}}, ConfigError, "stop={0.1}: expected a share"),
+        ("image", picture(), {"strength": 0.3, "stop": 0.3}, ConfigError, "none is left"),
+        ("image", [], {}, ConfigError, "image: an empty list"),
+        ("latents", np.zeros((3, 4, 6), np.float32), {"strength": 0.5}, ConfigError, r"shape (3, 16, 24) for each"),
+        ("latents", np.zeros((3, 16, 24), np.int64), {"strength": 0.5}, ConfigError, "expected floating values"),
+        ("image", picture().astype(float), {}, DataError, "image: expected a PIL image or uint8 values"),
+        ("image", [picture(), picture()[0]], {}, DataError, "image 1: expected a PIL image or uint8"),
+        ("image", "a.png", {}, DataError, "image: expected a PIL image"),
     ],
 )
-def test_errors(given: dict[str, Any], error: type[Exception], message: str, pixels: Pipeline) -> None:
+def test_errors(
+    kind: str, given: Any, shares: dict[str, Any], error: type[Exception], message: str, pixels: Pipeline
+) -> None:
     with pytest.raises(error) as caught:
-        pixels.sample(**given)
+        make = getattr(Start, kind)
+        pixels.sample(start=make(**shares) if given is None else make(given, **shares))
     assert message in str(caught.value)
+
+
+def test_steps_that_a_grid_cannot_make(pixels: Pipeline) -> None:
+    with pytest.raises(LDMError, match="no time_grid named 'karas'; did you mean 'karras'"):
+        pixels.with_settings({"time_grid": "karas"})
+    with pytest.raises(ConfigError, match="the nearest it can is"):
+        pixels.with_settings({"time_grid": "legacy"}).sample(steps=7)
 
 
 # ----------------------------------------------------------------------- project_x0 and grids, by any sampler
@@ -333,7 +347,8 @@ def test_estimates_are_codes_on_request(sampler: str, codes: Pipeline) -> None:
         torch.testing.assert_close(x0, project(x0), rtol=0, atol=1e-6)
     free = estimates(codes.with_settings([f"sampler={sampler}"]))
     assert max(float((x0 - project(x0)).abs().max()) for x0 in free) > 1e-3
-    made, same = quantised.sample(steps=4, seed=1), codes.sample(steps=4, seed=1, sampler=sampler, project_x0=True)
+    made = quantised.sample(steps=4, seed=1)
+    same = codes.with_settings({"sampler": sampler, "sample": {"project_x0": True}}).sample(steps=4, seed=1)
     assert (stacked(made) == stacked(same)).all()
     if sampler != "plms":  # whose last step is not the last estimate but a mean
         ends = torch.from_numpy(np.stack([s.latents for s in made if s.latents is not None]))
@@ -344,7 +359,7 @@ def test_estimates_are_codes_on_request(sampler: str, codes: Pipeline) -> None:
 @pytest.mark.parametrize("sampler", ["ddim", "plms", "unipc", "dpm_solver_pp_2m_sde"])
 def test_every_grid_serves_every_sampler(grid: str, sampler: str, pixels: Pipeline) -> None:
     steps = 10
-    made = pixels.sample(images=1, steps=steps, time_grid=grid, sampler=sampler)
+    made = pixels.with_settings({"sampler": sampler, "time_grid": grid}).sample(images=1, steps=steps)
     assert made[0].metadata["time_grid"] == grid and made[0].image.shape == (3, 16, 24)
 
 
@@ -375,7 +390,8 @@ def test_command_line(
     made = json.loads(capsys.readouterr().out)["images"]
     assert [m["seed"] for m in made] == [3, 4]
     both = [picture(0, 20, 40), picture(1, 20, 40)]
-    expected = pixels.sample(image=both, strength=0.5, time_grid="karras", sampler="heun", steps=8, seed=3)
+    chosen = pixels.with_settings({"sampler": "heun", "time_grid": "karras"})
+    expected = chosen.sample(start=Start.image(both, strength=0.5), steps=8, seed=3)
     for m, s in zip(made, expected, strict=True):
         data = Path(m["path"]).read_bytes()
         assert (files.decode_image(data) == s.image).all()

@@ -101,7 +101,7 @@ def test_extremes(shape: str, model: Pipeline) -> None:
 
 def test_each_image_has_its_own(model: Pipeline) -> None:
     rows = [{"image": picture(i), "mask": np.roll(hole("booleans")[1], i, axis=1)} for i in range(5)]
-    for row, made in zip(rows, model.sample(examples=rows, batch=2), strict=True):
+    for row, made in zip(rows, model.sample(inputs=rows, batch=2), strict=True):
         assert (made.image[:, ~row["mask"]] == row["image"][:, ~row["mask"]]).all()
 
 

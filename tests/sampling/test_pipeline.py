@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from PIL import Image
 
 import ldm_core
 from ldm_core.catalog import Catalog
-from ldm_core.errors import CheckpointError, ConfigError, DataError, Interrupted
+from ldm_core.errors import CheckpointError, ConfigError, DataError, Interrupted, PromptWarning
 from ldm_core.model.build import make_first_stage, make_model, make_sampling
 from ldm_core.model.fill import device_named
 from ldm_core.recipe import artifacts
@@ -97,11 +98,11 @@ def test_an_image_depends_on_its_seed_alone(pipeline: Pipeline) -> None:
     whole = pipeline.sample(PROMPTS, seed=5)
     for batch in (1, 2):
         assert np.abs(images(pipeline.sample(PROMPTS, seed=5, batch=batch)) - images(whole)).max() <= 1
-    third = pipeline.sample(PROMPTS[2], seeds=[7])
+    third = pipeline.sample(PROMPTS[2], seed=[7])
     assert np.abs(images(third)[0] - images(whole)[2]).max() <= 1
-    backwards = pipeline.sample(PROMPTS[::-1], seeds=[7, 6, 5])
+    backwards = pipeline.sample(PROMPTS[::-1], seed=[7, 6, 5])
     assert np.abs(images(backwards)[::-1] - images(whole)).max() <= 1
-    assert (images(pipeline.sample(PROMPTS[2], seeds=[8])) != images(third)).any()
+    assert (images(pipeline.sample(PROMPTS[2], seed=[8])) != images(third)).any()
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
@@ -163,7 +164,8 @@ def test_threads_sample_what_one_after_the_other_gives(pipeline: Pipeline) -> No
 
     def work(job: tuple[str, int, float, str]) -> np.ndarray:
         prompt, seed, guidance, sampler = job
-        return pipeline.sample(prompt, seed=seed, guidance=guidance, sampler=sampler, steps=3)[0].image
+        chosen = pipeline.with_settings({"sampler": sampler})
+        return chosen.sample(prompt, seed=seed, guidance=guidance, steps=3)[0].image
 
     serial = [work(job) for job in jobs]
     with ThreadPoolExecutor(4) as pool:
@@ -174,7 +176,7 @@ def test_threads_sample_what_one_after_the_other_gives(pipeline: Pipeline) -> No
 
 def test_sampling_leaves_the_global_generator_alone(pipeline: Pipeline) -> None:
     before = torch.get_rng_state()
-    pipeline.sample(PROMPTS, sampler="ddpm")
+    pipeline.with_settings({"sampler": "ddpm"}).sample(PROMPTS)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -196,14 +198,17 @@ def test_reconstruction_goes_through_the_first_stage(pipeline: Pipeline) -> None
         ({}, DataError, r"conditioner 'text' reads 'caption', which was not given; give `inputs.caption`"),
         ({"prompts": "a", "inputs": {"boxes": []}}, DataError, r"reads 'boxes' \(they read: caption\)"),
         ({"prompts": "a", "steps": 5000}, ConfigError, "steps=5000: 5000 steps: the schedule's table has 1000"),
-        ({"prompts": ["a", "b"], "seeds": [1, 2, 3]}, ConfigError, None),
-        ({"prompts": "a", "images": 2, "seeds": [1]}, ConfigError, "1 seeds were given for 2 images"),
+        ({"prompts": ["a", "b"], "seed": [1, 2, 3]}, ConfigError, None),
+        ({"prompts": "a", "images": 2, "seed": [1]}, ConfigError, "1 seeds were given for 2 images"),
         ({"prompts": "a", "guidance": float("nan")}, ConfigError, "guidance=nan: expected a finite scale"),
         ({"prompts": "a", "steps": 0}, ConfigError, "steps=0: expected a whole number above 0"),
         ({"prompts": "a", "batch": -1}, ConfigError, "batch=-1: expected"),
         ({"prompts": "a", "images": 0}, ConfigError, "images=0: expected"),
-        ({"examples": [{"caption": "a"}, {}]}, DataError, "reads 'caption', which was not given"),
-        ({"prompts": "a", "sampler": "dim"}, ldm_core.LDMError, "no sampler named 'dim'; did you mean 'ddim'"),
+        ({"inputs": [{"caption": "a"}, {}]}, DataError, "reads 'caption', which was not given"),
+        ({"prompts": "a", "sampler": "dim"}, TypeError, "'sampler' any more; choose it by pipeline.with_settings"),
+        ({"prompts": "a", "examples": [{}]}, TypeError, "no 'examples' any more; give `inputs` a list of mappings"),
+        ({"prompts": "a", "done": print}, TypeError, "for batch in pipeline.stream"),
+        ({"prompts": "a", "stpes": 2}, TypeError, "unexpected keyword argument 'stpes'; did you mean 'steps'"),
     ],
 )
 def test_what_cannot_be_is_answered_with_the_fix(
@@ -227,11 +232,11 @@ def test_a_prompt_that_is_cut_is_quoted(pipeline: Pipeline) -> None:
     long = 2 * "a red circle above a blue star beside a green ring below a yellow square on a plain white background "
     with pytest.warns(UserWarning, match="longer than conditioner 'text' takes; cut off: '.*white background"):
         pipeline.sample(long)
-    with pytest.raises(DataError, match="cut off"):
-        pipeline.sample(long, strict=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        pipeline.sample("a ring", strict=True)
+        warnings.simplefilter("error", PromptWarning)
+        with pytest.raises(DataError, match="cut off"):
+            pipeline.sample(long)
+        pipeline.sample("a ring")
 
 
 def test_what_a_conditioner_leaves_out_is_told(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,8 +244,10 @@ def test_what_a_conditioner_leaves_out_is_told(pipeline: Pipeline, monkeypatch: 
     monkeypatch.setattr(conditioner, "omitted", lambda example: f"half of '{example['caption']}'", raising=False)
     with pytest.warns(UserWarning, match="conditioner 'text' leaves out half of 'a ring'"):
         pipeline.sample("a ring")
-    with pytest.raises(DataError, match="half of 'a ring'; give less"):
-        pipeline.sample("a ring", strict=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PromptWarning)
+        with pytest.raises(DataError, match="half of 'a ring'"):
+            pipeline.sample("a ring")
 
 
 def test_weights_whose_header_does_not_fit_are_called_damaged(folder: Path, tmp_path: Path) -> None:
@@ -259,7 +266,28 @@ def test_weights_whose_header_does_not_fit_are_called_damaged(folder: Path, tmp_
 def test_inputs_and_examples_are_two_ways_to_say_it(pipeline: Pipeline) -> None:
     by_prompt = images(pipeline.sample("a ring", seed=3))
     assert (images(pipeline.sample(inputs={"caption": "a ring"}, seed=3)) == by_prompt).all()
-    assert (images(pipeline.sample(examples=[{"caption": "a ring"}], seed=3)) == by_prompt).all()
+    assert (images(pipeline.sample(inputs=[{"caption": "a ring"}], seed=3)) == by_prompt).all()
+    several = pipeline.sample(inputs=[{"caption": prompt} for prompt in PROMPTS], seed=5)
+    assert (images(several) == images(pipeline.sample(PROMPTS, seed=5))).all()
+
+
+def test_the_ten_arguments_are_shown() -> None:
+    names = "self prompts inputs images steps guidance negative start seed batch callback"
+    for method in (Pipeline.sample, Pipeline.stream):
+        assert list(inspect.signature(method).parameters) == names.split()
+
+
+def test_a_stream_gives_each_batch_as_it_is_done(pipeline: Pipeline) -> None:
+    told: list[int] = []
+    batches = pipeline.stream(PROMPTS, seed=5, batch=2, callback=lambda p: told.append(p.step))
+    assert not told, "nothing is sampled before it is asked for"
+    first = next(batches)
+    assert [s.seed for s in first] == [5, 6] and told == [1, 2, 3]
+    assert [s.seed for s in next(batches)] == [7] and next(batches, None) is None
+    whole = pipeline.sample(PROMPTS, seed=5, batch=2)
+    assert (first[0].image == whole[0].image).all()
+    with pytest.raises(ConfigError, match="steps=0"):
+        pipeline.stream(PROMPTS, steps=0)
 
 
 # -------------------------------------------------------------------------------------------------- metadata

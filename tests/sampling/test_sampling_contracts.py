@@ -20,6 +20,7 @@ from ldm_core.model.conformance.breaches import named
 from ldm_core.model.conformance.first_batch import hold_parameterization, hold_schedule, hold_times
 from ldm_core.model.conformance.first_stage import hold_stage
 from ldm_core.recipe.resolve import resolve
+from ldm_core.sampling.image_to_image import Start
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,7 +64,7 @@ def test_what_samples_is_held_to_its_contract(fault: str) -> None:
     pipeline = assembled()
     patched(pipeline, kind, method, change)
     with pytest.raises(ContractError) as told:
-        pipeline.sample(examples=[MEAN, MEAN])
+        pipeline.sample(inputs=[MEAN, MEAN])
     told_as(told.value, *said, kind.replace("_", " "))
 
 
@@ -131,7 +132,7 @@ def test_a_decoder_is_held_in_sampling(change: Callable[[Tensor], Tensor], monke
     true = pipeline.stage.decode
     monkeypatch.setattr(pipeline.stage, "decode", lambda z: change(true(z)))
     with pytest.raises(ContractError) as told:
-        pipeline.sample(examples=[MEAN, MEAN])
+        pipeline.sample(inputs=[MEAN, MEAN])
     told_as(told.value, "pictures (2, 3, 16, 16)", "Normalised latents (B, C, *s) -> images")
 
 
@@ -140,7 +141,7 @@ def test_an_encoder_is_held_where_a_picture_begins(monkeypatch: pytest.MonkeyPat
     true = pipeline.stage.latents
     monkeypatch.setattr(pipeline.stage, "latents", lambda m, **more: true(m, **more)[:, :1])
     with pytest.raises(ContractError) as told:
-        pipeline.sample(inputs=MEAN, image=np.zeros((3, 16, 16), np.uint8))
+        pipeline.sample(inputs=MEAN, start=Start.image(np.zeros((3, 16, 16), np.uint8)))
     told_as(told.value, "of pictures to begin from")
 
 

@@ -192,7 +192,7 @@ def test_given_values_lie_on_top() -> None:
 
 
 def pictures(pipeline: Pipeline) -> np.ndarray:
-    made = pipeline.sample(images=2, steps=3, seed=5, inputs={"class_label": 1}, sampler="ddpm")
+    made = pipeline.with_settings({"sampler": "ddpm"}).sample(images=2, steps=3, seed=5, inputs={"class_label": 1})
     return np.stack([each.image for each in made])
 
 

@@ -22,6 +22,7 @@ from ldm_core.cli.options import (
 
 if TYPE_CHECKING:
     from ldm_core.cli.commands.sample_output import Output
+    from ldm_core.sampling.image_to_image import Start
     from ldm_core.sampling.pipeline import Pipeline
 
 _LOADED = ("codec", "image_size")
@@ -158,7 +159,7 @@ def sample(options: SampleOptions) -> int:
     model = _model(options)
     with reporting(options.json) as document:
         asked = _Asked.of(options)
-        with warnings_as_lines():
+        with warnings_as_lines(strict=options.strict):
             pipeline, scale = _pipeline(model, options)
             inputs = _inputs(options.inputs, pipeline)
             output = _output(pipeline, asked, inputs, options)
@@ -202,10 +203,10 @@ def _pipeline(model: str, options: SampleOptions) -> tuple[Pipeline, float | Non
     named = [f"{key}.use={name}" for key, name in parts.items() if name]
     if chosen.like:
         pipeline = pipeline.like(chosen.like)
-    if sampling:
+    if named or sampling:
         pipeline = pipeline.with_settings([*named, *sampling])
     if not options.quiet:
-        _say_sampling(pipeline, named, guidance, chosen)
+        _say_sampling(pipeline, guidance, chosen)
     return pipeline, guidance
 
 
@@ -225,7 +226,7 @@ def _divided(model: str, settings: list[str]) -> tuple[list[str], list[str]]:
     return sampling, [item for item in settings if item not in sampling]
 
 
-def _say_sampling(pipeline: Pipeline, named: list[str], scale: float | None, chosen: SamplingOptions) -> None:
+def _say_sampling(pipeline: Pipeline, scale: float | None, chosen: SamplingOptions) -> None:
     """Name the sampling on stderr, where another program's is asked for or could be meant."""
     from ldm_core.cli.output import say
     from ldm_core.sampling import settings as sample_settings
@@ -234,8 +235,7 @@ def _say_sampling(pipeline: Pipeline, named: list[str], scale: float | None, cho
     program = pipeline.made_by
     if not chosen.like and not program:
         return
-    recipe = pipeline.with_settings(named).recipe if named else pipeline.recipe
-    recipe = sample_settings.chosen(recipe, scale, None, pipeline.catalog)
+    recipe = sample_settings.chosen(pipeline.recipe, scale, pipeline.catalog)
     sample_settings.require_steps(recipe, chosen.steps or recipe.sample.steps)
     words = in_words(recipe, chosen.steps)
     if chosen.like:
@@ -249,7 +249,7 @@ class _Asked:
     """The prompts and seeds that were given, before a model is loaded."""
 
     prompts: list[str]
-    seeds: list[int] | None
+    seed: int | list[int] | None
 
     @classmethod
     def of(cls, options: SampleOptions) -> _Asked:
@@ -257,7 +257,8 @@ class _Asked:
         from ldm_core.cli.inputs import read_prompts, read_seeds
 
         seeds = read_seeds(options.pictures.seeds)
-        return cls([*options.inputs.prompt, *read_prompts(options.pictures.prompts)], seeds)
+        seed = options.pictures.seed if seeds is None else seeds
+        return cls([*options.inputs.prompt, *read_prompts(options.pictures.prompts)], seed)
 
     def arguments(self, options: SampleOptions) -> dict[str, Any]:
         """Make the arguments of ``Pipeline.sample``, but for inputs and guidance."""
@@ -266,25 +267,28 @@ class _Asked:
             "prompts": self.prompts or None,
             "images": pictures.images,
             "negative": list(pictures.negative) or None,
-            **_beginning(pictures),
-            "seed": pictures.seed,
-            "seeds": self.seeds,
+            "start": _beginning(pictures),
+            "seed": self.seed,
             "steps": sampling.steps,
-            "sampler": sampling.sampler,
-            "time_grid": sampling.time_grid,
             "batch": options.batch,
-            "strict": options.strict,
         }
 
 
-def _beginning(pictures: PictureOptions) -> dict[str, Any]:
-    """Read the pictures to begin from and the strength; nothing where none were named."""
+def _beginning(pictures: PictureOptions) -> Start | None:
+    """Read the pictures to begin from; nothing where none were named."""
     from ldm_core import storage
     from ldm_core.data.images import decode_image
+    from ldm_core.errors import ConfigError
+    from ldm_core.sampling.image_to_image import STRENGTH, Start
 
+    strength = pictures.strength
+    if not pictures.image:
+        if strength is None:
+            return None
+        raise ConfigError(f"strength={strength:g} is for a run that begins from a picture; give one with `image`")
     urls = [url for pattern in pictures.image for url in storage.expand(pattern)]
-    given = {"image": [decode_image(storage.read_bytes(url), 3, url) for url in urls]} if urls else {}
-    return given if pictures.strength is None else {**given, "strength": pictures.strength}
+    read = [decode_image(storage.read_bytes(url), 3, url) for url in urls]
+    return Start.image(read, strength=STRENGTH if strength is None else strength)
 
 
 def _inputs(given: InputOptions, pipeline: Pipeline) -> dict[str, Any]:
@@ -306,13 +310,13 @@ def _output(pipeline: Pipeline, asked: _Asked, inputs: dict[str, Any], options: 
     """Take a folder for the pictures, free and writable, before anything is sampled."""
     from ldm_core.cli.commands.sample_output import Output, file_name
     from ldm_core.sampling.arguments import require_arguments
-    from ldm_core.sampling.inputs import rows_of, seeds_of
+    from ldm_core.sampling.inputs import count_of, rows_of, seeds_of
     from ldm_core.sampling.picture_folder import PictureFolder
 
-    prompts, seeds, images = asked.prompts or None, asked.seeds, options.pictures.images
-    require_arguments({"prompts": prompts, "images": images, "seeds": seeds})
-    rows = rows_of(pipeline.recipe, prompts, inputs or None, None, images or (len(seeds) if seeds else None))
-    every = seeds_of(pipeline.recipe, rows, options.pictures.seed, seeds)
+    prompts, images = asked.prompts or None, options.pictures.images
+    require_arguments({"prompts": prompts, "images": images, "seed": asked.seed})
+    rows = rows_of(pipeline.recipe, prompts, inputs or None, count_of(images, asked.seed))
+    every = seeds_of(pipeline.recipe, rows, asked.seed)
     names = [
         file_name(i, seed, str(row.get("caption", ""))) for i, (seed, row) in enumerate(zip(every, rows, strict=True))
     ]
@@ -334,6 +338,7 @@ def _draw(pipeline: Pipeline, arguments: dict[str, Any], output: Output, options
         bar.ldm_step("samples", progress.step, {})
 
     try:
-        pipeline.sample(**arguments, callback=show, done=output.take)
+        for batch in pipeline.stream(**arguments, callback=show):
+            output.take(batch)
     finally:
         bar.close()

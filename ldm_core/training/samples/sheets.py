@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from ldm_core.contracts import DataInfo
 from ldm_core.data import images
-from ldm_core.errors import Interrupted, LDMError, NotFiniteError, clean
+from ldm_core.errors import Interrupted, LDMError, NotFiniteError, PromptWarning, clean
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling.made_from import caption
 from ldm_core.sampling.pipeline import Pipeline
@@ -82,14 +84,15 @@ def sample(
     failed, own = "", None
     try:
         if mine := range(world.rank, count, world.size):
-            pipeline.sample(
-                examples=[rows[i % len(rows)] for i in mine] if rows else None,
-                images=len(mine),
-                seeds=[settings.seed + i for i in mine],
-                strict=strict,
-                callback=told,
-                done=take,
-            )
+            with _held_to(strict):
+                batches = pipeline.stream(
+                    inputs=[rows[i % len(rows)] for i in mine] if rows else None,
+                    images=len(mine),
+                    seed=[settings.seed + i for i in mine],
+                    callback=told,
+                )
+            for batch in batches:
+                take(batch)
     except (LDMError, torch.OutOfMemoryError) as error:
         failed, own = _reason(error), error
     shares: list[tuple[str, list[Sampled]]] = world.gather((failed, made))
@@ -100,6 +103,15 @@ def sample(
     if finished is not None:
         finished.extend(whole)
     raise _error_of(reasons, own, settings.batch, whole)
+
+
+@contextlib.contextmanager
+def _held_to(strict: bool) -> Iterator[None]:
+    """Make errors of warnings about inputs, if `strict`."""
+    with warnings.catch_warnings() if strict else contextlib.nullcontext():
+        if strict:
+            warnings.simplefilter("error", PromptWarning)
+        yield
 
 
 def _reason(error: Exception) -> str:

@@ -204,7 +204,7 @@ def test_sampling_beside_a_run(catalog: Catalog, tmp_path: Path) -> None:
     )
     config = chosen.recipe.guidance.config
     assert config.sha256 == artifacts.sha256(str(tmp_path / "weak" / artifacts.MODEL_FILE))
-    made = chosen.sample(inputs={"class_label": 2}, seeds=[1, 2])
+    made = chosen.sample(inputs={"class_label": 2}, seed=[1, 2])
     assert config.sha256 in made[0].metadata["recipe"]
     assert made[0].metadata["guidance"] == "autoguidance 2.5"
 
@@ -221,8 +221,8 @@ def test_sampling_beside_a_run(catalog: Catalog, tmp_path: Path) -> None:
         weak = weak_model(x, t, conditions_of(weak_model, batch).cond).x0
         strong = pipeline.model(x, t, conditions.cond).x0
     torch.testing.assert_close(found, weak + 2.5 * (strong - weak), rtol=1e-4, atol=1e-4)
-    plain = pipeline.sample(inputs={"class_label": 2}, seeds=[1, 2])
-    same = chosen.sample(inputs={"class_label": 2}, seeds=[1, 2], guidance=1.0)
+    plain = pipeline.sample(inputs={"class_label": 2}, seed=[1, 2])
+    same = chosen.sample(inputs={"class_label": 2}, seed=[1, 2], guidance=1.0)
     assert all(np.array_equal(a.image, b.image) for a, b in zip(plain, same, strict=True))
     assert not all(np.array_equal(a.image, b.image) for a, b in zip(plain, made, strict=True))
 
@@ -237,14 +237,14 @@ def test_the_weaker_model_is_made_by_the_catalog_of_the_run(
         raise AssertionError("the run has a catalog")
 
     monkeypatch.setattr(Catalog, "discover", staticmethod(discover))
-    assert len(chosen.sample(inputs={"class_label": 2}, seeds=[1], steps=1)) == 1
+    assert len(chosen.sample(inputs={"class_label": 2}, seed=[1], steps=1)) == 1
 
 
 def wrong(catalog: Catalog, folder: Path, first_stage: str = "ab" * 32, **config: Any) -> str:
     with pytest.raises((CheckpointError, ConfigError, DataError)) as caught:
         pipeline_of(catalog, first_stage=first_stage).with_settings(
             {"guidance": {"use": "autoguidance", "model": str(folder), **config}}
-        ).sample(inputs={"class_label": 0}, seeds=[1], steps=1)
+        ).sample(inputs={"class_label": 0}, seed=[1], steps=1)
     return str(caught.value)
 
 
@@ -306,10 +306,10 @@ def test_a_weaker_model_that_changed_is_refused_and_the_stronger_one_still_loads
     assert again == recipe
     pipeline = pipeline_of(catalog, recipe.plain())
     with pytest.raises(CheckpointError, match="is not the weaker model that was named"):
-        pipeline.sample(inputs={"class_label": 0}, seeds=[1], steps=1)
-    assert len(pipeline.sample(inputs={"class_label": 0}, seeds=[1], steps=1, guidance="none")) == 1
+        pipeline.sample(inputs={"class_label": 0}, seed=[1], steps=1)
+    assert len(pipeline.sample(inputs={"class_label": 0}, seed=[1], steps=1, guidance="none")) == 1
     named = pipeline.with_settings([f"guidance.model={tmp_path / 'weak'}"])
-    assert len(named.sample(inputs={"class_label": 0}, seeds=[1], steps=1)) == 1, "named anew, it is the right one"
+    assert len(named.sample(inputs={"class_label": 0}, seed=[1], steps=1)) == 1, "named anew, it is the right one"
 
 
 def test_a_negative_has_no_place(catalog: Catalog, tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_a_negative_has_no_place(catalog: Catalog, tmp_path: Path) -> None:
         {"guidance": {"use": "autoguidance", "model": str(tmp_path / "weak")}}
     )
     with pytest.raises(ConfigError, match="guidance 'autoguidance at scale 2' makes none"):
-        pipeline.sample(inputs={"class_label": 0}, seeds=[1], negative={"class_label": 1})
+        pipeline.sample(inputs={"class_label": 0}, seed=[1], negative={"class_label": 1})
 
 
 def test_the_check_of_a_recipe_looks_into_the_file(catalog: Catalog, tmp_path: Path) -> None:
@@ -337,4 +337,4 @@ def test_the_weaker_model_follows_the_device(catalog: Catalog, tmp_path: Path) -
     pipeline.model.cuda()
     pipeline.stage.cuda()  # type: ignore[attr-defined]
     chosen = pipeline.with_settings({"guidance": {"use": "autoguidance", "model": str(tmp_path / "weak")}})
-    assert len(chosen.sample(inputs={"class_label": 1}, seeds=[1], steps=2)) == 1
+    assert len(chosen.sample(inputs={"class_label": 1}, seed=[1], steps=2)) == 1

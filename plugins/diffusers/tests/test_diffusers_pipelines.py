@@ -54,7 +54,7 @@ def generators() -> list[torch.Generator]:
 
 
 def sampled(pipeline: Pipeline, **options: Any) -> np.ndarray:
-    return np.stack([s.image for s in pipeline.sample(seeds=list(SEEDS), **options)])
+    return np.stack([s.image for s in pipeline.sample(seed=list(SEEDS), **options)])
 
 
 def theirs_of(folder: Path, **options: Any) -> Any:

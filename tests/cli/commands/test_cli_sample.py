@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from ldm_core.cli.commands.sample_output import file_name
 from ldm_core.cli.inputs import read_prompts, read_seeds
 from ldm_core.contracts.values import LatentSpec
 from ldm_core.data import images
-from ldm_core.errors import ConfigError, DataError, Interrupted, StorageError
+from ldm_core.errors import ConfigError, DataError, Interrupted, PromptWarning, StorageError
 from ldm_core.sampling.picture_folder import PictureFolder
 
 
@@ -55,26 +56,23 @@ class _Pipeline:
         self.settings = settings
         return self
 
-    def sample(self, prompts: list[str] | None, *, callback: Any, done: Any, strict: bool, **options: Any) -> list[Any]:
-        self.called = {"prompts": prompts, "strict": strict, **options}
+    def stream(self, prompts: list[str] | None, *, callback: Any, **options: Any) -> Iterator[list[Any]]:
+        self.called = {"prompts": prompts, **options}
         text = "the prompt is longer than conditioner 'text' takes; cut off: 'and so on'"
         if prompts and "long" in prompts[0]:
-            if strict:
-                raise DataError(text)
-            warnings.warn(text, stacklevel=2)
+            warnings.warn(text, PromptWarning, stacklevel=2)
         for step in (1, 2):
             callback(SimpleNamespace(step=step, steps=2, images=0, total=2))
         prompts = prompts or [""]
         first, count = options["seed"] or 5, options["images"] or len(prompts)
-        for i, seed in enumerate(options["seeds"] or range(first, first + count)):
+        for i, seed in enumerate(first if isinstance(first, list) else range(first, first + count)):
             if i == self.fails_at:
                 raise self.error
             if seed == self.lacks:
                 continue
             about = {"prompt": prompts[i % len(prompts)], "seed": str(seed), "class_label": "dog (1)"}
             image = np.full((3, 8, 8), seed % 256, np.uint8)
-            done([SimpleNamespace(image=image, prompt=prompts[i % len(prompts)], seed=seed, metadata=about)])
-        return []
+            yield [SimpleNamespace(image=image, prompt=prompts[i % len(prompts)], seed=seed, metadata=about)]
 
 
 @pytest.fixture
@@ -118,13 +116,11 @@ def test_files_and_metadata(pipeline: _Pipeline, capsys: pytest.CaptureFixture[s
         "steps": 3,
         "guidance": 2.5,
         "negative": None,
-        "sampler": "ddpm",
-        "time_grid": None,
-        "seed": None,
-        "seeds": [7, 200],
+        "start": None,
+        "seed": [7, 200],
         "batch": 4,
-        "strict": False,
     }
+    assert pipeline.settings == ["sampler.use=ddpm"]
 
 
 def test_guidance_by_name_and_negatives(pipeline: _Pipeline) -> None:
