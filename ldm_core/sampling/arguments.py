@@ -8,7 +8,7 @@ import math
 import numbers
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, ForwardRef, TypedDict, TypeVar
 
 import numpy as np
 
@@ -57,11 +57,11 @@ def spelled_out(function: F) -> F:
     """Show the arguments of :class:`SampleArguments` one by one in `function`'s signature."""
     own = inspect.signature(function)
     kept = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    kind, kinds = inspect.Parameter.KEYWORD_ONLY, SampleArguments.__annotations__
-    more = [
-        inspect.Parameter(name, kind, default=None, annotation=getattr(each, "__forward_arg__", each))
-        for name, each in kinds.items()
-    ]
+    kinds = {
+        n: k.__forward_arg__ if isinstance(k, ForwardRef) else k for n, k in SampleArguments.__annotations__.items()
+    }
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    more = [inspect.Parameter(name, keyword, default=None, annotation=kind) for name, kind in kinds.items()]
     function.__signature__ = own.replace(parameters=[*kept, *more])  # type: ignore[attr-defined]
     return function
 

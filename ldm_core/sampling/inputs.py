@@ -30,7 +30,7 @@ def rows_of(
     :class:`DataError` for an input that is missing, or that no conditioner reads.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts if prompts is not None else [])
-    given = [inputs] if isinstance(inputs, Mapping) and inputs else list(inputs or [])
+    given: list[Any] = [inputs] if isinstance(inputs, Mapping) and inputs else list(inputs or [])
     if problem := not_unicode([*texts, *given]):
         raise DataError(f"sample: {problem}")
     several = max(len(texts), len(given))

@@ -283,7 +283,7 @@ def test_a_file_names_no_second_model_and_its_user_does(catalog: Catalog, tmp_pa
     config = pipeline.recipe.guidance.config
     assert (config.model, config.scale) == ("", 2.5)
     assert config.sha256 == artifacts.sha256(str(tmp_path / "weak" / artifacts.MODEL_FILE))
-    draw: dict[str, Any] = {"inputs": {"class_label": 2}, "seeds": [1], "steps": 1}
+    draw: dict[str, Any] = {"inputs": {"class_label": 2}, "seed": [1], "steps": 1}
     with pytest.raises(ConfigError, match=r"the weaker model is not named.*guidance\.model=PATH_OR_URL"):
         pipeline.sample(**draw)
     named = pipeline.with_settings([f"guidance.model={tmp_path / 'weak'}"])

@@ -92,7 +92,7 @@ def test_ours_as_ldm_pipeline(change: dict[str, Any], std: list[float] | None, t
 
         theirs.scheduler = DDIMScheduler.from_config(theirs.scheduler.config)
     images = theirs(batch_size=2, generator=generators(), num_inference_steps=5, output_type="np").images
-    own = sampled(Pipeline.of(assemble(weights, CATALOG)), steps=5, sampler="ddim")
+    own = sampled(Pipeline.of(assemble(weights, CATALOG)).with_settings({"sampler": "ddim"}), steps=5)
     assert psnr(own, images) >= ENOUGH
 
 
