@@ -125,7 +125,7 @@ def test_shares_come_together_in_order(plain: Path, count: int) -> None:
 def test_a_preview_that_is_stopped_leaves_nothing_half(plain: Path, tmp_path: Path) -> None:
     """SIGTERM while it samples: no file, the checkpoint as ever, and the run goes on to the same end."""
     asked: list[Any] = []
-    original = Pipeline.sample
+    original = Pipeline.stream
 
     def stopping(self: Pipeline, *args: Any, **kwargs: Any) -> Any:
         if not asked:
@@ -134,7 +134,7 @@ def test_a_preview_that_is_stopped_leaves_nothing_half(plain: Path, tmp_path: Pa
         return original(self, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Pipeline, "sample", stopping)
+        patch.setattr(Pipeline, "stream", stopping)
         with pytest.raises(Interrupted, match="step 5 of 8"):
             go(tmp_path, "trainer.preview_every=4")
     assert not (tmp_path / "previews").exists()
@@ -148,7 +148,7 @@ def test_too_little_memory_is_a_warning(tmp_path: Path) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Pipeline, "sample", refuse)
+        patch.setattr(Pipeline, "stream", refuse)
         watch = go(tmp_path, "trainer.preview_every=4", stages=("first_stage", "latents", "denoiser"))
     assert [m for m in watch.messages if "no preview at step" in m]
     assert (tmp_path / "model.safetensors").exists() and not (tmp_path / "previews").exists()
