@@ -32,6 +32,7 @@ Who owns what, for every component that is a ``torch.nn.Module`` (first stages, 
 
 from __future__ import annotations
 
+from ldm_core.contracts.answers import AdapterAnswers as AdapterAnswers
 from ldm_core.contracts.answers import ConditionerAnswers as ConditionerAnswers
 from ldm_core.contracts.answers import DatasetAnswers as DatasetAnswers
 from ldm_core.contracts.answers import DenoiserAnswers as DenoiserAnswers
@@ -93,3 +94,4 @@ from ldm_core.contracts.values import LossOutput as LossOutput
 from ldm_core.contracts.values import OnStep as OnStep
 from ldm_core.contracts.values import Precision as Precision
 from ldm_core.contracts.values import Reconstruction as Reconstruction
+from ldm_core.contracts.values import WeightSlice as WeightSlice

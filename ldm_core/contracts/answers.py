@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ldm_core.contracts.defaults import answer
-from ldm_core.contracts.values import EMPTY
+from ldm_core.contracts.values import EMPTY, WeightSlice
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -73,7 +73,36 @@ class DenoiserAnswers(PartAnswers):
 
     @answer
     def prepare(self) -> Callable[[Cond], Cond] | None:
-        """``prepare(cond)``, called once a run for each bundle, puts what does not depend on x into its extras."""
+        """``prepare(cond)``, called once a run for each bundle, puts what does not depend on x into its extras. It is
+        called again where the scale of an adapter has changed since."""
+        return None
+
+    @answer
+    def addresses(self) -> Callable[[], Mapping[str, WeightSlice]] | None:
+        """``addresses()`` gives the place of each weight that files of adapters name, by its published address without
+        ``.weight``: of a layer by itself, or of rows of a fused one."""
+        return None
+
+
+class AdapterAnswers(PartAnswers):
+    """Answers of an adapter."""
+
+    __slots__ = ()
+
+    @answer
+    def scale(self) -> float | None:
+        """The strength, which may be set; it acts from the next call of the network on. None if it has none."""
+        return None
+
+    @answer
+    def fuse(self) -> Callable[[DiffusionModel], None] | None:
+        """``fuse(model)`` puts new parameters, the change in them, in the places of the base's, and takes the hooks
+        away. It writes into no tensor, since other models share them."""
+        return None
+
+    @answer
+    def unfuse(self) -> Callable[[DiffusionModel], None] | None:
+        """``unfuse(model)``, after a fuse, puts the very parameters of before back, and the hooks."""
         return None
 
 
@@ -180,6 +209,7 @@ class DatasetAnswers(PartAnswers):
 
 
 ANSWERS: Mapping[str, type[PartAnswers]] = {
+    "adapter": AdapterAnswers,
     "conditioner": ConditionerAnswers,
     "dataset": DatasetAnswers,
     "denoiser": DenoiserAnswers,

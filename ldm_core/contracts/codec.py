@@ -160,10 +160,11 @@ class Recognised:
     """A codec's account of a source, from names, shapes and configs alone, before any weight is read.
 
     `what`: in words, for people (``Stable Diffusion 1 (text to image)``). `holds`: ``model`` (first stage and
-    denoiser), ``first_stage``, ``denoiser`` or ``conditioner``. `recipe`: plain recipe values as far as they are
-    known, :attr:`Source.given` included. `unknown`: settings that nothing says, by dotted path with the candidates
-    (``{"denoiser.heads": (1, 4, 8)}``); reading refuses while there are any. `notes`: how the rest came to be known,
-    and what will be left out, a line each. `ema`: whether averaged weights are there. `parameters`: how many, by part.
+    denoiser), ``first_stage``, ``denoiser``, ``conditioner`` or ``adapter`` (then `adapters` of the recipe has one
+    row). `recipe`: plain recipe values as far as they are known, :attr:`Source.given` included. `unknown`: settings
+    that nothing says, by dotted path with the candidates (``{"denoiser.heads": (1, 4, 8)}``); reading refuses while
+    there are any. `notes`: how the rest came to be known, and what will be left out, a line each. `ema`: whether
+    averaged weights are there. `parameters`: how many, by part.
     """
 
     what: str
@@ -183,6 +184,8 @@ class ModelWeights:
     also `image_size`, `schedule` and `parameterization`. `first_stage`: as a FirstStage's ``state_dict()``,
     normalisation included. `model`: as ``Model.state_dict()``: ``denoiser.*``, ``conditioners.NAME.*``. A denoiser or
     conditioner by itself comes without `first_stage`, with `latent` and `cond`, the widths that it was built for.
+    `adapter`: an adapter's ``state_dict()``, alone: the recipe's one row in `adapters` is its component, and `base` the
+    hash of the model's file that it was trained on, for people, where it is known.
     `class_names`: names of the classes by batch key, where the source says them.
     `missing` and `unexpected`: names outside the codec's allow-list; the core refuses where there are any, unless
     taking a part was asked for. `notes`: what was chosen or left out. `kept`: by a codec's name, what only its format
@@ -192,6 +195,8 @@ class ModelWeights:
     recipe: Mapping[str, Any]
     first_stage: Mapping[str, Tensor] | None = None
     model: Mapping[str, Tensor] | None = None
+    adapter: Mapping[str, Tensor] | None = None
+    base: str = ""
     latent: LatentSpec | None = None
     cond: CondSpec | None = None
     class_names: Mapping[str, Sequence[str]] = EMPTY
@@ -199,6 +204,11 @@ class ModelWeights:
     unexpected: Sequence[str] = ()
     notes: Sequence[str] = ()
     kept: Mapping[str, Mapping[str, Any]] = EMPTY
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors, whatever they are of; names of the first stage, the model and an adapter do not meet."""
+        return {**(self.first_stage or {}), **(self.model or {}), **(self.adapter or {})}
 
 
 @attrs.frozen(kw_only=True)
@@ -238,7 +248,8 @@ class Codec(Protocol):
     @abstractmethod
     def write(self, weights: ModelWeights, name: str) -> Written:
         """The files of this format for `weights`, whose recipe is complete (as ``Recipe.plain()``). `name`: the last
-        part of the destination, whose suffix says the container. ConfigError, all lines at once, where the format
+        part of the destination, whose suffix says the container. An adapter is handed to a codec whose config says
+        ``writes_adapters = True``, and to no other. ConfigError, all lines at once, where the format
         cannot hold the model, before any file is written: the core writes what the functions of the result give. Equal
         weights give equal bytes, and every tensor comes back by :meth:`read`."""
         ...

@@ -115,9 +115,9 @@ class Denoiser(Protocol):
     Built from ``factory(config, site)``, where ``site.latent`` and ``site.cond`` say the widths. It knows nothing of
     alpha and sigma: `noise_level` is what the schedule tells it. It may have ``prepare`` and ``recompute_blocks``, of
     :class:`~ldm_core.contracts.DenoiserAnswers`: F of the prepared bundle is F of the bundle, and computing the blocks
-    again changes no gradient. :class:`~ldm_core.contracts.DenoiserConfig` lists the config's optional answers, such as
-    the parts that the network `accepts`. Ownership of device, mode, freezing and parameters: see
-    :mod:`ldm_core.contracts`.
+    again changes no gradient. Its ``addresses``, where it has them, name the places of its weights for adapters.
+    :class:`~ldm_core.contracts.DenoiserConfig` lists the config's optional answers, such as the parts that the network
+    `accepts`. Ownership of device, mode, freezing and parameters: see :mod:`ldm_core.contracts`.
     """
 
     __init__ = cooperative_init  # type: ignore[misc]

@@ -177,6 +177,11 @@ class AdapterConfig(Config):
         """The extras that the adapter reads; None = none."""
         return None
 
+    @answer
+    def scale(self) -> float | None:
+        """The strength that the adapter starts with, as a field, so that a recipe can set it; None if it has none."""
+        return None
+
 
 class SamplerConfig(Config):
     """The config of a sampler."""
@@ -288,6 +293,11 @@ class CodecConfig(Config):
     def conventions(self) -> Callable[[Mapping[str, Any]], Mapping[str, Any]] | None:
         """``conventions(plain recipe)`` -> the sampling settings of the program's own scripts. A static method."""
         return None
+
+    @answer
+    def writes_adapters(self) -> bool:
+        """True if the format holds an adapter by itself, so that ``write`` takes one."""
+        return False
 
 
 CONFIGS: Mapping[str, type[Config]] = {

@@ -204,7 +204,19 @@ class TimeGrid(Protocol):
 
 @runtime_checkable
 class Adapter(Protocol):
-    """LoRA, ControlNet, IP-Adapter, textual inversion: changes a model by forward hooks. Provisional."""
+    """LoRA, ControlNet, IP-Adapter, textual inversion: changes a model. Provisional.
+
+    It acts by forward hooks, or by other weights: :func:`ldm_core.nn.changed_weight.change_weight` lets a layer compute
+    with a function of its weight. The core attaches it to a copy of the model's modules that shares their tensors, so
+    that runs with and without it go on side by side: it finds its layers in `attach`, and never writes into a tensor of
+    the model.
+
+    :class:`~ldm_core.contracts.AdapterAnswers` lists its optional answers. `scale` is its strength, which may be set at
+    any time and leaves the estimate bit for bit that of the base at 0. A config with a field `scale` lets a recipe set
+    the strength. ``fuse(model)`` puts new parameters, the change in them, in the places of the base's and takes the
+    hooks away: the estimate is that of before to 1e-5, relative to its largest value or 1. ``unfuse(model)`` puts the
+    very parameters of before back, and the hooks.
+    """
 
     __init__ = cooperative_init  # type: ignore[misc]
 
@@ -213,7 +225,7 @@ class Adapter(Protocol):
         """Hook into `model`, a :class:`DiffusionModel`; base modules, state keys and weights stay as they are.
 
         Attached, it changes the estimate. Its own parameters get gradients through the model, and its state dict holds
-        all that it learned.
+        all that it learned. What it makes of the layers' shapes it makes here, equally for equal seeds.
         """
         ...
 

@@ -250,3 +250,17 @@ class Reconstruction(NamedTuple):
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """Arithmetic inside the networks."""
+
+
+@attrs.frozen
+class WeightSlice:
+    """Rows (output channels) of a weight of a part: the `parameter` by its name in the part's state, and half-open
+    ranges of rows in their order; none = all rows."""
+
+    parameter: str
+    rows: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def index(self) -> list[int]:
+        """The numbers of the rows, one after the other; empty for all rows."""
+        return [row for begin, end in self.rows for row in range(begin, end)]

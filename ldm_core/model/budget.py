@@ -7,13 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch.overrides import TorchFunctionMode
 
-from ldm_core.catalog import Catalog
-from ldm_core.errors import CheckpointError, ConfigError
+from ldm_core.errors import CheckpointError
 from ldm_core.recipe.places import described_by
-from ldm_core.recipe.recipe import Recipe
 
 MOST_TENSORS = 20_000
 """Tensors allowed in a recipe's network; the largest published ones have some thousands."""
@@ -22,10 +19,10 @@ _SPARE_TENSORS = 2_000
 _FILLED = frozenset({"empty", "zeros", "ones", "full", "rand", "randn", "randint", "randperm", "eye", "empty_strided"})
 _RANGES = frozenset({"arange", "linspace", "logspace", "range"})
 _NEW = frozenset({"new_empty", "new_zeros", "new_ones", "new_full"})
-_FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
+FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
 
 
-class _Exceeded(Exception):
+class Exceeded(Exception):
     """A network beyond its budget; raised before the next tensor is made."""
 
 
@@ -52,7 +49,7 @@ class Budget(TorchFunctionMode):
         self.count += values
         self.made += 1
         if self.count > self.values or self.made > self.tensors:
-            raise _Exceeded
+            raise Exceeded
 
 
 def _values(name: str, args: Any, kwargs: Mapping[str, Any]) -> int:
@@ -91,32 +88,8 @@ def held_to(tensors: Mapping[str, tuple[int, ...]], where: str) -> Iterator[None
     try:
         with described_by(where), budget:
             yield
-    except _Exceeded:
+    except Exceeded:
         raise CheckpointError(
             f"{where}: these weights are of another architecture: the recipe describes a larger network than they "
             f"hold ({len(tensors):,} tensors of {values:,} values); use the recipe that they were trained with"
         ) from None
-
-
-def require_room(recipe: Recipe, catalog: Catalog, memory: int) -> None:
-    """:class:`ConfigError` if the recipe's networks have more parameters than fit into `memory` bytes, four of each
-    (the weight, its gradient, the optimizer's two); counted without making any."""
-    from ldm_core.model.build import make_first_stage, make_model
-    from ldm_core.model.fill import unfilled
-
-    budget = Budget(memory // 16, MOST_TENSORS)
-    try:
-        with torch.device("meta"), budget, unfilled():
-            stage = make_first_stage(recipe, catalog)
-            make_model(recipe, catalog, stage)
-    except _Exceeded:
-        if budget.made > MOST_TENSORS:
-            what = f"more than {MOST_TENSORS:,} tensors, and no network has as many"
-        else:
-            what = (
-                f"at least {budget.count:,} parameters, {16 * budget.count / 1e9:,.1f} GB with their gradients and the "
-                f"optimizer's averages, and this machine has {memory / 1e9:,.1f} GB"
-            )
-        raise ConfigError(f"the recipe's networks have {what}; choose smaller ones") from None
-    except _FAULTS:  # a part that needs memory is made at its turn
-        return

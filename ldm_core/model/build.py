@@ -23,7 +23,9 @@ from ldm_core.contracts import (
     configs,
 )
 from ldm_core.contracts.streams import mix_seed
-from ldm_core.errors import ComponentError
+from ldm_core.errors import ComponentError, ConfigError
+from ldm_core.model import adapters as adapters_
+from ldm_core.model.budget import FAULTS, MOST_TENSORS, Budget, Exceeded
 from ldm_core.model.conformance.breaches import Named, named
 from ldm_core.model.conformance.first_batch import (
     Contracts,
@@ -32,7 +34,7 @@ from ldm_core.model.conformance.first_batch import (
     hold_schedule,
 )
 from ldm_core.model.diffusion import Model
-from ldm_core.model.fill import seeded
+from ldm_core.model.fill import seeded, unfilled
 from ldm_core.model.parts import make
 from ldm_core.recipe.check import site_of
 from ldm_core.recipe.recipe import ConditionerPart, Part, Recipe
@@ -112,10 +114,13 @@ def make_model_at(site: Site, recipe: Recipe, catalog: Catalog) -> Model:
     with seeded(mix_seed(recipe.seed, "denoiser")):
         denoiser = make(recipe.denoiser, site, catalog)
     schedule, parameterization = (make(p, site, catalog) for p in (recipe.schedule, recipe.parameterization))
-    with seeded(mix_seed(recipe.seed, "adapters")):  # attaching may make weights: layers are known only then
-        adapters = [make(part, site, catalog) for part in recipe.adapters]
+    with seeded(mix_seed(recipe.seed, "adapters")), adapters_.budget(recipe.adapters):
+        # attaching may make weights: layers are known only then
+        adapters = {part.key: make(part, site, catalog) for part in recipe.adapters}
         model = Model(denoiser, schedule, parameterization, conditioners, adapters)
     model.draws = frozenset(c.name for c in recipe.conditioners if configs.of(ConditionerConfig, c.config).draws)
+    for adapter in recipe.adapters:
+        adapters_.fill(model, adapter)
     model.contracts = held = Contracts(recipe, catalog, site.latent)
     hold_kept_config(held.parts["schedule"], schedule, recipe.schedule.config)
     hold_schedule(held.parts["schedule"], schedule, held.latent.shape(site.size))
@@ -153,3 +158,24 @@ def make_sampling(recipe: Recipe, catalog: Catalog, site: Site) -> SamplingParts
 def make_objective(recipe: Recipe, catalog: Catalog, site: Site) -> Objective:
     """The recipe's objective."""
     return make(recipe.objective, site, catalog)
+
+
+def require_room(recipe: Recipe, catalog: Catalog, memory: int) -> None:
+    """:class:`ConfigError` if the recipe's networks have more parameters than fit into `memory` bytes, four of each
+    (the weight, its gradient, the optimizer's two); counted without making any."""
+    budget = Budget(memory // 16, MOST_TENSORS)
+    try:
+        with torch.device("meta"), budget, unfilled():
+            stage = make_first_stage(recipe, catalog)
+            make_model(recipe, catalog, stage)
+    except Exceeded:
+        if budget.made > MOST_TENSORS:
+            what = f"more than {MOST_TENSORS:,} tensors, and no network has as many"
+        else:
+            what = (
+                f"at least {budget.count:,} parameters, {16 * budget.count / 1e9:,.1f} GB with their gradients and the "
+                f"optimizer's averages, and this machine has {memory / 1e9:,.1f} GB"
+            )
+        raise ConfigError(f"the recipe's networks have {what}; choose smaller ones") from None
+    except FAULTS:  # a part that needs memory is made at its turn
+        return

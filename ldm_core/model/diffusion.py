@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from ldm_core.contracts import (
+    Adapter,
+    AdapterAnswers,
     Batch,
     Denoiser,
     DenoiserAnswers,
@@ -25,6 +27,7 @@ from ldm_core.contracts.streams import Streams, mix_seed
 from ldm_core.contracts.values import CondSpec, Precision
 from ldm_core.model.conformance.breaches import Named, inside
 from ldm_core.model.conformance.first_batch import Contracts, is_output
+from ldm_core.model.shared import hooks_of, shared_copy
 
 AUTOCAST: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """The networks' type at a precision other than ``fp32``."""
@@ -42,8 +45,9 @@ class Model(nn.Module):
     """Estimates x0 from x at time t: ``x0 = c_skip x + c_out F(c_in x)``; float32 outside the network.
 
     `denoiser` is F; `conditioners`, by name, in recipe order, are part of the model (their weights train, average and
-    travel with it); `adapters` hook into it. `precision` ``bf16`` or ``fp16`` runs the network and the conditioners'
-    weights under autocast; the results are float32 again.
+    travel with it); `adapters`, by the key of their state, hook into it (all of them, modules or not, are in
+    `attached`). `precision` ``bf16`` or ``fp16`` runs the network and the conditioners' weights under autocast; the
+    results are float32 again.
     """
 
     def __init__(
@@ -52,12 +56,11 @@ class Model(nn.Module):
         schedule: NoiseSchedule,
         parameterization: Parameterization,
         conditioners: Mapping[str, nn.Module] | None = None,
-        adapters: Sequence[Any] = (),
+        adapters: Mapping[str, Adapter] | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.conditioners = nn.ModuleDict(conditioners or {})
-        self.adapters = nn.ModuleList(a for a in adapters if isinstance(a, nn.Module))
         self.schedule = schedule
         self.parameterization = parameterization
         self.precision: Precision = "fp32"
@@ -65,8 +68,28 @@ class Model(nn.Module):
         """The conditioners that draw noise."""
         self.contracts: Contracts | None = None
         """The promises of its parts, if a recipe is known: see :mod:`ldm_core.model.conformance.first_batch`."""
-        for adapter in adapters:
+        self._hooks = hooks_of([self])  # without any adapter's
+        self._take(adapters or {})
+
+    def _take(self, adapters: Mapping[str, Adapter]) -> None:
+        self.attached = dict(adapters)
+        self.adapters = nn.ModuleDict({key: a for key, a in adapters.items() if isinstance(a, nn.Module)})
+        for adapter in adapters.values():
             adapter.attach(self)
+
+    def beside(self, adapters: Mapping[str, Adapter]) -> Model:
+        """The same model with these adapters in place of its own, which stay where they are: with modules of its own
+        and the same tensors, so that both run side by side."""
+        hooks = self._hooks if self.attached else hooks_of([self])
+        made = cast(Model, shared_copy([self], hooks)[self])
+        made._hooks = hooks
+        made._take(adapters)
+        return made
+
+    @property
+    def strengths(self) -> tuple[float | None, ...]:
+        """The scales of the adapters, as they are now."""
+        return tuple(configs.of(AdapterAnswers, adapter).scale for adapter in self.attached.values())
 
     @property
     def device(self) -> torch.device:
@@ -182,13 +205,14 @@ def make_predict(model: Model, *, together: bool = True) -> Predict:
 
     Branches with equal options and equal parts are batched (`together`), else run one by one; the results are the same
     to rounding. A bundle is batched once a run, and the denoiser's `prepare`, if it has one, is applied to the result:
-    conditioning is not copied, and keys and values are not computed, at each step.
+    conditioning is not copied, and keys and values are not computed, at each step, but anew for other scales of the
+    adapters.
     """
     prepare = configs.of(DenoiserAnswers, model.denoiser).prepare or (lambda cond: cond)
-    ready: dict[tuple[int, ...], tuple[list[Cond], Cond]] = {}
+    ready: dict[tuple[Any, ...], tuple[list[Cond], Cond]] = {}
 
     def batch(conds: list[Cond]) -> Cond:
-        key = tuple(id(c) for c in conds)
+        key = (*map(id, conds), model.strengths)
         if key not in ready:
             with model.autocast(), inside(model._named("denoiser"), "prepare"):
                 found = prepare(conds[0] if len(conds) == 1 else Cond.batch(conds))

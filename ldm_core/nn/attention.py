@@ -203,6 +203,9 @@ class SpatialTransformer(nn.Module):
         return x + (h if self.linear_projection else self.proj_out(h))
 
 
+_ROLES = ("to_q", "to_k", "to_v")
+
+
 def qkv_attention_by_head(qkv: Tensor, num_heads: int) -> Tensor:
     """Self-attention of a fused (B,3C,N) whose channels are ordered [head][q|k|v][dim]; returns (B,C,N).
 
@@ -228,11 +231,22 @@ class AttentionBlock(nn.Module):
         self, channels: int, num_heads: int, *, norm_groups: int = 32, new_attention_order: bool = False
     ) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self._by_role = num_heads, new_attention_order
         self.attention = qkv_attention_by_role if new_attention_order else qkv_attention_by_head
         self.norm = group_norm(channels, norm_groups, eps=1e-5)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zero_init(nn.Conv1d(channels, channels, 1))
+
+    def rows(self) -> dict[str, tuple[tuple[int, int], ...]]:
+        """The rows of the fused projection that are queries, keys and values: half-open ranges, in the heads' order."""
+        channels, heads = self.proj_out.in_channels, self.num_heads
+        width = channels // heads
+        if self._by_role:
+            return {name: ((i * channels, (i + 1) * channels),) for i, name in enumerate(_ROLES)}
+        return {
+            name: tuple(((3 * head + i) * width, (3 * head + i + 1) * width) for head in range(heads))
+            for i, name in enumerate(_ROLES)
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.attention(self.qkv(self.norm(x).flatten(2)), self.num_heads)

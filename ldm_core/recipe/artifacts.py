@@ -17,6 +17,11 @@ from ldm_core.errors import CheckpointError, LDMError, clean, quoted
 FORMAT = 1
 STAGE_FILE = "first_stage.safetensors"
 MODEL_FILE = "model.safetensors"
+ADAPTER_FILE = "adapter.safetensors"
+ADAPTERS = "adapters"
+"""The folder of a run with a file for each adapter that it trained alone."""
+KINDS: Mapping[str, str] = {"model": "a model", "first_stage": "a first stage", "adapter": "an adapter"}
+"""What a file of ours holds, and in words."""
 _KEY = "ldm_core"
 _MAX_HEADER = 100 << 20
 _MOST_AXES = 64
@@ -112,8 +117,8 @@ def _end(entry: Any) -> int:
 
 
 def read_header(url: str, kind: str, *, sha256: str | None = None) -> Header:
-    """Read the header of a weights file of `kind` (``first_stage`` or ``model``), with the hash of the whole file, or
-    the one already known.
+    """Read the header of a weights file of `kind` (see :data:`KINDS`), with the hash of the whole file, or the known
+    one.
 
     Raises :class:`CheckpointError` if the file is damaged, was not written by ldm-core, or holds another kind.
     """
@@ -123,7 +128,8 @@ def read_header(url: str, kind: str, *, sha256: str | None = None) -> Header:
         raise CheckpointError(f"{url}: was not written by ldm-core (no '{_KEY}' metadata), so its recipe is unknown")
     body = parse_body(text, url)
     if body["kind"] != kind:
-        raise CheckpointError(f"{url}: holds a {body['kind'].replace('_', ' ')}, not a {kind.replace('_', ' ')}")
+        fix = "; add it to a model with adapters.NAME.weights=" + url if body["kind"] == "adapter" else ""
+        raise CheckpointError(f"{url}: holds {KINDS[body['kind']]}, not {KINDS[kind]}{fix}")
     return Header(
         url=url,
         kind=body["kind"],
@@ -142,7 +148,7 @@ def parse_body(text: str, url: str) -> dict[str, Any]:
     wrong = "is no mapping" if not isinstance(body, dict) else next(_wrong(body), "")
     if wrong:
         raise CheckpointError(f"{url}: its ldm-core metadata does not read ({wrong})")
-    if body["kind"] not in ("model", "first_stage"):
+    if body["kind"] not in KINDS:
         raise CheckpointError(f"{url}: its ldm-core metadata does not read (kind {quoted(body['kind'], 40)})")
     if body["format"] > FORMAT:
         raise CheckpointError(
@@ -176,6 +182,8 @@ _TYPES: Mapping[str, type] = {
     "format": int,
     "identity": str,
     "first_stage_sha256": str,
+    "base_sha256": str,
+    "name": str,
     "class_names": dict,
     "image_channels": int,
     "numbers": dict,
@@ -185,6 +193,24 @@ _TYPES: Mapping[str, type] = {
 def stage_header(url: str, find: Find = find) -> Header:
     """The header of a trained first stage: a file, or a run's folder."""
     return read_header(find(url, STAGE_FILE), "first_stage")
+
+
+def adapter_file(url: str, name: str, find: Find = find) -> str:
+    """The file of an adapter at `url`: that file, or of a run's folder the one called `name`, or the only one.
+
+    :class:`CheckpointError` if there is none, or none of that name among several.
+    """
+    if url.endswith(".safetensors") or not is_native(url) or storage.exists(storage.join(url, ADAPTER_FILE)):
+        return find(url, ADAPTER_FILE)
+    folder = storage.join(url, ADAPTERS)
+    there = [file.url for file in storage.list_files(folder)] if storage.is_folder(folder) else []
+    there = [each for each in there if each.endswith(".safetensors")]
+    wanted = [each for each in there if storage.base_name(each) == f"{name}.safetensors"] or there
+    if len(wanted) == 1:
+        return wanted[0]
+    names = ", ".join(sorted(storage.base_name(each) for each in there))
+    known = f"has {names} in {ADAPTERS}/" if names else f"holds no {ADAPTERS}/NAME.safetensors"
+    raise CheckpointError(f"{storage.shown(url)}: {known}; give the file of the adapter that is meant")
 
 
 def require_first_stage(model: Header, stage_url: str) -> str:
@@ -244,7 +270,7 @@ def is_native(url: str) -> bool:
         return True
     if not storage.is_folder(url):
         return False
-    ours = [storage.join(url, name) for name in (MODEL_FILE, STAGE_FILE)]
+    ours = [storage.join(url, name) for name in (MODEL_FILE, STAGE_FILE, ADAPTER_FILE)]
     there = [path for path in ours if storage.exists(path)]
     if there:
         return any(map(_has_our_header, there))

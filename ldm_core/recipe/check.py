@@ -161,14 +161,14 @@ def diffusion_misfits(recipe: Recipe) -> Iterable[str]:
 
 
 def sampling_misfits(recipe: Recipe) -> Iterable[str]:
-    """One line for each misfit of a trained model's guidance, sampler and time grid."""
+    """One line for each misfit of a trained model's guidance, sampler, time grid and adapters."""
     yield from _guidance(recipe)
     yield from _quantized(recipe)
     try:
         site = site_of(recipe)
     except ValueError:  # said of the model
         return
-    for part in (recipe.guidance, recipe.sampler, recipe.time_grid):
+    for part in (recipe.guidance, recipe.sampler, recipe.time_grid, *recipe.adapters):
         yield from _own(f"{part.kind} '{part.label}'", part.config, site)
 
 
@@ -244,8 +244,9 @@ def _training(recipe: Recipe) -> Iterable[str]:
                 f"{section.accumulate}; use a multiple of it"
             )
     if recipe.trainer.train == "adapters":
-        if not recipe.adapters:
-            yield "trainer.train: 'adapters' needs one in the recipe, adapters=[NAME]; or set trainer.train=all"
+        if not any(part.train for part in recipe.adapters):
+            fixed = ", adapters.NAME.train=true" if recipe.adapters else " in the recipe, adapters=[NAME]"
+            yield f"trainer.train: 'adapters' needs one{fixed}; or set trainer.train=all"
         if not recipe.trainer.init_from:
             yield (
                 "trainer.train: 'adapters' leaves the model's own weights as they are, and fresh ones draw nothing; "

@@ -19,8 +19,7 @@ from ldm_core.config import documents
 from ldm_core.contracts import DatasetConfig, FirstStageConfig, configs
 from ldm_core.errors import ConfigError, LDMError, quoted
 from ldm_core.recipe import artifacts
-from ldm_core.recipe.identity import without_same
-from ldm_core.recipe.keys import SAMPLING_KEYS
+from ldm_core.recipe.keys import SAMPLING_KEYS, without_same
 from ldm_core.recipe.recipe import MixturePart, Part, Recipe
 
 RECIPE_FILE = "recipe.yaml"

@@ -1,4 +1,4 @@
-"""The keys of a recipe and the component or settings held by each."""
+"""The keys of a recipe, what each holds, and the share of them decisive for the trained model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from ldm_core.config.fields import later_defaults, same_keys
 from ldm_core.config.key_hints import declare_sections
 from ldm_core.recipe.settings import (
     DataSettings,
@@ -66,3 +67,20 @@ SAMPLING_KEYS = ("sample", "sampler", "guidance", "time_grid", "observers", "sto
 """Keys free to change without making another model of it."""
 
 declare_sections(SECTIONS)
+
+SAME = {name: same_keys(section) for name, section in SECTIONS.items()}
+"""Keys of the core's own :data:`SECTIONS` without effect on the training."""
+
+
+LATER = {name: later_defaults(section) for name, section in SECTIONS.items()}
+"""Keys of them missing from older recipes; their defaults hold there."""
+
+
+def without_same(key: str, value: Any) -> Any:
+    """The share of top-level key `key`'s plain value decisive for the trained model."""
+    if key not in SECTIONS:
+        return value
+    later = LATER[key]
+    left = {k: v for k, v in value.items() if k not in SAME[key] and not (k in later and v == later[k])}
+    # only the presence of LPIPS weights counts, not their place; their content counts on reading
+    return {**left, "lpips": bool(left["lpips"])} if "lpips" in left else left

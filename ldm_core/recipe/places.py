@@ -28,6 +28,7 @@ _WORDS = (
     "url|urls|vocab|vocabulary|weights"
 )
 _LIKE = re.compile(rf"(^|_)({_WORDS})$")
+_WITH_FILES, _OF_A_FILE = ("first_stage", "adapter"), ("weights", "sha256")
 _TYPED = 1_000  # rows of a list to look at; the resolver refuses far shorter ones
 
 
@@ -103,11 +104,11 @@ def _part(kind: str, path: str, value: Any, catalog: Catalog) -> Any:
         return value
     use = value.get("use") or DEFAULTS.get(kind)
     if not isinstance(use, str):
-        return value
+        return {key: each for key, each in value.items() if key not in _OF_A_FILE}
     if is_weights(use):
         raise ConfigError(f"{path}: the file's recipe names a path in place of a component, which is not read")
     component = _component(kind, use, catalog)
-    own = {key: each for key, each in value.items() if not (kind == "first_stage" and key in ("weights", "sha256"))}
+    own = {key: each for key, each in value.items() if not (kind in _WITH_FILES and key in _OF_A_FILE)}
     if component is None:  # not installed: the look-up says so
         return {key: each for key, each in own.items() if not _LIKE.search(str(key))}
     return _without_places(component.config, own)

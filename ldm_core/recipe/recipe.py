@@ -12,8 +12,8 @@ from ldm_core.catalog import Catalog
 from ldm_core.catalog.component import VERSION
 from ldm_core.config.fields import later_defaults
 from ldm_core.config.structure import digest, unstructure
-from ldm_core.recipe.identity import SAME, without_same
-from ldm_core.recipe.keys import LISTS, SAMPLING_KEYS, SINGLE
+from ldm_core.contracts.configs import AdapterConfig, of
+from ldm_core.recipe.keys import LISTS, SAME, SAMPLING_KEYS, SINGLE, without_same
 from ldm_core.recipe.settings import DataSettings, FirstStageTrainerSettings, SampleSettings, TrainerSettings
 from ldm_core.storage.options import StorageSettings
 
@@ -68,6 +68,35 @@ class ConditionerPart(Part):
 
 
 @attrs.frozen(kw_only=True)
+class AdapterPart(Part):
+    """An adapter; `name`: the given one, or the component's; `key`: the prefix of its state among the model's, the name
+    if one was given, else the number in the list.
+
+    `weights`: path or URL of its own file, `sha256` the hash and `file` the place of what was found there. `train`:
+    with the model, or frozen, as one with weights is by default.
+    """
+
+    name: str = ""
+    key: str = ""
+    weights: str = ""
+    sha256: str = ""
+    file: str = attrs.field(default="", eq=False)
+    train: bool = True
+
+    @property
+    def scale(self) -> float | None:
+        """The strength; None if its config has none."""
+        return of(AdapterConfig, self.config).scale
+
+    def plain(self) -> dict[str, Any]:
+        """As written to recipe.yaml: every field of the config, and what is not by default."""
+        named = {} if self.key.isdecimal() else {"name": self.name}
+        own = {"weights": self.weights, "sha256": self.sha256} if self.weights else {}
+        train = {} if self.train is not bool(self.weights) else {"train": self.train}
+        return {**super().plain(), **named, **own, **train}
+
+
+@attrs.frozen(kw_only=True)
 class MixturePart(Part):
     """Several data sets as one; `weights`: shares of the training examples, none = by their sizes."""
 
@@ -97,7 +126,7 @@ class Recipe:
     sampler: Part
     guidance: Part
     dataset: Part
-    adapters: tuple[Part, ...]
+    adapters: tuple[AdapterPart, ...]
     observers: tuple[Part, ...]
     data: DataSettings
     first_stage_trainer: FirstStageTrainerSettings
@@ -143,6 +172,8 @@ class Recipe:
             for field in attrs.fields(type(part.config)) if attrs.has(type(part.config)) else ():
                 if "sha256" in field.metadata:
                     row.pop(field.name)
+            if isinstance(part, AdapterPart) and part.weights:
+                row.pop("weights")
         return out
 
     def _rows(self, plain: Mapping[str, Any]) -> Iterable[tuple[Part, dict[str, Any]]]:

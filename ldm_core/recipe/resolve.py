@@ -15,15 +15,19 @@ from ldm_core.config.key_hints import key_hint
 from ldm_core.config.structure import digest, structure, unstructure
 from ldm_core.contracts import ConditionerConfig, DataInfo, Site, configs
 from ldm_core.errors import ComponentError, ConfigError, clean, quoted
-from ldm_core.recipe import artifacts, sizes
+from ldm_core.recipe import adapters, artifacts, sizes
 from ldm_core.recipe.artifacts import Find, is_weights
 from ldm_core.recipe.keys import DEFAULTS, LISTS, OWN, SAMPLING_KEYS, SECTIONS, SINGLE
-from ldm_core.recipe.places import described_part
-from ldm_core.recipe.recipe import ConditionerPart, MixturePart, Part, Recipe, StagePart
+from ldm_core.recipe.recipe import AdapterPart, ConditionerPart, MixturePart, Part, Recipe, StagePart
 from ldm_core.recipe.settings import MOST_PIXELS, EngineSettings
-from ldm_core.recipe.sources import with_hash
+from ldm_core.recipe.sources import require_hash, trained_config, with_hash
 
 _CONDITIONER_KEYS = {"name": str, "dropout": float, "train": bool}
+_MAKE: Mapping[str, type[Part]] = {
+    "first_stage": StagePart,
+    "conditioner": ConditionerPart,
+    "adapter": AdapterPart,
+}
 
 
 @attrs.define
@@ -117,8 +121,17 @@ def use_storage(plain: Mapping[str, Any]) -> None:
 
 def resolve_part(kind: str, value: Any, recipe: Recipe, catalog: Catalog) -> Part:
     """One part of top-level key `kind` from plain values, for a place in `recipe`; :class:`ConfigError`."""
+    return _part(kind, kind, value, _place(recipe, catalog, artifacts.find))
+
+
+def resolve_adapters(value: Any, recipe: Recipe, catalog: Catalog, find: Find) -> tuple[AdapterPart, ...]:
+    """The adapters of plain values, a list or a mapping by name, for a place in `recipe`; :class:`ConfigError`."""
+    return _list("adapters", "adapter", value, _place(recipe, catalog, find))  # type: ignore[return-value]
+
+
+def _place(recipe: Recipe, catalog: Catalog, find: Find) -> _Around:
     site = Site(size=recipe.image_size, channels=recipe.image_channels, latent=recipe.first_stage.config.latent)
-    return _part(kind, kind, value, _Around(catalog, False, None, site, artifacts.find))
+    return _Around(catalog, False, None, site, find)
 
 
 def _without_secrets(plain: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
@@ -200,6 +213,8 @@ def _data(kind: str, path: str, value: Any, around: _Around) -> Part:
 
 
 def _list(key: str, kind: str, value: Any, around: _Around) -> tuple[Part, ...]:
+    if kind == "adapter" and isinstance(value, Mapping) and not isinstance(value.get("use", value.get("weights")), str):
+        value = adapters.rows_of(value)
     if isinstance(value, str | Mapping):
         value = [value]
     if not isinstance(value, list | tuple):
@@ -209,12 +224,14 @@ def _list(key: str, kind: str, value: Any, around: _Around) -> tuple[Part, ...]:
     parts: list[Part] = []
     problems: list[str] = []
     for i, item in enumerate(value):
+        name = item.get("name") if isinstance(item, Mapping) and kind == "adapter" else None
+        path = f"{key}.{name}" if isinstance(name, str) and name.isidentifier() else f"{key}[{i}]"
         try:
-            parts.append(_part(kind, f"{key}[{i}]", item, around))
+            parts.append(_part(kind, path, item, around))
         except ConfigError as error:
             problems += error.problems
         except ComponentError as error:
-            problems.append(f"{key}[{i}]: {error}")
+            problems.append(f"{path}: {error}")
     names = [p.name for p in parts if isinstance(p, ConditionerPart)]
     problems += [
         f"{key}: two conditioners are named '{n}'; give one of them another name: {{use: {n}, name: ...}}"
@@ -222,7 +239,7 @@ def _list(key: str, kind: str, value: Any, around: _Around) -> tuple[Part, ...]:
     ]
     if problems:
         raise ConfigError(problems)
-    return tuple(parts)
+    return adapters.named(parts) if kind == "adapter" else tuple(parts)
 
 
 def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
@@ -231,12 +248,17 @@ def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
     if not isinstance(value, Mapping) or not isinstance(value.get("use", ""), str):
         raise ConfigError(f"{path}: expected a component's name or a mapping with 'use: NAME', got {quoted(value)}")
     given = {k: v for k, v in value.items() if k != "use"}
-    name = value.get("use") or _default_name(kind, path)
-    if kind == "first_stage" and is_weights(name):
+    unnamed = kind == "adapter" and bool(value.get("weights"))  # the file names its own content
+    name = value.get("use") or ("" if unnamed else _default_name(kind, path))
+    if kind in ("first_stage", "adapter") and is_weights(name):
         given["weights"], name = name, ""
     if kind == "first_stage" and given.get("weights") and "use" not in value:
         name = ""  # the file names its own content
     extra: dict[str, Any] = {}
+    if kind == "adapter":
+        extra = adapters.keys_of(given, path, around.catalog.get(kind, name)[0].component.config if name else None)
+        if extra.get("weights"):
+            return adapters.trained(given, name, extra, path, around.catalog, around.find)
     if kind == "first_stage":
         extra = _stage_keys(given, path)
         if extra.get("weights"):
@@ -257,8 +279,7 @@ def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
     if around.info is not None and fill is not None:
         conf = fill(around.info)
     conf = _with_hashes(conf, path, hold=kind not in SAMPLING_KEYS)
-    make: type[Part] = {"first_stage": StagePart, "conditioner": ConditionerPart}.get(kind, Part)  # type: ignore[assignment]
-    return make(kind=kind, use=component.name, config=conf, asked=name, **extra)
+    return _MAKE.get(kind, Part)(kind=kind, use=component.name, config=conf, asked=name, **extra)
 
 
 def _with_hashes(conf: Any, path: str, *, hold: bool) -> Any:
@@ -314,29 +335,9 @@ def _stage_keys(given: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def _trained_stage(given: Mapping[str, Any], name: str, extra: dict[str, Any], path: str, around: _Around) -> StagePart:
-    catalog = around.catalog
     header = artifacts.stage_header(extra["weights"], around.find)
-    entry, _ = catalog.get("first_stage", header.use)
-    theirs = described_part("first_stage", {**header.config, "use": header.use}, catalog)
-    theirs.pop("use")
-    where = f"{extra['weights']}: first_stage"
-    if problems := list(sizes.misfits(theirs, entry.component.config, where)):
-        raise ConfigError(problems)
-    conf: Any = structure(theirs, entry.component.config, where)
-    if name and name not in (header.use, entry.component.name) and name not in entry.component.presets:
-        raise ConfigError(f"{path}: {extra['weights']} holds a '{header.use}', not a '{name}'; leave 'use' out")
-    for key, value in given.items():
-        own = unstructure(conf).get(key, None)
-        if own != value:
-            raise ConfigError(
-                f"{path}.{key}: a trained stage keeps its own settings ({key}: {quoted(own)} in {extra['weights']}); "
-                f"leave the key out, or train a stage of your own"
-            )
-    if extra.get("sha256") and extra["sha256"] != header.sha256:
-        raise ConfigError(
-            f"{path}: {extra['weights']} is not the file that the recipe was made with (sha256 {header.sha256[:12]}, "
-            f"the recipe says {extra['sha256'][:12]}); give the right file, or leave 'sha256' out to take this one"
-        )
+    conf = trained_config(header, name, given, path, around.catalog)
+    require_hash(header, extra.get("sha256", ""), path)
     return StagePart(
         kind="first_stage",
         use=header.use,

@@ -1,17 +1,20 @@
-"""Trained weights to start from: the file, and the reasons against it. Torch-free; the weights themselves are taken by
-:mod:`ldm_core.training.finetune`."""
+"""Trained weights named by a recipe: those of a part, and those to start from; the file, and the reasons against it.
+Torch-free; :mod:`ldm_core.training.finetune` takes the weights to start from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, TypeVar
 
 import attrs
 
 from ldm_core import storage
-from ldm_core.errors import ConfigError
-from ldm_core.recipe import artifacts
+from ldm_core.catalog import Catalog
+from ldm_core.config.structure import structure, unstructure
+from ldm_core.errors import ConfigError, quoted
+from ldm_core.recipe import artifacts, sizes
 from ldm_core.recipe.artifacts import Find
+from ldm_core.recipe.places import described_part
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.recipe.settings import EngineSettings
 
@@ -20,6 +23,50 @@ _HOLDS = {
     "first_stage_trainer": (artifacts.STAGE_FILE, "first_stage"),
     "trainer": (artifacts.MODEL_FILE, "model"),
 }
+
+
+def trained_config(
+    header: artifacts.Header,
+    named: str,
+    given: Mapping[str, object],
+    path: str,
+    catalog: Catalog,
+    free: Collection[str] = (),
+) -> Any:
+    """The config of a trained part, from the `header` of its file; `given` may set the fields of `free` anew.
+
+    `named` is the component or preset that the recipe names, "" for none. Raises ConfigError where the file holds
+    another one, or `given` asks for other settings than the file's.
+    """
+    kind, where = header.kind, storage.shown(header.url)
+    entry, _ = catalog.get(kind, header.use)
+    theirs = described_part(kind, {**header.config, "use": header.use}, catalog)
+    theirs.pop("use")
+    if problems := list(sizes.misfits(theirs, entry.component.config, f"{where}: {kind}")):
+        raise ConfigError(problems)
+    conf: Any = structure(theirs, entry.component.config, f"{where}: {kind}")
+    if named and named not in (header.use, entry.component.name) and named not in entry.component.presets:
+        raise ConfigError(f"{path}: {where} holds a '{header.use}', not a '{named}'; leave 'use' out")
+    own = unstructure(conf)
+    for key, value in given.items():
+        if key not in free and own.get(key) != value:
+            what = "stage" if kind == "first_stage" else kind
+            raise ConfigError(
+                f"{path}.{key}: a trained {what} keeps its own settings ({key}: {quoted(own.get(key))} in {where}); "
+                f"leave the key out, or train {'a stage' if what == 'stage' else 'one'} of your own"
+            )
+    changed = {key: value for key, value in given.items() if own.get(key) != value}
+    return structure({**own, **changed}, entry.component.config, path) if changed else conf
+
+
+def require_hash(header: artifacts.Header, given: str, path: str) -> None:
+    """ConfigError if the recipe was made with another file than that of `header`."""
+    if given and given != header.sha256:
+        raise ConfigError(
+            f"{path}: {storage.shown(header.url)} is not the file that the recipe was made with (sha256 "
+            f"{header.sha256[:12]}, the recipe says {given[:12]}); give the right file, or leave 'sha256' out to take "
+            "this one"
+        )
 
 
 def with_hash(settings: S, section: str, find: Find = artifacts.find) -> S:

@@ -151,6 +151,8 @@ def assemble(
 
 
 def _lone(weights: ModelWeights, where: str) -> str:
+    if weights.adapter is not None:
+        return f"{where}: is an adapter; add it to a model with adapters.NAME.weights={where}"
     if weights.model is None:
         return (
             f"{where}: is a first stage alone, and nothing to sample from; see what it keeps with "

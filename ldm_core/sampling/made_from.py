@@ -15,6 +15,7 @@ import numpy as np
 
 from ldm_core.data.class_names import shown
 from ldm_core.errors import clean
+from ldm_core.recipe.recipe import Recipe
 
 _LONGEST = 4000  # characters of a value
 _MOST = 100  # boxes or classes that are written out
@@ -36,8 +37,17 @@ def described(row: Mapping[str, Any], class_names: Names, keys: Sequence[str]) -
     return out
 
 
-_TAKEN = ("prompt", "seed", "steps", "sampler", "time_grid", "guidance", "recipe", "software", "negative")
+_TAKEN = ("prompt", "seed", "steps", "sampler", "time_grid", "guidance", "adapters", "recipe", "software", "negative")
 """Keys of a picture's metadata beside its inputs."""
+
+
+def adapters_in_words(recipe: Recipe) -> dict[str, str]:
+    """The adapters of a picture's model for its metadata: each by name, with its strength and the hash of its file."""
+    rows = []
+    for part in recipe.adapters:
+        scale = "" if part.scale is None else f" scale {part.scale:g}"
+        rows.append(part.name + scale + (f" sha256 {part.sha256}" if part.sha256 else ""))
+    return {"adapters": "; ".join(rows)} if rows else {}
 
 
 def _text(key: str, value: Any, class_names: Names) -> str:

@@ -24,6 +24,7 @@ from ldm_core.contracts.values import Precision
 from ldm_core.data import class_names
 from ldm_core.data.collate import collate, to_device
 from ldm_core.errors import ConfigError, PromptWarning
+from ldm_core.model.adapters import with_adapters
 from ldm_core.model.build import SamplingParts, make_sampling, sampling_site
 from ldm_core.model.conformance.breaches import inside, named
 from ldm_core.model.conformance.first_stage import hold_pictures, hold_start
@@ -46,7 +47,7 @@ from ldm_core.sampling.inputs import (
     seeds_of,
     truncations,
 )
-from ldm_core.sampling.made_from import described
+from ldm_core.sampling.made_from import adapters_in_words, described
 from ldm_core.sampling.result import Callback, Progress, Sampled
 from ldm_core.sampling.run import LatentOptions, Watch, conditions_of, decoded, reconstruct, sample_latents
 
@@ -76,6 +77,7 @@ class Pipeline:
         self.weights = weights
         self.class_names: Mapping[str, Sequence[str]] = class_names or {}
         self._site = attrs.evolve(sampling_site(recipe, stage), first_stage=first_stage)
+        self._loaded = recipe.adapters, self.model
         self._made: tuple[Any, SamplingParts] | None = None
         self.conventions = ""
         self.made_by = ""  # the codec of another program's weights
@@ -122,6 +124,9 @@ class Pipeline:
     def with_settings(self, settings: Mapping[str, Any] | Iterable[str]) -> Pipeline:
         """The same model, sampled otherwise: ``{"guidance": {"use": "cfg", "rescale": 0.7}, "sampler": "ddpm"}``, or
         as overrides ``["guidance.rescale=0.7"]``. Weights are shared; :class:`ConfigError` says the allowed values.
+
+        ``{"adapters": {"style": {"weights": FILE, "scale": 0.7}}}`` adds an adapter, ``{"scale": 0.3}`` sets its
+        strength, None takes it off; this pipeline stays as it is, bit for bit, and both may sample at once.
         """
         return self.with_recipe(sampling.with_settings(self.recipe, settings, self.catalog))
 
@@ -133,9 +138,13 @@ class Pipeline:
         return made
 
     def with_recipe(self, recipe: Recipe) -> Pipeline:
-        """The same model, sampled as `recipe` says. Weights are shared; the recipe must describe the same parts."""
+        """The same model, sampled as `recipe` says, of the same parts save adapters. Weights are shared."""
         made = copy(self)
         made.recipe = recipe
+        if recipe.adapters != self.recipe.adapters:
+            loaded, model = self._loaded
+            again = recipe.adapters == loaded
+            made.model = model if again else with_adapters(self.model, self.recipe, recipe, self._site, self.catalog)
         return made
 
     def _parts(self, recipe: Recipe) -> SamplingParts:
@@ -303,6 +312,7 @@ class Pipeline:
             "time_grid": recipe.time_grid.use,
             **conventions.described(recipe, plan.steps, self.conventions),
             "guidance": f"{recipe.guidance.use}" + (f" {scale:g}" if scale is not None else ""),
+            **adapters_in_words(recipe),
             "recipe": json.dumps(recipe.carried(), ensure_ascii=False),
             "recipe_sha256": recipe.identity(),
             "weights_sha256": self.weights,

@@ -1,4 +1,4 @@
-"""Other settings of sampling for a trained model: sampler, guidance, time grid, the section `sample`.
+"""Other settings of sampling for a trained model: sampler, guidance, time grid, adapters, the section `sample`.
 
 Imports no torch.
 """
@@ -6,7 +6,7 @@ Imports no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -16,13 +16,14 @@ from ldm_core.config import overrides
 from ldm_core.config.key_hints import key_hint
 from ldm_core.config.structure import structure, unstructure
 from ldm_core.contracts.configs import GuidanceConfig, ScheduleConfig, TimeGridConfig, of
-from ldm_core.errors import ComponentError, ConfigError, clean, quoted
+from ldm_core.errors import ComponentError, ConfigError, clean, quoted, suggest
 from ldm_core.recipe.check import sampling_misfits
-from ldm_core.recipe.recipe import Recipe
-from ldm_core.recipe.resolve import resolve_part
+from ldm_core.recipe.recipe import AdapterPart, Recipe
+from ldm_core.recipe.resolve import resolve_adapters, resolve_part
 from ldm_core.recipe.settings import SampleSettings
+from ldm_core.weights.convert import finder
 
-CHOICES = ("sampler", "guidance", "time_grid", "sample")
+CHOICES = ("sampler", "guidance", "time_grid", "adapters", "sample")
 """Keys of a recipe that may change after training."""
 _ELSEWHERE = {
     "observers": "observers are told of training",
@@ -64,6 +65,8 @@ def _changed(recipe: Recipe, key: str, value: Any, catalog: Catalog) -> Any:
         raise ConfigError(
             f"{clean(key, 60)}: {why}{hint}; sampling takes {', '.join(CHOICES)}, such as guidance.scale=3"
         )
+    if key == "adapters":
+        return _adapters(recipe, value, catalog)
     if key == "sample":
         if not isinstance(value, Mapping):
             raise ConfigError(f"sample: expected settings such as sample.steps=20, got {quoted(value)}")
@@ -84,6 +87,45 @@ def _changed(recipe: Recipe, key: str, value: Any, catalog: Catalog) -> Any:
     except ConfigError as error:  # "known: ..." says little without the name of what knows it
         use = value.get("use", part.use) if isinstance(value, Mapping) else part.use
         raise ConfigError([f"{line}; {key} is '{use}'" for line in error.problems]) from None
+
+
+def _adapters(recipe: Recipe, value: Any, catalog: Catalog) -> tuple[AdapterPart, ...]:
+    """The adapters of a mapping by name, on top of the model's: null takes one off, `scale` alone changes its strength,
+    anything else is another one in its place. A list takes the place of all; it may name those that stay."""
+    parts = {part.name: part for part in recipe.adapters}
+    if not isinstance(value, Mapping) or isinstance(value.get("use", value.get("weights")), str):
+        rows = value if isinstance(value, list | tuple) else [value] if value else []
+        stay = {row: parts[row] for row in rows if isinstance(row, str) and row in parts}
+        fresh = resolve_adapters([row for row in rows if row not in list(stay)], recipe, catalog, finder(catalog))
+        return _acting([*stay.values(), *fresh], recipe.adapters)
+    for name, row in value.items():
+        part, path = parts.get(name), f"adapters.{clean(name, 60)}"
+        if row is None and part is None:
+            raise ConfigError(
+                f"{path}: there is none{suggest(str(name), parts)} (adapters: {', '.join(parts) or 'none'})"
+            )
+        if row is None:
+            del parts[name]
+        elif part is not None and isinstance(row, Mapping) and row.keys() <= {"scale"}:
+            own = {**unstructure(part.config), **row}
+            parts[name] = attrs.evolve(part, config=structure(own, type(part.config), path))
+        else:
+            if part is not None and isinstance(row, Mapping) and not row.keys() & {"use", "weights"}:
+                raise ConfigError(f"{path}: is trained; nothing but its `scale` may change, or its `weights`")
+            (parts[name],) = resolve_adapters({name: row}, recipe, catalog, finder(catalog))
+    return _acting(parts.values(), recipe.adapters)
+
+
+def _acting(parts: Iterable[AdapterPart], known: Sequence[AdapterPart]) -> tuple[AdapterPart, ...]:
+    """`parts`, each with trained weights: from a file of its own, or those of the model's own adapter of its name."""
+    parts, own = tuple(parts), [(part.key, part.use) for part in known]
+    if lines := [
+        f"adapters.{part.name}: is not trained, so it changes nothing; give adapters.{part.name}.weights=PATH_OR_URL"
+        for part in parts
+        if not part.weights and (part.key, part.use) not in own
+    ]:
+        raise ConfigError(lines)
+    return parts
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -85,9 +85,9 @@ def require_room(recipe: Recipe, catalog: Catalog) -> None:
     if problems := list(sizes.image_misfits(recipe)):
         raise ConfigError(problems)
     if sizes.large(recipe):
-        from ldm_core.model import budget
+        from ldm_core.model import build
 
-        budget.require_room(recipe, catalog, sizes.memory())
+        build.require_room(recipe, catalog, sizes.memory())
 
 
 def claim(recipe: Recipe, out: str, begun: str = "", own: OwnFiles | None = None) -> None:

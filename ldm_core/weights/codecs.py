@@ -194,7 +194,7 @@ def read_with(
             f"{where}: codec '{name}' could not read it ({type(error).__name__}: {clean(error, 200)}); "
             f"{advice or 'is it damaged?'}"
         ) from error
-    warn_of({**(weights.first_stage or {}), **(weights.model or {})}, where)
+    warn_of(weights.tensors, where)
     lines = [
         f"{len(names)} {what} (e.g. {', '.join(list(names)[:3])})"
         for what, names in (("missing", weights.missing), ("unexpected", weights.unexpected))

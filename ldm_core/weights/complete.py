@@ -76,6 +76,8 @@ def build_part(weights: ModelWeights, catalog: Catalog) -> nn.Module:
     from ldm_core.model.fill import load_weights, unfilled
     from ldm_core.model.parts import make
 
+    if weights.adapter is not None:
+        raise CheckpointError("these weights are an adapter's, which acts in a model; add it to one")
     recipe = recipe_of(weights, catalog)
     if weights.model is None:
         if weights.first_stage is None:

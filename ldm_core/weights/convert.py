@@ -35,8 +35,8 @@ def finder(catalog: Catalog) -> Find:
 
 
 def converted(url: str, name: str, catalog: Catalog) -> str:
-    """The path of the file `name` (``first_stage.safetensors``, ``model.safetensors``) made of the foreign weights at
-    `url`, now or earlier.
+    """The path of the file `name` (a first stage's, a model's or an adapter's, as :mod:`ldm_core.recipe.artifacts`
+    calls them) made of the foreign weights at `url`, now or earlier.
 
     Raises what reading raises, ConfigError with the command that converts by hand while something is unknown, and
     CheckpointError where the weights hold no such part.
@@ -49,8 +49,8 @@ def converted(url: str, name: str, catalog: Catalog) -> str:
             _DONE[mark] = folder
     path = Path(folder) / name
     if not path.exists():
-        part = "first stage" if name == artifacts.STAGE_FILE else "denoiser"
-        raise CheckpointError(f"{storage.shown(url)}: holds no {part}")
+        part = {artifacts.STAGE_FILE: "a first stage", artifacts.ADAPTER_FILE: "an adapter"}.get(name, "a denoiser")
+        raise CheckpointError(f"{storage.shown(url)}: does not hold {part}")
     return str(path)
 
 
@@ -73,7 +73,7 @@ def _mark(url: str) -> tuple[object, ...] | None:
 
 def _folder_of(url: str, catalog: Catalog) -> str:
     from ldm_core.weights import cache, write
-    from ldm_core.weights.codecs import make_codec, read_with, recognise, require_known
+    from ldm_core.weights.codecs import read_with, recognise, require_known
     from ldm_core.weights.source import open_source
 
     source = open_source(url)
@@ -93,7 +93,7 @@ def _folder_of(url: str, catalog: Catalog) -> str:
     folder = Path(cache.folder()) / "converted" / key[:32]
     if not folder.is_dir():
         weights = write.complete(read_with(name, codec, found, source, catalog), catalog)
-        written = make_codec("ldm", catalog, {"alone": True}).write(weights, folder.name)
+        written = write.written_by("ldm", weights, folder.name, catalog, {"alone": True})
         write.require_room(str(folder), weights)
         write.put(written, str(folder), keep=True)
     return str(folder)

@@ -90,8 +90,10 @@ def open_weights(url: str, catalog: Catalog, wanted: Wanted | None = None) -> Op
     require_known(found, source.url)
     weights = read_with(name, codec, found, source, catalog, wanted.partial)
     opened = Opened(url=storage.shown(url), codec=name, found=found, weights=weights, sha256=source.sha256())
-    if not wanted.first_stage and not beside:
+    if not wanted.first_stage and (not beside or weights.adapter is not None):
         return opened
+    if weights.adapter is not None:
+        raise ConfigError(f"`first_stage`: {opened.url} is an adapter; leave it out")
     if weights.first_stage is not None and wanted.first_stage:
         raise ConfigError(f"`first_stage`: {opened.url} has a first stage of its own; leave it out")
     if weights.model is None:

@@ -14,10 +14,12 @@ import attrs
 from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.contracts.codec import ModelWeights, Written
-from ldm_core.contracts.configs import ConditionerConfig, of
+from ldm_core.contracts.configs import CodecConfig, ConditionerConfig, of
 from ldm_core.contracts.site import Site
+from ldm_core.contracts.values import EMPTY
 from ldm_core.errors import ConfigError, StorageError
 from ldm_core.recipe.recipe import Recipe
+from ldm_core.weights.codecs import make_codec
 from ldm_core.weights.complete import recipe_of
 
 if TYPE_CHECKING:
@@ -88,12 +90,27 @@ def as_dtype(weights: ModelWeights, name: str) -> ModelWeights:
                     )
         return made
 
-    stage, model = weights.first_stage, weights.model
+    stage, model, adapter = weights.first_stage, weights.model, weights.adapter
     return attrs.evolve(
         weights,
         first_stage=None if stage is None else cast(stage),
         model=None if model is None else cast(model),
+        adapter=None if adapter is None else cast(adapter),
     )
+
+
+def written_by(
+    codec: str, weights: ModelWeights, name: str, catalog: Catalog, options: Mapping[str, Any] = EMPTY
+) -> Written:
+    """The files that a codec makes of complete `weights`. Raises what it raises, and ConfigError for an adapter where
+    the format holds none."""
+    made = make_codec(codec, catalog, options)
+    if (
+        weights.adapter is not None
+        and not of(CodecConfig, catalog.get("codec", codec)[0].component.config).writes_adapters
+    ):
+        raise ConfigError(f"{name}: is an adapter, and codec '{codec}' writes none; use codec ldm")
+    return made.write(weights, name)
 
 
 def require_free(target: str, force: bool, sources: tuple[str, ...] = ()) -> None:
@@ -128,9 +145,7 @@ def require_room(target: str, weights: ModelWeights) -> None:
     path = storage.local_path(target)
     if path is None:
         return
-    needed = sum(
-        t.numel() * t.element_size() for part in (weights.first_stage, weights.model) for t in (part or {}).values()
-    )
+    needed = sum(t.numel() * t.element_size() for t in weights.tensors.values())
     there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     free = shutil.disk_usage(there).free
     if free < needed * 1.02 + (1 << 20):

@@ -151,7 +151,7 @@ def fuzzed(base: Path, folder: Path, chosen: list[Any]) -> dict[str, Any]:
 def warm(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """What commands import, imported once, before processes are forked."""
     from ldm_core.cli import main
-    from ldm_core.model.budget import require_room
+    from ldm_core.model.build import require_room
 
     out = tmp_path_factory.mktemp("warm")
     for number in (0, 1, 2, 3, 5, 8, 9, 10):

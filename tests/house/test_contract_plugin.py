@@ -88,7 +88,7 @@ def adapted(catalog: Catalog) -> tuple[Recipe, Model, Any]:
     recipe, _ = workflow.prepare(ADAPTED, catalog)
     model = make_model(recipe, catalog, make_first_stage(recipe, catalog))
     randomize(model, 3)
-    return recipe, model.eval(), model.adapters[0]
+    return recipe, model.eval(), model.adapters["0"]
 
 
 def test_flow_transformer_and_two_sets_train(later: tuple[Recipe, workflow.RunResult], catalog: Catalog) -> None:
@@ -225,7 +225,7 @@ def test_a_run_with_an_adapter_trains_saves_and_loads_it(catalog: Catalog, tmp_p
     pipeline = ldm_core.load(result.out, device="cpu")
     assert all(torch.equal(v, trained[k]) for k, v in pipeline.model.state_dict().items())
     with_it = pipeline.sample(inputs=[{"class_label": 1}], steps=2, seed=3)[0].image
-    for up in pipeline.model.adapters[0].up.values():  # type: ignore[union-attr, operator]
+    for up in pipeline.model.adapters["0"].up.values():  # type: ignore[union-attr, operator]
         up.mul_(100.0)
     without = pipeline.sample(inputs=[{"class_label": 1}], steps=2, seed=3)[0].image
     assert (with_it != without).any()

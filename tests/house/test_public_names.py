@@ -15,14 +15,14 @@ NAMES: dict[ModuleType, str] = {
         API_VERSION Component Conditioner Denoiser FirstStage LDMError Sampler hookimpl hookspec load
     """,
     contracts: """
-        Accepts Adapter AdapterConfig Batch Codec CodecConfig Cond CondSpec Conditioner ConditionerAnswers
-        ConditionerConfig Conditions Config DataInfo Dataset DatasetAnswers DatasetConfig Denoise Denoiser
-        DenoiserAnswers DenoiserConfig DiffusionModel EMPTY Estimate FileCache FirstStage FirstStageAnswers
-        FirstStageConfig Guidance GuidanceConfig LatentSpec LossOutput ModelWeights NoiseSchedule Objective
-        ObjectiveAnswers ObjectiveConfig Observer OnStep Parameterization ParameterizationConfig PartAnswers
-        Precision Predict Recognised Reconstruction Sampler SamplerConfig ScheduleAnswers ScheduleConfig Site
-        Source TensorFile TensorInfo TimeGrid TimeGridConfig TrainableStage Written draw_times
-        grid_times
+        Accepts Adapter AdapterAnswers AdapterConfig Batch Codec CodecConfig Cond CondSpec Conditioner
+        ConditionerAnswers ConditionerConfig Conditions Config DataInfo Dataset DatasetAnswers DatasetConfig
+        Denoise Denoiser DenoiserAnswers DenoiserConfig DiffusionModel EMPTY Estimate FileCache FirstStage
+        FirstStageAnswers FirstStageConfig Guidance GuidanceConfig LatentSpec LossOutput ModelWeights
+        NoiseSchedule Objective ObjectiveAnswers ObjectiveConfig Observer OnStep Parameterization
+        ParameterizationConfig PartAnswers Precision Predict Recognised Reconstruction Sampler SamplerConfig
+        ScheduleAnswers ScheduleConfig Site Source TensorFile TensorInfo TimeGrid TimeGridConfig TrainableStage
+        WeightSlice Written draw_times grid_times
     """,
     testing: """
         AdapterSuite CodecSuite ConditionerSuite DatasetSuite DenoiserSuite FirstStageSuite GuidanceSuite

@@ -17,8 +17,7 @@ from ldm_core.contracts import DataInfo
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.recipe.artifacts import is_weights
 from ldm_core.recipe.continuation import continuation
-from ldm_core.recipe.identity import without_same
-from ldm_core.recipe.keys import SINGLE
+from ldm_core.recipe.keys import SINGLE, without_same
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.recipe.resolve import resolve
 from ldm_core.recipe.shipped import load_plain, shipped
@@ -67,7 +66,7 @@ def test_an_empty_recipe_is_the_built_in_parts(catalog: Catalog) -> None:
         "dataset": "shapes",
     }
     assert recipe.image_size == (256, 256) and recipe.image_channels == 3
-    assert recipe.conditioners == recipe.adapters == recipe.observers == ()
+    assert (*recipe.conditioners, *recipe.adapters, *recipe.observers) == ()
 
 
 def test_values_arrive_where_they_belong(catalog: Catalog) -> None:

@@ -22,8 +22,12 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 for name in ("bert_text", "vq_ae", "ddim", "cfg"):
     pytest.importorskip(f"ldm_plugin_{name}")
 
-from ldm_core.model.budget import Budget, held_to, require_room  # noqa: E402
-from ldm_core.model.build import make_first_stage, make_model  # noqa: E402
+from ldm_core.model.budget import Budget, held_to  # noqa: E402
+from ldm_core.model.build import (  # noqa: E402
+    make_first_stage,
+    make_model,
+    require_room,
+)
 from ldm_core.sampling.pipeline import Pipeline  # noqa: E402
 
 

@@ -12,7 +12,7 @@ from ldm_core.config.structure import digest
 from ldm_core.contracts.codec import Codec, ModelWeights, Recognised, Source, TensorFile, Written, overlay
 from ldm_core.contracts.known_pixels import as_made
 from ldm_core.contracts.site import Site
-from ldm_core.errors import CheckpointError, ConfigError
+from ldm_core.errors import CheckpointError, ConfigError, clean
 from ldm_core.recipe import artifacts
 
 if TYPE_CHECKING:
@@ -37,15 +37,20 @@ class LdmCodec(Codec):
         if not found:
             return None
         model, stage = found.get("model"), found.get("first_stage")
-        if model is not None and stage is not None:
+        if "adapter" in found:
+            what, holds = f"an adapter of ldm-core ('{clean(found['adapter'][0]['use'], 60)}')", "adapter"
+        elif model is not None and stage is not None:
             what, holds = "a model of ldm-core, with its first stage", "model"
         elif model is not None:
             what, holds = "a model of ldm-core without its first stage", "denoiser"
         else:
             what, holds = "a first stage of ldm-core", "first_stage"
+        base = found["adapter"][0].get("base_sha256") if holds == "adapter" else ""
         counts = {name: _count(file) for name, (_, file) in found.items()}
-        averaged = bool(model and model[0].get("averaged"))
-        return Recognised(what=what, holds=holds, recipe=_recipe(source, found), parameters=counts, ema=averaged)
+        averaged = any(bool(body.get("averaged")) for body, _ in found.values())
+        notes = [f"trained on the model with sha256 {clean(base, 64)}"] if base else []
+        recipe = _recipe(source, found)
+        return Recognised(what=what, holds=holds, recipe=recipe, parameters=counts, ema=averaged, notes=notes)
 
     def read(self, source: Source) -> ModelWeights:
         """Every tensor of the files, as they are."""
@@ -58,12 +63,19 @@ class LdmCodec(Codec):
             recipe=_recipe(source, found),
             first_stage=tensors.get("first_stage"),
             model=tensors.get("model"),
+            adapter=tensors.get("adapter"),
+            base=found["adapter"][0].get("base_sha256", "") if "adapter" in found else "",
             class_names=names if isinstance(names, Mapping) else {},
         )
 
     def write(self, weights: ModelWeights, name: str) -> Written:
-        """A run's folder: ``recipe.yaml``, ``first_stage.safetensors`` and, last, ``model.safetensors``."""
+        """A run's folder: ``recipe.yaml``, ``first_stage.safetensors`` and, last, ``model.safetensors``; of an adapter
+        one file, or a folder with that file."""
         import hashlib
+
+        if weights.adapter is not None:
+            place = "" if name.endswith(".safetensors") else artifacts.ADAPTER_FILE
+            return Written(files={place: lambda: _adapter_file(weights)})
 
         denoises = any(k.startswith("denoiser.") for k in weights.model or ())
         recipe = dict(weights.recipe)
@@ -97,7 +109,10 @@ class LdmCodec(Codec):
 
 def _headers(source: Source) -> dict[str, tuple[dict[str, Any], TensorFile]]:
     """Our own header and the tensors by what they are: ``model``, ``first_stage``."""
-    names = [n for n in (artifacts.STAGE_FILE, artifacts.MODEL_FILE) if n in source.names] if source.folder else [""]
+    names = [""]
+    if source.folder:
+        ours = [n for n in (artifacts.STAGE_FILE, artifacts.MODEL_FILE) if n in source.names]
+        names = ours or [n for n in (artifacts.ADAPTER_FILE,) if n in source.names]
     found: dict[str, tuple[dict[str, Any], TensorFile]] = {}
     for name in names:
         file = source.tensors(name)
@@ -111,6 +126,9 @@ def _headers(source: Source) -> dict[str, tuple[dict[str, Any], TensorFile]]:
 
 def _recipe(source: Source, found: Mapping[str, tuple[dict[str, Any], TensorFile]]) -> dict[str, Any]:
     plain: dict[str, Any] = dict(as_made(found["model"][0]["config"])) if "model" in found else {}
+    if "adapter" in found:
+        body = found["adapter"][0]
+        plain["adapters"] = [{"use": body["use"], **body["config"]}]
     if "first_stage" in found:
         body = found["first_stage"][0]
         plain["first_stage"] = {"use": body["use"], **body["config"]}
@@ -144,6 +162,14 @@ def _model_file(recipe: Mapping[str, Any], weights: ModelWeights, stage_sha256: 
         class_names={key: list(names) for key, names in weights.class_names.items()},
     )
     return _saved(weights.model or {}, meta)
+
+
+def _adapter_file(weights: ModelWeights) -> bytes:
+    part = dict(weights.recipe["adapters"][0])
+    use = part.pop("use")
+    base = {"base_sha256": weights.base} if weights.base else {}
+    meta = artifacts.metadata("adapter", use, part, {}, identity=digest({"converted": {"use": use, **part}}), **base)
+    return _saved(weights.adapter or {}, meta)
 
 
 def _saved(tensors: Mapping[str, Tensor], meta: dict[str, str]) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import attrs
 
 
@@ -12,3 +14,4 @@ class LdmCodecConfig:
     alone: bool = attrs.field(
         default=False, metadata={"help": "write a denoiser without a first stage: to start from, not to sample from"}
     )
+    writes_adapters: ClassVar[bool] = True

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core.builtin.unet.config import UNetConfig
-from ldm_core.contracts import Denoiser, Site
+from ldm_core.contracts import Denoiser, Site, WeightSlice
 from ldm_core.contracts.conditioning import Cond
 from ldm_core.nn.attention import AttentionBlock, KeysValues, SpatialTransformer, joint_mask
 from ldm_core.nn.embeddings import timestep_embedding
@@ -161,6 +161,21 @@ class UNet(nn.Module, Denoiser):
                     extras[_KEYS.format(address.rpartition(".")[0], i)] = pair[0]
                     extras[_VALUES.format(address.rpartition(".")[0], i)] = pair[1]
         return cond._replace(extras=extras)
+
+    def addresses(self) -> dict[str, WeightSlice]:
+        """The attentions' weights by their addresses: each layer by its own, and ``to_q``, ``to_k`` and ``to_v`` of a
+        fused block as those rows of its ``qkv``."""
+        found: dict[str, WeightSlice] = {}
+        for address, module in self.named_modules():
+            if isinstance(module, AttentionBlock):
+                for name, rows in module.rows().items():
+                    found[f"{address}.{name}"] = WeightSlice(f"{address}.qkv.weight", rows)
+                found[f"{address}.proj_out"] = WeightSlice(f"{address}.proj_out.weight")
+            elif isinstance(module, SpatialTransformer):
+                for name, layer in module.named_modules():
+                    if isinstance(layer, nn.Linear | nn.Conv2d):
+                        found[f"{address}.{name}"] = WeightSlice(f"{address}.{name}.weight")
+        return found
 
     @staticmethod
     def _given(cond: Cond, stage: str) -> list[KeysValues] | None:

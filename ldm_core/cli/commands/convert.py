@@ -58,7 +58,6 @@ def convert(options: ConvertOptions) -> int:
     from ldm_core.cli.output import reporting, say, warnings_as_lines
     from ldm_core.errors import ConfigError
     from ldm_core.weights import write
-    from ldm_core.weights.codecs import make_codec
 
     with reporting(options.json) as document, warnings_as_lines():
         if len(options.given.places) < 2:
@@ -70,7 +69,7 @@ def convert(options: ConvertOptions) -> int:
         weights = write.complete(opened.weights, installed())
         if options.dtype is not None:
             weights = write.as_dtype(weights, options.dtype)
-        made = make_codec(options.to, installed(), own).write(weights, storage.base_name(target))
+        made = write.written_by(options.to, weights, storage.base_name(target), installed(), own)
         write.require_room(target, weights)
         files = write.put(made, target)
         document.update(

@@ -221,7 +221,7 @@ def _divided(model: str, settings: list[str]) -> tuple[list[str], list[str]]:
     sampling = []
     for item in settings:
         key = item.partition("=")[0].partition(".")[0].strip()
-        if item not in places and (key in CHOICES or (ours and key not in _LOADED)):
+        if key == "adapters" or (item not in places and (key in CHOICES or (ours and key not in _LOADED))):
             sampling.append(item)
     return sampling, [item for item in settings if item not in sampling]
 

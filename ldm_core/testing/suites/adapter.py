@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core.config.structure import structure
-from ldm_core.contracts import Adapter, CondSpec, Site
+from ldm_core.contracts import Adapter, AdapterAnswers, AdapterConfig, CondSpec, Site, configs
 from ldm_core.contracts.conditioning import Cond
 from ldm_core.testing import batches, toys
 from ldm_core.testing.base import Suite, installed, largest_difference, randomize, same, seeded
@@ -33,7 +33,8 @@ class AdapterSuite(Suite):
 
     def cond(self, rows: Sequence[int]) -> Cond:
         """The bundle that reaches the model."""
-        return Cond(crossattn=batches.normal(rows, (5, self.cond_spec.crossattn), "tokens"))
+        width = self.cond_spec.crossattn
+        return Cond(crossattn=batches.normal(rows, (5, width), "tokens") if width else None)
 
     def site(self, size: tuple[int, ...] | None = None) -> Site:
         """Size, latents and merged conditioning: an adapter is built last."""
@@ -118,6 +119,82 @@ class AdapterSuite(Suite):
         other.attach(model)  # weights may be made when the model is known
         other.load_state_dict(state)
         assert same(expected, self._estimate(model)), "after load_state_dict a fresh adapter does something else"
+
+    @Rule(
+        Adapter,
+        "leaves the estimate bit for bit that of the base at 0",
+        "add nothing where the scale is 0, and read the scale at each call, not when attached",
+    )
+    def test_at_scale_0_it_is_the_base(self) -> None:
+        """An adapter with a scale changes nothing at 0, and what it did at its own scale, set while attached."""
+        model, adapter = self.model(), self._learned()
+        own = configs.of(AdapterAnswers, adapter).scale
+        if own is None:
+            return
+        plain = self._estimate(model)
+        adapter.attach(model)
+        adapted = self._estimate(model)
+        adapter.scale = 0.0
+        assert same(plain, self._estimate(model)), "at scale 0 the estimate is not the base's, bit for bit"
+        adapter.scale = own
+        assert same(adapted, self._estimate(model)), "set back to its scale the adapter does something else"
+
+    @Rule(Adapter, "A config with a field `scale` lets a recipe set the strength", "start with the config's scale")
+    def test_the_config_sets_the_scale(self) -> None:
+        """A config's scale is the adapter's when it is built."""
+        if configs.of(AdapterConfig, self.config()).scale is None:
+            return
+        scale = configs.of(AdapterAnswers, self.build({"scale": 0.25})).scale
+        assert scale in (None, 0.25), f"the config says scale 0.25, and the adapter {scale}"
+
+    @Rule(
+        Adapter, "never writes into a tensor of the model", "keep what changes in the adapter; fuse by new parameters"
+    )
+    def test_two_models_do_not_disturb_each_other(self) -> None:
+        """Models that share their tensors, without an adapter, with one and with another one, each do their own."""
+        model, adapter, other = self.model(), self._learned(), self._learned()
+        if _is_module(other):
+            randomize(other, 6)
+        plain = self._estimate(model)
+        state = {k: v.clone() for k, v in model.state_dict().items()}
+        one = model.beside({"one": adapter})
+        first = self._estimate(one)
+        two = model.beside({"two": other})
+        self._estimate(two)
+        assert same(plain, self._estimate(model)), (
+            "the model without the adapter does something else beside one with it"
+        )
+        assert same(first, self._estimate(one)), "another adapter in a model beside it changes what this one does"
+        assert same(state, dict(model.state_dict())), "the adapter wrote into tensors that models share"
+
+    @Rule(
+        Adapter,
+        "the estimate is that of before to 1e-5",
+        "layer.weight = nn.Parameter(weight + change), and no hook besides",
+    )
+    def test_fused_it_does_the_same(self) -> None:
+        """Fused weights give the estimate of the attached adapter, in this model alone; unfused, all is as before."""
+        model, adapter = self.model(), self._learned()
+        answers = configs.of(AdapterAnswers, adapter)
+        if answers.fuse is None:
+            return
+        assert answers.unfuse is not None, "an adapter with fuse needs unfuse"
+        plain = self._estimate(model)
+        weights = dict(model.named_parameters())
+        copies = {name: value.detach().clone() for name, value in weights.items()}
+        beside = model.beside({"it": adapter})
+        adapted = self._estimate(beside)
+        answers.fuse(beside)
+        far = largest_difference(adapted, self._estimate(beside)) / max(1.0, float(adapted.abs().max()))
+        assert far < 1e-5, f"fused, the estimate is off by {far:.2g}"
+        adapter.detach()
+        assert not same(plain, self._estimate(beside)), "the fused change is gone with the hooks"
+        assert same(copies, weights), "fuse wrote into tensors that models share"
+        assert same(plain, self._estimate(model)), "fuse changed a model beside it"
+        answers.unfuse(beside)
+        own = {name: value for name, value in beside.named_parameters() if not name.startswith("adapters.")}
+        assert all(own[name] is value for name, value in weights.items()), "unfuse brings other parameters back"
+        assert same(adapted, self._estimate(beside)), "unfused, the estimate is not that of before"
 
     def _learned(self) -> Any:
         adapter = self.build()

@@ -12,14 +12,14 @@ from ldm_core.contracts import CondSpec, Denoiser, DenoiserAnswers, DenoiserConf
 from ldm_core.contracts.conditioning import Cond, Tokens, mask_of
 from ldm_core.nn.recompute import recompute
 from ldm_core.testing import batches
+from ldm_core.testing.addresses import AddressSuite
 from ldm_core.testing.base import largest_difference, randomize, same
 from ldm_core.testing.rules import Rule
-from ldm_core.testing.tensors import ModuleSuite
 
 _TOKENS = 5
 
 
-class DenoiserSuite(ModuleSuite):
+class DenoiserSuite(AddressSuite):
     """Subclass it, set `component` and `settings`.
 
     The conditioning around it has every part of the config's `accepts`; extras by name need their shapes in

@@ -38,13 +38,16 @@ class DiffusionLoss(nn.Module):
         self._rates = {c.name: c.dropout for c in recipe.conditioners}
         self._joint = recipe.trainer.joint_dropout
         only_adapters = recipe.trainer.train == "adapters"
-        self._frozen = [c.name for c in recipe.conditioners if only_adapters or not c.train]
+        self._frozen: list[nn.Module] = [
+            *(model.conditioners[c.name] for c in recipe.conditioners if only_adapters or not c.train),
+            *(model.adapters[a.key] for a in recipe.adapters if not a.train and a.key in model.adapters),
+        ]
 
     def train(self, mode: bool = True) -> DiffusionLoss:
-        """As a module's; frozen conditioners stay in eval mode."""
+        """As a module's; frozen conditioners and adapters stay in eval mode."""
         super().train(mode)
-        for name in self._frozen:
-            self.model.conditioners[name].eval()
+        for module in self._frozen:
+            module.eval()
         return self
 
     def forward(

@@ -9,6 +9,8 @@ import attrs
 from safetensors.torch import save
 from torch import Tensor
 
+from ldm_core import storage
+from ldm_core.config.structure import unstructure
 from ldm_core.contracts.configs import DenoiserConfig, of
 from ldm_core.model.build import make_model, make_objective, sampling_site
 from ldm_core.recipe import artifacts
@@ -94,8 +96,33 @@ def _write(context: RunContext, task: DenoiserTask, started: Start, identity: st
             averaged=task.is_averaged,
             **({"started": started.plain()} if started.source else {}),
         )
+        _write_adapters(context, task, weights, identity)
         context.write_trained("denoiser", artifacts.MODEL_FILE, save(weights, metadata=meta), recipe.trainer.steps)
     context.run.world.barrier()
+
+
+def _write_adapters(context: RunContext, task: DenoiserTask, weights: Mapping[str, Tensor], identity: str) -> None:
+    """Write a file of each adapter that was trained alone, on weights that stayed; it can be added to other models."""
+    recipe = context.recipe
+    if recipe.trainer.train != "adapters":
+        return
+    storage.make_folder(storage.join(context.out, artifacts.ADAPTERS))
+    for part, row in zip(recipe.adapters, recipe.public()["adapters"], strict=True):
+        tensors = {k.removeprefix(p): v for k, v in weights.items() if k.startswith(p := f"adapters.{part.key}.")}
+        if not part.train or not tensors:
+            continue
+        meta = artifacts.metadata(
+            "adapter",
+            part.use,
+            {key: value for key, value in row.items() if key in unstructure(part.config)},
+            versions(recipe, context.catalog),
+            name=part.name,
+            identity=identity,
+            steps=recipe.trainer.steps,
+            base_sha256=recipe.trainer.init_sha256,
+            averaged=task.is_averaged,
+        )
+        context.own.write(f"{artifacts.ADAPTERS}/{part.name}.safetensors", save(tensors, metadata=meta))
 
 
 def validation_of(context: RunContext, task: DenoiserTask) -> HeldOutErrors:

@@ -31,9 +31,9 @@ _HEAD = 1 << 16  # bytes at both ends, to tell one content from another
 _USED = re.compile(
     r"(recipe|begun)\.yaml|metrics\.jsonl|bad_examples\.txt|(first_stage|model)\.safetensors|(reconstructions|samples)\.png"
     r"|(first_stage|denoiser)_(loss|validation)\.png|samples/\d{4,}\.png|previews/(samples|reconstructions)-\d{8,}\.png"
-    r"|ema/step-\d{8,}\.safetensors"
+    r"|ema/step-\d{8,}\.safetensors|adapters/\w+\.safetensors"
 )
-FOLDERS = ("samples", "previews", "ema")
+FOLDERS = ("samples", "previews", "ema", "adapters")
 """Folders of a run with files on the list; checkpoints and latents have names of their own."""
 
 

@@ -90,3 +90,14 @@ class LoRAConfig:
         default=("to_q", "to_k", "to_v", "to_out.0"),
         metadata={"help": "ends of the names of the linear layers that are adapted"},
     )
+
+
+@attrs.frozen(kw_only=True)
+class OFTConfig:
+    """Orthogonal finetuning (Qiu et al. 2023, arXiv 2306.07280): R W on the rows of attention weights."""
+
+    block: int = attrs.field(default=4, metadata={"help": "rows that are rotated together"})
+    scale: float = attrs.field(default=1.0, metadata={"help": "strength: 0 = no rotation"})
+    targets: tuple[str, ...] = attrs.field(
+        default=("to_q", "to_v"), metadata={"help": "ends of the addresses of the weights that are adapted"}
+    )

@@ -23,10 +23,11 @@ class LoRA(Adapter, nn.Module):
 
     def __init__(self, config: LoRAConfig, site: Site) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.scale = config, config.scale
         self.down = nn.ParameterDict()
         self.up = nn.ParameterDict()
         self._handles: list[Any] = []
+        self._kept: dict[str, Any] = {}
 
     def attach(self, model: DiffusionModel) -> None:
         """Hook every target; ValueError where there is none, or where the weights are another model's."""
@@ -51,11 +52,25 @@ class LoRA(Adapter, nn.Module):
             handle.remove()
         self._handles.clear()
 
+    def fuse(self, model: DiffusionModel) -> None:
+        """Give every target a weight with the update in it."""
+        merged = self.merged(model)
+        self.detach()
+        for name, layer in self._layers(model):
+            self._kept[name] = layer.weight
+            weight = merged[f"denoiser.{name.replace('/', '.')}.weight"]
+            layer.weight = nn.Parameter(weight.detach(), requires_grad=layer.weight.requires_grad)
+
+    def unfuse(self, model: DiffusionModel) -> None:
+        """Give every target its weight of before."""
+        for name, layer in self._layers(model):
+            layer.weight = self._kept.pop(name)
+        self.attach(model)
+
     def merged(self, model: DiffusionModel) -> Mapping[str, Tensor]:
         """W + scale B A of every target, by the weight's name in the model."""
         return {
-            f"denoiser.{name.replace('/', '.')}.weight": layer.weight
-            + self.config.scale * self.up[name] @ self.down[name]
+            f"denoiser.{name.replace('/', '.')}.weight": layer.weight + self.scale * self.up[name] @ self.down[name]
             for name, layer in self._layers(model)
         }
 
@@ -66,6 +81,6 @@ class LoRA(Adapter, nn.Module):
 
     def _hook(self, name: str) -> Any:
         def add(module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
-            return out + self.config.scale * F.linear(F.linear(given[0], self.down[name]), self.up[name])
+            return out + self.scale * F.linear(F.linear(given[0], self.down[name]), self.up[name])
 
         return add

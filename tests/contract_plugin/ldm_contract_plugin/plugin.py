@@ -9,7 +9,7 @@ from ldm_core import Component, hookimpl
 
 @hookimpl
 def ldm_components() -> list[Component]:
-    """A transformer, rectified flow, two-set conditioning, LoRA, a command."""
+    """A transformer, rectified flow, two-set conditioning, LoRA, OFT, a command."""
     return [
         *training.components(),
         Component(
@@ -50,6 +50,14 @@ def ldm_components() -> list[Component]:
             factory="ldm_contract_plugin.lora:LoRA",
             summary="low-rank updates of attention projections",
             source="Hu et al. 2021, arXiv 2106.09685",
+        ),
+        Component(
+            kind="adapter",
+            name="oft",
+            config=config.OFTConfig,
+            factory="ldm_contract_plugin.oft:OFT",
+            summary="rotated rows of attention weights, fused ones too",
+            source="Qiu et al. 2023, arXiv 2306.07280",
         ),
         Component(
             kind="command",

@@ -49,6 +49,15 @@ class TestLoRA(AdapterSuite):
     settings = MappingProxyType({"rank": 2, "scale": 0.5})
 
 
+class TestOFT(AdapterSuite):
+    component = "oft"
+
+
+class TestOFTOnFusedWeights(AdapterSuite):
+    component = "oft"
+    cond_spec = CondSpec()
+
+
 class TestLoRAOnTheTransformer(AdapterSuite):
     component = "lora"
     settings = MappingProxyType({"rank": 2})

@@ -1,0 +1,72 @@
+"""Adapters in a recipe: named, each with weights of its own if it is to act. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from ldm_core.catalog import Catalog
+from ldm_core.config.structure import structure
+from ldm_core.errors import ConfigError, clean, quoted
+from ldm_core.recipe import artifacts
+from ldm_core.recipe.artifacts import Find, is_weights
+from ldm_core.recipe.recipe import AdapterPart, Part
+from ldm_core.recipe.sources import require_hash, trained_config
+
+_KEYS: Mapping[str, type] = {"name": str, "weights": str, "sha256": str, "train": bool}
+
+
+def keys_of(given: dict[str, Any], path: str, config: type | None) -> dict[str, Any]:
+    """The keys of an adapter that are the core's: of a component whose config has one of them, it is the config's."""
+    taken = {field.name for field in attrs.fields(config)} if config is not None else set()
+    kinds = {"name": str, "weights": str, "sha256": str, "train": bool}
+    extra: dict[str, Any] = {
+        k: structure(given.pop(k), kind, f"{path}.{k}") for k, kind in kinds.items() if k in given.keys() - taken
+    }
+    if not str(extra.get("name", "name")).isidentifier():
+        raise ConfigError(f"{path}.name: expected an identifier such as 'style', got {quoted(extra['name'])}")
+    return extra
+
+
+def trained(
+    given: Mapping[str, object], use: str, extra: dict[str, Any], path: str, catalog: Catalog, find: Find
+) -> AdapterPart:
+    """An adapter from its own file, of a strength of its own."""
+    file = artifacts.adapter_file(extra["weights"], extra.get("name") or use, find)
+    header = artifacts.read_header(file, "adapter")
+    conf = trained_config(header, use, given, path, catalog, free=("scale",))
+    require_hash(header, extra.get("sha256", ""), path)
+    more = {"train": False, **extra, "sha256": header.sha256, "file": file}
+    return AdapterPart(kind="adapter", use=header.use, config=conf, asked=header.use, **more)
+
+
+def named(parts: Sequence[Part]) -> tuple[AdapterPart, ...]:
+    """Adapters each with a name of its own: the given one, or the component's, numbered where it is taken."""
+    adapters = [part for part in parts if isinstance(part, AdapterPart)]
+    given = [part.name for part in adapters if part.name]
+    if twice := sorted({name for name in given if given.count(name) > 1}):
+        raise ConfigError([f"adapters: two are named '{name}'; give one of them another name" for name in twice])
+    named, taken = [], set(given)
+    for i, part in enumerate(adapters):
+        name, number = part.name or part.use, 1
+        while not part.name and name in taken:
+            number += 1
+            name = f"{part.use}_{number}"
+        taken.add(name)
+        named.append(attrs.evolve(part, name=name, key=part.name or str(i)))
+    return tuple(named)
+
+
+def rows_of(value: Mapping[str, object]) -> list[object]:
+    """A list of adapters from a mapping by their names; one that is null is left out."""
+    rows: list[object] = []
+    for name, row in value.items():
+        own = {"weights" if is_weights(row) else "use": row} if isinstance(row, str) else row
+        if isinstance(own, Mapping):
+            named = {} if own.get("weights") else {"use": name}
+            rows.append({**named, "name": name, **own})
+        elif own is not None:
+            raise ConfigError(f"adapters.{clean(name, 60)}: expected settings, or the name of a component")
+    return rows
