@@ -73,6 +73,7 @@ from ldm_core.contracts.provisional import Adapter as Adapter
 from ldm_core.contracts.provisional import Dataset as Dataset
 from ldm_core.contracts.provisional import DiffusionModel as DiffusionModel
 from ldm_core.contracts.provisional import Guidance as Guidance
+from ldm_core.contracts.provisional import LossContext as LossContext
 from ldm_core.contracts.provisional import NoiseSchedule as NoiseSchedule
 from ldm_core.contracts.provisional import Objective as Objective
 from ldm_core.contracts.provisional import Observer as Observer

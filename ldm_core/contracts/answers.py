@@ -116,6 +116,11 @@ class ObjectiveAnswers(PartAnswers):
         """``prepare(model)``, called once before the optimizer is made, makes what the model decides."""
         return None
 
+    @answer
+    def after_step(self) -> Callable[[DiffusionModel, int], None] | None:
+        """``after_step(model, step)`` follows each step of the optimizer; see :class:`ldm_core.contracts.Objective`."""
+        return None
+
 
 class ScheduleAnswers(PartAnswers):
     """Answers of a noise schedule."""

@@ -134,7 +134,7 @@ class Denoiser(Protocol):
 
         Each row has a noise level of its own. Every part of the bundle that the config's `accepts` names changes F; a
         token that `crossattn_mask` or the mask of a named set hides does not. F has a gradient with respect to x and to
-        every parameter.
+        every parameter. It takes every size up to the config's `max_size`, where that names one, that `factor` divides.
         """
         ...
 

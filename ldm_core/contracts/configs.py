@@ -136,6 +136,11 @@ class DenoiserConfig(Config):
         return 1
 
     @answer
+    def max_size(self) -> tuple[int, ...] | None:
+        """The largest latents (h, w) that the network takes, as by a table of positions; None = any."""
+        return None
+
+    @answer
     def dropout(self) -> float:
         """The rate of dropout inside the network."""
         return 0.0
@@ -247,6 +252,16 @@ class ObjectiveConfig(Config):
     def needs_table(self) -> bool:
         """True if the objective is defined on the levels of a table."""
         return False
+
+    @answer
+    def needs_context(self) -> bool:
+        """True if ``loss`` takes the keyword `context`, a :class:`~ldm_core.contracts.LossContext`."""
+        return False
+
+    @answer
+    def accepts(self) -> Accepts | None:
+        """The extras and named tokens that the objective reads; None = none."""
+        return None
 
 
 class TimeGridConfig(TimesConfig):

@@ -6,9 +6,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
+import attrs
+
 from ldm_core.contracts.conditioning import Cond, Conditions
 from ldm_core.contracts.cooperative import cooperative_init
-from ldm_core.contracts.values import Estimate, LossOutput, Reconstruction
+from ldm_core.contracts.values import Batch, Estimate, LossOutput, Reconstruction
 
 if TYPE_CHECKING:
     import torch
@@ -136,12 +138,36 @@ class TrainableStage(Protocol):
         ...
 
 
+@attrs.frozen(eq=False)
+class LossContext:
+    """The training around one call of an objective's loss. It is good for this call alone."""
+
+    conditions: Conditions
+    """The conditioners' bundles of the batch, of which none is dropped: `cond`, `null`, and any choice by `pick`."""
+    batch: Batch
+    """The collated batch as the run has read it, on the model's device: the conditioners' keys, and the `image` (-1 to
+    1) or its `moments`."""
+    step: int
+    """The number of this step of the training, from 0."""
+    steps: int
+    """The number of steps of the whole training."""
+
+
 @runtime_checkable
 class Objective(Protocol):
     """The draw of times and the weight of errors. Provisional.
 
-    It may be a module with parameters of its own, which are trained with the model but do not travel with it, and may
-    have ``prepare(model)``, called once before the optimizer is made: there it can make what the model decides.
+    It may be a module with parameters and buffers of its own. Its parameters are trained, and averaged, with the
+    model's, but those that it freezes in ``prepare``. All of its state dict moves with the model, is in a run's
+    checkpoints and goes on from them; none of it is in the model's file. Its first weights depend on the recipe's seed.
+
+    It may have ``prepare(model)``, called once before the optimizer is made: there it can make what the model decides,
+    such as a teacher, a copy of ``model.denoiser``.
+
+    It may have ``after_step(model, step)``, called without gradients after each step (from 0) of the optimizer that
+    counts, and before the model's averages; a step that is left out (a loss that is not finite) has no such call. There
+    it may change its own buffers and frozen parameters, such as a target's moving average. It leaves the model's
+    weights and gradients, its own trained parameters and the global generators as they are.
     """
 
     __init__ = cooperative_init  # type: ignore[misc]
@@ -153,6 +179,9 @@ class Objective(Protocol):
         `model` offers what :class:`DiffusionModel` lists: ``model.schedule``, ``model.network``, ``model(x, t, cond)``.
         Times and noise come from `streams`, those of row i from stream i. Every parameter of the model gets a gradient,
         and so does `cond`. Logs are detached scalars or (B,).
+
+        Where the config answers `needs_context` with True, it is also handed ``context=``, a :class:`LossContext`; it
+        is declared as ``context: LossContext | None = None``.
         """
         ...
 

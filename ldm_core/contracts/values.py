@@ -172,7 +172,8 @@ def _unequal(one: Joined, other: Joined) -> str:
 
 @attrs.frozen
 class Accepts:
-    """The parts of a conditioning bundle that a denoiser, guidance or adapter uses; ``extras`` and ``tokens`` by name.
+    """The parts of a conditioning bundle that a denoiser, guidance, adapter or objective uses; ``extras`` and
+    ``tokens`` by name.
 
     A denoiser's config has it as the attribute `accepts`; without one, everything but extras and named tokens is taken
     as accepted.

@@ -156,8 +156,9 @@ def make_sampling(recipe: Recipe, catalog: Catalog, site: Site) -> SamplingParts
 
 
 def make_objective(recipe: Recipe, catalog: Catalog, site: Site) -> Objective:
-    """The recipe's objective."""
-    return make(recipe.objective, site, catalog)
+    """The recipe's objective with fresh weights, determined by the recipe's seed alone."""
+    with seeded(mix_seed(recipe.seed, "objective")):
+        return make(recipe.objective, site, catalog)
 
 
 def require_room(recipe: Recipe, catalog: Catalog, memory: int) -> None:

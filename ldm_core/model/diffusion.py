@@ -183,12 +183,23 @@ class Model(nn.Module):
         The dropped conditions of an example depend on its stream alone, and what its conditioners draw on the stream's
         seed.
         """
-        conds = self.encode(batch, seeds=streams.seeds)
+        return self.kept(self.encode(batch, seeds=streams.seeds), rates, joint, streams)
+
+    def kept(
+        self,
+        conds: Mapping[str, Cond],
+        rates: Mapping[str, float],
+        joint: float,
+        streams: Streams,
+        nulls: Mapping[str, Cond] | None = None,
+    ) -> Cond:
+        """Bundles, by conditioner, as :meth:`dropped` leaves and merges them. `nulls`: theirs, where they are made."""
         if not conds:
             return Cond()
+        conds = dict(conds)
         draws = streams.uniform((len(streams), 1 + len(conds))).to(self.device)
         if joint or any(rates.get(name, 0.0) for name in conds):
-            nulls = self.nulls(conds)
+            nulls = self.nulls(conds) if nulls is None else nulls
             all_kept = draws[:, 0] >= joint
             for i, name in enumerate(conds):
                 keep = all_kept & (draws[:, i + 1] >= rates.get(name, 0.0))

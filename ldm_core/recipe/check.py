@@ -105,6 +105,7 @@ def _conditioning(recipe: Recipe) -> Iterable[str]:
     accepts = configs.of(DenoiserConfig, denoiser.config).accepts
     others = [configs.of(GuidanceConfig, recipe.guidance.config).accepts]
     others += [configs.of(AdapterConfig, part.config).accepts for part in recipe.adapters]
+    others.append(configs.of(ObjectiveConfig, recipe.objective.config).accepts)
     accepting = [some for some in (accepts, *others) if some is not None]
     extras, tokens = {name for a in accepting for name in a.extras}, {name for a in accepting for name in a.tokens}
     for part in recipe.conditioners:
@@ -122,9 +123,9 @@ def _conditioning(recipe: Recipe) -> Iterable[str]:
                 if name not in taken:
                     known = f" (they take: {', '.join(sorted(taken))})" if taken else ""
                     yield (
-                        f"conditioner '{part.name}' writes the {what} '{name}' and no denoiser, guidance or adapter of "
-                        f"the recipe takes {it}{suggest(name, taken)}{known}; add the part that reads {it}, or drop "
-                        f"'{part.name}'"
+                        f"conditioner '{part.name}' writes the {what} '{name}' and no denoiser, guidance, adapter or "
+                        f"objective of the recipe takes {it}{suggest(name, taken)}{known}; add the part that reads "
+                        f"{it}, or drop '{part.name}'"
                     )
     try:
         site = site_of(recipe)
@@ -133,9 +134,23 @@ def _conditioning(recipe: Recipe) -> Iterable[str]:
         if "divisible" not in str(error):
             yield str(error)
         return
+    yield from _largest(recipe)
     yield from _own(f"denoiser '{denoiser.label}'", denoiser.config, site)
     for other in (recipe.guidance, recipe.sampler, recipe.objective, *recipe.adapters):
         yield from _own(f"{other.kind} '{other.label}'", other.config, site)
+
+
+def _largest(recipe: Recipe) -> Iterable[str]:
+    """The image size against the largest latents that the denoiser takes."""
+    latent, most = recipe.first_stage.config.latent, configs.of(DenoiserConfig, recipe.denoiser.config).max_size
+    grid = latent.shape(recipe.image_size)[1:]
+    if most is None or all(cells <= largest for cells, largest in zip(grid, most, strict=True)):
+        return
+    pixels = [largest * stride for largest, stride in zip(most, latent.stride, strict=True)]
+    yield (
+        f"image_size: its latents of {list(grid)} are larger than denoiser '{recipe.denoiser.label}' takes, "
+        f"{list(most)} at most; give {pixels} or smaller, or choose a denoiser for larger ones"
+    )
 
 
 def diffusion_misfits(recipe: Recipe) -> Iterable[str]:

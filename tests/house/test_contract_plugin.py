@@ -142,7 +142,7 @@ def test_an_extra_that_nothing_takes_is_refused_by_name(catalog: Catalog) -> Non
         check(resolve(plain, catalog))
     text = str(caught.value)
     assert "conditioner 'two_set' writes the extra 'second_tokens'" in text
-    assert "no denoiser, guidance or adapter" in text and "drop 'two_set'" in text
+    assert "no denoiser, guidance, adapter or objective" in text and "drop 'two_set'" in text
     assert "parameterization 'eps' divides by alpha" in text and "'rectified_flow'; set parameterization=v" in text
     check(resolve(LATER, catalog))
 

@@ -18,11 +18,11 @@ NAMES: dict[ModuleType, str] = {
         Accepts Adapter AdapterAnswers AdapterConfig Batch Codec CodecConfig Cond CondSpec Conditioner
         ConditionerAnswers ConditionerConfig Conditions Config DataInfo Dataset DatasetAnswers DatasetConfig
         Denoise Denoiser DenoiserAnswers DenoiserConfig DiffusionModel EMPTY Estimate FileCache FirstStage
-        FirstStageAnswers FirstStageConfig Guidance GuidanceConfig LatentSpec LossOutput ModelWeights
-        NoiseSchedule Objective ObjectiveAnswers ObjectiveConfig Observer OnStep Parameterization
+        FirstStageAnswers FirstStageConfig Guidance GuidanceConfig LatentSpec LossContext LossOutput
+        ModelWeights NoiseSchedule Objective ObjectiveAnswers ObjectiveConfig Observer OnStep Parameterization
         ParameterizationConfig PartAnswers Precision Predict Recognised Reconstruction Sampler SamplerConfig
-        ScheduleAnswers ScheduleConfig Site Source TensorFile TensorInfo TimeGrid TimeGridConfig TrainableStage
-        WeightSlice Written draw_times grid_times
+        ScheduleAnswers ScheduleConfig Site Source TensorFile TensorInfo TimeGrid TimeGridConfig Tokens
+        TrainableStage WeightSlice Written draw_times grid_times
     """,
     testing: """
         AdapterSuite CodecSuite ConditionerSuite DatasetSuite DenoiserSuite FirstStageSuite GuidanceSuite

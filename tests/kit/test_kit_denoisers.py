@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import pytest
@@ -161,6 +161,37 @@ class NumbersByDouble(Net):
 @pytest.mark.parametrize("net", [Net, RightPrepare, MoreChannels, Recomputed])
 def test_a_right_denoiser_passes(net: type) -> None:
     assert not faults_of(DenoiserSuite, net, NetConfig)
+
+
+@attrs.frozen(kw_only=True)
+class Tabled(NetConfig):
+    max_size: ClassVar[tuple[int, int]] = (6, 8)
+
+
+class Table(Net):
+    """A table of positions, smaller than its config says."""
+
+    rows, columns = 6, 8
+
+    def __init__(self, config: NetConfig, site: Site) -> None:
+        super().__init__(config, site)
+        self.table = nn.Parameter(torch.zeros(1, 1, self.rows, self.columns))
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        return super().forward(x, noise_level, cond) + self.table[..., : x.shape[2], : x.shape[3]]
+
+
+class ShortTable(Table):
+    rows = 5
+
+
+def test_a_right_table_passes() -> None:
+    assert not faults_of(DenoiserSuite, Table, Tabled)
+
+
+@mistakes(Mistake(ShortTable, "test_takes_every_size_up_to_its_largest", "must match the size of tensor", Tabled))
+def test_a_table_smaller_than_it_says_is_found(mistake: Mistake) -> None:
+    assert_found(DenoiserSuite, mistake)
 
 
 @mistakes(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import torch
-from planted import Mistake, assert_found, faults_of, mistakes
-from torch import Tensor
+from planted import Empty, Mistake, assert_found, faults_of, mistakes
+from torch import Tensor, nn
 
 from ldm_core.contracts import Estimate, Guidance, LossOutput, NoiseSchedule, Objective
 from ldm_core.contracts.conditioning import Conditions
@@ -231,8 +231,84 @@ class WideLogs(EpsLoss):
         return value.detach()[:, None].expand(-1, 4)
 
 
+@attrs.frozen(kw_only=True)
+class InContext(Empty):
+    needs_context: ClassVar[bool] = True
+
+
+class Slow(EpsLoss, nn.Module):
+    """A slow copy of the network's last bias, and a trained scale of the loss."""
+
+    slow: Tensor
+
+    def __init__(self, config: Any, site: Any) -> None:
+        nn.Module.__init__(self)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.register_buffer("slow", torch.zeros(4))
+
+    def prepare(self, model: Any) -> None:
+        self.slow.copy_(model.denoiser.mix.bias.detach())
+
+    def loss(self, model: Any, x0: Tensor, cond: Any, *, streams: Streams, context: Any = None) -> LossOutput:
+        out = super().loss(model, x0, cond, streams=streams)
+        assert context.conditions.null is not None and context.step < context.steps
+        return out._replace(value=out.value * self.scale**2 + self.learned().square().mean())
+
+    def learned(self) -> Tensor:
+        return self.slow
+
+    def after_step(self, model: Any, step: int) -> None:
+        self.slow.lerp_(model.denoiser.mix.bias, 0.5)
+
+
+class PushesTheModel(Slow):
+    def after_step(self, model: Any, step: int) -> None:
+        model.denoiser.mix.bias.mul_(0.9)
+
+
+class ClearsGradients(Slow):
+    def after_step(self, model: Any, step: int) -> None:
+        for parameter in model.parameters():
+            parameter.grad = None
+
+
+class PullsItsOwnWeights(Slow):
+    def after_step(self, model: Any, step: int) -> None:
+        self.scale.clamp_(max=0.5)
+
+
+class DrawsAfterwards(Slow):
+    def after_step(self, model: Any, step: int) -> None:
+        self.slow.add_(torch.randn(4))
+
+
+class LearnsInAnAttribute(Slow):
+    """A tensor that no state dict holds."""
+
+    def prepare(self, model: Any) -> None:
+        self.kept = model.denoiser.mix.bias.detach().clone()
+
+    def learned(self) -> Tensor:
+        return self.kept
+
+    def after_step(self, model: Any, step: int) -> None:
+        self.kept = self.kept.lerp(model.denoiser.mix.bias, 0.5)
+
+
 def test_a_right_objective_passes() -> None:
     assert not faults_of(ObjectiveSuite, EpsLoss)
+    assert not faults_of(ObjectiveSuite, Slow, InContext)
+
+
+@mistakes(
+    Mistake(PushesTheModel, "test_after_step_changes_its_own_state_alone", "changes the model's weights", InContext),
+    Mistake(ClearsGradients, "test_after_step_changes_its_own_state_alone", "changes the model's gradients", InContext),
+    Mistake(PullsItsOwnWeights, "test_after_step_changes_its_own_state_alone", "trained parameters", InContext),
+    Mistake(DrawsAfterwards, "test_after_step_changes_its_own_state_alone", "global generator of torch", InContext),
+    Mistake(LearnsInAnAttribute, "test_goes_on_from_its_state", "has another loss", InContext),
+)
+def test_a_mistake_in_an_objective_with_a_state_is_found(mistake: Mistake) -> None:
+    assert_found(ObjectiveSuite, mistake)
 
 
 @mistakes(

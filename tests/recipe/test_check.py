@@ -79,7 +79,11 @@ def test_what_fits_passes_and_has_a_site(catalog: Catalog) -> None:
         ),
         (  # an extra that no part takes
             {"conditioners": [{"use": "two_set", "dropout": 0.1}]},
-            ["'two_set' writes the extra 'second_tokens'", "no denoiser, guidance or adapter", "drop 'two_set'"],
+            [
+                "'two_set' writes the extra 'second_tokens'",
+                "no denoiser, guidance, adapter or objective",
+                "drop 'two_set'",
+            ],
         ),
         (  # guidance that needs a null, without any conditioner
             {"conditioners": []},

@@ -14,12 +14,13 @@ from ldm_core.nn.recompute import recompute
 from ldm_core.testing import batches
 from ldm_core.testing.addresses import AddressSuite
 from ldm_core.testing.base import largest_difference, randomize, same
+from ldm_core.testing.largest_size import LargestSizeSuite
 from ldm_core.testing.rules import Rule
 
 _TOKENS = 5
 
 
-class DenoiserSuite(AddressSuite):
+class DenoiserSuite(AddressSuite, LargestSizeSuite):
     """Subclass it, set `component` and `settings`.
 
     The conditioning around it has every part of the config's `accepts`; extras by name need their shapes in

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import attrs
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ldm_core.contracts import CondSpec, LossOutput, Objective
-from ldm_core.contracts.conditioning import Cond
+from ldm_core.contracts import (
+    EMPTY,
+    CondSpec,
+    LossContext,
+    LossOutput,
+    Objective,
+    ObjectiveAnswers,
+    ObjectiveConfig,
+    Site,
+    configs,
+)
+from ldm_core.contracts.conditioning import Cond, Conditions
 from ldm_core.contracts.streams import Streams
 from ldm_core.testing import batches, toys
-from ldm_core.testing.base import same
+from ldm_core.testing.base import generators, map_tensors, randomize, same, seeded
 from ldm_core.testing.rules import Rule
 from ldm_core.testing.tensors import TensorSuite
 
@@ -21,10 +32,19 @@ _SPEC = CondSpec(crossattn=6, vector=5)
 
 
 class ObjectiveSuite(TensorSuite):
-    """Subclass it, set `component` and `settings`. It is tried with the core's model around a toy denoiser."""
+    """Subclass it, set `component` and `settings`. It is tried with the core's model around a toy denoiser.
+
+    An objective that reads extras is handed those of `extras`, name -> shape without the batch.
+    """
+
+    extras: ClassVar[Mapping[str, tuple[int, ...]]] = EMPTY
 
     kind = "objective"
     protocol: ClassVar[type] = Objective
+
+    def site(self, size: tuple[int, ...] | None = None) -> Site:
+        """The model around the objective, its conditioners' spec included."""
+        return attrs.evolve(super().site(size), cond=attrs.evolve(_SPEC, extras=self.extras))
 
     def inputs(self, rows: Sequence[int], size: tuple[int, ...]) -> dict[str, Any]:
         """Latents, a bundle, and a seed a row."""
@@ -33,6 +53,7 @@ class ObjectiveSuite(TensorSuite):
             "cond": Cond(
                 crossattn=batches.normal(rows, (3, _SPEC.crossattn), "tokens"),
                 vector=batches.normal(rows, (_SPEC.vector,), "vector"),
+                extras={name: batches.normal(rows, shape, name) for name, shape in self.extras.items()},
             ),
             "seeds": toys.seeds(rows),
         }
@@ -41,6 +62,18 @@ class ObjectiveSuite(TensorSuite):
         """The loss of each example."""
         model = toys.toy_model(self.latent, _SPEC).to(inputs["x0"].device)
         return {"value": self._loss(component, model, inputs).value}
+
+    def build(
+        self, overrides: Mapping[str, Any] | None = None, *, size: tuple[int, ...] | None = None, seed: int = 0
+    ) -> Any:
+        """As any component, then prepared for the toy model."""
+        return self._prepared(super().build(overrides, size=size, seed=seed), toys.toy_model(self.latent, _SPEC))
+
+    def _prepared(self, objective: Any, model: Any) -> Any:
+        if (prepare := configs.of(ObjectiveAnswers, objective).prepare) is not None:
+            with seeded(1):
+                prepare(model)
+        return objective
 
     @pytest.mark.parametrize("schedule", ["table", "cosine", "ve", "flow"])
     @pytest.mark.parametrize("parameterization", ["eps", "x0", "v", "flow"])
@@ -55,7 +88,7 @@ class ObjectiveSuite(TensorSuite):
             return  # refused by check: eps says nothing of x0 where alpha is 0
         given = self.inputs(range(3), self.sizes[0])
         model = toys.toy_model(self.latent, _SPEC, schedule=schedule, parameterization=parameterization)
-        out = self._loss(self.build(), model, given)
+        out = self._loss(self._prepared(super().build(), model), model, given)
         assert isinstance(out, LossOutput), f"loss returned {type(out).__name__}, not a LossOutput"
         assert out.value.shape == (3,), f"value has shape {tuple(out.value.shape)}, not (B,) = (3,)"
         assert out.value.dtype in (torch.float32, torch.float64), f"value is {out.value.dtype}"
@@ -98,6 +131,74 @@ class ObjectiveSuite(TensorSuite):
         assert same(first[:1], other[:1]), "the loss of example 0 changed with the stream of example 1"
         assert not same(first[1:], other[1:]), "another stream gave the same loss"
 
+    @Rule(
+        Objective,
+        "It leaves the model's weights and gradients",
+        "write to buffers and frozen parameters of the objective alone, and draw nothing",
+    )
+    def test_after_step_changes_its_own_state_alone(self) -> None:
+        """`after_step` leaves the model, its gradients, the objective's trained parameters and the generators alone."""
+        objective, model = self.build(), toys.toy_model(self.latent, _SPEC)
+        after = configs.of(ObjectiveAnswers, objective).after_step
+        if after is None:
+            pytest.skip("it has no after_step")
+        self._loss(objective, model, self.inputs(range(2), self.sizes[0])).value.mean().backward()
+        before, states = map_tensors(Tensor.clone, _not_its_own(objective, model)), generators()
+        with torch.no_grad():
+            for step in range(3):
+                after(model, step)
+        for what, values in _not_its_own(objective, model).items():
+            assert same(values, before[what]), f"after_step changes {what}"
+        for name, a, b in zip(("torch", "numpy", "random"), states, generators(), strict=True):
+            assert same(a, b), f"after_step draws from the global generator of {name}"
+
+    @Rule(
+        Objective,
+        "goes on from them",
+        "keep what it learns in parameters and buffers (register_buffer), not in plain attributes",
+    )
+    def test_goes_on_from_its_state(self) -> None:
+        """A fresh objective that is given the state dict has the same loss, also after one more step."""
+        first, given = self.build(), self.inputs(range(2), self.sizes[0])
+        after = configs.of(ObjectiveAnswers, first).after_step
+        if after is None and not isinstance(first, nn.Module):
+            pytest.skip("it has no state")
+        other = toys.toy_model(self.latent, _SPEC)
+        randomize(other, seed=3)
+        if isinstance(first, nn.Module):
+            randomize(first, seed=1)
+        self._follow(first, other, 2)
+        second = self.build(seed=9)
+        if isinstance(first, nn.Module):
+            second.load_state_dict({k: v.clone() for k, v in first.state_dict().items()})
+        for step in (2, 3):
+            a, b = (self._quietly(objective, given)["value"] for objective in (first, second))
+            assert same(a, b), "a fresh objective with its state dict has another loss"
+            for objective in (first, second):
+                self._follow(objective, other, 1, begin=step)
+
+    def _follow(self, objective: Any, model: Any, steps: int, begin: int = 0) -> None:
+        after = configs.of(ObjectiveAnswers, objective).after_step
+        with torch.no_grad():
+            for step in range(begin, begin + steps):
+                if after is not None:
+                    after(model, step)
+
     def _loss(self, objective: Any, model: Any, given: Any) -> Any:
-        streams = Streams(given["seeds"], given["x0"].device)
-        return objective.loss(model, given["x0"], given["cond"], streams=streams)
+        streams, more = Streams(given["seeds"], given["x0"].device), {}
+        if configs.of(ObjectiveConfig, self.config()).needs_context:
+            conditions = Conditions({"toy": given["cond"]}, {"toy": given["cond"].map(torch.zeros_like)})
+            more = {"context": LossContext(conditions, {"moments": given["x0"]}, 1, 10)}
+        return objective.loss(model, given["x0"], given["cond"], streams=streams, **more)
+
+
+def _not_its_own(objective: Any, model: nn.Module) -> dict[str, dict[str, Any]]:
+    """All that `after_step` leaves alone, by words for it."""
+    named = dict(objective.named_parameters()) if isinstance(objective, nn.Module) else {}
+    trained = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+    return {
+        "the model's weights": dict(model.state_dict()),
+        "the model's gradients": {name: parameter.grad for name, parameter in model.named_parameters()},
+        "the objective's trained parameters": trained,
+        "the gradients of the objective": {name: parameter.grad for name, parameter in trained.items()},
+    }

@@ -9,13 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm_core.contracts import Batch, FirstStage, LossOutput, Objective, ObjectiveAnswers, draw_times
+from ldm_core.contracts import (
+    Batch,
+    Conditions,
+    FirstStage,
+    LossContext,
+    LossOutput,
+    Objective,
+    ObjectiveAnswers,
+    ObjectiveConfig,
+    draw_times,
+)
 from ldm_core.contracts.configs import of
-from ldm_core.contracts.streams import Streams
+from ldm_core.contracts.streams import Streams, mix_seed
 from ldm_core.model.conformance.breaches import inside
 from ldm_core.model.conformance.first_batch import hold_loss
 from ldm_core.model.conformance.first_stage import hold_latents, hold_moments
 from ldm_core.model.diffusion import Model, prediction_error
+from ldm_core.model.fill import seeded
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.training.averages.ema import EMA, whole_state
 from ldm_core.training.bad_steps import Guard, spoiled
@@ -33,7 +44,10 @@ class DiffusionLoss(nn.Module):
         self.model = model
         self.objective = objective
         if (prepare := of(ObjectiveAnswers, objective).prepare) is not None:
-            prepare(model)
+            with seeded(mix_seed(recipe.seed, "objective", "prepare")):
+                prepare(model)
+        self._in_context = of(ObjectiveConfig, recipe.objective.config).needs_context
+        self._steps = recipe.trainer.steps
         self._begun = False  # the first batch is looked at
         self._rates = {c.name: c.dropout for c in recipe.conditioners}
         self._joint = recipe.trainer.joint_dropout
@@ -51,9 +65,9 @@ class DiffusionLoss(nn.Module):
         return self
 
     def forward(
-        self, x0: Tensor, batch: Batch, seeds: Sequence[int], times: tuple[float, float] | None = None
+        self, x0: Tensor, batch: Batch, seeds: Sequence[int], times: tuple[float, float] | None = None, step: int = 0
     ) -> LossOutput:
-        """x0 (B, C, *s) normalised latents -> a loss per example (B,).
+        """x0 (B, C, *s) normalised latents -> a loss per example (B,), at `step` (from 0) of the training.
 
         With `times`, a span (a, b) of [0, 1), it is a measurement: nothing is dropped, conditioners that draw noise do
         so from the seeds, u is uniform in the span, and the result is the squared error of the network's prediction at
@@ -61,7 +75,7 @@ class DiffusionLoss(nn.Module):
         """
         streams = Streams(seeds, x0.device)
         if times is None:
-            return self._loss(x0, batch, streams)
+            return self._loss(x0, batch, streams, step)
         begin, end = times
         u = begin + (end - begin) * streams.uniform((len(streams),)).double()
         t = draw_times(self.model.schedule, u.to(x0.device), x0.shape[1:])
@@ -70,14 +84,19 @@ class DiffusionLoss(nn.Module):
         error = prediction_error(self.model, x0.float(), eps, t, cond).value
         return LossOutput(error.square().flatten(1).mean(1))
 
-    def _loss(self, x0: Tensor, batch: Batch, streams: Streams) -> LossOutput:
-        held = self.model.contracts
+    def _loss(self, x0: Tensor, batch: Batch, streams: Streams, step: int) -> LossOutput:
+        model, held = self.model, self.model.contracts
         if held is not None and not self._begun:
             held.open(x0.shape[2:])
-        cond = self.model.dropped(batch, self._rates, self._joint, streams)
+        conds, nulls, more = model.encode(batch, seeds=streams.seeds), None, {}
+        if self._in_context:
+            nulls = model.nulls(conds)
+            conditions = Conditions(conds, nulls, batch=batch, specs=model.specs, seeds=streams.seeds)
+            more = {"context": LossContext(conditions, batch, step, self._steps)}
+        cond = model.kept(conds, self._rates, self._joint, streams, nulls)
         part = None if held is None else held.parts["objective"]
         with inside(part, "loss"):
-            out = self.objective.loss(self.model, x0, cond, streams=streams)
+            out = self.objective.loss(model, x0, cond, streams=streams, **more)
         hold_loss(part, out, x0)
         if held is not None:
             held.close()
@@ -150,7 +169,7 @@ class DenoiserTask:
         norm: float | None = None
         for micro in micros:
             x0 = self.latents(micro.batch, micro.seeds(seed, "latents"))
-            out = part.engine(x0, micro.batch, micro.seeds(seed, "diffusion"))
+            out = part.engine(x0, micro.batch, micro.seeds(seed, "diffusion"), step=step)
             loss = out.value.mean()
             part.backward(spoiled(loss))
             norm = part.step(measure=measure)
@@ -160,6 +179,7 @@ class DenoiserTask:
         bad = self.guard.bad
         if self.guard.after(step, part, micros, losses, measure=measure):
             self.part_steps["model"] += 1
+            self._after_step(step)
             if self.ema is not None:
                 self.ema.update()
             if norm is not None:
@@ -172,6 +192,18 @@ class DenoiserTask:
         if self.snapshot is not None and ((step + 1) % every == 0 or step + 1 == settings.steps):
             self.snapshot(step + 1)
         return logs
+
+    @torch.no_grad()
+    def _after_step(self, step: int) -> None:
+        """Let the objective follow a step that counts, with whole weights; it may write its own frozen ones."""
+        objective, model = self._loss.objective, self._loss.model
+        after = of(ObjectiveAnswers, objective).after_step
+        if after is None:
+            return
+        own = objective.parameters() if isinstance(objective, nn.Module) else ()
+        named = None if model.contracts is None else model.contracts.parts["objective"]
+        with self.parts[0].gathered([p for p in own if not p.requires_grad]), inside(named, "after_step"):
+            after(model, step)
 
     def state(self) -> dict[str, Tensor]:
         """The state for a resumed run, beside weights, optimizer and averages; raises :class:`TrainingError` if nothing

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -111,13 +111,17 @@ class Part:
                 safe_set_full_fp32_param(parameter, parameter.detach().clone())
 
     @contextmanager
-    def gathered(self) -> Iterator[None]:
+    def gathered(self, written: Sequence[nn.Parameter] = ()) -> Iterator[None]:
         """Inside, every parameter is whole on every process, to be read; all processes must enter. ZeRO 3 divides
-        them otherwise, and a state dict then holds empty tensors."""
+        them otherwise, and a state dict then holds empty tensors. Those `written`, which are not trained, keep what the
+        first process puts into them."""
         if self.settings.zero == 3:
             import deepspeed
 
-            with deepspeed.zero.GatheredParameters(list(self.names)):
+            whole, own = deepspeed.zero.GatheredParameters, set(written)
+            with whole([p for p in self.names if p not in own]), ExitStack() as stack:
+                if own:
+                    stack.enter_context(whole(list(own), modifier_rank=0))
                 yield
         else:
             yield

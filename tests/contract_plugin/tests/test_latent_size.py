@@ -1,4 +1,4 @@
-"""A schedule and a time grid that know the size of the latents: in training with buckets and in sampling."""
+"""Parts that know the size of the latents: a schedule and a time grid by it, and a network that has a largest one."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ import ldm_core
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
 from ldm_core.contracts import draw_times, grid_times
-from ldm_core.errors import ContractError
+from ldm_core.errors import ConfigError, ContractError
 from ldm_core.model.build import make_first_stage, make_model, make_sampling, sampling_site
+from ldm_core.recipe.check import check
 from ldm_core.recipe.resolve import resolve
 
 SIZED: dict[str, Any] = {
@@ -125,3 +126,37 @@ def test_a_part_that_forgets_its_config_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ResolutionFlow, "__init__", lambda self, config, site: None)
     with pytest.raises(ContractError, match=r"schedule 'resolution_flow'.*config is not kept"):
         make_model(recipe, catalog, make_first_stage(recipe, catalog))
+
+
+TABLE: dict[str, Any] = {"denoiser": {"use": "position_table", "rows": 24, "width": 8}}
+
+
+def test_images_and_buckets_beyond_the_table_are_refused() -> None:
+    catalog = Catalog.discover()
+    check(resolve({**TINY, **TABLE}, catalog))
+    check(resolve({**TINY, **TABLE, "data": {"buckets": [[16, 24]]}}, catalog))
+    with pytest.raises(ConfigError) as caught:
+        check(resolve({**TINY, **TABLE, "image_size": [16, 32]}, catalog))
+    assert str(caught.value) == (
+        "image_size: its latents of [16, 32] are larger than denoiser 'position_table' takes, [24, 24] at most; give "
+        "[24, 24] or smaller, or choose a denoiser for larger ones"
+    )
+    with pytest.raises(ConfigError, match=r"data.buckets\[0\] \[16, 32\]: its latents of \[16, 32\] are larger than"):
+        check(resolve({**TINY, **TABLE, "data": {"buckets": [[16, 32]]}}, catalog))
+
+
+def test_a_table_is_trained_at_two_sizes_and_sampled_up_to_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    plain = {**TINY, **TABLE, "data": {"buckets": [[16, 24]]}}
+    recipe.write_text(yaml.safe_dump({**plain, "trainer": {**TINY["trainer"], "steps": 4}}))
+    out = str(tmp_path / "run")
+    assert main(["--recipe", str(recipe), "--out", out]) == 0
+    assert main(["sample", out, "image_size=24", "--images", "1", "--steps", "2", "--out", str(tmp_path / "a")]) == 0
+    capsys.readouterr()
+    assert main(["sample", out, "image_size=32", "--images", "1", "--out", str(tmp_path / "b")]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "its latents of [32, 32] are larger than denoiser 'position_table' takes, [24, 24] at most" in told
+    pipeline = ldm_core.load(out, device="cpu")
+    assert pipeline.sample(images=1, steps=2)[0].image.shape == (3, 16, 16)

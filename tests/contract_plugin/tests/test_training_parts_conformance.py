@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
-from ldm_core.testing import ScheduleSuite
+from types import MappingProxyType
+
+from ldm_core.testing import ConditionerSuite, DenoiserSuite, ObjectiveSuite, ScheduleSuite
 
 
 class TestResolutionFlow(ScheduleSuite):
     component = "resolution_flow"
+
+
+class TestPositionTable(DenoiserSuite):
+    component = "position_table"
+
+
+class TestOwnTeacher(ObjectiveSuite):
+    component = "own_teacher"
+
+
+class TestRepresentation(ConditionerSuite):
+    component = "representation"
+
+
+class TestAlignment(ObjectiveSuite):
+    component = "alignment"
+    extras = MappingProxyType({"representation": (12,)})

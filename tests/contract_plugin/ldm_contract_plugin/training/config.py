@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import attrs
 
-from ldm_core.contracts import ScheduleConfig
+from ldm_core.contracts import (
+    Accepts,
+    ConditionerConfig,
+    CondSpec,
+    DenoiserConfig,
+    LatentSpec,
+    ObjectiveConfig,
+    ScheduleConfig,
+    Site,
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -17,3 +27,70 @@ class ResolutionFlowConfig(ScheduleConfig):
     base_cells: int = attrs.field(default=64, metadata={"help": "latent cells whose times are left as they are"})
     zero_terminal_alpha: ClassVar[bool] = True
     by_size: ClassVar[bool] = True
+
+
+@attrs.frozen(kw_only=True)
+class TeacherConfig(ObjectiveConfig):
+    """Guided distillation from a slow copy of the model itself: the student learns in one call what the copy says with
+    and without its conditions (Meng et al. 2023, arXiv 2210.03142), beside the plain error (Tarvainen & Valpola 2017,
+    arXiv 1703.01780, have the copy)."""
+
+    weight: float = attrs.field(default=0.5, metadata={"help": "weight of the teacher's estimate, 0 to 1"})
+    scale: float = attrs.field(default=2.0, metadata={"help": "scale of the teacher's guidance"})
+    decay: float = attrs.field(default=0.9, metadata={"help": "of the teacher's moving average, after each step"})
+    needs_context: ClassVar[bool] = True
+
+
+TARGET = "representation"
+"""The extra of a picture's representation (B, D)."""
+
+
+@attrs.frozen(kw_only=True)
+class RepresentationConfig(ConditionerConfig):
+    """A fixed representation of the clean picture: random features of a grid of its colours."""
+
+    width: int = attrs.field(default=12, metadata={"help": "length of the representation"})
+    cells: int = attrs.field(default=4, metadata={"help": "cells of the grid on each axis"})
+    trained_by_default: ClassVar[bool] = False
+    pretrained: ClassVar[bool] = True
+    droppable: ClassVar[bool] = False
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The picture itself."""
+        return ("image",)
+
+    def spec(self, latent: LatentSpec) -> CondSpec:
+        """One extra, which no denoiser reads."""
+        return CondSpec(extras={TARGET: (self.width,)})
+
+
+@attrs.frozen(kw_only=True)
+class AlignmentConfig(ObjectiveConfig):
+    """The plain error, and a projection of the network's output towards the picture's representation (after Yu et al.
+    2024, arXiv 2410.06940, which takes a hidden layer)."""
+
+    weight: float = attrs.field(default=0.5, metadata={"help": "weight of the distance to the representation"})
+    width: int = attrs.field(default=12, metadata={"help": "length of the representation"})
+    needs_context: ClassVar[bool] = True
+    accepts: ClassVar[Accepts] = Accepts(extras=(TARGET,))
+
+    def check(self, site: Site) -> Iterator[str]:
+        """A line where nobody writes the representation, or one of another length."""
+        shape = site.cond.extras.get(TARGET)
+        if shape != (self.width,):
+            yield f"width {self.width}: no conditioner writes the extra '{TARGET}' of this length; add representation"
+
+
+@attrs.frozen(kw_only=True)
+class TableDenoiserConfig(DenoiserConfig):
+    """Convolutions beside a learned table of positions, whose middle is cut out for smaller latents (Esser et al. 2024,
+    arXiv 2403.03206)."""
+
+    rows: int = attrs.field(default=8, metadata={"help": "cells of the table on each axis"})
+    width: int = attrs.field(default=16, metadata={"help": "channels inside"})
+
+    @property
+    def max_size(self) -> tuple[int, int]:
+        """The table's size."""
+        return (self.rows, self.rows)

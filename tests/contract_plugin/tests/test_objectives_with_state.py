@@ -1,0 +1,205 @@
+"""Objectives that read the bundles undropped and keep a state of their own: trained, killed, gone on with, sampled."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from ldm_contract_plugin.training.own_teacher import OwnTeacher
+from ldm_contract_plugin.training.representation import Alignment
+from safetensors.torch import load_file
+from training_runs import TINY, Watch, go, weights
+
+import ldm_core
+from ldm_core.catalog import Catalog
+from ldm_core.cli import main
+from ldm_core.contracts import LossContext
+from ldm_core.errors import ConfigError
+from ldm_core.recipe.check import check
+from ldm_core.recipe.resolve import resolve
+
+TRAINER = {**TINY["trainer"], "steps": 6, "checkpoint_every": 2, "validate_images": 4}
+TAUGHT: dict[str, Any] = {
+    "conditioners": [{"use": "class_label", "width": 8, "dropout": 0.3}],
+    "objective": {"use": "own_teacher", "decay": 0.5},
+    "trainer": TRAINER,
+}
+CLASSES = [{"use": "class_label", "width": 8, "classes": 9}, "representation"]
+ALIGNED: dict[str, Any] = {
+    "conditioners": [{"use": "class_label", "width": 8, "dropout": 0.3}, "representation"],
+    "objective": "alignment",
+    "trainer": TRAINER,
+}
+TRAINED = ("first_stage", "latents", "denoiser")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def checkpoint(out: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a run's newest checkpoint."""
+    newest = max((out / "checkpoints" / "denoiser").iterdir(), key=lambda folder: folder.name)
+    return {k: v for file in newest.glob("*.safetensors") for k, v in load_file(file).items()}
+
+
+def test_a_teacher_is_handed_the_bundles_undropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[LossContext] = []
+    drops: list[bool] = []
+    plain = OwnTeacher.loss
+
+    def loss(self: Any, model: Any, x0: Any, cond: Any, *, streams: Any, context: LossContext | None = None) -> Any:
+        assert context is not None
+        seen.append(context)
+        full, null = context.conditions.cond.crossattn, context.conditions.null.crossattn
+        drops.extend(bool(torch.equal(a, b)) and not torch.equal(a, c)
+                     for a, b, c in zip(cond.crossattn, null, full, strict=True))  # fmt: skip
+        assert torch.equal(model.encode(context.batch)["class_label"].crossattn, full)
+        return plain(self, model, x0, cond, streams=streams, context=context)
+
+    monkeypatch.setattr(OwnTeacher, "loss", loss)
+    go(tmp_path / "run", stages=TRAINED, **TAUGHT)
+    assert [c.step for c in seen] == list(range(6)) and {c.steps for c in seen} == {6}
+    assert any(drops) and not all(drops), "cond is dropped in part, and the context's bundles are not"
+    assert "moments" in seen[0].batch and "class_label" in seen[0].batch
+
+
+def test_the_teacher_follows_the_student_and_stays_out_of_the_model(tmp_path: Path) -> None:
+    watch = go(tmp_path / "run", stages=TRAINED, **TAUGHT)
+    assert np.isfinite(watch.losses["denoiser"]).all()
+    kept = checkpoint(tmp_path / "run")
+    assert int(kept["model/state/objective.steps"]) == 6
+    student = {k.removeprefix("model/state/model.denoiser."): v for k, v in kept.items()
+               if k.startswith("model/state/model.denoiser.")}  # fmt: skip
+    teacher = {k.removeprefix("model/state/objective.teacher."): v for k, v in kept.items()
+               if k.startswith("model/state/objective.teacher.")}  # fmt: skip
+    assert student.keys() == teacher.keys()
+    moved = [k for k in student if not torch.equal(student[k], teacher[k])]
+    assert "out.2.weight" in moved or moved, "the teacher is the student itself"
+    assert not [k for k in kept if "exp_avg" in k and "teacher" in k], "an optimizer has the teacher"
+    assert not [k for k in kept if k.startswith("ema/objective.teacher")], "an average has the teacher"
+    assert not [k for k in weights(tmp_path / "run") if "teacher" in k or "objective" in k]
+
+
+def test_a_step_that_is_left_out_does_not_move_the_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, followed = OwnTeacher.loss, []
+
+    def loss(self: Any, *given: Any, context: LossContext | None = None, **more: Any) -> Any:
+        out = plain(self, *given, context=context, **more)
+        assert context is not None
+        return out._replace(value=out.value * float("nan")) if context.step == 2 else out
+
+    monkeypatch.setattr(OwnTeacher, "loss", loss)
+    after = OwnTeacher.after_step
+    monkeypatch.setattr(
+        OwnTeacher, "after_step", lambda self, model, step: (followed.append(step), after(self, model, step))
+    )
+    go(tmp_path / "run", "trainer.bad_steps=skip", stages=TRAINED, **TAUGHT)
+    assert followed == [0, 1, 3, 4, 5]
+    assert int(checkpoint(tmp_path / "run")["model/state/objective.steps"]) == 5
+
+
+@pytest.mark.parametrize("recipe", [TAUGHT, ALIGNED], ids=["teacher", "alignment"])
+def test_interrupted_and_gone_on_with_bit_for_bit(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    from ldm_core.errors import Interrupted
+
+    go(tmp_path / "whole", stages=TRAINED, **recipe)
+    with pytest.raises(Interrupted):
+        go(tmp_path / "run", stages=TRAINED, watch=Watch(("denoiser", 3)), **recipe)
+    go(tmp_path / "run", stages=TRAINED, **recipe)
+    whole, parts = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "run")
+    assert whole.keys() == parts.keys()
+    assert not [k for k in whole if not torch.equal(whole[k], parts[k])]
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def _write(path: Path, changes: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump({**TINY, **changes}))
+    return path
+
+
+def test_killed_and_gone_on_with_by_the_command_line(tmp_path: Path) -> None:
+    """A run of the command line that is killed between two checkpoints ends with the bits of one left in peace."""
+    recipe = _write(tmp_path / "recipe.yaml", {**TAUGHT, "trainer": {**TRAINER, "steps": 30}})
+    command = [sys.executable, "-m", "ldm_core.cli", "--recipe", str(recipe), "--out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    assert main(["--recipe", str(recipe), "--out", str(tmp_path / "whole")]) == 0
+    process = subprocess.Popen([*command, str(tmp_path / "run")], env=environment, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)  # fmt: skip
+    folder, begun = tmp_path / "run" / "checkpoints" / "denoiser", time.monotonic()
+    while not (folder.is_dir() and len(list(folder.iterdir())) >= 2) and time.monotonic() - begun < 240:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert main(["--recipe", str(recipe), "--out", str(tmp_path / "run")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 30 or any(row.get("step") == 30 for row in rows)
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    first, second = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "run")
+    assert all(torch.equal(first[k], second[k]) for k in first if "objective" in k)
+
+    pipeline = ldm_core.load(str(tmp_path / "run"), device="cpu")
+    wanted = [{"class_label": 1}, {"class_label": 2}]
+    alone = pipeline.sample(examples=wanted, seed=4, steps=2)
+    found: dict[int, Any] = {}
+    threads = [Thread(target=lambda i=i: found.update({i: pipeline.sample(examples=wanted, seed=4, steps=2)}))
+               for i in range(2)]  # fmt: skip
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2
+    for made in found.values():
+        assert all(np.array_equal(x.image, y.image) for x, y in zip(alone, made, strict=True))
+
+
+def test_a_projection_trains_beside_cached_latents(tmp_path: Path) -> None:
+    """The representation reads the clean picture beside the cached moments; the projection has moments of its own."""
+    recipe = _write(tmp_path / "recipe.yaml", ALIGNED)
+    assert main(["--recipe", str(recipe), "--out", str(tmp_path / "run")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    apart = [row["loss_alignment"] for row in rows if row.get("stage") == "denoiser"]
+    assert len(apart) == 6 and np.isfinite(apart).all()
+    kept = checkpoint(tmp_path / "run")
+    assert bool(kept["model/exp_avg/objective.project.weight"].any()), "no gradient reached the projection"
+    first = Catalog.discover()
+    trained = kept["model/state/objective.project.weight"]
+    assert not [k for k in weights(tmp_path / "run") if "project" in k]
+    from ldm_core.model.build import make_first_stage, make_objective, sampling_site
+
+    resolved = resolve({**TINY, **ALIGNED}, first)
+    made = [make_objective(resolved, first, sampling_site(resolved, make_first_stage(resolved, first))) for _ in "ab"]
+    assert isinstance(made[0], Alignment)
+    assert torch.equal(made[0].project.weight, made[1].project.weight), "first weights depend on the seed alone"  # type: ignore[attr-defined]
+    assert not torch.equal(made[0].project.weight, trained), "the projection did not train"
+
+
+def test_an_extra_of_the_objective_is_counted() -> None:
+    catalog = Catalog.discover()
+    check(resolve({**TINY, **ALIGNED, "conditioners": CLASSES}, catalog))
+    with pytest.raises(ConfigError) as caught:
+        check(resolve({**TINY, "conditioners": CLASSES}, catalog))
+    text = str(caught.value)
+    assert "writes the extra 'representation' and no denoiser, guidance, adapter or objective" in text
+    with pytest.raises(ConfigError, match="objective 'alignment': width 12: no conditioner writes"):
+        check(resolve({**TINY, **ALIGNED, "conditioners": []}, catalog))
