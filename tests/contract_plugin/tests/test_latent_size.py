@@ -23,6 +23,7 @@ from ldm_core.errors import ConfigError, ContractError
 from ldm_core.model.build import make_first_stage, make_model, make_sampling, sampling_site
 from ldm_core.recipe.check import check
 from ldm_core.recipe.resolve import resolve
+from ldm_core.sampling.image_to_image import Start
 
 SIZED: dict[str, Any] = {
     "schedule": {"use": "resolution_flow", "base_cells": 256},
@@ -104,7 +105,7 @@ def test_sampling_hands_the_size_of_the_request(tmp_path: Path, monkeypatch: pyt
         thread.join()
     for made in found.values():
         assert all(np.array_equal(a.image, b.image) for a, b in zip(alone, made, strict=True))
-    begun = pipeline.sample(images=1, seed=5, steps=4, image=alone[0].image, strength=0.5)
+    begun = pipeline.sample(images=1, seed=5, steps=4, start=Start.image(alone[0].image, strength=0.5))
     assert begun[0].image.shape == (3, 16, 16)
     assert weights(out).keys() == pipeline.model.state_dict().keys()
 

@@ -160,9 +160,9 @@ def test_killed_and_gone_on_with_by_the_command_line(tmp_path: Path) -> None:
 
     pipeline = ldm_core.load(str(tmp_path / "run"), device="cpu")
     wanted = [{"class_label": 1}, {"class_label": 2}]
-    alone = pipeline.sample(examples=wanted, seed=4, steps=2)
+    alone = pipeline.sample(inputs=wanted, seed=4, steps=2)
     found: dict[int, Any] = {}
-    threads = [Thread(target=lambda i=i: found.update({i: pipeline.sample(examples=wanted, seed=4, steps=2)}))
+    threads = [Thread(target=lambda i=i: found.update({i: pipeline.sample(inputs=wanted, seed=4, steps=2)}))
                for i in range(2)]  # fmt: skip
     for thread in threads:
         thread.start()
