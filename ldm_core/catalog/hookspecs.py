@@ -7,7 +7,7 @@ when a recipe names them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -65,6 +65,16 @@ def ldm_step(stage: str, step: int, logs: Mapping[str, float]) -> None:
 @hookspec
 def ldm_images(stage: str, step: int, name: str, url: str) -> None:
     """A picture (samples, reconstructions, curves) was written to `url`."""
+
+
+@hookspec
+def ldm_stage_pictures(stage: str, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, bytes]:  # type: ignore[empty-body]
+    """Draw the trained `stage`: PNGs, each by a lower-case word. ``loss`` becomes ``<stage>_loss.png`` in the run's
+    folder, and the observers are told of it.
+
+    `rows`: those of metrics.jsonl so far, of all stages (``{"stage": "denoiser", "step": 50, "loss": 0.5}``; None for
+    a number that is not finite).
+    """
 
 
 @hookspec

@@ -25,6 +25,7 @@ PREFERRED: Mapping[str, Any] = {
     "conditioners": [{"use": "text"}],
     "sampler": {"use": "ddim"},
     "guidance": {"use": "cfg"},
+    "observers": [{"use": "curves"}],
 }
 """Parts of the laptop recipe, where they are installed and neither the recipe nor the user names others."""
 DROPOUT = 0.1
@@ -71,6 +72,8 @@ def assemble(request: RecipeOptions, catalog: Catalog) -> Assembled:
     _parts(plain, request, catalog)
     _numbers(plain, request)
     _conditioners(plain, request)
+    if request.recipe is None:
+        plain["observers"] = [o for o in PREFERRED["observers"] if o["use"] in catalog.names("observer")]
     if request.recipe is None and request.init_from is None:
         notes += _use_what_is_installed(plain, request, catalog)
     chosen_for_the_user = request.recipe is None or bool(request.cond)

@@ -309,6 +309,7 @@ class Observer(Protocol):
 
     It implements one hook at least, each marked with ``hookimpl``. Every process makes one and only the first is told:
     making it writes no file and starts no thread. Told of a run, of whatever end and whatever numbers, it raises
-    nothing but an :class:`~ldm_core.errors.LDMError` at ``ldm_run_start``; a run may end that never began. It changes
-    nothing: what it is handed, random generators, signal handlers and stdout stay as they were.
+    nothing but an :class:`~ldm_core.errors.LDMError` at ``ldm_run_start``; a run may end that never began. The pictures
+    it draws of a stage are PNGs, each by a word of lower-case letters. It changes nothing: what it is handed, random
+    generators, signal handlers and stdout stay as they were.
     """

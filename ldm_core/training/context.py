@@ -14,7 +14,7 @@ from ldm_core.contracts import DataInfo, DatasetAnswers, FirstStage
 from ldm_core.contracts.configs import of
 from ldm_core.contracts.streams import mix_seed
 from ldm_core.data.unreadable import SkipBad, printable
-from ldm_core.errors import DataError
+from ldm_core.errors import ComponentError, DataError, quoted
 from ldm_core.model.parts import held_out_data, make_dataset
 from ldm_core.model.trained import load_stage
 from ldm_core.recipe import artifacts
@@ -24,7 +24,7 @@ from ldm_core.training.engine import world
 from ldm_core.training.feed.examples import Examples
 from ldm_core.training.feed.loader import Loader
 from ldm_core.training.feed.order import Arrangement, Place
-from ldm_core.training.folder import curves, own_files
+from ldm_core.training.folder import own_files
 from ldm_core.training.folder.metrics import MetricsFile
 from ldm_core.training.folder.own_files import OwnFiles
 from ldm_core.training.folder.stopping import Run, Stop
@@ -159,10 +159,15 @@ class RunContext:
             self.run.hook.ldm_images(stage=stage, step=step, name=name, url=url)
 
     def write_trained(self, stage: str, name: str, file: bytes, steps: int) -> None:
-        """Write a trained stage's weights `file` into the run's folder, with its curves; for the main process."""
+        """Write a trained stage's weights `file` into the run's folder, and the observers' pictures of its training;
+        for the main process."""
         self.own.write(name, file)
-        for picture, data in curves.pictures(self.run.metrics.read(), stage).items():
-            self.picture(stage, steps, picture, data)
+        for drawn in self.run.hook.ldm_stage_pictures(stage=stage, rows=self.run.metrics.read()):
+            for word, data in drawn.items():
+                picture = f"{stage}_{word}.png"
+                if not own_files.is_stage_picture(picture):
+                    raise ComponentError(f"an observer's picture is called {quoted(word)}: lower-case letters alone")
+                self.picture(stage, steps, picture, data)
 
     def checkpoints_of(self, stage: str) -> str:
         """The folder of a stage's checkpoints."""

@@ -29,6 +29,7 @@ STANDARD = {
     "plugins/cfg": "ldm-plugin-cfg",
     "plugins/diffusers": "ldm-plugin-diffusers",
     "plugins/autoguidance": "ldm-plugin-autoguidance",
+    "plugins/curves": "ldm-plugin-curves",
     "plugins/compvis": "ldm-plugin-compvis",
     "conditioners/bert_text": "ldm-plugin-bert-text",
     "conditioners/semantic_map": "ldm-plugin-semantic-map",

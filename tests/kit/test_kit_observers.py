@@ -121,6 +121,20 @@ class DropsLogs(Diary):
         logs.clear()
 
 
+class DrawsFiles(Diary):
+    """Names its picture as the file."""
+
+    @hookimpl
+    def ldm_stage_pictures(self, stage: str) -> Mapping[str, bytes]:
+        return {f"{stage}_steps.png": b"\x89PNG\r\n"}
+
+
+class DrawsText(Diary):
+    @hookimpl
+    def ldm_stage_pictures(self, stage: str) -> Mapping[str, bytes]:
+        return {"steps": b"<svg/>"}
+
+
 class Silent:
     """Implements nothing."""
 
@@ -148,6 +162,8 @@ def _as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     Mistake(Threaded, "test_does_nothing_until_it_is_told", "making the observer starts a thread"),
     Mistake(ClosesWhatWasNotOpened, "test_follows_a_run", "lines"),
     Mistake(LocalFoldersOnly, "test_follows_a_run", "exists"),
+    Mistake(DrawsFiles, "test_draws_pngs", "a picture is called 'first_stage_steps.png'"),
+    Mistake(DrawsText, "test_draws_pngs", "picture 'steps' is no PNG"),
     Mistake(Talker, "test_changes_nothing", "stdout: 'hello"),
     Mistake(Meddler, "test_changes_nothing", "changes what it is handed"),
     Mistake(DropsLogs, "test_changes_nothing", "changes what it is handed"),

@@ -33,13 +33,11 @@ from ldm_core import hookimpl, storage
 from ldm_core.errors import Interrupted
 from ldm_core.training import stages
 from ldm_core.training.engine import world
-from ldm_core.training.folder import curves
 
-# What every attempt would do again, once before the first: imports (AdamW brings a compiler along) and no pictures.
+# What every attempt would do again, once before the first: imports (AdamW brings a compiler along).
 world.import_deepspeed()
 assert stages.Stages is not None
 torch.optim.AdamW([torch.zeros(1)])
-curves.draw_curves = lambda *_, **__: None  # type: ignore[assignment]
 
 STAGES = ("first_stage", "latents", "denoiser")
 RECIPE: dict[str, Any] = {

@@ -48,6 +48,7 @@ class Watch:
         self.messages: list[str] = []
         self.ends: list[tuple[str, str]] = []
         self.steps: list[tuple[str, int]] = []
+        self.pictures: set[str] = set()
 
     @hookimpl
     def ldm_step(self, stage: str, step: int, logs: Mapping[str, float]) -> None:
@@ -60,6 +61,10 @@ class Watch:
     @hookimpl
     def ldm_message(self, text: str, level: str) -> None:
         self.messages.append(text)
+
+    @hookimpl
+    def ldm_images(self, stage: str, step: int, name: str, url: str) -> None:
+        self.pictures.add(name)
 
     @hookimpl
     def ldm_stage_end(self, stage: str, status: str) -> None:

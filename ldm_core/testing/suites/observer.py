@@ -6,11 +6,12 @@ import contextlib
 import copy
 import io
 import os
+import re
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,13 @@ RECIPE: Mapping[str, Any] = {
     "trainer": {"steps": 8, "lr": 1e-3}, "observers": [{"use": "somebody"}],
 }  # fmt: skip
 """Plain values as an observer is told them at the start of a run."""
+ROWS: Sequence[Mapping[str, Any]] = (
+    {"stage": "first_stage", "step": 1, "time": 0.5, "loss": 2.0},
+    {"stage": "denoiser", "step": 2, "time": 1.0, "loss": 1.0, "lr": 1e-3},
+    {"stage": "denoiser", "step": 4, "time": 2.0, "loss": None, "lr": 1e-3},
+    {"stage": "denoiser_validation", "step": 4, "time": 2.5, "val_loss": 0.5, "val_loss_t0": 0.25},
+)
+"""Rows of metrics.jsonl; a number that is not finite is None there."""
 
 
 _TOLD = Rule(
@@ -64,6 +72,8 @@ class ObserverSuite(Suite):
             if step == 4:
                 hook.ldm_step(stage="denoiser_validation", step=4, logs={"val_loss": 0.5, "val_loss_t0": 0.25})
                 hook.ldm_images(stage="denoiser", step=4, name="samples-00000004.png", url=self._picture(out, "a.png"))
+        if end == "done":
+            hook.ldm_stage_pictures(stage="denoiser", rows=copy.deepcopy(ROWS))
         hook.ldm_stage_end(stage="denoiser", status=end)
         if end == "done":
             hook.ldm_stage_start(stage="samples", steps=3, start=0)
@@ -140,6 +150,20 @@ class ObserverSuite(Suite):
                 hook.ldm_step(stage="denoiser", step=step, logs={"loss": value})
             hook.ldm_stage_end(stage="denoiser", status="failed")
             hook.ldm_run_end(status="failed")
+
+    @Rule(
+        Observer,
+        "PNGs, each by a word of lower-case letters",
+        'return {"loss": PNG} from ldm_stage_pictures: the file becomes <stage>_loss.png in the run\'s folder',
+    )
+    def test_draws_pngs(self) -> None:
+        """Pictures of a stage have names for the run's folder, and are PNGs."""
+        hook = self._hook(self.build())
+        for stage in ("first_stage", "denoiser"):
+            for drawn in hook.ldm_stage_pictures(stage=stage, rows=copy.deepcopy(ROWS)):
+                for word, data in drawn.items():
+                    assert re.fullmatch("[a-z]+", word), f"a picture is called {word!r}"
+                    assert data.startswith(b"\x89PNG"), f"picture {word!r} is no PNG"
 
     @Rule(Observer, "a run may end that never began", "let ldm_run_end do nothing where ldm_run_start was not called")
     def test_an_end_without_a_beginning(self) -> None:

@@ -28,13 +28,19 @@ BAD = "bad_examples.txt"
 _GROWING = (METRICS, BAD)
 _ANY = "*"  # of a growing file, or of content not known when it was noted
 _HEAD = 1 << 16  # bytes at both ends, to tell one content from another
+_STAGE_PICTURE = r"(first_stage|denoiser)_[a-z]+\.png"
 _USED = re.compile(
     r"(recipe|begun)\.yaml|metrics\.jsonl|bad_examples\.txt|(first_stage|model)\.safetensors|(reconstructions|samples)\.png"
-    r"|(first_stage|denoiser)_(loss|validation)\.png|samples/\d{4,}\.png|previews/(samples|reconstructions)-\d{8,}\.png"
-    r"|ema/step-\d{8,}\.safetensors|adapters/\w+\.safetensors"
+    r"|samples/\d{4,}\.png|previews/(samples|reconstructions)-\d{8,}\.png|ema/step-\d{8,}\.safetensors"
+    r"|adapters/\w+\.safetensors|" + _STAGE_PICTURE
 )
 FOLDERS = ("samples", "previews", "ema", "adapters")
 """Folders of a run with files on the list; checkpoints and latents have names of their own."""
+
+
+def is_stage_picture(name: str) -> bool:
+    """True for the name of a picture of a stage's training: ``denoiser_loss.png``."""
+    return re.fullmatch(_STAGE_PICTURE, name) is not None
 
 
 class OwnFiles:

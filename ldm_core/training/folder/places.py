@@ -53,12 +53,14 @@ def _written(context: RunContext, stages: Sequence[str], present: set[str]) -> I
     recipe = context.recipe
     names = [own_files.RECIPE, BEGUN_FILE, own_files.METRICS, own_files.BAD]
     if "first_stage" in stages:
-        names += [artifacts.STAGE_FILE, "reconstructions.png", "first_stage_loss.png", "first_stage_validation.png"]
+        names += [artifacts.STAGE_FILE, "reconstructions.png"]
     if "denoiser" in stages:
-        names += [artifacts.MODEL_FILE, "denoiser_loss.png", "denoiser_validation.png"]
+        names += [artifacts.MODEL_FILE]
     if "samples" in stages:
         asked = len(context.examples) if context.examples else len(recipe.sample.prompts)
         names += ["samples.png", *(f"samples/{i:04d}.png" for i in range(min(_MANY, max(recipe.sample.images, asked))))]
+    drawn = (name for name in sorted(present) if own_files.is_stage_picture(name))
+    names += [name for name in drawn if name.startswith(tuple(stages))]
     yield from (name for name in names if name in present)
     every = {
         "previews/reconstructions-": ("first_stage", recipe.first_stage_trainer.preview_every),

@@ -1,19 +1,16 @@
-"""metrics.jsonl: its lines through kills and resumes, on storage that cannot append, and the curves drawn from it."""
+"""metrics.jsonl: its lines through kills and resumes, on storage that cannot append."""
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from ldm_core import storage
 from ldm_core.errors import StorageError
-from ldm_core.training.folder import curves, metrics
+from ldm_core.training.folder import metrics
 from ldm_core.training.folder.metrics import MetricsFile, read_rows, rows_of, summarize
 
 
@@ -67,7 +64,6 @@ def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
 
     row = json.loads(Path(url).read_text(), parse_constant=refuse)
     assert (row["loss"], row["grad_norm"], row["lr"]) == (None, None, 0.5)
-    assert curves.draw_curves([row, {**row, "step": 2}], "denoiser") is not None
 
 
 def test_another_process_than_the_first_writes_nothing(tmp_path: Path) -> None:
@@ -136,63 +132,6 @@ def test_the_summary_of_a_stage() -> None:
         "denoiser": {"step": 30.0, "loss": pytest.approx(1 / 3), "images_per_second": 100.0,
                      "data_wait": pytest.approx(0.2), "peak_memory_mib": 300.0, "validation_loss": 0.375}
     }  # fmt: skip
-
-
-def _run_of(stage: str) -> list[dict[str, Any]]:
-    """Rows as the trainers write them."""
-    rows: list[dict[str, Any]] = []
-    for step in range(50, 2001, 50):
-        row: dict[str, Any] = {"stage": stage, "step": step, "loss": 2.0 * step**-0.3, "lr": 1e-4 * min(1, step / 500),
-                               "grad_norm": 3.0 * step**-0.2, "images_per_second": 400.0 + step % 30,
-                               "data_wait": 0.02, "peak_memory_mib": 900.0}  # fmt: skip
-        if stage == "first_stage":
-            row |= {"pixel": 0.5 / step, "real_accuracy": 0.9, "codebook_used": 0.5, "adaptive_weight": 1e3 / step}
-            row |= {f"kl_{c}": 1.0 + c + 1 / step for c in range(4)}
-        rows.append(row)
-        if step % 200 == 0:
-            bins = {f"val_loss_t{i}": (10 - i) * step**-0.3 for i in range(10)}
-            more = {"val_loss": 2.2 * step**-0.3, **bins} if stage == "denoiser" else {"psnr": 20 + step / 200}
-            rows.append({"stage": f"{stage}_validation", "step": step, **more})
-    return rows
-
-
-@pytest.mark.parametrize("stage, drawn", [("denoiser", 2), ("first_stage", 1)])
-def test_curves_hold_every_number(stage: str, drawn: int) -> None:
-    rows = _run_of(stage)
-    panels = curves._panels([r for r in rows if r["stage"] == stage], [r for r in rows if r["stage"] != stage])
-    if stage == "denoiser":
-        assert list(panels) == ["loss", "grad_norm", "lr", "images_per_second", "data_wait", "peak_memory_mib"]
-        assert list(panels["loss"]) == ["training", "validation"]
-        assert panels["loss"]["validation"][-1] == (2000, pytest.approx(2.2 * 2000**-0.3))
-    else:
-        assert list(panels)[:4] == ["loss", "psnr", "pixel", "real_accuracy"]
-        assert list(panels["kl by channel"]) == ["kl_0", "kl_1", "kl_2", "kl_3"]
-        assert list(panels["psnr"]) == ["validation"]
-    made = curves.pictures(rows, stage)
-    assert list(made) == [f"{stage}_loss.png", f"{stage}_validation.png"][:drawn]
-    for data in made.values():
-        picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-        assert picture.shape[1] == 990 and (picture != 255).any()
-
-
-def test_one_measurement_by_bins_has_no_empty_panel(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = {"stage": "denoiser_validation", "step": 10, **{f"val_loss_t{i}": 0.9 - 0.05 * i for i in range(5)}}
-    panels: list[int] = []
-    figure = curves._figure
-
-    def noted(count: int, columns: int) -> Any:
-        panels.append(count)
-        return figure(count, columns)
-
-    monkeypatch.setattr(curves, "_figure", noted)
-    assert curves.draw_bins([one], "denoiser") and curves.draw_bins([one, {**one, "step": 20}], "denoiser")
-    assert panels == [1, 2]
-
-
-def test_nothing_is_drawn_from_nothing() -> None:
-    row = {"stage": "denoiser", "step": 1, "loss": 1.0}
-    assert curves.pictures([], "denoiser") == curves.pictures([row], "denoiser") == {}
-    assert curves.pictures([row, {**row, "step": 2}], "first_stage") == {}
 
 
 def test_it_imports_no_torch() -> None:

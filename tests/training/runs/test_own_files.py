@@ -33,7 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished")
     for name in ("notes.txt", "samples/0123.png", "samples/mine.png", "previews/mine.png", "samples-2/0000.png"):
         storage.atomic_write(f"{out}/{name}", PICTURE)
-    go(out, "sample.images=4")
+    go(out, "sample.images=4", observers=["curves"])
     return out
 
 

@@ -21,9 +21,9 @@ Points = list[tuple[int, float]]
 
 
 def pictures(rows: Sequence[Mapping[str, Any]], stage: str) -> dict[str, bytes]:
-    """The PNGs of a stage by file name: ``<stage>_loss.png`` with every number over the steps, and, for validation by
-    bins of time, ``<stage>_validation.png``. Only those with two points or more."""
-    drawn = {f"{stage}_loss.png": draw_curves(rows, stage), f"{stage}_validation.png": draw_bins(rows, stage)}
+    """The PNGs of a stage: ``loss`` with every number over the steps, and ``validation`` by bins of time. Only those
+    with two points or more."""
+    drawn = {"loss": draw_curves(rows, stage), "validation": draw_bins(rows, stage)}
     return {name: data for name, data in drawn.items() if data is not None}
 
 

@@ -1,0 +1,20 @@
+"""The components of this distribution."""
+
+from __future__ import annotations
+
+from ldm_core import Component, hookimpl
+from ldm_plugin_curves.config import CurvesConfig
+
+
+@hookimpl
+def ldm_components() -> list[Component]:
+    """The observer."""
+    return [
+        Component(
+            kind="observer",
+            name="curves",
+            config=CurvesConfig,
+            factory="ldm_plugin_curves.observer:CurvesObserver",
+            summary="pictures of a run's numbers over its steps, in its folder",
+        )
+    ]
