@@ -17,7 +17,7 @@ from ldm_core.cli.inputs import fit_all, name_classes, require_readers
 from ldm_core.cli.launching import processes, progress_shown, start
 from ldm_core.cli.options import RunOptions
 from ldm_core.cli.output import first_process, print_problems, reporting, say, warnings_as_lines
-from ldm_core.contracts import DataInfo
+from ldm_core.contracts import SIZE_KEYS, DataInfo
 from ldm_core.errors import ConfigError, LDMError
 from ldm_core.recipe import continuation
 from ldm_core.recipe.check import remarks
@@ -72,7 +72,7 @@ def _examples(recipe: Recipe, inputs: Mapping[str, Any]) -> tuple[Mapping[str, A
         f"add {input_flag(key)}, or leave all inputs out to sample held-out data"
         for part in recipe.conditioners
         for key in part.config.reads
-        if key not in examples[0]
+        if key not in examples[0] and key not in SIZE_KEYS
     ]
     if problems:
         raise ConfigError(problems)

@@ -8,6 +8,7 @@ from typing import Any
 from ldm_core import storage
 from ldm_core.cli.flags import input_flag
 from ldm_core.cli.progress import duration, pace_text
+from ldm_core.contracts import SIZE_KEYS
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.training.folder.own_files import BAD
 
@@ -79,5 +80,5 @@ def _training(numbers: Mapping[str, float], *, loss: bool = True) -> str:
 
 def sample_command(out: str, recipe: Recipe) -> str:
     """Write the command that samples this model, with an option for each key that a conditioner reads."""
-    flags = dict.fromkeys(input_flag(key) for part in recipe.conditioners for key in part.config.reads)
+    flags = dict.fromkeys(input_flag(key) for key in recipe.reads if key not in SIZE_KEYS)
     return " ".join(["ldm-run sample", out, *flags])

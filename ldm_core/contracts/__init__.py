@@ -84,6 +84,7 @@ from ldm_core.contracts.provisional import TrainableStage as TrainableStage
 from ldm_core.contracts.site import FileCache as FileCache
 from ldm_core.contracts.site import Site as Site
 from ldm_core.contracts.values import EMPTY as EMPTY
+from ldm_core.contracts.values import SIZE_KEYS as SIZE_KEYS
 from ldm_core.contracts.values import Accepts as Accepts
 from ldm_core.contracts.values import Batch as Batch
 from ldm_core.contracts.values import CondSpec as CondSpec

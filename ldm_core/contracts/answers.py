@@ -165,6 +165,11 @@ class DatasetAnswers(PartAnswers):
         return None
 
     @answer
+    def image_size(self) -> Callable[[int], tuple[int, int]] | None:
+        """``image_size(index)`` gives height and width of one picture without decoding it; zeros = not known."""
+        return None
+
+    @answer
     def max_bad(self) -> float | None:
         """The share of examples that may be unreadable; None if no file is read."""
         return None

@@ -187,6 +187,14 @@ class Accepts:
     tokens: tuple[str, ...] = ()
 
 
+SIZE_KEYS = ("original_size", "crop_offset", "target_size")
+"""Batch keys of any data with pictures, each (B, 2) int64, rows and columns in pixels, written where a conditioner
+reads them. `original_size` (h, w): the picture as it is stored, upright. `crop_offset` (top, left): the cut's place in
+the resized picture, negative where the picture is padded; of a mirrored picture, its place in the mirrored one.
+`target_size` (h, w): the picture as it is trained on, of a bucket that bucket's. In sampling they are the sampled size
+and offset 0 unless they are given. A data set's own keys of these names stand in their place."""
+
+
 @attrs.frozen
 class DataInfo:
     """The offer of a data set: `keys` name -> geometry, `classes` name -> count, `class_names` where known;
@@ -199,6 +207,10 @@ class DataInfo:
     lacks: Mapping[str, str] = attrs.field(default=EMPTY)
     widths: Mapping[str, int] = attrs.field(default=EMPTY)
     remarks: str = attrs.field(default="", eq=False)
+
+    def offers(self, key: str) -> bool:
+        """True of a key that the data set has, or that is written beside its pictures (:data:`SIZE_KEYS`)."""
+        return key in self.keys or (key in SIZE_KEYS and "image" in self.keys and key not in self.lacks)
 
 
 Batch: TypeAlias = Mapping[str, Any]

@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm_core.data.images import UNLABELED, to_planes
+from ldm_core.data.images import STORED_SIZE, UNLABELED, to_planes
 from ldm_core.errors import DataError
 
 IMAGE_PADDING = 255  # white, as transparent pictures are flattened on white
@@ -129,6 +129,12 @@ def _window(step: Fit) -> tuple[slice, slice] | None:
     if top >= 0 and left >= 0 and bottom <= step.resized[0] and right <= step.resized[1]:
         return slice(top, bottom), slice(left, right)
     return None
+
+
+def stored_size(picture: Any) -> tuple[int, int]:
+    """(H, W) of a picture or map as it is stored; a PIL image may have been decoded smaller."""
+    stored = picture.info.get(STORED_SIZE) if hasattr(picture, "getbands") else None
+    return shape_of(picture) if stored is None else stored
 
 
 def shape_of(picture: Any) -> tuple[int, int]:

@@ -27,6 +27,9 @@ DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
 _TURNED = (5, 6, 7, 8)  # EXIF orientations in which rows are columns
 _EXIF_KEYS = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 """Keys of PIL for an orientation, beside a TIFF's tags."""
+STORED_SIZE = (-1, -1)
+"""Key in the `info` of a PIL image that was decoded smaller than it is stored: its upright (H, W) there. Keys from
+a file are texts."""
 UNLABELED = 255
 """Label of no class in a label map; it fills the padding."""
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as PIL's "L"
@@ -63,18 +66,22 @@ def decode_picture(
     can be decoded at 1/2, 1/4 or 1/8 in less time, so it comes at the smallest of these not below that size.
     """
     image = open_picture(data, name)
-    mode = "L" if channels == 1 else "RGB"
+    mode, stored = "L" if channels == 1 else "RGB", None
     try:
         if enough is not None and image.format in ("JPEG", "MPO"):
             least = enough(image.height, image.width)
             if 2 * min(least) <= max(image.size):
+                stored = (image.height, image.width)
                 if image.getexif().get(0x0112) in _TURNED:
-                    least = enough(image.width, image.height)[::-1]
+                    least, stored = enough(image.width, image.height)[::-1], stored[::-1]
                 image.draft(None, (least[1], least[0]))
         image.load()
         turn_upright(image)
         flat = _flat(image, white)
-        return flat if flat.mode == mode else flat.convert(mode)
+        out = flat if flat.mode == mode else flat.convert(mode)
+        if stored is not None:
+            out.info[STORED_SIZE] = stored
+        return out
     except Exception as error:  # PIL raises anything from SyntaxError to struct.error on damaged files
         raise DataError(f"{name}: damaged or cut-off picture ({one_line(error)})") from error
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -195,6 +195,14 @@ class Mixture:
         """(N, 2) height and width of each picture; zeros if it is not known."""
         own = [sizes_of(data) for data in self._parts]
         return np.concatenate(own) if self._places is None else np.stack([own[n][i] for n, i in self._places])
+
+    @property
+    def image_size(self) -> Callable[[int], tuple[int, int]] | None:
+        """The size (h, w) of one picture, if all parts can tell."""
+        own = [tell for data in self._answers if (tell := data.image_size)]
+        if len(own) < len(self._parts):
+            return None
+        return lambda index: own[self.part(index)[0]](self.part(index)[1])
 
     def select(self, keys: Iterable[str]) -> Mixture:
         """A view of examples with only `keys`; DataError if not all parts have them."""

@@ -56,8 +56,12 @@ def site_of(recipe: Recipe) -> Site:
 def misfits(recipe: Recipe, info: DataInfo | None = None) -> Iterable[str]:
     """One line for each misfit between two parts."""
     # The further misfits of a conditioner with missing data follow from this one: leave them out.
-    known = None if info is None else set(info.keys)
-    lost = [f"conditioner '{c.name}': " for c in recipe.conditioners if known and not known.issuperset(c.config.reads)]
+    known = info is not None and info.keys
+    lost = [
+        f"conditioner '{c.name}': "
+        for c in recipe.conditioners
+        if known and info is not None and not all(map(info.offers, c.config.reads))
+    ]
     yield from (line for line in _images(recipe) if not line.startswith(tuple(lost)))
     yield from _conditioning(recipe)
     yield from diffusion_misfits(recipe)
@@ -357,7 +361,7 @@ def _data(recipe: Recipe, info: DataInfo) -> Iterable[str]:
                     f"conditioner '{part.name}' reads '{key}', which {where} does not offer: {info.lacks[key]} (it "
                     f"offers: {offered}); leave out what has none, or drop the conditioner"
                 )
-            elif key not in info.keys:
+            elif not info.offers(key):
                 yield (
                     f"conditioner '{part.name}' reads '{key}', which {where} does not offer (it offers: {offered}); "
                     f"say where the data has it, such as dataset.read='{{{key}: title}}', or drop the conditioner"

@@ -12,6 +12,7 @@ import numpy as np
 from ldm_core.config.documents import not_unicode
 from ldm_core.contracts.answers import ConditionerAnswers
 from ldm_core.contracts.configs import ConditionerConfig, GuidanceConfig, of
+from ldm_core.data.sizes import default_sizes
 from ldm_core.errors import ConfigError, DataError, quoted
 from ldm_core.recipe.recipe import Recipe
 
@@ -35,8 +36,9 @@ def rows_of(
         raise DataError(f"sample: {problem}")
     several = max(len(texts), len(given))
     count = images or several or recipe.sample.images
+    sizes = default_sizes(recipe.image_size, recipe.reads)
     rows: list[dict[str, Any]] = [
-        {**(given[i % len(given)] if given else {}), **({"caption": texts[i % len(texts)]} if texts else {})}
+        {**sizes, **(given[i % len(given)] if given else {}), **({"caption": texts[i % len(texts)]} if texts else {})}
         for i in range(count)
     ]
     for part in recipe.conditioners:

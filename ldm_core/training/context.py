@@ -13,6 +13,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.contracts import DataInfo, DatasetAnswers, FirstStage
 from ldm_core.contracts.configs import of
 from ldm_core.contracts.streams import mix_seed
+from ldm_core.data import sizes
 from ldm_core.data.unreadable import SkipBad, printable
 from ldm_core.errors import ComponentError, DataError, quoted
 from ldm_core.model.parts import held_out_data, make_dataset
@@ -90,7 +91,7 @@ class RunContext:
 
     def paired(self) -> Any:
         """The training data of the model: examples with an image and all inputs of the conditioners."""
-        return self.dataset.select(dict.fromkeys(["image", *self.recipe.reads]))
+        return sizes.paired(self.dataset, self.recipe.reads)
 
     @cached_property
     def _held_out(self) -> Any:
@@ -104,7 +105,7 @@ class RunContext:
         if self._held_out is None:
             return self.dataset, "the data has no held-out ones"
         try:
-            self._held_out.select(keys)
+            sizes.select(self._held_out, keys)
         except DataError as error:
             return self.dataset, f"the held-out ones do not do: {error}"
         return self._held_out, ""

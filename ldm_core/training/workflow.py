@@ -13,6 +13,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.config import documents
 from ldm_core.contracts import DataInfo, DatasetAnswers
 from ldm_core.contracts.configs import of
+from ldm_core.data.sizes import paired
 from ldm_core.errors import ConfigError, Interrupted, StorageError
 from ldm_core.recipe import sizes, sources
 from ldm_core.recipe.check import check, site_of
@@ -71,7 +72,7 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
     require_room(recipe, catalog)
     hold_data(dataset, recipe, catalog)
     # Examples without a key, and unreadable ones, are found now, not hours later.
-    look(dataset.select(dict.fromkeys(["image", *recipe.reads])), recipe)
+    look(paired(dataset, recipe.reads), recipe)
     look_at_held_out(recipe, catalog, info)
     remarks = of(DatasetAnswers, dataset).remarks()
     return recipe, attrs.evolve(info, remarks=remarks) if remarks else info

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from typing import Any, Literal
 
 import attrs
@@ -234,8 +235,7 @@ class RecordDataset:
                 f"{self._store.title}: has no '{unknown[0]}'; found {', '.join(self.found)}; map another "
                 f"extension or field with read: {{{unknown[0]}: NAME}}"
             )
-        view = object.__new__(type(self))
-        view.__dict__.update(self.__dict__)
+        view = copy(self)
         keep = [place for place in self._order if all(self._have[key][place] for key in wanted)]
         if len(keep) < len(self._order) and self.config.missing == "error":
             raise DataError(self._lack(wanted))
@@ -248,8 +248,7 @@ class RecordDataset:
     def counted(self, classes: Mapping[str, int]) -> RecordDataset:
         """A view with these numbers of classes (key -> number) where classes have no names: those that a model knows.
         An example with a higher class cannot be read."""
-        view = object.__new__(type(self))
-        view.__dict__.update(self.__dict__)
+        view = copy(self)
         own = {k: n for k, n in classes.items() if k in self._counts and not self._names.get(k)}
         view._counts = {**self._counts, **own}
         view._offer(self.keys)
@@ -257,14 +256,12 @@ class RecordDataset:
 
     def reduced(self, sizes: Sequence[tuple[int, int]], fit: Literal["crop", "pad"], smallest: float) -> RecordDataset:
         """A view for :func:`ldm_core.data.geometry.fit`: pictures are PIL images, which saves two copies, and may be
-        decoded
-        smaller than they are, as they become one of `sizes` anyway.
+        decoded smaller than they are, as they become one of `sizes` anyway.
 
         `smallest`: the side of the smallest random cut, as a share. Twice the pixels that are needed stay on each
         side, for the resizing that follows. Nothing changes where several pictures or maps must keep one shape.
         """
-        view = object.__new__(type(self))
-        view.__dict__.update(self.__dict__)
+        view = copy(self)
         alone = [kind for kind in self.keys.values() if kind in ("image", "map")] == ["image"]
         view._least = (tuple(sizes), fit, smallest) if alone else None
         return view
@@ -278,6 +275,10 @@ class RecordDataset:
     def image_sizes(self) -> NDArray[np.int64]:
         """(N, 2) height and width of each picture as its file's header says; zeros if it is not known."""
         return self._pictures.all_sizes()[list(self._order)]
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """(H, W) of one of them."""
+        return self._pictures.size(self._store.samples[self._order[index]])
 
     def describe(self) -> str:
         """One line: the place of the data, the number of samples and the keys found."""

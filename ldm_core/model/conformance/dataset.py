@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ldm_core.catalog import Catalog
+from ldm_core.data.sizes import paired
 from ldm_core.errors import DataError, quoted
 from ldm_core.model.conformance.breaches import breach, inside, named, shown
 from ldm_core.recipe.recipe import MixturePart, Recipe
@@ -24,7 +25,7 @@ def hold_data(dataset: Any, recipe: Recipe, catalog: Catalog) -> None:
     if wrong := {key: kind for key, kind in dataset.keys.items() if kind not in GEOMETRIES}:
         raise breach(part, "keys", f"is {quoted(wrong)}", f"key -> one of {', '.join(GEOMETRIES)}")
     with inside(part, "select"):
-        view = dataset.select(dict.fromkeys(["image", *recipe.reads]))
+        view = paired(dataset, recipe.reads)
     try:
         with inside(part, "__getitem__"):
             example = view[0] if len(view) else None

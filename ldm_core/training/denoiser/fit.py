@@ -11,6 +11,7 @@ from ldm_core import storage
 from ldm_core.contracts import ConditionerAnswers
 from ldm_core.contracts.configs import ConditionerConfig, of
 from ldm_core.data.records.sources import Captions
+from ldm_core.data.sizes import select
 from ldm_core.errors import DataError
 from ldm_core.model.build import make_conditioner
 from ldm_core.model.diffusion import Model
@@ -75,7 +76,7 @@ def fit_early(context: RunContext, stages: Sequence[str]) -> dict[str, dict[str,
 
 
 def _fit(context: RunContext, part: Any, fit: Callable[[Any], None]) -> None:
-    view = skip_bad(context.paired().select(part.config.reads))
+    view = skip_bad(select(context.paired(), part.config.reads))
     fit(_each_caption(view[i] for i in range(len(view))))
 
 

@@ -13,15 +13,17 @@ from torch.utils.data import get_worker_info
 
 from ldm_core.contracts import DatasetAnswers
 from ldm_core.contracts.configs import of
-from ldm_core.data import geometry
+from ldm_core.data import geometry, sizes
 from ldm_core.data.buckets import nearest, sizes_of
 from ldm_core.data.records.sources import Captions
 from ldm_core.data.unreadable import SkipBad
+from ldm_core.errors import DataError
 from ldm_core.recipe.settings import DataSettings
 from ldm_core.training.feed.order import Arrangement, Place
 
 MAX_BAD = 0.01
 """Share of unreadable examples passed over, if a data set does not say."""
+_STORED = "stored size\0"  # of an example not yet fitted; no data set has such a key
 
 
 class Examples(TorchDataset):
@@ -33,12 +35,15 @@ class Examples(TorchDataset):
 
     def __init__(self, dataset: Any, size: Sequence[int], settings: DataSettings, keys: Iterable[str]) -> None:
         wanted = set(keys)
-        self.keys: Mapping[str, str] = {k: kind for k, kind in dataset.keys.items() if k in wanted}
-        kinds = set(self.keys.values())
-        # Boxes move with their picture: they need its shape, also if nobody asked for it.
-        shape = ["image"] if "boxes" in kinds and not kinds & {"image", "map"} and "image" in dataset.keys else []
+        own: Mapping[str, str] = {k: kind for k, kind in dataset.keys.items() if k in wanted}
+        kinds, told = set(own.values()), of(DatasetAnswers, dataset).image_size is not None
+        self._beside = sizes.written(dataset, wanted)
+        self.keys: Mapping[str, str] = {**own, **dict.fromkeys(self._beside, "value")}
+        # Boxes move with their picture: they need its shape, also if nobody asked for it; the sizes are of it.
+        needed = ("boxes" in kinds or (self._beside and not told)) and not kinds & {"image", "map"}
+        shape = ["image"] if needed and "image" in dataset.keys else []
         self._settings, self._size = settings, (int(size[-2]), int(size[-1]))
-        view = dataset.select([*self.keys, *shape])
+        view = dataset.select([*own, *shape])
         if (reduced := of(DatasetAnswers, view).reduced) is not None:
             view = reduced([self._size, *settings.buckets], settings.fit, self._smallest)
         self.dataset = skip_bad(view)
@@ -64,7 +69,7 @@ class Examples(TorchDataset):
         key = place.index if place.crop else (place.index, place.flip, size)
         example = self._kept.get(key)
         if example is None:
-            example = self.dataset[place.index]
+            example = self._read(place.index)
             if not place.crop:
                 example = self.fitted(example, place.flip, size)
             self._keep(key, example)
@@ -77,6 +82,21 @@ class Examples(TorchDataset):
     def __call__(self, place: Place) -> Mapping[str, Any]:
         """The example at `place`, for a loader."""
         return self[place]
+
+    def _read(self, index: int) -> Mapping[str, Any]:
+        """The example as it is stored, with its picture's size if that is needed."""
+        example = self.dataset[index]
+        if not self._beside:
+            return example
+        drawn = [k for k, kind in self.dataset.keys.items() if kind in ("image", "map") and k in example]
+        if drawn:
+            return {**example, _STORED: geometry.stored_size(example[drawn[0]])}
+        tell = of(DatasetAnswers, self.dataset.dataset).image_size
+        size = (0, 0) if tell is None else tell(self.dataset.moved.get(index, index))
+        if not all(size):
+            name = example.get("name", f"example {index}")
+            raise DataError(f"{name}: its picture's header does not say its size, which '{self._beside[0]}' is made of")
+        return {**example, _STORED: size}
 
     def _keep(self, key: Any, example: Mapping[str, Any]) -> None:
         if self._left is None:  # each worker keeps its own
@@ -97,8 +117,12 @@ class Examples(TorchDataset):
     ) -> Mapping[str, Any]:
         """`example` at `size` (none: the recipe's), mirrored with `flip`, cut at random by the seed `crop` if not 0."""
         cut = geometry.Cut.drawn(crop, self._smallest) if crop else None
-        target = self._size if size is None else tuple(size)
+        target = self._size if size is None else (int(size[-2]), int(size[-1]))
         moved = geometry.fit(example, self.dataset.keys, target, self._settings.fit, flip, cut)
+        moved.update(sizes.own_sizes(moved))
+        if self._beside:  # by the stored size, however small the picture was decoded, or whether it was at all
+            step = geometry.plan(example[_STORED], target, self._settings.fit, cut)
+            moved = {**sizes.sizes_of(step, flip), **moved}
         return {k: v for k, v in moved.items() if k in self.keys}
 
     def size_of(self, index: int) -> tuple[int, int]:

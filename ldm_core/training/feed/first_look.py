@@ -8,6 +8,7 @@ from typing import Any
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import DataInfo, DatasetAnswers
 from ldm_core.contracts.configs import of
+from ldm_core.data.sizes import paired
 from ldm_core.data.unreadable import BadExample, SkipBad, TooManyBad
 from ldm_core.errors import ConfigError, DataError, clean
 from ldm_core.model.parts import data_info, held_out_data
@@ -55,7 +56,7 @@ def look_at_held_out(recipe: Recipe, catalog: Catalog, info: DataInfo) -> None:
     if problems := list(class_misfits(recipe, data_info(dataset))):
         raise ConfigError([f"held-out data: {problem}" for problem in problems])
     try:
-        view = dataset.select(dict.fromkeys(["image", *recipe.reads]))
+        view = paired(dataset, recipe.reads)
     except DataError:  # some lack an annotation: said at their use
         view = dataset.select(["image"])
     look(view, recipe, "held-out data")

@@ -7,6 +7,7 @@ from typing import Any
 
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import DataInfo
+from ldm_core.data.sizes import paired
 from ldm_core.errors import ConfigError, StorageError
 from ldm_core.model.conformance.first_stage import held_stage
 from ldm_core.model.parts import make_dataset
@@ -37,7 +38,7 @@ def encode(recipe: Recipe, info: DataInfo, catalog: Catalog) -> dict[str, Any]:
     out = recipe.trainer.latents
     run = Run(out, here, catalog.manager.hook, Stop(), MetricsFile("", active=False))
     stage_url = finder(catalog)(recipe.first_stage.weights, artifacts.STAGE_FILE)
-    data = make_dataset(recipe, catalog).select(dict.fromkeys(["image", *recipe.reads]))
+    data = paired(make_dataset(recipe, catalog), recipe.reads)
     examples = Examples(data, recipe.image_size, recipe.data, ["image"])
     prints = [way(data) for way in known_data.ways(data)]
     folder, source = latent_cache.place_of(recipe, out, recipe.first_stage.sha256, prints)

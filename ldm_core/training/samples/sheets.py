@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ldm_core.contracts import DataInfo
+from ldm_core.contracts import SIZE_KEYS, DataInfo
 from ldm_core.data import images
 from ldm_core.errors import Interrupted, LDMError, NotFiniteError, PromptWarning, clean
 from ldm_core.recipe.recipe import Recipe
@@ -37,6 +37,7 @@ def wanted(
     nothing is read."""
     if examples:
         return [dict(e) for e in examples]
+    reads = [key for key in reads if key not in SIZE_KEYS]  # of what is sampled, not of the example beside it
     prompts = recipe.sample.prompts
     if prompts and set(reads) == {"caption"}:
         return [{"caption": p} for p in prompts]
