@@ -80,5 +80,6 @@ def _training(numbers: Mapping[str, float], *, loss: bool = True) -> str:
 
 def sample_command(out: str, recipe: Recipe) -> str:
     """Write the command that samples this model, with an option for each key that a conditioner reads."""
-    flags = dict.fromkeys(input_flag(key) for key in recipe.reads if key not in SIZE_KEYS)
+    keys = (key for part in recipe.conditioners for key in part.config.reads if key not in SIZE_KEYS)
+    flags = dict.fromkeys(map(input_flag, keys))
     return " ".join(["ldm-run sample", out, *flags])

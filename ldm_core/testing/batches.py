@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_core.contracts import Conditioner, DataInfo
+from ldm_core.contracts import SIZE_KEYS, Conditioner, DataInfo
 from ldm_core.contracts.streams import Streams, mix_seed
 from ldm_core.testing.rules import Rule
 
@@ -25,6 +25,7 @@ INFO = DataInfo(
         "box_labels": "per_box",
         "segmentation": "map",
         "name": "value",
+        **dict.fromkeys(SIZE_KEYS, "value"),
     },
     classes=CLASSES,
     class_names={k: tuple(f"{k} {i}" for i in range(n)) for k, n in CLASSES.items()},
@@ -50,6 +51,7 @@ def example(index: int, size: Sequence[int], channels: int = 3) -> dict[str, Any
         "box_labels": draw.integers(0, CLASSES["box_labels"], boxes),
         "segmentation": draw.integers(0, CLASSES["segmentation"], (height, width), dtype=np.int64),
         "name": f"example-{index}",
+        **dict(zip(SIZE_KEYS, np.array([(height + 7 * index, width), (index % 3, 2), (height, width)]), strict=True)),
     }
 
 

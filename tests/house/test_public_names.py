@@ -20,7 +20,7 @@ NAMES: dict[ModuleType, str] = {
         Denoise Denoiser DenoiserAnswers DenoiserConfig DiffusionModel EMPTY Estimate FileCache FirstStage
         FirstStageAnswers FirstStageConfig Guidance GuidanceConfig LatentSpec LossContext LossOutput
         ModelWeights NoiseSchedule Objective ObjectiveAnswers ObjectiveConfig Observer OnStep Parameterization
-        ParameterizationConfig PartAnswers Precision Predict Recognised Reconstruction Sampler SamplerConfig
+        ParameterizationConfig PartAnswers Precision Predict Recognised Reconstruction SIZE_KEYS Sampler SamplerConfig
         ScheduleAnswers ScheduleConfig Site Source TensorFile TensorInfo TimeGrid TimeGridConfig Tokens
         TrainableStage WeightSlice Written draw_times grid_times
     """,

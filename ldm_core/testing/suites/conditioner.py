@@ -21,9 +21,9 @@ from ldm_core.testing.rules import Rule
 class ConditionerSuite(DrawnNoiseSuite):
     """Subclass it, set `component` and `settings`.
 
-    The standard batch has image, caption, class_label, boxes, box_labels, segmentation and name. A conditioner that
-    reads a key of its own extends :meth:`batch`, which is no test and may be overridden; so may :meth:`examples`, from
-    which ``fit`` learns.
+    The standard batch has image, caption, class_label, boxes, box_labels, segmentation, name and the picture's three
+    sizes. A conditioner that reads a key of its own extends :meth:`batch`, which is no test and may be overridden; so
+    may :meth:`examples`, from which ``fit`` learns.
     """
 
     kind = "conditioner"
