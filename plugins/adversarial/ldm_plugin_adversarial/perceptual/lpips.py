@@ -7,15 +7,17 @@ with this module.
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from ldm_core.errors import CheckpointError, LDMError
+from ldm_core.errors import CheckpointError
+from ldm_core.storage import shown
+from ldm_core.weights.source import open_source
+from ldm_plugin_adversarial.perceptual.networks import imported_timm, unit
 
 CHANNELS = (64, 128, 256, 512, 512)
 """Channels of the five taps: relu1_2, relu2_2, relu3_3, relu4_3, relu5_3."""
@@ -98,11 +100,9 @@ class LPIPS(nn.Module):
 
         Raises StorageError (cannot be read) and CheckpointError (wrong format, keys missing, wrong shapes).
         """
-        from ldm_core.storage import shown
-
         found: dict[str, Tensor] = {}
         for url in urls:
-            found.update(_recognised(_read_tensors(url)))
+            found.update(_read(url))
         model = cls()
         source = ", ".join(shown(url) for url in urls) or "(no file given)"
         model.load_weights(found, source=source, heads=heads)
@@ -148,7 +148,7 @@ class LPIPS(nn.Module):
         total = torch.zeros((x.shape[0], 1, 1, 1), device=x.device)
         for number, (a, b) in enumerate(zip(self.features(x), self.features(y), strict=True)):
             with torch.autocast(x.device.type, enabled=False):
-                difference = (_unit(a.float()) - _unit(b.float())).square()  # (B, C, h, w)
+                difference = (unit(a.float()) - unit(b.float())).square()  # (B, C, h, w)
                 total = total + self.get_submodule(f"lin{number}")(difference).mean((2, 3), keepdim=True)
         return total
 
@@ -162,27 +162,9 @@ class LPIPS(nn.Module):
         return taps
 
 
-def _unit(x: Tensor) -> Tensor:
-    """Scale each position's channel vector to length 1.
-
-    vector_norm has gradient 0 at 0, but the square root of a sum gives NaN (a position with no active channel: common
-    in flat images).
-    """
-    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10)
-
-
 def _vgg16_features() -> Sequence[nn.Module]:
     """The layers of timm's VGG16 up to relu5_3, initialised; its classifier's weights stay unallocated."""
-    try:
-        import timm
-    except ImportError as error:
-        raise LDMError(f"LPIPS needs timm, which cannot be imported ({error}); install it: pip install timm") from error
-    except RuntimeError as error:
-        # torchvision registers operators at import; a build for another torch fails right there.
-        raise LDMError(
-            f"LPIPS needs timm, whose import failed ({error}): torchvision was built for another torch; "
-            "install the two together: pip install --upgrade torch torchvision timm"
-        ) from error
+    timm = imported_timm()
     with torch.device("meta"):
         layers = list(timm.create_model("vgg16", pretrained=False).features)[: _SLICES[-1]]
     for layer in layers:
@@ -194,39 +176,25 @@ def _vgg16_features() -> Sequence[nn.Module]:
     return layers
 
 
-def _read_tensors(url: str) -> Mapping[str, Tensor]:
-    """The tensors of a safetensors file, or of a torch file of tensors only (or a ``state_dict``)."""
-    from ldm_core.storage import read_bytes, shown
-
-    data = read_bytes(url)
-    url = shown(url)
-    try:
-        if data[8:9] == b"{":  # safetensors: 8 bytes of length, then a JSON header
-            from safetensors.torch import load
-
-            return load(data)
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"LPIPS weights in {url}: neither safetensors nor a torch file of plain tensors "
-            f"({type(error).__name__}); convert it to safetensors"
-        ) from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping):
-        kind = type(state).__name__
-        raise CheckpointError(f"LPIPS weights in {url}: expected tensors by name, found {kind}")
-    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+def _read(url: str) -> dict[str, Tensor]:
+    """The LPIPS tensors of a file, under this module's keys; others are not read, and no pickle is run."""
+    file = open_source(url).tensors()
+    return {own: file.read(stored) for own, stored in _named(file.infos).items()}
 
 
 def _recognised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The LPIPS tensors among `state`, under this module's keys."""
-    result: dict[str, Tensor] = {}
-    for key, value in state.items():
+    return {own: state[stored] for own, stored in _named(state).items()}
+
+
+def _named(names: Iterable[str]) -> dict[str, str]:
+    """Keys of an :class:`LPIPS` -> those among `names` that mean them."""
+    result: dict[str, str] = {}
+    for key in names:
         if trunk := _TRUNK_KEY.search(key):
             index = int(trunk[1])
             number = sum(index >= start for start in _SLICES[:-1])
-            result[f"net.slice{number}.{index}.{trunk[2]}"] = value
+            result[f"net.slice{number}.{index}.{trunk[2]}"] = key
         elif head := _HEAD_KEY.search(key):
-            result[f"lin{head[1]}.model.1.weight"] = value
+            result[f"lin{head[1]}.model.1.weight"] = key
     return result
