@@ -11,8 +11,10 @@ import attrs
 import pluggy
 
 from ldm_core.catalog import hookspecs
-from ldm_core.catalog.component import API_VERSION, KINDS, Component
+from ldm_core.catalog.component import API_VERSION, KINDS, LAPTOP_SITE, Component
 from ldm_core.catalog.first_party import FIRST_PARTY
+from ldm_core.catalog.in_process import HERE, NOT_HERE, component_of, is_part
+from ldm_core.contracts import Site
 from ldm_core.errors import ComponentError, suggest
 
 GROUP = "ldm_core"
@@ -81,7 +83,7 @@ class Catalog:
     def register(
         self,
         plugin: Any,
-        name: str,
+        name: str = "",
         distribution: str = "?",
         version: str = "?",
         *,
@@ -89,9 +91,18 @@ class Catalog:
     ) -> None:
         """Register one plugin module or object and collect its components; a faulty descriptor goes to `broken`.
 
+        Or one part of this process, a notebook's, say: a :class:`Component` whose factory is a class, or a subclass of
+        a contract, called `name` or by its own (``PaletteGrid``: ``palette_grid``). A second one replaces the first.
+
         `kinds`: take components of these kinds alone. Raises the plugin's own errors, and :class:`ComponentError` for
-        a hook that does not exist.
+        a hook that does not exist, a part that cannot be and a name that a distribution has.
         """
+        if is_part(plugin):
+            return self._register_here(component_of(plugin, name))
+        if not name:
+            raise ComponentError(
+                f"{plugin!r} is no Component and no subclass of a contract; give the name of a plugin with hooks"
+            )
         self.manager.register(plugin, name=name)
         try:
             self.manager.check_pending()
@@ -119,6 +130,35 @@ class Catalog:
                 for preset, value in component.presets.items():
                     if preset != component.name:
                         self._presets.setdefault((component.kind, preset), []).append((entry, value))
+
+    def _register_here(self, component: Component) -> None:
+        """Take a part of this process."""
+        if problems := component.problems(in_process=True):
+            raise ComponentError(f"{component.kind} '{component.name}': {'; '.join(problems)}")
+        names = [(component.kind, name) for name in (component.name, *component.presets)]
+        for key in names:
+            found = [*self._entries.get(key, ()), *(entry for entry, _ in self._presets.get(key, ()))]
+            if taken := [e for e in found if e.distribution != HERE]:
+                raise ComponentError(f"{key[0]} '{key[1]}' is taken by {taken[0].distribution}; give another name")
+            self._presets.pop(key, None)
+        entry = Entry(component, HERE, "", HERE)
+        self._entries[component.kind, component.name] = [entry]
+        for key in names[1:]:
+            if key[1] != component.name:
+                self._presets[key] = [(entry, component.presets[key[1]])]
+
+    def make(self, kind: str, name: str, /, site: Site | None = None, **settings: Any) -> Any:
+        """Build one component without a recipe: ``catalog.make("sampler", "ddim", eta=0.5)``.
+
+        `site` is the model around it, for a part that asks; without one, of 32-pixel images and latents (3, 8, 8).
+        Raises :class:`ConfigError` for settings that it does not have, :class:`ComponentError` as :meth:`get`.
+        """
+        from ldm_core.config.structure import structure, unstructure
+
+        entry, preset = self.get(kind, name)
+        config: Any = entry.component.config
+        base = {} if preset is None else unstructure(preset)
+        return entry.component.load()(structure({**base, **settings}, config, name), site or LAPTOP_SITE)
 
     def __iter__(self) -> Iterator[Entry]:
         order = list(KINDS)
@@ -175,7 +215,7 @@ class Catalog:
         else:
             other = next((k for k in KINDS if name in self.names(k)), None)
             hint = suggest(name, [*known, *(n for k, n in FIRST_PARTY if k == kind)])
-            message += hint or (f"; '{name}' is a {other}" if other else "")
+            message += hint or (f"; '{name}' is a {other}" if other else NOT_HERE)
         message += f" (installed: {', '.join(known) or 'none'})"
         if self.broken:
             rows = "; ".join(f"{b.distribution}: {b.error}" for b in self.broken[:3])

@@ -53,10 +53,10 @@ class Component:
     frozen attrs class of the plugin's own, with fields by keyword only; it comes back equal from its plain values. An
     answer left optional by a contract has the contract's name. `summary` is one line, for listings. `factory` is the
     only string, ``"package.module:callable"``, imported when the component is built and called as ``factory(config,
-    site)``. `presets` share the kind's namespace: name -> config instance. `api` is the descriptor's plugin API.
-    `source`: paper, equation, licence of the numbers. `small`: the fields to scale any of its presets down to a
-    laptop's CPU, for recipes with ``scale: small`` (whole numbers only ever go down), or a function of the site
-    returning them; a preset itself stays the paper's size.
+    site)``; a part of :meth:`Catalog.register` may give the callable itself. `presets` share the kind's namespace: name
+    -> config instance. `api` is the descriptor's plugin API. `source`: paper, equation, licence of the numbers.
+    `small`: the fields to scale any of its presets down to a laptop's CPU, for recipes with ``scale: small`` (whole
+    numbers only ever go down), or a function of the site returning them; a preset itself stays the paper's size.
 
     A ``command`` has no config: its `factory` names the result of :func:`ldm_core.cli.command`, its `name` may hold
     dashes, and `group` is its heading in the command line's list.
@@ -65,7 +65,7 @@ class Component:
     kind: str
     name: str
     config: type = NoConfig
-    factory: str
+    factory: str | Callable[..., Any]
     summary: str
     group: str = ""
     source: str = ""
@@ -75,6 +75,8 @@ class Component:
 
     def load(self) -> Callable[..., Any]:
         """Import the factory."""
+        if not isinstance(self.factory, str):
+            return self.factory
         module, _, attribute = self.factory.partition(":")
         target: Any = importlib.import_module(module)
         for part in attribute.split("."):
@@ -85,8 +87,9 @@ class Component:
         """The fields of :attr:`small` at `site`, possibly without latents yet."""
         return self.small(site) if callable(self.small) else self.small
 
-    def problems(self) -> list[str]:
-        """The descriptor's own mistakes, one line each; empty when it can be used."""
+    def problems(self, *, in_process: bool = False) -> list[str]:
+        """The descriptor's own mistakes, one line each; empty when it can be used. `in_process`: of a part that is
+        registered in Python, whose factory need not be text."""
         found = []
         if self.kind not in KINDS:
             found.append(f"unknown kind '{self.kind}' (kinds: {', '.join(KINDS)})")
@@ -94,7 +97,10 @@ class Component:
             found += self._problems_of_a_command()
         elif self.config is NoConfig or not attrs.has(self.config):
             found.append(f"config {self.config!r} is no attrs class")
-        if ":" not in self.factory:
+        if not isinstance(self.factory, str):
+            if not (in_process and callable(self.factory)):
+                found.append(f"factory {self.factory!r} is no text 'package.module:callable'")
+        elif ":" not in self.factory:
             found.append(f"factory '{self.factory}' is not 'package.module:callable'")
         if not self.name.isidentifier() and self.kind != "command":
             found.append(f"name '{self.name}' is not an identifier")

@@ -23,6 +23,7 @@ from ldm_core.recipe import continuation
 from ldm_core.recipe.check import remarks
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.training import workflow
+from ldm_core.training.samples.inputs import SampleInputs
 from ldm_core.training.workflow import STAGES, RunResult
 
 
@@ -112,8 +113,7 @@ def _run_here(prepared: Prepared, options: RunOptions, out: str, stages: Sequenc
             prepared.catalog,
             out,
             stages=tuple(stages),
-            examples=prepared.examples,
-            strict=options.strict,
+            inputs=SampleInputs(prepared.examples, options.strict),
         )
 
 

@@ -77,8 +77,8 @@ def decode_picture(
                 image.draft(None, (least[1], least[0]))
         image.load()
         turn_upright(image)
-        flat = _flat(image, white)
-        out = flat if flat.mode == mode else flat.convert(mode)
+        whole = flat(image, white)
+        out = whole if whole.mode == mode else whole.convert(mode)
         if stored is not None:
             out.info[STORED_SIZE] = stored
         return out
@@ -206,8 +206,8 @@ def open_picture(data: bytes, name: str) -> Image:
     return image
 
 
-def _flat(image: Image, white: float) -> Image:
-    """8 bits a channel, no transparency."""
+def flat(image: Image, white: float = 0.0) -> Image:
+    """A picture of 8 bits a channel, transparency on white."""
     if image.mode in ("RGB", "L") and "transparency" not in image.info:
         return image
     from PIL import Image as PILImage

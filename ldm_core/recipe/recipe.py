@@ -10,6 +10,7 @@ import attrs
 from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.catalog.component import VERSION
+from ldm_core.catalog.in_process import HERE
 from ldm_core.config.fields import later_defaults
 from ldm_core.config.structure import digest, unstructure
 from ldm_core.contracts.configs import AdapterConfig, of
@@ -241,4 +242,5 @@ def versions(recipe: Recipe, catalog: Catalog) -> dict[str, str]:
     # data only described by a file need not be installed
     told = [part for part in parts if isinstance(part.config, Mapping) and part.use not in catalog.names(part.kind)]
     entries = [catalog.get(part.kind, part.use)[0] for part in parts if part not in told]
-    return dict(sorted({"ldm-core": VERSION, **{e.distribution: e.version for e in entries}}.items()))
+    installed = {e.distribution: e.version for e in entries if e.distribution != HERE}
+    return dict(sorted({"ldm-core": VERSION, **installed}.items()))

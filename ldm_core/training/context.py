@@ -32,6 +32,7 @@ from ldm_core.training.folder.stopping import Run, Stop
 from ldm_core.training.latents import cache as latent_cache
 from ldm_core.training.latents.cache import Cache
 from ldm_core.training.latents.shards import Source
+from ldm_core.training.samples.inputs import SampleInputs
 
 SHEET = "samples.png"
 """The run's sheet of samples, in its folder."""
@@ -52,8 +53,7 @@ class Results:
 class RunContext:
     """A run as its stages see it; `run` holds this process, the observers, the stop flags and the metrics.
 
-    `examples`: the inputs to sample, or None; `strict`: an input cut off by a conditioner is an error; `known_as`: the
-    recipe at the begin of the run, the source of its identities.
+    `inputs`: those of its samples; `known_as`: the recipe at the begin of the run, the source of its identities.
     """
 
     def __init__(
@@ -63,12 +63,11 @@ class RunContext:
         catalog: Catalog,
         out: str,
         *,
-        examples: Sequence[Mapping[str, Any]] | None = None,
-        strict: bool = False,
+        inputs: SampleInputs | None = None,
         known_as: Recipe | None = None,
     ) -> None:
         self.recipe, self.info, self.catalog, self.out = recipe, info, catalog, out
-        self.examples, self.strict = examples, strict
+        self.inputs = inputs or SampleInputs()
         here = world.start()
         metrics = MetricsFile(storage.join(out, own_files.METRICS), active=here.main)
         self.run = Run(out, here, catalog.manager.hook, Stop(), metrics)

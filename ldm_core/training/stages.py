@@ -92,7 +92,7 @@ class Stages:
     def samples(self) -> None:
         """Sample the inputs asked for, or those of held-out data: each process its share."""
         with self._timed("samples"):
-            final.draw(self.context, strict=self.context.strict)
+            final.draw(self.context)
             self.context.run.world.barrier()
             self._end("samples", "done")
 

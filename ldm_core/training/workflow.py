@@ -26,6 +26,8 @@ from ldm_core.weights.convert import finder
 
 if TYPE_CHECKING:
     from ldm_core.training.context import RunContext
+    from ldm_core.training.folder.stopping import Stop
+    from ldm_core.training.samples.inputs import SampleInputs
 
 STAGES = ("first_stage", "latents", "denoiser", "samples")
 
@@ -118,12 +120,12 @@ def run(
     out: str,
     *,
     stages: Sequence[str] = STAGES,
-    examples: Sequence[Mapping[str, Any]] | None = None,
-    strict: bool = False,
+    inputs: SampleInputs | None = None,
+    stop: Stop | None = None,
 ) -> RunResult:
     """Do the named stages of a run in the folder `out`; finished ones of the same recipe are skipped.
 
-    `examples`: the inputs to sample, one mapping of conditioner inputs an image; none = held-out data. Raises
+    `inputs`: those of its samples. `stop`: the caller's own, through which it asks the run to leave. Raises
     :class:`~ldm_core.errors.Interrupted` after a checkpoint when asked to stop.
     """
     from ldm_core.model.parts import factory_of, make
@@ -148,10 +150,10 @@ def run(
         if held is not None:
             clean_parts(out)
         found = continuation(recipe, out)
-        context = RunContext(recipe, info, catalog, out, examples=examples, strict=strict, known_as=found.known_as)
+        context = RunContext(recipe, info, catalog, out, inputs=inputs, known_as=found.known_as)
         if found.moved:
             context.identities.require_same_data()
-        context.run = attrs.evolve(context.run, lock=held)
+        context.run = attrs.evolve(context.run, lock=held, stop=stop or context.run.stop)
 
         def begin() -> None:
             require_free(context, stages)

@@ -78,7 +78,7 @@ def test_the_whole_run(job: dict[str, Any], capsys: pytest.CaptureFixture[str]) 
     assert "from the job" in err
     assert job["stages"] == ("first_stage", "latents", "denoiser", "samples")
     assert (job["recipe"].trainer.steps, job["recipe"].trainer.lr) == (3, 1e-4)
-    assert (job["examples"], job["strict"]) == (None, False)
+    assert (job["inputs"].rows, job["inputs"].strict) == (None, False)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_json_is_one_document(job: dict[str, Any], capfd: pytest.CaptureFixture[
     }
     assert job["out"] == f"runs/{job['recipe'].name}"
     assert job["stages"] == ("first_stage", "latents", "denoiser")
-    assert job["strict"] is True
+    assert job["inputs"].strict is True
     for text in ("a library writes to stdout", "and past Python", "recipe 'laptop'", "from the job"):
         assert text in err
 

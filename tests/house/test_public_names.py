@@ -12,7 +12,8 @@ from ldm_core import contracts, testing
 
 NAMES: dict[ModuleType, str] = {
     ldm_core: """
-        API_VERSION Component Conditioner Denoiser FirstStage LDMError Sampler hookimpl hookspec load
+        API_VERSION Catalog Component Conditioner Denoiser FirstStage LDMError Pipeline PromptWarning Recipe Run Sampler
+        Start TrainingProgress hookimpl hookspec load train
     """,
     contracts: """
         Accepts Adapter AdapterAnswers AdapterConfig Batch Codec CodecConfig Cond CondSpec Conditioner

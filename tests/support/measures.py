@@ -40,7 +40,7 @@ LAYERS = {
     **dict.fromkeys(("weights", "builtin"), 5),
     "sampling": 6,
     "training": 7,
-    **dict.fromkeys(("cli", "testing"), 8),
+    **dict.fromkeys(("api", "cli", "testing"), 8),
 }
 EVERYONES = {"errors", "contracts"}
 BY_NAME = "builtin"

@@ -52,7 +52,7 @@ def fit_early(context: RunContext, stages: Sequence[str]) -> dict[str, dict[str,
     """
     if "denoiser" not in stages or context.recipe.trainer.init_from or storage.exists(context.model_url):
         return {}  # of trained weights, the vocabulary is theirs
-    strict = context.strict and "samples" in stages
+    strict = context.inputs.strict and "samples" in stages
     site = site_of(context.recipe)
     made: dict[str, Any] = {}
     fitted: dict[str, dict[str, Any]] = {}
@@ -66,9 +66,9 @@ def fit_early(context: RunContext, stages: Sequence[str]) -> dict[str, dict[str,
                 after = conditioner.state_dict().items()  # fresh weights come again from the seed: only what changed
                 fitted[part.name] = {k: v for k, v in after if not torch.equal(v, before[k])}
     if strict:
-        rows = list(context.examples or ()) or [{"caption": p} for p in context.recipe.sample.prompts]
+        rows = list(context.inputs.rows or ()) or [{"caption": p} for p in context.recipe.sample.prompts]
         lines = truncations(made, [str(r["caption"]) for r in rows if "caption" in r])
-        if context.examples:
+        if context.inputs.rows:
             lines += omissions(made, rows)
         if lines:
             raise DataError(lines[0] + "; shorten it, or leave `strict` out")

@@ -40,7 +40,7 @@ def previewer(context: RunContext, task: Any) -> Callable[[int], None]:
             model.to(world.device).eval().requires_grad_(False)
             pipeline = Pipeline(recipe, stage, model, context.catalog, class_names=context.info.class_names)
             if rows is None:
-                rows = sheets.wanted(recipe, pipeline.reads, context.held_out, context.examples)
+                rows = sheets.wanted(recipe, pipeline.reads, context.held_out, context.inputs.rows)
             try:
                 made = sheets.sample(pipeline, rows, world, told=lambda progress: not context.run.stop.asked)
             except Interrupted:

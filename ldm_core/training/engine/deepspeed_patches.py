@@ -29,6 +29,18 @@ def drop_step(engine: Any, zero: int) -> None:
         raise RuntimeError("this version of DeepSpeed does not drop a step with an infinite gradient norm")
 
 
+def forget_groups() -> None:
+    """Let DeepSpeed forget its process groups: it would go on using those that were taken down."""
+    from deepspeed.comm import comm
+    from deepspeed.utils import groups
+
+    comm.cdb = None
+    groups.mesh_device = None
+    for name, value in vars(groups).items():
+        if name.endswith("_GROUP"):
+            setattr(groups, name, {} if isinstance(value, dict) else None)
+
+
 def set_default_timeout(wait: timedelta) -> None:
     """Set the time-out of process groups made without one, as DeepSpeed's engines make them."""
     vars(torch.distributed.distributed_c10d).update(default_pg_timeout=wait, default_pg_nccl_timeout=wait)

@@ -194,6 +194,13 @@ def stop() -> None:
         torch.distributed.destroy_process_group()
 
 
+def leave() -> None:
+    """Take the process group of a run of one process down, so that the process may begin another, or the caller one."""
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() == 1:
+        stop()
+        deepspeed_patches.forget_groups()
+
+
 def import_deepspeed() -> Any:
     """The package, imported without a word on stdout, and on a CPU without its compiled op."""
     previous = logging.root.manager.disable

@@ -57,7 +57,7 @@ def _written(context: RunContext, stages: Sequence[str], present: set[str]) -> I
     if "denoiser" in stages:
         names += [artifacts.MODEL_FILE]
     if "samples" in stages:
-        asked = len(context.examples) if context.examples else len(recipe.sample.prompts)
+        asked = len(context.inputs.rows) if context.inputs.rows else len(recipe.sample.prompts)
         names += ["samples.png", *(f"samples/{i:04d}.png" for i in range(min(_MANY, max(recipe.sample.images, asked))))]
     drawn = (name for name in sorted(present) if own_files.is_stage_picture(name))
     names += [name for name in drawn if name.startswith(tuple(stages))]

@@ -19,7 +19,7 @@ from ldm_core.training.samples import sheets
 FOLDER = "samples"
 
 
-def draw(context: RunContext, *, strict: bool) -> None:
+def draw(context: RunContext) -> None:
     """Sample the requested inputs, or else the recipe's prompts or held-out data.
 
     Writes ``samples/`` and the sheet into the run's folder. All processes must call it: each draws and writes its
@@ -30,7 +30,7 @@ def draw(context: RunContext, *, strict: bool) -> None:
     pipeline = Pipeline.load(run.out, device=str(run.world.device), catalog=context.catalog)
     pipeline = pipeline.with_recipe(recipe)  # sampling settings may differ from those it was trained with
     settings = recipe.sample
-    rows = sheets.wanted(recipe, pipeline.reads, context.held_out, context.examples)
+    rows = sheets.wanted(recipe, pipeline.reads, context.held_out, context.inputs.rows)
     count = max(settings.images, len(rows))
     share = -(-count // run.world.size)
     batches = -(-share // settings.batch)
@@ -50,6 +50,7 @@ def draw(context: RunContext, *, strict: bool) -> None:
 
     finished: list[Sampled] = []
     with _counted(context, finished, rows, count):
+        strict = context.inputs.strict
         made = sheets.sample(pipeline, rows, run.world, strict=strict, told=told, done=write, finished=finished)
     if not main:
         return

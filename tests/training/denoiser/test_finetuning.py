@@ -19,6 +19,7 @@ from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.recipe import artifacts
 from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.training import workflow
+from ldm_core.training.samples.inputs import SampleInputs
 
 MODEL = ("first_stage", "latents", "denoiser")
 CLASSES = {"use": "class_label", "width": 16, "dropout": 0.1}
@@ -298,12 +299,12 @@ def test_a_prompt_that_strict_refuses_is_found_before_anything_is_trained(tmp_pa
     plain = {**TINY, "conditioners": [TEXT], "sample": {"steps": 2, "images": 1, "prompts": ["red circle " * 40]}}
     recipe, info = workflow.prepare(plain, catalog)
     with pytest.raises(DataError, match="the prompt is longer than conditioner 'text' takes"):
-        workflow.run(recipe, info, catalog, str(tmp_path / "a"), strict=True)
+        workflow.run(recipe, info, catalog, str(tmp_path / "a"), inputs=SampleInputs(strict=True))
     assert not watch.steps
     with pytest.raises(DataError, match="the prompt is longer"):
         long = [{"caption": "green ring " * 40}]
         workflow.run(*workflow.prepare({**plain, "sample": {"steps": 2}}, catalog), catalog, str(tmp_path / "b"),
-                     examples=long, strict=True)  # fmt: skip
+                     inputs=SampleInputs(long, strict=True))  # fmt: skip
     assert not watch.steps
 
 
