@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import attrs
 
 from ldm_core.errors import quoted
 
 
-def field(  # noqa: PLR0913
+class Marks(TypedDict, total=False):
+    """The marks of a field, kept in its metadata.
+
+    `changes_training`: False if it may change within a run, because the training stays the same, to rounding. `since`:
+    the version after 0.1.0 that brought it; at its default it is in no identity, so older runs stay as they are.
+    `place`: it names one, never taken from a weights file (:mod:`ldm_core.recipe.places`); ``"whether"``: its presence
+    alone is. `same` and `later` are the former names of ``changes_training=False`` and ``since``.
+    """
+
+    changes_training: bool
+    since: str
+    place: bool | str
+    same: bool
+    later: bool
+
+
+def field(
     default: Any,
     help: str,
     minimum: float | None = None,
     above: float | None = None,
     maximum: float | None = None,
-    *,
-    same: bool = False,
-    later: bool = False,
-    place: bool | str | None = None,
+    **marks: Unpack[Marks],
 ) -> Any:
-    """A field with its help text and, if given, its limits (`above` is exclusive). No number is beyond :data:`MOST`.
+    """A field with its help text, its `marks` and, if given, its limits (`above` is exclusive).
 
-    `same`: it may change within a run, because the training stays the same, to rounding. `later`: it came after 0.1.0;
-    at its default it is in no identity, so older runs stay as they are. `place`: it names one, never taken from a
-    weights file (:mod:`ldm_core.recipe.places`); ``"whether"``: its presence alone is.
+    No number is beyond :data:`MOST`. Raises TypeError for a mark of another name.
     """
+    if unknown := marks.keys() - Marks.__annotations__.keys():
+        raise TypeError(f"field: no mark named {', '.join(sorted(unknown))}")
 
     def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if value is None or isinstance(value, str | bool):
@@ -38,8 +51,7 @@ def field(  # noqa: PLR0913
         if value > most:
             raise ValueError(f"{attribute.name}: expected at most {most:,}, got {quoted(value)}")
 
-    metadata = {"help": help, "same": same, "later": later, **({} if place is None else {"place": place})}
-    return attrs.field(default=default, metadata=metadata, validator=check)
+    return attrs.field(default=default, metadata={"help": help, **marks}, validator=check)
 
 
 MOST = 10**15
@@ -48,9 +60,10 @@ MOST = 10**15
 
 def later_defaults(section: type) -> dict[str, Any]:
     """The fields of a section added after 0.1.0, with their defaults."""
-    return {f.name: f.default for f in attrs.fields(section) if f.metadata.get("later")}
+    return {f.name: f.default for f in attrs.fields(section) if f.metadata.get("since") or f.metadata.get("later")}
 
 
 def same_keys(section: type) -> frozenset[str]:
     """The fields of a section open to change within a run: they do not affect the training."""
-    return frozenset(f.name for f in attrs.fields(section) if f.metadata.get("same"))
+    marks = {f.name: f.metadata for f in attrs.fields(section)}
+    return frozenset(n for n, m in marks.items() if m.get("same") or not m.get("changes_training", True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -42,7 +42,24 @@ class _Around:
     find: Find
 
 
-def resolve(  # noqa: C901
+class _Made:
+    """The values of a recipe by key, as far as they can be made, and every mistake in the others."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.problems: list[str] = []
+
+    def make(self, key: str, make: Callable[..., Any], *given: Any) -> None:
+        """Keep the value of ``make(*given)`` under `key`, or its mistakes."""
+        try:
+            self.values[key] = make(*given)
+        except ConfigError as error:
+            self.problems.extend(error.problems)
+        except ComponentError as error:
+            self.problems.append(f"{key}: {error}")
+
+
+def resolve(
     plain: Mapping[str, Any], catalog: Catalog, info: DataInfo | None = None, *, find: Find = artifacts.find
 ) -> Recipe:
     """Plain values -> a complete recipe. Every mistake is reported at once (:class:`ConfigError`).
@@ -52,50 +69,45 @@ def resolve(  # noqa: C901
     unchanged: callers call :func:`use_storage`. `find` finds the files of trained weights named by `plain`; the default
     knows files of ours alone.
     """
-    problems: list[str] = []
-    known = [*OWN, *SINGLE, *LISTS, *SECTIONS]
+    made = _Made()
+    made.problems += _strangers(plain)
     own = {key: plain.get(key, default) for key, default in OWN.items()}
+    small = own["scale"]
+    if small not in ("paper", "small"):
+        made.problems.append(f"scale: expected paper or small, got {quoted(small)}")
+    plain, secrets = _without_secrets(plain)
+    made.problems += secrets
+    made.make("image_size", _size, own["image_size"])
+    made.make("image_channels", _one_or_three, own["image_channels"])
+    made.make("seed", structure, own["seed"], int, "seed")
+    for key, section in SECTIONS.items():
+        made.make(key, _section, key, section, plain.get(key))
+    for key, value in list(made.values.items()):
+        if isinstance(value, EngineSettings):
+            made.make(key, with_hash, value, key, find)
+    around = _Around(catalog, small == "small", info, Site(size=(32, 32)), find)
+    if {"image_size", "image_channels"} <= made.values.keys():
+        around.site = Site(size=made.values["image_size"], channels=made.values["image_channels"])
+    for kind in SINGLE:  # the first stage is the first of them
+        made.make(kind, _data if kind == "dataset" else _part, kind, kind, plain.get(kind, DEFAULTS[kind]), around)
+        if kind == "first_stage" and kind in made.values:
+            around.site = attrs.evolve(around.site, latent=made.values[kind].config.latent)
+    for key, kind in LISTS.items():
+        made.make(key, _list, key, kind, plain.get(key) or [], around)
+    if made.problems:
+        lacking = catalog.lacking(_named(plain))
+        together = [f"all that is not installed: pip install {' '.join(lacking)}"] if len(lacking) > 1 else []
+        raise ConfigError([*made.problems, *together])
+    return Recipe(**made.values)
+
+
+def _strangers(plain: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each top-level key that no recipe has."""
+    known = [*OWN, *SINGLE, *LISTS, *SECTIONS]
     for key in plain:
         if key not in known:
             hint = key_hint("", str(key), known) or " (known: " + ", ".join(known) + ")"
-            problems.append(f"{clean(key, 60)}: unknown key{hint}")
-    small = own["scale"]
-    if small not in ("paper", "small"):
-        problems.append(f"scale: expected paper or small, got {quoted(small)}")
-    plain, secrets = _without_secrets(plain)
-    problems += secrets
-    out: dict[str, Any] = {}
-
-    def attempt(key: str, make: Any) -> None:
-        try:
-            out[key] = make()
-        except ConfigError as error:
-            problems.extend(error.problems)
-        except ComponentError as error:
-            problems.append(f"{key}: {error}")
-
-    attempt("image_size", lambda: _size(own["image_size"]))
-    attempt("image_channels", lambda: _one_or_three(own["image_channels"]))
-    attempt("seed", lambda: structure(own["seed"], int, "seed"))
-    for key, section in SECTIONS.items():
-        attempt(key, lambda key=key, section=section: _section(key, section, plain.get(key)))
-    for key in [k for k in out if isinstance(out[k], EngineSettings)]:
-        attempt(key, lambda key=key: with_hash(out[key], key, find))
-    around = _Around(catalog, small == "small", info, Site(size=(32, 32)), find)
-    if "image_size" in out and "image_channels" in out:
-        around.site = Site(size=out["image_size"], channels=out["image_channels"])
-    for kind in SINGLE:  # the first stage is the first of them
-        one = _data if kind == "dataset" else _part
-        attempt(kind, lambda kind=kind, one=one: one(kind, kind, plain.get(kind, DEFAULTS[kind]), around))
-        if kind == "first_stage" and kind in out:
-            around.site = attrs.evolve(around.site, latent=out[kind].config.latent)
-    for key, kind in LISTS.items():
-        attempt(key, lambda key=key, kind=kind: _list(key, kind, plain.get(key) or [], around))
-    if problems:
-        lacking = catalog.lacking(_named(plain))
-        together = [f"all that is not installed: pip install {' '.join(lacking)}"] if len(lacking) > 1 else []
-        raise ConfigError([*problems, *together])
-    return Recipe(**out)
+            yield f"{clean(key, 60)}: unknown key{hint}"
 
 
 def _named(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

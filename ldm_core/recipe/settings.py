@@ -71,12 +71,14 @@ class DataSettings:
     buckets: tuple[tuple[int, int], ...] = attrs.field(
         default=(), metadata={"help": "further image sizes [[h, w], ...]: each example goes to the nearest shape"}
     )
-    workers: int = field(0, "loader processes; 0 = load in the training process", minimum=0, maximum=1024, same=True)
-    keep: int = field(1 << 30, "bytes of decoded examples kept in memory; 0 = none", minimum=0, same=True)
-    cache: str = field(
-        "", "folder that keeps copies of remote shards; none: read where they lie", same=True, place=True
+    workers: int = field(
+        0, "loader processes; 0 = load in the training process", minimum=0, maximum=1024, changes_training=False
     )
-    cache_bytes: int = field(10 << 30, "bytes that this folder may hold", minimum=0, same=True)
+    keep: int = field(1 << 30, "bytes of decoded examples kept in memory; 0 = none", minimum=0, changes_training=False)
+    cache: str = field(
+        "", "folder that keeps copies of remote shards; none: read where they lie", changes_training=False, place=True
+    )
+    cache_bytes: int = field(10 << 30, "bytes that this folder may hold", minimum=0, changes_training=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -85,15 +87,17 @@ class EngineSettings:
 
     steps: int = field(500_000, "optimizer steps", minimum=1)
     images_per_step: int = field(64, "images of one optimizer step, over all processes", minimum=1, maximum=10**6)
-    accumulate: int = field(1, "micro-batches of one step, one after the other", minimum=1, maximum=10**6, same=True)
+    accumulate: int = field(
+        1, "micro-batches of one step, one after the other", minimum=1, maximum=10**6, changes_training=False
+    )
     lr: float = field(1e-4, "learning rate", above=0, maximum=100)
     schedule: Literal["constant", "cosine", "linear", "inverse_sqrt"] = field(
         "constant", "the learning rate after the warm-up"
     )
     warmup_steps: int = field(0, "steps in which the learning rate rises to lr", minimum=0)
-    warmup_from: float = field(0.0, "where the warm-up begins, as a share of lr", minimum=0, maximum=1, later=True)
+    warmup_from: float = field(0.0, "where the warm-up begins, as a share of lr", minimum=0, maximum=1, since="0.2")
     decay_start: int = field(0, "steps after which inverse_sqrt falls; 0 = those of the warm-up", minimum=0)
-    decay_end: int = field(0, "step at which cosine and linear have ended; 0 = the run's last", minimum=0, later=True)
+    decay_end: int = field(0, "step at which cosine and linear have ended; 0 = the run's last", minimum=0, since="0.2")
     final_lr: float = field(0.0, "where cosine and linear end, as a share of lr", minimum=0, maximum=1)
     betas: tuple[float, float] = _betas((0.9, 0.999))
     weight_decay: float = field(0.01, "AdamW's", minimum=0)
@@ -101,35 +105,41 @@ class EngineSettings:
     precision: Precision = field("fp32", "arithmetic inside the networks; weights stay fp32")  # noqa: RUF009
     bad_steps: Literal["stop", "skip"] = field("stop", "a loss or gradient that is not finite: stop, or leave it out")
     max_bad_steps: int = field(10, "steps that may be left out one after the other", minimum=1)
-    zero: Literal[0, 1, 2, 3] = field(0, "DeepSpeed's ZeRO stage", same=True)
+    zero: Literal[0, 1, 2, 3] = field(0, "DeepSpeed's ZeRO stage", changes_training=False)
     offload: Literal["none", "optimizer", "all"] = field(
-        "none", "what DeepSpeed keeps in host memory; all: optimizer and parameters (zero=3)", same=True
+        "none", "what DeepSpeed keeps in host memory; all: optimizer and parameters (zero=3)", changes_training=False
     )
-    activation_checkpointing: bool = field(False, "recompute activations in the backward pass: less memory", same=True)
-    compile: bool = field(False, "torch.compile the networks (needs a C++ compiler on a CPU)", same=True)
+    activation_checkpointing: bool = field(
+        False, "recompute activations in the backward pass: less memory", changes_training=False
+    )
+    compile: bool = field(False, "torch.compile the networks (needs a C++ compiler on a CPU)", changes_training=False)
     deepspeed: Mapping[str, Any] = attrs.field(
-        default=EMPTY, metadata={"help": "raw DeepSpeed settings, merged in", "same": True, "place": True}
+        default=EMPTY, metadata={"help": "raw DeepSpeed settings, merged in", "changes_training": False, "place": True}
     )
     deepspeed_file: str = field(
-        "", "path or URL of a DeepSpeed JSON file, merged in before them", same=True, place=True
+        "", "path or URL of a DeepSpeed JSON file, merged in before them", changes_training=False, place=True
     )
-    log_every: int = field(50, "steps between lines of metrics.jsonl", minimum=1, same=True)
-    checkpoint_every: int = field(1000, "steps between checkpoints", minimum=1, same=True)
-    keep_checkpoints: int = field(2, "newest checkpoints that stay", minimum=1, same=True)
-    keep_every: int = field(0, "checkpoints at multiples of it stay for good; 0 = none", minimum=0, same=True)
-    background: bool = field(True, "write checkpoints in a thread while training goes on", same=True)
-    time_limit: float = field(0.0, "minutes until the run checkpoints and leaves; 0 = none", minimum=0, same=True)
+    log_every: int = field(50, "steps between lines of metrics.jsonl", minimum=1, changes_training=False)
+    checkpoint_every: int = field(1000, "steps between checkpoints", minimum=1, changes_training=False)
+    keep_checkpoints: int = field(2, "newest checkpoints that stay", minimum=1, changes_training=False)
+    keep_every: int = field(
+        0, "checkpoints at multiples of it stay for good; 0 = none", minimum=0, changes_training=False
+    )
+    background: bool = field(True, "write checkpoints in a thread while training goes on", changes_training=False)
+    time_limit: float = field(
+        0.0, "minutes until the run checkpoints and leaves; 0 = none", minimum=0, changes_training=False
+    )
     preview_every: int = field(
-        0, "steps between pictures (samples, reconstructions); 0 = at the end", minimum=0, same=True
+        0, "steps between pictures (samples, reconstructions); 0 = at the end", minimum=0, changes_training=False
     )
     validate_every: int = field(
-        0, "steps between measurements on held-out images; 0 = at the end", minimum=0, same=True
+        0, "steps between measurements on held-out images; 0 = at the end", minimum=0, changes_training=False
     )
-    validate_images: int = field(256, "held-out images that are measured", minimum=1, same=True)
+    validate_images: int = field(256, "held-out images that are measured", minimum=1, changes_training=False)
     init_from: str = field(
         "",
         "path or URL of trained weights to start from (finetuning); none: fresh weights",
-        same=True,
+        changes_training=False,
         place=True,
     )
     init_sha256: str = field("", "hash of those weights; filled in")
@@ -149,11 +159,13 @@ class TrainerSettings(EngineSettings):
         metadata={"help": "relative widths of power-function averages, for post-hoc reconstruction: [0.05, 0.1]"},
     )
     ema_snapshots: int = field(
-        0, "steps between snapshots of those averages; 0 = with the checkpoints", minimum=0, same=True
+        0, "steps between snapshots of those averages; 0 = with the checkpoints", minimum=0, changes_training=False
     )
     joint_dropout: float = field(0.0, "share of examples that lose all conditions at once", minimum=0, maximum=1)
     cache_latents: bool = field(True, "encode the images once (needs a frozen first stage, as always here)")
-    latents: str = field("", "folder or URL of the encoded images; none: in the run's folder", same=True, place=True)
+    latents: str = field(
+        "", "folder or URL of the encoded images; none: in the run's folder", changes_training=False, place=True
+    )
     latents_dtype: Literal["fp32", "fp16", "bf16"] = field(
         "fp32", "how encoded images are stored: half the bytes, and the rounding that manifest.json tells"
     )
@@ -176,7 +188,7 @@ class FirstStageTrainerSettings(EngineSettings):
     adversarial: bool = field(True, "train a patch discriminator")
     adversarial_start: int | None = field(None, "batch at which it comes in; null = the stage's own", minimum=0)
     adversarial_start_share: float | None = attrs.field(
-        default=None, validator=_start_share, metadata={"help": "the same as a share of the run's steps", "same": False}
+        default=None, validator=_start_share, metadata={"help": "the same as a share of the run's steps"}
     )
     adversarial_weight: float | None = field(None, "its weight; null = the stage's own", minimum=0)
     discriminator_layers: int | None = field(None, "its strided layers; null = the stage's own", minimum=1, maximum=16)
@@ -191,10 +203,13 @@ class FirstStageTrainerSettings(EngineSettings):
     revive_every: int = field(0, "steps between revivals of codes that no latent used; 0 = never", minimum=0)
     statistics_images: int = field(4096, "images over which the latents' mean and std are measured", minimum=1)
     latent_std: Literal["channel", "one"] = field(
-        "channel", "latents are divided by a std a channel, or one for all (formats of others hold one)", later=True
+        "channel", "latents are divided by a std a channel, or one for all (formats of others hold one)", since="0.2"
     )
     fd_weights: str = field(
-        "", "path or URL of VGG16 weights for the reconstruction FD; none: random features", same=True, place=True
+        "",
+        "path or URL of VGG16 weights for the reconstruction FD; none: random features",
+        changes_training=False,
+        place=True,
     )
 
 
@@ -209,12 +224,12 @@ class SampleSettings:
     prompts: tuple[str, ...] = attrs.field(default=(), metadata={"help": "prompts; none = taken from held-out data"})
     project_x0: bool = field(False, "let the first stage quantise each estimate of x0")
     quantize_x0: bool = field(
-        False, "the same as the published samplers do it: the noise stays what the network gave", later=True
+        False, "the same as the published samplers do it: the noise stays what the network gave", since="0.2"
     )
     levels: Literal["rounded", "cut"] = field(
-        "rounded", "how values become the 256 levels of a picture; cut: the fraction is left out", later=True
+        "rounded", "how values become the 256 levels of a picture; cut: the fraction is left out", since="0.2"
     )
     paste_known: bool = field(
-        True, "inpainting: the input's own pixels outside of holes, bit for bit (older runs: false)", later=True
+        True, "inpainting: the input's own pixels outside of holes, bit for bit (older runs: false)", since="0.2"
     )
     branches: Literal["together", "apart"] = field("together", "guidance branches in one call, or one by one")

@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 from ldm_core.config.documents import dump_yaml, parse_yaml
+from ldm_core.config.fields import field, later_defaults, same_keys
 from ldm_core.config.overrides import apply_overrides
 from ldm_core.config.structure import field_table, structure, unstructure
 from ldm_core.errors import ConfigError
@@ -237,3 +238,18 @@ def test_field_table() -> None:
 def test_a_key_that_comes_twice_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"r\.yaml line 2: not readable as YAML \(the key 'image_size' comes twice\)"):
         parse_yaml("image_size: 32\nimage_size: 64\n", "r.yaml")
+
+
+def test_marks_of_fields_and_their_former_names() -> None:
+    @attrs.frozen
+    class Section:
+        plain: int = field(1, "a number")
+        free: int = field(1, "a number", changes_training=False)
+        former_free: int = field(1, "a number", same=True)
+        added: int = field(2, "a number", since="0.2")
+        former_added: int = field(3, "a number", later=True)
+
+    assert same_keys(Section) == {"free", "former_free"}
+    assert later_defaults(Section) == {"added": 2, "former_added": 3}
+    with pytest.raises(TypeError, match="no mark named sinse"):
+        field(1, "a number", sinse="0.2")  # type: ignore[call-arg]

@@ -73,7 +73,7 @@ class ReadingConfig(DatasetConfig):
         metadata={
             "help": "level of white in grey pictures of more than 8 bits, such as 4095; 0 = the format's largest "
             "(65535; 1 or 255 of numbers with a fraction)",
-            "later": True,
+            "since": "0.2",
         },
     )
     missing: Literal["error", "skip"] = field("error", "samples that lack a key which others have: stop, or leave out")

@@ -46,5 +46,8 @@ class AdversarialConfig:
     codebook_init_images: int = field(256, "images whose latents start a codebook; 0 = random start", minimum=0)
     revive_every: int = field(0, "steps between revivals of codes that no latent used; 0 = never", minimum=0)
     fd_weights: str = field(
-        "", "path or URL of VGG16 weights for the reconstruction FD; none: random features", same=True, place=True
+        "",
+        "path or URL of VGG16 weights for the reconstruction FD; none: random features",
+        changes_training=False,
+        place=True,
     )

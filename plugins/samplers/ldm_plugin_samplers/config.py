@@ -181,9 +181,11 @@ class ShiftedConfig(TimeGridConfig):
     shift: float = attrs.field(
         default=3.0, validator=_positive, metadata={"help": "above 1: more steps at high noise, as large images need"}
     )
-    base_cells: int = field(0, "latent cells at which `shift` holds, other sizes having others; 0 = all", 0, later=True)
-    top_cells: int = field(0, "latent cells at which `top_shift` holds; 0 = the root of the cells", 0, later=True)
-    top_shift: float = field(0.0, "shift at `top_cells`, its logarithm linear in the cells", 0, later=True)
+    base_cells: int = field(
+        0, "latent cells at which `shift` holds, other sizes having others; 0 = all", 0, since="0.2"
+    )
+    top_cells: int = field(0, "latent cells at which `top_shift` holds; 0 = the root of the cells", 0, since="0.2")
+    top_shift: float = field(0.0, "shift at `top_cells`, its logarithm linear in the cells", 0, since="0.2")
     needs_table: ClassVar[bool] = False
 
     def __attrs_post_init__(self) -> None:
