@@ -67,6 +67,9 @@ from ldm_core.contracts.configs import ParameterizationConfig as Parameterizatio
 from ldm_core.contracts.configs import SamplerConfig as SamplerConfig
 from ldm_core.contracts.configs import ScheduleConfig as ScheduleConfig
 from ldm_core.contracts.configs import TimeGridConfig as TimeGridConfig
+from ldm_core.contracts.current import Evaluation as Evaluation
+from ldm_core.contracts.current import evaluation as evaluation
+from ldm_core.contracts.current import token_grid as token_grid
 from ldm_core.contracts.latent_size import draw_times as draw_times
 from ldm_core.contracts.latent_size import grid_times as grid_times
 from ldm_core.contracts.provisional import Adapter as Adapter
@@ -81,6 +84,7 @@ from ldm_core.contracts.provisional import Parameterization as Parameterization
 from ldm_core.contracts.provisional import Predict as Predict
 from ldm_core.contracts.provisional import TimeGrid as TimeGrid
 from ldm_core.contracts.provisional import TrainableStage as TrainableStage
+from ldm_core.contracts.run import SamplingRun as SamplingRun
 from ldm_core.contracts.site import FileCache as FileCache
 from ldm_core.contracts.site import Site as Site
 from ldm_core.contracts.values import EMPTY as EMPTY

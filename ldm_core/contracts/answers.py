@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ldm_core.contracts.conditioning import Cond
     from ldm_core.contracts.provisional import DiffusionModel
+    from ldm_core.contracts.run import SamplingRun
 
 
 class PartAnswers:
@@ -103,6 +104,23 @@ class AdapterAnswers(PartAnswers):
     @answer
     def unfuse(self) -> Callable[[DiffusionModel], None] | None:
         """``unfuse(model)``, after a fuse, puts the very parameters of before back, and the hooks."""
+        return None
+
+
+class AdapterAnswers(PartAnswers):
+    """Answers of an adapter."""
+
+    __slots__ = ()
+
+    @answer
+    def begin(self) -> Callable[[SamplingRun], None] | None:
+        """``begin(run)`` is called before the first evaluation of the model in each run of a sampler. What it makes is
+        kept by ``run.state``, as several runs may be under way at once."""
+        return None
+
+    @answer
+    def end(self) -> Callable[[SamplingRun], None] | None:
+        """``end(run)`` is called when a run that began ends, by an error or a cancellation too; once a run."""
         return None
 
 

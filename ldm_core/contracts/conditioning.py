@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from ldm_core.contracts.run import SamplingRun
 from ldm_core.contracts.values import EMPTY, Batch, CondSpec, joined
+from ldm_core.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -228,7 +231,8 @@ class Conditions:
 
     Merged bundles are kept for the run; `specs`, by conditioner, say how they join. `batch`: what was encoded, with all
     keys that it was made with, for a second model to encode; `seeds`: the images' own, from which its conditioners draw
-    what this model's drew (None: nothing was drawn).
+    what this model's drew (None: nothing was drawn). `options`: the names that the model's parts accept; None = not
+    known. `run`: the run of a sampler in which a guidance is asked; None outside of one.
     """
 
     def __init__(
@@ -239,11 +243,22 @@ class Conditions:
         batch: Batch = EMPTY,
         specs: Mapping[str, CondSpec] = EMPTY,
         seeds: Sequence[int] | None = None,
+        options: Iterable[str] | None = None,
+        run: SamplingRun | None = None,
     ) -> None:
         self._conds, self._nulls, self._specs = dict(conds), dict(nulls), specs
         self._picked: dict[frozenset[str], Cond] = {}
         self._again: dict[object, Any] = {}
+        self._optional: list[tuple[frozenset[str], Mapping[str, Any], Cond]] = []
+        self._accepted = None if options is None else frozenset(options)
         self.batch, self.seeds = batch, None if seeds is None else tuple(seeds)
+        self.run = run
+
+    def in_run(self, run: SamplingRun) -> Conditions:
+        """The same bundles for `run`, with nothing of what another run keeps."""
+        other = copy(self)
+        other._again, other._optional, other.run = {}, [], run
+        return other
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -258,8 +273,24 @@ class Conditions:
         if chosen not in self._picked:
             bundles = [(self._conds if n in chosen else self._nulls)[n] for n in self._conds]
             specs = [self._specs[n] for n in self._conds] if self._specs else None
-            self._picked[chosen] = Cond.merge(bundles, specs)
+            return self._picked.setdefault(chosen, Cond.merge(bundles, specs))
         return self._picked[chosen]
+
+    def with_options(self, names: Iterable[str], **options: Any) -> Cond:
+        """:meth:`pick` with static `options`, values that are the same at every step; the same object each time.
+
+        A branch with options is evaluated apart from those with others; a denoiser or an adapter reads them as
+        ``cond.options``. ConfigError for an option that none of them accepts.
+        """
+        self._require(options)
+        chosen = frozenset(names)
+        for kept, given, cond in self._optional:
+            if kept == chosen and given == options:
+                return cond
+        picked = self.pick(chosen)
+        made = picked._replace(options={**picked.options, **options})
+        self._optional.append((chosen, options, made))
+        return made
 
     def again(self, make: Callable[[Batch], T], key: object = None) -> T:
         """The result of `make` on the batch, such as a second model's conditioning; made once and kept for the run,
@@ -279,3 +310,17 @@ class Conditions:
     def null(self) -> Cond:
         """None on."""
         return self.pick(())
+
+    def _require(self, options: Iterable[str]) -> None:
+        for name in options:
+            if self._accepted is not None and name not in self._accepted:
+                raise ConfigError(f"the guidance sets the option '{name}', {unaccepted(name, self._accepted)}")
+
+
+def unaccepted(option: str, accepted: Iterable[str]) -> str:
+    """The rest of a message on an option that no part reads: who might, the nearest name, and the fix."""
+    known = ", ".join(sorted(accepted)) or "none"
+    return (
+        f"and no denoiser or adapter of the recipe accepts it{suggest(option, accepted)} (options that they accept: "
+        f"{known}); add the adapter that reads it, or choose another guidance"
+    )

@@ -167,6 +167,11 @@ class GuidanceConfig(Config):
         return None
 
     @answer
+    def branch_options(self) -> Sequence[str]:
+        """The names of the options that the guidance gives its branches by ``conditions.with_options``."""
+        return ()
+
+    @answer
     def scale(self) -> float | None:
         """The strength of the guidance; None if it has none."""
         return None
@@ -179,7 +184,7 @@ class AdapterConfig(Config):
 
     @answer
     def accepts(self) -> Accepts | None:
-        """The extras that the adapter reads; None = none."""
+        """The extras and options that the adapter reads; None = none."""
         return None
 
     @answer

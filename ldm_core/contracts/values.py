@@ -172,11 +172,11 @@ def _unequal(one: Joined, other: Joined) -> str:
 
 @attrs.frozen
 class Accepts:
-    """The parts of a conditioning bundle that a denoiser, guidance, adapter or objective uses; ``extras`` and
-    ``tokens`` by name.
+    """The parts of a conditioning bundle that a denoiser, guidance, adapter or objective uses; ``extras``, ``tokens``
+    and ``options`` by name.
 
-    A denoiser's config has it as the attribute `accepts`; without one, everything but extras and named tokens is taken
-    as accepted.
+    A denoiser's config has it as the attribute `accepts`; without one, everything but extras, named tokens and options
+    is taken as accepted.
     """
 
     crossattn: bool = True
@@ -185,6 +185,7 @@ class Accepts:
     residuals: bool = True
     extras: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 SIZE_KEYS = ("original_size", "crop_offset", "target_size")

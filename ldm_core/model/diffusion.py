@@ -19,10 +19,13 @@ from ldm_core.contracts import (
     NoiseSchedule,
     Parameterization,
     Predict,
+    SamplingRun,
     configs,
 )
 from ldm_core.contracts.conditioning import Cond, mask_of
+from ldm_core.contracts.current import Evaluation, during
 from ldm_core.contracts.provisional import DiffusionModel
+from ldm_core.contracts.run import current_run
 from ldm_core.contracts.streams import Streams, mix_seed
 from ldm_core.contracts.values import CondSpec, Precision
 from ldm_core.model.conformance.breaches import Named, inside
@@ -114,8 +117,11 @@ class Model(nn.Module):
         """x (B, C, *s), t (B,) -> the denoiser's output, float32: F and, beyond C channels, its own."""
         c_in = self.coefficients(t)[2]
         level = self.schedule.noise_level(t.double()).to(device=x.device, dtype=torch.float32)
-        held = self.contracts
-        with self.autocast(), inside(self._named("denoiser"), "forward"):
+        held, run = self.contracts, current_run()
+        if run is not None:
+            self.begin(run)
+        now = Evaluation(cond, level, t, run, tuple(x.shape[2:]))
+        with self.autocast(), inside(self._named("denoiser"), "forward"), during(now):
             out: Tensor = self.denoiser(x * per_example(c_in, x), level, cond)  # type: ignore[operator]
         if held is not None:
             if not is_output(out, x):
@@ -123,6 +129,19 @@ class Model(nn.Module):
             if held.is_open:
                 held.hold_network(out, x, cond)
         return out.float()
+
+    def begin(self, run: SamplingRun) -> None:
+        """Tell the adapters that they serve `run`, and at its end that it ends; a second call does nothing."""
+        run.state(self, lambda: self._begin(run))
+
+    def _begin(self, run: SamplingRun) -> bool:
+        for adapter in self.attached.values():
+            told = configs.of(AdapterAnswers, adapter)
+            if told.begin is not None:
+                told.begin(run)
+            if told.end is not None:
+                run.at_end(told.end)
+        return True
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Estimate:
         """x (B, C, *s) at times t (B,) -> the estimate of x0, in x's dtype (float32 or better)."""

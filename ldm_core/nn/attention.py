@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm_core.nn.hooks import on_grid
 from ldm_core.nn.norms import group_norm, zero_init
 
 KeysValues: TypeAlias = tuple[Tensor, Tensor]
@@ -192,10 +193,11 @@ class SpatialTransformer(nn.Module):
         if not self.linear_projection:
             h = self.proj_in(h)
         h = h.flatten(2).transpose(1, 2)  # (B,N,C)
-        if self.linear_projection:
-            h = self.proj_in(h)
-        for index, block in enumerate(self.transformer_blocks):
-            h = block(h, context, mask, None if given is None else given[index])
+        with on_grid(self, size):
+            if self.linear_projection:
+                h = self.proj_in(h)
+            for index, block in enumerate(self.transformer_blocks):
+                h = block(h, context, mask, None if given is None else given[index])
         if self.linear_projection:
             h = self.proj_out(h)
         h = h.transpose(1, 2).unflatten(2, size)  # (B,C,h,w); a view, laid out channels last
@@ -249,7 +251,8 @@ class AttentionBlock(nn.Module):
         }
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.attention(self.qkv(self.norm(x).flatten(2)), self.num_heads)
+        with on_grid(self, x.shape[2:]):
+            h = self.attention(self.qkv(self.norm(x).flatten(2)), self.num_heads)
         return x + self.proj_out(h).unflatten(2, x.shape[2:])
 
 

@@ -10,12 +10,15 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ldm_core.contracts.current import Evaluation, during, evaluation
+from ldm_core.nn.hooks import asked
+
 
 def recompute(blocks: Iterable[nn.Module]) -> int:
     """Let each of `blocks` keep its inputs alone and run again in the backward pass; returns how many there are.
 
-    Gradients stay the same, dropout included. It holds in training with gradients only; names of parameters do not
-    change, and a second call changes nothing.
+    Gradients stay the same, dropout and hooks that read the evaluation included. It holds in training with gradients
+    only; names of parameters do not change, and a second call changes nothing.
     """
     count = 0
     for block in blocks:
@@ -26,6 +29,14 @@ def recompute(blocks: Iterable[nn.Module]) -> int:
 
 
 def _run(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    if block.training and torch.is_grad_enabled():
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-    return forward(*args, **kwargs)
+    if not (block.training and torch.is_grad_enabled()):
+        return forward(*args, **kwargs)
+    if asked(block) and (now := evaluation()) is not None:
+        forward = partial(_again, forward, now)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+def _again(forward: Callable[..., Any], now: Evaluation, *args: Any, **kwargs: Any) -> Any:
+    """The block in the evaluation that it is part of: the backward pass comes after it, maybe in another thread."""
+    with during(now):
+        return forward(*args, **kwargs)

@@ -24,6 +24,7 @@ from ldm_core.contracts import (
     TimeGridConfig,
     configs,
 )
+from ldm_core.contracts.conditioning import unaccepted
 from ldm_core.errors import ConfigError, quoted, suggest
 from ldm_core.recipe.deepspeed import misfits as engine_misfits
 from ldm_core.recipe.recipe import ConditionerPart, MixturePart, Recipe
@@ -207,6 +208,9 @@ def _guidance(recipe: Recipe) -> Iterable[str]:
     """The guidance's needs of the conditioners: the ones it names, and a trained null."""
     guidance, answers = recipe.guidance, configs.of(GuidanceConfig, recipe.guidance.config)
     shown = f"guidance '{guidance.label}'"
+    for name in answers.branch_options:
+        if name not in recipe.accepted_options:
+            yield f"{shown} sets the option '{name}', {unaccepted(name, recipe.accepted_options)}"
     known = {c.name: c for c in recipe.conditioners}
     for name in answers.conditioners:
         part = known.get(name)

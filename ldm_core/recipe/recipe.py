@@ -13,7 +13,7 @@ from ldm_core.catalog.component import VERSION
 from ldm_core.catalog.in_process import HERE
 from ldm_core.config.fields import later_defaults
 from ldm_core.config.structure import digest, unstructure
-from ldm_core.contracts.configs import AdapterConfig, of
+from ldm_core.contracts.configs import AdapterConfig, DenoiserConfig, of
 from ldm_core.recipe.keys import LISTS, SAME, SAMPLING_KEYS, SINGLE, without_same
 from ldm_core.recipe.settings import DataSettings, FirstStageTrainerSettings, SampleSettings, TrainerSettings
 from ldm_core.storage.options import StorageSettings
@@ -204,6 +204,13 @@ class Recipe:
     def reads(self) -> tuple[str, ...]:
         """The example's keys read by the conditioners, each once, in their order."""
         return tuple(dict.fromkeys(key for c in self.conditioners for key in c.config.reads))
+
+    @property
+    def accepted_options(self) -> frozenset[str]:
+        """The names of the options of a branch that the denoiser or an adapter accepts."""
+        accepts = [of(DenoiserConfig, self.denoiser.config).accepts]
+        accepts += [some for a in self.adapters if (some := of(AdapterConfig, a.config).accepts) is not None]
+        return frozenset(name for some in accepts for name in some.options)
 
     def identity(self) -> str:
         """A hash of the trained model's settings: everything but sampling, the log and checkpoint intervals."""

@@ -245,7 +245,9 @@ class Pipeline:
     def _conditions(self, plan: Plan, chunk: range) -> Conditions:
         given = self._batch([plan.rows[i] for i in chunk], self.reads)
         away = [plan.avoided[i] for i in chunk] if plan.avoided else []
-        return conditions_of(self.model, given, self._batch(away, tuple(away[0]) if away else ()), plan.seeds_of(chunk))
+        negative = self._batch(away, tuple(away[0]) if away else ())
+        seeds, options = plan.seeds_of(chunk), plan.recipe.accepted_options
+        return conditions_of(self.model, given, negative, seeds, options=options)
 
     def _options(self, plan: Plan, chunk: range, watch: Watch) -> LatentOptions:
         settings = plan.recipe.sample

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import attrs
 import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_core.contracts import Batch, Denoise, Estimate, FirstStage, OnStep, grid_times
+from ldm_core.contracts import Batch, Denoise, Estimate, FirstStage, OnStep, SamplingRun, grid_times
 from ldm_core.contracts.answers import PartAnswers
 from ldm_core.contracts.conditioning import Conditions
 from ldm_core.contracts.configs import TimeGridConfig, of
+from ldm_core.contracts.run import current_run, in_run
 from ldm_core.contracts.streams import Streams, mix_seed
 from ldm_core.contracts.values import Precision
 from ldm_core.data.collate import to_images
@@ -27,20 +29,28 @@ from ldm_core.sampling.result import Callback, Progress
 
 
 def conditions_of(
-    model: Model, batch: Batch, negative: Batch | None = None, seeds: Sequence[int] | None = None
+    model: Model,
+    batch: Batch,
+    negative: Batch | None = None,
+    seeds: Sequence[int] | None = None,
+    *,
+    options: Iterable[str] | None = None,
 ) -> Conditions:
     """Encode a batch once for a run.
 
     `negative` holds the inputs to avoid. Conditioners that read one of them encode these and the batch's other keys;
     the bundles take the place of their nulls. Conditioners that draw noise draw it from the images' `seeds`, the same
-    for the inputs to avoid; None = their deterministic mode.
+    for the inputs to avoid; None = their deterministic mode. `options`: those that the model's parts accept; None = not
+    known.
     """
     conds = model.encode(batch, seeds=seeds)
     nulls = model.nulls(conds)
     if negative:
         readers = [name for name, c in model.conditioners.items() if not negative.keys().isdisjoint(c.reads)]  # type: ignore[arg-type]
         nulls.update(model.encode({**batch, **negative}, readers, seeds=seeds))
-    return Conditions(conds, nulls, batch=batch, specs=model.specs, seeds=seeds)
+    return Conditions(
+        conds, nulls, batch=batch, specs=model.specs, seeds=seeds, options=options, run=current_run()
+    )
 
 
 @attrs.frozen(eq=False)
@@ -80,10 +90,9 @@ def sample_latents(
     noise = Streams([mix_seed("noise", s) for s in seeds], model.device)
     times = options.passage.times(_times(model, parts, steps, shape))
     x = options.passage.start(model.schedule, times[0], start.normal((len(seeds), *shape)))
-    denoise = _denoise(model, parts, conditions, options)
     sampler = parts.named.get("sampler")
-    with inside(sampler, "sample"):
-        out = parts.sampler.sample(denoise, x, times, model.schedule, streams=noise, on_step=options.on_step)
+    with guided_run(model, parts, conditions, times, options) as (denoise, on_step), inside(sampler, "sample"):
+        out = parts.sampler.sample(denoise, x, times, model.schedule, streams=noise, on_step=on_step)
     hold_result(sampler, out, x)
     return out
 
@@ -98,19 +107,35 @@ def _times(model: Model, parts: SamplingParts, steps: int, shape: Sequence[int])
     return times
 
 
-def _denoise(model: Model, parts: SamplingParts, conditions: Conditions, options: LatentOptions) -> Denoise:
-    """The guided estimate at (x, t), held to its contract and projected."""
+@contextmanager
+def guided_run(
+    model: Model, parts: SamplingParts, conditions: Conditions, times: Tensor, options: LatentOptions
+) -> Iterator[tuple[Denoise, OnStep]]:
+    """One run of a sampler down `times` (steps + 1,): what its ``sample`` is handed as `denoise` and `on_step`.
+
+    The adapters of `model` are told of the run before and after. Estimates are guided, held to their contract and
+    projected as `options` say.
+    """
     predict, guidance = make_predict(model, together=options.together), parts.named.get("guidance")
+    with SamplingRun(times) as run:
+        model.begin(run)
+        given = conditions.in_run(run)
 
-    def denoise(x: Tensor, t: Tensor) -> Estimate:
-        with inside(guidance, "guide"):
-            estimate = parts.guidance.guide(predict, x, t, conditions, model.schedule)
-        hold_estimate(guidance, "guide", estimate, x)
-        if options.project is None or options.keep_eps:
-            return estimate._replace(project=options.project)
-        return estimate._replace(x0=options.project(estimate.x0))
+        def denoise(x: Tensor, t: Tensor) -> Estimate:
+            with in_run(run), inside(guidance, "guide"):
+                estimate = parts.guidance.guide(predict, x, t, given, model.schedule)
+            run.evaluation += 1
+            hold_estimate(guidance, "guide", estimate, x)
+            if options.project is None or options.keep_eps:
+                return estimate._replace(project=options.project)
+            return estimate._replace(x0=options.project(estimate.x0))
 
-    return denoise
+        def on_step(i: int, t: Tensor, x: Tensor, x0: Tensor) -> Tensor | None:
+            other = None if options.on_step is None else options.on_step(i, t, x, x0)
+            run.step = i + 1
+            return other
+
+        yield denoise, on_step
 
 
 @attrs.define(eq=False)

@@ -18,12 +18,12 @@ NAMES: dict[ModuleType, str] = {
     contracts: """
         Accepts Adapter AdapterAnswers AdapterConfig Batch Codec CodecConfig Cond CondSpec Conditioner
         ConditionerAnswers ConditionerConfig Conditions Config DataInfo Dataset DatasetAnswers DatasetConfig
-        Denoise Denoiser DenoiserAnswers DenoiserConfig DiffusionModel EMPTY Estimate FileCache FirstStage
-        FirstStageAnswers FirstStageConfig Guidance GuidanceConfig LatentSpec LossContext LossOutput
+        Denoise Denoiser DenoiserAnswers DenoiserConfig DiffusionModel EMPTY Estimate Evaluation FileCache
+        FirstStage FirstStageAnswers FirstStageConfig Guidance GuidanceConfig LatentSpec LossContext LossOutput
         ModelWeights NoiseSchedule Objective ObjectiveAnswers ObjectiveConfig Observer OnStep Parameterization
-        ParameterizationConfig PartAnswers Precision Predict Recognised Reconstruction SIZE_KEYS Sampler SamplerConfig
-        ScheduleAnswers ScheduleConfig Site Source TensorFile TensorInfo TimeGrid TimeGridConfig Tokens
-        TrainableStage WeightSlice Written draw_times grid_times
+        ParameterizationConfig PartAnswers Precision Predict Recognised Reconstruction SIZE_KEYS Sampler
+        SamplerConfig SamplingRun ScheduleAnswers ScheduleConfig Site Source TensorFile TensorInfo TimeGrid
+        TimeGridConfig Tokens TrainableStage WeightSlice Written draw_times evaluation grid_times token_grid
     """,
     testing: """
         AdapterSuite CodecSuite ConditionerSuite DatasetSuite DenoiserSuite FirstStageSuite GuidanceSuite
