@@ -10,8 +10,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ldm_core.contracts.conditioning import Cond
-from ldm_core.contracts.cooperative import cooperative_init
-from ldm_core.contracts.provisional import NoiseSchedule
+from ldm_core.contracts.provisional import NoiseSchedule, cooperative_init
 from ldm_core.contracts.values import Batch, CondSpec, Denoise, LatentSpec, OnStep
 
 if TYPE_CHECKING:

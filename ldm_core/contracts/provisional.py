@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
 from ldm_core.contracts.conditioning import Cond, Conditions
-from ldm_core.contracts.cooperative import cooperative_init
 from ldm_core.contracts.values import Batch, Estimate, LossOutput, Reconstruction
 
 if TYPE_CHECKING:
@@ -20,6 +19,20 @@ if TYPE_CHECKING:
 
 Predict: TypeAlias = "Callable[[Tensor, Tensor, Sequence[Cond]], list[Estimate]]"
 """(x, t, branches) -> one Estimate a branch: what a guidance calls; the core batches what can be batched."""
+
+
+def cooperative_init(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Call the next ``__init__`` behind the protocols among the bases: a Protocol may stand before ``nn.Module``."""
+    # A Protocol's own __init__ stops the chain, so that with the bases (Conditioner, nn.Module) a subclass's
+    # super().__init__() would never reach nn.Module. Go on behind the protocols instead.
+    bases = type(self).__mro__
+    after = next(i for i, base in enumerate(bases) if base.__dict__.get("_is_protocol"))
+    for base in bases[after:]:
+        if base in (Protocol, Generic) or base.__dict__.get("_is_protocol"):
+            continue
+        if "__init__" in base.__dict__:
+            base.__init__(self, *args, **kwargs)  # type: ignore[misc]
+            return
 
 
 @runtime_checkable

@@ -48,9 +48,7 @@ def conditions_of(
     if negative:
         readers = [name for name, c in model.conditioners.items() if not negative.keys().isdisjoint(c.reads)]  # type: ignore[arg-type]
         nulls.update(model.encode({**batch, **negative}, readers, seeds=seeds))
-    return Conditions(
-        conds, nulls, batch=batch, specs=model.specs, seeds=seeds, options=options, run=current_run()
-    )
+    return Conditions(conds, nulls, batch=batch, specs=model.specs, seeds=seeds, options=options, run=current_run())
 
 
 @attrs.frozen(eq=False)
