@@ -106,12 +106,6 @@ class AdapterAnswers(PartAnswers):
         """``unfuse(model)``, after a fuse, puts the very parameters of before back, and the hooks."""
         return None
 
-
-class AdapterAnswers(PartAnswers):
-    """Answers of an adapter."""
-
-    __slots__ = ()
-
     @answer
     def begin(self) -> Callable[[SamplingRun], None] | None:
         """``begin(run)`` is called before the first evaluation of the model in each run of a sampler. What it makes is
