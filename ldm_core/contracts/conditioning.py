@@ -249,7 +249,7 @@ class Conditions:
         self._conds, self._nulls, self._specs = dict(conds), dict(nulls), specs
         self._picked: dict[frozenset[str], Cond] = {}
         self._again: dict[object, Any] = {}
-        self._optional: list[tuple[frozenset[str], Mapping[str, Any], Cond]] = []
+        self._optional: list[tuple[frozenset[str], Mapping[str, object], Cond]] = []
         self._accepted = None if options is None else frozenset(options)
         self.batch, self.seeds = batch, None if seeds is None else tuple(seeds)
         self.run = run
@@ -276,7 +276,7 @@ class Conditions:
             return self._picked.setdefault(chosen, Cond.merge(bundles, specs))
         return self._picked[chosen]
 
-    def with_options(self, names: Iterable[str], **options: Any) -> Cond:
+    def with_options(self, names: Iterable[str], **options: object) -> Cond:
         """:meth:`pick` with static `options`, values that are the same at every step; the same object each time.
 
         A branch with options is evaluated apart from those with others; a denoiser or an adapter reads them as

@@ -205,7 +205,10 @@ class Guidance(Protocol):
 
     Its config says with `needs_null` (bool) whether it calls the model without some condition, and with `conditioners`,
     where it tells any apart, their names, which the check holds to the recipe. Nothing is kept on it between calls but
-    what is the same for all of them; what it makes of a run's batch is kept by ``conditions.again``.
+    what is the same for all of them; what it makes of a run's batch is kept by ``conditions.again``, and what it keeps
+    from step to step by ``conditions.run.state(self, make)``. A run says the step too; it is None outside of a sampler,
+    where the guidance does without. A branch with options is ``conditions.with_options(names, ...)``, and the config
+    lists their names in `branch_options`.
 
     Fields of its config with these names mean the same in every guidance: `scale` 1 gives the conditional estimate and
     0, where it needs a null there, the unconditional one; `scales`, by conditioner, all equal are `scale`; outside of
@@ -251,13 +254,16 @@ class Adapter(Protocol):
     It acts by forward hooks, or by other weights: :func:`ldm_core.nn.changed_weight.change_weight` lets a layer compute
     with a function of its weight. The core attaches it to a copy of the model's modules that shares their tensors, so
     that runs with and without it go on side by side: it finds its layers in `attach`, and never writes into a tensor of
-    the model.
+    the model. A hook finds the bundle, the level, the grid of its tokens and the run by
+    :func:`~ldm_core.contracts.evaluation`, which is None in a call outside of a model: it stashes none of them on a
+    module, since calls of several threads meet there. What it keeps from step to step it keeps by ``run.state``.
 
     :class:`~ldm_core.contracts.AdapterAnswers` lists its optional answers. `scale` is its strength, which may be set at
     any time and leaves the estimate bit for bit that of the base at 0. A config with a field `scale` lets a recipe set
     the strength. ``fuse(model)`` puts new parameters, the change in them, in the places of the base's and takes the
     hooks away: the estimate is that of before to 1e-5, relative to its largest value or 1. ``unfuse(model)`` puts the
-    very parameters of before back, and the hooks.
+    very parameters of before back, and the hooks. ``begin(run)`` and ``end(run)`` are called around each run of a
+    sampler; they leave nothing behind that another run could see.
     """
 
     __init__ = cooperative_init  # type: ignore[misc]
@@ -266,8 +272,9 @@ class Adapter(Protocol):
     def attach(self, model: DiffusionModel) -> None:
         """Hook into `model`, a :class:`DiffusionModel`; base modules, state keys and weights stay as they are.
 
-        Attached, it changes the estimate. Its own parameters get gradients through the model, and its state dict holds
-        all that it learned. What it makes of the layers' shapes it makes here, equally for equal seeds.
+        Attached, it changes the estimate, by itself or over a run. Its own parameters get gradients through the model,
+        and its state dict holds all that it learned. What it makes of the layers' shapes it makes here, equally for
+        equal seeds.
         """
         ...
 
