@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ldm_contract_plugin import config
+from ldm_contract_plugin.conditioning import components as conditioning
 from ldm_contract_plugin.training import components as training
 from ldm_core import Component, hookimpl
 
@@ -12,6 +13,7 @@ def ldm_components() -> list[Component]:
     """A transformer, rectified flow, two-set conditioning, LoRA, OFT, a command."""
     return [
         *training.components(),
+        *conditioning.components(),
         Component(
             kind="denoiser",
             name="tiny_dit",
