@@ -27,7 +27,7 @@ KINDS: Mapping[str, str] = {
     "time_grid": "where a sampler evaluates the schedule",
     "sampler": "noise -> latents",
     "guidance": "combines conditional and unconditional estimates",
-    "adapter": "changes a model by hooks",
+    "adapter": "changes a model: LoRA and its like",
     "dataset": "examples",
     "observer": "is told of a run's progress",
     "codec": "weights of other programs, in and out",

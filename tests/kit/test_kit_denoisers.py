@@ -1,8 +1,8 @@
-"""The suites of denoisers and adapters: right ones pass, and each mistake fails its test with the contract's line."""
+"""The suite of denoisers: right ones pass, and each mistake fails its test with the contract's line."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import attrs
 import pytest
@@ -11,13 +11,9 @@ from planted import Mistake, assert_found, assert_told, faults_of, mistakes
 from right_modules import Net, NetConfig
 from torch import Tensor, nn
 
-from ldm_core.contracts import Adapter, CondSpec, Denoiser, Site
+from ldm_core.contracts import CondSpec, Denoiser, Site, WeightSlice
 from ldm_core.contracts.conditioning import Cond
-from ldm_core.testing import AdapterSuite, DenoiserSuite
-from ldm_core.testing.running import catalog_of
-from ldm_core.testing.toys import ToyDenoiser
-
-# -------------------------------------------------------------------------------------------------- denoisers
+from ldm_core.testing import DenoiserSuite
 
 
 class DeafToVector(Net):
@@ -146,6 +142,30 @@ class PreparesInPlace(Net):
         return cond._replace(crossattn=cond.crossattn / 2)
 
 
+class WithAddresses(Net):
+    """The rows of its last layer, in two halves."""
+
+    places: ClassVar[dict[str, WeightSlice]] = {
+        "first": WeightSlice("mix.weight", ((0, 2),)),
+        "second": WeightSlice("mix.weight", ((2, 4),)),
+    }
+
+    def addresses(self) -> dict[str, WeightSlice]:
+        return self.places
+
+
+class AddressOfNothing(WithAddresses):
+    places: ClassVar[dict[str, WeightSlice]] = {"first": WeightSlice("mixer.weight")}
+
+
+class AddressBeyond(WithAddresses):
+    places: ClassVar[dict[str, WeightSlice]] = {"first": WeightSlice("mix.weight", ((2, 5),))}
+
+
+class AddressesMeet(WithAddresses):
+    places: ClassVar[dict[str, WeightSlice]] = {**WithAddresses.places, "third": WeightSlice("mix.weight", ((1, 2),))}
+
+
 class NoForward(Denoiser, nn.Module):
     def __init__(self, config: NetConfig, site: Site) -> None:
         super().__init__()
@@ -158,7 +178,7 @@ class NumbersByDouble(Net):
         return super().forward(x, noise_level, cond) + torch.sin(noise_level.double()).view(-1, 1, 1, 1)
 
 
-@pytest.mark.parametrize("net", [Net, RightPrepare, MoreChannels, Recomputed])
+@pytest.mark.parametrize("net", [Net, RightPrepare, MoreChannels, Recomputed, WithAddresses])
 def test_a_right_denoiser_passes(net: type) -> None:
     assert not faults_of(DenoiserSuite, net, NetConfig)
 
@@ -212,6 +232,9 @@ def test_a_table_smaller_than_it_says_is_found(mistake: Mistake) -> None:
     Mistake(LevelsAnywhere, "test_picks_no_device", "torch's mul got a tensor of the default device"),
     Mistake(ScalesInPlace, "test_inputs_stay_unchanged", "changed its inputs in place"),
     Mistake(NumbersByDouble, "test_computes_in_single_precision", "F came out as float64"),
+    Mistake(AddressOfNothing, "test_addresses_are_of_weights_that_are_there", "'mixer.weight', which is no parameter"),
+    Mistake(AddressBeyond, "test_addresses_are_of_weights_that_are_there", "has row 4 of 4"),
+    Mistake(AddressesMeet, "test_addresses_are_of_weights_that_are_there", "share row 1 of 'mix.weight'"),
     Mistake(NoForward, "test_builds_by_name", ("abstract", "forward")),
 )
 def test_a_mistake_in_a_denoiser_is_found(mistake: Mistake) -> None:
@@ -231,126 +254,3 @@ def test_extras_of_a_denoiser_are_tried_too() -> None:
     assert not faults_of(DenoiserSuite, WithExtra, NetConfig, cond_spec=spec)
     found = faults_of(DenoiserSuite, Net, NetConfig, cond_spec=spec)
     assert_told(found["test_every_conditioning_part_matters"], "'extras/t5'")
-
-
-# --------------------------------------------------------------------------------------------------- adapters
-
-
-@attrs.frozen(kw_only=True)
-class LoRAConfig:
-    rank: int = 2
-
-
-class LoRA(Adapter, nn.Module):
-    """A low-rank term beside the layer that mixes tokens in, added by a forward hook."""
-
-    def __init__(self, config: LoRAConfig, site: Site) -> None:
-        super().__init__()
-        self.down = nn.Linear(site.cond.crossattn, config.rank, bias=False)
-        self.up = nn.Linear(config.rank, 4, bias=False)
-        nn.init.zeros_(self.up.weight)
-        self.handles: list[Any] = []
-
-    def attach(self, model: Any) -> None:
-        target = model.denoiser.from_tokens
-        self.handles.append(target.register_forward_hook(lambda m, args, out: out + self.up(self.down(args[0]))))
-
-    def detach(self) -> None:
-        while self.handles:
-            self.handles.pop().remove()
-
-
-class StaysAttached(LoRA):
-    def detach(self) -> None:
-        self.handles.clear()
-
-
-class EditsWeights(LoRA):
-    def attach(self, model: Any) -> None:
-        self.target = [model.denoiser.from_tokens.weight]
-        with torch.no_grad():
-            self.target[0].add_(self.up.weight @ self.down.weight)
-
-    def detach(self) -> None:
-        with torch.no_grad():
-            self.target[0].sub_(self.up.weight @ self.down.weight)
-
-
-class RegistersItself(LoRA):
-    def attach(self, model: Any) -> None:
-        super().attach(model)
-        model.denoiser.lora = self
-
-
-class DoesNothing(LoRA):
-    def attach(self, model: Any) -> None:
-        pass
-
-
-class Frozen(LoRA):
-    def attach(self, model: Any) -> None:
-        target = model.denoiser.from_tokens
-        self.handles.append(
-            target.register_forward_hook(lambda m, args, out: out + self.up(self.down(args[0])).detach())
-        )
-
-
-@attrs.frozen(kw_only=True)
-class AdaptedConfig:
-    channels: int = 4
-
-
-def adapted(config: AdaptedConfig, site: Site) -> ToyDenoiser:
-    assert site.latent is not None
-    return ToyDenoiser(site.latent, site.cond)
-
-
-class OneHookStays(LoRA):
-    """Attached twice, detached once."""
-
-    def attach(self, model: Any) -> None:
-        super().attach(model)
-        super().attach(model)
-
-    def detach(self) -> None:
-        self.handles.pop().remove()
-        self.handles.clear()
-
-
-class KeepsItsScale(LoRA):
-    """A strength that is drawn anew and no state dict holds."""
-
-    def __init__(self, config: LoRAConfig, site: Site) -> None:
-        super().__init__(config, site)
-        self.strength = float(torch.rand(()))
-
-    def attach(self, model: Any) -> None:
-        target = model.denoiser.from_tokens
-        self.handles.append(
-            target.register_forward_hook(lambda m, args, out: out + self.strength * self.up(self.down(args[0])))
-        )
-
-
-def around(adapter: type) -> dict[str, Any]:
-    """A catalog with the adapter and the denoiser that it is tried on."""
-    catalog = catalog_of("adapter", "toy", LoRAConfig, adapter)
-    denoiser = catalog_of("denoiser", "toy_net", AdaptedConfig, adapted)
-    catalog.register(denoiser.manager.get_plugins().pop(), "denoiser")
-    return {"catalog": catalog, "denoiser": "toy_net", "denoiser_settings": {}}
-
-
-def test_a_right_adapter_passes() -> None:
-    assert not faults_of(AdapterSuite, LoRA, LoRAConfig, **around(LoRA))
-
-
-@mistakes(
-    Mistake(StaysAttached, "test_detaching_restores_bit_for_bit", "after detach the estimate is not what it was"),
-    Mistake(OneHookStays, "test_detaching_restores_bit_for_bit", "after detach the estimate is not what it was"),
-    Mistake(EditsWeights, "test_attaching_keeps_keys_and_weights", "attaching changed the model's weights"),
-    Mistake(RegistersItself, "test_attaching_keeps_keys_and_weights", "state keys changed"),
-    Mistake(DoesNothing, "test_attached_it_matters", "the attached adapter changes nothing"),
-    Mistake(Frozen, "test_training_reaches_every_parameter", "no gradient reaches the adapter"),
-    Mistake(KeepsItsScale, "test_state_round_trip", "a fresh adapter does something else"),
-)
-def test_a_mistake_in_an_adapter_is_found(mistake: Mistake) -> None:
-    assert_found(AdapterSuite, mistake, LoRAConfig, **around(mistake.make))  # type: ignore[arg-type]

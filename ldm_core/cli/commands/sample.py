@@ -151,8 +151,9 @@ def sample(options: SampleOptions) -> int:
     for each as soon as its batch is done, with prompt, seed, inputs, recipe and the weights' hash in its
     metadata, and all of them as grid.png. Nothing that is there is overwritten.
 
-    KEY=VALUE chooses the sampling anew (guidance.scale=3, time_grid=legacy), gives options of a codec
-    (codec.ema=false), and says of foreign weights what nothing else does (denoiser.heads=8, image_size=512).
+    KEY=VALUE chooses the sampling anew (guidance.scale=3, time_grid=legacy), adds an adapter
+    (adapters.style.weights=FILE, adapters.style.scale=0.7), gives options of a codec (codec.ema=false), and says of
+    foreign weights what nothing else does (denoiser.heads=8, image_size=512).
     """
     from ldm_core.cli.output import PATH, reporting, say, warnings_as_lines
 
