@@ -23,6 +23,7 @@ from ldm_core.testing.base import Suite, generators, installed, randomize, same
 from ldm_core.testing.rules import Rule, must_raise
 from ldm_core.testing.sources import RAN, Watched, armed, broken, contents_of, foreign, put
 
+_PARTS = ("first_stage", "model", "adapter")
 SMALL = 1 << 14
 """Values of the largest tensor that `recognise` may read."""
 
@@ -33,7 +34,8 @@ def random_weights(
     """A small model of the recipe `plain` with random weights, as a codec is handed it to write.
 
     `part`: ``model`` (with its first stage), ``first_stage``, ``denoiser`` (with the conditioners, without a first
-    stage) or ``conditioner`` (the first one). No parameter is 0, and the latents have a mean and a std of their own.
+    stage), ``conditioner`` or ``adapter`` (the first one). No parameter is 0, and the latents have a mean and a std of
+    their own.
     """
     catalog = catalog or installed()
     recipe = resolve({"dataset": "shapes", **plain}, catalog)
@@ -50,6 +52,10 @@ def random_weights(
     tensors = {k: v.detach().clone() for k, v in model.state_dict().items()}
     if part == "model":
         return ModelWeights(recipe=complete, first_stage=first_stage, model=tensors)
+    if part == "adapter":
+        prefix = f"adapters.{recipe.adapters[0].key}."
+        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        return ModelWeights(recipe={**complete, "adapters": complete["adapters"][:1]}, adapter=own)
     latent = recipe.first_stage.config.latent
     cond = Site(size=recipe.image_size).cond
     if part == "denoiser":
@@ -110,7 +116,7 @@ class CodecSuite(Suite):
             assert not back.missing and not back.unexpected, (
                 f"{case}: missing {list(back.missing)[:3]}, unexpected {list(back.unexpected)[:3]} in its own files"
             )
-            for what in ("first_stage", "model"):
+            for what in _PARTS:
                 _same_tensors(case, what, getattr(weights, what), getattr(back, what))
             before, after = _parts_of(weights, weights.recipe, self), _parts_of(back, back.recipe, self)
             changed = [key for key in before if before[key] != after.get(key)]
@@ -128,8 +134,7 @@ class CodecSuite(Suite):
         """`recognise` names what is there, counts parameters, and is sure about its own files."""
         for case, weights in self.cases().items():
             _, _, found = self._recognised(case, weights, tmp_path)
-            whole = weights.first_stage is not None and weights.model is not None
-            expected = {"model"} if whole else {"first_stage"} if weights.model is None else {"denoiser", "conditioner"}
+            expected = _kinds_of(weights)
             assert found.holds in expected, f"{case}: holds {found.holds!r}, expected one of {sorted(expected)}"
             assert found.what.strip(), f"{case}: recognised without a word about what it is"
             assert all(count > 0 for count in found.parameters.values()), f"{case}: a part of no parameters"
@@ -195,9 +200,7 @@ class CodecSuite(Suite):
     def test_leaves_everything_as_it_was(self, tmp_path: Path) -> None:
         """Writing changes no weight, and nothing touches global random state, the default dtype or gradients."""
         for case, weights in self.cases().items():
-            before = {
-                w: {k: v.clone() for k, v in (getattr(weights, w) or {}).items()} for w in ("first_stage", "model")
-            }
+            before = {w: {k: v.clone() for k, v in (getattr(weights, w) or {}).items()} for w in _PARTS}
             state = generators()
             source, codec, _ = self._recognised(case, weights, tmp_path)
             codec.read(source)
@@ -270,7 +273,7 @@ class CodecSuite(Suite):
     def test_drops_no_tensor_silently(self, tmp_path: Path) -> None:
         """A tensor of no name that the format knows is refused by `write`, or comes back, or is named as left over."""
         for case, weights in self.cases().items():
-            part = "first_stage" if weights.model is None else "model"
+            part = next(part for part in reversed(_PARTS) if getattr(weights, part) is not None)
             tensors = dict(getattr(weights, part))
             name = f"{next(iter(tensors)).rpartition('.')[0]}.unknown_to_all"  # beside a tensor that it knows
             added: dict[str, Any] = {part: {**tensors, name: torch.ones(3)}}
@@ -292,7 +295,7 @@ class CodecSuite(Suite):
         back = codec.read(source)
         if back.missing or back.unexpected:
             return
-        for part in ("first_stage", "model"):
+        for part in _PARTS:
             before, after = getattr(weights, part) or {}, getattr(back, part) or {}
             if before.keys() == after.keys() and all(after[k].shape == v.shape for k, v in before.items()):
                 changed = [k for k, v in before.items() if not torch.equal(after[k].to(v.dtype), v)]
@@ -304,6 +307,15 @@ class CodecSuite(Suite):
         found = codec.recognise(source)
         assert found is not None, f"{case}: does not recognise what it wrote"
         return source, codec, found
+
+
+def _kinds_of(weights: ModelWeights) -> set[str]:
+    """What `recognise` may say that these weights hold."""
+    if weights.adapter is not None:
+        return {"adapter"}
+    if weights.model is None:
+        return {"first_stage"}
+    return {"model"} if weights.first_stage is not None else {"denoiser", "conditioner"}
 
 
 def _open(path: Path, given: Mapping[str, Any] = EMPTY) -> Source:
@@ -334,6 +346,8 @@ def _same_tensors(
 
 def _parts_of(weights: ModelWeights, plain: Mapping[str, Any], suite: CodecSuite) -> dict[str, Any]:
     """The complete parts of a recipe, those without weights left out."""
+    if weights.adapter is not None:
+        plain = {"adapters": plain["adapters"]}
     recipe = resolve({k: v for k, v in plain.items() if k != "scale"}, suite.catalog or installed()).plain()
     keys = ["first_stage"] if weights.first_stage is not None else []
     model = weights.model or {}
@@ -341,6 +355,7 @@ def _parts_of(weights: ModelWeights, plain: Mapping[str, Any], suite: CodecSuite
         keys.append("denoiser")
         if weights.first_stage is not None:
             keys += ["schedule", "parameterization", "image_size"]
+    keys += ["adapters"] if weights.adapter is not None else []
     out = {key: recipe[key] for key in keys}
     for row in recipe["conditioners"]:
         if any(name.startswith(f"conditioners.{row['name']}.") for name in model):
