@@ -27,7 +27,12 @@ from ldm_core.cli.catalog import installed
 VARIABLE = "_LDM_RUN_COMPLETE"
 """Environment variable by which a shell asks for candidates."""
 _PATHS = {"file": "file", "folder": "dir", "place": "file"}
-_FIELDS_OF_PARTS = {"conditioners": ("dropout", "train"), "first_stage": ("weights",), "dataset": ("weight",)}
+_FIELDS_OF_PARTS = {
+    "conditioners": ("dropout", "train"),
+    "adapters": ("weights", "train"),
+    "first_stage": ("weights",),
+    "dataset": ("weight",),
+}
 
 
 class BashComplete(ShellComplete):

@@ -42,6 +42,7 @@ _WORDS: Mapping[str, str] = {
     "denoiser.attention": "attention_resolutions attn_resolutions",
     "first_stage.codebook_size": "codebook_size n_embed num_embeddings",
     "conditioners": "cond conditioning conditioner condition cond_stage",
+    "adapters": "adapter lora loras lora_weights peft",
     "sampler.eta": "eta ddim_eta",
     "guidance.scale": "guidance_scale cfg cfg_scale unconditional_guidance_scale",
     "sample.prompts": "prompt prompts validation_prompt",

@@ -20,7 +20,7 @@ from ldm_core.contracts import DatasetConfig, FirstStageConfig, configs
 from ldm_core.errors import ConfigError, LDMError, quoted
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.keys import SAMPLING_KEYS, without_same
-from ldm_core.recipe.recipe import MixturePart, Part, Recipe
+from ldm_core.recipe.recipe import AdapterPart, MixturePart, Part, Recipe
 
 RECIPE_FILE = "recipe.yaml"
 BEGUN_FILE = "begun.yaml"
@@ -75,18 +75,22 @@ def differences(before: Any, recipe: Recipe) -> list[str]:
 
 
 def _with_own_places(recipe: Recipe, now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """The conditioners of a stored recipe, with today's places of files known by their content."""
-    key = "conditioners"
-    rows = before.get(key)
-    if not isinstance(rows, list) or len(rows) != len(recipe.conditioners):
-        return {}
-    moved = []
-    for part, own, row in zip(recipe.conditioners, now[key], rows, strict=True):
-        fields = attrs.fields(type(part.config)) if attrs.has(type(part.config)) else ()
-        held = {f.name: f.metadata["sha256"] for f in fields if "sha256" in f.metadata}
-        same = {n: own[n] for n, hash_ in held.items() if isinstance(row, dict) and own.get(hash_) == row.get(hash_)}
-        moved.append({**row, **same} if isinstance(row, dict) else row)
-    return {key: moved}
+    """The conditioners and adapters of a stored recipe, with today's places of files known by their content."""
+    found: dict[str, Any] = {}
+    for key, parts in (("conditioners", recipe.conditioners), ("adapters", recipe.adapters)):
+        rows = before.get(key)
+        if isinstance(rows, list) and len(rows) == len(parts):
+            found[key] = [_with_own_files(*each) for each in zip(parts, now[key], rows, strict=True)]
+    return found
+
+
+def _with_own_files(part: Part, own: Mapping[str, Any], row: object) -> object:
+    if not isinstance(row, dict):
+        return row
+    fields = attrs.fields(type(part.config)) if attrs.has(type(part.config)) else ()
+    held = {f.name: f.metadata["sha256"] for f in fields if "sha256" in f.metadata}
+    held |= {"weights": "sha256"} if isinstance(part, AdapterPart) and part.weights else {}
+    return {**row, **{n: own[n] for n, hash_ in held.items() if own.get(hash_) == row.get(hash_)}}
 
 
 def _differ(path: str, before: Any, now: Any) -> list[str]:

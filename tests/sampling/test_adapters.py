@@ -377,6 +377,11 @@ def test_a_recipe_starts_from_an_adapter(place: Path, base: Path, style: Path) -
     assert not (frozen / "adapters").exists()
     before = load_file(base / "model.safetensors")
     assert any(not torch.equal(kept[k], v) for k, v in before.items() if k.startswith("denoiser."))
+    elsewhere = place / "elsewhere.safetensors"
+    elsewhere.write_bytes(style.read_bytes())
+    before_again = (frozen / "model.safetensors").read_bytes()
+    train(place, "frozen", *shared, f"adapters.style.weights={elsewhere}")  # of the same content: the same run
+    assert (frozen / "model.safetensors").read_bytes() == before_again
     more = (f"adapters.style.weights={style}", "adapters.style.train=true", "trainer.train=adapters")
     further = train(place, "further", *shared, *more)
     moved = load_file(further / "adapters" / "style.safetensors")
