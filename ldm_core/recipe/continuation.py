@@ -74,9 +74,9 @@ def differences(before: Any, recipe: Recipe) -> list[str]:
     return [line for k, v in now.items() if k not in SAMPLING_KEYS for line in _differ(k, before.get(k), v)]
 
 
-def _with_own_places(recipe: Recipe, now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+def _with_own_places(recipe: Recipe, now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, object]:
     """The conditioners and adapters of a stored recipe, with today's places of files known by their content."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for key, parts in (("conditioners", recipe.conditioners), ("adapters", recipe.adapters)):
         rows = before.get(key)
         if isinstance(rows, list) and len(rows) == len(parts):
@@ -84,7 +84,7 @@ def _with_own_places(recipe: Recipe, now: Mapping[str, Any], before: Mapping[str
     return found
 
 
-def _with_own_files(part: Part, own: Mapping[str, Any], row: object) -> object:
+def _with_own_files(part: Part, own: Mapping[str, object], row: object) -> object:
     if not isinstance(row, dict):
         return row
     fields = attrs.fields(type(part.config)) if attrs.has(type(part.config)) else ()
