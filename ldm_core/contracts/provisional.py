@@ -294,7 +294,8 @@ class Dataset(Protocol):
     :class:`~ldm_core.contracts.DatasetAnswers` lists its optional answers: sizes without decoding, the share of bad
     examples, widths of vectors, a line about the data.
 
-    Labels lie in [0, classes). A data set can be pickled: worker processes read through copies.
+    Labels lie in [0, classes). A size that is told without decoding is the picture's, or zeros. A data set can be
+    pickled: worker processes read through copies.
     """
 
     keys: Mapping[str, str]

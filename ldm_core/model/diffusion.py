@@ -190,8 +190,8 @@ class Model(nn.Module):
         with self.autocast():
             for name, cond in conds.items():
                 with inside(self._named(f"conditioners.{name}"), "null"):
-                    nulls[name] = self.conditioners[name].null(cond)  # type: ignore[operator]
-        nulls = {name: c.map(_float) if isinstance(c, Cond) else c for name, c in nulls.items()}
+                    null = self.conditioners[name].null(cond)  # type: ignore[operator]
+                    nulls[name] = null.map(_float) if isinstance(null, Cond) else null
         if held is not None and held.is_open:
             held.hold_nulls(nulls, conds)
         return nulls

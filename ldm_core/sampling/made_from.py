@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ldm_core.contracts import SIZE_KEYS
 from ldm_core.data.class_names import shown
 from ldm_core.errors import clean
 from ldm_core.recipe.recipe import Recipe
@@ -61,6 +62,8 @@ def _text(key: str, value: Any, class_names: Names) -> str:
         return str(value)
     if key == "box_labels" and array.ndim == 1 and array.dtype.kind in "iu":
         return _listed([shown(int(n), names) for n in array[:_MOST]], len(array))
+    if key in SIZE_KEYS and array.shape == (2,):
+        return f"{array[0]:g}, {array[1]:g}"
     if key == "boxes" and array.ndim == 2:
         some = json.dumps([[round(float(v), 4) for v in box] for box in array[:_MOST]])
         return some + (f" and {len(array) - _MOST} more" if len(array) > _MOST else "")

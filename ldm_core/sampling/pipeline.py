@@ -114,7 +114,7 @@ class Pipeline:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The keys of the model's conditioners: the inputs that `sample` must have."""
+        """The keys of the model's conditioners: the inputs that `sample` must have, but for sizes of pictures."""
         return self.recipe.reads
 
     def truncations(self, prompts: Sequence[str]) -> list[str]:

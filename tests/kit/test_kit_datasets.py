@@ -57,6 +57,26 @@ class Endless(Examples):
         return super().__getitem__(index % len(self))
 
 
+class TellsItsSizes(Examples):
+    """Sizes of pictures without decoding them: allowed."""
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        return (0, 0) if index % 2 else (self.site.size[0], self.site.size[1])
+
+    def image_sizes(self) -> Any:
+        return np.array([self.site.size] * len(self))
+
+
+class TellsOneSize(Examples):
+    def image_size(self, index: int) -> tuple[int, int]:
+        return 64, 48
+
+
+class TellsOtherSizes(Examples):
+    def image_sizes(self) -> Any:
+        return np.array([self.site.size] * (len(self) - 1) + [(9, 9)])
+
+
 class Augments(Examples):
     def change(self, example: dict[str, Any]) -> dict[str, Any]:
         return {**example, "class_label": random.randrange(5)}
@@ -182,6 +202,8 @@ def test_a_right_data_set_passes() -> None:
 
 @mistakes(
     Mistake(Endless, "test_ends_at_its_length", ("data[11] of 11 examples", "must raise IndexError")),
+    Mistake(TellsOneSize, "test_told_sizes_are_the_pictures", "told to be (64, 48), and its picture is (32, 32)"),
+    Mistake(TellsOtherSizes, "test_told_sizes_are_the_pictures", "example 10 is told to be (9, 9)"),
     Mistake(Augments, "test_the_same_index_gives_the_same_example", "a second reading differs"),
     Mistake(Continues, "test_the_same_index_gives_the_same_example", "a second reading differs"),
     Mistake(Shares, "test_examples_are_the_callers", "changes the next reading"),

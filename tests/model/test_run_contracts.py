@@ -17,9 +17,9 @@ from test_finite_samples import BASE, CATALOG, STAGES, assembled
 from torch import Tensor
 from training_runs import go
 
-from ldm_core.contracts import LossOutput
+from ldm_core.contracts import LossOutput, Tokens
 from ldm_core.contracts.conditioning import Cond
-from ldm_core.errors import ContractError, NotFiniteError
+from ldm_core.errors import ComponentError, ContractError, NotFiniteError
 from ldm_core.model.build import make_first_stage, make_model, make_objective, sampling_site
 from ldm_core.model.conformance.breaches import inside, named
 from ldm_core.recipe.resolve import resolve
@@ -81,6 +81,14 @@ BUNDLES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a mask of nothing": (
         lambda c: c._replace(crossattn_mask=torch.zeros(2, 1, dtype=torch.bool)),
         "a row that attends to nothing",
+    ),
+    "undeclared tokens": (
+        lambda c: c._replace(tokens={"more": Tokens(torch.zeros(2, 1, 4))}),
+        "wrote tokens ['more']; expected: []",
+    ),
+    "tokens without their class": (
+        lambda c: c._replace(tokens={"more": torch.zeros(2, 1, 4)}),
+        "the tokens 'more' as Tensor; expected: Tokens(values, mask)",
     ),
     "a dict": (lambda c: {"crossattn": c.crossattn}, "returned dict; expected: a Cond"),
     "a tensor": (lambda c: c.crossattn, "returned Tensor; expected: a Cond"),
@@ -314,3 +322,11 @@ def test_one_process_has_no_rank_before_its_lines() -> None:
     code = "from ldm_core.training.engine import world; world.start(); raise TypeError('of a plugin')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "TypeError: of a plugin" in done.stderr and "rank0" not in done.stderr
+
+
+def test_a_conditioner_that_draws_takes_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ldm_plugin_class_label.config import ClassLabelConfig
+
+    monkeypatch.setattr(ClassLabelConfig, "draws", True, raising=False)
+    with pytest.raises(ComponentError, match=r"'class_label' says in its config that it draws.*takes no `streams`"):
+        _loss()

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from ldm_core.contracts import Dataset
+from ldm_core.contracts import Dataset, DatasetAnswers, configs
 from ldm_core.testing.base import Suite, same
 from ldm_core.testing.rules import Rule, must_raise
 
@@ -127,6 +127,24 @@ class DatasetSuite(Suite):
         """Past the end there is IndexError, so that plain iteration ends."""
         data = self.build()
         must_raise(IndexError, lambda: data[len(data)], f"data[{len(data)}] of {len(data)} examples")
+
+    @Rule(
+        Dataset,
+        "A size that is told without decoding is the picture's",
+        "count as __getitem__ does, in a view and upright, and tell (0, 0) where the header says nothing",
+    )
+    def test_told_sizes_are_the_pictures(self) -> None:
+        """`image_size` and `image_sizes` agree with the pictures, or say that they do not know."""
+        data = self.build()
+        if "image" not in data.keys:
+            return
+        answers = configs.of(DatasetAnswers, data)
+        for index in self._some(data):
+            told = [] if answers.image_size is None else [tuple(answers.image_size(index))]
+            told += [] if answers.image_sizes is None else [tuple(map(int, answers.image_sizes()[index]))]
+            drawn = data[index]["image"].shape[-2:]
+            wrong = [size for size in told if any(size) and size != drawn]
+            assert not wrong, f"example {index} is told to be {wrong[0]}, and its picture is {drawn} (height, width)"
 
     @Rule(
         Dataset, "A data set can be pickled", "open files and connections when they are first read, and hold no lambda"

@@ -14,7 +14,8 @@ import yaml
 from ldm_contract_plugin.conditioning.config import NoisySmallConfig
 from ldm_contract_plugin.conditioning.noisy_small import NoisySmall
 from ldm_contract_plugin.conditioning.sizes import Sizes
-from training_runs import TINY, go, weights
+from PIL import Image
+from training_runs import TINY, Watch, go, weights
 
 import ldm_core
 from ldm_core.catalog import Catalog
@@ -22,7 +23,7 @@ from ldm_core.cli import main
 from ldm_core.contracts import SIZE_KEYS, Cond
 from ldm_core.contracts.streams import Streams, mix_seed
 from ldm_core.data.images import png_bytes
-from ldm_core.errors import ConfigError, DataError
+from ldm_core.errors import ConfigError, DataError, Interrupted
 from ldm_core.recipe.check import check, site_of
 from ldm_core.recipe.resolve import resolve
 from ldm_core.sampling.pipeline import Pipeline
@@ -217,6 +218,16 @@ def test_noise_is_drawn_for_each_example_in_training_and_validation(tmp_path: Pa
     assert np.allclose(halves.losses["denoiser"], first.losses["denoiser"], rtol=1e-4)
 
 
+def test_noise_goes_on_where_a_run_was_stopped(tmp_path: Path) -> None:
+    whole = {**FEW, "steps": 6, "checkpoint_every": 2}
+    go(tmp_path / "whole", **SMALL, trainer=whole)
+    with pytest.raises(Interrupted):
+        go(tmp_path / "stopped", **SMALL, trainer=whole, watch=Watch(("denoiser", 3)))
+    go(tmp_path / "stopped", **SMALL, trainer=whole)
+    one, other = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert all(torch.equal(one[k], other[k]) for k in one)
+
+
 def test_a_conditioner_that_draws_changes_no_other_random_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,6 +332,8 @@ def test_sizes_are_those_of_the_data_and_of_what_is_sampled(tmp_path: Path, seen
     assert main(["sample", out, "--class", "a", "--images", "2", "--out", str(tmp_path / "made")]) == 0
     assert seen == [[16, 16, 0, 0, 16, 16]] * 2
     del seen[:]
+    made = Image.open(next((tmp_path / "made").glob("0*.png")))
+    assert made.text["original_size"] == "16, 16" and made.text["crop_offset"] == "0, 0"  # type: ignore[attr-defined]
     small = ["--input", "original_size=[4, 6]", "--input", "crop_offset=[0, 3]"]
     assert main(["sample", out, "--class", "a", *small, "--images", "1", "--out", str(tmp_path / "small")]) == 0
     assert seen == [[4, 6, 0, 3, 16, 16]]
@@ -341,17 +354,19 @@ def test_sizes_are_those_of_the_data_and_of_what_is_sampled(tmp_path: Path, seen
 def test_sizes_are_the_same_with_and_without_cached_latents(tmp_path: Path, seen: list[Any]) -> None:
     data: dict[str, Any] = {"dataset": pictures(tmp_path / "data"), "data": {"flip": True}}
     rows = []
-    for name in ("apart", "cached"):
+    for name in ("apart", "cached", "worker"):
+        data["data"]["workers"] = int(name == "worker")
         go(
             tmp_path / name,
             **SIZED,
             **data,
-            trainer={**FEW, "cache_latents": name == "cached"},
+            trainer={**FEW, "cache_latents": name != "apart"},
             stages=STAGES,
         )
         rows.append(list(seen))
         del seen[:]
-    assert rows[0] == rows[1]
+    assert rows[0] == rows[1] and sorted(rows[0])[0] == [16, 16, 0, 0, 16, 16]
+    assert not rows[2] or rows[2] == rows[0]
 
 
 def test_random_cuts_and_buckets_tell_their_own(tmp_path: Path, seen: list[Any]) -> None:
