@@ -140,9 +140,11 @@ class Catalog:
             found = [*self._entries.get(key, ()), *(entry for entry, _ in self._presets.get(key, ()))]
             if taken := [e for e in found if e.distribution != HERE]:
                 raise ComponentError(f"{key[0]} '{key[1]}' is taken by {taken[0].distribution}; give another name")
-            self._presets.pop(key, None)
+        before = self._entries.get(names[0], [])
+        left = {k: rows for k, rows in self._presets.items() if k not in names}
+        self._presets = {k: rows for k, rows in left.items() if all(e not in before for e, _ in rows)}
         entry = Entry(component, HERE, "", HERE)
-        self._entries[component.kind, component.name] = [entry]
+        self._entries[names[0]] = [entry]
         for key in names[1:]:
             if key[1] != component.name:
                 self._presets[key] = [(entry, component.presets[key[1]])]

@@ -143,7 +143,7 @@ def passage(start: Start, recipe: Recipe, stage: FirstStage, device: torch.devic
         return Passage(start.strength, start.stop, _checked(start.given, recipe).to(device), noised=True)
     if start.kind == "noise":
         return Passage(start.strength, start.stop)
-    begun = _encoded(pictures(start.given, recipe), stage, device, batch)
+    begun = encoded(pictures(start.given, recipe), stage, device, batch)
     return Passage(start.strength, start.stop, begun)
 
 
@@ -165,14 +165,30 @@ def _is_picture(given: Any) -> bool:
 
 def pictures(image: Any, recipe: Recipe) -> list[np.ndarray]:
     """Make one picture or several uint8 (c, H, W), of the recipe's size and channels."""
-    several = list(image) if isinstance(image, list | tuple) or (_is_array(image) and image.ndim == 4) else [image]
     found = []
-    for i, one in enumerate(several):  # a loop: a comprehension is a frame more, and the warning names the caller's
-        found.append(_fitted(one, recipe, f"image {i}" if len(several) > 1 else "image"))
+    for name, one in _listed(image):  # a loop: a comprehension is a frame more, and the warning names the caller's
+        found.append(_fitted(one, recipe, name))
     return found
 
 
-def _fitted(picture: Any, recipe: Recipe, name: str) -> np.ndarray:
+def unfitted(image: Any, channels: int) -> list[np.ndarray]:
+    """Make one picture or several of one size uint8 (channels, H, W); :class:`DataError` for other sizes."""
+    found = [_planes(one, name, channels) for name, one in _listed(image)]
+    if not found:
+        raise DataError("images: none; give one or several")
+    for i, one in enumerate(found):
+        if one.shape != found[0].shape:
+            raise DataError(f"image {i} is of {one.shape[1:]} and image 0 of {found[0].shape[1:]} (height, width)")
+    return found
+
+
+def _listed(image: Any) -> list[tuple[str, Any]]:
+    """Each picture with its name for messages."""
+    several = list(image) if isinstance(image, list | tuple) or (_is_array(image) and image.ndim == 4) else [image]
+    return [(f"image {i}" if len(several) > 1 else "image", one) for i, one in enumerate(several)]
+
+
+def _planes(picture: Any, name: str, channels: int) -> np.ndarray:
     if _is_picture(picture):
         try:
             picture = _on_white(picture)
@@ -187,7 +203,11 @@ def _fitted(picture: Any, recipe: Recipe, name: str) -> np.ndarray:
             f"{name}: expected a PIL image or uint8 values (channels, height, width) with 1 or 3 channels, got "
             f"{array.dtype} {array.shape}"
         )
-    array = to_channels(array, recipe.image_channels)
+    return to_channels(array, channels)
+
+
+def _fitted(picture: Any, recipe: Recipe, name: str) -> np.ndarray:
+    array = _planes(picture, name, recipe.image_channels)
     if array.shape[1:] == tuple(recipe.image_size):
         return array
     source = (array.shape[1], array.shape[2])
@@ -205,7 +225,8 @@ def _on_white(picture: Any) -> np.ndarray:
 
 
 @torch.no_grad()
-def _encoded(arrays: Sequence[np.ndarray], stage: FirstStage, device: torch.device, batch: int) -> Tensor:
+def encoded(arrays: Sequence[np.ndarray], stage: FirstStage, device: torch.device, batch: int) -> Tensor:
+    """Encode pictures (c, H, W) of one size to the mode (N, C, *s); :class:`DataError` where it is not finite."""
     parts = []
     for i in range(0, len(arrays), batch):
         x = to_images(arrays[i : i + batch]).to(device)

@@ -5,9 +5,9 @@ Importing this imports torch, but neither deepspeed nor timm; s3fs only for an s
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 from ldm_core.catalog import Catalog
-from ldm_core.contracts import FirstStage, grid_times, known_pixels
+from ldm_core.contracts import FirstStage, NoiseSchedule, known_pixels
 from ldm_core.contracts.conditioning import Conditions
 from ldm_core.contracts.configs import GuidanceConfig, of
 from ldm_core.contracts.values import Precision
 from ldm_core.data import class_names
 from ldm_core.data.collate import collate, to_device
-from ldm_core.errors import ConfigError, PromptWarning
+from ldm_core.errors import PromptWarning
 from ldm_core.model.adapters import with_adapters
 from ldm_core.model.build import SamplingParts, make_sampling, sampling_site
 from ldm_core.model.conformance.breaches import inside, named
-from ldm_core.model.conformance.first_stage import hold_pictures, hold_start
+from ldm_core.model.conformance.first_stage import hold_start
 from ldm_core.model.diffusion import Model
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling import conventions
@@ -35,27 +35,27 @@ from ldm_core.sampling import load as load_
 from ldm_core.sampling import settings as sampling
 from ldm_core.sampling.arguments import SampleArguments, require_arguments, require_names, spelled_out
 from ldm_core.sampling.finite import finite_rows, not_finite, seeds_in_errors
-from ldm_core.sampling.image_to_image import Passage, Start
+from ldm_core.sampling.first_stage import StageMethods
+from ldm_core.sampling.image_to_image import Start
 from ldm_core.sampling.image_to_image import passage as passage_of
 from ldm_core.sampling.inputs import (
     as_data,
     count_of,
-    in_words,
     negative_rows,
-    omissions,
     rows_of,
     seeds_of,
     truncations,
 )
-from ldm_core.sampling.made_from import adapters_in_words, described
+from ldm_core.sampling.loop import Loop, begun_loop
+from ldm_core.sampling.plan import Plan
 from ldm_core.sampling.result import Callback, Progress, Sampled
-from ldm_core.sampling.run import LatentOptions, Watch, conditions_of, decoded, reconstruct, sample_latents
+from ldm_core.sampling.run import Watch, conditions_of, decoded, sample_latents
 
 if TYPE_CHECKING:
     from ldm_core.weights.open import Wanted
 
 
-class Pipeline:
+class Pipeline(StageMethods):
     """First stage, model and sampler of a trained recipe. Safe to call from several threads at once.
 
     Assemble one from parts with ``Pipeline(recipe, stage, model, catalog)``, or :meth:`load` a run. `weights` and
@@ -111,6 +111,19 @@ class Pipeline:
         )
         made.made_by = loaded.made_by
         return made
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The forward process that the model was trained on."""
+        return self.model.schedule
+
+    def __repr__(self) -> str:
+        recipe = self.recipe
+        scale = of(GuidanceConfig, recipe.guidance.config).scale
+        guidance = recipe.guidance.use + (f" {scale:g}" if scale is not None else "")
+        parts = [recipe.first_stage.use, *(c.name for c in recipe.conditioners), recipe.denoiser.use]
+        size = "x".join(map(str, recipe.image_size))
+        return f"Pipeline({', '.join([*parts, recipe.sampler.use, guidance, size, str(self.device)])})"
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -230,7 +243,7 @@ class Pipeline:
             watch, seeds = Watch(callback, begun), plan.seeds_of(chunk)
             with torch.no_grad(), seeds_in_errors(seeds, plan.recipe, model.precision, before):
                 conditions = self._conditions(plan, chunk)
-                options = self._options(plan, chunk, watch)
+                options = plan.options(chunk, self.stage, watch)
                 z = sample_latents(model, parts, conditions, shape, seeds, plan.steps, options)
             if model.contracts is not None:
                 model.contracts.close()
@@ -249,122 +262,45 @@ class Pipeline:
         seeds, options = plan.seeds_of(chunk), plan.recipe.accepted_options
         return conditions_of(self.model, given, negative, seeds, options=options)
 
-    def _options(self, plan: Plan, chunk: range, watch: Watch) -> LatentOptions:
-        settings = plan.recipe.sample
-        return LatentOptions(
-            project=self.stage.project if settings.project_x0 or settings.quantize_x0 else None,
-            keep_eps=settings.quantize_x0,
-            together=settings.branches == "together",
-            on_step=watch,
-            passage=plan.begun.of(chunk),
-        )
-
     def _pictures(
         self, plan: Plan, chunk: range, x0: Tensor, ends: np.ndarray, sound: Tensor
     ) -> tuple[list[Sampled], Tensor]:
         """Decode `x0` to the pictures of the rows that are `sound` and finite; also (B,) bool, the finite ones."""
         settings, parts = plan.recipe.sample, dict(self.model.conditioners.items())
-        shown, fine = decoded(self._as_images, x0, self.model.precision, levels=settings.levels)
+        shown, fine = decoded(self.as_images, x0, self.model.precision, levels=settings.levels)
         pictures = shown.numpy()
         if settings.paste_known:
             pictures = known_pixels.pasted(parts, [plan.rows[i] for i in chunk], pictures)
         made = []
         for i, pixels, end, whole in zip(chunk, pictures, ends, (fine & sound).tolist(), strict=True):
             if whole:
-                about = self._metadata(plan, i)
+                about = plan.described(i, self.class_names, self.conventions) | {"weights_sha256": self.weights}
                 about |= known_pixels.described(parts) if settings.paste_known else {}
                 made.append(Sampled(pixels, plan.prompt(i), plan.seeds[i], about, end))
         return made, fine
 
-    def reconstruct(self, images: np.ndarray, *, batch: int = 16) -> np.ndarray:
-        """Take uint8 images (B, c, H, W) through the first stage and back, uint8, same shape.
+    @contextmanager
+    def begin(self, prompts: str | Sequence[str] | None = None, **arguments: Unpack[SampleArguments]) -> Iterator[Loop]:
+        """Prepare a run for a loop of one's own, with the arguments of :meth:`sample`: all of its images at once.
 
-        Raises ValueError with both numbers for a size that the stage's factor does not divide.
+        ``with pipeline.begin("a red circle", steps=20, seed=5) as run`` gives a :class:`Loop`: ``run.x`` at
+        ``run.times[0]``, and ``run.denoise(x, t)``, through which gradients pass to x.
         """
-        return reconstruct(self.stage, images, self.model.device, batch)
+        require_names("begin", arguments)
+        plan = self._plan(prompts, arguments)
+        rows, parts = range(len(plan.rows)), self._parts(plan.recipe)
+        sampling.require_steps(plan.recipe, plan.steps)
+        with torch.no_grad():
+            conditions = self._conditions(plan, rows)
+        with begun_loop(self.model, parts, conditions, plan, plan.options(rows, self.stage)) as loop:
+            yield loop
 
     def _named(self, row: dict[str, Any]) -> dict[str, Any]:
         if row.keys().isdisjoint(class_names.KEYS):
             return row
         return class_names.indices(row, self.class_names, class_names.counts_of(self.recipe))
 
-    def _as_images(self, z: Tensor) -> Tensor:
-        """Latents -> images, held to the first stage's contract."""
-        part = named(self.recipe.first_stage, self.catalog)
-        with inside(part, "decode"):
-            images = self.stage.decode(z)
-        hold_pictures(part, images, z, self.recipe.first_stage.config.latent, self.recipe.image_channels)
-        return images
-
     def _batch(self, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, Any]:
         if not keys:
             return {}
         return to_device(collate([{k: as_data(r[k], k) for k in keys} for r in rows]), self.model.device)
-
-    def _metadata(self, plan: Plan, i: int) -> dict[str, str]:
-        """The text that travels with image i."""
-        recipe = plan.recipe
-        scale = of(GuidanceConfig, recipe.guidance.config).scale
-        about = described(plan.rows[i], self.class_names, self.reads)
-        about |= {
-            "prompt": plan.prompt(i),
-            "seed": str(plan.seeds[i]),
-            "steps": str(plan.steps),
-            "sampler": recipe.sampler.use,
-            "time_grid": recipe.time_grid.use,
-            **conventions.described(recipe, plan.steps, self.conventions),
-            "guidance": f"{recipe.guidance.use}" + (f" {scale:g}" if scale is not None else ""),
-            **adapters_in_words(recipe),
-            "recipe": json.dumps(recipe.carried(), ensure_ascii=False),
-            "recipe_sha256": recipe.identity(),
-            "weights_sha256": self.weights,
-            "software": "ldm-core",
-        }
-        if plan.avoided:
-            about["negative"] = in_words(plan.avoided[i])
-        return about | plan.begun.described()
-
-
-@attrs.frozen(eq=False)
-class Plan:
-    """The images of one call: `rows` (inputs), `avoided` (inputs to move away from, or empty) and `seeds`, one each."""
-
-    recipe: Recipe
-    steps: int
-    batch: int
-    rows: Sequence[Mapping[str, Any]]
-    avoided: Sequence[Mapping[str, Any]]
-    seeds: Sequence[int]
-    begun: Passage
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape (C, *s) of an image's latents."""
-        return tuple(self.recipe.first_stage.config.latent.shape(self.recipe.image_size))
-
-    @property
-    def chunks(self) -> list[range]:
-        """The numbers of each batch's images."""
-        count = len(self.rows)
-        return [range(i, min(i + self.batch, count)) for i in range(0, count, self.batch)]
-
-    def seeds_of(self, chunk: range) -> list[int]:
-        """The seeds of a batch."""
-        return [self.seeds[i] for i in chunk]
-
-    def prompt(self, i: int) -> str:
-        """The caption of image i, "" without one."""
-        return str(self.rows[i].get("caption", ""))
-
-    def cut_off(self, model: Model) -> list[str]:
-        """A line for each input that a conditioner takes in part only."""
-        parts = dict(model.conditioners.items())
-        texts = [str(r["caption"]) for r in (*self.rows, *self.avoided) if "caption" in r]
-        return [*truncations(parts, texts), *omissions(parts, self.rows)]
-
-    def intervals(self, model: Model, parts: SamplingParts) -> int:
-        """The number of steps that are run; ConfigError where the grid cannot make them."""
-        try:
-            return len(self.begun.times(grid_times(parts.time_grid, model.schedule, self.steps, self.shape))) - 1
-        except ValueError as error:
-            raise ConfigError(f"steps={self.steps}: {error}") from None

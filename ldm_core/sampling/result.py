@@ -9,6 +9,7 @@ import attrs
 import numpy as np
 
 from ldm_core import storage
+from ldm_core.errors import quoted
 
 
 @attrs.frozen
@@ -21,7 +22,7 @@ class Progress:
     total: int
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Sampled:
     """One image, uint8 (c, H, W), with its prompt, seed and latents, and the text of its PNG.
 
@@ -33,6 +34,10 @@ class Sampled:
     seed: int
     metadata: Mapping[str, str]
     latents: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        height, width = self.image.shape[-2:]
+        return f"Sampled({quoted(self.prompt, 60)}, seed={self.seed}, {height}x{width})"
 
     def picture(self) -> Any:
         """Make it a ``PIL.Image``."""

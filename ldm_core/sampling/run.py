@@ -86,7 +86,7 @@ def sample_latents(
     # a stream of its own for the start: samplers begin alike, whether they draw noise or not
     start = Streams([mix_seed("start", s) for s in seeds], model.device)
     noise = Streams([mix_seed("noise", s) for s in seeds], model.device)
-    times = options.passage.times(_times(model, parts, steps, shape))
+    times = options.passage.times(times_of(model, parts, steps, shape))
     x = options.passage.start(model.schedule, times[0], start.normal((len(seeds), *shape)))
     sampler = parts.named.get("sampler")
     with guided_run(model, parts, conditions, times, options) as (denoise, on_step), inside(sampler, "sample"):
@@ -95,7 +95,7 @@ def sample_latents(
     return out
 
 
-def _times(model: Model, parts: SamplingParts, steps: int, shape: Sequence[int]) -> Tensor:
+def times_of(model: Model, parts: SamplingParts, steps: int, shape: Sequence[int]) -> Tensor:
     """The levels (steps + 1,) of the grid for latents (C, *s) of `shape`, held to its contract."""
     grid = parts.named.get("time_grid")
     with inside(grid, "times"):
