@@ -9,15 +9,13 @@ import attrs
 import torch
 from torch import Tensor
 
-from ldm_core.contracts import Denoise, Estimate, NoiseSchedule
+from ldm_core.contracts import Denoise, Estimate, NoiseSchedule, OnStep
 from ldm_core.contracts.conditioning import Conditions
 from ldm_core.contracts.streams import Streams, mix_seed
 from ldm_core.model.build import SamplingParts
-from ldm_core.model.conformance.breaches import inside
-from ldm_core.model.conformance.first_batch import hold_estimate
-from ldm_core.model.diffusion import Model, make_predict
+from ldm_core.model.diffusion import Model
 from ldm_core.sampling.plan import Plan
-from ldm_core.sampling.run import LatentOptions, times_of
+from ldm_core.sampling.run import LatentOptions, guided_run, times_of
 
 
 @attrs.frozen(eq=False)
@@ -34,6 +32,13 @@ class Loop:
     schedule: NoiseSchedule
     denoise: Denoise
     streams: Streams
+    _taken: Callable[[], OnStep] = attrs.field(repr=False)
+
+    @property
+    def on_step(self) -> OnStep:
+        """The observer that a sampler tells of each step. A loop that does not take it tells its steps by their
+        levels."""
+        return self._taken()
 
     @property
     def alpha(self) -> list[float]:
@@ -58,15 +63,18 @@ def begun_loop(
     start, noise = (Streams([mix_seed(word, s) for s in plan.seeds], model.device) for word in ("start", "noise"))
     times = options.passage.times(times_of(model, parts, plan.steps, plan.shape))
     x = options.passage.start(model.schedule, times[0], start.normal((len(plan.seeds), *plan.shape)))
-    predict, guidance = make_predict(model, together=options.together), parts.named.get("guidance")
+    levels, told = times.tolist(), list[OnStep]()
+    with guided_run(model, parts, conditions, times, options) as (guided, count):
 
-    def denoise(x: Tensor, t: Tensor) -> Estimate:
-        t = torch.as_tensor(t, dtype=times.dtype, device=x.device).expand(len(x))
-        with inside(guidance, "guide"):
-            estimate = parts.guidance.guide(predict, x, t, conditions, model.schedule)
-        hold_estimate(guidance, "guide", estimate, x)
-        if options.project is None or options.keep_eps:
-            return estimate._replace(project=options.project)
-        return estimate._replace(x0=options.project(estimate.x0))
+        def denoise(x: Tensor, t: Tensor) -> Estimate:
+            at = torch.as_tensor(t, dtype=times.dtype, device=x.device)
+            level = float(at.flatten()[0])
+            if not told and level in levels[1:]:
+                count(levels.index(level) - 1, at, x, x)
+            return guided(x, at.expand(len(x)))
 
-    yield Loop(x, times, model.schedule, denoise, noise)
+        def taken() -> OnStep:
+            told.append(count)
+            return count
+
+        yield Loop(x, times, model.schedule, denoise, noise, taken)

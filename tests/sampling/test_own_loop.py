@@ -71,7 +71,8 @@ def test_a_part_without_a_recipe_takes_the_pieces() -> None:
     pipeline = assembled()
     sampler = CATALOG.make("sampler", "ddim", eta=1.0)
     with pipeline.begin(**WANTED) as run:
-        latents = sampler.sample(run.denoise, run.x, run.times, run.schedule, streams=run.streams)
+        told = {"streams": run.streams, "on_step": run.on_step}
+        latents = sampler.sample(run.denoise, run.x, run.times, run.schedule, **told)
     made = pipeline.with_settings({"sampler": {"use": "ddim", "eta": 1.0}}).sample(**WANTED)
     assert np.array_equal(pipeline.decode(latents), np.stack([s.image for s in made]))
     assert len(CATALOG.make("time_grid", "trailing").times(pipeline.schedule, 5)) == 6
@@ -79,6 +80,28 @@ def test_a_part_without_a_recipe_takes_the_pieces() -> None:
         CATALOG.make("sampler", "ddim", etaa=1.0)
     with pytest.raises(ComponentError, match="no sampler named 'dim'; did you mean 'ddim'"):
         CATALOG.make("sampler", "dim")
+
+
+def test_the_parts_of_a_run_see_its_steps() -> None:
+    from ldm_core.contracts.run import current_run
+
+    pipeline, seen = assembled(), list[tuple[int, int]]()
+
+    def look(*_: Any) -> None:
+        run = current_run()
+        assert run is not None
+        seen.append((run.step, run.evaluation))
+
+    denoiser: Any = pipeline.model.denoiser
+    hook = denoiser.register_forward_pre_hook(look)
+    own_euler(pipeline, **WANTED)
+    assert [*dict.fromkeys(seen)] == [(0, 0), (1, 1), (2, 2), (3, 3)]
+    seen.clear()
+    with pipeline.begin(**WANTED) as run:
+        heun = CATALOG.make("sampler", "heun")
+        heun.sample(run.denoise, run.x, run.times, run.schedule, streams=run.streams, on_step=run.on_step)
+    assert [step for step, _ in dict.fromkeys(seen)] == [0, 0, 1, 1, 2, 2, 3]
+    hook.remove()
 
 
 def test_gradients_pass_through_a_loop() -> None:
