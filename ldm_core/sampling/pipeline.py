@@ -35,7 +35,6 @@ from ldm_core.sampling import load as load_
 from ldm_core.sampling import settings as sampling
 from ldm_core.sampling.arguments import SampleArguments, require_arguments, require_names, spelled_out
 from ldm_core.sampling.finite import finite_rows, not_finite, seeds_in_errors
-from ldm_core.sampling.first_stage import StageMethods
 from ldm_core.sampling.image_to_image import Start
 from ldm_core.sampling.image_to_image import passage as passage_of
 from ldm_core.sampling.inputs import (
@@ -46,8 +45,9 @@ from ldm_core.sampling.inputs import (
     seeds_of,
     truncations,
 )
-from ldm_core.sampling.loop import Loop, begun_loop
-from ldm_core.sampling.plan import Plan
+from ldm_core.sampling.pieces.first_stage import StageMethods
+from ldm_core.sampling.pieces.loop import Loop, begun_loop
+from ldm_core.sampling.pieces.plan import Plan
 from ldm_core.sampling.result import Callback, Progress, Sampled
 from ldm_core.sampling.run import Watch, conditions_of, decoded, sample_latents
 

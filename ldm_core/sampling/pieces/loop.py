@@ -14,7 +14,7 @@ from ldm_core.contracts.conditioning import Conditions
 from ldm_core.contracts.streams import Streams, mix_seed
 from ldm_core.model.build import SamplingParts
 from ldm_core.model.diffusion import Model
-from ldm_core.sampling.plan import Plan
+from ldm_core.sampling.pieces.plan import Plan
 from ldm_core.sampling.run import LatentOptions, guided_run, times_of
 
 
