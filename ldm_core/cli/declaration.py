@@ -65,7 +65,7 @@ class OptionForm(TypedDict, total=False):
     group: str
     """The heading under which the help lists it."""
     otherwise: str
-    """What holds where it is left out, in words; by itself a default is shown."""
+    """The value of a missing option, in words; by itself a default is shown."""
     minimum: float
     above: float
     maximum: float

@@ -50,7 +50,7 @@ class _Copies:
             settle_class(copy)
 
     def _value(self, value: Any) -> Any:
-        """What stands for `value` in a copy: containers anew, modules and methods of the copies, the rest shared."""
+        """The stand-in for `value` in a copy: containers anew, modules and methods of the copies, the rest shared."""
         if isinstance(value, nn.Module):
             return self.made.get(value, value)
         if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):

@@ -21,7 +21,7 @@ ADAPTER_FILE = "adapter.safetensors"
 ADAPTERS = "adapters"
 """The folder of a run with a file for each adapter that it trained alone."""
 KINDS: Mapping[str, str] = {"model": "a model", "first_stage": "a first stage", "adapter": "an adapter"}
-"""What a file of ours holds, and in words."""
+"""Contents of a file of ours, and their words."""
 _KEY = "ldm_core"
 _MAX_HEADER = 100 << 20
 _MOST_AXES = 64

@@ -54,7 +54,7 @@ class LayoutConditioner(Conditioner, nn.Module):
         return Cond(crossattn=self._embed(tokens))
 
     def omitted(self, example: Mapping[str, Any]) -> str:
-        """What of an example is beyond ``objects``, said for the user; "" where all of it is encoded."""
+        """The part of an example beyond ``objects``, said for the user; "" if all of it is encoded."""
         more = len(example[self.config.boxes]) - self.config.objects
         taken = self.config.objects
         return f"the {more} smallest of {more + taken} boxes (objects: {taken})" if more > 0 else ""

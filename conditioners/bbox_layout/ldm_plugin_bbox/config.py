@@ -55,7 +55,7 @@ class LayoutConfig(ConditionerConfig):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Boxes, their classes, and the crop where one is read."""
+        """Boxes, their classes, and the crop if one is read."""
         return (self.boxes, self.labels, *((self.crop,) if self.encode_crop and self.crop else ()))
 
     @property
@@ -65,7 +65,7 @@ class LayoutConfig(ConditionerConfig):
 
     @property
     def grid(self) -> int:
-        """Cells along each side of the grid that corners lie on."""
+        """Cells along each side of the corners' grid."""
         return math.isqrt(self.vocab_size)
 
     @property
@@ -78,12 +78,12 @@ class LayoutConfig(ConditionerConfig):
         return CondSpec(crossattn=self.width)
 
     def from_data(self, info: DataInfo) -> LayoutConfig:
-        """Take the number of classes from the data where it is 0 and the data tells."""
+        """Take the number of classes from the data if it is 0 and the data tells."""
         known = info.classes.get(self.labels, 0)
         return self if self.classes else attrs.evolve(self, classes=known)
 
     def check(self, site: Site) -> Iterator[str]:
-        """One line for each size that cannot be built."""
+        """One line for each impossible size."""
         for name in ("objects", "width", "layers", "heads", "head_width"):
             if getattr(self, name) < 1:
                 yield f"{name} is {getattr(self, name)}; set 1 or more"
@@ -98,4 +98,4 @@ PRESETS: Mapping[str, LayoutConfig] = {
     # OpenImages, on vq_f4
     "bbox_layout": LayoutConfig(encode_crop=True, logits=True),
 }
-"""The paper's size by preset name, with the vocabulary head that its published weights carry."""
+"""The paper's size by preset name, with the vocabulary head of its published weights."""

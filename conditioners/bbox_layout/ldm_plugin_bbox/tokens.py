@@ -14,7 +14,7 @@ from ldm_core.errors import DataError
 from ldm_plugin_bbox.config import LayoutConfig
 
 ROUNDING = 1e-4
-"""How far a box may stick out of the image, as a share of its side: that is arithmetic in float32, not a mistake."""
+"""The most by which a box may stick out of the image, as a share of its side: float32 arithmetic, no mistake."""
 
 FULL_IMAGE = (0.0, 0.0, 1.0, 1.0)
 

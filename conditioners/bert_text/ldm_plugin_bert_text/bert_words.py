@@ -1,9 +1,9 @@
-"""What a word is to BERT's tokenizer, character by character, whatever the version of Python. Imports no torch.
+"""Words as BERT's tokenizer sees them, character by character, whatever the version of Python. Imports no torch.
 
 The tokenizer of the published models (Hugging Face tokenizers, ``BertNormalizer`` and ``BertPreTokenizer``) asks two
 old tables of its own: general categories of Unicode 8 and canonical orders of Unicode 9. Python's tables are newer, and
-others in each version. Word pieces of a trained model must not depend on that, so the categories stand here; what
-Unicode never changes (decompositions, orders, lower case of characters that are there) comes from Python.
+others in each version. Word pieces of a trained model must not depend on that, so the categories stand here; the
+constants of Unicode (decompositions, orders, lower case of characters already there) come from Python.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ aab0 aab2-aab4 aab7-aab8 aabe-aabf aac1 aaec-aaed aaf6 abe5 abe8 abed fb1e fe00-
 e0100-e01ef
 """)
 )
-"""Nonspacing marks of Unicode 8, which lower-casing takes away."""
+"""Nonspacing marks of Unicode 8, taken away by lower-casing."""
 
 _PUNCTUATION = """
 21-2f 3a-40 5b-60 7b-7e a1 a7 ab b6-b7 bb bf 37e 387 55a-55f 589-58a 5be 5c0 5c3 5c6 5f3-5f4 609-60a 60c-60d 61b
@@ -82,10 +82,10 @@ _ORDERS = "8d4-8e1:230 1b44:9 1baa:9 1bf2-1bf3:9 1dfb:230 302e-302f:224 a953:9 a
 _ORDERS += " 11442:9 11446:7 116b6:9 11c3f:9 1d165-1d166:216 1d16d:226 1d16e-1d172:216 1e000-1e006:230 1e008-1e018:230"
 _ORDERS += " 1e01b-1e021:230 1e023-1e024:230 1e026-1e02a:230 1e944-1e949:230 1e94a:7"
 _KEPT_ORDERS = {code: int(part.split(":")[1]) for part in _ORDERS.split() for code in _codes(part.split(":")[0])}
-"""Characters that stay and have a canonical combining class (Unicode 9): they change places with their neighbours."""
+"""Characters kept, with a canonical combining class (Unicode 9): they change places with their neighbours."""
 
 _KEPT_WHOLE = frozenset(_codes("11938 105c9 105e4 11383-11391 113c5-113c8 16121-16128 16d68-16d6a"))
-"""Characters younger than the tables of orders that Python takes apart, or will."""
+"""Characters younger than the tables of orders, taken apart by Python, now or later."""
 
 _YOUNG_CAPITALS = {
     code: low + i
@@ -95,7 +95,7 @@ _YOUNG_CAPITALS = {
     )
     for i, code in enumerate(_codes(ranges))
 }
-"""Capitals of Unicode 16 and 17, which not every Python knows."""
+"""Capitals of Unicode 16 and 17, not known to every Python."""
 
 _WORDS = re.compile(
     "[{0}]|[^ {0}]+".format("".join(f"\\U{code:08x}" for code in _codes(_PUNCTUATION)))  # escapes, safe in a class
@@ -103,14 +103,14 @@ _WORDS = re.compile(
 
 
 class _Replacements(dict[int, str]):
-    """A table for ``str.translate`` that is filled in as characters are met."""
+    """A table for ``str.translate``, filled in as characters are met."""
 
     def __missing__(self, code: int) -> str:
         self[code] = made = self.make(code)
         return made
 
     def make(self, code: int) -> str:
-        """What stands for a character."""
+        """The replacement of a character."""
         return chr(code)
 
 
@@ -154,7 +154,7 @@ def words(text: str, *, lowercase: bool) -> list[str]:
 
 
 def _ordered(text: str) -> str:
-    """Decomposed `text` in canonical order, as far as that shows once the marks are gone."""
+    """Decomposed `text` in canonical order, as far as it shows once the marks are gone."""
     if _KEPT_ORDERS.keys().isdisjoint(map(ord, text)):
         return text
     out: list[str] = []

@@ -18,16 +18,16 @@ from ldm_plugin_bert_text.tokenizer import CaptionTokenizer, Tokenizer, Tokens, 
 from ldm_plugin_bert_text.wordpiece import WordPieceTokenizer, is_vocabulary
 
 CACHED_CAPTIONS = 16_384
-"""Captions whose tokens are kept; data sets with more are tokenised as they come."""
+"""Captions with kept tokens; data sets with more are tokenised as they come."""
 
 
 class TextConditioner(Conditioner, nn.Module):
     """Captions (B strings) -> crossattn (B, length, width), and with `mask` crossattn_mask (B, length).
 
     The null is the encoding of the empty caption. The tokenizer is part of the state, as the bytes of a sentencepiece
-    model or of a BERT ``vocab.txt``: :meth:`fit` trains the former, or reads the one that the config names. A caption
-    longer than `length` is cut, with a :class:`TruncationWarning` (in training one only, for the first). Row i
-    depends on caption i alone.
+    model or of a BERT ``vocab.txt``: :meth:`fit` trains the former, or reads the one named in the config. A caption
+    longer than `length` is cut, with a :class:`TruncationWarning` (in training one only, for the first). Row i depends
+    on caption i alone.
     """
 
     def __init__(self, config: TextConfig, site: Site) -> None:
@@ -51,9 +51,9 @@ class TextConditioner(Conditioner, nn.Module):
     # ------------------------------------------------------------------------------------------------ tokenizer
 
     def fit(self, examples: Iterable[Mapping[str, Any]]) -> None:
-        """Train the tokenizer on the examples' captions, or read the one that the config names. Deterministic.
+        """Train the tokenizer on the examples' captions, or read the one named in the config. Deterministic.
 
-        Raises DataError for captions that are no text or hold no word, ConfigError for a tokenizer that does not fit.
+        Raises DataError for captions without text or without a word, ConfigError for an unfit tokenizer.
         """
         if self.config.tokenizer:
             self._use(self._named())
@@ -63,7 +63,7 @@ class TextConditioner(Conditioner, nn.Module):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer in use; ConfigError where there is none yet."""
+        """The tokenizer in use; ConfigError if there is none yet."""
         if self._tokenizer is None:
             if not self.config.tokenizer:
                 raise ConfigError(
@@ -77,11 +77,11 @@ class TextConditioner(Conditioner, nn.Module):
 
     @property
     def spare_ids(self) -> range:
-        """Rows of the token table that no caption uses, for learned concepts."""
+        """Rows of the token table used by no caption, for learned concepts."""
         return range(self.tokenizer.size, self.config.vocab_size)
 
     def truncated(self, text: str) -> str:
-        """The end of `text` that does not fit into `length` tokens; "" where all of it does."""
+        """The end of `text` beyond `length` tokens; "" if all of it fits."""
         return self._tokens(text).cut
 
     def _named(self) -> bytes:
@@ -147,7 +147,7 @@ class TextConditioner(Conditioner, nn.Module):
     def null(self, like: Cond) -> Cond:
         """The encoding of the empty caption, once for each row of `like`, in the length of `like`.
 
-        A longer `like` (learned tokens were added) gets the last vector repeated, masked where there is a mask.
+        A longer `like` (learned tokens were added) gets the last vector repeated, masked if there is a mask.
         """
         one = self._embed([self._tokens("")])
         rows, length, own = like.rows() or 0, self.config.length, self.config.length
@@ -184,7 +184,7 @@ class TextConditioner(Conditioner, nn.Module):
     # --------------------------------------------------------------------------------------------------- the state
 
     def get_extra_state(self) -> Tensor:
-        """The tokenizer's bytes as a uint8 tensor (N,); empty where there is none yet."""
+        """The tokenizer's bytes as a uint8 tensor (N,); empty if there is none yet."""
         model = self._tokenizer.model if self._tokenizer is not None else b""
         return torch.frombuffer(bytearray(model), dtype=torch.uint8) if model else torch.empty(0, dtype=torch.uint8)
 

@@ -58,7 +58,7 @@ class TextConfig(ConditionerConfig):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The one key of a batch that holds the text."""
+        """The one key of a batch with the text."""
         return (self.key,)
 
     def spec(self, latent: LatentSpec) -> CondSpec:
@@ -66,7 +66,7 @@ class TextConfig(ConditionerConfig):
         return CondSpec(crossattn=self.width)
 
     def check(self, site: Site) -> Iterator[str]:
-        """One line for each size that cannot be built."""
+        """One line for each impossible size."""
         from ldm_core import storage  # here, as every listing imports this module
 
         for name in ("width", "layers", "heads", "head_width"):
@@ -92,4 +92,4 @@ PRESETS: Mapping[str, TextConfig] = {
     # Conceptual Captions on vq_f4
     "text_small": TextConfig(width=640, logits=True, spare_tokens=0),
 }
-"""The paper's sizes by preset name, with the vocabulary head that their published weights carry."""
+"""The paper's sizes by preset name, with the vocabulary head of their published weights."""

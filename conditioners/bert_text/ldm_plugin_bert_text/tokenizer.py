@@ -14,14 +14,14 @@ from typing import Any, NamedTuple, Protocol
 from ldm_core.errors import ConfigError, DataError
 
 MAX_CAPTIONS = 1_000_000
-"""How many captions a tokenizer is trained on at most, the first ones; the trainer holds them in memory."""
+"""Captions to train a tokenizer on at most, the first ones; the trainer holds them in memory."""
 
 LONG_WORD = 40
 """Characters from which on a word is taken for a sentence of a script without spaces."""
 
 
 class TruncationWarning(UserWarning):
-    """A caption was longer than the conditioner's length; the message quotes what was cut."""
+    """A caption longer than the conditioner's length; the message quotes the end left out."""
 
 
 class Tokens(NamedTuple):
@@ -33,9 +33,9 @@ class Tokens(NamedTuple):
 
 
 class Tokenizer(Protocol):
-    """What the conditioner asks of a tokenizer of either kind.
+    """A tokenizer of either kind, as the conditioner needs it.
 
-    `model`: the bytes that it is made of, which travel with the weights. `size`: ids it knows. `pad`: padding's id.
+    `model`: its bytes, which travel with the weights. `size`: ids it knows. `pad`: padding's id.
     """
 
     model: bytes
@@ -48,7 +48,7 @@ class Tokenizer(Protocol):
 
 
 class CaptionTokenizer:
-    """A sentencepiece model (its serialised bytes) that gives every caption `length` ids.
+    """A sentencepiece model (its serialised bytes): `length` ids for every caption.
 
     Layout: start, pieces, end, padding; of a longer caption the first pieces are kept. A model without a start or an
     end piece goes without; one without padding pads with its end, or else its unknown piece. Immutable and safe to
@@ -89,11 +89,11 @@ class CaptionTokenizer:
 
 
 def reach(text: str, room: int, pieces: Callable[[int], int]) -> int:
-    """Up to which character of `text` `room` pieces reach: the end of the last whole word that fits.
+    """The end of the last whole word of `text` within `room` pieces, as a number of characters.
 
     `pieces(end)` counts those of the text up to `end`. Found by trying, since the libraries' own offsets need other
-    calls in other versions. Scripts without spaces make one long word of a sentence; there the last character that
-    fits counts.
+    calls in other versions. Scripts without spaces make one long word of a sentence; there the last fitting character
+    counts.
     """
     ends = [match.end() for match in re.finditer(r"\S+", text)]
     words = bisect_right(ends, room, key=pieces)
@@ -107,7 +107,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, *, lowercase: bool
     """Train a byte-pair sentencepiece model of at most `vocab_size` pieces; the same captions give the same bytes.
 
     Pieces never span words; few captions give fewer pieces. Ids 0 to 3 are padding, unknown, start and end. Raises
-    DataError where no caption holds a word, ConfigError where `vocab_size` cannot hold the characters.
+    DataError if no caption holds a word, ConfigError if `vocab_size` cannot hold the characters.
     """
     import sentencepiece
 

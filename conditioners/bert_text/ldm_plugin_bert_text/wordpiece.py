@@ -1,8 +1,8 @@
 """Captions to the word pieces of a BERT vocabulary (``vocab.txt``), as published text encoders read them. No torch.
 
-Same ids as the tokenizer that the published models were trained with (Hugging Face's ``BertTokenizerFast``), by rules
-of our own: special tokens are found in the raw text, the rest is cut into words (:mod:`bert_words`), and a word into
-the longest pieces of the vocabulary, from the left (Wu et al. 2016, arXiv 1609.08144; Devlin et al. 2019).
+Same ids as the published models' own tokenizer (Hugging Face's ``BertTokenizerFast``), by rules of our own: special
+tokens are found in the raw text, the rest is cut into words (:mod:`bert_words`), and a word into the longest pieces of
+the vocabulary, from the left (Wu et al. 2016, arXiv 1609.08144; Devlin et al. 2019).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CACHED_WORDS = 65_536
 
 
 def is_vocabulary(model: bytes) -> bool:
-    """Whether these bytes are text, one token a line, and no sentencepiece model (which holds zero bytes)."""
+    """True for text, one token a line, and no sentencepiece model (with its zero bytes)."""
     if b"\0" in model or b"[UNK]" not in model:
         return False
     try:
@@ -33,11 +33,11 @@ def is_vocabulary(model: bytes) -> bool:
 
 
 class WordPieceTokenizer:
-    """A BERT vocabulary (the bytes of a ``vocab.txt``: a token a line, ids by line) that gives a caption `length` ids.
+    """A BERT vocabulary (the bytes of a ``vocab.txt``: a token a line, ids by line): `length` ids for a caption.
 
     Layout: [CLS], pieces, [SEP], [PAD]; of a longer caption the first pieces are kept. `lowercase` also strips accents,
-    as bert-base-uncased does. Safe to share between threads. `where` names the file in errors. Raises ConfigError where
-    it is no text or lacks a special token.
+    as bert-base-uncased does. Safe to share between threads. `where` names the file in errors. Raises ConfigError if it
+    is no text or lacks a special token.
     """
 
     def __init__(self, model: bytes, length: int, *, lowercase: bool, where: str = "tokenizer") -> None:

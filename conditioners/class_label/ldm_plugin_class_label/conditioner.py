@@ -16,8 +16,8 @@ from ldm_plugin_class_label.config import ClassLabelConfig
 class ClassLabelConditioner(Conditioner, nn.Module):
     """Labels (B,) integers in [0, classes) -> crossattn (B, 1, width).
 
-    The null is the table's last row, or, without a null class, the condition itself. ConfigError where the number of
-    classes is not known when it is built.
+    The null is the table's last row, or, without a null class, the condition itself. ConfigError if the number of
+    classes is not known at construction.
     """
 
     def __init__(self, config: ClassLabelConfig, site: Site) -> None:
@@ -38,7 +38,7 @@ class ClassLabelConditioner(Conditioner, nn.Module):
         return Cond(crossattn=self.embedding(labels)[:, None])  # (B,1,width)
 
     def null(self, like: Cond) -> Cond:
-        """The null class for each row and token of `like`; `like` itself where there is none."""
+        """The null class for each row and token of `like`; `like` itself if there is none."""
         if not self.config.null_class:
             return like
         shape = like.crossattn.shape[:2] if like.crossattn is not None else (0, 1)

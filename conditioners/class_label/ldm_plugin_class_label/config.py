@@ -23,12 +23,12 @@ class ClassLabelConfig(ConditionerConfig):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The one key of a batch that holds the labels."""
+        """The one key of a batch with the labels."""
         return (self.key,)
 
     @property
     def droppable(self) -> bool:
-        """Whether the null differs from the condition, so that dropout and guidance act."""
+        """True if the null differs from the condition, so that dropout and guidance act."""
         return self.null_class
 
     def spec(self, latent: LatentSpec) -> CondSpec:
@@ -36,12 +36,12 @@ class ClassLabelConfig(ConditionerConfig):
         return CondSpec(crossattn=self.width)
 
     def from_data(self, info: DataInfo) -> ClassLabelConfig:
-        """Take the number of classes from the data where it is 0 and the data tells."""
+        """Take the number of classes from the data if it is 0 and the data tells."""
         known = info.classes.get(self.key, 0)
         return self if self.classes else attrs.evolve(self, classes=known)
 
     def check(self, site: Site) -> Iterator[str]:
-        """One line for each size that cannot be built."""
+        """One line for each impossible size."""
         if self.classes < 1:
             yield f"classes is {self.classes}, and the data does not tell how many '{self.key}' has; set classes"
         if self.width < 1:

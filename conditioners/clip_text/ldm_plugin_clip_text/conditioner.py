@@ -17,7 +17,7 @@ from ldm_plugin_clip_text.network import ClipText
 from ldm_plugin_clip_text.tokenizer import ClipTokenizer, Tokens, TruncationWarning, read_files
 
 CACHED_CAPTIONS = 16_384
-"""Captions whose tokens are kept; data sets with more are tokenised as they come."""
+"""Captions with kept tokens; data sets with more are tokenised as they come."""
 
 
 class ClipTextConditioner(Conditioner, nn.Module):
@@ -41,9 +41,9 @@ class ClipTextConditioner(Conditioner, nn.Module):
     # --------------------------------------------------------------------------------------- tokenizer and weights
 
     def fit(self, examples: Iterable[Mapping[str, Any]]) -> None:
-        """Read the tokenizer, and the weights where the config names some; the examples are not looked at.
+        """Read the tokenizer, and the weights if the config names some; the examples are not looked at.
 
-        Raises ConfigError where no tokenizer is named or it does not fit, CheckpointError where the weights do not.
+        Raises ConfigError if no tokenizer is named or it does not fit, CheckpointError if the weights do not.
         """
         del examples
         self._use(self._named())
@@ -52,14 +52,14 @@ class ClipTextConditioner(Conditioner, nn.Module):
 
     @property
     def tokenizer(self) -> ClipTokenizer:
-        """The tokenizer in use; ConfigError where there is none yet."""
+        """The tokenizer in use; ConfigError if there is none yet."""
         if self._tokenizer is None:
             self._use(self._named())
         assert self._tokenizer is not None
         return self._tokenizer
 
     def truncated(self, text: str) -> str:
-        """The end of `text` that does not fit into `length` tokens; "" where all of it does."""
+        """The end of `text` beyond `length` tokens; "" if all of it fits."""
         return self._tokens(text).cut
 
     def _named(self) -> bytes:
@@ -83,7 +83,7 @@ class ClipTextConditioner(Conditioner, nn.Module):
         self._tokenizer = tokenizer
 
     def _load(self, url: str) -> None:
-        """Weights of a CLIPTextModel, or of a whole CLIPModel, whose other half is left."""
+        """Weights of a CLIPTextModel, or the text half of a whole CLIPModel's."""
         from ldm_core.weights.source import open_source
 
         shown = storage.shown(url)
@@ -173,7 +173,7 @@ class ClipTextConditioner(Conditioner, nn.Module):
     # --------------------------------------------------------------------------------------------------- the state
 
     def get_extra_state(self) -> Tensor:
-        """The tokenizer, JSON text as a uint8 tensor (N,); empty where there is none yet."""
+        """The tokenizer, JSON text as a uint8 tensor (N,); empty if there is none yet."""
         model = self._tokenizer.model if self._tokenizer is not None else b""
         return torch.frombuffer(bytearray(model), dtype=torch.uint8) if model else torch.empty(0, dtype=torch.uint8)
 

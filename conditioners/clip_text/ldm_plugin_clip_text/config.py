@@ -10,7 +10,7 @@ import attrs
 from ldm_core.contracts import ConditionerConfig, CondSpec, LatentSpec, Site
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
-"""Files of a tokenizer's folder that are read: the first, or else the other two."""
+"""Files read in a tokenizer's folder: the first, or else the other two."""
 
 
 @attrs.frozen(kw_only=True)
@@ -63,12 +63,12 @@ class ClipTextConfig(ConditionerConfig):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The one key of a batch that holds the text."""
+        """The one key of a batch with the text."""
         return (self.key,)
 
     @property
     def pretrained(self) -> bool:
-        """Whether fresh weights are trained ones."""
+        """True if fresh weights are trained ones."""
         return bool(self.weights)
 
     def spec(self, latent: LatentSpec) -> CondSpec:
@@ -76,7 +76,7 @@ class ClipTextConfig(ConditionerConfig):
         return CondSpec(crossattn=self.width)
 
     def check(self, site: Site) -> Iterator[str]:
-        """One line for each size that cannot be built and each file that is not there."""
+        """One line for each impossible size and each missing file."""
         from ldm_core import storage  # here, as every listing imports this module
 
         for name in ("vocab_size", "width", "layers", "heads", "inner"):

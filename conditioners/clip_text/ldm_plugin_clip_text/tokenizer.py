@@ -1,4 +1,4 @@
-"""CLIP's byte pairs: captions to token ids, and the files that a tokenizer is made of. Imports no torch.
+"""CLIP's byte pairs: captions to token ids, and the files of a tokenizer. Imports no torch.
 
 Same ids as transformers' ``CLIPTokenizer`` without ftfy: NFC, runs of white space as one space, lower case, words of
 letters, single digits and runs of other signs, bytes, pairs with ``</w>`` at a word's end (Radford et al. 2021).
@@ -25,7 +25,7 @@ _PUBLISHED = "give the tokenizer's folder of a published CLIP model"
 
 
 class TruncationWarning(UserWarning):
-    """A caption was longer than the conditioner's length; the message quotes what was cut."""
+    """A caption longer than the conditioner's length; the message quotes the end left out."""
 
 
 class Tokens(NamedTuple):
@@ -37,9 +37,9 @@ class Tokens(NamedTuple):
 
 def read_files(url: str) -> bytes:
     """The tokenizer at `url`, a ``tokenizer.json`` or a folder with it or with vocab.json and merges.txt, as the JSON
-    text that travels with the weights: ``{"vocab": {token: id}, "merges": ["a b", ...]}``.
+    text kept with the weights: ``{"vocab": {token: id}, "merges": ["a b", ...]}``.
 
-    Raises ConfigError where it is no byte-pair tokenizer or larger than a tokenizer is.
+    Raises ConfigError if it is no byte-pair tokenizer or too large for one.
     """
     names = ["tokenizer.json"]
     if storage.is_folder(url):
@@ -82,11 +82,11 @@ def _json(data: bytes, where: str) -> Any:
 
 
 class ClipTokenizer:
-    """Byte pairs that give every caption `length` ids: start, pieces, end, padding.
+    """Byte pairs: `length` ids for every caption, start, pieces, end, padding.
 
     `model`: the bytes of :func:`read_files`. `padding`: the token that fills up; unlike transformers', one that is a
     word of its own ("!") is read in a caption as any other word, as OpenCLIP reads it. Of a longer caption the first
-    pieces are kept. Safe to share between threads. Raises ConfigError for bytes that make no tokenizer.
+    pieces are kept. Safe to share between threads. Raises ConfigError for bytes of no tokenizer.
     """
 
     def __init__(self, model: bytes, length: int, *, padding: str = END, where: str = "tokenizer") -> None:
@@ -133,7 +133,7 @@ class ClipTokenizer:
 
 
 def _checked(vocab: Any, merges: Any, where: str) -> list[tuple[str, str]]:
-    """The merges as pairs; ConfigError where vocabulary or merges are none."""
+    """The merges as pairs; ConfigError if vocabulary or merges are none."""
     numbers = list(vocab.values()) if isinstance(vocab, Mapping) else []
     if not numbers or not all(type(n) is int and 0 <= n < 1 << 31 for n in numbers) or len({*numbers}) < len(numbers):
         raise ConfigError(f"{where}: its vocabulary is no table of tokens with a number each; {_PUBLISHED}")
@@ -144,7 +144,7 @@ def _checked(vocab: Any, merges: Any, where: str) -> list[tuple[str, str]]:
 
 
 def _word_start(text: str, place: int) -> int:
-    """Where the word around `place` begins, or `place` itself in one as long as only sentences without spaces are."""
+    """The start of the word around `place`, or `place` itself in one as long as only sentences without spaces are."""
     before, after = re.search(r"\S*\Z", text[:place]), re.match(r"\S*", text[place:])
     assert before is not None and after is not None
     return before.start() if before.end() - before.start() + after.end() <= LONG_WORD else place

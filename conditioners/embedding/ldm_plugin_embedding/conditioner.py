@@ -17,15 +17,15 @@ from ldm_core.errors import DataError
 from ldm_plugin_embedding.config import EmbeddingConfig
 
 LOOKED_AT = 16
-"""Examples whose vectors are looked at before training, so that what does not fit shows at once."""
+"""Examples looked at before training, so that unfit vectors show at once."""
 
 
 class EmbeddingConditioner(Conditioner, nn.Module):
     """Vectors (B, L, D) or (B, D), or a list of B arrays (L, D) or (D,), -> crossattn (B, L, D) or vector (B, D).
 
-    With `mask` the number L may differ between examples; shorter ones are filled up with zeros that are masked. The
-    null is zeros or one learned vector, L times; where there is a mask, the first of them is attended to. Row i depends
-    on example i alone.
+    With `mask` the number L may differ between examples; shorter ones are filled up with masked zeros. The null is
+    zeros or one learned vector, L times; with a mask, the first of them is attended to. Row i depends on example i
+    alone.
     """
 
     def __init__(self, config: EmbeddingConfig, site: Site) -> None:
@@ -40,15 +40,15 @@ class EmbeddingConditioner(Conditioner, nn.Module):
         self.register_buffer("_place", torch.empty(0), persistent=False)
 
     def fit(self, examples: Iterable[Mapping[str, Any]]) -> None:
-        """Look at the first examples, and learn nothing. DataError where their vectors do not fit."""
+        """Look at the first examples, and learn nothing. DataError if their vectors do not fit."""
         for index, example in enumerate(islice(examples, LOOKED_AT)):
             if self.config.key not in example:
                 raise DataError(f"example {index} has no '{self.config.key}'; it has: {', '.join(sorted(example))}")
             self._rows(example[self.config.key], index, looked_at=True)
 
     def encode(self, batch: Batch) -> Cond:
-        """Encode the vectors of a batch. DataError naming the example where one is of another width or number, or,
-        outside of training, holds numbers that are not finite."""
+        """Encode the vectors of a batch. DataError naming the example for one of another width or number, or, outside
+        of training, with numbers that are not finite."""
         value = batch[self.config.key]
         if isinstance(value, str) or not isinstance(value, Tensor | np.ndarray | list | tuple):
             raise DataError(f"'{self.config.key}' of a batch is {type(value).__name__}, one array an example is needed")
@@ -128,7 +128,7 @@ class EmbeddingConditioner(Conditioner, nn.Module):
 
 
 def _as_tensor(value: Tensor | np.ndarray) -> Tensor:
-    """Without a copy where there need be none; numpy's other byte order and read-only arrays are copied."""
+    """Without a copy if there need be none; numpy's other byte order and read-only arrays are copied."""
     if isinstance(value, Tensor):
         return value
     if value.dtype.kind not in "fiub":

@@ -12,7 +12,7 @@ from ldm_core.contracts import ConditionerConfig, CondSpec, DataInfo, LatentSpec
 
 @attrs.frozen(kw_only=True)
 class EmbeddingConfig(ConditionerConfig):
-    """Vectors that some other model made beforehand, one or several an example, handed on as they are."""
+    """Vectors made beforehand by some other model, one or several an example, handed on as they are."""
 
     width: int = attrs.field(default=0, metadata={"help": "width of the vectors; 0: as wide as the data's"})
     to: Literal["crossattn", "vector"] = attrs.field(
@@ -30,19 +30,19 @@ class EmbeddingConfig(ConditionerConfig):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The one key of a batch that holds the vectors."""
+        """The one key of a batch with the vectors."""
         return (self.key,)
 
     def spec(self, latent: LatentSpec) -> CondSpec:
-        """`width` on the one part that is written to, whatever the latents."""
+        """`width` on the one part written to, whatever the latents."""
         return CondSpec(crossattn=self.width) if self.to == "crossattn" else CondSpec(vector=self.width)
 
     def from_data(self, info: DataInfo) -> EmbeddingConfig:
-        """Take the width from the data where it is 0 and the data tells."""
+        """Take the width from the data if it is 0 and the data tells."""
         return self if self.width else attrs.evolve(self, width=info.widths.get(self.key, 0))
 
     def check(self, site: Site) -> Iterator[str]:
-        """One line for what cannot be built."""
+        """One line for each impossible setting."""
         if self.width < 1:
             yield f"width is {self.width}, and the data does not tell how wide '{self.key}' is; set width"
         if self.mask and self.to == "vector":

@@ -15,8 +15,8 @@ from ldm_plugin_low_resolution.config import LowResolutionConfig
 class LowResolutionConditioner(Conditioner, nn.Module):
     """Pictures (B, c, H, W) in [-1, 1] -> concat (B, c, h, w), h and w the latents'; nothing is learned or drawn.
 
-    A picture that is made small here is rounded to 256 levels, so that training sees what a saved small picture
-    holds. ConfigError where the latents are not known when it is built.
+    A picture made small here is rounded to 256 levels: training sees the content of a saved small picture. ConfigError
+    if the latents are not known at construction.
     """
 
     def __init__(self, config: LowResolutionConfig, site: Site) -> None:
@@ -32,7 +32,7 @@ class LowResolutionConditioner(Conditioner, nn.Module):
     def encode(self, batch: Batch) -> Cond:
         """Small pictures: those of the latents' size as they are, larger ones reduced to it.
 
-        DataError for pictures that are smaller, or of another number of channels, naming both numbers.
+        DataError for smaller pictures, or another number of channels, naming both numbers.
         """
         images = batch[self.config.key]
         wanted = self.config.image_channels
@@ -50,7 +50,7 @@ class LowResolutionConditioner(Conditioner, nn.Module):
         return Cond(concat=self._reduced(images.float()))
 
     def null(self, like: Cond) -> Cond:
-        """`like` itself: what is to be made large is not taken away; mid-grey where the config allows it."""
+        """`like` itself: the picture to enlarge is not taken away; mid-grey if the config allows it."""
         return like.map(torch.zeros_like) if self.config.droppable else like
 
     def _reduced(self, images: Tensor) -> Tensor:

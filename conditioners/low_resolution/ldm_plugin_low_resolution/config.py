@@ -14,7 +14,7 @@ from ldm_core.contracts import ConditionerConfig, CondSpec, LatentSpec, Site
 class LowResolutionConfig(ConditionerConfig):
     """A small version of the picture, as large as the latents, concatenated to them as it is.
 
-    The picture is made small here, by the latents' stride; one that has the latents' size already is taken as it is.
+    The picture is made small here, by the latents' stride; one of the latents' size is taken as it is.
     """
 
     reduce: Literal["bicubic", "area"] = attrs.field(
@@ -29,7 +29,7 @@ class LowResolutionConfig(ConditionerConfig):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The one key of a batch that holds the pictures."""
+        """The one key of a batch with the pictures."""
         return (self.key,)
 
     def spec(self, latent: LatentSpec) -> CondSpec:
@@ -37,12 +37,12 @@ class LowResolutionConfig(ConditionerConfig):
         return CondSpec(concat=self.image_channels)
 
     def taken_sizes(self, size: tuple[int, int], latent: LatentSpec) -> Mapping[str, tuple[int, int]]:
-        """The picture at the latents' size (h, w): what is to be made large."""
+        """The picture to enlarge, at the latents' size (h, w)."""
         height, width = latent.shape(size)[1:]
         return {self.key: (height, width)}
 
     def check(self, site: Site) -> Iterator[str]:
-        """One line for each size that cannot be built."""
+        """One line for each impossible size."""
         if self.image_channels != site.channels:
             yield (
                 f"image_channels is {self.image_channels}, the pictures have {site.channels}; "

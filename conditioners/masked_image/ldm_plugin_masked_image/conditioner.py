@@ -1,4 +1,4 @@
-"""The masked-image conditioner: the picture without its holes, as latents, and where the holes are."""
+"""The masked-image conditioner: the picture without its holes, as latents, and the places of the holes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class MaskedImageConditioner(Conditioner, nn.Module):
     latents of the picture with black holes, then the mask, 1 in holes and -1 elsewhere (`hole` and `outside` say so).
 
     Nothing is learned or drawn: the first stage encodes without noise, in float32 whatever the autocast. ConfigError
-    where there is no first stage when it is built.
+    without a first stage at construction.
     """
 
     def __init__(self, config: MaskedImageConfig, site: Site) -> None:
@@ -36,7 +36,7 @@ class MaskedImageConditioner(Conditioner, nn.Module):
         """Encode pictures with holes. Masks: booleans, floats (.5 and above is a hole) or integers (see :func:`holes`),
         as a tensor or B arrays, (H, W) or (1, H, W) each.
 
-        DataError where a mask has no such form or another size than its picture, naming the example and both sizes.
+        DataError for a mask of another form or of another size than its picture, naming the example and both sizes.
         """
         images = batch[self.config.image]
         if not isinstance(images, Tensor) or images.dim() != 4:
@@ -53,8 +53,8 @@ class MaskedImageConditioner(Conditioner, nn.Module):
         return Cond(concat=torch.cat([latents * self.config.scale, plane], 1))
 
     def known(self, example: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
-        """One example's picture, uint8 (c, H, W), and where it is no hole, (H, W); None for pictures that are no
-        uint8. DataError as :meth:`encode`."""
+        """One example's picture, uint8 (c, H, W), and its known pixels, (H, W); None for pictures of another type.
+        DataError as :meth:`encode`."""
         picture = torch.as_tensor(example[self.config.image])
         if picture.dtype != torch.uint8 or picture.dim() != 3:
             return None
@@ -62,8 +62,8 @@ class MaskedImageConditioner(Conditioner, nn.Module):
         return picture.cpu(), ~hole.cpu()
 
     def null(self, like: Cond) -> Cond:
-        """`like` itself: what is to be filled in is not taken away; where the config allows it, zeros for the latents
-        and a mask that is one large hole."""
+        """`like` itself: the part to fill in is not taken away; if the config allows it, zeros for the latents and a
+        mask of one large hole."""
         if not self.config.droppable or like.concat is None:
             return like
         empty = torch.zeros_like(like.concat)
@@ -84,10 +84,10 @@ class MaskedImageConditioner(Conditioner, nn.Module):
 
 
 def holes(mask: Tensor) -> Tensor:
-    """A mask (H, W) -> where it has holes, booleans of its shape.
+    """A mask (H, W) -> its holes, booleans of its shape.
 
-    Floats: .5 and above. Integers are the grey levels of a picture, 128 and above; where there are none between 1 and
-    255, they are numbers of classes, and all above 0 are holes (255 is also what padding of maps holds).
+    Floats: .5 and above. Integers are the grey levels of a picture, 128 and above; without any between 1 and 255, they
+    are numbers of classes, and all above 0 are holes (255 also pads maps).
     """
     if mask.dtype == torch.bool:
         return mask

@@ -49,7 +49,7 @@ class MaskedImageConfig(ConditionerConfig):
         return CondSpec(concat=latent.channels + 1)
 
     def check(self, site: Site) -> Iterator[str]:
-        """One line for what cannot be built."""
+        """One line for each impossible setting."""
         if self.image == self.mask:
             yield f"image and mask are both '{self.image}'; name two keys"
         if site.latent is not None and len(site.latent.stride) != 2:

@@ -16,10 +16,10 @@ from ldm_plugin_semantic_map.config import SemanticMapConfig
 class SemanticMapConditioner(Conditioner, nn.Module):
     """Label maps (B, H, W) integers -> concat (B, channels, h, w), h and w the latents'.
 
-    The paper halves the one-hot map bilinearly until it has the latents' size. For the power-of-two strides that it
-    can do, that is the mean of each cell, which is counted here straight from the labels: the same numbers bit for
-    bit, without the one-hot map at full size. The mapping has no bias, so unlabeled pixels give zeros, and so does
-    the null, a map without labels. ConfigError where classes or latents are not known when it is built.
+    The paper halves the one-hot map bilinearly until it has the latents' size. For its power-of-two strides this is the
+    mean of each cell, counted here straight from the labels: the same numbers bit for bit, without the one-hot map at
+    full size. The mapping has no bias, so unlabeled pixels give zeros, and so does the null, a map without labels.
+    ConfigError if classes or latents are not known at construction.
     """
 
     def __init__(self, config: SemanticMapConfig, site: Site) -> None:
@@ -42,7 +42,7 @@ class SemanticMapConditioner(Conditioner, nn.Module):
         """Encode label maps: a tensor (B, H, W) or B arrays (H, W).
 
         A map of another size than the images is resized, nearest pixel. DataError for a wrong shape, type or label,
-        naming the example, the value and what is allowed.
+        naming the example, the value and the allowed ones.
         """
         maps = batch[self.config.key]
         if isinstance(maps, Tensor) and maps.dim() == 3:
@@ -56,7 +56,7 @@ class SemanticMapConditioner(Conditioner, nn.Module):
         return Cond(concat=self.channel_mapper(shares).to(weight.dtype))
 
     def null(self, like: Cond) -> Cond:
-        """Zeros, a map without labels; `like` itself where the config says that it must not be dropped."""
+        """Zeros, a map without labels; `like` itself if the config forbids dropping it."""
         return like.map(torch.zeros_like) if self.config.droppable else like
 
     def _checked(self, value: Any, index: int | None) -> Tensor:

@@ -26,7 +26,7 @@ class SemanticMapConfig(ConditionerConfig):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The one key of a batch that holds the label maps."""
+        """The one key of a batch with the label maps."""
         return (self.key,)
 
     def spec(self, latent: LatentSpec) -> CondSpec:
@@ -34,12 +34,12 @@ class SemanticMapConfig(ConditionerConfig):
         return CondSpec(concat=self.channels)
 
     def from_data(self, info: DataInfo) -> SemanticMapConfig:
-        """Take the number of classes from the data where it is 0 and the data tells."""
+        """Take the number of classes from the data if it is 0 and the data tells."""
         known = info.classes.get(self.key, 0)
         return self if self.classes else attrs.evolve(self, classes=known)
 
     def check(self, site: Site) -> Iterator[str]:
-        """One line for each size that cannot be built."""
+        """One line for each impossible size."""
         if self.classes < 1:
             yield f"classes is {self.classes}, and the data does not tell how many '{self.key}' has; set classes"
         if self.channels < 1:

@@ -1,4 +1,4 @@
-"""What this distribution offers to ldm-core. Read at every start of `ldm-run`, so it imports no torch."""
+"""The components of this distribution. Read at every start of `ldm-run`, so it imports no torch."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class CompVisCodec(Codec):
         self.config = config
 
     def recognise(self, source: Source) -> Recognised | None:
-        """What a file is, from its names and shapes, the schedule's buffers and a configuration beside it."""
+        """Recognise a file from its names and shapes, the schedule's buffers and a configuration beside it."""
         found = examine(source, self.config)
         if found is None:
             return None

@@ -20,7 +20,7 @@ class CompVisConfig:
     """Checkpoints of CompVis latent diffusion (`.ckpt`, `.safetensors`) and Stable Diffusion 1 and 2 single files."""
 
     conventions = staticmethod(conventions)
-    """How the original scripts sample a model (``--like compvis``)."""
+    """The original scripts' way to sample a model (``--like compvis``)."""
 
     ema: bool = attrs.field(default=True, metadata={"help": "read the averaged weights where the file has them"})
     scale_factor: float = attrs.field(

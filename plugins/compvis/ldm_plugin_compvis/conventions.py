@@ -1,8 +1,8 @@
-"""The sampling of CompVis' own scripts, by the kind of model: what they do where nobody says otherwise. No torch.
+"""The sampling of CompVis' own scripts, by the kind of model: their defaults. No torch.
 
 Facts from scripts/txt2img.py, sample_diffusion.py, inpaint.py and knn2img.py, the notebooks of ImageNet and
-super-resolution, Stability's txt2img.py and gradio/inpainting.py; of layouts and label maps, which have no script, from
-the pictures that training shows.
+super-resolution, Stability's txt2img.py and gradio/inpainting.py; of layouts and label maps, without a script, from
+training's pictures.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _KINDS: Mapping[str, tuple[int, float, float | None]] = {
 
 
 def _guided(rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]) -> bool:
-    """Whether a model was trained to be without its condition, as far as its recipe says: a table of classes needs a
-    row for none, and one of our own runs a share of examples without."""
+    """True if a model was trained without its condition too, as far as its recipe says: a table of classes needs a row
+    for none, and one of our own runs a share of examples without."""
     trained = rows[0].get("dropout", 1) or recipe.get("trainer", {}).get("joint_dropout", 0)
     return rows[0].get("null_class") is not False and bool(trained)
 
 
 def conventions(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of sampling for a model, from its plain recipe; empty for one that the scripts do not know.
+    """Settings of sampling for a model, from its plain recipe; empty for one unknown to the scripts.
 
-    DDIM on the legacy grid, with as many steps as it makes of a number that does not divide the table, and pictures
-    whose levels are cut.
+    DDIM on the legacy grid, with as many steps as it makes of a number not dividing the table, and pictures with cut
+    levels.
     """
     rows = recipe.get("conditioners", [])
     name = " ".join(row["use"] for row in rows)

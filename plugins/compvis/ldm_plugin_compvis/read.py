@@ -1,4 +1,4 @@
-"""The tensors of a recognised file under our names; says what is missing, what nobody knows and what was left out."""
+"""The tensors of a recognised file under our names; missing, unknown and omitted ones are named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ldm_plugin_compvis.recognise.found import Found
 from ldm_plugin_compvis.shapes import released as fingerprints
 
 WITH_TOKENIZER = ("text", "clip_text")
-"""Conditioners whose state holds a tokenizer, which no such file does."""
+"""Conditioners with a tokenizer in their state; no such file holds one."""
 FIRST_CONV = "input_blocks.0.0.weight"
 
 
@@ -37,7 +37,7 @@ def mask_second(weight: Tensor, latent: int) -> Tensor:
 
 @attrs.define
 class _Taken:
-    """Tensors under our names, as they are collected; every name of the file that was used or is known to be spare."""
+    """Tensors under our names, as they are collected; names of the file used so far, or known to be spare."""
 
     found: Found
     missing: list[str] = attrs.field(factory=list)
@@ -45,7 +45,7 @@ class _Taken:
     averaged: int = 0
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor | None:
-        """One tensor of the file, in `shape`; None and a line in `missing` where it is not there or of another."""
+        """One tensor of the file, in `shape`; None and a line in `missing` if it is absent or of another."""
         self.known.add(name)
         stored = self.found.shapes.get(name)
         if stored is None:
@@ -57,7 +57,7 @@ class _Taken:
         return None
 
     def part(self, prefix: str, shapes: Mapping[str, tuple[int, ...]], ema: str | None) -> dict[str, Tensor]:
-        """All of `shapes` from under `prefix`; with `ema`, from their averages under that prefix where they exist."""
+        """All of `shapes` from under `prefix`; with `ema`, from their averages under that prefix if they exist."""
         out: dict[str, Tensor] = {}
         for name, shape in shapes.items():
             average = averaged((ema or "") + name)
@@ -192,7 +192,7 @@ def _opened(taken: _Taken, prefix: str, shapes: Mapping[str, tuple[int, ...]]) -
 
 
 def _left(taken: _Taken, lone: bool) -> tuple[list[str], dict[str, int]]:
-    """Names that nobody knows, and how many were left out of each kind that is known."""
+    """Names known to nobody, and the number of omitted ones of each known kind."""
     found = taken.found
     prefix = found.layout.conditioner
     doubled = found.conditioner is not None and found.conditioner.use == "masked_image"

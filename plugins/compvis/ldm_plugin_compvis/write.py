@@ -1,4 +1,4 @@
-"""A model in CompVis' layout: what it cannot hold is refused, what it loses is said."""
+"""A model in CompVis' layout: impossible parts are refused, losses are named."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ HELD = (
     *("text", "clip_text", "class_label", "bbox_layout", "semantic_map"),
     *("low_resolution", "masked_image", "embedding"),
 )
-"""Conditioners that the format has a place for; the last three without weights of their own."""
+"""Conditioners with a place in the format; the last three without weights of their own."""
 _HEADS = (8, 64)
 _GROUPS = 32
 
 
 def write(weights: ModelWeights, name: str, config: CompVisConfig) -> Written:
-    """The file, and the YAML configuration beside it. ConfigError with every line that the format cannot hold."""
+    """The file, and the YAML configuration beside it. ConfigError with every line impossible in the format."""
     suffix = PurePosixPath(name).suffix
     problems = [] if suffix in SUFFIXES else [f"{name}: CompVis files end in {' or '.join(SUFFIXES)}"]
     problems += _problems(weights)
@@ -87,7 +87,7 @@ def write(weights: ModelWeights, name: str, config: CompVisConfig) -> Written:
 
 
 def _problems(weights: ModelWeights) -> Iterator[str]:  # noqa: C901
-    """What the layout, as CompVis' programs read it, cannot hold, a line each."""
+    """Parts impossible in the layout, as CompVis' programs read it, a line each."""
     recipe = weights.recipe
     stage, unet = recipe.get("first_stage", {}), recipe.get("denoiser", {})
     if weights.first_stage is None and weights.model is None:
@@ -141,7 +141,7 @@ def _groups(part: str, fields: Mapping[str, Any]) -> Iterator[str]:
 
 
 def masked_pair(recipe: Mapping[str, Any]) -> bool:
-    """Whether a recipe's conditioners are Stable Diffusion's for inpainting."""
+    """True if a recipe's conditioners are Stable Diffusion's for inpainting."""
     return [row["use"] for row in recipe.get("conditioners", ())] == ["clip_text", "masked_image"]
 
 
@@ -180,7 +180,7 @@ def _conditioner_problems(row: Mapping[str, Any], masked: Mapping[str, float]) -
 
 
 def _losses(weights: ModelWeights, config: CompVisConfig) -> Iterator[str]:
-    """What is lost, a line each."""
+    """Losses, a line each."""
     recipe = weights.recipe
     if weights.model is None or weights.first_stage is None:
         return

@@ -19,9 +19,9 @@ class DiffusersCodec(Codec):
         self.config = config or DiffusersConfig()
 
     def recognise(self, source: Source) -> Recognised | None:
-        """What this is by its model_index.json or config.json; None where there is neither of a known class.
+        """Recognise a model_index.json or config.json; None without either of a known class.
 
-        CheckpointError where shapes and configs do not belong together, ConfigError where our parts cannot express it.
+        CheckpointError if shapes and configs do not belong together, ConfigError for a model beyond our parts.
         """
         found = self._found(source)
         return None if found is None else found.said
@@ -38,7 +38,7 @@ class DiffusersCodec(Codec):
         return found.load()
 
     def write(self, weights: ModelWeights, name: str) -> Written:
-        """A folder that diffusers' ``from_pretrained`` loads; its model_index.json or config.json comes last."""
+        """A folder for diffusers' ``from_pretrained``; its model_index.json or config.json comes last."""
         return write(weights, name)
 
     def _found(self, source: Source) -> Found | None:

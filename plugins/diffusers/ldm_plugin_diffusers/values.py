@@ -13,14 +13,14 @@ from ldm_core.errors import ConfigError
 Plain = Mapping[str, Any]
 """A JSON object, or a part of a recipe, as plain values."""
 LIMIT = 1 << 24
-"""The largest width, count or length that is read. No real model has more; a larger one would only ask for memory."""
+"""The largest width, count or length read. No real model has more; a larger one would only ask for memory."""
 LAYERS = 256
-"""The most layers of a kind that are read, in a level or in a text encoder."""
+"""The most layers of a kind read, in a level or in a text encoder."""
 
 
 @attrs.frozen
 class Field:
-    """A setting under both names. `default` gives its type, and its value where the config has none."""
+    """A setting under both names. `default` gives its type, and its value if the config has none."""
 
     theirs: str
     ours: str
@@ -63,11 +63,11 @@ class Values:
         self._asked: set[str] = set()
 
     def say(self, key: str, allowed: str) -> None:
-        """Note a problem: `key` has a value that is not `allowed`."""
+        """Note a problem: `key` has a value other than `allowed`."""
         self.problems.append(f"{self.where}: {key} is {shown(self.get(key))}; {allowed}")
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value as it is, null included; `default` where the key is missing."""
+        """The value as it is, null included; `default` if the key is missing."""
         self._asked.add(key)
         return self.plain.get(key, default)
 
@@ -110,7 +110,7 @@ class Values:
         return value
 
     def choice(self, key: str, default: Any, allowed: Collection[Any]) -> Any:
-        """One of `allowed`, the values that this package's parts can express."""
+        """One of `allowed`, the values possible for this package's parts."""
         value = self.get(key, default)
         if not any(value == one and type(value) is type(one) for one in allowed):
             words = ", ".join("null" if one is None else str(one) for one in allowed)
@@ -173,7 +173,7 @@ class Values:
         return [w // widths[0] for w in widths]
 
     def sample_size(self) -> tuple[int, int] | None:
-        """`sample_size` as (height, width); None where the config has none."""
+        """`sample_size` as (height, width); None if the config has none."""
         size = self.get("sample_size")
         if size is None:
             return None
@@ -188,7 +188,7 @@ class Values:
         self._asked.update(keys)
 
     def finish(self) -> None:
-        """ConfigError with all problems. A key that was not asked for is one, unless its value is null or false."""
+        """ConfigError with all problems. A key not asked for is one, unless its value is null or false."""
         for key, value in self.plain.items():
             if key not in self._asked and not str(key).startswith("_") and value not in (None, False):
                 self.problems.append(
@@ -200,7 +200,7 @@ class Values:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number, and no bool."""
+    """True for a finite number, and no bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 

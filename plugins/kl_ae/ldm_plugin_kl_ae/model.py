@@ -20,8 +20,8 @@ _SHOWN_CHANNELS = 16
 class KLFirstStage(NormalizedLatents, FirstStage):
     """Images (B,c,H,W) <-> latents (B,z,h,w) drawn from a diagonal Gaussian posterior.
 
-    Moments are raw: mean and log variance, (B,2z,h,w). In training the reconstruction error is summed over
-    pixels (`nll_reduction`), which is the scale that `kl_weight` is made for.
+    Moments are raw: mean and log variance, (B,2z,h,w). In training the reconstruction error is summed over pixels
+    (`nll_reduction`), the scale expected by `kl_weight`.
     """
 
     nll_reduction: Literal["sum", "mean"] = "sum"
@@ -40,13 +40,13 @@ class KLFirstStage(NormalizedLatents, FirstStage):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """The decoder's last weight, at which the adversarial weight compares gradients."""
+        """The decoder's last weight, with the gradients compared by the adversarial weight."""
         return cast(nn.Parameter, self.decoder.conv_out.weight)
 
     def encode_moments(self, x: Tensor) -> Tensor:
         """Images (B,c,H,W) in [-1, 1] -> mean and log variance (B,2z,h,w), float32.
 
-        Raises ValueError naming both numbers where H or W is not divisible by the factor.
+        Raises ValueError naming both numbers if H or W is not divisible by the factor.
         """
         self.latent.shape(tuple(x.shape[2:]))
         x = x.to(self.last_layer.dtype)
@@ -78,8 +78,8 @@ class KLFirstStage(NormalizedLatents, FirstStage):
         return Reconstruction(self._decode(draw(moments, streams)), kl, logs)
 
     def diagnostics(self, logs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of `kl_channels` (z_channels,): `kl_0` and so on for up to 16 channels, and `kl_min` and
-        `kl_max`; a channel near 0 carries nothing."""
+        """Numbers of `kl_channels` (z_channels,): `kl_0` and so on for up to 16 channels, and `kl_min` and `kl_max`; a
+        channel near 0 carries nothing."""
         channels = logs["kl_channels"]
         each = {f"kl_{i}": v for i, v in enumerate(channels)} if len(channels) <= _SHOWN_CHANNELS else {}
         return {**each, "kl_min": channels.min(), "kl_max": channels.max()}

@@ -203,7 +203,7 @@ class ShiftedConfig(TimeGridConfig):
         return self.base_cells > 0
 
     def shift_at(self, shape: Sequence[int] | None) -> float:
-        """The multiple of sigma / alpha for latents (C, *s); that of `base_cells` where no size is meant."""
+        """The multiple of sigma / alpha for latents (C, *s); that of `base_cells` if no size is meant."""
         if not self.base_cells or shape is None:
             return self.shift
         cells = math.prod(shape[1:])

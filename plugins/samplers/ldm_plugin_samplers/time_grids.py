@@ -35,7 +35,7 @@ class QuadGrid(TimeGrid):
 
 
 class RatioGrid(TimeGrid):
-    """Levels whose sigma / alpha, as a power 1 / rho or as a logarithm, is even; then data.
+    """Levels of even sigma / alpha, as a power 1 / rho or as a logarithm; then data.
 
     They begin at t_max, or at `sigma_max` if given. On a schedule with next to no signal at t_max, the levels after the
     first are those of a rule from :data:`NO_SIGNAL` on.
@@ -67,10 +67,10 @@ class RatioGrid(TimeGrid):
 
 
 class ShiftedGrid(TimeGrid):
-    """Even times whose noise is raised: sigma / alpha is multiplied by the config's shift for the latents' size.
+    """Even times with raised noise: sigma / alpha is multiplied by the config's shift for the latents' size.
 
     On rectified flow it is t -> shift t / (1 + (shift - 1) t). On a schedule with a finite sigma / alpha at its end,
-    the even times begin at the level whose multiple is that end: the grid begins at t_max and ends at data.
+    the even times begin at the level with that end as its multiple: the grid begins at t_max and ends at data.
     """
 
     def __init__(self, config: ShiftedConfig, site: Site | None = None) -> None:

@@ -14,7 +14,7 @@ def _positive(instance: Any, attribute: attrs.Attribute, value: float) -> None:
 
 @attrs.frozen(kw_only=True)
 class TensorBoardConfig:
-    """Where event files go, and how often."""
+    """The folder of the event files, and the pace of writing."""
 
     folder: str = attrs.field(
         default="",

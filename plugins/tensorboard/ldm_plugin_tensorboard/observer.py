@@ -1,5 +1,4 @@
-"""The observer that writes TensorBoard's event files; it needs the package tensorboard, and neither TensorFlow nor
-torch."""
+"""The observer for TensorBoard's event files; it needs the package tensorboard, and neither TensorFlow nor torch."""
 
 from __future__ import annotations
 
@@ -32,9 +31,9 @@ class TensorBoardObserver:
     """Scalars, pictures and the recipe of a run as event files, one TensorBoard run a stage.
 
     ``denoiser`` and ``denoiser_validation`` are runs of their own, so that TensorBoard draws equal tags over each
-    other. A run that goes on begins another file, and tells TensorBoard to forget what the files before it say of the
-    steps to come. Where the folder is a URL, the files are written locally and uploaded: now and then, at the end of
-    each stage, and at the end of the run.
+    other. A resumed run begins another file, and tells TensorBoard to forget the steps to come in the files before it.
+    If the folder is a URL, the files are written locally and uploaded: now and then, at the end of each stage, and at
+    the end of the run.
     """
 
     def __init__(self, config: TensorBoardConfig, site: Site) -> None:
@@ -61,7 +60,7 @@ class TensorBoardObserver:
 
     @hookimpl
     def ldm_step(self, stage: str, step: int, logs: Mapping[str, float]) -> None:
-        """Write the numbers, where there are any."""
+        """Write the numbers, if there are any."""
         if logs and self._local is not None:
             values = [Summary.Value(tag=_tag(name), simple_value=value) for name, value in logs.items()]
             self._write(stage, step, *values)
@@ -86,12 +85,12 @@ class TensorBoardObserver:
 
     @hookimpl
     def ldm_stage_end(self, stage: str, status: str) -> None:
-        """Put what was written on the disk, and where the folder is a URL, there."""
+        """Put the events on the disk, and at the folder's URL if it is one."""
         self._upload()
 
     @hookimpl
     def ldm_run_end(self, status: str) -> None:
-        """Close the files; where the folder is a URL, upload them and remove the local ones."""
+        """Close the files; if the folder is a URL, upload them and remove the local ones."""
         if self._local is None:
             return
         for writer in self._writers.values():
@@ -129,7 +128,7 @@ class TensorBoardObserver:
             self._last_upload = time.monotonic()
 
     def _send(self) -> bool:
-        """Upload the files that have grown; a warning where that fails, as the training is worth more."""
+        """Upload the files grown since; warn if that fails, as the training is worth more."""
         assert self._local is not None
         for path in sorted(p for p in self._local.rglob("*") if p.is_file()):
             size = path.stat().st_size
@@ -146,7 +145,7 @@ class TensorBoardObserver:
 
 
 def _tag(name: str) -> str:
-    """Validation has the tags of training, so that one panel shows both."""
+    """Validation has the tags of training: one panel shows both."""
     return name.removeprefix("val_")
 
 

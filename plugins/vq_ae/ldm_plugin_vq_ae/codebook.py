@@ -18,9 +18,8 @@ _NOISE = 0.01  # of the latents' std, added to codes that are picked from them, 
 class Codebook(nn.Module):
     """`size` codes of `dim` numbers; takes latents (B,dim,*s), float32 inside whatever the autocast.
 
-    `legacy_beta`: beta weighs the codes' term and the encoder's commitment has weight 1, which is what all
-    published models were trained with; otherwise the other way round. The loss has the same value, its
-    gradients differ.
+    `legacy_beta`: beta weighs the codes' term and the encoder's commitment has weight 1, as in the training of all
+    published models; otherwise the other way round. The loss has the same value, its gradients differ.
     """
 
     def __init__(self, size: int, dim: int, *, beta: float = 0.25, legacy_beta: bool = True) -> None:
@@ -54,15 +53,15 @@ class Codebook(nn.Module):
         return latents + (codes - latents).detach(), loss, indices
 
     def usage(self, indices: Tensor) -> Tensor:
-        """How often each code occurs among `indices` of any shape: (size,) int64."""
+        """Counts of each code among `indices` of any shape: (size,) int64."""
         return torch.bincount(indices.flatten(), minlength=self.size)
 
     @torch.no_grad()
     def init_from(self, latents: Tensor, *, seed: int, iterations: int = 10) -> None:
         """Set the codes to the centres of raw latents (B,dim,*s) or (N,dim): random picks, then k-means.
 
-        With fewer latents than codes, picks repeat, each with a little noise. ValueError where there is none
-        or any is not finite.
+        With fewer latents than codes, picks repeat, each with a little noise. ValueError without latents or if any is
+        not finite.
         """
         points, generator = self._points(latents), torch.Generator().manual_seed(seed)
         order = torch.randperm(len(points), generator=generator)[: _POINTS_A_CODE * self.size]
@@ -78,8 +77,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def revive(self, latents: Tensor, dead: Tensor, *, seed: int) -> int:
-        """Move the codes where `dead` (size,) bool is true onto raw latents drawn at random; returns how
-        many."""
+        """Move the codes `dead` (size,) bool onto raw latents drawn at random; returns their number."""
         points = self._points(latents)
         chosen = dead.to(self.embedding.weight.device)
         count = int(chosen.sum())

@@ -19,13 +19,12 @@ class VQFirstStage(NormalizedLatents, FirstStage):
     """Images (B,c,H,W) <-> latents (B,z,h,w); decoding replaces each latent by its nearest code.
 
     The diffusion model works on the latents before quantisation, which are also the moments. In training the
-    reconstruction error is averaged over pixels (`nll_reduction`), which is what `codebook_weight` is made
-    for.
+    reconstruction error is averaged over pixels (`nll_reduction`), as `codebook_weight` expects.
     """
 
     nll_reduction: Literal["sum", "mean"] = "mean"
     quantizing = True
-    """Whether training passes go through the codebook; a trainer may leave it out for the first steps."""
+    """True if training passes go through the codebook; a trainer may leave it out for the first steps."""
 
     def __init__(self, config: VQAEConfig, site: Site) -> None:
         super().__init__(config.z_channels)
@@ -42,13 +41,13 @@ class VQFirstStage(NormalizedLatents, FirstStage):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """The decoder's last weight, at which the adversarial weight compares gradients."""
+        """The decoder's last weight, with the gradients compared by the adversarial weight."""
         return cast(nn.Parameter, self.decoder.conv_out.weight)
 
     def encode_moments(self, x: Tensor) -> Tensor:
         """Images (B,c,H,W) in [-1, 1] -> raw latents before quantisation (B,z,h,w), float32.
 
-        Raises ValueError naming both numbers where H or W is not divisible by the factor.
+        Raises ValueError naming both numbers if H or W is not divisible by the factor.
         """
         self.latent.shape(tuple(x.shape[2:]))
         x = x.to(self.last_layer.dtype)
@@ -84,8 +83,8 @@ class VQFirstStage(NormalizedLatents, FirstStage):
         return Reconstruction(self._decode(codes), loss, {"codebook_counts": self.quantize.usage(indices)})
 
     def diagnostics(self, logs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of the mean `codebook_counts` (codebook_size,) over a whole batch: `codebook_used`, the share of codes
-        that occur in it, and their `perplexity`, the effective number of codes."""
+        """Codes in use, by the mean `codebook_counts` (codebook_size,) over a whole batch: `codebook_used`, their
+        share, and their `perplexity`, the effective number of codes."""
         counts = logs["codebook_counts"]
         return {"codebook_used": (counts > 0).float().mean(), "perplexity": perplexity(counts)}
 
@@ -94,7 +93,7 @@ class VQFirstStage(NormalizedLatents, FirstStage):
         return self.quantize.indices(moments)
 
     def codebook_usage(self, indices: Tensor) -> Tensor:
-        """How often each code occurs among `indices` of any shape: (codebook_size,) int64; 0 = dead."""
+        """Counts of each code among `indices` of any shape: (codebook_size,) int64; 0 = dead."""
         return self.quantize.usage(indices)
 
     def init_codebook(self, latents: Tensor, *, seed: int) -> None:
@@ -105,8 +104,7 @@ class VQFirstStage(NormalizedLatents, FirstStage):
         self.quantize.init_from(latents, seed=seed)
 
     def revive(self, latents: Tensor, dead: Tensor, *, seed: int) -> int:
-        """Move codes where `dead` (codebook_size,) bool is true onto raw latents (B,z,h,w); returns how
-        many."""
+        """Move the codes `dead` (codebook_size,) bool onto raw latents (B,z,h,w); returns their number."""
         return self.quantize.revive(latents, dead, seed=seed)
 
     def _decode(self, codes: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class WandbConfig:
-    """Where the run is logged. There is no setting for the API key: it comes from WANDB_API_KEY alone, so that no
-    recipe holds it."""
+    """The place of the log. There is no setting for the API key: it comes from WANDB_API_KEY alone, and no recipe holds
+    it."""
 
     project: str = attrs.field(default="ldm-core", metadata={"help": "the project's name"})
     entity: str = attrs.field(default="", metadata={"help": "user or team; none: that of the API key"})

@@ -1,4 +1,4 @@
-"""The observer that logs to Weights & Biases."""
+"""The observer for Weights & Biases."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ ID_FILE = "wandb.json"
 class WandbObserver:
     """Scalars, pictures and the recipe of a run, as one run of Weights & Biases.
 
-    The run's id is drawn once and kept in the run's folder (``wandb.json``), so that a run that goes on after a
-    checkpoint goes on there as well. Each stage counts its own steps: ``denoiser/loss`` is drawn over
-    ``denoiser/step``. What wandb would note by itself of the command line and the repository stays out: a command may
-    hold what is secret, and the recipe says all of a run. Offline, files lie in ``wandb/`` in the run's folder, or are
-    uploaded to it at the end where that is a URL.
+    The run's id is drawn once and kept in the run's folder (``wandb.json``), so a run resumed from a checkpoint goes on
+    there as well. Each stage counts its own steps: ``denoiser/loss`` is drawn over ``denoiser/step``. The command line
+    and the repository, noted by wandb itself, stay out: a command may hold secrets, and the recipe says all of a run.
+    Offline, files lie in ``wandb/`` in the run's folder, or are uploaded to it at the end if it is a URL.
     """
 
     def __init__(self, config: WandbConfig, site: Site) -> None:
@@ -47,7 +46,7 @@ class WandbObserver:
 
     @hookimpl
     def ldm_run_start(self, recipe: Mapping[str, Any], out: str) -> None:
-        """Begin the run, or go on with the one that the folder names."""
+        """Begin the run, or go on with the one named in the folder."""
         import wandb
 
         config = self._config
@@ -74,7 +73,7 @@ class WandbObserver:
 
     @hookimpl
     def ldm_step(self, stage: str, step: int, logs: Mapping[str, float]) -> None:
-        """Log the numbers, where there are any."""
+        """Log the numbers, if there are any."""
         if logs and self._run is not None:
             self._log(stage, step, dict(logs))
 
@@ -95,7 +94,7 @@ class WandbObserver:
 
     @hookimpl
     def ldm_run_end(self, status: str) -> None:
-        """Finish the run; wandb marks one that did not end well."""
+        """Finish the run; wandb marks one with a bad end."""
         if self._run is None:
             return
         import wandb
@@ -112,7 +111,7 @@ class WandbObserver:
     # --------------------------------------------------------------------------------------------- inner part
 
     def _folder(self, out: str) -> Path:
-        """Where wandb's own files go: it appends a folder ``wandb`` by itself."""
+        """The folder for wandb's own files: it appends a folder ``wandb`` by itself."""
         own = storage.local_path(self._config.folder or out)
         if own is None and self._config.folder:
             raise ConfigError(f"observers.wandb.folder: {storage.shown(self._config.folder)} is a URL; wandb needs a "
@@ -131,7 +130,7 @@ class WandbObserver:
         self._run.log({f"{stage}/step": step, **{f"{stage}/{name}": value for name, value in values.items()}})
 
     def _send(self, folder: Path, out: str) -> None:
-        """Put the files of an offline run into the run's folder; what cannot be uploaded stays where it is."""
+        """Put the files of an offline run into the run's folder; files not uploaded stay in place."""
         for path in sorted(p for p in (folder / "wandb").rglob("*") if p.is_file() and not p.is_symlink()):
             parts = path.relative_to(folder).parts
             if any(part.startswith("latest-run") for part in parts) or path.suffix == ".log":
@@ -145,7 +144,7 @@ class WandbObserver:
 
 
 def _identity(out: str) -> str:
-    """The id that the run's folder names, or a new one, which it names from now on."""
+    """The id in the run's folder, or a new one, put there."""
     url = storage.join(out, ID_FILE)
     if storage.exists(url):
         try:

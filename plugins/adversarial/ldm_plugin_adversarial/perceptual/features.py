@@ -26,9 +26,9 @@ from ldm_plugin_adversarial.perceptual.networks import imported_timm, unit
 
 _NAME = re.compile(r"(\w+)(\.\w+)?")
 _WRAPPERS = ("module.", "model.")
-"""What training scripts put before the names of a whole network."""
+"""Prefixes of a whole network's names in training scripts."""
 _COUNTER = ".num_batches_tracked"
-"""Of batch norm: old files lack it, and nothing reads it in eval mode."""
+"""A count of batch norm: old files lack it, and nothing reads it in eval mode."""
 _SHOWN = 4
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

@@ -1,4 +1,4 @@
-"""What the distances share: timm, by the door beside any torch, and unit vectors."""
+"""Shared parts of the distances: timm, by the door beside any torch, and unit vectors."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""CLIP text encoders: OpenCLIP's names and ours, which are those of transformers' CLIPTextModel. Imports no torch.
+"""CLIP text encoders: OpenCLIP's names and ours, those of transformers' CLIPTextModel. Imports no torch.
 
-Stable Diffusion 1 stores transformers' names. Stable Diffusion 2 stores OpenCLIP's, whose fused projections hold
-queries, keys and values one below the other; of its 24 layers the last is not used (the context is the last but one's
-output, normalised), so that 23 are taken, as in every published conversion. Of other depths all layers are taken, and
-``skip`` says how many of them are left out.
+Stable Diffusion 1 stores transformers' names. Stable Diffusion 2 stores OpenCLIP's: their fused projections hold
+queries, keys and values one below the other. The last of its 24 layers is not used (the context is the last but one's
+output, normalised): 23 are taken, as in every published conversion. Of other depths all layers are taken, and ``skip``
+counts those left out.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)\Z")
 HEAD = 64
 HUGE_LAYERS = 24
 LAST, PENULTIMATE = "last", "penultimate"
-"""What a configuration calls the layer of OpenCLIP's whose output is the condition."""
+"""Names in a configuration for the layer of OpenCLIP's with the condition as its output."""
 
 
 def open_names(name: str) -> list[str]:
-    """The names of ours that one of OpenCLIP's (relative to ``model.``) holds, relative to the text model.
+    """Our names held by one of OpenCLIP's (relative to ``model.``), relative to the text model.
 
-    Three for a fused projection, in the order of their rows; none for a name that is not known.
+    Three for a fused projection, in the order of their rows; none for an unknown name.
     """
     if name in _WHOLE:
         return [_WHOLE[name]]
@@ -56,39 +56,39 @@ def open_names(name: str) -> list[str]:
 
 
 def layers_of(shapes: Shapes) -> int:
-    """How many layers names hold, OpenCLIP's or ours."""
+    """The number of layers in names, OpenCLIP's or ours."""
     pattern = re.compile(r"(?:transformer\.text_model\.encoder\.layers|model\.transformer\.resblocks)\.(\d+)\.")
     return 1 + max((int(m[1]) for k in shapes if (m := pattern.match(k))), default=-1)
 
 
 def taken(layers: int, layer: str) -> dict[str, int]:
-    """Of OpenCLIP's `layers`, how many are taken and how many of these are left out, by what `layer` calls the one that
-    is the condition; ``""``: nothing says it, and the depth of the released encoder does."""
+    """The number of layers taken of OpenCLIP's `layers`, and of those left out of these, by the name `layer` of the
+    condition's; ``""``: not named, the depth of the released encoder decides."""
     if layers == HUGE_LAYERS and layer != LAST:
         return {"layers": layers - 1, "skip": 0}
     return {"layers": layers, "skip": int(layer == PENULTIMATE and layers > 1)}
 
 
 def layer_name(layers: int, skip: int) -> str:
-    """What a configuration calls the condition's layer of an encoder that is written with `layers`: CompVis' programs
+    """The name in a configuration for the condition's layer of an encoder written with `layers`: CompVis' programs
     build the released encoder, of 24, for one of 23."""
     return PENULTIMATE if skip == 1 or (skip, layers) == (0, HUGE_LAYERS - 1) else LAST
 
 
 def layer_unknown(shapes: Shapes, layer: str) -> bool:
-    """Whether nothing says which layer of OpenCLIP's is the condition: not `layer`, and not a released depth."""
+    """True if the condition's layer of OpenCLIP's is open: no `layer`, and no released depth."""
     return not layer and OPEN_TOKENS in shapes and layers_of(shapes) not in (HUGE_LAYERS, HUGE_LAYERS - 1)
 
 
 def unused(name: str, layers: int) -> bool:
-    """Whether an OpenCLIP name (relative to ``model.``) belongs to a layer that is not used."""
+    """True if an OpenCLIP name (relative to ``model.``) belongs to an unused layer."""
     match = _BLOCK.match(name)
     return match is not None and int(match[1]) >= layers
 
 
 def fields_of(shapes: Shapes, layer: str = "") -> dict[str, Any]:
-    """Settings of the conditioner ``clip_text`` that names, shapes and the name of OpenCLIP's `layer` say; heads are 64
-    wide, as in all of CLIP."""
+    """Settings of the conditioner ``clip_text`` by names, shapes and the name of OpenCLIP's `layer`; heads are 64 wide,
+    as in all of CLIP."""
     is_open = OPEN_TOKENS in shapes
     vocab, width = shapes[OPEN_TOKENS if is_open else TOKENS]
     positions = shapes[OPEN + "positional_embedding" if is_open else OURS + "embeddings.position_embedding.weight"]

@@ -1,7 +1,7 @@
 """The noise schedule out of stored tables and into them. Imports no torch.
 
-A file stores the T variances beta, in single or half precision, and not the rule that they follow; the rule is found
-by comparison with the tables of every kind.
+A file stores the T variances beta, in single or half precision, and not their rule; the rule is found by comparison
+with the tables of every kind.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ldm_core.builtin.diffusion.config import VP_PRESETS, VPConfig
 
 _SINGLE, _HALF = 3e-5, 4e-3
-"""Relative error that a table may show: rounded to single precision, and to half."""
+"""Relative error of a table: rounded to single precision, and to half."""
 KINDS: tuple[Literal["linear", "sqrt_linear", "sqrt"], ...] = ("linear", "sqrt_linear", "sqrt")
 
 
@@ -27,10 +27,10 @@ def betas_of(alphas_cumprod: Sequence[float]) -> list[float]:
 
 
 def schedule_of(values: Sequence[float], *, products: bool = False) -> dict[str, Any] | None:
-    """Plain values of the schedule ``vp`` whose variances are `values` (T,), or None where no kind gives them.
+    """Plain values of the schedule ``vp`` with `values` (T,) as its variances, or None if no kind gives them.
 
-    With `products`, `values` are the running products of 1 - beta. Ends that agree with a published schedule are
-    taken from it; others are rounded to what single precision holds.
+    With `products`, `values` are the running products of 1 - beta. Ends equal to a published schedule's are taken from
+    it; others are rounded to single precision.
     """
     betas = betas_of(values) if products else list(values)
     for loose in (_SINGLE, _HALF):

@@ -1,7 +1,7 @@
-"""Where the parts of a model lie in a CompVis state dict, what else may be there, and how averages are named.
+"""The layout of a CompVis state dict: the parts' prefixes, spare names, and the names of averages.
 
-Imports no torch. Facts from the released code's behaviour: prefixes, buffers of the schedule, the rule that turns a
-parameter's name into that of its average.
+Imports no torch. Facts from the released code's behaviour: prefixes, buffers of the schedule, the rule from a
+parameter's name to its average's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DENOISERS = ("model.diffusion_model.", "diffusion_model.", "")
 FIRST_STAGES = ("first_stage_model.", "")
 COND_STAGE = "cond_stage_model."
 EMBEDDER = "conditioner.embedders."
-"""Prefixes; the last is Stability's later code, which numbers its conditioners."""
+"""Prefixes; the last is Stability's later code, with numbered conditioners."""
 
 BUFFERS = (
     "betas",
@@ -58,13 +58,13 @@ ALLOWED: Mapping[str, str] = {
         "CLIP's projection, which joins text and pictures"
     ),
 }
-"""Names that may be there and are not needed: pattern -> what it is, for the notes; empty: not worth a note."""
+"""Names possible and not needed: pattern -> its meaning, for the notes; empty: not worth a note."""
 _ALLOWED = [(re.compile(pattern + r"\Z"), what) for pattern, what in ALLOWED.items()]
 
 
 @attrs.frozen(kw_only=True)
 class Layout:
-    """Prefixes of the parts, None where a part is not there; `embedders`: how many numbered conditioners."""
+    """Prefixes of the parts, None for a missing part; `embedders`: the number of numbered conditioners."""
 
     denoiser: str | None
     first_stage: str | None
@@ -88,7 +88,7 @@ class Layout:
 
 
 def layout_of(file: TensorFile) -> Layout | None:
-    """The layout of a file, None where it holds neither a U-Net nor an autoencoder under these names."""
+    """The layout of a file, None if it holds neither a U-Net nor an autoencoder under these names."""
     names = file.infos
     if "ldm_core" in file.metadata:
         return None  # our own format, whose first stages have the same names
@@ -119,7 +119,7 @@ def shapes_of(file: TensorFile) -> dict[str, tuple[int, ...]]:
 
 
 def below(shapes: Shapes, prefix: str | None, first: Iterable[str] | None = None) -> dict[str, tuple[int, ...]]:
-    """The names under `prefix` without it; with `first`, only those whose first word is one of these."""
+    """The names under `prefix` without it; with `first`, only those with one of these as their first word."""
     if prefix is None:
         return {}
     words = None if first is None else set(first)
@@ -128,13 +128,13 @@ def below(shapes: Shapes, prefix: str | None, first: Iterable[str] | None = None
 
 
 def averaged(name: str) -> str:
-    """The name of a parameter's average; `name` is relative to what was averaged (``diffusion_model.out.2.bias``).
+    """The name of a parameter's average; `name` is relative to the averaged module (``diffusion_model.out.2.bias``).
 
-    Every dot goes, so that a name cannot be read back: look up the averages of parameters that are known.
+    Every dot goes, so a name cannot be read back: look up the averages of known parameters.
     """
     return "model_ema." + name.replace(".", "")
 
 
 def allowed(name: str) -> str | None:
-    """What a name is that nothing needs ("" for what is common), None for one that should not be there."""
+    """The meaning of a needless name ("" for a common one), None for one out of place."""
     return next((what for pattern, what in _ALLOWED if pattern.match(name)), None)

@@ -1,6 +1,6 @@
-"""What a configuration beside a file, or the file's own metadata, says that its tensors do not. Imports no torch.
+"""Facts from a configuration beside a file, or in its metadata, beyond its tensors. Imports no torch.
 
-Values only: of the classes that such a configuration names, nothing is imported.
+Values only: no class named in such a configuration is imported.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from ldm_plugin_compvis.shapes.unet import UNetShapes
 METADATA = "compvis_config"
 """Under this key of a file's metadata, written by this package: the text of the configuration."""
 OWN = "ldm_core"
-"""Key of a configuration that this package wrote: plain recipe values of the parts."""
+"""Key of a configuration written by this package: plain recipe values of the parts."""
 _FEW = 8
 _PREDICTIONS = {"eps": "eps", "epsilon": "eps", "x0": "x0", "v": "v", "v_prediction": "v", "v-prediction": "v"}
 
 
 @attrs.frozen(kw_only=True)
 class Hints:
-    """What was found: plain recipe values, the `scale_factor`, what the condition is called; `where` for the notes.
+    """Plain recipe values, the `scale_factor`, the condition's name; `where` for the notes.
 
-    `normalization`: of the latents of a first stage by itself, mean and std by channel. `text_layer`: what a CLIP text
-    encoder's configuration calls the layer that is the condition; ``""`` where there is none.
+    `normalization`: of the latents of a first stage by itself, mean and std by channel. `text_layer`: the name of the
+    condition's layer in a CLIP text encoder's configuration; ``""`` if there is none.
     """
 
     recipe: Mapping[str, Any] = attrs.field(default=EMPTY)
@@ -47,7 +47,7 @@ class Hints:
 
 
 def hints_of(source: Source, file: TensorFile, unet: UNetShapes | None) -> Hints:
-    """The hints of a file: its metadata first, then a YAML file beside it whose widths are the file's own."""
+    """The hints of a file: its metadata first, then a YAML file beside it with the file's own widths."""
     notes: list[str] = []
     found: Hints | None = None
     plain: Mapping[str, Any] | None
@@ -190,7 +190,7 @@ def _hints(plain: Mapping[str, Any], where: str) -> Hints:
 
 
 def _text_layer(params: Mapping[str, Any]) -> str:
-    """The layer that a CLIP text encoder's configuration names, or the one that it means where it names none."""
+    """The layer named in a CLIP text encoder's configuration, or meant by one without a name."""
     embedders = _mapping(params, "conditioner_config", "params").get("emb_models")
     first = embedders[0] if isinstance(embedders, list) and embedders else params.get("cond_stage_config")
     target = str(_mapping({"stage": first}, "stage").get("target", ""))
@@ -200,7 +200,7 @@ def _text_layer(params: Mapping[str, Any]) -> str:
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
-    """A list of finite numbers; none where it is anything else."""
+    """A list of finite numbers; none for anything else."""
     good = isinstance(value, list) and all(isinstance(v, int | float) and math.isfinite(v) for v in value)
     return tuple(map(float, value)) if good else ()
 

@@ -1,4 +1,4 @@
-"""The configuration that goes with a file, in the structure that CompVis' own programs read. Imports no torch.
+"""The configuration of a file, in the structure read by CompVis' own programs. Imports no torch.
 
 The names of classes in it are texts for those programs; nothing here imports them.
 """
@@ -25,10 +25,10 @@ _KEYS = {
     "masked_image": "masked_image",
     "embedding": "nix",
 }
-"""What the published configurations call the condition."""
+"""The condition's names in published configurations."""
 CONCAT = ("semantic_map", "low_resolution", "masked_image")
 WITHOUT_WEIGHTS = ("low_resolution", "masked_image", "embedding")
-"""Conditioners that learn nothing; one that is the first stage itself must not be called trainable there."""
+"""Conditioners without learning; one on the first stage itself must not be called trainable there."""
 _DDPM = "ldm.models.diffusion.ddpm."
 
 

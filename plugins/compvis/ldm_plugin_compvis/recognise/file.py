@@ -1,7 +1,7 @@
-"""What a CompVis file is: its parts from shapes, and all else from where it can be known. Imports no torch.
+"""Recognition of a CompVis file: its parts from shapes, all else from other sources. Imports no torch.
 
-What shapes do not say comes, the first that speaks: from the user, from a configuration (in the metadata or beside the
-file), from the schedule's buffers, from the table of released models. What nothing says is listed as unknown.
+Facts beyond shapes come, the first one speaking: from the user, from a configuration (in the metadata or beside the
+file), from the schedule's buffers, from the table of released models. The rest is listed as unknown.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from ldm_plugin_compvis.shapes.unet import NotThisUNet, unet_shapes
 
 
 def examine(source: Source, config: CompVisConfig) -> Found | None:
-    """Recognise a source; None where it is another format, CheckpointError where it is a U-Net or autoencoder under
-    CompVis' names that the parts here cannot be."""
+    """Recognise a source; None for another format, CheckpointError for a U-Net or autoencoder under CompVis' names, but
+    impossible for the parts here."""
     if source.folder:
         return None
     file = source.tensors()

@@ -1,4 +1,4 @@
-"""A file that was recognised: what reading needs to know of it. Imports no torch."""
+"""A recognised file, as reading needs it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ldm_plugin_compvis.shapes.unet import UNetShapes
 
 @attrs.frozen(kw_only=True)
 class Found:
-    """A file that was recognised: its parts as shapes show them, and the recipe with what is unknown of it."""
+    """A recognised file: its parts as shapes show them, the recipe, and its unknown settings."""
 
     file: TensorFile
     layout: Layout
@@ -44,7 +44,7 @@ class Found:
 
     @property
     def mask_first(self) -> bool:
-        """Whether the mask comes before the masked picture, and not behind it as in the conditioner here."""
+        """True if the mask comes before the masked picture, and not behind it as in the conditioner here."""
         return (
             self.conditioner is not None
             and self.unet is not None
@@ -54,11 +54,11 @@ class Found:
 
     @property
     def _has_conditioner(self) -> bool:
-        """Whether there is one with weights of its own; one on the first stage may repeat that one's."""
+        """True for one with weights of its own; one on the first stage may repeat that one's."""
         return self.conditioner is not None and self.conditioner.use != "masked_image"
 
     def parameters(self) -> dict[str, int]:
-        """How many numbers each part holds."""
+        """The number of values in each part."""
         parts = {
             "first_stage": self.layout.of_first_stage(self.shapes),
             "denoiser": self.layout.of_denoiser(self.shapes),

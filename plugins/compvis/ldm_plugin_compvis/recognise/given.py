@@ -1,4 +1,4 @@
-"""Which conditioner a user says that a file holds. Imports no torch."""
+"""The conditioner named by a user. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 
 def conditioner_named(given: Mapping[str, Any]) -> tuple[str, ...]:
-    """The components that a user named as the conditioners; settings of one (``conditioners.text.tokenizer=PATH``)
-    name none."""
+    """The components named by a user as the conditioners; settings of one (``conditioners.text.tokenizer=PATH``) name
+    none."""
     said = given.get("conditioners")
     if isinstance(said, Mapping):
         rows: Sequence[Any] = [said] if isinstance(said.get("use"), str) else list(said.values())

@@ -75,7 +75,7 @@ def _settled(key: str, answer: Answer, seen: Evidence) -> Any:
 
 
 def _origin(seen: Evidence) -> list[str]:
-    """Notes on the source of settings that shapes leave open."""
+    """Notes on the source of settings beyond shapes."""
     notes = []
     if seen.hints.where:
         notes.append(f"settings that shapes do not say come from {seen.hints.where}")
@@ -98,7 +98,7 @@ def _beside(given: Mapping[str, Any], path: str, candidates: Sequence[Any]) -> b
 
 
 def _said(given: Mapping[str, Any], path: str) -> bool:
-    """Whether the user gave what `path` names; one of heads and head_channels is enough."""
+    """True if the user gave the setting at `path`; one of heads and head_channels is enough."""
     keys = path.split(".")
     node: Any = given
     for key in keys[:-1]:
@@ -113,7 +113,7 @@ def _said(given: Mapping[str, Any], path: str) -> bool:
 
 
 def _counted(recipe: dict[str, Any], conditioner: ConditionerShapes | None) -> dict[str, Any]:
-    """`recipe` with the number of classes that the table's rows and the word on the null class make."""
+    """`recipe` with the number of classes by the table's rows and the word on the null class."""
     if conditioner is None or conditioner.use != "class_label":
         return recipe
     rows = conditioner.fields["classes"] + conditioner.fields["null_class"]

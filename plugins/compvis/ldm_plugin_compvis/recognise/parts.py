@@ -1,4 +1,4 @@
-"""The parts of a model's recipe, a function each: what shapes leave open comes from the evidence. Imports no torch."""
+"""The parts of a model's recipe, a function each: facts beyond shapes come from the evidence. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ldm_plugin_compvis.shapes.conditioner import ConditionerShapes
 NAMES = {"clip_text": "text"}
 """Names of conditioners in a recipe, other than their component's."""
 MASKED: Mapping[str, Any] = {"hole": 0.0, "outside": 0.0}
-"""Settings of the masked picture that Stable Diffusion's U-Net reads beside the text."""
+"""Settings of the masked picture read by Stable Diffusion's U-Net beside the text."""
 RETRIEVED = "nix"
 """The condition in configurations of retrieval-augmented diffusion: vectors of length 1."""
 _LONGEST_TABLE = 100_000
@@ -117,7 +117,7 @@ def _planes(found: ConditionerShapes, latent_channels: int) -> int:
 
 
 def stored_schedule(seen: Evidence) -> Answer:
-    """The noise schedule of the file's own tables, which count more than a configuration beside it."""
+    """The noise schedule of the file's own tables, preferred to a configuration beside it."""
     notes: tuple[str, ...] = ()
     for name, products in (("betas", False), ("alphas_cumprod", True)):
         shape = seen.shapes.get(name, ())
@@ -167,7 +167,7 @@ def image_size(seen: Evidence, prediction: Any) -> Answer:
 
 
 def scale_factor(seen: Evidence) -> Answer:
-    """The number that latents are multiplied by."""
+    """The latents' factor."""
     if seen.config.scale_factor:
         return Answer(seen.config.scale_factor)
     said = seen.hints.scale_factor

@@ -11,12 +11,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class NotThisAutoencoder(ValueError):
-    """The tensors are those of another autoencoder than the plugins here can build; the message says what differs."""
+    """The tensors are those of another autoencoder than the plugins here can build; the message names the
+    difference."""
 
 
 @attrs.frozen(kw_only=True)
 class AutoencoderShapes:
-    """What names and shapes say: `use` (``kl_ae`` or ``vq_ae``), the `fields` of its config, `image_channels`."""
+    """An autoencoder by names and shapes: `use` (``kl_ae`` or ``vq_ae``), the `fields` of its config,
+    `image_channels`."""
 
     use: str
     fields: Mapping[str, Any]
@@ -36,7 +38,7 @@ class AutoencoderShapes:
 def autoencoder_shapes(shapes: Shapes) -> AutoencoderShapes:
     """Names relative to the first stage, with shapes -> its architecture.
 
-    Raises :class:`NotThisAutoencoder` for what is missing or differs (no quant_conv, Gumbel codes, ...).
+    Raises :class:`NotThisAutoencoder` for anything missing or different (no quant_conv, Gumbel codes, ...).
     """
     try:
         return _autoencoder_shapes(shapes)
@@ -83,7 +85,7 @@ def _autoencoder_shapes(shapes: Shapes) -> AutoencoderShapes:
 
 
 def _count(shapes: Shapes, prefix: str) -> int:
-    """How many numbered members `prefix` has; KeyError where there is none."""
+    """The number of `prefix`'s numbered members; KeyError if there is none."""
     at = prefix.count(".") + 1
     numbers = {int(k.split(".")[at]) for k in shapes if k.startswith(prefix + ".")}
     if not numbers:

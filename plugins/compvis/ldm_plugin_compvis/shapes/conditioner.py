@@ -1,4 +1,4 @@
-"""Which conditioner a file holds, from the names and shapes of its tensors. Imports no torch."""
+"""The conditioner in a file, from the names and shapes of its tensors. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _HEAD = 64
 
 
 class NotThisConditioner(ValueError):
-    """The tensors are those of no conditioner that the plugins here bring; the message says what they look like."""
+    """The tensors are those of no conditioner of the plugins here; the message describes them."""
 
 
 @attrs.frozen(kw_only=True)
 class ConditionerShapes:
-    """A conditioner: `use`, the `fields` of its config as far as shapes say them, and what it could be besides.
+    """A conditioner: `use`, the `fields` of its config as far as shapes say them, and other possible components.
 
-    `others`: fields by component. `asked`: settings that nothing says, with their candidates. `openclip`: whether its
-    names are OpenCLIP's (Stable Diffusion 2).
+    `others`: fields by component. `asked`: settings said by nothing, with their candidates. `openclip`: true for
+    OpenCLIP's names (Stable Diffusion 2).
     """
 
     use: str
@@ -35,7 +35,7 @@ class ConditionerShapes:
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """The components that it could be, where there are several."""
+        """The possible components, if there are several."""
         return (self.use, *self.others) if self.others else ()
 
     def chosen(self, use: str) -> ConditionerShapes:
@@ -46,10 +46,10 @@ class ConditionerShapes:
 def conditioner_shapes(
     shapes: Shapes, concat: int, crossattn: int, cond_key: str = "", text_layer: str = ""
 ) -> ConditionerShapes | None:
-    """Names relative to the conditioner, with shapes -> what it is; None where the model has no conditioning.
+    """Names relative to the conditioner, with shapes -> the conditioner; None for a model without conditioning.
 
-    `concat`, `crossattn`: what the U-Net reads beside the latents. `cond_key`, `text_layer`: what a config calls the
-    condition, and the layer of a CLIP text encoder that gives it. Raises :class:`NotThisConditioner`.
+    `concat`, `crossattn`: read by the U-Net beside the latents. `cond_key`, `text_layer`: a config's names for the
+    condition, and for its layer in a CLIP text encoder. Raises :class:`NotThisConditioner`.
     """
     if clip_keys.TOKENS in shapes or clip_keys.OPEN_TOKENS in shapes:
         return _clip(shapes, text_layer)
@@ -93,7 +93,7 @@ def _clip(shapes: Shapes, layer: str) -> ConditionerShapes:
 
 
 def _tokens(shapes: Shapes, cond_key: str) -> ConditionerShapes:
-    """A transformer over tokens: captions or layouts, which differ in nothing but numbers."""
+    """A transformer over tokens: captions or layouts, different in nothing but numbers."""
     vocab, width = shapes[_TOKENS]
     length = shapes["transformer.pos_emb.emb.weight"][0]
     inner = shapes["transformer.attn_layers.layers.0.1.to_q.weight"][0]

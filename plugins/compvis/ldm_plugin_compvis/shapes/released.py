@@ -1,4 +1,4 @@
-"""The released models by their structure: what names and shapes of a file do not say. Imports no torch.
+"""The released models by their structure: facts beyond the names and shapes of a file. Imports no torch.
 
 From the configurations released with Rombach et al. 2022 (arXiv 2112.10752), retrieval-augmented diffusion (2204.11824)
 and Stable Diffusion 1 and 2.
@@ -30,7 +30,7 @@ STAGES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         ("kl_f32", "kl_ae", (1, 1, 2, 2, 4, 4), (16, 32), {"mid_attention": True, "z_channels": 64}),
     )
 }
-"""The nine released first stages: the preset that brings each, its component, and the fields that shapes show."""
+"""The nine released first stages: the preset of each, its component, and the fields visible in shapes."""
 
 _SD2 = UNetConfig(
     channels=320, channel_mult=(1, 2, 4, 4), attention=(4, 2, 1), head_channels=64, linear_projection=True
@@ -39,10 +39,10 @@ _SD2 = UNetConfig(
 
 @attrs.frozen(kw_only=True)
 class Row:
-    """A released model, or several that share shapes: `what` in words, the parts by preset, and what no shape says.
+    """A released model, or several of the same shapes: `what` in words, the parts by preset, and facts beyond shapes.
 
-    `conditioner`: the component that its conditioner's names must fit ("" = any); `conditioning`: its fields.
-    `parameterization` and `image_size` are left out where the models of a row differ. `hint`: for the user.
+    `conditioner`: the component fitted by its conditioner's names ("" = any); `conditioning`: its fields.
+    `parameterization` and `image_size` are left out if the models of a row differ. `hint`: for the user.
     """
 
     what: str
@@ -72,7 +72,7 @@ class Row:
         )
 
     def fits(self, unet: UNetShapes, stage: str | None, conditioner: str) -> bool:
-        """Whether shapes are this row's; `stage` None and `conditioner` "": not there to be compared."""
+        """True if shapes are this row's; `stage` None and `conditioner` "": not there to be compared."""
         return (
             unet.structure == self.structure
             and not unet.vector
@@ -229,11 +229,11 @@ ROWS: Sequence[Row] = (
         hint="its extra channel is a map of depth",
     ),
 )
-"""Every released model whose U-Net is ours."""
+"""Every released model with a U-Net of ours."""
 
 
 def stage_row(shapes: AutoencoderShapes) -> str:
-    """The preset whose structure these shapes are, or ""."""
+    """The preset with the structure of these shapes, or ""."""
     return next((name for name, (use, fields) in STAGES.items() if use == shapes.use and fields == shapes.fields), "")
 
 

@@ -18,14 +18,14 @@ _UP = re.compile(r"output_blocks\.(\d+)\.[12]\.(conv\.weight|in_layers\.2\.weigh
 
 
 class NotThisUNet(ValueError):
-    """The tensors are those of another U-Net than this package can build; the message says what differs."""
+    """The tensors are those of another U-Net than this package can build; the message names the difference."""
 
 
 @attrs.frozen(kw_only=True)
 class UNetShapes:
-    """What names and shapes say: `fields` of the U-Net's config, widths, and the widths that attend.
+    """A U-Net by names and shapes: `fields` of its config, widths, and the attending widths.
 
-    `crossattn` and `vector` are 0 where there is none; `concat` is what comes in beside the latents.
+    `crossattn` and `vector` are 0 if there is none; `concat` counts the channels beside the latents.
     """
 
     fields: Mapping[str, Any]
@@ -47,12 +47,12 @@ class UNetShapes:
 
     @property
     def possible_heads(self) -> tuple[int, ...]:
-        """Numbers of heads that divide every attending width, up to 32."""
+        """Numbers of heads, up to 32, dividing every attending width."""
         return tuple(n for n in range(1, 33) if all(width % n == 0 for width in self.attending))
 
 
 def structure_of(config: UNetConfig, crossattn: int) -> tuple[Any, ...]:
-    """What of a U-Net's config its shapes can show, as one comparable value."""
+    """The part of a U-Net's config shown by its shapes, as one comparable value."""
     levels = len(config.channel_mult)
     return (
         config.channels,
@@ -68,7 +68,7 @@ def structure_of(config: UNetConfig, crossattn: int) -> tuple[Any, ...]:
 def unet_shapes(shapes: Shapes) -> UNetShapes:
     """Names relative to the U-Net, with shapes -> its architecture.
 
-    Raises :class:`NotThisUNet` for what is missing or differs (another depth a level, a class table inside, ...).
+    Raises :class:`NotThisUNet` for anything missing or different (another depth a level, a class table inside, ...).
     """
     try:
         return _unet_shapes(shapes)
@@ -138,7 +138,7 @@ class _Transformers:
 
 
 def _transformers(shapes: Shapes) -> _Transformers:
-    """What the spatial transformers have in common; depth 0 where the attention is a plain one."""
+    """The common numbers of the spatial transformers; depth 0 for plain attention."""
     depths: dict[str, int] = {}
     widths: set[int] = set()
     for key, shape in shapes.items():

@@ -57,7 +57,7 @@ class AutoencoderShape:
         return self.z_channels if self.codes else 2 * self.z_channels
 
     def attends(self, level: int) -> bool:
-        """Whether a level has attention after its blocks."""
+        """True if a level has attention after its blocks."""
         return 2**level in self.attention
 
 

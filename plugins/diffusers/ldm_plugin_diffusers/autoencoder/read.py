@@ -20,7 +20,7 @@ LEAST = 1e-4
 
 @attrs.frozen(kw_only=True)
 class Autoencoder(ReadPart):
-    """A first stage as its config describes it; `absent`: convolutions that it lacks.
+    """A first stage as its config describes it; `absent`: the convolutions it lacks.
 
     `mean` and `std` of raw latents are one number for all channels, or one a channel.
     """
@@ -58,7 +58,7 @@ class Autoencoder(ReadPart):
 
 
 def read_autoencoder(plain: Plain, where: str, stored: Stored) -> Autoencoder:
-    """The first stage of a config.json. ConfigError with everything that our parts cannot express."""
+    """The first stage of a config.json. ConfigError with everything beyond our parts."""
     values = Values(plain, where)
     use = CLASSES[plain["_class_name"]]
     widths, attention = _levels(values)

@@ -20,7 +20,7 @@ UNET, SCHEDULER, TOKENIZER = "unet", "scheduler", "tokenizer"
 class Layout:
     """A pipeline's class: `stage` and `text` are folders ("" = it has none), `use` is our conditioner.
 
-    `extra`: parts that may be there and are left out.
+    `extra`: possible parts, left out.
     """
 
     what: str
@@ -51,11 +51,11 @@ LAYOUTS: Mapping[str, Layout] = {
         extra=("safety_checker", "feature_extractor", "image_encoder"),
     ),
 }
-"""The pipelines that are read and written."""
+"""The pipelines read and written."""
 
 
 def named(name: Any, where: str) -> Layout:
-    """The layout of a class. ConfigError for a pipeline that is none of :data:`LAYOUTS`."""
+    """The layout of a class. ConfigError for a pipeline beside :data:`LAYOUTS`."""
     layout = LAYOUTS.get(name) if isinstance(name, str) else None
     if layout is None:
         raise ConfigError(
@@ -66,7 +66,7 @@ def named(name: Any, where: str) -> Layout:
 
 
 def left_out(source: Source, index: Plain, layout: Layout) -> list[str]:
-    """Notes on the parts that are left out. CheckpointError for a missing part, ConfigError for an unknown one."""
+    """Notes on the parts left out. CheckpointError for a missing part, ConfigError for an unknown one."""
     notes = []
     for folder in layout.folders:
         entry = index.get(folder)

@@ -24,12 +24,12 @@ from ldm_plugin_diffusers.values import Plain, shown, together
 from ldm_plugin_diffusers.weights import Stored, misfits
 
 SIZES = (256, 512)
-"""Candidates for an image size that nothing says."""
+"""Candidates for an unknown image size."""
 STABLE = "StableDiffusionPipeline"
 
 
 def read_pipeline(source: Source, variant: str) -> Found:
-    """A folder with a model_index.json. ConfigError for a pipeline or a setting that our parts cannot express."""
+    """A folder with a model_index.json. ConfigError for a pipeline or a setting beyond our parts."""
     index = config_of(source, INDEX)
     name = index.get("_class_name")
     layout = named(name, source.url)
@@ -65,7 +65,7 @@ def read_pipeline(source: Source, variant: str) -> Found:
 
 
 def _recipe(source: Source, layout: Layout, parts: Plain) -> dict[str, Any]:
-    """Plain recipe values of the parts. CheckpointError where they do not belong together."""
+    """Plain recipe values of the parts. CheckpointError if they do not belong together."""
     stage: Autoencoder = parts[layout.stage]
     unet: Denoiser = parts[UNET]
     text: TextEncoder | None = parts.get(layout.text)

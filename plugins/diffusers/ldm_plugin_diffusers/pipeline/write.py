@@ -26,13 +26,13 @@ VERSION = "0.30.0"
 """The version of diffusers in the folders; later ones read them, too."""
 WEIGHTS, TEXT_WEIGHTS = "diffusion_pytorch_model.safetensors", "model.safetensors"
 PIXELS = 8
-"""Pixels of a latent cell that LDMTextToImagePipeline counts with, whatever its first stage."""
+"""Pixels of a latent cell in LDMTextToImagePipeline, whatever its first stage."""
 
 _Files = dict[str, Callable[[], bytes]]
 
 
 def write(weights: ModelWeights, name: str) -> Written:
-    """The files of a folder for `weights` with a complete recipe. ConfigError with all that no pipeline holds."""
+    """The files of a folder for `weights` with a complete recipe. ConfigError with all parts without a pipeline."""
     last = name.rsplit("/", 1)[-1]
     if last.endswith((".safetensors", ".ckpt", ".pt", ".pth", ".bin")):
         raise ConfigError(f"{last}: diffusers' format is a folder; give a name without a suffix")

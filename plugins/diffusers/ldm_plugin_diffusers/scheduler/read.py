@@ -19,13 +19,13 @@ from ldm_plugin_diffusers.scheduler.keys import (
 from ldm_plugin_diffusers.values import Plain, Values, shown
 
 TABLE = 100_000
-"""Steps of the longest table that is read; published ones have 1000."""
+"""Steps of the longest table read; published ones have 1000."""
 
 
 def read_scheduler(plain: Plain, where: str, chosen: Collection[str]) -> tuple[dict[str, Any], list[str]]:
     """(recipe keys, notes) of a scheduler. `chosen`: keys from the user, with precedence over the scheduler's.
 
-    ConfigError for a schedule or prediction that cannot be expressed; for a way to sample, unless a sampler was chosen.
+    ConfigError for an unknown schedule or prediction; for a way to sample, unless a sampler was chosen.
     """
     name = plain.get("_class_name")
     kind = CLASSES.get(name) if isinstance(name, str) else None

@@ -60,7 +60,7 @@ def _weights(part: Plain) -> Iterator[Weight]:
 def read_bert(plain: Plain, where: str, stored: Stored) -> TextEncoder:
     """The conditioner of a config.json.
 
-    ConfigError with everything that our transformer cannot express.
+    ConfigError with everything beyond our transformer.
     """
     values = Values(plain, where)
     fields = values.fields(_FIELDS)
