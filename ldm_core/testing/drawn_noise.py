@@ -25,7 +25,7 @@ _DRAWS = Rule(
 
 
 class DrawnNoiseSuite(ModuleSuite):
-    """Tests of a conditioner with `draws` in its config; of others they ask nothing but the plain call.""""
+    """Tests of a conditioner with `draws` in its config; of others they ask nothing but the plain call."""
 
     def drawn(self, conditioner: Any, rows: Sequence[int], stream_seeds: Sequence[int]) -> Cond:
         """Encode the examples `rows` with a stream of each seed; without streams if it draws nothing."""
