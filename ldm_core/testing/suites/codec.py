@@ -310,7 +310,7 @@ class CodecSuite(Suite):
 
 
 def _kinds_of(weights: ModelWeights) -> set[str]:
-    """What `recognise` may say that these weights hold."""
+    """The parts of these weights, as `recognise` may name them."""
     if weights.adapter is not None:
         return {"adapter"}
     if weights.model is None:
