@@ -12,11 +12,14 @@ Every component keeps to this:
 
 * **inputs** - a component changes no argument in place.
 * **rows** - row i of a result depends on row i of the inputs alone, never on the batch around it. The batch stands
-  first, and of finite inputs the result is finite, under bfloat16 autocast too.
+  first, and of finite inputs the result is finite, under bfloat16 autocast too, where the config's `precisions`
+  allow it.
 * **randomness** - noise comes from the ``Streams`` that a method is handed: ``streams.normal(shape)`` and
   ``streams.uniform(shape)`` draw float32, row i from stream i, with ``shape[0] == len(streams)``. The global generators
   of torch, numpy and Python are never drawn from.
 * **repetition** - in eval mode an equal call gives an equal result, bit for bit, and leaves the state as it was.
+* **arithmetic** - the networks of a part run in one of the `precisions` that its config names, and of finite inputs
+  the result is finite in each of them. The core puts autocast around a part's methods, or turns it off.
 * **precision** - of float32 inputs a component makes float32 and never float64, but for the coefficients and times of
   schedules, which are float64.
 

@@ -25,6 +25,7 @@ from ldm_core.contracts import (
 from ldm_core.contracts.streams import mix_seed
 from ldm_core.errors import ComponentError, ConfigError
 from ldm_core.model import adapters as adapters_
+from ldm_core.model.arithmetic import allowed_by, allowed_here
 from ldm_core.model.budget import FAULTS, MOST_TENSORS, Budget, Exceeded
 from ldm_core.model.conformance.breaches import Named, named
 from ldm_core.model.conformance.first_batch import (
@@ -65,15 +66,19 @@ def _hold_to(thing: Any, contract: type, part: Part) -> None:
 
 
 def sampling_site(recipe: Recipe, stage: FirstStage) -> Site:
-    """The site around the denoiser, with the first stage's `encode` (the mode) and `decode` as functions."""
+    """The site around the denoiser, with the first stage's `encode` (the mode) and `decode` as functions, which run in
+    the arithmetic around them where the stage allows it."""
+    among = configs.allowed_precisions("first_stage", recipe.first_stage.config)
 
     @torch.no_grad()
     def encode(images: Tensor) -> Tensor:
-        return stage.latents(stage.encode_moments(images))
+        with allowed_here(images.device.type, among):
+            return stage.latents(stage.encode_moments(images))
 
     @torch.no_grad()
     def decode(z: Tensor) -> Tensor:
-        return stage.decode(z)
+        with allowed_here(z.device.type, among):
+            return stage.decode(z)
 
     return attrs.evolve(site_of(recipe), encode=encode, decode=decode)
 
@@ -118,6 +123,7 @@ def make_model_at(site: Site, recipe: Recipe, catalog: Catalog) -> Model:
         # attaching may make weights: layers are known only then
         adapters = {part.key: make(part, site, catalog) for part in recipe.adapters}
         model = Model(denoiser, schedule, parameterization, conditioners, adapters)
+    model.precisions = allowed_by(recipe)
     model.draws = frozenset(c.name for c in recipe.conditioners if configs.of(ConditionerConfig, c.config).draws)
     for adapter in recipe.adapters:
         adapters_.fill(model, adapter)

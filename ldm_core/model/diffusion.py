@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core.contracts import (
+    EMPTY,
     Adapter,
     AdapterAnswers,
     Batch,
@@ -28,13 +29,10 @@ from ldm_core.contracts.provisional import DiffusionModel
 from ldm_core.contracts.run import current_run
 from ldm_core.contracts.streams import Streams, mix_seed
 from ldm_core.contracts.values import CondSpec, Precision
+from ldm_core.model.arithmetic import arithmetic
 from ldm_core.model.conformance.breaches import Named, inside
 from ldm_core.model.conformance.first_batch import Contracts, is_output
 from ldm_core.model.shared import hooks_of, shared_copy
-
-AUTOCAST: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""The networks' type at a precision other than ``fp32``."""
-
 
 _MOST_BUNDLES = 32  # prepared for a run; a guidance with new ones at each step must not fill the memory
 
@@ -67,6 +65,8 @@ class Model(nn.Module):
         self.schedule = schedule
         self.parameterization = parameterization
         self.precision: Precision = "fp32"
+        self.precisions: Mapping[str, tuple[Precision, ...]] = EMPTY
+        """The arithmetic that parts allow, by ``denoiser``, ``first_stage`` and ``conditioners.NAME``."""
         self.draws: Collection[str] = ()
         """The conditioners that draw noise."""
         self.contracts: Contracts | None = None
@@ -99,11 +99,12 @@ class Model(nn.Module):
         """The device of the parameters."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
-    def autocast(self) -> Any:
-        """The context for running networks."""
-        if self.precision in AUTOCAST:
-            return torch.autocast(self.device.type, dtype=AUTOCAST[self.precision])
-        return nullcontext()
+    def autocast(self, part: str = "denoiser") -> Any:
+        """The context for running a part's networks: at the model's precision, or at another one that it allows."""
+        among = self.precisions.get(part, configs.PRECISIONS)
+        if self.precision == "fp32" and "fp32" in among:
+            return nullcontext()
+        return arithmetic(self.device.type, configs.precision_among(among, self.precision))
 
     def _named(self, part: str) -> Named | None:
         return None if self.contracts is None else self.contracts.parts[part]
@@ -160,12 +161,11 @@ class Model(nn.Module):
         their deterministic mode.
         """
         held, conds = self.contracts, {}
-        with self.autocast():
-            for name in self.conditioners if names is None else names:
-                with inside(self._named(f"conditioners.{name}"), "encode"):
-                    given = batch if held is None else held.given(batch, name)
-                    drawn = {"streams": self._streams(name, seeds)} if name in self.draws else {}
-                    conds[name] = self.conditioners[name].encode(given, **drawn)  # type: ignore[operator]
+        for name in self.conditioners if names is None else names:
+            with self.autocast(part := f"conditioners.{name}"), inside(self._named(part), "encode"):
+                given = batch if held is None else held.given(batch, name)
+                drawn = {"streams": self._streams(name, seeds)} if name in self.draws else {}
+                conds[name] = self.conditioners[name].encode(given, **drawn)  # type: ignore[operator]
         if held is not None and held.is_open:
             held.hold_bundles(conds, batch, self.device)
         return {name: c.map(_float) for name, c in conds.items()}
@@ -187,11 +187,10 @@ class Model(nn.Module):
     def nulls(self, conds: Mapping[str, Cond]) -> dict[str, Cond]:
         """Each conditioner's "no condition" bundle, shaped as `conds`."""
         held, nulls = self.contracts, {}
-        with self.autocast():
-            for name, cond in conds.items():
-                with inside(self._named(f"conditioners.{name}"), "null"):
-                    null = self.conditioners[name].null(cond)  # type: ignore[operator]
-                    nulls[name] = null.map(_float) if isinstance(null, Cond) else null
+        for name, cond in conds.items():
+            with self.autocast(part := f"conditioners.{name}"), inside(self._named(part), "null"):
+                null = self.conditioners[name].null(cond)  # type: ignore[operator]
+                nulls[name] = null.map(_float) if isinstance(null, Cond) else null
         if held is not None and held.is_open:
             held.hold_nulls(nulls, conds)
         return nulls

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from ldm_core.contracts.configs import PRECISIONS, precision_among
 from ldm_core.contracts.values import Precision
-from ldm_core.model.diffusion import AUTOCAST, Model
+from ldm_core.errors import ConfigError
+from ldm_core.model.arithmetic import AUTOCAST
+from ldm_core.model.diffusion import Model
 from ldm_core.model.finite import warn_of
 
 
@@ -20,8 +23,15 @@ def settle(model: Model, precision: Precision = "fp32") -> None:
     would round frozen weights anew at each call. All other weights (norms, embeddings, conditioners, the first stage)
     stay float32. On a CPU, and at lower precision elsewhere, the weights of two-dimensional convolutions lie channels
     last, for faster kernels; this changes results by rounding. Warns of weights beyond fp16's range.
+
+    Raises :class:`ConfigError` for a lower precision that the denoiser's config does not allow; one that cannot run in
+    float32 takes the precision that it allows in its place.
     """
-    model.precision = precision
+    among = model.precisions.get("denoiser", PRECISIONS)
+    if precision != "fp32" and precision not in among:
+        part = "the denoiser" if model.contracts is None else model.contracts.parts["denoiser"]
+        raise ConfigError(f"`precision`: {precision}, and {part} runs in {' or '.join(among)} alone; give one of these")
+    model.precision = precision = precision_among(among, precision)
     denoiser = cast(nn.Module, model.denoiser)
     if precision in AUTOCAST:
         rounded: dict[str, Tensor] = {}

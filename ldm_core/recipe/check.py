@@ -27,8 +27,8 @@ from ldm_core.contracts import (
 from ldm_core.contracts.conditioning import unaccepted
 from ldm_core.errors import ConfigError, quoted, suggest
 from ldm_core.recipe.deepspeed import misfits as engine_misfits
-from ldm_core.recipe.recipe import ConditionerPart, MixturePart, Recipe
-from ldm_core.recipe.settings import MOST_PIXELS
+from ldm_core.recipe.recipe import MixturePart, Recipe
+from ldm_core.recipe.settings import MOST_PIXELS, precision_misfits
 
 LPIPS_SIDE = 16
 """The smallest image side for LPIPS: its trunk halves it four times."""
@@ -253,6 +253,10 @@ def _guidance(recipe: Recipe) -> Iterable[str]:
 
 
 def _training(recipe: Recipe) -> Iterable[str]:
+    for part in (recipe.denoiser, *recipe.adapters, *(() if recipe.first_stage.weights else (recipe.first_stage,))):
+        section = "first_stage_trainer" if part is recipe.first_stage else "trainer"
+        asked, named = getattr(recipe, section).precision, f"{part.kind} '{part.label}'"
+        yield from precision_misfits(section, asked, part.config, named)
     if recipe.first_stage_trainer.zero == 3:
         yield (
             "first_stage_trainer.zero: 3 divides the weights themselves, and an adversarial loss takes gradients at "
@@ -376,19 +380,13 @@ def _data(recipe: Recipe, info: DataInfo) -> Iterable[str]:
 def class_misfits(recipe: Recipe, info: DataInfo) -> Iterable[str]:
     """One line for each conditioner built for fewer classes than the data has."""
     for part in recipe.conditioners:
-        yield from _classes(part, info)
-
-
-def _classes(part: ConditionerPart, info: DataInfo) -> Iterable[str]:
-    count = configs.of(ConditionerConfig, part.config).classes
-    if not isinstance(count, int):
-        return
-    for key in part.config.reads:
-        if key in info.classes and info.classes[key] > count > 0:
-            yield (
-                f"conditioner '{part.name}' has classes: {count} and the data's '{key}' has {info.classes[key]}; "
-                f"set conditioners.{part.name}.classes={info.classes[key]}"
-            )
+        count = configs.of(ConditionerConfig, part.config).classes
+        for key in part.config.reads if isinstance(count, int) else ():
+            if key in info.classes and info.classes[key] > count > 0:
+                yield (
+                    f"conditioner '{part.name}' has classes: {count} and the data's '{key}' has {info.classes[key]}; "
+                    f"set conditioners.{part.name}.classes={info.classes[key]}"
+                )
 
 
 def require(recipe: Recipe, info: DataInfo | None = None) -> Site:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import attrs
 
 from ldm_core.config.fields import field
-from ldm_core.contracts import EMPTY
+from ldm_core.contracts import EMPTY, Config, configs
 from ldm_core.contracts.values import Precision
 from ldm_core.errors import quoted
 
@@ -233,3 +233,11 @@ class SampleSettings:
         True, "inpainting: the input's own pixels outside of holes, bit for bit (older runs: false)", since="0.2"
     )
     branches: Literal["together", "apart"] = field("together", "guidance branches in one call, or one by one")
+
+
+def precision_misfits(section: str, asked: Precision, config: object, part: str) -> Iterator[str]:
+    """Yield a line if `part`, of this `config`, is trained by `section` in a precision that the config leaves out."""
+    named = configs.of(Config, config).precisions
+    if named and asked not in named:
+        fix = f"set {section}.precision={configs.precision_among(named, asked)}"
+        yield f"{section}.precision: {asked}, and {part} runs in {' or '.join(named)} alone; {fix}"

@@ -13,12 +13,13 @@ from torch import Tensor
 from ldm_core.contracts import Batch, Denoise, Estimate, FirstStage, OnStep, SamplingRun, grid_times
 from ldm_core.contracts.answers import PartAnswers
 from ldm_core.contracts.conditioning import Conditions
-from ldm_core.contracts.configs import TimeGridConfig, of
+from ldm_core.contracts.configs import TimeGridConfig, allowed_precisions, of, precision_among
 from ldm_core.contracts.run import current_run, in_run
 from ldm_core.contracts.streams import Streams, mix_seed
 from ldm_core.contracts.values import Precision
 from ldm_core.data.collate import to_images
 from ldm_core.errors import Interrupted, NotFiniteError
+from ldm_core.model.arithmetic import arithmetic
 from ldm_core.model.build import SamplingParts
 from ldm_core.model.conformance.breaches import inside
 from ldm_core.model.conformance.first_batch import hold_estimate, hold_result, hold_times
@@ -154,8 +155,10 @@ class Watch:
 
 @torch.no_grad()
 def decode(stage: FirstStage, z: Tensor, precision: Precision = "fp32") -> Tensor:
-    """Decode latents to uint8 images (B, c, H, W) on the CPU; see :func:`decoded`."""
-    return decoded(stage.decode, z, precision)[0]
+    """Decode latents to uint8 images (B, c, H, W) on the CPU, in `precision` where the stage allows it."""
+    return decoded(
+        stage.decode, z, precision_among(allowed_precisions("first_stage", of(PartAnswers, stage).config), precision)
+    )[0]
 
 
 @torch.no_grad()
@@ -164,10 +167,10 @@ def decoded(
 ) -> tuple[Tensor, Tensor]:
     """Decode latents to uint8 images (B, c, H, W), and tell which rows were finite before, bool (B,); on the CPU.
 
-    Under ``bf16`` the stage's convolutions run in it; not under ``fp16``: published autoencoders leave its range.
+    The stage runs in `precision`, which it must allow.
     `levels` are ``rounded`` to the nearest of 256, or ``cut``, the fraction left out.
     """
-    with torch.autocast(z.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+    with arithmetic(z.device.type, precision):
         images = decode(z)
     images = images.float()
     fine = finite_rows(images)

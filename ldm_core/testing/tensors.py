@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core import contracts
+from ldm_core.contracts import Config, configs
 from ldm_core.testing import devices
 from ldm_core.testing.base import Suite, generators, largest_difference, map_tensors, move, randomize, same
 from ldm_core.testing.rules import Rule
@@ -109,13 +110,37 @@ class TensorSuite(Suite):
         "do in float32 what overflows, and cast a buffer to the type of what it meets",
     )
     def test_runs_under_bfloat16(self) -> None:
-        """It runs under bfloat16 autocast and stays finite."""
+        """It runs under bfloat16 autocast and stays finite, unless its config leaves bf16 out."""
+        if "bf16" not in (configs.of(Config, self.config()).precisions or configs.PRECISIONS):
+            pytest.skip("its config does not allow bf16")
         component, given = self.build(), self.inputs(range(2), self.sizes[0])
         with torch.autocast("cpu", dtype=torch.bfloat16):
             outputs = self._quietly(component, given)
         for name, value in outputs.items():
             if value.is_floating_point():
                 assert bool(value.isfinite().all()), f"{name} is not finite under bfloat16 autocast"
+
+    @Rule(
+        contracts,
+        "in one of the `precisions` that its config names",
+        "name of fp32, bf16 and fp16 those in which the part was tried; one that leaves fp16's range leaves fp16 out",
+    )
+    def test_runs_in_the_precisions_that_it_names(self) -> None:
+        """Precisions are known ones, fp32 among them unless of a denoiser; where fp16 is named, results are finite."""
+        named = configs.of(Config, self.config()).precisions
+        assert isinstance(named, tuple), f"precisions is {type(named).__name__}, not a tuple"
+        assert not (unknown := [name for name in named if name not in configs.PRECISIONS]), (
+            f"unknown precisions: {unknown}"
+        )
+        if named and self.kind not in ("denoiser", "adapter"):
+            assert "fp32" in named, f"precisions {named} leave out fp32, in which every {self.kind} must run"
+        if "fp16" not in named:
+            return
+        component, given = self.build(), self.inputs(range(2), self.sizes[0])
+        with torch.autocast("cpu", dtype=torch.float16):
+            outputs = self._quietly(component, given)
+        for name, value in outputs.items():
+            assert not value.is_floating_point() or bool(value.isfinite().all()), f"{name} is not finite in fp16"
 
     @Rule(contracts, "never picks one itself", "give device=x.device, or that of a parameter")
     def test_runs_on_the_accelerator(self) -> None:

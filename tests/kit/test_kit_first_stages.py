@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
+import attrs
 import torch
 from planted import Mistake, assert_found, faults_of, mistakes
 from right_modules import Stage, StageConfig
@@ -190,6 +191,59 @@ class ForgetsDecode(FirstStage, nn.Module):
 
     def set_normalization(self, mean: Tensor, std: Tensor) -> None:
         pass
+
+
+@attrs.frozen(kw_only=True)
+class AllPrecisions(StageConfig):
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16", "fp16")
+
+
+@attrs.frozen(kw_only=True)
+class Half(StageConfig):
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "half")
+
+
+@attrs.frozen(kw_only=True)
+class LowAlone(StageConfig):
+    precisions: ClassVar[tuple[str, ...]] = ("bf16",)
+
+
+@attrs.frozen(kw_only=True)
+class FullAlone(StageConfig):
+    precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+
+
+class Overflows(Stage):
+    """Numbers that leave the range of fp16 and come back."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        out = super().decode(z)
+        loud = F.conv2d(out, 1e6 * torch.eye(out.shape[1], dtype=out.dtype, device=out.device)[..., None, None])
+        return (loud / 1e6).to(out.dtype)
+
+
+class OverflowsInBF16(Stage):
+    """It cannot do what its config leaves out."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        out = super().decode(z)
+        return out / 0 if out.dtype == torch.bfloat16 else out
+
+
+def test_a_right_stage_of_some_precisions_passes() -> None:
+    for make, config in ((Stage, AllPrecisions), (Overflows, StageConfig), (OverflowsInBF16, FullAlone)):
+        assert not faults_of(FirstStageSuite, make, config, only="test_runs_in_the_precisions_that_it_names")
+        assert not faults_of(FirstStageSuite, make, config, only="test_runs_under_bfloat16")
+
+
+@mistakes(
+    Mistake(Overflows, "test_runs_in_the_precisions_that_it_names", "is not finite in fp16", AllPrecisions),
+    Mistake(Stage, "test_runs_in_the_precisions_that_it_names", "unknown precisions: ['half']", Half),
+    Mistake(Stage, "test_runs_in_the_precisions_that_it_names", "leave out fp32, in which every", LowAlone),
+    Mistake(OverflowsInBF16, "test_runs_under_bfloat16", "is not finite under bfloat16 autocast", StageConfig),
+)
+def test_a_mistake_in_a_stages_precisions_is_found(mistake: Mistake) -> None:
+    assert_found(FirstStageSuite, mistake)
 
 
 @mistakes(

@@ -182,11 +182,20 @@ def _description(entry: Entry, preset: Any, name: str) -> dict[str, Any]:
         "summary": component.summary,
         "about": " ".join((component.config.__doc__ or "").split()),
         "source": component.source,
+        **_precisions(component.config if preset is None else preset),
         "options": [{**row, "default": repr(own.get(row["name"]))} if row["name"] in own else row for row in options],
         "presets": presets,
         "small": dict(unstructure(component.scaled_down(LAPTOP_SITE))),
     }
     return {**described, **_of_command(entry)} if component.kind == "command" else described
+
+
+def _precisions(config: Any) -> dict[str, list[str]]:
+    """The arithmetic that a part allows, where its config names it."""
+    from ldm_core.contracts import Config, configs
+
+    named = configs.of(Config, config).precisions
+    return {"precisions": list(named)} if isinstance(named, tuple) and named else {}
 
 
 def _of_command(entry: Entry) -> dict[str, Any]:
@@ -205,7 +214,8 @@ def _lines(d: dict[str, Any]) -> list[str]:
 
     width = width_of(sys.stdout)
     lines = _head(d)
-    for text in (d.get("summary"), d["about"], d.get("source") and f"Source: {d['source']}"):
+    runs = f"Runs in {' or '.join(d['precisions'])} alone." if "precisions" in d else None
+    for text in (d.get("summary"), d["about"], runs, d.get("source") and f"Source: {d['source']}"):
         lines += wrapped(text, min(100, width or 100), "  ") if text else []
     if d["kind"] == "command":
         lines += ["", *table([("OPTION", ""), *((o["name"], o["help"]) for o in d["options"])], width=width)]

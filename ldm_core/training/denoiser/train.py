@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldm_core import storage
 from ldm_core.config.structure import unstructure
-from ldm_core.contracts.configs import DenoiserConfig, of
+from ldm_core.contracts.configs import DenoiserConfig, allowed_precisions, of, precision_among
 from ldm_core.model.build import make_model, make_objective, sampling_site
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.recipe import versions
@@ -60,6 +60,11 @@ def train_denoiser(context: RunContext, identity: str, fitted: Mapping[str, Mapp
 def _say_how(context: RunContext) -> None:
     """Tell the user this recipe's surprises."""
     recipe = context.recipe
+    asked = recipe.trainer.precision
+    for part in recipe.conditioners:
+        if asked not in (allowed := allowed_precisions(part.kind, part.config)):
+            runs = precision_among(allowed, asked)
+            context.run.say(f"denoiser: conditioner '{part.name}' runs in {runs}; its config allows no {asked}")
     several = context.run.world.size > 1 or recipe.trainer.accumulate > 1
     if several and of(DenoiserConfig, recipe.denoiser.config).dropout:
         context.run.say(

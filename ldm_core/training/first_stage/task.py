@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from ldm_core.contracts import FirstStage, FirstStageAnswers, PartAnswers
 from ldm_core.contracts.configs import FirstStageConfig, of
 from ldm_core.contracts.streams import Streams, mix_seed
+from ldm_core.contracts.values import Precision
 from ldm_core.errors import ConfigError
-from ldm_core.model.diffusion import AUTOCAST
+from ldm_core.model.arithmetic import arithmetic
 from ldm_core.model.fill import seeded
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.training.averages.ema import EMA
@@ -27,7 +28,7 @@ from ldm_core.training.first_stage.codebook import COUNTS, CodebookCare
 class _Autocast(nn.Module):
     """A part's loss with its networks under autocast; the loss itself is float32."""
 
-    def __init__(self, loss: nn.Module, precision: str) -> None:
+    def __init__(self, loss: nn.Module, precision: Precision) -> None:
         super().__init__()
         self.loss, self._precision = loss, precision
 
@@ -37,8 +38,7 @@ class _Autocast(nn.Module):
             return self.loss(*args)
 
     def _autocast(self) -> Any:
-        device = next(self.parameters()).device.type
-        return torch.autocast(device, dtype=AUTOCAST.get(self._precision), enabled=self._precision in AUTOCAST)
+        return arithmetic(next(self.parameters()).device.type, self._precision)
 
 
 class _GeneratorAutocast(_Autocast):

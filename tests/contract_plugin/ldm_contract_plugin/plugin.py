@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ldm_contract_plugin import config
 from ldm_contract_plugin.conditioning import components as conditioning
-from ldm_contract_plugin.training import components as training
+from ldm_contract_plugin.optional import components as optional
 from ldm_core import Component, hookimpl
 
 
@@ -12,8 +12,8 @@ from ldm_core import Component, hookimpl
 def ldm_components() -> list[Component]:
     """A transformer, rectified flow, two-set conditioning, LoRA, OFT, a command."""
     return [
-        *training.components(),
         *conditioning.components(),
+        *optional.components(),
         Component(
             kind="denoiser",
             name="tiny_dit",

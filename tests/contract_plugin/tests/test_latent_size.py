@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from ldm_contract_plugin.training.resolution_flow import ResolutionFlow
+from ldm_contract_plugin.optional.resolution_flow import ResolutionFlow
 from training_runs import TINY, go, weights
 
 import ldm_core

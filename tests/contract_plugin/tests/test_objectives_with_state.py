@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from ldm_contract_plugin.training.own_teacher import OwnTeacher
-from ldm_contract_plugin.training.representation import Alignment
+from ldm_contract_plugin.optional.own_teacher import OwnTeacher
+from ldm_contract_plugin.optional.representation import Alignment
 from safetensors.torch import load_file
 from training_runs import TINY, Watch, go, weights
 

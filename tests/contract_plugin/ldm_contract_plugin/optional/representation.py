@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldm_contract_plugin.training.config import TARGET, AlignmentConfig, RepresentationConfig
+from ldm_contract_plugin.optional.config import TARGET, AlignmentConfig, RepresentationConfig
 from ldm_core import Conditioner
 from ldm_core.contracts import (
     Batch,

@@ -12,8 +12,10 @@ from ldm_core.contracts import (
     ConditionerConfig,
     CondSpec,
     DenoiserConfig,
+    FirstStageConfig,
     LatentSpec,
     ObjectiveConfig,
+    Precision,
     ScheduleConfig,
     Site,
 )
@@ -94,3 +96,42 @@ class TableDenoiserConfig(DenoiserConfig):
     def max_size(self) -> tuple[int, int]:
         """The table's size."""
         return (self.rows, self.rows)
+
+
+@attrs.frozen(kw_only=True)
+class LoudStageConfig(FirstStageConfig):
+    """Pixels as latents, through numbers beyond the range of fp16, as published autoencoders have them; a rounding to
+    bf16 shows too."""
+
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32",)
+    loudness: float = attrs.field(default=3e5, metadata={"help": "factor of the numbers inside"})
+
+    @property
+    def latent(self) -> LatentSpec:
+        """One latent cell a pixel."""
+        return LatentSpec(channels=3, stride=(1, 1))
+
+
+@attrs.frozen(kw_only=True)
+class LoudClassConfig(ConditionerConfig):
+    """The class as a vector, by layers whose numbers leave the range of fp16."""
+
+    width: int = attrs.field(default=8, metadata={"help": "length of the vector"})
+    classes: int = attrs.field(default=32, metadata={"help": "number of classes"})
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32",)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The class."""
+        return ("class_label",)
+
+    def spec(self, latent: LatentSpec) -> CondSpec:
+        """One vector."""
+        return CondSpec(vector=self.width)
+
+
+@attrs.frozen(kw_only=True)
+class NarrowDenoiserConfig(TableDenoiserConfig):
+    """The network with the table, whose kernels are said to be bf16's alone."""
+
+    precisions: ClassVar[tuple[Precision, ...]] = ("bf16",)

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ldm_contract_plugin.training.config import TeacherConfig
+from ldm_contract_plugin.optional.config import TeacherConfig
 from ldm_core.contracts import Cond, DiffusionModel, LossContext, LossOutput, Objective, Site, draw_times
 from ldm_core.contracts.streams import Streams
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ldm_contract_plugin.training.config import TableDenoiserConfig
+from ldm_contract_plugin.optional.config import TableDenoiserConfig
 from ldm_core.contracts import Denoiser, Site
 from ldm_core.contracts.conditioning import Cond
 from ldm_core.nn.embeddings import timestep_embedding

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ldm_contract_plugin.training.config import ResolutionFlowConfig
+from ldm_contract_plugin.optional.config import ResolutionFlowConfig
 from ldm_core.contracts import NoiseSchedule, Site
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ldm_contract_plugin.training import config
+from ldm_contract_plugin.optional import config
 from ldm_core import Component
 
-_PACKAGE = "ldm_contract_plugin.training"
+_PACKAGE = "ldm_contract_plugin.optional"
 
 
 def components() -> list[Component]:
-    """A schedule and a network that know the latents' size; objectives with a state of their own."""
+    """Parts that know sizes, have a state of their own, or choose their arithmetic."""
     return [
         Component(
             kind="schedule",
@@ -48,5 +48,26 @@ def components() -> list[Component]:
             factory=f"{_PACKAGE}.representation:Alignment",
             summary="the plain error, and a trained projection towards the picture's representation",
             source="after Yu et al. 2024, arXiv 2410.06940",
+        ),
+        Component(
+            kind="first_stage",
+            name="loud_stage",
+            config=config.LoudStageConfig,
+            factory=f"{_PACKAGE}.loud:LoudStage",
+            summary="pixels as latents, in float32 alone",
+        ),
+        Component(
+            kind="conditioner",
+            name="loud_class",
+            config=config.LoudClassConfig,
+            factory=f"{_PACKAGE}.loud:LoudClass",
+            summary="the class as a vector, in float32 alone",
+        ),
+        Component(
+            kind="denoiser",
+            name="bf16_table",
+            config=config.NarrowDenoiserConfig,
+            factory=f"{_PACKAGE}.position_table:PositionTable",
+            summary="position_table in bf16 alone",
         ),
     ]

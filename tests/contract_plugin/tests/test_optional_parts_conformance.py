@@ -1,10 +1,10 @@
-"""The conformance kit on the parts that use the doors of training."""
+"""The conformance kit on the parts that give optional answers."""
 
 from __future__ import annotations
 
 from types import MappingProxyType
 
-from ldm_core.testing import ConditionerSuite, DenoiserSuite, ObjectiveSuite, ScheduleSuite
+from ldm_core.testing import ConditionerSuite, DenoiserSuite, FirstStageSuite, ObjectiveSuite, ScheduleSuite
 
 
 class TestResolutionFlow(ScheduleSuite):
@@ -26,3 +26,15 @@ class TestRepresentation(ConditionerSuite):
 class TestAlignment(ObjectiveSuite):
     component = "alignment"
     extras = MappingProxyType({"representation": (12,)})
+
+
+class TestLoudStage(FirstStageSuite):
+    component = "loud_stage"
+
+
+class TestLoudClass(ConditionerSuite):
+    component = "loud_class"
+
+
+class TestBF16Table(DenoiserSuite):
+    component = "bf16_table"

@@ -1,0 +1,1 @@
+"""Parts that give optional answers: sizes, states of objectives, precisions."""

@@ -1,1 +1,0 @@
-"""Parts that use the doors of training: sizes, teachers, representations, precisions."""
