@@ -99,12 +99,15 @@ class Model(nn.Module):
         """The device of the parameters."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
+    def runs_in(self, part: str) -> Precision:
+        """The arithmetic of a part: the model's precision, or another one that the part allows."""
+        allowed = self.precisions.get(part) or configs.allowed_precisions(part, None)
+        return configs.precision_among(allowed, self.precision)
+
     def autocast(self, part: str = "denoiser") -> Any:
-        """The context for running a part's networks: at the model's precision, or at another one that it allows."""
-        among = self.precisions.get(part, configs.PRECISIONS)
-        if self.precision == "fp32" and "fp32" in among:
-            return nullcontext()
-        return arithmetic(self.device.type, configs.precision_among(among, self.precision))
+        """The context for running a part's networks."""
+        runs = self.runs_in(part)
+        return nullcontext() if runs == self.precision == "fp32" else arithmetic(self.device.type, runs)
 
     def _named(self, part: str) -> Named | None:
         return None if self.contracts is None else self.contracts.parts[part]

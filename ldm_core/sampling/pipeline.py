@@ -19,7 +19,7 @@ from torch import Tensor
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import FirstStage, NoiseSchedule, known_pixels
 from ldm_core.contracts.conditioning import Conditions
-from ldm_core.contracts.configs import GuidanceConfig, allowed_precisions, of, precision_among
+from ldm_core.contracts.configs import GuidanceConfig, of
 from ldm_core.contracts.values import Precision
 from ldm_core.data import class_names
 from ldm_core.data.collate import collate, to_device
@@ -267,10 +267,7 @@ class Pipeline(StageMethods):
     ) -> tuple[list[Sampled], Tensor]:
         """Decode `x0` to the pictures of the rows that are `sound` and finite; also (B,) bool, the finite ones."""
         settings, parts = plan.recipe.sample, dict(self.model.conditioners.items())
-        precision = precision_among(
-            allowed_precisions("first_stage", self.recipe.first_stage.config), self.model.precision
-        )
-        shown, fine = decoded(self.as_images, x0, precision, levels=settings.levels)
+        shown, fine = decoded(self.as_images, x0, self.model.runs_in("first_stage"), levels=settings.levels)
         pictures = shown.numpy()
         if settings.paste_known:
             pictures = known_pixels.pasted(parts, [plan.rows[i] for i in chunk], pictures)
