@@ -9,12 +9,13 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from ldm_core.catalog.catalog import Catalog
 from ldm_core.catalog.component import API_VERSION, VERSION, Component
 from ldm_core.catalog.hookspecs import hookimpl, hookspec
-from ldm_core.contracts import Conditioner, Denoiser, FirstStage, Sampler
+from ldm_core.contracts import Conditioner, Denoiser, FirstStage, Precision, Sampler
 from ldm_core.errors import LDMError, PromptWarning
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ldm_core.api.train import TrainingProgress, train
     from ldm_core.sampling.image_to_image import Start
     from ldm_core.sampling.pipeline import Pipeline
+    from ldm_core.weights.open import Wanted
 
 __version__ = VERSION
 
@@ -57,15 +59,21 @@ _LATER = {
 """Names whose modules are imported at their first use, as some import torch."""
 
 
-def load(url: str, *, device: str | None = None, **options: Any) -> Pipeline:
-    """Load a trained model from a run folder or a weights file (path or URL); see
-    :class:`ldm_core.sampling.pipeline.Pipeline`.
+def load(
+    url: str | PathLike[str],
+    *,
+    device: str | None = None,
+    precision: Precision = "fp32",
+    catalog: Catalog | None = None,
+    wanted: Wanted | None = None,
+) -> Pipeline:
+    """Load a trained model from a run folder or a weights file (path or URL); see :meth:`Pipeline.load`.
 
     Imports torch, but neither deepspeed nor timm; s3fs only for an s3 URL.
     """
     from ldm_core.sampling.pipeline import Pipeline
 
-    return Pipeline.load(url, device=device, **options)
+    return Pipeline.load(url, device=device, precision=precision, catalog=catalog, wanted=wanted)
 
 
 def __getattr__(name: str) -> Any:

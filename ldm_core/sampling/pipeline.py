@@ -5,6 +5,7 @@ Importing this imports torch, but neither deepspeed nor timm; s3fs only for an s
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -85,7 +86,7 @@ class Pipeline(StageMethods):
     @classmethod
     def load(
         cls,
-        url: str,
+        url: str | os.PathLike[str],
         *,
         device: str | None = None,
         catalog: Catalog | None = None,
@@ -94,7 +95,7 @@ class Pipeline(StageMethods):
     ) -> Pipeline:
         """Load a run's folder, its ``model.safetensors`` (its first stage lies beside it), or weights of another
         program, as an installed codec reads them; see :func:`ldm_core.sampling.load.load`."""
-        loaded = load_.load(str(url), catalog or Catalog.discover(), wanted, device=device, precision=precision)
+        loaded = load_.load(os.fspath(url), catalog or Catalog.discover(), wanted, device=device, precision=precision)
         return cls.of(loaded)
 
     @classmethod

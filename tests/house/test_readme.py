@@ -50,17 +50,40 @@ def test_there_are_python_blocks_and_commands() -> None:
     assert len(LINES) >= 8
 
 
+def _shortened(block: str) -> str:
+    """The block with next to no training."""
+    return re.sub(r'"steps": \d+', '"steps": 2', block)
+
+
 @pytest.mark.parametrize("number", range(1, len(BLOCKS)))
 def test_later_blocks_run(number: int, folder: Path) -> None:
-    command = [sys.executable, "-c", BLOCKS[number]]
+    command = [sys.executable, "-c", _shortened(BLOCKS[number])]
     done = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_is_read_in_five_minutes() -> None:
+    assert len(README.splitlines()) <= 140
+
+
+def test_blocks_are_typed(tmp_path: Path) -> None:
+    """As a user's mypy sees them: strict, of an installed package with types (`py.typed`)."""
+    assert (ROOT / "ldm_core" / "py.typed").exists()
+    untyped = "deepspeed.*,timm.*,fsspec.*,s3fs.*,safetensors.*,botocore.*,matplotlib.*"
+    ini = f"[mypy]\nstrict = True\nmypy_path = {ROOT}\n\n[mypy-ldm_core.*]\nignore_errors = True\n\n[mypy-{untyped}]\n"
+    (tmp_path / "mypy.ini").write_text(ini + "ignore_missing_imports = True\nfollow_imports = skip\n")
+    names = [f"block_{number}.py" for number in range(len(BLOCKS))]
+    for name, block in zip(names, BLOCKS, strict=True):
+        (tmp_path / name).write_text(block, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--no-color-output", *names]
+    done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_first_block_samples_a_run(folder: Path) -> None:
     from PIL import Image
 
-    code = BLOCKS[0] + "\nprint(len(images), images[0].prompt, [i.seed for i in images])"
+    code = _shortened(BLOCKS[0]) + "\nprint(len(images), images[0].prompt, [i.seed for i in images])"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "2 a green square at top on a black background [5, 6]"
