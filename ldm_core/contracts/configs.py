@@ -201,6 +201,12 @@ class AdapterConfig(Config):
         """The strength that the adapter starts with, as a field, so that a recipe can set it; None if it has none."""
         return None
 
+    @answer
+    def learns(self) -> bool:
+        """False if there is nothing to learn (a cache): a trained model takes the adapter without weights, and any of
+        its settings anew."""
+        return True
+
 
 class SamplerConfig(Config):
     """The config of a sampler."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -12,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ldm_core.contracts.current import Evaluation, during, evaluation
 from ldm_core.nn.hooks import asked
+
+T = TypeVar("T")
 
 
 def recompute(blocks: Iterable[nn.Module]) -> int:
@@ -32,11 +34,15 @@ def _run(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: An
     if not (block.training and torch.is_grad_enabled()):
         return forward(*args, **kwargs)
     if asked(block) and (now := evaluation()) is not None:
-        forward = partial(_again, forward, now)
+        forward = _within(now, forward)
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
-def _again(forward: Callable[..., Any], now: Evaluation, *args: Any, **kwargs: Any) -> Any:
+def _within(now: Evaluation, forward: Callable[..., T]) -> Callable[..., T]:
     """The block in the evaluation that it is part of: the backward pass comes after it, maybe in another thread."""
-    with during(now):
-        return forward(*args, **kwargs)
+
+    def again(*args: object, **kwargs: object) -> T:
+        with during(now):
+            return forward(*args, **kwargs)
+
+    return again

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_core.contracts import Batch, Denoise, Estimate, FirstStage, OnStep, SamplingRun, grid_times
+from ldm_core.contracts import Batch, Denoise, Estimate, FirstStage, Guidance, OnStep, SamplingRun, grid_times
 from ldm_core.contracts.answers import PartAnswers
 from ldm_core.contracts.conditioning import Conditions
 from ldm_core.contracts.configs import TimeGridConfig, allowed_precisions, of, precision_among
@@ -21,7 +21,7 @@ from ldm_core.data.collate import to_images
 from ldm_core.errors import Interrupted, NotFiniteError
 from ldm_core.model.arithmetic import arithmetic
 from ldm_core.model.build import SamplingParts
-from ldm_core.model.conformance.breaches import inside
+from ldm_core.model.conformance.breaches import Named, inside
 from ldm_core.model.conformance.first_batch import hold_estimate, hold_result, hold_times
 from ldm_core.model.diffusion import Model, make_predict
 from ldm_core.sampling.finite import finite_rows
@@ -89,8 +89,9 @@ def sample_latents(
     noise = Streams([mix_seed("noise", s) for s in seeds], model.device)
     times = options.passage.times(times_of(model, parts, steps, shape))
     x = options.passage.start(model.schedule, times[0], start.normal((len(seeds), *shape)))
-    sampler = parts.named.get("sampler")
-    with guided_run(model, parts, conditions, times, options) as (denoise, on_step), inside(sampler, "sample"):
+    sampler, guidance = parts.named.get("sampler"), parts.named.get("guidance")
+    run = guided_run(model, parts.guidance, conditions, times, options, named=guidance)
+    with run as (denoise, on_step), inside(sampler, "sample"):
         out = parts.sampler.sample(denoise, x, times, model.schedule, streams=noise, on_step=on_step)
     hold_result(sampler, out, x)
     return out
@@ -108,23 +109,30 @@ def times_of(model: Model, parts: SamplingParts, steps: int, shape: Sequence[int
 
 @contextmanager
 def guided_run(
-    model: Model, parts: SamplingParts, conditions: Conditions, times: Tensor, options: LatentOptions
+    model: Model,
+    guidance: Guidance,
+    conditions: Conditions,
+    times: Tensor,
+    options: LatentOptions | None = None,
+    *,
+    named: Named | None = None,
 ) -> Iterator[tuple[Denoise, OnStep]]:
     """One run of a sampler down `times` (steps + 1,): what its ``sample`` is handed as `denoise` and `on_step`.
 
-    The adapters of `model` are told of the run before and after. Estimates are guided, held to their contract and
-    projected as `options` say.
+    The adapters of `model` are told of the run before and after. Estimates are guided, held to their contract, where
+    the guidance is `named`, and projected as `options` say.
     """
-    predict, guidance = make_predict(model, together=options.together), parts.named.get("guidance")
+    options = options or LatentOptions()
+    predict = make_predict(model, together=options.together)
     with SamplingRun(times) as run:
         model.begin(run)
         given = conditions.in_run(run)
 
         def denoise(x: Tensor, t: Tensor) -> Estimate:
-            with in_run(run), inside(guidance, "guide"):
-                estimate = parts.guidance.guide(predict, x, t, given, model.schedule)
+            with in_run(run), inside(named, "guide"):
+                estimate = guidance.guide(predict, x, t, given, model.schedule)
             run.evaluation += 1
-            hold_estimate(guidance, "guide", estimate, x)
+            hold_estimate(named, "guide", estimate, x)
             if options.project is None or options.keep_eps:
                 return estimate._replace(project=options.project)
             return estimate._replace(x0=options.project(estimate.x0))

@@ -15,7 +15,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.config import overrides
 from ldm_core.config.key_hints import key_hint
 from ldm_core.config.structure import structure, unstructure
-from ldm_core.contracts.configs import GuidanceConfig, ScheduleConfig, TimeGridConfig, of
+from ldm_core.contracts.configs import AdapterConfig, GuidanceConfig, ScheduleConfig, TimeGridConfig, of
 from ldm_core.errors import ComponentError, ConfigError, clean, quoted, suggest
 from ldm_core.recipe.check import sampling_misfits
 from ldm_core.recipe.recipe import AdapterPart, Recipe
@@ -106,7 +106,7 @@ def _adapters(recipe: Recipe, value: Any, catalog: Catalog) -> tuple[AdapterPart
             )
         if row is None:
             del parts[name]
-        elif part is not None and isinstance(row, Mapping) and row.keys() <= {"scale"}:
+        elif part is not None and isinstance(row, Mapping) and (row.keys() <= {"scale"} or _free(part, row)):
             own = {**unstructure(part.config), **row}
             parts[name] = attrs.evolve(part, config=structure(own, type(part.config), path))
         else:
@@ -116,13 +116,18 @@ def _adapters(recipe: Recipe, value: Any, catalog: Catalog) -> tuple[AdapterPart
     return _acting(parts.values(), recipe.adapters)
 
 
+def _free(part: AdapterPart, row: Mapping[str, Any]) -> bool:
+    """True if `row` sets anything of a part that has no weights to fit it."""
+    return not of(AdapterConfig, part.config).learns and not row.keys() & {"use", "weights"}
+
+
 def _acting(parts: Iterable[AdapterPart], known: Sequence[AdapterPart]) -> tuple[AdapterPart, ...]:
     """`parts`, each with trained weights: from a file of its own, or those of the model's own adapter of its name."""
     parts, own = tuple(parts), [(part.key, part.use) for part in known]
     if lines := [
         f"adapters.{part.name}: is not trained, so it changes nothing; give adapters.{part.name}.weights=PATH_OR_URL"
         for part in parts
-        if not part.weights and (part.key, part.use) not in own
+        if not part.weights and (part.key, part.use) not in own and of(AdapterConfig, part.config).learns
     ]:
         raise ConfigError(lines)
     return parts

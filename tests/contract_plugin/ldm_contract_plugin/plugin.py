@@ -5,6 +5,7 @@ from __future__ import annotations
 from ldm_contract_plugin import config
 from ldm_contract_plugin.conditioning import components as conditioning
 from ldm_contract_plugin.optional import components as optional
+from ldm_contract_plugin.runs import components as runs
 from ldm_core import Component, hookimpl
 
 
@@ -14,6 +15,7 @@ def ldm_components() -> list[Component]:
     return [
         *conditioning.components(),
         *optional.components(),
+        *runs.components(),
         Component(
             kind="denoiser",
             name="tiny_dit",

@@ -1,12 +1,16 @@
 """The conformance kit on the test plugin: every part of it meets the contracts, none of which were made for it."""
 
+from collections.abc import Sequence
 from types import MappingProxyType
 
-from ldm_core.contracts import CondSpec
+from ldm_contract_plugin.runs.config import QUERY_BLUR
+
+from ldm_core.contracts import Cond, CondSpec
 from ldm_core.testing import (
     AdapterSuite,
     ConditionerSuite,
     DenoiserSuite,
+    GuidanceSuite,
     ParameterizationSuite,
     PluginSuite,
     ScheduleSuite,
@@ -63,3 +67,22 @@ class TestLoRAOnTheTransformer(AdapterSuite):
     settings = MappingProxyType({"rank": 2})
     denoiser = "tiny_dit"
     denoiser_settings = SMALL
+
+
+class TestMomentum(GuidanceSuite):
+    component = "momentum"
+
+
+class TestBlur(GuidanceSuite):
+    component = "blur"
+
+
+class TestFeatureCache(AdapterSuite):
+    component = "feature_cache"
+
+
+class TestQueryBlur(AdapterSuite):
+    component = "query_blur"
+
+    def cond(self, rows: Sequence[int]) -> Cond:
+        return super().cond(rows)._replace(options={QUERY_BLUR: 1.5})
