@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ldm_core.config.structure import structure
 from ldm_core.contracts import Adapter, AdapterAnswers, AdapterConfig, CondSpec, Site, configs
 from ldm_core.contracts.conditioning import Cond
 from ldm_core.testing import batches, toys
-from ldm_core.testing.base import Suite, installed, largest_difference, randomize, same, seeded
+from ldm_core.testing.base import installed, largest_difference, randomize, same, seeded
+from ldm_core.testing.promises.runs import AdapterRuns
 from ldm_core.testing.rules import Rule
 
 
-class AdapterSuite(Suite):
+class AdapterSuite(AdapterRuns):
     """Subclass it, set `component` and `settings`; `denoiser` and `denoiser_settings` name the adapted network.
 
     :meth:`cond` may be extended by parts that the adapter reads; it is no test.
@@ -67,11 +67,9 @@ class AdapterSuite(Suite):
 
     @Rule(Adapter.attach, "Attached, it changes the estimate", "hook modules that the model calls")
     def test_attached_it_matters(self) -> None:
-        """An attached adapter with trained weights changes the estimate."""
+        """An attached adapter with trained weights changes the estimate, or what a run comes to."""
         model, adapter = self.model(), self._learned()
-        plain = self._estimate(model)
-        adapter.attach(model)
-        assert largest_difference(plain, self._estimate(model)) > 1e-6, "the attached adapter changes nothing"
+        assert self._matters(model, model.beside({"it": adapter})), "the attached adapter changes nothing"
 
     @Rule(Adapter.detach, "Take all hooks away", "keep the handles of all hooks, and remove each of them in detach")
     def test_detaching_restores_bit_for_bit(self) -> None:
@@ -195,25 +193,6 @@ class AdapterSuite(Suite):
         own = {name: value for name, value in beside.named_parameters() if not name.startswith("adapters.")}
         assert all(own[name] is value for name, value in weights.items()), "unfuse brings other parameters back"
         assert same(adapted, self._estimate(beside)), "unfused, the estimate is not that of before"
-
-    def _learned(self) -> Any:
-        adapter = self.build()
-        if _is_module(adapter):
-            if not list(adapter.parameters()):
-                scratch = self.model()
-                adapter.attach(scratch)
-                adapter.detach()
-            randomize(adapter, 5)
-        return adapter
-
-    def _given(self) -> tuple[Tensor, Tensor]:
-        x = batches.normal(range(2), self.latent.shape(self.sizes[0]), "x")
-        return x, torch.tensor([300.0, 700.0], dtype=torch.float64)
-
-    def _estimate(self, model: Any) -> Tensor:
-        with torch.no_grad():
-            x, t = self._given()
-            return model(x, t, self.cond(range(2))).x0
 
 
 def _is_module(adapter: Any) -> bool:

@@ -14,7 +14,7 @@ from ldm_core.contracts.conditioning import Cond, mask_of
 from ldm_core.model.conformance.bundle import bundle_problems, null_problems
 from ldm_core.testing import batches
 from ldm_core.testing.base import largest_difference, randomize, same
-from ldm_core.testing.drawn_noise import DrawnNoiseSuite
+from ldm_core.testing.promises.drawn_noise import DrawnNoiseSuite
 from ldm_core.testing.rules import Rule
 
 

@@ -12,9 +12,9 @@ from ldm_core.contracts import CondSpec, Denoiser, DenoiserAnswers, DenoiserConf
 from ldm_core.contracts.conditioning import Cond, Tokens, mask_of
 from ldm_core.nn.recompute import recompute
 from ldm_core.testing import batches
-from ldm_core.testing.addresses import AddressSuite
 from ldm_core.testing.base import largest_difference, randomize, same
-from ldm_core.testing.largest_size import LargestSizeSuite
+from ldm_core.testing.promises.addresses import AddressSuite
+from ldm_core.testing.promises.largest_size import LargestSizeSuite
 from ldm_core.testing.rules import Rule
 
 _TOKENS = 5

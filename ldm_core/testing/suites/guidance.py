@@ -10,18 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_core.contracts import CondSpec, Estimate, Guidance, GuidanceConfig, Site, configs
+from ldm_core.contracts import Estimate, Guidance, GuidanceConfig, Site, configs
 from ldm_core.contracts.conditioning import Cond, Conditions
 from ldm_core.model.diffusion import make_predict
 from ldm_core.testing import batches, toys
 from ldm_core.testing.base import largest_difference
+from ldm_core.testing.promises.runs import SPEC, GuidanceRuns
 from ldm_core.testing.rules import Rule
-from ldm_core.testing.tensors import TensorSuite
-
-_SPEC = CondSpec(crossattn=6, vector=5)
 
 
-class GuidanceSuite(TensorSuite):
+class GuidanceSuite(GuidanceRuns):
     """Subclass it, set `component` and `settings`.
 
     The run around it has two conditioners, `tokens` (3 tokens, its null 1 token) and `vector`, and a batch with a
@@ -42,12 +40,12 @@ class GuidanceSuite(TensorSuite):
             "x": batches.normal(rows, self.latent.shape(size), "x"),
             "t": torch.tensor([float(400 + 37 * i) for i in rows], dtype=torch.float64),
             "conds": {
-                "tokens": Cond(crossattn=batches.normal(rows, (3, _SPEC.crossattn), "tokens")),
-                "vector": Cond(vector=batches.normal(rows, (_SPEC.vector,), "vector")),
+                "tokens": Cond(crossattn=batches.normal(rows, (3, SPEC.crossattn), "tokens")),
+                "vector": Cond(vector=batches.normal(rows, (SPEC.vector,), "vector")),
             },
             "nulls": {
-                "tokens": Cond(crossattn=torch.full((len(rows), 1, _SPEC.crossattn), 0.2)),
-                "vector": Cond(vector=torch.zeros(len(rows), _SPEC.vector)),
+                "tokens": Cond(crossattn=torch.full((len(rows), 1, SPEC.crossattn), 0.2)),
+                "vector": Cond(vector=torch.zeros(len(rows), SPEC.vector)),
             },
             "batch": {
                 "caption": [f"example {i}" for i in rows],
@@ -61,7 +59,7 @@ class GuidanceSuite(TensorSuite):
 
     def run(self, component: Any, inputs: Any, *, together: bool = True) -> dict[str, Tensor]:
         """One guided estimate of a toy model, its branches batched or one by one."""
-        model = toys.toy_model(self.latent, _SPEC).to(inputs["x"].device)
+        model = self.network().to(inputs["x"].device)
         estimate = component.guide(
             make_predict(model, together=together),
             inputs["x"],
@@ -138,7 +136,7 @@ class GuidanceSuite(TensorSuite):
         """Above and below its interval it hands on the estimate of one branch, with all conditions on."""
         self._require("interval")
         given = self.inputs(range(2), self.sizes[0])
-        model = toys.toy_model(self.latent, _SPEC)
+        model = self.network()
         level = model.schedule.sigma(given["t"]) / model.schedule.alpha(given["t"])
         predict, asked = make_predict(model), []
 
@@ -166,7 +164,7 @@ class GuidanceSuite(TensorSuite):
         """Rows inside are guided as without an interval and rows outside are not, in one batch."""
         self._require("interval")
         given = self.inputs(range(2), self.sizes[0])
-        schedule = toys.toy_model(self.latent, _SPEC).schedule
+        schedule = self.network().schedule
         first, second = (schedule.sigma(given["t"]) / schedule.alpha(given["t"])).tolist()
         always = self._quietly(self.build({"interval": None}), given)["x0"]
         never = self._quietly(self.build({"interval": [10 * second, None]}), given)["x0"]
@@ -181,7 +179,7 @@ class GuidanceSuite(TensorSuite):
         """With `rescale` 1, what the network puts out deviates as under the conditions alone; with 0, more."""
         self._require("rescale")
         given = self.inputs(range(2), self.sizes[0])
-        model = toys.toy_model(self.latent, _SPEC)
+        model = self.network()
         c_skip, c_out, _ = (c.view(-1, 1, 1, 1) for c in model.coefficients(given["t"]))
 
         def deviation(x0: Tensor) -> Tensor:
@@ -217,7 +215,7 @@ class GuidanceSuite(TensorSuite):
     def test_predict_is_called_with_the_batch(self) -> None:
         """x and t keep their rows in every call of predict, and each branch has as many."""
         guidance, given = self.build(), self.inputs(range(3), self.sizes[0])
-        predict, asked = make_predict(toys.toy_model(self.latent, _SPEC)), []
+        predict, asked = make_predict(self.network()), []
 
         def spy(x: Tensor, t: Tensor, branches: Sequence[Cond]) -> list[Estimate]:
             asked.append((len(x), tuple(t.shape), *(b.rows() for b in branches)))
@@ -243,7 +241,7 @@ class GuidanceSuite(TensorSuite):
         conditions = self.conditions(given)
         nulls = {id(v) for null in given["nulls"].values() for v in null.flat().values()}
         partial = {id(conditions.pick(p)) for p in ((), ("tokens",), ("vector",))}
-        model = toys.toy_model(self.latent, _SPEC)
+        model = self.network()
         predict = make_predict(model)
         used: list[bool] = []
 
@@ -271,7 +269,7 @@ class GuidanceSuite(TensorSuite):
         self._require("scale")
         plain: dict[str, Any] = {k: v for k, v in (("scales", {}), ("interval", None)) if self._has(k)}
         given = self.inputs(range(2), self.sizes[0])
-        model = toys.toy_model(self.latent, _SPEC)
+        model = self.network()
         expected: Cond = getattr(self.conditions(given), branch)
         with torch.no_grad():
             got = self.run(self.build({"scale": scale, **plain}), given)["x0"]

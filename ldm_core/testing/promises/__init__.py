@@ -1,0 +1,1 @@
+"""Standard tests of what several kinds of parts promise, for their suites."""
