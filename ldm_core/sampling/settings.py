@@ -116,7 +116,7 @@ def _adapters(recipe: Recipe, value: Any, catalog: Catalog) -> tuple[AdapterPart
     return _acting(parts.values(), recipe.adapters)
 
 
-def _free(part: AdapterPart, row: Mapping[str, Any]) -> bool:
+def _free(part: AdapterPart, row: Mapping[str, object]) -> bool:
     """True if `row` sets anything of a part that has no weights to fit it."""
     return not of(AdapterConfig, part.config).learns and not row.keys() & {"use", "weights"}
 

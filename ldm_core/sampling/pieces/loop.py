@@ -64,7 +64,8 @@ def begun_loop(
     times = options.passage.times(times_of(model, parts, plan.steps, plan.shape))
     x = options.passage.start(model.schedule, times[0], start.normal((len(plan.seeds), *plan.shape)))
     levels, told = times.tolist(), list[OnStep]()
-    with guided_run(model, parts, conditions, times, options) as (guided, count):
+    run = guided_run(model, parts.guidance, conditions, times, options, named=parts.named.get("guidance"))
+    with run as (guided, count):
 
         def denoise(x: Tensor, t: Tensor) -> Estimate:
             at = torch.as_tensor(t, dtype=times.dtype, device=x.device)

@@ -229,7 +229,7 @@ class AdapterRuns(Suite):
         adapter = self.build()
         if isinstance(adapter, nn.Module):
             if not list(adapter.parameters()):
-                scratch: Any = self.model()
+                scratch = self.model()
                 adapter.attach(scratch)  # type: ignore[operator]
                 adapter.detach()  # type: ignore[operator]
             randomize(adapter, 5)
