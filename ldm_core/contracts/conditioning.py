@@ -66,8 +66,9 @@ class Cond(NamedTuple):
         out = {k: v for k in _FIELDS if (v := getattr(self, k)) is not None}
         for group in ("residuals", "extras"):
             out.update({f"{group}/{k}": v for k, v in getattr(self, group).items()})
-        out.update({f"tokens/{k}": v.values for k, v in self.tokens.items()})
-        out.update({f"tokens_mask/{k}": v.mask for k, v in self.tokens.items() if v.mask is not None})
+        if self.tokens:
+            out.update({f"tokens/{k}": v.values for k, v in self.tokens.items()})
+            out.update({f"tokens_mask/{k}": v.mask for k, v in self.tokens.items() if v.mask is not None})
         return out
 
     def unflat(self, tensors: Mapping[str, Tensor]) -> Cond:

@@ -84,6 +84,16 @@ def test_neighbours_join_by_width_and_the_rest_follows() -> None:
     assert merged.crossattn[0, 0].tolist() == [1, 1, 2, 2, 2, 0, 0] and merged.crossattn[0, 4].tolist() == [3] * 7
 
 
+def test_the_published_texts_of_two_and_three_encoders_have_their_widths() -> None:
+    clip_l, clip_g = CondSpec(crossattn=768, join="width"), CondSpec(crossattn=1280, join="width")
+    assert CondSpec.merge({"clip_l": clip_l, "clip_g": clip_g}).crossattn == 2048  # SDXL
+    padded = CondSpec(crossattn=1280, join="width", pad_to=4096)
+    specs = {"clip_l": clip_l, "clip_g": padded, "t5": CondSpec(crossattn=4096)}  # SD 3
+    tokens = [torch.zeros(1, 77, 768), torch.zeros(1, 77, 1280), torch.zeros(1, 77, 4096)]
+    assert CondSpec.merge(specs).crossattn == 4096
+    assert shape(Cond.merge([Cond(crossattn=t) for t in tokens], specs.values())) == (1, 154, 4096)
+
+
 def test_one_that_joins_by_length_may_be_padded_too() -> None:
     spec = CondSpec(crossattn=2, pad_to=4)
     one = Cond.merge([crossattn(2, 2, 1.0, shown=1)], [spec])
