@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -116,9 +118,23 @@ def _with_data(plain: dict[str, Any], data: Any, catalog: Catalog) -> dict[str, 
         return {**plain, "dataset": _named(data, before, catalog)}
     if isinstance(data, Sequence) and data and all(map(_is_named, data)):
         return {**plain, "dataset": [_named(each, before, catalog) for each in data]}
+    _require_copies(data, plain.get("data"))
     component, values = own_data.component_of(data)
     catalog.register(component)
     return {**plain, "dataset": values}
+
+
+def _require_copies(data: Any, settings: Any) -> None:
+    """ConfigError where the worker processes that read `data` could not be handed its class."""
+    workers = settings.get("workers") if isinstance(settings, Mapping) else 0
+    kind, main = type(data), sys.modules["__main__"]
+    interactive = kind.__module__ == "__main__" and "__file__" not in vars(main)
+    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    if workers and interactive and method != "fork":
+        raise ConfigError(
+            f"data.workers={workers}: processes are spawned here, and know no class of a notebook ({kind.__name__}); "
+            "put it into a module, or set data.workers=0"
+        )
 
 
 def _is_named(data: Any) -> bool:

@@ -23,7 +23,7 @@ from training_runs import TINY, VQ
 
 import ldm_core
 from ldm_core.cli import main
-from ldm_core.errors import CheckpointError, ConfigError, DataError, TrainingError
+from ldm_core.errors import CheckpointError, ConfigError, DataError, Interrupted, TrainingError
 
 RECIPE: dict[str, Any] = {
     **TINY,
@@ -92,6 +92,25 @@ def test_a_stopped_run_goes_on_bit_for_bit(stage: str, way: str, whole: Path, tm
     else:
         assert main(["train", "--recipe", str(whole / "own.yaml"), "--out", str(tmp_path), "--quiet"]) == 0
     assert run.finished and bits(tmp_path) == bits(whole / "run")
+
+
+def test_a_signal_is_an_error_after_a_checkpoint(whole: Path, tmp_path: Path) -> None:
+    def kill(progress: ldm_core.TrainingProgress) -> None:
+        if (progress.stage, progress.step) == ("denoiser", 5):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="denoiser: stopped at step 5 of 8 with a checkpoint"):
+        ldm_core.train(RECIPE, out=tmp_path, callback=kill)
+    assert ldm_core.train(RECIPE, out=tmp_path).finished and bits(tmp_path) == bits(whole / "run")
+
+
+def test_a_class_of_a_notebook_cannot_be_spawned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda *_: "spawn")
+    monkeypatch.setattr(Squares, "__module__", "__main__")
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+    with pytest.raises(ConfigError, match=r"data\.workers=1: .*Squares.*data\.workers=0"):
+        ldm_core.train(ldm_core.Recipe(RECIPE).changed("data.workers=1"), data=Squares(), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_ones_own_data_is_trained_on_and_sampled(tmp_path: Path) -> None:
