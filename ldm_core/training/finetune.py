@@ -134,7 +134,8 @@ def start_model(context: RunContext, model: Model) -> Start:
         return None
 
     found = _take(model, kept, header, "trainer", adapt)
-    why = {k: next((w for p, w in misfit.items() if k.startswith(p)), reason) for k, reason in found.fresh.items()}
+    fresh = {k: v for k, v in found.fresh.items() if not (k.startswith("adapters.") and recipe.trainer.train != "all")}
+    why = {k: next((w for p, w in misfit.items() if k.startswith(p)), reason) for k, reason in fresh.items()}
     return _told(context, "denoiser", attrs.evolve(found, fresh=why, notes=tuple(_notes(context, header))))
 
 

@@ -127,7 +127,8 @@ def _write_adapters(context: RunContext, task: DenoiserTask, weights: Mapping[st
             base_sha256=recipe.trainer.init_sha256,
             averaged=task.is_averaged,
         )
-        context.own.write(f"{artifacts.ADAPTERS}/{part.name}.safetensors", save(tensors, metadata=meta))
+        url = context.own.write(f"{artifacts.ADAPTERS}/{part.name}.safetensors", save(tensors, metadata=meta))
+        context.run.say(f"adapter '{part.name}': {storage.shown(url)}")
 
 
 def validation_of(context: RunContext, task: DenoiserTask) -> HeldOutErrors:
