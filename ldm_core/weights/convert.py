@@ -49,8 +49,8 @@ def converted(url: str, name: str, catalog: Catalog) -> str:
             _DONE[mark] = folder
     path = Path(folder) / name
     if not path.exists():
-        part = {artifacts.STAGE_FILE: "a first stage", artifacts.ADAPTER_FILE: "an adapter"}.get(name, "a denoiser")
-        raise CheckpointError(f"{storage.shown(url)}: does not hold {part}")
+        part = {artifacts.STAGE_FILE: "first stage", artifacts.ADAPTER_FILE: "adapter"}.get(name, "denoiser")
+        raise CheckpointError(f"{storage.shown(url)}: holds no {part}")
     return str(path)
 
 

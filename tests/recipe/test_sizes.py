@@ -14,7 +14,7 @@ from header_files import PLAIN, Body, copy_run, put, write_run
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
 from ldm_core.errors import CheckpointError, ConfigError
-from ldm_core.model import budget
+from ldm_core.model import build
 from ldm_core.recipe import artifacts, sizes
 from ldm_core.recipe.resolve import resolve
 
@@ -187,7 +187,7 @@ def test_the_count_is_said(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) ->
     assert sizes.large(wide) and not sizes.large(recipe)
     with pytest.raises(ConfigError, match=r"at least [\d,]{13,} parameters"):
         require_room(wide, catalog, sizes.memory())
-    monkeypatch.setattr(budget, "MOST_TENSORS", 500)
+    monkeypatch.setattr(build, "MOST_TENSORS", 500)
     long = resolve({**PLAIN, "denoiser": {**PLAIN["denoiser"], "res_blocks": 4096}}, catalog)
     with pytest.raises(ConfigError, match=r"more than 500 tensors"):
         require_room(long, catalog, 1 << 60)
