@@ -105,7 +105,7 @@ def test_a_signal_is_an_error_after_a_checkpoint(whole: Path, tmp_path: Path) ->
 
 
 def test_a_class_of_a_notebook_cannot_be_spawned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("multiprocessing.get_start_method", lambda *_: "spawn")
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda **_: "spawn")
     monkeypatch.setattr(Squares, "__module__", "__main__")
     monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
     with pytest.raises(ConfigError, match=r"data\.workers=1: .*Squares.*data\.workers=0"):
