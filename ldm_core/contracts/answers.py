@@ -133,6 +133,12 @@ class ObjectiveAnswers(PartAnswers):
         """``after_step(model, step)`` follows each step of the optimizer; see :class:`ldm_core.contracts.Objective`."""
         return None
 
+    @answer
+    def sampled(self) -> Callable[[], Mapping[str, Tensor]] | None:
+        """``sampled()`` gives weights of the objective, by names and of shapes of the model's state dict, that take the
+        place of the model's own in its file and in previews, such as a teacher's."""
+        return None
+
 
 class ScheduleAnswers(PartAnswers):
     """Answers of a noise schedule."""

@@ -172,7 +172,8 @@ class Objective(Protocol):
 
     It may be a module with parameters and buffers of its own. Its parameters are trained, and averaged, with the
     model's, but those that it freezes in ``prepare``. All of its state dict moves with the model, is in a run's
-    checkpoints and goes on from them; none of it is in the model's file. Its first weights depend on the recipe's seed.
+    checkpoints and goes on from them. Of these only what ``sampled()`` gives, by names of the model's state dict, is in
+    the model's file, in the place of the model's own. Its first weights depend on the recipe's seed.
 
     It may have ``prepare(model)``, called once before the optimizer is made: there it can make what the model decides,
     such as a teacher, a copy of ``model.denoiser``.

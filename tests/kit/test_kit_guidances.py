@@ -282,6 +282,16 @@ class DrawsAfterwards(Slow):
         self.slow.add_(torch.randn(4))
 
 
+class GivesItsOwnName(Slow):
+    def sampled(self) -> dict[str, Tensor]:
+        return {"mix.bias": self.slow}
+
+
+class GivesAnotherShape(Slow):
+    def sampled(self) -> dict[str, Tensor]:
+        return {"denoiser.mix.bias": self.slow[:2]}
+
+
 class LearnsInAnAttribute(Slow):
     """A tensor that no state dict holds."""
 
@@ -305,6 +315,8 @@ def test_a_right_objective_passes() -> None:
     Mistake(ClearsGradients, "test_after_step_changes_its_own_state_alone", "changes the model's gradients", InContext),
     Mistake(PullsItsOwnWeights, "test_after_step_changes_its_own_state_alone", "trained parameters", InContext),
     Mistake(DrawsAfterwards, "test_after_step_changes_its_own_state_alone", "global generator of torch", InContext),
+    Mistake(GivesItsOwnName, "test_gives_weights_of_the_models_names", "is no name of the model's", InContext),
+    Mistake(GivesAnotherShape, "test_gives_weights_of_the_models_names", "has shape (2,), the model's (4,)", InContext),
     Mistake(LearnsInAnAttribute, "test_goes_on_from_its_state", "has another loss", InContext),
 )
 def test_a_mistake_in_an_objective_with_a_state_is_found(mistake: Mistake) -> None:

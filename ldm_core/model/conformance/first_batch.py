@@ -157,6 +157,14 @@ def hold_loss(part: Named | None, out: Any, x0: Tensor) -> None:
     raise breach(part, "loss", f"{seen} for x0 {shown(x0)}", f"a LossOutput with value ({len(x0)},), floating", fix)
 
 
+def hold_sampled(part: Named | None, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """The weights that an objective gives in the place of the model's `own`: names and shapes of theirs."""
+    for name, value in given.items() if part is not None else ():
+        if name not in own or value.shape != own[name].shape:
+            known = f"{shown(own[name])}, as the model's" if name in own else "a name of the model's state dict"
+            raise breach(part, "sampled", f"gave '{name}' {shown(value)}", known)  # type: ignore[arg-type]
+
+
 def hold_kept_config(part: Named, built: Any, config: Any) -> None:
     """A schedule or time grid whose config asks for the latents' size: it keeps that config, by which it is asked."""
     if of(TimesConfig, config).by_size and not of(TimesConfig, of(PartAnswers, built).config).by_size:

@@ -177,6 +177,22 @@ class ObjectiveSuite(TensorSuite):
             for objective in (first, second):
                 self._follow(objective, other, 1, begin=step)
 
+    @Rule(
+        Objective,
+        "by names of the model's state dict",
+        "name each tensor as model.state_dict() does, denoiser.NAME, and give it that shape",
+    )
+    def test_gives_weights_of_the_models_names(self) -> None:
+        """What `sampled` gives has names and shapes of the model's state dict."""
+        objective, own = self.build(), toys.toy_model(self.latent, _SPEC).state_dict()
+        sampled = configs.of(ObjectiveAnswers, objective).sampled
+        if sampled is None:
+            pytest.skip("it gives no weights")
+        for name, value in sampled().items():
+            assert name in own, f"'{name}' is no name of the model's state dict"
+            seen = tuple(value.shape)
+            assert seen == tuple(own[name].shape), f"'{name}' has shape {seen}, the model's {tuple(own[name].shape)}"
+
     def _follow(self, objective: Any, model: Any, steps: int, begin: int = 0) -> None:
         after = configs.of(ObjectiveAnswers, objective).after_step
         with torch.no_grad():

@@ -23,7 +23,7 @@ from ldm_core.contracts import (
 from ldm_core.contracts.configs import of
 from ldm_core.contracts.streams import Streams, mix_seed
 from ldm_core.model.conformance.breaches import inside
-from ldm_core.model.conformance.first_batch import hold_loss
+from ldm_core.model.conformance.first_batch import hold_loss, hold_sampled
 from ldm_core.model.conformance.first_stage import hold_latents, hold_moments
 from ldm_core.model.diffusion import Model, prediction_error
 from ldm_core.model.fill import seeded
@@ -244,8 +244,19 @@ class DenoiserTask:
         return bool(self._recipe.trainer.ema)
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's weights to sample with, whole, on the CPU: averaged if an average is kept. All processes must
-        call it."""
+        """The model's weights to sample with, whole, on the CPU: averaged if an average is kept, and the objective's in
+        the place of those that it gives. All processes must call it."""
         state = self.ema.state(self._loss) if self.ema else whole_state(self._loss)
         prefix = "model."
-        return {k.removeprefix(prefix): v.detach().cpu() for k, v in state.items() if k.startswith(prefix)}
+        own = {k.removeprefix(prefix): v.detach().cpu() for k, v in state.items() if k.startswith(prefix)}
+        return {**own, **self._given(own)}
+
+    def _given(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        sampled, held = of(ObjectiveAnswers, self._loss.objective).sampled, self._loss.model.contracts
+        if sampled is None:
+            return {}
+        named = None if held is None else held.parts["objective"]
+        with self.parts[0].gathered(), inside(named, "sampled"):
+            given = {name: value.detach().to("cpu", copy=True) for name, value in sampled().items()}
+        hold_sampled(named, given, own)
+        return given

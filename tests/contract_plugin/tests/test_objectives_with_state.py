@@ -26,7 +26,7 @@ import ldm_core
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
 from ldm_core.contracts import LossContext
-from ldm_core.errors import ConfigError
+from ldm_core.errors import ConfigError, ContractError
 from ldm_core.recipe.check import check
 from ldm_core.recipe.resolve import resolve
 
@@ -95,6 +95,35 @@ def test_the_teacher_follows_the_student_and_stays_out_of_the_model(tmp_path: Pa
     assert not [k for k in kept if "exp_avg" in k and "teacher" in k], "an optimizer has the teacher"
     assert not [k for k in kept if k.startswith("ema/objective.teacher")], "an average has the teacher"
     assert not [k for k in weights(tmp_path / "run") if "teacher" in k or "objective" in k]
+
+
+def test_the_teacher_is_sampled_where_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = {**TAUGHT["objective"], "samples": True}
+    go(tmp_path / "run", **{**TAUGHT, "objective": objective})
+    kept, made = checkpoint(tmp_path / "run"), weights(tmp_path / "run")
+    teacher = {k.removeprefix("model/state/objective.teacher."): v for k, v in kept.items()
+               if k.startswith("model/state/objective.teacher.")}  # fmt: skip
+    assert teacher and all(torch.equal(made[f"denoiser.{k}"], v) for k, v in teacher.items())
+    assert ldm_core.load(str(tmp_path / "run"), device="cpu").sample(inputs={"class_label": 1}, images=1, steps=2)
+    monkeypatch.setattr(OwnTeacher, "sampled", lambda self: {"denoiser.strange": torch.zeros(1)})
+    with pytest.raises(ContractError, match=r"objective 'own_teacher'.*sampled gave 'denoiser.strange'"):
+        go(tmp_path / "wrong", stages=TRAINED, **TAUGHT)
+
+
+@pytest.mark.parametrize("zero", [1, 3])
+def test_the_teacher_follows_under_every_zero_stage(tmp_path: Path, zero: int) -> None:
+    """ZeRO 3 divides the teacher's weights too: they are whole where it follows, and stay as it writes them."""
+    found = []
+    for stage in (0, zero):
+        out = tmp_path / str(stage)
+        go(out, f"trainer.zero={stage}", stages=TRAINED, **TAUGHT)
+        found.append({k: v for k, v in checkpoint(out).items() if k.startswith("model/state/objective.")})
+    plain, divided = found
+    assert plain.keys() == divided.keys() and len(plain) > 10
+    for key, value in plain.items():
+        torch.testing.assert_close(
+            divided[key], value, rtol=1e-4, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}"
+        )
 
 
 def test_a_step_that_is_left_out_does_not_move_the_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,11 @@ class TestOwnTeacher(ObjectiveSuite):
     component = "own_teacher"
 
 
+class TestSampledTeacher(ObjectiveSuite):
+    component = "own_teacher"
+    settings = MappingProxyType({"samples": True})
+
+
 class TestRepresentation(ConditionerSuite):
     component = "representation"
 

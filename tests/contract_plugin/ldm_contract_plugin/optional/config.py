@@ -40,6 +40,7 @@ class TeacherConfig(ObjectiveConfig):
     weight: float = attrs.field(default=0.5, metadata={"help": "weight of the teacher's estimate, 0 to 1"})
     scale: float = attrs.field(default=2.0, metadata={"help": "scale of the teacher's guidance"})
     decay: float = attrs.field(default=0.9, metadata={"help": "of the teacher's moving average, after each step"})
+    samples: bool = attrs.field(default=False, metadata={"help": "sample with the teacher's weights"})
     needs_context: ClassVar[bool] = True
 
 

@@ -67,6 +67,12 @@ class OwnTeacher(Objective, nn.Module):
         null, full = estimates
         return null + self.config.scale * (full - null)
 
+    def sampled(self) -> dict[str, Tensor]:
+        """The teacher's weights as the denoiser's, where the config asks for them."""
+        if not self.config.samples or self.teacher is None:
+            return {}
+        return {f"denoiser.{name}": value for name, value in self.teacher.state_dict().items()}
+
     def after_step(self, model: DiffusionModel, step: int) -> None:
         """Move the teacher towards the student."""
         assert self.teacher is not None, "prepare() comes first"
