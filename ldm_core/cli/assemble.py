@@ -1,4 +1,4 @@
-"""Make a recipe, as plain values, of the command line's options; note what was chosen for the user. Torch-free."""
+"""Make a recipe, as plain values, of the command line's options; note the choices made for the user. Torch-free."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from ldm_core.recipe.places import described
 from ldm_core.weights.convert import finder
 
 LAPTOP = "laptop"
-"""The shipped recipe that a run without ``--recipe`` starts from."""
+"""The shipped recipe of a run without ``--recipe``."""
 PREFERRED: Mapping[str, Any] = {
     "conditioners": [{"use": "text"}],
     "sampler": {"use": "ddim"},
     "guidance": {"use": "cfg"},
     "observers": [{"use": "curves"}],
 }
-"""Parts of the laptop recipe, where they are installed and neither the recipe nor the user names others."""
+"""Parts of the laptop recipe, if they are installed and neither the recipe nor the user names others."""
 DROPOUT = 0.1
-"""Share of training examples that lose a conditioner named by ``--cond``, where guidance needs the other case."""
+"""Share of training examples without a conditioner of ``--cond``, if guidance needs the other case."""
 TAKEN = (
     "image_size",
     "image_channels",
@@ -42,7 +42,7 @@ TAKEN = (
     "sampler",
     "guidance",
 )
-"""Keys that a run without a recipe takes from the weights that it starts from."""
+"""Keys of a run without a recipe, taken from its starting weights."""
 LEARNING_RATE = 1e-5
 """The rate of such a run; at that of a fresh model, trained weights are lost."""
 
@@ -58,8 +58,8 @@ class Assembled:
 def assemble(request: RecipeOptions, catalog: Catalog) -> Assembled:
     """Apply the options, then the settings, to the recipe.
 
-    Without ``--recipe`` the small shipped recipe is taken; there, parts that are not installed and that the user did
-    not name give way to built-in ones, and a note says so. Raises :class:`ConfigError` and what loading raises.
+    Without ``--recipe`` the small shipped recipe is taken; there, missing parts not named by the user give way to
+    built-in ones, and a note says so. Raises :class:`ConfigError` and the errors of loading.
     """
     if request.recipe is not None and not request.recipe.strip():
         raise ConfigError("--recipe: empty; give a shipped recipe's name or the path or URL of a .yaml file")
@@ -113,8 +113,8 @@ def _numbers(plain: dict[str, Any], request: RecipeOptions) -> None:
 def _start_from(plain: dict[str, Any], url: str, catalog: Catalog, *, whole: bool, first_stage: bool) -> list[str]:
     """Let the recipe `plain` start from the weights at `url`; return lines for the user.
 
-    `whole`: take the architecture from them too, as no recipe was given. `first_stage`: take theirs, where they have
-    one, as the user named none. Raises CheckpointError where they are no model.
+    `whole`: take the architecture from them too, as no recipe was given. `first_stage`: take theirs, if they have one,
+    as the user named none. Raises CheckpointError if they are no model.
     """
     model = finder(catalog)(url, artifacts.MODEL_FILE)
     header = artifacts.read_header(model, "model", sha256="unread")
@@ -162,7 +162,7 @@ def _use(part: Any) -> str:
 
 
 def _chosen(part: Any, name: str) -> Any:
-    """Keep the recipe's own part, with its settings, where it is the one that was asked for."""
+    """Keep the recipe's own part, with its settings, if it is the requested one."""
     return part if _use(part) == name else {"use": name}
 
 
@@ -177,7 +177,7 @@ def _guidance(text: str, part: Any) -> Any:
 
 
 def _data_sets(request: RecipeOptions, part: Any, catalog: Catalog) -> Any:
-    """Make one data set, or a list that is mixed; each keeps the settings of the recipe's, and its weight."""
+    """Make one data set, or a list to mix; each keeps the settings of the recipe's, and its weight."""
     own, texts = list(part) if isinstance(part, list | tuple) else [part], request.data
     made = []
     for i, text in enumerate(texts):
@@ -191,7 +191,7 @@ def _data_sets(request: RecipeOptions, part: Any, catalog: Catalog) -> Any:
 
 
 def _data(text: str, part: Any, catalog: Catalog, said: str) -> Any:
-    """Choose the reader of `text` by what lies there, or as `said` by a setting."""
+    """Choose the reader of `text` by the files there, or as `said` by a setting."""
     known = catalog.names("dataset")
     if not text.strip():
         raise ConfigError(f"--data: empty; give a path or URL, or a data set by name ({', '.join(known)})")
@@ -232,7 +232,7 @@ def _conditioners(plain: dict[str, Any], request: RecipeOptions) -> None:
 
 
 def _dropout(plain: dict[str, Any], request: RecipeOptions, catalog: Catalog) -> None:
-    """Let conditioners that the user named be dropped in training where the guidance needs it."""
+    """Let the user's conditioners be dropped in training if the guidance needs it."""
     chosen_here = request.cond or request.recipe is None
     if not chosen_here or _section(plain, "trainer").get("joint_dropout"):
         return
@@ -247,9 +247,9 @@ def _dropout(plain: dict[str, Any], request: RecipeOptions, catalog: Catalog) ->
 
 
 def _use_what_is_installed(plain: dict[str, Any], request: RecipeOptions, catalog: Catalog) -> Iterable[str]:
-    """Fill in the preferred parts; put built-in ones in the place of those that are not installed.
+    """Fill in the preferred parts; put built-in ones in the place of missing ones.
 
-    Parts that the user named stay as named. Yields what had to give way, and how to install all of it.
+    Parts named by the user stay. Yields the parts replaced, and the command to install all of them.
     """
     lacking: list[tuple[str, str]] = []
     gone: list[str] = []

@@ -25,7 +25,7 @@ from click.shell_completion import (
 from ldm_core.cli.catalog import installed
 
 VARIABLE = "_LDM_RUN_COMPLETE"
-"""Environment variable by which a shell asks for candidates."""
+"""Environment variable of a shell's question for candidates."""
 _PATHS = {"file": "file", "folder": "dir", "place": "file"}
 _FIELDS_OF_PARTS = {
     "conditioners": ("dropout", "train"),
@@ -36,7 +36,7 @@ _FIELDS_OF_PARTS = {
 
 
 class BashComplete(ShellComplete):
-    """Completion in bash, for which ``=`` and ``:`` end a word: candidates are given from the last of them on."""
+    """Completion in bash, with ``=`` and ``:`` as ends of a word: candidates are given from the last of them on."""
 
     name = "bash"
     source_template = """\
@@ -60,7 +60,7 @@ complete -o nosort -F %(complete_func)s %(prog_name)s 2>/dev/null || complete -F
 """
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        """Split the line up to the cursor: the words before the one that is completed, and that one."""
+        """Split the line up to the cursor: the words before the completed one, and that one."""
         line = os.environ["COMP_LINE"]
         words = split_arg_string(line)[1:]
         return (words, "") if not words or line[-1].isspace() else (words[:-1], words[-1])
@@ -84,15 +84,15 @@ add_completion_class(BashComplete)
 
 
 def script(shell: str, group: click.Command) -> str:
-    """Write the script that makes `shell`, one of bash, zsh and fish, complete `group`, the command ``ldm-run``."""
+    """Write the script to make `shell`, one of bash, zsh and fish, complete `group`, the command ``ldm-run``."""
     shells: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
     return shells[shell](group, {}, "ldm-run", VARIABLE).source()
 
 
 def candidates(what: str, incomplete: str) -> list[CompletionItem]:
-    """Find what an option or argument may hold; `what`: see :class:`ldm_core.cli.declaration.OptionForm`.
+    """Find the candidates for an option or argument; `what`: see :class:`ldm_core.cli.declaration.OptionForm`.
 
-    A candidate of the type ``file`` or ``dir`` asks the shell for its own, where no other fits.
+    A candidate of the type ``file`` or ``dir`` asks the shell for its own, if no other fits.
     """
     found = [item for item in _named(what, incomplete) if item.value.startswith(incomplete)]
     paths = _PATHS.get(what, "file" if what in ("first_stage", "dataset", "recipe") else "")
@@ -139,7 +139,7 @@ def _recipes_and_names(*, all_names: bool) -> Iterator[CompletionItem]:
 
 
 def settings(incomplete: str) -> Iterator[CompletionItem]:
-    """Yield what the setting `incomplete` may go on with: keys up to the next dot or ``=``, or values of a key."""
+    """Yield the continuations of the setting `incomplete`: keys up to the next dot or ``=``, or values of a key."""
     key, equals, _ = incomplete.partition("=")
     if equals:
         yield from (CompletionItem(f"{key}={value}") for value in _values(key))
@@ -162,7 +162,7 @@ def _keys() -> Iterator[CompletionItem]:
 
 
 def _below(path: str) -> dict[str, str]:
-    """List what may follow ``path.``, with its help: fields as ``name=``, members of a list as ``name.``."""
+    """List the continuations of ``path.``, with their help: fields as ``name=``, members of a list as ``name.``."""
     from ldm_core.recipe import keys
 
     first, _, member = path.partition(".")
@@ -203,7 +203,7 @@ def _values(key: str) -> list[str]:
 
 
 def _choices(config: type, field: str) -> list[str]:
-    """List the texts that a field takes, where its type is a choice or true and false."""
+    """List a field's texts, if its type is a choice or true and false."""
     kind = typing.get_type_hints(config).get(field) if any(f.name == field for f in attrs.fields(config)) else None
     kinds = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
     texts = [text for each in kinds if typing.get_origin(each) is typing.Literal for text in typing.get_args(each)]

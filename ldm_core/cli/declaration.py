@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 GENERAL = "General"
-"""Heading of the options that have none of their own."""
+"""Heading of the options without one of their own."""
 HELP: Mapping[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 """Settings of a help page."""
 _COLUMN = 30  # characters of the widest names of options in a help page
@@ -59,11 +59,11 @@ class OptionForm(TypedDict, total=False):
     """The form of an option: its names, its limits, its place in the help; all by keyword."""
 
     flags: Sequence[str]
-    """Its names, where they are not the field's name with dashes."""
+    """Its names, if they are not the field's name with dashes."""
     metavar: str
     """The name of its value in the help."""
     group: str
-    """The heading under which the help lists it."""
+    """Its heading in the help."""
     otherwise: str
     """The value of a missing option, in words; by itself a default is shown."""
     minimum: float
@@ -86,13 +86,13 @@ def option(default: Any, help: str, **how: Unpack[OptionForm]) -> Field:
 
 
 def argument(metavar: str, help: str, *, default: Any = attrs.NOTHING, completes: str = "") -> Field:
-    """Declare what is given by its place. With a `default` it may be left out; a tuple takes any number."""
+    """Declare a value given by its place. With a `default` it may be left out; a tuple takes any number."""
     how = {"metavar": metavar, "completes": completes, "argument": True, "required": default is attrs.NOTHING}
     return attrs.field(default=None if default is attrs.NOTHING else default, metadata={"help": help, "how": how})
 
 
 def together(options: type[Any], group: str = "") -> Field:
-    """Declare the options of another class as this one's; `group`: a heading for those that have none."""
+    """Declare the options of another class as this one's; `group`: a heading for those without one."""
     return attrs.field(factory=options, metadata={"together": options, "group": group})
 
 
@@ -149,7 +149,7 @@ class Sections:
 
 
 class Command(Sections, click.Command):
-    """A command that :func:`command` made."""
+    """A command made by :func:`command`."""
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **more: Any) -> None:
         super().__init__(*args, **{"context_settings": dict(HELP), **more})
@@ -157,7 +157,7 @@ class Command(Sections, click.Command):
 
 
 class _Option(click.Option):
-    """An option with a heading, and the name of what completes it."""
+    """An option with a heading, and the name of its completion."""
 
     def __init__(self, *args: Any, group: str, completes: str, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -241,7 +241,7 @@ def _parameter(name: str, kind: Any, field: Any, group: str) -> click.Parameter:
 
 
 def _inner(kind: Any) -> tuple[Any, bool]:
-    """Take ``| None`` and ``tuple[..., ...]`` off a type: what is left, and whether it may be repeated."""
+    """Take ``| None`` and ``tuple[..., ...]`` off a type: the rest, and True if it may be repeated."""
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         (kind,) = (each for each in typing.get_args(kind) if each is not type(None))
     return (typing.get_args(kind)[0], True) if typing.get_origin(kind) is tuple else (kind, False)

@@ -32,7 +32,7 @@ KEYS: Mapping[str, str] = {
     "sample.steps": "--sample-steps",
     "sample.prompts": "--prompt",
 }
-"""Key of the library -> flag, where the flag is not the key itself with dashes (``first_stage``: ``--first-stage``)."""
+"""Key of the library -> flag, if the flag is not the key itself with dashes (``first_stage``: ``--first-stage``)."""
 INPUTS: Mapping[str, str] = {
     "caption": "--prompt TEXT",
     "boxes": "--boxes FILE",
@@ -43,7 +43,7 @@ INPUTS: Mapping[str, str] = {
     "mask": "--input mask=@PICTURE",
     "embedding": "--input embedding=@FILE.npy",
 }
-"""Key that a conditioner reads -> the option that gives it; any other one is given by ``--input KEY=...``."""
+"""Key read by a conditioner -> its option; any other one is given by ``--input KEY=...``."""
 COMMANDS: Mapping[str, str] = {
     "workflow.run": "ldm-run",
     "Catalog.broken": "ldm-run plugins",
@@ -52,7 +52,7 @@ COMMANDS: Mapping[str, str] = {
     "weights.convert": "ldm-run convert",
     "Pipeline.reconstruct": "ldm-run reconstruct",
 }
-"""Name in Python -> the command that does it."""
+"""Name in Python -> its command."""
 LINES: Mapping[str, str] = {"weights.convert": "ldm-run convert {} --to ldm"}
 """Name in Python with ``=ARGUMENTS`` -> the line of a shell with these arguments."""
 
@@ -87,18 +87,18 @@ _known: frozenset[str] = frozenset()
 
 
 def speak_for(command: click.Command) -> None:
-    """Take `command` as the one that runs: messages name its flags from here on."""
+    """Take `command` as the running one: messages name its flags from here on."""
     global _known
     _known = frozenset(name for param in command.params for name in param.opts)
 
 
 def in_flags(text: str) -> str:
-    """Replace the keys in backquotes in the library's `text` by flags of the command that runs."""
+    """Replace the keys in backquotes in the library's `text` by flags of the running command."""
     return _KEY.sub(_in_flags, text)
 
 
 def input_flag(key: str) -> str:
-    """Write the option that gives the input `key`: ``--prompt TEXT``."""
+    """Write the option of the input `key`: ``--prompt TEXT``."""
     return INPUTS.get(key, f"--input {key}=...")
 
 
@@ -120,7 +120,7 @@ def _in_flags(found: re.Match[str]) -> str:
 
 
 def option_hint(option: str, command: click.Command) -> str:
-    """Name what to write in place of the unknown `option` of `command`; an empty string where nothing is near."""
+    """Name the likely meaning of the unknown `option` of `command`; an empty string if nothing is near."""
     known = {name for param in command.params for name in param.opts}
     word = option.lstrip("-").lower().replace("-", "_")
     for name, words in WORDS.items():

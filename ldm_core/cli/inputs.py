@@ -1,7 +1,7 @@
 """Inputs that steer the samples: ``--input``, ``--prompt``, ``--boxes``, ``--segmentation``, ``--class``.
 
-Values have the form in which a data set gives one example: arrays of numpy, text, whole numbers. Torch-free; numpy
-is imported when an array is made. Nothing that is read is ever executed.
+Values have the form of one example of a data set: arrays of numpy, text, whole numbers. Torch-free; numpy is imported
+when an array is made. Nothing read is ever executed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from ldm_core.data.class_names import indices as class_indices
 from ldm_core.errors import ConfigError, clean, quoted, suggest
 
 FILES = (".json", ".yaml", ".yml", ".txt", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy")
-"""Files that ``KEY=@FILE`` reads, by their extension."""
+"""Files of ``KEY=@FILE``, by their extension."""
 
 
 _MOST_PIPED = 64 << 20
-"""Bytes of prompts that another program may hand over."""
+"""Bytes of prompts from another program, at most."""
 
 PICTURES = ("image", "segmentation", "mask")
-"""Keys that hold pictures and maps, whatever the data says."""
+"""Keys of pictures and maps, whatever the data says."""
 
 
 def read_inputs(
@@ -34,10 +34,10 @@ def read_inputs(
     class_label: str | None = None,
     image_channels: int = 3,
 ) -> dict[str, Any]:
-    """Read what was given, but for the prompts: key -> value of one example, class names still as text.
+    """Read the given inputs but the prompts: key -> value of one example, class names still as text.
 
-    Raises :class:`ConfigError` for a pair or a value that does not read, with all mistakes at once, and
-    :class:`ldm_core.errors.StorageError` or :class:`ldm_core.errors.DataError` for a file that does not.
+    Raises :class:`ConfigError` for an unreadable pair or value, with all mistakes at once, and
+    :class:`ldm_core.errors.StorageError` or :class:`ldm_core.errors.DataError` for an unreadable file.
     """
     found: dict[str, Any] = {}
     problems: list[str] = []
@@ -111,7 +111,7 @@ def _file(key: str, url: str, channels: int) -> Any:
 
 
 def _shaped(key: str, value: Any) -> Any:
-    """Give a value the form in which data sets give the key; a list of numbers becomes an array."""
+    """Give a value its key's form in data sets; a list of numbers becomes an array."""
     if key == "boxes" and isinstance(value, Mapping):
         raise ConfigError("boxes: a list of [x, y, w, h] was expected; --boxes takes boxes with their labels")
     if key == "boxes":
@@ -138,7 +138,7 @@ def _array(value: list[Any]) -> Any:
 
 
 def read_boxes(text: str) -> dict[str, Any]:
-    """Read ``--boxes``, JSON or the path or URL of a JSON file: `boxes` (N, 4) and, where given, `box_labels`.
+    """Read ``--boxes``, JSON or the path or URL of a JSON file: `boxes` (N, 4) and, if given, `box_labels`.
 
     ``{"boxes": [[x, y, w, h], ...], "labels": [...]}`` in fractions of the image, x and y of the upper left corner;
     labels are class numbers or names. A bare list holds boxes without labels.
@@ -199,7 +199,7 @@ def _beyond(label: int | str) -> bool:
 def name_classes(
     inputs: Mapping[str, Any], class_names: Mapping[str, Sequence[str]], classes: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """Turn the classes that a user named into indices (:mod:`ldm_core.data.class_names`), each below the count.
+    """Turn the user's classes into indices (:mod:`ldm_core.data.class_names`), each below the count.
 
     Raises :class:`ConfigError` with all mistakes.
     """
@@ -207,9 +207,9 @@ def name_classes(
 
 
 def require_readers(inputs: Iterable[str], reads: Mapping[str, Iterable[str]], fix: str = "") -> None:
-    """Raise :class:`ConfigError` for an input that no conditioner takes; `reads`: conditioner -> its keys.
+    """Raise :class:`ConfigError` for an input without a conditioner; `reads`: conditioner -> its keys.
 
-    `fix`: what to do about it, where something can be done.
+    `fix`: the remedy, if there is one.
     """
     taken = sorted({key for keys in reads.values() for key in keys})
     problems = []
@@ -222,9 +222,9 @@ def require_readers(inputs: Iterable[str], reads: Mapping[str, Iterable[str]], f
 
 
 def taken_sizes(recipe: Any) -> dict[str, tuple[int, int]]:
-    """Find the keys that every conditioner that reads them takes at another size (h, w) than the images' as well.
+    """Find the keys taken by all their conditioners at another size (h, w) than the images' as well.
 
-    A small picture that is made large has one.
+    A small picture to enlarge has one.
     """
     latent, size = recipe.first_stage.config.latent, recipe.image_size
     found: dict[str, list[Any]] = {}
@@ -238,7 +238,7 @@ def taken_sizes(recipe: Any) -> dict[str, tuple[int, int]]:
 def fit_all(
     inputs: Mapping[str, Any], recipe: Any, keys: Mapping[str, str] | None = None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Call :func:`fit_inputs` for a recipe; return a line for each picture that loses something by it."""
+    """Call :func:`fit_inputs` for a recipe; return a line for each picture with a loss by it."""
     from ldm_core.data.fit_notes import input_notes, multiple_of
 
     sizes: dict[str, tuple[int, int]] = {}
@@ -259,9 +259,8 @@ def fit_inputs(
 ) -> dict[str, Any]:
     """Bring pictures and maps to the model's image size (h, w), as its data was.
 
-    `keys`: key -> geometry, where the data says it; ``image``, ``segmentation`` and ``mask`` are known without.
-    `taken`: key -> another size at which it is taken as it is (:func:`taken_sizes`). `sizes` is told the sizes (h, w)
-    that were given.
+    `keys`: key -> geometry, if the data says it; ``image``, ``segmentation`` and ``mask`` are known without. `taken`:
+    key -> another size taken as it is (:func:`taken_sizes`). `sizes` is told the given sizes (h, w).
     """
     known = {"image": "image", "segmentation": "map", "mask": "map", **(keys or {})}
     out = dict(inputs)
@@ -295,7 +294,7 @@ def read_seeds(text: str | None) -> list[int] | None:
 
 
 def read_prompts(url: str | None) -> list[str]:
-    """Read the prompts of a text file, one a line, without blank lines. :class:`ConfigError` where there is none."""
+    """Read the prompts of a text file, one a line, without blank lines. :class:`ConfigError` if there is none."""
     if url is None:
         return []
     # split as every editor does, and not at U+2028 and the like, which are characters of a line
@@ -307,7 +306,7 @@ def read_prompts(url: str | None) -> list[str]:
 
 
 def _piped(name: str) -> str:
-    """Read standard input (``-``) or a shell's ``<(command)``, which is no file."""
+    """Read standard input (``-``) or a shell's ``<(command)``, no file either."""
     import click
 
     try:

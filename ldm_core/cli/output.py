@@ -15,7 +15,7 @@ from ldm_core.errors import ConfigError, Interrupted, LDMError, PromptWarning, c
 
 _CELL, _LAST, _WIDEST = 200, 1000, 60  # characters of a table's cells; of those, that others are aligned to
 PATH = 4096
-"""Characters that a path may have: lists of files are for programs too, and stay whole."""
+"""Characters of a path, at most: lists of files are for programs too, and stay whole."""
 _NARROWEST = 30  # columns of a terminal for which lines are wrapped
 
 
@@ -67,8 +67,8 @@ def print_problems(error: LDMError) -> None:
 def say(text: str, *, err: bool = False, wrap: bool = False, longest: int = 240) -> None:
     """Print lines for a reader on stdout or stderr: the one door to the terminal.
 
-    Control characters, which names of files may hold, come out as escapes; words longer than `longest` characters are
-    cut. `wrap`: long lines are wrapped at words where it is a terminal.
+    Control characters, possible in names of files, come out as escapes; words longer than `longest` characters are cut.
+    `wrap`: long lines are wrapped at words on a terminal.
     """
     stream = sys.stderr if err else sys.stdout
     text = clean_lines(text, max(2000, longest), longest)
@@ -76,13 +76,13 @@ def say(text: str, *, err: bool = False, wrap: bool = False, longest: int = 240)
 
 
 def wrapped_for(stream: Any, text: str) -> str:
-    """Wrap long lines at words where `stream` is a terminal; logs and pipes get whole lines."""
+    """Wrap long lines at words if `stream` is a terminal; logs and pipes get whole lines."""
     width = width_of(stream)
     return wrapped_at(text, width) if width >= _NARROWEST else text
 
 
 def width_of(stream: Any) -> int:
-    """Count the columns of the terminal that `stream` is; 0 where it is none."""
+    """Count the columns of the terminal `stream`; 0 if it is none."""
     try:
         return os.get_terminal_size(stream.fileno()).columns if stream.isatty() else 0
     except (AttributeError, OSError, ValueError):
@@ -90,7 +90,7 @@ def width_of(stream: Any) -> int:
 
 
 def wrapped_at(text: str, width: int) -> str:
-    """Wrap `text` at `width` characters, names and commands whole; lines that go on are indented."""
+    """Wrap `text` at `width` characters, names and commands whole; continued lines are indented."""
     import textwrap
 
     out: list[str] = []
@@ -108,7 +108,7 @@ def wrapped_at(text: str, width: int) -> str:
 
 
 def print_yaml(value: Any) -> None:
-    """Print one YAML document on stdout, in ASCII where stdout takes no UTF-8."""
+    """Print one YAML document on stdout, in ASCII if stdout takes no UTF-8."""
     from ldm_core.config.documents import dump_yaml
 
     encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
@@ -152,7 +152,7 @@ def warnings_as_lines(most: int = 20, *, strict: bool = False) -> Iterator[None]
     """Print warnings as one line each on stderr, without Python's file and line; of each kind the first `most`. With
     `strict` those of a cut-off input are errors.
 
-    Notices that are for programmers (deprecations) are left out, and so is a second quote of the same cut-off text.
+    Notices for programmers (deprecations) are left out, and so is a second quote of the same cut-off text.
     """
     import warnings
 
@@ -181,7 +181,7 @@ def warnings_as_lines(most: int = 20, *, strict: bool = False) -> Iterator[None]
 def table(rows: Sequence[tuple[str, ...]], indent: str = "", width: int = 0) -> list[str]:
     """Make aligned lines of rows of text; the last column is free, a long name in another is cut.
 
-    `width`: columns at which the last one goes on below itself, or in lines of its own where little room is left.
+    `width`: columns at which the last one goes on below itself, or in lines of its own if little room is left.
     """
     if not rows:
         return []
@@ -214,5 +214,5 @@ def wrapped(text: str, width: int = 100, indent: str = "") -> list[str]:
 
 
 def first_process() -> bool:
-    """Tell the process that speaks from the others that a launcher started."""
+    """Tell the speaking process from the others of a launcher."""
     return os.environ.get("RANK", "0") == "0"

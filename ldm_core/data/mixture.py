@@ -1,4 +1,4 @@
-"""Several data sets as one: their common keys, their classes by name, and the share that each has. Imports no torch."""
+"""Several data sets as one: their common keys, their classes by name, and the share of each. Imports no torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _UNLABELED = 255
 
 @attrs.frozen
 class Section:
-    """A run of examples that are drawn in a share of their own: how many there are, and their `weight`."""
+    """A run of examples drawn in a share of their own: their number, and their `weight`."""
 
     length: int
     weight: float
@@ -63,7 +63,7 @@ class Mixture:
             places = np.array([(n, i) for n, length in enumerate(lengths) for i in range(length)])
             self._places = places[np.argsort((places[:, 1] + 0.5) / np.array(lengths)[places[:, 0]], kind="stable")]
         self.lacks: dict[str, str] = {}
-        """Keys that are not offered, and why."""
+        """Keys not offered, with the reasons."""
         self._tables: list[dict[str, Any]] = [{} for _ in parts]
         self._offer()
 
@@ -131,12 +131,12 @@ class Mixture:
 
     @property
     def max_bad(self) -> float:
-        """The largest share of unreadable examples that one of the parts lets pass."""
+        """The largest share of unreadable examples allowed by one of the parts."""
         return max(0.01 if data.max_bad is None else data.max_bad for data in self._answers)
 
     @property
     def widths(self) -> Mapping[str, int]:
-        """Length of the vectors of each key, where all parts say the same."""
+        """Length of the vectors of each key, if all parts say the same."""
         own = [data.widths for data in self._answers]
         return {k: n for k, n in own[0].items() if k in self.keys and all(each.get(k) == n for each in own)}
 
@@ -157,8 +157,8 @@ class Mixture:
         return "; ".join(f"{label}: {self._numbered(remark, number)}" for number, (label, remark) in rows if remark)
 
     def _numbered(self, text: str, number: int) -> str:
-        """A part's own words, with its settings called as those of data set `number`; of held-out data, which not all
-        have, as they are."""
+        """A part's own words, with its settings called as those of data set `number`; of held-out data, not present in
+        all, as they are."""
         return re.sub(r"\bdataset\.(?=[a-z])", f"dataset.{number}.", text) if self._places is None else text
 
     # ---------------------------------------------------------------------------------------------- examples
@@ -167,7 +167,7 @@ class Mixture:
         return self._ends[-1]
 
     def part(self, index: int) -> tuple[int, int]:
-        """The number of the part that holds example `index`, and its index there."""
+        """The number of the part with example `index`, and its index there."""
         index = range(len(self))[index]
         if self._places is not None:
             return int(self._places[index, 0]), int(self._places[index, 1])

@@ -1,7 +1,7 @@
 """Attention blocks: multi-head cross-attention, the spatial transformer, and the fused self-attention block.
 
-Shapes: B batch, N = h·w positions (row-major), L context tokens, C channels. Every projection is a child
-module that is called as one, so that adapters can reach it by its address.
+Shapes: B batch, N = h·w positions (row-major), L context tokens, C channels. Every projection is a child module, called
+as one, so that adapters can reach it by its address.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ldm_core.nn.norms import group_norm, zero_init
 KeysValues: TypeAlias = tuple[Tensor, Tensor]
 """Keys and values of a context, each (B,heads,L,d)."""
 _PLAIN = 1 << 24
-"""Attention weights up to which a CPU computes them as one matrix in bfloat16."""
+"""Attention weights up to this number are computed as one matrix by a CPU in bfloat16."""
 _PLAIN_FORWARD = 1 << 22
 """The same without gradients: there the fused kernel has no slow way back, and wins earlier."""
 _WIDE, _SHORT = 128, 1 << 20
-"""Numbers of a head from which, and weights of a head up to which, a CPU in float32 is faster by products of matrices
-(measured with tests/benchmarks/bench_attention.py, backward included): the autoencoders' single heads."""
+"""The least numbers of a head, and the most weights of a head, for products of matrices to be faster on a CPU in
+float32 (measured with tests/benchmarks/bench_attention.py, backward included): the autoencoders' single heads."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -47,16 +47,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 def _attend_fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
     """The same by torch's kernels, computed in `dtype`. The fused ones, on CPUs and GPUs, want the numbers of a head
-    side by side: where they lie apart, torch multiplies whole matrices, which takes up to four times as long on a CPU,
-    and a copy takes next to nothing."""
+    side by side: if they lie apart, torch multiplies whole matrices, up to four times as slow on a CPU, and a copy
+    takes next to nothing."""
     q, k, v = (each.to(dtype) for each in (q, k, v))
     q, k, v = (each if each.stride(-1) == 1 else each.contiguous() for each in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The same by two products of matrices: on a CPU, in bfloat16 where the weights fit its caches, about half the
-    time of the fused kernel in float32."""
+    """The same by two products of matrices: on a CPU, in bfloat16 if the weights fit its caches, about half the time of
+    the fused kernel in float32."""
     scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
@@ -89,7 +89,7 @@ class CrossAttention(nn.Module):
         mask: Tensor | None = None,
         given: KeysValues | None = None,
     ) -> Tensor:
-        """`given`: the context's keys and values, where they are known already."""
+        """`given`: the context's keys and values, if they are known already."""
         k, v = self.keys_values(x if context is None else context) if given is None else given
         out = attend(self._by_head(self.to_q(x)), k, v, None if mask is None else mask[:, None, None, :])
         return self.to_out(out.transpose(1, 2).flatten(2))  # (B,N,C)
@@ -99,7 +99,7 @@ class CrossAttention(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """A linear layer whose second half gates the first: value · GELU(gate), GELU exact."""
+    """A linear layer with its second half as the gate of the first: value · GELU(gate), GELU exact."""
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class TransformerBlock(nn.Module):
         mask: Tensor | None = None,
         given: KeysValues | None = None,
     ) -> Tensor:
-        """`given`: the context's keys and values for the cross-attention, where they are known already."""
+        """`given`: the context's keys and values for the cross-attention, if they are known already."""
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), context, mask, given)
         return x + self.ff(self.norm3(x))
@@ -187,7 +187,7 @@ class SpatialTransformer(nn.Module):
         mask: Tensor | None = None,
         given: Sequence[KeysValues] | None = None,
     ) -> Tensor:
-        """`given`: :meth:`keys_values` of the context, where they are known already."""
+        """`given`: :meth:`keys_values` of the context, if they are known already."""
         size = x.shape[2:]
         h = self.norm(x)
         if not self.linear_projection:
@@ -209,7 +209,7 @@ _ROLES = ("to_q", "to_k", "to_v")
 
 
 def qkv_attention_by_head(qkv: Tensor, num_heads: int) -> Tensor:
-    """Self-attention of a fused (B,3C,N) whose channels are ordered [head][q|k|v][dim]; returns (B,C,N).
+    """Self-attention of a fused (B,3C,N) with channels in the order [head][q|k|v][dim]; returns (B,C,N).
 
     The order of every published latent diffusion U-Net ("legacy" there).
     """
@@ -218,7 +218,7 @@ def qkv_attention_by_head(qkv: Tensor, num_heads: int) -> Tensor:
 
 
 def qkv_attention_by_role(qkv: Tensor, num_heads: int) -> Tensor:
-    """Self-attention of a fused (B,3C,N) whose channels are ordered [q|k|v][head][dim]; returns (B,C,N)."""
+    """Self-attention of a fused (B,3C,N) with channels in the order [q|k|v][head][dim]; returns (B,C,N)."""
     q, k, v = qkv.unflatten(1, (3, num_heads, -1)).transpose(-1, -2).unbind(1)
     return attend(q, k, v).transpose(-1, -2).flatten(1, 2)
 
@@ -240,7 +240,7 @@ class AttentionBlock(nn.Module):
         self.proj_out = zero_init(nn.Conv1d(channels, channels, 1))
 
     def rows(self) -> dict[str, tuple[tuple[int, int], ...]]:
-        """The rows of the fused projection that are queries, keys and values: half-open ranges, in the heads' order."""
+        """The rows of queries, keys and values in the fused projection: half-open ranges, in the heads' order."""
         channels, heads = self.proj_out.in_channels, self.num_heads
         width = channels // heads
         if self._by_role:

@@ -1,8 +1,8 @@
-"""One read or write of a remote file, in attempts that check what came and go on where the last one broke.
+"""One read or write of a remote file, in checked attempts, each going on from the last one's break.
 
-S3 and HTTP are spoken to through s3fs's and fsspec's clients, but by requests of our own: theirs give up a whole
-object for one broken connection, wait for ever for a server that takes no more bytes, and do not tell when an object
-is replaced between two of its parts. Every other protocol goes through fsspec's plain calls, which are repeated whole.
+S3 and HTTP are spoken to through s3fs's and fsspec's clients, but by requests of our own: theirs give up a whole object
+for one broken connection, wait for ever for a server taking no more bytes, and do not tell of an object replaced
+between two of its parts. Every other protocol goes through fsspec's plain calls, repeated whole.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def call(fs: Any, work: Awaitable[T]) -> T:
 
 
 class _Stream(Protocol):
-    """An answer whose body is read piece by piece."""
+    """An answer with a body to read piece by piece."""
 
     begins: int  # offset of the first byte in the file
     total: int | None  # bytes of the whole file, where the server says so
@@ -92,7 +92,7 @@ def _span(content_range: str, length: int | None) -> tuple[int, int | None]:
 
 
 def md5_of(answer: Any) -> str:
-    """The MD5 that S3's answer holds: its ETag, unless the object came in parts or is encrypted with a key."""
+    """The MD5 in S3's answer: its ETag, unless the object came in parts or is encrypted with a key."""
     encrypted = answer.get("ServerSideEncryption", "") not in ("", "AES256") or "SSECustomerAlgorithm" in answer
     etag = str(answer.get("ETag", "")).strip('"')
     return etag if not encrypted and re.fullmatch(r"[0-9a-f]{32}", etag) else ""
@@ -104,7 +104,7 @@ def md5(data: bytes | bytearray | memoryview) -> str:
 
 
 async def _open(fs: Any, inner: str, start: int, stop: int | None, mark: str) -> _Stream | None:
-    """The answer to a request of bytes start..stop; None where the file ends before them."""
+    """The answer to a request of bytes start..stop; None if the file ends before them."""
     asked = f"bytes={start}-{'' if stop is None else stop - 1}"
     if family(fs) == "s3":
         bucket, key, version = fs.split_path(inner)
@@ -142,8 +142,8 @@ class Download:
     """Bytes start..stop of a remote file (stop None: `most` bytes at most), over as many attempts as it takes.
 
     `total` is the file's size and `mark` its ETag, both once a first attempt has got an answer. With a `mark` given,
-    another file in its place is a :class:`~ldm_core.storage.failures.ReplacedError`; without, reading starts over.
-    A server that knows no ranges sends everything: then `data` goes on to the file's end where stop is None.
+    another file in its place is a :class:`~ldm_core.storage.failures.ReplacedError`; without, reading starts over. A
+    server without ranges sends everything: then `data` goes on to the file's end if stop is None.
     """
 
     def __init__(self, fs: Any, inner: str, start: int, stop: int | None, *, most: int = 0, mark: str = "") -> None:
@@ -154,11 +154,11 @@ class Download:
         self.data = bytearray()
 
     def progress(self) -> int:
-        """Bytes that have come so far."""
+        """Bytes received so far."""
         return len(self.data)
 
     def attempt(self) -> bytes:
-        """Read what is missing and hand all of it out; any failure keeps what has come."""
+        """Read the missing bytes and hand all out; any failure keeps those received."""
         if not family(self._fs):
             self.data[:] = self._plain()
         elif self._stop is None or self._stop > self._start:
@@ -257,7 +257,7 @@ class _Body(io.RawIOBase):
 def send(fs: Any, method: str, data: bytes | memoryview, **keywords: Any) -> Any:
     """One S3 request with a body; TimeoutError when the server takes no more bytes, or does not answer.
 
-    Where the answer has the MD5 of what arrived, it is compared.
+    An MD5 in the answer is compared.
     """
     answer = call(fs, _send(fs, method, memoryview(data), keywords))
     if (theirs := md5_of(answer)) and theirs != md5(data):

@@ -1,8 +1,8 @@
 """A local folder with copies of remote files, up to a limit of bytes: the least recently used make room. No torch.
 
-Several processes may share it. A copy has its whole size or is not there under its name: it is filled under another
-one by the one process that holds its lock. Locks are the kernel's (flock) and end with their process; where there are
-none (Windows), a file may be fetched twice, and is still whole.
+Several processes may share it. A copy has its whole size or is not there under its name: it is filled under another one
+by the one process with its lock. Locks are the kernel's (flock) and end with their process; without them (Windows), a
+file may be fetched twice, and is still whole.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _ASK_AGAIN = 1 << 20  # bytes from which a file's mark is asked for again after 
 
 
 class DataCache:
-    """Copies of remote files in `folder` (a local path), together at most `limit` bytes. `setting` is what
-    errors say that the user can change."""
+    """Copies of remote files in `folder` (a local path), together at most `limit` bytes. `setting` is the name in
+    errors of the user's setting."""
 
     def __init__(self, folder: str, limit: int, setting: str = "data.cache") -> None:
         path = storage.local_path(folder)
@@ -44,9 +44,8 @@ class DataCache:
     def copy(self, file: storage.FileInfo) -> Path | None:
         """The local copy of `file`, fetched now if need be; None for a local file, or one larger than the limit.
 
-        It is known by URL, size and mark (ETag): a changed file is another one. A query, which may be a signature of
-        today, counts where there is no mark. The copy may be removed at any time: open it at once, and ask again where
-        it is gone.
+        It is known by URL, size and mark (ETag): a changed file is another one. A query, perhaps a signature of today,
+        counts if there is no mark. The copy may be removed at any time: open it at once, and ask again if it is gone.
         """
         if storage.local_path(file.url) is not None or file.size > self.limit:
             return None
@@ -72,7 +71,7 @@ class DataCache:
         return data[32:]
 
     def remember(self, data: bytes, *key: object) -> None:
-        """Keep something small that took long to find out, such as an index."""
+        """Keep something small and slow to find out, such as an index."""
         if len(data) + 32 <= self.limit:
             self._make_room(len(data) + 32)
             storage.atomic_write(str(self._note(key)), hashlib.sha256(data).digest() + data)
@@ -123,8 +122,8 @@ class DataCache:
         """Remove the least recently used copies if `size` bytes more would pass the limit; `part` is made, empty but of
         that size, so that other processes count it from now on.
 
-        How much there is, is counted in a file; files are looked at only when it says that they are too many, which
-        also finds what killed processes left.
+        The total is counted in a file; files are looked at only when it says too many, and then leftovers of killed
+        processes are found too.
         """
         with self._locked(self.folder / "room.lock"):
             counter = self.folder / "room"
@@ -165,7 +164,7 @@ class DataCache:
 
     @staticmethod
     def _abandoned(part: Path) -> bool:
-        """True if the process that fills it is gone: its lock is free."""
+        """True if its filling process is gone: its lock is free."""
         if fcntl is None:
             return False
         with contextlib.suppress(OSError), part.with_suffix(".lock").open("ab") as lock:

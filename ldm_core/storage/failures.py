@@ -48,7 +48,7 @@ class ShortError(EOFError):
 
 
 class LostError(ShortError):
-    """A storage that says to have done something, and has not."""
+    """A storage with a false report of success."""
 
 
 class ChangedError(OSError):
@@ -56,7 +56,7 @@ class ChangedError(OSError):
 
 
 class IrregularError(OSError):
-    """A pipe, a device or a socket where a regular file is expected."""
+    """A pipe, a device or a socket in the place of a regular file."""
 
 
 class TooLargeError(OSError):
@@ -68,7 +68,7 @@ class OddError(OSError):
 
 
 class ReplacedError(Exception):
-    """As :class:`ChangedError`, for a part of a file whose other parts somebody has already."""
+    """As :class:`ChangedError`, for a part of a file with other parts already read."""
 
 
 def from_network(error: BaseException) -> bool:
@@ -77,7 +77,7 @@ def from_network(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """`error` and what is behind it, outermost first; botocore keeps what it wraps among its keywords."""
+    """`error` and the errors behind it, outermost first; botocore keeps its wrapped one among its keywords."""
     chain = [error]
     while True:
         last = chain[-1]
@@ -88,7 +88,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def root_of(error: BaseException) -> BaseException:
-    """The network's error behind one that s3fs or fsspec made of it: a server's answer, or what is closest to it."""
+    """The network's error behind one made of it by s3fs or fsspec: a server's answer, or the closest to it."""
     chain = _chain(error)
     answered = next((each for each in chain if status_of(each) != (0, "")), None)
     network = (each for each in reversed(chain) if from_network(each) and isinstance(each, Exception))
@@ -96,7 +96,7 @@ def root_of(error: BaseException) -> BaseException:
 
 
 def status_of(error: BaseException) -> tuple[int, str]:
-    """The HTTP status and S3's code of an error, where the server said so; (0, "") otherwise."""
+    """The HTTP status and S3's code of an error, if the server said so; (0, "") otherwise."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -112,7 +112,7 @@ def status_of(error: BaseException) -> tuple[int, str]:
 
 
 def is_passing(error: BaseException) -> bool:
-    """True for failures that may pass: server errors, slow-downs, broken or stalled connections."""
+    """True for passing failures: server errors, slow-downs, broken or stalled connections."""
     if isinstance(error, StorageError):
         return False  # it was tried long enough
     root = root_of(error)
@@ -155,7 +155,7 @@ def odd(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an exception says, without secrets."""
+    """The first line of an exception's text, without secrets."""
     return clean(shown((str(error).strip() or type(error).__name__).splitlines()[0]), 200)
 
 

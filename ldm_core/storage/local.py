@@ -1,7 +1,7 @@
 """Files on a local disk: regular ones alone are read, new ones are written whole.
 
-A pipe, a device or a socket under a name where a file is expected would wait for ever, or never end. All reading of
-local files goes through :func:`open_handle`, which refuses them, links to them too, without a race.
+A pipe, a device or a socket in the place of a file would wait for ever, or never end. All reading of local files goes
+through :func:`open_handle`: it refuses them, links to them too, without a race.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _KINDS = {
 
 
 def irregular(mode: int) -> str:
-    """The kind of a file that is neither a regular one nor a folder, by its ``st_mode``; "" for those two."""
+    """The kind of a file by its ``st_mode``, neither a regular one nor a folder; "" for those two."""
     return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else _KINDS.get(stat.S_IFMT(mode), "no file")
 
 
@@ -65,7 +65,7 @@ def open_file(path: str | os.PathLike[str], buffering: int = -1) -> BinaryIO:
 def read(path: str | os.PathLike[str], start: int = 0, stop: int | None = None, most: int | None = None) -> bytes:
     """Bytes start..stop of a regular file; TooLargeError above `most`, by default this machine's memory.
 
-    What counts is what comes, not the size that the file is said to have: it may grow, or say nothing (``/proc``).
+    The bytes received count, not the file's stated size: it may grow, or say nothing (``/proc``).
     """
     handle = open_handle(path)
     try:
@@ -90,13 +90,13 @@ def read(path: str | os.PathLike[str], start: int = 0, stop: int | None = None, 
 
 
 def require_size(count: int, most: int) -> None:
-    """TooLargeError where `count` bytes are more than `most`."""
+    """TooLargeError if `count` bytes are more than `most`."""
     if count > most:
         raise TooLargeError(f"it has {count:,} bytes or more, and at most {most:,} are read")
 
 
 def size(path: Path) -> int:
-    """The bytes that a file or folder is said to have; IrregularError for all else."""
+    """The stated bytes of a file or folder; IrregularError for all else."""
     state = path.stat()
     if not stat.S_ISDIR(state.st_mode):
         require_regular(state.st_mode)
@@ -104,7 +104,7 @@ def size(path: Path) -> int:
 
 
 def memory() -> int:
-    """Bytes of this machine's memory; a terabyte where the system does not tell."""
+    """Bytes of this machine's memory; a terabyte if the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -146,8 +146,8 @@ class Entry:
 def entries(root: Path, *, recursive: bool) -> list[Entry]:
     """The files in a folder but hidden ones, links followed; ``recursive`` goes into sub-folders.
 
-    A folder that several links lead to is gone into once: the tree itself comes first, then what links add to it, so
-    that no loop of links is endless. A link to a folder that `root` lies in is a loop: past it there is the whole disk.
+    A folder at the end of several links is gone into once: the tree itself comes first, then the links' additions, so
+    that no loop of links is endless. A link to a folder around `root` is a loop: past it there is the whole disk.
     """
     found: list[Entry] = []
     seen: set[tuple[int, int]] = set()

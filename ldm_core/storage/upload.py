@@ -1,7 +1,7 @@
 """Whole objects written to S3: in one request or in parts, done only when the object is there.
 
 An answer alone proves nothing: proxies answer 200 with a page of their own, and a lost answer may have been a success.
-Every object carries a mark of its writer. One request whose answer holds the MD5 of what was sent needs no more; all
+Every object carries a mark of its writer. One request with the MD5 of the sent bytes in its answer needs no more; all
 else, and every upload in parts, is looked at once by a HEAD.
 """
 
@@ -65,7 +65,7 @@ class Upload:
         return "ours" if ours and there.get("ContentLength") == self.size else "other"
 
     def unless_there(self, work: Callable[[], None], mark: str) -> None:
-        """Do `work`, whose answers may all be lost or spoilt: no failure where the object is there all the same."""
+        """Do `work`, whose answers may all be lost or spoilt: no failure if the object is there all the same."""
         try:
             work()
         except StorageError:  # it was tried long enough
@@ -75,7 +75,7 @@ class Upload:
             raise
 
     def require_there(self, answer: Any, mark: str) -> None:
-        """LostError where the object is not there, whatever the `answer` to its writing says."""
+        """LostError if the object is not there, whatever the `answer` to its writing says."""
         found = retrying("look for", self.url, lambda: self.found(mark))
         said = _etag(answer)
         if found == "ours" or (found == "hidden" and said):
@@ -122,7 +122,7 @@ def write_new(upload: Upload, data: bytes) -> bool:
 
 
 def write_parts(upload: Upload, length: int) -> None:
-    """Write it in parts of `length` bytes; anew, a few times, where the storage forgets the upload on the way."""
+    """Write it in parts of `length` bytes; anew, a few times, if the storage forgets the upload on the way."""
     begun = 0
 
     def attempt() -> None:
@@ -178,7 +178,7 @@ def _write_parts(upload: Upload, length: int) -> None:
 
 
 def _answered(ask: Callable[[], Any], key: str) -> Callable[[], Any]:
-    """`ask`, whose answer holds a `key` where S3 gave it."""
+    """`ask`, with a `key` in its answer if S3 gave it."""
 
     def attempt() -> Any:
         answer = ask()
@@ -190,7 +190,7 @@ def _answered(ask: Callable[[], Any], key: str) -> Callable[[], Any]:
 
 
 def _complete(upload: Upload, place: dict[str, str], parts: list[dict[str, Any]]) -> None:
-    """Make an object of its parts. A repeated request may find that the first one, whose answer was lost, did it."""
+    """Make an object of its parts. A repeated request may find it done by the first one, with its answer lost."""
     listed = [{k: v for k, v in each.items() if k != "md5"} for each in parts]
     joined = hashlib.md5(b"".join(bytes.fromhex(each["md5"]) for each in parts), usedforsecurity=False).hexdigest()
     mark = f"{joined}-{len(parts)}" if all(each["md5"] for each in parts) else ""

@@ -1,7 +1,7 @@
-"""A component on a pretended accelerator: tensors that it makes on a device of its own choice show.
+"""A component on a pretended accelerator: tensors on a device of its own choice show.
 
 A tensor is marked when code makes it without a device, or for a device by name. Moving it to the device of another
-tensor (``.to(x.device)``) takes the mark away. A marked tensor that meets a plain one is an error here, because on an
+tensor (``.to(x.device)``) takes the mark away. A marked tensor beside a plain one is an error here, because on an
 accelerator the two would lie on different devices and torch would raise.
 """
 
@@ -30,7 +30,7 @@ _FREE = frozenset(
         "set_",
     }
 )
-"""Calls that take tensors of two devices: by an index, a copy, another's shape."""
+"""Calls with tensors of two devices: by an index, a copy, another's shape."""
 _MAKERS = frozenset({*_device_constructors(), torch.as_tensor, torch.tensor})
 
 
@@ -39,7 +39,7 @@ class PickedDevice(AssertionError):
 
 
 class Unplaced(Tensor):
-    """A tensor on a device that nobody asked for."""
+    """A tensor on a device of nobody's choice."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -63,7 +63,7 @@ class Unplaced(Tensor):
 
 
 class _Elsewhere(TorchFunctionMode):
-    """Marks tensors that are made without a device, or for a device by name."""
+    """Marks tensors made without a device, or for a device by name."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -85,7 +85,7 @@ class _Elsewhere(TorchFunctionMode):
 
 @contextmanager
 def accelerated() -> Iterator[None]:
-    """Pretend that there is a GPU; code that tries to use it gets :class:`PickedDevice`."""
+    """Pretend to have a GPU; code with a use for it gets :class:`PickedDevice`."""
     true = torch.cuda.is_available
     torch.cuda.is_available = lambda: True
     try:
@@ -100,7 +100,7 @@ def accelerated() -> Iterator[None]:
 
 @contextmanager
 def elsewhere() -> Iterator[None]:
-    """Pretend that there is an accelerator, and that a component's inputs lie on it."""
+    """Pretend to have an accelerator, with a component's inputs on it."""
     true = torch.from_numpy
 
     def from_numpy(ndarray: Any) -> Tensor:
@@ -123,7 +123,7 @@ def _named(args: Any, kwargs: Any) -> str | None:
 
 
 def _places(args: Any, kwargs: Any) -> bool:
-    """True of a call of ``to`` with another tensor, or with a device that was not named in words."""
+    """True of a call of ``to`` with another tensor, or with a device not named in words."""
     values = (*args, kwargs.get("device"), kwargs.get("other"))
     return any(isinstance(v, torch.device) or (isinstance(v, Tensor) and not isinstance(v, Unplaced)) for v in values)
 
@@ -149,7 +149,7 @@ def _map(found: Any, f: Any) -> Any:
 
 
 def require_placed(outputs: dict[str, Tensor]) -> None:
-    """:class:`PickedDevice` where an output would lie on the default device instead of the inputs'."""
+    """:class:`PickedDevice` if an output would lie on the default device instead of the inputs'."""
     wrong = [name for name, value in outputs.items() if isinstance(value, Unplaced)]
     if wrong:
         raise PickedDevice(f"{', '.join(wrong)} would come back on the default device, not on the inputs'")

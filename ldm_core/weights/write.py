@@ -1,4 +1,4 @@
-"""Weights in another format: what a codec makes of them, written whole or not at all."""
+"""Weights in another format: a codec's files, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _FIXED = ("latent_mean", "latent_std")
 
 
 def complete(weights: ModelWeights, catalog: Catalog) -> ModelWeights:
-    """`weights` with a recipe of every field of every part, as a codec is handed it to write.
+    """`weights` with a recipe of every field of every part, ready for a codec to write.
 
-    A conditioner that names the files of its tokenizer, and whose weights came without it, gets what they say: what is
-    written needs those files no more. Raises what reading them raises.
+    A conditioner with named tokenizer files, and weights without a tokenizer, gets their contents: the written files
+    need those no more. Raises the errors of reading them.
     """
     recipe = recipe_of(weights, catalog)
     if weights.model is not None:
@@ -44,7 +44,7 @@ def complete(weights: ModelWeights, catalog: Catalog) -> ModelWeights:
 
 
 def _named_files(weights: ModelWeights, recipe: Recipe, catalog: Catalog) -> dict[str, Tensor]:
-    """The extra state of conditioners that lack theirs and have the files for it, by its name in a model."""
+    """The extra state of conditioners without theirs but with the files for it, by its name in a model."""
     from ldm_core.model.fill import unfilled
     from ldm_core.model.parts import make
 
@@ -63,7 +63,7 @@ def _named_files(weights: ModelWeights, recipe: Recipe, catalog: Catalog) -> dic
 
 
 def _without_weights(conf: Any) -> Any:
-    """The config of a part, whose own weights are here and need no other file."""
+    """The config of a part with its own weights here, and no need of another file."""
     own = {name: "" for name in ("weights", "weights_sha256") if any(f.name == name for f in attrs.fields(type(conf)))}
     return attrs.evolve(conf, **own)
 
@@ -71,7 +71,7 @@ def _without_weights(conf: Any) -> Any:
 def as_dtype(weights: ModelWeights, name: str) -> ModelWeights:
     """The floating weights as ``fp32``, ``fp16`` or ``bf16``; the scale of the latents stays as it is.
 
-    ConfigError where a weight is too large for the type.
+    ConfigError if a weight is too large for the type.
     """
     import torch
 
@@ -102,8 +102,8 @@ def as_dtype(weights: ModelWeights, name: str) -> ModelWeights:
 def written_by(
     codec: str, weights: ModelWeights, name: str, catalog: Catalog, options: Mapping[str, Any] = EMPTY
 ) -> Written:
-    """The files that a codec makes of complete `weights`. Raises what it raises, and ConfigError for an adapter where
-    the format holds none."""
+    """A codec's files of complete `weights`. Raises its errors, and ConfigError for an adapter if the format holds
+    none."""
     made = make_codec(codec, catalog, options)
     if (
         weights.adapter is not None
@@ -141,7 +141,7 @@ def _real(path: Path) -> Path:
 
 
 def require_room(target: str, weights: ModelWeights) -> None:
-    """StorageError where a local disk has less room than the weights take."""
+    """StorageError if a local disk has less room than the weights take."""
     path = storage.local_path(target)
     if path is None:
         return
@@ -159,8 +159,8 @@ def put(written: Written, target: str, *, keep: bool = False) -> list[tuple[str,
     """Write a codec's files at `target`, in place of earlier ones; (URL, bytes) of each file. With `keep`, a local
     folder made meanwhile by another process stays.
 
-    Locally a folder comes whole, by renaming; remotely what was there goes first, and the file that makes the rest
-    valid comes last. A writing that fails leaves nothing behind.
+    Locally a folder comes whole, by renaming; remotely the former content goes first, and the file to make the rest
+    valid comes last. A failed writing leaves nothing behind.
     """
     if list(written.files) == [""]:
         data = written.files[""]()
@@ -172,7 +172,7 @@ def put(written: Written, target: str, *, keep: bool = False) -> list[tuple[str,
 
 
 def _write_beside(written: Written, target: str) -> list[tuple[str, int]]:
-    """Write the files beside a format of one file; ConfigError for a file there that belongs to no replaced one."""
+    """Write the files beside a format of one file; ConfigError for a file there without a replaced one."""
     folder, slash, _ = target.rpartition("/")
     sizes: list[tuple[str, int]] = []
     for name, content in written.beside.items():

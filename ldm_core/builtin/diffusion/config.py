@@ -1,7 +1,7 @@
 """Configurations of the built-in diffusion mathematics, from the noise schedule to the sampler.
 
-Imports no torch: the tables and the rules of which step counts a grid can give live here, so that a recipe is
-checked without it.
+Imports no torch: the tables and the rules on a grid's possible step counts live here, so that a recipe is checked
+without it.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def _at_least_one(instance: Any, attribute: attrs.Attribute, value: int) -> None
 class VPConfig(ScheduleConfig):
     """A variance-preserving table of T steps: alpha² + sigma² = 1, alpha² the running product of 1 - beta.
 
-    Kinds of beta, from `beta_start` to `beta_end`: ``linear`` is linear in the square root, as published
-    latent diffusion models use the word; ``sqrt_linear`` is linear in beta itself; ``sqrt`` is the root of a
-    linear one; ``cosine`` (Nichol & Dhariwal 2021, offset 0.008, beta at most 0.999) reads neither end.
+    Kinds of beta, from `beta_start` to `beta_end`: ``linear`` is linear in the square root, as published latent
+    diffusion models use the word; ``sqrt_linear`` is linear in beta itself; ``sqrt`` is the root of a linear one;
+    ``cosine`` (Nichol & Dhariwal 2021, offset 0.008, beta at most 0.999) reads neither end.
 
-    `zero_terminal` shifts and stretches alpha so that it ends at 0 and begins where it began (Lin et al. 2024, arXiv
-    2305.08891, algorithm 1): the last level holds no signal, and a network that predicts eps cannot be trained there.
+    `zero_terminal` shifts and stretches alpha to end at 0 and keep its beginning (Lin et al. 2024, arXiv 2305.08891,
+    algorithm 1): the last level holds no signal, and a network for eps cannot be trained there.
     """
 
     kind: Literal["linear", "sqrt_linear", "cosine", "sqrt"] = attrs.field(
@@ -171,12 +171,12 @@ def _not_negative(instance: Any, attribute: attrs.Attribute, value: float) -> No
 
 @attrs.frozen(kw_only=True)
 class SimpleConfig(ObjectiveConfig):
-    """The simple loss: the error of what the network predicts, averaged over an example's values.
+    """The simple loss: the error of the network's prediction, averaged over an example's values.
 
     ``huber`` is the square up to `huber_delta` and the tangent line beyond it, 2 delta |e| - delta² (twice the usual
-    Huber loss, so that small errors cost what they cost under l2). Two terms of the published objective are off by
-    default: with `elbo_weight` w, w times the variational bound's term of the drawn level, which is always squared;
-    with `learn_logvar`, loss / exp(v_t) + v_t with a learned log-variance v_t for each entry of the table.
+    Huber loss, so that small errors cost the same as under l2). Two terms of the published objective are off by
+    default: with `elbo_weight` w, w times the variational bound's term of the drawn level, always squared; with
+    `learn_logvar`, loss / exp(v_t) + v_t with a learned log-variance v_t for each entry of the table.
     """
 
     loss: Literal["l2", "l1", "huber"] = attrs.field(default="l2", metadata={"help": "squared, absolute or Huber's"})
@@ -244,9 +244,8 @@ def _range_problem(table_steps: int | None, steps: int) -> str | None:
 class LegacyConfig(TimeGridConfig):
     """The grid of the published LDM samplers: table indices 1, 1 + c, … with c = T // steps; ends at index 0.
 
-    Its output keeps the noise of index 0. It gives only step counts that this rule meets exactly; where the
-    published code would make another number of steps, this is an error naming the nearest count, unless `uneven`
-    takes that number.
+    Its output keeps the noise of index 0. It gives only step counts met exactly by this rule; if the published code
+    would make another number of steps, this is an error naming the nearest count, unless `uneven` takes that number.
     """
 
     needs_table: ClassVar[bool] = True
@@ -256,11 +255,11 @@ class LegacyConfig(TimeGridConfig):
     )
 
     def indices(self, table_steps: int, steps: int) -> range:
-        """Table indices, the least noise first; with `uneven`, more than `steps` where the rule makes more."""
+        """Table indices, the least noise first; with `uneven`, more than `steps` if the rule makes more."""
         return range(1, table_steps + 1, table_steps // steps)
 
     def possible(self, table_steps: int) -> list[int]:
-        """Every step count that the rule gives exactly on a table of `table_steps`."""
+        """Every exact step count of the rule on a table of `table_steps`."""
         found = []
         for steps in range(1, table_steps + 1):
             indices = self.indices(table_steps, steps)

@@ -1,6 +1,6 @@
 """Members of a tar, header by header, without its data: old, ustar, GNU and PAX forms, also of tars put together.
 
-A header is anyone's: what it says of sizes is compared with the file before a byte is read by it.
+A header is anyone's: its sizes are compared with the file before a byte is read by them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MAGIC = {
 
 @attrs.frozen(slots=True)
 class Member:
-    """A file in a tar: its `name`, where its bytes begin and how many they are."""
+    """A file in a tar: its `name`, the start of its bytes and their number."""
 
     name: str
     offset: int
@@ -51,7 +51,7 @@ class Member:
 
 
 class _Damaged(Exception):
-    """A header that cannot be read."""
+    """An unreadable header."""
 
 
 @attrs.frozen(slots=True)
@@ -64,7 +64,7 @@ class _Header:
 def members(file: IO[bytes], size: int, where: str) -> Iterator[Member]:
     """The files of a tar of `size` bytes, in its order; of joined tars, those of all of them.
 
-    DataError, naming `where` and the place, where it is cut off, damaged, compressed, or holds anything but plain files
+    DataError, naming `where` and the place, if it is cut off, damaged, compressed, or holds anything but plain files
     and folders with names inside of it.
     """
     place, started = 0, False
@@ -88,7 +88,7 @@ def members(file: IO[bytes], size: int, where: str) -> Iterator[Member]:
 
 
 def _member(file: IO[bytes], place: int, size: int, where: str) -> tuple[Member | None, int]:
-    """The member whose first header stands at `place` (None for a folder), and where the next header stands."""
+    """The member with its first header at `place` (None for a folder), and the place of the next header."""
     begin, name, records = place, "", dict[str, str]()
     for _ in range(_MOST_IN_A_ROW):
         header = _parsed(_at(file, place, BLOCK))
@@ -110,7 +110,7 @@ def _member(file: IO[bytes], place: int, size: int, where: str) -> tuple[Member 
 def _end(
     header: _Header, name: str, records: Mapping[str, str], place: int, size: int, where: str
 ) -> tuple[Member | None, int]:
-    """The member of a header that stands before its data, with what the headers before it said of it."""
+    """The member of a header right before its data, with the facts of the headers before it."""
     name = records.get("path", "").rstrip("/") or name or header.name
     said = records.get("size", "")
     length = header.size if not said else int(said) if said.isascii() and said.isdigit() and len(said) < 20 else -1
@@ -194,7 +194,7 @@ def _records(data: bytes, *, of_all: bool) -> dict[str, str]:
 
 
 def _behind(file: IO[bytes], place: int, size: int) -> int | None:
-    """The first block behind an end marker at `place` that is not all zeros; None where there is none."""
+    """The first block behind an end marker at `place` beside zeros; None if there is none."""
     while (place := _stored(file, place, size)) < size:
         data = _at(file, place, min(_STRIDE, size - place))
         if not data:
@@ -206,7 +206,7 @@ def _behind(file: IO[bytes], place: int, size: int) -> int | None:
 
 
 def _stored(file: IO[bytes], place: int, size: int) -> int:
-    """The first block from `place` on that the disk stores; a hole may have any size, is zeros, and takes no room."""
+    """The first block from `place` on stored by the disk; a hole may have any size, is zeros, and takes no room."""
     try:
         handle, hole = file.fileno(), os.SEEK_DATA
         before = os.lseek(handle, 0, os.SEEK_CUR)
@@ -239,7 +239,7 @@ def _do(fix: str) -> str:
 
 
 def cut_off(where: str, size: int, name: str = "") -> str:
-    """The line for a tar of `size` bytes that ends too early, inside the member `name` where there is one."""
+    """The line for a tar of `size` bytes with too early an end, inside the member `name` if there is one."""
     at = f" inside '{_shown(name)}'" if name else ""
     return f"{where}: the tar is cut off{at} ({size:,} bytes are there); download or build it again"
 

@@ -86,7 +86,7 @@ def convert(options: ConvertOptions) -> int:
 
 
 def _opened(source: str, target: str, options: ConvertOptions) -> tuple[Opened, dict[str, Any]]:
-    """Open the weights; return the options of the codec that writes beside them."""
+    """Open the weights; return the options of the writing codec beside them."""
     from ldm_core.weights import open, write
 
     catalog = installed()
@@ -110,9 +110,9 @@ def _source(opened: Opened) -> dict[str, Any]:
 
 
 def split_options(options: Mapping[str, Any], to: str, catalog: Catalog) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Part ``codec.KEY=VALUE`` into the options of the codec that reads and of the one that writes.
+    """Part ``codec.KEY=VALUE`` into the options of the reading codec and of the writing one.
 
-    A key that both have goes to both.
+    A key of both goes to both.
     """
     import attrs
 
@@ -128,7 +128,7 @@ def split_options(options: Mapping[str, Any], to: str, catalog: Catalog) -> tupl
 
 
 def recognised(opened: Opened) -> list[str]:
-    """Write the model that was recognised, and the notes on what was chosen or left out."""
+    """Write the recognised model, and the notes on choices and omissions."""
     counts = ", ".join(f"{part} {count:,}" for part, count in opened.found.parameters.items())
     lines = [f"{opened.url}: {opened.found.what} ({opened.codec})" + (f"; parameters: {counts}" if counts else "")]
     return lines + [f"  {note}" for note in opened.weights.notes]

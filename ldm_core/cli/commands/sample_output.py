@@ -22,7 +22,7 @@ _KINDS = {"image": "image", "segmentation": "map", "mask": "map", "boxes": "boxe
 class Output:
     """The pictures of one sampling, from the first to their sheet.
 
-    `names`: of their files; `seeds` and `rows`: what each is made from.
+    `names`: of their files; `seeds` and `rows`: the origin of each.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class Output:
 
     @property
     def files(self) -> list[str]:
-        """The URLs of the pictures that are written."""
+        """The URLs of the written pictures."""
         return [each["path"] for each in self.written]
 
     def sheet(self) -> str:
-        """Write the sheet of the pictures that there are; its URL, empty where there are none."""
+        """Write the sheet of the pictures; its URL, empty if there are none."""
         from ldm_core.training.samples import sheets
 
         if not self._shown:
@@ -71,16 +71,16 @@ class Output:
         return self.folder.write_beside(SHEET, images.png_bytes(sheet, {"software": "ldm-core"}))
 
     def left_out(self) -> str:
-        """Write a line on the pictures that the sheet has no room for; empty where it shows all."""
+        """Write a line on the pictures without room on the sheet; empty if it shows all."""
         shown = len(self._shown)
         return f"the sheet shows the first {shown} of them" if shown < len(self.written) else ""
 
     @contextlib.contextmanager
     def kept(self, batch: int) -> Iterator[None]:
-        """Keep the pictures that are finished, with a sheet, whatever ends the block, and print their number.
+        """Keep the finished pictures, with a sheet, whatever ends the block, and print their number.
 
-        Raises :class:`Interrupted` for Ctrl-C, :class:`ConfigError` where the memory does not suffice for `batch`
-        images at once.
+        Raises :class:`Interrupted` for Ctrl-C, :class:`ConfigError` if the memory does not suffice for `batch` images
+        at once.
         """
         try:
             yield
@@ -104,7 +104,7 @@ class Output:
 
 
 def _out_of_memory(error: BaseException) -> str | None:
-    """Quote an error that is a lack of memory, in brackets; None for another error."""
+    """Quote an error from a lack of memory, in brackets; None for another error."""
     kind, text = type(error).__name__, str(error)
     if kind in ("OutOfMemoryError", "MemoryError") or (kind == "RuntimeError" and "not enough memory" in text):
         first = text.partition("\n")[0][:120]

@@ -53,7 +53,7 @@ class LeftOut:
     names: dict[str, str] = attrs.field(factory=dict)
 
     def add(self, reason: str, name: str, count: int = 1) -> None:
-        """Count `name`, or `count` that begin with it; `reason` is text behind a number."""
+        """Count `name`, or `count` names with this beginning; `reason` is text behind a number."""
         self.counts[reason] += count
         self.names.setdefault(reason, name)
 
@@ -87,10 +87,10 @@ def is_picture(path: str) -> bool:
 
 
 def without_runs(tree: Tree, root: str, left_out: LeftOut) -> dict[str, storage.FileInfo]:
-    """`tree`, of the folder `root`, without the files that runs of this program left in it.
+    """`tree`, of the folder `root`, without the files left in it by runs of this program.
 
-    A run's folder is known by its recipe. Of a run in the top folder, where the user's pictures are too, only the
-    files on its list are left out, or by the names that runs write where it has none.
+    A run's folder is known by its recipe. Of a run in the top folder, beside the user's own pictures, only the files on
+    its list are left out, or by the names of a run's files if it has none.
     """
     kept = dict(tree)
     for path in sorted(path for path in tree if path.rpartition("/")[2] == _RECIPE):
@@ -108,10 +108,10 @@ def without_runs(tree: Tree, root: str, left_out: LeftOut) -> dict[str, storage.
 
 
 def _without_samples(tree: dict[str, storage.FileInfo], left_out: LeftOut) -> dict[str, storage.FileInfo]:
-    """`tree` without the pictures that ``sample`` and ``reconstruct`` wrote into folders of their own inside it.
+    """`tree` without the pictures written by ``sample`` and ``reconstruct`` into folders of their own inside it.
 
-    A folder that is named as theirs, or holds the sheet of a sampling, is looked at: one picture of it. All of data
-    that is made of such folders is data that somebody means.
+    A folder with a name of theirs, or with the sheet of a sampling, is looked at: one picture of it. Data made entirely
+    of such folders is meant as data.
     """
     written: dict[str, list[str]] = {}
     for path in tree:
@@ -163,7 +163,7 @@ def _is_recipe(file: storage.FileInfo) -> bool:
 
 
 def split_word(name: str) -> str:
-    """``val`` of ``Validation`` or ``val2017``; empty for a folder that is not named for a split."""
+    """``val`` of ``Validation`` or ``val2017``; empty for a folder without a split's name."""
     match = _SPLIT.fullmatch(name.lower())
     return _WORDS[match[1]] if match else ""
 
@@ -204,7 +204,7 @@ def _refuse_empty(tree: Tree, top: str, folders: Mapping[str, int], split: str, 
 
 
 def _has_metadata(tree: Tree, top: str) -> frozenset[str]:
-    """The folders of `top` that hold a metadata file."""
+    """The folders of `top` with a metadata file."""
     rows = (path.removeprefix(top).split("/") for path in tree if path.startswith(top) and path.endswith(METADATA))
     return frozenset(parts[0] for parts in rows if len(parts) == 2 and parts[1] in METADATA)
 
@@ -260,10 +260,10 @@ def count_beside(tree: Tree, base: str, used: Collection[str], left_out: LeftOut
 def grouped(
     tree: Tree, rows: Mapping[str, Mapping[str, Any]], used: Collection[str], left_out: LeftOut
 ) -> tuple[list[Sample], set[str]]:
-    """One sample a picture, by path; files that share its name are part of it. Also the paths without a sample.
+    """One sample a picture, by path; files of the same name are part of it. Also the paths without a sample.
 
-    Of several pictures of one name, those that metadata has a row for are samples of their own; else the first is one,
-    and further ones are parts of it where an extension is in `used`, or left out.
+    Of several pictures of one name, those with a row in the metadata are samples of their own; else the first is one,
+    and further ones are parts of it if an extension is in `used`, or left out.
     """
     pictures: dict[str, list[tuple[str, str]]] = {}
     parts: dict[str, dict[str, storage.FileInfo]] = {}

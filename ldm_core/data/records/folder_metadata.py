@@ -1,4 +1,4 @@
-"""Metadata files of a folder of pictures: their rows, and the pictures that the rows name, however they spell it."""
+"""Metadata files of a folder of pictures: their rows, and the pictures named in them, however they spell it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ldm_core.data.records.sources import CAPTION_FIELDS, MOST_TEXT
 from ldm_core.errors import DataError, quoted
 
 METADATA = ("metadata.jsonl", "metadata.csv")
-"""Names of the files that hold a row a picture."""
+"""Names of the files with a row a picture."""
 _DELIMITERS = (",", ";", "\t", "|")
 _SUGGESTED_AMONG = 5000  # names that a misspelt one is compared with
 
@@ -41,7 +41,7 @@ class Row:
 def read_metadata(text: str, name: str, where: str) -> list[dict[str, Any]]:
     """Rows of a metadata.jsonl or metadata.csv; each has ``file_name``. Empty CSV cells are left out.
 
-    DataError naming the line where a row is broken, or has more or fewer cells than the header.
+    DataError naming the line of a broken row, or of one with more or fewer cells than the header.
     """
     return [dict(row.fields) for row in read_rows(text, name, where)]
 
@@ -109,7 +109,7 @@ def _header(cells: Sequence[str], where: str, line: int) -> list[str]:
 
 
 def _fields(header: Sequence[str], cells: Sequence[str], place: str) -> dict[str, Any]:
-    """The cells that are not empty, by their columns."""
+    """The filled cells, by their columns."""
     if len(cells) < len(header) or any(cells[len(header) :]):
         raise DataError(
             f"{place}: {len(cells)} cells where the header has {len(header)} ({', '.join(header)[:80]}); put a text "
@@ -121,8 +121,8 @@ def _fields(header: Sequence[str], cells: Sequence[str], place: str) -> dict[str
 class Names:
     """The paths of a folder, found by their names in metadata.
 
-    `roots`: spellings of the folder that absolute names may begin with. `real`: path -> where its bytes really lie,
-    asked for only where nothing else finds a name.
+    `roots`: spellings of the folder in absolute names. `real`: path -> the real place of its bytes, asked for only if
+    nothing else finds a name.
     """
 
     def __init__(self, paths: Iterable[str], roots: Sequence[str] = (), real: Mapping[str, str] | None = None) -> None:
@@ -160,7 +160,7 @@ class Names:
         return self._real.get(os.path.realpath(name))
 
     def _alone(self, path: str) -> str | None:
-        """The only path that differs in nothing but accents' composition, ``%20`` or the case of the extension."""
+        """The only path different in nothing but accents' composition, ``%20`` or the case of the extension."""
         if self._loose is None:
             self._loose = {}
             for each in self._paths:

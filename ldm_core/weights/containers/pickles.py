@@ -18,7 +18,7 @@ from ldm_core.weights.containers.pickle_names import MOST, Global, runs_code
 from ldm_core.weights.containers.pickled_tensors import CALLS, Inert
 
 LIMIT = 64 << 20
-"""Bytes that a checkpoint's pickle may have; the tensors lie outside it."""
+"""Bytes of a checkpoint's pickle, at most; the tensors lie outside it."""
 _MOST_OPERATIONS = 2_000_000  # a tensor takes 35; Stable Diffusion with all its optimizer has some 10,000
 _MOST_COPIED = 64 << 20  # bytes that calls may copy: a list passed again and again would fill any memory
 _LONGEST_NUMBER = 64  # bytes
@@ -29,15 +29,15 @@ _LONGEST_LINES = {
     b"P": (_NAME,),
     **dict.fromkeys((b"c", b"i"), (_NAME, _NAME)),
 }
-"""Opcode -> the most bytes of each line that follows it."""
+"""Opcode -> the most bytes of each line behind it."""
 _MOST_MEMO = 1 << 32
 
 
 def interpret(data: bytes, start: int, where: str, persistent: Callable[[Any], Any]) -> tuple[Any, int]:
-    """The value of the pickle that begins at `start`, and its end. Dictionaries keep their text keys alone.
+    """The value of the pickle at `start`, and its end. Dictionaries keep their text keys alone.
 
     `where` names file and member in errors; `persistent` turns a persistent id into a value. CheckpointError for a
-    damaged or too large pickle, UnsafeError for one that mentions a way to run code.
+    damaged or too large pickle, UnsafeError for one with a way to run code.
     """
     interpreter = _Interpreter(data, start, where, persistent)
     source = interpreter.source
@@ -137,7 +137,7 @@ class _Interpreter:
     # ------------------------------------------------------------------------------------------------- names
 
     def named(self, module: Any, name: Any) -> Global:
-        """A name; CheckpointError where it is a way to run code."""
+        """A name; CheckpointError if it is a way to run code."""
         if type(module) is not str or type(name) is not str:
             raise ValueError("a name is no text")
         found = self.names.get((module, name))
@@ -154,7 +154,7 @@ class _Interpreter:
         return found
 
     def global_(self, path: str) -> None:
-        """A name given as two lines, which genops joins."""
+        """A name given as two lines, joined by genops."""
         self.push(self.named(*path.split(" ", 1)))
 
     def stack_global(self) -> None:
@@ -163,7 +163,7 @@ class _Interpreter:
         self.push(self.named(module, name))
 
     def extension(self) -> None:
-        """A name given by a number in a table of the process that wrote."""
+        """A name given by a number in a table of the writing process."""
         raise UnsafeError(
             f"{self.where}: refused: its pickle uses the extension registry, by which names are hidden; "
             "torch.save never does"
@@ -247,14 +247,14 @@ class _Interpreter:
     # ------------------------------------------------------------------------------------------------ values
 
     def old_text(self, text: str) -> None:
-        """A string of Python 2, which had no encoding; genops gives it as Latin-1."""
+        """A string of Python 2, without an encoding; genops gives it as Latin-1."""
         try:
             self.push(text.encode("latin-1").decode("utf-8"))
         except UnicodeDecodeError:
             self.push(text)
 
     def frame(self, count: int) -> None:
-        """FRAME: the number of bytes that belong together, which only matters to a stream."""
+        """FRAME: a number of bytes belonging together, of interest to a stream alone."""
         if count > len(self.data) - self.source.tell():
             raise ValueError("it was cut short within a frame")
 
@@ -268,7 +268,7 @@ _SIZED = (list, dict, tuple, str, bytes)
 
 
 def _items(values: list[Any]) -> dict[str, Any]:
-    """Keys that are no text (the classes of callbacks) lead to nothing that is needed; hashing them might not end."""
+    """Keys other than text (the classes of callbacks) lead to nothing needed; hashing them might not end."""
     if len(values) % 2:
         raise ValueError("a key has no value")
     return {k: v for k, v in zip(values[::2], values[1::2], strict=True) if type(k) is str}
