@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core.nn.attention import attend
+from ldm_core.nn.transformer_config import TokenTransformerConfig
 
 
 class TokenPositions(nn.Module):
@@ -115,6 +116,13 @@ class TokenTransformer(nn.Module):
         self.to_logits = nn.Linear(width, vocab_size) if logits else None
         nn.init.normal_(self.token_emb.weight, std=embedding_std)
         nn.init.normal_(self.pos_emb.emb.weight, std=embedding_std)
+
+    @classmethod
+    def of(cls, config: TokenTransformerConfig, length: int) -> TokenTransformer:
+        """The transformer of a config, over up to `length` tokens."""
+        c = config
+        heads = (c.heads, c.head_width)
+        return cls(c.vocab_size, c.width, c.layers, length, heads=heads, logits=c.logits, embedding_std=c.embedding_std)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """`tokens` (B,L) integers; `mask` (B,L) bool, True positions are attended to, None = all."""

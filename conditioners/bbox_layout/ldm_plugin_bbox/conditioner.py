@@ -29,15 +29,7 @@ class LayoutConditioner(Conditioner, nn.Module):
         self.config = config
         self.reads = config.reads
         self.spec = config.spec(site.latent or LatentSpec(channels=site.channels))
-        self.transformer = TokenTransformer(
-            config.vocab_size,
-            config.width,
-            config.layers,
-            config.length,
-            heads=(config.heads, config.head_width),
-            logits=config.logits,
-            embedding_std=config.embedding_std,
-        )
+        self.transformer = TokenTransformer.of(config, config.length)
 
     def encode(self, batch: Batch) -> Cond:
         """Encode the layouts of a batch, stacked or lists. DataError naming the example and the box or class."""

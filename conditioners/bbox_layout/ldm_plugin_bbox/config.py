@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from ldm_core.contracts import ConditionerConfig, CondSpec, DataInfo, LatentSpec, Site
+from ldm_core.contracts import DataInfo, Site
+from ldm_core.nn.transformer_config import TokenTransformerConfig
 
 
 @attrs.frozen(kw_only=True)
-class LayoutConfig(ConditionerConfig):
+class LayoutConfig(TokenTransformerConfig):
     """Boxes with classes as a sequence of tokens through a transformer encoder; conditions by cross-attention.
 
     An object is three tokens: its class and the grid cells of its top-left and bottom-right corners. Classes and
@@ -31,10 +32,6 @@ class LayoutConfig(ConditionerConfig):
     )
     width: int = attrs.field(default=512, metadata={"help": "width of the vectors handed to cross-attention"})
     layers: int = attrs.field(default=16, metadata={"help": "transformer layers"})
-    heads: int = attrs.field(default=8, metadata={"help": "attention heads"})
-    head_width: int = attrs.field(
-        default=64, metadata={"help": "width of a head; the attention's inner width is heads x head_width"}
-    )
     boxes: str = attrs.field(default="boxes", metadata={"help": "which key of a batch holds the boxes"})
     labels: str = attrs.field(default="box_labels", metadata={"help": "which key of a batch holds their classes"})
     encode_crop: bool = attrs.field(
@@ -43,14 +40,6 @@ class LayoutConfig(ConditionerConfig):
     crop: str = attrs.field(
         default="",
         metadata={"help": "with encode_crop: which key holds the crop (x, y, w, h); empty: the full image"},
-    )
-    logits: bool = attrs.field(
-        # It gets no gradient, which data-parallel training dislikes.
-        default=False,
-        metadata={"help": "carry the unused vocabulary head that published weights hold"},
-    )
-    embedding_std: float = attrs.field(
-        default=0.02, validator=attrs.validators.gt(0), metadata={"help": "std of the fresh token and position tables"}
     )
 
     @property
@@ -73,10 +62,6 @@ class LayoutConfig(ConditionerConfig):
         """The token of an absent object."""
         return self.vocab_size - 1
 
-    def spec(self, latent: LatentSpec) -> CondSpec:
-        """Cross-attention of `width`, whatever the latents."""
-        return CondSpec(crossattn=self.width)
-
     def from_data(self, info: DataInfo) -> LayoutConfig:
         """Take the number of classes from the data if it is 0 and the data tells."""
         known = info.classes.get(self.labels, 0)
@@ -84,9 +69,9 @@ class LayoutConfig(ConditionerConfig):
 
     def check(self, site: Site) -> Iterator[str]:
         """One line for each impossible size."""
-        for name in ("objects", "width", "layers", "heads", "head_width"):
-            if getattr(self, name) < 1:
-                yield f"{name} is {getattr(self, name)}; set 1 or more"
+        yield from super().check(site)
+        if self.objects < 1:
+            yield f"objects is {self.objects}; set 1 or more"
         if self.vocab_size < 5:
             yield f"vocab_size is {self.vocab_size}; a grid of two cells a side and 'none' need 5"
         if not 0 <= self.classes < max(self.vocab_size, 1):

@@ -35,15 +35,7 @@ class TextConditioner(Conditioner, nn.Module):
         self.config = config
         self.reads = config.reads
         self.spec = config.spec(site.latent or LatentSpec(channels=site.channels))
-        self.transformer = TokenTransformer(
-            config.vocab_size,
-            config.width,
-            config.layers,
-            config.length,
-            heads=(config.heads, config.head_width),
-            logits=config.logits,
-            embedding_std=config.embedding_std,
-        )
+        self.transformer = TokenTransformer.of(config, config.length)
         self._tokenizer: Tokenizer | None = None
         self._cache: dict[str, Tokens] = {}
         self._warned = False

@@ -6,23 +6,17 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from ldm_core.contracts import ConditionerConfig, CondSpec, LatentSpec, Site
+from ldm_core.contracts import Site
+from ldm_core.nn.transformer_config import TokenTransformerConfig
 
 
 @attrs.frozen(kw_only=True)
-class TextConfig(ConditionerConfig):
+class TextConfig(TokenTransformerConfig):
     """A transformer encoder over the tokens of a caption; its vectors condition by cross-attention.
 
     The defaults have the size of the 1.45 B text-to-image model (Rombach et al. 2022, arXiv 2112.10752, section 3.3).
     """
 
-    vocab_size: int = attrs.field(default=30522, metadata={"help": "rows of the token table"})
-    width: int = attrs.field(default=1280, metadata={"help": "width of the vectors handed to cross-attention"})
-    layers: int = attrs.field(default=32, metadata={"help": "transformer layers"})
-    heads: int = attrs.field(default=8, metadata={"help": "attention heads"})
-    head_width: int = attrs.field(
-        default=64, metadata={"help": "width of a head; the attention's inner width is heads x head_width"}
-    )
     length: int = attrs.field(
         default=77, metadata={"help": "tokens of a caption, start and end included; shorter ones are padded"}
     )
@@ -47,31 +41,17 @@ class TextConfig(ConditionerConfig):
         default=False,
         metadata={"help": "hide padding from the encoder and from the denoiser"},
     )
-    logits: bool = attrs.field(
-        # It gets no gradient, which data-parallel training dislikes.
-        default=False,
-        metadata={"help": "carry the unused vocabulary head that published weights hold"},
-    )
-    embedding_std: float = attrs.field(
-        default=0.02, validator=attrs.validators.gt(0), metadata={"help": "std of the fresh token and position tables"}
-    )
 
     @property
     def reads(self) -> tuple[str, ...]:
         """The one key of a batch with the text."""
         return (self.key,)
 
-    def spec(self, latent: LatentSpec) -> CondSpec:
-        """Cross-attention of `width`, whatever the latents."""
-        return CondSpec(crossattn=self.width)
-
     def check(self, site: Site) -> Iterator[str]:
         """One line for each impossible size."""
         from ldm_core import storage  # here, as every listing imports this module
 
-        for name in ("width", "layers", "heads", "head_width"):
-            if getattr(self, name) < 1:
-                yield f"{name} is {getattr(self, name)}; set 1 or more"
+        yield from super().check(site)
         if self.tokenizer and not storage.exists(self.tokenizer):
             where = storage.shown(self.tokenizer)
             yield f"tokenizer: no file {where}; give a sentencepiece model or a BERT vocab.txt, or leave it out"
