@@ -21,6 +21,7 @@ def ldm_components(kinds: Collection[str] | None = None) -> list[Component]:
 
 def _networks() -> list[Component]:
     from ldm_core.builtin.identity.config import IdentityConfig
+    from ldm_core.builtin.reconstruction.config import ReconstructionConfig
     from ldm_core.builtin.unet import config
 
     return [
@@ -31,6 +32,13 @@ def _networks() -> list[Component]:
             factory="ldm_core.builtin.identity.stage:IdentityFirstStage",
             summary="pixels as latents: diffusion in pixel space (LDM-1)",
             source=_LDM,
+        ),
+        Component(
+            kind="stage_objective",
+            name="reconstruction",
+            config=ReconstructionConfig,
+            factory="ldm_core.builtin.reconstruction.objective:ReconstructionObjective",
+            summary="L1, L2 or Huber on pixels, and the stage's regularisation",
         ),
         Component(
             kind="denoiser",

@@ -19,6 +19,7 @@ API_VERSION = 1
 KINDS: Mapping[str, str] = {
     "first_stage": "images <-> latents",
     "stage_objective": "what a first stage is trained by",
+    "auxiliary_loss": "a loss beside it, of latents or images",
     "denoiser": "the network",
     "conditioner": "what steers it",
     "schedule": "the forward process",

@@ -13,7 +13,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.cli.options import RecipeOptions
 from ldm_core.config.overrides import apply_overrides
 from ldm_core.contracts import configs
-from ldm_core.contracts.configs import GuidanceConfig
+from ldm_core.contracts.configs import FirstStageConfig, GuidanceConfig
 from ldm_core.errors import ConfigError, quoted, suggest
 from ldm_core.recipe import artifacts, keys, shipped
 from ldm_core.recipe.places import described
@@ -92,10 +92,21 @@ def _parts(plain: dict[str, Any], request: RecipeOptions, catalog: Catalog) -> N
             if kind == "first_stage" and name not in catalog.names(kind) and _is_bare_run(name):
                 name = f"./{name}"  # a folder here, said by its bare name
             plain[kind] = _chosen(plain.get(kind), _given(name, kind))
+    _objective_of_stage(plain, request, catalog)
     if request.data:
         plain["dataset"] = _data_sets(request, plain.get("dataset"), catalog)
     if request.guidance is not None:
         plain["guidance"] = _guidance(request.guidance, plain.get("guidance"))
+
+
+def _objective_of_stage(plain: dict[str, Any], request: RecipeOptions, catalog: Catalog) -> None:
+    """Leave the laptop recipe's stage objective out for a stage that the user named and that is trained by another."""
+    name = _use(plain.get("first_stage"))
+    if request.recipe is not None or request.first_stage is None or name not in catalog.names("first_stage"):
+        return
+    own = configs.of(FirstStageConfig, catalog.get("first_stage", name)[0].component.config).stage_objective
+    if own and own != _use(plain.get("stage_objective")):
+        plain.pop("stage_objective", None)
 
 
 def _numbers(plain: dict[str, Any], request: RecipeOptions) -> None:
@@ -267,8 +278,8 @@ def _use_what_is_installed(plain: dict[str, Any], request: RecipeOptions, catalo
             plain["conditioners"] = [p for p in _as_list(plain["conditioners"]) if p is not part]
             lacking.append(("conditioner", _use(part)))
             gone.append("going on without it")
-    for kind in ("first_stage", "sampler", "guidance"):
-        if request.names(kind):
+    for kind in ("first_stage", "stage_objective", "sampler", "guidance"):
+        if request.names(kind) or (kind == "stage_objective" and kind not in plain):
             continue
         name = _use(plain.setdefault(kind, PREFERRED.get(kind, keys.DEFAULTS[kind])))
         needless = kind == "guidance" and not plain.get("conditioners")

@@ -71,9 +71,13 @@ _COUNTED = ("epochs", "epoch", "max_epochs", "num_epochs", "num_train_epochs", "
 _SECTION_KEYS: dict[str, frozenset[str]] = {}
 
 
-def declare_sections(sections: Mapping[str, type]) -> None:
-    """Take the names of the core's settings, section by section: a key of another section is then told."""
+def declare_sections(sections: Mapping[str, type], parts: Mapping[str, Iterable[str]]) -> None:
+    """Take the names of the core's settings, section by section: a key of another section is then told.
+
+    `parts`: settings of parts that are known beforehand.
+    """
     _SECTION_KEYS.update({name: frozenset(f.name for f in attrs.fields(cls)) for name, cls in sections.items()})
+    _SECTION_KEYS.update({name: frozenset(words) for name, words in parts.items()})
 
 
 @cache
@@ -104,7 +108,7 @@ def key_hint(path: str, key: str, known: Iterable[str], *, sampling: bool = Fals
 
 def _elsewhere(path: str, word: str) -> str:
     """The key with its section of such a setting, if it belongs to another section."""
-    for name in ("trainer", "sample", "data", "first_stage_trainer", "storage"):
+    for name in ("trainer", "sample", "data", "first_stage_trainer", "stage_objective", "storage"):
         if name != path and word in _SECTION_KEYS.get(name, ()):
             return f"{name}.{word}"
     return ""

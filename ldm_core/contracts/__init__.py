@@ -43,6 +43,7 @@ from ldm_core.contracts.answers import FirstStageAnswers as FirstStageAnswers
 from ldm_core.contracts.answers import ObjectiveAnswers as ObjectiveAnswers
 from ldm_core.contracts.answers import PartAnswers as PartAnswers
 from ldm_core.contracts.answers import ScheduleAnswers as ScheduleAnswers
+from ldm_core.contracts.answers import StageObjectiveAnswers as StageObjectiveAnswers
 from ldm_core.contracts.codec import Codec as Codec
 from ldm_core.contracts.codec import ModelWeights as ModelWeights
 from ldm_core.contracts.codec import Recognised as Recognised
@@ -58,6 +59,7 @@ from ldm_core.contracts.conditioning import Cond as Cond
 from ldm_core.contracts.conditioning import Conditions as Conditions
 from ldm_core.contracts.conditioning import Tokens as Tokens
 from ldm_core.contracts.configs import AdapterConfig as AdapterConfig
+from ldm_core.contracts.configs import AuxiliaryLossConfig as AuxiliaryLossConfig
 from ldm_core.contracts.configs import CodecConfig as CodecConfig
 from ldm_core.contracts.configs import ConditionerConfig as ConditionerConfig
 from ldm_core.contracts.configs import Config as Config
@@ -69,6 +71,7 @@ from ldm_core.contracts.configs import ObjectiveConfig as ObjectiveConfig
 from ldm_core.contracts.configs import ParameterizationConfig as ParameterizationConfig
 from ldm_core.contracts.configs import SamplerConfig as SamplerConfig
 from ldm_core.contracts.configs import ScheduleConfig as ScheduleConfig
+from ldm_core.contracts.configs import StageObjectiveConfig as StageObjectiveConfig
 from ldm_core.contracts.configs import TimeGridConfig as TimeGridConfig
 from ldm_core.contracts.current import Evaluation as Evaluation
 from ldm_core.contracts.current import evaluation as evaluation
@@ -86,10 +89,16 @@ from ldm_core.contracts.provisional import Observer as Observer
 from ldm_core.contracts.provisional import Parameterization as Parameterization
 from ldm_core.contracts.provisional import Predict as Predict
 from ldm_core.contracts.provisional import TimeGrid as TimeGrid
-from ldm_core.contracts.provisional import TrainableStage as TrainableStage
 from ldm_core.contracts.run import SamplingRun as SamplingRun
 from ldm_core.contracts.site import FileCache as FileCache
 from ldm_core.contracts.site import Site as Site
+from ldm_core.contracts.stage_objective import AuxiliaryLoss as AuxiliaryLoss
+from ldm_core.contracts.stage_objective import Opponent as Opponent
+from ldm_core.contracts.stage_objective import StageBatch as StageBatch
+from ldm_core.contracts.stage_objective import StageLoss as StageLoss
+from ldm_core.contracts.stage_objective import StageObjective as StageObjective
+from ldm_core.contracts.stage_objective import StageTraining as StageTraining
+from ldm_core.contracts.stage_objective import TrainableStage as TrainableStage
 from ldm_core.contracts.values import EMPTY as EMPTY
 from ldm_core.contracts.values import SIZE_KEYS as SIZE_KEYS
 from ldm_core.contracts.values import Accepts as Accepts

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ldm_core.contracts.conditioning import Cond
     from ldm_core.contracts.provisional import DiffusionModel
     from ldm_core.contracts.run import SamplingRun
+    from ldm_core.contracts.stage_objective import Opponent, StageBatch, StageTraining, TrainableStage
 
 
 class PartAnswers:
@@ -152,9 +153,33 @@ class ScheduleAnswers(PartAnswers):
 
 
 class FirstStageAnswers(PartAnswers):
-    """Answers of a first stage that is trained; :class:`ldm_core.contracts.TrainableStage` holds what it must have."""
+    """Answers of a first stage that is trained; :class:`ldm_core.contracts.TrainableStage` holds what it must have.
+
+    `nll_reduction` is "sum" or "mean", and `regularization_weight` a number of 0 or more. `last_layer` and
+    `encoder_layer` are parameters of the stage itself.
+    """
 
     __slots__ = ()
+
+    @answer
+    def nll_reduction(self) -> str:
+        """The errors that the regularization is made for: "sum", summed over an image, or "mean", averaged over it."""
+        return "mean"
+
+    @answer
+    def regularization_weight(self) -> float:
+        """The weight of ``Reconstruction.regularization`` in the loss, 0 or more."""
+        return 1.0
+
+    @answer
+    def last_layer(self) -> Tensor | None:
+        """The parameter (weight of the last decoder convolution) whose gradients set a decoder's adaptive weight."""
+        return None
+
+    @answer
+    def encoder_layer(self) -> Tensor | None:
+        """The parameter (weight of the last encoder convolution) whose gradients set auxiliary losses' weights."""
+        return None
 
     @answer
     def diagnostics(self) -> Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None:
@@ -169,6 +194,64 @@ class FirstStageAnswers(PartAnswers):
     @answer
     def revive(self) -> Callable[..., int] | None:
         """``revive(latents, dead, *, seed)`` moves the codes in `dead` onto latents; returns how many moved."""
+        return None
+
+
+class StageObjectiveAnswers(PartAnswers):
+    """Answers of a stage objective. Every process gives the same, and calls are in this order.
+
+    Opponents are modules with an optimizer each, trained after the stage. A training that goes on from weights,
+    optimizers and `state` ends as one that nobody stopped.
+    """
+
+    __slots__ = ()
+
+    @answer
+    def prepare(self) -> Callable[[TrainableStage, StageTraining], None] | None:
+        """``prepare(stage, training)``, called once before the optimizers are made; ConfigError if the stage lacks a
+        name that the loss needs."""
+        return None
+
+    @answer
+    def opponents(self) -> Mapping[str, Opponent]:
+        """The modules that are trained against the stage, by name, in this order; asked for after `prepare`."""
+        return EMPTY
+
+    @answer
+    def before_step(self) -> Callable[[int], None] | None:
+        """``before_step(step)``, without gradients, before anything else of the step."""
+        return None
+
+    @answer
+    def survey(self) -> Callable[[TrainableStage, Sequence[StageBatch]], Sequence[object]] | None:
+        """``survey(stage, batches)``, before a step of several micro-batches: the ``whole`` of each of them."""
+        return None
+
+    @answer
+    def after_step(self) -> Callable[..., Mapping[str, Tensor]] | None:
+        """``after_step(step, images, logs)``, without gradients, after a step that counts, with each micro-batch's
+        images and logs; returns logs to add where they are lacking."""
+        return None
+
+    @answer
+    def state(self) -> Callable[[], Mapping[str, Tensor]] | None:
+        """``state()``: tensors of a resumed run that are neither parameters nor buffers."""
+        return None
+
+    @answer
+    def load_state(self) -> Callable[[Mapping[str, Tensor]], None] | None:
+        """``load_state(state)`` goes on from :attr:`state`; names may be missing that older runs did not have."""
+        return None
+
+    @answer
+    def scores(self) -> Callable[[Tensor, Tensor], Mapping[str, Tensor]] | None:
+        """``scores(x, y)``: further scores (B,) by name of images and reconstructions (B, c, H, W) in [-1, 1], on
+        either's device; {} where the images are too small."""
+        return None
+
+    @answer
+    def features(self) -> nn.Module | None:
+        """A module with a `name`, (B, c, H, W) -> (B, D): the Fréchet distance is taken on it and logged so."""
         return None
 
 
@@ -244,5 +327,6 @@ ANSWERS: Mapping[str, type[PartAnswers]] = {
     "first_stage": FirstStageAnswers,
     "objective": ObjectiveAnswers,
     "schedule": ScheduleAnswers,
+    "stage_objective": StageObjectiveAnswers,
 }
 """The class of optional answers of each kind of part; the other kinds have :class:`PartAnswers`."""

@@ -114,19 +114,44 @@ class FirstStageConfig(Config):
         return None
 
     @answer
-    def adversarial_start(self) -> int:
-        """The batch from which the discriminator counts."""
-        return 0
+    def stage_objective(self) -> str:
+        """The objective that trains the stage where a recipe names none; "" for a stage with nothing to train."""
+        return "reconstruction"
+
+
+class StageObjectiveConfig(Config):
+    """The config of a stage objective. `stage` below is the config of the first stage, which is to be trained."""
+
+    __slots__ = ()
+
+    def misfits(self, stage: object, site: Site, steps: int) -> Iterable[str]:
+        """Yield a line for each setting that does not fit the stage, the images or a training of `steps` steps."""
+        return ()
+
+    def remarks(self, stage: object, steps: int) -> Iterable[str]:
+        """Yield a line for each setting that is allowed and without effect."""
+        return ()
+
+    def longer(self, stage: object, steps: int, more: int) -> str:
+        """Return why a training of `steps` steps is not how one of `more` steps begins; "" if it is."""
+        return ""
+
+
+class AuxiliaryLossConfig(Config):
+    """The config of an auxiliary loss of first stages."""
+
+    __slots__ = ()
 
     @answer
-    def adversarial_weight(self) -> float:
-        """The weight of the generator's loss."""
-        return 0.5
+    def weight(self) -> float:
+        """The factor of the loss, 0 or more."""
+        return 1.0
 
     @answer
-    def discriminator_layers(self) -> int | None:
-        """The number of strided convolutions of the discriminator; None if the stage is not trained by that loss."""
-        return None
+    def adaptive(self) -> bool:
+        """True: times the ratio of the gradients' norms, the objective's to this loss's, at the stage's
+        `encoder_layer`, taken for each micro-batch and averaged over processes; at most 10,000."""
+        return False
 
 
 class DenoiserConfig(Config):
@@ -337,6 +362,7 @@ class CodecConfig(Config):
 
 CONFIGS: Mapping[str, type[Config]] = {
     "adapter": AdapterConfig,
+    "auxiliary_loss": AuxiliaryLossConfig,
     "codec": CodecConfig,
     "conditioner": ConditionerConfig,
     "dataset": DatasetConfig,
@@ -347,6 +373,7 @@ CONFIGS: Mapping[str, type[Config]] = {
     "parameterization": ParameterizationConfig,
     "sampler": SamplerConfig,
     "schedule": ScheduleConfig,
+    "stage_objective": StageObjectiveConfig,
     "time_grid": TimeGridConfig,
 }
 """The class of optional answers of each kind's config; the other kinds have :class:`Config`."""

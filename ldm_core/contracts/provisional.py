@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, runtime_che
 import attrs
 
 from ldm_core.contracts.conditioning import Cond, Conditions
-from ldm_core.contracts.values import Batch, Estimate, LossOutput, Reconstruction
+from ldm_core.contracts.values import Batch, Estimate, LossOutput
 
 if TYPE_CHECKING:
     import torch
@@ -115,39 +115,6 @@ class DiffusionModel(Protocol):
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Estimate:
         """x (B, C, *s), t (B,) -> the estimate of x0, in x's dtype (float32 or better)."""
-        ...
-
-
-@runtime_checkable
-class TrainableStage(Protocol):
-    """A first stage that the adversarial loss can train: four names beside :class:`FirstStage`. Provisional.
-
-    `nll_reduction` is "sum" or "mean", and `regularization_weight` a number of 0 or more.
-
-    A stage with a codebook also offers `quantizing` (bool; False = decode latents as they are), `quantize`, a module
-    that holds the codes alone, ``init_codebook(latents, *, seed)`` and ``revive(latents, dead, *, seed)``, whose
-    `latents` are moments (B, C, *s) or (N, C) and `dead` is bool (codes,). Both write the codes alone, equal ones of
-    equal seeds. Its :meth:`reconstruct` logs `codebook_counts` (codes,), how often each code occurs.
-    """
-
-    nll_reduction: str
-    """"sum": errors summed over pixels, averaged over the batch (KL); "mean": averaged over all (VQ)."""
-    regularization_weight: float
-    """The weight of ``Reconstruction.regularization`` in the loss."""
-
-    @property
-    def last_layer(self) -> Tensor:
-        """The parameter (weight of the last decoder convolution) whose gradients set the adaptive weight."""
-        ...
-
-    @abstractmethod
-    def reconstruct(self, x: Tensor, *, streams: Streams | None) -> Reconstruction:
-        """One training pass of images (B, c, H, W) in [-1, 1]: its image and regularization reach every parameter.
-
-        Row i of the image is drawn from stream i alone; without streams it is what ``decode`` makes of the mode,
-        whatever the normalisation. Logs are detached, and finite; those with axes become scalars by
-        ``diagnostics(logs)``, under names that no other log has.
-        """
         ...
 
 

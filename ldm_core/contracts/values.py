@@ -254,12 +254,14 @@ class Reconstruction(NamedTuple):
     """One training pass of a first stage: `image` (B, c, H, W), not clamped; `regularization` (), unweighted.
 
     `logs`: detached tensors, which are averaged over micro-batches and processes. Those with axes are then handed to
-    the stage's ``diagnostics(logs)``, where it has one, which makes scalars of them.
+    the stage's ``diagnostics(logs)``, where it has one, which makes scalars of them. `z` (B, C, *s): the raw latents of
+    the pass, before normalisation and quantisation, with their graph; a draw where the stage draws.
     """
 
     image: Tensor
     regularization: Tensor
     logs: Mapping[str, Tensor] = EMPTY
+    z: Tensor | None = None
 
 
 Precision = Literal["fp32", "bf16", "fp16"]

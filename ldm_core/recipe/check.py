@@ -21,6 +21,7 @@ from ldm_core.contracts import (
     SamplerConfig,
     ScheduleConfig,
     Site,
+    StageObjectiveConfig,
     TimeGridConfig,
     configs,
 )
@@ -29,9 +30,6 @@ from ldm_core.errors import ConfigError, quoted, suggest
 from ldm_core.recipe.deepspeed import misfits as engine_misfits
 from ldm_core.recipe.recipe import MixturePart, Recipe
 from ldm_core.recipe.settings import MOST_PIXELS, precision_misfits
-
-LPIPS_SIDE = 16
-"""The smallest image side for LPIPS: its trunk halves it four times."""
 
 
 def check(recipe: Recipe, info: DataInfo | None = None) -> None:
@@ -259,8 +257,8 @@ def _training(recipe: Recipe) -> Iterable[str]:
         yield from precision_misfits(section, asked, part.config, named)
     if recipe.first_stage_trainer.zero == 3:
         yield (
-            "first_stage_trainer.zero: 3 divides the weights themselves, and an adversarial loss takes gradients at "
-            "one part's weights from the other's loss; set first_stage_trainer.zero=2"
+            "first_stage_trainer.zero: 3 divides the weights themselves, and losses of a first stage take gradients "
+            "at whole ones; set first_stage_trainer.zero=2"
         )
     for name in ("trainer", "first_stage_trainer"):
         section = getattr(recipe, name)
@@ -279,42 +277,28 @@ def _training(recipe: Recipe) -> Iterable[str]:
                 "trainer.train: 'adapters' leaves the model's own weights as they are, and fresh ones draw nothing; "
                 "give trained ones with trainer.init_from=RUN, or set trainer.train=all"
             )
-    yield from _adversary(recipe)
+    yield from _objective(recipe)
 
 
-def _adversary(recipe: Recipe) -> Iterable[str]:
-    """The networks that look at a first stage's images in training, and their least image size."""
-    stage, settings, side = recipe.first_stage, recipe.first_stage_trainer, min(recipe.image_size)
-    answers = configs.of(FirstStageConfig, stage.config)
-    own = answers.discriminator_layers
-    if stage.weights or own is None:  # not trained, or not by this loss
+def _objective(recipe: Recipe) -> Iterable[str]:
+    """The objective of a first stage that is to be trained, beside the stage, the images and the steps."""
+    part, stage = recipe.stage_objective, recipe.first_stage
+    if not recipe.trains_stage:
         return
-    layers = own if settings.discriminator_layers is None else settings.discriminator_layers
-    start = answers.adversarial_start if settings.adversarial_start is None else settings.adversarial_start
-    if settings.adversarial and start < settings.steps and side < 3 * 2**layers:
-        yield (
-            f"first_stage_trainer.discriminator_layers: {layers} strided layers need images of at least "
-            f"{3 * 2**layers} pixels, image_size is {list(recipe.image_size)}; use fewer layers, larger images, or "
-            "first_stage_trainer.adversarial=false"
-        )
-    if settings.lpips and side < LPIPS_SIDE:
-        yield (
-            f"first_stage_trainer.lpips: LPIPS needs images of at least {LPIPS_SIDE} pixels, image_size is "
-            f"{list(recipe.image_size)}; use larger images, or leave it out"
-        )
+    site = Site(size=recipe.image_size, channels=recipe.image_channels, latent=stage.config.latent)
+    yield from _own("stage_objective", part.config, site)
+    answers = configs.of(StageObjectiveConfig, part.config)
+    for line in answers.misfits(stage.config, site, recipe.first_stage_trainer.steps):
+        yield f"stage_objective.{line}"
+    for i, other in enumerate(recipe.auxiliary_losses):
+        yield from _own(f"auxiliary_losses[{i}]", other.config, site)
 
 
 def remarks(recipe: Recipe) -> Iterable[str]:
     """One line for each allowed setting without effect, or with one seldom intended."""
-    stage, settings = recipe.first_stage, recipe.first_stage_trainer
-    answers = configs.of(FirstStageConfig, stage.config)
-    start = answers.adversarial_start if settings.adversarial_start is None else settings.adversarial_start
-    trained = not stage.weights and answers.discriminator_layers is not None
-    if trained and settings.adversarial and settings.adversarial_start_share is None and start >= settings.steps:
-        yield (
-            f"the discriminator never comes in: it starts at step {start} and the first stage has {settings.steps}; "
-            "set first_stage_trainer.adversarial_start, or adversarial_start_share=0.5, or adversarial=false"
-        )
+    if recipe.trains_stage:
+        answers = configs.of(StageObjectiveConfig, recipe.stage_objective.config)
+        yield from answers.remarks(recipe.first_stage.config, recipe.first_stage_trainer.steps)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if recipe.data.workers > cores:
         yield (
@@ -338,7 +322,7 @@ def data_misfits(recipe: Recipe) -> Iterable[str]:
             f"{part.kind} '{part.label}' is built for one image size, and data.buckets asks for "
             f"{1 + len(data.buckets)}; leave data.buckets out, or choose another {part.kind}"
         )
-    said = {*_images(recipe), *_conditioning(recipe), *_adversary(recipe)}
+    said = {*_images(recipe), *_conditioning(recipe), *_objective(recipe)}
     for i, size in enumerate(data.buckets):
         if min(size) < 1 or max(size) > MOST_PIXELS:
             yield f"data.buckets[{i}]: expected [height, width] in pixels, got {quoted(list(size))}"
@@ -347,7 +331,7 @@ def data_misfits(recipe: Recipe) -> Iterable[str]:
             yield f"data.buckets[{i}]: {list(size)} is there twice (image_size is one of the sizes); leave it out"
             continue
         other = attrs.evolve(recipe, image_size=size)
-        for line in (*_images(other), *_conditioning(other), *_adversary(other)):
+        for line in (*_images(other), *_conditioning(other), *_objective(other)):
             if line not in said:
                 yield f"data.buckets[{i}] {list(size)}: {line.removeprefix('image_size: ')}"
 

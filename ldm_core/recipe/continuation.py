@@ -16,7 +16,7 @@ import attrs
 
 from ldm_core import storage
 from ldm_core.config import documents
-from ldm_core.contracts import DatasetConfig, FirstStageConfig, configs
+from ldm_core.contracts import DatasetConfig, StageObjectiveConfig, configs
 from ldm_core.errors import ConfigError, LDMError, quoted
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.keys import SAMPLING_KEYS, without_same
@@ -70,7 +70,8 @@ def differences(before: Any, recipe: Recipe) -> list[str]:
     if not isinstance(before, dict):
         return [f"it is {quoted(before)}"]
     now = recipe.public()
-    before = {**before, **_with_own_places(recipe, now, before)}
+    before = recipe.decisive({**before, **_with_own_places(recipe, now, before)})
+    now = recipe.decisive(now)
     return [line for k, v in now.items() if k not in SAMPLING_KEYS for line in _differ(k, before.get(k), v)]
 
 
@@ -239,12 +240,7 @@ def _bound_to_length(recipe: Recipe, section: str, steps: int, first: Mapping[st
             f"the denoiser in {out} was trained on the latents of its first stage, which more steps would change; "
             f"start another run from that stage: {_from_weights(section, out, now.steps - steps)}"
         )
-    own = now.adversarial_start
-    start = configs.of(FirstStageConfig, recipe.first_stage.config).adversarial_start if own is None else own
-    late = now.adversarial and (now.adversarial_start_share is not None or steps <= start < now.steps)
-    if late or steps <= now.codebook_start:
-        return (
-            f"the discriminator or the codebook of the run in {out} starts at a share of its {steps} steps, or would "
-            f"have started later; start another run from its weights: {_from_weights(section, out, now.steps - steps)}"
-        )
+    objective = configs.of(StageObjectiveConfig, recipe.stage_objective.config)
+    if why := objective.longer(recipe.first_stage.config, steps, now.steps):
+        return f"{why}; start another run from the weights in {out}: {_from_weights(section, out, now.steps - steps)}"
     return ""

@@ -17,7 +17,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.catalog.component import Component
 from ldm_core.errors import CheckpointError, ComponentError, ConfigError, LDMError, clean
 from ldm_core.recipe.artifacts import is_weights
-from ldm_core.recipe.keys import DEFAULTS, LISTS, SECTIONS, SINGLE
+from ldm_core.recipe.keys import DEFAULTS, LISTS, OBJECTIVE, SECTIONS, SINGLE, renewed
 
 OUTSIDE = ("dataset", "observers", "storage")
 """Keys of a recipe that are about places and nothing else: left out of a file's recipe."""
@@ -75,20 +75,28 @@ def described(plain: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
     The rest is as it was, and as unchecked; :class:`ConfigError` if a part is named by a path.
     """
     out: dict[str, Any] = {}
-    for key, value in plain.items():
-        if key in OUTSIDE:
+    for key, value in renewed(plain).items():
+        if key in OUTSIDE or (key == OBJECTIVE and _lacking(key, value, catalog)):
             continue
         if key in SINGLE:
             out[key] = _part(key, key, value, catalog)
         elif key in LISTS:
             rows = value if isinstance(value, list | tuple) else [value]
+            if key == "auxiliary_losses":
+                rows = [row for row in rows if not _lacking(LISTS[key], row, catalog)]
             out[key] = [_part(LISTS[key], f"{key}[{i}]", row, catalog) for i, row in enumerate(rows[:_TYPED])]
             out[key] += rows[_TYPED:]
         elif key in SECTIONS and isinstance(value, Mapping):
-            out[key] = _section(SECTIONS[key], value)
+            out[key] = _without_places(SECTIONS[key], value)
         else:
             out[key] = value
     return out
+
+
+def _lacking(kind: str, value: object, catalog: Catalog) -> bool:
+    """True if a file names no loss of first stages, or one that is not installed: a trained model goes without."""
+    use = value.get("use") if isinstance(value, Mapping) else value
+    return not isinstance(use, str) or (not is_weights(use) and _component(kind, use, catalog) is None)
 
 
 def described_part(kind: str, plain: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
@@ -131,6 +139,8 @@ def _without_places(config: type, value: Mapping[str, Any]) -> dict[str, Any]:
             out[key] = each
         elif not is_place(config, field):
             out[key] = _nested(hints.get(key), each)
+        elif each and field.metadata.get("place") == "whether":
+            out[key] = ELSEWHERE
     return out
 
 
@@ -144,14 +154,6 @@ def _nested(kind: Any, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_places(inner, row) if isinstance(row, Mapping) else row for row in value]
     return value
-
-
-def _section(section: type, value: Mapping[str, Any]) -> dict[str, Any]:
-    out = _without_places(section, value)
-    for field in attrs.fields(section):
-        if field.metadata.get("place") == "whether" and value.get(field.name):
-            out[field.name] = ELSEWHERE
-    return out
 
 
 def unnamed(config: Any) -> bool:

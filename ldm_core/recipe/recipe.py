@@ -13,10 +13,22 @@ from ldm_core.catalog.component import VERSION
 from ldm_core.catalog.in_process import HERE
 from ldm_core.config.fields import later_defaults
 from ldm_core.config.structure import digest, unstructure
-from ldm_core.contracts.configs import AdapterConfig, DenoiserConfig, of
-from ldm_core.recipe.keys import LISTS, SAME, SAMPLING_KEYS, SINGLE, without_same
+from ldm_core.contracts.configs import AdapterConfig, DenoiserConfig, FirstStageConfig, of
+from ldm_core.recipe.keys import (
+    LISTS,
+    OBJECTIVE,
+    SAME,
+    SAMPLING_KEYS,
+    SINGLE,
+    Plain,
+    as_before,
+    without_same,
+    without_same_fields,
+)
 from ldm_core.recipe.settings import DataSettings, FirstStageTrainerSettings, SampleSettings, TrainerSettings
 from ldm_core.storage.options import StorageSettings
+
+_STAGE_TRAINING = ("first_stage_trainer", "stage_objective", "auxiliary_losses")
 
 
 @attrs.frozen(kw_only=True)
@@ -118,6 +130,8 @@ class Recipe:
     image_channels: int
     seed: int
     first_stage: StagePart
+    stage_objective: Part
+    auxiliary_losses: tuple[Part, ...]
     conditioners: tuple[ConditionerPart, ...]
     denoiser: Part
     schedule: Part
@@ -187,9 +201,11 @@ class Recipe:
     def parts(self) -> Iterable[Part]:
         """Every component, in build order."""
         yield self.first_stage
+        yield self.stage_objective
+        yield from self.auxiliary_losses
         yield from self.conditioners
         for kind in SINGLE:
-            if kind not in ("first_stage", "dataset"):
+            if kind not in ("first_stage", "stage_objective", "dataset"):
                 yield getattr(self, kind)
         yield from self.datasets
         yield from self.adapters
@@ -214,19 +230,33 @@ class Recipe:
 
     def identity(self) -> str:
         """A hash of the trained model's settings: everything but sampling, the log and checkpoint intervals."""
-        plain = {k: v for k, v in self._contents().items() if k not in SAMPLING_KEYS}
+        plain = {k: v for k, v in self.decisive(self._contents()).items() if k not in SAMPLING_KEYS}
         if self.first_stage.weights:
-            plain.pop("first_stage_trainer")
+            for key in _STAGE_TRAINING:
+                plain.pop(key, None)
             plain["first_stage"] = {"sha256": self.first_stage.sha256}
         return digest({k: without_same(k, v) for k, v in plain.items()})
 
     def first_stage_identity(self) -> str:
         """A hash of the first stage's own settings: the same for every model able to share it."""
-        plain = self.public()
+        plain = self.decisive(self.public())
         if self.first_stage.weights:
             return digest({"sha256": self.first_stage.sha256})
-        keys = ("image_size", "image_channels", "seed", "first_stage", "first_stage_trainer", "dataset", "data")
-        return digest({k: without_same(k, plain[k]) for k in keys})
+        keys = ("image_size", "image_channels", "seed", "first_stage", *_STAGE_TRAINING, "dataset", "data")
+        return digest({k: without_same(k, plain[k]) for k in keys if k in plain})
+
+    @property
+    def trains_stage(self) -> bool:
+        """True if the run trains a first stage: it is not given, and has something to train."""
+        named = of(FirstStageConfig, self.first_stage.config).stage_objective
+        return bool(named) and not self.first_stage.weights
+
+    def decisive(self, plain: Plain) -> dict[str, Any]:
+        """Plain values, this recipe's or stored ones, in the form that first stages' trainings are compared in."""
+        out = as_before(plain, trained=self.trains_stage)
+        if isinstance(row := out.get(OBJECTIVE), Mapping):
+            out[OBJECTIVE] = without_same_fields(type(self.stage_objective.config), row)
+        return out
 
     @property
     def name(self) -> str:

@@ -13,11 +13,11 @@ from ldm_core.catalog import Catalog
 from ldm_core.catalog.component import Component
 from ldm_core.config.key_hints import key_hint
 from ldm_core.config.structure import digest, structure, unstructure
-from ldm_core.contracts import ConditionerConfig, DataInfo, Site, configs
+from ldm_core.contracts import ConditionerConfig, DataInfo, FirstStageConfig, Site, configs
 from ldm_core.errors import ComponentError, ConfigError, clean, quoted
 from ldm_core.recipe import adapters, artifacts, sizes
 from ldm_core.recipe.artifacts import Find, is_weights
-from ldm_core.recipe.keys import DEFAULTS, LISTS, OWN, SAMPLING_KEYS, SECTIONS, SINGLE
+from ldm_core.recipe.keys import DEFAULTS, LISTS, OWN, SAMPLING_KEYS, SECTIONS, SINGLE, renewed
 from ldm_core.recipe.recipe import AdapterPart, ConditionerPart, MixturePart, Part, Recipe, StagePart
 from ldm_core.recipe.settings import MOST_PIXELS, EngineSettings
 from ldm_core.recipe.sources import require_hash, trained_config, with_hash
@@ -40,6 +40,7 @@ class _Around:
     info: DataInfo | None
     site: Site
     find: Find
+    stage: object = None
 
 
 class _Made:
@@ -69,6 +70,7 @@ def resolve(
     unchanged: callers call :func:`use_storage`. `find` finds the files of trained weights named by `plain`; the default
     knows files of ours alone.
     """
+    plain = renewed(plain)
     made = _Made()
     made.problems += _strangers(plain)
     own = {key: plain.get(key, default) for key, default in OWN.items()}
@@ -89,8 +91,10 @@ def resolve(
     if {"image_size", "image_channels"} <= made.values.keys():
         around.site = Site(size=made.values["image_size"], channels=made.values["image_channels"])
     for kind in SINGLE:  # the first stage is the first of them
-        made.make(kind, _data if kind == "dataset" else _part, kind, kind, plain.get(kind, DEFAULTS[kind]), around)
+        one = {"dataset": _data, "stage_objective": _stage_objective}.get(kind, _part)
+        made.make(kind, one, kind, kind, plain.get(kind, {} if one is _stage_objective else DEFAULTS[kind]), around)
         if kind == "first_stage" and kind in made.values:
+            around.stage = made.values[kind].config
             around.site = attrs.evolve(around.site, latent=made.values[kind].config.latent)
     for key, kind in LISTS.items():
         made.make(key, _list, key, kind, plain.get(key) or [], around)
@@ -188,6 +192,14 @@ def _one_or_three(value: Any) -> int:
     if value not in (1, 3) or isinstance(value, bool):
         raise ConfigError(f"image_channels: expected 1 (grey) or 3 (colour), got {quoted(value)}")
     return int(value)
+
+
+def _stage_objective(kind: str, path: str, value: Any, around: _Around) -> Part:
+    """The objective that the recipe names, or the stage's own with the recipe's settings."""
+    if isinstance(value, Mapping) and not value.get("use"):
+        own = configs.of(FirstStageConfig, around.stage).stage_objective
+        value = {**value, "use": own or DEFAULTS[kind]}
+    return _part(kind, path, value, around)
 
 
 def _data(kind: str, path: str, value: Any, around: _Around) -> Part:

@@ -8,6 +8,7 @@ from typing import Any
 from ldm_core import storage
 from ldm_core.config import documents
 from ldm_core.errors import ConfigError, suggest
+from ldm_core.recipe.keys import renewed
 
 
 def shipped() -> dict[str, str]:
@@ -40,4 +41,4 @@ def load_plain(name_or_url: str) -> dict[str, Any]:
     plain = documents.parse_yaml(text, name_or_url)
     if not isinstance(plain, dict):
         raise ConfigError(f"{name_or_url}: expected a mapping of settings such as 'first_stage: vq_f4'")
-    return plain
+    return dict(renewed(plain))

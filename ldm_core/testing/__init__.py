@@ -25,10 +25,11 @@ line of the contract and says how to keep to it.
 
 import pytest
 
-for _name in ("base", "config_class", "suites", "tensors", "trained_stage"):  # a package's name stands for its files
+for _name in ("base", "config_class", "suites", "tensors", "stages"):  # a package's name stands for its files
     pytest.register_assert_rewrite(f"{__name__}.{_name}")
 
 from ldm_core.testing.base import Suite  # noqa: E402  (rewriting comes before the first import)
+from ldm_core.testing.stages.objective import StageObjectiveSuite  # noqa: E402
 from ldm_core.testing.suites.adapter import AdapterSuite  # noqa: E402
 from ldm_core.testing.suites.codec import CodecSuite  # noqa: E402
 from ldm_core.testing.suites.conditioner import ConditionerSuite  # noqa: E402
@@ -60,6 +61,7 @@ __all__ = [
     "PluginSuite",
     "SamplerSuite",
     "ScheduleSuite",
+    "StageObjectiveSuite",
     "Suite",
     "TensorSuite",
     "TimeGridSuite",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
-from ldm_core.contracts import ConditionerAnswers, FirstStageAnswers
+from ldm_core.contracts import ConditionerAnswers
 from ldm_core.contracts.configs import of
 from ldm_core.errors import CheckpointError, clean
 from ldm_core.model.diffusion import Model
@@ -23,7 +23,6 @@ from ldm_core.model.fill import tensors_of
 from ldm_core.model.finite import require
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.check import site_of
-from ldm_core.recipe.recipe import Recipe
 from ldm_core.recipe.settings import EngineSettings
 from ldm_core.recipe.sources import init_header
 from ldm_core.training.context import RunContext
@@ -95,14 +94,6 @@ def start_first_stage(context: RunContext, stage: nn.Module) -> Start:
     header, tensors = _source(settings, "first_stage_trainer", context.catalog)
     found = _take(stage, tensors, header, "first_stage_trainer", lambda name, own, theirs: None)
     return _told(context, "first_stage", found)
-
-
-def with_codebook_of(recipe: Recipe, stage: nn.Module, start: Start) -> Recipe:
-    """`recipe` for a stage with a codebook taken over: it quantises with it from the first batch on."""
-    if of(FirstStageAnswers, stage).init_codebook is None or not start.has("quantize."):
-        return recipe
-    settings = attrs.evolve(recipe.first_stage_trainer, codebook_start=0, codebook_init_images=0)
-    return attrs.evolve(recipe, first_stage_trainer=settings)
 
 
 def start_model(context: RunContext, model: Model) -> Start:

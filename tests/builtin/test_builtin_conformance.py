@@ -13,11 +13,20 @@ from typing import Any
 import numpy as np
 
 from ldm_core.data import images
-from ldm_core.testing import DatasetSuite, PluginSuite
+from ldm_core.testing import DatasetSuite, PluginSuite, StageObjectiveSuite
 
 
 class TestPlugin(PluginSuite):
     module = "ldm_core.builtin.plugin"
+
+
+class TestReconstruction(StageObjectiveSuite):
+    component = "reconstruction"
+
+
+class TestReconstructionByHuber(StageObjectiveSuite):
+    component = "reconstruction"
+    settings = MappingProxyType({"loss": "huber", "regularization_weight": 0.5})
 
 
 class TestShapes(DatasetSuite):

@@ -16,19 +16,21 @@ NAMES: dict[ModuleType, str] = {
         Start TrainingProgress hookimpl hookspec load train
     """,
     contracts: """
-        Accepts Adapter AdapterAnswers AdapterConfig Batch Codec CodecConfig Cond CondSpec Conditioner
-        ConditionerAnswers ConditionerConfig Conditions Config DataInfo Dataset DatasetAnswers DatasetConfig
-        Denoise Denoiser DenoiserAnswers DenoiserConfig DiffusionModel EMPTY Estimate Evaluation FileCache
-        FirstStage FirstStageAnswers FirstStageConfig Guidance GuidanceConfig LatentSpec LossContext LossOutput
-        ModelWeights NoiseSchedule Objective ObjectiveAnswers ObjectiveConfig Observer OnStep Parameterization
-        ParameterizationConfig PartAnswers Precision Predict Recognised Reconstruction SIZE_KEYS Sampler
-        SamplerConfig SamplingRun ScheduleAnswers ScheduleConfig Site Source TensorFile TensorInfo TimeGrid
-        TimeGridConfig Tokens TrainableStage WeightSlice Written draw_times evaluation grid_times token_grid
+        Accepts Adapter AdapterAnswers AdapterConfig AuxiliaryLoss AuxiliaryLossConfig Batch Codec CodecConfig
+        Cond CondSpec Conditioner ConditionerAnswers ConditionerConfig Conditions Config DataInfo Dataset
+        DatasetAnswers DatasetConfig Denoise Denoiser DenoiserAnswers DenoiserConfig DiffusionModel EMPTY
+        Estimate Evaluation FileCache FirstStage FirstStageAnswers FirstStageConfig Guidance GuidanceConfig
+        LatentSpec LossContext LossOutput ModelWeights NoiseSchedule Objective ObjectiveAnswers
+        ObjectiveConfig Observer OnStep Opponent Parameterization ParameterizationConfig PartAnswers Precision
+        Predict Recognised Reconstruction SIZE_KEYS Sampler SamplerConfig SamplingRun ScheduleAnswers
+        ScheduleConfig Site Source StageBatch StageLoss StageObjective StageObjectiveAnswers
+        StageObjectiveConfig StageTraining TensorFile TensorInfo TimeGrid TimeGridConfig Tokens TrainableStage
+        WeightSlice Written draw_times evaluation grid_times token_grid
     """,
     testing: """
         AdapterSuite CodecSuite ConditionerSuite DatasetSuite DenoiserSuite FirstStageSuite GuidanceSuite
         ModuleSuite ObjectiveSuite ObserverSuite ParameterizationSuite PluginSuite SamplerSuite ScheduleSuite
-        Suite TensorSuite TimeGridSuite
+        StageObjectiveSuite Suite TensorSuite TimeGridSuite
     """,
 }
 

@@ -108,7 +108,7 @@ def test_what_fits_passes_and_has_a_site(catalog: Catalog) -> None:
                 "denoiser": ONE_LEVEL,
                 "dataset": {"use": "folder", "url": "x"},
             },
-            ["first_stage_trainer.lpips", "at least 16", "[12, 12]"],
+            ["stage_objective.lpips", "at least 16", "[12, 12]"],
         ),
         (  # eps where alpha is 0
             {"schedule": "rectified_flow"},

@@ -54,8 +54,7 @@ def test_every_component_and_section_says_which_fields_are_places(catalog: Catal
     assert {c.__name__: found for c in (*configs, *SECTIONS.values()) if (found := places.undeclared(c))} == {}
     known = {f.name for c in SECTIONS.values() for f in attrs.fields(c) if places.is_place(c, f)}
     assert known == {
-        "cache", "deepspeed", "deepspeed_file", "init_from", "latents", "lpips", "fd_weights", "endpoint_url",
-        "profile",
+        "cache", "deepspeed", "deepspeed_file", "init_from", "latents", "endpoint_url", "profile",
     }  # fmt: skip
 
 
@@ -137,7 +136,7 @@ def test_nothing_of_a_files_recipe_is_looked_at(place: str, catalog: Catalog, mo
     assert json.dumps(place)[1:-1] not in left
     assert recipe.trainer.lr == 0.5 and recipe.data.fit == "pad"
     assert recipe.conditioners[0].config.tokenizer_sha256 == "cd" * 32
-    assert recipe.first_stage_trainer.lpips == places.ELSEWHERE and recipe.observers == ()
+    assert recipe.stage_objective.config.lpips == places.ELSEWHERE and recipe.observers == ()
 
 
 @pytest.mark.parametrize("value", ["/etc/passwd", "runs/x", "x.ckpt", {"use": "a/b"}, {"use": "s3://b/first_stage"}])

@@ -56,6 +56,7 @@ def test_an_empty_recipe_is_the_built_in_parts(catalog: Catalog) -> None:
     recipe = resolve({}, catalog)
     assert {k: getattr(recipe, k).use for k in SINGLE} == {
         "first_stage": "identity",
+        "stage_objective": "reconstruction",
         "denoiser": "unet",
         "schedule": "vp",
         "parameterization": "eps",
@@ -78,7 +79,7 @@ def test_values_arrive_where_they_belong(catalog: Catalog) -> None:
     assert recipe.conditioners[1].config.classes == 4
     assert recipe.sampler.config.eta == 0.5 and recipe.guidance.config.scale == 2.5
     assert recipe.trainer.betas == (0.9, 0.99) and recipe.trainer.steps == 5
-    assert [p.kind for p in recipe.parts()][:3] == ["first_stage", "conditioner", "conditioner"]
+    assert [p.kind for p in recipe.parts()][:3] == ["first_stage", "stage_objective", "conditioner"]
 
 
 def test_plain_values_resolve_to_an_equal_recipe(catalog: Catalog) -> None:

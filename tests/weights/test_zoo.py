@@ -135,17 +135,17 @@ def test_first_stages(name: str) -> None:
     factor, channels, codes, parameters, keys, batch, steps, start, weight, layers = STAGES[name]
     recipe = recipe_of(f"ae_{name}")
     assert recipe.image_size == (256, 256)
-    config, settings = recipe.first_stage.config, recipe.first_stage_trainer
+    config, settings, objective = recipe.first_stage.config, recipe.first_stage_trainer, recipe.stage_objective.config
     assert config.latent.shape((256, 256)) == (channels, 256 // factor, 256 // factor)
     assert getattr(config, "codebook_size", 0) == codes
     own = (config.adversarial_start, config.adversarial_weight, config.discriminator_layers)
     assert own == (start, weight, layers)
-    assert settings.adversarial and settings.adversarial_start is settings.adversarial_weight is None
+    assert objective.adversarial and objective.adversarial_start is objective.adversarial_weight is None
     assert (settings.steps, settings.images_per_step, settings.accumulate) == (steps, batch, 1)
     assert settings.lr == pytest.approx(4.5e-6 * batch)
     assert (settings.betas, settings.weight_decay, settings.clip) == ((0.5, 0.9), 0, 0)
-    assert (settings.pixel_loss, settings.perceptual_weight, settings.log_variance) == ("l1", 1, False)
-    assert settings.discriminator_norm == "batch" and settings.discriminator_width == 64
+    assert (objective.pixel_loss, objective.perceptual_weight, objective.log_variance) == ("l1", 1, False)
+    assert objective.discriminator_norm == "batch" and objective.discriminator_width == 64
     if codes:
         assert (config.codebook_weight, config.beta, config.legacy_beta) == (1, 0.25, True)
     else:
@@ -175,8 +175,9 @@ def test_sizes(name: str) -> None:
     assert (sum(p.numel() for p in model.conditioners.parameters()), len(tensors)) == (own_parameters, own_keys)
     if stage_name in STAGES:
         assert sum(p.numel() for p in stage.parameters()) == STAGES[stage_name][3]  # type: ignore[attr-defined]
-        trainer = recipe_of(f"ae_{stage_name}").first_stage_trainer
-        assert recipe.first_stage_trainer == trainer
+        alone = recipe_of(f"ae_{stage_name}")
+        assert recipe.first_stage_trainer == alone.first_stage_trainer
+        assert recipe.stage_objective == alone.stage_objective
 
 
 @pytest.mark.parametrize("name", TRAINING)

@@ -15,6 +15,8 @@ class IdentityConfig(FirstStageConfig):
 
     channels: int = attrs.field(default=3, metadata={"help": "channels of the images: 3 colour, 1 grey"})
 
+    stage_objective = ""  # there is nothing to train
+
     @property
     def latent(self) -> LatentSpec:
         """One latent cell a pixel."""

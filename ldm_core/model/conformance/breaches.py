@@ -24,6 +24,8 @@ _CONTRACTS: dict[str, type] = {
     "schedule": contracts.NoiseSchedule,
     "parameterization": contracts.Parameterization,
     "objective": contracts.Objective,
+    "stage_objective": contracts.StageObjective,
+    "auxiliary_loss": contracts.AuxiliaryLoss,
     "guidance": contracts.Guidance,
     "time_grid": contracts.TimeGrid,
     "adapter": contracts.Adapter,

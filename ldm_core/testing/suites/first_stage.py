@@ -14,7 +14,7 @@ from ldm_core.contracts.streams import Streams
 from ldm_core.testing import batches
 from ldm_core.testing.base import largest_difference, same
 from ldm_core.testing.rules import Rule, must_raise
-from ldm_core.testing.trained_stage import TrainedStageSuite
+from ldm_core.testing.stages.trained import TrainedStageSuite
 
 FAR_OUTSIDE = 10.0
 """More than any stage makes of a picture in [-1, 1], trained or not; less than the middle of [0, 255]."""

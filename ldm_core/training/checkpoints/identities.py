@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+import attrs
+
 from ldm_core import storage
 from ldm_core.config.structure import digest
 from ldm_core.errors import CheckpointError, ConfigError
@@ -85,9 +87,11 @@ class Identities:
         return [*known, self._model()] if storage.exists(self._stage_url) else known
 
     def _first_stage(self) -> str:
-        """The recipe's, with the content of its LPIPS weights for training, in any place."""
-        own, lpips = self._known_as.first_stage_identity(), self._recipe.first_stage_trainer.lpips
-        return digest([own, *map(artifacts.sha256, lpips.split(","))]) if lpips else own
+        """The recipe's, with the content of the weights that its objective trains by, in any place."""
+        own, conf = self._known_as.first_stage_identity(), self._recipe.stage_objective.config
+        places = [getattr(conf, f.name) for f in attrs.fields(type(conf)) if f.metadata.get("place") == "whether"]
+        files = [file for place in places if place for file in place.split(",")]
+        return digest([own, *map(artifacts.sha256, files)]) if files else own
 
     def _model(self) -> str:
         return digest([self._known_as.identity(), artifacts.sha256(self._stage_url)])

@@ -1,15 +1,12 @@
-"""The Fréchet distance between two sets of images, by features at hand: VGG16's, or a fixed random network's.
+"""The Fréchet distance between two sets of images, and the features of a fixed random network.
 
-Neither is the FID of the literature, by the features of one InceptionV3: numbers compare among themselves only. Source
+It is not the FID of the literature, by the features of one InceptionV3: numbers compare among themselves only. Source
 of the distance: Dowson and Landau 1982; Heusel et al., arXiv 1706.08500.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,23 +65,3 @@ class RandomFeatures(nn.Module):
             h = F.leaky_relu(F.conv2d(h, weight, stride=2, padding=1), 0.2)
             found.append(h.mean((2, 3)))
         return torch.cat(found, dim=1)
-
-
-class VGG16Features(nn.Module):
-    """Features of a trained VGG16: (B, 1 or 3, H, W) in [-1, 1], sides of at least 16 -> (B, 512).
-
-    They are the means over positions of the last convolution's output (relu5_3). `urls`: files or URLs in any format of
-    ``ldm_plugin_adversarial.perceptual.lpips.LPIPS``; its heads are not needed. Raises as LPIPS does.
-    """
-
-    name = "fd_vgg16"
-
-    def __init__(self, urls: Sequence[str]) -> None:
-        super().__init__()
-        self.trunk: Any = import_module("ldm_plugin_adversarial.perceptual.lpips").LPIPS.from_weights(
-            *urls, heads=False
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features (B, 512) float32."""
-        return self.trunk.features(x)[-1].float().mean((2, 3))

@@ -1,61 +1,43 @@
-"""Training a first stage: autoencoder against patch discriminator, two parts with an optimizer each."""
+"""Training a first stage: the stage with its losses, and each opponent of its objective, with an optimizer each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import import_module
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
-from ldm_core.contracts import FirstStage, FirstStageAnswers, PartAnswers
-from ldm_core.contracts.configs import FirstStageConfig, of
-from ldm_core.contracts.streams import Streams, mix_seed
-from ldm_core.contracts.values import Precision
-from ldm_core.errors import ConfigError
-from ldm_core.model.arithmetic import arithmetic
-from ldm_core.model.fill import seeded
+from ldm_core.contracts import FirstStageAnswers, Opponent, StageBatch, StageLoss, StageObjectiveAnswers
+from ldm_core.contracts.configs import of
+from ldm_core.contracts.streams import Streams
+from ldm_core.recipe.recipe import Part as RecipePart
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.training.averages.ema import EMA
 from ldm_core.training.bad_steps import Guard, spoiled
 from ldm_core.training.engine.part import Part
 from ldm_core.training.engine.world import World
 from ldm_core.training.feed.loader import MicroBatch
-from ldm_core.training.first_stage.codebook import COUNTS, CodebookCare
+from ldm_core.training.first_stage.parts import Autocast, Losses, Training, networks, require_trainable
+
+STAGE = "autoencoder"
+"""The stage's part, in checkpoints and logs."""
 
 
-class _Autocast(nn.Module):
-    """A part's loss with its networks under autocast; the loss itself is float32."""
+@attrs.frozen
+class Objectives:
+    """The live losses of a recipe: its stage objective, and its auxiliary losses by name, each with its part."""
 
-    def __init__(self, loss: nn.Module, precision: Precision) -> None:
-        super().__init__()
-        self.loss, self._precision = loss, precision
-
-    def forward(self, *args: Any) -> Any:
-        """As the loss's."""
-        with self._autocast():
-            return self.loss(*args)
-
-    def _autocast(self) -> Any:
-        return arithmetic(next(self.parameters()).device.type, self._precision)
-
-
-class _GeneratorAutocast(_Autocast):
-    loss: Any
-
-    def compare(self, images: Tensor, streams: Streams) -> tuple[Any, Tensor]:
-        """As the loss's."""
-        with self._autocast():
-            return self.loss.compare(images, streams)
+    objective: Any
+    others: Mapping[str, tuple[RecipePart, Any]] = attrs.field(factory=dict)
 
 
 class FirstStageTask:
-    """The parts ``autoencoder`` and, from its starting batch on, ``discriminator``.
+    """The part ``autoencoder`` and, each from its starting step on, those of the objective's opponents.
 
-    `first_images`: images (B, c, H, W) for the start of a codebook; `perceptual`: an LPIPS, or none; `name_of` gives
-    the name of a place's example, and `say` tells the user of steps left out. Raises ConfigError for settings in
-    conflict.
+    `training` is what the objective may use of it; `name_of` gives the name of a place's example. Raises ConfigError
+    for settings in conflict, or a stage that cannot be trained so.
     """
 
     stage = "first_stage"
@@ -66,98 +48,87 @@ class FirstStageTask:
 
     def __init__(
         self,
-        stage: FirstStage,
+        stage: nn.Module,
+        losses: Objectives,
         recipe: Recipe,
         world: World,
-        first_images: Callable[[], Iterable[Tensor]],
-        perceptual: nn.Module | None = None,
+        training: Training,
         *,
         name_of: Callable[[Any], str] = str,
-        say: Callable[[str, str], None] = lambda text, level: None,
     ) -> None:
-        settings = recipe.first_stage_trainer
-        self._recipe, self._settings, self._world, self._stage = recipe, settings, world, stage
-        self._start = start_of_adversary(recipe)
-        adversary = _adversary(recipe, self._start)
-        own_weight = of(FirstStageConfig, recipe.first_stage.config).adversarial_weight
-        generator = _loss().GeneratorLoss(
-            stage,  # type: ignore[arg-type]
-            adversary,
-            perceptual,
-            perceptual_weight=settings.perceptual_weight,
-            pixel_loss=settings.pixel_loss,
-            disc_weight=_either(settings.adversarial_weight, own_weight),
-            disc_start=self._start,
-            log_variance=settings.log_variance,
-            reduce=world.average,
-        )
-        generator.train()
+        settings, section = recipe.first_stage_trainer, "first_stage_trainer"
+        self._seed, self._world, self._stage = recipe.seed, world, stage
+        self._answers = of(StageObjectiveAnswers, losses.objective)
+        require_trainable(stage)
+        if self._answers.prepare is not None:
+            self._answers.prepare(stage, training)
+        whole = Losses(stage, losses.objective, losses.others, world.average).train()
         self.ema: EMA | None = None
-        section = "first_stage_trainer"
-        self._generator = _GeneratorAutocast(generator, settings.precision)
-        self._autoencoder = Part(
-            "autoencoder", self._generator, settings, world, section, networks=_networks(stage), by_block=True
-        )
-        parts = [self._autoencoder]
-        self._discriminator: Part | None = None
-        if adversary is not None:
-            loss = _loss().DiscriminatorLoss(
-                adversary, disc_start=self._start, r1_weight=settings.r1_weight, r1_every=settings.r1_every
-            )
-            self._discriminator = Part("discriminator", _Autocast(loss, settings.precision), settings, world, section)
-            parts.append(self._discriminator)
+        self._own = Autocast(whole, settings.precision)
+        self._autoencoder = Part(STAGE, self._own, settings, world, section, networks=networks(stage), by_block=True)
+        training.part = self._autoencoder
+        self._opponents: Mapping[str, Opponent] = self._answers.opponents
+        self._against = {
+            name: Part(name, Autocast(module, settings.precision), settings, world, section)  # type: ignore[arg-type]
+            for name, module in self._opponents.items()
+        }
+        parts = [self._autoencoder, *self._against.values()]
         self.parts: Sequence[Part] = parts
         self.part_steps = {p.name: 0 for p in self.parts}
-        self.guards = {p.name: Guard(f"{self.stage} ({p.name})", section, settings, world, name_of, say) for p in parts}
-        self._penalty: Tensor | None = None
-        self._codebook = CodebookCare(stage, self._autoencoder, settings, world, recipe.seed, first_images)
+        self.guards = {
+            p.name: Guard(f"{self.stage} ({p.name})", section, settings, world, name_of, training.say) for p in parts
+        }
 
     def prepare(self, start: int) -> None:
-        """Nothing to prepare: a codebook starts with its batch."""
+        """Nothing to prepare: the objective is asked before each step."""
 
     def state(self) -> dict[str, Tensor]:
         """The state for a resumed run, beside weights and optimizers."""
-        return {**self._codebook.state(), **{f"bad_steps_{k}": guard.state() for k, guard in self.guards.items()}}
+        own = {} if self._answers.state is None else self._answers.state()
+        return {**own, **{f"bad_steps_{k}": guard.state() for k, guard in self.guards.items()}}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from :meth:`state`."""
-        self._codebook.load_state(state)
+        if self._answers.load_state is not None:
+            self._answers.load_state(state)
         for name, guard in self.guards.items():
             if (known := state.get(f"bad_steps_{name}")) is not None:
                 guard.load(known)
 
     def step(self, step: int, micros: Sequence[MicroBatch], *, measure: bool) -> Mapping[str, Any]:
-        """One step of the autoencoder and, once it has started, one of the discriminator.
+        """One step of the stage and one of each opponent that has started.
 
         With `measure`, logs are means over all micro-batches and processes; else there is the loss of this process's.
         """
-        self._codebook.start(step)
-        opponent = self._discriminator if self._discriminator and step >= self._start else None
-        images = [_pictures(m) for m in micros]
+        if self._answers.before_step is not None:
+            with torch.no_grad():
+                self._answers.before_step(step)
+        opponents = {n: part for n, part in self._against.items() if self._opponents[n].active(step)}
+        batches = self._surveyed([self._batch(m, step) for m in micros])
         found: list[dict[str, Tensor]] = []
         losses: dict[str, list[Tensor]] = {part.name: [] for part in self.parts}
         norms: dict[str, float | None] = {}
-        for x, micro, balance in zip(images, micros, self._balances(step, images, micros), strict=True):
-            out = self._autoencoder.engine(x, step, self._streams(micro), balance)
-            self._autoencoder.backward(spoiled(out.value))
+        for batch in batches:
+            made: StageLoss = self._autoencoder.engine(batch)
+            self._autoencoder.backward(spoiled(made.value))
             norms["grad_norm"] = self._autoencoder.step(measure=measure)
-            losses["autoencoder"].append(_by_example(x, out))
-            found.append(dict(out.logs))
-            if opponent is not None:
-                against = opponent.engine(x, out.image, step, self._streams(micro, "r1"))
-                opponent.backward(spoiled(against.value))
-                if len(found) == len(micros) and not self._autoencoder.applied:
-                    opponent.discard()  # its fake images are worth no step
+            losses[STAGE].append(_by_example(batch.images, made))
+            found.append({"loss": made.value.detach(), **made.logs})
+            last = len(found) == len(micros)
+            for name, part in opponents.items():
+                against: StageLoss = part.engine(batch, made)
+                part.backward(spoiled(against.value))
+                if last and not self._autoencoder.applied:
+                    part.discard()  # its fake images are worth no step
                 else:
-                    norms["grad_norm_discriminator"] = opponent.step(measure=measure)
-                losses["discriminator"].append(against.value.detach().expand(len(x)))
+                    norms[f"grad_norm_{name}"] = part.step(measure=measure)
+                losses[name].append(against.value.detach().expand(len(batch.images)))
                 found[-1].update(against.logs)
         if not self._counted(self._autoencoder, step, micros, losses, measure):
             return {}
-        if opponent is not None:
-            self._counted(opponent, step, micros, losses, measure)
-        self._codebook.revive(step, images, [f.get(COUNTS) for f in found])
-        self._remember_penalty(found)
+        for part in opponents.values():
+            self._counted(part, step, micros, losses, measure)
+        self._after(step, batches, found)
         if not measure:
             return {"loss": torch.stack([f["loss"] for f in found]).mean()}
         logs: dict[str, Any] = {**mean_logs(found, self._stage, self._world)}
@@ -179,99 +150,45 @@ class FirstStageTask:
         self.part_steps[part.name] += counts
         return counts
 
-    def _streams(self, micro: MicroBatch, purpose: str = "first_stage") -> Streams:
-        return Streams(micro.seeds(self._recipe.seed, purpose), self._world.device)
+    def _batch(self, micro: MicroBatch, step: int) -> StageBatch:
+        return StageBatch(
+            _pictures(micro), step, lambda purpose: Streams(micro.seeds(self._seed, purpose), self._world.device)
+        )
 
-    def _balances(self, step: int, images: list[Tensor], micros: Sequence[MicroBatch]) -> list[Any]:
-        """For several micro-batches, their common adaptive weight, needed by each before its backward pass.
+    def _surveyed(self, batches: list[StageBatch]) -> list[StageBatch]:
+        """For several micro-batches, each with what the objective found of all of them, before any backward pass.
 
         The random numbers of dropout here are drawn again in the step.
         """
-        generator = self._generator.loss
-        if len(micros) == 1 or not generator.adversarial(step):
-            return [None] * len(micros)
-        with torch.random.fork_rng([self._world.device] if self._world.device.type == "cuda" else []):
-            pairs = [self._generator.compare(x, self._streams(m)) for x, m in zip(images, micros, strict=True)]
-        gradients = torch.stack([last for _, last in pairs]).mean(0)
-        weight = _loss().adaptive_weight(*gradients, reduce=self._world.average)
-        return [_loss().Balance(comparison, weight) for comparison, _ in pairs]
+        if len(batches) == 1 or self._answers.survey is None:
+            return batches
+        devices = [self._world.device] if self._world.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), self._own.casting():
+            found = self._answers.survey(self._stage, batches)
+        return [attrs.evolve(b, whole=whole) for b, whole in zip(batches, found, strict=True)]
 
-    def _remember_penalty(self, found: list[dict[str, Tensor]]) -> None:
-        """Give every log line the latest R1 penalty: most steps have none of their own."""
-        if "r1" in found[0]:
-            self._penalty = torch.stack([f["r1"] for f in found]).mean()
-        elif self._penalty is not None:
+    def _after(self, step: int, batches: Sequence[StageBatch], found: list[dict[str, Tensor]]) -> None:
+        if self._answers.after_step is not None:
+            with torch.no_grad():
+                more = self._answers.after_step(step, [b.images for b in batches], found)
             for logs in found:
-                logs["r1"] = self._penalty
+                logs.update({k: v for k, v in more.items() if k not in logs})
 
 
-def _by_example(x: Tensor, out: Any) -> Tensor:
+def _by_example(x: Tensor, made: StageLoss) -> Tensor:
     """A loss (B,) to tell the guilty example: its pixel error, or the loss itself if the error is finite and the loss
     is not."""
-    errors = (cast(Tensor, out.image) - x).abs().flatten(1).mean(1)
-    blamed = out.value.detach().isfinite() | ~errors.isfinite().all()
-    return torch.where(blamed, errors, out.value.detach())
+    value = made.value.detach()
+    if made.image is None:
+        return value.expand(len(x))
+    errors = (made.image - x).abs().flatten(1).mean(1)
+    blamed = value.isfinite() | ~errors.isfinite().all()
+    return torch.where(blamed, errors, value)
 
 
 def _pictures(micro: MicroBatch) -> Tensor:
     images: Tensor = micro.batch["image"]
     return images.contiguous(memory_format=torch.channels_last) if images.device.type == "cpu" else images
-
-
-def _adversary(recipe: Recipe, start: int) -> Any:
-    """The discriminator, from the recipe's seed; None if a run has none, or ends before batch `start`."""
-    settings = recipe.first_stage_trainer
-    if not settings.adversarial or start >= settings.steps:
-        return None
-    own = of(FirstStageConfig, recipe.first_stage.config).discriminator_layers
-    layers = _either(settings.discriminator_layers, _either(own, 3))
-    with seeded(mix_seed(recipe.seed, "discriminator")):
-        adversary = import_module("ldm_plugin_adversarial.discriminator").PatchDiscriminator(
-            recipe.image_channels, settings.discriminator_width, layers, norm=settings.discriminator_norm
-        )
-    if min(recipe.image_size) < adversary.min_size:
-        raise ConfigError(
-            f"first_stage_trainer.discriminator_layers: {layers} strided layers need images of at least "
-            f"{adversary.min_size} pixels, image_size is {list(recipe.image_size)}; use fewer layers, larger "
-            "images, or adversarial=false"
-        )
-    return adversary
-
-
-def start_of_adversary(recipe: Recipe) -> int:
-    """The discriminator's first batch (from 0): the recipe's, as a number or as a share of the steps, or else the
-    stage's own."""
-    settings = recipe.first_stage_trainer
-    if settings.adversarial_start_share is not None:
-        return round(settings.adversarial_start_share * settings.steps)
-    return int(_either(settings.adversarial_start, of(FirstStageConfig, recipe.first_stage.config).adversarial_start))
-
-
-def _networks(stage: Any) -> list[nn.Module]:
-    """The stage's recomputable parts, or all of its parts if it names none; codebooks stay as they are."""
-    parts = list(stage.children())
-    return [p for p in parts if of(PartAnswers, p).recompute_blocks is not None] or parts
-
-
-def _either(first: Any, second: Any) -> Any:
-    return second if first is None else first
-
-
-def perceptual_distance(urls: str, world: World) -> nn.Module | None:
-    """LPIPS with the weights at `urls` (several joined by commas), on the run's device; None without any."""
-    if not urls:
-        return None
-    found: nn.Module = _lpips().from_weights(*urls.split(",")).to(world.device)
-    return found
-
-
-def _loss() -> Any:
-    """The losses' module: until the loss is a part, found by its name, it comes by its module."""
-    return import_module("ldm_plugin_adversarial.loss")
-
-
-def _lpips() -> Any:
-    return import_module("ldm_plugin_adversarial.perceptual.lpips").LPIPS
 
 
 def mean_logs(micros: Sequence[Mapping[str, Tensor]], stage: Any, world: World) -> dict[str, Tensor]:

@@ -9,21 +9,26 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from ldm_core.catalog import Catalog
 from ldm_core.config.structure import unstructure
-from ldm_core.contracts import FirstStage
+from ldm_core.contracts import FirstStage, Site
 from ldm_core.contracts.streams import mix_seed
 from ldm_core.data.collate import to_images
+from ldm_core.errors import ConfigError
 from ldm_core.model.build import make_first_stage
 from ldm_core.model.conformance.breaches import named
 from ldm_core.model.conformance.first_stage import hold_stage
+from ldm_core.model.fill import seeded
+from ldm_core.model.parts import make
 from ldm_core.recipe import artifacts
-from ldm_core.recipe.recipe import versions
+from ldm_core.recipe.recipe import Part, Recipe, versions
 from ldm_core.training.context import RunContext
 from ldm_core.training.engine.world import World
 from ldm_core.training.feed.examples import Examples
 from ldm_core.training.feed.loader import example_name
-from ldm_core.training.finetune import Start, start_first_stage, with_codebook_of
-from ldm_core.training.first_stage.task import FirstStageTask, perceptual_distance
+from ldm_core.training.finetune import Start, start_first_stage
+from ldm_core.training.first_stage.parts import Training
+from ldm_core.training.first_stage.task import FirstStageTask, Objectives
 from ldm_core.training.first_stage.validation import HeldOut, described, evaluating, rounded
 from ldm_core.training.latents.statistics import fit_normalization
 from ldm_core.training.loop import train
@@ -38,19 +43,18 @@ def train_first_stage(context: RunContext, identity: str) -> None:
     examples = Examples(context.dataset, recipe.image_size, recipe.data, ["image"])
     stage: Any = make_first_stage(recipe, context.catalog)
     started = start_first_stage(context, stage)
-    recipe = with_codebook_of(recipe, stage, started)
     settings = recipe.first_stage_trainer
     stage.to(world.device)
     part = named(recipe.first_stage, context.catalog)
     hold_stage(part, stage, recipe.image_size, recipe.image_channels, world.device)
-    perceptual = perceptual_distance(settings.lpips, world)
+    losses = make_losses(recipe, context.catalog, world)
     dataset, why_not = context.held_out()
-    pictures = HeldOut(Examples(dataset, recipe.image_size, recipe.data, ["image"]), settings, world, perceptual)
+    pictures = HeldOut(Examples(dataset, recipe.image_size, recipe.data, ["image"]), settings, world, losses.objective)
     if any(p.requires_grad for p in stage.parameters()):
-        _say_how(context)
-        first_images = lambda: (x for _, x in spread_images(examples, settings.codebook_init_images, world))  # noqa: E731
+        first_images = lambda count: (x for _, x in spread_images(examples, count, world))  # noqa: E731
         name_of = lambda place: example_name(context.dataset, None, place)  # noqa: E731
-        task = FirstStageTask(stage, recipe, world, first_images, perceptual, name_of=name_of, say=context.run.say)
+        training = Training(recipe, world, first_images, started.has, context.run.say)
+        task = FirstStageTask(stage, losses, recipe, world, training, name_of=name_of)
         _watch(task, context, stage, pictures)
         loader = context.loader("first_stage", examples, examples.arrangement, examples.keys, examples.dataset)
         folder = context.checkpoints_of("first_stage")
@@ -67,6 +71,24 @@ def train_first_stage(context: RunContext, identity: str) -> None:
     if world.main:
         _write(context, stage, started, identity)
     world.barrier()
+
+
+def make_losses(recipe: Recipe, catalog: Catalog, world: World) -> Objectives:
+    """The recipe's stage objective and auxiliary losses, on the run's device, from the recipe's seed."""
+    site = Site(size=recipe.image_size, channels=recipe.image_channels, latent=recipe.first_stage.config.latent)
+    parts: dict[str, Part] = {}
+    for part in recipe.auxiliary_losses:
+        if part.use in parts:
+            raise ConfigError(f"auxiliary_losses: '{part.use}' is there twice; leave one out")
+        parts[part.use] = part
+
+    def placed(part: Part) -> Any:
+        with seeded(mix_seed(recipe.seed, part.kind, part.use)):
+            made = make(part, site, catalog)
+        return made.to(world.device) if isinstance(made, torch.nn.Module) else made
+
+    objective = placed(recipe.stage_objective)
+    return Objectives(objective, {name: (part, placed(part)) for name, part in parts.items()})
 
 
 def _write(context: RunContext, stage: FirstStage, started: Start, identity: str) -> None:
@@ -87,22 +109,6 @@ def _write(context: RunContext, stage: FirstStage, started: Start, identity: str
     module: Any = stage
     state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
     context.write_trained("first_stage", artifacts.STAGE_FILE, save(state, metadata=meta), steps)
-
-
-def _say_how(context: RunContext) -> None:
-    """Tell the user this recipe's surprises."""
-    settings = context.recipe.first_stage_trainer
-    if not settings.lpips:
-        context.run.say(
-            "first stage: trained without LPIPS, as the recipe gives no weights for it "
-            "(first_stage_trainer.lpips=PATH_OR_URL)"
-        )
-    if settings.adversarial and settings.discriminator_norm == "batch" and context.run.world.size > 1:
-        context.run.say(
-            "first stage: discriminator_norm=batch normalises over each process's own share of the batch, so the "
-            "result depends on the number of processes (discriminator_norm=group does not)",
-            "warning",
-        )
 
 
 def spread_images(

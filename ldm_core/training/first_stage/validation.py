@@ -1,4 +1,4 @@
-"""The scores of a first stage on held-out images: PSNR, SSIM, LPIPS, a Fréchet distance, and a picture of them."""
+"""The scores of a first stage on held-out images: PSNR, SSIM, a Fréchet distance, those of its objective, a picture."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ldm_core.contracts import StageObjectiveAnswers
+from ldm_core.contracts.configs import of
 from ldm_core.data import images
 from ldm_core.data.collate import to_images
 from ldm_core.recipe.settings import FirstStageTrainerSettings
 from ldm_core.training.engine.world import World
-from ldm_core.training.first_stage.frechet import RandomFeatures, VGG16Features, frechet_distance
+from ldm_core.training.first_stage.frechet import RandomFeatures, frechet_distance
 from ldm_core.training.first_stage.metrics import image_scores, quantize
 
 Again = Callable[[Tensor], Tensor]
@@ -22,31 +24,28 @@ Again = Callable[[Tensor], Tensor]
 
 _BLOCK = 16  # images reconstructed at once; the same on any number of processes, so the bits are, too
 _SHOWN = 16
-_VGG_SIDE = 16  # the least side of an image for VGG16
 
 
 class HeldOut:
     """Held-out images and the quality of their reconstructions, shared out over the processes.
 
-    `examples`: uint8 images (c, H, W) under the key ``image``, by index. LPIPS is measured if the settings name its
-    weights; the Fréchet distance is ``fd_vgg16`` if they name those of a VGG16, else ``fd_random``.
+    `examples`: uint8 images (c, H, W) under the key ``image``, by index. `objective` may have further scores, and
+    features for the Fréchet distance (:class:`ldm_core.contracts.StageObjectiveAnswers`); without, it is ``fd_random``.
     """
 
-    def __init__(
-        self, examples: Any, settings: FirstStageTrainerSettings, world: World, lpips: nn.Module | None
-    ) -> None:
-        self._examples, self._world, self._lpips = examples, world, lpips
+    def __init__(self, examples: Any, settings: FirstStageTrainerSettings, world: World, objective: object) -> None:
+        answers = of(StageObjectiveAnswers, objective)
+        self._examples, self._world, self._scores = examples, world, answers.scores
         self.count = min(settings.validate_images, len(examples))
-        urls = settings.fd_weights.split(",") if settings.fd_weights else []
-        features: RandomFeatures | VGG16Features = VGG16Features(urls) if urls else RandomFeatures()
+        features: Any = answers.features or RandomFeatures()
         self._features, self._name = features.to(world.device), features.name
         self._of_originals: dict[int, Tensor] = {}
 
     @torch.no_grad()
     def measure(self, again: Again) -> dict[str, float]:
-        """The mean ``psnr`` (dB), ``ssim`` and ``lpips`` over the images, and ``fd_vgg16`` or ``fd_random``.
+        """The mean ``psnr`` (dB), ``ssim`` and the objective's scores over the images, and the Fréchet distance.
 
-        SSIM and LPIPS are left out if the images are too small for them, the Fréchet distance if there is but one
+        SSIM is left out if the images are too small for it, the Fréchet distance if there is but one
         image. The same on every process and with any number of them; every process must call it.
         """
         own: dict[int, tuple[dict[str, Tensor], Tensor, Tensor]] = {}
@@ -56,8 +55,8 @@ class HeldOut:
             x = to_images(originals).to(self._world.device)
             y = to_images(_levels(again(x))).to(self._world.device)  # as it would be saved
             scores = image_scores(x, y)
-            if self._lpips is not None and min(x.shape[2:]) >= _VGG_SIDE:
-                scores["lpips"] = self._lpips(x, y).flatten().double()
+            if self._scores is not None:
+                scores.update(self._scores(x, y))
             if block not in self._of_originals:
                 self._of_originals[block] = self._seen(x)
             own[block] = ({k: v.cpu() for k, v in scores.items()}, self._of_originals[block], self._seen(y))

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import attrs
 
 from ldm_core.config.fields import field
+from ldm_core.contracts import Site, StageObjectiveConfig
+from ldm_core.contracts.configs import of
+from ldm_core.contracts.defaults import answer
+
+LPIPS_SIDE = 16
+"""The smallest image side for LPIPS: its trunk halves it four times."""
+
+
+class AdversarialStageConfig:
+    """Answers of the config of a first stage about this loss."""
+
+    __slots__ = ()
+
+    @answer
+    def adversarial_start(self) -> int:
+        """The batch from which the discriminator counts."""
+        return 0
+
+    @answer
+    def adversarial_weight(self) -> float:
+        """The weight of the generator's loss."""
+        return 0.5
+
+    @answer
+    def discriminator_layers(self) -> int:
+        """The number of strided convolutions of the discriminator."""
+        return 3
 
 
 def _start_share(config: Any, attribute: attrs.Attribute[Any], value: float | None) -> None:
@@ -20,7 +48,7 @@ def _start_share(config: Any, attribute: attrs.Attribute[Any], value: float | No
 
 
 @attrs.frozen(kw_only=True)
-class AdversarialConfig:
+class AdversarialConfig(StageObjectiveConfig):
     """L1 or L2 + LPIPS + patch discriminator + the stage's own regularisation (arXiv 2112.10752, appendix G)."""
 
     pixel_loss: Literal["l1", "l2"] = field("l1", "the loss on pixels")
@@ -51,3 +79,50 @@ class AdversarialConfig:
         changes_training=False,
         place=True,
     )
+
+    def start(self, stage: object, steps: int) -> int:
+        """The discriminator's first batch (from 0) in `steps` steps of a stage with the config `stage`."""
+        if self.adversarial_start_share is not None:
+            return round(self.adversarial_start_share * steps)
+        own = of(AdversarialStageConfig, stage).adversarial_start
+        return own if self.adversarial_start is None else self.adversarial_start
+
+    def layers(self, stage: object) -> int:
+        """The discriminator's strided layers."""
+        own = of(AdversarialStageConfig, stage).discriminator_layers
+        return own if self.discriminator_layers is None else self.discriminator_layers
+
+    def misfits(self, stage: object, site: Site, steps: int) -> Iterator[str]:
+        """Images too small for one of the networks that look at them."""
+        layers, side = self.layers(stage), min(site.size)
+        if self.adversarial and self.start(stage, steps) < steps and side < 3 * 2**layers:
+            yield (
+                f"discriminator_layers: {layers} strided layers need images of at least {3 * 2**layers} pixels, "
+                f"image_size is {list(site.size)}; use fewer layers, larger images, or "
+                "stage_objective.adversarial=false"
+            )
+        if self.lpips and side < LPIPS_SIDE:
+            yield (
+                f"lpips: LPIPS needs images of at least {LPIPS_SIDE} pixels, image_size is {list(site.size)}; use "
+                "larger images, or leave it out"
+            )
+
+    def remarks(self, stage: object, steps: int) -> Iterator[str]:
+        """A discriminator that never comes in."""
+        start = self.start(stage, steps)
+        if self.adversarial and self.adversarial_start_share is None and start >= steps:
+            yield (
+                f"the discriminator never comes in: it starts at step {start} and the first stage has {steps}; set "
+                "stage_objective.adversarial_start, or adversarial_start_share=0.5, or adversarial=false"
+            )
+
+    def longer(self, stage: object, steps: int, more: int) -> str:
+        """A start that more steps would have moved."""
+        shared = self.adversarial_start_share is not None
+        late = self.adversarial and (shared or steps <= self.start(stage, steps) < more)
+        if late or steps <= self.codebook_start:
+            return (
+                f"the discriminator or the codebook of the run starts at a share of its {steps} steps, or would have "
+                "started later"
+            )
+        return ""

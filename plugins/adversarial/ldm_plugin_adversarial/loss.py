@@ -14,13 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldm_core.contracts import EMPTY, TrainableStage
+from ldm_core.contracts import Reconstruction, StageLoss
 from ldm_core.contracts.streams import Streams
 from ldm_core.errors import ConfigError
 
@@ -28,13 +28,27 @@ Reduce = Callable[[Tensor], Tensor]
 """Averages a tensor over the processes of a shared batch; the identity for one process."""
 
 
-class PartOutput(NamedTuple):
-    """One part's loss: `value` () float32; `logs`, detached scalars and the stage's own logs, averaged over the batch;
-    `image`, the detached reconstruction."""
+@runtime_checkable
+class AdversarialStage(Protocol):
+    """A first stage that the adversarial loss can train: four names beside ``FirstStage``.
 
-    value: Tensor
-    logs: Mapping[str, Tensor] = EMPTY
-    image: Tensor | None = None
+    `nll_reduction` is "sum" or "mean", and `regularization_weight` a number of 0 or more. Its config may answer the
+    names of ``AdversarialStageConfig``.
+    """
+
+    nll_reduction: str
+    """"sum": errors summed over pixels, averaged over the batch (KL); "mean": averaged over all (VQ)."""
+    regularization_weight: float
+    """The weight of ``Reconstruction.regularization`` in the loss."""
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The parameter (weight of the last decoder convolution) whose gradients set the adaptive weight."""
+        ...
+
+    def reconstruct(self, x: Tensor, *, streams: Streams | None) -> Reconstruction:
+        """One training pass, as ``ldm_core.contracts.TrainableStage`` says."""
+        ...
 
 
 class Comparison(NamedTuple):
@@ -131,10 +145,10 @@ class GeneratorLoss(nn.Module):
     map to nll. g = -mean D(x̂), from batch `disc_start` on (step < disc_start: neither g nor its gradient is computed,
     and the cost is a plain autoencoder's).
 
-    `first_stage` (:class:`TrainableStage`) is registered. `discriminator` (None = no adversarial term) and `perceptual`
-    (an :class:`~ldm_plugin_adversarial.perceptual.lpips.LPIPS`, or None) are borrowed: not registered, so neither in
-    ``parameters()`` nor in the state nor moved by ``.to(device)``; place them yourself. The discriminator receives no
-    gradient; in train mode its batch norm statistics do move, as published.
+    `first_stage` (:class:`AdversarialStage`) is registered. `discriminator` (None = no adversarial term) and
+    `perceptual` (an :class:`~ldm_plugin_adversarial.perceptual.lpips.LPIPS`, or None) are borrowed: not registered, so
+    neither in ``parameters()`` nor in the state nor moved by ``.to(device)``; place them yourself. The discriminator
+    receives no gradient; in train mode its batch norm statistics do move, as published.
 
     `log_variance`: the error map becomes map / exp(s) + s with a learned s (1,), 0 at the start, trained with the
     autoencoder: nll is then the one of a Laplace (L1) or Gaussian (L2) distribution of this variance, up to constants.
@@ -191,14 +205,14 @@ class GeneratorLoss(nn.Module):
         if self.log_variance is not None:
             logs["log_variance"] = self.log_variance.detach().mean()
             errors = errors / self.log_variance.exp() + self.log_variance
-        summed = cast(TrainableStage, self.first_stage).nll_reduction == "sum"
+        summed = cast(AdversarialStage, self.first_stage).nll_reduction == "sum"
         nll = errors.sum() / errors.shape[0] if summed else errors.mean()
         logs["nll"] = nll.detach()
         return nll, logs
 
     def forward(
         self, images: Tensor, step: int, streams: Streams | None = None, balance: Balance | None = None
-    ) -> PartOutput:
+    ) -> StageLoss:
         """Loss of `images` (B, c, H, W) in [-1, 1] at batch `step`; `streams`, B random streams for the stage.
 
         `image` of the output is the fake of the discriminator's part. Logs: loss, pixel, perceptual, nll, log_variance,
@@ -208,7 +222,7 @@ class GeneratorLoss(nn.Module):
         `balance`: for one of several micro-batches of a batch, :meth:`compare` was called with each of them first, and
         the weight is the common one.
         """
-        stage = cast(TrainableStage, self.first_stage)
+        stage = cast(AdversarialStage, self.first_stage)
         reconstruction = stage.reconstruct(images.to(stage.last_layer.dtype), streams=streams)
         image = reconstruction.image.float()
         target = images.float()
@@ -228,7 +242,7 @@ class GeneratorLoss(nn.Module):
             nll, terms = self._carry(image, comparison, weight)
         value = nll + stage.regularization_weight * regularization
         logs.update(terms, loss=value.detach())
-        return PartOutput(value, logs, image.detach())
+        return StageLoss(value, logs, image.detach(), reconstruction)
 
     def compare(self, images: Tensor, streams: Streams | None = None) -> tuple[Comparison, Tensor]:
         """Give the losses of a micro-batch (B, c, H, W), and the gradients of nll and g at the last layer.
@@ -237,7 +251,7 @@ class GeneratorLoss(nn.Module):
         weight. The stage runs without a graph up to its last layer, so this costs one forward pass of it;
         :meth:`forward` does not repeat the work after the reconstruction.
         """
-        stage = cast(TrainableStage, self.first_stage)
+        stage = cast(AdversarialStage, self.first_stage)
         with frozen(self.first_stage):
             stage.last_layer.requires_grad_(True)
             image = stage.reconstruct(images.to(stage.last_layer.dtype), streams=streams).image.float()
@@ -251,7 +265,7 @@ class GeneratorLoss(nn.Module):
         leaf = image.detach().requires_grad_()
         nll, logs = self.nll(x, leaf)
         by = [leaf] if self.log_variance is None else [leaf, self.log_variance]
-        summed = cast(TrainableStage, self.first_stage).nll_reduction == "sum"
+        summed = cast(AdversarialStage, self.first_stage).nll_reduction == "sum"
         nll_grad, *variance_grad = _scaled_grad(nll, by, len(leaf) if summed else leaf.numel())
         with frozen(discriminator):
             logits = _logits(discriminator, leaf)
@@ -263,7 +277,7 @@ class GeneratorLoss(nn.Module):
 
     def _at_last_layer(self, image: Tensor, comparison: Comparison) -> tuple[Tensor, Tensor]:
         """From the reconstruction on, the last layer's gradients cost one convolution each."""
-        layer = cast(TrainableStage, self.first_stage).last_layer
+        layer = cast(AdversarialStage, self.first_stage).last_layer
         found = []
         for gradient in (comparison.nll_grad, comparison.gan_grad):
             scale = torch.exp2(torch.log2(1024.0 / gradient.abs().sum().clamp_min(1e-30)).round())
@@ -318,7 +332,7 @@ class DiscriminatorLoss(nn.Module):
         """Say whether batch `step` (from 0) has the R1 penalty."""
         return self.r1_weight > 0.0 and self.active(step) and (step - self.disc_start) % self.r1_every == 0
 
-    def forward(self, real: Tensor, fake: Tensor, step: int, streams: Streams | None = None) -> PartOutput:
+    def forward(self, real: Tensor, fake: Tensor, step: int, streams: Streams | None = None) -> StageLoss:
         """Loss of `real` and `fake` (B, c, H, W) in [-1, 1] at batch `step`; `fake` is detached here once more.
 
         A :meth:`penalized` batch needs `streams`, B random streams, else ValueError. Logs: discriminator (the loss),
@@ -327,7 +341,7 @@ class DiscriminatorLoss(nn.Module):
         """
         if not self.active(step):
             zeros = [0.0 * p.float().sum() for p in self.discriminator.parameters()]
-            return PartOutput(torch.stack(zeros).sum())
+            return StageLoss(torch.stack(zeros).sum())
         real_logits = _logits(self.discriminator, real.detach())
         fake_logits = _logits(self.discriminator, fake.detach())
         value = D_LOSSES[self.kind](real_logits, fake_logits)
@@ -344,19 +358,20 @@ class DiscriminatorLoss(nn.Module):
             penalty = r1_penalty(self.discriminator, real, streams)
             value = value + 0.5 * self.r1_weight * self.r1_every * penalty
             logs["r1"] = penalty.detach()
-        return PartOutput(value, logs)
+        return StageLoss(value, logs)
 
 
-def _trainable(stage: nn.Module) -> TrainableStage:
+def _trainable(stage: nn.Module) -> AdversarialStage:
     """`stage` as a trainable one; ConfigError naming the missing members, and contract."""
-    if not isinstance(stage, TrainableStage):
+    if not isinstance(stage, AdversarialStage):
         wanted = ("reconstruct", "last_layer", "nll_reduction", "regularization_weight")
         offered = set(dir(stage))
-        contract = (TrainableStage.__doc__ or "").splitlines()[0]
+        contract = (AdversarialStage.__doc__ or "").splitlines()[0]
         raise ConfigError(
-            f"first stage {type(stage).__name__} cannot be trained: it has no "
-            f"{', '.join(name for name in wanted if name not in offered)}. ldm_core.contracts.TrainableStage says what "
-            f"they are: {contract!r}. Offer them, or use a trained first stage (`first_stage=PATH`)"
+            f"first stage {type(stage).__name__} cannot be trained by 'adversarial': it has no "
+            f"{', '.join(name for name in wanted if name not in offered)}. AdversarialStage of "
+            f"ldm_plugin_adversarial.loss says what they are: {contract!r}. Offer them, or set "
+            "stage_objective=reconstruction, which wants none of them"
         )
     return stage
 

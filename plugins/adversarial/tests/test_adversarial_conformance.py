@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from ldm_core.testing import PluginSuite
+from types import MappingProxyType
+
+from ldm_core.testing import PluginSuite, StageObjectiveSuite
 
 
 class TestPlugin(PluginSuite):
     distribution = "ldm-plugin-adversarial"
+
+
+TINY = MappingProxyType({"discriminator_width": 4, "discriminator_layers": 1})
+
+
+class TestAdversarial(StageObjectiveSuite):
+    component = "adversarial"
+    settings = MappingProxyType({**TINY, "adversarial_start": 2, "r1_weight": 1.0, "r1_every": 2, "log_variance": True})
+
+
+class TestByTheStagesNumbers(StageObjectiveSuite):
+    component = "adversarial"
+    settings = MappingProxyType({**TINY, "pixel_loss": "l2", "discriminator_norm": "batch"})

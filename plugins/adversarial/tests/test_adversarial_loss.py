@@ -350,7 +350,7 @@ def test_networks_in_bfloat16() -> None:
 
 def test_wrong_settings_are_refused() -> None:
     stage, disc = networks()
-    with pytest.raises(ConfigError, match=r"Linear cannot be trained: it has no reconstruct, last_layer"):
+    with pytest.raises(ConfigError, match="Linear cannot be trained by 'adversarial': it has no reconstruct, last"):
         GeneratorLoss(nn.Linear(2, 2))
     with pytest.raises(ConfigError, match="'sum' or 'mean', got 'max'"):
         GeneratorLoss(ToyStage("max"))

@@ -225,3 +225,22 @@ def test_without_timm_the_message_says_what_to_install(error: Exception, fix: st
 
     with failing_import(error), pytest.raises(LDMError, match=fix):
         LPIPS()
+
+
+def test_vgg16_needs_no_heads(tmp_path: Path) -> None:
+    declare_torchvision_operators()
+    from ldm_plugin_adversarial.perceptual.lpips import LPIPS
+    from ldm_plugin_adversarial.perceptual.vgg16 import VGG16Features
+
+    torch.manual_seed(0)
+    whole = LPIPS()
+    trunk = {k: v.contiguous() for k, v in whole.state_dict().items() if k.startswith("net.")}
+    save_file(trunk, tmp_path / "vgg.safetensors")
+    network = VGG16Features([str(tmp_path / "vgg.safetensors")])
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    torch.testing.assert_close(network(x), whole.features(x)[4].mean((2, 3)))
+    with pytest.raises(CheckpointError, match="the heads"):
+        LPIPS.from_weights(str(tmp_path / "vgg.safetensors"))
+    save_file({k: v for k, v in trunk.items() if "slice5" not in k}, tmp_path / "cut.safetensors")
+    with pytest.raises(CheckpointError, match=r"6 of 26 tensors missing, first 'net\.slice5\.24\.weight'; a VGG16 is"):
+        VGG16Features([str(tmp_path / "cut.safetensors")])

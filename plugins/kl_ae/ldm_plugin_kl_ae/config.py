@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import attrs
 
@@ -22,6 +23,7 @@ class KLAEConfig(AutoencoderConfig):
         default=1e-6,
         metadata={"help": "weight of the KL term, a sum over the latent beside a sum over pixels"},
     )
+    stage_objective: ClassVar[str] = "adversarial"
     adversarial_start: int = attrs.field(
         default=50_001, metadata={"help": "batch from which the discriminator counts and is trained"}
     )

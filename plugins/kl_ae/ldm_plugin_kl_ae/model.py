@@ -43,6 +43,11 @@ class KLFirstStage(NormalizedLatents, FirstStage):
         """The decoder's last weight, with the gradients compared by the adversarial weight."""
         return cast(nn.Parameter, self.decoder.conv_out.weight)
 
+    @property
+    def encoder_layer(self) -> nn.Parameter:
+        """The encoder's last weight, at which auxiliary losses compare gradients."""
+        return cast(nn.Parameter, self.encoder.conv_out.weight)
+
     def encode_moments(self, x: Tensor) -> Tensor:
         """Images (B,c,H,W) in [-1, 1] -> mean and log variance (B,2z,h,w), float32.
 
@@ -75,7 +80,8 @@ class KLFirstStage(NormalizedLatents, FirstStage):
         kl = channels.sum()
         std = split_moments(moments)[1].mul(0.5).exp()
         logs = {"kl": kl.detach(), "posterior_std": std.detach().mean(), "kl_channels": channels.detach()}
-        return Reconstruction(self._decode(draw(moments, streams)), kl, logs)
+        z = draw(moments, streams)
+        return Reconstruction(self._decode(z), kl, logs, z)
 
     def diagnostics(self, logs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Numbers of `kl_channels` (z_channels,): `kl_0` and so on for up to 16 channels, and `kl_min` and `kl_max`; a

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 import attrs
 
@@ -22,6 +23,7 @@ class VQAEConfig(AutoencoderConfig):
         metadata={"help": "beta weighs the codes' term (as published) instead of the encoder's commitment"},
     )
     codebook_weight: float = attrs.field(default=1.0, metadata={"help": "weight of the codebook loss"})
+    stage_objective: ClassVar[str] = "adversarial"
     adversarial_start: int = attrs.field(
         default=0, metadata={"help": "batch from which the discriminator counts and is trained"}
     )

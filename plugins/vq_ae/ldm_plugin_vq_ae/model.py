@@ -44,6 +44,11 @@ class VQFirstStage(NormalizedLatents, FirstStage):
         """The decoder's last weight, with the gradients compared by the adversarial weight."""
         return cast(nn.Parameter, self.decoder.conv_out.weight)
 
+    @property
+    def encoder_layer(self) -> nn.Parameter:
+        """The encoder's last weight, at which auxiliary losses compare gradients."""
+        return cast(nn.Parameter, self.encoder.conv_out.weight)
+
     def encode_moments(self, x: Tensor) -> Tensor:
         """Images (B,c,H,W) in [-1, 1] -> raw latents before quantisation (B,z,h,w), float32.
 
@@ -76,11 +81,12 @@ class VQFirstStage(NormalizedLatents, FirstStage):
         Logs: `codebook_counts` (codebook_size,), how often each code occurs in this batch (see :meth:`diagnostics`);
         none while not :attr:`quantizing`, when the latents are decoded as they are.
         """
+        moments = self.encode_moments(x)
         if not self.quantizing:
-            moments = self.encode_moments(x)
-            return Reconstruction(self._decode(moments), moments.new_zeros(()))
-        codes, loss, indices = self.quantize(self.encode_moments(x))
-        return Reconstruction(self._decode(codes), loss, {"codebook_counts": self.quantize.usage(indices)})
+            return Reconstruction(self._decode(moments), moments.new_zeros(()), z=moments)
+        codes, loss, indices = self.quantize(moments)
+        logs = {"codebook_counts": self.quantize.usage(indices)}
+        return Reconstruction(self._decode(codes), loss, logs, moments)
 
     def diagnostics(self, logs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Codes in use, by the mean `codebook_counts` (codebook_size,) over a whole batch: `codebook_used`, their

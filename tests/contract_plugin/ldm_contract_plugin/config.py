@@ -101,3 +101,26 @@ class OFTConfig:
     targets: tuple[str, ...] = attrs.field(
         default=("to_q", "to_v"), metadata={"help": "ends of the addresses of the weights that are adapted"}
     )
+
+
+@attrs.frozen(kw_only=True)
+class PatchesConfig:
+    """A linear autoencoder of patches."""
+
+    channels: int = attrs.field(default=4, metadata={"help": "channels of the latents"})
+    side: int = attrs.field(default=4, metadata={"help": "pixels of a patch's side"})
+
+    @property
+    def latent(self) -> LatentSpec:
+        """One cell a patch."""
+        return LatentSpec(channels=self.channels, stride=(self.side, self.side))
+
+
+@attrs.frozen(kw_only=True)
+class AlignedConfig:
+    """Latents aligned with a fixed network (Yao et al. 2025, arXiv 2501.01423)."""
+
+    weight: float = attrs.field(default=0.1, metadata={"help": "factor of the loss"})
+    adaptive: bool = attrs.field(default=True, metadata={"help": "times the ratio of gradients at the encoder"})
+    width: int = attrs.field(default=8, metadata={"help": "features of the network"})
+    margin: float = attrs.field(default=0.1, metadata={"help": "how far below 1 a cosine may stay"})

@@ -64,6 +64,21 @@ def ldm_components() -> list[Component]:
             source="Qiu et al. 2023, arXiv 2306.07280",
         ),
         Component(
+            kind="first_stage",
+            name="patches",
+            config=config.PatchesConfig,
+            factory="ldm_contract_plugin.patches:Patches",
+            summary="patches through a linear map, and back",
+        ),
+        Component(
+            kind="auxiliary_loss",
+            name="aligned",
+            config=config.AlignedConfig,
+            factory="ldm_contract_plugin.aligned:Aligned",
+            summary="latents aligned with a fixed network",
+            source="Yao et al. 2025, arXiv 2501.01423",
+        ),
+        Component(
             kind="command",
             name="tally",
             group="Prompts",

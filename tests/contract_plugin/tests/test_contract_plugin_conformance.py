@@ -10,6 +10,7 @@ from ldm_core.testing import (
     AdapterSuite,
     ConditionerSuite,
     DenoiserSuite,
+    FirstStageSuite,
     GuidanceSuite,
     ParameterizationSuite,
     PluginSuite,
@@ -86,3 +87,7 @@ class TestQueryBlur(AdapterSuite):
 
     def cond(self, rows: Sequence[int]) -> Cond:
         return super().cond(rows)._replace(options={QUERY_BLUR: 1.5})
+
+
+class TestPatches(FirstStageSuite):
+    component = "patches"

@@ -25,8 +25,9 @@ from ldm_core.training import workflow
 from ldm_core.training.engine import world
 from ldm_core.training.feed.examples import Examples
 from ldm_core.training.feed.loader import Loader
+from ldm_core.training.first_stage.parts import Training
 from ldm_core.training.first_stage.task import FirstStageTask
-from ldm_core.training.first_stage.train import spread_images
+from ldm_core.training.first_stage.train import make_losses, spread_images
 from ldm_core.training.first_stage.validation import HeldOut, evaluating
 from ldm_core.training.latents.statistics import fit_normalization
 
@@ -54,10 +55,13 @@ class Trial:
         self.examples = Examples(data, self.recipe.image_size, self.recipe.data, ["image"])
         self.stage: Any = make_first_stage(self.recipe, catalog)
 
-        def first_images() -> Any:
-            return (x for _, x in spread_images(self.examples, self.settings.codebook_init_images, self.world))
+        def first_images(count: int) -> Any:
+            return (x for _, x in spread_images(self.examples, count, self.world))
 
-        self.task = FirstStageTask(self.stage, self.recipe, self.world, first_images)
+        losses = make_losses(self.recipe, catalog, self.world)
+        self.objective = losses.objective
+        training = Training(self.recipe, self.world, first_images)
+        self.task = FirstStageTask(self.stage, losses, self.recipe, self.world, training)
         self.loader = Loader(
             self.examples.__getitem__,
             self.examples.arrangement,
@@ -82,7 +86,7 @@ class Trial:
 
     def measure(self) -> dict[str, Any]:
         """Scores of the reconstructions and the latents' statistics, as they are."""
-        held_out = HeldOut(self.examples, self.settings, self.world, None)
+        held_out = HeldOut(self.examples, self.settings, self.world, self.objective)
         with evaluating(self.stage):
             scores = held_out.measure(lambda x: self.stage.reconstruct(x, streams=None).image)
             blocks = spread_images(self.examples, 100, self.world, self.world.rank, self.world.size)

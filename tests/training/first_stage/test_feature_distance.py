@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from scipy import linalg
 
-from ldm_core.errors import CheckpointError
-from ldm_core.training.first_stage.frechet import RandomFeatures, VGG16Features, frechet_distance
+from ldm_core.training.first_stage.frechet import RandomFeatures, frechet_distance
 
 
 def samples(count: int, width: int, seed: int) -> torch.Tensor:
@@ -68,24 +65,3 @@ def test_a_worse_picture_is_farther() -> None:
     features = RandomFeatures()
     distances = [frechet_distance(features(x), features(x + s * noise)) for s in (0.0, 0.05, 0.2, 0.5)]
     assert distances == sorted(distances) and distances[0] < 1e-9 < distances[1]
-
-
-def test_vgg16_needs_no_heads(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-    from torchvision_operators import declare_torchvision_operators
-
-    declare_torchvision_operators()
-    from ldm_plugin_adversarial.perceptual.lpips import LPIPS
-
-    torch.manual_seed(0)
-    whole = LPIPS()
-    trunk = {k: v.contiguous() for k, v in whole.state_dict().items() if k.startswith("net.")}
-    save_file(trunk, tmp_path / "vgg.safetensors")
-    network = VGG16Features([str(tmp_path / "vgg.safetensors")])
-    x = torch.rand(2, 3, 32, 32) * 2 - 1
-    torch.testing.assert_close(network(x), whole.features(x)[4].mean((2, 3)))
-    with pytest.raises(CheckpointError, match="the heads"):
-        LPIPS.from_weights(str(tmp_path / "vgg.safetensors"))
-    save_file({k: v for k, v in trunk.items() if "slice5" not in k}, tmp_path / "cut.safetensors")
-    with pytest.raises(CheckpointError, match=r"6 of 26 tensors missing, first 'net\.slice5\.24\.weight'; a VGG16 is"):
-        VGG16Features([str(tmp_path / "cut.safetensors")])

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 from first_stage_curves import Trial
+from ldm_plugin_adversarial.codebook import COUNTS
+from ldm_plugin_adversarial.config import AdversarialConfig
+from ldm_plugin_adversarial.objective import AdversarialObjective
 from training_runs import VQ, Watch, go, weights
 
 from ldm_core import storage
@@ -18,16 +21,14 @@ from ldm_core.builtin.identity.config import IdentityConfig
 from ldm_core.builtin.identity.stage import IdentityFirstStage
 from ldm_core.catalog import Catalog
 from ldm_core.config.structure import structure
-from ldm_core.contracts import Site
+from ldm_core.contracts import Site, StageBatch
+from ldm_core.contracts.streams import Streams
 from ldm_core.errors import ConfigError, Interrupted
-from ldm_core.recipe.settings import FirstStageTrainerSettings
 from ldm_core.training import workflow
 from ldm_core.training.checkpoints.snapshot import part_tensors
 from ldm_core.training.engine.world import World
 from ldm_core.training.feed.loader import MicroBatch
-from ldm_core.training.first_stage import train
-from ldm_core.training.first_stage.codebook import COUNTS
-from ldm_core.training.first_stage.task import mean_logs, start_of_adversary
+from ldm_core.training.first_stage.task import mean_logs
 from ldm_core.training.latents.statistics import fit_normalization
 
 FIRST = ("first_stage",)
@@ -67,16 +68,18 @@ def test_moved_codes_forget_their_gradients(zero: int) -> None:
     micros = next(iter(trial.loader.steps(0)))
     for part in task.parts:
         part.set_lr(1e-4)
-    task._codebook.start(0)
+    codebook = trial.objective._codebook
+    codebook.start(0)
     images = micros[0].batch["image"]
     part = task.parts[0]
-    part.backward(part.engine(images, 0, None).value)
+    part.backward(part.engine(StageBatch(images, 0, lambda purpose: Streams([1, 2, 3, 4, 5, 6, 7, 8]))).value)
     part.step()
     name = "loss.first_stage.quantize.embedding.weight"
     before = {k: v.clone() for k, v in part_tensors(part)}
     counts = torch.ones(32, dtype=torch.int64)
     counts[[3, 17]] = 0
-    task._codebook.revive(0, [images], [counts])
+    with torch.no_grad():
+        codebook.revive(0, [images], [counts])
     after = dict(part_tensors(part))
     moved = (before[f"autoencoder/state/{name}"] != after[f"autoencoder/state/{name}"]).any(1)
     assert moved.nonzero().flatten().tolist() == [3, 17]
@@ -171,25 +174,25 @@ def test_the_discriminators_start_as_a_share() -> None:
 
     def start(**settings: Any) -> int:
         plain = {"first_stage": "vq_f8_n256", SECTION: {"steps": 1000, **settings}, "image_size": 64}
-        return start_of_adversary(workflow.prepare(plain, catalog)[0])
+        recipe = workflow.prepare(plain, catalog)[0]
+        return int(recipe.stage_objective.config.start(recipe.first_stage.config, 1000))
 
     assert start() == 250_001  # the stage's own
     assert start(adversarial_start=7) == 7
     assert start(adversarial_start_share=0.25) == 250
     assert start(adversarial_start_share=1.0) == 1000
     with pytest.raises(ConfigError, match=r"t\.adversarial_start_share: adversarial_start is given too; use one"):
-        structure({"adversarial_start": 1, "adversarial_start_share": 0.5}, FirstStageTrainerSettings, "t")
+        structure({"adversarial_start": 1, "adversarial_start_share": 0.5}, AdversarialConfig, "t")
     with pytest.raises(ConfigError, match=r"t\.adversarial_start_share: expected a share from 0 to 1, got 1.5"):
-        structure({"adversarial_start_share": 1.5}, FirstStageTrainerSettings, "t")
+        structure({"adversarial_start_share": 1.5}, AdversarialConfig, "t")
 
 
 @pytest.mark.parametrize(("norm", "size", "warned"), [("batch", 2, True), ("batch", 1, False), ("group", 2, False)])
 def test_batch_norm_says_that_it_depends_on_the_number_of_processes(norm: str, size: int, warned: bool) -> None:
     said: list[str] = []
-    settings = FirstStageTrainerSettings(discriminator_norm=norm, lpips="x")  # type: ignore[arg-type]
-    run = SimpleNamespace(world=SimpleNamespace(size=size), say=lambda text, level="info": said.append(text))
-    work: Any = SimpleNamespace(recipe=SimpleNamespace(first_stage_trainer=settings), run=run)
-    train._say_how(work)
+    config = AdversarialConfig(discriminator_norm=norm, lpips="x")  # type: ignore[arg-type]
+    training: Any = SimpleNamespace(processes=size, say=lambda text, level="info": said.append(text))
+    AdversarialObjective(config, Site(size=(32, 32)))._tell(training)
     assert bool(said) is warned and all("depends on the number of processes" in s for s in said)
 
 

@@ -18,8 +18,8 @@ from ldm_core.testing.tensors import ModuleSuite
 
 _OFFERS = Rule(
     TrainableStage,
-    "four names beside",
-    "offer reconstruct, last_layer, nll_reduction and regularization_weight, or say trainable = False in the suite",
+    "one name beside",
+    "offer reconstruct, or say trainable = False in the suite",
 )
 _CODEBOOK = Rule(
     TrainableStage,
@@ -29,11 +29,8 @@ _CODEBOOK = Rule(
 COUNTS = "codebook_counts"
 
 
-class TrainedStageSuite(ModuleSuite):
-    """The part of :class:`~ldm_core.testing.FirstStageSuite` for stages with weights.
-
-    `trainable` False is for a stage whose weights come from elsewhere, and which no run trains.
-    """
+class _Offers(ModuleSuite):
+    """What a stage offers a loss beside its pass: layers, numbers, latents."""
 
     trainable: ClassVar[bool] = True
 
@@ -42,12 +39,81 @@ class TrainedStageSuite(ModuleSuite):
         stage = self.build()
         if not self.trainable or not list(stage.parameters()):
             pytest.skip("this stage is not trained")
-        names = ("reconstruct", "last_layer", "nll_reduction", "regularization_weight")
-        lacking = [name for name in names if name not in dir(stage)]
         with _OFFERS.held():
-            assert not lacking, f"{type(stage).__name__} cannot be trained: it has no {', '.join(lacking)}"
+            assert "reconstruct" in dir(stage), f"{type(stage).__name__} cannot be trained: it has no reconstruct"
         randomize(stage)
         return stage
+
+    @Rule(
+        FirstStageAnswers,
+        "parameters of the stage itself",
+        "return the weight of the decoder's (encoder's) last convolution itself, a parameter of the stage",
+    )
+    def test_the_last_layer_makes_the_image(self) -> None:
+        """`last_layer` and `encoder_layer`, where offered, are parameters of the stage that the image depends on."""
+        stage = self.trained()
+        answers = configs.of(FirstStageAnswers, stage)
+        layers = {"last_layer": answers.last_layer, "encoder_layer": answers.encoder_layer}
+        for name, layer in layers.items():
+            if layer is None:
+                continue
+            assert any(layer is p for p in stage.parameters()), f"{name} is no parameter of the stage"
+            (gradient,) = torch.autograd.grad(
+                self._pass(stage, self._images(), Streams([1, 2])).image.sum(), layer, allow_unused=True
+            )
+            assert gradient is not None and bool(gradient.abs().sum() > 0), f"the image does not depend on {name}"
+
+    @Rule(
+        FirstStageAnswers,
+        '`nll_reduction` is "sum" or "mean"',
+        'set nll_reduction to "sum" or "mean", and regularization_weight to a number of the config',
+    )
+    def test_the_loss_has_its_numbers(self) -> None:
+        """The loss knows how to reduce errors and how to weigh the regularization."""
+        answers = configs.of(FirstStageAnswers, self.trained())
+        assert answers.nll_reduction in ("sum", "mean"), f"nll_reduction is {answers.nll_reduction!r}"
+        weight = answers.regularization_weight
+        assert isinstance(weight, int | float) and 0 <= weight < math.inf, f"regularization_weight is {weight!r}"
+
+    @Rule(
+        Reconstruction,
+        "before normalisation and quantisation",
+        "hand out the latents that the decoder (or the codebook) was given, not detached, or leave z out",
+    )
+    def test_z_is_the_latents(self) -> None:
+        """Where a pass gives z, it is the raw latents, with their graph."""
+        stage = self.trained()
+        z = self._pass(stage, self._images(), None).z
+        if z is None:
+            return
+        with torch.no_grad():
+            raw = stage.latents(stage.encode_moments(self._images()))  # a fresh normalisation changes nothing
+        assert z.shape == raw.shape, f"z has shape {tuple(z.shape)}, latents have {tuple(raw.shape)}"
+        assert z.requires_grad, "z is detached"
+        far = largest_difference(z.detach().float(), raw)
+        assert far <= 1e-3 * (1 + float(raw.abs().max())), f"z and the mode's raw latents differ by {far:.2g}"
+
+    def _images(self) -> Tensor:
+        image: Tensor = self.inputs(range(2), self.sizes[0])["image"]
+        return image
+
+    def _moments(self, stage: Any) -> Tensor:
+        with torch.no_grad():
+            moments: Tensor = stage.encode_moments(self._images())
+        return moments
+
+    @staticmethod
+    def _pass(stage: Any, x: Tensor, streams: Streams | None) -> Reconstruction:
+        found = stage.reconstruct(x, streams=streams)
+        assert isinstance(found, Reconstruction), f"reconstruct gave {type(found).__name__}, not a Reconstruction"
+        return found
+
+
+class TrainedStageSuite(_Offers):
+    """The part of :class:`~ldm_core.testing.FirstStageSuite` for stages with weights.
+
+    `trainable` False is for a stage whose weights come from elsewhere, and which no run trains.
+    """
 
     @Rule(
         TrainableStage.reconstruct,
@@ -57,7 +123,7 @@ class TrainedStageSuite(ModuleSuite):
     def test_training_reaches_every_parameter(self) -> None:
         """The image and the regularization of a training pass have gradients for all parameters."""
         stage, x = self.trained().train(), self._images()
-        image, regularization, _ = self._pass(stage, x, Streams([1, 2]))
+        image, regularization, *_ = self._pass(stage, x, Streams([1, 2]))
         assert image.shape == x.shape, f"reconstruct gave an image of shape {tuple(image.shape)}"
         assert regularization.dim() == 0, f"regularization has shape {tuple(regularization.shape)}, not ()"
         (image.float().square().mean() + regularization).backward()
@@ -98,33 +164,6 @@ class TrainedStageSuite(ModuleSuite):
         assert same(first, again), "equal streams gave other images"
         far = largest_difference(first[1:], alone)
         assert far <= self.atol * (1 + float(alone.abs().max())), f"row 1 alone and in a batch differ by {far:.2g}"
-
-    @Rule(
-        TrainableStage.last_layer,
-        "whose gradients set the adaptive weight",
-        "return the weight of the decoder's last convolution itself, a parameter of the stage",
-    )
-    def test_the_last_layer_makes_the_image(self) -> None:
-        """`last_layer` is a parameter of the stage, and the image of a pass has a gradient with respect to it."""
-        stage = self.trained()
-        layer = stage.last_layer
-        assert any(layer is p for p in stage.parameters()), "last_layer is no parameter of the stage"
-        (gradient,) = torch.autograd.grad(
-            self._pass(stage, self._images(), Streams([1, 2])).image.sum(), layer, allow_unused=True
-        )
-        assert gradient is not None and bool(gradient.abs().sum() > 0), "the image does not depend on last_layer"
-
-    @Rule(
-        TrainableStage,
-        '`nll_reduction` is "sum" or "mean"',
-        'set nll_reduction to "sum" or "mean", and regularization_weight to a number of the config',
-    )
-    def test_the_loss_has_its_numbers(self) -> None:
-        """The loss knows how to reduce errors and how to weigh the regularization."""
-        stage = self.trained()
-        assert stage.nll_reduction in ("sum", "mean"), f"nll_reduction is {stage.nll_reduction!r}"
-        weight = stage.regularization_weight
-        assert isinstance(weight, int | float) and 0 <= weight < math.inf, f"regularization_weight is {weight!r}"
 
     @Rule(
         TrainableStage.reconstruct,
@@ -210,18 +249,3 @@ class TrainedStageSuite(ModuleSuite):
         if answers.init_codebook is None and answers.revive is None:
             pytest.skip("this stage has no codebook")
         return stage
-
-    def _images(self) -> Tensor:
-        image: Tensor = self.inputs(range(2), self.sizes[0])["image"]
-        return image
-
-    def _moments(self, stage: Any) -> Tensor:
-        with torch.no_grad():
-            moments: Tensor = stage.encode_moments(self._images())
-        return moments
-
-    @staticmethod
-    def _pass(stage: Any, x: Tensor, streams: Streams | None) -> Reconstruction:
-        found = stage.reconstruct(x, streams=streams)
-        assert isinstance(found, Reconstruction), f"reconstruct gave {type(found).__name__}, not a Reconstruction"
-        return found

@@ -1,0 +1,1 @@
+"""First stages in the kit: their training pass, and the objectives that train them."""
