@@ -44,6 +44,8 @@ from ldm_core.contracts.answers import ObjectiveAnswers as ObjectiveAnswers
 from ldm_core.contracts.answers import PartAnswers as PartAnswers
 from ldm_core.contracts.answers import ScheduleAnswers as ScheduleAnswers
 from ldm_core.contracts.answers import StageObjectiveAnswers as StageObjectiveAnswers
+from ldm_core.contracts.answers import draw_times as draw_times
+from ldm_core.contracts.answers import grid_times as grid_times
 from ldm_core.contracts.codec import Codec as Codec
 from ldm_core.contracts.codec import ModelWeights as ModelWeights
 from ldm_core.contracts.codec import Recognised as Recognised
@@ -76,8 +78,6 @@ from ldm_core.contracts.configs import TimeGridConfig as TimeGridConfig
 from ldm_core.contracts.current import Evaluation as Evaluation
 from ldm_core.contracts.current import evaluation as evaluation
 from ldm_core.contracts.current import token_grid as token_grid
-from ldm_core.contracts.latent_size import draw_times as draw_times
-from ldm_core.contracts.latent_size import grid_times as grid_times
 from ldm_core.contracts.provisional import Adapter as Adapter
 from ldm_core.contracts.provisional import Dataset as Dataset
 from ldm_core.contracts.provisional import DiffusionModel as DiffusionModel

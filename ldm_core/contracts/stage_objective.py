@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkab
 
 import attrs
 
-from ldm_core.contracts.cooperative import cooperative_init
+from ldm_core.contracts.provisional import cooperative_init
 from ldm_core.contracts.values import EMPTY, Reconstruction
 
 if TYPE_CHECKING:
