@@ -73,7 +73,7 @@ class StageLoss(NamedTuple):
 
 
 class StageTraining(Protocol):
-    """What an objective may use of the training that it serves. Provisional."""
+    """The training around an objective, as far as it may use it. Provisional."""
 
     steps: int
     """Optimizer steps of the training."""
@@ -118,7 +118,7 @@ class StageTraining(Protocol):
 
 @runtime_checkable
 class StageObjective(Protocol):
-    """What a first stage is trained by. Provisional.
+    """The loss that trains a first stage. Provisional.
 
     It may be a module; parameters of its own are trained with the stage's, by one optimizer, and travel in checkpoints
     but not in the stage's file. It registers neither the stage nor what it borrows or freezes.

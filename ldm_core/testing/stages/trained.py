@@ -30,7 +30,7 @@ COUNTS = "codebook_counts"
 
 
 class _Offers(ModuleSuite):
-    """What a stage offers a loss beside its pass: layers, numbers, latents."""
+    """The offers of a stage to a loss, beside its pass: layers, numbers, latents."""
 
     trainable: ClassVar[bool] = True
 
@@ -81,7 +81,7 @@ class _Offers(ModuleSuite):
         "hand out the latents that the decoder (or the codebook) was given, not detached, or leave z out",
     )
     def test_z_is_the_latents(self) -> None:
-        """Where a pass gives z, it is the raw latents, with their graph."""
+        """The z of a pass, if it gives one, is the raw latents, with their graph."""
         stage = self.trained()
         z = self._pass(stage, self._images(), None).z
         if z is None:

@@ -130,7 +130,7 @@ class Autocast(nn.Module):
 
 
 class Training:
-    """What the objective may use of the training: :class:`ldm_core.contracts.StageTraining`."""
+    """The training as an objective may use it: :class:`ldm_core.contracts.StageTraining`."""
 
     def __init__(
         self,
