@@ -49,7 +49,9 @@ class StageMethods:
         axes = 1 + len(self.recipe.first_stage.config.latent.stride)
         made = []
         for part in (z[None] if z.dim() == axes else z).split(batch):
-            shown, fine = decoded(self.as_images, part, self.model.precision, levels=self.recipe.sample.levels)
+            shown, fine = decoded(
+                self.as_images, part, self.model.runs_in("first_stage"), levels=self.recipe.sample.levels
+            )
             if not fine.all():
                 raise NotFiniteError(f"latents: the first stage makes NaN of {int((~fine).sum())} of them")
             made.append(shown.numpy())

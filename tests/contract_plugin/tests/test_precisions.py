@@ -97,6 +97,9 @@ def test_each_part_samples_in_what_it_allows(tmp_path: Path, met: dict[str, set[
     for a, b in zip(low.model.encode(batch).values(), full.model.encode(batch).values(), strict=True):
         assert a.vector is not None and b.vector is not None
         assert torch.equal(a.vector, b.vector), "rounded on the way"
+    met.clear()
+    z = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert np.array_equal(low.decode(z), full.decode(z)) and met["LoudStage.decode"] == {None}
     found: dict[int, Any] = {}
 
     def draw(number: int) -> None:
