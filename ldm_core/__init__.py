@@ -76,13 +76,15 @@ def load(
     return Pipeline.load(url, device=device, precision=precision, catalog=catalog, wanted=wanted)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module 'ldm_core' has no attribute '{name}'")
-    from importlib import import_module
+if not TYPE_CHECKING:  # to a type checker it would be a leave for any name
 
-    found = globals()[name] = getattr(import_module(f"ldm_core.{_LATER[name]}"), name)
-    return found
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module 'ldm_core' has no attribute '{name}'")
+        from importlib import import_module
+
+        found = globals()[name] = getattr(import_module(f"ldm_core.{_LATER[name]}"), name)
+        return found
 
 
 def __dir__() -> list[str]:

@@ -26,9 +26,8 @@ def undisturbed() -> Iterator[None]:
         raise TrainingError("another training runs in this process; train one after the other, or in another process")
     environ, group = dict(os.environ), torch.distributed.is_initialized()
     states = random.getstate(), np.random.get_state()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices), torch.enable_grad():
+        with warnings.catch_warnings(), _device() as devices, torch.random.fork_rng(devices), torch.enable_grad():
             yield
     finally:
         random.setstate(states[0])
@@ -39,3 +38,14 @@ def undisturbed() -> Iterator[None]:
             del os.environ[name]
         os.environ.update(environ)
         _one.release()
+
+
+@contextmanager
+def _device() -> Iterator[list[int]]:
+    """The GPU that the run is to use, if there is one; the current one is afterwards as before."""
+    if not torch.cuda.is_available():
+        yield []
+        return
+    index = world.gpu_of(int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count())
+    with torch.cuda.device(index):
+        yield [index]
