@@ -116,7 +116,8 @@ class Denoiser(Protocol):
     :class:`~ldm_core.contracts.DenoiserAnswers`: F of the prepared bundle is F of the bundle, and computing the blocks
     again changes no gradient. Its ``addresses``, where it has them, name the places of its weights for adapters.
     :class:`~ldm_core.contracts.DenoiserConfig` lists the config's optional answers, such as the parts that the network
-    `accepts`. Ownership of device, mode, freezing and parameters: see :mod:`ldm_core.contracts`.
+    `accepts`. Blocks whose tokens lie on a grid tell hooks its axes by :class:`~ldm_core.contracts.token_grid`.
+    Ownership of device, mode, freezing and parameters: see :mod:`ldm_core.contracts`.
     """
 
     __init__ = cooperative_init  # type: ignore[misc]

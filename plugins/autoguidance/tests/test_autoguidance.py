@@ -23,7 +23,7 @@ from ldm_core.builtin.diffusion.parameterizations import X0Parameterization
 from ldm_core.builtin.diffusion.schedules import VPSchedule
 from ldm_core.catalog import Catalog
 from ldm_core.config.structure import structure
-from ldm_core.contracts import Cond, Conditions, LatentSpec, NoiseSchedule, Site
+from ldm_core.contracts import Cond, Conditions, LatentSpec, NoiseSchedule, Site, evaluation
 from ldm_core.errors import CheckpointError, ConfigError, DataError
 from ldm_core.model.build import make_first_stage, make_model
 from ldm_core.model.diffusion import Model, make_predict
@@ -33,6 +33,7 @@ from ldm_core.recipe.recipe import Recipe, versions
 from ldm_core.recipe.resolve import resolve
 from ldm_core.sampling import second_model
 from ldm_core.sampling.pipeline import Pipeline
+from ldm_core.sampling.run import guided_run
 from ldm_core.testing import GuidanceSuite, PluginSuite
 from ldm_core.testing.base import randomize
 from ldm_core.testing.gaussian import FlowSchedule, VESchedule
@@ -173,6 +174,21 @@ def test_the_weaker_model_is_asked_inside_the_interval_only(monkeypatch: pytest.
     for sigma in (0.1, 0.4, 1.0, 2.0, 3.0, 3.1, 10.0):
         guidance.guide(predict, x, torch.tensor([sigma], dtype=torch.float64), conditions, schedule)
     assert (strong.calls, weak.calls) == (7, 3)
+
+
+def test_the_weaker_model_shares_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    strong, weak = Gaussian(0.0, 1.0), Gaussian(0.5, 1.0)
+    seen: list[Any] = []
+    for network in (strong, weak):
+        network.register_forward_hook(lambda *_: seen.append(evaluation()))
+    guidance = two(monkeypatch, weak, scale=2.0)
+    model, x = Model(strong, VESchedule(), X0Parameterization()), torch.ones(1, 1, 4, 4)
+    times = torch.tensor([3.0, 1.0, 0.5], dtype=torch.float64)
+    with guided_run(model, guidance, Conditions({}, {}), times) as (denoise, on_step):
+        for i in range(2):
+            denoise(x, times[i : i + 1])
+            on_step(i, times[i + 1], x, x)
+    assert len(seen) == 4 and len({id(one.run) for one in seen}) == 1 and seen[0].run.steps == 2
 
 
 @pytest.mark.parametrize("other", [FlowSchedule(), VPSchedule(VPConfig())])
