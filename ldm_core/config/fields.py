@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, get_args, get_type_hints
 
 import attrs
 
@@ -61,6 +61,21 @@ MOST = 10**15
 def later_defaults(section: type) -> dict[str, Any]:
     """The fields of a section added after 0.1.0, with their defaults."""
     return {f.name: f.default for f in attrs.fields(section) if f.metadata.get("since") or f.metadata.get("later")}
+
+
+def inner_configs(config: type) -> dict[str, type]:
+    """The fields of a config that hold configs of their own, or lists of them, with the classes of those."""
+    kinds = {name: (kind, *get_args(kind)) for name, kind in type_hints(config).items()}
+    found = {name: [k for k in some if isinstance(k, type) and attrs.has(k)] for name, some in kinds.items()}
+    return {name: some[0] for name, some in found.items() if some}
+
+
+def type_hints(config: type) -> dict[str, Any]:
+    """The types of a config's fields; none where a plugin's annotations do not resolve."""
+    try:
+        return get_type_hints(config)
+    except (NameError, TypeError):
+        return {}
 
 
 def same_keys(section: type) -> frozenset[str]:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from ldm_core.config.fields import later_defaults, same_keys
+from ldm_core.config.fields import inner_configs, later_defaults, same_keys
 from ldm_core.config.key_hints import declare_sections
 from ldm_core.recipe.settings import (
     DataSettings,
@@ -124,7 +124,11 @@ def without_same_fields(config: type, row: Mapping[str, object]) -> dict[str, ob
     Of files that are known by their content, only the presence counts here.
     """
     whether = {f.name for f in attrs.fields(config) if f.metadata.get("place") == "whether"}
-    return {k: bool(v) if k in whether else v for k, v in row.items() if k not in same_keys(config)}
+    out = {k: bool(v) if k in whether else v for k, v in row.items() if k not in same_keys(config)}
+    for key, inner in inner_configs(config).items():
+        if key in out and isinstance(value := row[key], Mapping):
+            out[key] = without_same_fields(inner, value)
+    return out
 
 
 def renewed(plain: Plain) -> Plain:

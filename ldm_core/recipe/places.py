@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
 import attrs
 
 from ldm_core.catalog import Catalog
 from ldm_core.catalog.component import Component
+from ldm_core.config.fields import inner_configs, type_hints
 from ldm_core.errors import CheckpointError, ComponentError, ConfigError, LDMError, clean
 from ldm_core.recipe.artifacts import is_weights
 from ldm_core.recipe.keys import DEFAULTS, LISTS, OBJECTIVE, SECTIONS, SINGLE, renewed
@@ -52,14 +53,7 @@ def undeclared(config: type) -> list[str]:
 
 
 def _called_like_one(config: type, field: attrs.Attribute[Any]) -> bool:
-    return bool(_LIKE.search(field.name)) and _holds_text(_hints(config).get(field.name, field.type))
-
-
-def _hints(config: type) -> dict[str, Any]:
-    try:
-        return get_type_hints(config)
-    except (NameError, TypeError):  # a plugin's unresolved annotations: taken as texts
-        return {}
+    return bool(_LIKE.search(field.name)) and _holds_text(type_hints(config).get(field.name, field.type))
 
 
 def _holds_text(kind: Any) -> bool:
@@ -131,29 +125,36 @@ def _component(kind: str, use: str, catalog: Catalog) -> Component | None:
 
 def _without_places(config: type, value: Mapping[str, Any]) -> dict[str, Any]:
     fields = {field.name: field for field in attrs.fields(config)}
-    hints = _hints(config)
+    inner = inner_configs(config)
     out: dict[str, Any] = {}
     for key, each in value.items():
         field = fields.get(key)
         if field is None:
             out[key] = each
         elif not is_place(config, field):
-            out[key] = _nested(hints.get(key), each)
+            out[key] = _nested(inner[key], each) if key in inner else each
         elif each and field.metadata.get("place") == "whether":
             out[key] = ELSEWHERE
     return out
 
 
-def _nested(kind: Any, value: Any) -> Any:
+def _nested(inner: type, value: Any) -> Any:
     """A config within a config, or a list of them, is held to the same."""
-    inner = next((each for each in (kind, *get_args(kind)) if isinstance(each, type) and attrs.has(each)), None)
-    if inner is None:
-        return value
     if isinstance(value, Mapping):
         return _without_places(inner, value)
     if isinstance(value, list | tuple):
         return [_without_places(inner, row) if isinstance(row, Mapping) else row for row in value]
     return value
+
+
+def known_by_content(config: Any) -> Iterator[str]:
+    """The places in a config, and in those within it, whose files count by their content in place of their names."""
+    for field in attrs.fields(type(config)):
+        value = getattr(config, field.name)
+        if attrs.has(type(value)):
+            yield from known_by_content(value)
+        elif value and field.metadata.get("place") == "whether":
+            yield value
 
 
 def unnamed(config: Any) -> bool:

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-import attrs
-
 from ldm_core import storage
 from ldm_core.config.structure import digest
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.recipe import artifacts
+from ldm_core.recipe.places import known_by_content
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.training.checkpoints import known_data
 
@@ -89,8 +88,7 @@ class Identities:
     def _first_stage(self) -> str:
         """The recipe's, with the content of the weights that its objective trains by, in any place."""
         own, conf = self._known_as.first_stage_identity(), self._recipe.stage_objective.config
-        places = [getattr(conf, f.name) for f in attrs.fields(type(conf)) if f.metadata.get("place") == "whether"]
-        files = [file for place in places if place for file in place.split(",")]
+        files = [file for place in known_by_content(conf) for file in place.split(",")]
         return digest([own, *map(artifacts.sha256, files)]) if files else own
 
     def _model(self) -> str:

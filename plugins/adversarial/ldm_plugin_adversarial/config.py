@@ -11,6 +11,7 @@ from ldm_core.config.fields import field
 from ldm_core.contracts import Site, StageObjectiveConfig
 from ldm_core.contracts.configs import of
 from ldm_core.contracts.defaults import answer
+from ldm_plugin_adversarial.perceptual.config import PerceptualConfig
 
 LPIPS_SIDE = 16
 """The smallest image side for LPIPS: its trunk halves it four times."""
@@ -49,13 +50,21 @@ def _start_share(config: Any, attribute: attrs.Attribute[Any], value: float | No
 
 @attrs.frozen(kw_only=True)
 class AdversarialConfig(StageObjectiveConfig):
-    """L1 or L2 + LPIPS + patch discriminator + the stage's own regularisation (arXiv 2112.10752, appendix G)."""
+    """L1 or L2 + a perceptual distance + patch discriminator + the stage's own regularisation (arXiv 2112.10752,
+    appendix G)."""
 
     pixel_loss: Literal["l1", "l2"] = field("l1", "the loss on pixels")
     lpips: str = field(
-        "", "path or URL of LPIPS weights (VGG16 and heads); none: trained without, and said so", place="whether"
+        "", "path or URL of LPIPS weights (VGG16 and heads): in short for perceptual={use: lpips, ...}", place="whether"
     )
-    perceptual_weight: float = field(1.0, "weight of LPIPS", minimum=0)
+    perceptual: PerceptualConfig | None = attrs.field(
+        default=None,
+        metadata={
+            "help": "the perceptual distance: {use: features, network: NAME, weights: PATH}, or use: lpips, or none",
+            "since": "0.2",
+        },
+    )
+    perceptual_weight: float = field(1.0, "weight of the perceptual distance", minimum=0)
     log_variance: bool = field(False, "learn the variance of the reconstruction error with the autoencoder")
     adversarial: bool = field(True, "train a patch discriminator")
     adversarial_start: int | None = field(None, "batch at which it comes in; null = the stage's own", minimum=0)
@@ -80,6 +89,12 @@ class AdversarialConfig(StageObjectiveConfig):
         place=True,
     )
 
+    @property
+    def distance(self) -> PerceptualConfig | None:
+        """The perceptual distance, by either key; None without any."""
+        found = self.perceptual or (PerceptualConfig(use="lpips", weights=self.lpips) if self.lpips else None)
+        return None if found is None or found.use == "none" else found
+
     def start(self, stage: object, steps: int) -> int:
         """The discriminator's first batch (from 0) in `steps` steps of a stage with the config `stage`."""
         if self.adversarial_start_share is not None:
@@ -101,9 +116,14 @@ class AdversarialConfig(StageObjectiveConfig):
                 f"image_size is {list(site.size)}; use fewer layers, larger images, or "
                 "stage_objective.adversarial=false"
             )
-        if self.lpips and side < LPIPS_SIDE:
+        if self.perceptual is not None:
+            yield from self.perceptual.misfits()
+            if self.lpips:
+                yield "lpips: perceptual is given too; use one of them"
+        if self.distance is not None and self.distance.use == "lpips" and side < LPIPS_SIDE:
+            key = "lpips" if self.lpips else "perceptual.use"
             yield (
-                f"lpips: LPIPS needs images of at least {LPIPS_SIDE} pixels, image_size is {list(site.size)}; use "
+                f"{key}: LPIPS needs images of at least {LPIPS_SIDE} pixels, image_size is {list(site.size)}; use "
                 "larger images, or leave it out"
             )
 

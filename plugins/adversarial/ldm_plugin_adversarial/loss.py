@@ -146,7 +146,7 @@ class GeneratorLoss(nn.Module):
     and the cost is a plain autoencoder's).
 
     `first_stage` (:class:`AdversarialStage`) is registered. `discriminator` (None = no adversarial term) and
-    `perceptual` (an :class:`~ldm_plugin_adversarial.perceptual.lpips.LPIPS`, or None) are borrowed: not registered, so
+    `perceptual` (a distance (B, 1, 1, 1) of two images, or None) are borrowed: not registered, so
     neither in ``parameters()`` nor in the state nor moved by ``.to(device)``; place them yourself. The discriminator
     receives no gradient; in train mode its batch norm statistics do move, as published.
 

@@ -17,6 +17,7 @@ from ldm_plugin_adversarial.codebook import COUNTS, CodebookCare
 from ldm_plugin_adversarial.config import LPIPS_SIDE, AdversarialConfig, AdversarialStageConfig
 from ldm_plugin_adversarial.discriminator import PatchDiscriminator
 from ldm_plugin_adversarial.loss import Balance, DiscriminatorLoss, GeneratorLoss, adaptive_weight
+from ldm_plugin_adversarial.perceptual.config import PerceptualConfig
 
 
 class AdversarialObjective(nn.Module, StageObjective):
@@ -96,11 +97,11 @@ class AdversarialObjective(nn.Module, StageObjective):
         self._codebook.load_state(state)
 
     def scores(self, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
-        """LPIPS (B,), if the recipe names its weights and the images suffice."""
-        distance = self.perceptual(x.device)
-        if distance is None or min(x.shape[2:]) < LPIPS_SIDE:
+        """The perceptual distance (B,), if the recipe names one and the images suffice: ``lpips`` or ``features``."""
+        distance, conf = self.perceptual(x.device), self.config.distance
+        if distance is None or conf is None or (conf.use == "lpips" and min(x.shape[2:]) < LPIPS_SIDE):
             return {}
-        return {"lpips": distance(x, y).flatten().double()}
+        return {conf.use: distance(x, y).flatten().double()}
 
     @property
     def features(self) -> nn.Module | None:
@@ -112,11 +113,10 @@ class AdversarialObjective(nn.Module, StageObjective):
         return VGG16Features(self.config.fd_weights.split(","))
 
     def perceptual(self, device: torch.device) -> nn.Module | None:
-        """LPIPS with the recipe's weights (several files joined by commas), on `device`; None without any."""
-        if self.config.lpips and not self._distance:
-            from ldm_plugin_adversarial.perceptual.lpips import LPIPS
-
-            self._distance.append(LPIPS.from_weights(*self.config.lpips.split(",")).to(device))
+        """The recipe's perceptual distance, on `device`; None without any."""
+        conf = self.config.distance
+        if conf is not None and not self._distance:
+            self._distance.append(_made(conf).to(device))
         return self._distance[0] if self._distance else None
 
     def _adversary(self, training: StageTraining, start: int) -> PatchDiscriminator | None:
@@ -140,10 +140,11 @@ class AdversarialObjective(nn.Module, StageObjective):
     def _tell(self, training: StageTraining) -> None:
         """Tell the user this recipe's surprises."""
         config = self.config
-        if not config.lpips:
+        if config.distance is None and config.perceptual is None:
             training.say(
-                "first stage: trained without LPIPS, as the recipe gives no weights for it "
-                "(stage_objective.lpips=PATH_OR_URL)"
+                "first stage: trained without LPIPS or another perceptual distance, as the recipe gives no weights for "
+                "one (stage_objective.lpips=PATH_OR_URL, or stage_objective.perceptual='{use: features, network: NAME, "
+                "weights: PATH_OR_URL}')"
             )
         if config.adversarial and config.discriminator_norm == "batch" and training.processes > 1:
             training.say(
@@ -151,6 +152,17 @@ class AdversarialObjective(nn.Module, StageObjective):
                 "result depends on the number of processes (discriminator_norm=group does not)",
                 "warning",
             )
+
+
+def _made(conf: PerceptualConfig) -> nn.Module:
+    """The perceptual distance of a config, with its weights; it imports timm."""
+    if conf.use == "lpips":
+        from ldm_plugin_adversarial.perceptual.lpips import LPIPS
+
+        return LPIPS.from_weights(*conf.weights.split(","))
+    from ldm_plugin_adversarial.perceptual.features import FeatureDistance
+
+    return FeatureDistance(conf)
 
 
 class _Discriminator(DiscriminatorLoss):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,15 +13,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torchvision_operators import declare_torchvision_operators
 
 from ldm_core.errors import CheckpointError, LDMError
+from ldm_core.nn.torchvision_operators import importable
 
 LAYERS = {1: (0, 2), 2: (5, 7), 3: (10, 12, 14), 4: (17, 19, 21), 5: (24, 26, 28)}
 
 
 try:
-    declare_torchvision_operators()
+    with importable():
+        importlib.import_module("torchvision")
 except ImportError:
     pytest.skip("torchvision is not installed", allow_module_level=True)
 
@@ -228,7 +230,6 @@ def test_without_timm_the_message_says_what_to_install(error: Exception, fix: st
 
 
 def test_vgg16_needs_no_heads(tmp_path: Path) -> None:
-    declare_torchvision_operators()
     from ldm_plugin_adversarial.perceptual.lpips import LPIPS
     from ldm_plugin_adversarial.perceptual.vgg16 import VGG16Features
 

@@ -203,11 +203,8 @@ def test_a_stage_with_nothing_to_train_says_so(tmp_path: Path) -> None:
 
 def test_lpips_weights_count_by_their_content(tmp_path: Path) -> None:
     """The same file elsewhere is the same stage; another content under the same name is not."""
-    from safetensors.torch import save_file
-    from torchvision_operators import declare_torchvision_operators
-
-    declare_torchvision_operators()
     from ldm_plugin_adversarial.perceptual.lpips import LPIPS
+    from safetensors.torch import save_file
 
     def write(seed: int, path: Path) -> str:
         torch.manual_seed(seed)

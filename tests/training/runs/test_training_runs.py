@@ -263,11 +263,8 @@ def test_a_run_lives_at_a_url() -> None:
 
 def test_lpips_weights_are_taken_from_a_file(tmp_path: Path) -> None:
     """Where a recipe names LPIPS weights they are used: the loss is that of the plain run plus the distance."""
-    from safetensors.torch import save_file
-    from torchvision_operators import declare_torchvision_operators
-
-    declare_torchvision_operators()
     from ldm_plugin_adversarial.perceptual.lpips import LPIPS
+    from safetensors.torch import save_file
 
     torch.manual_seed(0)
     save_file({k: v.contiguous() for k, v in LPIPS().state_dict().items()}, tmp_path / "lpips.safetensors")

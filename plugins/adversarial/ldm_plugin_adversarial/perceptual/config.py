@@ -26,7 +26,7 @@ class FeaturesConfig:
     weights: str = field(
         "", "path or URL of its weights (safetensors, or what torch.save writes); of LPIPS' for lpips", place="whether"
     )
-    weights_sha256: str = field("", "hash that the file must have, 64 hex digits; none: any", same=True)
+    weights_sha256: str = field("", "hash that the file must have, 64 hex digits; none: any", changes_training=False)
     layers: tuple[str, ...] = attrs.field(
         default=(), metadata={"help": "names of its modules; none = the ends of its stages, as timm lists them"}
     )

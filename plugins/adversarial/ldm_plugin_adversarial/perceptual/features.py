@@ -29,6 +29,7 @@ _WRAPPERS = ("module.", "model.")
 """Prefixes of a whole network's names in training scripts."""
 _COUNTER = ".num_batches_tracked"
 """A count of batch norm: old files lack it, and nothing reads it in eval mode."""
+_KEY = "stage_objective.perceptual"
 _SHOWN = 4
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -108,7 +109,7 @@ class FeatureNetwork(nn.Module):
     def _map(self, name: str, value: Any) -> Tensor:
         if not isinstance(value, Tensor) or not 2 <= value.dim() <= 4:
             what = "is not run" if value is None else "gives no feature map"
-            raise ConfigError(f"perceptual.layers: '{name}' {what} when the network sees an image; name another layer")
+            raise ConfigError(f"{_KEY}.layers: '{name}' {what} when the network sees an image; name another layer")
         if value.dim() == 4:
             return value.movedim(-1, 1) if self._last else value
         return value.unflatten(-1, (-1, 1)).movedim(-2, 1) if value.dim() == 3 else value[:, :, None, None]
@@ -130,7 +131,7 @@ class FeatureDistance(nn.Module):
         self.weights = tuple(config.layer_weights) or (1.0 / count,) * count
         if len(self.weights) != count:
             named = ", ".join(self.features.layers)
-            raise ConfigError(f"perceptual.layer_weights: {len(self.weights)} weights for {count} layers ({named})")
+            raise ConfigError(f"{_KEY}.layer_weights: {len(self.weights)} weights for {count} layers ({named})")
         self.eval()
 
     def train(self, mode: bool = True) -> FeatureDistance:
@@ -159,21 +160,21 @@ def _trained(config: FeaturesConfig) -> nn.Module:
     if not match or not timm.is_model(match[1]):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         hint = f"; near are {', '.join(near)}" if near else ""
-        raise ConfigError(f"perceptual.network: timm {timm.__version__} has no network '{clean(name, 80)}'{hint}")
+        raise ConfigError(f"{_KEY}.network: timm {timm.__version__} has no network '{clean(name, 80)}'{hint}")
     if not config.weights:
-        raise ConfigError(f"perceptual.weights: path or URL of weights of {name}; {how_to_get(name)}")
+        raise ConfigError(f"{_KEY}.weights: path or URL of weights of {name}; {how_to_get(name)}")
     try:
         source = open_source(config.weights, sha256=config.weights_sha256)
         file = source.tensors()
     except (CheckpointError, StorageError) as error:
         if storage.exists(config.weights):
             raise
-        raise StorageError(f"perceptual.weights: {error}; {how_to_get(name)}") from error
+        raise StorageError(f"{_KEY}.weights: {error}; {how_to_get(name)}") from error
     with torch.random.fork_rng(devices=[]):  # its random first weights are no part of the run's
         try:
             network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
         except (RuntimeError, ValueError) as error:  # a tag that is not there, for one
-            raise ConfigError(f"perceptual.network: timm cannot make '{name}' ({clean(error)})") from error
+            raise ConfigError(f"{_KEY}.network: timm cannot make '{name}' ({clean(error)})") from error
     taken = _fitting(network, {k: tuple(v.shape) for k, v in file.infos.items()}, name, source.url)
     network.load_state_dict({own: file.read(stored) for own, stored in taken.items()}, strict=False)
     return network
@@ -186,10 +187,10 @@ def _layers(config: FeaturesConfig, modules: Mapping[str, nn.Module], stages: tu
             near = [each for each in difflib.get_close_matches(name, modules, n=3) if each not in stages]
             listed = ", ".join((*stages, *near)) or "those of its named_modules()"
             raise ConfigError(
-                f"perceptual.layers: {config.network} has no layer '{clean(name, 80)}'; there are {listed}, for some"
+                f"{_KEY}.layers: {config.network} has no layer '{clean(name, 80)}'; there are {listed}, for some"
             )
     if not config.layers and not stages:
-        raise ConfigError(f"perceptual.layers: timm lists no stages of {config.network}; name the layers")
+        raise ConfigError(f"{_KEY}.layers: timm lists no stages of {config.network}; name the layers")
     return tuple(dict.fromkeys(config.layers)) or stages
 
 
@@ -212,6 +213,6 @@ def _fitting(network: nn.Module, stored: Mapping[str, tuple[int, ...]], name: st
     ]
     if problems:
         raise CheckpointError(
-            f"perceptual.weights: {where} does not fit timm's {name}, of {len(own)} tensors: {'; '.join(problems)}"
+            f"{_KEY}.weights: {where} does not fit timm's {name}, of {len(own)} tensors: {'; '.join(problems)}"
         )
     return {k: named[k] for k in own if k in named}
