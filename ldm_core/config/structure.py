@@ -28,6 +28,7 @@ from cattrs.gen import make_dict_structure_fn
 
 from ldm_core.config.documents import not_unicode
 from ldm_core.config.documents import parse_yaml as parse_yaml
+from ldm_core.config.fields import inner_configs
 from ldm_core.config.key_hints import key_hint
 from ldm_core.errors import ConfigError, clean, quoted, suggest
 
@@ -238,8 +239,11 @@ def unstructure(value: Any) -> Any:
 
 
 def field_table(config: type) -> list[tuple[str, str, str, str]]:
-    """(name, type, default, help) of each field of an attrs class; help from the field's metadata ``help``."""
-    hints = get_type_hints(config)
+    """(name, type, default, help) of each field of an attrs class; help from the field's metadata ``help``.
+
+    A field that holds a config of its own, or none, is followed by that one's, as ``name.inner``.
+    """
+    hints, within = get_type_hints(config), inner_configs(config)
     rows = []
     for a in attrs.fields(config):
         if a.default is attrs.NOTHING:
@@ -250,7 +254,12 @@ def field_table(config: type) -> list[tuple[str, str, str, str]]:
             default = repr(unstructure(a.default))
         kind = hints.get(a.name, a.type)
         text = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
+        inner = within.get(a.name)
+        if inner is not None:
+            text = text.replace(f"{inner.__module__}.{inner.__qualname__}", inner.__name__)
         rows.append((a.name, text.replace("collections.abc.", ""), default, str(a.metadata.get("help", ""))))
+        if inner is not None and (kind is inner or get_origin(kind) is UnionType):
+            rows += [(f"{a.name}.{row[0]}", row[1], row[2], row[3]) for row in field_table(inner)]
     return rows
 
 

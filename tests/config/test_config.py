@@ -233,6 +233,8 @@ def test_field_table() -> None:
     assert rows["channel_mult"][:2] == ("tuple[int, ...]", "[1, 2]")
     assert rows["seed"][:2] == ("int | None", "None")
     assert rows["read"][1] == "{}"
+    assert rows["inner"][0] == "Inner" and rows["inner.rate"][:2] == ("float", "0.1")
+    assert rows["many"][0] == "tuple[Inner, ...]" and "many.rate" not in rows
 
 
 def test_a_key_that_comes_twice_is_an_error() -> None:
