@@ -211,16 +211,20 @@ def test_a_projection_trains_beside_cached_latents(tmp_path: Path) -> None:
     assert len(apart) == 6 and np.isfinite(apart).all()
     kept = checkpoint(tmp_path / "run")
     assert bool(kept["model/exp_avg/objective.project.weight"].any()), "no gradient reached the projection"
+    pipeline = ldm_core.load(str(tmp_path / "run"), device="cpu")
+    pictures = [np.full((3, 16, 16), level, dtype=np.uint8) for level in (0, 200)]
+    made = [pipeline.sample(inputs={"class_label": 1, "image": p}, images=1, seed=2, steps=2)[0] for p in pictures]
+    assert np.array_equal(made[0].image, made[1].image), "the representation is for the objective alone"
     first = Catalog.discover()
     trained = kept["model/state/objective.project.weight"]
     assert not [k for k in weights(tmp_path / "run") if "project" in k]
     from ldm_core.model.build import make_first_stage, make_objective, sampling_site
 
     resolved = resolve({**TINY, **ALIGNED}, first)
-    made = [make_objective(resolved, first, sampling_site(resolved, make_first_stage(resolved, first))) for _ in "ab"]
-    assert isinstance(made[0], Alignment)
-    assert torch.equal(made[0].project.weight, made[1].project.weight), "first weights depend on the seed alone"  # type: ignore[attr-defined]
-    assert not torch.equal(made[0].project.weight, trained), "the projection did not train"
+    fresh = [make_objective(resolved, first, sampling_site(resolved, make_first_stage(resolved, first))) for _ in "ab"]
+    assert isinstance(fresh[0], Alignment)
+    assert torch.equal(fresh[0].project.weight, fresh[1].project.weight), "first weights depend on the seed alone"  # type: ignore[attr-defined]
+    assert not torch.equal(fresh[0].project.weight, trained), "the projection did not train"
 
 
 def test_an_extra_of_the_objective_is_counted() -> None:
