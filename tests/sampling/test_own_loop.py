@@ -136,7 +136,6 @@ def test_objects_are_shown_on_a_line() -> None:
     (made,) = pipeline.sample(inputs={"class_label": 1}, images=1, steps=1, seed=3)
     assert repr(made) == "Sampled('', seed=3, 16x16)"
     assert repr(pipeline).startswith("Pipeline(") and "16x16, cpu)" in repr(pipeline)
-    assert repr(ldm_core.Recipe.read("laptop")) == (
-        "Recipe(first_stage=vq_f4, denoiser=unet, dataset=shapes, and 8 more)"
-    )
+    said = {"first_stage": "vq_f4", "conditioners": [{"use": "text"}, "class_label"], "seed": 3, "image_size": 16}
+    assert repr(ldm_core.Recipe(said)) == "Recipe(first_stage=vq_f4, conditioners=text+class_label, and 2 more)"
     assert "Start(kind='image', strength=0.5" in repr(Start.image(PICTURES, strength=0.5))
