@@ -166,6 +166,18 @@ class AddressesMeet(WithAddresses):
     places: ClassVar[dict[str, WeightSlice]] = {**WithAddresses.places, "third": WeightSlice("mix.weight", ((1, 2),))}
 
 
+class CallsByClosure(Net):
+    """A layer that a function of its own holds."""
+
+    def __init__(self, config: NetConfig, site: Site) -> None:
+        super().__init__(config, site)
+        self.last = nn.Conv2d(self.mix.out_channels, self.mix.out_channels, 1)
+        self.finish = lambda h: self.last(h)
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        return self.finish(super().forward(x, noise_level, cond))
+
+
 class NoForward(Denoiser, nn.Module):
     def __init__(self, config: NetConfig, site: Site) -> None:
         super().__init__()
@@ -235,6 +247,7 @@ def test_a_table_smaller_than_it_says_is_found(mistake: Mistake) -> None:
     Mistake(AddressOfNothing, "test_addresses_are_of_weights_that_are_there", "'mixer.weight', which is no parameter"),
     Mistake(AddressBeyond, "test_addresses_are_of_weights_that_are_there", "has row 4 of 4"),
     Mistake(AddressesMeet, "test_addresses_are_of_weights_that_are_there", "share row 1 of 'mix.weight'"),
+    Mistake(CallsByClosure, "test_a_copy_of_its_modules_calls_its_own_layers", "calls the original's last"),
     Mistake(NoForward, "test_builds_by_name", ("abstract", "forward")),
 )
 def test_a_mistake_in_a_denoiser_is_found(mistake: Mistake) -> None:

@@ -13,14 +13,14 @@ from ldm_core.contracts.conditioning import Cond, Tokens, mask_of
 from ldm_core.nn.recompute import recompute
 from ldm_core.testing import batches
 from ldm_core.testing.base import largest_difference, randomize, same
-from ldm_core.testing.promises.addresses import AddressSuite
 from ldm_core.testing.promises.largest_size import LargestSizeSuite
+from ldm_core.testing.promises.layers import LayerSuite
 from ldm_core.testing.rules import Rule
 
 _TOKENS = 5
 
 
-class DenoiserSuite(AddressSuite, LargestSizeSuite):
+class DenoiserSuite(LayerSuite, LargestSizeSuite):
     """Subclass it, set `component` and `settings`.
 
     The conditioning around it has every part of the config's `accepts`; extras by name need their shapes in
