@@ -285,6 +285,8 @@ def _use_what_is_installed(plain: dict[str, Any], request: RecipeOptions, catalo
         needless = kind == "guidance" and not plain.get("conditioners")
         if name not in catalog.names(kind) and not needless:
             plain[kind] = keys.DEFAULTS[kind]
+            if kind == "first_stage":  # pixels need no objective
+                plain.pop("stage_objective", None)
             lacking.append((kind, name))
             gone.append(f"using '{plain[kind]}' instead")
     named = [f"{kind.replace('_', ' ')} '{name}' is not installed" for kind, name in lacking]

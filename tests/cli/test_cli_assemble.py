@@ -20,6 +20,7 @@ from ldm_core.recipe.shipped import load_plain
 
 @attrs.frozen(kw_only=True)
 class _Any:
+    stage_objective: ClassVar[str] = "adversarial"
     scale: float = 3.0
 
 
@@ -46,6 +47,7 @@ class _Plugin:
 STANDARD = [
     ("first_stage", "vq_f4"),
     ("first_stage", "kl_f8"),
+    ("stage_objective", "adversarial"),
     ("sampler", "ddim"),
     ("guidance", "cfg"),
     ("conditioner", "text"),
@@ -99,6 +101,16 @@ def test_core_alone_says_what_it_leaves_out() -> None:
     assert notes(parts=most)[1:] == (
         "sampler 'ddim' is not installed (pip install ldm-plugin-ddim); using 'ddpm' instead",
     )
+
+
+def test_an_objective_goes_with_its_stage() -> None:
+    """The laptop recipe's stays for a stage that is trained by it; one that is not installed is told."""
+    assert plain(first_stage="kl_f8")["stage_objective"] == load_plain("laptop")["stage_objective"]
+    assert "stage_objective" not in plain(parts=[])
+    most = [part for part in STANDARD if part[0] != "stage_objective"]
+    assert plain(parts=most)["stage_objective"] == "reconstruction"
+    (note,) = notes(parts=most)[1:]
+    assert note.startswith("stage objective 'adversarial' is not installed (pip install ldm-plugin-adversarial)")
 
 
 def test_layout_with_core_and_one_plugin() -> None:

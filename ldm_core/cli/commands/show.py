@@ -42,11 +42,12 @@ class ShowOptions:
 def show(options: ShowOptions) -> int:
     """Show one component or preset: what it is, every setting with its default, its presets, its source; or a
     section of the core's own settings: data, first_stage_trainer, trainer, sample, storage, or all of them as
-    `settings`. `show recipes` lists the shipped recipes, and `show` with the name of one prints it."""
+    `settings`. `show recipes` lists the shipped recipes, and `show` with the name of one prints it; `show samplers`
+    (stage_objectives, ...) lists the parts of a kind."""
     from ldm_core.cli.output import print_json, print_problems, say
     from ldm_core.errors import LDMError
 
-    if options.kind is None and _shown_recipe(options.name, options.json):
+    if options.kind is None and (_shown_recipe(options.name, options.json) or _shown_kind(options.name, options.json)):
         return 0
     try:
         found = _descriptions(options.name, options.kind)
@@ -91,6 +92,22 @@ def _shown_recipe(name: str, json_flag: bool) -> bool:
         say(shipped.shipped_text(name).rstrip("\n"))
     else:
         return False
+    return True
+
+
+def _shown_kind(name: str, json_flag: bool) -> bool:
+    """Print the installed parts of a kind, named in the plural; False where `name` is none."""
+    from ldm_core.catalog.component import KINDS
+    from ldm_core.cli.output import print_json, say, table
+
+    kind = next((k for k in KINDS if name in (f"{k}s", f"{k}es")), None)
+    if kind is None:
+        return False
+    found = {e.component.name: e.component.summary for e in installed() if e.component.kind == kind}
+    if json_flag:
+        print_json(found)
+    else:
+        say("\n".join(table([(kind.upper(), ""), *found.items()])))
     return True
 
 
