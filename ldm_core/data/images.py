@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 100_000_000  # a decoded picture of 300 MB; a file that asks for more is an attack or a mistake
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
-"""Formats that are opened, under any file name. PIL knows more, but its EPS would start another program."""
+"""Formats opened, under any file name. PIL knows more, but its EPS would start another program."""
 DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
 """PIL's modes of one channel with more than 8 bits."""
 _TURNED = (5, 6, 7, 8)  # EXIF orientations in which rows are columns
 _EXIF_KEYS = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 """Keys of PIL for an orientation, beside a TIFF's tags."""
 STORED_SIZE = (-1, -1)
-"""Key in the `info` of a PIL image that was decoded smaller than it is stored: its upright (H, W) there. Keys from
-a file are texts."""
+"""Key in the `info` of a PIL image decoded smaller than it is stored: its upright (H, W) there. Keys from a file are
+texts."""
 UNLABELED = 255
 """Label of no class in a label map; it fills the padding."""
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as PIL's "L"
@@ -88,13 +88,13 @@ def decode_picture(
 
 def decode_labels(data: bytes, name: str = "label map") -> NDArray[np.int64]:
     """A label map as a picture -> int64 (H, W), upright: the palette indices or grey levels stored; of a picture in
-    colour, the level that its channels share. DataError naming ``name`` if it is damaged, coloured or transparent."""
+    colour, the level shared by its channels. DataError naming ``name`` if it is damaged, coloured or transparent."""
     return _decoded(data, name, _labels)
 
 
 def decode_mask(data: bytes, name: str = "mask") -> NDArray[np.int64]:
     """A mask as a picture -> int64 (H, W), upright: grey levels, 0 to 255, of colours their brightness. The colours of
-    a palette count where all that are used are grey, else its indices do. DataError if it is damaged or transparent."""
+    a palette count if all used ones are grey, else its indices do. DataError if it is damaged or transparent."""
     return _decoded(data, name, _mask)
 
 
@@ -151,7 +151,7 @@ def _mask(image: Image) -> NDArray[Any]:
 
 
 def _opaque(image: Image, what: str) -> Image:
-    """The picture without its alpha, which must say nothing."""
+    """The picture without its alpha, if this says nothing."""
     if "A" not in image.getbands():
         return image
     if np.asarray(image.getchannel("A")).min() < 255:
@@ -181,7 +181,7 @@ def picture_size(head: bytes) -> tuple[int, int] | None:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of :data:`FORMATS` that this build of PIL knows; it takes an unknown one for a mistake."""
+    """Those of :data:`FORMATS` known to this build of PIL; it takes an unknown one for a mistake."""
     from PIL import Image as PILImage
 
     PILImage.init()
@@ -230,14 +230,14 @@ def flat(image: Image, white: float = 0.0) -> Image:
 
 
 def deep_levels(image: Image) -> NDArray[Any]:
-    """Levels (H, W) of a picture of one of the modes :data:`DEEP`: int64, or float32 without what is not a number."""
+    """Levels (H, W) of a picture of one of the modes :data:`DEEP`: int64, or float32 with numbers alone."""
     if image.mode == "F":
         return np.nan_to_num(np.asarray(image))
     return np.asarray(image.convert("I")).astype(np.int64)
 
 
 def one_line(error: Exception) -> str:
-    """The first line of what a library raised, not longer than a terminal's."""
+    """The first line of a library's error, not longer than a terminal's."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
 
 

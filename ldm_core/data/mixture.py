@@ -21,8 +21,6 @@ from ldm_core.data.buckets import sizes_of
 from ldm_core.data.unreadable import BadExample
 from ldm_core.errors import DataError
 
-_UNLABELED = 255
-
 
 @attrs.frozen
 class Section:

@@ -26,12 +26,12 @@ MOST_TEXT = 1 << 30
 
 @attrs.frozen
 class FileInfo:
-    """One stored file: its URL, its size in bytes, and what else tells one content from another."""
+    """One stored file: its URL, its size in bytes, and a mark of its content."""
 
     url: str
     size: int
     mark: str = ""
-    """ETag or checksum where the storage has one. Not the time of change: a copy is the same data."""
+    """ETag or checksum if the storage has one. Not the time of change: a copy is the same data."""
     irregular: str = ""
     """Why it cannot be read (``a pipe``, ``a link to nothing``); "" for a file as it should be."""
 
@@ -59,7 +59,7 @@ def is_folder(url: str | os.PathLike[str]) -> bool:
 def list_files(url: str | os.PathLike[str], *, recursive: bool = False) -> list[FileInfo]:
     """The files in a folder, sorted by URL, hidden ones left out; ``recursive`` goes into sub-folders.
 
-    On a local disk links are followed, and what cannot be read is listed with the reason (``irregular``).
+    On a local disk links are followed, and unreadable files are listed with the reason (``irregular``).
     """
     path = local_path(url)
     if path is not None:
@@ -115,7 +115,7 @@ def read_bytes(
 
 
 def read_text(url: str | os.PathLike[str], *, most: int = MOST_TEXT) -> str:
-    """The whole file as UTF-8 text; StorageError where it is something else, or has more than `most` bytes."""
+    """The whole file as UTF-8 text; StorageError for anything else, or more than `most` bytes."""
     try:
         return read_bytes(url, most=most).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -137,7 +137,7 @@ def open_read(url: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def make_folder(url: str | os.PathLike[str]) -> None:
-    """Make the folder and those above it; nothing to do where storage has no folders."""
+    """Make the folder and those above it; nothing to do if the storage has no folders."""
     path = local_path(url)
     with reported("make the folder", url):
         if path is not None:
@@ -185,7 +185,7 @@ def atomic_path(url: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def atomic_write(url: str | os.PathLike[str], data: bytes | str | Callable[[BinaryIO], object]) -> None:
-    """Write a whole file or none: bytes, text (UTF-8), or a function that is handed a binary file to fill."""
+    """Write a whole file or none: bytes, text (UTF-8), or a function to fill a binary file."""
     if local_path(url) is None and not callable(data):
         with reported("write", url):
             remote.write(os.fspath(url), data.encode() if isinstance(data, str) else data)

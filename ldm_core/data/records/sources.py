@@ -24,11 +24,11 @@ PICTURES = (
 )  # fmt: skip
 """Extensions of pictures, in any case; of several of one name, the first here is the example's."""
 FIRST_PICTURES = 5
-"""Number of them that 0.1.0 read; the fingerprints of its data go by it."""
+"""Number of them read by 0.1.0; the fingerprints of its data go by it."""
 ANNOTATIONS = ("txt", "caption", "cls", "json", "seg.png", "mask.png", "embedding.npy")
-"""Extensions of what may lie beside a picture."""
+"""Extensions of a picture's annotations beside it."""
 CAPTION_FIELDS = ("caption", "text", "captions")
-"""Fields of JSON or of a metadata row that hold a caption, or a list of several."""
+"""Fields of JSON or of a metadata row with a caption, or a list of several."""
 MOST_TEXT = 16 << 20
 """Bytes of a text, label or JSON file; a larger one is an attack or a mistake."""
 MOST_CLASSES = 1 << 20
@@ -119,7 +119,7 @@ class Sources:
         """The ``.txt`` beside the pictures hold labels of boxes and no captions."""
 
     def fields_of_all(self, samples: Sequence[Sample]) -> list[Mapping[str, Any] | None]:
-        """JSON fields and metadata row of every sample; None where the JSON is broken."""
+        """JSON fields and metadata row of every sample; None if the JSON is broken."""
         having = [s for s in samples if "json" in s.parts and self._store.size(s, "json") <= MOST_TEXT]
         small = set(map(id, having))
         texts = iter(self._store.fetch_many([(sample, "json") for sample in having]))
@@ -172,7 +172,7 @@ class Sources:
         )
 
     def peek(self, key: str, sample: Sample, fields: Mapping[str, Any] | None) -> Any:
-        """The value where it is at hand without opening the part, else None; NO_VALUE if there is none."""
+        """The value if it is at hand without opening the part, else None; NO_VALUE if there is none."""
         for source in self.by_key[key]:
             if source.has(sample, fields):
                 if source.row:
@@ -194,7 +194,7 @@ class Sources:
         return any(source.field for key in keys for source in self.by_key.get(key, ()))
 
     def fields(self, sample: Sample) -> Mapping[str, Any]:
-        """JSON fields and metadata row of one sample; BadExample where the JSON is broken."""
+        """JSON fields and metadata row of one sample; BadExample if the JSON is broken."""
         fields = dict(sample.row or {})
         if "json" in sample.parts:
             try:
@@ -226,7 +226,7 @@ class Sources:
 
 
 def bounded(store: Store, sample: Sample, extension: str, most: int) -> bytes:
-    """The bytes of a part; ValueError where there are more than `most`, before they are read if its size says so."""
+    """The bytes of a part; ValueError for more than `most`, before they are read if its size says so."""
     size = store.size(sample, extension)
     data = store.fetch(sample, extension, most + 1) if size <= most else b""
     if max(size, len(data)) > most:

@@ -183,7 +183,7 @@ class ObjectiveSuite(TensorSuite):
         "name each tensor as model.state_dict() does, denoiser.NAME, and give it that shape",
     )
     def test_gives_weights_of_the_models_names(self) -> None:
-        """What `sampled` gives has names and shapes of the model's state dict."""
+        """The tensors of `sampled` have names and shapes of the model's state dict."""
         objective, own = self.build(), toys.toy_model(self.latent, _SPEC).state_dict()
         sampled = configs.of(ObjectiveAnswers, objective).sampled
         if sampled is None:
