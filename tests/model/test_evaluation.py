@@ -299,7 +299,7 @@ def conditions() -> Conditions:
 def test_a_run_counts_steps_and_evaluations() -> None:
     model, guidance = model_of(unet()), Both()
     seen, told = Seen(model.denoiser.out[2]), []  # type: ignore[attr-defined]
-    options = LatentOptions(on_step=lambda i, t, x, x0: told.append((i, run.step)))
+    options = LatentOptions(on_step=lambda i, t, x, x0: told.append((i, run.step)))  # type: ignore[union-attr]
     x, steps = given()[0], []
     with torch.no_grad(), guided_run(model, guidance, conditions(), TIMES, options) as (denoise, on_step):
         for i, calls in enumerate((2, 1)):
@@ -310,7 +310,7 @@ def test_a_run_counts_steps_and_evaluations() -> None:
                 steps.append((run.step, run.evaluation))
             on_step(i, TIMES[i + 1], x, x)
     assert steps == [(0, 1), (0, 2), (1, 3)], "two evaluations of the first step, as a second-order sampler has"
-    assert told == [(0, 0), (1, 1)] and run.step == 2
+    assert told == [(0, 0), (1, 1)] and run is not None and run.step == 2
     assert [one.run for one in seen.found if one is not None] == [run] * 3
     assert all(one is not None and one.cond.rows() == 4 for one in seen.found), "both branches in one call"
 
@@ -347,7 +347,8 @@ def test_every_adapter_that_began_is_told_of_the_end() -> None:
 
 
 def test_state_is_one_object_an_owner_and_ends_with_the_run() -> None:
-    one, other, ended = object(), object(), []
+    one, other = object(), object()
+    ended: list[Any] = []
     with SamplingRun(TIMES) as run:
         run.at_end(lambda run: ended.append(run.state(one, list)))
         mine = run.state(one, list)
