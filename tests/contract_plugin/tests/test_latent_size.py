@@ -84,7 +84,7 @@ def test_sampling_hands_the_size_of_the_request(tmp_path: Path, monkeypatch: pyt
     pipeline = ldm_core.load(str(out), device="cpu")
     asked: list[Any] = []
     grid = pipeline._parts(pipeline.recipe).time_grid
-    plain = type(grid).times
+    plain: Any = type(grid).times
 
     def times(self: Any, schedule: Any, steps: int, *, shape: Any = None) -> torch.Tensor:
         asked.append(shape)

@@ -68,6 +68,7 @@ def test_a_teacher_is_handed_the_bundles_undropped(tmp_path: Path, monkeypatch: 
         assert context is not None
         seen.append(context)
         full, null = context.conditions.cond.crossattn, context.conditions.null.crossattn
+        assert full is not None and null is not None
         drops.extend(bool(torch.equal(a, b)) and not torch.equal(a, c)
                      for a, b, c in zip(cond.crossattn, null, full, strict=True))  # fmt: skip
         assert torch.equal(model.encode(context.batch)["class_label"].crossattn, full)
@@ -127,7 +128,8 @@ def test_the_teacher_follows_under_every_zero_stage(tmp_path: Path, zero: int) -
 
 
 def test_a_step_that_is_left_out_does_not_move_the_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, followed = OwnTeacher.loss, []
+    plain = OwnTeacher.loss
+    followed: list[int] = []
 
     def loss(self: Any, *given: Any, context: LossContext | None = None, **more: Any) -> Any:
         out = plain(self, *given, context=context, **more)
@@ -136,9 +138,12 @@ def test_a_step_that_is_left_out_does_not_move_the_teacher(tmp_path: Path, monke
 
     monkeypatch.setattr(OwnTeacher, "loss", loss)
     after = OwnTeacher.after_step
-    monkeypatch.setattr(
-        OwnTeacher, "after_step", lambda self, model, step: (followed.append(step), after(self, model, step))
-    )
+
+    def after_step(self: Any, model: Any, step: int) -> None:
+        followed.append(step)
+        after(self, model, step)
+
+    monkeypatch.setattr(OwnTeacher, "after_step", after_step)
     go(tmp_path / "run", "trainer.bad_steps=skip", stages=TRAINED, **TAUGHT)
     assert followed == [0, 1, 3, 4, 5]
     assert int(checkpoint(tmp_path / "run")["model/state/objective.steps"]) == 5

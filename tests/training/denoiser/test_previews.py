@@ -35,11 +35,11 @@ class Seen(Watch):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pictures: list[tuple[str, int, str]] = []
+        self.shown: list[tuple[str, int, str]] = []
 
     @hookimpl
     def ldm_images(self, stage: str, step: int, name: str, url: str) -> None:
-        self.pictures.append((stage, step, name))
+        self.shown.append((stage, step, name))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_previews_leave_the_training_alone(plain: Path, tmp_path: Path) -> None:
     assert torch.equal(*states), "a preview moves the global generator"
     names = [f"samples-{s:08d}.png" for s in (4, STEPS)]
     assert sorted(p.name for p in (tmp_path / "previews").iterdir()) == names
-    assert [p for p in watch.pictures if p[2].startswith("previews")] == [
+    assert [p for p in watch.shown if p[2].startswith("previews")] == [
         ("denoiser", step, f"previews/{name}") for step, name in zip((4, STEPS), names, strict=True)
     ]
     first, second = weights(plain), weights(tmp_path)
