@@ -29,14 +29,15 @@ _MOST, _LEAST = 1e4, 1e-4  # of an adaptive weight, and beside a norm of 0
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def require_trainable(stage: nn.Module) -> None:
-    """Raise ConfigError for a stage without a training pass."""
+def trainable(stage: nn.Module) -> TrainableStage:
+    """`stage`, known to have a training pass; ConfigError if it has none."""
     if not isinstance(stage, TrainableStage):
         raise ConfigError(
             f"first stage {type(stage).__name__} cannot be trained: it has no reconstruct, a training pass "
             "(ldm_core.contracts.TrainableStage says what it is). Offer it, or use a trained first stage "
             "(first_stage=PATH)"
         )
+    return stage
 
 
 class Losses(nn.Module):

@@ -19,7 +19,7 @@ from ldm_core.training.bad_steps import Guard, spoiled
 from ldm_core.training.engine.part import Part
 from ldm_core.training.engine.world import World
 from ldm_core.training.feed.loader import MicroBatch
-from ldm_core.training.first_stage.parts import Autocast, Losses, Training, networks, require_trainable
+from ldm_core.training.first_stage.parts import Autocast, Losses, Training, networks, trainable
 
 STAGE = "autoencoder"
 """The stage's part, in checkpoints and logs."""
@@ -57,11 +57,10 @@ class FirstStageTask:
         name_of: Callable[[Any], str] = str,
     ) -> None:
         settings, section = recipe.first_stage_trainer, "first_stage_trainer"
-        self._seed, self._world, self._stage = recipe.seed, world, stage
+        self._seed, self._world, self._stage = recipe.seed, world, trainable(stage)
         self._answers = of(StageObjectiveAnswers, losses.objective)
-        require_trainable(stage)
         if self._answers.prepare is not None:
-            self._answers.prepare(stage, training)
+            self._answers.prepare(self._stage, training)
         whole = Losses(stage, losses.objective, losses.others, world.average).train()
         self.ema: EMA | None = None
         self._own = Autocast(whole, settings.precision)

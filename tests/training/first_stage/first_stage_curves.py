@@ -53,7 +53,8 @@ class Trial:
         self.settings, self.world = self.recipe.first_stage_trainer, world.start()
         data = make_dataset(self.recipe, catalog)
         self.examples = Examples(data, self.recipe.image_size, self.recipe.data, ["image"])
-        self.stage: Any = make_first_stage(self.recipe, catalog)
+        stage: Any = make_first_stage(self.recipe, catalog)
+        self.stage = stage
 
         def first_images(count: int) -> Any:
             return (x for _, x in spread_images(self.examples, count, self.world))
