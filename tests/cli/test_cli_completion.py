@@ -103,7 +103,7 @@ def test_names_and_paths() -> None:
     assert set(_texts("recipe", "")) == set(shipped())
     assert {"recipes", "settings", *SECTIONS, *shipped(), "unet", "vp"} <= set(_texts("name", ""))
     assert _texts("kind", "sa") == ["sampler"]
-    assert _texts("conditioner", "no") == ["none"]
+    assert _texts("conditioner", "non") == ["none"]
     assert [item.type for item in candidates("file", "x")] == ["file"]
     assert [item.type for item in candidates("folder", "x")] == ["dir"]
     assert candidates("first_stage", "identi")[0].type == "file", "a path may be meant where no name fits"
