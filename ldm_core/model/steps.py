@@ -25,8 +25,9 @@ class Steps:
     """One run of a sampler down `times`: iterate over it for the steps' numbers, step i from times[i] to times[i + 1].
 
     `alpha`, `sigma` and `lambda_` hold a double-precision number for each time; lambda = ln(alpha / sigma), half the
-    log signal-to-noise ratio, is -inf without signal and inf at data. The arguments are those of
-    :meth:`ldm_core.contracts.Sampler.sample`::
+    log signal-to-noise ratio, is -inf without signal and inf at data. A method that asks between two times calls
+    `denoise` itself, at a t with ``schedule.alpha(t)`` and ``schedule.sigma(t)``; sigma / alpha increases with t, so a
+    level is found by bisection. The arguments are those of :meth:`ldm_core.contracts.Sampler.sample`::
 
         def sample(self, denoise, x, times, schedule, *, streams=None, on_step=None):
             steps = Steps(denoise, times, schedule, streams, on_step)

@@ -66,6 +66,8 @@ def find(url: str, name: str) -> str:
         return candidate
     if not storage.exists(url):
         raise CheckpointError(f"{url}: no such file or folder; give a .safetensors file or a run's folder")
+    if storage.is_folder(storage.join(url, "checkpoints")):
+        raise CheckpointError(f"{url}: holds no {name} yet; training with the run's settings goes on where it stopped")
     raise CheckpointError(f"{url}: holds no {name}; give a finished run's folder or a .safetensors file")
 
 

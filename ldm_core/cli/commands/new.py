@@ -51,7 +51,7 @@ def new(options: NewOptions) -> int:
     write(files, root)
     say("\n".join(storage.join(root, path) for path in files), longest=PATH)
     say(
-        f"\nnext:\n  pip install -e {root}\n  python -m pytest {root}\n  ldm-run show {name}\n"
+        f"\nnext:\n  pip install -e '{root}[testing]'\n  python -m pytest {root}\n  ldm-run show {name}\n"
         f"then edit {package(name)}/{options.kind}.py"
     )
     return 0
@@ -76,7 +76,7 @@ def check_name(kind: str, name: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
         raise ConfigError(
             f"'{name}' is no name for a component: lower-case letters, digits and single underscores, beginning with a "
-            "letter, such as colour_palette"
+            "letter, and no word of Python's own, such as colour_palette"
         )
     words = kind.replace("_", " ")
     if name in Catalog.discover().names(kind) or (kind, name) in FIRST_PARTY:

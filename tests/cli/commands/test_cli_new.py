@@ -36,7 +36,7 @@ def test_it_passes_its_own_tests(kind: str, tmp_path: Path, capsys: pytest.Captu
     out = capsys.readouterr().out
     files = [f.replace("conditioner", kind) for f in FILES]
     assert sorted(out.splitlines()[: len(files)]) == sorted(str(root / f) for f in files)
-    assert f"pip install -e {root}" in out
+    assert f"pip install -e '{root}[testing]'" in out
     assert sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()) == sorted(files)
 
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
@@ -88,7 +88,7 @@ def test_nothing_of_the_template_is_left(kind: str) -> None:
         ("a-b", "is no name"),
         ("a__b", "is no name"),
         ("a_", "is no name"),
-        ("class", "is no name"),
+        ("class", "and no word of Python's own"),
         ("../x", "is no name"),
         ("bbox_layout", "there is a conditioner named 'bbox_layout' already"),
     ],

@@ -230,6 +230,13 @@ def test_reconstruct_without_a_stage(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "none: no such file or folder; give a .safetensors file or a run's folder" in capsys.readouterr().err
 
 
+def test_a_run_that_stopped_early_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
+    assert main(["sample", str(tmp_path / "begun")]) == 2
+    said = "begun: holds no model.safetensors yet; training with the run's settings goes on where it stopped"
+    assert said in capsys.readouterr().err
+
+
 LINE = ("sample", "run", "--prompt", "one", "--class", "cat", "--quiet")
 
 
