@@ -39,6 +39,23 @@ def test_it_passes_its_own_tests(kind: str, tmp_path: Path, capsys: pytest.Captu
     assert f"pip install -e '{root}[testing]'" in out
     assert sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()) == sorted(files)
 
+    done = installed(root, tmp_path, "pytest", "-q", "-p", "no:cacheprovider", "-k", "not accelerator")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout and "failed" not in done.stdout and "error" not in done.stdout
+
+
+def test_a_first_stage_of_the_template_is_trained(tmp_path: Path) -> None:
+    """Its author edits a stage that a run trains with the core's own objective."""
+    assert main(["new", "first_stage", "colour_mood", "--dir", str(tmp_path)]) == 0
+    settings = ["first_stage_trainer.steps=2", "first_stage_trainer.images_per_step=2", "dataset.scenes=8"]
+    line = ["train", "--first-stage", "colour_mood", "--until", "first_stage", "--cond", "none", "--out", "run"]
+    done = installed(tmp_path / "ldm-plugin-colour-mood", tmp_path, "ldm_core.cli", *line, *settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "ldm-plugin-colour-mood" / "run" / "first_stage.safetensors").is_file()
+
+
+def installed(root: Path, tmp_path: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``python -m module`` in the folder of a generated distribution, which Python finds with its entry point."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     info = tmp_path / "site" / "ldm_plugin_colour_mood-0.1.0.dist-info"
     info.mkdir(parents=True)
@@ -48,16 +65,14 @@ def test_it_passes_its_own_tests(kind: str, tmp_path: Path, capsys: pytest.Captu
     found = [str(root), str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, found)), "LDM_PLUGINS": "colour_mood"}
     environment["OMP_NUM_THREADS"] = "1"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not accelerator"],
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
         cwd=root,
         env=environment,
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout and "failed" not in done.stdout and "error" not in done.stdout
 
 
 @pytest.mark.parametrize("kind", KINDS)
