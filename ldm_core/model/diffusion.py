@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -110,7 +111,7 @@ class Model(nn.Module):
         return nullcontext() if runs == self.precision == "fp32" else arithmetic(self.device.type, runs)
 
     def _named(self, part: str) -> Named | None:
-        return None if self.contracts is None else self.contracts.parts[part]
+        return None if self.contracts is None else self.contracts.parts.get(part)
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(c_skip, c_out, c_in) at t (B,), float64, each (B,)."""
@@ -139,12 +140,13 @@ class Model(nn.Module):
         run.state(self, lambda: self._begin(run))
 
     def _begin(self, run: SamplingRun) -> bool:
-        for adapter in self.attached.values():
-            told = configs.of(AdapterAnswers, adapter)
+        for key, adapter in self.attached.items():
+            told, part = configs.of(AdapterAnswers, adapter), self._named(f"adapters.{key}")
             if told.begin is not None:
-                told.begin(run)
+                with inside(part, "begin"):
+                    told.begin(run)
             if told.end is not None:
-                run.at_end(told.end)
+                run.at_end(partial(_end, told.end, part))
         return True
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Estimate:
@@ -226,6 +228,11 @@ class Model(nn.Module):
                 keep = all_kept & (draws[:, i + 1] >= rates.get(name, 0.0))
                 conds[name] = conds[name].where(keep, nulls[name])
         return self.merged(conds)
+
+
+def _end(end: Callable[[SamplingRun], None], part: Named | None, run: SamplingRun) -> None:
+    with inside(part, "end"):
+        end(run)
 
 
 def _float(value: Tensor) -> Tensor:

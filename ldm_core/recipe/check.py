@@ -96,6 +96,13 @@ def _images(recipe: Recipe, *, datasets: bool = True) -> Iterable[str]:
         yield f"image_size: {error} (first_stage '{stage.label}')"
     plain_site = Site(size=recipe.image_size, channels=recipe.image_channels, latent=stage.config.latent)
     yield from _own("first_stage", stage.config, plain_site)
+    named = configs.of(Config, stage.config).precisions
+    if named and "fp32" not in named:
+        yield (
+            f"first_stage '{stage.label}': its config names {' and '.join(named)} alone in `precisions`, and every "
+            "first stage runs in fp32 if another arithmetic is asked for; its plugin is at fault: add fp32 there, or "
+            "choose another first stage"
+        )
     for i, data in enumerate(recipe.datasets if datasets else ()):
         yield from _own("dataset" if data is recipe.dataset else f"dataset[{i}]", data.config, plain_site)
     for part in recipe.conditioners:

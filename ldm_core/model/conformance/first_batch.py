@@ -24,12 +24,14 @@ from ldm_core.recipe.recipe import Recipe
 
 
 class Contracts:
-    """The promises of one model's parts. `parts`: their names in messages, conditioners by ``conditioners.NAME``."""
+    """The promises of one model's parts. `parts`: their names in messages, conditioners by ``conditioners.NAME``,
+    adapters by ``adapters.KEY``."""
 
     def __init__(self, recipe: Recipe, catalog: Catalog, latent: LatentSpec | None = None) -> None:
         self.latent = latent or recipe.first_stage.config.latent
         kinds = ("first_stage", "denoiser", "schedule", "parameterization", "objective")
         self.parts: dict[str, Named] = {kind: named(getattr(recipe, kind), catalog) for kind in kinds}
+        self.parts |= {f"adapters.{part.key}": named(part, catalog) for part in recipe.adapters}
         self._specs: dict[str, CondSpec] = {}
         self._reads: dict[str, tuple[str, ...]] = {}
         for part in recipe.conditioners:

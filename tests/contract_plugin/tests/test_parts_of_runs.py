@@ -205,6 +205,21 @@ def test_the_cache_is_told_of_the_end_of_each_run(plain: Pipeline, monkeypatch: 
     assert told == [("begin", 5), ("end", 0)]
 
 
+@pytest.mark.parametrize("method", ["begin", "end"])
+def test_an_adapter_that_fails_around_a_run_is_named(
+    method: str, plain: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: FeatureCache, run: SamplingRun) -> None:
+        raise TypeError("unsupported operand")
+
+    monkeypatch.setattr(FeatureCache, method, fails)
+    with pytest.raises(TypeError, match="unsupported operand") as caught:
+        drawn(plain.with_settings({"adapters": CACHE}))
+    (note,) = caught.value.__notes__
+    assert note.startswith(f"in {method} of adapter 'cache' ('feature_cache' of ldm-contract-plugin "), note
+    assert "the fault is in that part" in note
+
+
 # ------------------------------------------------------------------------------------------------- a branch's options
 
 

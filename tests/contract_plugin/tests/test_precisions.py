@@ -22,7 +22,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.cli import main
 from ldm_core.errors import ConfigError
 from ldm_core.model.build import make_first_stage, make_model, sampling_site
-from ldm_core.recipe.check import check
+from ldm_core.recipe.check import check, misfits, model_misfits
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.recipe.resolve import resolve
 from ldm_core.sampling.pipeline import Pipeline
@@ -130,6 +130,21 @@ def test_a_stage_that_says_nothing_keeps_out_of_fp16_alone(met: dict[str, set[An
             with torch.autocast("cpu", dtype=dtype):
                 site.decode(site.encode(torch.zeros(1, 3, 8, 8)))
             assert met["LoudStage.encode_moments"] == met["LoudStage.decode"] == {expected[name]}, (named, name)
+
+
+def test_a_stage_that_leaves_fp32_out_is_refused() -> None:
+    recipe = recipe_of()
+    for named, refused in ((("bf16", "fp16"), True), (("bf16", "fp32"), False), ((), False)):
+        config = attrs.make_class("Said", [], bases=(LoudStageConfig,), frozen=True, kw_only=True,
+                                  class_body={"precisions": named})()  # fmt: skip
+        changed = attrs.evolve(recipe, first_stage=attrs.evolve(recipe.first_stage, config=config))
+        for lines in (list(misfits(changed)), list(model_misfits(changed))):
+            told = [line for line in lines if "in `precisions`" in line]
+            assert len(told) == refused, lines
+            assert not told or told[0].startswith(
+                "first_stage 'loud_stage': its config names bf16 and fp16 alone in `precisions`, and every first stage "
+                "runs in fp32"
+            )
 
 
 def test_a_network_is_not_trained_in_what_it_does_not_allow() -> None:
