@@ -169,6 +169,8 @@ class AuxiliaryLoss(Protocol):
     def loss(self, images: Tensor, z: Tensor, reconstruction: Reconstruction) -> Tensor:
         """images (B, c, H, W), z (B, C, *s), the pass that both are of -> the unweighted loss (), float32, finite.
 
-        `z` is ``reconstruction.z``; a stage that gives none cannot be trained with it.
+        `z` is ``reconstruction.z``; a stage that gives none cannot be trained with it. Its gradient reaches `z` or the
+        image of the pass, and every parameter of its own. It draws nothing: in training too, equal arguments, weights
+        and state give an equal loss.
         """
         ...

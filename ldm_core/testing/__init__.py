@@ -29,6 +29,7 @@ for _name in ("base", "config_class", "suites", "tensors", "stages"):  # a packa
     pytest.register_assert_rewrite(f"{__name__}.{_name}")
 
 from ldm_core.testing.base import Suite  # noqa: E402  (rewriting comes before the first import)
+from ldm_core.testing.stages.auxiliary import AuxiliaryLossSuite  # noqa: E402
 from ldm_core.testing.stages.objective import StageObjectiveSuite  # noqa: E402
 from ldm_core.testing.suites.adapter import AdapterSuite  # noqa: E402
 from ldm_core.testing.suites.codec import CodecSuite  # noqa: E402
@@ -48,6 +49,7 @@ from ldm_core.testing.tensors import ModuleSuite, TensorSuite  # noqa: E402
 
 __all__ = [
     "AdapterSuite",
+    "AuxiliaryLossSuite",
     "CodecSuite",
     "ConditionerSuite",
     "DatasetSuite",

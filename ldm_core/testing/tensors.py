@@ -16,26 +16,19 @@ from ldm_core.testing.base import Suite, generators, largest_difference, map_ten
 from ldm_core.testing.rules import Rule
 
 
-class TensorSuite(Suite):
-    """A suite of a component that computes.
+class CallSuite(Suite):
+    """A suite of a component that computes, of results of any shape.
 
     A suite of a kind says with :meth:`inputs` and :meth:`run` how its component is called.
     """
-
-    atol: ClassVar[float] = 1e-5
-    """The largest difference of a row in a batch from the same row alone (float32)."""
 
     def inputs(self, rows: Sequence[int], size: tuple[int, ...]) -> Any:
         """A tree of tensors with the examples `rows`; example i is the same in every batch."""
         raise AssertionError(f"{type(self).__name__} does not say what its component is called with")
 
     def run(self, component: Any, inputs: Any) -> Mapping[str, Tensor]:
-        """Call everything of the contract; outputs by name, all with the batch first."""
+        """Call everything of the contract; outputs by name."""
         raise AssertionError(f"{type(self).__name__} does not say how its component is called")
-
-    def row(self, name: str, outputs: Mapping[str, Tensor], index: int, alone: Mapping[str, Tensor]) -> Tensor:
-        """Row `index` of an output, made comparable with the same example computed `alone`."""
-        return outputs[name][index : index + 1]
 
     @Rule(
         contracts,
@@ -50,21 +43,6 @@ class TensorSuite(Suite):
         changed = [k for k in first if not same(first[k], second[k])]
         assert not changed, f"two calls in eval mode differ in {', '.join(changed)}"
         assert same(state, _state(component)), "a call in eval mode changed the component's state"
-
-    @Rule(
-        contracts,
-        "of finite inputs the result is finite",
-        "keep the batch first, and look at what is divided by or taken the root of",
-    )
-    def test_outputs_are_finite(self) -> None:
-        """Every output is a finite tensor with the batch first, at every size."""
-        for size in self.sizes:
-            outputs = self._quietly(self.build(size=size), self.inputs(range(2), size))
-            assert outputs, "no output"
-            for name, value in outputs.items():
-                assert isinstance(value, Tensor), f"{name} is {type(value).__name__}, not a tensor"
-                assert value.shape[0] == 2, f"{name} has shape {tuple(value.shape)} for a batch of 2 at {size}"
-                assert not value.is_floating_point() or bool(value.isfinite().all()), f"{name} is not finite at {size}"
 
     @Rule(contracts, "changes no argument in place", "compute out of place (x * 2 for x.mul_(2)), or on a clone")
     def test_inputs_stay_unchanged(self) -> None:
@@ -87,22 +65,6 @@ class TensorSuite(Suite):
         after = generators()
         for name, a, b in zip(("torch", "numpy", "random"), before, after, strict=True):
             assert same(a, b), f"the component draws from the global generator of {name}"
-
-    @Rule(
-        contracts,
-        "row i of a result depends on row i",
-        "reduce over the axes of each example and never over the batch; mask what pads a row",
-    )
-    def test_an_example_does_not_depend_on_its_batch(self) -> None:
-        """Row i of a batch of 3 is what example i alone gives."""
-        component = self.build()
-        together = self._quietly(component, self.inputs(range(3), self.sizes[0]))
-        for i in range(3):
-            alone = self._quietly(component, self.inputs([i], self.sizes[0]))
-            assert alone.keys() == together.keys(), f"alone: {sorted(alone)}; in a batch: {sorted(together)}"
-            for name in alone:
-                far = largest_difference(self.row(name, together, i, alone), alone[name])
-                assert far <= self.atol, f"{name}: example {i} alone and in a batch of 3 differ by {far:.2g}"
 
     @Rule(
         contracts,
@@ -163,8 +125,56 @@ class TensorSuite(Suite):
             return dict(self.run(component, inputs))
 
 
-class ModuleSuite(TensorSuite):
-    """A suite of a component with weights, a ``torch.nn.Module``."""
+class TensorSuite(CallSuite):
+    """A suite of a component that computes: every result of its :meth:`run` has the batch first."""
+
+    atol: ClassVar[float] = 1e-5
+    """The largest difference of a row in a batch from the same row alone (float32)."""
+
+    def row(self, name: str, outputs: Mapping[str, Tensor], index: int, alone: Mapping[str, Tensor]) -> Tensor:
+        """Row `index` of an output, made comparable with the same example computed `alone`."""
+        return outputs[name][index : index + 1]
+
+    @Rule(
+        contracts,
+        "of finite inputs the result is finite",
+        "keep the batch first, and look at what is divided by or taken the root of",
+    )
+    def test_outputs_are_finite(self) -> None:
+        """Every output is a finite tensor with the batch first, at every size."""
+        for size in self.sizes:
+            outputs = self._quietly(self.build(size=size), self.inputs(range(2), size))
+            assert outputs, "no output"
+            for name, value in outputs.items():
+                assert isinstance(value, Tensor), f"{name} is {type(value).__name__}, not a tensor"
+                assert value.shape[0] == 2, f"{name} has shape {tuple(value.shape)} for a batch of 2 at {size}"
+                assert not value.is_floating_point() or bool(value.isfinite().all()), f"{name} is not finite at {size}"
+
+    @Rule(
+        contracts,
+        "row i of a result depends on row i",
+        "reduce over the axes of each example and never over the batch; mask what pads a row",
+    )
+    def test_an_example_does_not_depend_on_its_batch(self) -> None:
+        """Row i of a batch of 3 is what example i alone gives."""
+        component = self.build()
+        together = self._quietly(component, self.inputs(range(3), self.sizes[0]))
+        for i in range(3):
+            alone = self._quietly(component, self.inputs([i], self.sizes[0]))
+            assert alone.keys() == together.keys(), f"alone: {sorted(alone)}; in a batch: {sorted(together)}"
+            for name in alone:
+                far = largest_difference(self.row(name, together, i, alone), alone[name])
+                assert far <= self.atol, f"{name}: example {i} alone and in a batch of 3 differ by {far:.2g}"
+
+
+class WeightSuite(CallSuite):
+    """The tests of a component's weights, device and arithmetic."""
+
+    def weighted(self) -> nn.Module:
+        """A fresh component with a state dict."""
+        component = self.build()
+        assert isinstance(component, nn.Module), f"{type(component).__name__} is no torch.nn.Module"
+        return component
 
     @Rule(
         contracts,
@@ -173,8 +183,7 @@ class ModuleSuite(TensorSuite):
     )
     def test_state_round_trip(self) -> None:
         """A fresh component given the state dict computes the same, bit for bit; the state holds tensors only."""
-        component, given = self.build(), self.inputs(range(2), self.sizes[0])
-        assert isinstance(component, nn.Module), f"{type(component).__name__} is no torch.nn.Module"
+        component, given = self.weighted(), self.inputs(range(2), self.sizes[0])
         randomize(component, seed=1)
         self.learn(component)
         state = component.state_dict()
@@ -194,7 +203,7 @@ class ModuleSuite(TensorSuite):
     )
     def test_gradients_are_not_forced_off(self) -> None:
         """The core freezes; the component itself neither freezes its parameters nor works under no_grad."""
-        component, given = self.build(), self.inputs(range(2), self.sizes[0])
+        component, given = self.weighted(), self.inputs(range(2), self.sizes[0])
         frozen = [n for n, p in component.named_parameters() if not p.requires_grad]
         assert not frozen, f"the component froze {', '.join(frozen[:3])}"
         if not list(component.parameters()):
@@ -236,7 +245,7 @@ class ModuleSuite(TensorSuite):
     )
     def test_modes_are_the_cores(self) -> None:
         """A call leaves train and eval mode as they were set."""
-        component, given = self.build(), self.inputs(range(2), self.sizes[0])
+        component, given = self.weighted(), self.inputs(range(2), self.sizes[0])
         for mode in (True, False):
             component.train(mode)
             before = [m.training for m in component.modules()]
@@ -249,6 +258,10 @@ class ModuleSuite(TensorSuite):
 
     def learn(self, component: Any) -> None:
         """Teach `component` what no gradient teaches."""
+
+
+class ModuleSuite(TensorSuite, WeightSuite):
+    """A suite of a component with weights, a ``torch.nn.Module``."""
 
 
 def _state(component: Any) -> dict[str, Any]:

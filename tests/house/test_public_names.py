@@ -28,9 +28,9 @@ NAMES: dict[ModuleType, str] = {
         WeightSlice Written draw_times evaluation grid_times token_grid
     """,
     testing: """
-        AdapterSuite CodecSuite ConditionerSuite DatasetSuite DenoiserSuite FirstStageSuite GuidanceSuite
-        ModuleSuite ObjectiveSuite ObserverSuite ParameterizationSuite PluginSuite SamplerSuite ScheduleSuite
-        StageObjectiveSuite Suite TensorSuite TimeGridSuite
+        AdapterSuite AuxiliaryLossSuite CodecSuite ConditionerSuite DatasetSuite DenoiserSuite FirstStageSuite
+        GuidanceSuite ModuleSuite ObjectiveSuite ObserverSuite ParameterizationSuite PluginSuite SamplerSuite
+        ScheduleSuite StageObjectiveSuite Suite TensorSuite TimeGridSuite
     """,
 }
 

@@ -8,6 +8,7 @@ from ldm_contract_plugin.runs.config import QUERY_BLUR
 from ldm_core.contracts import Cond, CondSpec
 from ldm_core.testing import (
     AdapterSuite,
+    AuxiliaryLossSuite,
     ConditionerSuite,
     DenoiserSuite,
     FirstStageSuite,
@@ -91,3 +92,7 @@ class TestQueryBlur(AdapterSuite):
 
 class TestPatches(FirstStageSuite):
     component = "patches"
+
+
+class TestAligned(AuxiliaryLossSuite):
+    component = "aligned"
