@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from ldm_core.catalog.catalog import Catalog
 from ldm_core.catalog.component import API_VERSION, VERSION, Component
 from ldm_core.catalog.hookspecs import hookimpl, hookspec
-from ldm_core.contracts import Conditioner, Denoiser, FirstStage, Precision, Sampler
+from ldm_core.contracts.values import Precision
 from ldm_core.errors import LDMError, PromptWarning
 
 if TYPE_CHECKING:
     from ldm_core.api.recipe import Recipe
     from ldm_core.api.run import Run
     from ldm_core.api.train import TrainingProgress, train
+    from ldm_core.contracts.components import Conditioner, Denoiser, FirstStage, Sampler
     from ldm_core.sampling.image_to_image import Start
     from ldm_core.sampling.pipeline import Pipeline
     from ldm_core.weights.open import Wanted
@@ -49,14 +50,18 @@ __all__ = [
     "train",
 ]
 _LATER = {
+    "Conditioner": "contracts.components",
+    "Denoiser": "contracts.components",
+    "FirstStage": "contracts.components",
     "Pipeline": "sampling.pipeline",
     "Recipe": "api.recipe",
     "Run": "api.run",
+    "Sampler": "contracts.components",
     "Start": "sampling.image_to_image",
     "TrainingProgress": "api.train",
     "train": "api.train",
 }
-"""Names whose modules are imported at their first use, as some import torch."""
+"""Names whose modules are imported at their first use, as some import torch and all take time."""
 
 
 def load(

@@ -14,7 +14,7 @@ from ldm_core.catalog import hookspecs
 from ldm_core.catalog.component import API_VERSION, KINDS, LAPTOP_SITE, Component
 from ldm_core.catalog.first_party import FIRST_PARTY
 from ldm_core.catalog.in_process import HERE, NOT_HERE, component_of, is_part
-from ldm_core.contracts import Site
+from ldm_core.contracts.site import Site
 from ldm_core.errors import ComponentError, suggest
 
 GROUP = "ldm_core"
@@ -67,8 +67,8 @@ class Catalog:
         seen: set[tuple[str, str]] = set()
         points = sorted(metadata.entry_points(group=GROUP), key=lambda p: (p.name != "builtin", p.name))
         for point in points:
-            dist = point.dist.name if point.dist else "?"
-            version = point.dist.version if point.dist else "?"
+            about = point.dist.metadata if point.dist else {"Name": "?", "Version": "?"}  # parsed at every call
+            dist, version = about["Name"], about["Version"]
             if (point.name, point.value) in seen or (wanted is not None and not {point.name, dist} & wanted):
                 continue
             if dist in needless:

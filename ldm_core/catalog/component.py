@@ -9,7 +9,8 @@ from typing import Any
 
 import attrs
 
-from ldm_core.contracts import EMPTY, LatentSpec, Site
+from ldm_core.contracts.site import Site
+from ldm_core.contracts.values import EMPTY, LatentSpec
 
 VERSION = "0.1.0"
 """This core's version."""

@@ -16,17 +16,17 @@ from ldm_core.errors import ComponentError
 HERE = "this process"
 """Stands for the distribution of a part that is registered in Python."""
 NOT_HERE = "; one that was registered in Python (Catalog.register) is known to that process alone: register it here too"
-CONTRACTS: Mapping[str, type] = {
-    "first_stage": contracts.FirstStage,
-    "denoiser": contracts.Denoiser,
-    "conditioner": contracts.Conditioner,
-    "schedule": contracts.NoiseSchedule,
-    "parameterization": contracts.Parameterization,
-    "objective": contracts.Objective,
-    "time_grid": contracts.TimeGrid,
-    "sampler": contracts.Sampler,
-    "guidance": contracts.Guidance,
-    "adapter": contracts.Adapter,
+CONTRACTS: Mapping[str, str] = {
+    "first_stage": "FirstStage",
+    "denoiser": "Denoiser",
+    "conditioner": "Conditioner",
+    "schedule": "NoiseSchedule",
+    "parameterization": "Parameterization",
+    "objective": "Objective",
+    "time_grid": "TimeGrid",
+    "sampler": "Sampler",
+    "guidance": "Guidance",
+    "adapter": "Adapter",
 }
 
 
@@ -53,7 +53,7 @@ def component_of(part: Any, name: str) -> Component:
 
 
 def _kinds(part: type) -> list[str]:
-    return [kind for kind, contract in CONTRACTS.items() if contract in part.__mro__[1:]]
+    return [kind for kind, contract in CONTRACTS.items() if getattr(contracts, contract) in part.__mro__[1:]]
 
 
 def _config_of(part: Any) -> type | None:

@@ -35,81 +35,128 @@ Who owns what, for every component that is a ``torch.nn.Module`` (first stages, 
 
 from __future__ import annotations
 
-from ldm_core.contracts.answers import AdapterAnswers as AdapterAnswers
-from ldm_core.contracts.answers import ConditionerAnswers as ConditionerAnswers
-from ldm_core.contracts.answers import DatasetAnswers as DatasetAnswers
-from ldm_core.contracts.answers import DenoiserAnswers as DenoiserAnswers
-from ldm_core.contracts.answers import FirstStageAnswers as FirstStageAnswers
-from ldm_core.contracts.answers import ObjectiveAnswers as ObjectiveAnswers
-from ldm_core.contracts.answers import PartAnswers as PartAnswers
-from ldm_core.contracts.answers import ScheduleAnswers as ScheduleAnswers
-from ldm_core.contracts.answers import StageObjectiveAnswers as StageObjectiveAnswers
-from ldm_core.contracts.answers import draw_times as draw_times
-from ldm_core.contracts.answers import grid_times as grid_times
-from ldm_core.contracts.codec import Codec as Codec
-from ldm_core.contracts.codec import ModelWeights as ModelWeights
-from ldm_core.contracts.codec import Recognised as Recognised
-from ldm_core.contracts.codec import Source as Source
-from ldm_core.contracts.codec import TensorFile as TensorFile
-from ldm_core.contracts.codec import TensorInfo as TensorInfo
-from ldm_core.contracts.codec import Written as Written
-from ldm_core.contracts.components import Conditioner as Conditioner
-from ldm_core.contracts.components import Denoiser as Denoiser
-from ldm_core.contracts.components import FirstStage as FirstStage
-from ldm_core.contracts.components import Sampler as Sampler
-from ldm_core.contracts.conditioning import Cond as Cond
-from ldm_core.contracts.conditioning import Conditions as Conditions
-from ldm_core.contracts.conditioning import Tokens as Tokens
-from ldm_core.contracts.configs import AdapterConfig as AdapterConfig
-from ldm_core.contracts.configs import AuxiliaryLossConfig as AuxiliaryLossConfig
-from ldm_core.contracts.configs import CodecConfig as CodecConfig
-from ldm_core.contracts.configs import ConditionerConfig as ConditionerConfig
-from ldm_core.contracts.configs import Config as Config
-from ldm_core.contracts.configs import DatasetConfig as DatasetConfig
-from ldm_core.contracts.configs import DenoiserConfig as DenoiserConfig
-from ldm_core.contracts.configs import FirstStageConfig as FirstStageConfig
-from ldm_core.contracts.configs import GuidanceConfig as GuidanceConfig
-from ldm_core.contracts.configs import ObjectiveConfig as ObjectiveConfig
-from ldm_core.contracts.configs import ParameterizationConfig as ParameterizationConfig
-from ldm_core.contracts.configs import SamplerConfig as SamplerConfig
-from ldm_core.contracts.configs import ScheduleConfig as ScheduleConfig
-from ldm_core.contracts.configs import StageObjectiveConfig as StageObjectiveConfig
-from ldm_core.contracts.configs import TimeGridConfig as TimeGridConfig
-from ldm_core.contracts.current import Evaluation as Evaluation
-from ldm_core.contracts.current import evaluation as evaluation
-from ldm_core.contracts.current import token_grid as token_grid
-from ldm_core.contracts.provisional import Adapter as Adapter
-from ldm_core.contracts.provisional import Dataset as Dataset
-from ldm_core.contracts.provisional import DiffusionModel as DiffusionModel
-from ldm_core.contracts.provisional import Guidance as Guidance
-from ldm_core.contracts.provisional import LossContext as LossContext
-from ldm_core.contracts.provisional import NoiseSchedule as NoiseSchedule
-from ldm_core.contracts.provisional import Objective as Objective
-from ldm_core.contracts.provisional import Observer as Observer
-from ldm_core.contracts.provisional import Parameterization as Parameterization
-from ldm_core.contracts.provisional import Predict as Predict
-from ldm_core.contracts.provisional import TimeGrid as TimeGrid
-from ldm_core.contracts.run import SamplingRun as SamplingRun
-from ldm_core.contracts.site import FileCache as FileCache
-from ldm_core.contracts.site import Site as Site
-from ldm_core.contracts.stage_objective import AuxiliaryLoss as AuxiliaryLoss
-from ldm_core.contracts.stage_objective import Opponent as Opponent
-from ldm_core.contracts.stage_objective import StageBatch as StageBatch
-from ldm_core.contracts.stage_objective import StageLoss as StageLoss
-from ldm_core.contracts.stage_objective import StageObjective as StageObjective
-from ldm_core.contracts.stage_objective import StageTraining as StageTraining
-from ldm_core.contracts.stage_objective import TrainableStage as TrainableStage
-from ldm_core.contracts.values import EMPTY as EMPTY
-from ldm_core.contracts.values import SIZE_KEYS as SIZE_KEYS
-from ldm_core.contracts.values import Accepts as Accepts
-from ldm_core.contracts.values import Batch as Batch
-from ldm_core.contracts.values import CondSpec as CondSpec
-from ldm_core.contracts.values import DataInfo as DataInfo
-from ldm_core.contracts.values import Denoise as Denoise
-from ldm_core.contracts.values import Estimate as Estimate
-from ldm_core.contracts.values import LatentSpec as LatentSpec
-from ldm_core.contracts.values import LossOutput as LossOutput
-from ldm_core.contracts.values import OnStep as OnStep
-from ldm_core.contracts.values import Precision as Precision
-from ldm_core.contracts.values import Reconstruction as Reconstruction
-from ldm_core.contracts.values import WeightSlice as WeightSlice
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ldm_core.contracts.answers import AdapterAnswers as AdapterAnswers
+    from ldm_core.contracts.answers import ConditionerAnswers as ConditionerAnswers
+    from ldm_core.contracts.answers import DatasetAnswers as DatasetAnswers
+    from ldm_core.contracts.answers import DenoiserAnswers as DenoiserAnswers
+    from ldm_core.contracts.answers import FirstStageAnswers as FirstStageAnswers
+    from ldm_core.contracts.answers import ObjectiveAnswers as ObjectiveAnswers
+    from ldm_core.contracts.answers import PartAnswers as PartAnswers
+    from ldm_core.contracts.answers import ScheduleAnswers as ScheduleAnswers
+    from ldm_core.contracts.answers import StageObjectiveAnswers as StageObjectiveAnswers
+    from ldm_core.contracts.answers import draw_times as draw_times
+    from ldm_core.contracts.answers import grid_times as grid_times
+    from ldm_core.contracts.codec import Codec as Codec
+    from ldm_core.contracts.codec import ModelWeights as ModelWeights
+    from ldm_core.contracts.codec import Recognised as Recognised
+    from ldm_core.contracts.codec import Source as Source
+    from ldm_core.contracts.codec import TensorFile as TensorFile
+    from ldm_core.contracts.codec import TensorInfo as TensorInfo
+    from ldm_core.contracts.codec import Written as Written
+    from ldm_core.contracts.components import Conditioner as Conditioner
+    from ldm_core.contracts.components import Denoiser as Denoiser
+    from ldm_core.contracts.components import FirstStage as FirstStage
+    from ldm_core.contracts.components import Sampler as Sampler
+    from ldm_core.contracts.conditioning import Cond as Cond
+    from ldm_core.contracts.conditioning import Conditions as Conditions
+    from ldm_core.contracts.conditioning import Tokens as Tokens
+    from ldm_core.contracts.configs import AdapterConfig as AdapterConfig
+    from ldm_core.contracts.configs import AuxiliaryLossConfig as AuxiliaryLossConfig
+    from ldm_core.contracts.configs import CodecConfig as CodecConfig
+    from ldm_core.contracts.configs import ConditionerConfig as ConditionerConfig
+    from ldm_core.contracts.configs import Config as Config
+    from ldm_core.contracts.configs import DatasetConfig as DatasetConfig
+    from ldm_core.contracts.configs import DenoiserConfig as DenoiserConfig
+    from ldm_core.contracts.configs import FirstStageConfig as FirstStageConfig
+    from ldm_core.contracts.configs import GuidanceConfig as GuidanceConfig
+    from ldm_core.contracts.configs import ObjectiveConfig as ObjectiveConfig
+    from ldm_core.contracts.configs import ParameterizationConfig as ParameterizationConfig
+    from ldm_core.contracts.configs import SamplerConfig as SamplerConfig
+    from ldm_core.contracts.configs import ScheduleConfig as ScheduleConfig
+    from ldm_core.contracts.configs import StageObjectiveConfig as StageObjectiveConfig
+    from ldm_core.contracts.configs import TimeGridConfig as TimeGridConfig
+    from ldm_core.contracts.current import Evaluation as Evaluation
+    from ldm_core.contracts.current import evaluation as evaluation
+    from ldm_core.contracts.current import token_grid as token_grid
+    from ldm_core.contracts.provisional import Adapter as Adapter
+    from ldm_core.contracts.provisional import Dataset as Dataset
+    from ldm_core.contracts.provisional import DiffusionModel as DiffusionModel
+    from ldm_core.contracts.provisional import Guidance as Guidance
+    from ldm_core.contracts.provisional import LossContext as LossContext
+    from ldm_core.contracts.provisional import NoiseSchedule as NoiseSchedule
+    from ldm_core.contracts.provisional import Objective as Objective
+    from ldm_core.contracts.provisional import Observer as Observer
+    from ldm_core.contracts.provisional import Parameterization as Parameterization
+    from ldm_core.contracts.provisional import Predict as Predict
+    from ldm_core.contracts.provisional import TimeGrid as TimeGrid
+    from ldm_core.contracts.run import SamplingRun as SamplingRun
+    from ldm_core.contracts.site import FileCache as FileCache
+    from ldm_core.contracts.site import Site as Site
+    from ldm_core.contracts.stage_objective import AuxiliaryLoss as AuxiliaryLoss
+    from ldm_core.contracts.stage_objective import Opponent as Opponent
+    from ldm_core.contracts.stage_objective import StageBatch as StageBatch
+    from ldm_core.contracts.stage_objective import StageLoss as StageLoss
+    from ldm_core.contracts.stage_objective import StageObjective as StageObjective
+    from ldm_core.contracts.stage_objective import StageTraining as StageTraining
+    from ldm_core.contracts.stage_objective import TrainableStage as TrainableStage
+    from ldm_core.contracts.values import EMPTY as EMPTY
+    from ldm_core.contracts.values import SIZE_KEYS as SIZE_KEYS
+    from ldm_core.contracts.values import Accepts as Accepts
+    from ldm_core.contracts.values import Batch as Batch
+    from ldm_core.contracts.values import CondSpec as CondSpec
+    from ldm_core.contracts.values import DataInfo as DataInfo
+    from ldm_core.contracts.values import Denoise as Denoise
+    from ldm_core.contracts.values import Estimate as Estimate
+    from ldm_core.contracts.values import LatentSpec as LatentSpec
+    from ldm_core.contracts.values import LossOutput as LossOutput
+    from ldm_core.contracts.values import OnStep as OnStep
+    from ldm_core.contracts.values import Precision as Precision
+    from ldm_core.contracts.values import Reconstruction as Reconstruction
+    from ldm_core.contracts.values import WeightSlice as WeightSlice
+
+_ROOMS = {
+    "answers": (
+        "AdapterAnswers ConditionerAnswers DatasetAnswers DenoiserAnswers FirstStageAnswers ObjectiveAnswers "
+        "PartAnswers ScheduleAnswers StageObjectiveAnswers draw_times grid_times"
+    ),
+    "codec": "Codec ModelWeights Recognised Source TensorFile TensorInfo Written",
+    "components": "Conditioner Denoiser FirstStage Sampler",
+    "conditioning": "Cond Conditions Tokens",
+    "configs": (
+        "AdapterConfig AuxiliaryLossConfig CodecConfig ConditionerConfig Config DatasetConfig DenoiserConfig "
+        "FirstStageConfig GuidanceConfig ObjectiveConfig ParameterizationConfig SamplerConfig ScheduleConfig "
+        "StageObjectiveConfig TimeGridConfig"
+    ),
+    "current": "Evaluation evaluation token_grid",
+    "provisional": (
+        "Adapter Dataset DiffusionModel Guidance LossContext NoiseSchedule Objective Observer Parameterization "
+        "Predict TimeGrid"
+    ),
+    "run": "SamplingRun",
+    "site": "FileCache Site",
+    "stage_objective": "AuxiliaryLoss Opponent StageBatch StageLoss StageObjective StageTraining TrainableStage",
+    "values": (
+        "EMPTY SIZE_KEYS Accepts Batch CondSpec DataInfo Denoise Estimate LatentSpec LossOutput OnStep Precision "
+        "Reconstruction WeightSlice"
+    ),
+}
+"""Every name by the module that has it, which is imported at its first use: a command line needs few of them."""
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split()}
+
+if not TYPE_CHECKING:  # to a type checker it would be a leave for any name
+    __all__ = sorted(_ROOM_OF)
+
+    def __getattr__(name: str) -> Any:
+        if name not in _ROOM_OF:
+            raise AttributeError(f"module 'ldm_core.contracts' has no attribute '{name}'")
+        from importlib import import_module
+
+        found = globals()[name] = getattr(import_module(f"ldm_core.contracts.{_ROOM_OF[name]}"), name)
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOM_OF})

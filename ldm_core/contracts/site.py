@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from ldm_core.contracts.provisional import Parameterization
 from ldm_core.contracts.values import CondSpec, LatentSpec, Precision
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ldm_core.contracts.provisional import Parameterization
 
 
 class FileCache(Protocol):

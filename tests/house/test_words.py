@@ -28,7 +28,7 @@ def test_the_library_does_not_speak_of_options() -> None:
 def contract_methods() -> set[str]:
     """Names that a contract or torch documents, so that an implementation need not say it again."""
     names = {"forward", "extra_repr", "get_extra_state", "set_extra_state"}
-    for contract in vars(contracts).values():
+    for contract in (getattr(contracts, name) for name in dir(contracts)):
         if isinstance(contract, type) and getattr(contract, "_is_protocol", False):
             names |= {n for n in vars(contract) if not n.startswith("_")}
     # of configs, documented with the contracts; hooks, documented with their specs; the kit's own hooks for authors

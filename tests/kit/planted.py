@@ -82,5 +82,5 @@ def _contract(name: str) -> Any:
     if name == "ldm_core.contracts":
         return contracts
     first, _, rest = name.partition(".")
-    known: Mapping[str, Any] = {**vars(codec), **vars(contracts), **_BESIDE}
+    known: Mapping[str, Any] = {**vars(codec), **{n: getattr(contracts, n) for n in dir(contracts)}, **_BESIDE}
     return getattr(known[first], rest) if rest else known[first]

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import attrs
 
-from ldm_core import storage
 from ldm_core.config.fields import field
 
 Triple = tuple[float, float, float]
@@ -70,6 +69,8 @@ class PerceptualConfig(FeaturesConfig):
         )
         if not self.weights:
             return f"path or URL of the weights is missing; {how}"
+        from ldm_core import storage  # here: every `ldm-run plugins` reads this module
+
         for file in self.weights.split(",") if self.use == "lpips" else [self.weights]:
             if storage.local_path(file) is not None and not storage.exists(file):
                 return f"no file {file}; {how}"
