@@ -111,6 +111,31 @@ def test_a_first_stage_is_held_before_it_is_trained(fault: str, kind: str, monke
     told_as(told.value, *said, f"first stage '{recipe.first_stage.use}'")
 
 
+PASSES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "a tuple": (tuple, "reconstruct made a tuple of images float32 (2, 3, 16, 16)"),
+    "an image alone": (lambda made: made.image, "reconstruct made a Tensor of images"),
+    "a smaller image": (lambda made: made._replace(image=made.image[..., :8]), "made float32 (2, 3, 16, 8) of images"),
+}
+
+
+@pytest.mark.parametrize("fault", PASSES)
+@pytest.mark.parametrize("kind", ["KL", "VQ"])
+def test_a_training_pass_is_held_before_the_training(fault: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    change, said = PASSES[fault]
+    recipe = resolve({**BASE, "first_stage": STAGES[kind]}, CATALOG)
+    stage: Any = make_first_stage(recipe, CATALOG)
+    part, cpu, true = named(recipe.first_stage, CATALOG), torch.device("cpu"), stage.reconstruct
+    before, state = torch.get_rng_state(), {k: v.clone() for k, v in stage.state_dict().items()}
+    hold_stage(part, stage, (16, 16), 3, cpu, trains=True)
+    assert torch.equal(before, torch.get_rng_state()) and stage.training
+    assert all(torch.equal(v, state[k]) for k, v in stage.state_dict().items())
+    monkeypatch.setattr(stage, "reconstruct", lambda *args, **more: change(true(*args, **more)))
+    hold_stage(part, stage, (16, 16), 3, cpu)  # a stage that is only used is not asked for one
+    with pytest.raises(ContractError) as told:
+        hold_stage(part, stage, (16, 16), 3, cpu, trains=True)
+    told_as(told.value, said, f"first stage '{recipe.first_stage.use}'", "a ldm_core.contracts.Reconstruction")
+
+
 @pytest.mark.parametrize("kind", ["KL", "VQ"])
 def test_a_first_stage_that_makes_nan_is_named(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = resolve({**BASE, "first_stage": STAGES[kind]}, CATALOG)

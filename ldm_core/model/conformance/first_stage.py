@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm_core.catalog import Catalog
-from ldm_core.contracts import FirstStage
+from ldm_core.contracts import FirstStage, Reconstruction, TrainableStage
 from ldm_core.contracts.values import LatentSpec
 from ldm_core.model.conformance.breaches import Named, breach, inside, named, shown, unsound
 from ldm_core.model.conformance.bundle import lost
@@ -47,6 +47,14 @@ def hold_pictures(part: Named, images: Any, z: Tensor, latent: LatentSpec, chann
         raise breach(part, "decode", f"made {shown(images)} of latents {shown(z)}", f"pictures {wanted}")
 
 
+def hold_pass(part: Named, made: Any, images: Tensor) -> None:
+    """The training pass of `images` (B, c, H, W)."""
+    seen = shown(made.image) if isinstance(made, Reconstruction) else f"a {type(made).__name__}"
+    if not isinstance(made, Reconstruction) or not isinstance(made.image, Tensor) or made.image.shape != images.shape:
+        expected = f"a ldm_core.contracts.Reconstruction whose image is {tuple(images.shape)}"
+        raise breach(part, "reconstruct", f"made {seen} of images {shown(images)}", expected)
+
+
 def hold_start(part: Named, z: Tensor | None, shape: Sequence[int]) -> None:
     """The latents (N, *shape) encoded from pictures to begin from."""
     if z is not None and tuple(z.shape[1:]) != tuple(shape):
@@ -62,9 +70,11 @@ def _hold_place(part: Named, method: str, value: Tensor, like: Tensor) -> None:
 
 
 @torch.no_grad()
-def hold_stage(part: Named, stage: Any, size: Sequence[int], channels: int, device: torch.device) -> None:
+def hold_stage(
+    part: Named, stage: Any, size: Sequence[int], channels: int, device: torch.device, *, trains: bool = False
+) -> None:
     """One picture of `size` there and back, in eval mode: before a stage is trained, since its latents are not used
-    until it is. Draws from no generator of others."""
+    until it is. `trains`: its training pass too. Draws from no generator of others."""
     mode = stage.training
     stage.eval()
     try:
@@ -86,6 +96,10 @@ def hold_stage(part: Named, stage: Any, size: Sequence[int], channels: int, devi
                         raise unsound(part, method, "pictures")
                 elif not isinstance(made, Tensor) or made.shape != z.shape:
                     raise breach(part, method, f"made {shown(made)} of {shown(z)}", f"latents {tuple(z.shape)}")
+            if trains and isinstance(stage, TrainableStage):
+                with inside(part, "reconstruct"):
+                    again = stage.reconstruct(images, streams=None)
+                hold_pass(part, again, images)
     finally:
         stage.train(mode)
 

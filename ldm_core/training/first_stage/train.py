@@ -46,7 +46,7 @@ def train_first_stage(context: RunContext, identity: str) -> None:
     settings = recipe.first_stage_trainer
     stage.to(world.device)
     part = named(recipe.first_stage, context.catalog)
-    hold_stage(part, stage, recipe.image_size, recipe.image_channels, world.device)
+    hold_stage(part, stage, recipe.image_size, recipe.image_channels, world.device, trains=True)
     losses = make_losses(recipe, context.catalog, world)
     dataset, why_not = context.held_out()
     pictures = HeldOut(Examples(dataset, recipe.image_size, recipe.data, ["image"]), settings, world, losses.objective)
