@@ -47,7 +47,7 @@ def hold_pictures(part: Named, images: Any, z: Tensor, latent: LatentSpec, chann
         raise breach(part, "decode", f"made {shown(images)} of latents {shown(z)}", f"pictures {wanted}")
 
 
-def hold_pass(part: Named, made: Any, images: Tensor) -> None:
+def hold_pass(part: Named, made: object, images: Tensor) -> None:
     """The training pass of `images` (B, c, H, W)."""
     seen = shown(made.image) if isinstance(made, Reconstruction) else f"a {type(made).__name__}"
     if not isinstance(made, Reconstruction) or not isinstance(made.image, Tensor) or made.image.shape != images.shape:
