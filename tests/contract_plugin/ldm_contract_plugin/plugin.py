@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from ldm_contract_plugin import config
-from ldm_contract_plugin.conditioning import components as conditioning
-from ldm_contract_plugin.optional import components as optional
-from ldm_contract_plugin.runs import components as runs
+from collections.abc import Collection
+
 from ldm_core import Component, hookimpl
+
+TALLY = Component(
+    kind="command",
+    name="tally",
+    group="Prompts",
+    factory="ldm_contract_plugin.tally:tally",
+    summary="Count the words of prompts.",
+)
 
 
 @hookimpl
-def ldm_components() -> list[Component]:
+def ldm_components(kinds: Collection[str] | None = None) -> list[Component]:
     """A transformer, rectified flow, two-set conditioning, LoRA, OFT, a command."""
+    if kinds is not None and set(kinds) == {"command"}:  # `ldm-run --help` starts without the configs
+        return [TALLY]
+    from ldm_contract_plugin import config
+    from ldm_contract_plugin.conditioning import components as conditioning
+    from ldm_contract_plugin.optional import components as optional
+    from ldm_contract_plugin.runs import components as runs
+
     return [
         *conditioning.components(),
         *optional.components(),
@@ -78,11 +91,5 @@ def ldm_components() -> list[Component]:
             summary="latents aligned with a fixed network",
             source="Yao et al. 2025, arXiv 2501.01423",
         ),
-        Component(
-            kind="command",
-            name="tally",
-            group="Prompts",
-            factory="ldm_contract_plugin.tally:tally",
-            summary="Count the words of prompts.",
-        ),
+        TALLY,
     ]
