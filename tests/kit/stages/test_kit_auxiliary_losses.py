@@ -142,6 +142,8 @@ class PlacesItsWeights(Right):
 
 
 class Counts(Right):
+    mean: Tensor
+
     def __init__(self, config: Empty, site: Site) -> None:
         super().__init__(config, site)
         self.register_buffer("mean", torch.zeros(()))
