@@ -184,6 +184,21 @@ class StageObjectiveSuite(_Trainings):
 
     @Rule(
         StageObjective,
+        "are there once it is prepared, and travel in checkpoints",
+        "register each buffer in __init__ or prepare, in the shape that it keeps",
+    )
+    def test_its_state_fits_a_fresh_objective(self) -> None:
+        """Parameters and buffers after three steps, replaced ones too, have the names and shapes of a fresh one's."""
+        _, half = self._train(3)
+        fresh = self.prepared(self.trained())
+        if not isinstance(fresh, nn.Module):
+            pytest.skip("this objective is no module")
+        saved, own = ({k: v.shape for k, v in s.items()} for s in (half["stage"][1], fresh.state_dict()))
+        lost = sorted({name for name, _ in saved.items() ^ own.items()})
+        assert not lost, f"a checkpoint does not come back into a fresh objective: {', '.join(lost)}"
+
+    @Rule(
+        StageObjective,
         "It registers neither the stage nor what it borrows or freezes",
         "hold borrowed and frozen modules in a tuple, and give an opponent's module to opponents alone",
     )

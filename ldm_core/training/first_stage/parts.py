@@ -44,7 +44,8 @@ class Losses(nn.Module):
     """The stage's own loss: the objective's, and the auxiliary ones beside it.
 
     `first_stage` is registered, and so are the children, parameters and buffers of an objective that is a module, under
-    their own names; ``auxiliary`` holds the auxiliary losses that are modules. Raises ConfigError for an adaptive
+    their own names; the table of buffers is the objective's own, so that those that it replaces, or makes later, are in
+    checkpoints. ``auxiliary`` holds the auxiliary losses that are modules. Raises ConfigError for an adaptive
     weight at a layer that the stage does not name, ComponentError for an objective that registers what is not its own.
     """
 
@@ -82,8 +83,7 @@ class Losses(nn.Module):
             self.add_module(name, child)
         for name, parameter in objective._parameters.items():
             self.register_parameter(name, parameter)
-        for name, buffer in objective._buffers.items():
-            self.register_buffer(name, buffer)
+        self._buffers, self._non_persistent_buffers_set = objective._buffers, objective._non_persistent_buffers_set
 
     def forward(self, batch: StageBatch) -> StageLoss:
         """The whole loss of a micro-batch."""

@@ -101,6 +101,47 @@ class ForgetsItsMean(Right):
     load_state = None  # type: ignore[assignment]
 
 
+class InABuffer(Right):
+    """The mean is a buffer that each loss replaces: state() can do without it."""
+
+    state = None  # type: ignore[assignment]
+    load_state = None  # type: ignore[assignment]
+
+    def __init__(self, config: Empty, site: Site) -> None:
+        super().__init__(config, site)
+        del self.mean
+        self.register_buffer("mean", torch.ones(()))
+
+    def loss(self, stage: Any, batch: StageBatch) -> StageLoss:
+        made = super().loss(stage, batch)
+        self.mean = 0.9 * self.mean + 0.1 * made.logs["error"]
+        return made
+
+    def after_step(self, step: int, images: Any, logs: Any) -> Mapping[str, Tensor]:
+        return {}
+
+
+class RegistersItLate(InABuffer):
+    def __init__(self, config: Empty, site: Site) -> None:
+        super().__init__(config, site)
+        del self.mean
+        self.mean = torch.ones(())
+
+    def loss(self, stage: Any, batch: StageBatch) -> StageLoss:
+        made = super().loss(stage, batch)
+        if "mean" not in self._buffers:
+            mean = self.mean
+            del self.mean
+            self.register_buffer("mean", mean)
+        return made
+
+
+class NotInTheState(InABuffer):
+    def __init__(self, config: Empty, site: Site) -> None:
+        super().__init__(config, site)
+        self.register_buffer("mean", torch.ones(()), persistent=False)
+
+
 class KeepsTheStage(Right):
     def prepare(self, stage: Any, training: StageTraining) -> None:
         super().prepare(stage, training)
@@ -155,6 +196,7 @@ class NeverComesIn(Right):
 
 def test_a_right_objective_has_no_faults() -> None:
     assert faults_of(StageObjectiveSuite, Right) == {}
+    assert faults_of(StageObjectiveSuite, InABuffer) == {}
 
 
 @mistakes(
@@ -163,6 +205,8 @@ def test_a_right_objective_has_no_faults() -> None:
     Mistake(GraphInLogs, "test_logs_and_image_are_detached", "log 'loss' holds the graph"),
     Mistake(DrawsByItself, "test_equal_trainings_have_equal_bits", "draws from a global generator"),
     Mistake(ForgetsItsMean, "test_a_training_goes_on_from_its_state", "ends elsewhere"),
+    Mistake(NotInTheState, "test_a_training_goes_on_from_its_state", "ends elsewhere"),
+    Mistake(RegistersItLate, "test_its_state_fits_a_fresh_objective", "into a fresh objective: mean"),
     Mistake(KeepsTheStage, "test_its_parameters_are_its_own", "which is a parameter of the stage"),
     Mistake(RegistersTheCritic, "test_its_parameters_are_its_own", "which is a parameter of the opponent critic"),
     Mistake(IdleParameter, "test_its_parameters_are_its_own", "does not reach idle"),
