@@ -97,6 +97,11 @@ class Part:
         if settings.precision == "fp16":
             self.loss_scale = LossScale.of(loss_scale_settings(settings, section))
 
+    @property
+    def scale(self) -> float:
+        """The factor of the loss in the backward pass: fp16's, else 1."""
+        return 1.0 if self.loss_scale is None else self.loss_scale.value
+
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of the next step."""
         for group in self.engine.optimizer.param_groups:

@@ -60,6 +60,8 @@ class Losses(nn.Module):
         self.first_stage = stage
         self._objective = (objective,)  # in a tuple, so that nn.Module does not see it
         self._others, self._average = others, average
+        self.scale: Callable[[], float] = lambda: 1.0
+        """The factor of the loss in the backward pass: fp16's, whose small gradients would be 0 without it."""
         if isinstance(objective, nn.Module):
             self._take(objective)
         self.auxiliary = nn.ModuleDict({k: m for k, (_, m) in others.items() if isinstance(m, nn.Module)})
@@ -107,10 +109,17 @@ class Losses(nn.Module):
         return out._replace(value=value, logs={**logs, "loss": value.detach()})
 
     def _ratio(self, value: Tensor, term: Tensor) -> Tensor:
-        """The ratio () of two losses' gradients at the encoder's last layer, each averaged over processes."""
-        found = [torch.autograd.grad(each, self._layer[0], retain_graph=True)[0].float() for each in (value, term)]  # type: ignore[arg-type]
-        norms = torch.linalg.vector_norm(self._average(torch.stack(found)).flatten(1), dim=1)
-        return (norms[0] / (norms[1] + _LEAST)).clamp(0.0, _MOST)
+        """The ratio () of two losses' gradients at the encoder's last layer, each averaged over processes.
+
+        Under a loss scale they are scaled as in the backward pass. If the scale is too large for one of them, it is 1:
+        that pass then overflows too, the step is dropped, and the scale is lowered.
+        """
+        scale, layer = self.scale(), self._layer[0]
+        scaled = [each * scale for each in (value, term)]
+        found = [torch.autograd.grad(each, layer, retain_graph=True)[0].float() for each in scaled]  # type: ignore[arg-type]
+        norms = torch.linalg.vector_norm(self._average(torch.stack(found) / scale).flatten(1), dim=1)
+        ratio = (norms[0] / (norms[1] + _LEAST)).clamp(0.0, _MOST)
+        return ratio if scale == 1.0 else torch.where(norms.isfinite().all(), ratio, 1.0)
 
 
 class Autocast(nn.Module):
