@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from ldm_core.contracts import FirstStageAnswers, Opponent, StageBatch, StageLoss, StageObjectiveAnswers
 from ldm_core.contracts.configs import of
-from ldm_core.contracts.streams import Streams
+from ldm_core.contracts.streams import Streams, mix_seed
+from ldm_core.errors import ComponentError
+from ldm_core.model.fill import seeded
 from ldm_core.recipe.recipe import Part as RecipePart
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.training.averages.ema import EMA
@@ -60,13 +62,20 @@ class FirstStageTask:
         self._seed, self._world, self._stage = recipe.seed, world, trainable(stage)
         self._answers = of(StageObjectiveAnswers, losses.objective)
         if self._answers.prepare is not None:
-            self._answers.prepare(self._stage, training)
+            with seeded(mix_seed(recipe.seed, "stage_objective", "prepare")):
+                self._answers.prepare(self._stage, training)
         whole = Losses(stage, losses.objective, losses.others, world.average).train()
         self.ema: EMA | None = None
         self._own = Autocast(whole, settings.precision)
         self._autoencoder = Part(STAGE, self._own, settings, world, section, networks=networks(stage), by_block=True)
-        training.part = self._autoencoder
+        training.part = part = self._autoencoder
+        whole.scale = lambda: part.scale
         self._opponents: Mapping[str, Opponent] = self._answers.opponents
+        if taken := {STAGE, "ema", "task"} & set(self._opponents):
+            raise ComponentError(
+                f"stage objective {type(losses.objective).__name__} calls an opponent '{min(taken)}', which in "
+                "checkpoints and logs is the run's own name; give it another in `opponents`, such as discriminator"
+            )
         self._against = {
             name: Part(name, Autocast(module, settings.precision), settings, world, section)  # type: ignore[arg-type]
             for name, module in self._opponents.items()
