@@ -14,7 +14,12 @@ from ldm_core.contracts.defaults import answer
 from ldm_plugin_adversarial.perceptual.config import PerceptualConfig
 
 LPIPS_SIDE = 16
-"""The smallest image side for LPIPS: its trunk halves it four times."""
+"""The smallest image side for LPIPS: its trunk halves it four times before the last tap."""
+
+
+def least_side(layers: int) -> int:
+    """The smallest image side with a logit of a discriminator of `layers` strided layers (24 for three)."""
+    return 3 * 2**layers
 
 
 class AdversarialStageConfig:
@@ -110,9 +115,9 @@ class AdversarialConfig(StageObjectiveConfig):
     def misfits(self, stage: object, site: Site, steps: int) -> Iterator[str]:
         """Images too small for one of the networks that look at them."""
         layers, side = self.layers(stage), min(site.size)
-        if self.adversarial and self.start(stage, steps) < steps and side < 3 * 2**layers:
+        if self.adversarial and self.start(stage, steps) < steps and side < least_side(layers):
             yield (
-                f"discriminator_layers: {layers} strided layers need images of at least {3 * 2**layers} pixels, "
+                f"discriminator_layers: {layers} strided layers need images of at least {least_side(layers)} pixels, "
                 f"image_size is {list(site.size)}; use fewer layers, larger images, or "
                 "stage_objective.adversarial=false"
             )

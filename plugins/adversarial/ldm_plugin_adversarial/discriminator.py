@@ -11,6 +11,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from ldm_plugin_adversarial.config import least_side
+
 _KERNEL = 4
 _MAX_MULT = 8
 
@@ -75,8 +77,8 @@ class PatchDiscriminator(nn.Module):
 
     @property
     def min_size(self) -> int:
-        """Smallest side of an image with a logit: 3 · 2^layers (24 for three layers)."""
-        return 3 * 2 ** (len(self.strides) - 2)
+        """Smallest side of an image with a logit."""
+        return least_side(len(self.strides) - 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, channels_in, H, W) in [-1, 1] -> logits (B, 1, h, w); ValueError if too small."""

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ldm_core.contracts import Site, StageBatch, StageLoss, StageObjective, StageTraining, TrainableStage
 from ldm_core.contracts.configs import of
 from ldm_core.contracts.streams import mix_seed
-from ldm_core.errors import ConfigError
 from ldm_core.model.fill import seeded
 from ldm_plugin_adversarial.codebook import COUNTS, CodebookCare
 from ldm_plugin_adversarial.config import LPIPS_SIDE, AdversarialConfig, AdversarialStageConfig
@@ -126,16 +125,7 @@ class AdversarialObjective(nn.Module, StageObjective):
             return None
         layers = config.layers(training.stage_config)
         with seeded(mix_seed(training.seed, "discriminator")):
-            adversary = PatchDiscriminator(
-                site.channels, config.discriminator_width, layers, norm=config.discriminator_norm
-            )
-        if min(site.size) < adversary.min_size:
-            raise ConfigError(
-                f"stage_objective.discriminator_layers: {layers} strided layers need images of at least "
-                f"{adversary.min_size} pixels, image_size is {list(site.size)}; use fewer layers, larger images, or "
-                "adversarial=false"
-            )
-        return adversary
+            return PatchDiscriminator(site.channels, config.discriminator_width, layers, norm=config.discriminator_norm)
 
     def _tell(self, training: StageTraining) -> None:
         """Tell the user this recipe's surprises."""

@@ -41,7 +41,7 @@ class VQFirstStage(NormalizedLatents, FirstStage):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """The decoder's last weight, with the gradients compared by the adversarial weight."""
+        """The decoder's last weight, at which the adversarial weight compares gradients."""
         return cast(nn.Parameter, self.decoder.conv_out.weight)
 
     @property

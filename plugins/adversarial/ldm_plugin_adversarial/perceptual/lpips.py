@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ldm_core.errors import CheckpointError
 from ldm_core.storage import shown
 from ldm_core.weights.source import open_source
+from ldm_plugin_adversarial.config import LPIPS_SIDE
 from ldm_plugin_adversarial.perceptual.networks import imported_timm, unit
 
 CHANNELS = (64, 128, 256, 512, 512)
@@ -27,7 +28,6 @@ _SLICES = (0, 4, 9, 16, 23, 30)
 # Statistics of the ImageNet pixels, for RGB in [-1, 1].
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
-_MIN_SIZE = 16  # four poolings come before the last tap
 
 _TRUNK_KEY = re.compile(r"(?:^|\.)(?:net\.slice[1-5]|features)\.(\d+)\.(weight|bias)$")
 _HEAD_KEY = re.compile(r"(?:^|\.)(?:lin|lins\.)([0-4])\.model\.1\.weight$")
@@ -140,9 +140,9 @@ class LPIPS(nn.Module):
         One channel is shown to the trunk as grey. ValueError for unequal shapes, other channels or smaller
         sides.
         """
-        if x.shape != y.shape or x.ndim != 4 or x.shape[1] not in (1, 3) or min(x.shape[2:]) < _MIN_SIZE:
+        if x.shape != y.shape or x.ndim != 4 or x.shape[1] not in (1, 3) or min(x.shape[2:]) < LPIPS_SIDE:
             raise ValueError(
-                f"LPIPS compares two (B, 3 or 1, H, W) of equal shape with sides of at least {_MIN_SIZE}, "
+                f"LPIPS compares two (B, 3 or 1, H, W) of equal shape with sides of at least {LPIPS_SIDE}, "
                 f"got {tuple(x.shape)} and {tuple(y.shape)}"
             )
         total = torch.zeros((x.shape[0], 1, 1, 1), device=x.device)
