@@ -47,6 +47,11 @@ def metadata(kind: str, use: str, config: Any, versions: Mapping[str, str], **ex
     return {_KEY: json.dumps(body, sort_keys=True, ensure_ascii=False)}
 
 
+def adapter_name(name: str) -> str:
+    """The name, in the folder of a run, of the file of the adapter `name`."""
+    return f"{ADAPTERS}/{name}.safetensors"
+
+
 Find: TypeAlias = "Callable[[str, str], str]"
 """(url, file name) -> a file of ours: :func:`find`, or a function with conversion of foreign weights
 (:func:`ldm_core.weights.convert.finder`)."""

@@ -127,7 +127,7 @@ def _write_adapters(context: RunContext, task: DenoiserTask, weights: Mapping[st
             base_sha256=recipe.trainer.init_sha256,
             averaged=task.is_averaged,
         )
-        url = context.own.write(f"{artifacts.ADAPTERS}/{part.name}.safetensors", save(tensors, metadata=meta))
+        url = context.own.write(artifacts.adapter_name(part.name), save(tensors, metadata=meta))
         context.run.say(f"adapter '{part.name}': {storage.shown(url)}")
 
 

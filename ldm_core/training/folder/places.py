@@ -56,6 +56,8 @@ def _written(context: RunContext, stages: Sequence[str], present: set[str]) -> I
         names += [artifacts.STAGE_FILE, "reconstructions.png"]
     if "denoiser" in stages:
         names += [artifacts.MODEL_FILE]
+        if recipe.trainer.train == "adapters":
+            names += [artifacts.adapter_name(part.name) for part in recipe.adapters if part.train]
     if "samples" in stages:
         asked = len(context.inputs.rows) if context.inputs.rows else len(recipe.sample.prompts)
         names += ["samples.png", *(f"samples/{i:04d}.png" for i in range(min(_MANY, max(recipe.sample.images, asked))))]
@@ -81,7 +83,7 @@ def _stays(context: RunContext, name: str) -> bool:
         return own_files.says(context.own.url(name), context.recipe)
     first = name == "reconstructions.png" or name.startswith("first_stage")
     kind, url = ("first_stage", context.stage_url) if first else ("model", context.model_url)
-    if not first and not name.startswith(("model", "denoiser_")):
+    if not first and not name.startswith(("model", "denoiser_", f"{artifacts.ADAPTERS}/")):
         return False
     try:
         return own_files.is_ours(url) and context.is_finished(kind)

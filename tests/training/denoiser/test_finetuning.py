@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from training_runs import TINY, VQ, Watch, go, weights
 
+from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.config import overrides as overrides_
 from ldm_core.errors import CheckpointError, ConfigError
@@ -367,6 +368,23 @@ def test_adapters_alone_train_on_weights_that_stay(source: Path, tmp_path: Path)
     assert own and made.keys() - own == base.keys()
     assert all(torch.equal(made[k], v) for k, v in base.items())
     assert any(made[k].abs().max() > 0 for k in own if ".up." in k)
+
+
+def test_an_adapters_file_of_somebody_else_is_not_overwritten(source: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "adapters" / "style.safetensors"
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"theirs")
+    adapted: dict[str, Any] = {"adapters": {"style": {"use": "lora", "rank": 2, "targets": ["to_q", "to_v"]}}}
+    alone = (f"trainer.init_from={source}", "trainer.train=adapters", "trainer.steps=1", "trainer.ema=0.0")
+    with pytest.raises(ConfigError, match=r"holds adapters/style\.safetensors, which this run did not write"):
+        go(tmp_path, *alone, stages=MODEL, conditioners=[TEXT], first_stage=str(source), **adapted)
+    assert theirs.read_bytes() == b"theirs" and not (tmp_path / "model.safetensors").exists()
+    theirs.unlink()
+    go(tmp_path, *alone, stages=MODEL, conditioners=[TEXT], first_stage=str(source), **adapted)
+    for name in ("adapters/style.safetensors", "model.safetensors"):
+        storage.atomic_write(f"{tmp_path}/other/{name}", (tmp_path / name).read_bytes())
+    again = go(tmp_path / "other", *alone, stages=MODEL, conditioners=[TEXT], first_stage=str(source), **adapted)
+    assert ("denoiser", "skipped") in again.ends, "the very files of this run may be put there by hand"
 
 
 def test_adapters_alone_need_adapters_and_weights() -> None:
