@@ -381,7 +381,7 @@ def test_an_adapters_file_of_somebody_else_is_not_overwritten(source: Path, tmp_
     assert theirs.read_bytes() == b"theirs" and not (tmp_path / "model.safetensors").exists()
     theirs.unlink()
     go(tmp_path, *alone, stages=MODEL, conditioners=[TEXT], first_stage=str(source), **adapted)
-    for name in ("adapters/style.safetensors", "model.safetensors"):
+    for name in ("adapters/style.safetensors", "first_stage.safetensors", "model.safetensors"):
         storage.atomic_write(f"{tmp_path}/other/{name}", (tmp_path / name).read_bytes())
     again = go(tmp_path / "other", *alone, stages=MODEL, conditioners=[TEXT], first_stage=str(source), **adapted)
     assert ("denoiser", "skipped") in again.ends, "the very files of this run may be put there by hand"
