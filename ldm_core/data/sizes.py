@@ -19,12 +19,12 @@ from ldm_core.data.geometry import Fit
 
 
 def written(dataset: Dataset, keys: Iterable[str]) -> list[str]:
-    """Those of `keys` that are written beside `dataset`, which does not offer them itself.
+    """Those of `keys` that are written beside `dataset`, which does not offer them itself, in the order of SIZE_KEYS.
 
     One that a mixture cannot offer, as some of its parts alone have it, is none of them: its `select` says why.
     """
-    lacks = of(DatasetAnswers, dataset).lacks
-    return [key for key in keys if key in SIZE_KEYS and key not in dataset.keys and key not in lacks]
+    wanted, lacks = set(keys), of(DatasetAnswers, dataset).lacks
+    return [key for key in SIZE_KEYS if key in wanted and key not in dataset.keys and key not in lacks]
 
 
 def select(dataset: Dataset, keys: Iterable[str]) -> Dataset:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 from ldm_core.contracts import Dataset
 from ldm_core.contracts.answers import DatasetAnswers
@@ -12,6 +12,7 @@ from ldm_core.contracts.configs import of
 from ldm_core.errors import DataError, clean
 
 _SETTING = "set dataset."
+Complete: TypeAlias = "Callable[[int, Mapping[str, Any]], Mapping[str, Any]]"
 
 
 class BadExample(DataError):
@@ -41,12 +42,14 @@ class SkipBad:
     """A dataset in which an undecodable example is replaced by the next good one, the same in every process; of a
     mixture, by the next of its own part.
 
-    `bad` holds the names and reasons met so far, each example once. More than `limit` (a share of the examples;
-    one at least may be bad, unless `limit` is 0) is a :class:`TooManyBad` naming the first few.
+    With `complete`, a function of an index and its example, examples are what it makes of them; one for which it raises
+    :class:`BadExample` is bad as well. `bad` holds the names and reasons met so far, each example once. More than
+    `limit` (a share of the examples; one at least may be bad, unless `limit` is 0) is a :class:`TooManyBad` naming the
+    first few.
     """
 
-    def __init__(self, dataset: Dataset, limit: float = 0.01) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, limit: float = 0.01, complete: Complete | None = None) -> None:
+        self.dataset, self._complete = dataset, complete
         self.limit = limit
         self.bad: dict[str, str] = {}
         self.moved: dict[int, int] = {}
@@ -72,6 +75,8 @@ class SkipBad:
             place = first + (start + step) % size
             try:
                 example = self.dataset[place]
+                if self._complete is not None:
+                    example = self._complete(place, example)
                 if step:
                     self.moved[first + start] = place
                 return place, example

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from ldm_core.contracts import SIZE_KEYS, DataInfo, Site
 from ldm_core.data import sizes
 from ldm_core.data.geometry import Cut, Fit, _fit_image, fit, plan
 from ldm_core.data.mixture import Mixture
+from ldm_core.data.unreadable import TooManyBad
 from ldm_core.errors import DataError
 from ldm_core.model.parts import data_info, make_dataset
 from ldm_core.recipe.resolve import resolve
@@ -147,6 +149,44 @@ def test_a_photograph_that_is_decoded_smaller_keeps_its_size(tmp_path: Path, ori
     assert shown(found[0])[0] == upright
     without = examples(data, SIZE_KEYS)  # cached latents: the picture itself is not read
     assert list(without.dataset.keys) == [] and shown(without[0]) == shown(found[0])
+
+
+def test_a_picture_without_a_size_is_a_bad_example_where_only_headers_are_read(tmp_path: Path) -> None:
+    """The picture of cached latents was readable once, and its place has the next one's size now."""
+    pictures = {"a": encoded(20, 30), "b": encoded(40, 20), "c": encoded(16, 24)}
+    data = opened(folder(tmp_path, **pictures), max_bad=0.5)
+    (tmp_path / "b.png").write_bytes(pictures["b"][:12])
+    found = pickle.loads(pickle.dumps(examples(data, SIZE_KEYS)))  # as it goes to a loader's worker
+    assert [shown(found[i])[0] for i in range(3)] == [[20, 30], [16, 24], [16, 24]]
+    assert found.dataset.moved == {1: 2}
+    ((name, why),) = found.dataset.bad.items()
+    assert "b" in name and "does not say its size, of which 'original_size' is made" in why and "save it anew" in why
+    with pytest.raises(TooManyBad, match=r"cannot be read, 0 may .*dataset\.max_bad"):
+        examples(opened(tmp_path, max_bad=0.0), SIZE_KEYS)[1]
+
+
+def test_data_without_any_picture_have_no_sizes() -> None:
+    class Words:
+        keys: Mapping[str, str] = {"caption": "value"}
+        classes: Mapping[str, int] = {}
+        class_names: Mapping[str, tuple[str, ...]] = {}
+
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            return {"caption": "a"}
+
+        def select(self, keys: Iterable[str]) -> Words:
+            return self
+
+        def fingerprint(self) -> str:
+            return ""
+
+    with pytest.raises(
+        DataError, match=r"reads 'original_size', .* neither pictures nor image_size\(index\); give them"
+    ):
+        examples(Words(), ("caption", *SIZE_KEYS))[0]
 
 
 def test_a_file_cannot_say_that_it_was_decoded_smaller(tmp_path: Path) -> None:

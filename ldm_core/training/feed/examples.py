@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,7 @@ from ldm_core.contracts.configs import of
 from ldm_core.data import geometry, sizes
 from ldm_core.data.buckets import nearest, sizes_of
 from ldm_core.data.records.sources import Captions
-from ldm_core.data.unreadable import SkipBad
+from ldm_core.data.unreadable import BadExample, Complete, SkipBad
 from ldm_core.errors import DataError
 from ldm_core.recipe.settings import DataSettings
 from ldm_core.training.feed.order import Arrangement, Place
@@ -46,7 +47,7 @@ class Examples(TorchDataset):
         view = dataset.select([*own, *shape])
         if (reduced := of(DatasetAnswers, view).reduced) is not None:
             view = reduced([self._size, *settings.buckets], settings.fit, self._smallest)
-        self.dataset = skip_bad(view)
+        self.dataset = skip_bad(view, self._with_size if self._beside else None)
         self._left: int | None = None
         self._kept: dict[tuple[int, bool, tuple[int, int]] | int, Mapping[str, Any]] = {}
 
@@ -69,7 +70,7 @@ class Examples(TorchDataset):
         key = place.index if place.crop else (place.index, place.flip, size)
         example = self._kept.get(key)
         if example is None:
-            example = self._read(place.index)
+            example = self.dataset[place.index]
             if not place.crop:
                 example = self.fitted(example, place.flip, size)
             self._keep(key, example)
@@ -83,20 +84,31 @@ class Examples(TorchDataset):
         """The example at `place`, for a loader."""
         return self[place]
 
-    def _read(self, index: int) -> Mapping[str, Any]:
-        """The example as it is stored, with its picture's size if that is needed."""
-        example = self.dataset[index]
-        if not self._beside:
-            return example
+    def _with_size(self, index: int, example: Mapping[str, Any]) -> Mapping[str, Any]:
+        """An example as it is stored, and the size of its picture; BadExample if its header does not say it."""
         drawn = [k for k, kind in self.dataset.keys.items() if kind in ("image", "map") and k in example]
         if drawn:
             return {**example, _STORED: geometry.stored_size(example[drawn[0]])}
         tell = of(DatasetAnswers, self.dataset.dataset).image_size
-        size = (0, 0) if tell is None else tell(self.dataset.moved.get(index, index))
+        if tell is None:
+            raise DataError(
+                f"a conditioner reads '{self._beside[0]}', which is made of the size of a picture, and these data have "
+                f"neither pictures nor image_size(index); give them one, or examples with '{self._beside[0]}' itself"
+            )
+        size = tell(index)
         if not all(size):
-            name = example.get("name", f"example {index}")
-            raise DataError(f"{name}: its picture's header does not say its size, which '{self._beside[0]}' is made of")
+            raise BadExample(
+                self._called(index),
+                f"its picture's header does not say its size, of which '{self._beside[0]}' is made: it is cut short, "
+                "or no picture; save it anew",
+            )
         return {**example, _STORED: size}
+
+    def _called(self, index: int) -> str:
+        """The name of an example for a message, if the data have names."""
+        with suppress(DataError, KeyError):
+            return str(self.dataset.dataset.select(["name"])[index]["name"])
+        return f"example {index}"
 
     def _keep(self, key: Any, example: Mapping[str, Any]) -> None:
         if self._left is None:  # each worker keeps its own
@@ -135,10 +147,10 @@ class Examples(TorchDataset):
         return [self[i] for i in range(min(count, len(self)))]
 
 
-def skip_bad(dataset: Any) -> SkipBad:
-    """`dataset` without its unreadable examples, up to its own limit."""
+def skip_bad(dataset: Any, complete: Complete | None = None) -> SkipBad:
+    """`dataset` without its unreadable examples, up to its own limit; see :class:`SkipBad`."""
     limit = of(DatasetAnswers, dataset).max_bad
-    return SkipBad(dataset, MAX_BAD if limit is None else limit)
+    return SkipBad(dataset, MAX_BAD if limit is None else limit, complete)
 
 
 def _cost(value: Any) -> int:
