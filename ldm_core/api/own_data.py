@@ -26,6 +26,8 @@ from ldm_core.errors import ConfigError, DataError, clean
 
 NAME = "own_data"
 _CLASSES = ("class_label", "box_labels")
+_READ_AGAIN = 16
+"""Number of reads that look for random transforms; of fewer examples each is read several times."""
 
 
 @attrs.frozen(kw_only=True)
@@ -74,20 +76,16 @@ class OwnData:
         self._sizes = np.zeros((len(data), 2), dtype=np.int64)
         labels: dict[str, set[Any]] = {key: set() for key in (*_CLASSES, "segmentation") if key in self.keys}
         self._print = self._looked_over(first, labels)
-        for index in {0, len(data) - 1}:
-            if _digest(examples.read(data, index)) != _digest(examples.read(data, index)):
-                raise DataError(
-                    f"data[{index}] is another example each time it is read, so that a run could not go on from a "
-                    "checkpoint; leave random transforms out (the core mirrors and cuts: data.flip, data.crop)"
-                )
         self.class_names: Mapping[str, tuple[str, ...]] = {key: _names(key, found) for key, found in labels.items()}
         self.classes: Mapping[str, int] = {
             key: len(self.class_names[key]) or max(found, default=-1) + 1 for key, found in labels.items()
         }
 
     def _looked_over(self, first: Mapping[str, Any], labels: Mapping[str, set[Any]]) -> str:
-        """Read every example once; the hash of all."""
+        """Read every example once, and a spread of them again; the hash of all."""
         whole = hashlib.sha256()
+        spread = np.linspace(0, len(self._data) - 1, _READ_AGAIN).round().astype(int).tolist()
+        kept: dict[int, bytes] = {}
         for index in range(len(self._data)):
             example = examples.read(self._data, index) if index else first
             if problem := self._misfit(example):
@@ -96,9 +94,17 @@ class OwnData:
             for key, found in labels.items():
                 value = example[key]
                 found.update(np.unique(value).tolist() if isinstance(value, np.ndarray) else _listed(value))
-            whole.update(_digest(example))
+            whole.update(digest := _digest(example))
+            if index in spread:
+                kept[index] = digest
         for found in (labels["segmentation"],) if "segmentation" in labels else ():
             found.discard(UNLABELED)
+        for index in spread:
+            if _digest(examples.read(self._data, index)) != kept[index]:
+                raise DataError(
+                    f"data[{index}] is another example each time it is read, so that a run could not go on from a "
+                    "checkpoint; leave random transforms out (the core mirrors and cuts: data.flip, data.crop)"
+                )
         return whole.hexdigest()
 
     def _misfit(self, example: Mapping[str, Any]) -> str:

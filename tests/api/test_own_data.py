@@ -120,6 +120,40 @@ class Restless:
         return {"image": np.random.default_rng().integers(0, 256, (6, 9, 3), dtype=np.uint8)}
 
 
+class OneRestless:
+    """A random transform of one example in `count`."""
+
+    def __init__(self, count: int, index: int) -> None:
+        self.count, self.index, self.reads = count, index, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.reads += 1
+        return {"image": PIXELS, "strength": float(self.reads if index == self.index else 0)}
+
+
+@pytest.mark.parametrize(("count", "index"), [(3, 1), (16, 5), (100, 40), (100, 99)])
+def test_a_spread_of_examples_is_read_again(count: int, index: int) -> None:
+    with pytest.raises(DataError, match=rf"data\[{index}\] is another example each time it is read"):
+        OwnData(OneRestless(count, index))
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_sixteen_reads_look_for_a_random_transform(count: int) -> None:
+    steady = OneRestless(count, -1)
+    OwnData(steady)
+    assert steady.reads == count + 16
+
+    class Late(OneRestless):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            return {**super().__getitem__(index), "strength": float(self.reads > count + 8)}
+
+    with pytest.raises(DataError, match="is another example each time it is read"):
+        OwnData(Late(count, -1))
+
+
 class Broken(Restless):
     def __getitem__(self, index: int) -> dict[str, Any]:
         raise OSError("disk on fire")
