@@ -9,22 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm_core.data.geometry import shape_of
+from ldm_core.data.geometry import GEOMETRIES, shape_of
 from ldm_core.data.images import flat, to_planes
 from ldm_core.errors import DataError, LDMError, clean, quoted
 
-GEOMETRY: Mapping[str, str] = {
-    "image": "image",
-    "boxes": "boxes",
-    "box_labels": "per_box",
-    "segmentation": "map",
-    "mask": "map",
-    "caption": "value",
-    "class_label": "value",
-    "embedding": "value",
-    "name": "value",
-}
-"""The geometries of the keys that conditioners know; others follow from their values."""
 ALIASES: Mapping[str, str] = {"class": "class_label", "label": "class_label", "text": "caption"}
 _CHANNELS = (1, 3, 4)
 
@@ -62,8 +50,8 @@ def read(data: Any, index: int) -> dict[str, Any]:
 
 def geometry_of(key: str, value: Any, size: tuple[int, int]) -> str:
     """The geometry of `key`: the known one, or that of its first value beside a picture of `size` (H, W)."""
-    if key in GEOMETRY:
-        return GEOMETRY[key]
+    if key in GEOMETRIES:
+        return GEOMETRIES[key]
     if not isinstance(value, np.ndarray) or value.ndim < 2 or shape_of(value) != size:
         return "value"
     if value.dtype == np.uint8 and value.ndim == 3 and len(value) in (1, 3):

@@ -16,6 +16,18 @@ from numpy.typing import NDArray
 from ldm_core.data.images import STORED_SIZE, UNLABELED, to_planes
 from ldm_core.errors import DataError
 
+GEOMETRIES: Mapping[str, str] = {
+    "image": "image",
+    "caption": "value",
+    "boxes": "boxes",
+    "box_labels": "per_box",
+    "segmentation": "map",
+    "mask": "map",
+    "embedding": "value",
+    "class_label": "value",
+    "name": "value",
+}
+"""The geometries of the keys that the conditioners of this project read; of others a data set says its own."""
 IMAGE_PADDING = 255  # white, as transparent pictures are flattened on white
 MIN_KEPT = 0.1  # share of a box's area that must stay inside the crop for the box to be kept
 

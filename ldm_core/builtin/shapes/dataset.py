@@ -26,22 +26,11 @@ from ldm_core.builtin.shapes.scenes import (
 )
 from ldm_core.builtin.shapes.vectors import WIDTH, embedding
 from ldm_core.contracts import Site
+from ldm_core.data.geometry import GEOMETRIES
 from ldm_core.data.images import to_channels
 from ldm_core.errors import DataError
 
 _VERSION = 1  # part of the fingerprint; raise it when any pixel or word of any example changes
-
-_GEOMETRY = {
-    "image": "image",
-    "caption": "value",
-    "boxes": "boxes",
-    "box_labels": "per_box",
-    "segmentation": "map",
-    "mask": "map",
-    "embedding": "value",
-    "class_label": "value",
-    "name": "value",
-}
 
 _CLASS_NAMES = {
     "class_label": CLASS_NAMES,
@@ -69,10 +58,10 @@ class ShapesDataset:
         # Not the site itself: it may hold functions, and datasets travel to loader workers.
         self._size = (int(site.size[-2]), int(site.size[-1]))
         self._channels = site.channels
-        wanted = set(_GEOMETRY) if keys is None else set(keys)
-        if unknown := sorted(wanted - set(_GEOMETRY)):
-            raise DataError(f"shapes: has no key '{unknown[0]}'; it has {', '.join(_GEOMETRY)}")
-        self.keys: Mapping[str, str] = {key: kind for key, kind in _GEOMETRY.items() if key in wanted}
+        wanted = set(GEOMETRIES) if keys is None else set(keys)
+        if unknown := sorted(wanted - set(GEOMETRIES)):
+            raise DataError(f"shapes: has no key '{unknown[0]}'; it has {', '.join(GEOMETRIES)}")
+        self.keys: Mapping[str, str] = {key: kind for key, kind in GEOMETRIES.items() if key in wanted}
         names = {key: names for key, names in _CLASS_NAMES.items() if key in wanted}
         self.class_names: Mapping[str, tuple[str, ...]] = names
         self.classes: Mapping[str, int] = {key: len(each) for key, each in names.items()}

@@ -11,12 +11,12 @@ from typing import Any
 from ldm_core.cli.output import say
 from ldm_core.contracts.values import DataInfo
 from ldm_core.data import images
+from ldm_core.data.geometry import GEOMETRIES
 from ldm_core.errors import ConfigError, Interrupted, LDMError
 from ldm_core.sampling.picture_folder import PictureFolder
 
 SHEET = "grid.png"
 _ROOM = 50_000_000  # pixels of a sheet; more pictures than that are in the folder alone
-_KINDS = {"image": "image", "segmentation": "map", "mask": "map", "boxes": "boxes", "box_labels": "per_box"}
 
 
 class Output:
@@ -35,7 +35,7 @@ class Output:
     ) -> None:
         self.folder, self._names, self._seeds, self._rows = folder, names, seeds, rows
         self._at = 0  # the next image; those that are not finite never come
-        self._info = DataInfo(keys=_KINDS, class_names={k: tuple(v) for k, v in class_names.items()})
+        self._info = DataInfo(keys=GEOMETRIES, class_names={k: tuple(v) for k, v in class_names.items()})
         self.written: list[dict[str, Any]] = []
         self._shown: list[tuple[Any, Mapping[str, Any]]] = []
         self._room = _ROOM

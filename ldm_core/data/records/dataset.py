@@ -21,7 +21,7 @@ from ldm_core.config.fields import later_defaults
 from ldm_core.contracts import Site
 from ldm_core.data.arrays import read_header
 from ldm_core.data.class_names import are_numbers
-from ldm_core.data.geometry import Cut, plan
+from ldm_core.data.geometry import GEOMETRIES, Cut, plan
 from ldm_core.data.records.boxes import boxes_of
 from ldm_core.data.records.captions import captions_of
 from ldm_core.data.records.config import ReadingConfig
@@ -135,11 +135,8 @@ class RecordDataset:
         return self._pictures.highest_class(key)
 
     def _geometry(self, key: str) -> str:
-        fixed = {
-            "image": "image", "segmentation": "map", "mask": "map", "boxes": "boxes", "box_labels": "per_box"
-        }  # fmt: skip
-        if key in fixed:
-            return fixed[key]
+        if key in GEOMETRIES:
+            return GEOMETRIES[key]
         if key in self.config.geometry:
             return self.config.geometry[key]
         sources = self._sources.by_key.get(key, ())
