@@ -91,7 +91,7 @@ class Catalog:
     ) -> None:
         """Register one plugin module or object and collect its components; a faulty descriptor goes to `broken`.
 
-        Or one part of this process, a notebook's, say: a :class:`Component` whose factory is a class, or a subclass of
+        Or one part of this process, of a notebook, say: a :class:`Component` with a class as factory, or a subclass of
         a contract, called `name` or by its own (``PaletteGrid``: ``palette_grid``). A second one replaces the first.
 
         `kinds`: take components of these kinds alone. Raises the plugin's own errors, and :class:`ComponentError` for

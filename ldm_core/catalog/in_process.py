@@ -39,7 +39,7 @@ def component_of(part: Any, name: str) -> Component:
     """The component that `part` is, or the description of a class: its kind by its contract, its config by the
     annotation of its constructor's first parameter. :class:`ComponentError` with what is missing."""
     if isinstance(part, Component):
-        return part
+        return attrs.evolve(part, name=name) if name else part
     kinds, config = _kinds(part), _config_of(part)
     if len(kinds) > 1 or config is None:
         lacking = f"is {' and '.join(kinds)}" if len(kinds) > 1 else "its constructor names no attrs class of options"

@@ -122,6 +122,18 @@ def test_a_faulty_descriptor_is_one_row_and_spares_the_others(wrong: Any, words:
         assert word in row.error
 
 
+def test_a_component_of_this_process_is_called_as_asked() -> None:
+    made = Catalog()
+    own = component(factory=lambda config, site: config)
+    made.register(own, "other")
+    made.register(own)
+    assert made.names("sampler") == ["mine", "other"] and own.name == "mine"
+    assert made.get("sampler", "other")[0].component == attrs.evolve(own, name="other")
+    assert made.make("sampler", "other", width=3) == Config(width=3)
+    with pytest.raises(ComponentError, match="identifier"):
+        made.register(own, "not a name")
+
+
 def test_kinds_keep_to_what_is_asked_for() -> None:
     class Told:
         asked: Any = "nothing"
