@@ -33,13 +33,13 @@ class Recipe:
     @classmethod
     def of(cls, given: Recipe | resolved.Recipe | Mapping[str, Any] | str | os.PathLike[str] | None) -> Recipe:
         """Take a recipe in any form: a file or a shipped one (:meth:`read`), a mapping, ``pipeline.recipe``; None is
-        the shipped ``laptop``, as on the command line."""
+        the shipped ``laptop``."""
         if isinstance(given, Recipe):
             return given
         if isinstance(given, resolved.Recipe):
             return cls(given.plain())
         if given is None or isinstance(given, str | os.PathLike):
-            return cls.read("laptop" if given is None else given)
+            return cls.read(shipped.LAPTOP if given is None else given)
         return cls(given)
 
     @classmethod

@@ -17,6 +17,7 @@ from ldm_core.api.run import Run
 from ldm_core.catalog import Catalog, hookimpl
 from ldm_core.data.records.guess import guess_reader
 from ldm_core.errors import ConfigError, Interrupted
+from ldm_core.recipe import shipped
 from ldm_core.recipe.continuation import default_out
 
 _LOG = logging.getLogger("ldm_core")
@@ -55,8 +56,9 @@ def train(
     """Train a first stage and a denoiser, or go on with a run, and return it.
 
     * `recipe` is a :class:`Recipe`, a mapping, a shipped recipe's name or a file's path or URL; without one, the recipe
-      ``laptop``. `parts` are its keys: ``first_stage="vq_f4"``, ``conditioners=["class_label"]``,
-      ``trainer={"steps": 100}``; see :meth:`Recipe.changed`.
+      ``laptop``, with the observer ``curves`` if it is installed, and for another first stage the objective that trains
+      it. `parts` are its keys: ``first_stage="vq_f4"``, ``conditioners=["class_label"]``, ``trainer={"steps": 100}``;
+      see :meth:`Recipe.changed`.
     * `data` takes the place of the recipe's: a path or URL, a data set by name or as in a recipe, a list of these to be
       mixed, or one's own examples: a list or a map-style ``torch.utils.data.Dataset`` of mappings (``image``: PIL,
       uint8 (H, W, c) or (c, H, W), or floats in [0, 1]; ``caption``, ``class``, ``boxes``, ...) or of pairs of a
@@ -74,8 +76,19 @@ def train(
     if callback is not None and not callable(callback):
         raise ConfigError(f"callback={callback!r}: expected a function of the progress")
     catalog = catalog or Catalog.discover()
-    plain = _with_data(Recipe.of(recipe).changed(**parts).values(), data, catalog)
+    plain = _with_data(_values(recipe, parts, catalog), data, catalog)
     return Run.open(_train(plain, catalog, out, callback, until), catalog=catalog)
+
+
+def _values(
+    recipe: Recipe | Mapping[str, object] | str | os.PathLike[str] | None, parts: Mapping[str, object], catalog: Catalog
+) -> dict[str, Any]:
+    """The caller's recipe, or the shipped default for the caller's first stage, with `parts` on top."""
+    if recipe is not None:
+        return Recipe.of(recipe).changed(**parts).values()
+    plain = shipped.default(catalog)
+    stage = Recipe(plain).changed(**parts).values().get("first_stage")
+    return Recipe(shipped.suited(plain, stage, catalog)).changed(**parts).values()
 
 
 def _train(plain: Mapping[str, Any], catalog: Catalog, out: Any, callback: Callback | None, until: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from typing import Any
 
 import attrs
@@ -13,19 +15,18 @@ from ldm_core.catalog import Catalog
 from ldm_core.cli.options import RecipeOptions
 from ldm_core.config.overrides import apply_overrides
 from ldm_core.contracts import configs
-from ldm_core.contracts.configs import FirstStageConfig, GuidanceConfig
+from ldm_core.contracts.configs import GuidanceConfig
 from ldm_core.errors import ConfigError, quoted, suggest
 from ldm_core.recipe import artifacts, keys, shipped
+from ldm_core.recipe.keys import use_of
 from ldm_core.recipe.places import described
+from ldm_core.recipe.shipped import LAPTOP
 from ldm_core.weights.convert import finder
 
-LAPTOP = "laptop"
-"""The shipped recipe of a run without ``--recipe``."""
 PREFERRED: Mapping[str, Any] = {
     "conditioners": [{"use": "text"}],
     "sampler": {"use": "ddim"},
     "guidance": {"use": "cfg"},
-    "observers": [{"use": "curves"}],
 }
 """Parts of the laptop recipe, if they are installed and neither the recipe nor the user names others."""
 DROPOUT = 0.1
@@ -63,17 +64,17 @@ def assemble(request: RecipeOptions, catalog: Catalog) -> Assembled:
     """
     if request.recipe is not None and not request.recipe.strip():
         raise ConfigError("--recipe: empty; give a shipped recipe's name or the path or URL of a .yaml file")
-    plain = shipped.load_plain(request.recipe or LAPTOP)
+    plain = shipped.default(catalog) if request.recipe is None else shipped.load_plain(request.recipe)
     notes: list[str] = []
     if request.init_from is not None:
         whole, first_stage = request.recipe is None, not request.names("first_stage")
         url = _given(request.init_from, "init_from")
         notes += _start_from(plain, url, catalog, whole=whole, first_stage=first_stage)
     _parts(plain, request, catalog)
+    if request.recipe is None:
+        plain = shipped.suited(plain, _stage(plain, request), catalog)
     _numbers(plain, request)
     _conditioners(plain, request)
-    if request.recipe is None:
-        plain["observers"] = [o for o in PREFERRED["observers"] if o["use"] in catalog.names("observer")]
     if request.recipe is None and request.init_from is None:
         notes += _use_what_is_installed(plain, request, catalog)
     chosen_for_the_user = request.recipe is None or bool(request.cond)
@@ -92,21 +93,19 @@ def _parts(plain: dict[str, Any], request: RecipeOptions, catalog: Catalog) -> N
             if kind == "first_stage" and name not in catalog.names(kind) and _is_bare_run(name):
                 name = f"./{name}"  # a folder here, said by its bare name
             plain[kind] = _chosen(plain.get(kind), _given(name, kind))
-    _objective_of_stage(plain, request, catalog)
     if request.data:
         plain["dataset"] = _data_sets(request, plain.get("dataset"), catalog)
     if request.guidance is not None:
         plain["guidance"] = _guidance(request.guidance, plain.get("guidance"))
 
 
-def _objective_of_stage(plain: dict[str, Any], request: RecipeOptions, catalog: Catalog) -> None:
-    """Leave the laptop recipe's stage objective out for a stage that the user named and that is trained by another."""
-    name = _use(plain.get("first_stage"))
-    if request.recipe is not None or request.first_stage is None or name not in catalog.names("first_stage"):
-        return
-    own = configs.of(FirstStageConfig, catalog.get("first_stage", name)[0].component.config).stage_objective
-    if own and own != _use(plain.get("stage_objective")):
-        plain.pop("stage_objective", None)
+def _stage(plain: Mapping[str, Any], request: RecipeOptions) -> Any:
+    """The first stage as the settings leave it; mistakes in them are told when all settings are applied."""
+    said = [s for s in request.settings if s.partition("=")[0].partition(".")[0].strip() == "first_stage"]
+    trial = {"first_stage": deepcopy(plain.get("first_stage"))}
+    with contextlib.suppress(ConfigError):
+        apply_overrides(trial, said, keys.SINGLE)
+    return trial["first_stage"]
 
 
 def _numbers(plain: dict[str, Any], request: RecipeOptions) -> None:
@@ -168,13 +167,9 @@ def _given(name: str, kind: str) -> str:
     return name
 
 
-def _use(part: Any) -> str:
-    return str(part.get("use", "")) if isinstance(part, Mapping) else str(part or "")
-
-
 def _chosen(part: Any, name: str) -> Any:
     """Keep the recipe's own part, with its settings, if it is the requested one."""
-    return part if _use(part) == name else {"use": name}
+    return part if use_of(part) == name else {"use": name}
 
 
 def _guidance(text: str, part: Any) -> Any:
@@ -184,7 +179,7 @@ def _guidance(text: str, part: Any) -> Any:
         return _chosen(part, _given(text, "guidance"))
     if not math.isfinite(scale):
         raise ConfigError(f"--guidance: expected a name or a finite scale, got {text}")
-    return {**(part if isinstance(part, Mapping) and _use(part) == "cfg" else {"use": "cfg"}), "scale": scale}
+    return {**(part if isinstance(part, Mapping) and use_of(part) == "cfg" else {"use": "cfg"}), "scale": scale}
 
 
 def _data_sets(request: RecipeOptions, part: Any, catalog: Catalog) -> Any:
@@ -238,7 +233,7 @@ def _conditioners(plain: dict[str, Any], request: RecipeOptions) -> None:
             raise ConfigError("--cond: 'none' stands alone; leave it out, or the others")
         plain["conditioners"] = []
         return
-    own = {_use(part): part for part in _as_list(plain.get("conditioners"))}
+    own = {use_of(part): part for part in _as_list(plain.get("conditioners"))}
     plain["conditioners"] = [own.get(_given(name, "cond"), {"use": name}) for name in request.cond]
 
 
@@ -247,7 +242,7 @@ def _dropout(plain: dict[str, Any], request: RecipeOptions, catalog: Catalog) ->
     chosen_here = request.cond or request.recipe is None
     if not chosen_here or _section(plain, "trainer").get("joint_dropout"):
         return
-    guidance = _use(plain.get("guidance", keys.DEFAULTS["guidance"]))
+    guidance = use_of(plain.get("guidance", keys.DEFAULTS["guidance"]))
     if guidance not in catalog.names("guidance"):
         return
     entry, _ = catalog.get("guidance", guidance)
@@ -266,7 +261,7 @@ def _use_what_is_installed(plain: dict[str, Any], request: RecipeOptions, catalo
     gone: list[str] = []
     replaced = request.cond or any(s.partition("=")[0].strip() == "conditioners" for s in request.settings)
     if not replaced and "conditioners" not in plain:
-        if _use(plain.get("dataset")) in ("", keys.DEFAULTS["dataset"]):
+        if use_of(plain.get("dataset")) in ("", keys.DEFAULTS["dataset"]):
             plain["conditioners"] = list(PREFERRED["conditioners"])
         else:
             yield (
@@ -274,14 +269,14 @@ def _use_what_is_installed(plain: dict[str, Any], request: RecipeOptions, catalo
                 "classes)"
             )
     for part in [] if request.names("conditioners") else _as_list(plain.get("conditioners")):
-        if _use(part) not in catalog.names("conditioner"):
+        if use_of(part) not in catalog.names("conditioner"):
             plain["conditioners"] = [p for p in _as_list(plain["conditioners"]) if p is not part]
-            lacking.append(("conditioner", _use(part)))
+            lacking.append(("conditioner", use_of(part)))
             gone.append("going on without it")
     for kind in ("first_stage", "stage_objective", "sampler", "guidance"):
         if request.names(kind) or (kind == "stage_objective" and kind not in plain):
             continue
-        name = _use(plain.setdefault(kind, PREFERRED.get(kind, keys.DEFAULTS[kind])))
+        name = use_of(plain.setdefault(kind, PREFERRED.get(kind, keys.DEFAULTS[kind])))
         needless = kind == "guidance" and not plain.get("conditioners")
         if name not in catalog.names(kind) and not needless:
             plain[kind] = keys.DEFAULTS[kind]
@@ -311,6 +306,6 @@ def _laptop_note(plain: Mapping[str, Any]) -> str:
         )
     small = f"recipe '{LAPTOP}': parts scaled down for a CPU (scale: small), images of {size}"
     more = "scale=paper image_size=256 first_stage_trainer.steps=N trainer.steps=N, or --recipe FILE"
-    if _use(plain.get("dataset")) != keys.DEFAULTS["dataset"]:
+    if use_of(plain.get("dataset")) != keys.DEFAULTS["dataset"]:
         return f"{small}, {steps} steps on your data; for more set {more}"
     return f"{small}, data: the embedded 'shapes'; for the full size set {more}, and give your data with --data URL"

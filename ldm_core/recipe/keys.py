@@ -147,6 +147,11 @@ def renewed(plain: Plain) -> Plain:
     return {**plain, _SECTION: rest, OBJECTIVE: {"use": _NAME, **part, **found}}
 
 
+def use_of(part: object) -> str:
+    """The name of the component of `part`, plain values or a bare name; "" without one."""
+    return str(part.get("use", "")) if isinstance(part, Mapping) else str(part or "")
+
+
 def as_before(plain: Plain, *, trained: bool) -> dict[str, Any]:
     """The plain values of a recipe in the form of then; what had no place there stays as it is.
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
 from ldm_core import storage
+from ldm_core.catalog import Catalog
 from ldm_core.config import documents
+from ldm_core.contracts import configs
+from ldm_core.contracts.configs import FirstStageConfig
 from ldm_core.errors import ConfigError, suggest
-from ldm_core.recipe.keys import renewed
+from ldm_core.recipe.keys import OBJECTIVE, renewed, use_of
+
+LAPTOP = "laptop"
+"""The shipped recipe of a run for which the caller names none."""
+OBSERVERS = ("curves",)
+"""Observers of such a run, if they are installed."""
 
 
 def shipped() -> dict[str, str]:
@@ -42,3 +51,24 @@ def load_plain(name_or_url: str) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise ConfigError(f"{name_or_url}: expected a mapping of settings such as 'first_stage: vq_f4'")
     return dict(renewed(plain))
+
+
+def default(catalog: Catalog) -> dict[str, Any]:
+    """The plain values of a run without a recipe of the caller's: `laptop`, with the observers that are installed."""
+    installed = catalog.names("observer")
+    return {**load_plain(LAPTOP), "observers": [{"use": name} for name in OBSERVERS if name in installed]}
+
+
+def suited(plain: Mapping[str, object], stage: object, catalog: Catalog) -> dict[str, Any]:
+    """The values of :func:`default` without their stage objective, where the caller's first stage `stage` is trained by
+    another: then the stage's own is taken. Settings of the caller's go on top of what this returns.
+
+    A stage with nothing to train needs none that is not installed.
+    """
+    name, named = use_of(stage), use_of(plain.get(OBJECTIVE))
+    if name not in catalog.names("first_stage"):
+        return dict(plain)
+    entry, preset = catalog.get("first_stage", name)
+    own = configs.of(FirstStageConfig, preset or entry.component.config).stage_objective
+    stays = own == named or (not own and named in catalog.names("stage_objective"))
+    return {key: value for key, value in plain.items() if stays or key != OBJECTIVE}

@@ -11,6 +11,7 @@ from training_runs import TINY
 from ldm_core import Recipe
 from ldm_core.catalog import Catalog
 from ldm_core.errors import ConfigError, LDMError
+from ldm_core.recipe import shipped
 from ldm_core.recipe.resolve import resolve
 
 BASE: dict[str, Any] = {
@@ -62,6 +63,20 @@ def test_parts_and_lines_go_on_top(lines: tuple[str, ...], parts: dict[str, Any]
     changed = recipe.changed(*lines, **parts)
     assert changed.values()[key] == expected and recipe.values() == BASE
     assert {k: v for k, v in changed.values().items() if k != key} == {k: v for k, v in BASE.items() if k != key}
+
+
+def test_the_default_recipe_has_what_is_installed() -> None:
+    """Curves; and a stage without a training asks for no objective that is not installed."""
+    whole, core = Catalog.discover(), Catalog.discover([])
+    laptop = Recipe.read("laptop").values()
+    assert shipped.default(whole) == {**laptop, "observers": [{"use": "curves"}]}
+    assert shipped.default(core) == {**laptop, "observers": []}
+    for stage, catalog, stays in (("vq_f4", whole, True), ("identity", whole, True), ("identity", core, False)):
+        suited = shipped.suited(shipped.default(catalog), stage, catalog)
+        assert ("stage_objective" in suited) is stays
+        assert suited.keys() | {"stage_objective"} == {*laptop, "observers"}
+    for other in ("runs/mine", {"weights": "runs/mine"}, {"use": "vq_f4", "channels": 8}, None):
+        assert shipped.suited(laptop, other, whole) == laptop
 
 
 def test_a_complete_recipe_has_every_field_and_is_checked() -> None:

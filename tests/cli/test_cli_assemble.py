@@ -30,6 +30,11 @@ class _Guiding:
     scale: float = 3.0
 
 
+@attrs.frozen(kw_only=True)
+class _Third:
+    scale: float = 3.0
+
+
 class _Plugin:
     def __init__(self, parts: list[tuple[str, str]]) -> None:
         self.parts = parts
@@ -38,7 +43,7 @@ class _Plugin:
     def ldm_components(self) -> list[Component]:
         return [
             Component(
-                kind=k, name=n, config=_Guiding if n == "cfg" else _Any, factory="none:none", summary="a stand-in"
+                kind=k, name=n, config={"cfg": _Guiding, "third": _Third}.get(n, _Any), factory="none:none", summary="-"
             )
             for k, n in self.parts
         ]
@@ -107,6 +112,7 @@ def test_an_objective_goes_with_its_stage() -> None:
     """The laptop recipe's stays for a stage that is trained by it; one that is not installed is told."""
     assert plain(first_stage="kl_f8")["stage_objective"] == load_plain("laptop")["stage_objective"]
     assert "stage_objective" not in plain(parts=[])
+    assert "stage_objective" not in plain("first_stage.use=third", parts=[*STANDARD, ("first_stage", "third")])
     most = [part for part in STANDARD if part[0] != "stage_objective"]
     assert plain(parts=most)["stage_objective"] == "reconstruction"
     (note,) = notes(parts=most)[1:]

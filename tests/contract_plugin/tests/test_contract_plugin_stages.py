@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from training_runs import TINY, Watch, go, weights
 
+import ldm_core
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
 from ldm_core.errors import ConfigError, Interrupted
@@ -56,6 +58,40 @@ def test_it_trains_through_the_command_line(tmp_path: Path, capfd: pytest.Captur
     assert {"aligned", "aligned_weight", "pixel"} <= set(rows(tmp_path / "r")[-1])
     assert main([*run, *settings, "stage_objective.loss=l3"]) != 0
     assert "stage_objective.loss" in capfd.readouterr().err
+
+
+SHORT = {"steps": 2, "images_per_step": 4, "statistics_images": 16, "log_every": 1, "warmup_steps": 0}
+
+
+@pytest.mark.parametrize("way", ["option", "setting", "python"])
+@pytest.mark.parametrize("said", [{}, {"loss": "l1"}])
+def test_the_default_recipe_leaves_its_objective_out(way: str, said: dict[str, str], tmp_path: Path) -> None:
+    """The caller's stage is trained by its own objective, with the caller's settings of that."""
+    if way == "python":
+        parts: dict[str, Any] = {"dataset": {"scenes": 24, "val_scenes": 8}, "first_stage_trainer": SHORT}
+        more: dict[str, Any] = {"stage_objective": said} if said else {}
+        run = ldm_core.train(first_stage="patches", image_size=16, until="first_stage", out=tmp_path, **parts, **more)
+        assert run.trained == {"first_stage": 2}
+    else:
+        settings = ["image_size=16", "dataset.scenes=24", "dataset.val_scenes=8"]
+        settings += [f"first_stage_trainer.{key}={value}" for key, value in SHORT.items()]
+        settings += [f"stage_objective.{key}={value}" for key, value in said.items()]
+        stage = ["--first-stage", "patches"] if way == "option" else ["first_stage=patches"]
+        assert main(["train", *stage, *settings, "--until", "first_stage", "--out", str(tmp_path), "--quiet"]) == 0
+    written = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    assert written["stage_objective"]["use"] == "reconstruction"
+    assert said.items() <= written["stage_objective"].items()
+    assert [part["use"] for part in written["observers"]] == ["curves"]
+
+
+@pytest.mark.parametrize("way", ["setting", "python"])
+def test_an_objective_that_is_named_stays(way: str, tmp_path: Path) -> None:
+    parts: dict[str, Any] = {"first_stage": "patches", "stage_objective": "adversarial"}
+    if way == "python":
+        with pytest.raises(ConfigError, match="Patches cannot be trained by 'adversarial'"):
+            ldm_core.train(out=tmp_path, until="first_stage", **parts)
+    else:
+        assert main(["train", *(f"{k}={v}" for k, v in parts.items()), "--out", str(tmp_path), "--quiet"]) == 2
 
 
 def test_what_is_lacking_is_said_before_the_training(tmp_path: Path) -> None:
