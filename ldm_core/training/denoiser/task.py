@@ -34,6 +34,9 @@ from ldm_core.training.engine.part import Part
 from ldm_core.training.engine.world import World
 from ldm_core.training.feed.loader import MicroBatch
 
+_MODEL = "model."
+"""The model's prefix in :class:`DiffusionLoss`."""
+
 
 class DiffusionLoss(nn.Module):
     """Model and objective in one module, so an engine sees every parameter: ``forward`` encodes the conditions, drops
@@ -135,6 +138,7 @@ class DenoiserTask:
         self.ema: EMA | None = None
         if settings.ema or settings.ema_power:
             self.ema = EMA(self._loss, settings.ema, settings.ema_power)
+        self._replaced: frozenset[str] = frozenset()  # names of weights in whose place the objective's are sampled
         self.part_steps = {"model": 0}
         self.guard = Guard(self.stage, "trainer", settings, world, name_of, say)
         self.snapshot: Callable[[int], None] | None = None
@@ -240,16 +244,24 @@ class DenoiserTask:
 
     @property
     def is_averaged(self) -> bool:
-        """True if :meth:`weights` are averages."""
+        """True if :meth:`averaged` has averages."""
         return bool(self._recipe.trainer.ema)
+
+    @property
+    def averages(self) -> frozenset[str]:
+        """The names of those of the last :meth:`weights` that are averages: trained ones, which the objective did not
+        give."""
+        kept = () if self.ema is None else self.ema.shadow
+        return frozenset(k.removeprefix(_MODEL) for k in kept if k.startswith(_MODEL)) - self._replaced
 
     def weights(self) -> dict[str, Tensor]:
         """The model's weights to sample with, whole, on the CPU: averaged if an average is kept, and the objective's in
         the place of those that it gives. All processes must call it."""
         state = self.ema.state(self._loss) if self.ema else whole_state(self._loss)
-        prefix = "model."
-        own = {k.removeprefix(prefix): v.detach().cpu() for k, v in state.items() if k.startswith(prefix)}
-        return {**own, **self._given(own)}
+        own = {k.removeprefix(_MODEL): v.detach().cpu() for k, v in state.items() if k.startswith(_MODEL)}
+        given = self._given(own)
+        self._replaced = frozenset(given)
+        return {**own, **given}
 
     def _given(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         sampled, held = of(ObjectiveAnswers, self._loss.objective).sampled, self._loss.model.contracts

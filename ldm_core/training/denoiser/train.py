@@ -98,7 +98,7 @@ def _write(context: RunContext, task: DenoiserTask, started: Start, identity: st
             steps=recipe.trainer.steps,
             first_stage_sha256=artifacts.sha256(context.stage_url),
             class_names={k: list(v) for k, v in context.info.class_names.items()},
-            averaged=task.is_averaged,
+            averaged=bool(task.averages),
             **({"started": started.plain()} if started.source else {}),
         )
         _write_adapters(context, task, weights, identity)
@@ -125,7 +125,7 @@ def _write_adapters(context: RunContext, task: DenoiserTask, weights: Mapping[st
             identity=identity,
             steps=recipe.trainer.steps,
             base_sha256=recipe.trainer.init_sha256,
-            averaged=task.is_averaged,
+            averaged=bool(task.averages & {f"adapters.{part.key}.{k}" for k in tensors}),
         )
         url = context.own.write(artifacts.adapter_name(part.name), save(tensors, metadata=meta))
         context.run.say(f"adapter '{part.name}': {storage.shown(url)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from training_runs import go, weights
 
 from ldm_core.contracts.streams import Streams, mix_seed
 from ldm_core.nn.torchvision_operators import importable
+from ldm_core.recipe import artifacts
 from ldm_core.training.averages.ema import EMA, whole_state
 from ldm_core.training.denoiser.validation import BINS, HeldOutErrors
 from ldm_core.training.engine import world
@@ -145,3 +147,19 @@ def test_a_run_validates_and_trains_the_same(tmp_path: Path) -> None:
         for row in found:
             assert row["val_loss"] == pytest.approx(np.mean([row[f"val_loss_t{i}"] for i in range(10)]))
     assert steps == {"a": [8], "b": [3, 6, 8]}  # at the end in any case
+
+
+def test_a_file_says_averaged_only_of_averages(tmp_path: Path) -> None:
+    """An objective's teacher takes the place of all that was trained, or of all but a trained conditioner."""
+
+    def averaged(name: str, samples: bool, *changes: str, conditioners: Sequence[Any] = ()) -> Any:
+        objective = {"use": "own_teacher", "samples": samples}
+        short = ("trainer.steps=1", "trainer.validate_images=1", *changes)
+        watch = go(tmp_path / name, *short, stages=STAGES, objective=objective, conditioners=list(conditioners))
+        kept = "the weights as they are" if "trainer.ema=0.0" in changes else "averaged weights"
+        assert any(message.endswith(f"with {kept}") for message in watch.messages), "the trained ones are validated"
+        return artifacts.read_header(str(tmp_path / name / artifacts.MODEL_FILE), "model").extra["averaged"]
+
+    assert averaged("own", False) is True and averaged("plain", False, "trainer.ema=0.0") is False
+    assert averaged("given", True) is False
+    assert averaged("partly", True, conditioners=[{"use": "class_label", "width": 8}]) is True
