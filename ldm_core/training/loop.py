@@ -128,7 +128,9 @@ class _Log:
         begun = time.perf_counter()
         if task.validate is not None and settings.validate_every and done % settings.validate_every == 0:
             floats = {k: _number(v) for k, v in task.validate(done).items()}
-            if run.world.main:
+            if not floats:
+                run.say(f"{task.stage}: the validation of step {done} was cut off, as the run was asked to stop")
+            elif run.world.main:
                 stage = f"{task.stage}_validation"
                 run.metrics.write(stage=stage, step=done, **floats)
                 run.hook.ldm_step(stage=stage, step=done, logs=floats)

@@ -23,7 +23,8 @@ class Task(Protocol):
 
     @property
     def validate(self) -> Callable[[int], Mapping[str, float]] | None:
-        """Measures on held-out data after a step (counted from 1), called by all processes; None = nothing does."""
+        """Measures on held-out data after a step (counted from 1), called by all processes, and gives nothing if it was
+        cut off as the run was asked to leave; None = nothing does."""
         ...
 
     @property

@@ -143,9 +143,9 @@ def validation_of(context: RunContext, task: DenoiserTask) -> HeldOutErrors:
         + (f" ({why_not})" if why_not else "")
     )
     settings = attrs.evolve(recipe.data, keep=0)
-    return HeldOutErrors(
-        task, Examples(data, recipe.image_size, settings, keys), recipe.reads, count, context.run.world
-    )
+    examples = Examples(data, recipe.image_size, settings, keys)
+    cut = lambda step: context.run.hurries(step, recipe.trainer.steps)  # noqa: E731
+    return HeldOutErrors(task, examples, recipe.reads, count, context.run.world, cut)
 
 
 def keep_averages(context: RunContext, task: DenoiserTask, step: int, identity: str) -> None:

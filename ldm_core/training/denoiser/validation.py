@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -24,22 +24,33 @@ class HeldOutErrors:
     `examples` by index, fitted to the model's size. Each image is measured once in each of ten equal spans of the
     schedule's own training times, with latents, time and noise from its own streams, so two measurements differ by the
     weights alone. Neither the objective's weighting nor its choice of times enters, so runs with different objectives
-    compare; conditions are not dropped.
+    compare; conditions are not dropped. `cut` says after which steps it is to be cut off, and is asked again and again.
     """
 
-    def __init__(self, task: DenoiserTask, examples: Any, reads: tuple[str, ...], count: int, world: World) -> None:
-        self._task, self._examples, self._reads, self._world = task, examples, reads, world
+    def __init__(
+        self,
+        task: DenoiserTask,
+        examples: Any,
+        reads: tuple[str, ...],
+        count: int,
+        world: World,
+        cut: Callable[[int], bool] = lambda step: False,
+    ) -> None:
+        self._task, self._examples, self._reads, self._world, self._cut = task, examples, reads, world, cut
         self.count = min(count, len(examples))
         self._kept: dict[int, tuple[Tensor, Mapping[str, Any]]] = {}
 
     @torch.no_grad()
     def __call__(self, step: int) -> dict[str, float]:
-        """``val_loss`` and its parts ``val_loss_t0`` to ``val_loss_t9``. Every process must call it."""
+        """``val_loss`` and its parts ``val_loss_t0`` to ``val_loss_t9``; nothing if it was cut off. Every process must
+        call it."""
         world = self._world
         table = torch.zeros(self.count, BINS, dtype=torch.float64)
         blocks = -(-self.count // _BLOCK)
         with self._task.averaged():
             for turn in range(-(-blocks // world.size)):
+                if world.any(self._cut(step)):
+                    return {}
                 block = turn * world.size + world.rank
                 own = block < blocks  # the others run along: under ZeRO 3 all processes are needed for a forward pass
                 rows = self._rows(block if own else 0)

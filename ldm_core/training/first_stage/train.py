@@ -135,8 +135,9 @@ def _watch(task: FirstStageTask, context: RunContext, stage: Any, pictures: Held
         return image
 
     def validate(step: int) -> Mapping[str, float]:
+        steps = context.recipe.first_stage_trainer.steps
         with evaluating(stage):
-            return rounded(pictures.measure(again))
+            return rounded(pictures.measure(again, lambda: context.run.hurries(step, steps)))
 
     def preview(step: int) -> None:
         if context.run.world.main:

@@ -42,15 +42,19 @@ class HeldOut:
         self._of_originals: dict[int, Tensor] = {}
 
     @torch.no_grad()
-    def measure(self, again: Again) -> dict[str, float]:
+    def measure(self, again: Again, cut: Callable[[], bool] = lambda: False) -> dict[str, float]:
         """The mean ``psnr`` (dB), ``ssim`` and the objective's scores over the images, and the Fréchet distance.
 
         SSIM is left out if the images are too small for it, the Fréchet distance if there is but one
-        image. The same on every process and with any number of them; every process must call it.
+        image. The same on every process and with any number of them; every process must call it. Nothing if `cut`,
+        asked before each block, was true on one of them.
         """
         own: dict[int, tuple[dict[str, Tensor], Tensor, Tensor]] = {}
+        off = False
         blocks = range(self._world.rank, -(-self.count // _BLOCK), self._world.size)
         for block in blocks:
+            if off := cut():
+                break
             originals = self._block(block)
             x = to_images(originals).to(self._world.device)
             y = to_images(_levels(again(x))).to(self._world.device)  # as it would be saved
@@ -60,6 +64,8 @@ class HeldOut:
             if block not in self._of_originals:
                 self._of_originals[block] = self._seen(x)
             own[block] = ({k: v.cpu() for k, v in scores.items()}, self._of_originals[block], self._seen(y))
+        if self._world.any(off):
+            return {}
         parts = [own] if self._world.size == 1 else self._world.gather(own)
         rows = [row for _, row in sorted((block, row) for part in parts for block, row in part.items())]
         found = {k: float(torch.cat([row[0][k] for row in rows]).mean()) for k in rows[0][0]}

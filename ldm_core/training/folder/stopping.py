@@ -72,6 +72,11 @@ class Run:
     metrics: Any
     lock: Lock | None = None
 
+    def hurries(self, done: int, steps: int) -> bool:
+        """True if the run was asked to leave, and its training, `done` steps of `steps`, is not to end with the next:
+        what comes before that one is then cut off."""
+        return bool(self.stop.asked) and done + 1 < steps
+
     def say(self, text: str, level: str = "info") -> None:
         """A line for the user, from the main process."""
         if self.world.main:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,14 @@ import pytest
 import torch
 from test_guards import everything, micros, task_of
 from torch import Tensor
-from training_runs import go, weights
+from training_runs import Watch, go, weights
 
 from ldm_core.contracts.streams import Streams, mix_seed
+from ldm_core.errors import Interrupted
 from ldm_core.nn.torchvision_operators import importable
 from ldm_core.recipe import artifacts
 from ldm_core.training.averages.ema import EMA, whole_state
+from ldm_core.training.denoiser.task import DenoiserTask
 from ldm_core.training.denoiser.validation import BINS, HeldOutErrors
 from ldm_core.training.engine import world
 
@@ -147,6 +151,51 @@ def test_a_run_validates_and_trains_the_same(tmp_path: Path) -> None:
         for row in found:
             assert row["val_loss"] == pytest.approx(np.mean([row[f"val_loss_t{i}"] for i in range(10)]))
     assert steps == {"a": [8], "b": [3, 6, 8]}  # at the end in any case
+
+
+def test_a_validation_is_cut_off_where_the_run_is_asked_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM in its first block: no figures, the averages out again, and the run goes on to the same end."""
+    wanted = ("trainer.validate_every=4", "trainer.validate_images=32")
+    blocks: list[int] = []
+    plain = DenoiserTask.errors
+
+    def errors(self: Any, x0: Tensor, *rest: Any) -> Tensor:
+        if not blocks:
+            os.kill(os.getpid(), signal.SIGTERM)
+        blocks.append(len(x0))
+        return plain(self, x0, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DenoiserTask, "errors", errors)
+        watch = Watch()
+        with pytest.raises(Interrupted, match="step 5 of 8"):
+            go(tmp_path / "b", *wanted, "dataset.val_scenes=32", stages=STAGES, watch=watch)
+    assert blocks == [16] * BINS, "the block under way ends, the second never begins"
+    assert "denoiser: the validation of step 4 was cut off, as the run was asked to stop" in watch.messages
+    for name in "ab":
+        go(tmp_path / name, *wanted, "dataset.val_scenes=32", stages=STAGES)
+    assert validated(tmp_path / "a") == [4, 8] and validated(tmp_path / "b") == [8]
+    a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_validation_that_no_step_waits_for_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = HeldOutErrors.__call__
+
+    def asked(self: Any, step: int) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, step)
+
+    monkeypatch.setattr(HeldOutErrors, "__call__", asked)
+    go(tmp_path, "trainer.validate_every=7", "trainer.validate_images=2", stages=STAGES)
+    assert validated(tmp_path) == [7, 8]
+
+
+def validated(out: Path) -> list[int]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row["step"] for row in lines if row["stage"] == "denoiser_validation" and "val_loss" in row]
 
 
 def test_a_file_says_averaged_only_of_averages(tmp_path: Path) -> None:

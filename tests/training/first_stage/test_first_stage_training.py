@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +30,8 @@ from ldm_core.training import workflow
 from ldm_core.training.checkpoints.snapshot import part_tensors
 from ldm_core.training.engine.world import World
 from ldm_core.training.feed.loader import MicroBatch
+from ldm_core.training.first_stage import validation
+from ldm_core.training.first_stage.metrics import image_scores
 from ldm_core.training.first_stage.task import mean_logs
 from ldm_core.training.latents.statistics import fit_normalization
 
@@ -110,6 +114,27 @@ def test_measuring_on_the_way_changes_nothing(tmp_path: Path) -> None:
     assert names == ["reconstructions-00000003.png", "reconstructions-00000006.png"]
     assert (tmp_path / "b" / "reconstructions.png").exists()
     assert any("PSNR" in m and "fd_random" in m and "5 held-out images" in m for m in watch.messages)
+
+
+def test_measuring_is_cut_off_where_the_run_is_asked_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = (f"{SECTION}.validate_every=2", f"{SECTION}.validate_images=32", "dataset.val_scenes=32")
+    blocks: list[int] = []
+
+    def scored(x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+        if not blocks:
+            os.kill(os.getpid(), signal.SIGTERM)
+        blocks.append(len(x))
+        return image_scores(x, y)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(validation, "image_scores", scored)
+        watch = Watch()
+        with pytest.raises(Interrupted, match="step 3 of 6"):
+            go(tmp_path, *wanted, stages=FIRST, first_stage=VQ, watch=watch)
+    assert blocks == [16], "the block under way ends, the second never begins"
+    assert "first_stage: the validation of step 2 was cut off, as the run was asked to stop" in watch.messages
+    go(tmp_path, *wanted, stages=FIRST, first_stage=VQ)
+    assert [row["step"] for row in rows(tmp_path, "first_stage_validation")] == [4, 6]
 
 
 def test_a_loss_that_is_not_finite_leaves_both_parts_out() -> None:
