@@ -135,8 +135,8 @@ class RecordDataset:
         return self._pictures.highest_class(key)
 
     def _geometry(self, key: str) -> str:
-        if key in GEOMETRIES:
-            return GEOMETRIES[key]
+        if (known := GEOMETRIES.get(key, "value")) != "value":
+            return known
         if key in self.config.geometry:
             return self.config.geometry[key]
         sources = self._sources.by_key.get(key, ())

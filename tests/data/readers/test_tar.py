@@ -144,6 +144,9 @@ def test_keys_are_mapped(tmp_path: Path) -> None:
     data = opened(tmp_path, read={"caption": "title", "score": "json.deep.score", "shown": ".png"})
     assert (data[2]["caption"], data[2]["score"]) == ("T2", 1.0)
     assert data.keys["shown"] == "image" and data.keys["score"] == "value"
+    shown = opened(tmp_path, read={"embedding": ".png"})
+    assert shown.keys["embedding"] == "image" and np.array_equal(shown[1]["embedding"], shown[1]["image"])
+    assert opened(tmp_path, read={"embedding": ".png"}, geometry={"embedding": "map"}).keys["embedding"] == "map"
     assert opened(tmp_path, read={"caption": "name"})[1]["caption"] == "n1"
     assert opened(tmp_path, read={"caption": "tags"})[1]["caption"] == "x, y"
     with pytest.raises(DataError, match=r"read\.caption: no extension or field 'titel'; found extensions .*title"):
