@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 Change = Callable[[Tensor], Tensor]
 """A weight -> the weight to compute with, of its shape; gradients pass."""
-_HOOKS = "_changed_weight_hooks"
+CHANGES = "_changed_weight_hooks"
 """The attribute of a changed layer: by the number of each change, the parameter's name and the function."""
 
 
@@ -28,7 +28,7 @@ class WeightHandle:
 
     def remove(self) -> None:
         """Take it away; nothing happens the second time."""
-        self._layer.__dict__.get(_HOOKS, {}).pop(self._number, None)
+        self._layer.__dict__.get(CHANGES, {}).pop(self._number, None)
         settle_class(self._layer)
 
 
@@ -41,19 +41,19 @@ def change_weight(layer: nn.Module, change: Change, name: str = "weight") -> Wei
         raise ValueError(f"{type(layer).__name__} has no parameter '{name}'")
     number = RemovableHandle.next_id
     RemovableHandle.next_id += 1
-    layer.__dict__.setdefault(_HOOKS, {})[number] = (name, change)
+    layer.__dict__.setdefault(CHANGES, {})[number] = (name, change)
     settle_class(layer)
     return WeightHandle(layer, number)
 
 
 def settle_class(layer: nn.Module) -> None:
     """Give `layer` the class for its changes: its own one without any."""
-    own = type(layer).__mro__[1] if _HOOKS in vars(type(layer)) else type(layer)
-    changes = layer.__dict__.get(_HOOKS)
+    own = type(layer).__mro__[1] if CHANGES in vars(type(layer)) else type(layer)
+    changes = layer.__dict__.get(CHANGES)
     if changes is None:
         return
     if not changes:
-        del layer.__dict__[_HOOKS]
+        del layer.__dict__[CHANGES]
     names = tuple(sorted({name for name, _ in changes.values()}))
     layer.__class__ = _changing(own, names) if names else own
 
@@ -61,13 +61,13 @@ def settle_class(layer: nn.Module) -> None:
 @cache
 def _changing(own: type, names: tuple[str, ...]) -> Any:
     properties = {name: property(partial(_changed, name)) for name in names}
-    return type(own.__name__, (own,), {**properties, _HOOKS: None, "__module__": own.__module__})
+    return type(own.__name__, (own,), {**properties, CHANGES: None, "__module__": own.__module__})
 
 
 def _changed(name: str, layer: nn.Module) -> Tensor:
     weight: Any = layer._parameters[name]
     try:
-        for where, change in list(layer.__dict__[_HOOKS].values()):
+        for where, change in list(layer.__dict__[CHANGES].values()):
             if where == name:
                 weight = change(weight)
     except AttributeError as error:  # nn.Module would take it for a missing attribute, and hand out the weight itself

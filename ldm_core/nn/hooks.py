@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ldm_core.contracts.current import token_grid
+from ldm_core.nn.changed_weight import CHANGES
 
 Around: TypeAlias = "Callable[..., object]"
 """``call(forward, *args, **kwargs)`` -> the module's output; it may leave `forward` out."""
@@ -20,10 +21,11 @@ _HOOKS = "_surrounding_hooks"
 
 
 def asked(block: nn.Module) -> bool:
-    """False where nobody in `block` can ask for the evaluation: it is being compiled and has no hooks. Compiled code
-    without them then reads no context variable."""
+    """False where nobody in `block` can ask for the evaluation: it is being compiled, and has no hooks and no changed
+    weights. Compiled code without them then reads no context variable."""
     return not torch.compiler.is_compiling() or any(
-        m._forward_hooks or m._forward_pre_hooks or _HOOKS in m.__dict__ for m in block.modules()
+        m._forward_hooks or m._forward_pre_hooks or _HOOKS in m.__dict__ or CHANGES in m.__dict__
+        for m in block.modules()
     )
 
 

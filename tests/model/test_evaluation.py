@@ -29,6 +29,7 @@ from ldm_core.contracts import (
 from ldm_core.contracts.current import during
 from ldm_core.contracts.streams import Streams
 from ldm_core.model.diffusion import Model, make_predict
+from ldm_core.nn.changed_weight import change_weight
 from ldm_core.nn.hooks import surround
 from ldm_core.nn.recompute import recompute
 from ldm_core.sampling.run import LatentOptions, guided_run
@@ -248,6 +249,28 @@ def test_a_compiled_network_with_hooks_does_as_it_is() -> None:
             want, got = (model_of(n)(x, t, given_options).x0 for n in (network, compiled))
             torch.testing.assert_close(want, got)
     assert hooks[1].seen == hooks[0].seen == [(4, 3)] * 2
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_a_changed_weight_of_a_compiled_block_finds_the_evaluation(recomputed: bool) -> None:
+    found: list[tuple[list[Tensor], list[Any]]] = []
+    for compiled in (False, True):
+        network, seen = unet(), list[Any]()
+
+        def change(weight: Tensor, seen: list[Any] = seen) -> Tensor:
+            seen.append((now := evaluation()) and now.grid)
+            return weight * now.cond.options["by"] if now else weight
+
+        change_weight(network.middle_block[1].transformer_blocks[0].attn1.to_q, change)  # type: ignore[index, union-attr, arg-type]
+        if recomputed:
+            recompute(network.recompute_blocks())
+        torch._dynamo.reset()
+        if compiled:
+            network.compile(backend="eager")
+        found.append((gradients(network, 0.5), seen))
+    (want, grids), (got, others) = found
+    assert set(grids) == set(others) == {(4, 3)}
+    torch.testing.assert_close(want, got)
 
 
 # ------------------------------------------------------------------------------------------------------ a sampler's run
