@@ -258,7 +258,7 @@ def _guidance(recipe: Recipe) -> Iterable[str]:
 
 
 def _training(recipe: Recipe) -> Iterable[str]:
-    for part in (recipe.denoiser, *recipe.adapters, *(() if recipe.first_stage.weights else (recipe.first_stage,))):
+    for part in (recipe.denoiser, *recipe.adapters, *((recipe.first_stage,) if recipe.trains_stage else ())):
         section = "first_stage_trainer" if part is recipe.first_stage else "trainer"
         asked, named = getattr(recipe, section).precision, f"{part.kind} '{part.label}'"
         yield from precision_misfits(section, asked, part.config, named)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+import attrs
 import pytest
 
 from ldm_core.catalog import Catalog
@@ -35,6 +36,15 @@ def catalog() -> Catalog:
 
 def lines(catalog: Catalog, info: DataInfo | None = None, **changes: Any) -> list[str]:
     return list(misfits(resolve({**FITS, **changes}, catalog), info))
+
+
+def test_the_arithmetic_of_a_stage_with_nothing_to_train_is_its_own(catalog: Catalog) -> None:
+    for named, told in (("reconstruction", 1), ("", 0)):
+        kept = {"precisions": ("fp32",), "stage_objective": named}
+        recipe = resolve({**FITS, "first_stage_trainer": {"precision": "bf16"}}, catalog)
+        config = attrs.make_class("Said", [], bases=(type(recipe.first_stage.config),), frozen=True, class_body=kept)()
+        recipe = attrs.evolve(recipe, first_stage=attrs.evolve(recipe.first_stage, config=config))
+        assert sum("first_stage_trainer.precision: bf16" in line for line in misfits(recipe)) == told
 
 
 def test_what_fits_passes_and_has_a_site(catalog: Catalog) -> None:
