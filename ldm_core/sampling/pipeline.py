@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from copy import copy
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -229,9 +229,13 @@ class Pipeline(StageMethods):
 
     def _draw(self, plan: Plan, callback: Callback | None, before: Sequence[Sampled] = ()) -> Iterator[list[Sampled]]:
         """Check the plan, then sample its batches, one after the other; `before`: the images of finished ones."""
+        return self._drawn(plan, *self._counted(plan), callback, before)
+
+    def _counted(self, plan: Plan) -> tuple[SamplingParts, int]:
+        """The parts of a plan's run, and its number of steps; ConfigError where the grid cannot make them."""
         sampling.require_steps(plan.recipe, plan.steps)
         parts = self._parts(plan.recipe)
-        return self._drawn(plan, parts, plan.intervals(self.model, parts), callback, before)
+        return parts, plan.intervals(self.model, parts)
 
     def _drawn(
         self, plan: Plan, parts: SamplingParts, intervals: int, callback: Callback | None, before: Sequence[Sampled]
@@ -280,21 +284,21 @@ class Pipeline(StageMethods):
                 made.append(Sampled(pixels, plan.prompt(i), plan.seeds[i], about, end))
         return made, fine
 
-    @contextmanager
-    def begin(self, prompts: str | Sequence[str] | None = None, **arguments: Unpack[SampleArguments]) -> Iterator[Loop]:
+    def begin(
+        self, prompts: str | Sequence[str] | None = None, **arguments: Unpack[SampleArguments]
+    ) -> AbstractContextManager[Loop]:
         """Prepare a run for a loop of one's own, with the arguments of :meth:`sample`: all of its images at once.
 
         ``with pipeline.begin("a red circle", steps=20, seed=5) as run`` gives a :class:`Loop`: ``run.x`` at
         ``run.times[0]``, and ``run.denoise(x, t)``, through which gradients pass to x.
+        What is wrong with the arguments is raised at once, and not by ``with``.
         """
         require_names("begin", arguments)
         plan = self._plan(prompts, arguments)
-        rows, parts = range(len(plan.rows)), self._parts(plan.recipe)
-        sampling.require_steps(plan.recipe, plan.steps)
+        rows, (parts, _) = range(len(plan.rows)), self._counted(plan)
         with torch.no_grad():
             conditions = self._conditions(plan, rows)
-        with begun_loop(self.model, parts, conditions, plan, plan.options(rows, self.stage)) as loop:
-            yield loop
+        return begun_loop(self.model, parts, conditions, plan, plan.options(rows, self.stage))
 
     def _named(self, row: dict[str, Any]) -> dict[str, Any]:
         if row.keys().isdisjoint(class_names.KEYS):

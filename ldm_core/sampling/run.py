@@ -13,7 +13,7 @@ from torch import Tensor
 from ldm_core.contracts import Batch, Denoise, Estimate, FirstStage, Guidance, OnStep, SamplingRun, grid_times
 from ldm_core.contracts.answers import PartAnswers
 from ldm_core.contracts.conditioning import Conditions
-from ldm_core.contracts.configs import TimeGridConfig, allowed_precisions, of, precision_among
+from ldm_core.contracts.configs import TimeGridConfig, of
 from ldm_core.contracts.run import current_run, in_run
 from ldm_core.contracts.streams import Streams, mix_seed
 from ldm_core.contracts.values import Precision
@@ -84,11 +84,7 @@ def sample_latents(
     `options` says.
     """
     options = options or LatentOptions()
-    # a stream of its own for the start: samplers begin alike, whether they draw noise or not
-    start = Streams([mix_seed("start", s) for s in seeds], model.device)
-    noise = Streams([mix_seed("noise", s) for s in seeds], model.device)
-    times = options.passage.times(times_of(model, parts, steps, shape))
-    x = options.passage.start(model.schedule, times[0], start.normal((len(seeds), *shape)))
+    x, times, noise = beginning(model, parts, shape, seeds, steps, options.passage)
     sampler, guidance = parts.named.get("sampler"), parts.named.get("guidance")
     run = guided_run(model, parts.guidance, conditions, times, options, named=guidance)
     with run as (denoise, on_step), inside(sampler, "sample"):
@@ -97,7 +93,17 @@ def sample_latents(
     return out
 
 
-def times_of(model: Model, parts: SamplingParts, steps: int, shape: Sequence[int]) -> Tensor:
+def beginning(
+    model: Model, parts: SamplingParts, shape: Sequence[int], seeds: Sequence[int], steps: int, passage: Passage
+) -> tuple[Tensor, Tensor, Streams]:
+    """The begin of a run over B seeds: x (B, *shape) at ``times[0]``, the times, and the streams of a sampler."""
+    # a stream of its own for the start: samplers begin alike, whether they draw noise or not
+    start, noise = (Streams([mix_seed(word, s) for s in seeds], model.device) for word in ("start", "noise"))
+    times = passage.times(_times(model, parts, steps, shape))
+    return passage.start(model.schedule, times[0], start.normal((len(seeds), *shape))), times, noise
+
+
+def _times(model: Model, parts: SamplingParts, steps: int, shape: Sequence[int]) -> Tensor:
     """The levels (steps + 1,) of the grid for latents (C, *s) of `shape`, held to its contract."""
     grid = parts.named.get("time_grid")
     with inside(grid, "times"):
@@ -159,14 +165,6 @@ class Watch:
         now = attrs.evolve(self.begun, step=self.begun.step + i + 1)
         if self.callback is not None and self.callback(now) is False:
             raise Interrupted("sampling was cancelled")
-
-
-@torch.no_grad()
-def decode(stage: FirstStage, z: Tensor, precision: Precision = "fp32") -> Tensor:
-    """Decode latents to uint8 images (B, c, H, W) on the CPU, in `precision` where the stage allows it."""
-    return decoded(
-        stage.decode, z, precision_among(allowed_precisions("first_stage", of(PartAnswers, stage).config), precision)
-    )[0]
 
 
 @torch.no_grad()

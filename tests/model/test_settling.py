@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from ldm_core.contracts.conditioning import Cond
 from ldm_core.contracts.values import Precision
 from ldm_core.model.diffusion import Model, make_predict
 from ldm_core.model.precision import settle
-from ldm_core.sampling.run import decode
+from ldm_core.sampling.run import decoded
 from ldm_core.testing.base import randomize
 
 _CONFIG = UNetConfig(
@@ -95,6 +95,9 @@ def test_decoding_runs_in_the_precision_asked_for() -> None:
             return torch.full((1, 3, 4, 4), 0.5, dtype=torch.bfloat16 if kind == torch.bfloat16 else torch.float32)
 
     z = torch.zeros((1, 3, 2, 2))
-    made = [decode(Stage(), z, precision) for precision in ("fp32", "bf16", "fp16")]  # type: ignore[arg-type]
+    model, made = _model(), []
+    for precision in get_args(Precision):
+        model.precision = precision
+        made.append(decoded(Stage().decode, z, model.runs_in("first_stage"))[0])
     assert seen == [torch.float32, torch.bfloat16, torch.float32]
     assert all(np.array_equal(m.numpy(), np.full((1, 3, 4, 4), 191, dtype=np.uint8)) for m in made)

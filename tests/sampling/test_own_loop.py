@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,9 @@ from test_finite_samples import assembled
 
 import ldm_core
 from ldm_core import Catalog, Start
-from ldm_core.errors import ComponentError, ConfigError, DataError, NotFiniteError
+from ldm_core.contracts import Site, TimeGrid
+from ldm_core.errors import ComponentError, ConfigError, DataError, LDMError, NotFiniteError, PromptWarning
+from ldm_core.sampling.pieces.plan import Plan
 from ldm_core.sampling.pipeline import Pipeline
 
 CATALOG = Catalog.discover()
@@ -102,6 +105,50 @@ def test_the_parts_of_a_run_see_its_steps() -> None:
         heun.sample(run.denoise, run.x, run.times, run.schedule, streams=run.streams, on_step=run.on_step)
     assert [step for step, _ in dict.fromkeys(seen)] == [0, 0, 1, 1, 2, 2, 3]
     hook.remove()
+
+
+@attrs.frozen(kw_only=True)
+class StubbornConfig:
+    """No options."""
+
+
+class Stubborn(TimeGrid):
+    """A grid that makes no more than two steps, and says so as it makes them."""
+
+    def __init__(self, config: StubbornConfig, site: Site) -> None:
+        self.config = config
+
+    def times(self, schedule: Any, steps: int) -> torch.Tensor:
+        if steps > 2:
+            raise ValueError("two steps at most")
+        return torch.linspace(900, 0, steps + 1, dtype=torch.float64)
+
+
+def test_a_loop_is_refused_as_it_is_begun() -> None:
+    """What `sample` refuses, in its words, at the call."""
+    catalog = Catalog.discover()
+    catalog.register(Stubborn)
+    made = assembled()
+    pipeline = Pipeline(made.recipe, made.stage, made.model, catalog).with_settings({"time_grid": "stubborn"})
+    for given in ({**WANTED, "steps": 3}, {**WANTED, "steps": 0}, {**WANTED, "inputs": {}}):
+        with pytest.raises(LDMError) as told:
+            pipeline.sample(**given)
+        with pytest.raises(type(told.value)) as begun:
+            pipeline.begin(**given)
+        assert str(begun.value) == str(told.value)
+    with pytest.raises(ConfigError, match="steps=3: two steps at most"):
+        pipeline.begin(**{**WANTED, "steps": 3})
+    with pytest.raises(TypeError, match=r"begin\(\) got an unexpected keyword argument 'step'"):
+        pipeline.begin(step=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("method", ["sample", "stream", "begin"])
+def test_a_warning_names_the_callers_line(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = assembled()
+    monkeypatch.setattr(Plan, "cut_off", lambda self, model: ["a part of it"])
+    with pytest.warns(PromptWarning, match="a part of it") as told:
+        getattr(pipeline, method)(inputs={"class_label": 1}, images=1, steps=1)
+    assert [warning.filename for warning in told] == [__file__]
 
 
 def test_gradients_pass_through_a_loop() -> None:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ldm_core.contracts import Denoise, Estimate, NoiseSchedule, OnStep
 from ldm_core.contracts.conditioning import Conditions
-from ldm_core.contracts.streams import Streams, mix_seed
+from ldm_core.contracts.streams import Streams
 from ldm_core.model.build import SamplingParts
 from ldm_core.model.diffusion import Model
 from ldm_core.sampling.pieces.plan import Plan
-from ldm_core.sampling.run import LatentOptions, guided_run, times_of
+from ldm_core.sampling.run import LatentOptions, beginning, guided_run
 
 
 @attrs.frozen(eq=False)
@@ -60,9 +60,7 @@ def begun_loop(
     model: Model, parts: SamplingParts, conditions: Conditions, plan: Plan, options: LatentOptions
 ) -> Iterator[Loop]:
     """A run of `plan` as :func:`ldm_core.sampling.run.sample_latents` has it, but for its sampler."""
-    start, noise = (Streams([mix_seed(word, s) for s in plan.seeds], model.device) for word in ("start", "noise"))
-    times = options.passage.times(times_of(model, parts, plan.steps, plan.shape))
-    x = options.passage.start(model.schedule, times[0], start.normal((len(plan.seeds), *plan.shape)))
+    x, times, noise = beginning(model, parts, plan.shape, plan.seeds, plan.steps, options.passage)
     levels, told = times.tolist(), list[OnStep]()
     run = guided_run(model, parts.guidance, conditions, times, options, named=parts.named.get("guidance"))
     with run as (guided, count):
