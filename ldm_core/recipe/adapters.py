@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import chain, count
+from typing import Any, TypeGuard
 
 import attrs
 
@@ -21,9 +22,8 @@ _KEYS: Mapping[str, type] = {"name": str, "weights": str, "sha256": str, "train"
 def keys_of(given: dict[str, Any], path: str, config: type | None) -> dict[str, Any]:
     """The keys of an adapter that are the core's: of a component whose config has one of them, it is the config's."""
     taken = {field.name for field in attrs.fields(config)} if config is not None else set()
-    kinds = {"name": str, "weights": str, "sha256": str, "train": bool}
     extra: dict[str, Any] = {
-        k: structure(given.pop(k), kind, f"{path}.{k}") for k, kind in kinds.items() if k in given.keys() - taken
+        k: structure(given.pop(k), kind, f"{path}.{k}") for k, kind in _KEYS.items() if k in given.keys() - taken
     }
     if not str(extra.get("name", "name")).isidentifier():
         raise ConfigError(f"{path}.name: expected an identifier such as 'style', got {quoted(extra['name'])}")
@@ -43,20 +43,24 @@ def trained(
 
 
 def named(parts: Sequence[Part]) -> tuple[AdapterPart, ...]:
-    """Adapters each with a name of its own: the given one, or the component's, numbered where it is taken."""
+    """Adapters each with a name and a key of its own: those that it has, or the component's name, numbered where it is
+    taken, and its number in the list, or the name where that is taken."""
     adapters = [part for part in parts if isinstance(part, AdapterPart)]
     given = [part.name for part in adapters if part.name]
     if twice := sorted({name for name in given if given.count(name) > 1}):
         raise ConfigError([f"adapters: two are named '{name}'; give one of them another name" for name in twice])
-    named, taken = [], set(given)
+    named, names, keys = [], set(given), {part.key for part in adapters}
     for i, part in enumerate(adapters):
-        name, number = part.name or part.use, 1
-        while not part.name and name in taken:
-            number += 1
-            name = f"{part.use}_{number}"
-        taken.add(name)
-        named.append(attrs.evolve(part, name=name, key=part.name or str(i)))
+        numbered = (f"{part.use}_{n}" for n in count(2))
+        name = part.name or next(each for each in chain([part.use], numbered) if each not in names)
+        names.add(name)
+        named.append(attrs.evolve(part, name=name, key=part.key or part.name or (name if str(i) in keys else str(i))))
     return tuple(named)
+
+
+def by_name(value: object) -> TypeGuard[Mapping[str, object]]:
+    """True for adapters by their names; the settings of one adapter say its `use` or its `weights`."""
+    return isinstance(value, Mapping) and not isinstance(value.get("use", value.get("weights")), str)
 
 
 def rows_of(value: Mapping[str, object]) -> list[object]:

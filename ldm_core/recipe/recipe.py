@@ -83,7 +83,7 @@ class ConditionerPart(Part):
 @attrs.frozen(kw_only=True)
 class AdapterPart(Part):
     """An adapter; `name`: the given one, or the component's; `key`: the prefix of its state among the model's, the name
-    if one was given, else the number in the list.
+    if one was given, else the number in the list, if it is free.
 
     `weights`: path or URL of its own file, `sha256` the hash and `file` the place of what was found there. `train`:
     with the model, or frozen, as one with weights is by default.

@@ -141,7 +141,8 @@ def resolve_part(kind: str, value: Any, recipe: Recipe, catalog: Catalog) -> Par
 
 
 def resolve_adapters(value: Any, recipe: Recipe, catalog: Catalog, find: Find) -> tuple[AdapterPart, ...]:
-    """The adapters of plain values, a list or a mapping by name, for a place in `recipe`; :class:`ConfigError`."""
+    """The adapters of plain values, a list or a mapping by name, for a place in `recipe`; those in a list that are
+    there already stay. :class:`ConfigError`."""
     return _list("adapters", "adapter", value, _place(recipe, catalog, find))  # type: ignore[return-value]
 
 
@@ -237,7 +238,7 @@ def _data(kind: str, path: str, value: Any, around: _Around) -> Part:
 
 
 def _list(key: str, kind: str, value: Any, around: _Around) -> tuple[Part, ...]:
-    if kind == "adapter" and isinstance(value, Mapping) and not isinstance(value.get("use", value.get("weights")), str):
+    if kind == "adapter" and adapters.by_name(value):
         value = adapters.rows_of(value)
     if isinstance(value, str | Mapping):
         value = [value]
@@ -251,7 +252,7 @@ def _list(key: str, kind: str, value: Any, around: _Around) -> tuple[Part, ...]:
         name = item.get("name") if isinstance(item, Mapping) and kind == "adapter" else None
         path = f"{key}.{name}" if isinstance(name, str) and name.isidentifier() else f"{key}[{i}]"
         try:
-            parts.append(_part(kind, path, item, around))
+            parts.append(item if isinstance(item, AdapterPart) else _part(kind, path, item, around))
         except ConfigError as error:
             problems += error.problems
         except ComponentError as error:

@@ -17,6 +17,7 @@ from ldm_core.config.key_hints import key_hint
 from ldm_core.config.structure import structure, unstructure
 from ldm_core.contracts.configs import AdapterConfig, GuidanceConfig, ScheduleConfig, TimeGridConfig, of
 from ldm_core.errors import ComponentError, ConfigError, clean, quoted, suggest
+from ldm_core.recipe.adapters import by_name
 from ldm_core.recipe.check import sampling_misfits
 from ldm_core.recipe.recipe import AdapterPart, Recipe
 from ldm_core.recipe.resolve import resolve_adapters, resolve_part
@@ -93,11 +94,10 @@ def _adapters(recipe: Recipe, value: Any, catalog: Catalog) -> tuple[AdapterPart
     """The adapters of a mapping by name, on top of the model's: null takes one off, `scale` alone changes its strength,
     anything else is another one in its place. A list takes the place of all; it may name those that stay."""
     parts = {part.name: part for part in recipe.adapters}
-    if not isinstance(value, Mapping) or isinstance(value.get("use", value.get("weights")), str):
+    if not by_name(value):
         rows = value if isinstance(value, list | tuple) else [value] if value else []
-        stay = {row: parts[row] for row in rows if isinstance(row, str) and row in parts}
-        fresh = resolve_adapters([row for row in rows if row not in list(stay)], recipe, catalog, finder(catalog))
-        return _acting([*stay.values(), *fresh], recipe.adapters)
+        rows = [parts.get(row, row) if isinstance(row, str) else row for row in rows]
+        return _acting(resolve_adapters(rows, recipe, catalog, finder(catalog)), recipe.adapters)
     for name, row in value.items():
         part, path = parts.get(name), f"adapters.{clean(name, 60)}"
         if row is None and part is None:
