@@ -29,7 +29,9 @@ def allowed_here(device: str, among: Sequence[Precision]) -> AbstractContextMana
 
 
 def allowed_by(recipe: Recipe) -> dict[str, tuple[Precision, ...]]:
-    """The arithmetic that a recipe's networks allow, by ``first_stage``, ``denoiser`` and ``conditioners.NAME``."""
+    """The arithmetic that a recipe's networks allow, by ``first_stage``, ``denoiser``, ``conditioners.NAME`` and
+    ``adapters.KEY``."""
     parts = {"first_stage": recipe.first_stage, "denoiser": recipe.denoiser}
+    parts |= {f"adapters.{part.key}": part for part in recipe.adapters}
     parts |= {f"conditioners.{part.name}": part for part in recipe.conditioners}
     return {name: allowed_precisions(part.kind, part.config) for name, part in parts.items()}

@@ -119,10 +119,9 @@ def make_model_at(site: Site, recipe: Recipe, catalog: Catalog) -> Model:
     with seeded(mix_seed(recipe.seed, "denoiser")):
         denoiser = make(recipe.denoiser, site, catalog)
     schedule, parameterization = (make(p, site, catalog) for p in (recipe.schedule, recipe.parameterization))
-    with seeded(mix_seed(recipe.seed, "adapters")), adapters_.budget(recipe.adapters):
-        # attaching may make weights: layers are known only then
-        adapters = {part.key: make(part, site, catalog) for part in recipe.adapters}
-        model = Model(denoiser, schedule, parameterization, conditioners, adapters)
+    model = Model(denoiser, schedule, parameterization, conditioners)
+    with seeded(mix_seed(recipe.seed, "adapters")):
+        adapters_.attach(model, recipe, site, catalog)
     model.precisions = allowed_by(recipe)
     model.draws = frozenset(c.name for c in recipe.conditioners if configs.of(ConditionerConfig, c.config).draws)
     for adapter in recipe.adapters:

@@ -67,27 +67,33 @@ class Model(nn.Module):
         self.parameterization = parameterization
         self.precision: Precision = "fp32"
         self.precisions: Mapping[str, tuple[Precision, ...]] = EMPTY
-        """The arithmetic that parts allow, by ``denoiser``, ``first_stage`` and ``conditioners.NAME``."""
+        """The arithmetic that parts allow, as :func:`ldm_core.model.arithmetic.allowed_by` names them."""
         self.draws: Collection[str] = ()
         """The conditioners that draw noise."""
         self.contracts: Contracts | None = None
         """The promises of its parts, if a recipe is known: see :mod:`ldm_core.model.conformance.first_batch`."""
         self._hooks = hooks_of([self])  # without any adapter's
-        self._take(adapters or {})
+        self.attached: dict[str, Adapter] = {}
+        self.adapters = nn.ModuleDict()
+        for key, adapter in (adapters or {}).items():
+            self.take(key, adapter)
 
-    def _take(self, adapters: Mapping[str, Adapter]) -> None:
-        self.attached = dict(adapters)
-        self.adapters = nn.ModuleDict({key: a for key, a in adapters.items() if isinstance(a, nn.Module)})
-        for adapter in adapters.values():
-            adapter.attach(self)
+    def take(self, key: str, adapter: Adapter) -> None:
+        """Attach one more adapter, under the key of its state."""
+        self.attached[key] = adapter
+        if isinstance(adapter, nn.Module):
+            self.adapters[key] = adapter
+        adapter.attach(self)
 
     def beside(self, adapters: Mapping[str, Adapter]) -> Model:
         """The same model with these adapters in place of its own, which stay where they are: with modules of its own
         and the same tensors, so that both run side by side."""
         hooks = self._hooks if self.attached else hooks_of([self])
         made = cast(Model, shared_copy([self], hooks)[self])
-        made._hooks = hooks
-        made._take(adapters)
+        made._hooks, made.attached, made.adapters = hooks, {}, nn.ModuleDict()
+        made.precisions = {k: v for k, v in self.precisions.items() if not k.startswith("adapters.")}
+        for key, adapter in adapters.items():
+            made.take(key, adapter)
         return made
 
     @property
@@ -100,10 +106,13 @@ class Model(nn.Module):
         """The device of the parameters."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
+    def allowed(self, part: str) -> tuple[Precision, ...]:
+        """The arithmetic that a part allows."""
+        return self.precisions.get(part) or configs.allowed_precisions(part, None)
+
     def runs_in(self, part: str) -> Precision:
         """The arithmetic of a part: the model's precision, or another one that the part allows."""
-        allowed = self.precisions.get(part) or configs.allowed_precisions(part, None)
-        return configs.precision_among(allowed, self.precision)
+        return configs.precision_among(self.allowed(part), self.precision)
 
     def autocast(self, part: str = "denoiser") -> Any:
         """The context for running a part's networks."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from ldm_core.contracts.configs import PRECISIONS, precision_among
+from ldm_core.contracts.configs import precision_among
 from ldm_core.contracts.values import Precision
 from ldm_core.errors import ConfigError
 from ldm_core.model.arithmetic import AUTOCAST
@@ -24,14 +25,14 @@ def settle(model: Model, precision: Precision = "fp32") -> None:
     stay float32. On a CPU, and at lower precision elsewhere, the weights of two-dimensional convolutions lie channels
     last, for faster kernels; this changes results by rounding. Warns of weights beyond fp16's range.
 
-    Raises :class:`ConfigError` for a lower precision that the denoiser's config does not allow; one that cannot run in
-    float32 takes the precision that it allows in its place.
+    Raises :class:`ConfigError` for a lower precision that the config of the denoiser or an adapter does not allow;
+    where they cannot run in float32, they take the precision that they all allow in its place.
     """
-    among = model.precisions.get("denoiser", PRECISIONS)
-    if precision != "fp32" and precision not in among:
-        part = "the denoiser" if model.contracts is None else model.contracts.parts["denoiser"]
-        raise ConfigError(f"`precision`: {precision}, and {part} runs in {' or '.join(among)} alone; give one of these")
-    model.precision = precision = precision_among(among, precision)
+    among = [each for each in model.allowed("denoiser") if not any(_refusals(model, each))]
+    if precision == "fp32" and among:
+        precision = precision_among(among, precision)
+    require_allowed(model, precision)
+    model.precision = precision
     denoiser = cast(nn.Module, model.denoiser)
     if precision in AUTOCAST:
         rounded: dict[str, Tensor] = {}
@@ -43,3 +44,17 @@ def settle(model: Model, precision: Precision = "fp32") -> None:
             warn_of(rounded, "at precision fp16, which ends at 65504", "bf16 and fp32 hold more")
     if model.device.type == "cpu" or precision in AUTOCAST:
         denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def require_allowed(model: Model, precision: Precision) -> None:
+    """:class:`ConfigError` if the denoiser or an adapter of `model` does not run in `precision`."""
+    if problems := list(_refusals(model, precision)):
+        raise ConfigError(problems)
+
+
+def _refusals(model: Model, precision: Precision) -> Iterator[str]:
+    names = {} if model.contracts is None else model.contracts.parts
+    for part in ("denoiser", *(f"adapters.{key}" for key in model.attached)):
+        if precision not in (among := model.allowed(part)):
+            runs = f"{names.get(part, part)} runs in {' or '.join(among)} alone"
+            yield f"`precision`: {precision}, and {runs}; give one of these"
