@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ldm_core.contracts.answers import DatasetAnswers as DatasetAnswers
     from ldm_core.contracts.answers import DenoiserAnswers as DenoiserAnswers
     from ldm_core.contracts.answers import FirstStageAnswers as FirstStageAnswers
+    from ldm_core.contracts.answers import MetricAnswers as MetricAnswers
     from ldm_core.contracts.answers import ObjectiveAnswers as ObjectiveAnswers
     from ldm_core.contracts.answers import PartAnswers as PartAnswers
     from ldm_core.contracts.answers import ScheduleAnswers as ScheduleAnswers
@@ -63,15 +64,16 @@ if TYPE_CHECKING:
     from ldm_core.contracts.conditioning import Cond as Cond
     from ldm_core.contracts.conditioning import Conditions as Conditions
     from ldm_core.contracts.conditioning import Tokens as Tokens
+    from ldm_core.contracts.config import Config as Config
     from ldm_core.contracts.configs import AdapterConfig as AdapterConfig
     from ldm_core.contracts.configs import AuxiliaryLossConfig as AuxiliaryLossConfig
     from ldm_core.contracts.configs import CodecConfig as CodecConfig
     from ldm_core.contracts.configs import ConditionerConfig as ConditionerConfig
-    from ldm_core.contracts.configs import Config as Config
     from ldm_core.contracts.configs import DatasetConfig as DatasetConfig
     from ldm_core.contracts.configs import DenoiserConfig as DenoiserConfig
     from ldm_core.contracts.configs import FirstStageConfig as FirstStageConfig
     from ldm_core.contracts.configs import GuidanceConfig as GuidanceConfig
+    from ldm_core.contracts.configs import MetricConfig as MetricConfig
     from ldm_core.contracts.configs import ObjectiveConfig as ObjectiveConfig
     from ldm_core.contracts.configs import ParameterizationConfig as ParameterizationConfig
     from ldm_core.contracts.configs import SamplerConfig as SamplerConfig
@@ -81,6 +83,9 @@ if TYPE_CHECKING:
     from ldm_core.contracts.current import Evaluation as Evaluation
     from ldm_core.contracts.current import evaluation as evaluation
     from ldm_core.contracts.current import token_grid as token_grid
+    from ldm_core.contracts.metric import Metric as Metric
+    from ldm_core.contracts.metric import Pictures as Pictures
+    from ldm_core.contracts.metric import Rows as Rows
     from ldm_core.contracts.provisional import Adapter as Adapter
     from ldm_core.contracts.provisional import Dataset as Dataset
     from ldm_core.contracts.provisional import DiffusionModel as DiffusionModel
@@ -119,18 +124,20 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "answers": (
-        "AdapterAnswers ConditionerAnswers DatasetAnswers DenoiserAnswers FirstStageAnswers ObjectiveAnswers "
-        "PartAnswers ScheduleAnswers StageObjectiveAnswers draw_times grid_times"
+        "AdapterAnswers ConditionerAnswers DatasetAnswers DenoiserAnswers FirstStageAnswers MetricAnswers "
+        "ObjectiveAnswers PartAnswers ScheduleAnswers StageObjectiveAnswers draw_times grid_times"
     ),
     "codec": "Codec ModelWeights Recognised Source TensorFile TensorInfo Written",
     "components": "Conditioner Denoiser FirstStage Sampler",
     "conditioning": "Cond Conditions Tokens",
+    "config": "Config",
     "configs": (
-        "AdapterConfig AuxiliaryLossConfig CodecConfig ConditionerConfig Config DatasetConfig DenoiserConfig "
-        "FirstStageConfig GuidanceConfig ObjectiveConfig ParameterizationConfig SamplerConfig ScheduleConfig "
-        "StageObjectiveConfig TimeGridConfig"
+        "AdapterConfig AuxiliaryLossConfig CodecConfig ConditionerConfig DatasetConfig DenoiserConfig "
+        "FirstStageConfig GuidanceConfig MetricConfig ObjectiveConfig ParameterizationConfig SamplerConfig "
+        "ScheduleConfig StageObjectiveConfig TimeGridConfig"
     ),
     "current": "Evaluation evaluation token_grid",
+    "metric": "Metric Pictures Rows",
     "provisional": (
         "Adapter Dataset DiffusionModel Guidance LossContext NoiseSchedule Objective Observer Parameterization "
         "Predict TimeGrid"

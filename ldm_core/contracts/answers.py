@@ -120,6 +120,32 @@ class AdapterAnswers(PartAnswers):
         return None
 
 
+class MetricAnswers(PartAnswers):
+    """Answers of a metric."""
+
+    __slots__ = ()
+
+    @answer
+    def least(self) -> int:
+        """The smallest number of pictures, on either side, of which ``values`` gives a sound number."""
+        return 1
+
+    @answer
+    def sums(self) -> Callable[[Mapping[str, Any]], Mapping[str, Any]] | None:
+        """``sums(rows)`` -> float64 arrays or whole numbers of fixed shapes, in the place of the rows.
+
+        Those of two sets, added entry by entry, are those of both together, so that neither set is held. None: the
+        rows themselves go into ``values``.
+        """
+        return None
+
+    @answer
+    def label(self) -> str:
+        """The metric as tables and plots name it; "" = its name in the catalog. One that differs from what its name
+        promises, as by another network, says so here."""
+        return ""
+
+
 class ObjectiveAnswers(PartAnswers):
     """Answers of an objective."""
 
@@ -326,6 +352,7 @@ ANSWERS: Mapping[str, type[PartAnswers]] = {
     "dataset": DatasetAnswers,
     "denoiser": DenoiserAnswers,
     "first_stage": FirstStageAnswers,
+    "metric": MetricAnswers,
     "objective": ObjectiveAnswers,
     "schedule": ScheduleAnswers,
     "stage_objective": StageObjectiveAnswers,

@@ -8,40 +8,21 @@ The core reads both through :func:`of`. These classes add no fields, so a config
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, Literal
 
+from ldm_core.contracts.config import PRECISIONS, Config, allowed_precisions, precision_among
 from ldm_core.contracts.defaults import answer, misspelt, of
 from ldm_core.contracts.site import Site
 from ldm_core.contracts.values import Accepts, CondSpec, DataInfo, LatentSpec, Precision
 
 __all__ = [  # what `from ldm_core.contracts.configs import ...` offers beside the classes below
+    "PRECISIONS",
+    "Config",
+    "allowed_precisions",
     "misspelt",
     "of",
+    "precision_among",
 ]
-
-
-class Config:
-    """Answers that every kind of component may give."""
-
-    __slots__ = ()
-
-    def check(self, site: Site) -> Iterable[str]:
-        """Yield a line for each thing that does not fit at `site`: both numbers, and the fix."""
-        return ()
-
-    @answer
-    def fixed_size(self) -> bool:
-        """True if the part is built for one image size, so that ``data.buckets`` is refused."""
-        return False
-
-    @answer
-    def precisions(self) -> tuple[Precision, ...]:
-        """The arithmetic in which the networks of the part may run, of ``fp32``, ``bf16`` and ``fp16``.
-
-        () = any; of a first stage that is not being trained, fp32 and bf16. Where a run asks for another one, a
-        conditioner and a first stage run in fp32, which is among theirs; a denoiser and an adapter are refused.
-        """
-        return ()
 
 
 class ConditionerConfig(Config):
@@ -360,6 +341,42 @@ class CodecConfig(Config):
         return False
 
 
+class MetricConfig(Config):
+    """The config of a metric."""
+
+    __slots__ = ()
+
+    @answer
+    def subject(self) -> Literal["samples", "reconstructions", "data"]:
+        """The pictures that are measured: a model's samples, its first stage's reconstructions, or the data's own."""
+        return "samples"
+
+    @answer
+    def against(self) -> Literal["nothing", "set", "training"]:
+        """The other set that ``values`` is handed: none, real pictures, or those that the model was trained on."""
+        return "nothing"
+
+    @answer
+    def reads(self) -> tuple[str, ...]:
+        """The keys of examples that ``measure`` reads, such as ``class_label``."""
+        return ()
+
+    @answer
+    def needs_pipeline(self) -> bool:
+        """True if ``measure`` calls the model, so that pictures alone cannot be measured."""
+        return False
+
+    @answer
+    def higher_is_better(self) -> tuple[str, ...]:
+        """The names of values of which a higher one is better; of all others a lower one is."""
+        return ()
+
+    @answer
+    def precisions(self) -> tuple[Precision, ...]:
+        """Float32 alone: a figure does not depend on the arithmetic of a machine."""
+        return ("fp32",)
+
+
 CONFIGS: Mapping[str, type[Config]] = {
     "adapter": AdapterConfig,
     "auxiliary_loss": AuxiliaryLossConfig,
@@ -369,6 +386,7 @@ CONFIGS: Mapping[str, type[Config]] = {
     "denoiser": DenoiserConfig,
     "first_stage": FirstStageConfig,
     "guidance": GuidanceConfig,
+    "metric": MetricConfig,
     "objective": ObjectiveConfig,
     "parameterization": ParameterizationConfig,
     "sampler": SamplerConfig,
@@ -377,16 +395,3 @@ CONFIGS: Mapping[str, type[Config]] = {
     "time_grid": TimeGridConfig,
 }
 """The class of optional answers of each kind's config; the other kinds have :class:`Config`."""
-
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-
-
-def allowed_precisions(kind: str, config: object) -> tuple[Precision, ...]:
-    """The arithmetic in which a part of this `kind` and `config` may run; of a first stage, one that is trained
-    already: published autoencoders leave the range of fp16."""
-    return of(Config, config).precisions or (("fp32", "bf16") if kind == "first_stage" else PRECISIONS)
-
-
-def precision_among(allowed: Sequence[Precision], asked: Precision) -> Precision:
-    """The precision that is `asked` for where it is `allowed`, else fp32, else the first allowed one."""
-    return asked if asked in allowed else "fp32" if "fp32" in allowed else allowed[0]

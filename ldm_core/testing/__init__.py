@@ -38,6 +38,7 @@ from ldm_core.testing.suites.dataset import DatasetSuite  # noqa: E402
 from ldm_core.testing.suites.denoiser import DenoiserSuite  # noqa: E402
 from ldm_core.testing.suites.first_stage import FirstStageSuite  # noqa: E402
 from ldm_core.testing.suites.guidance import GuidanceSuite  # noqa: E402
+from ldm_core.testing.suites.metric import MetricSuite  # noqa: E402
 from ldm_core.testing.suites.objective import ObjectiveSuite  # noqa: E402
 from ldm_core.testing.suites.observer import ObserverSuite  # noqa: E402
 from ldm_core.testing.suites.parameterization import ParameterizationSuite  # noqa: E402
@@ -56,6 +57,7 @@ __all__ = [
     "DenoiserSuite",
     "FirstStageSuite",
     "GuidanceSuite",
+    "MetricSuite",
     "ModuleSuite",
     "ObjectiveSuite",
     "ObserverSuite",

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from ldm_core.testing import ConditionerSuite, DenoiserSuite, FirstStageSuite, ObjectiveSuite, ScheduleSuite
+import numpy as np
+
+from ldm_core.testing import (
+    ConditionerSuite,
+    DenoiserSuite,
+    FirstStageSuite,
+    MetricSuite,
+    ObjectiveSuite,
+    ScheduleSuite,
+)
+from ldm_core.testing.suites.metric import Known
 
 
 class TestResolutionFlow(ScheduleSuite):
@@ -43,3 +53,12 @@ class TestLoudClass(ConditionerSuite):
 
 class TestBF16Table(DenoiserSuite):
     component = "bf16_table"
+
+
+class TestBrightness(MetricSuite):
+    component = "brightness"
+
+    def known(self) -> Known:
+        """Means 0.4 and 0.1, deviations 0.1 and 0.3: 0.3² + 0.2²."""
+        own, against = {"level": np.array([0.3, 0.5])}, {"level": np.array([-0.2, 0.4])}
+        return Known(own, against, {"brightness": 0.13})
