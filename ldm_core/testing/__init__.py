@@ -25,10 +25,18 @@ line of the contract and says how to keep to it.
 
 import pytest
 
-for _name in ("base", "config_class", "suites", "tensors", "stages"):  # a package's name stands for its files
+for _name in (
+    "base",
+    "config_class",
+    "metrics",
+    "suites",
+    "tensors",
+    "stages",
+):  # a package's name stands for its files
     pytest.register_assert_rewrite(f"{__name__}.{_name}")
 
 from ldm_core.testing.base import Suite  # noqa: E402  (rewriting comes before the first import)
+from ldm_core.testing.metrics.suite import MetricSuite  # noqa: E402
 from ldm_core.testing.stages.auxiliary import AuxiliaryLossSuite  # noqa: E402
 from ldm_core.testing.stages.objective import StageObjectiveSuite  # noqa: E402
 from ldm_core.testing.suites.adapter import AdapterSuite  # noqa: E402
@@ -38,7 +46,6 @@ from ldm_core.testing.suites.dataset import DatasetSuite  # noqa: E402
 from ldm_core.testing.suites.denoiser import DenoiserSuite  # noqa: E402
 from ldm_core.testing.suites.first_stage import FirstStageSuite  # noqa: E402
 from ldm_core.testing.suites.guidance import GuidanceSuite  # noqa: E402
-from ldm_core.testing.suites.metric import MetricSuite  # noqa: E402
 from ldm_core.testing.suites.objective import ObjectiveSuite  # noqa: E402
 from ldm_core.testing.suites.observer import ObserverSuite  # noqa: E402
 from ldm_core.testing.suites.parameterization import ParameterizationSuite  # noqa: E402

@@ -31,6 +31,7 @@ STANDARD = {
     "plugins/autoguidance": "ldm-plugin-autoguidance",
     "plugins/curves": "ldm-plugin-curves",
     "plugins/compvis": "ldm-plugin-compvis",
+    "plugins/metrics": "ldm-plugin-metrics",
     "conditioners/bert_text": "ldm-plugin-bert-text",
     "conditioners/semantic_map": "ldm-plugin-semantic-map",
     "conditioners/bbox_layout": "ldm-plugin-bbox",
@@ -71,8 +72,9 @@ def test_one_rule_of_names(folder: str) -> None:
     package = f"ldm_plugin_{word}"
     assert project["entry-points"] == {"ldm_core": {short: f"{package}.plugin"}}
     assert metadata(folder)["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == [package]
-    for file in ("__init__.py", "plugin.py", "config.py", "py.typed"):
+    for file in ("__init__.py", "plugin.py", "py.typed"):
         assert (ROOT / folder / package / file).is_file(), file
+    assert list((ROOT / folder / package).rglob("config.py")), "options stand in config.py, of the package or a folder"
     assert (ROOT / folder / package / "__init__.py").read_text().count("\n") <= 1
 
 
@@ -89,11 +91,11 @@ def test_version_python_and_licence(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", PLUGINS)
 def test_plugins_need_this_core_and_no_other_plugin(folder: str) -> None:
-    """But for first stages, which name the loss that they are trained with."""
+    """But for first stages, which name the loss that they are trained with, and metrics, which have its networks."""
     needs = metadata(folder)["project"]["dependencies"]
     major, minor, _ = ldm_core.__version__.split(".")
     assert f"ldm-core>={major}.{minor},<{major}.{int(minor) + 1}" in needs
-    named = ["ldm-plugin-adversarial"] if folder in ("plugins/kl_ae", "plugins/vq_ae") else []
+    named = ["ldm-plugin-adversarial"] if folder in ("plugins/kl_ae", "plugins/metrics", "plugins/vq_ae") else []
     assert [name_of(n) for n in needs if n.startswith("ldm-plugin")] == named
 
 

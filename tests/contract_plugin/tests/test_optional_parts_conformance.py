@@ -14,7 +14,7 @@ from ldm_core.testing import (
     ObjectiveSuite,
     ScheduleSuite,
 )
-from ldm_core.testing.suites.metric import Known
+from ldm_core.testing.metrics.suite import Known
 
 
 class TestResolutionFlow(ScheduleSuite):

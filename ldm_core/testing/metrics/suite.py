@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from ldm_core.contracts import Metric, MetricAnswers, MetricConfig, Rows, configs
 from ldm_core.errors import LDMError
 from ldm_core.testing.base import generators, same
-from ldm_core.testing.promises.measured_rows import MeasuredRows
+from ldm_core.testing.metrics.rows import MeasuredRows
 from ldm_core.testing.rules import Rule, must_raise
 
 ORDER = Rule(
@@ -156,7 +157,7 @@ class MetricSuite(MeasuredRows):
         for name in real:
             broken = {key: value.copy() for key, value in own.items()}
             broken[name][0] = np.nan
-            must_raise(LDMError, lambda given=broken: self.values(metric, given, against), f"values of a NaN in {name}")
+            must_raise(LDMError, partial(self.values, metric, broken, against), f"values of a NaN in {name}")
 
     # ------------------------------------------------------------------------------------------------- helpers
 

@@ -1,0 +1,1 @@
+"""Metrics of pictures, and the commands that evaluate models with them."""

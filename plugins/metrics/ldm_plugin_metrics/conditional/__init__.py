@@ -1,0 +1,1 @@
+"""Fidelity of pictures to what they were asked for."""

@@ -1,0 +1,1 @@
+"""Distances between sets of pictures by a network's features."""

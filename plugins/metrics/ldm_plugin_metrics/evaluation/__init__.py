@@ -1,0 +1,1 @@
+"""The evaluation: pictures in, rows kept, numbers with their protocol out."""

@@ -1,0 +1,1 @@
+"""Metrics of a model, its codebook and its training pictures."""

@@ -1,0 +1,1 @@
+"""Metrics of a picture beside its original."""
