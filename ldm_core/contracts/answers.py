@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ldm_core.contracts.config import answer, of
 from ldm_core.contracts.configs import TimesConfig
-from ldm_core.contracts.defaults import answer, of
 from ldm_core.contracts.values import EMPTY, WeightSlice
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from ldm_core.contracts.config import PRECISIONS, Config, allowed_precisions, precision_among
-from ldm_core.contracts.defaults import answer, misspelt, of
+from ldm_core.contracts.config import PRECISIONS, Config, allowed_precisions, answer, misspelt, of, precision_among
 from ldm_core.contracts.site import Site
 from ldm_core.contracts.values import Accepts, CondSpec, DataInfo, LatentSpec, Precision
 

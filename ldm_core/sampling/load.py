@@ -13,9 +13,10 @@ import attrs
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
-from ldm_core.contracts import EMPTY, FirstStage, known_pixels
+from ldm_core.contracts import EMPTY, FirstStage
 from ldm_core.contracts.codec import ModelWeights
 from ldm_core.contracts.values import Precision
+from ldm_core.data import known_pixels
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.model.budget import held_to
 from ldm_core.model.build import make_first_stage, make_model

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from ldm_core.catalog import Catalog
-from ldm_core.contracts import FirstStage, NoiseSchedule, known_pixels
+from ldm_core.contracts import FirstStage, NoiseSchedule
 from ldm_core.contracts.conditioning import Conditions
 from ldm_core.contracts.configs import GuidanceConfig, of
 from ldm_core.contracts.values import Precision
-from ldm_core.data import class_names
+from ldm_core.data import class_names, known_pixels
 from ldm_core.data.collate import collate, to_device
 from ldm_core.errors import PromptWarning
 from ldm_core.model.adapters import with_adapters

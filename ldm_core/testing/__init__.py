@@ -25,14 +25,7 @@ line of the contract and says how to keep to it.
 
 import pytest
 
-for _name in (
-    "base",
-    "config_class",
-    "metrics",
-    "suites",
-    "tensors",
-    "stages",
-):  # a package's name stands for its files
+for _name in ("base", "config_class", "metrics", "suites", "tensors", "stages"):  # a package: all of its files
     pytest.register_assert_rewrite(f"{__name__}.{_name}")
 
 from ldm_core.testing.base import Suite  # noqa: E402  (rewriting comes before the first import)

@@ -20,17 +20,17 @@ NAMES: dict[ModuleType, str] = {
         Cond CondSpec Conditioner ConditionerAnswers ConditionerConfig Conditions Config DataInfo Dataset
         DatasetAnswers DatasetConfig Denoise Denoiser DenoiserAnswers DenoiserConfig DiffusionModel EMPTY
         Estimate Evaluation FileCache FirstStage FirstStageAnswers FirstStageConfig Guidance GuidanceConfig
-        LatentSpec LossContext LossOutput ModelWeights NoiseSchedule Objective ObjectiveAnswers
-        ObjectiveConfig Observer OnStep Opponent Parameterization ParameterizationConfig PartAnswers Precision
-        Predict Recognised Reconstruction SIZE_KEYS Sampler SamplerConfig SamplingRun ScheduleAnswers
-        ScheduleConfig Site Source StageBatch StageLoss StageObjective StageObjectiveAnswers
-        StageObjectiveConfig StageTraining TensorFile TensorInfo TimeGrid TimeGridConfig Tokens TrainableStage
-        WeightSlice Written draw_times evaluation grid_times token_grid
+        LatentSpec LossContext LossOutput Metric MetricAnswers MetricConfig ModelWeights NoiseSchedule Objective
+        ObjectiveAnswers ObjectiveConfig Observer OnStep Opponent Parameterization ParameterizationConfig
+        PartAnswers Pictures Precision Predict Recognised Reconstruction Rows SIZE_KEYS Sampler SamplerConfig
+        SamplingRun ScheduleAnswers ScheduleConfig Site Source StageBatch StageLoss StageObjective
+        StageObjectiveAnswers StageObjectiveConfig StageTraining TensorFile TensorInfo TimeGrid TimeGridConfig
+        Tokens TrainableStage WeightSlice Written draw_times evaluation grid_times token_grid
     """,
     testing: """
         AdapterSuite AuxiliaryLossSuite CodecSuite ConditionerSuite DatasetSuite DenoiserSuite FirstStageSuite
-        GuidanceSuite ModuleSuite ObjectiveSuite ObserverSuite ParameterizationSuite PluginSuite SamplerSuite
-        ScheduleSuite StageObjectiveSuite Suite TensorSuite TimeGridSuite
+        GuidanceSuite MetricSuite ModuleSuite ObjectiveSuite ObserverSuite ParameterizationSuite PluginSuite
+        SamplerSuite ScheduleSuite StageObjectiveSuite Suite TensorSuite TimeGridSuite
     """,
 }
 

@@ -42,7 +42,7 @@ def test_every_distribution_has_the_same_files() -> None:
         if folder.split("/")[0] not in ("plugins", "conditioners"):
             continue
         (package,) = {n.split("/")[2] for n in known if n.startswith(f"{folder}/ldm_plugin_")}
-        for name in ("README.md", *(f"{package}/{n}" for n in ("__init__.py", "plugin.py", "config.py", "py.typed"))):
+        for name in ("README.md", *(f"{package}/{n}" for n in ("__init__.py", "plugin.py", "py.typed"))):
             assert f"{folder}/{name}" in known, f"{folder} has no {name}"
 
 

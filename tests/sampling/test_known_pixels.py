@@ -16,8 +16,8 @@ from ldm_core.builtin.ldm_format.codec import LdmCodec
 from ldm_core.builtin.ldm_format.config import LdmCodecConfig
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
-from ldm_core.contracts import known_pixels
 from ldm_core.contracts.site import Site
+from ldm_core.data import known_pixels
 from ldm_core.recipe.resolve import resolve
 from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.sampling.settings import with_settings

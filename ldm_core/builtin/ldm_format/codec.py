@@ -10,8 +10,8 @@ from ldm_core.builtin.ldm_format.config import LdmCodecConfig
 from ldm_core.config.documents import dump_yaml
 from ldm_core.config.structure import digest
 from ldm_core.contracts.codec import Codec, ModelWeights, Recognised, Source, TensorFile, Written, overlay
-from ldm_core.contracts.known_pixels import as_made
 from ldm_core.contracts.site import Site
+from ldm_core.data.known_pixels import as_made
 from ldm_core.errors import CheckpointError, ConfigError, clean
 from ldm_core.recipe import artifacts
 

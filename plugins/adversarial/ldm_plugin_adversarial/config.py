@@ -9,8 +9,8 @@ import attrs
 
 from ldm_core.config.fields import field
 from ldm_core.contracts import Site, StageObjectiveConfig
+from ldm_core.contracts.config import answer
 from ldm_core.contracts.configs import of
-from ldm_core.contracts.defaults import answer
 from ldm_plugin_adversarial.perceptual.config import PerceptualConfig
 
 LPIPS_SIDE = 16

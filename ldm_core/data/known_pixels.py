@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm_core.contracts.answers import ConditionerAnswers
-from ldm_core.contracts.defaults import of
+from ldm_core.contracts.config import of
 
 KEY = "paste_known"
 """The setting of ``sample``, and what a picture's metadata call it."""
