@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from one_thread import each_test as _one_thread  # noqa: F401
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -31,14 +31,6 @@ MODEL = ["trainer.images_per_step=4", "trainer.validate_images=4", "trainer.log_
 ZOO = sorted(set(shipped()) - {"laptop"})
 FAST = ("ae_kl_f16", "ldm1_imagenet_tradeoff", "ldm4_layout_openimages", "ldm4_inpainting_big", "ldm8_churches")
 """A cut of different kinds: a first stage alone, pixels, boxes, masks, L1 with a warm-up on KL latents."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def rows(out: Path, stage: str) -> list[dict[str, Any]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from one_thread import each_module as _one_thread  # noqa: F401
 from safetensors.torch import load_file
 
 import ldm_core
@@ -56,14 +56,6 @@ ADAPTED: dict[str, Any] = {
     "trainer": {"steps": 4, "images_per_step": 4, "lr": 0.01, "log_every": 1},
     "sample": {"steps": 2, "images": 2},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from one_thread import each_module as _one_thread  # noqa: F401
 
 import ldm_core
 from ldm_core.catalog import Catalog
@@ -25,14 +24,6 @@ RECIPES = {
     "semantic_cells": ("wbc", {"segmentation"}, (64, 64), {"segmentation": 3}),
     "class_clothing": ("clothing", {"class_label"}, (64, 48), {"class_label": 10}),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+from one_thread import each_test as _one_thread  # noqa: F401
 from torch import Tensor, nn
 
 from ldm_core.builtin.diffusion.config import SimpleConfig
@@ -37,14 +38,6 @@ from ldm_core.testing import toys
 from ldm_core.testing.base import randomize, seeded
 
 TIMES = torch.tensor([900.0, 600.0, 300.0], dtype=torch.float64)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def unet(context: int = 8) -> UNet:

@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from one_thread import each_module as _one_thread  # noqa: F401
 from safetensors.torch import save_file
 from torch import Tensor
 from training_runs import go
@@ -40,14 +41,6 @@ RECIPE: dict[str, Any] = {
     "sampler": "ddim",
     "sample": {"steps": 2, "images": 2, "batch": 2},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # ---------------------------------------------------------------------------------------------------------- counts

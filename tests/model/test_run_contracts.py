@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
+from one_thread import each_module as _one_thread  # noqa: F401
 from test_finite_samples import BASE, CATALOG, STAGES, assembled
 from torch import Tensor
 from training_runs import go
@@ -28,14 +29,6 @@ from ldm_core.training.denoiser.task import DiffusionLoss
 
 NAN = float("nan")
 MEAN = {"class_label": 1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _loss(recipe_changes: dict[str, Any] | None = None) -> DiffusionLoss:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from one_thread import each_module as _one_thread  # noqa: F401
 from safetensors.torch import load_file, save_file
 
 import ldm_core
@@ -45,14 +46,6 @@ RECIPE: dict[str, Any] = {
 WANTED = [{"class_label": 1}, {"class_label": 4}]
 HUGE = 1 << 20
 """A rank whose matrices would take gigabytes."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from one_thread import each_module as _one_thread  # noqa: F401
 from torch import Tensor
 from training_runs import Watch, go
 
@@ -39,14 +39,6 @@ STAGES: dict[str, Any] = {
     "KL": {"use": "kl_f4", "channels": 16, "norm_groups": 8},
     "VQ": {"use": "vq_f4", "channels": 16, "codebook_size": 64, "norm_groups": 8},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def assembled(stage: str = "pixels", **changes: Any) -> Pipeline:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from one_thread import each_module as _one_thread  # noqa: F401
 from PIL import Image
 from torch import Tensor
 
@@ -41,14 +41,6 @@ PIXELS: dict[str, Any] = {
     "sample": {"steps": 10, "images": 2, "batch": 2},
 }
 CODES = {**PIXELS, "first_stage": {"use": "vq_f4", "channels": 16, "codebook_size": 64}}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def assembled(plain: dict[str, Any], *, moved: bool = True) -> Pipeline:

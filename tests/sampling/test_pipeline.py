@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from one_thread import each_module as _one_thread  # noqa: F401
 from PIL import Image
 
 import ldm_core
@@ -46,14 +46,6 @@ TINY: dict[str, Any] = {
     "sample": {"steps": 3, "images": 2, "batch": 4},
 }
 PROMPTS = ["a red circle", "a blue star on a white background", "two squares"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

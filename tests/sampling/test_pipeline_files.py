@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from one_thread import each_module as _one_thread  # noqa: F401
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -35,14 +36,6 @@ TINY: dict[str, Any] = {
     "trainer": {"steps": 2, "images_per_step": 4, "lr": 0.02, "log_every": 1},
     "sample": {"steps": 2, "images": 1},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 import numpy as np
 import pytest
 import torch
+from one_thread import each_module as _one_thread  # noqa: F401
 from test_finite_samples import BASE, CATALOG, STAGES, assembled
 from test_run_contracts import MEAN, NAN, patched, told_as
 from torch import Tensor
@@ -21,15 +22,6 @@ from ldm_core.model.conformance.first_batch import hold_parameterization, hold_s
 from ldm_core.model.conformance.first_stage import hold_stage
 from ldm_core.recipe.resolve import resolve
 from ldm_core.sampling.image_to_image import Start
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
 
 # -------------------------------------------------------------------------------------------------- samplers and grids
 

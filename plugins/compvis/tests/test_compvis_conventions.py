@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from ldm_plugin_compvis.codec import CompVisCodec
 from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.conventions import conventions
+from one_thread import each_module as _one_thread  # noqa: F401
 from PIL import Image
 from test_compvis_writing import KINDS, VQ, catalog, plain, weights_of
 
@@ -42,14 +42,6 @@ SCRIPTS: dict[str, tuple[int, float, Any]] = {
     "Stable Diffusion 1, inpainting": (45, 1.0, 10.0),
     "Stable Diffusion 2": (50, 0.0, 9.0),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("kind", sorted(SCRIPTS))

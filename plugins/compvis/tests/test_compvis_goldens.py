@@ -14,6 +14,7 @@ import yaml
 from golden_models import GOLDENS, WORDS, checksum, numbers, shapes_of, source_of, weight
 from ldm_plugin_compvis.codec import CompVisCodec
 from ldm_plugin_compvis.config import CompVisConfig
+from one_thread import each_module as _one_thread  # noqa: F401
 from torch import Tensor
 
 from ldm_core.catalog import Catalog
@@ -40,12 +41,9 @@ def catalog() -> Catalog:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _no_graphs() -> Iterator[None]:
     with torch.no_grad():
         yield
-    torch.set_num_threads(before)
 
 
 def tokenizer(kind: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -14,6 +14,7 @@ import yaml
 from ldm_contract_plugin.conditioning.config import NoisySmallConfig
 from ldm_contract_plugin.conditioning.noisy_small import NoisySmall
 from ldm_contract_plugin.conditioning.sizes import Sizes
+from one_thread import each_module as _one_thread  # noqa: F401
 from PIL import Image
 from training_runs import TINY, Watch, go, weights
 
@@ -32,14 +33,6 @@ FEW: dict[str, Any] = {**TINY["trainer"], "steps": 3, "validate_images": 4}
 STAGES = ("first_stage", "latents", "denoiser")
 PICTURE = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
 GUIDED: dict[str, Any] = {"guidance": {"use": "cfg", "scale": 3.0}}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def trained(base: Path, **changes: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import torch
 import yaml
 from ldm_contract_plugin.optional.resolution_flow import ResolutionFlow
+from one_thread import each_test as _one_thread  # noqa: F401
 from training_runs import TINY, go, weights
 
 import ldm_core
@@ -30,14 +30,6 @@ SIZED: dict[str, Any] = {
     "time_grid": {"use": "shifted", "shift": 1.0, "base_cells": 256},
     "sampler": "euler",
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture()

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 import yaml
 from ldm_contract_plugin.optional.own_teacher import OwnTeacher
 from ldm_contract_plugin.optional.representation import Alignment
+from one_thread import each_test as _one_thread  # noqa: F401
 from safetensors.torch import load_file
 from training_runs import TINY, Watch, go, weights
 
@@ -43,14 +43,6 @@ ALIGNED: dict[str, Any] = {
     "trainer": TRAINER,
 }
 TRAINED = ("first_stage", "latents", "denoiser")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def checkpoint(out: Path) -> dict[str, torch.Tensor]:

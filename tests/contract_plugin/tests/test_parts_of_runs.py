@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import yaml
 from ldm_contract_plugin.runs.config import QUERY_BLUR, MomentumConfig
 from ldm_contract_plugin.runs.feature_cache import FeatureCache
 from ldm_contract_plugin.runs.momentum import Momentum
+from one_thread import each_module as _one_thread  # noqa: F401
 from PIL import Image
 
 import ldm_core
@@ -53,14 +54,6 @@ WAYS: dict[str, dict[str, Any]] = {
         "guidance": {"use": "blur", "blur": 9.0},
     },
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

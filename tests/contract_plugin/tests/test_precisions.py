@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -15,6 +14,7 @@ import yaml
 from ldm_contract_plugin.optional.config import LoudStageConfig
 from ldm_contract_plugin.optional.loud import LoudClass, LoudStage
 from ldm_contract_plugin.optional.position_table import PositionTable
+from one_thread import each_test as _one_thread  # noqa: F401
 from training_runs import TINY, go
 
 import ldm_core
@@ -34,14 +34,6 @@ LOUD: dict[str, Any] = {
     "trainer": {**TINY["trainer"], "steps": 3, "precision": "bf16", "validate_images": 4, "preview_every": 2},
 }
 NARROW = {**LOUD, "denoiser": {"use": "bf16_table", "rows": 16, "width": 8}}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture()

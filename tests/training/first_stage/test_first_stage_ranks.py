@@ -6,14 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import first_stage_curves
 import pytest
-import torch
 from first_stage_curves import EVERYTHING, largest_difference
+from one_thread import each_test as _one_thread  # noqa: F401  (as in the other processes)
 
 TOLERANCE = 1e-5
 
@@ -27,15 +26,6 @@ def on_two_processes(out: Path, trials: dict[str, Any]) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(out.read_text())
     return found
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As in the other processes: the number of threads decides the order of sums."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def compare(kind: str, stages: tuple[int, ...], out: Path) -> None:
