@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from one_thread import each_test as _one_thread  # noqa: F401
+from together import together
 from torch import Tensor, nn
 
 from ldm_core.builtin.diffusion.config import SimpleConfig
@@ -125,13 +127,12 @@ def test_training_tells_hooks_too() -> None:
 
 def test_threads_see_their_own() -> None:
     model, met = model_of(unet()), threading.Barrier(4)
-    wrong: list[str] = []
+    right: list[bool] = []
 
     def wait(module: Any, args: Any, out: Any) -> None:
         met.wait(60)  # all four are inside the network now
         now = evaluation()
-        if now is None or now.cond is not mine[threading.get_ident()]:
-            wrong.append(threading.current_thread().name)
+        right.append(now is not None and now.cond is mine[threading.get_ident()])
 
     network: Any = model.denoiser
     network.middle_block[1].transformer_blocks[0].attn1.to_q.register_forward_hook(wait)
@@ -144,12 +145,8 @@ def test_threads_see_their_own() -> None:
             for _ in range(3):
                 model(x, t, cond)
 
-    threads = [threading.Thread(target=call, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    together(partial(call, i) for i in range(4))
+    assert right == [True] * 12, "four threads call three times each"
 
 
 def test_a_model_inside_a_model_has_its_own() -> None:
@@ -195,9 +192,7 @@ def gradients(network: UNet, by: float, *, elsewhere: bool = False) -> list[Tens
     loss = model(x, t, cond._replace(options={"by": by})).x0.square().mean()
     model(x, t + 100, cond._replace(options={"by": 3.0}))
     if elsewhere:
-        thread = threading.Thread(target=loss.backward)
-        thread.start()
-        thread.join()
+        together([loss.backward])
     else:
         loss.backward()
     found = [p.grad.clone() for p in network.parameters() if p.grad is not None]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 import torch
+from together import together
 from torch import Tensor, nn
 
 from ldm_core.nn.attention import AttentionBlock, attend
@@ -76,13 +75,8 @@ def test_moving_and_threads_see_the_change() -> None:
     x = torch.randn(3, 8)
     change_weight(layer, doubled)
     layer.double().float()
-    expected, found = layer(x), []
-    threads = [threading.Thread(target=lambda: found.append(layer(x))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 4 and all(torch.equal(each, expected) for each in found)
+    expected = layer(x)
+    assert all(torch.equal(each, expected) for each in together([lambda: layer(x)] * 4))
 
 
 @pytest.mark.parametrize("by_role", [False, True])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 import yaml
 from one_thread import each_module as _one_thread  # noqa: F401
 from safetensors.torch import load_file, save_file
+from together import together
 
 import ldm_core
 from ldm_core.catalog import Catalog
@@ -160,21 +161,13 @@ def test_pipelines_beside_each_other_in_threads_do_as_alone(plain: Pipeline, sty
         "turned": added(plain, turned, "turned"),
     }
     alone = {name: drawn(pipeline) for name, pipeline in several.items()}
-    found: dict[str, list[np.ndarray]] = {name: [] for name in several}
-    start = threading.Barrier(len(several))
 
-    def run(name: str) -> None:
-        start.wait()
-        for _ in range(3):
-            found[name].append(drawn(several[name]))
+    def thrice(pipeline: Pipeline) -> list[np.ndarray]:
+        return [drawn(pipeline) for _ in range(3)]
 
-    threads = [threading.Thread(target=run, args=(name,)) for name in several]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for name, results in found.items():
-        assert len(results) == 3 and all(np.array_equal(each, alone[name]) for each in results), name
+    found = together(partial(thrice, pipeline) for pipeline in several.values())
+    for name, results in zip(several, found, strict=True):
+        assert all(np.array_equal(each, alone[name]) for each in results), name
 
 
 def test_a_scale_set_within_a_run_reaches_prepared_keys(plain: Pipeline, style: Path) -> None:

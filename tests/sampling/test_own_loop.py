@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from functools import partial
 from typing import Any
 
 import attrs
@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from test_finite_samples import assembled
+from together import together
 
 import ldm_core
 from ldm_core import Catalog, Start
@@ -162,20 +163,14 @@ def test_gradients_pass_through_a_loop() -> None:
 def test_two_pipelines_in_two_threads() -> None:
     pipelines = [assembled("KL"), assembled("VQ").with_settings({"sampler": "euler"})]
     alone = [[s.image for s in p.sample(**WANTED)] for p in pipelines]
-    found: dict[int, list[bool]] = {0: [], 1: []}
 
     def work(number: int) -> None:
         for _ in range(3):
             made = pipelines[number].sample(**WANTED)
-            same = all(np.array_equal(s.image, a) for s, a in zip(made, alone[number], strict=True))
-            found[number].append(same and np.array_equal(own_euler(pipelines[1], **WANTED), np.stack(alone[1])))
+            assert all(np.array_equal(s.image, a) for s, a in zip(made, alone[number], strict=True))
+            assert np.array_equal(own_euler(pipelines[1], **WANTED), np.stack(alone[1]))
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == {0: [True] * 3, 1: [True] * 3}
+    together(partial(work, number) for number in (0, 1))
 
 
 def test_objects_are_shown_on_a_line() -> None:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 import torch
 from one_thread import each_module as _one_thread  # noqa: F401
 from PIL import Image
+from together import together
 
 import ldm_core
 from ldm_core.catalog import Catalog
@@ -160,9 +161,7 @@ def test_threads_sample_what_one_after_the_other_gives(pipeline: Pipeline) -> No
         return chosen.sample(prompt, seed=seed, guidance=guidance, steps=3)[0].image
 
     serial = [work(job) for job in jobs]
-    with ThreadPoolExecutor(4) as pool:
-        threaded = list(pool.map(work, jobs))
-    for a, b in zip(serial, threaded, strict=True):
+    for a, b in zip(serial, together(partial(work, job) for job in jobs), strict=True):
         assert (a == b).all()
 
 

@@ -4,7 +4,7 @@ repository where there is one."""
 from __future__ import annotations
 
 import copy
-import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 from ldm_plugin_adversarial.perceptual.config import FeaturesConfig, PerceptualConfig
 from safetensors.torch import load_file, save_file
+from together import together
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -157,21 +158,15 @@ def test_lower_precision_inside_and_float32_outside(file: Path) -> None:
 
 
 def test_threads_do_not_meet(file: Path) -> None:
-    ours, found = network(file), {}
+    ours = network(file)
     sets = [images(seed=s) for s in range(4)]
     expected = [ours(x) for x in sets]
 
-    def work(number: int) -> None:
-        found[number] = [ours(sets[number]) for _ in range(3)]
+    def thrice(x: Tensor) -> list[Any]:
+        return [ours(x) for _ in range(3)]
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 4
-    for number, turns in found.items():
-        assert all(torch.equal(a, b) for maps in turns for a, b in zip(maps, expected[number], strict=True))
+    for turns, wanted in zip(together(partial(thrice, x) for x in sets), expected, strict=True):
+        assert all(torch.equal(a, b) for maps in turns for a, b in zip(maps, wanted, strict=True))
 
 
 @pytest.mark.parametrize(("name", "count", "shape"), [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from ldm_contract_plugin.conditioning.noisy_small import NoisySmall
 from ldm_contract_plugin.conditioning.sizes import Sizes
 from one_thread import each_module as _one_thread  # noqa: F401
 from PIL import Image
+from together import together
 from training_runs import TINY, Watch, go, weights
 
 import ldm_core
@@ -46,19 +46,8 @@ def trained(base: Path, **changes: Any) -> str:
 def bits(pipeline: Pipeline, **arguments: Any) -> list[np.ndarray]:
     """The pictures of a call, which two threads at once make as well."""
     alone = [made.image for made in pipeline.sample(**arguments)]
-    found: dict[int, Sequence[np.ndarray]] = {}
-
-    def draw(number: int) -> None:
-        found[number] = [made.image for made in pipeline.sample(**arguments)]
-
-    threads = [Thread(target=draw, args=(i,)) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for made in found.values():
-        assert all(np.array_equal(a, b) for a, b in zip(alone, made, strict=True))
-    assert len(found) == 2
+    for made in together([lambda: pipeline.sample(**arguments)] * 2):
+        assert all(np.array_equal(a, b.image) for a, b in zip(alone, made, strict=True))
     return alone
 
 

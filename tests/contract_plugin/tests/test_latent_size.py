@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 import yaml
 from ldm_contract_plugin.optional.resolution_flow import ResolutionFlow
 from one_thread import each_test as _one_thread  # noqa: F401
+from together import together
 from training_runs import TINY, go, weights
 
 import ldm_core
@@ -85,17 +85,7 @@ def test_sampling_hands_the_size_of_the_request(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(type(grid), "times", times)
     alone = pipeline.sample(images=2, seed=5, steps=3)
     assert set(asked) == {(3, 16, 16)}
-    found: dict[int, Any] = {}
-
-    def draw(number: int) -> None:
-        found[number] = pipeline.sample(images=2, seed=5, steps=3)
-
-    threads = [Thread(target=draw, args=(i,)) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for made in found.values():
+    for made in together([lambda: pipeline.sample(images=2, seed=5, steps=3)] * 2):
         assert all(np.array_equal(a.image, b.image) for a, b in zip(alone, made, strict=True))
     begun = pipeline.sample(images=1, seed=5, steps=4, start=Start.image(alone[0].image, strength=0.5))
     assert begun[0].image.shape == (3, 16, 16)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from ldm_contract_plugin.optional.own_teacher import OwnTeacher
 from ldm_contract_plugin.optional.representation import Alignment
 from one_thread import each_test as _one_thread  # noqa: F401
 from safetensors.torch import load_file
+from together import together
 from training_runs import TINY, Watch, go, weights
 
 import ldm_core
@@ -185,15 +185,7 @@ def test_killed_and_gone_on_with_by_the_command_line(tmp_path: Path) -> None:
     pipeline = ldm_core.load(str(tmp_path / "run"), device="cpu")
     wanted = [{"class_label": 1}, {"class_label": 2}]
     alone = pipeline.sample(inputs=wanted, seed=4, steps=2)
-    found: dict[int, Any] = {}
-    threads = [Thread(target=lambda i=i: found.update({i: pipeline.sample(inputs=wanted, seed=4, steps=2)}))
-               for i in range(2)]  # fmt: skip
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 2
-    for made in found.values():
+    for made in together([lambda: pipeline.sample(inputs=wanted, seed=4, steps=2)] * 2):
         assert all(np.array_equal(x.image, y.image) for x, y in zip(alone, made, strict=True))
 
 

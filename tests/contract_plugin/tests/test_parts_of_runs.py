@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ldm_contract_plugin.runs.feature_cache import FeatureCache
 from ldm_contract_plugin.runs.momentum import Momentum
 from one_thread import each_module as _one_thread  # noqa: F401
 from PIL import Image
+from together import together
 
 import ldm_core
 from ldm_core.cli import main
@@ -98,20 +99,7 @@ def test_several_runs_in_threads_have_the_bits_of_each_alone(plain: Pipeline) ->
     several = {way: plain.with_settings(settings) for way, settings in WAYS.items()}
     alone = {way: drawn(pipeline) for way, pipeline in several.items()}
     ways = [way for way in WAYS for _ in range(2)]  # two threads a pipeline, which share its parts
-    found: list[tuple[str, np.ndarray]] = []
-    start = threading.Barrier(len(ways))
-
-    def run(way: str) -> None:
-        start.wait()
-        found.append((way, drawn(several[way])))
-
-    threads = [threading.Thread(target=run, args=(way,)) for way in ways]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == len(ways)
-    for way, latents in found:
+    for way, latents in zip(ways, together(partial(drawn, several[way]) for way in ways), strict=True):
         assert np.array_equal(latents, alone[way]), way
     assert all(np.array_equal(drawn(several[way]), alone[way]) for way in WAYS), (
         "a second run has the bits of the first"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import attrs
@@ -15,6 +14,7 @@ from ldm_contract_plugin.optional.config import LoudStageConfig
 from ldm_contract_plugin.optional.loud import LoudClass, LoudStage
 from ldm_contract_plugin.optional.position_table import PositionTable
 from one_thread import each_test as _one_thread  # noqa: F401
+from together import together
 from training_runs import TINY, go
 
 import ldm_core
@@ -26,6 +26,7 @@ from ldm_core.recipe.check import check, misfits, model_misfits
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.recipe.resolve import resolve
 from ldm_core.sampling.pipeline import Pipeline
+from ldm_core.sampling.result import Sampled
 
 LOUD: dict[str, Any] = {
     "first_stage": "loud_stage",
@@ -92,19 +93,13 @@ def test_each_part_samples_in_what_it_allows(tmp_path: Path, met: dict[str, set[
     met.clear()
     z = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert np.array_equal(low.decode(z), full.decode(z)) and met["LoudStage.decode"] == {None}
-    found: dict[int, Any] = {}
 
-    def draw(number: int) -> None:
-        found[number] = low.sample(inputs=[{"class_label": 1}, {"class_label": 4}], seed=3, steps=2)
+    def draw() -> list[Sampled]:
+        return low.sample(inputs=[{"class_label": 1}, {"class_label": 4}], seed=3, steps=2)
 
-    draw(2)
-    threads = [Thread(target=draw, args=(i,)) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for made in (found[0], found[1]):
-        assert all(np.array_equal(a.image, b.image) for a, b in zip(found[2], made, strict=True))
+    alone = draw()
+    for made in together([draw, draw]):
+        assert all(np.array_equal(a.image, b.image) for a, b in zip(alone, made, strict=True))
 
 
 def test_a_stage_that_says_nothing_keeps_out_of_fp16_alone(met: dict[str, set[Any]]) -> None:
