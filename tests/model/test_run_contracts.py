@@ -13,8 +13,8 @@ import attrs
 import numpy as np
 import pytest
 import torch
+from assembled import BASE, CATALOG, STAGES, assembled
 from one_thread import each_module as _one_thread  # noqa: F401
-from test_finite_samples import BASE, CATALOG, STAGES, assembled
 from torch import Tensor
 from training_runs import go
 

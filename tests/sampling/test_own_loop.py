@@ -9,8 +9,8 @@ import attrs
 import numpy as np
 import pytest
 import torch
+from assembled import assembled
 from PIL import Image
-from test_finite_samples import assembled
 from together import together
 
 import ldm_core

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from assembled import assembled
 from PIL import Image
-from test_finite_samples import assembled
 
 from ldm_core.errors import ConfigError, LDMError
 from ldm_core.sampling.arguments import require_arguments

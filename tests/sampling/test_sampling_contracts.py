@@ -9,8 +9,8 @@ import attrs
 import numpy as np
 import pytest
 import torch
+from assembled import BASE, CATALOG, STAGES, assembled
 from one_thread import each_module as _one_thread  # noqa: F401
-from test_finite_samples import BASE, CATALOG, STAGES, assembled
 from test_run_contracts import MEAN, NAN, patched, told_as
 from torch import Tensor
 
