@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from class_model import drawn, recipe
 from one_thread import each_module as _one_thread  # noqa: F401
 from safetensors.torch import load_file, save_file
 from together import together
@@ -28,23 +29,7 @@ pytest.importorskip(
     "ldm_contract_plugin", reason="these tests need the test plugin: pip install ./tests/contract_plugin"
 )
 
-RECIPE: dict[str, Any] = {
-    "image_size": 16,
-    "denoiser": {
-        "use": "unet",
-        "channels": 16,
-        "channel_mult": [1, 2],
-        "res_blocks": 1,
-        "attention": [2],
-        "heads": 2,
-        "norm_groups": 8,
-    },
-    "conditioners": [{"use": "class_label", "width": 8, "dropout": 0.2}],
-    "dataset": {"use": "shapes", "scenes": 12, "val_scenes": 4},
-    "trainer": {"steps": 4, "images_per_step": 4, "lr": 0.01, "log_every": 1, "ema": 0.0},
-    "sample": {"steps": 2, "images": 2},
-}
-WANTED = [{"class_label": 1}, {"class_label": 4}]
+RECIPE = recipe(attention=[2], steps=4, lr=0.01)
 HUGE = 1 << 20
 """A rank whose matrices would take gigabytes."""
 
@@ -95,12 +80,6 @@ def turned(trained: Path) -> Path:
 @pytest.fixture(scope="module")
 def plain(base: Path) -> Pipeline:
     return ldm_core.load(str(base), device="cpu")
-
-
-def drawn(pipeline: Pipeline, **more: Any) -> np.ndarray:
-    """Latents before any rounding to pixels: equal ones are equal to the bit."""
-    found = pipeline.sample(inputs=WANTED, steps=3, seed=5, **more)
-    return np.stack([np.asarray(each.latents) for each in found])
 
 
 def added(pipeline: Pipeline, file: Path, name: str = "style", **more: Any) -> Pipeline:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from class_model import drawn, recipe
 from ldm_contract_plugin.runs.config import QUERY_BLUR, MomentumConfig
 from ldm_contract_plugin.runs.feature_cache import FeatureCache
 from ldm_contract_plugin.runs.momentum import Momentum
@@ -24,23 +25,7 @@ from ldm_core.contracts import Cond, Conditions, SamplingRun, Site, evaluation
 from ldm_core.errors import ConfigError, Interrupted
 from ldm_core.sampling.pipeline import Pipeline
 
-RECIPE: dict[str, Any] = {
-    "image_size": 16,
-    "denoiser": {
-        "use": "unet",
-        "channels": 16,
-        "channel_mult": [1, 2],
-        "res_blocks": 1,
-        "attention": [1, 2],
-        "heads": 2,
-        "norm_groups": 8,
-    },
-    "conditioners": [{"use": "class_label", "width": 8, "dropout": 0.2}],
-    "dataset": {"use": "shapes", "scenes": 12, "val_scenes": 4},
-    "trainer": {"steps": 6, "images_per_step": 4, "lr": 0.02, "log_every": 1, "ema": 0.0},
-    "sample": {"steps": 2, "images": 2},
-}
-WANTED = [{"class_label": 1}, {"class_label": 4}]
+RECIPE = recipe(attention=[1, 2], steps=6, lr=0.02)
 CFG = {"use": "cfg", "scale": 3.0}
 CACHE = {"cache": {"use": "feature_cache", "interval": 2}}
 WAYS: dict[str, dict[str, Any]] = {
@@ -69,12 +54,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def plain(base: Path) -> Pipeline:
     return ldm_core.load(str(base), device="cpu")
-
-
-def drawn(pipeline: Pipeline, **more: Any) -> np.ndarray:
-    """Latents before any rounding to pixels: equal ones are equal to the bit."""
-    found = pipeline.sample(inputs=WANTED, steps=5, seed=5, **more)
-    return np.stack([np.asarray(each.latents) for each in found])
 
 
 def flat(settings: Mapping[str, Any], path: str = "") -> list[str]:
