@@ -25,7 +25,7 @@ line of the contract and says how to keep to it.
 
 import pytest
 
-for _name in ("base", "config_class", "metrics", "suites", "tensors", "stages"):  # a package: all of its files
+for _name in ("base", "config_class", "metrics", "promises", "stages", "suites", "tensors"):  # packages: all files
     pytest.register_assert_rewrite(f"{__name__}.{_name}")
 
 from ldm_core.testing.base import Suite  # noqa: E402  (rewriting comes before the first import)

@@ -85,10 +85,10 @@ class CallSuite(Suite):
     @Rule(
         contracts,
         "in one of the `precisions` that its config names",
-        "name of fp32, bf16 and fp16 those in which the part was tried; one that leaves fp16's range leaves fp16 out",
+        "name those of fp32, bf16 and fp16 in which the part is right: not fp16, if its results leave that range",
     )
     def test_runs_in_the_precisions_that_it_names(self) -> None:
-        """Precisions are known ones, fp32 among them unless of a denoiser; where fp16 is named, results are finite."""
+        """They are known ones, with fp32 but for a denoiser and an adapter; in a named fp16, results are finite."""
         named = configs.of(Config, self.config()).precisions
         assert isinstance(named, tuple), f"precisions is {type(named).__name__}, not a tuple"
         assert not (unknown := [name for name in named if name not in configs.PRECISIONS]), (
