@@ -16,11 +16,6 @@ from ldm_core.contracts.streams import Streams
 from ldm_core.testing import FirstStageSuite
 
 
-@pytest.mark.parametrize("stage", [Stage, CodeStage])
-def test_a_right_stage_passes(stage: type) -> None:
-    assert not faults_of(FirstStageSuite, stage, StageConfig)
-
-
 class OnlyAFirstStage(FirstStage, nn.Module):
     """Implements the page of the first stage, and offers nothing for training."""
 
@@ -109,6 +104,35 @@ class NormalisesInTraining(Stage):
     def reconstruct(self, x: Tensor, *, streams: Streams | None = None) -> Reconstruction:
         found = super().reconstruct(x, streams=streams)
         return found._replace(image=self.decoder(self.latents(self.encode_moments(x))))
+
+
+class HandsOutLatents(Stage):
+    """Gives the latents that the decoder was given; `other` plants what is wrong with them."""
+
+    def reconstruct(self, x: Tensor, *, streams: Streams | None = None) -> Reconstruction:
+        mean, logvar = self.encode_moments(x).chunk(2, 1)
+        raw = mean if streams is None else mean + (0.5 * logvar).exp() * self.noise(streams, mean)
+        return Reconstruction(self.decoder(raw), self.penalty(mean, logvar), self.logs(mean), z=self.other(raw))
+
+    def other(self, raw: Tensor) -> Tensor:
+        return raw
+
+
+class DetachedLatents(HandsOutLatents):
+    def other(self, raw: Tensor) -> Tensor:
+        return raw.detach()
+
+
+class ScaledLatents(HandsOutLatents):
+    """As published code with a scale factor has them."""
+
+    def other(self, raw: Tensor) -> Tensor:
+        return 0.5 * raw
+
+
+class LatentsAndVariances(HandsOutLatents):
+    def other(self, raw: Tensor) -> Tensor:
+        return torch.cat([raw, raw], 1)
 
 
 class DrawsByItself(Stage):
@@ -216,6 +240,11 @@ class LosesTheCodes(CodeStage):
         return found._replace(regularization=found.image.mean() * 0)
 
 
+@pytest.mark.parametrize("stage", [Stage, CodeStage, HandsOutLatents])
+def test_a_right_stage_passes(stage: type) -> None:
+    assert not faults_of(FirstStageSuite, stage, StageConfig)
+
+
 @mistakes(
     Mistake(OnlyAFirstStage, "test_training_reaches_every_parameter", ("has no reconstruct", "trainable =")),
     Mistake(PenaltyOfEach, "test_training_reaches_every_parameter", "regularization has shape (2,), not ()"),
@@ -232,6 +261,9 @@ class LosesTheCodes(CodeStage):
     Mistake(SumsInWords, "test_the_loss_has_its_numbers", "nll_reduction is 'batch'"),
     Mistake(WeightOfText, "test_the_loss_has_its_numbers", "regularization_weight is '1e-6'"),
     Mistake(NegativeWeight, "test_the_loss_has_its_numbers", "regularization_weight is -1.0"),
+    Mistake(DetachedLatents, "test_z_is_the_latents", "z is detached"),
+    Mistake(ScaledLatents, "test_z_is_the_latents", "z and the mode's raw latents differ by"),
+    Mistake(LatentsAndVariances, "test_z_is_the_latents", "z has shape (2, 6, 8, 8), latents have (2, 3, 8, 8)"),
     Mistake(GraphInLogs, "test_logs_become_scalars", "log 'mean' holds the graph"),
     Mistake(Numbers, "test_logs_become_scalars", "log 'mean' is float, not a tensor"),
     Mistake(LogsOfNothing, "test_logs_become_scalars", "log 'mean' is not finite"),
