@@ -12,7 +12,7 @@ WORKERS ?= 2
 THREADS ?= 1
 PYTEST_ARGS ?=
 # Timings mean nothing on a machine that is not idle.
-BENCHMARKS ?= cli training sampling pixel_latent latents loader zero_memory
+BENCHMARKS ?= cli loop training sampling pixel_latent latents loader zero_memory
 
 # What is installed from an index has the versions that were tested together. LATEST=1 takes the newest of the day
 # instead, in an environment of its own; TORCH says which torch in both.

@@ -341,23 +341,3 @@ def test_damaged_ones_are_named_and_another_identity_refused(tmp_path: Path) -> 
     for folder in (tmp_path / "checkpoints").iterdir():
         (folder / "manifest.json").write_text("{")
     assert go(tmp_path).hook.said[-1] == "toy: no checkpoint is whole; training starts anew"
-
-
-def test_a_step_costs_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processor time of the loop itself, beyond the task's: a task that does nothing, 500 steps, no logs between.
-
-    The least of three: a process that ran thousands of tests before has a heap that slows the garbage collector, and
-    threads of theirs.
-    """
-    settings = attrs.evolve(SETTINGS, steps=500, log_every=1000, checkpoint_every=1000)
-    costs = []
-    for trial in range(3):
-        here, hook = world.start(), Hook()
-        task = Toy(here, settings)
-        task.ema = None
-        monkeypatch.setattr(task, "step", lambda step, micros, measure: {})
-        run = Run(str(tmp_path), here, hook, Stop(), MetricsFile("", active=False))
-        begun = time.thread_time()
-        train(task, Loader(500), settings, run, folder=str(tmp_path / f"c{trial}"), identity="me")  # type: ignore[arg-type]
-        costs.append((time.thread_time() - begun) / 500)
-    assert min(costs) < 1e-3
