@@ -146,13 +146,14 @@ def test_readers_see_the_old_file_or_the_new_one(tmp_path: Path) -> None:
             for content in contents:
                 storage.atomic_write(target, content)
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        assert all(storage.read_bytes(target) in contents for _ in range(50))
-    finally:
-        stop.set()
-        writer.join()
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        try:
+            assert all(storage.read_bytes(target) in contents for _ in range(50))
+            assert not writing.done()
+        finally:
+            stop.set()
+    writing.result()
 
 
 def test_patterns_are_expanded(tmp_path: Path, memory: str) -> None:
