@@ -7,33 +7,20 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ldm_contract_plugin.flow import RectifiedFlow
 from ldm_contract_plugin.optional.config import ResolutionFlowConfig
-from ldm_core.contracts import NoiseSchedule, Site
+from ldm_core.contracts import Site
 
 
-class ResolutionFlow(NoiseSchedule):
-    """alpha = 1 - t, sigma = t, t in [0, 1]; the network is told 1000 t. Only :meth:`draw` knows sizes."""
-
-    t_max = 1.0
+class ResolutionFlow(RectifiedFlow):
+    """The straight path of :class:`RectifiedFlow`. Only :meth:`draw` knows sizes."""
 
     def __init__(self, config: ResolutionFlowConfig, site: Site) -> None:
         self.config = config
 
-    def alpha(self, t: Tensor) -> Tensor:
-        """1 - t, float64."""
-        return 1 - t.double()
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """t, float64."""
-        return t.double()
-
-    def noise_level(self, t: Tensor) -> Tensor:
-        """1000 t."""
-        return 1000 * t.float()
-
     def draw(self, u: Tensor, *, shape: Sequence[int] | None = None) -> Tensor:
         """Shifted for latents (C, *s) of `shape`; uniform in (0, 1] where no size is meant."""
-        t = 1 - u.double()
+        t = super().draw(u)
         if shape is None:
             return t
         shift = math.sqrt(math.prod(shape[1:]) / self.config.base_cells)
