@@ -15,6 +15,8 @@ from ldm_core.data import images
 from ldm_core.data.records.dataset import RecordDataset
 
 SITE = Site(size=(16, 16))
+SIZES = ((16, 16), (32, 16), (16, 40), (64, 64), (24, 48), (16, 20))
+"""Those of :func:`pictures`, (height, width)."""
 PNG = images.png_bytes(np.full((3, 8, 8), 7, dtype=np.uint8))
 
 
@@ -26,6 +28,16 @@ def fill(base: Path, *pictures: str, **texts: str) -> Path:
     for name, text in texts.items():
         (base / name.replace("__", ".")).write_text(text, encoding="utf-8", newline="")
     return base
+
+
+def pictures(base: Path) -> dict[str, Any]:
+    """A folder of two classes with a picture of each of :data:`SIZES`, as the setting of a dataset."""
+    draw = np.random.default_rng(1)
+    for i, (height, width) in enumerate(SIZES):
+        place = base / "ab"[i % 2] / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(images.png_bytes(draw.integers(0, 256, (3, height, width), dtype=np.uint8)))
+    return {"use": "folder", "url": str(base)}
 
 
 def rows(*names: str, **fields: Any) -> str:

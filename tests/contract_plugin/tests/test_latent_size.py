@@ -12,18 +12,20 @@ import torch
 import yaml
 from ldm_contract_plugin.optional.resolution_flow import ResolutionFlow
 from one_thread import each_test as _one_thread  # noqa: F401
+from picture_folders import pictures
 from together import together
 from training_runs import TINY, go, weights
 
 import ldm_core
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
-from ldm_core.contracts import draw_times, grid_times
+from ldm_core.contracts import draw_times
 from ldm_core.errors import ConfigError, ContractError
-from ldm_core.model.build import make_first_stage, make_model, make_sampling, sampling_site
+from ldm_core.model.build import make_first_stage, make_model
 from ldm_core.recipe.check import check
 from ldm_core.recipe.resolve import resolve
 from ldm_core.sampling.image_to_image import Start
+from ldm_core.sampling.pipeline import Pipeline
 
 SIZED: dict[str, Any] = {
     "schedule": {"use": "resolution_flow", "base_cells": 256},
@@ -46,13 +48,27 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
+@pytest.fixture()
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The shapes that the time grid was handed, in turn."""
+    seen: list[Any] = []
+    grid = Catalog.discover().get("time_grid", "shifted")[0].component.load()
+    plain = grid.times
+
+    def times(self: Any, schedule: Any, steps: int, *, shape: Any = None) -> torch.Tensor:
+        seen.append(shape)
+        return plain(self, schedule, steps, shape=shape)
+
+    monkeypatch.setattr(grid, "times", times)
+    return seen
+
+
 def test_training_hands_the_size_of_each_bucket(tmp_path: Path, told: list[Any]) -> None:
-    changes = {**SIZED, "data": {"buckets": [[16, 32]]}, "trainer": {**TINY["trainer"], "validate_images": 4}}
+    few = {**TINY["trainer"], "validate_images": 4}
+    changes = {**SIZED, "dataset": pictures(tmp_path / "data"), "data": {"buckets": [[16, 32]]}, "trainer": few}
     watch = go(tmp_path / "run", stages=("first_stage", "latents", "denoiser"), **changes)
     assert len(watch.losses["denoiser"]) == 8
-    sizes = set(told)
-    assert {(3, 16, 16), (3, 16, 32)} >= sizes and (3, 16, 16) in sizes, sizes
-    assert None not in sizes, "a caller drew without the size"
+    assert set(told) == {(3, 16, 16), (3, 16, 32)}, "None: a caller drew without the size"
 
 
 def test_noise_grows_with_the_latents() -> None:
@@ -64,7 +80,7 @@ def test_noise_grows_with_the_latents() -> None:
     torch.testing.assert_close(large, 2 * plain / (1 + plain))
 
 
-def test_sampling_hands_the_size_of_the_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampling_hands_the_size_of_the_request(tmp_path: Path, asked: list[Any]) -> None:
     """By the command line, from Python, and from two threads at once: equal seeds, equal pictures."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({**TINY, **SIZED, "trainer": {**TINY["trainer"], "steps": 2}}))
@@ -74,33 +90,29 @@ def test_sampling_hands_the_size_of_the_request(tmp_path: Path, monkeypatch: pyt
     assert main(["sample", str(out), "image_size=32", "--images", "1", "--out", str(tmp_path / "large")]) == 0
 
     pipeline = ldm_core.load(str(out), device="cpu")
-    asked: list[Any] = []
-    grid = pipeline._parts(pipeline.recipe).time_grid
-    plain: Any = type(grid).times
-
-    def times(self: Any, schedule: Any, steps: int, *, shape: Any = None) -> torch.Tensor:
-        asked.append(shape)
-        return plain(self, schedule, steps, shape=shape)
-
-    monkeypatch.setattr(type(grid), "times", times)
+    asked.clear()
     alone = pipeline.sample(images=2, seed=5, steps=3)
     assert set(asked) == {(3, 16, 16)}
     for made in together([lambda: pipeline.sample(images=2, seed=5, steps=3)] * 2):
         assert all(np.array_equal(a.image, b.image) for a, b in zip(alone, made, strict=True))
-    begun = pipeline.sample(images=1, seed=5, steps=4, start=Start.image(alone[0].image, strength=0.5))
-    assert begun[0].image.shape == (3, 16, 16)
     assert weights(out).keys() == pipeline.model.state_dict().keys()
 
 
-def test_an_image_to_image_run_begins_at_the_shifted_level() -> None:
+@pytest.mark.parametrize(("size", "shift"), [(16, 1.0), (32, 2.0)])  # 2: the root of four times the cells
+def test_an_image_to_image_run_begins_at_the_shifted_level(size: int, shift: float, asked: list[Any]) -> None:
     catalog = Catalog.discover()
-    for size, shift in ((16, 1.0), (32, 2.0)):
-        recipe = resolve({**TINY, **SIZED, "image_size": size}, catalog)
-        stage = make_first_stage(recipe, catalog)
-        model = make_model(recipe, catalog, stage)
-        grid = make_sampling(recipe, catalog, sampling_site(recipe, stage)).time_grid
-        times = grid_times(grid, model.schedule, 4, (3, size, size))
-        assert math.isclose(float(times[2]), shift * 0.5 / (1 + (shift - 1) * 0.5), rel_tol=1e-9)
+    recipe = resolve({**TINY, **SIZED, "image_size": size}, catalog)
+    stage = make_first_stage(recipe, catalog)
+    pipeline = Pipeline(recipe, stage, make_model(recipe, catalog, stage), catalog)
+    start = Start.image(np.zeros((3, size, size), dtype=np.uint8), strength=0.5)
+    level = shift * 0.5 / (1 + (shift - 1) * 0.5)
+    with pipeline.begin(images=1, seed=5, steps=4, start=start) as run:
+        assert run.x.shape == (1, 3, size, size)
+        assert len(run.times) == 3 and math.isclose(float(run.times[0]), level, rel_tol=1e-9)
+        noise = (run.x - (1 - level) * -1.0) / level  # a black picture is -1, noised along the straight path
+        assert abs(float(noise.mean())) < 0.15 and abs(float(noise.std()) - 1) < 0.15
+    (made,) = pipeline.sample(images=1, seed=5, steps=4, start=start)
+    assert made.image.shape == (3, size, size) and set(asked) == {(3, size, size)}
 
 
 def test_a_part_that_forgets_its_config_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

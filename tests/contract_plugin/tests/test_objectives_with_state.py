@@ -84,7 +84,7 @@ def test_the_teacher_follows_the_student_and_stays_out_of_the_model(tmp_path: Pa
                if k.startswith("model/state/objective.teacher.")}  # fmt: skip
     assert student.keys() == teacher.keys()
     moved = [k for k in student if not torch.equal(student[k], teacher[k])]
-    assert "out.2.weight" in moved or moved, "the teacher is the student itself"
+    assert "out.2.weight" in moved, "the teacher is the student itself"
     assert not [k for k in kept if "exp_avg" in k and "teacher" in k], "an optimizer has the teacher"
     assert not [k for k in kept if k.startswith("ema/objective.teacher")], "an average has the teacher"
     assert not [k for k in weights(tmp_path / "run") if "teacher" in k or "objective" in k]
@@ -103,18 +103,19 @@ def test_the_teacher_is_sampled_where_that_is_asked_for(tmp_path: Path, monkeypa
         go(tmp_path / "wrong", stages=TRAINED, **TAUGHT)
 
 
-@pytest.mark.parametrize("zero", [1, 3])
-def test_the_teacher_follows_under_every_zero_stage(tmp_path: Path, zero: int) -> None:
+def test_the_teacher_follows_under_every_zero_stage(tmp_path: Path) -> None:
     """ZeRO 3 divides the teacher's weights too: they are whole where it follows, and stay as it writes them."""
-    found = []
-    for stage in (0, zero):
-        out = tmp_path / str(stage)
-        go(out, f"trainer.zero={stage}", stages=TRAINED, **TAUGHT)
-        found.append({k: v for k, v in checkpoint(out).items() if k.startswith("model/state/objective.")})
-    plain, divided = found
-    assert plain.keys() == divided.keys() and len(plain) > 10
-    for key, value in plain.items():
-        assert torch.allclose(divided[key], value, rtol=1e-4, atol=1e-5), key
+    found = {}
+    for zero in (0, 1, 3):
+        out = tmp_path / str(zero)
+        go(out, f"trainer.zero={zero}", stages=TRAINED, **TAUGHT)
+        found[zero] = {k: v for k, v in checkpoint(out).items() if k.startswith("model/state/objective.")}
+    plain = found.pop(0)
+    assert len(plain) > 10
+    for zero, divided in found.items():
+        assert plain.keys() == divided.keys(), zero
+        for key, value in plain.items():
+            assert torch.allclose(divided[key], value, rtol=1e-4, atol=1e-5), (zero, key)
 
 
 def test_a_step_that_is_left_out_does_not_move_the_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +177,7 @@ def test_killed_and_gone_on_with_by_the_command_line(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "model.safetensors").exists()
     assert main(["--recipe", str(recipe), "--out", str(tmp_path / "run")]) == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["step"] == 30 or any(row.get("step") == 30 for row in rows)
+    assert any(row.get("step") == 30 for row in rows)
     a, b = weights(tmp_path / "whole"), weights(tmp_path / "run")
     assert all(torch.equal(a[k], b[k]) for k in a)
     first, second = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "run")
