@@ -1,4 +1,4 @@
-"""The README and its pages: their Python runs, and their commands have options and names that exist."""
+"""The READMEs and pages: their Python runs; options, settings, presets, arguments and links in them exist."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import click
 import pytest
+from source_tree import short
 
 from ldm_core.catalog import Catalog
 from ldm_core.cli.group import group
+from ldm_core.sampling.arguments import _BEFORE as FORMER
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,6 +24,7 @@ PAGES = {
     name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("data", "parts", "python", "running")
 }
 TEXT = "\n".join([README, *PAGES.values()])
+PARTS = [*sorted(ROOT.glob("plugins/*/README.md")), *sorted(ROOT.glob("conditioners/*/README.md"))]
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 LINES = list(dict.fromkeys(line.strip() for line in TEXT.splitlines() if line.startswith("    ldm-run ")))
 TINY = [
@@ -109,10 +113,10 @@ def test_make_demo_is_the_readmes_command() -> None:
 
 def test_links_lead_somewhere() -> None:
     named = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-    for document in (*named, *(ROOT / "docs").glob("*.md")):
+    for document in (*named, *(ROOT / "docs").glob("*.md"), *PARTS):
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
             if "://" not in target:
-                assert (document.parent / target).exists(), f"{document.name}: {target}"
+                assert (document.parent / target).exists(), f"{short(document)}: {target}"
 
 
 def test_every_component_of_the_standard_parts_is_named() -> None:
@@ -124,3 +128,17 @@ def test_every_component_of_the_standard_parts_is_named() -> None:
                 names = {component.name, *component.presets}
                 named = any(f"`{name}`" in PAGES["parts"] for name in names)
                 assert named or (component.kind == "command" and f"ldm-run {component.name}" in TEXT), component.name
+
+
+@pytest.mark.parametrize("readme", PARTS, ids=lambda path: path.parent.name)
+def test_a_parts_readme_knows_its_presets_and_settings(readme: Path) -> None:
+    text = readme.read_text(encoding="utf-8")
+    assert not [name for name in FORMER if re.search(rf"[`( ]{name}=[\[{{]", text)]
+    components = [entry.component for entry in Catalog.discover() if entry.distribution == text.split()[1]]
+    if not components:
+        pytest.skip("its distribution is not installed")
+    assert not [name for part in components for name in part.presets if f"`{name}`" not in text]
+    assert all(part.presets or re.search(rf"(?<![\w-]){part.name}\b", text) for part in components)
+    table = re.findall(r"^\| (?:setting|field|option) \|.*\n\|[-|]+\n((?:\|.*\n?)+)", text, re.MULTILINE)
+    named = [name for rows in table for row in rows.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert set(named) <= {field.name for part in components for field in attrs.fields(part.config)}
