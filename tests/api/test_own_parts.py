@@ -25,15 +25,15 @@ from ldm_core.contracts import Cond, CondSpec, ConditionerConfig, Site
 from torch import nn
 
 @attrs.frozen(kw_only=True)
-class BrightnessConfig(ConditionerConfig):
+class LightnessConfig(ConditionerConfig):
     width: int = 8
     reads = ("brightness",)
     def spec(self, latent):
         return CondSpec(vector=self.width)
 
-class Brightness(ldm_core.Conditioner, nn.Module):
+class Lightness(ldm_core.Conditioner, nn.Module):
     'Steers by a number: how bright the picture is.'
-    def __init__(self, config: BrightnessConfig, site: Site):
+    def __init__(self, config: LightnessConfig, site: Site):
         super().__init__()
         self.spec, self.reads = config.spec(site.latent), config.reads
         self.layer = nn.Linear(1, config.width)
@@ -50,16 +50,16 @@ class Data(torch.utils.data.Dataset):
         return {"image": torch.full((3, 16, 16), i / 12), "brightness": i / 12}
 
 catalog = ldm_core.Catalog.discover()
-catalog.register(Brightness)
+catalog.register(Lightness)
 """
 TRAIN = """
 sys.path.insert(0, SUPPORT)
 from training_runs import TINY
-recipe = ldm_core.Recipe(TINY).changed("data.workers=1", conditioners=["brightness"], trainer={"steps": 2})
+recipe = ldm_core.Recipe(TINY).changed("data.workers=1", conditioners=["lightness"], trainer={"steps": 2})
 run = ldm_core.train(recipe, data=Data(), out=OUT, catalog=catalog)
 pipeline = run.pipeline().with_settings({"sampler": "ddim"})
 print(pipeline.sample(inputs={"brightness": 0.5}, steps=2)[0].image.shape)
-catalog.register(Brightness)  # a cell that is run again
+catalog.register(Lightness)  # a cell that is run again
 print(len(ldm_core.load(OUT, catalog=catalog).sample(inputs={"brightness": 0.5}, steps=1, images=2)))
 """
 
@@ -74,7 +74,7 @@ def test_a_class_of_a_cell_is_trained_loaded_and_sampled(tmp_path: Path) -> None
     done = run(CELL + TRAIN.replace("SUPPORT", repr(support)).replace("OUT", repr(str(tmp_path / "run"))))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["(3, 16, 16)", "2"]
-    with pytest.raises(ConfigError, match=r"no conditioner named 'brightness'.*registered in Python.*register it here"):
+    with pytest.raises(ConfigError, match=r"no conditioner named 'lightness'.*registered in Python.*register it here"):
         ldm_core.load(str(tmp_path / "run"), device="cpu")
     assert ldm_core.Run.open(tmp_path / "run").finished, "its folder opens anywhere"
 
