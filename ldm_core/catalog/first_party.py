@@ -27,6 +27,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("conditioner", "low_resolution"): "ldm-plugin-low-resolution",
     ("conditioner", "masked_image"): "ldm-plugin-masked-image",
     ("codec", "compvis"): "ldm-plugin-compvis",
+    **{("metric", n): "ldm-plugin-metrics" for n in ("fd", "fd_dinov2", "kid", "rfd")},
     **{("metric", n): "ldm-plugin-metrics" for n in ("lpips", "psnr", "ssim")},
     ("observer", "curves"): "ldm-plugin-curves",
     ("observer", "tensorboard"): "ldm-plugin-tensorboard",

@@ -1,0 +1,65 @@
+"""Weights of networks: found by path or URL, in a cache of other programs, or drawn from a seed; never fetched unasked,
+and no pickle is run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ldm_core import storage
+from ldm_core.errors import CheckpointError, ConfigError, StorageError
+from ldm_core.weights.source import open_source
+from ldm_plugin_metrics.networks.config import WeightsConfig
+
+_SHOWN = 4
+
+
+def read(config: WeightsConfig, name: str, how: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors of the config's file, and its hash. `how`: a line that tells how to get weights of `name`.
+
+    ConfigError without a file's name, StorageError where it cannot be read, CheckpointError for another hash.
+    """
+    if not config.weights:
+        raise ConfigError(f"weights: path or URL of the weights of {name} is missing; {how}")
+    try:
+        source = open_source(config.weights, sha256=config.weights_sha256)
+        file = source.tensors()
+    except (CheckpointError, StorageError) as error:
+        if storage.exists(config.weights):
+            raise
+        raise StorageError(f"weights: {error}; {how}") from error
+    return {key: file.read(key) for key in file.infos}, source.sha256()
+
+
+def fit(network: nn.Module, tensors: Mapping[str, Tensor], name: str, optional: Iterable[str] = ()) -> None:
+    """Load `tensors` into a network; CheckpointError where names or shapes differ. Names that end with one of
+    `optional` may be missing, and begin with one of them be left over."""
+    loose = tuple(optional)
+    own = network.state_dict()
+    missing = [k for k in own if k not in tensors and not k.endswith(loose)]
+    others = [k for k in tensors if k not in own and not k.startswith(loose)]
+    shapes = [
+        f"{k} {tuple(tensors[k].shape)} for {tuple(v.shape)}"
+        for k, v in own.items()
+        if k in tensors and tensors[k].shape != v.shape
+    ]
+    problems = [
+        f"{len(keys)} {what} ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
+        for keys, what in ((missing, "missing"), (others, "of another network"), (shapes, "of another shape"))
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(f"weights: they do not fit {name}, of {len(own)} tensors: {'; '.join(problems)}")
+    network.load_state_dict({k: v for k, v in tensors.items() if k in own}, strict=False)
+
+
+def hash_of(network: nn.Module) -> str:
+    """SHA-256 of a network's tensors, for weights that are in no file."""
+    found = hashlib.sha256()
+    for key, value in sorted(network.state_dict().items()):
+        found.update(f"{key} {tuple(value.shape)} {value.dtype}\n".encode())
+        found.update(value.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
