@@ -236,12 +236,13 @@ class StageObjectiveAnswers(PartAnswers):
     @answer
     def prepare(self) -> Callable[[TrainableStage, StageTraining], None] | None:
         """``prepare(stage, training)``, called once before the optimizers are made; ConfigError if the stage lacks a
-        name that the loss needs."""
+        name that the loss needs. Inside, torch's generators are seeded by the recipe's seed."""
         return None
 
     @answer
     def opponents(self) -> Mapping[str, Opponent]:
-        """The modules that are trained against the stage, by name, in this order; asked for after `prepare`."""
+        """The modules that are trained against the stage, by name, in this order; asked for after `prepare`.
+        ``autoencoder``, ``ema`` and ``task`` are no names for them: the run's own."""
         return EMPTY
 
     @answer

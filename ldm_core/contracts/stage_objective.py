@@ -120,9 +120,9 @@ class StageTraining(Protocol):
 class StageObjective(Protocol):
     """The loss that trains a first stage. Provisional.
 
-    It may be a module; parameters of its own are trained with the stage's, by one optimizer. They and its buffers, of
-    which it may put others of the same shape, are there once it is prepared, and travel in checkpoints but not in the
-    stage's file. It registers neither the stage nor what it borrows or freezes.
+    It may be a module; parameters of its own are trained with the stage's, by one optimizer. They and its buffers are
+    there once it is prepared, and travel in checkpoints but not in the stage's file. It may replace a buffer by one of
+    the same shape. It registers neither the stage nor what it borrows or freezes.
 
     :class:`~ldm_core.contracts.StageObjectiveAnswers` lists its optional answers: a look at the stage before the
     training, opponents with an optimizer each, the care of a codebook, state of a resumed run, scores of held-out
