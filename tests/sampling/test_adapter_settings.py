@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import attrs
 import pytest
 import torch
+from assembled import BASE, assembled
 from safetensors.torch import load_file, save_file
-from test_finite_samples import BASE, assembled
 
 from ldm_core.catalog import Catalog, Component
 from ldm_core.config.structure import unstructure

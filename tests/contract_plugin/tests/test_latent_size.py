@@ -52,7 +52,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The shapes that the time grid was handed, in turn."""
     seen: list[Any] = []
-    grid = Catalog.discover().get("time_grid", "shifted")[0].component.load()
+    grid: Any = Catalog.discover().get("time_grid", "shifted")[0].component.load()
     plain = grid.times
 
     def times(self: Any, schedule: Any, steps: int, *, shape: Any = None) -> torch.Tensor:
