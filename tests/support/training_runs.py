@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 from collections.abc import Mapping
@@ -75,12 +76,10 @@ def go(
     out: Path | str, *overrides: str, watch: Watch | None = None, stages: tuple[str, ...] | None = None, **changes: Any
 ) -> Watch:
     """Run the tiny recipe with `changes` of top-level keys and `overrides`, in `out`."""
-    import copy
-
     catalog = Catalog.discover()
     watch = watch or Watch()
     catalog.manager.register(watch)
-    plain = {**copy.deepcopy(TINY), **changes}
+    plain = copy.deepcopy({**TINY, **changes})  # overrides write into it
     overrides_.apply_overrides(plain, overrides, ["first_stage", "denoiser", "dataset", "conditioners"])
     recipe, info = workflow.prepare(plain, catalog)
     workflow.run(recipe, info, catalog, str(out), stages=stages or workflow.STAGES)

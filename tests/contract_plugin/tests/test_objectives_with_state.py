@@ -108,7 +108,7 @@ def test_the_teacher_follows_under_every_zero_stage(tmp_path: Path) -> None:
     found = {}
     for zero in (0, 1, 3):
         out = tmp_path / str(zero)
-        go(out, f"trainer.zero={zero}", stages=TRAINED, **TAUGHT)
+        go(out, f"trainer.zero={zero}", "trainer.steps=3", stages=TRAINED, **TAUGHT)
         found[zero] = {k: v for k, v in checkpoint(out).items() if k.startswith("model/state/objective.")}
     plain = found.pop(0)
     assert len(plain) > 10
