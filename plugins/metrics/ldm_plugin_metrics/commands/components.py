@@ -7,4 +7,12 @@ from ldm_core import Component
 
 def commands() -> list[Component]:
     """The commands."""
-    return []
+    return [
+        Component(
+            kind="command",
+            name="evaluate",
+            factory="ldm_plugin_metrics.commands.evaluate:evaluate",
+            summary="Measure a model's samples, or pictures, by any metrics.",
+            group="Evaluation",
+        ),
+    ]

@@ -1,0 +1,89 @@
+"""The rows of several metrics over sets of pictures: each picture is made once, each source measured once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ldm_core.contracts import Pictures
+from ldm_core.data.collate import collate, to_device
+from ldm_core.errors import ConfigError
+from ldm_core.training.engine.world import World
+from ldm_plugin_metrics.evaluation.asked import Asked
+from ldm_plugin_metrics.evaluation.pictures import PictureSet, Taken
+from ldm_plugin_metrics.evaluation.store import RowStore
+
+BATCH = 32
+"""Pictures measured at once. The same for any number of processes, and so are the bits of the rows."""
+Tell = Callable[[str, int, int], None]
+"""Told of a set's name, the number of its finished pictures, and of all."""
+
+
+@attrs.frozen(eq=False)
+class Work:
+    """A set of pictures, the stores of its rows by source, and a metric of each source."""
+
+    pictures: PictureSet
+    stores: Mapping[str, RowStore]
+    metrics: Mapping[str, Asked]
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of examples that the metrics read."""
+        return sorted({key for each in self.metrics.values() for key in each.config.reads})
+
+    def check(self) -> None:
+        """ConfigError if the pictures lack a key of a metric."""
+        for each in self.metrics.values():
+            if lacking := [key for key in each.config.reads if key not in self.pictures.keys]:
+                raise ConfigError(
+                    f"{each.name}: reads '{lacking[0]}', and the {self.pictures.name} have "
+                    f"{', '.join(self.pictures.keys)} alone"
+                )
+
+
+def fill(work: Work, world: World, pipeline: Any, tell: Tell) -> None:
+    """Make the missing rows: of this process's blocks, block b of process b modulo their number.
+
+    Each block is written as it is done; the next call goes on behind it.
+    """
+    stores, count = work.stores, len(work.pictures)
+    blocks = next(iter(stores.values())).blocks if stores else []
+    for number, places in enumerate(blocks):
+        if number % world.size == world.rank:
+            missing = [source for source, store in stores.items() if not store.has(places)]
+            if missing:
+                for source, rows in _measured(work, places, missing, world.device, pipeline).items():
+                    stores[source].write(places, rows)
+            tell(work.pictures.name, places.stop, count)
+
+
+def _measured(
+    work: Work, places: range, sources: Sequence[str], device: torch.device, pipeline: Any
+) -> dict[str, dict[str, NDArray[Any]]]:
+    taken = work.pictures.take(places, work.keys)
+    made: dict[str, list[dict[str, NDArray[Any]]]] = {source: [] for source in sources}
+    for start in range(0, len(places), BATCH):
+        batch = slice(start, start + BATCH)
+        pictures = _on_device(work, taken, places, batch, device, pipeline)
+        for source in sources:
+            made[source].append(work.metrics[source].measure(pictures))
+    return {s: {name: np.concatenate([each[name] for each in rows]) for name in rows[0]} for s, rows in made.items()}
+
+
+def _on_device(work: Work, taken: Taken, places: range, batch: slice, device: torch.device, pipeline: Any) -> Pictures:
+    keys, originals = work.keys, taken.originals
+    rows = [{key: each[key] for key in keys} for each in taken.examples[batch]] if keys else []
+    kinds = {key: work.pictures.keys[key] for key in keys}
+    return Pictures(
+        torch.from_numpy(taken.images[batch]).to(device),
+        places[batch],
+        to_device(collate(rows, kinds), device) if rows else {},
+        None if originals is None else torch.from_numpy(originals[batch]).to(device),
+        pipeline,
+    )
