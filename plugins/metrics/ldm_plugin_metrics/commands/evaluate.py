@@ -1,4 +1,4 @@
-"""``ldm-run evaluate``: figures of a model or of pictures, with everything that made them."""
+"""``ldm-run evaluate``: figures of a model or of pictures, with their protocol."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class EvaluateOptions:
 )
 def evaluate(options: EvaluateOptions) -> int:
     """Measure the samples of a model, the reconstructions of its first stage, or pictures, and write the figures with
-    all that made them to evaluation.json. The same command goes on after an interruption. Settings: those of a metric
+    their protocol to evaluation.json. The same command goes on after an interruption. Settings: those of a metric
     (kid.subsets=50), of data (against.split=val) and of the sampling (guidance.scale=3)."""
     from ldm_core import storage
     from ldm_core.cli.launching import processes, start

@@ -42,10 +42,10 @@ class Figure:
     draws: Mapping[str, list[float]]
 
     def interval(self, name: str) -> tuple[float, float] | None:
-        """The span of 95 % of the draws, moved so that their mean is the value; None without draws.
+        """The span of 95 % of the draws, moved until their mean is the value; None without draws.
 
-        Resampled sets repeat pictures, which biases a distance; moved, the span is that of figures of as many other
-        pictures, with the bias that the value has.
+        Resampled sets repeat pictures, and so bias a distance; the moved span is one of figures of as many other
+        pictures, with the bias of the value.
         """
         if not self.draws:
             return None

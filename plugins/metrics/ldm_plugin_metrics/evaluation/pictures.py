@@ -37,7 +37,7 @@ class PictureSet(Protocol):
     def __len__(self) -> int: ...
 
     def key(self) -> dict[str, Any]:
-        """Plain values that decide the pictures: sets with equal ones have equal pictures."""
+        """Plain values, all that decides the pictures: sets with equal ones have equal pictures."""
         ...
 
     def about(self) -> dict[str, Any]:

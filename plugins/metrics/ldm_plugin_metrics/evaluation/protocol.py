@@ -1,4 +1,4 @@
-"""The record of an evaluation: everything that made its figures, as JSON and as a line for a paper."""
+"""The record of an evaluation: the making of its figures, as JSON and as a line for a paper."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WORDS = {"reference": "reference pictures", "training": "training pictures", "d
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """The machine: processor, threads, accelerator, and the versions that decide its arithmetic."""
+    """The machine: processor, threads, accelerator, and the versions of its arithmetic."""
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
@@ -41,7 +41,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def row(asked: Asked, figure: Figure, own: str, counts: tuple[int, int | None], reference: str) -> dict[str, Any]:
-    """A metric's figures with all that is its own."""
+    """A metric's figures with all of its own."""
     higher = asked.config.higher_is_better
     values = {}
     for name, value in figure.values.items():
