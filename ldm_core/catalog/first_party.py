@@ -29,6 +29,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("codec", "compvis"): "ldm-plugin-compvis",
     **{("metric", n): "ldm-plugin-metrics" for n in ("fd", "fd_dinov2", "kid", "rfd")},
     **{("metric", n): "ldm-plugin-metrics" for n in ("lpips", "psnr", "ssim")},
+    **{("metric", n): "ldm-plugin-metrics" for n in ("bound", "codebook_use")},
     **{("command", n): "ldm-plugin-metrics" for n in ("evaluate",)},
     ("observer", "curves"): "ldm-plugin-curves",
     ("observer", "tensorboard"): "ldm-plugin-tensorboard",

@@ -183,7 +183,7 @@ class FirstStageAnswers(PartAnswers):
     """Answers of a first stage that is trained; :class:`ldm_core.contracts.TrainableStage` holds what it must have.
 
     `nll_reduction` is "sum" or "mean", and `regularization_weight` a number of 0 or more. `last_layer` and
-    `encoder_layer` are parameters of the stage itself.
+    `encoder_layer` are parameters of the stage itself. `indices` are the codes that ``codebook_counts`` counts.
     """
 
     __slots__ = ()
@@ -222,6 +222,16 @@ class FirstStageAnswers(PartAnswers):
     def revive(self) -> Callable[..., int] | None:
         """``revive(latents, dead, *, seed)`` moves the codes in `dead` onto latents; returns how many moved."""
         return None
+
+    @answer
+    def indices(self) -> Callable[[Tensor], Tensor] | None:
+        """``indices(moments)`` gives the code of each latent: (B, C, *s) -> (B, *s) int64, below `codebook_size`."""
+        return None
+
+    @answer
+    def codebook_size(self) -> int:
+        """The number of codes, where `indices` gives them."""
+        return 0
 
 
 class StageObjectiveAnswers(PartAnswers):

@@ -30,7 +30,8 @@ class Pictures:
     places: Sequence[int] = ()
     """The place of each in its set, from 0."""
     examples: Batch = EMPTY
-    """The keys that the config `reads`, collated: the inputs of a sample, the example of a picture of the data."""
+    """The keys that the config `reads`, collated: the inputs of a sample, the example of a picture of the data. For a
+    config that says `needs_pipeline` the keys that the pipeline `reads` are there too."""
     originals: Tensor | None = None
     """(B, c, H, W), uint8: the picture of the data that each reconstruction is of."""
     pipeline: Any = None
@@ -62,7 +63,7 @@ class Metric(Protocol):
 
     source: str
     """Everything that decides the rows, in one line: the network, its weights by their hash, the layer, the resize.
-    Rows of a cache are found by it."""
+    Rows of a cache are found by it, and those of a metric that needs the pipeline by the pipeline's weights too."""
     __init__ = cooperative_init  # type: ignore[misc]
 
     @abstractmethod

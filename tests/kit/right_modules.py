@@ -130,6 +130,11 @@ class CodeStage(Stage):
     def counted(self, index: Tensor) -> Mapping[str, Tensor]:
         return {"codebook_counts": torch.bincount(index.flatten(), minlength=len(self.quantize.table))}
 
+    codebook_size = 7
+
+    def indices(self, moments: Tensor) -> Tensor:
+        return self.quantize(moments)[1]
+
     def diagnostics(self, logs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return {"codebook_used": (logs["codebook_counts"] > 0).float().mean()}
 

@@ -232,6 +232,27 @@ class SaysNothingOfTheDead(CodeStage):
         return 0
 
 
+class IndicesFromOne(CodeStage):
+    def indices(self, moments: Tensor) -> Tensor:
+        return super().indices(moments) + 1
+
+
+class IndicesOfNormalised(CodeStage):
+    """Looks codes up of the latents, and not of the moments."""
+
+    def indices(self, moments: Tensor) -> Tensor:
+        return super().indices(3 * moments - 1)
+
+
+class FlatIndices(CodeStage):
+    def indices(self, moments: Tensor) -> Tensor:
+        return super().indices(moments).flatten()
+
+
+class SizeOfOneCode(CodeStage):
+    codebook_size = 3
+
+
 class LosesTheCodes(CodeStage):
     """Hands no gradient to its codes."""
 
@@ -273,6 +294,10 @@ def test_a_right_stage_passes(stage: type) -> None:
     Mistake(CountsNothing, "test_a_codebook_is_whole", "reconstruct logs no codebook_counts"),
     Mistake(CountsPictures, "test_a_codebook_is_whole", "do not add up to the latents"),
     Mistake(AlwaysQuantizes, "test_a_codebook_is_whole", "codes are counted while quantizing is False"),
+    Mistake(FlatIndices, "test_indices_are_the_codes_that_are_counted", "indices gives torch.int64 (128,)"),
+    Mistake(SizeOfOneCode, "test_indices_are_the_codes_that_are_counted", "codebook_size is 3, and 7 codes"),
+    Mistake(IndicesFromOne, "test_indices_are_the_codes_that_are_counted", "indices go beyond the 7 codes"),
+    Mistake(IndicesOfNormalised, "test_indices_are_the_codes_that_are_counted", "other codes than counted"),
     Mistake(PicksGlobally, "test_a_codebook_starts_from_latents", "draws from a global generator"),
     Mistake(IgnoresTheSeed, "test_a_codebook_starts_from_latents", "another seed gives the same codes"),
     Mistake(MovesTheDecoder, "test_a_codebook_starts_from_latents", "changes decoder.weight"),

@@ -36,7 +36,8 @@ class MeasuredRows(TensorSuite):
         clean = batches.images(rows, size, self.image_channels)
         answers = configs.of(MetricConfig, self.config())
         noisy = clean + 0.1 * batches.normal(rows, clean.shape[1:], "noise")
-        examples = {key: self.examples(rows, size)[key] for key in answers.reads}
+        reads = {*answers.reads, *(self.pipeline.reads if answers.needs_pipeline and self.pipeline else ())}
+        examples = {key: self.examples(rows, size)[key] for key in reads}
         shown, originals = (noisy, _levels(clean)) if answers.subject == "reconstructions" else (clean, None)
         return Pictures(_levels(shown), tuple(rows), examples, originals, self.pipeline)
 

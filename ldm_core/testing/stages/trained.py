@@ -206,6 +206,31 @@ class TrainedStageSuite(_Offers):
         assert COUNTS not in plain.logs, "codes are counted while quantizing is False"
         assert plain.regularization.dim() == 0, "regularization is no scalar while quantizing is False"
 
+    @Rule(
+        FirstStageAnswers,
+        "`indices` are the codes",
+        "give of raw moments the index of each latent's code, int64, without the channels' axis",
+    )
+    def test_indices_are_the_codes_that_are_counted(self) -> None:
+        """`indices` of the moments, counted, are the pass's counts, and `codebook_size` is their number."""
+        stage = self._with_codebook()
+        answers = configs.of(FirstStageAnswers, stage)
+        if answers.indices is None:
+            pytest.skip("this stage does not hand out its codes")
+        counts, moments = self._pass(stage, self._images(), None).logs[COUNTS], self._moments(stage)
+        with torch.no_grad():
+            found = answers.indices(moments)
+        wanted = (len(moments), *moments.shape[2:])
+        assert found.dtype == torch.int64 and found.shape == wanted, (
+            f"indices gives {found.dtype} {tuple(found.shape)}, not torch.int64 {wanted}"
+        )
+        size = answers.codebook_size
+        assert size == len(counts), f"codebook_size is {size}, and {len(counts)} codes are counted"
+        assert 0 <= int(found.min()) and int(found.max()) < size, f"indices go beyond the {size} codes"
+        assert same(torch.bincount(found.flatten(), minlength=size), counts.long()), (
+            "indices are other codes than counted"
+        )
+
     @_CODEBOOK
     def test_a_codebook_starts_from_latents(self) -> None:
         """`init_codebook` writes the codes alone, by its seed alone."""

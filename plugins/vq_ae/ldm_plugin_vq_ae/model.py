@@ -94,6 +94,11 @@ class VQFirstStage(NormalizedLatents, FirstStage):
         counts = logs["codebook_counts"]
         return {"codebook_used": (counts > 0).float().mean(), "perplexity": perplexity(counts)}
 
+    @property
+    def codebook_size(self) -> int:
+        """The number of codes."""
+        return self.quantize.size
+
     def indices(self, moments: Tensor) -> Tensor:
         """Raw latents (B,z,h,w) -> the index of each one's nearest code, (B,h,w) int64."""
         return self.quantize.indices(moments)

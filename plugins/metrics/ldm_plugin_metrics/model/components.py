@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 from ldm_core import Component
+from ldm_plugin_metrics.model.config import BoundConfig, CodebookUseConfig
 
 
 def of_models() -> list[Component]:
     """Metrics that call or know the model."""
-    return []
+    return [
+        Component(
+            kind="metric",
+            name="codebook_use",
+            config=CodebookUseConfig,
+            factory="ldm_plugin_metrics.model.codebook_use:CodebookUse",
+            summary="share of codes that a VQ first stage uses on data, and their perplexity",
+            source="van den Oord et al. 2017, arXiv 1711.00937",
+        ),
+        Component(
+            kind="metric",
+            name="bound",
+            config=BoundConfig,
+            factory="ldm_plugin_metrics.model.bound:Bound",
+            summary="variational bound in bits per value, and rate and distortion by level",
+            source="Ho et al. 2020, arXiv 2006.11239; Rombach et al. 2022, arXiv 2112.10752, figure 2",
+        ),
+    ]

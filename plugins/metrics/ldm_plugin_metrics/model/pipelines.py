@@ -1,0 +1,22 @@
+"""The pipeline of a metric that calls the model, and pictures as the model sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ldm_core.contracts import Pictures
+from ldm_core.errors import DataError
+
+
+def pipeline_of(pictures: Pictures, name: str) -> Any:
+    """The pipeline; DataError where pictures come alone. `name` is the metric's."""
+    if pictures.pipeline is None:
+        raise DataError(f"{name} asks the model, and there are pictures alone; evaluate a run's folder")
+    return pictures.pipeline
+
+
+def shown(pictures: Pictures, pipeline: Any) -> Tensor:
+    """The pictures (B, c, H, W), float32 in [-1, 1], on the model's device."""
+    return pictures.images.to(pipeline.model.device).float() / 127.5 - 1
