@@ -226,7 +226,7 @@ class TrainedStageSuite(_Offers):
         )
         size = answers.codebook_size
         assert size == len(counts), f"codebook_size is {size}, and {len(counts)} codes are counted"
-        assert 0 <= int(found.min()) and int(found.max()) < size, f"indices go beyond the {size} codes"
+        assert int(found.min()) >= 0 and int(found.max()) < size, f"indices go beyond the {size} codes"
         assert same(torch.bincount(found.flatten(), minlength=size), counts.long()), (
             "indices are other codes than counted"
         )
