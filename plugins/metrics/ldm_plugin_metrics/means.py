@@ -1,4 +1,4 @@
-"""Metrics whose numbers are means over the pictures."""
+"""Metrics by means over the pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ldm_core.errors import DataError
 class MeanMetric(Metric):
     """Each number is the mean of the array of its name, one number a picture, in float64.
 
-    A subclass sets `name`, which messages begin with, and `source`, and measures.
+    A subclass sets `name`, the first word of messages, and `source`, and measures.
     """
 
     name: ClassVar[str]
@@ -31,7 +31,7 @@ class MeanMetric(Metric):
 
 
 def means(name: str, sums: Rows) -> dict[str, Any]:
-    """The mean of each sum of :meth:`MeanMetric.sums`; DataError where there is none, or it is not finite."""
+    """The mean of each sum of :meth:`MeanMetric.sums`; DataError for no pictures, and for infinite sums."""
     count = int(sums["count"])
     if not count:
         raise DataError(f"{name} needs 1 picture, and here are 0")

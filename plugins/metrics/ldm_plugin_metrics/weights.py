@@ -1,10 +1,10 @@
-"""Files of weights that the user names. Imports no torch."""
+"""Files of weights named by the user. Imports no torch."""
 
 from __future__ import annotations
 
 
 def missing(url: str, wanted: str) -> str:
-    """A line if `url` is empty, or a local file that is not there; `wanted` says the content."""
+    """A line if `url` is empty, or a missing local file; `wanted` says the content."""
     from ldm_core import storage  # here: every `ldm-run plugins` reads the configs
 
     if not url:

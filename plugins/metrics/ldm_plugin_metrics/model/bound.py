@@ -25,16 +25,16 @@ class Bound(Metric):
     """The negative evidence lower bound in bits per value of the picture (c H W of them), and its parts: `bound_prior`,
     a divergence at each level, and `bound_first`, the last step to data.
 
-    The chain is that of the table's `levels`, with a mean by the estimate of x0 and the variance of the config; each
+    The chain has the table's `levels`, with a mean by the estimate of x0 and the variance of the config; each
     level is one call of the network on noise of its own, from a stream of the picture's place (Ho et al. 2020, arXiv
-    2006.11239, equation 5; Nichol & Dhariwal 2021, arXiv 2102.09672, section 3). A chain of fewer levels has a bound of
-    its own, which is looser. Where latents are pixels, the last step is the probability of the 8-bit level (Ho et al.,
-    equation 13). Other latents are continuous: there it is a density of the normalised latents, which may be negative,
-    and bounds of two first stages do not compare; their rates do.
+    2006.11239, equation 5; Nichol & Dhariwal 2021, arXiv 2102.09672, section 3). A chain of fewer levels has a looser
+    bound of its own. With pixels for latents the last step is the probability of the 8-bit level (Ho et al., equation
+    13). Other latents are continuous: the last step is a density of the normalised latents, possibly negative, and
+    bounds of two first stages do not compare; their rates do.
 
-    ``rate@t`` are the bits per value of the picture that a receiver of x_t has been sent, `bound_prior` and the
-    divergences above t, and ``rmse@t`` is the error of the estimate of x0 from x_t: the axes of figure 2 of Rombach et
-    al. 2022 and of figure 5 of Ho et al. 2020. :func:`curve` has them for all levels.
+    ``rate@t`` are a receiver's bits of x_t per value of the picture, `bound_prior` and the divergences above t, and
+    ``rmse@t`` is the error of the estimate of x0 from x_t: the axes of figure 2 of Rombach et al. 2022 and of figure 5
+    of Ho et al. 2020. :func:`curve` has them for all levels.
     """
 
     name = "bound"
@@ -80,7 +80,7 @@ class Bound(Metric):
 
 def curve(sums: Rows) -> dict[str, NDArray[np.float64]]:
     """The sums of a :class:`Bound` -> arrays by level, upwards: `level`, `bits`, the level's term in bits per value of
-    the picture, `rate`, the bits of a receiver of x at that level, and `rmse`, the error of its estimate."""
+    the picture, `rate`, the bits of a receiver of x there, and `rmse`, the error of its estimate."""
     found = means("bound", sums)
     above = np.cumsum(found["divergence"][::-1])[::-1] - found["divergence"]
     bits = found["divergence"].copy()
@@ -95,7 +95,7 @@ def curve(sums: Rows) -> dict[str, NDArray[np.float64]]:
 
 class Chain(NamedTuple):
     """Levels of a table, upwards, with alpha and sigma; `gain` of x0 in the mean of a step down; `posterior` and
-    `model`, variances of that step. Each (n,), float64.
+    `model`, variances of the step. Each (n,), float64.
 
     The variance of the step to data is the posterior's of the step above it, as published.
     """
@@ -109,7 +109,7 @@ class Chain(NamedTuple):
 
     @classmethod
     def of(cls, schedule: NoiseSchedule, config: BoundConfig) -> Chain:
-        """The chain of a schedule; ConfigError if that is no variance-preserving table."""
+        """The chain of a schedule; ConfigError if it is no variance-preserving table."""
         count = configs.of(ScheduleAnswers, schedule).table_steps
         if count is None or count < 2:
             raise ConfigError("bound: it is for schedules of a table (vp), and this model's is none")
@@ -182,7 +182,7 @@ class _Measured:
         return model.merged(model.encode({key: examples[key] for key in self.pipeline.reads}))
 
     def _first(self, z: Tensor, estimate: Tensor, x: Tensor, scale: Tensor | None) -> Tensor:
-        """-log p(x0 | x1) in nats (B,): of the 8-bit levels where latents are pixels, of the density elsewhere."""
+        """-log p(x0 | x1) in nats (B,): of the 8-bit levels of pixels, of the density of other latents."""
         std = self.chain.model[0].sqrt().to(z.device)
         if scale is None:
             return -densities(z.double(), estimate.double(), std).flatten(1).sum(1).cpu()

@@ -16,8 +16,8 @@ from ldm_plugin_metrics.model.pipelines import pipeline_of, shown
 
 
 class CodebookUse(Metric):
-    """The share of codes that occur on the data, and their perplexity: the exponential of the entropy of the codes'
-    shares, which is the number of codes where all occur equally often (van den Oord et al. 2017, arXiv 1711.00937).
+    """The share of codes in use on the data, and their perplexity: the exponential of the entropy of the codes' shares,
+    the number of codes if all are used equally often (van den Oord et al. 2017, arXiv 1711.00937).
 
     Both grow with the number of pictures until each code has had its chance: compare figures of equal numbers.
     """

@@ -7,7 +7,7 @@ from ldm_plugin_metrics.model.config import BoundConfig, CodebookUseConfig
 
 
 def of_models() -> list[Component]:
-    """Metrics that call or know the model."""
+    """Metrics of a model and its data."""
     return [
         Component(
             kind="metric",

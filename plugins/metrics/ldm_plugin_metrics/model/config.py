@@ -1,4 +1,4 @@
-"""Options of the metrics that call the model. Imports no torch."""
+"""Options of the metrics of a model. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ldm_core.contracts import MetricConfig
 
 @attrs.frozen(kw_only=True)
 class ModelConfig(MetricConfig):
-    """The config of a metric that shows the data to the model."""
+    """The config of a metric of a model on data."""
 
     subject: ClassVar[Literal["data"]] = "data"
     needs_pipeline: ClassVar[bool] = True
@@ -20,7 +20,7 @@ class ModelConfig(MetricConfig):
 
 @attrs.frozen(kw_only=True)
 class CodebookUseConfig(ModelConfig):
-    """The codes that a VQ first stage uses on the data: their share, and their effective number."""
+    """The codes of a VQ first stage in use on the data: their share, and their effective number."""
 
     higher_is_better: ClassVar[tuple[str, ...]] = ("codebook_use", "codebook_perplexity")
 

@@ -13,8 +13,8 @@ _HALF = 1 / 255
 
 
 def scale_of_pixels(stage: Any, x: Tensor, z: Tensor) -> Tensor | None:
-    """The factor (1, c, H, W) between latents and pixels, where latents are pixels up to a factor and a shift by place;
-    None of other latents. `x` (B, c, H, W) in [-1, 1], `z` their latents."""
+    """The factor (1, c, H, W) between latents and pixels, for latents equal to pixels up to a factor and a shift by
+    place; None of others. `x` (B, c, H, W) in [-1, 1], `z` their latents."""
     if x.shape != z.shape:
         return None
     shift, one = stage.decode(torch.zeros_like(z[:1])), stage.decode(torch.ones_like(z[:1]))

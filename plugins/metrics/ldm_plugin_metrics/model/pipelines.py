@@ -1,4 +1,4 @@
-"""The pipeline of a metric that calls the model, and pictures as the model sees them."""
+"""The pipeline of a metric, and pictures in the model's range."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ldm_core.errors import DataError
 
 
 def pipeline_of(pictures: Pictures, name: str) -> Any:
-    """The pipeline; DataError where pictures come alone. `name` is the metric's."""
+    """The pipeline; DataError if pictures come alone. `name` is the metric's."""
     if pictures.pipeline is None:
         raise DataError(f"{name} asks the model, and there are pictures alone; evaluate a run's folder")
     return pictures.pipeline

@@ -12,9 +12,9 @@ from ldm_core.contracts import MetricConfig, Site
 from ldm_plugin_metrics.weights import missing
 
 SSIM_SIDE = 11
-"""The smallest side of pictures that SSIM's window fits into."""
+"""The side of SSIM's window, and the smallest of pictures."""
 LPIPS_SIDE = 16
-"""The smallest side of pictures that LPIPS' deepest layer sees."""
+"""The smallest side of pictures for LPIPS' deepest layer."""
 
 
 @attrs.frozen(kw_only=True)
@@ -38,7 +38,7 @@ class SSIMConfig(PairConfig):
     higher_is_better: ClassVar[tuple[str, ...]] = ("ssim",)
 
     def check(self, site: Site) -> Iterator[str]:
-        """One line for pictures that the window does not fit into."""
+        """One line for pictures smaller than the window."""
         if min(site.size) < SSIM_SIDE:
             yield f"ssim: its window is {SSIM_SIDE} pixels wide, and pictures are {list(site.size)}; use psnr"
 
@@ -52,7 +52,7 @@ class LPIPSConfig(PairConfig):
     )
 
     def check(self, site: Site) -> Iterator[str]:
-        """A line for weights that are missing, and one for pictures that are too small."""
+        """A line for missing weights, and one for too small pictures."""
         for file in self.weights.split(","):
             if problem := missing(file, "a VGG16 and LPIPS' heads: FILE, or TRUNK,HEADS"):
                 yield f"lpips: weights: {problem}"

@@ -20,8 +20,8 @@ class LPIPSMetric(MeanMetric, nn.Module):
     """LPIPS on VGG16, version 0.1, averaged over pictures; one channel is shown as grey.
 
     The published figures of restoration are mostly of AlexNet, and are others: the label says VGG16. Source: Zhang et
-    al. 2018, arXiv 1801.03924. Raises ConfigError without weights, and CheckpointError or StorageError where they
-    cannot be read or are of another network.
+    al. 2018, arXiv 1801.03924. Raises ConfigError without weights, and CheckpointError or StorageError for
+    unreadable ones and those of another network.
     """
 
     name = "lpips"

@@ -11,7 +11,7 @@ from ldm_core.errors import DataError
 def pair(pictures: Pictures, name: str, least: int = 1) -> tuple[Tensor, Tensor]:
     """The reconstructions and their originals, (B, c, H, W) uint8 each; `name` is the metric's.
 
-    DataError where there are no originals, where the shapes differ, and where a side is below `least`.
+    DataError without originals, for other shapes, and for a side below `least`.
     """
     images, originals = pictures.images, pictures.originals
     if originals is None:

@@ -11,7 +11,7 @@ from ldm_plugin_metrics.pairs.config import PSNRConfig
 from ldm_plugin_metrics.pairs.pairs import pair
 
 LARGEST = 100.0
-"""The dB of a picture that equals its original: a mean of infinities tells nothing."""
+"""The dB of a picture equal to its original: a mean of infinities tells nothing."""
 
 
 class PSNR(MeanMetric):

@@ -23,7 +23,7 @@ class SSIM(MeanMetric):
 
     Means, variances and covariance are weighted by a Gaussian window of 11 x 11 pixels and standard deviation 1.5, not
     corrected for the sample's size; K1 = 0.01, K2 = 0.03, L = 255. A channel is a picture by itself, and a picture has
-    the mean of its channels. The map is of the places where the whole window lies in the picture: none is padded, and
+    the mean of its channels. The window lies whole in the picture: nothing is padded, and
     pictures with a side below 11 pixels are refused, since another window would give another measure. Source: Wang et
     al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity", equation 13.
     """
@@ -61,7 +61,7 @@ def _similarity(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _window(maps: Tensor, axis: int) -> Tensor:
-    """The window's weighted mean along an axis, at the places where it lies inside."""
+    """The window's weighted mean along an axis, whole windows alone."""
     # Slices and no convolution, whose rounding depends on the size of the batch.
     weights = [math.exp(-0.5 * ((i - SSIM_SIDE // 2) / SIGMA) ** 2) for i in range(SSIM_SIDE)]
     places = maps.shape[axis] - SSIM_SIDE + 1
