@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ldm_plugin_metrics.distances.config import FDConfig, KIDConfig
+from ldm_plugin_metrics.distances.config import DensityCoverageConfig, FDConfig, KIDConfig, PrecisionRecallConfig
 from ldm_plugin_metrics.distances.frechet import FrechetDistance, frechet
 from ldm_plugin_metrics.distances.kernel import KernelDistance, unbiased
+from ldm_plugin_metrics.distances.neighbours import DensityCoverage, PrecisionRecall
 
 from ldm_core.contracts import Pictures
 from ldm_core.errors import CheckpointError, ConfigError, DataError, StorageError
@@ -23,6 +24,7 @@ WIDTH = 24
 FEW = {**TINY, "allow_few": True}
 SUBSETS = {**TINY, "subsets": 3, "subset_size": 8}
 WHOLE = {**TINY, "subsets": 0}
+BALLS = {**TINY, "neighbours": 1}
 
 
 def moved(shift: float, scale: float = 1.0) -> Known:
@@ -63,6 +65,46 @@ class TestKID(MetricSuite):
 
 class TestKIDOfAll(TestKID):
     settings = WHOLE
+
+
+class TestPrecisionRecall(MetricSuite):
+    component = "precision_recall"
+    settings = BALLS
+
+    def known(self) -> Known:
+        """On a line with balls of radius 1: of 4 own points, 2 lie in one of 3 balls, of which 1 is in an own ball."""
+        own, against = line(0.5, 1.5, 10.0, 11.0), line(0.0, 3.0, -1.0)
+        return Known(own, against, {"precision": 2 / 4, "recall": 1 / 3})
+
+
+class TestDensityCoverage(MetricSuite):
+    component = "density_coverage"
+    settings = BALLS
+
+    def known(self) -> Known:
+        """Balls (-1, 1), (-2, 0) and (0, 6): 0.5 lies in two of them, 1.5 in one; two of three hold a point."""
+        own, against = line(0.5, 1.5, 10.0, 11.0), line(0.0, 3.0, -1.0)
+        return Known(own, against, {"density": 3 / 4, "coverage": 2 / 3})
+
+
+def line(*places: float) -> dict[str, np.ndarray[Any, Any]]:
+    """Points on a line, as rows."""
+    return {"features": np.array(places, np.float32)[:, None] * np.eye(1, WIDTH, dtype=np.float32)}
+
+
+def test_balls_are_those_of_the_definitions() -> None:
+    """Every distance in turn, over more rows than a block."""
+    random = np.random.default_rng(5)
+    a, b = (random.normal(shift, 1, (count, WIDTH)).astype(np.float32) for shift, count in ((0.3, 1200), (0.0, 1100)))
+    apart, own, other = (np.linalg.norm(x[:, None] - y[None], axis=-1) for x, y in ((a, b), (a, a), (b, b)))
+    reach = {k: (np.sort(own, 1)[:, k], np.sort(other, 1)[:, k]) for k in (3, 5)}
+    rows = {"features": a}, {"features": b}
+    found = PrecisionRecall(PrecisionRecallConfig(**TINY), None).values(*rows)  # type: ignore[arg-type]
+    precision, recall = (apart <= reach[3][1]).any(1).mean(), (apart <= reach[3][0][:, None]).any(0).mean()
+    assert found == {"precision": pytest.approx(precision), "recall": pytest.approx(recall)}
+    found = DensityCoverage(DensityCoverageConfig(**TINY), None).values(*rows)  # type: ignore[arg-type]
+    hit = apart < reach[5][1]
+    assert found == {"density": pytest.approx(hit.sum() / (5 * 1200)), "coverage": pytest.approx(hit.any(0).mean())}
 
 
 def test_the_frechet_distance_is_scipys() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from ldm_core.contracts import Metric, Pictures, Rows, Site
 from ldm_core.errors import DataError
 from ldm_plugin_metrics.networks.build import build
-from ldm_plugin_metrics.networks.config import NetworkConfig
+from ldm_plugin_metrics.networks.config import WeightsConfig
 
 BLOCK = 1024
 """Rows in memory at once."""
@@ -21,16 +21,20 @@ class FeatureMetric(Metric, nn.Module):
     """A metric whose rows are the features of a network."""
 
     name: str
-    """The metric's word in messages and labels."""
+    """The metric's word in messages, labels and the names of its values."""
+    official = ""
+    """The same with FID's network and its published weights."""
     least = 1
 
-    def __init__(self, config: NetworkConfig, site: Site, *, output: str = "") -> None:
+    def __init__(self, config: WeightsConfig, site: Site, *, output: str = "") -> None:
         super().__init__()
         self.config = config
         self.network = build(config)
         self.output = output or self.network.main
         self.source = f"{self.network.source}; {self.output}"
-        self.label = f"{self.name} ({self.network.title})"
+        official = self.official if self.network.published else ""
+        self.name = official or self.name
+        self.label = official or f"{self.name} ({self.network.title})"
 
     @property
     def width(self) -> int:

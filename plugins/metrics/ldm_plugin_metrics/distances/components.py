@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
-from ldm_core import Component
-from ldm_plugin_metrics.distances.config import FDConfig, KIDConfig
+from typing import Any
 
-HOME = "ldm_plugin_metrics.distances"
+from ldm_core import Component
+from ldm_plugin_metrics.distances.config import (
+    DensityCoverageConfig,
+    FDConfig,
+    FIDConfig,
+    InceptionScoreConfig,
+    KIDConfig,
+    PrecisionRecallConfig,
+)
+
+
+def _metric(**facts: Any) -> Component:
+    return Component(kind="metric", **facts | {"factory": f"ldm_plugin_metrics.distances.{facts['factory']}"})
 
 
 def distances() -> list[Component]:
     """Metrics of sets."""
+    return [*_of_moments(), *_of_rows()]
+
+
+def _of_moments() -> list[Component]:
     return [
-        Component(
-            kind="metric",
+        _metric(
+            name="fid",
+            config=FIDConfig,
+            factory="frechet:FID",
+            summary="Fréchet Inception distance of two sets",
+            source="Heusel et al. 2017 (arXiv 1706.08500), equation 6",
+            presets={"rfid": FIDConfig(subject="reconstructions")},
+        ),
+        _metric(
             name="fd",
             config=FDConfig,
-            factory=f"{HOME}.frechet:FrechetDistance",
+            factory="frechet:FrechetDistance",
             summary="Fréchet distance of two sets by the features of any network",
             source="Heusel et al. 2017 (arXiv 1706.08500), equation 6, with another network",
             presets={
@@ -23,12 +45,37 @@ def distances() -> list[Component]:
                 "fd_dinov2": FDConfig(network="vit_large_patch14_dinov2.lvd142m", size=224),
             },
         ),
-        Component(
-            kind="metric",
+    ]
+
+
+def _of_rows() -> list[Component]:
+    return [
+        _metric(
             name="kid",
             config=KIDConfig,
-            factory=f"{HOME}.kernel:KernelDistance",
+            factory="kernel:KernelDistance",
             summary="kernel distance of two sets by the features of a network, Inception's for KID",
             source="Bińkowski et al. 2018 (arXiv 1801.01401), section 4",
+        ),
+        _metric(
+            name="inception_score",
+            config=InceptionScoreConfig,
+            factory="inception_score:InceptionScore",
+            summary="Inception score of a set",
+            source="Salimans et al. 2016 (arXiv 1606.03498), section 4",
+        ),
+        _metric(
+            name="precision_recall",
+            config=PrecisionRecallConfig,
+            factory="neighbours:PrecisionRecall",
+            summary="precision and recall of two sets by the features of any network",
+            source="Kynkäänniemi et al. 2019 (arXiv 1904.06991), section 2",
+        ),
+        _metric(
+            name="density_coverage",
+            config=DensityCoverageConfig,
+            factory="neighbours:DensityCoverage",
+            summary="density and coverage of two sets by the features of any network",
+            source="Naeem et al. 2020 (arXiv 2002.09797), section 3",
         ),
     ]

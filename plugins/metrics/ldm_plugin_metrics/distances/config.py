@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import attrs
 
 from ldm_core.config.fields import field
-from ldm_plugin_metrics.networks.config import NetworkConfig
+from ldm_plugin_metrics.networks.config import NetworkConfig, WeightsConfig
 
 
 @attrs.frozen(kw_only=True)
@@ -25,6 +25,44 @@ class FDConfig(DistanceConfig):
     allow_few: bool = field(
         False, "measure fewer pictures than the covariance needs (one more than features): a biased figure"
     )
+
+
+@attrs.frozen(kw_only=True)
+class FIDConfig(WeightsConfig):
+    """The Fréchet distance by the features of FID's Inception network, with its published weights: those of `weights`,
+    or the file that pytorch-fid or torch-fidelity has fetched. With others the figure is called fd."""
+
+    against: ClassVar[Literal["set"]] = "set"
+
+    allow_few: bool = field(False, "measure fewer than 2049 pictures, which the covariance needs: a biased figure")
+
+
+@attrs.frozen(kw_only=True)
+class InceptionScoreConfig(WeightsConfig):
+    """exp E KL(p(y|x) || p(y)) by the classes of FID's Inception network (Salimans et al. 2016), over splits."""
+
+    higher_is_better: ClassVar[tuple[str, ...]] = ("inception_score",)
+
+    splits: int = field(10, "parts of the set whose scores are averaged", minimum=1)
+    split_seed: int = field(2020, "seed of the parts", minimum=0, maximum=2**32 - 1)
+
+
+@attrs.frozen(kw_only=True)
+class PrecisionRecallConfig(DistanceConfig):
+    """Shares of the samples near real pictures, and of real pictures near samples (Kynkäänniemi et al. 2019)."""
+
+    higher_is_better: ClassVar[tuple[str, ...]] = ("precision", "recall")
+
+    neighbours: int = field(3, "a picture's ball reaches to this nearest other picture of its set", minimum=1)
+
+
+@attrs.frozen(kw_only=True)
+class DensityCoverageConfig(DistanceConfig):
+    """Real balls around a sample, and the share of real balls with a sample in them (Naeem et al. 2020)."""
+
+    higher_is_better: ClassVar[tuple[str, ...]] = ("density", "coverage")
+
+    neighbours: int = field(5, "a real picture's ball reaches to this nearest other real picture", minimum=1)
 
 
 @attrs.frozen(kw_only=True)

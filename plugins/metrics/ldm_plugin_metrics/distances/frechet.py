@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ldm_core.contracts import Rows, Site
 from ldm_core.errors import DataError
 from ldm_plugin_metrics.distances.base import FeatureMetric, blocks
-from ldm_plugin_metrics.distances.config import FDConfig
+from ldm_plugin_metrics.distances.config import FDConfig, FIDConfig
 
 
 class FrechetDistance(FeatureMetric):
@@ -23,7 +23,7 @@ class FrechetDistance(FeatureMetric):
 
     name = "FD"
 
-    def __init__(self, config: FDConfig, site: Site) -> None:
+    def __init__(self, config: FDConfig | FIDConfig, site: Site) -> None:
         super().__init__(config, site)
         self.few = config.allow_few
         self.least = 2 if self.few else self.width + 1
@@ -56,6 +56,12 @@ class FrechetDistance(FeatureMetric):
         )
         self.require(int(sums["count"]), len(sums["sum"]), hint)
         return moments(sums)
+
+
+class FID(FrechetDistance):
+    """The distance called FID: with other weights than FID's it is an FD, and called so."""
+
+    official = "FID"
 
 
 def moments(sums: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

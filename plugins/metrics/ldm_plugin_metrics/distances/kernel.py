@@ -20,8 +20,9 @@ class KernelDistance(FeatureMetric):
     matters: own, then the other set's, subset by subset, by numpy's RandomState, as torch-fidelity draws them.
     """
 
+    name, official = "KD", "KID"
+
     def __init__(self, config: KIDConfig, site: Site) -> None:
-        self.name = "KID" if config.network == "inception" else "KD"
         super().__init__(config, site)
         self.subsets, self.size, self.seed = config.subsets, config.subset_size, config.subset_seed
         self.least = self.size if self.subsets else 2

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from ldm_core.errors import ConfigError
-from ldm_plugin_metrics.networks.config import CLIP, INCEPTION, NetworkConfig
+from ldm_plugin_metrics.networks.config import CLIP, INCEPTION, NetworkConfig, WeightsConfig
 from ldm_plugin_metrics.networks.network import Network
 
 
-def build(config: NetworkConfig) -> Network:
-    """Build it, with its weights. Raises as :class:`~ldm_plugin_metrics.networks.timm_network.TimmNetwork`."""
+def build(config: WeightsConfig) -> Network:
+    """Build it, with its weights; FID's where the config names none. Raises as
+    :class:`~ldm_plugin_metrics.networks.timm_network.TimmNetwork`."""
+    if not isinstance(config, NetworkConfig) or config.network == INCEPTION:
+        from ldm_plugin_metrics.networks.inception import Inception
+
+        return Inception(config)
+    if config.network == CLIP:
+        raise ConfigError(f"network: {CLIP} is not there yet; name one of timm's")
     from ldm_plugin_metrics.networks.timm_network import TimmNetwork
 
-    if config.network in (INCEPTION, CLIP):
-        raise ConfigError(f"network: {config.network} is not there yet; name one of timm's")
     return TimmNetwork(config)

@@ -17,18 +17,20 @@ from ldm_plugin_metrics.networks.config import WeightsConfig
 _SHOWN = 4
 
 
-def read(config: WeightsConfig, name: str, how: str) -> tuple[dict[str, Tensor], str]:
-    """The tensors of the config's file, and its hash. `how`: a line that tells how to get weights of `name`.
+def read(config: WeightsConfig, name: str, how: str, fallback: str = "") -> tuple[dict[str, Tensor], str]:
+    """The tensors of the config's file, or of `fallback`, and its hash. `how`: a line that tells how to get weights of
+    `name`.
 
     ConfigError without a file's name, StorageError where it cannot be read, CheckpointError for another hash.
     """
-    if not config.weights:
+    url = config.weights or fallback
+    if not url:
         raise ConfigError(f"weights: path or URL of the weights of {name} is missing; {how}")
     try:
-        source = open_source(config.weights, sha256=config.weights_sha256)
+        source = open_source(url, sha256=config.weights_sha256)
         file = source.tensors()
     except (CheckpointError, StorageError) as error:
-        if storage.exists(config.weights):
+        if storage.exists(url):
             raise
         raise StorageError(f"weights: {error}; {how}") from error
     return {key: file.read(key) for key in file.infos}, source.sha256()
