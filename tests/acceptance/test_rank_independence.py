@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ranks import on_ranks
 from safetensors.torch import load_file
 from training_runs import go, weights
 
@@ -51,19 +49,12 @@ except TrainingError as error:
 def by_two(folder: Path, steps: int, cases: list[tuple[int, int]], more: str = "") -> list[Path]:
     """Train with two processes, one run a (zero, accumulate), all in the same two processes."""
     outs = [folder / f"two-zero{zero}-by{accumulate}" for zero, accumulate in cases]
-    lines = [
-        "import sys",
-        f"sys.path[:0] = {[str(Path(__file__).parents[1] / p) for p in ('support', 'training/engine')]!r}",
-        "from training_runs import go",
-    ]
+    lines = ["from training_runs import go"]
     for out, (zero, accumulate) in zip(outs, cases, strict=True):
         lines.append(f"go({str(out)!r}, *{settings(steps, zero, accumulate)!r}, stages={STAGES!r}, **{CHANGES!r})")
     script = folder / "main.py"
     script.write_text("\n".join([*lines, more, ""]))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(launcher, capture_output=True, text=True, timeout=540, check=False, env=env)
-    assert done.returncode == 0, done.stderr[-4000:]
+    on_ranks(script, timeout=540)
     return outs
 
 

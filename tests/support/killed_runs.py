@@ -16,7 +16,6 @@ import os
 import random
 import select
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -26,18 +25,14 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import torch
+import ranks
 from training_runs import TINY, VQ, Watch, go
 
 from ldm_core import hookimpl, storage
 from ldm_core.errors import Interrupted
-from ldm_core.training import stages
 from ldm_core.training.engine import world
 
-# What every attempt would do again, once before the first: imports (AdamW brings a compiler along).
-world.import_deepspeed()
-assert stages.Stages is not None
-torch.optim.AdamW([torch.zeros(1)])
+ranks.import_all()
 
 STAGES = ("first_stage", "latents", "denoiser")
 RECIPE: dict[str, Any] = {
@@ -104,10 +99,7 @@ def _attempt(job: Mapping[str, Any], rank: int, port: int, pipe: int, in_write: 
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         if job["ranks"] > 1:
-            os.environ.update(
-                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["ranks"]), MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=str(port),
-            )  # fmt: skip
+            os.environ.update(ranks.variables(rank, job["ranks"], port))
         if rank:
             os.close(pipe)  # the first process alone tells: its end is the pipe's
         if in_write:
@@ -127,16 +119,10 @@ def _attempt(job: Mapping[str, Any], rank: int, port: int, pipe: int, in_write: 
         os._exit(code)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _run(job: Mapping[str, Any], after: float | None, in_write: int) -> dict[str, Any]:
     """One attempt, killed `after` so many steps, or by itself in a write, or (None, 0) left to its end."""
     reading, writing = os.pipe()
-    port = _free_port() if job["ranks"] > 1 else 0
+    port = ranks.free_port() if job["ranks"] > 1 else 0
     children = []
     for rank in range(job["ranks"]):
         child = os.fork()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 import training_runs
+from one_thread import one_thread
 from PIL import Image
+from ranks import on_ranks
 from safetensors.torch import load_file
 from torch import Tensor
 from training_runs import TINY, VQ, Watch, go, weights
@@ -221,25 +222,32 @@ def test_a_killed_encoding_leaves_nothing_that_is_taken_for_whole(trained: Path,
     out = tmp_path / "killed"
     script = tmp_path / "main.py"
     script.write_text(
-        "import os, signal, sys\n"
+        "import json, os, signal, sys\n"
         f"sys.path[:0] = {[str(Path(__file__).parent), str(Path(training_runs.__file__).parent)]!r}\n"
         "from pathlib import Path\n"
-        "from test_latent_cache import _recipe\n"
-        "from ldm_core import storage\n"
+        "from test_latent_cache import _files, _recipe\n"
         "from ldm_core.training.latents.command import encode\n"
-        "replace, left = os.replace, [int(sys.argv[1])]\n"
+        f"out, replace, left = Path({str(out)!r}), os.replace, [0]\n"
         "def killed(*args):\n"
         "    left[0] -= 1\n"
         "    os.kill(os.getpid(), signal.SIGKILL) if left[0] < 0 else replace(*args)\n"
-        "os.replace = killed\n"
-        f"encode(*_recipe(Path({str(trained)!r}), {str(out)!r}))\n"
+        "for left[0] in range(3):\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        os.replace = killed\n"
+        f"        encode(*_recipe(Path({str(trained)!r}), str(out)))\n"
+        "        os._exit(0)\n"
+        "    status = os.waitpid(child, 0)[1]\n"
+        "    print(json.dumps([os.waitstatus_to_exitcode(status), [sorted(_files(f)) for f in out.iterdir()]]))\n"
     )
-    for writes, whole in ((0, 0), (1, 1), (2, 3)):  # killed at the first write, the second, and at the manifest
-        done = subprocess.run([sys.executable, str(script), str(writes)], capture_output=True, timeout=120, check=False)
-        assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
-        (folder,) = out.iterdir()
-        assert len([n for n in _files(folder) if n.startswith("shard")]) == whole
-        assert MANIFEST not in _files(folder)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    attempts = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    for (code, folders), whole in zip(attempts, (0, 1, 3), strict=True):  # at the first write, the second, the manifest
+        assert code == -signal.SIGKILL, done.stderr[-2000:]
+        (names,) = folders
+        assert len([n for n in names if n.startswith("shard")]) == whole
+        assert MANIFEST not in names
     said, *_ = _made(trained, out)
     assert said["made"] == 0
     assert _files(Path(said["folder"])) == _files(Path(want["folder"]))
@@ -248,20 +256,14 @@ def test_a_killed_encoding_leaves_nothing_that_is_taken_for_whole(trained: Path,
 def test_two_processes_make_the_same_files(trained: Path, tmp_path: Path) -> None:
     script = tmp_path / "main.py"
     script.write_text(
-        "import sys\n"
-        f"sys.path[:0] = {[str(Path(__file__).parent), str(Path(training_runs.__file__).parent)]!r}\n"
         "from pathlib import Path\n"
         "from test_latent_cache import _recipe\n"
         "from ldm_core.training.latents.command import encode\n"
-        f"encode(*_recipe(Path({str(trained)!r}), sys.argv[1]))\n"
+        f"encode(*_recipe(Path({str(trained)!r}), {str(tmp_path / 'two')!r}))\n"
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
-    for command, out in (([sys.executable, str(script)], "one"), (launcher, "two")):
-        done = subprocess.run(
-            [*command, str(tmp_path / out)], capture_output=True, text=True, timeout=200, check=False, env=environment
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+    on_ranks(script, paths=[str(Path(__file__).parent)])
+    with one_thread():
+        _made(trained, tmp_path / "one")
     one, two = (next((tmp_path / name).iterdir()) for name in ("one", "two"))
     assert one.name == two.name
     assert _files(one) == _files(two) and len(_files(one)) == 4

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 import torch
+from ranks import on_ranks
 from torch import Tensor
 from training_runs import TINY, VQ, Watch, go, weights
 
@@ -110,13 +109,9 @@ def test_accumulation_trains_the_same_model(whole: Path, tmp_path: Path) -> None
 
 
 def test_two_processes_train_the_same_model(whole: Path, tmp_path: Path) -> None:
-    tests = Path(__file__).parents[2] / "support"
-    lines = ["import sys", f"sys.path.insert(0, {str(tests)!r})", "from training_runs import go"]
     script = tmp_path / "main.py"
-    script.write_text("\n".join([*lines, f"go({str(tmp_path)!r}, stages={MODEL!r})", ""]))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    done = subprocess.run([*launcher, str(script)], capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    script.write_text(f"from training_runs import go\ngo({str(tmp_path)!r}, stages={MODEL!r})\n")
+    on_ranks(script)
     assert _distance(weights(whole), weights(tmp_path)) < 1e-5
 
 
