@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-PROGRAM = Path(__file__).parents[1] / "support" / "killed_runs.py"
+PROGRAM = Path(__file__).parents[1] / "support" / "processes" / "killed_runs.py"
 
 
 def run(out: Path, timeout: float = 240, **job: Any) -> list[dict[str, Any]]:

@@ -6,8 +6,6 @@ import logging
 import os
 import random
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import warnings
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ranks import on_ranks
 from torch.utils.data import Dataset
 from training_runs import TINY, VQ
 
@@ -253,8 +252,6 @@ def test_a_folder_without_a_run(tmp_path: Path) -> None:
 
 
 PROGRAM = """
-import sys
-sys.path[:0] = {paths!r}
 from test_train import RECIPE, Squares
 import ldm_core
 run = ldm_core.train(RECIPE, data=Squares(), out={out!r}, first_stage="identity", trainer={{"steps": 3}})
@@ -264,16 +261,7 @@ print(run.finished)
 
 def test_several_processes_share_ones_own_data(tmp_path: Path) -> None:
     """As under torchrun: each process calls `train` with its own copy of equal data."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
-    ranks = []
-    for rank in range(2):
-        said = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        environ = {**os.environ, **said, "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", PROGRAM.format(paths=paths, out=str(tmp_path / "run"))]
-        ranks.append(subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    told = [rank.communicate(timeout=300) for rank in ranks]
-    assert [out.strip() for out, _ in told] == ["True", "True"], told
+    script = tmp_path / "main.py"
+    script.write_text(PROGRAM.format(out=str(tmp_path / "run")))
+    assert on_ranks(script, paths=[str(Path(__file__).parent)]).split() == ["True", "True"]
     assert ldm_core.Run.open(tmp_path / "run").metrics("denoiser")[-1]["step"] == 3
