@@ -31,7 +31,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     **{("metric", n): "ldm-plugin-metrics" for n in ("density_coverage", "inception_score", "kid", "precision_recall")},
     **{("metric", n): "ldm-plugin-metrics" for n in ("lpips", "psnr", "ssim")},
     **{("metric", n): "ldm-plugin-metrics" for n in ("bound", "codebook_use")},
-    **{("command", n): "ldm-plugin-metrics" for n in ("evaluate",)},
+    **{("command", n): "ldm-plugin-metrics" for n in ("compare", "evaluate")},
     ("observer", "curves"): "ldm-plugin-curves",
     ("observer", "tensorboard"): "ldm-plugin-tensorboard",
     ("observer", "wandb"): "ldm-plugin-wandb",

@@ -15,4 +15,11 @@ def commands() -> list[Component]:
             summary="Measure a model's samples, or pictures, by any metrics.",
             group="Evaluation",
         ),
+        Component(
+            kind="command",
+            name="compare",
+            factory="ldm_plugin_metrics.commands.compare:compare",
+            summary="Put evaluations side by side, with their differences.",
+            group="Evaluation",
+        ),
     ]

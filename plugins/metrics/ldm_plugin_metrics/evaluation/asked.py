@@ -117,7 +117,10 @@ def _made(name: str, component: str, settings: Mapping[str, Any], site: Site, ca
     if lines := [f"{name}: {line}" for line in configs.of(MetricConfig, config).check(site)]:
         raise ConfigError(lines)
     part = Part(kind="metric", use=entry.component.name, config=config, asked=component)
-    return Asked(name, part, make(part, site, catalog), named(part, catalog))
+    try:
+        return Asked(name, part, make(part, site, catalog), named(part, catalog))
+    except ConfigError as error:
+        raise ConfigError([line if line.startswith(name) else f"{name}: {line}" for line in error.problems]) from None
 
 
 def divided(settings: Iterable[str], names: Iterable[str], others: Sequence[str]) -> dict[str, list[str]]:

@@ -72,7 +72,8 @@ def _refuse_few(metrics: Sequence[Asked], sets: Sets) -> None:
                 word = "--images" if name == "samples" else "pictures"
                 problems.append(
                     f"{each.name}: needs {each.least:,} pictures on either side, and there are "
-                    f"{len(sets.chosen[name]):,} {name}; give at least {each.least:,} ({word})"
+                    f"{len(sets.chosen[name]):,} {name}; give at least {each.least:,} ({word}), or a "
+                    f"setting for fewer, if {each.part.use} has one"
                 )
         if sets.stats is not None and sets.stats.count and sets.stats.count < each.least:
             problems.append(

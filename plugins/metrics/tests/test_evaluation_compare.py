@@ -1,0 +1,67 @@
+"""``ldm-run compare``: one table, one plot, differences with intervals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from evaluation_runs import evaluated, pictures
+
+from ldm_core.cli import main
+
+
+@pytest.fixture
+def three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Evaluations of two folders against one reference, and of one against another."""
+    reference, other = pictures(tmp_path / "b", 60, seed=1), pictures(tmp_path / "c", 60, seed=2)
+    folders = pictures(tmp_path / "near", 60), pictures(tmp_path / "far", 60, shift=60)
+    end = ["--metrics", "brightness", "--bootstrap", 40, "--cache", tmp_path / "cache", "--out"]
+    for folder in folders:
+        evaluated(capsys, folder, "--against", reference, *end, tmp_path / f"e-{folder.name}")
+    evaluated(capsys, folders[0], "--against", other, *end, tmp_path / "e-other")
+    return [str(tmp_path / f"e-{name}") for name in ("near", "far", "other")]
+
+
+def test_differences_have_intervals(three: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plot = tmp_path / "figures.svg"
+    assert main(["compare", *three, "--plot", str(plot), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["evaluations"] == ["e-near", "e-far", "e-other"]
+    (figure,) = found["figures"]
+    near, far, _ = figure["values"]
+    none, difference, other = figure["differences"]
+    assert none is None and difference["value"] == pytest.approx(far["value"] - near["value"])
+    low, high = difference["interval"]
+    assert 0 < low < difference["value"] < high and difference["apart"]
+    assert other == {"incomparable": "the reference differs in fingerprint"}
+    assert plot.read_text().startswith("<?xml") and "e-far" in plot.read_text()
+    assert main(["compare", *three]) == 0
+    said = capsys.readouterr().out
+    assert "less e-near" in said and "not compared: brightness of e-other: the reference differs" in said
+    assert main(["compare", three[0], three[0]]) == 0
+    assert "+0 [+0, +0] (within chance)" in capsys.readouterr().out
+
+
+def test_what_is_no_evaluation_is_refused(three: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*arguments: str) -> str:
+        assert main(["compare", *arguments]) == 2
+        return capsys.readouterr().err
+
+    assert "give two evaluations" in said(three[0])
+    assert "holds no evaluation.json" in said(three[0], str(tmp_path / "b"))
+    assert "a plot ends in .png" in said(*three, "--plot", "figures.txt")
+    record = Path(three[0]) / "evaluation.json"
+    found = json.loads(record.read_text())
+    for wrong in (
+        {**found, "kind": "x"},
+        {**found, "metrics": [1]},
+        {**found, "sets": {"a": 1}},
+        [],
+        {**found, "format": 9},
+    ):
+        record.write_text(json.dumps(wrong))
+        assert "evaluation.json: " in said(*three)
+    found["metrics"][0]["values"]["brightness"]["draws"] = ["x"]
+    record.write_text(json.dumps(found))
+    assert "is no record" in said(*three)
