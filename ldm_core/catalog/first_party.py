@@ -30,7 +30,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     **{("metric", n): "ldm-plugin-metrics" for n in ("fd", "fd_dinov2", "fid", "rfd", "rfid")},
     **{("metric", n): "ldm-plugin-metrics" for n in ("density_coverage", "inception_score", "kid", "precision_recall")},
     **{("metric", n): "ldm-plugin-metrics" for n in ("lpips", "psnr", "ssim")},
-    **{("metric", n): "ldm-plugin-metrics" for n in ("bound", "codebook_use")},
+    **{("metric", n): "ldm-plugin-metrics" for n in ("bound", "codebook_use", "nearest")},
     **{("command", n): "ldm-plugin-metrics" for n in ("compare", "evaluate")},
     ("observer", "curves"): "ldm-plugin-curves",
     ("observer", "tensorboard"): "ldm-plugin-tensorboard",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ldm_core import Component
-from ldm_plugin_metrics.model.config import BoundConfig, CodebookUseConfig
+from ldm_plugin_metrics.model.config import BoundConfig, CodebookUseConfig, NearestConfig
 
 
 def of_models() -> list[Component]:
@@ -24,5 +24,13 @@ def of_models() -> list[Component]:
             factory="ldm_plugin_metrics.model.bound:Bound",
             summary="variational bound in bits per value, and rate and distortion by level",
             source="Ho et al. 2020, arXiv 2006.11239; Rombach et al. 2022, arXiv 2112.10752, figure 2",
+        ),
+        Component(
+            kind="metric",
+            name="nearest",
+            config=NearestConfig,
+            factory="ldm_plugin_metrics.model.nearest:Nearest",
+            summary="distance to the nearest training pictures, and the share of memorised ones",
+            source="Alaa et al. 2022, arXiv 2102.08921; Gu et al. 2023, arXiv 2310.02664",
         ),
     ]

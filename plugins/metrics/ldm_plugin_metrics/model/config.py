@@ -8,6 +8,7 @@ import attrs
 
 from ldm_core.config.fields import field
 from ldm_core.contracts import MetricConfig
+from ldm_plugin_metrics.networks.config import PIXELS, NetworkConfig
 
 
 @attrs.frozen(kw_only=True)
@@ -41,3 +42,16 @@ class BoundConfig(ModelConfig):
     )
     points: int = field(8, "levels whose rate and distortion are told, evenly spaced", minimum=0, maximum=1000)
     seed: int = field(0, "of the noise, with the place of the picture", minimum=0)
+
+
+@attrs.frozen(kw_only=True)
+class NearestConfig(NetworkConfig):
+    """The distance to the nearest training picture by pixels or features, and the share of memorised pictures."""
+
+    against: ClassVar[Literal["training"]] = "training"
+    higher_is_better: ClassVar[tuple[str, ...]] = ("nearest", "nearest_training", "authentic")
+
+    network: str = field(PIXELS, "pixels, inception (that of FID), or the name of a timm network")
+    threshold: float = field(
+        1 / 3, "a picture is memorised up to this part of the nearest training picture's own distance", above=0
+    )

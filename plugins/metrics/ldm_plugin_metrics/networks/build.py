@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ldm_core.errors import ConfigError
-from ldm_plugin_metrics.networks.config import CLIP, INCEPTION, NetworkConfig, WeightsConfig
+from ldm_plugin_metrics.networks.config import CLIP, INCEPTION, PIXELS, NetworkConfig, WeightsConfig
 from ldm_plugin_metrics.networks.network import Network
 
 
@@ -16,6 +16,10 @@ def build(config: WeightsConfig) -> Network:
         return Inception(config)
     if config.network == CLIP:
         raise ConfigError(f"network: {CLIP} is not there yet; name one of timm's")
+    if config.network == PIXELS:
+        from ldm_plugin_metrics.networks.pixels import Pixels
+
+        return Pixels(config)
     from ldm_plugin_metrics.networks.timm_network import TimmNetwork
 
     return TimmNetwork(config)

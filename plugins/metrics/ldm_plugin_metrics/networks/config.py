@@ -15,6 +15,8 @@ INCEPTION = "inception"
 """The name of FID's network, beside those of timm."""
 CLIP = "clip"
 """The name of CLIP's image tower."""
+PIXELS = "pixels"
+"""The name of no network: levels are compared."""
 
 
 def _positive(_: Any, attribute: attrs.Attribute[Any], values: Any) -> None:
