@@ -1,0 +1,1 @@
+"""Studies of models: their speed on a machine."""

@@ -1,0 +1,1 @@
+"""Time, operations, memory and peak of the components."""

@@ -1,0 +1,1 @@
+"""A measurement as a document: written, shown, compared."""

@@ -1,0 +1,9 @@
+"""The distribution in the conformance kit."""
+
+from __future__ import annotations
+
+from ldm_core.testing import PluginSuite
+
+
+class TestPlugin(PluginSuite):
+    distribution = "ldm-plugin-study"
