@@ -77,7 +77,7 @@ def test_one_rule_of_names(folder: str) -> None:
         assert (ROOT / folder / package / file).is_file(), file
     described = import_module(f"{package}.plugin").ldm_components()
     if any(component.kind != "command" for component in described):  # a command's options stand with its function
-        assert list((ROOT / folder / package).rglob("config.py")), "options stand in config.py, of the package or a folder"
+        assert list((ROOT / folder / package).rglob("config.py")), "options stand in config.py, of package or folder"
     assert (ROOT / folder / package / "__init__.py").read_text().count("\n") <= 1
 
 
