@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from evaluation_runs import evaluated, files, pictures, refused, trained
 
+from ldm_core import storage
+from ldm_core.config import documents
 from ldm_core.data import images
 
 
@@ -163,3 +166,53 @@ def test_a_first_stage_alone_is_measured(run: Path, tmp_path: Path, capsys: pyte
     assert evaluated(capsys, *arguments, "--image-size", 16)["metrics"][0]["pictures"] == 5
     said = refused(capsys, stage, "--against", own, "--metrics", "brightness", "--image-size", 16, *arguments[-2:])
     assert "is a first stage alone" in said
+
+
+def test_rows_of_a_model_are_its_own(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A metric that calls the model gets the keys that the model reads, and no rows of another model."""
+    other = trained(tmp_path / "other", seed=1)
+    arguments = ["--metrics", "bound", "bound.levels=3", "--out", tmp_path / "out", "--quiet"]
+    one, two, again = (evaluated(capsys, each, *arguments) for each in (run, other, run))
+    values = [found["metrics"][0]["values"]["bound"]["value"] for found in (one, two, again)]
+    assert values[0] == values[2] != values[1]
+    assert one["metrics"][0]["of"] == "data"
+    assert one["model"]["weights"][:12] in one["line"]
+    said = refused(capsys, pictures(tmp_path / "a", 3), *arguments[:-1])
+    assert "bound: asks the model" in said
+
+
+def test_a_reference_is_measured_once_for_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own, other = pictures(tmp_path / "a", 5), pictures(tmp_path / "b", 70, seed=1)
+    cache = "memory://references-of-a-test"
+    arguments = ["--against", other, "--metrics", "brightness", "--cache", cache, "--out"]
+    first = evaluated(capsys, own, *arguments, tmp_path / "one")
+    rows = storage.list_files(cache, recursive=True)
+    assert [storage.base_name(file.url) for file in rows] == [
+        "rows-00000000-00000064.npy",
+        "rows-00000064-00000070.npy",
+    ]
+    again = evaluated(capsys, own, *arguments, tmp_path / "two")
+    assert first == {**again, "out": first["out"]}
+    assert storage.list_files(cache, recursive=True) == rows
+    evaluated(capsys, own, *arguments, tmp_path / "two", "--image-size", 8)
+    assert len(storage.list_files(cache, recursive=True)) == 4  # of another size: other rows
+    storage.remove(cache, recursive=True)
+
+
+def test_data_of_a_run_elsewhere_are_not_read_unasked(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Anybody may have written the recipe in a run's folder."""
+    folder = tmp_path / "handed"
+    shutil.copytree(run, folder)
+    url = "memory://pictures-of-a-test"
+    for path in pictures(tmp_path / "a", 6).iterdir():
+        storage.atomic_write(storage.join(url, path.name), path.read_bytes())
+    plain = documents.parse_yaml((folder / "recipe.yaml").read_text(), "recipe")
+    (folder / "recipe.yaml").write_text(documents.dump_yaml({**plain, "dataset": {"use": "folder", "url": url}}))
+    arguments = [folder, "--metrics", "brightness", "--labels", "balanced", "--images", 3, "--out", tmp_path / "out"]
+    said = refused(capsys, *arguments)
+    assert f"its recipe names data at {url}" in said and "--against run" in said
+    found = evaluated(capsys, *arguments, "--against", "run")
+    assert found["metrics"][0]["against_pictures"] == 6
+    storage.remove(url, recursive=True)

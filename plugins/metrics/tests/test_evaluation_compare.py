@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from evaluation_runs import evaluated, pictures
@@ -53,13 +54,8 @@ def test_what_is_no_evaluation_is_refused(three: list[str], tmp_path: Path, caps
     assert "a plot ends in .png" in said(*three, "--plot", "figures.txt")
     record = Path(three[0]) / "evaluation.json"
     found = json.loads(record.read_text())
-    for wrong in (
-        {**found, "kind": "x"},
-        {**found, "metrics": [1]},
-        {**found, "sets": {"a": 1}},
-        [],
-        {**found, "format": 9},
-    ):
+    bad: list[Any] = [[], {**found, "kind": "x"}, {**found, "metrics": [1]}, {**found, "sets": {"a": 1}}]
+    for wrong in [*bad, {**found, "format": 9}]:
         record.write_text(json.dumps(wrong))
         assert "evaluation.json: " in said(*three)
     found["metrics"][0]["values"]["brightness"]["draws"] = ["x"]

@@ -43,9 +43,8 @@ def evaluate(
     for work in works.values():
         work.check()
     _look_at_statistics(metrics, sets)
-    pipeline = None if sets.model is None else sets.model.pipeline
     for work in works.values():
-        fill(work, world, pipeline, tell)
+        fill(work, world, tell)
     world.barrier()
     if not world.main:
         return None
@@ -54,6 +53,7 @@ def evaluate(
         statistics.write_statistics(request.save_statistics, sums, saved.source)
     more = {
         "place": storage.shown(request.place),
+        "model": sets.model_key(),
         "bootstrap": request.bootstrap,
         "hardware": protocol.hardware(world.device),
     }
@@ -122,8 +122,12 @@ def _works(metrics: Sequence[Asked], sets: Sets) -> dict[str, Work]:
     for name, by_source in needed.items():
         pictures = sets.chosen[name]
         root = kept if name in _OTHERS else storage.join(sets.out, "rows")
-        stores = {s: RowStore(storage.join(root, key_of(pictures.key(), s)), len(pictures)) for s in by_source}
-        works[name] = Work(pictures, stores, by_source)
+        stores = {}
+        for source, each in by_source.items():
+            decisive = pictures.key() | ({"model": sets.model_key()} if each.config.needs_pipeline else {})
+            stores[source] = RowStore(storage.join(root, key_of(decisive, source)), len(pictures))
+        pipeline = None if sets.model is None else sets.model.pipeline
+        works[name] = Work(pictures, stores, by_source, pipeline)
     return dict(sorted(works.items(), key=lambda each: each[0] not in _OTHERS))
 
 

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ldm_core.contracts import Pictures
+from ldm_core.contracts import SIZE_KEYS, Pictures
 from ldm_core.data.collate import collate, to_device
+from ldm_core.data.sizes import default_sizes
 from ldm_core.errors import ConfigError
+from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.training.engine.world import World
 from ldm_plugin_metrics.evaluation.asked import Asked
 from ldm_plugin_metrics.evaluation.pictures import PictureSet, Taken
@@ -31,23 +33,29 @@ class Work:
     pictures: PictureSet
     stores: Mapping[str, RowStore]
     metrics: Mapping[str, Asked]
+    pipeline: Pipeline | None = None
+
+    def reads(self, each: Asked) -> list[str]:
+        """The keys of examples for a metric: its own, and the model's for one that calls it."""
+        own = () if self.pipeline is None or not each.config.needs_pipeline else self.pipeline.reads
+        return [key for key in dict.fromkeys((*each.config.reads, *own)) if key not in ("image", *SIZE_KEYS)]
 
     @property
     def keys(self) -> list[str]:
-        """The keys of examples that the metrics read."""
-        return sorted({key for each in self.metrics.values() for key in each.config.reads})
+        """The keys of examples for all of them."""
+        return sorted({key for each in self.metrics.values() for key in self.reads(each)})
 
     def check(self) -> None:
         """ConfigError if the pictures lack a key of a metric."""
         for each in self.metrics.values():
-            if lacking := [key for key in each.config.reads if key not in self.pictures.keys]:
+            if lacking := [key for key in self.reads(each) if key not in self.pictures.keys]:
                 raise ConfigError(
                     f"{each.name}: reads '{lacking[0]}', and the {self.pictures.name} have "
                     f"{', '.join(self.pictures.keys)} alone"
                 )
 
 
-def fill(work: Work, world: World, pipeline: Any, tell: Tell) -> None:
+def fill(work: Work, world: World, tell: Tell) -> None:
     """Make the missing rows: of this process's blocks, block b of process b modulo their number.
 
     Each block is written as it is done; the next call goes on behind it.
@@ -58,32 +66,33 @@ def fill(work: Work, world: World, pipeline: Any, tell: Tell) -> None:
         if number % world.size == world.rank:
             missing = [source for source, store in stores.items() if not store.has(places)]
             if missing:
-                for source, rows in _measured(work, places, missing, world.device, pipeline).items():
+                for source, rows in _measured(work, places, missing, world.device).items():
                     stores[source].write(places, rows)
             tell(work.pictures.name, places.stop, count)
 
 
 def _measured(
-    work: Work, places: range, sources: Sequence[str], device: torch.device, pipeline: Any
+    work: Work, places: range, sources: Sequence[str], device: torch.device
 ) -> dict[str, dict[str, NDArray[Any]]]:
     taken = work.pictures.take(places, work.keys)
     made: dict[str, list[dict[str, NDArray[Any]]]] = {source: [] for source in sources}
     for start in range(0, len(places), BATCH):
         batch = slice(start, start + BATCH)
-        pictures = _on_device(work, taken, places, batch, device, pipeline)
+        pictures = _on_device(work, taken, places, batch, device)
         for source in sources:
             made[source].append(work.metrics[source].measure(pictures))
     return {s: {name: np.concatenate([each[name] for each in rows]) for name in rows[0]} for s, rows in made.items()}
 
 
-def _on_device(work: Work, taken: Taken, places: range, batch: slice, device: torch.device, pipeline: Any) -> Pictures:
+def _on_device(work: Work, taken: Taken, places: range, batch: slice, device: torch.device) -> Pictures:
     keys, originals = work.keys, taken.originals
-    rows = [{key: each[key] for key in keys} for each in taken.examples[batch]] if keys else []
+    sizes = {} if work.pipeline is None else default_sizes(work.pictures.size, work.pipeline.reads)
+    rows = [{**sizes, **{key: each[key] for key in keys}} for each in taken.examples[batch]] if keys or sizes else []
     kinds = {key: work.pictures.keys[key] for key in keys}
     return Pictures(
         torch.from_numpy(taken.images[batch]).to(device),
         places[batch],
         to_device(collate(rows, kinds), device) if rows else {},
         None if originals is None else torch.from_numpy(originals[batch]).to(device),
-        pipeline,
+        work.pipeline,
     )

@@ -88,8 +88,12 @@ def line(found: Mapping[str, Any]) -> str:
     sets = found["sets"]
     made = [_of_set(name, about) for name, about in sets.items() if name not in ("reference", "training")]
     seen = [_of_set(name, about) for name, about in sets.items() if name in ("reference", "training")]
-    weights = next((about["weights"] for about in sets.values() if about.get("weights")), "")
-    labels = dict.fromkeys(f"{metric['metric']}: {metric['source']}" for metric in found["metrics"])
+    weights = found["model"].get("weights") or found["model"].get("first_stage", "")
+    sources = dict.fromkeys(metric["source"] for metric in found["metrics"])
+    labels = [
+        f"{', '.join(each['metric'] for each in found['metrics'] if each['source'] == source)}: {source}"
+        for source in sources
+    ]
     parts = [
         ", ".join(figures),
         "; ".join(made) + (f", against {'; '.join(seen)}" if seen else ""),

@@ -63,6 +63,15 @@ class Sets:
         """The set that a metric compares with; "" without one."""
         return {"set": "reference", "training": "training"}.get(each.config.against, "")
 
+    def model_key(self) -> dict[str, str]:
+        """The model, for rows of its own making: hashes of its files, and the precision."""
+        if self.model is None:
+            return {}
+        stage, pipeline = {"first_stage": self.model.stage_sha256}, self.model.pipeline
+        return (
+            stage if pipeline is None else {"weights": pipeline.weights, **stage, "precision": pipeline.model.precision}
+        )
+
     def names(self, each: Asked) -> list[str]:
         """The sets of a metric that hold pictures."""
         return [name for name in (self.own_name(each), self.against_name(each)) if name in self.chosen]
@@ -125,6 +134,10 @@ class Sets:
         assert model is not None
         if model.pipeline is None and (lacking := [e.name for e in self.metrics if e.config.subject == "samples"]):
             raise ConfigError(f"{lacking[0]}: is of samples, and {storage.shown(request.place)} is a first stage alone")
+        if model.pipeline is None and (lacking := [e.name for e in self.metrics if e.config.needs_pipeline]):
+            raise ConfigError(
+                f"{lacking[0]}: asks the model, and {storage.shown(request.place)} is a first stage alone"
+            )
         sampled, inputs = "samples" in subjects, None
         reads = sampled and model.pipeline is not None and bool(model.pipeline.reads)
         if reads or subjects & {"reconstructions", "data"} or self._wants_reference():
