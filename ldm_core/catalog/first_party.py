@@ -27,7 +27,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("conditioner", "low_resolution"): "ldm-plugin-low-resolution",
     ("conditioner", "masked_image"): "ldm-plugin-masked-image",
     ("codec", "compvis"): "ldm-plugin-compvis",
-    **{("metric", n): "ldm-plugin-metrics" for n in ("fd", "fd_dinov2", "fid", "rfd", "rfid")},
+    **{("metric", n): "ldm-plugin-metrics" for n in ("cmmd", "fd", "fd_dinov2", "fid", "rfd", "rfid")},
     **{("metric", n): "ldm-plugin-metrics" for n in ("density_coverage", "inception_score", "kid", "precision_recall")},
     **{("metric", n): "ldm-plugin-metrics" for n in ("lpips", "psnr", "ssim")},
     **{("metric", n): "ldm-plugin-metrics" for n in ("bound", "codebook_use", "nearest")},

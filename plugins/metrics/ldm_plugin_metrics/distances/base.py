@@ -11,7 +11,7 @@ from torch import nn
 from ldm_core.contracts import Metric, Pictures, Rows, Site
 from ldm_core.errors import DataError
 from ldm_plugin_metrics.networks.build import build
-from ldm_plugin_metrics.networks.config import WeightsConfig
+from ldm_plugin_metrics.networks.config import INCEPTION, WeightsConfig
 
 BLOCK = 1024
 """Rows in memory at once."""
@@ -24,12 +24,14 @@ class FeatureMetric(Metric, nn.Module):
     """The metric's word in messages, labels and the names of its values."""
     official = ""
     """The same with FID's network and its published weights."""
+    fixed = INCEPTION
+    """The network of a config that names none."""
     least = 1
 
     def __init__(self, config: WeightsConfig, site: Site, *, output: str = "") -> None:
         super().__init__()
         self.config = config
-        self.network = build(config)
+        self.network = build(config, self.fixed)
         self.output = output or self.network.main
         self.source = f"{self.network.source}; {self.output}"
         official = self.official if self.network.published else ""

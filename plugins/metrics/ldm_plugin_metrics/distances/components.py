@@ -6,6 +6,7 @@ from typing import Any
 
 from ldm_core import Component
 from ldm_plugin_metrics.distances.config import (
+    CMMDConfig,
     DensityCoverageConfig,
     FDConfig,
     FIDConfig,
@@ -77,5 +78,12 @@ def _of_rows() -> list[Component]:
             factory="neighbours:DensityCoverage",
             summary="density and coverage of two sets by the features of any network",
             source="Naeem et al. 2020 (arXiv 2002.09797), section 3",
+        ),
+        _metric(
+            name="cmmd",
+            config=CMMDConfig,
+            factory="kernel:CMMD",
+            summary="kernel distance of two sets by CLIP's embeddings of pictures",
+            source="Jayasumana et al. 2024 (arXiv 2401.09603), section 5",
         ),
     ]

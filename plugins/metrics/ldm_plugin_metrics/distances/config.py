@@ -72,3 +72,12 @@ class KIDConfig(DistanceConfig):
     subsets: int = field(100, "the number of subsets whose figures are averaged; 0 = all pictures at once", minimum=0)
     subset_size: int = field(1000, "pictures of a subset, on either side", minimum=2)
     subset_seed: int = field(2020, "seed of the choice", minimum=0, maximum=2**32 - 1)
+
+
+@attrs.frozen(kw_only=True)
+class CMMDConfig(WeightsConfig):
+    """1000 times the squared maximum mean discrepancy of CLIP's embeddings of pictures, with a Gaussian kernel of width
+    10 (Jayasumana et al. 2024). `weights` are a folder or file of transformers' CLIP, clip-vit-large-patch14-336 in the
+    paper."""
+
+    against: ClassVar[Literal["set"]] = "set"

@@ -9,7 +9,11 @@ from numpy.typing import NDArray
 
 from ldm_core.contracts import Rows, Site
 from ldm_plugin_metrics.distances.base import FeatureMetric, blocks, by_content
-from ldm_plugin_metrics.distances.config import KIDConfig
+from ldm_plugin_metrics.distances.config import CMMDConfig, KIDConfig
+from ldm_plugin_metrics.networks.config import CLIP
+
+SCALE, WIDTH = 1000, 10
+"""CMMD's factor, and the width of its kernel."""
 
 
 class KernelDistance(FeatureMetric):
@@ -42,6 +46,24 @@ class KernelDistance(FeatureMetric):
         return float(np.mean(found))
 
 
+class CMMD(FeatureMetric):
+    """1000 (E k(a, a') + E k(b, b') - 2 E k(a, b)) with k(x, y) = exp(-|x - y|² / 200), of CLIP's embeddings of length
+    1 (Jayasumana et al., arXiv 2401.09603): means over all pairs, the diagonals included, as in its authors' code."""
+
+    name = "CMMD"
+    fixed = CLIP
+    least = 2
+
+    def __init__(self, config: CMMDConfig, site: Site) -> None:
+        super().__init__(config, site)
+
+    def values(self, own: Rows, against: Rows | None) -> Mapping[str, float]:
+        """The distance, from 0."""
+        a, b = self.features(own), self.features(against)
+        means = [_gaussian(x, y) / (len(x) * len(y)) for x, y in ((a, a), (b, b), (a, b))]
+        return {"cmmd": max(SCALE * (means[0] + means[1] - 2 * means[2]), 0.0)}
+
+
 def unbiased(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """The unbiased estimate of the squared discrepancy of two sets, a block of kernel values at a time."""
     n, m = len(a), len(b)
@@ -59,3 +81,12 @@ def _sum(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 def _kernel(products: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
     values: NDArray[np.float64] = products / x.shape[1] + 1
     return values * values * values
+
+
+def _gaussian(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    total = 0.0
+    for x in blocks(a):
+        for y in blocks(b):
+            lengths = np.einsum("nd,nd->n", x, x)[:, None] + np.einsum("nd,nd->n", y, y)
+            total += float(np.exp((2 * (x @ y.T) - lengths) / (2 * WIDTH**2)).sum())
+    return total

@@ -188,9 +188,9 @@ class Inception(Network):
     def _filled(self, config: WeightsConfig) -> str:
         if config.random_seed is not None:
             return weights.hash_of(self)
-        tensors, digest = weights.read(config, "FID's Inception network", HOW, _cached())
+        tensors, source = weights.read(config, "FID's Inception network", HOW, fallback=_cached())
         weights.fit(self, tensors, "FID's Inception network", (".num_batches_tracked",))
-        return digest
+        return source.sha256()
 
     def _titled(self, seed: int | None, digest: str) -> str:
         layer = f" {self.tap}" if self.tap else ""

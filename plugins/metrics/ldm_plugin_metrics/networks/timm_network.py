@@ -140,7 +140,7 @@ def _filled(network: nn.Module, config: NetworkConfig) -> str:
     """Load the file; the hash of the weights."""
     if config.random_seed is not None:
         return weights.hash_of(network)
-    tensors, digest = weights.read(config, config.network, how_to_get(config.network))
+    tensors, source = weights.read(config, config.network, how_to_get(config.network))
     wrapper = max(("", *_WRAPPERS), key=lambda word: sum(f"{word}{k}" in tensors for k in network.state_dict()))
     tensors = {k.removeprefix(wrapper): v for k, v in tensors.items()}
     # what timm does with a published file: older names, position embeddings of another size
@@ -151,7 +151,7 @@ def _filled(network: nn.Module, config: NetworkConfig) -> str:
     classifier = _facts(network).get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     weights.fit(network, tensors, f"timm's {config.network}", (_COUNTER, *(f"{head}." for head in heads)))
-    return digest
+    return source.sha256()
 
 
 def _facts(network: nn.Module) -> Mapping[str, Any]:

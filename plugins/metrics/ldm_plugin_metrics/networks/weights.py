@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core import storage
+from ldm_core.contracts.codec import Source
 from ldm_core.errors import CheckpointError, ConfigError, StorageError
 from ldm_core.weights.source import open_source
 from ldm_plugin_metrics.networks.config import WeightsConfig
@@ -17,9 +18,11 @@ from ldm_plugin_metrics.networks.config import WeightsConfig
 _SHOWN = 4
 
 
-def read(config: WeightsConfig, name: str, how: str, fallback: str = "") -> tuple[dict[str, Tensor], str]:
-    """The tensors of the config's file, or of `fallback`, and its hash. `how`: a line that tells how to get weights of
-    `name`.
+def read(
+    config: WeightsConfig, name: str, how: str, *, fallback: str = "", parts: tuple[str, ...] = ("",)
+) -> tuple[dict[str, Tensor], Source]:
+    """The tensors of the config's file, or of `fallback`, whose names begin with one of `parts`, and their source.
+    `how`: a line that tells how to get weights of `name`.
 
     ConfigError without a file's name, StorageError where it cannot be read, CheckpointError for another hash.
     """
@@ -33,7 +36,7 @@ def read(config: WeightsConfig, name: str, how: str, fallback: str = "") -> tupl
         if storage.exists(url):
             raise
         raise StorageError(f"weights: {error}; {how}") from error
-    return {key: file.read(key) for key in file.infos}, source.sha256()
+    return {key: file.read(key) for key in file.infos if key.startswith(parts)}, source
 
 
 def fit(network: nn.Module, tensors: Mapping[str, Tensor], name: str, optional: Iterable[str] = ()) -> None:
