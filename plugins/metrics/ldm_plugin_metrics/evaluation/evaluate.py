@@ -126,7 +126,7 @@ def _works(metrics: Sequence[Asked], sets: Sets) -> dict[str, Work]:
         for source, each in by_source.items():
             decisive = pictures.key() | ({"model": sets.model_key()} if each.config.needs_pipeline else {})
             stores[source] = RowStore(storage.join(root, key_of(decisive, source)), len(pictures))
-        pipeline = None if sets.model is None else sets.model.pipeline
+        pipeline = None if sets.model is None else sets.model.measured
         works[name] = Work(pictures, stores, by_source, pipeline)
     return dict(sorted(works.items(), key=lambda each: each[0] not in _OTHERS))
 

@@ -17,7 +17,8 @@ from ldm_core.errors import ConfigError
 from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.training.engine.world import World
 from ldm_plugin_metrics.evaluation.asked import Asked
-from ldm_plugin_metrics.evaluation.pictures import PictureSet, Taken
+from ldm_plugin_metrics.evaluation.models import StageAlone
+from ldm_plugin_metrics.evaluation.pictures import DataPictures, PictureSet, Taken
 from ldm_plugin_metrics.evaluation.store import RowStore
 
 BATCH = 32
@@ -33,7 +34,7 @@ class Work:
     pictures: PictureSet
     stores: Mapping[str, RowStore]
     metrics: Mapping[str, Asked]
-    pipeline: Pipeline | None = None
+    pipeline: Pipeline | StageAlone | None = None
 
     def reads(self, each: Asked) -> list[str]:
         """The keys of examples for a metric: its own, and the model's for one that calls it."""
@@ -52,6 +53,18 @@ class Work:
                 raise ConfigError(
                     f"{each.name}: reads '{lacking[0]}', and the {self.pictures.name} have "
                     f"{', '.join(self.pictures.keys)} alone"
+                )
+            if each.config.needs_pipeline and isinstance(self.pictures, DataPictures):
+                self._hold_classes(each, self.pictures.class_names)
+
+    def _hold_classes(self, metric: Asked, names: Mapping[str, Sequence[str]]) -> None:
+        ours = {} if self.pipeline is None else self.pipeline.class_names
+        for key in self.reads(metric):
+            if names.get(key) and ours.get(key) and list(names[key]) != list(ours[key]):
+                raise ConfigError(
+                    f"{metric.name}: the classes of '{key}' are others in the {self.pictures.name} than in the model's "
+                    f"training ({len(names[key])} and {len(ours[key])} of them, or in another order); give data with "
+                    "the same classes"
                 )
 
 

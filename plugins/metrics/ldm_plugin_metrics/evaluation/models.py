@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.config.structure import digest
-from ldm_core.contracts import SIZE_KEYS, FirstStage
+from ldm_core.contracts import EMPTY, SIZE_KEYS, FirstStage
 from ldm_core.contracts.configs import GuidanceConfig, of
 from ldm_core.data.class_names import counts_of
 from ldm_core.data.images import decode_image, png_bytes
@@ -51,6 +51,22 @@ class Model:
     stage: Any
     stage_sha256: str
     pipeline: Pipeline | None
+
+    @property
+    def measured(self) -> Pipeline | StageAlone:
+        """The pipeline for metrics: of a first stage alone, one without a model."""
+        return self.pipeline or StageAlone(self.recipe, self.stage)
+
+
+@attrs.frozen(eq=False)
+class StageAlone:
+    """A first stage in the place of a pipeline, for metrics that ask no more of it."""
+
+    recipe: Recipe
+    stage: Any
+    model: None = None
+    reads: tuple[str, ...] = ()
+    class_names: Mapping[str, Sequence[str]] = EMPTY
 
 
 class SampledPictures:
@@ -165,7 +181,8 @@ class SampledPictures:
             row = {key: found[key] for key in self._of_data}
             theirs, ours = self._inputs.class_names.get("class_label"), self._pipeline.class_names.get("class_label")
             if "class_label" in row and theirs and ours and list(theirs) != list(ours):
-                row["class_label"] = theirs[int(row["class_label"])]
+                name = theirs[int(row["class_label"])]  # one that the model lacks is refused in sampling
+                row["class_label"] = np.int64(list(ours).index(name)) if name in ours else name
         if self._classes and "class_label" in self._reads:
             row["class_label"] = np.int64(place % self._classes)
         return row

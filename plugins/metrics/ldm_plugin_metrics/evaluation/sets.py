@@ -134,10 +134,6 @@ class Sets:
         assert model is not None
         if model.pipeline is None and (lacking := [e.name for e in self.metrics if e.config.subject == "samples"]):
             raise ConfigError(f"{lacking[0]}: is of samples, and {storage.shown(request.place)} is a first stage alone")
-        if model.pipeline is None and (lacking := [e.name for e in self.metrics if e.config.needs_pipeline]):
-            raise ConfigError(
-                f"{lacking[0]}: asks the model, and {storage.shown(request.place)} is a first stage alone"
-            )
         sampled, inputs = "samples" in subjects, None
         reads = sampled and model.pipeline is not None and bool(model.pipeline.reads)
         if reads or subjects & {"reconstructions", "data"} or self._wants_reference():

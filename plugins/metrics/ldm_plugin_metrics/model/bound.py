@@ -51,6 +51,8 @@ class Bound(Metric):
         """Bits per value of the picture: `prior` (B), `first` (B) and `divergence` (B, n); the squared error of the
         estimates (B, n); the levels (B, n), upwards."""
         pipeline = pipeline_of(pictures, self.name)
+        if pipeline.model is None:
+            raise ConfigError(f"{self.name}: a first stage alone has no levels; evaluate a run with a trained denoiser")
         if len(pictures.places) != len(pictures.images):
             raise DataError(f"{self.name} draws noise by the places of pictures, and these have none; number them")
         chain = Chain.of(pipeline.model.schedule, self.config)
@@ -151,7 +153,7 @@ class _Measured:
 
     def rows(self, pictures: Pictures) -> dict[str, Tensor]:
         """Terms in nats a picture, float64, and squared errors a value."""
-        x, chain = shown(pictures, self.pipeline), self.chain
+        x, chain = shown(pictures), self.chain
         streams = Streams([mix_seed("bound", self.config.seed, place) for place in pictures.places], self.device)
         z = self.stage.latents(self.stage.encode_moments(x), streams=streams).float()
         scale = scale_of_pixels(self.stage, x, z)

@@ -17,6 +17,6 @@ def pipeline_of(pictures: Pictures, name: str) -> Any:
     return pictures.pipeline
 
 
-def shown(pictures: Pictures, pipeline: Any) -> Tensor:
-    """The pictures (B, c, H, W), float32 in [-1, 1], on the model's device."""
-    return pictures.images.to(pipeline.model.device).float() / 127.5 - 1
+def shown(pictures: Pictures) -> Tensor:
+    """The pictures (B, c, H, W), float32 in [-1, 1]."""
+    return pictures.images.float() / 127.5 - 1
