@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from forked import Command, forked
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
 
@@ -28,6 +26,7 @@ from ldm_core.recipe.resolve import resolve
 FOLDER = "fixtures/made_at_7a414d8"
 KEPT = next(parent / FOLDER for parent in Path(__file__).parents if (parent / FOLDER).is_dir())
 MADE: dict[str, Any] = json.loads((KEPT / "made.json").read_text())
+TRAINING = ["torch._dynamo", "deepspeed", "ldm_core.training.stages"]
 CLOSE = 1e-5
 """Allowed where torch or the processor is another; measured with two threads, and with AVX2 alone: 5e-7."""
 
@@ -60,21 +59,37 @@ def same_machine(made: Mapping[str, Any]) -> bool:
     return here == (made["torch"], made["capability"], made["processor"])
 
 
-def ldm_run(*arguments: str, cwd: Path, threads: int) -> str:
-    """The output of a command, in a process with so many threads."""
-    ours = {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    known = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
-    done = subprocess.run(
-        [sys.executable, "-m", "ldm_core.cli", *arguments],
-        cwd=cwd,
-        env={**known, **ours},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+@pytest.fixture(scope="module")
+def went_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the files where stopped runs went on, each in a process with the threads of then."""
+    folder = tmp_path_factory.mktemp("went_on")
+    kept, stages = (shutil.copytree(old, folder / name) for old, name in ((KEPT, "kept"), (STAGES, "stages")))
+    for file in ("stopped_first_stage/first_stage.safetensors", "stopped_denoiser/model.safetensors"):
+        assert not (kept / file).exists()
+    ldm_run(
+        *(
+            (kept, "train", "--recipe", "text.yaml", "--out", f"stopped_{stage}", "--until", stage, "--quiet")
+            for stage in ("first_stage", "denoiser")
+        ),
+        threads=MADE["threads"],
+        imports=TRAINING,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    until = ("--until", "first_stage", "--quiet")
+    ldm_run(
+        *((stages, "train", "--recipe", f"{name}.yaml", "--out", f"stopped_{name}", *until) for name in NAMES),
+        threads=STAGES_MADE["threads"],
+        imports=TRAINING,
+    )
+    return folder
+
+
+def ldm_run(*lines: tuple[Path | str, ...], threads: int, imports: Sequence[str] = ()) -> list[str]:
+    """The outputs of commands (the folder, and the words), each in a process with so many threads."""
+    commands = [Command(["ldm_core.cli", *map(str, line)], folder) for folder, *line in lines]
+    ended = forked(commands, imports=imports, threads=threads)
+    for each in ended:
+        assert each.code == 0, each.err[-3000:]
+    return [each.out for each in ended]
 
 
 @pytest.fixture
@@ -109,26 +124,11 @@ def test_a_model_samples_what_it_sampled(name: str, kept: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "stage, folder, file",
-    [
-        ("first_stage", "stopped_first_stage", "first_stage.safetensors"),
-        ("denoiser", "stopped_denoiser", "model.safetensors"),
-    ],
+    "folder, file",
+    [("stopped_first_stage", "first_stage.safetensors"), ("stopped_denoiser", "model.safetensors")],
 )
-def test_a_stopped_run_ends_as_its_twin(stage: str, folder: str, file: str, kept: Path) -> None:
-    assert not (kept / folder / file).exists()
-    ldm_run(
-        "train",
-        "--recipe",
-        "text.yaml",
-        "--out",
-        folder,
-        "--until",
-        stage,
-        "--quiet",
-        cwd=kept,
-        threads=MADE["threads"],
-    )
+def test_a_stopped_run_ends_as_its_twin(folder: str, file: str, went_on: Path) -> None:
+    kept = went_on / "kept"
     ours, twin = load_file(kept / folder / file), load_file(kept / "text" / file)
     assert ours.keys() == twin.keys()
     off = max(float((ours[k].double() - twin[k].double()).abs().max()) for k in twin)
@@ -140,9 +140,10 @@ def test_a_stopped_run_ends_as_its_twin(stage: str, folder: str, file: str, kept
 @pytest.mark.parametrize("name", ["text", "layout", "plain"])
 def test_a_recipe_has_the_values_that_it_had(name: str, kept: Path) -> None:
     then = yaml.safe_load((kept / name / "recipe.yaml").read_text())
-    now = yaml.safe_load(ldm_run("check", "--recipe", f"{name}.yaml", cwd=kept, threads=MADE["threads"]))
+    recipes = (f"{name}.yaml", f"{name}/recipe.yaml")
+    lines = [(kept, "check", "--recipe", recipe) for recipe in recipes]
+    now, again = map(yaml.safe_load, ldm_run(*lines, threads=MADE["threads"]))
     assert list(changed(dict(keys.renewed(then)), now)) == []  # in the places of today
-    again = yaml.safe_load(ldm_run("check", "--recipe", f"{name}/recipe.yaml", cwd=kept, threads=MADE["threads"]))
     assert again == now  # with every value written out, it is the same recipe
 
 
@@ -161,12 +162,6 @@ def changed(then: Any, now: Any, key: str = "") -> Iterator[str]:
 # first stages
 
 
-@pytest.fixture
-def kept_stages(tmp_path: Path) -> Path:
-    """A copy of the first stages."""
-    return Path(shutil.copytree(STAGES, tmp_path / "stages"))
-
-
 def losses(folder: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     shown = ("step_seconds", "images_per_second", "data_wait", "peak_memory", "seconds", "time")
@@ -174,10 +169,9 @@ def losses(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_stopped_stage_ends_as_its_twin(name: str, kept_stages: Path) -> None:
+def test_a_stopped_stage_ends_as_its_twin(name: str, went_on: Path) -> None:
     """Weights and logged losses, to the bit on a machine like the one of then."""
-    given = ("--recipe", f"{name}.yaml", "--out", f"stopped_{name}", "--until", "first_stage", "--quiet")
-    ldm_run("train", *given, cwd=kept_stages, threads=STAGES_MADE["threads"])
+    kept_stages = went_on / "stages"
     ours, twin = (load_file(kept_stages / f / "first_stage.safetensors") for f in (f"stopped_{name}", name))
     assert ours.keys() == twin.keys()
     off = max(float((ours[k].double() - twin[k].double()).abs().max()) for k in twin)

@@ -88,7 +88,7 @@ LEGS = [
 )
 def test_other_processes_and_zero_stages(tmp_path: Path, legs: list[tuple[int, int]]) -> None:
     """(processes, ZeRO stage) one after the other, against one process without ZeRO that nobody disturbed."""
-    settings = ["first_stage_trainer.steps=1", "first_stage_trainer.adversarial=false", "trainer.steps=12",
+    settings = ["first_stage_trainer.steps=1", "first_stage_trainer.adversarial=false", "trainer.steps=9",
                 "denoiser.dropout=0.0", "conditioners.class_label.train=true"]  # fmt: skip
     whole = {"out": str(tmp_path / "whole"), "settings": settings}
     chain = [
@@ -96,7 +96,7 @@ def test_other_processes_and_zero_stages(tmp_path: Path, legs: list[tuple[int, i
             "out": str(tmp_path / "run"),
             "ranks": ranks,
             "settings": [*settings, f"trainer.zero={zero}", f"trainer.accumulate={2 // ranks}"],
-            **({"stop": ["denoiser", 4 * number]} if number < len(legs) else {}),
+            **({"stop": ["denoiser", 3 * number]} if number < len(legs) else {}),
         }
         for number, (ranks, zero) in enumerate(legs, 1)
     ]

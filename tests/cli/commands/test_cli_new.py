@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from forked import Command, Ended, forked
 
 from ldm_core.cli import main
 from ldm_core.cli.commands.new import Kind, plugin_files
@@ -28,9 +29,25 @@ FILES = [
 ]
 
 
+SETTINGS = ["first_stage_trainer.steps=2", "first_stage_trainer.images_per_step=2", "dataset.scenes=8"]
+TRAIN = ["train", "--first-stage", "colour_mood", "--until", "first_stage", "--cond", "none", "--out", "run"]
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Ended]:
+    """Every kind generated, put where Python finds it with its entry point, and held to the conformance kit."""
+    folder = tmp_path_factory.mktemp("tried")
+    commands = []
+    for kind in KINDS:
+        assert main(["new", kind, "colour_mood", "--dir", str(folder / kind)]) == 0
+        commands.append(installed(folder / kind, "pytest", "-q", "-p", "no:cacheprovider", "-k", "not accelerator"))
+    return dict(zip(KINDS, forked(commands, imports=["pytest", "ldm_core.testing"]), strict=True))
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_passes_its_own_tests(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Generated, put where Python finds it with its entry point, and held to the conformance kit."""
+def test_it_passes_its_own_tests(
+    kind: str, tried: Mapping[str, Ended], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["new", kind, "colour_mood", "--dir", str(tmp_path)]) == 0
     root = tmp_path / "ldm-plugin-colour-mood"
     out = capsys.readouterr().out
@@ -39,40 +56,29 @@ def test_it_passes_its_own_tests(kind: str, tmp_path: Path, capsys: pytest.Captu
     assert f"pip install -e '{root}[testing]'" in out
     assert sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()) == sorted(files)
 
-    done = installed(root, tmp_path, "pytest", "-q", "-p", "no:cacheprovider", "-k", "not accelerator")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout and "failed" not in done.stdout and "error" not in done.stdout
+    done = tried[kind]
+    assert done.code == 0, done.out + done.err
+    assert " passed" in done.out and "failed" not in done.out and "error" not in done.out
 
 
 def test_a_first_stage_of_the_template_is_trained(tmp_path: Path) -> None:
     """Its author edits a stage that a run trains with the core's own objective."""
     assert main(["new", "first_stage", "colour_mood", "--dir", str(tmp_path)]) == 0
-    settings = ["first_stage_trainer.steps=2", "first_stage_trainer.images_per_step=2", "dataset.scenes=8"]
-    line = ["train", "--first-stage", "colour_mood", "--until", "first_stage", "--cond", "none", "--out", "run"]
-    done = installed(tmp_path / "ldm-plugin-colour-mood", tmp_path, "ldm_core.cli", *line, *settings)
-    assert done.returncode == 0, done.stdout + done.stderr
+    (done,) = forked([installed(tmp_path, "ldm_core.cli", *TRAIN, *SETTINGS)])
+    assert done.code == 0, done.out + done.err
     assert (tmp_path / "ldm-plugin-colour-mood" / "run" / "first_stage.safetensors").is_file()
 
 
-def installed(root: Path, tmp_path: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """``python -m module`` in the folder of a generated distribution, which Python finds with its entry point."""
+def installed(folder: Path, *line: str) -> Command:
+    """A command in the distribution that was generated in `folder`, which Python finds with its entry point."""
+    root = folder / "ldm-plugin-colour-mood"
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    info = tmp_path / "site" / "ldm_plugin_colour_mood-0.1.0.dist-info"
+    info = folder / "site" / "ldm_plugin_colour_mood-0.1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
     points = project["entry-points"]["ldm_core"]
     (info / "entry_points.txt").write_text("[ldm_core]\n" + "\n".join(f"{k} = {v}" for k, v in points.items()))
-    found = [str(root), str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, found)), "LDM_PLUGINS": "colour_mood"}
-    environment["OMP_NUM_THREADS"] = "1"
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=root,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return Command(line, root, [str(folder / "site")], {"LDM_PLUGINS": "colour_mood"})
 
 
 @pytest.mark.parametrize("kind", KINDS)
