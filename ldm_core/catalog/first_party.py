@@ -32,7 +32,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     **{("metric", n): "ldm-plugin-metrics" for n in ("lpips", "psnr", "ssim")},
     **{("metric", n): "ldm-plugin-metrics" for n in ("bound", "codebook_use", "nearest")},
     **{("command", n): "ldm-plugin-metrics" for n in ("compare", "evaluate")},
-    ("command", "bench"): "ldm-plugin-study",
+    **{("command", n): "ldm-plugin-study" for n in ("bench", "study")},
     ("observer", "curves"): "ldm-plugin-curves",
     ("observer", "tensorboard"): "ldm-plugin-tensorboard",
     ("observer", "wandb"): "ldm-plugin-wandb",

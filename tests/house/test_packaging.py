@@ -94,12 +94,14 @@ def test_version_python_and_licence(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", PLUGINS)
 def test_plugins_need_this_core_and_no_other_plugin(folder: str) -> None:
-    """But for first stages, which name the loss that they are trained with, and metrics, which have its networks."""
+    """But for first stages, which name the loss that they are trained with, metrics, which have its networks, and
+    studies, which call the command `evaluate`."""
     needs = metadata(folder)["project"]["dependencies"]
     major, minor, _ = ldm_core.__version__.split(".")
     assert f"ldm-core>={major}.{minor},<{major}.{int(minor) + 1}" in needs
-    named = ["ldm-plugin-adversarial"] if folder in ("plugins/kl_ae", "plugins/metrics", "plugins/vq_ae") else []
-    assert [name_of(n) for n in needs if n.startswith("ldm-plugin")] == named
+    named = {f"plugins/{name}": "adversarial" for name in ("kl_ae", "metrics", "vq_ae")} | {"plugins/study": "metrics"}
+    wanted = [f"ldm-plugin-{named[folder]}"] if folder in named else []
+    assert [name_of(n) for n in needs if n.startswith("ldm-plugin")] == wanted
 
 
 def test_extras_of_the_core() -> None:

@@ -19,5 +19,12 @@ def ldm_components(kinds: Collection[str] | None = None) -> list[Component]:
             group=GROUP,
             summary="Measure speed and memory of a model's components on this machine.",
             factory="ldm_plugin_study.bench.command:bench",
-        )
+        ),
+        Component(
+            kind="command",
+            name="study",
+            group=GROUP,
+            summary="Study a trained model over many settings: guidance.",
+            factory="ldm_plugin_study.study.command:study",
+        ),
     ]

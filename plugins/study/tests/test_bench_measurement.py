@@ -170,6 +170,27 @@ def test_a_folder_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "holds no run" in capsys.readouterr().err
 
 
+def test_a_part_that_allows_no_precision_is_left_out_by_name(recipe: Path) -> None:
+    import attrs
+    from ldm_plugin_study.bench.gauge.cases import cases
+    from ldm_plugin_study.bench.source import source
+
+    what = source(str(recipe), [], [], CPU, 1)
+
+    @attrs.frozen(kw_only=True)
+    class Exact(type(what.recipe.denoiser.config)):  # type: ignore[misc]
+        precisions = ("fp32",)
+
+    config = Exact(**attrs.asdict(what.recipe.denoiser.config, recurse=False))
+    exact = attrs.evolve(
+        what, recipe=attrs.evolve(what.recipe, denoiser=attrs.evolve(what.recipe.denoiser, config=config))
+    )
+    notes: list[str] = []
+    made = list(cases(exact.subject(), Choice(components=("forward", "train"), precisions=("bf16", "fp32")), notes))
+    assert [(c.component, c.precision) for c in made] == [("forward", "fp32"), ("train", "fp32")]
+    assert notes == [f"{name}: denoiser runs in fp32 alone" for name in ("forward", "train")]
+
+
 def test_a_run_is_measured_with_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ldm_plugin_study.bench.source import source
 

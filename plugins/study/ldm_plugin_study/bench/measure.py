@@ -61,6 +61,8 @@ def measure(what: Measured, choice: Choice, say: Callable[[str], None] = lambda 
             f"the machine was busy: other programs used {used:g} of {here.cores} cores; ratios between rows hold "
             "better than the numbers do"
         )
+    if choice.clock == "processor" and any(case.component == "storage" for case in made):
+        notes.append("storage: processor time leaves out waiting for the disk")
     if device.type == "cuda" and torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32:
         notes.append("convolutions of fp32 use TF32 and the products of the peak do not: shares of fp32 may exceed 1")
     return attrs.evolve(

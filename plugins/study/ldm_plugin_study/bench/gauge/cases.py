@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 from ldm_core.contracts import Precision, draw_times
 from ldm_core.contracts.configs import allowed_precisions
-from ldm_core.errors import ConfigError
-from ldm_core.model.arithmetic import arithmetic
+from ldm_core.model.arithmetic import allowed_by, arithmetic
 from ldm_core.model.build import make_objective, make_sampling, sampling_site
 from ldm_core.model.diffusion import Model, make_predict
-from ldm_core.model.precision import require_allowed
 from ldm_core.sampling.run import LatentOptions, conditions_of, sample_latents
 from ldm_core.training.denoiser.task import DiffusionLoss
 from ldm_plugin_study.bench.gauge.feeding import loader, reads
@@ -85,15 +83,9 @@ def _of_sampling(subject: Subject, choice: Choice, precision: Precision, notes: 
     wanted = [name for name in ("conditions", "forward", "step") if name in choice.components]
     if not wanted:
         return
-    bare = subject.model() if precision != "fp32" else None
-    refused = bare is not None and _refused(bare, precision, notes, wanted)
-    del bare
-    if refused:
+    if _refused(subject, precision, notes, wanted):
         return
     model = subject.sampled_model(precision)
-    if model.precision != precision:
-        notes.append(f"{', '.join(wanted)}: the denoiser runs in {model.precision}, and not in {precision}")
-        return
     common: dict[str, Any] = {"precision": precision, "amount": subject.count}
     if "conditions" in wanted and subject.recipe.conditioners:
         count = parameters(model.conditioners)
@@ -106,12 +98,12 @@ def _of_sampling(subject: Subject, choice: Choice, precision: Precision, notes: 
         yield Case(component="step", call=_steps(subject, model, steps), parts=steps, parameters=count, **common)
 
 
-def _refused(model: Model, precision: Precision, notes: list[str], wanted: Sequence[str]) -> bool:
-    try:
-        require_allowed(model, precision)
-    except ConfigError as error:
-        notes.append(f"{', '.join(wanted)}: {error}")
-        return True
+def _refused(subject: Subject, precision: Precision, notes: list[str], wanted: Sequence[str]) -> bool:
+    """Say that the denoiser or an adapter does not run in `precision`."""
+    for name, among in allowed_by(subject.recipe).items():
+        if name.partition(".")[0] in ("denoiser", "adapters") and precision not in among:
+            notes.append(f"{', '.join(wanted)}: {name} runs in {' or '.join(among)} alone")
+            return True
     return False
 
 
@@ -180,7 +172,7 @@ def _of_training(subject: Subject, choice: Choice, notes: list[str]) -> Iterator
         return call
 
     for precision in choice.precisions:
-        if not _refused(model, precision, notes, ["train"]):
+        if not _refused(subject, precision, notes, ["train"]):
             yield Case(
                 component="train",
                 precision=precision,

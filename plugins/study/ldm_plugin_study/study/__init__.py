@@ -1,0 +1,1 @@
+"""Studies of many settings, each in a folder of its own."""

@@ -1,0 +1,131 @@
+"""The cells of a study of guidance: all combinations of its settings. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any
+
+import attrs
+
+from ldm_core.config.structure import unstructure
+from ldm_core.errors import ConfigError, clean
+
+ALWAYS = "always"
+"""The interval of a guidance at all levels."""
+
+
+@attrs.frozen(kw_only=True)
+class Cell:
+    """One setting of the sampling. `interval`: the noise levels sigma / alpha under guidance, None = all."""
+
+    sampler: str
+    steps: int
+    scale: float
+    interval: tuple[float, float] | None = None
+
+    @property
+    def settings(self) -> list[str]:
+        """As ``KEY=VALUE`` settings of a sampling, but for the steps."""
+        interval = "null" if self.interval is None else f"[{self.interval[0]:g},{self.interval[1]:g}]"
+        return [f"sampler={self.sampler}", f"guidance.scale={self.scale:g}", f"guidance.interval={interval}"]
+
+    @property
+    def name(self) -> str:
+        """A short name, of a folder too."""
+        word = "" if self.interval is None else f"-{self.interval[0]:g}to{self.interval[1]:g}"
+        return f"{self.sampler}-{self.steps}-scale{self.scale:g}{word}"
+
+    def line(self, run: str) -> str:
+        """The command that samples so, to be pasted."""
+        interval = [] if self.interval is None else [f"guidance.interval='{self.settings[2].partition('=')[2]}'"]
+        words = ["ldm-run sample", run, "--sampler", self.sampler, "--steps", str(self.steps)]
+        return " ".join([*words, f"guidance.scale={self.scale:g}", *interval])
+
+
+def grid(
+    samplers: Sequence[str], steps: Sequence[int], scales: Sequence[float], intervals: Sequence[str]
+) -> list[Cell]:
+    """All combinations, each once; :class:`ConfigError` for an interval without two levels."""
+    spans = list(map(interval_of, intervals))
+    every = product(samplers, steps, scales, spans)
+    return list(dict.fromkeys(Cell(sampler=a, steps=b, scale=c, interval=d) for a, b, c, d in every))
+
+
+def interval_of(text: str) -> tuple[float, float] | None:
+    """Read ``0.3,5`` as two noise levels, ``always`` as None."""
+    if text == ALWAYS:
+        return None
+    try:
+        low, high = (float(part) for part in text.strip("[] ").split(","))
+    except ValueError:
+        raise ConfigError(
+            f"interval: '{clean(text, 40)}': expected two noise levels such as 0.3,5, or {ALWAYS}"
+        ) from None
+    return low, high
+
+
+def _numbers(texts: Sequence[str], name: str) -> Iterator[float]:
+    for text in (part for each in texts for part in each.split(",") if part.strip()):
+        try:
+            yield float(text)
+        except ValueError:
+            raise ConfigError(f"{name}: '{clean(text, 40)}' is no number; give numbers with commas between") from None
+
+
+def scales_of(texts: Sequence[str]) -> list[float]:
+    """Read ``1,2,4`` as scales."""
+    return list(_numbers(texts, "scales"))
+
+
+def steps_of(texts: Sequence[str]) -> list[int]:
+    """Read ``5,10,20`` as steps; :class:`ConfigError` for fractions and numbers below 1."""
+    found = list(_numbers(texts, "steps"))
+    if wrong := [n for n in found if n < 1 or n != int(n)]:
+        raise ConfigError(f"steps: {wrong[0]:g} is no number of steps")
+    return list(map(int, found))
+
+
+@attrs.frozen(kw_only=True)
+class Result:
+    """A cell's figures: the `quality` by one value of a metric, its bounds with bootstrap, seconds an image."""
+
+    cell: Cell
+    quality: float
+    low: float | None = None
+    high: float | None = None
+    seconds: tuple[float, ...]
+    """Seconds an image, one a round."""
+    images: int
+    front: bool = False
+
+    @property
+    def time(self) -> float:
+        """The middle round's seconds an image."""
+        ordered = sorted(self.seconds)
+        return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values with the rate."""
+        return {**unstructure(self), "name": self.cell.name, "time": self.time, "images_per_second": 1 / self.time}
+
+
+def with_front(results: Sequence[Result], *, higher: bool) -> list[Result]:
+    """Mark the Pareto front: no other cell is as fast and better, or faster and as good. Sorted by time.
+
+    `higher`: the larger quality is the better one.
+    """
+    sign = -1.0 if higher else 1.0
+    best, out = float("inf"), []
+    for result in sorted(results, key=lambda r: (r.time, sign * r.quality)):
+        ahead = sign * result.quality < best
+        best = min(best, sign * result.quality)
+        out.append(attrs.evolve(result, front=ahead))
+    return out
+
+
+def best_within(results: Sequence[Result], seconds: float, *, higher: bool) -> Result | None:
+    """The best cell with at most `seconds` an image; None if all take longer."""
+    fitting = [r for r in results if r.time <= seconds]
+    sign = -1.0 if higher else 1.0
+    return min(fitting, key=lambda r: (sign * r.quality, r.time)) if fitting else None

@@ -1,0 +1,30 @@
+"""``ldm-run study``: studies of a model over many settings, each a command of its own."""
+
+from __future__ import annotations
+
+import click
+
+from ldm_core.cli.declaration import HELP
+from ldm_core.cli.flags import speak_for
+from ldm_plugin_study.study.guidance import guidance
+
+
+class Studies(click.Group):
+    """A group whose options are those of the called command."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the study by its name, and let messages speak of its options."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            speak_for(command)
+        return name, command, rest
+
+
+study = Studies(
+    "study",
+    commands={"guidance": guidance},
+    help="Study a trained model over many settings of it: one table, one plot, the best settings to paste.",
+    context_settings=dict(HELP),
+)

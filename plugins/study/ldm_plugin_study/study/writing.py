@@ -1,0 +1,153 @@
+"""The results of a study of guidance as CSV, Markdown, JSON, PNG and SVG."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import attrs
+
+from ldm_core import storage
+from ldm_plugin_study.bench.result.table import aligned, duration
+from ldm_plugin_study.study.cells import Result, best_within
+from ldm_plugin_study.study.quality import Figure
+
+NAME = "guidance"
+"""The name of the files, before their endings."""
+
+
+@attrs.frozen(kw_only=True)
+class Study:
+    """All results of one run, sorted by time, and the figure that measures quality."""
+
+    run: str
+    results: tuple[Result, ...]
+    figure: Figure
+    machine: str
+    times: tuple[float, ...] = ()
+    """Seconds an image to name the best cell for; none: those of the front."""
+
+    @property
+    def front(self) -> list[Result]:
+        """The Pareto front, fastest first."""
+        return [r for r in self.results if r.front]
+
+    def choices(self) -> Iterator[tuple[float, Result | None]]:
+        """The best cell within each time."""
+        for limit in self.times or tuple(r.time for r in self.front):
+            yield limit, best_within(self.results, limit, higher=self.figure.higher)
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "run": storage.shown(self.run),
+            "quality": {"name": self.figure.name, "label": self.figure.label, "higher_is_better": self.figure.higher},
+            "protocol": self.figure.line,
+            "machine": self.machine,
+            "cells": [r.plain() for r in self.results],
+            "best": [
+                {"seconds": limit, "cell": found and found.cell.name, "command": found and found.cell.line(self.run)}
+                for limit, found in self.choices()
+            ],
+        }
+
+
+def write(study: Study, folder: str) -> list[str]:
+    """Write all files to `folder`; their URLs."""
+    texts: dict[str, str | bytes] = {
+        "csv": _csv(study),
+        "md": "\n".join(markdown(study)) + "\n",
+        "json": json.dumps(study.plain(), indent=2) + "\n",
+        **_pictures(study),
+    }
+    urls = {ending: storage.join(folder, f"{NAME}.{ending}") for ending in texts}
+    for ending, content in texts.items():
+        storage.atomic_write(urls[ending], content)
+    return list(urls.values())
+
+
+def _cells(study: Study) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [
+        ("SAMPLER", "INTERVAL", "STEPS", "SCALE", study.figure.name, "95 %", "TIME", "IMAGES/S", "FRONT")
+    ]
+    for r in study.results:
+        interval = "" if r.cell.interval is None else f"{r.cell.interval[0]:g} to {r.cell.interval[1]:g}"
+        bounds = f"{r.low:.4g} to {r.high:.4g}" if r.low is not None and r.high is not None else ""
+        rows.append(
+            (
+                *(r.cell.sampler, interval, str(r.cell.steps), f"{r.cell.scale:g}", f"{r.quality:.4g}", bounds),
+                *(duration(r.time), f"{1 / r.time:.4g}", "*" if r.front else ""),
+            )
+        )
+    return rows
+
+
+def lines(study: Study) -> list[str]:
+    """The table and the best settings for a reader."""
+    better = "higher" if study.figure.higher else "lower"
+    out = [f"{study.figure.name} ({study.figure.label}), {better} is better; {study.machine}", ""]
+    out += [*aligned(_cells(study)), "", "The best setting for a time:"]
+    for limit, found in study.choices():
+        said = found.cell.line(study.run) if found else "none is so fast"
+        out.append(f"  up to {duration(limit)} an image: {said}")
+    return out
+
+
+def markdown(study: Study) -> list[str]:
+    """The table and the best settings as Markdown."""
+    head, *rows = _cells(study)
+    better = "higher" if study.figure.higher else "lower"
+    out = [f"`{study.figure.name}` ({study.figure.label}), {better} is better; {study.machine}.", ""]
+    out += [f"| {' | '.join(head).lower()} |", "|" + "---|" * len(head)]
+    out += [f"| {' | '.join(row)} |" for row in rows]
+    out += ["", f"![Quality over time]({NAME}.svg)", "", "The best setting for a time:", ""]
+    for limit, found in study.choices():
+        said = f"`{found.cell.line(study.run)}`" if found else "none is so fast"
+        out.append(f"* up to {duration(limit)} an image: {said}")
+    return [*out, "", f"Protocol of the fastest cell: {study.figure.line}"]
+
+
+def _csv(study: Study) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    head = ("sampler", "steps", "scale", "interval_low", "interval_high", study.figure.name, "low", "high")
+    writer.writerow([*head, "seconds_per_image", "images_per_second", "images", "front"])
+    for r in study.results:
+        interval: Sequence[float | str] = r.cell.interval or ("", "")
+        bounds = ["" if r.low is None else r.low, "" if r.high is None else r.high]
+        own = [r.cell.sampler, r.cell.steps, r.cell.scale, *interval, r.quality, *bounds]
+        writer.writerow([*own, r.time, 1 / r.time, r.images, int(r.front)])
+    return out.getvalue()
+
+
+def _pictures(study: Study) -> dict[str, bytes]:
+    """Quality over time, a line for each sampler, scale and interval, and the front below them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(canvas)
+    axes = canvas.subplots()
+    groups: dict[str, list[Result]] = {}
+    for r in study.results:
+        word = "" if r.cell.interval is None else f", {r.cell.interval[0]:g} to {r.cell.interval[1]:g}"
+        groups.setdefault(f"{r.cell.sampler}, scale {r.cell.scale:g}{word}", []).append(r)
+    front = study.front
+    axes.plot([r.time for r in front], [r.quality for r in front], color="0.8", linewidth=6, label="Pareto front")
+    for label, results in groups.items():
+        axes.plot([r.time for r in results], [r.quality for r in results], marker="o", markersize=4, label=label)
+    for r in front:
+        axes.annotate(str(r.cell.steps), (r.time, r.quality), textcoords="offset points", xytext=(4, 4), fontsize=7)
+    axes.set_xscale("log")
+    axes.set_xlabel("seconds an image (numbers: steps)")
+    axes.set_ylabel(f"{study.figure.name}, {'higher' if study.figure.higher else 'lower'} is better")
+    axes.legend(fontsize=7)
+    out = {}
+    for ending in ("png", "svg"):
+        file = io.BytesIO()
+        canvas.savefig(file, format=ending, dpi=120)
+        out[ending] = file.getvalue()
+    return out
