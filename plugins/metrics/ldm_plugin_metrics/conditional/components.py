@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 from ldm_core import Component
+from ldm_plugin_metrics.conditional.config import ClassAccuracyConfig, TextScoreConfig
 
 
 def conditional() -> list[Component]:
     """Metrics of samples and their inputs."""
-    return []
+    return [
+        Component(
+            kind="metric",
+            name="class_accuracy",
+            config=ClassAccuracyConfig,
+            factory="ldm_plugin_metrics.conditional.class_accuracy:ClassAccuracy",
+            summary="share of samples in which a given classifier sees their class",
+        ),
+        Component(
+            kind="metric",
+            name="text_score",
+            config=TextScoreConfig,
+            factory="ldm_plugin_metrics.conditional.text_score:TextScore",
+            summary="cosine of CLIP's embeddings of samples and their texts",
+            source="Radford et al. 2021, arXiv 2103.00020; Hessel et al. 2021, arXiv 2104.08718",
+        ),
+    ]

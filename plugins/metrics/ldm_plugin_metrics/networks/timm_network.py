@@ -16,7 +16,8 @@ from ldm_plugin_adversarial.perceptual.networks import imported_timm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldm_core.errors import ConfigError, clean
+from ldm_core import storage
+from ldm_core.errors import CheckpointError, ConfigError, clean
 from ldm_plugin_metrics.networks import weights
 from ldm_plugin_metrics.networks.config import NetworkConfig
 from ldm_plugin_metrics.networks.network import Network
@@ -36,7 +37,7 @@ class _EnoughError(Exception):
 
 
 class TimmNetwork(Network):
-    """A timm network without its classifier.
+    """A timm network without its classifier, or with one of `classes` outputs, which are its ``features`` then.
 
     Pictures are scaled whole (antialiased, no crop) to the config's `size`, or to that of the network's training; a
     network of one size is built for the other one, its position embedding resampled as timm does. Raises LDMError if
@@ -48,9 +49,9 @@ class TimmNetwork(Network):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: NetworkConfig, *, classes: int = 0) -> None:
         super().__init__()
-        self.network = _made(config)
+        self.network = _made(config, classes)
         digest = _filled(self.network, config)
         cfg = _facts(self.network)
         self.side, self.resize = _side(config, cfg), config.resize
@@ -61,11 +62,12 @@ class TimmNetwork(Network):
         if self.layer:
             self._module(config.network).register_forward_hook(_keep)
         self.freeze()
+        taken = self.layer or (f"{classes} classes" if classes else "features")
         drawn = "" if config.random_seed is None else f", random weights {config.random_seed}"
         self.title = f"{config.network}{f' {self.layer}' if self.layer else ''}{drawn}"
         numbers = ", ".join(f"{float(x):.6g}" for x in torch.cat((self.mean.flatten(), self.std.flatten())))
         self.source = (
-            f"timm {config.network}{drawn}, sha256 {digest}, {self.layer or 'features'}, {self.resize} {self.side} "
+            f"timm {config.network}{drawn}, sha256 {digest}, {taken}, {self.resize} {self.side} "
             f"antialiased, mean and std {numbers}"
         )
         with torch.inference_mode():
@@ -114,7 +116,20 @@ def _pooled(value: Any, what: str) -> Tensor:
     return value if value.ndim == 2 else value.mean(1) if value.ndim == 3 else value.mean((2, 3))
 
 
-def _made(config: NetworkConfig) -> nn.Module:
+def classes_of(config: NetworkConfig) -> int:
+    """The number of outputs of the classifier in the config's file. CheckpointError if it has none."""
+    heads = _heads(_made(config))
+    shapes = weights.shapes(config, config.network, how_to_get(config.network))
+    for key in (f"{word}{head}.{kind}" for head in heads for word in ("", *_WRAPPERS) for kind in ("weight", "bias")):
+        if key in shapes:
+            return shapes[key][0]
+    raise CheckpointError(
+        f"weights: {storage.shown(config.weights)} holds no classifier of {config.network} "
+        f"({', '.join(heads) or 'it has none'}); give the weights of a trained classifier"
+    )
+
+
+def _made(config: NetworkConfig, classes: int = 0) -> nn.Module:
     """The network as timm draws it, from the config's seed."""
     timm, name = imported_timm(), config.network
     match = _NAME.fullmatch(name)
@@ -125,11 +140,11 @@ def _made(config: NetworkConfig) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.random_seed or 0)
-            network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
+            network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
             own = _facts(network)
             if config.size and own.get("fixed_input_size") and _side(config, own) != own["input_size"][-1]:
                 torch.manual_seed(config.random_seed or 0)
-                network = timm.create_model(name, pretrained=False, num_classes=0, img_size=config.size)
+                network = timm.create_model(name, pretrained=False, num_classes=classes, img_size=config.size)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         size = f" for pictures of {config.size} pixels" if config.size else ""
         raise ConfigError(f"network: timm cannot make '{name}'{size} ({clean(error)})") from error
@@ -148,15 +163,20 @@ def _filled(network: nn.Module, config: NetworkConfig) -> str:
     if mended is not None:
         with suppress(KeyError, AttributeError):  # of another network, which is said below
             tensors = dict(mended(tensors, network))
-    classifier = _facts(network).get("classifier") or ()
-    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    weights.fit(network, tensors, f"timm's {config.network}", (_COUNTER, *(f"{head}." for head in heads)))
+    loose = (_COUNTER, *(f"{head}." for head in _heads(network)))
+    weights.fit(network, tensors, f"timm's {config.network}", loose)
     return source.sha256()
 
 
 def _facts(network: nn.Module) -> Mapping[str, Any]:
     found: Mapping[str, Any] = vars(network).get("pretrained_cfg") or {}
     return found
+
+
+def _heads(network: nn.Module) -> tuple[str, ...]:
+    """The names of a network's classifiers."""
+    named = _facts(network).get("classifier") or ()
+    return (named,) if isinstance(named, str) else tuple(named)
 
 
 def _side(config: NetworkConfig, cfg: Mapping[str, Any]) -> int:

@@ -26,17 +26,27 @@ def read(
 
     ConfigError without a file's name, StorageError where it cannot be read, CheckpointError for another hash.
     """
-    url = config.weights or fallback
+    source = _opened(config, config.weights or fallback, name, how)
+    file = source.tensors()
+    return {key: file.read(key) for key in file.infos if key.startswith(parts)}, source
+
+
+def shapes(config: WeightsConfig, name: str, how: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of the config's file. Raises as :func:`read`."""
+    return {key: info.shape for key, info in _opened(config, config.weights, name, how).tensors().infos.items()}
+
+
+def _opened(config: WeightsConfig, url: str, name: str, how: str) -> Source:
     if not url:
         raise ConfigError(f"weights: path or URL of the weights of {name} is missing; {how}")
     try:
         source = open_source(url, sha256=config.weights_sha256)
-        file = source.tensors()
+        source.tensors()  # which keeps the file open
     except (CheckpointError, StorageError) as error:
         if storage.exists(url):
             raise
         raise StorageError(f"weights: {error}; {how}") from error
-    return {key: file.read(key) for key in file.infos if key.startswith(parts)}, source
+    return source
 
 
 def fit(network: nn.Module, tensors: Mapping[str, Tensor], name: str, optional: Iterable[str] = ()) -> None:
