@@ -57,8 +57,9 @@ def test_a_step_of_it_runs_through_and_its_inputs_sample(name: str, catalog: Cat
         "images_per_step": 2,
         "statistics_images": 8,
         "codebook_init_images": 4,
+        "validate_images": 4,
     }
-    plain["trainer"] |= {"steps": 1, "images_per_step": 2, "cache_latents": False}
+    plain["trainer"] |= {"steps": 1, "images_per_step": 2, "cache_latents": False, "validate_images": 4}
     plain["sample"] = {"steps": 1, "images": 1}
     plain["dataset"] |= {"split": "val"}
     recipe, info = workflow.prepare(plain, catalog)

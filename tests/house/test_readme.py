@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 import click
 import pytest
+from forked import Command, Ended, forked
 from source_tree import short
 
 from ldm_core.catalog import Catalog
@@ -36,13 +37,24 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds a run ``runs/demo``: the command of `make demo`, with next to no training."""
-    made = tmp_path_factory.mktemp("readme")
+    """Where the blocks run."""
+    return tmp_path_factory.mktemp("readme")
+
+
+@pytest.fixture(scope="module")
+def ran(folder: Path) -> list[Ended]:
+    """Every block, each in a process of its own, beside a run ``runs/demo``: the command of `make demo`, with next to
+    no training."""
     (line,) = [line for line in LINES if line.endswith("--out runs/demo")]
-    command = [sys.executable, "-m", "ldm_core.cli", *shlex.split(line)[1:], *TINY, "--quiet"]
-    done = subprocess.run(command, cwd=made, env=_environment(), capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return made
+    commands = [Command(["ldm_core.cli", *shlex.split(line)[1:], *TINY, "--quiet"], folder)]
+    for number, block in enumerate(BLOCKS):
+        (folder / f"block_{number}.py").write_text(_shortened(block), encoding="utf-8")
+        commands.append(Command([f"block_{number}"], folder))
+    with (folder / "block_0.py").open("a", encoding="utf-8") as file:
+        file.write("\nprint(len(images), images[0].prompt, [i.seed for i in images])\n")
+    demo, *blocks = forked(commands, imports=["torch._dynamo", "deepspeed", "ldm_core.training.stages"])
+    assert demo.code == 0, demo.err
+    return blocks
 
 
 def _environment() -> dict[str, str]:
@@ -60,10 +72,8 @@ def _shortened(block: str) -> str:
 
 
 @pytest.mark.parametrize("number", range(1, len(BLOCKS)))
-def test_later_blocks_run(number: int, folder: Path) -> None:
-    command = [sys.executable, "-c", _shortened(BLOCKS[number])]
-    done = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+def test_later_blocks_run(number: int, ran: list[Ended]) -> None:
+    assert ran[number].code == 0, ran[number].err
 
 
 def test_the_readme_is_read_in_five_minutes() -> None:
@@ -84,13 +94,10 @@ def test_blocks_are_typed(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_first_block_samples_a_run(folder: Path) -> None:
+def test_the_first_block_samples_a_run(folder: Path, ran: list[Ended]) -> None:
     from PIL import Image
 
-    code = _shortened(BLOCKS[0]) + "\nprint(len(images), images[0].prompt, [i.seed for i in images])"
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=300)
-    assert done.stdout.strip() == "2 a green square at top on a black background [5, 6]"
+    assert ran[0].out.strip() == "2 a green square at top on a black background [5, 6]", ran[0].err
     with Image.open(folder / "square.png") as picture:
         assert picture.size == (16, 16)
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Mapping
 from email.message import Message
@@ -50,15 +51,16 @@ def run(*line: object, folder: Path | None = None, path: str | None = None) -> s
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """Folder of a distribution -> its wheel, built from the tree as it is."""
     made = tmp_path_factory.mktemp("wheels")
+    done = run(
+        *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"),
+        *("--wheel-dir", made, *(ROOT / folder for folder in FOLDERS)),
+    )
+    assert done.returncode == 0, done.stderr
     out: dict[str, Path] = {}
     for folder in FOLDERS:
-        before = set(made.iterdir())
-        done = run(
-            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"),
-            *("--wheel-dir", made, ROOT / folder),
-        )
-        assert done.returncode == 0, done.stderr
-        (out[folder],) = set(made.iterdir()) - before
+        project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        (out[folder],) = made.glob(f"{project['name'].replace('-', '_')}-*.whl")
+    assert len(set(out.values())) == len(list(made.iterdir()))
     return out
 
 
