@@ -216,3 +216,26 @@ def test_data_of_a_run_elsewhere_are_not_read_unasked(
     found = evaluated(capsys, *arguments, "--against", "run")
     assert found["metrics"][0]["against_pictures"] == 6
     storage.remove(url, recursive=True)
+
+
+def test_originals_are_no_fewer_references(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fewer reconstructions leave the reference of samples whole, and their own is their originals."""
+    network = ["network=resnet10t", "random_seed=0", "size=32", "allow_few=true"]
+    settings = [f"{name}.{setting}" for name in ("fd", "rfd") for setting in network]
+    out = ["--out", tmp_path / "out"]
+    found = evaluated(capsys, run, "--metrics", "fd,rfd", "--images", 4, *settings, *out)
+    samples, rebuilt = found["metrics"]
+    assert (samples["pictures"], samples["against"], samples["against_pictures"]) == (4, "reference", 8)
+    assert (rebuilt["pictures"], rebuilt["against"], rebuilt["against_pictures"]) == (4, "originals", 4)
+    assert samples["source"] == rebuilt["source"]
+
+
+def test_inputs_come_from_the_run_where_the_reference_lacks_them(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [run, "--against", pictures(tmp_path / "a", 5), "--metrics", "brightness", "--images", 3]
+    found = evaluated(capsys, *arguments, "--out", tmp_path / "out")
+    assert found["sets"]["samples"]["inputs"]["what"] == "the run's held-out data"
+    assert found["sets"]["reference"]["pictures"] == 5
+    arguments[0] = run / "model.safetensors"
+    assert "the model reads 'class_label', and" in refused(capsys, *arguments, "--out", tmp_path / "out")

@@ -134,7 +134,7 @@ def _notes(names: Sequence[str], records: Sequence[Mapping[str, Any]]) -> list[s
     notes = []
     for name in dict.fromkeys(name for record in records for name in record["sets"]):
         sets = [record["sets"].get(name) for record in records]
-        if name in ("reference", "training") or any(each is None for each in sets):
+        if name in ("reference", "training", "originals") or any(each is None for each in sets):
             continue
         for key in _TOLD:
             values = [each.get(key) for each in sets if each is not None]

@@ -22,7 +22,7 @@ from ldm_plugin_metrics.evaluation.request import SETTINGS, Request
 from ldm_plugin_metrics.evaluation.sets import Sets
 from ldm_plugin_metrics.evaluation.store import RowStore, key_of
 
-_OTHERS = ("reference", "training")
+_OTHERS = ("reference", "training", "originals")
 
 
 def evaluate(
@@ -75,7 +75,7 @@ def _refuse_few(metrics: Sequence[Asked], sets: Sets) -> None:
                     f"{len(sets.chosen[name]):,} {name}; give at least {each.least:,} ({word}), or a "
                     f"setting for fewer, if {each.part.use} has one"
                 )
-        if sets.stats is not None and sets.stats.count and sets.stats.count < each.least:
+        if sets.stats is not None and each.config.against == "set" and 0 < sets.stats.count < each.least:
             problems.append(
                 f"{each.name}: needs {each.least:,} pictures on either side, and the statistics are of "
                 f"{sets.stats.count:,}"
@@ -132,7 +132,8 @@ def _works(metrics: Sequence[Asked], sets: Sets) -> dict[str, Work]:
 
 
 def _has_sides(each: Asked, sets: Sets) -> bool:
-    return each.config.against != "set" or "reference" in sets.chosen or sets.stats is not None
+    name = sets.against_name(each)
+    return not name or name in sets.chosen or sets.stats is not None
 
 
 def _row(each: Asked, sets: Sets, works: Mapping[str, Work]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import attrs
@@ -73,21 +74,34 @@ def fill(work: Work, world: World, tell: Tell) -> None:
 
     Each block is written as it is done; the next call goes on behind it.
     """
-    stores, count = work.stores, len(work.pictures)
-    blocks = next(iter(stores.values())).blocks if stores else []
-    for number, places in enumerate(blocks):
-        if number % world.size == world.rank:
-            missing = [source for source, store in stores.items() if not store.has(places)]
-            if missing:
-                for source, rows in _measured(work, places, missing, world.device).items():
-                    stores[source].write(places, rows)
-            tell(work.pictures.name, places.stop, count)
+    blocks = next(iter(work.stores.values())).blocks if work.stores else []
+    own = blocks[world.rank :: world.size]
+    lacking = {block: [s for s, store in work.stores.items() if not store.has(block)] for block in own}
+    taken = _ahead(work, [block for block in own if lacking[block]])
+    for block in own:
+        if lacking[block]:
+            for source, rows in _measured(work, block, next(taken), lacking[block], world.device).items():
+                work.stores[source].write(block, rows)
+        tell(work.pictures.name, block.stop, len(work.pictures))
+
+
+def _ahead(work: Work, blocks: Sequence[range]) -> Iterator[Taken]:
+    """The pictures of the blocks in order; those of data are read while the ones before them are measured."""
+    keys = work.keys
+    if not isinstance(work.pictures, DataPictures):
+        yield from (work.pictures.take(block, keys) for block in blocks)
+        return
+    with ThreadPoolExecutor(1) as reader:
+        coming = [reader.submit(work.pictures.take, block, keys) for block in blocks[:1]]
+        for number in range(len(blocks)):
+            current = coming.pop(0).result()
+            coming += [reader.submit(work.pictures.take, block, keys) for block in blocks[number + 1 : number + 2]]
+            yield current
 
 
 def _measured(
-    work: Work, places: range, sources: Sequence[str], device: torch.device
+    work: Work, places: range, taken: Taken, sources: Sequence[str], device: torch.device
 ) -> dict[str, dict[str, NDArray[Any]]]:
-    taken = work.pictures.take(places, work.keys)
     made: dict[str, list[dict[str, NDArray[Any]]]] = {source: [] for source in sources}
     for start in range(0, len(places), BATCH):
         batch = slice(start, start + BATCH)

@@ -22,12 +22,12 @@ from ldm_core.recipe.continuation import RECIPE_FILE
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.recipe.resolve import resolve, use_storage
 from ldm_plugin_metrics.evaluation.fitting import Fitting
-from ldm_plugin_metrics.evaluation.pictures import ArrayPictures, DataPictures
+from ldm_plugin_metrics.evaluation.pictures import ArrayPictures, DataPictures, PictureSet
 from ldm_plugin_metrics.evaluation.statistics import is_archive, read_pictures
 
 OWN = "run"
 """The name of a run's own data, as a place."""
-_WORDS = {"reference": "against"}
+_WORDS = {"reference": "against", "originals": "against"}
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -74,7 +74,9 @@ class Opener:
         what = storage.shown(place) + _split(recipe)
         return DataPictures(make_dataset(recipe, self.catalog), self.fitting, name=name, what=what, count=count)
 
-    def held_out(self, run: Run, settings: Sequence[str], *, count: int | None = None) -> DataPictures:
+    def held_out(
+        self, run: Run, settings: Sequence[str], *, count: int | None = None, name: str = "reference"
+    ) -> DataPictures:
         """The held-out pictures of a run's data, its training pictures if it has no others, or the choice of
         `settings`."""
         recipe = self._recipe(run.plain, settings, "against")
@@ -82,9 +84,7 @@ class Opener:
         chosen = any(line.partition("=")[0].endswith(".split") for line in settings)
         found = None if chosen else held_out_data(recipe, self.catalog, data_info(training))
         what = f"the run's data{_split(recipe)}" if found is None else "the run's held-out data"
-        return DataPictures(
-            training if found is None else found, self.fitting, name="reference", what=what, count=count
-        )
+        return DataPictures(training if found is None else found, self.fitting, name=name, what=what, count=count)
 
     def training(self, run: Run, *, count: int | None = None) -> DataPictures:
         """The training pictures of a run."""
@@ -137,7 +137,7 @@ class Run:
             )
 
 
-def overlap(reference: DataPictures | ArrayPictures, run: Run | None, opener: Opener) -> str:
+def overlap(reference: PictureSet, run: Run | None, opener: Opener) -> str:
     """Say it of a reference of training pictures of the run; "" for every other one."""
     if run is None or not isinstance(reference, DataPictures):
         return ""

@@ -17,6 +17,7 @@ from ldm_plugin_metrics.evaluation.figures import Figure
 
 FILE = "evaluation.json"
 FORMAT = 1
+_OTHERS = ("reference", "training", "originals")
 _WORDS = {"reference": "reference pictures", "training": "training pictures", "data": "pictures of the data"}
 
 
@@ -86,8 +87,8 @@ def line(found: Mapping[str, Any]) -> str:
     """One sentence of figures and protocol, for a paper."""
     figures = [_figure(metric, name, value) for metric in found["metrics"] for name, value in metric["values"].items()]
     sets = found["sets"]
-    made = [_of_set(name, about) for name, about in sets.items() if name not in ("reference", "training")]
-    seen = [_of_set(name, about) for name, about in sets.items() if name in ("reference", "training")]
+    made = [_of_set(name, about) for name, about in sets.items() if name not in _OTHERS]
+    seen = [_of_set(name, about) for name, about in sets.items() if name in _OTHERS]
     weights = found["model"].get("weights") or found["model"].get("first_stage", "")
     sources = dict.fromkeys(metric["source"] for metric in found["metrics"])
     labels = [

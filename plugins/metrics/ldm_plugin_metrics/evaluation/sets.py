@@ -10,7 +10,7 @@ import attrs
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
-from ldm_core.contracts import Site
+from ldm_core.contracts import SIZE_KEYS, Site
 from ldm_core.errors import ConfigError
 from ldm_core.training.engine.world import World
 from ldm_plugin_metrics.evaluation import models, places, statistics
@@ -22,7 +22,7 @@ from ldm_plugin_metrics.evaluation.request import IMAGES, OF_SAMPLING, Request
 
 class Sets:
     """The sets by name, once they are chosen: ``samples``, ``reconstructions`` and ``data`` of a model, ``pictures``;
-    ``reference`` and ``training``. `stats` is a file of statistics in the place of a reference."""
+    ``reference``, ``originals`` and ``training``. `stats` is a file of statistics in the place of a reference."""
 
     def __init__(self, request: Request, settings: dict[str, list[str]], catalog: Catalog, world: World, out: str):
         self.request, self.settings, self.catalog, self.world, self.out = request, settings, catalog, world, out
@@ -50,9 +50,10 @@ class Sets:
             self._sets_of_model(subjects)
         if any(each.config.against == "training" for each in metrics):
             self.chosen["training"] = self._training()
-        reference = self.chosen.get("reference")
-        if isinstance(reference, DataPictures) and (said := places.overlap(reference, self.run, self.opener)):
-            warnings.warn(said, UserWarning, stacklevel=2)
+        others = [self.chosen[name] for name in ("reference", "originals") if name in self.chosen]
+        for said in dict.fromkeys(places.overlap(each, self.run, self.opener) for each in others):
+            if said:
+                warnings.warn(said, UserWarning, stacklevel=2)
 
     def own_name(self, each: Asked) -> str:
         """The set of a metric's own pictures."""
@@ -61,7 +62,8 @@ class Sets:
 
     def against_name(self, each: Asked) -> str:
         """The set that a metric compares with; "" without one."""
-        return {"set": "reference", "training": "training"}.get(each.config.against, "")
+        originals = self.model is not None and each.config.subject == "reconstructions"
+        return {"set": "originals" if originals else "reference", "training": "training"}.get(each.config.against, "")
 
     def model_key(self) -> dict[str, str]:
         """The model, for rows of its own making: hashes of its files, and the precision."""
@@ -121,7 +123,7 @@ class Sets:
             )
         pairs = "reconstructions" in subjects  # of the reference, by name
         if pairs or self._wants_reference():
-            self._open_reference(self.request.reference_images)
+            self._open_reference()
         if subjects & {"samples", "data"}:
             self.chosen["pictures"] = self._own
         if pairs:
@@ -134,68 +136,86 @@ class Sets:
         assert model is not None
         if model.pipeline is None and (lacking := [e.name for e in self.metrics if e.config.subject == "samples"]):
             raise ConfigError(f"{lacking[0]}: is of samples, and {storage.shown(request.place)} is a first stage alone")
-        sampled, inputs = "samples" in subjects, None
-        reads = sampled and model.pipeline is not None and bool(model.pipeline.reads)
-        if reads or subjects & {"reconstructions", "data"} or self._wants_reference():
-            self._open_reference(request.reference_images)
-        reference = self.chosen.get("reference")
-        if isinstance(reference, DataPictures):
-            inputs = reference
-        if sampled:
-            count = request.images or IMAGES
+        if self._wants_reference():
+            self._open_reference()
+        if "samples" in subjects and model.pipeline is not None:
             drawing = models.Drawing(
-                count=count, seed=request.seed, steps=request.steps, batch=request.batch, labels=request.labels
+                count=request.images or IMAGES,
+                seed=request.seed,
+                steps=request.steps,
+                batch=request.batch,
+                labels=request.labels,
             )
             keep = storage.join(self.out, "samples") if request.keep else ""
+            inputs = self._inputs(model.pipeline.reads)
             self.chosen["samples"] = models.SampledPictures(model, drawing, inputs, keep)
         if subjects & {"reconstructions", "data"}:
             some = self._some_of_reference()
             if "reconstructions" in subjects:
                 device = self.world.device
+                self.chosen["originals"] = some
                 self.chosen["reconstructions"] = models.Reconstructions(model.stage, model.stage_sha256, some, device)
             if "data" in subjects:
                 self.chosen["data"] = some
-        if not self._wants_reference() and "reconstructions" not in subjects:
-            self.chosen.pop("reference", None)
 
     def _wants_reference(self) -> bool:
-        return any(each.config.against == "set" for each in self.metrics) and not (
+        return any(self.against_name(each) == "reference" for each in self.metrics) and not (
             self.request.save_statistics and not self.request.against
         )
 
-    def _open_reference(self, count: int | None) -> None:
+    def _open_reference(self) -> None:
+        """Open the reference, or the file of its statistics."""
+        against = self.request.against
+        if statistics.is_archive(against) and not statistics.holds_pictures(against):
+            self.stats = statistics.read_statistics(against)
+        else:
+            self.chosen["reference"] = self._compared(self.request.reference_images)
+
+    def _compared(self, count: int | None, name: str = "reference") -> DataPictures | ArrayPictures:
+        """Pictures of `against`, or of the run's own data."""
         request, settings = self.request, self.settings["against"]
-        against = request.against
-        if against and against != places.OWN:
-            if statistics.is_archive(against) and not statistics.holds_pictures(against):
-                self.stats = statistics.read_statistics(against)
-                return
-            self.chosen["reference"] = self.opener.pictures(against, settings, name="reference", count=count)
-            return
+        if request.against not in ("", places.OWN):
+            return self.opener.pictures(request.against, settings, name=name, count=count)
         if self.run is None:
             what = "weights without their run" if self.model is not None else "pictures"
             raise ConfigError(
                 f"{storage.shown(request.place)}: {what}; say what they are compared with: --against DATA"
             )
-        if not against:
+        if not request.against:
             self.run.require_near()
-        self.chosen["reference"] = self.opener.held_out(self.run, settings, count=count)
+        return self.opener.held_out(self.run, settings, count=count, name=name)
+
+    def _inputs(self, reads: Sequence[str]) -> DataPictures | None:
+        """The data with the inputs of samples: the reference, or the run's own where that lacks them."""
+        wanted = {key for key in reads if key not in SIZE_KEYS}
+        if self.request.labels == "balanced":
+            wanted.discard("class_label")
+        reference = self.chosen.get("reference")
+        if not wanted:
+            return None
+        if isinstance(reference, DataPictures) and wanted <= reference.keys.keys():
+            return reference
+        if self.run is not None:
+            if self.request.against != places.OWN:
+                self.run.require_near()
+            own = () if self.request.against not in ("", places.OWN) else self.settings["against"]
+            return self.opener.held_out(self.run, own, name="inputs")
+        return reference if isinstance(reference, DataPictures) else None
 
     def _some_of_reference(self) -> PictureSet:
-        """The originals of reconstructions: as many of the reference as images were asked for."""
-        reference, images = self.chosen.get("reference"), self.request.images
-        if reference is None:
+        """The originals of reconstructions: as many as images were asked for."""
+        images, against = self.request.images, self.request.against
+        if statistics.is_archive(against) and not statistics.holds_pictures(against):
             raise ConfigError("reconstructions are of pictures, and --against is a file of statistics; give pictures")
-        if images is None or images >= len(reference):
-            return reference
-        self._open_reference(images)
-        return self.chosen["reference"]
+        whole = self._compared(None, "originals")
+        return whole if images is None or images >= len(whole) else self._compared(images, "originals")
 
     def _training(self) -> DataPictures | ArrayPictures:
         request = self.request
-        if request.training:
+        if request.training not in ("", places.OWN):
             return self.opener.pictures(request.training, self.settings["training"], name="training")
         if self.run is None:
             raise ConfigError("training pictures: the run's folder is not given; say where they are: --training DATA")
-        self.run.require_near()
+        if not request.training:
+            self.run.require_near()
         return self.opener.training(self.run)
