@@ -92,6 +92,18 @@ def test_a_killed_child_is_no_number() -> None:
     assert memory._forked(lambda: os.kill(os.getpid(), signal.SIGKILL), 1) is None
 
 
+def test_a_lack_of_memory_is_a_line(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import subprocess
+
+    killed = subprocess.CompletedProcess([], -9, "", "")
+    monkeypatch.setattr(memory, "can_fork", lambda: True)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: killed)
+    assert main(["bench", str(recipe), *FAST, "--only", "loader"]) == 2
+    assert "ended by signal 9" in (said := capsys.readouterr().err) and "--no-memory" in said
+
+
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """A tiny recipe with a first stage of convolutions and a conditioner."""

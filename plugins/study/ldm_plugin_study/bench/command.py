@@ -153,12 +153,13 @@ def _measured(options: BenchOptions, place: str, old: Document | None) -> Docume
 
 
 def _choice(options: BenchOptions, device: str) -> Choice:
-    from ldm_plugin_study.bench.result.choice import COMPONENTS, Choice, quick
+    from ldm_plugin_study.bench.result.choice import COMPONENTS, SIZES, Choice, quick
 
     usual: tuple[Precision, ...] = ("fp32", "bf16", "fp16") if device == "cuda" else ("fp32", "bf16")
     choice = Choice(
         components=options.only or tuple(COMPONENTS),
         precisions=tuple(dict.fromkeys(options.precision)) or usual,
+        sizes=SIZES.get(device, SIZES["cuda"]),
         memory=not options.no_memory,
         clock="processor" if options.cpu_time else "wall",
     )

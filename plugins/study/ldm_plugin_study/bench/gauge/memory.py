@@ -24,6 +24,7 @@ import attrs
 import torch
 
 from ldm_core.config.structure import structure, unstructure
+from ldm_core.errors import ConfigError
 from ldm_plugin_study.bench.gauge.cases import Case, cases
 from ldm_plugin_study.bench.gauge.subject import Subject
 from ldm_plugin_study.bench.result.choice import Choice
@@ -81,6 +82,11 @@ def apart(subject: Subject, choice: Choice, weights: str) -> Peaks:
         )
         line = [sys.executable, "-m", __name__]
         done = subprocess.run(line, input=json.dumps(unstructure(job)), text=True, capture_output=True, check=False)
+        if done.returncode < 0:
+            raise ConfigError(
+                f"no_memory: the process that measures memory was ended by signal {-done.returncode}, most likely for "
+                "want of memory; take a smaller `batch`, or leave memory out with `no_memory`"
+            )
         if done.returncode or not out.exists():
             raise RuntimeError(f"the process that measures memory failed:\n{done.stderr[-4000:]}")
         rows = json.loads(out.read_text())

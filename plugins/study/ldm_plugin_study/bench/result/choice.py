@@ -20,6 +20,9 @@ COMPONENTS = {
 }
 """Name -> meaning of everything measured beside the machine's peak."""
 
+SIZES = {"cpu": (512, 1024, 2048, 4096), "cuda": (2048, 4096, 8192, 16384)}
+"""Sides of the square matrices for the peak, by kind of device."""
+
 
 @attrs.frozen(kw_only=True)
 class Choice:
@@ -31,11 +34,11 @@ class Choice:
     sampler_steps: int = 4
     rounds: int = 7
     least: float = 0.25
-    sizes: tuple[int, ...] = (512, 1024, 2048, 4096)
+    sizes: tuple[int, ...] = SIZES["cpu"]
     memory: bool = True
     clock: Literal["wall", "processor"] = "wall"
 
 
 def quick(choice: Choice) -> Choice:
     """A shorter measurement of the same things."""
-    return attrs.evolve(choice, rounds=3, least=0.05, sampler_steps=2, sizes=(512, 1024, 2048))
+    return attrs.evolve(choice, rounds=3, least=0.05, sampler_steps=2, sizes=choice.sizes[:-1])
