@@ -82,7 +82,7 @@ def test_embeddings_are_transformers(transformers: Any, saved: tuple[str, Any], 
     metric = CMMD(CMMDConfig(weights=folder), SITE)
     found = metric.measure(Pictures(images))["embedding"]
     np.testing.assert_allclose(found, vectors / vectors.norm(dim=-1, keepdim=True), atol=1e-5)
-    assert metric.label.startswith("CMMD (CLIP ViT 2 x 64, 48 px, weights ")
+    assert metric.label.startswith("CMMD, CLIP ViT 2 x 64, 48 px, weights ")
     distance = FrechetDistance(FDConfig(network="clip", weights=folder, allow_few=True), SITE)
     assert distance.source == metric.source
 

