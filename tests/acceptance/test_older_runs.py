@@ -26,7 +26,6 @@ from ldm_core.recipe.resolve import resolve
 FOLDER = "fixtures/made_at_7a414d8"
 KEPT = next(parent / FOLDER for parent in Path(__file__).parents if (parent / FOLDER).is_dir())
 MADE: dict[str, Any] = json.loads((KEPT / "made.json").read_text())
-TRAINING = ["torch._dynamo", "deepspeed", "ldm_core.training.stages"]
 CLOSE = 1e-5
 """Allowed where torch or the processor is another; measured with two threads, and with AVX2 alone: 5e-7."""
 
@@ -66,19 +65,16 @@ def went_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kept, stages = (shutil.copytree(old, folder / name) for old, name in ((KEPT, "kept"), (STAGES, "stages")))
     for file in ("stopped_first_stage/first_stage.safetensors", "stopped_denoiser/model.safetensors"):
         assert not (kept / file).exists()
+    lines = [(kept, "text", f"stopped_{stage}", stage) for stage in ("first_stage", "denoiser")]
+    lines += [(stages, name, f"stopped_{name}", "first_stage") for name in NAMES]
+    assert MADE["threads"] == STAGES_MADE["threads"]
     ldm_run(
         *(
-            (kept, "train", "--recipe", "text.yaml", "--out", f"stopped_{stage}", "--until", stage, "--quiet")
-            for stage in ("first_stage", "denoiser")
+            (cwd, "train", "--recipe", f"{name}.yaml", "--out", out, "--until", until, "--quiet")
+            for cwd, name, out, until in lines
         ),
         threads=MADE["threads"],
-        imports=TRAINING,
-    )
-    until = ("--until", "first_stage", "--quiet")
-    ldm_run(
-        *((stages, "train", "--recipe", f"{name}.yaml", "--out", f"stopped_{name}", *until) for name in NAMES),
-        threads=STAGES_MADE["threads"],
-        imports=TRAINING,
+        imports=["torch._dynamo", "deepspeed", "ldm_core.training.stages"],
     )
     return folder
 
