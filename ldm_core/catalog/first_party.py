@@ -31,7 +31,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     **{("metric", n): "ldm-plugin-metrics" for n in ("density_coverage", "inception_score", "kid", "precision_recall")},
     **{("metric", n): "ldm-plugin-metrics" for n in ("lpips", "psnr", "ssim")},
     **{("metric", n): "ldm-plugin-metrics" for n in ("bound", "codebook_use", "nearest")},
-    **{("metric", n): "ldm-plugin-metrics" for n in ("class_accuracy", "text_score")},
+    **{("metric", n): "ldm-plugin-metrics" for n in ("box_score", "class_accuracy", "label_map_iou", "text_score")},
     **{("command", n): "ldm-plugin-metrics" for n in ("compare", "evaluate")},
     **{("command", n): "ldm-plugin-study" for n in ("bench", "study")},
     ("observer", "curves"): "ldm-plugin-curves",

@@ -63,3 +63,75 @@ class TextScoreConfig(MetricConfig):
         """A line for missing weights."""
         if problem := missing(self.weights, "the folder of a CLIP model of transformers"):
             yield f"weights: {problem}"
+
+
+@attrs.frozen(kw_only=True)
+class BoxFidelityConfig(MetricConfig):
+    """Boxes of a detector beside those that were asked for: average precision and overlap."""
+
+    higher_is_better: ClassVar[tuple[str, ...]] = ("box_ap", "box_ap50", "box_iou")
+
+    boxes: str = field("boxes", "the key of the boxes in the examples, x, y, w, h in [0, 1]")
+    labels: str = field("box_labels", "the key of their classes")
+    most: int = field(
+        100, "detections of a picture that count, the surest; and the most boxes", minimum=1, maximum=10_000
+    )
+    confidence: float = field(0.5, "the least score of a detection that box_iou takes", minimum=0)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The boxes and their classes."""
+        return (self.boxes, self.labels)
+
+
+@attrs.frozen(kw_only=True)
+class BoxScoreConfig(BoxFidelityConfig):
+    """The same with the detections of any detector, from a file."""
+
+    detections: str = field("", "path or URL of a detector's results in COCO's format", place=True)
+    categories: tuple[int, ...] = attrs.field(
+        default=(), metadata={"help": "the detector's category of each class of the data; none = the same numbers"}
+    )
+
+    def check(self, site: Site) -> Iterator[str]:
+        """A line for a missing file, and one for a category that stands for two classes."""
+        if problem := missing(self.detections, "a detector's results in COCO's format"):
+            yield f"detections: {problem}"
+        if len({*self.categories}) < len(self.categories):
+            yield "categories: one stands for two classes; give each class its own"
+
+
+@attrs.frozen(kw_only=True)
+class MapFidelityConfig(MetricConfig):
+    """Label maps of a segmenter beside those that were asked for: overlap and accuracy."""
+
+    higher_is_better: ClassVar[tuple[str, ...]] = ("label_map_iou", "label_map_accuracy")
+
+    map: str = field("segmentation", "the key of the label map in the examples")
+    classes: int = field(0, "the number of classes", minimum=0, maximum=1 << 16)
+    ignored: tuple[int, ...] = attrs.field(
+        default=(), metadata={"help": "labels of the map that was asked for whose pixels are left out, 255 for one"}
+    )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The label map."""
+        return (self.map,)
+
+    def check(self, site: Site) -> Iterator[str]:
+        """A line for a missing number of classes."""
+        if not self.classes:
+            yield "classes: the number of classes is missing"
+
+
+@attrs.frozen(kw_only=True)
+class LabelMapConfig(MapFidelityConfig):
+    """The same with the maps of any segmenter, from files."""
+
+    maps: str = field("", "folder (path or URL) of PNG files of class numbers: 00012.png of picture 12", place=True)
+
+    def check(self, site: Site) -> Iterator[str]:
+        """Lines for a missing folder and number of classes."""
+        yield from super().check(site)
+        if not self.maps:
+            yield "maps: path or URL is missing (a folder of a segmenter's label maps)"
