@@ -1,23 +1,16 @@
-"""A metric in one file: the Fréchet distance of two normal distributions of brightness."""
+"""A metric: the Fréchet distance of two normal distributions of brightness."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any
 
-import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm_core.contracts import Metric, MetricConfig, Pictures, Rows, Site
+from ldm_contract_plugin.optional.config import BrightnessConfig
+from ldm_core.contracts import Metric, Pictures, Rows, Site
 from ldm_core.errors import DataError
-
-
-@attrs.frozen(kw_only=True)
-class BrightnessConfig(MetricConfig):
-    """The distance of two sets of pictures by their brightness alone."""
-
-    against: ClassVar[Literal["set"]] = "set"
 
 
 class Brightness(Metric):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ldm_contract_plugin.optional import config
-from ldm_contract_plugin.optional.brightness import BrightnessConfig
 from ldm_core import Component
 
 _PACKAGE = "ldm_contract_plugin.optional"
@@ -74,7 +73,7 @@ def components() -> list[Component]:
         Component(
             kind="metric",
             name="brightness",
-            config=BrightnessConfig,
+            config=config.BrightnessConfig,
             factory=f"{_PACKAGE}.brightness:Brightness",
             summary="the distance of two sets by their brightness",
             source="Dowson & Landau 1982, doi 10.1016/0047-259X(82)90077-X",

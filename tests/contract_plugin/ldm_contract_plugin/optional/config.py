@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import attrs
 
@@ -14,6 +14,7 @@ from ldm_core.contracts import (
     DenoiserConfig,
     FirstStageConfig,
     LatentSpec,
+    MetricConfig,
     ObjectiveConfig,
     Precision,
     ScheduleConfig,
@@ -136,3 +137,10 @@ class NarrowDenoiserConfig(TableDenoiserConfig):
     """The network with the table, whose kernels are said to be bf16's alone."""
 
     precisions: ClassVar[tuple[Precision, ...]] = ("bf16",)
+
+
+@attrs.frozen(kw_only=True)
+class BrightnessConfig(MetricConfig):
+    """The distance of two sets of pictures by their brightness alone."""
+
+    against: ClassVar[Literal["set"]] = "set"
