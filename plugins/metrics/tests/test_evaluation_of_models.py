@@ -26,16 +26,30 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_conditional_model_is_handed_what_it_reads(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = "bound,codebook_use,nearest,ssim"
+    names = "bound,codebook_use,nearest,ssim,class_accuracy"
+    network = [f"class_accuracy.{each}" for each in ("network=resnet10t", "random_seed=1", "classes=64", "size=32")]
     found = evaluated(
-        capsys, run, "--metrics", names, "--images", 4, "--steps", 2, "bound.levels=3", "--out", tmp_path / "out"
+        capsys,
+        run,
+        "--metrics",
+        names,
+        "--images",
+        4,
+        "--steps",
+        2,
+        "bound.levels=3",
+        *network,
+        "--out",
+        tmp_path / "out",
     )
-    bound, codes, nearest, ssim = found["metrics"]
-    assert [each["of"] for each in found["metrics"]] == ["data", "data", "samples", "reconstructions"]
+    bound, codes, nearest, ssim, classes = found["metrics"]
+    assert [each["of"] for each in found["metrics"]] == ["data", "data", "samples", "reconstructions", "samples"]
     assert {"bound", "bound_prior", "bound_first", "rate@1", "rmse@1000"} <= set(bound["values"])
     assert 0 < codes["values"]["codebook_use"]["value"] <= 1
     assert nearest["against"] == "training" and nearest["values"]["memorised"]["value"] <= 1
     assert -1 <= ssim["values"]["ssim"]["value"] <= 1
+    assert 0 <= classes["values"]["class_accuracy"]["value"] <= classes["values"]["class_accuracy_top5"]["value"] <= 1
+    assert "random weights 1" in classes["label"]
     pipeline = Pipeline.load(str(run), catalog=Catalog.discover())
     size = pipeline.stage.codebook_size  # type: ignore[attr-defined]
     assert codes["values"]["codebook_perplexity"]["value"] <= size

@@ -86,7 +86,7 @@ class BoxFidelityConfig(MetricConfig):
 
 @attrs.frozen(kw_only=True)
 class BoxScoreConfig(BoxFidelityConfig):
-    """The same with the detections of any detector, from a file."""
+    """Boxes of a detector, from its file of results, beside those that were asked for."""
 
     detections: str = field("", "path or URL of a detector's results in COCO's format", place=True)
     categories: tuple[int, ...] = attrs.field(
@@ -126,7 +126,7 @@ class MapFidelityConfig(MetricConfig):
 
 @attrs.frozen(kw_only=True)
 class LabelMapConfig(MapFidelityConfig):
-    """The same with the maps of any segmenter, from files."""
+    """Label maps of a segmenter, from its files, beside those that were asked for."""
 
     maps: str = field("", "folder (path or URL) of PNG files of class numbers: 00012.png of picture 12", place=True)
 

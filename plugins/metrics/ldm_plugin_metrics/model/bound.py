@@ -153,7 +153,7 @@ class _Measured:
 
     def rows(self, pictures: Pictures) -> dict[str, Tensor]:
         """Terms in nats a picture, float64, and squared errors a value."""
-        x, chain = shown(pictures), self.chain
+        x, chain = shown(pictures, self.stage), self.chain
         streams = Streams([mix_seed("bound", self.config.seed, place) for place in pictures.places], self.device)
         z = self.stage.latents(self.stage.encode_moments(x), streams=streams).float()
         scale = scale_of_pixels(self.stage, x, z)

@@ -36,7 +36,7 @@ class CodebookUse(Metric):
         if answers.indices is None or not answers.codebook_size:
             raise ConfigError(f"{self.name}: the first stage of this model has no codebook; it is for stages of vq_ae")
         with torch.no_grad():
-            found = answers.indices(pipeline.stage.encode_moments(shown(pictures)))
+            found = answers.indices(pipeline.stage.encode_moments(shown(pictures, pipeline.stage)))
         indices = found.flatten(1).to(torch.int32).cpu().numpy()
         return {"indices": indices, "codes": np.full(len(indices), answers.codebook_size, np.int64)}
 

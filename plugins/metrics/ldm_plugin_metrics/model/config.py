@@ -46,7 +46,8 @@ class BoundConfig(ModelConfig):
 
 @attrs.frozen(kw_only=True)
 class NearestConfig(NetworkConfig):
-    """The distance to the nearest training picture by pixels or features, and the share of memorised pictures."""
+    """The distance to the nearest training picture by pixels or features, and the share of memorised pictures. Pixels
+    are compared at 32 a side, unless `size` says otherwise."""
 
     against: ClassVar[Literal["training"]] = "training"
     higher_is_better: ClassVar[tuple[str, ...]] = ("nearest", "nearest_training", "authentic")

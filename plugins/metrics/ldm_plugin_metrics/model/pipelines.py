@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm_core.contracts import Pictures
 from ldm_core.errors import DataError
@@ -17,6 +17,7 @@ def pipeline_of(pictures: Pictures, name: str) -> Any:
     return pictures.pipeline
 
 
-def shown(pictures: Pictures) -> Tensor:
-    """The pictures (B, c, H, W), float32 in [-1, 1]."""
-    return pictures.images.float() / 127.5 - 1
+def shown(pictures: Pictures, stage: nn.Module) -> Tensor:
+    """The pictures (B, c, H, W), float32 in [-1, 1], on the device of the first stage."""
+    held = next(iter(stage.state_dict().values()), pictures.images)
+    return pictures.images.to(held.device).float() / 127.5 - 1
