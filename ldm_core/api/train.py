@@ -28,7 +28,8 @@ Stage: TypeAlias = Literal["first_stage", "latents", "denoiser", "samples"]
 @attrs.frozen
 class TrainingProgress:
     """The progress of a training: `step` (from 1) of `steps` of a `stage` is done; `logs` holds its numbers, empty
-    between logging intervals. Validation is a stage of its own, ``denoiser_validation``."""
+    between logging intervals. Validation is a stage of its own, ``denoiser_validation``, and so are the metrics of
+    samples, ``denoiser_metrics``."""
 
     stage: str
     step: int
@@ -179,7 +180,7 @@ class _Watch:
     @hookimpl
     def ldm_step(self, stage: str, step: int, logs: Mapping[str, float]) -> None:
         """See :mod:`ldm_core.catalog.hookspecs`."""
-        steps = self._steps.get(stage.removesuffix("_validation"), step)
+        steps = self._steps.get(stage.removesuffix("_validation").removesuffix("_metrics"), step)
         if self._callback is None or self.stopped:
             return
         if self._callback(TrainingProgress(stage, step, steps, dict(logs))) is False:

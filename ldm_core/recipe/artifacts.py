@@ -17,6 +17,8 @@ from ldm_core.errors import CheckpointError, LDMError, clean, quoted
 FORMAT = 1
 STAGE_FILE = "first_stage.safetensors"
 MODEL_FILE = "model.safetensors"
+BEST_FILE = "best.safetensors"
+"""The model at the step of its best evaluation."""
 ADAPTER_FILE = "adapter.safetensors"
 ADAPTERS = "adapters"
 """The folder of a run with a file for each adapter that it trained alone."""

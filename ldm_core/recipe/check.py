@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import attrs
 
 from ldm_core.contracts import (
+    SIZE_KEYS,
     AdapterConfig,
     ConditionerConfig,
     CondSpec,
@@ -29,7 +30,7 @@ from ldm_core.contracts.conditioning import unaccepted
 from ldm_core.errors import ConfigError, quoted, suggest
 from ldm_core.recipe.deepspeed import misfits as engine_misfits
 from ldm_core.recipe.recipe import MixturePart, Recipe
-from ldm_core.recipe.settings import MOST_PIXELS, precision_misfits
+from ldm_core.recipe.settings import MOST_PIXELS, evaluation_misfits, precision_misfits
 
 
 def check(recipe: Recipe, info: DataInfo | None = None) -> None:
@@ -146,7 +147,7 @@ def _conditioning(recipe: Recipe) -> Iterable[str]:
         return
     yield from _largest(recipe)
     yield from _own(f"denoiser '{denoiser.label}'", denoiser.config, site)
-    for other in (recipe.guidance, recipe.sampler, recipe.objective, *recipe.adapters):
+    for other in (recipe.guidance, recipe.sampler, recipe.objective, *recipe.adapters, *recipe.metrics):
         yield from _own(f"{other.kind} '{other.label}'", other.config, site)
 
 
@@ -284,6 +285,8 @@ def _training(recipe: Recipe) -> Iterable[str]:
                 "trainer.train: 'adapters' leaves the model's own weights as they are, and fresh ones draw nothing; "
                 "give trained ones with trainer.init_from=RUN, or set trainer.train=all"
             )
+    metrics = {f"metric '{part.label}'": part.config for part in recipe.metrics}
+    yield from evaluation_misfits(recipe.trainer, metrics, set(recipe.reads).difference(SIZE_KEYS))
     yield from _objective(recipe)
 
 

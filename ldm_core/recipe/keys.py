@@ -43,6 +43,7 @@ LISTS = {
     "conditioners": "conditioner",
     "adapters": "adapter",
     "observers": "observer",
+    "metrics": "metric",
 }
 """Top-level keys with a list of components, and their kind."""
 
@@ -62,6 +63,7 @@ DEFAULTS: Mapping[str, Any] = {
     "dataset": "shapes",
     "adapters": [],
     "observers": [],
+    "metrics": [],
 }
 
 
@@ -74,7 +76,7 @@ SECTIONS: Mapping[str, type] = {
 }
 
 
-SAMPLING_KEYS = ("sample", "sampler", "guidance", "time_grid", "observers", "storage")
+SAMPLING_KEYS = ("sample", "sampler", "guidance", "time_grid", "observers", "metrics", "storage")
 """Keys free to change without making another model of it."""
 
 OBJECTIVE, _SECTION = "stage_objective", "first_stage_trainer"

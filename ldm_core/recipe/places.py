@@ -20,8 +20,8 @@ from ldm_core.errors import CheckpointError, ComponentError, ConfigError, LDMErr
 from ldm_core.recipe.artifacts import is_weights
 from ldm_core.recipe.keys import DEFAULTS, LISTS, OBJECTIVE, SECTIONS, SINGLE, renewed
 
-OUTSIDE = ("dataset", "observers", "storage")
-"""Keys of a recipe that are about places and nothing else: left out of a file's recipe."""
+OUTSIDE = ("dataset", "observers", "metrics", "storage")
+"""Keys of a recipe that are about places, or about a run alone: left out of a file's recipe."""
 ELSEWHERE = "(named by the run that made this file)"
 """Stands for an omitted place, if its presence matters."""
 _WORDS = (
@@ -65,8 +65,8 @@ def _holds_text(kind: Any) -> bool:
 def described(plain: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
     """The model in a weights file's recipe: plain values without any place.
 
-    Data, observers and storage are left out, and every field naming a place, of parts and of the trainers' settings.
-    The rest is as it was, and as unchecked; :class:`ConfigError` if a part is named by a path.
+    Data, observers, metrics and storage are left out, and every field naming a place, of parts and of the trainers'
+    settings. The rest is as it was, and as unchecked; :class:`ConfigError` if a part is named by a path.
     """
     out: dict[str, Any] = {}
     for key, value in renewed(plain).items():

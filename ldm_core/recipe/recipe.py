@@ -143,6 +143,7 @@ class Recipe:
     dataset: Part
     adapters: tuple[AdapterPart, ...]
     observers: tuple[Part, ...]
+    metrics: tuple[Part, ...]
     data: DataSettings
     first_stage_trainer: FirstStageTrainerSettings
     trainer: TrainerSettings
@@ -175,9 +176,9 @@ class Recipe:
         return out
 
     def carried(self) -> dict[str, Any]:
-        """:meth:`public` without observers, storage and the place of the starting weights; their hash stays: the recipe
-        in weights and pictures, for others to load them."""
-        plain = {**{k: v for k, v in self.public().items() if k != "storage"}, "observers": []}
+        """:meth:`public` without observers, metrics, storage and the place of the starting weights; their hash stays:
+        the recipe in weights and pictures, for others to load them."""
+        plain = {**{k: v for k, v in self.public().items() if k != "storage"}, "observers": [], "metrics": []}
         return {k: {**v, "init_from": ""} if "init_from" in SAME.get(k, ()) else v for k, v in plain.items()}
 
     def _contents(self) -> dict[str, Any]:
@@ -210,6 +211,7 @@ class Recipe:
         yield from self.datasets
         yield from self.adapters
         yield from self.observers
+        yield from self.metrics
 
     @property
     def datasets(self) -> tuple[Part, ...]:
@@ -275,7 +277,7 @@ def _shown(value: Any) -> Any:
 
 def versions(recipe: Recipe, catalog: Catalog) -> dict[str, str]:
     """Distribution -> version, for the components of the model and the core itself."""
-    parts = [part for part in recipe.parts() if part.kind != "observer"]
+    parts = [part for part in recipe.parts() if part.kind not in ("observer", "metric")]
     # data only described by a file need not be installed
     told = [part for part in parts if isinstance(part.config, Mapping) and part.use not in catalog.names(part.kind)]
     entries = [catalog.get(part.kind, part.use)[0] for part in parts if part not in told]

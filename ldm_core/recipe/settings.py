@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -151,6 +151,13 @@ class TrainerSettings(EngineSettings):
     ema_snapshots: int = field(
         0, "steps between snapshots of those averages; 0 = with the checkpoints", minimum=0, changes_training=False
     )
+    evaluate_every: int = field(
+        0, "steps between measurements of samples by the recipe's metrics; 0 = none", minimum=0, changes_training=False
+    )
+    evaluate_images: int = field(64, "samples that are measured", minimum=1, maximum=10**6, changes_training=False)
+    keep_best: str = field(
+        "", "a value of the metrics, such as fd: best.safetensors keeps its best step's weights", changes_training=False
+    )
     joint_dropout: float = field(0.0, "share of examples that lose all conditions at once", minimum=0, maximum=1)
     cache_latents: bool = field(True, "encode the images once (needs a frozen first stage, as always here)")
     latents: str = field(
@@ -203,3 +210,29 @@ def precision_misfits(section: str, asked: Precision, config: object, part: str)
     if named and asked not in named:
         fix = f"set {section}.precision={configs.precision_among(named, asked)}"
         yield f"{section}.precision: {asked}, and {part} runs in {' or '.join(named)} alone; {fix}"
+
+
+def evaluation_misfits(
+    trainer: TrainerSettings, metrics: Mapping[str, object], reads: Collection[str]
+) -> Iterator[str]:
+    """Yield a line for each metric, by its name in messages, that cannot measure samples while a model is trained
+    whose inputs are `reads`, and for settings of that measurement that go with nothing."""
+    if trainer.evaluate_every and not metrics:
+        yield "trainer.evaluate_every: the recipe has no metrics; name some in `metrics`, or leave it out"
+    if trainer.keep_best and not trainer.evaluate_every:
+        yield "trainer.keep_best: nothing is measured; set trainer.evaluate_every=1000, say, or leave it out"
+    later = "leave it out, and let `evaluate`, the command of ldm-plugin-metrics, measure the trained model"
+    for name, config in metrics.items():
+        answers = configs.of(configs.MetricConfig, config)
+        if answers.subject != "samples":
+            yield f"{name} measures {answers.subject}, and a model in training its samples alone; {later}"
+        elif answers.needs_pipeline:
+            yield f"{name} calls the model, and a model in training is measured by its pictures alone; {later}"
+        elif answers.against == "training":
+            yield f"{name} searches the training pictures, which takes too long while a model is trained; {later}"
+        for key in answers.reads:
+            if key not in reads:
+                yield (
+                    f"{name} reads '{key}', which no conditioner reads, so that samples come without; add such a "
+                    "conditioner, or leave the metric out"
+                )

@@ -28,6 +28,7 @@ CHOICES = ("sampler", "guidance", "time_grid", "adapters", "sample")
 """Keys of a recipe that may change after training."""
 _ELSEWHERE = {
     "observers": "observers are told of training",
+    "metrics": "metrics measure a model in training",
     "storage": "storage is set by the environment (AWS_ENDPOINT_URL, FSSPEC_S3_*)",
 }
 

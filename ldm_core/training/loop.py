@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -23,11 +23,20 @@ from ldm_core.training.task import Task
 
 T = TypeVar("T")
 Settings = TrainerSettings | FirstStageTrainerSettings
+Evaluate = Callable[[int], bool]
 
 
-def train(task: Task, loader: Loader, settings: Settings, run: Run, *, folder: str, identity: str) -> None:
+def _never(step: int) -> bool:
+    return False
+
+
+def train(
+    task: Task, loader: Loader, settings: Settings, run: Run, *, folder: str, identity: str, evaluate: Evaluate = _never
+) -> None:
     """Train to ``settings.steps``, going on from the newest whole checkpoint in `folder`.
 
+    `evaluate` measures the model after a step, before its checkpoint, and is true if it was cut off, as the run is
+    asked to leave; the resumed run calls it for the same step. All processes call it, and it is the same in all.
     Raises :class:`Interrupted` after a checkpoint when asked to stop or when the time is over, :class:`TrainingError`
     if the loss is not finite (the last checkpoint stays) or another run has taken the folder,
     :class:`~ldm_core.errors.CheckpointError` if the last checkpoint cannot be written.
@@ -39,6 +48,8 @@ def train(task: Task, loader: Loader, settings: Settings, run: Run, *, folder: s
         run.hook.ldm_stage_start(stage=task.stage, steps=settings.steps, start=start)
     with checkpoints:  # an error waits for a write under way
         log, flags = _Log(task, settings, run, start), Flags(run.world)
+        if log.apart(evaluate, start):
+            raise _interrupted(task, settings, run, start, Ask.LEAVE)
         for step, micros in enumerate(log.timed(loader.steps(start), settings.steps - start), start):
             done = step + 1
             due = done % settings.checkpoint_every == 0 or done == settings.steps
@@ -49,7 +60,9 @@ def train(task: Task, loader: Loader, settings: Settings, run: Run, *, folder: s
                 logs = task.step(step, micros, measure=measure)
             log.put_down(done, logs, measure=measure)
             checkpoints.report()
+            cut = log.apart(evaluate, done)
             ask = Ask(flags.largest(run.ask(settings.time_limit)))  # the same in all processes
+            ask = max(ask, Ask.LEAVE) if cut else ask  # what it was cut off from needs this step's weights
             if ask is Ask.LOST:
                 raise _lost(task, run, done)
             leaving = ask in (Ask.LEAVE, Ask.LIMIT) and done < settings.steps
@@ -121,6 +134,13 @@ class _Log:
                 "learning rate, set clip=1.0, or use precision=fp32"
             )
         return loss
+
+    def apart(self, evaluate: Evaluate, done: int) -> bool:
+        """Evaluate; its time is no training time."""
+        begun = time.perf_counter()
+        cut = evaluate(done)
+        self._since += time.perf_counter() - begun
+        return cut
 
     def measure_and_preview(self, done: int) -> None:
         """Measure on held-out data and draw pictures, if due; their time is no training time."""

@@ -12,6 +12,7 @@ from ldm_core.data.unreadable import TooManyBad
 from ldm_core.model.conformance.first_stage import held_stage
 from ldm_core.recipe import artifacts
 from ldm_core.training.context import RunContext
+from ldm_core.training.denoiser.evaluation import Evaluation
 from ldm_core.training.denoiser.fit import fit_early
 from ldm_core.training.denoiser.train import train_denoiser
 from ldm_core.training.feed.examples import Examples
@@ -27,12 +28,16 @@ class Stages:
 
     def __init__(self, context: RunContext) -> None:
         self.context = context
+        self._evaluation: Evaluation | None = None
         self._fitted: dict[str, dict[str, Any]] = {}
         """The state learned by conditioners before any training, by name."""
 
     def prepare(self, stages: Sequence[str]) -> None:
         """Prepare the named stages before the first of them: mistakes found here would come late otherwise."""
         self._fitted = fit_early(self.context, stages)
+        asked = "denoiser" in stages and self.context.recipe.trainer.evaluate_every
+        if asked and not self.context.is_finished("model"):
+            self._evaluation = Evaluation(self.context)
 
     def first_stage(self) -> None:
         """Train the first stage, or take the trained one named by the recipe."""
@@ -86,7 +91,7 @@ class Stages:
             if context.finished_model():
                 self._end("denoiser", "skipped")
             else:
-                train_denoiser(context, context.identities.model(), self._fitted)
+                train_denoiser(context, context.identities.model(), self._fitted, self._evaluation)
                 self._end("denoiser", "done")
 
     def samples(self) -> None:

@@ -16,9 +16,10 @@ STAGES = ("first_stage", "latents", "denoiser")
 CHANGES: dict[str, Any] = {
     "conditioners": [{"use": "class_label", "width": 16, "dropout": 0.3}],
     "objective": {"use": "simple", "learn_logvar": True, "times": "logit_normal"},
+    "metrics": ["brightness"],
 }
 SETTINGS = ["trainer.images_per_step=8", "trainer.ema_power=[0.1]", "trainer.validate_images=8",
-            "trainer.joint_dropout=0.1"]  # fmt: skip
+            "trainer.joint_dropout=0.1", "trainer.evaluate_every=4", "trainer.evaluate_images=20"]  # fmt: skip
 TOLERANCE = 1e-5
 
 
@@ -77,6 +78,9 @@ def apart(out: Path, whole: Path) -> dict[str, float]:
         assert a.keys() == b.keys()
         return max(float((a[k].float() - b[k].float()).abs().max()) for k in a)
 
+    def brightness(out: Path) -> list[float]:
+        return rows(out, "denoiser_metrics", "brightness")
+
     names = sorted(p.name for p in (whole / "ema").iterdir())
     assert names == sorted(p.name for p in (out / "ema").iterdir()) and names
     last = Path("ema") / names[-1]
@@ -84,6 +88,8 @@ def apart(out: Path, whole: Path) -> dict[str, float]:
         "loss": relative("denoiser", "loss"),
         "val_loss": relative("denoiser_validation", "val_loss"),
         "val_loss_t0": relative("denoiser_validation", "val_loss_t0"),
+        # of pictures with 256 levels, in which a difference of the weights may be none or a whole level
+        "metrics": max(abs(a - b) for a, b in zip(brightness(out), brightness(whole), strict=True)),
         "weights": distance(weights(out), weights(whole)),
         "averages": distance(load_file(str(out / last)), load_file(str(whole / last))),
     }

@@ -38,7 +38,7 @@ def run(out: Path, timeout: float = 240, **job: Any) -> list[dict[str, Any]]:
 
 
 def digests(out: Path) -> dict[str, str]:
-    names = ("first_stage.safetensors", "model.safetensors")
+    names = ("first_stage.safetensors", "model.safetensors", "best.safetensors")
     return {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in names}
 
 

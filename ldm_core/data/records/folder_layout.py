@@ -33,7 +33,7 @@ _RECIPE_BYTES = 1 << 20
 _LIST = ".ldm-files.json"
 _RECIPE_KEYS = ("image_size:", "first_stage:", "denoiser:")
 _RUN_FILE = re.compile(
-    r"(recipe|begun)\.yaml|metrics\.jsonl|bad_examples\.txt|(first_stage|model)\.safetensors"
+    r"(recipe|begun)\.yaml|metrics\.jsonl|bad_examples\.txt|(first_stage|model|best)\.safetensors"
     r"|(samples|reconstructions)\.png|\w+_(loss|validation)\.png|(samples|previews|latents|checkpoints)/.*"
 )
 _DEEPEST = 3  # levels down to which the folders of splits are looked for

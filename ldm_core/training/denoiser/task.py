@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +107,18 @@ class DiffusionLoss(nn.Module):
         return out
 
 
+class Kept(Protocol):
+    """What a task keeps in its checkpoints for another."""
+
+    def state(self) -> Tensor:
+        """Its state, a tensor of numbers."""
+        ...
+
+    def load(self, state: Tensor) -> None:
+        """Go on from :meth:`state`."""
+        ...
+
+
 class DenoiserTask:
     """One part, ``model``; its latents come from cached moments (batch key ``moments``) or from the images.
 
@@ -144,6 +156,7 @@ class DenoiserTask:
         self.snapshot: Callable[[int], None] | None = None
         self.validate: Callable[[int], Mapping[str, float]] | None = None
         self.preview: Callable[[int], None] | None = None
+        self.evaluation: Kept | None = None
 
     def prepare(self, start: int) -> None:
         """Nothing to prepare: the conditioners were fitted before the model was built."""
@@ -213,12 +226,15 @@ class DenoiserTask:
         """The state for a resumed run, beside weights, optimizer and averages; raises :class:`TrainingError` if nothing
         is worth keeping."""
         self.guard.hold(self.parts[0])
-        return {"bad_steps": self.guard.state()}
+        more = {} if self.evaluation is None else {"evaluation": self.evaluation.state()}
+        return {"bad_steps": self.guard.state(), **more}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from :meth:`state`."""
         if "bad_steps" in tensors:
             self.guard.load(tensors["bad_steps"])
+        if self.evaluation is not None and "evaluation" in tensors:
+            self.evaluation.load(tensors["evaluation"])
 
     @contextmanager
     def averaged(self) -> Iterator[Model]:

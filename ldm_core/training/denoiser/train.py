@@ -17,19 +17,28 @@ from ldm_core.recipe import artifacts
 from ldm_core.recipe.recipe import versions
 from ldm_core.training.averages import posthoc
 from ldm_core.training.context import RunContext
+from ldm_core.training.denoiser.evaluation import Evaluation
 from ldm_core.training.denoiser.fit import fit_conditioners
 from ldm_core.training.denoiser.previews import previewer
 from ldm_core.training.denoiser.task import DenoiserTask
 from ldm_core.training.denoiser.validation import HeldOutErrors
 from ldm_core.training.feed.examples import Examples, arrange
 from ldm_core.training.feed.loader import example_name
-from ldm_core.training.finetune import Start, start_model
+from ldm_core.training.finetune import start_model
 from ldm_core.training.latents import cache as latent_cache
 from ldm_core.training.loop import train
 
 
-def train_denoiser(context: RunContext, identity: str, fitted: Mapping[str, Mapping[str, Any]]) -> None:
-    """Train denoiser and conditioners on latents and write the model's file; `fitted`: see :func:`.fit.fit_early`."""
+def train_denoiser(
+    context: RunContext,
+    identity: str,
+    fitted: Mapping[str, Mapping[str, Any]],
+    evaluation: Evaluation | None = None,
+) -> None:
+    """Train denoiser and conditioners on latents and write the model's file; `fitted`: see :func:`.fit.fit_early`.
+
+    `evaluation` measures samples on the way, and the best step's weights get a file of their own.
+    """
     recipe, run, stage = context.recipe, context.run, context.stage()
     model = make_model(recipe, context.catalog, stage)
     started = start_model(context, model)
@@ -50,11 +59,17 @@ def train_denoiser(context: RunContext, identity: str, fitted: Mapping[str, Mapp
     held_out = validation_of(context, task)
     task.validate, task.preview = held_out, previewer(context, task)
     folder = context.checkpoints_of("denoiser")
-    train(task, loader, recipe.trainer, run, folder=folder, identity=identity)
+    about = {"identity": identity, **({"started": started.plain()} if started.source else {})}
+
+    def keep(weights: Mapping[str, Tensor], step: int, value: Mapping[str, float]) -> None:
+        context.own.write(artifacts.BEST_FILE, _file(context, task, weights, steps=step, numbers=dict(value), **about))
+
+    more = {} if evaluation is None else {"evaluate": evaluation.during(task, keep)}
+    train(task, loader, recipe.trainer, run, folder=folder, identity=identity, **more)
     if examples is not None:
         context.report_bad(examples)
     _validate_at_the_end(context, held_out)
-    _write(context, task, started, identity)
+    _write(context, task, about)
 
 
 def _say_how(context: RunContext) -> None:
@@ -84,25 +99,29 @@ def _validate_at_the_end(context: RunContext, held_out: HeldOutErrors) -> None:
         run.hook.ldm_step(stage="denoiser_validation", step=settings.steps, logs=scores)
 
 
-def _write(context: RunContext, task: DenoiserTask, started: Start, identity: str) -> None:
-    """Write the model's file and the curves of its training; all processes must call it."""
+def _file(context: RunContext, task: DenoiserTask, weights: Mapping[str, Tensor], **about: Any) -> bytes:
+    """The model's file, with these weights and words `about` them in its header."""
     recipe = context.recipe
-    weights = {k: v.contiguous() for k, v in task.weights().items()}
+    meta = artifacts.metadata(
+        "model",
+        recipe.denoiser.use,
+        recipe.carried(),
+        versions(recipe, context.catalog),
+        first_stage_sha256=artifacts.sha256(context.stage_url),
+        class_names={k: list(v) for k, v in context.info.class_names.items()},
+        averaged=bool(task.averages),
+        **about,
+    )
+    return save({k: v.contiguous() for k, v in weights.items()}, metadata=meta)
+
+
+def _write(context: RunContext, task: DenoiserTask, about: Mapping[str, object]) -> None:
+    """Write the model's file and the curves of its training; all processes must call it."""
+    weights, steps = task.weights(), context.recipe.trainer.steps
     if context.run.world.main:
-        meta = artifacts.metadata(
-            "model",
-            recipe.denoiser.use,
-            recipe.carried(),
-            versions(recipe, context.catalog),
-            identity=identity,
-            steps=recipe.trainer.steps,
-            first_stage_sha256=artifacts.sha256(context.stage_url),
-            class_names={k: list(v) for k, v in context.info.class_names.items()},
-            averaged=bool(task.averages),
-            **({"started": started.plain()} if started.source else {}),
-        )
-        _write_adapters(context, task, weights, identity)
-        context.write_trained("denoiser", artifacts.MODEL_FILE, save(weights, metadata=meta), recipe.trainer.steps)
+        _write_adapters(context, task, {k: v.contiguous() for k, v in weights.items()}, str(about["identity"]))
+        file = _file(context, task, weights, steps=steps, **about)
+        context.write_trained("denoiser", artifacts.MODEL_FILE, file, steps)
     context.run.world.barrier()
 
 

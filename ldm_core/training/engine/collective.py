@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ldm_core.errors import LDMError
+from ldm_core.errors import Interrupted, LDMError
 from ldm_core.training.engine.world import World
 
 T = TypeVar("T")
@@ -33,6 +33,23 @@ def from_main(world: World, make: Callable[[], T]) -> T:
     if error is not None:
         raise error
     return value
+
+
+def in_all(world: World, make: Callable[[], T]) -> list[T]:
+    """Give every process's result of `make`, by rank, in all; if it is an :class:`LDMError` or a lack of memory on one,
+    all of them raise that, :class:`Interrupted` before any other."""
+    value: Any = None
+    error: Exception | None = None
+    try:
+        value = make()
+    except LDMError as caught:
+        error = caught
+    except torch.OutOfMemoryError as caught:
+        error = torch.OutOfMemoryError(str(caught))  # without what does not travel
+    found = world.gather((error, value))
+    if errors := [each for each, _ in found if each is not None]:
+        raise next((each for each in errors if isinstance(each, Interrupted)), errors[0])
+    return [each for _, each in found]
 
 
 class Flags:

@@ -17,6 +17,8 @@ WRITE_EVERY_SECONDS = 10.0
 _SHARE = 0.02  # of the wall time, for periodic writes
 VALIDATION = "_validation"
 """Ending of a stage's name in the rows of its validation."""
+EVALUATION = "_metrics"
+"""The same for the recipe's metrics of its samples."""
 
 
 class MetricsFile:
@@ -144,7 +146,7 @@ def rows_of(lines: Iterable[str]) -> list[dict[str, Any]]:
 def summarize(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Sum up a finished run's numbers for each stage with logged steps: the last ``step``, ``loss`` and ``psnr``, the
     median ``images_per_second`` and ``data_wait``, the largest ``peak_memory_mib``, and the last numbers of its
-    validation as ``validation_NAME`` (without the bins of time)."""
+    validation as ``validation_NAME`` (without the bins of time) and of its metrics as ``metrics_NAME``."""
     found: dict[str, dict[str, float]] = {}
     stages: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -161,11 +163,11 @@ def summarize(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
                 numbers[name] = statistics.median(values)
         if values := _values(steps, "peak_memory_mib"):
             numbers["peak_memory_mib"] = max(values)
-        if (last := stages.get(stage + VALIDATION)) is not None:
-            for name, value in last[-1].items():
-                short = name.removeprefix("val_")
+        for ending in (VALIDATION, EVALUATION):
+            for name, value in stages.get(stage + ending, [{}])[-1].items():
+                short = f"{ending[1:]}_{name.removeprefix('val_')}"
                 if name not in ("stage", "step", "time") and isinstance(value, int | float) and not is_bin(name):
-                    numbers[f"validation_{short}"] = float(value)
+                    numbers[short] = float(value)
         found[stage] = numbers
     return found
 

@@ -30,7 +30,7 @@ _ANY = "*"  # of a growing file, or of content not known when it was noted
 _HEAD = 1 << 16  # bytes at both ends, to tell one content from another
 _STAGE_PICTURE = r"(first_stage|denoiser)_[a-z]+\.png"
 _USED = re.compile(
-    r"(recipe|begun)\.yaml|metrics\.jsonl|bad_examples\.txt|(first_stage|model)\.safetensors|(reconstructions|samples)\.png"
+    r"(recipe|begun)\.yaml|metrics\.jsonl|bad_examples\.txt|(first_stage|model|best)\.safetensors|(reconstructions|samples)\.png"
     r"|samples/\d{4,}\.png|previews/(samples|reconstructions)-\d{8,}\.png|ema/step-\d{8,}\.safetensors"
     r"|adapters/\w+\.safetensors|" + _STAGE_PICTURE
 )

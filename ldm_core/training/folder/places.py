@@ -55,7 +55,7 @@ def _written(context: RunContext, stages: Sequence[str], present: set[str]) -> I
     if "first_stage" in stages:
         names += [artifacts.STAGE_FILE, "reconstructions.png"]
     if "denoiser" in stages:
-        names += [artifacts.MODEL_FILE]
+        names += [artifacts.MODEL_FILE, *([artifacts.BEST_FILE] if recipe.trainer.keep_best else [])]
         if recipe.trainer.train == "adapters":
             names += [artifacts.adapter_name(part.name) for part in recipe.adapters if part.train]
     if "samples" in stages:

@@ -46,10 +46,10 @@ def wanted(
     dataset, _ = held_out(reads)
     rows = Examples(dataset, recipe.image_size, recipe.data, list(reads)).first(recipe.sample.images)
     captions = [{"caption": prompts[i % len(prompts)]} if prompts else {} for i in range(len(rows))]
-    return [{**_indexed(row), **caption} for row, caption in zip(rows, captions, strict=True)]
+    return [{**indexed(row), **caption} for row, caption in zip(rows, captions, strict=True)]
 
 
-def _indexed(row: Mapping[str, Any]) -> dict[str, Any]:
+def indexed(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of data with its class as an index, whatever the classes' names."""
     label = row.get("class_label")
     return {**row, "class_label": np.int64(label)} if isinstance(label, int) else dict(row)

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ldm_core.training.folder.metrics import VALIDATION, is_bin
+from ldm_core.training.folder.metrics import EVALUATION, VALIDATION, is_bin
 
 _FIRST = (
     *("loss", "psnr", "pixel", "perceptual", "generator", "discriminator", "real_accuracy", "fake_accuracy"),
@@ -28,17 +28,17 @@ def pictures(rows: Sequence[Mapping[str, Any]], stage: str) -> dict[str, bytes]:
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], stage: str) -> bytes | None:
-    """Every number of a stage over its steps, one panel each, with the validation's beside it; numbers of one
-    kind (``kl_0``, ``kl_1``, ...) share a panel. None if there is nothing to draw."""
+    """Every number of a stage over its steps, one panel each, with the validation's beside it, and those of samples;
+    numbers of one kind (``kl_0``, ``kl_1``, ...) share a panel. None if there is nothing to draw."""
     training = [r for r in rows if r["stage"] == stage]
     validation = [r for r in rows if r["stage"] == stage + VALIDATION]
-    panels = _panels(training, validation)
+    panels = _panels(training, validation, [r for r in rows if r["stage"] == stage + EVALUATION])
     if not any(len(points) > 1 for lines in panels.values() for points in lines.values()):
         return None
     figure, axes = _figure(len(panels), 2)
     for axis, (name, lines) in zip(axes, panels.items(), strict=False):
         for label, points in lines.items():
-            held_out = label.startswith("validation")
+            held_out = label.startswith(("validation", "samples"))
             style = {"color": "tab:orange"} if held_out else {}
             marker = "o" if held_out or len(points) == 1 else None
             axis.plot(*zip(*points, strict=True), linewidth=1, marker=marker, markersize=3, label=label, **style)
@@ -91,13 +91,17 @@ def draw_bins(rows: Sequence[Mapping[str, Any]], stage: str) -> bytes | None:
     return _png(figure)
 
 
-def _panels(training: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _panels(
+    training: Sequence[Mapping[str, Any]],
+    validation: Sequence[Mapping[str, Any]],
+    metrics: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """Title -> label -> points."""
     found: dict[str, dict[str, Points]] = {}
-    for source, rows in (("", training), ("validation", validation)):
+    for source, rows in (("", training), ("validation", validation), ("samples", metrics)):
         for name in dict.fromkeys(n for r in rows for n in r if n not in _NOT_NUMBERS):
             plain = name.removeprefix("val_") if source else name
-            if source and is_bin(name) and "loss" in name:
+            if source == "validation" and is_bin(name) and "loss" in name:
                 continue  # a picture of its own
             if not (points := _points(rows, name)):
                 continue

@@ -55,6 +55,14 @@ def test_curves_hold_every_number(stage: str, drawn: int) -> None:
         assert picture.shape[1] == 990 and (picture != 255).any()
 
 
+def test_metrics_of_samples_have_panels() -> None:
+    rows = _run_of("denoiser")
+    rows += [{"stage": "denoiser_metrics", "step": step, "fd": 9.0 - step / 500} for step in (1000, 2000)]
+    panels = draw._panels(rows[:1], [], rows[-2:])
+    assert panels["fd"] == {"samples": [(1000, 7.0), (2000, 5.0)]}
+    assert draw.draw_curves(rows, "denoiser") != draw.draw_curves(rows[:-2], "denoiser")
+
+
 def test_one_measurement_by_bins_has_no_empty_panel(monkeypatch: pytest.MonkeyPatch) -> None:
     one = {"stage": "denoiser_validation", "step": 10, **{f"val_loss_t{i}": 0.9 - 0.05 * i for i in range(5)}}
     panels: list[int] = []

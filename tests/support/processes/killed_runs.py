@@ -39,6 +39,7 @@ RECIPE: dict[str, Any] = {
     "first_stage": VQ,
     "denoiser": {**TINY["denoiser"], "dropout": 0.1},
     "conditioners": [{"use": "class_label", "width": 16, "dropout": 0.2}],
+    "metrics": ["brightness"],
 }
 SETTINGS = [
     "data.flip=true",
@@ -51,6 +52,9 @@ SETTINGS = [
     "trainer.accumulate=2",
     "first_stage_trainer.validate_images=4",
     "trainer.validate_images=4",
+    "trainer.evaluate_every=5",
+    "trainer.evaluate_images=4",
+    "trainer.keep_best=brightness",
     *(f"{section}.checkpoint_every=2" for section in ("first_stage_trainer", "trainer")),
 ]
 _TIMEOUT = 60.0
