@@ -309,6 +309,8 @@ def remarks(recipe: Recipe) -> Iterable[str]:
     if recipe.trains_stage:
         answers = configs.of(StageObjectiveConfig, recipe.stage_objective.config)
         yield from answers.remarks(recipe.first_stage.config, recipe.first_stage_trainer.steps)
+    if recipe.metrics and not recipe.trainer.evaluate_every:
+        yield "metrics: none is measured, as trainer.evaluate_every is 0; set it to 1000, say"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if recipe.data.workers > cores:
         yield (

@@ -24,7 +24,7 @@ TYPED: Mapping[str, str] = {
     "--sampler=ddp": "ddpm",
     "train --until ": "first_stage latents denoiser",
     "sample runs/demo guidance.us": "guidance.use=",
-    "trainer.keep": "trainer.keep_checkpoints= trainer.keep_every=",
+    "trainer.keep": "trainer.keep_checkpoints= trainer.keep_every= trainer.keep_best=",
     "trainer.precision=": "fp32 bf16 fp16",
     "trainer.precision=b": "bf16",
     "data.flip=t": "true",

@@ -231,6 +231,8 @@ def run_in(folder: Path) -> None:
     fill(folder, "samples.png", "samples/0000.png", "previews/samples-00000001.png", "first_stage_loss.png")
     (folder / "recipe.yaml").write_text(documents.dump_yaml(recipe.public()))
     (folder / "metrics.jsonl").write_text("{}\n")
+    for name in ("model", "best"):
+        (folder / f"{name}.safetensors").write_bytes(b"0")
 
 
 @pytest.mark.parametrize("place", ["runs/a", "out", ".", "cat/run", "deep/er/run"])
@@ -240,7 +242,7 @@ def test_earlier_runs_are_no_data(place: str, tmp_path: Path) -> None:
     run_in(tmp_path / place)
     data = opened(tmp_path)
     assert names(data) == ["cat/samples", "cat/two", "one"] and data.fingerprint() == before
-    assert "of a run" in data.describe()
+    assert "of a run" in data.describe() and "safetensors" not in data.describe()
 
 
 def test_of_a_run_among_the_pictures_the_files_on_its_list_are_no_data(tmp_path: Path) -> None:

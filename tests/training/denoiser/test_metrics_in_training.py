@@ -23,6 +23,7 @@ from ldm_core.contracts import Metric, MetricConfig, Pictures, Rows, Site
 from ldm_core.data.images import png_bytes
 from ldm_core.errors import ConfigError, DataError, Interrupted
 from ldm_core.recipe import artifacts
+from ldm_core.recipe.check import remarks
 from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.training import workflow
 from ldm_core.training.denoiser import evaluation
@@ -338,6 +339,8 @@ def test_a_users_file_of_the_name_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_neither_key_makes_another_run(whole: tuple[Path, Seen], plain: Path) -> None:
     """The model's identity is that of the run without metrics, and a finished run stays finished with others."""
+    recipe = workflow.prepare({**TINY, "metrics": ["brightness"]}, Catalog.discover())[0]
+    assert [line for line in remarks(recipe) if line.startswith("metrics: none is measured")]
     identities = [
         artifacts.read_header(f"{out}/model.safetensors", "model").extra["identity"] for out in (whole[0], plain)
     ]
