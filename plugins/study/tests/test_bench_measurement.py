@@ -132,6 +132,8 @@ def test_the_whole_command(recipe: Path, tmp_path: Path, capsys: pytest.CaptureF
     forward, step, train = (of[name, "fp32"] for name in ("forward", "step", "train"))
     assert 2 * forward.flops <= step.flops < 2.1 * forward.flops, "guided: with a condition and without"
     assert 2.5 * forward.flops < train.flops < 3.5 * forward.flops
+    if memory.can_fork():
+        assert train.memory is not None and train.memory >= 4 * train.parameters, "gradients are the call's"
     assert {p.precision for p in stored.peaks} == {"fp32", "bf16"}
     assert all(r.flops == of[r.component, "fp32"].flops for r in stored.rows if r.precision == "bf16")
     assert stored.machine.threads == 1 and stored.settings.batch == 2 and stored.settings.rounds == 2

@@ -163,11 +163,11 @@ def _of_training(subject: Subject, choice: Choice, notes: list[str]) -> Iterator
     def run(precision: Precision) -> Callable[[], object]:
         def call() -> object:
             model.precision = precision
-            for parameter in trained:
-                parameter.grad = None
             value = loss(x0, read, seeds).value.mean()
             value.backward()
-            return value
+            for parameter in trained:  # so that the memory of gradients is the call's own
+                parameter.grad = None
+            return value.detach()
 
         return call
 

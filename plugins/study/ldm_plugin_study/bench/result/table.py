@@ -14,13 +14,11 @@ def lines(document: Document) -> list[str]:
     machine, settings = document.machine, document.settings
     size = "x".join(str(n) for n in document.recipe.get("image_size", []))
     peaks = ", ".join(f"{p.precision} {amount(p.rate)}FLOP/s (products of {p.size})" for p in document.peaks)
+    images, rounds = counted(settings.batch, "image"), counted(settings.rounds, "round")
     head = [
         ("machine", machine_in_words(machine)),
         ("software", f"torch {document.software.torch}, {document.software.libraries}, {document.software.system}"),
-        (
-            "measured",
-            f"{settings.batch} images of {size} a call, {settings.rounds} rounds, medians of {settings.clock} time",
-        ),
+        ("measured", f"{images} of {size} a call, {rounds}, medians of {settings.clock} time"),
         ("peak", peaks or "not measured"),
         *([("memory", document.memory_by)] if document.memory_by else []),
     ]
@@ -34,10 +32,16 @@ def lines(document: Document) -> list[str]:
 
 def machine_in_words(machine: Machine) -> str:
     """One line of a machine."""
-    own = f"{machine.processor}, {machine.cores} cores, {machine.threads} threads, {amount(machine.memory)}B"
+    own = f"{machine.processor}, {counted(machine.cores, 'core')}, {counted(machine.threads, 'thread')}"
+    own += f", {amount(machine.memory)}B"
     own += f", {' '.join(machine.instructions[-4:])}" if machine.instructions else ""
     gpu = f"{machine.device}, {amount(machine.device_memory)}B; " if machine.device_memory else ""
     return gpu + own
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: 1 core, 2 cores."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _cells(document: Document, row: Row) -> tuple[str, ...]:
