@@ -52,6 +52,8 @@ class Network(nn.Module):
 
     def _measured(self, images: Tensor) -> dict[str, NDArray[np.float32]]:
         seen = rgb(images)
+        if seen.device.type == "cpu":  # convolutions take two thirds of the time in this order of the axes
+            seen = seen.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), torch.autocast(seen.device.type, enabled=False), _single(seen.device):
             return {name: value.float().cpu().numpy() for name, value in self(seen).items()}
 
