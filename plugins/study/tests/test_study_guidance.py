@@ -89,7 +89,8 @@ def test_a_study_goes_on_and_names_the_best(
     kept = {c["name"]: c["quality"] for c in more["cells"]}
     assert all(kept[c["name"]] == c["quality"] for c in first["cells"])
     assert all(c["low"] <= c["high"] and len(c["seconds"]) == 2 for c in more["cells"])
-    assert any(c["front"] for c in more["cells"])
+    assert any(c["front"] for c in more["cells"]) and more["quality"]["floor"] >= 0
+    assert "halves of the reference" in (folder / "guidance.md").read_text()
     with (folder / "guidance.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(r["brightness"]) for r in rows] == [c["quality"] for c in more["cells"]]

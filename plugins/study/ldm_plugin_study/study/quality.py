@@ -51,6 +51,8 @@ class Figure:
     higher: bool
     low: float | None = None
     high: float | None = None
+    floor: float | None = None
+    """The same measure between two halves of the reference, where there is one."""
     line: str = ""
 
 
@@ -97,6 +99,7 @@ def figure(question: Question, folder: str) -> Figure:
         higher=bool(value["higher_is_better"]),
         low=low,
         high=high,
+        floor=value.get("floor"),
         line=str(record.get("line", "")),
     )
 

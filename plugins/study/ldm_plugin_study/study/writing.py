@@ -44,7 +44,12 @@ class Study:
         """Plain values."""
         return {
             "run": storage.shown(self.run),
-            "quality": {"name": self.figure.name, "label": self.figure.label, "higher_is_better": self.figure.higher},
+            "quality": {
+                "name": self.figure.name,
+                "label": self.figure.label,
+                "higher_is_better": self.figure.higher,
+                "floor": self.figure.floor,
+            },
             "protocol": self.figure.line,
             "machine": self.machine,
             "cells": [r.plain() for r in self.results],
@@ -85,10 +90,15 @@ def _cells(study: Study) -> list[tuple[str, ...]]:
     return rows
 
 
+def _head(study: Study) -> str:
+    one = study.figure
+    floor = "" if one.floor is None else f"; halves of the reference: {one.floor:.4g}"
+    return f"{one.name} ({one.label}), {'higher' if one.higher else 'lower'} is better{floor}; {study.machine}"
+
+
 def lines(study: Study) -> list[str]:
     """The table and the best settings for a reader."""
-    better = "higher" if study.figure.higher else "lower"
-    out = [f"{study.figure.name} ({study.figure.label}), {better} is better; {study.machine}", ""]
+    out = [_head(study), ""]
     out += [*aligned(_cells(study)), "", "The best setting for a time:"]
     for limit, found in study.choices():
         said = found.cell.line(study.run) if found else "none is so fast"
@@ -99,8 +109,7 @@ def lines(study: Study) -> list[str]:
 def markdown(study: Study) -> list[str]:
     """The table and the best settings as Markdown."""
     head, *rows = _cells(study)
-    better = "higher" if study.figure.higher else "lower"
-    out = [f"`{study.figure.name}` ({study.figure.label}), {better} is better; {study.machine}.", ""]
+    out = [f"{_head(study)}.", ""]
     out += [f"| {' | '.join(head).lower()} |", "|" + "---|" * len(head)]
     out += [f"| {' | '.join(row)} |" for row in rows]
     out += ["", f"![Quality over time]({NAME}.svg)", "", "The best setting for a time:", ""]
@@ -138,13 +147,36 @@ def _pictures(study: Study) -> dict[str, bytes]:
     front = study.front
     axes.plot([r.time for r in front], [r.quality for r in front], color="0.8", linewidth=6, label="Pareto front")
     for label, results in groups.items():
-        axes.plot([r.time for r in results], [r.quality for r in results], marker="o", markersize=4, label=label)
+        axes.errorbar(
+            [r.time for r in results],
+            [r.quality for r in results],
+            yerr=_bars(results),
+            marker="o",
+            markersize=4,
+            capsize=2,
+            elinewidth=0.8,
+            label=label,
+        )
+    if study.figure.floor is not None:
+        axes.axhline(study.figure.floor, color="0.5", linestyle=":", label="halves of the reference")
     for r in front:
         axes.annotate(str(r.cell.steps), (r.time, r.quality), textcoords="offset points", xytext=(4, 4), fontsize=7)
     axes.set_xscale("log")
     axes.set_xlabel("seconds an image (numbers: steps)")
     axes.set_ylabel(f"{study.figure.name}, {'higher' if study.figure.higher else 'lower'} is better")
     axes.legend(fontsize=7)
+    return _saved(canvas)
+
+
+def _bars(results: Sequence[Result]) -> list[list[float]] | None:
+    """The intervals below and above, at least 0; None without them."""
+    if any(r.low is None or r.high is None for r in results):
+        return None
+    below = [max(0.0, r.quality - (r.quality if r.low is None else r.low)) for r in results]
+    return [below, [max(0.0, (r.quality if r.high is None else r.high) - r.quality) for r in results]]
+
+
+def _saved(canvas: Any) -> dict[str, bytes]:
     out = {}
     for ending in ("png", "svg"):
         file = io.BytesIO()
