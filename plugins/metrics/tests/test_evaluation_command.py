@@ -12,6 +12,7 @@ import pytest
 from evaluation_runs import evaluated, files, pictures, refused, trained
 
 from ldm_core import storage
+from ldm_core.cli import main
 from ldm_core.config import documents
 from ldm_core.data import images
 
@@ -93,7 +94,6 @@ def test_a_second_call_makes_nothing_anew(run: Path, tmp_path: Path, capsys: pyt
 def test_a_reference_of_training_pictures_is_warned_of(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from ldm_core.cli import main
 
     arguments = ["evaluate", str(run), "--metrics", "brightness", "--images", "4", "--quiet", "--out"]
     assert main([*arguments, str(tmp_path / "a"), "against.split=train"]) == 0
@@ -202,17 +202,26 @@ def test_a_reference_is_measured_once_for_all(tmp_path: Path, capsys: pytest.Cap
 def test_data_of_a_run_elsewhere_are_not_read_unasked(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Anybody may have written the recipe in a run's folder."""
+    """Anybody may have written the recipe in a run's folder: its storage and its places are not followed."""
     folder = tmp_path / "handed"
     shutil.copytree(run, folder)
     url = "memory://pictures-of-a-test"
     for path in pictures(tmp_path / "a", 6).iterdir():
         storage.atomic_write(storage.join(url, path.name), path.read_bytes())
     plain = documents.parse_yaml((folder / "recipe.yaml").read_text(), "recipe")
-    (folder / "recipe.yaml").write_text(documents.dump_yaml({**plain, "dataset": {"use": "folder", "url": url}}))
+    (folder / "recipe.yaml").write_text(
+        documents.dump_yaml({**plain, "dataset": {"use": "folder", "url": url}, "data": {"cache": str(tmp_path / "c")}})
+    )
     arguments = [folder, "--metrics", "brightness", "--labels", "balanced", "--images", 3, "--out", tmp_path / "out"]
     said = refused(capsys, *arguments)
     assert f"its recipe names data at {url}" in said and "--against run" in said
+    other = pictures(tmp_path / "b", 5)
+    storage.remove(url, recursive=True)  # so whoever reads there fails
+    assert evaluated(capsys, *arguments, "--against", other)["metrics"][0]["against_pictures"] == 5
+    for path in (tmp_path / "a").iterdir():
+        storage.atomic_write(storage.join(url, path.name), path.read_bytes())
+    assert main(["evaluate", *map(str, arguments), "--against", url, "--quiet"]) == 0
+    assert "is what the model was trained on" in capsys.readouterr().err  # by its place alone
     found = evaluated(capsys, *arguments, "--against", "run")
     assert found["metrics"][0]["against_pictures"] == 6
     storage.remove(url, recursive=True)

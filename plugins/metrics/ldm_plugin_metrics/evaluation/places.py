@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -79,7 +79,7 @@ class Opener:
     ) -> DataPictures:
         """The held-out pictures of a run's data, its training pictures if it has no others, or the choice of
         `settings`."""
-        recipe = self._recipe(run.plain, settings, "against")
+        recipe = self._recipe(run.data, settings, "against")
         training = make_dataset(recipe, self.catalog)
         chosen = any(line.partition("=")[0].endswith(".split") for line in settings)
         found = None if chosen else held_out_data(recipe, self.catalog, data_info(training))
@@ -88,12 +88,12 @@ class Opener:
 
     def training(self, run: Run, *, count: int | None = None) -> DataPictures:
         """The training pictures of a run."""
-        dataset = make_dataset(self._recipe(run.plain, (), "training"), self.catalog)
+        dataset = make_dataset(self._recipe(run.data, (), "training"), self.catalog)
         return DataPictures(dataset, self.fitting, name="training", what="the run's training data", count=count)
 
     def _recipe(self, plain: Mapping[str, Any], settings: Sequence[str], word: str) -> Recipe:
-        """A recipe with the data of `plain` and nothing else of it; `settings` are of the data, after `word`."""
-        kept = {key: plain[key] for key in ("dataset", "data", "storage") if key in plain}
+        """A recipe with the data of `plain`; `settings` are of the data, after `word`."""
+        kept = dict(plain)
         overrides.apply_overrides(kept, [f"dataset.{line.partition('.')[2]}" for line in settings], ["dataset"])
         size = self.fitting.size or (64, 64)
         use_storage(kept)
@@ -105,13 +105,18 @@ class Opener:
 
 @attrs.frozen(eq=False)
 class Run:
-    """The recipe of a run's folder, as plain values: its data, its size."""
+    """The recipe of a run's folder, as plain values: its data, its size.
+
+    Anybody may have written it. So, unless the user `asked` for its data, remote places in it are left alone, and so
+    are its settings of storage and caches.
+    """
 
     folder: str
     plain: Mapping[str, Any]
+    asked: bool = False
 
     @classmethod
-    def of(cls, place: str) -> Run | None:
+    def of(cls, place: str, *, asked: bool = False) -> Run | None:
         """The run at a place; None if that is no run's folder."""
         url = storage.join(place, RECIPE_FILE)
         if place.endswith(_WEIGHTS) or not storage.exists(url):
@@ -119,21 +124,26 @@ class Run:
         plain = documents.parse_yaml(storage.read_text(url), url)
         if not isinstance(plain, Mapping):
             raise ConfigError(f"{storage.shown(url)}: is no recipe")
-        return cls(place, plain)
+        return cls(place, plain, asked)
 
     @property
-    def urls(self) -> list[str]:
-        """The places of its data."""
-        given = self.plain.get("dataset")
-        rows = given if isinstance(given, list) else [given]
-        return [str(row["url"]) for row in rows if isinstance(row, Mapping) and row.get("url")]
+    def data(self) -> dict[str, Any]:
+        """The keys of the recipe for its data."""
+        keys = ("dataset", "data", "storage") if self.asked else ("dataset",)
+        return {key: self.plain[key] for key in keys if key in self.plain}
+
+    @property
+    def far(self) -> list[str]:
+        """The remote places in the settings of its data, left alone; none if the user asked for them."""
+        texts = () if self.asked else _texts(self.plain.get("dataset"))
+        return [text for text in texts if "://" in text and storage.local_path(text) is None]
 
     def require_near(self) -> None:
-        """ConfigError if the data lie elsewhere than on this machine: a folder of others may name any place."""
-        if far := [url for url in self.urls if storage.local_path(url) is None]:
+        """ConfigError if the data lie elsewhere than on this machine, and nobody asked for them."""
+        if self.far:
             raise ConfigError(
-                f"{storage.shown(self.folder)}: its recipe names data at {storage.shown(far[0])}; say that it is to be "
-                f"read, with --against {OWN}, or give other pictures, with --against DATA"
+                f"{storage.shown(self.folder)}: its recipe names data at {storage.shown(self.far[0])}; say that it is "
+                f"to be read, with --against {OWN}, or give other pictures, with --against DATA"
             )
 
 
@@ -141,16 +151,28 @@ def overlap(reference: PictureSet, run: Run | None, opener: Opener) -> str:
     """Say it of a reference of training pictures of the run; "" for every other one."""
     if run is None or not isinstance(reference, DataPictures):
         return ""
-    try:
-        own = opener.training(run)
-    except (ConfigError, DataError):
-        return ""
-    if own.fingerprint != reference.fingerprint:
+    if run.far:
+        same = reference.what.removesuffix(" (train)") in map(storage.shown, run.far)
+    else:
+        try:
+            same = opener.training(run).fingerprint == reference.fingerprint
+        except (ConfigError, DataError):
+            return ""
+    if not same:
         return ""
     return (
         f"the reference, {reference.what}, is what the model was trained on: a model that copies its training pictures "
         "scores best; give held-out pictures, with --against DATA or against.split=val"
     )
+
+
+def _texts(plain: Any) -> Iterator[str]:
+    """Every text in plain values."""
+    if isinstance(plain, str):
+        yield plain
+    elif isinstance(plain, Mapping | list):
+        for each in plain.values() if isinstance(plain, Mapping) else plain:
+            yield from _texts(each)
 
 
 def _array(place: str) -> np.ndarray[Any, Any]:

@@ -87,7 +87,7 @@ class Sets:
                 raise ConfigError(f"{lines[0]}: is of the sampling, and {storage.shown(place)} is no model")
             return None
         model = models.load(place, self.catalog, self.world.device, request.precision)
-        self.run = places.Run.of(place)
+        self.run = places.Run.of(place, asked=places.OWN in (request.against, request.training))
         lines = [line for key in OF_SAMPLING for line in self.settings[key]]
         if model.pipeline is not None and lines:
             pipeline = model.pipeline.with_settings(lines)
@@ -181,8 +181,7 @@ class Sets:
             raise ConfigError(
                 f"{storage.shown(request.place)}: {what}; say what they are compared with: --against DATA"
             )
-        if not request.against:
-            self.run.require_near()
+        self.run.require_near()
         return self.opener.held_out(self.run, settings, count=count, name=name)
 
     def _inputs(self, reads: Sequence[str]) -> DataPictures | None:
@@ -196,8 +195,7 @@ class Sets:
         if isinstance(reference, DataPictures) and wanted <= reference.keys.keys():
             return reference
         if self.run is not None:
-            if self.request.against != places.OWN:
-                self.run.require_near()
+            self.run.require_near()
             own = () if self.request.against not in ("", places.OWN) else self.settings["against"]
             return self.opener.held_out(self.run, own, name="inputs")
         return reference if isinstance(reference, DataPictures) else None
@@ -216,6 +214,5 @@ class Sets:
             return self.opener.pictures(request.training, self.settings["training"], name="training")
         if self.run is None:
             raise ConfigError("training pictures: the run's folder is not given; say where they are: --training DATA")
-        if not request.training:
-            self.run.require_near()
+        self.run.require_near()
         return self.opener.training(self.run)
