@@ -15,7 +15,19 @@ from ldm_plugin_metrics.evaluation.figures import LEVEL
 from ldm_plugin_metrics.evaluation.protocol import FILE, FORMAT
 
 _REFERENCE = ("fingerprint", "size", "channels", "fit", "filter", "source", "pictures")
-_TOLD = ("pictures", "size", "sampler", "steps", "time_grid", "guidance", "scale", "labels", "seeds", "precision")
+_SAID = {("guidance", "use"), ("guidance", "scale"), ("sampler", "use"), ("time_grid", "use")}
+_TOLD: Sequence[str] = (
+    "pictures",
+    "size",
+    "sampler",
+    "steps",
+    "time_grid",
+    "guidance",
+    "scale",
+    "labels",
+    "seeds",
+    "precision",
+)
 
 
 def read(place: str) -> dict[str, Any]:
@@ -129,6 +141,17 @@ def _names(places: Sequence[str]) -> list[str]:
     return [name if short.count(name) == 1 else storage.shown(place) for name, place in zip(short, places, strict=True)]
 
 
+def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The told settings of a set, and those of its parts by ``part.key``."""
+    found = {key: about[key] for key in _TOLD if key in about}
+    parts = about.get("parts")
+    for part, settings in parts.items() if isinstance(parts, dict) else ():
+        for key, value in settings.items() if isinstance(settings, dict) else [("", settings)]:
+            if (part, key) not in _SAID:
+                found[f"{part}.{key}".rstrip(".")] = value
+    return found
+
+
 def _notes(names: Sequence[str], records: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line for each setting of the pictures that differs, and for other machines."""
     notes = []
@@ -136,8 +159,9 @@ def _notes(names: Sequence[str], records: Sequence[Mapping[str, Any]]) -> list[s
         sets = [record["sets"].get(name) for record in records]
         if name in ("reference", "training", "originals") or any(each is None for each in sets):
             continue
-        for key in _TOLD:
-            values = [each.get(key) for each in sets if each is not None]
+        flat = [_flat(each) for each in sets if each is not None]
+        for key in dict.fromkeys(key for each in flat for key in each):
+            values = [each.get(key) for each in flat]
             if any(value != values[0] for value in values):
                 said = ", ".join(f"{n}: {clean(v, 60)}" for n, v in zip(names, values, strict=True))
                 notes.append(f"{name} differ in {key} ({said})")

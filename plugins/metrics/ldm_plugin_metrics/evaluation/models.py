@@ -106,13 +106,12 @@ class SampledPictures:
     def key(self) -> dict[str, Any]:
         """See :class:`PictureSet`."""
         told = {k: v for k, v in self.about().items() if k not in ("what", "pictures", "versions")}
-        parts = self._chosen.carried()
-        told |= {key: parts[key] for key in ("sampler", "guidance", "time_grid", "adapters", "sample")}
         return {**told, "count": len(self), "weights": self._weights(), "inputs": self._inputs_key()}
 
     def about(self) -> dict[str, Any]:
         """See :class:`PictureSet`."""
         recipe, seed = self._chosen, self._drawing.seed
+        parts = recipe.carried()
         return {
             "what": "samples",
             "pictures": len(self),
@@ -130,6 +129,7 @@ class SampledPictures:
             "precision": self._pipeline.model.precision,
             "labels": self._drawing.labels if self._reads else "none",
             "inputs": None if self._inputs is None or not self._of_data else self._inputs.about(),
+            "parts": {key: parts[key] for key in ("sampler", "guidance", "time_grid", "adapters", "sample")},
             "versions": versions(recipe, self._pipeline.catalog),
         }
 
