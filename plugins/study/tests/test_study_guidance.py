@@ -122,6 +122,11 @@ def test_mistakes_are_lines(
     assert said in capsys.readouterr().err
 
 
+def test_metrics_are_asked_for(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "guidance", str(run)]) == 2
+    assert "--metrics" in capsys.readouterr().err
+
+
 def test_a_run_without_a_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     go(tmp_path / "run", stages=("first_stage",))
     assert main(["study", "guidance", str(tmp_path / "run"), *FAST]) == 2

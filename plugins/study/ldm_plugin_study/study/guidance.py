@@ -38,8 +38,14 @@ class GuidanceOptions:
         ("always",), "Noise levels under guidance, or 'always'; repeat for several.", metavar="LOW,HIGH",
         group="Cells", otherwise="always",
     )  # fmt: skip
-    metrics: str = option("fd", "Metrics, with commas between them.", metavar="NAME,NAME", group="Quality",
-                          completes="metric")  # fmt: skip
+    metrics: str = option(
+        None,
+        "Metrics, with commas between them.",
+        metavar="NAME,NAME",
+        group="Quality",
+        required=True,
+        completes="metric",
+    )
     value: str = option("", "The value of the metrics that counts.", metavar="NAME", group="Quality",
                         otherwise="the first")  # fmt: skip
     images: int = option(1000, "Samples of a cell.", metavar="N", minimum=1, group="Quality")
@@ -66,7 +72,7 @@ class GuidanceOptions:
     GuidanceOptions,
     examples=[
         "ldm-run study guidance runs/demo --metrics kid --images 500 kid.network=tf_efficientnet_lite0",
-        "ldm-run study guidance runs/demo --scales 1,2,4 --steps 10,25 --interval always --interval 0.3,5",
+        "ldm-run study guidance runs/demo --metrics fid --scales 1,2,4 --interval always --interval 0.3,5",
     ],
 )
 def guidance(options: GuidanceOptions) -> int:
