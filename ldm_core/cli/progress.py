@@ -55,10 +55,10 @@ def pace_text(logs: Mapping[str, float]) -> str:
 
 
 class Speed:
-    """Steps per second over the last updates."""
+    """Steps per second over the last updates; `unit` is what a step is called, in the plural."""
 
-    def __init__(self, steps: int, start: int, now: float) -> None:
-        self.steps = steps
+    def __init__(self, steps: int, start: int, now: float, unit: str = "steps") -> None:
+        self.steps, self.unit = steps, unit
         self._seen: deque[tuple[float, int]] = deque([(now, start)], maxlen=_WINDOW)
 
     def update(self, step: int, now: float) -> None:
@@ -73,7 +73,7 @@ class Speed:
     def pace(self) -> str:
         """Write ``6.6 steps/s`` or ``1.5 s/step``; nothing before there are two updates."""
         rate = self.rate()
-        return (f"{rate:.3g} steps/s" if rate >= 1 else f"{1 / rate:.3g} s/step") if rate else ""
+        return (f"{rate:.3g} {self.unit}/s" if rate >= 1 else f"{1 / rate:.3g} s/{self.unit[:-1]}") if rate else ""
 
     def left(self) -> str:
         """Write ``2 min 31 s left``; nothing at the end, or before there are two updates."""
@@ -91,7 +91,7 @@ class Progress:
 
     On a terminal each stage has a bar with the time left and, in a line below it, loss, speed, the share of time that
     was waited for data, and peak memory. Elsewhere these are lines, one a tenth of the stage or each ten seconds.
-    `quiet` leaves warnings only. `clock` and `terminal` are for tests.
+    `quiet` leaves warnings only. `unit` is what a step is called, in the plural. `clock` and `terminal` are for tests.
     """
 
     def __init__(
@@ -99,11 +99,12 @@ class Progress:
         stream: TextIO | None = None,
         *,
         quiet: bool = False,
+        unit: str = "steps",
         terminal: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = stream or sys.stderr
-        self._quiet = quiet
+        self._quiet, self._unit = quiet, unit
         self._terminal = self._stream.isatty() if terminal is None else terminal
         self._clock = clock
         self._bar: Any = None
@@ -118,16 +119,16 @@ class Progress:
     def ldm_stage_start(self, stage: str, steps: int, start: int) -> None:
         """Begin a bar."""
         now = self._clock()
-        self._speed, self._began, self._line = Speed(steps, start, now), now, (now, start)
+        self._speed, self._began, self._line = Speed(steps, start, now, self._unit), now, (now, start)
         self._stage, self._logs, self._pace = stage, "", ""
         if self._quiet:
             return
         if self._terminal:
             self._open_bar(stage, steps, start)
         elif start:
-            self._write(f"{_title(stage)}: going on at step {start} of {steps}")
+            self._write(f"{_title(stage)}: going on at {self._unit[:-1]} {start} of {steps}")
         else:
-            self._write(f"{_title(stage)}: {steps} steps" if steps > 1 else f"{_title(stage)} ...")
+            self._write(f"{_title(stage)}: {steps} {self._unit}" if steps > 1 else f"{_title(stage)} ...")
 
     @hookimpl
     def ldm_step(self, stage: str, step: int, logs: Mapping[str, float]) -> None:

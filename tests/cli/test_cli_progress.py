@@ -184,3 +184,17 @@ def test_which_numbers_are_shown() -> None:
     assert loss_text({}) == ""
     assert loss_text({"lr": 1.0}) == ""
     assert loss_text({"total_loss": 2.0, "loss": 1.0}) == "loss 1"
+
+
+def test_a_stage_of_pictures_counts_pictures() -> None:
+    clock, stream = _Clock(), io.StringIO()
+    bar = Progress(stream, unit="pictures", terminal=False, clock=clock)
+    bar.ldm_stage_start("reference", 40, 0)
+    for done in (20, 40):
+        clock.now += 5
+        bar.ldm_step("reference", done, {})
+    assert stream.getvalue().splitlines() == [
+        "reference: 40 pictures",
+        "reference: 20/40 (50%) 4 pictures/s, 5 s left",
+        "reference: 40/40 (100%) 4 pictures/s",
+    ]

@@ -106,11 +106,11 @@ def test_too_few_pictures_are_refused_before_any_is_made(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = refused(capsys, run, "--metrics", "brightness", "--images", 1, "--out", tmp_path / "out")
-    assert "brightness: needs 2 pictures on either side, and there are 1 samples" in said
+    assert "brightness: needs 2 pictures on either side, and there are 1 (samples); give --images 2" in said
     assert not (tmp_path / "out").exists()
     own, other = pictures(tmp_path / "a", 3), pictures(tmp_path / "b", 1)
     said = refused(capsys, own, "--against", other, "--metrics", "brightness", "--out", tmp_path / "out")
-    assert "needs 2 pictures" in said and "there are 1 reference" in said
+    assert "needs 2 pictures" in said and "there are 1 (reference); give at least 2" in said
 
 
 def test_pictures_of_several_sizes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

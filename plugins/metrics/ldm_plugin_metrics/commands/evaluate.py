@@ -159,7 +159,7 @@ def _evaluated(request: Request, options: EvaluateOptions, out: str) -> dict[str
     from ldm_plugin_metrics.evaluation.evaluate import evaluate as run
 
     world = _world(options.device)
-    bar = Progress(quiet=options.quiet or not first_process())
+    bar = Progress(quiet=options.quiet or not first_process(), unit="pictures")
     begun: list[str] = []
 
     def tell(name: str, done: int, count: int) -> None:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
 import torch
 
 from ldm_core import storage
@@ -69,12 +70,11 @@ def _refuse_few(metrics: Sequence[Asked], sets: Sets) -> None:
     for each in metrics:
         for name in sets.names(each):
             if len(sets.chosen[name]) < each.least:
-                word = "--images" if name == "samples" else "pictures"
-                problems.append(
-                    f"{each.name}: needs {each.least:,} pictures on either side, and there are "
-                    f"{len(sets.chosen[name]):,} {name}; give at least {each.least:,} ({word}), or a "
-                    f"setting for fewer, if {each.part.use} has one"
-                )
+                fix = f"give --images {each.least}" if name == "samples" else f"give at least {each.least:,} of these"
+                if any(field.name == "allow_few" for field in attrs.fields(type(each.config))):
+                    fix += f", or {each.name}.allow_few=true for a biased figure"
+                told = f"{each.name}: needs {each.least:,} pictures on either side"
+                problems.append(f"{told}, and there are {len(sets.chosen[name]):,} ({name}); {fix}")
         if sets.stats is not None and each.config.against == "set" and 0 < sets.stats.count < each.least:
             problems.append(
                 f"{each.name}: needs {each.least:,} pictures on either side, and the statistics are of "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import attrs
@@ -50,8 +51,9 @@ class Request:
     def name(self) -> str:
         """A name for the folder: of the place and of all settings of its rows."""
         kept = {k: v for k, v in attrs.asdict(self).items() if k not in _NO_ROWS}
-        word = storage.base_name(storage.shown(self.place).rstrip("/")).partition(".")[0] or "pictures"
-        return f"{word}-{digest(kept)[:8]}"
+        word = storage.base_name(storage.shown(self.place).rstrip("/")).partition(".")[0]
+        plain = re.sub(r"[^A-Za-z0-9_-]+", "-", word).strip("-") or "pictures"  # no shell reads anything into it
+        return f"{plain}-{digest(kept)[:8]}"
 
 
 _NO_ROWS = ("metrics", "bootstrap", "save_statistics", "cache", "keep")
