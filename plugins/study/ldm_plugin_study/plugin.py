@@ -24,7 +24,7 @@ def ldm_components(kinds: Collection[str] | None = None) -> list[Component]:
             kind="command",
             name="study",
             group=GROUP,
-            summary="Study a trained model over many settings: guidance.",
-            factory="ldm_plugin_study.study.command:study",
+            summary="Study models over many settings: guidance, first stages.",
+            factory="ldm_plugin_study.command:study",
         ),
     ]

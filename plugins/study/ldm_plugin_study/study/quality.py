@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
@@ -13,12 +13,23 @@ from ldm_core import storage
 from ldm_core.cli.catalog import installed
 from ldm_core.config import documents
 from ldm_core.errors import ComponentError, ConfigError
-from ldm_plugin_study.study.cells import Cell
 
 RECORD = "evaluation.json"
 """The file of an evaluation."""
 ASKED = "asked.json"
 """The arguments of a finished cell."""
+
+
+class Sampled(Protocol):
+    """A cell of a study, as ``evaluate`` is told of it."""
+
+    @property
+    def steps(self) -> int | None:
+        """Steps of the sampler; None where nothing is sampled."""
+
+    @property
+    def settings(self) -> Sequence[str]:
+        """Settings of the sampling."""
 
 
 @attrs.frozen(kw_only=True)
@@ -35,9 +46,10 @@ class Question:
     weights: str = ""
     """The hash of the run's weights: figures of others are not taken."""
 
-    def arguments(self, cell: Cell, out: str) -> list[str]:
+    def arguments(self, cell: Sampled, out: str) -> list[str]:
         """The arguments of ``ldm-run evaluate`` for a cell."""
-        words = [self.run, "--metrics", self.metrics, "--images", str(self.images), "--steps", str(cell.steps)]
+        words = [self.run, "--metrics", self.metrics, "--images", str(self.images)]
+        words += [] if cell.steps is None else ["--steps", str(cell.steps)]
         return [*words, *self.more, "--out", out, "--json", *cell.settings, *self.settings]
 
 
@@ -56,7 +68,7 @@ class Figure:
     line: str = ""
 
 
-def finished(question: Question, cell: Cell, folder: str) -> bool:
+def finished(question: Question, cell: Sampled, folder: str) -> bool:
     """Tell if a cell was evaluated with the same arguments and weights."""
     asked, record = storage.join(folder, ASKED), storage.join(folder, RECORD)
     if not (storage.exists(asked) and storage.exists(record)):
@@ -64,7 +76,7 @@ def finished(question: Question, cell: Cell, folder: str) -> bool:
     return bool(documents.parse_json(storage.read_text(asked), asked) == _asked(question, cell))
 
 
-def evaluate(question: Question, cell: Cell, folder: str) -> None:
+def evaluate(question: Question, cell: Sampled, folder: str) -> None:
     """Evaluate a cell; a part of the rows from before is taken over. Raises what ``evaluate`` raises."""
     import json
 
@@ -78,7 +90,7 @@ def evaluate(question: Question, cell: Cell, folder: str) -> None:
     storage.atomic_write(storage.join(folder, ASKED), json.dumps(_asked(question, cell), indent=2) + "\n")
 
 
-def _asked(question: Question, cell: Cell) -> dict[str, Any]:
+def _asked(question: Question, cell: Sampled) -> dict[str, Any]:
     return {"arguments": question.arguments(cell, ""), "weights": question.weights}
 
 

@@ -3,30 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
+
+import torch
 
 from ldm_core.sampling.pipeline import Pipeline
 from ldm_plugin_study.bench.gauge.cases import Case
 from ldm_plugin_study.bench.gauge.rounds import alternate
 from ldm_plugin_study.bench.measure import Measured
 from ldm_plugin_study.bench.result.choice import Choice
-from ldm_plugin_study.study.cells import Cell
+
+
+class Timed(Protocol):
+    """A cell of a study, as it is sampled."""
+
+    @property
+    def name(self) -> str:
+        """A name for messages."""
+
+    @property
+    def steps(self) -> int | None:
+        """Steps of the sampler; None: the recipe's."""
+
+    @property
+    def settings(self) -> Sequence[str]:
+        """Settings of the sampling."""
+
+
+C = TypeVar("C", bound=Timed)
+T = TypeVar("T")
 
 
 def seconds(
-    what: Measured, cells: Sequence[Cell], choice: Choice, say: Callable[[str], None]
-) -> Mapping[Cell, tuple[float, ...]]:
+    what: Measured, cells: Sequence[C], choice: Choice, say: Callable[[str], None]
+) -> Mapping[C, tuple[float, ...]]:
     """Time the sampling of a batch in every cell: seconds an image, one a round of `choice`."""
+    return timed(dict(cases(what, cells)), what.device, choice, say)
+
+
+def cases(what: Measured, cells: Sequence[C]) -> list[tuple[Case, C]]:
+    """The calls that sample a batch in every cell of one model."""
     pipeline = Pipeline.load(what.weights, device=str(what.device), catalog=what.catalog)
     rows = what.subject().examples.first(what.batch)
     inputs = [{key: row[key] for key in pipeline.reads} for row in rows] if pipeline.reads else None
-    made = {_case(pipeline, cell, inputs, what.batch): cell for cell in cells}
+    return [(_case(pipeline, cell, inputs, what.batch), cell) for cell in cells]
+
+
+def timed(
+    made: Mapping[Case, T], device: torch.device, choice: Choice, say: Callable[[str], None]
+) -> dict[T, tuple[float, ...]]:
+    """Time the calls of one model or several: seconds an image, one a round of `choice`, by what each call is of."""
     tell = lambda number: say(f"speed, round {number + 1} of {choice.rounds}")  # noqa: E731
-    taken = alternate(list(made), choice, what.device, tell)
+    taken = alternate(list(made), choice, device, tell)
     return {made[case]: tuple(s / case.amount for s in values) for case, values in taken.items()}
 
 
-def _case(pipeline: Pipeline, cell: Cell, inputs: Any, batch: int) -> Case:
+def _case(pipeline: Pipeline, cell: Timed, inputs: Any, batch: int) -> Case:
     own = pipeline.with_settings(cell.settings)
 
     def call() -> object:

@@ -165,7 +165,7 @@ def _pictures(study: Study) -> dict[str, bytes]:
     axes.set_xlabel("seconds an image (numbers: steps)")
     axes.set_ylabel(f"{study.figure.name}, {'higher' if study.figure.higher else 'lower'} is better")
     axes.legend(fontsize=7)
-    return _saved(canvas)
+    return saved(canvas)
 
 
 def _bars(results: Sequence[Result]) -> list[list[float]] | None:
@@ -176,7 +176,8 @@ def _bars(results: Sequence[Result]) -> list[list[float]] | None:
     return [below, [max(0.0, (r.quality if r.high is None else r.high) - r.quality) for r in results]]
 
 
-def _saved(canvas: Any) -> dict[str, bytes]:
+def saved(canvas: Any) -> dict[str, bytes]:
+    """A plot as PNG and SVG, by ending."""
     out = {}
     for ending in ("png", "svg"):
         file = io.BytesIO()

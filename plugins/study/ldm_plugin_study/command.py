@@ -7,6 +7,7 @@ import click
 from ldm_core.cli.declaration import HELP
 from ldm_core.cli.flags import speak_for
 from ldm_plugin_study.study.guidance import guidance
+from ldm_plugin_study.tradeoff.command import tradeoff
 
 
 class Studies(click.Group):
@@ -24,7 +25,7 @@ class Studies(click.Group):
 
 study = Studies(
     "study",
-    commands={"guidance": guidance},
-    help="Study a trained model over many settings of it: one table, one plot, the best settings to paste.",
+    commands={"guidance": guidance, "tradeoff": tradeoff},
+    help="Study models over many settings: one table, one plot, the best of them.",
     context_settings=dict(HELP),
 )

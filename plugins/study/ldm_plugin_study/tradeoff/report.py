@@ -1,0 +1,154 @@
+"""The results of a trade-off study as CSV, Markdown, JSON, PNG and SVG."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ldm_core import storage
+from ldm_plugin_study.bench.result.table import aligned, amount
+from ldm_plugin_study.study.writing import saved
+from ldm_plugin_study.tradeoff.results import CellResult, Point, Results, names_of
+
+NAME = "tradeoff"
+"""The name of the files, before their endings."""
+
+
+def write(results: Results, folder: str) -> list[str]:
+    """Write all files to `folder`; their URLs."""
+    texts: dict[str, str | bytes] = {
+        "csv": _csv(results),
+        "md": "\n".join(markdown(results)) + "\n",
+        "json": json.dumps(results.plain(), indent=2) + "\n",
+        **_pictures(results),
+    }
+    urls = {ending: storage.join(folder, f"{NAME}.{ending}") for ending in texts}
+    for ending, content in texts.items():
+        storage.atomic_write(urls[ending], content)
+    return list(urls.values())
+
+
+def lines(results: Results) -> list[str]:
+    """The tables for a reader."""
+    return [*_head(results), "", *aligned(_cells(results)), "", *aligned(_points(results)), "", *_said(results)]
+
+
+def markdown(results: Results) -> list[str]:
+    """The tables as Markdown."""
+    out = [" ".join(f"{line}." for line in _head(results)), ""]
+    for head, *rows in (_cells(results), _points(results)):
+        out += [f"| {' | '.join(head).lower()} |", "|" + "---|" * len(head)]
+        out += [*(f"| {' | '.join(row)} |" for row in rows), ""]
+    out += [f"* {line}" for line in _said(results)]
+    return [*out, "", f"![Quality over time and speed]({NAME}.svg)", "", f"Protocol: {results.figure.line}"]
+
+
+def _head(results: Results) -> list[str]:
+    one = results.figure
+    floor = "" if one.floor is None else f"; halves of the reference: {one.floor:.4g}"
+    better = "higher" if one.higher else "lower"
+    return [f"{one.name} ({one.label}), {better} is better{floor}", results.budget, results.machine]
+
+
+def _cells(results: Results) -> list[tuple[str, ...]]:
+    names = names_of(results.cells)
+    rows: list[tuple[str, ...]] = [
+        ("CELL", "FIRST STAGE", "FACTOR", "PARAMETERS", "TRAINING IMAGES/S", "MINUTES", *names, results.figure.name)
+    ]
+    for cell in results.cells:
+        stage = "none" if cell.factor == 1 else "given" if cell.given else "trained here"
+        own = [f"{cell.reconstruction[name]:.4g}" if name in cell.reconstruction else "" for name in names]
+        end = cell.last[-1]
+        numbers = (str(cell.factor), amount(cell.parameters), f"{cell.training_rate:.4g}", f"{cell.minutes(end):.3g}")
+        rows.append((cell.name, stage, *numbers, *own, f"{end.quality:.4g}"))
+    return rows
+
+
+def _points(results: Results) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [
+        ("CELL", "TRAINED", "MINUTES", "SAMPLER STEPS", "IMAGES/S", results.figure.name, "95 %")
+    ]
+    for cell in results.cells:
+        for p in cell.points:
+            bounds = f"{p.low:.4g} to {p.high:.4g}" if p.low is not None and p.high is not None else ""
+            speed = f"{cell.rate(p.steps):.4g}"
+            numbers = (f"{cell.minutes(p):.3g}", str(p.steps), speed, f"{p.quality:.4g}", bounds)
+            rows.append((cell.name, str(p.trained), *numbers))
+    return rows
+
+
+def _said(results: Results) -> list[str]:
+    best, end = results.best(), results.best().last[-1]
+    out = [f"best samples: {best.name}, {end.quality:.4g} at {end.steps} steps, {best.rate(end.steps):.4g} images/s"]
+    if found := results.best_reconstruction():
+        name, cell = found
+        out.append(f"best reconstructions: {cell.name}, {name} {cell.reconstruction[name]:.4g}")
+    return out
+
+
+def _csv(results: Results) -> str:
+    out, names = io.StringIO(), names_of(results.cells)
+    writer = csv.writer(out, lineterminator="\n")
+    head = ("cell", "factor", "first_stage", "parameters", "training_images_per_second", "trained_steps", "minutes")
+    writer.writerow([*head, "sampler_steps", "images_per_second", results.figure.name, "low", "high", *names])
+    for cell in results.cells:
+        own = [cell.name, cell.factor, storage.shown(cell.given), cell.parameters, cell.training_rate]
+        values = [cell.reconstruction.get(name, "") for name in names]
+        for p in cell.points:
+            bounds = ["" if p.low is None else p.low, "" if p.high is None else p.high]
+            row = [p.trained, cell.minutes(p), p.steps, cell.rate(p.steps), p.quality]
+            writer.writerow([*own, *row, *bounds, *values])
+    return out.getvalue()
+
+
+def _pictures(results: Results) -> dict[str, bytes]:
+    """Quality over the training's time, over the sampling's speed, and beside reconstruction."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(15, 4.6), layout="constrained")
+    FigureCanvasAgg(canvas)
+    over_time, over_speed, beside = canvas.subplots(1, 3)
+    for cell in results.cells:
+        most = cell.last[-1].steps
+        _line(over_time, cell, [p for p in cell.points if p.steps == most], cell.minutes)
+        _line(over_speed, cell, cell.last, cell.speed)
+        for p in cell.last:
+            over_speed.annotate(
+                str(p.steps), (cell.speed(p), p.quality), textcoords="offset points", xytext=(4, 4), fontsize=7
+            )
+    over_time.set_xlabel(f"minutes of training, {results.cells[0].last[-1].steps} steps of the sampler")
+    over_speed.set_xlabel("images a second after the whole training (numbers: steps of the sampler)")
+    over_speed.set_xscale("log")
+    for axes in (over_time, over_speed):
+        axes.set_ylabel(f"{results.figure.name}, {'higher' if results.figure.higher else 'lower'} is better")
+        if results.figure.floor is not None:
+            axes.axhline(results.figure.floor, color="0.5", linestyle=":", label="halves of the reference")
+        axes.legend(fontsize=7)
+    _beside(beside, results)
+    return saved(canvas)
+
+
+def _line(axes: Any, cell: CellResult, points: Sequence[Point], place: Callable[[Point], float]) -> None:
+    ordered = sorted(points, key=place)
+    axes.plot([place(p) for p in ordered], [p.quality for p in ordered], marker="o", markersize=4, label=cell.name)
+    spans = [(place(p), p.low, p.high) for p in ordered if p.low is not None and p.high is not None]
+    axes.vlines([x for x, _, _ in spans], [low for _, low, _ in spans], [high for _, _, high in spans], linewidth=0.8)
+
+
+def _beside(axes: Any, results: Results) -> None:
+    found = results.best_reconstruction()
+    if found is None:
+        axes.set_axis_off()
+        return
+    name = found[0]
+    for cell in results.cells:
+        if name in cell.reconstruction:
+            x, y = cell.reconstruction[name], cell.last[-1].quality
+            axes.plot([x], [y], marker="o")
+            axes.annotate(cell.name, (x, y), textcoords="offset points", xytext=(4, 4), fontsize=8)
+    axes.set_xlabel(f"{name} of reconstructions, {'higher' if results.reconstructed[name] else 'lower'} is better")
+    axes.set_ylabel(f"{results.figure.name} of samples")
