@@ -8,6 +8,7 @@ from ldm_core.cli.declaration import HELP
 from ldm_core.cli.flags import speak_for
 from ldm_plugin_study.study.guidance import guidance
 from ldm_plugin_study.tradeoff.command import tradeoff
+from ldm_plugin_study.tradeoff.efficiency import efficiency
 
 
 class Studies(click.Group):
@@ -25,7 +26,7 @@ class Studies(click.Group):
 
 study = Studies(
     "study",
-    commands={"guidance": guidance, "tradeoff": tradeoff},
+    commands={"guidance": guidance, "tradeoff": tradeoff, "efficiency": efficiency},
     help="Study models over many settings: one table, one plot, the best of them.",
     context_settings=dict(HELP),
 )

@@ -158,3 +158,24 @@ def test_mistakes_of_a_call_are_lines(
 ) -> None:
     assert main([*call, *words, "--out", str(tmp_path / "study")]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_efficiency_is_a_table_after_equal_epochs(
+    call: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "study"
+    words = ["study", "efficiency", *call[2:4], "--cells", "kl_f2", "--epochs", "0.5", "--stage-steps", "2"]
+    words += ["--sample-steps", "1", "--metrics", "brightness", "--images", "8", "--batch", "2", "--rounds", "1"]
+    assert main([*words, "--json", *STAGE, "--out", str(folder)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (cell,) = found["cells"]
+    assert [point["trained"] for point in cell["points"]] == [3]  # half of 24 examples, 4 a step
+    assert cell["training_images_per_second"] > 0 and cell["points"][0]["images_per_second"] > 0
+    assert cell["decode_bytes"] is None or cell["decode_bytes"] >= 0
+    with (folder / "efficiency.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["brightness"]) == cell["points"][0]["quality"] and float(row["psnr"]) > 0
+    assert "0.5 epochs" in (folder / "efficiency.md").read_text()
+    assert (folder / "efficiency.png").read_bytes()[:4] == b"\x89PNG"
+    assert "<svg" in (folder / "efficiency.svg").read_text()
+    assert json.loads((folder / "efficiency.json").read_text())["epochs"] == 0.5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -78,6 +78,17 @@ class MeasureOptions:
     batch: int = option(8, "Images of a timed sampling.", metavar="N", minimum=1)
     rounds: int = option(3, "Rounds of timed samplings.", metavar="N", minimum=1)
 
+    def of_plan(self, images: int = 1000) -> dict[str, Any]:
+        """The fields of a plan; `images` where none were asked for."""
+        return {
+            "metrics": self.metrics,
+            "value": self.value,
+            "reconstruction": "" if self.reconstruction == "none" else self.reconstruction,
+            "images": self.images or images,
+            "against": self.against,
+            "bootstrap": self.bootstrap,
+        }
+
 
 @attrs.frozen(kw_only=True)
 class TradeoffOptions:
@@ -116,7 +127,7 @@ def tradeoff(options: TradeoffOptions) -> int:
 
     tell: Tell = (lambda line: None) if options.quiet else (lambda line: say(f"study: {line}", err=True))
     with reporting(options.json) as told, warnings_as_lines(most=2):
-        plan, devices = _plan(options), _devices(options)
+        plan, devices = _plan(options), devices_of(options.devices, options.jobs)
         batch, rounds = options.of_measure.batch, options.of_measure.rounds
         results = run.run(plan, devices, installed(), tell, batch=batch, rounds=rounds)
         urls = report.write(results, plan.folder)
@@ -127,16 +138,16 @@ def tradeoff(options: TradeoffOptions) -> int:
     return 0
 
 
-def _devices(options: TradeoffOptions) -> list[str]:
+def devices_of(text: str, jobs: int | None) -> list[str]:
     """The devices of the processes, one each; none: this process does all."""
-    named = [part.strip() for part in options.devices.split(",") if part.strip()]
-    if not named and (options.jobs or 1) == 1:
+    named = [part.strip() for part in text.split(",") if part.strip()]
+    if not named and (jobs or 1) == 1:
         return []
     if not named:
         import torch
 
         named = ["cuda" if torch.cuda.is_available() else "cpu"]
-    return [named[number % len(named)] for number in range(options.jobs or len(named))]
+    return [named[number % len(named)] for number in range(jobs or len(named))]
 
 
 def _plan(options: TradeoffOptions) -> Plan:
@@ -154,10 +165,7 @@ def _plan(options: TradeoffOptions) -> Plan:
     return plan.Plan(
         folder=options.out,
         cells=plan.cells_of(cells.cells, stages, catalog),
-        recipe=model.recipe,
-        data=model.data,
-        cond=model.cond,
-        seed=model.seed,
+        **attrs.asdict(model),
         settings=settings,
         stages=stages,
         parameters=cells.parameters or 0,
@@ -166,11 +174,6 @@ def _plan(options: TradeoffOptions) -> Plan:
         stage_steps=cells.stage_steps or (50 if quick else 0),
         times=plan.shares_of(cells.times or ("0.5,1" if quick else "0.25,0.5,1")),
         sample_steps=tuple(sorted(set(steps_of([cells.sample_steps or ("5,10" if quick else "10,20,50,100")])))),
-        metrics=measure.metrics,
-        value=measure.value,
-        reconstruction="" if measure.reconstruction == "none" else measure.reconstruction,
-        images=measure.images or (64 if quick else 1000),
-        against=measure.against,
-        bootstrap=measure.bootstrap,
+        **measure.of_plan(64 if quick else 1000),
         measures=measures,
     )

@@ -16,6 +16,7 @@ from ldm_core.model.parts import data_info, make_dataset
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.recipe.resolve import resolve, use_storage
 from ldm_core.weights.convert import finder
+from ldm_plugin_study.bench.measure import measure
 from ldm_plugin_study.bench.result.choice import Choice
 from ldm_plugin_study.bench.result.machine import machine
 from ldm_plugin_study.bench.result.table import counted, machine_in_words
@@ -50,6 +51,28 @@ def run(plan: Plan, devices: Sequence[str], catalog: Catalog, say: work.Tell, *,
     return _results(plan, recipes, denoisers, seconds, here)
 
 
+def steps_of(plan: Plan, epochs: float, catalog: Catalog) -> int:
+    """The training steps of so many epochs of the data."""
+    recipe = _recipe(plan, plan.cells[0], catalog)
+    return max(1, round(epochs * len(make_dataset(recipe, catalog)) / recipe.trainer.images_per_step))
+
+
+def memories(plan: Plan, devices: Sequence[str], say: work.Tell, *, batch: int) -> dict[str, int | None]:
+    """The bytes that decoding a batch takes in every cell, beyond the weights; None where the system tells none."""
+    here, found = device_named(devices[0] if devices else None), dict[str, int | None]()
+    for cell in plan.cells:
+        say(f"{cell}: memory of decoding")
+        what = source(_model(plan, cell), (), (), here, batch)
+        rows = measure(what, Choice(components=("decode",), rounds=1, least=0.0, sizes=(64,))).rows
+        found[cell] = rows[0].memory if rows else None
+    return found
+
+
+def _model(plan: Plan, cell: str) -> str:
+    """The folder of a cell's last weights."""
+    return plan.place(cell, work.MARKS, str(work.marks(plan, cell)[-1]))
+
+
 def _recipe(plan: Plan, cell: str, catalog: Catalog) -> Recipe:
     """A cell's recipe with the data's numbers, not checked yet: its denoiser may not fit its latents."""
     plain, find = recipe_of(plan, cell, catalog), finder(catalog)
@@ -82,8 +105,7 @@ def _seconds(
     """The seconds an image of every cell at all steps of the sampler, the cells in turn."""
     made = {}
     for cell in plan.cells:
-        model = plan.place(cell, work.MARKS, str(work.marks(plan, cell)[-1]))
-        what = source(model, (), (), device, batch)
+        what = source(_model(plan, cell), (), (), device, batch)
         for case, sampling in speed.cases(what, [work.Sampling(steps=n) for n in plan.sample_steps]):
             made[case] = (cell, sampling.steps or 0)
     return speed.timed(made, device, choice, say)
