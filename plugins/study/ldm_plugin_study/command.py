@@ -12,7 +12,17 @@ from ldm_plugin_study.tradeoff.efficiency import efficiency
 
 
 class Studies(click.Group):
-    """A group whose options are those of the called command."""
+    """A group whose options are those of the called command, and whose help ends with examples."""
+
+    examples = (
+        "ldm-run study guidance runs/demo --metrics kid kid.network=inception",
+        "ldm-run study tradeoff --data photos/ --metrics kid --minutes 60 kid.network=inception",
+    )
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, each as it is typed."""
+        with formatter.section("Examples"):
+            formatter.write("".join(f"{'':{formatter.current_indent}}{line}\n" for line in self.examples))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -24,6 +34,8 @@ class Studies(click.Group):
         return name, command, rest
 
 
+guidance.short_help = "Quality and speed over scale, steps and sampler."
+tradeoff.short_help = "First stages, by denoisers of equal training."
 study = Studies(
     "study",
     commands={"guidance": guidance, "tradeoff": tradeoff, "efficiency": efficiency},

@@ -221,9 +221,10 @@ def test_a_killed_encoding_leaves_nothing_that_is_taken_for_whole(trained: Path,
     want, *_ = _made(trained, tmp_path / "whole")
     out = tmp_path / "killed"
     script = tmp_path / "main.py"
+    support = Path(training_runs.__file__).parent
     script.write_text(
         "import json, os, signal, sys\n"
-        f"sys.path[:0] = {[str(Path(__file__).parent), str(Path(training_runs.__file__).parent)]!r}\n"
+        f"sys.path[:0] = {[str(Path(__file__).parent), str(support), str(support / 'processes')]!r}\n"
         "from pathlib import Path\n"
         "from test_latent_cache import _files, _recipe\n"
         "from ldm_core.training.latents.command import encode\n"

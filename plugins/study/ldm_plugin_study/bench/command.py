@@ -76,10 +76,8 @@ class BenchOptions:
     BenchOptions,
     examples=[
         "ldm-run bench --quick",
-        "ldm-run bench runs/demo --out bench.json",
         "ldm-run bench ldm4_imagenet --only forward --only decode --precision bf16",
         "ldm-run bench runs/demo --against bench.json",
-        "ldm-run bench new.json --against old.json",
     ],
     epilog=SETTINGS,
 )
