@@ -147,8 +147,12 @@ def test_a_study_goes_on_after_kills_and_writes_its_files(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--metrics", "brightnes"], "no metric named 'brightnes'"),
+        (["--metrics", "brightnes"], "brightnes"),
+        (["--metrics", "fd"], "fd"),
+        (["--metrics", "fd", "fd.network=pixels"], "pictures; give as many"),
+        (["--first-stage", "f1=runs/a"], "f1 is the cell without one"),
         (["trainer.steps=5"], "trainer.steps: is set by the study itself"),
+        (["kid.subsets=5"], "kid: unknown key"),
         (["--minutes", "1"], "give one of them"),
         (["--first-stage", "kl_f2=/nowhere/run"], "/nowhere/run"),
     ],

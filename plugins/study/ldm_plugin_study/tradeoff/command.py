@@ -78,6 +78,11 @@ class MeasureOptions:
     batch: int = option(8, "Images of a timed sampling.", metavar="N", minimum=1)
     rounds: int = option(3, "Rounds of timed samplings.", metavar="N", minimum=1)
 
+    @property
+    def names(self) -> str:
+        """All metrics, with commas between them."""
+        return f"{self.metrics},{self.reconstruction}"
+
     def of_plan(self, images: int = 1000) -> dict[str, Any]:
         """The fields of a plan; `images` where none were asked for."""
         return {
@@ -161,7 +166,7 @@ def _plan(options: TradeoffOptions) -> Plan:
     if cells.steps and cells.minutes:
         raise ConfigError("minutes: steps are given too; give one of them")
     stages = plan.stages_of(cells.first_stage)
-    settings, measures = plan.divided(options.settings, catalog)
+    settings, measures = plan.divided(options.settings, measure.names)
     return plan.Plan(
         folder=options.out,
         cells=plan.cells_of(cells.cells, stages, catalog),

@@ -95,7 +95,7 @@ def _plan(options: EfficiencyOptions, catalog: Catalog) -> Plan:
 
     cells = options.of_cells
     stages = plan.stages_of(cells.first_stage)
-    settings, measures = plan.divided(options.settings, catalog)
+    settings, measures = plan.divided(options.settings, options.of_measure.names)
     return plan.Plan(
         folder=options.out,
         cells=plan.cells_of(cells.cells, stages, catalog),

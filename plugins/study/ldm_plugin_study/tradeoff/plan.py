@@ -71,6 +71,8 @@ def cells_of(text: str, stages: Mapping[str, str], catalog: Catalog) -> tuple[st
         for name in names
         if name not in known
     ]
+    if PIXELS in stages:
+        problems.append(f"first_stage: {PIXELS} is the cell without one; give the trained one another name")
     problems += [f"first_stage: '{clean(name, 40)}' is none of the cells" for name in stages if name not in names]
     if problems or not names:
         raise ConfigError(problems or ["cells: none; give some, such as f1,kl_f4,vq_f4"])
@@ -99,9 +101,9 @@ def shares_of(text: str) -> tuple[float, ...]:
     return tuple(found)
 
 
-def divided(settings: Sequence[str], catalog: Catalog) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Settings of the recipe, and those of ``evaluate``; ConfigError for the study's own ones."""
-    words = {*OF_MEASURES, *catalog.names("metric")}
+def divided(settings: Sequence[str], metrics: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Settings of the recipe, and those of ``evaluate`` with these `metrics`; ConfigError for the study's own ones."""
+    words = {*OF_MEASURES, *(name.strip().partition(":")[0] for name in metrics.split(","))}
     recipe = [line for line in settings if line.partition("=")[0].partition(".")[0].strip() not in words]
     for line in recipe:
         if line.partition("=")[0].strip() in OWN:

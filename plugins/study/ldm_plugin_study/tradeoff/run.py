@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -10,9 +11,12 @@ import torch
 from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.config import documents
+from ldm_core.config.overrides import apply_overrides
+from ldm_core.contracts import MetricAnswers, Site
+from ldm_core.contracts.configs import of
 from ldm_core.errors import ConfigError
 from ldm_core.model.fill import device_named
-from ldm_core.model.parts import data_info, make_dataset
+from ldm_core.model.parts import data_info, make, make_dataset
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.recipe.resolve import resolve, use_storage
 from ldm_core.weights.convert import finder
@@ -34,7 +38,7 @@ def run(plan: Plan, devices: Sequence[str], catalog: Catalog, say: work.Tell, *,
     """Do the study, or the rest of it; `devices`: one process for each, none: all in this one. Raises LDMErrors,
     for mistakes in any cell's recipe before the first one begins."""
     recipes = {cell: _recipe(plan, cell, catalog) for cell in plan.cells}
-    _hold_metrics(plan, catalog)
+    _hold_metrics(plan, next(iter(recipes.values())), catalog)
     if not plan.steps:
         plan = attrs.evolve(plan, steps=next(iter(recipes.values())).trainer.steps)
     denoisers = _denoisers(plan, recipes, catalog, say)
@@ -81,13 +85,21 @@ def _recipe(plan: Plan, cell: str, catalog: Catalog) -> Recipe:
     return resolve(plain, catalog, data_info(make_dataset(recipe, catalog)), find=find)
 
 
-def _hold_metrics(plan: Plan, catalog: Catalog) -> None:
-    known = catalog.names("metric")
-    for names in (plan.metrics, plan.reconstruction):
-        for name in filter(None, names.split(",")):
-            use = name.strip().partition(":")[2] or name.strip()
-            if use not in known:
-                raise ConfigError(f"metrics: no metric named '{use}' (there are {', '.join(known)})")
+def _hold_metrics(plan: Plan, recipe: Recipe, catalog: Catalog) -> None:
+    """Make the metrics once, before hours of training; ConfigError for unknown ones, for settings and weights that are
+    not there, and for too few images."""
+    site = Site(size=recipe.image_size, channels=recipe.image_channels)
+    for name in (name.strip() for name in f"{plan.metrics},{plan.reconstruction}".split(",") if name.strip()):
+        word, _, use = name.partition(":")
+        plain: dict[str, Any] = {word: {"use": use or word}}
+        try:
+            apply_overrides(plain, work.settings_of(plan, word), [word])
+            (part,) = resolve({"metrics": [plain[word]]}, catalog, find=finder(catalog)).metrics
+            least = of(MetricAnswers, make(part, site, catalog)).least
+        except ConfigError as error:
+            raise ConfigError([f"{word}: {line}" for line in error.problems]) from None
+        if plan.images < least:
+            raise ConfigError(f"images: {word} needs {least:,} pictures; give as many, or a setting for fewer")
 
 
 def _denoisers(plan: Plan, recipes: Mapping[str, Recipe], catalog: Catalog, say: work.Tell) -> dict[str, Fitted]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -22,7 +22,7 @@ from ldm_core.errors import ConfigError, Interrupted, LDMError
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.continuation import RECIPE_FILE
 from ldm_plugin_study.study import quality
-from ldm_plugin_study.tradeoff.plan import PIXELS, Plan, recipe_of
+from ldm_plugin_study.tradeoff.plan import OF_MEASURES, PIXELS, Plan, recipe_of
 
 Tell: TypeAlias = Callable[[str], None]
 PACE = "pace.json"
@@ -109,8 +109,6 @@ def questions(plan: Plan, cell: str) -> list[tuple[quality.Question, Sampling, s
 def _question(plan: Plan, cell: str, steps: int, sampling: Sampling) -> tuple[quality.Question, Sampling, str]:
     run = plan.place(cell, MARKS, str(steps))
     own = plan.reconstruction if sampling.steps is None else plan.metrics
-    of_own = {each.strip().partition(":")[0] for each in own.split(",")}
-    words = [*of_own, "against", "pictures", "training"]
     more = ("--against", plan.against or "run", "--quiet")
     question = quality.Question(
         run=run,
@@ -118,10 +116,16 @@ def _question(plan: Plan, cell: str, steps: int, sampling: Sampling) -> tuple[qu
         value=plan.value if sampling.steps is not None else "",
         images=plan.images,
         more=(*more, "--bootstrap", str(plan.bootstrap)) if plan.bootstrap else more,
-        settings=tuple(line for line in plan.measures if line.partition("=")[0].partition(".")[0].strip() in words),
+        settings=tuple(settings_of(plan, own, OF_MEASURES)),
         weights=artifacts.sha256(storage.join(run, artifacts.MODEL_FILE)),
     )
     return question, sampling, plan.place(cell, MEASURED, f"{steps}-{sampling.name}")
+
+
+def settings_of(plan: Plan, metrics: str, others: Sequence[str] = ()) -> list[str]:
+    """The settings of these metrics, and those that begin with one of the `others`."""
+    words = [*(each.strip().partition(":")[0] for each in metrics.split(",")), *others]
+    return [line for line in plan.measures if line.partition("=")[0].partition(".")[0].strip() in words]
 
 
 def _marks(plan: Plan, cell: str, plain: Mapping[str, Any], catalog: Catalog, tell: Tell) -> list[int]:
