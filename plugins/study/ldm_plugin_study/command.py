@@ -36,6 +36,7 @@ class Studies(click.Group):
 
 guidance.short_help = "Quality and speed over scale, steps and sampler."
 tradeoff.short_help = "First stages, by denoisers of equal training."
+efficiency.short_help = "Speed, memory and quality after equal epochs."
 study = Studies(
     "study",
     commands={"guidance": guidance, "tradeoff": tradeoff, "efficiency": efficiency},

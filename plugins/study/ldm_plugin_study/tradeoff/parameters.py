@@ -35,7 +35,7 @@ class Fitted:
 def count(part: Part, site: Site, catalog: Catalog) -> int:
     """The parameters of a denoiser; none are made."""
     with torch.device("meta"), unfilled():
-        made: Any = make(part, site, catalog)
+        made = make(part, site, catalog)
     return sum(p.numel() for p in made.parameters())
 
 
