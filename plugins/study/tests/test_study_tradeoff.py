@@ -34,6 +34,13 @@ def test_denoisers_have_equal_parameters_at_every_factor(cell: str) -> None:
     assert abs(found.count - wanted) <= SPREAD * wanted
 
 
+def test_a_twin_without_attention_is_another_stage_at_the_small_scale_too() -> None:
+    catalog, cells = Catalog.discover(), ("vq_f4", "vq_f4_noattn")
+    plan = Plan(folder="none", cells=cells)
+    found = [resolve(recipe_of(plan, cell, catalog), catalog).first_stage.config.mid_attention for cell in cells]
+    assert found == [True, False]
+
+
 def test_a_number_that_no_denoiser_has_is_said() -> None:
     catalog = Catalog.discover()
     recipe = resolve({**TINY}, catalog)

@@ -131,6 +131,8 @@ def recipe_of(plan: Plan, cell: str, catalog: Catalog, denoiser: Mapping[str, An
     if stage == "identity":
         plain.pop(keys.OBJECTIVE, None)
     elif cell not in plan.stages:
+        if f"{cell}_noattn" in plan.cells:  # `scale: small` leaves attention out, and the two would be one
+            plain["first_stage"] = {"use": cell, "mid_attention": True}
         apply_overrides(plain, of_stage, keys.SINGLE)
     if plan.stage_steps:
         plain["first_stage_trainer"] = {**plain.get("first_stage_trainer", {}), "steps": plan.stage_steps}
