@@ -183,7 +183,8 @@ class PluginSuite(Suite):
             context = click.Context(command, **settings)
             wide = [line for line in command.get_help(context).splitlines() if len(line) > 80]
             assert not wide, f"'{component.name}': lines of its help are wider than 80 columns: {wide}"
-            known = {flag for param in command.params for flag in param.opts}
+            every = [command, *getattr(command, "commands", {}).values()]  # a group's examples call its commands
+            known = {flag for each in every for param in each.params for flag in param.opts}
             for line in getattr(command, "examples", ()):
                 words = shlex.split(line)
                 assert f"ldm-run {component.name}" in line, f"'{component.name}': {line} is no call of it"
