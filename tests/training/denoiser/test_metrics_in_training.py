@@ -28,6 +28,7 @@ from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.training import workflow
 from ldm_core.training.denoiser import evaluation
 from ldm_core.training.folder.metrics import read_rows, summarize
+from ldm_core.training.samples import sheets
 
 STEPS = TINY["trainer"]["steps"]
 CLASSES = [{"use": "class_label", "width": 16, "dropout": 0.2}]
@@ -180,7 +181,7 @@ def test_they_leave_the_training_alone(plain: Path, whole: tuple[Path, Seen], tm
         torch.manual_seed(5)
         np.random.seed(5)
         go(tmp_path / f"{len(settings)}", *settings, conditioners=CLASSES)
-        states.append((torch.get_rng_state(), np.random.get_state()[1].tolist()))
+        states.append((torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].tolist()))
     assert torch.equal(states[0][0], states[1][0]) and states[0][1] == states[1][1], "a generator was moved"
     expected = weights(plain)
     for out in (whole[0], tmp_path / "0", tmp_path / f"{len(SETTINGS)}"):
@@ -249,7 +250,7 @@ def test_a_stop_cuts_it_off_and_the_resumed_run_evaluates_that_step(
     whole: tuple[Path, Seen], tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    place, name = (Pipeline, "stream") if where == "sampling" else (evaluation.sheets, "sample")
+    place, name = (Pipeline, "stream") if where == "sampling" else (sheets, "sample")
     original = getattr(place, name)
 
     def stopping(*args: Any, **kwargs: Any) -> Any:
@@ -371,9 +372,9 @@ def test_shares_of_rows_come_together_by_place(count: int) -> None:
         made = object.__new__(evaluation.Evaluation)
         context = attrs.make_class("Context", ["run"])(attrs.make_class("Run", ["world"])(_World(rank, shares)))
         made._context, made._asked, made._keys, made._kinds = context, [asked], [], {}
-        images = {i: np.full((3, 4, 4), i, np.uint8) for i in range(count)}
+        images = [{"image": np.full((3, 4, 4), i, np.uint8)} for i in range(count)]
         try:
-            rows = made._measured(lambda i, images=images: {"image": images[i]}, count)
+            rows = made._measured(images.__getitem__, count)
         except IndexError:
             continue
     assert rows["mean levels"]["place"].tolist() == list(range(count))

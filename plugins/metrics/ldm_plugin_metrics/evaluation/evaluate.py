@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import attrs
 import torch
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
+from ldm_core.config.structure import unstructure
 from ldm_core.contracts import Pictures
 from ldm_core.errors import ConfigError
 from ldm_core.training.engine.world import World
@@ -71,7 +71,7 @@ def _refuse_few(metrics: Sequence[Asked], sets: Sets) -> None:
         for name in sets.names(each):
             if len(sets.chosen[name]) < each.least:
                 fix = f"give --images {each.least}" if name == "samples" else f"give at least {each.least:,} of these"
-                if any(field.name == "allow_few" for field in attrs.fields(type(each.config))):
+                if "allow_few" in unstructure(each.config):
                     fix += f", or {each.name}.allow_few=true for a biased figure"
                 told = f"{each.name}: needs {each.least:,} pictures on either side"
                 problems.append(f"{told}, and there are {len(sets.chosen[name]):,} ({name}); {fix}")
