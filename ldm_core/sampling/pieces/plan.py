@@ -32,6 +32,13 @@ class Plan:
     avoided: Sequence[Mapping[str, Any]]
     seeds: Sequence[int]
     begun: Passage
+    _of_recipe: Mapping[str, str] = attrs.field(init=False, repr=False)
+    """The recipe in the metadata of images, which is one for all of them."""
+
+    @_of_recipe.default
+    def _recipe_in_words(self) -> dict[str, str]:
+        carried = json.dumps(self.recipe.carried(), ensure_ascii=False)
+        return {"recipe": carried, "recipe_sha256": self.recipe.identity()}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -90,8 +97,7 @@ class Plan:
             **conventions.described(recipe, self.steps, like),
             "guidance": f"{recipe.guidance.use}" + (f" {scale:g}" if scale is not None else ""),
             **adapters_in_words(recipe),
-            "recipe": json.dumps(recipe.carried(), ensure_ascii=False),
-            "recipe_sha256": recipe.identity(),
+            **self._of_recipe,
             "software": "ldm-core",
         }
         if self.avoided:
