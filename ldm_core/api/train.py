@@ -19,6 +19,7 @@ from ldm_core.data.records.guess import guess_reader
 from ldm_core.errors import ConfigError, Interrupted
 from ldm_core.recipe import shipped
 from ldm_core.recipe.continuation import default_out
+from ldm_core.training.folder.metrics import EVALUATION, VALIDATION
 
 _LOG = logging.getLogger("ldm_core")
 _READERS = ("tar", "folder")
@@ -180,7 +181,7 @@ class _Watch:
     @hookimpl
     def ldm_step(self, stage: str, step: int, logs: Mapping[str, float]) -> None:
         """See :mod:`ldm_core.catalog.hookspecs`."""
-        steps = self._steps.get(stage.removesuffix("_validation").removesuffix("_metrics"), step)
+        steps = self._steps.get(stage.removesuffix(VALIDATION).removesuffix(EVALUATION), step)
         if self._callback is None or self.stopped:
             return
         if self._callback(TrainingProgress(stage, step, steps, dict(logs))) is False:

@@ -27,11 +27,14 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("conditioner", "low_resolution"): "ldm-plugin-low-resolution",
     ("conditioner", "masked_image"): "ldm-plugin-masked-image",
     ("codec", "compvis"): "ldm-plugin-compvis",
-    **{("metric", n): "ldm-plugin-metrics" for n in ("cmmd", "fd", "fd_dinov2", "fid", "rfd", "rfid")},
-    **{("metric", n): "ldm-plugin-metrics" for n in ("density_coverage", "inception_score", "kid", "precision_recall")},
-    **{("metric", n): "ldm-plugin-metrics" for n in ("lpips", "psnr", "ssim")},
-    **{("metric", n): "ldm-plugin-metrics" for n in ("bound", "codebook_use", "nearest")},
-    **{("metric", n): "ldm-plugin-metrics" for n in ("box_score", "class_accuracy", "label_map_iou", "text_score")},
+    **{
+        ("metric", n): "ldm-plugin-metrics"
+        for n in (
+            *("bound", "box_score", "class_accuracy", "cmmd", "codebook_use", "density_coverage", "fd", "fd_dinov2"),
+            *("fid", "inception_score", "kid", "label_map_iou", "lpips", "nearest", "precision_recall", "psnr", "rfd"),
+            *("rfid", "ssim", "text_score"),
+        )
+    },
     **{("command", n): "ldm-plugin-metrics" for n in ("compare", "evaluate")},
     **{("command", n): "ldm-plugin-study" for n in ("bench", "study")},
     ("observer", "curves"): "ldm-plugin-curves",

@@ -29,7 +29,9 @@ def settle(model: Model, precision: Precision = "fp32") -> None:
     where they cannot run in float32, they take the precision that they all allow in its place.
     """
     among = [each for each in model.allowed("denoiser") if not any(_refusals(model, each))]
-    if precision == "fp32" and among:
+    if not among:
+        raise ConfigError("`precision`: the denoiser and its adapters have none in common; take the adapter off")
+    if precision == "fp32":
         precision = precision_among(among, precision)
     require_allowed(model, precision)
     model.precision = precision

@@ -291,7 +291,7 @@ class Pipeline(StageMethods):
 
         ``with pipeline.begin("a red circle", steps=20, seed=5) as run`` gives a :class:`Loop`: ``run.x`` at
         ``run.times[0]``, and ``run.denoise(x, t)``, through which gradients pass to x.
-        What is wrong with the arguments is raised at once, and not by ``with``.
+        Errors of the arguments are raised at once, and not by ``with``.
         """
         require_names("begin", arguments)
         plan = self._plan(prompts, arguments)

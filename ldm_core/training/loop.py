@@ -17,6 +17,7 @@ from ldm_core.recipe.settings import FirstStageTrainerSettings, TrainerSettings
 from ldm_core.training.checkpoints.checkpointer import Checkpointer
 from ldm_core.training.engine.collective import Flags
 from ldm_core.training.feed.loader import Loader
+from ldm_core.training.folder.metrics import VALIDATION
 from ldm_core.training.folder.stopping import Ask, Run
 from ldm_core.training.learning_rate import learning_rate
 from ldm_core.training.task import Task
@@ -151,7 +152,7 @@ class _Log:
             if not floats:
                 run.say(f"{task.stage}: the validation of step {done} was cut off, as the run was asked to stop")
             elif run.world.main:
-                stage = f"{task.stage}_validation"
+                stage = task.stage + VALIDATION
                 run.metrics.write(stage=stage, step=done, **floats)
                 run.hook.ldm_step(stage=stage, step=done, logs=floats)
         if task.preview is not None and settings.preview_every and done % settings.preview_every == 0:

@@ -99,15 +99,15 @@ class MetricSuite(MeasuredRows):
         "added entry by entry, are the sums of both together",
         "sum over the rows in float64, and divide by their number in `values`",
     )
-    def test_sums_of_halves_are_the_sums_of_the_whole(self) -> None:
-        """Sums are float64 or whole numbers, and those of two halves add up to those of the whole, to 1e-9."""
+    def test_sums_of_parts_are_the_sums_of_the_whole(self) -> None:
+        """Sums are float64 or whole numbers, and those of two parts add up to those of the whole, to 1e-9."""
         metric = self.build()
         sums = configs.of(MetricAnswers, metric).sums
         if sums is None:
             return
         own, _ = self._sets(metric)
-        half = len(next(iter(own.values()))) // 3
-        parts = [sums({k: v[:half] for k, v in own.items()}), sums({k: v[half:] for k, v in own.items()})]
+        cut = len(next(iter(own.values()))) // 3
+        parts = [sums({k: v[:cut] for k, v in own.items()}), sums({k: v[cut:] for k, v in own.items()})]
         for name, value in sums(own).items():
             kind = np.asarray(value).dtype
             assert kind == np.float64 or np.issubdtype(kind, np.integer), f"{name} is {kind}, not float64 or integer"

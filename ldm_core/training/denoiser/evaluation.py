@@ -137,13 +137,14 @@ class Evaluation:
         """The evaluation of `task` after a step, as :func:`ldm_core.training.loop.train` calls it; with ``keep_best``,
         the main process calls `keep` for each best step."""
         task.evaluation = self
-        return lambda step: self._is_due(step) and self._is_cut_off(step, task, keep)
+        return lambda step: self._is_due(step) and self._evaluate(step, task, keep)
 
     def _is_due(self, step: int) -> bool:
         settings = self._settings
         return step > self._evaluated and (step % settings.evaluate_every == 0 or step == settings.steps)
 
-    def _is_cut_off(self, step: int, task: DenoiserTask, keep: Keep) -> bool:
+    def _evaluate(self, step: int, task: DenoiserTask, keep: Keep) -> bool:
+        """Measure, tell and keep; True if it was cut off."""
         run = self._context.run
         try:
             weights = task.weights()
@@ -238,12 +239,18 @@ class Evaluation:
     # -------------------------------------------------------------------------------------------- in checkpoints
 
     def state(self) -> Tensor:
-        """The last step evaluated, the best one and its value, and the letters of the value's name, as float64."""
-        return torch.tensor([self._evaluated, *self._best, *self._settings.keep_best.encode()], dtype=torch.float64)
+        """The last step evaluated, the best one and its value, and the letters that say which value, as float64."""
+        return torch.tensor([self._evaluated, *self._best, *self._value()], dtype=torch.float64)
 
     def load(self, state: Tensor) -> None:
         """Go on from :meth:`state`; the best by another value is none."""
         evaluated, step, value, *letters = state.tolist()
         self._evaluated = int(evaluated)
-        if letters == list(self._settings.keep_best.encode()):
+        if letters == self._value():
             self._best = int(step), value
+
+    def _value(self) -> list[int]:
+        """The letters of the kept value's name, the number of samples and the metrics' sources: values of others do
+        not compare."""
+        sources = sorted({each.metric.source for each in self._asked})
+        return list(f"{self._settings.keep_best} {self._settings.evaluate_images} {sources}".encode())

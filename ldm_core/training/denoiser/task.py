@@ -108,7 +108,7 @@ class DiffusionLoss(nn.Module):
 
 
 class Kept(Protocol):
-    """What a task keeps in its checkpoints for another."""
+    """State of another, kept in a task's checkpoints."""
 
     def state(self) -> Tensor:
         """Its state, a tensor of numbers."""

@@ -18,38 +18,37 @@ _LAG = 2
 
 
 def from_main(world: World, make: Callable[[], T]) -> T:
-    """Give the first process's result of `make` in all; an :class:`LDMError` is raised in all of them."""
-    value: Any = None
-    error: LDMError | None = None
-    if world.main:
-        try:
-            value = make()
-        except LDMError as caught:
-            error = caught
+    """Give the first process's result of `make` in all; an :class:`LDMError` or a lack of memory is raised in all of
+    them."""
+    value, error = _tried(make) if world.main else (None, None)
     if world.size > 1:
-        box = [value, error]
+        box: list[Any] = [value, error]
         torch.distributed.broadcast_object_list(box, src=0)
         value, error = box
     if error is not None:
         raise error
-    return value
+    result: Any = value
+    return result  # type: ignore[no-any-return]
 
 
 def in_all(world: World, make: Callable[[], T]) -> list[T]:
     """Give every process's result of `make`, by rank, in all; if it is an :class:`LDMError` or a lack of memory on one,
     all of them raise that, :class:`Interrupted` before any other."""
-    value: Any = None
-    error: Exception | None = None
-    try:
-        value = make()
-    except LDMError as caught:
-        error = caught
-    except torch.OutOfMemoryError as caught:
-        error = torch.OutOfMemoryError(str(caught))  # without what does not travel
-    found = world.gather((error, value))
+    value, error = _tried(make)
+    found: Any = world.gather((error, value))
     if errors := [each for each, _ in found if each is not None]:
         raise next((each for each in errors if isinstance(each, Interrupted)), errors[0])
     return [each for _, each in found]
+
+
+def _tried(make: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """The result of `make`, or the error by which all processes are to fail."""
+    try:
+        return make(), None
+    except LDMError as error:
+        return None, error
+    except torch.OutOfMemoryError as error:
+        return None, torch.OutOfMemoryError(str(error))  # without what does not travel
 
 
 class Flags:

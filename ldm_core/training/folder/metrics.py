@@ -166,7 +166,8 @@ def summarize(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         for ending in (VALIDATION, EVALUATION):
             for name, value in stages.get(stage + ending, [{}])[-1].items():
                 short = f"{ending[1:]}_{name.removeprefix('val_')}"
-                if name not in ("stage", "step", "time") and isinstance(value, int | float) and not is_bin(name):
+                part = ending == VALIDATION and is_bin(name)  # of one bin of time
+                if name not in ("stage", "step", "time") and isinstance(value, int | float) and not part:
                     numbers[short] = float(value)
         found[stage] = numbers
     return found

@@ -83,7 +83,7 @@ def _stays(context: RunContext, name: str) -> bool:
         return own_files.says(context.own.url(name), context.recipe)
     first = name == "reconstructions.png" or name.startswith("first_stage")
     kind, url = ("first_stage", context.stage_url) if first else ("model", context.model_url)
-    if not first and not name.startswith(("model", "denoiser_", f"{artifacts.ADAPTERS}/")):
+    if not first and not name.startswith(("model", artifacts.BEST_FILE, "denoiser_", f"{artifacts.ADAPTERS}/")):
         return False
     try:
         return own_files.is_ours(url) and context.is_finished(kind)

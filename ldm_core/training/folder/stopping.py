@@ -73,8 +73,8 @@ class Run:
     lock: Lock | None = None
 
     def hurries(self, done: int, steps: int) -> bool:
-        """True if the run was asked to leave, and its training, `done` steps of `steps`, is not to end with the next:
-        what comes before that one is then cut off."""
+        """True if the run was asked to leave and more than one of its `steps` is left after `done`: measurements are
+        then cut off. With one left the training ends by itself."""
         return bool(self.stop.asked) and done + 1 < steps
 
     def say(self, text: str, level: str = "info") -> None:

@@ -105,7 +105,7 @@ def _panels(
                 continue  # a picture of its own
             if not (points := _points(rows, name)):
                 continue
-            title = plain.rpartition("_")[0] + " by channel" if is_bin(plain) else plain
+            title = plain.rpartition("_")[0] + " by channel" if is_bin(plain) and source != "samples" else plain
             label = f"{source} {plain}".strip() if title != plain else source or "training"
             found.setdefault(title, {})[label] = points
     order = [n for n in (*_FIRST, *sorted(set(found) - {*_FIRST, *_LAST}), *_LAST) if n in found]

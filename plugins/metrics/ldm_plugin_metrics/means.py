@@ -34,7 +34,7 @@ def means(name: str, sums: Rows) -> dict[str, Any]:
     """The mean of each sum of :meth:`MeanMetric.sums`; DataError for no pictures, and for infinite sums."""
     count = int(sums["count"])
     if not count:
-        raise DataError(f"{name} needs 1 picture, and here are 0")
+        raise DataError(f"{name} needs 1 picture, and here are 0; give some")
     found = {key: value / count for key, value in sums.items() if key != "count"}
     if wrong := [key for key, value in found.items() if not np.isfinite(value).all()]:
         raise DataError(f"{name}: a row of {', '.join(wrong)} is not finite; measure the pictures again")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation_runs import evaluated, files, pictures, refused, trained
+from ldm_plugin_metrics.comparison.compare import compare
 
 from ldm_core import storage
 from ldm_core.cli import main
@@ -248,3 +249,26 @@ def test_inputs_come_from_the_run_where_the_reference_lacks_them(
     assert found["sets"]["reference"]["pictures"] == 5
     arguments[0] = run / "model.safetensors"
     assert "the model reads 'class_label', and" in refused(capsys, *arguments, "--out", tmp_path / "out")
+
+
+def test_samples_are_kept_of_rows_that_were_made_without(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [run, "--metrics", "brightness", "--images", 5, "--steps", 2, "--out", tmp_path / "out"]
+    plain = evaluated(capsys, *arguments)
+    rows = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.npy")}
+    kept = evaluated(capsys, *arguments, "--keep")
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 5 and plain["metrics"] == kept["metrics"]
+    assert rows == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.npy")}
+
+
+def test_reconstructions_of_other_pictures_are_not_subtracted(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, seed in (("a", 0), ("b", 1), ("c", 0)):
+        data = pictures(tmp_path / name, 4, seed=seed)
+        evaluated(capsys, run, "--metrics", "psnr", "--against", data, "--images", 4, "--out", tmp_path / f"of-{name}")
+    for other, word in (("b", "differs in fingerprint"), ("c", "")):
+        found = compare([str(tmp_path / "of-a"), str(tmp_path / f"of-{other}")])
+        (difference,) = (figure["differences"][1] for figure in found["figures"])
+        assert (word in difference["incomparable"]) if word else (difference["value"] == 0), difference

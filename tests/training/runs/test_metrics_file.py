@@ -126,11 +126,13 @@ def test_the_summary_of_a_stage() -> None:
     rows += [
         {"stage": "denoiser_validation", "step": 20, "val_loss": 0.5, "val_loss_t0": 0.25, "time": 1.0},
         {"stage": "denoiser_validation", "step": 30, "val_loss": 0.375, "val_loss_t0": 0.25, "time": 2.0},
+        {"stage": "denoiser_metrics", "step": 30, "recall_10": 0.75},
         {"stage": "first_stage_evaluation", "step": 0, "psnr": 30.0},
     ]
     assert summarize(rows) == {
         "denoiser": {"step": 30.0, "loss": pytest.approx(1 / 3), "images_per_second": 100.0,
-                     "data_wait": pytest.approx(0.2), "peak_memory_mib": 300.0, "validation_loss": 0.375}
+                     "data_wait": pytest.approx(0.2), "peak_memory_mib": 300.0, "validation_loss": 0.375,
+                     "metrics_recall_10": 0.75}
     }  # fmt: skip
 
 

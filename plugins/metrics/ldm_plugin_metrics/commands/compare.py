@@ -76,7 +76,7 @@ def _lines(found: Mapping[str, Any], plot: str) -> list[str]:
     ]
     floors = any(value and "floor" in value for each in found["figures"] for value in each["values"])
     legend = ["in brackets: 95 % of resampled figures"] if "[" in str(rows) else []
-    legend += ["after 'floor': two halves of the reference"] if floors else []
+    legend += ["after 'floor': two halves of the set that is compared with"] if floors else []
     return [*table(rows), *legend, *reasons, *found["notes"], *([plot] if plot else [])]
 
 

@@ -100,8 +100,8 @@ class EvaluateOptions:
     EvaluateOptions,
     examples=[
         "ldm-run evaluate runs/demo --metrics psnr --images 500",
-        "ldm-run evaluate samples/ --against photos/ --metrics fd,kid --bootstrap 100",
-        "ldm-run evaluate runs/demo --metrics fd guidance.scale=3 against.split=val",
+        "ldm-run evaluate samples/ --against photos/ --metrics fid,kid --bootstrap 100",
+        "ldm-run evaluate runs/demo --metrics kid guidance.scale=3 against.split=val",
     ],
 )
 def evaluate(options: EvaluateOptions) -> int:
@@ -199,7 +199,7 @@ def _lines(found: Mapping[str, Any], out: str) -> list[str]:
     for metric in found["metrics"]:
         for name, value in metric["values"].items():
             span = "[{:.4g}, {:.4g}]".format(*value["interval"]) if "interval" in value else ""
-            floor = f"halves of the reference: {value['floor']:.4g}" if "floor" in value else ""
+            floor = f"halves of the {metric['against']}: {value['floor']:.4g}" if "floor" in value else ""
             better = "higher is better" if value["higher_is_better"] else "lower is better"
             shown = name if name == metric["label"] else f"{name} ({metric['label']})"
             rows.append((shown, f"{value['value']:.6g}", span, "; ".join(filter(None, (floor, better)))))

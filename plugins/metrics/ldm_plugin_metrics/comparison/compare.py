@@ -12,7 +12,7 @@ from ldm_core import storage
 from ldm_core.config.documents import parse_json
 from ldm_core.errors import ConfigError, clean
 from ldm_plugin_metrics.evaluation.figures import LEVEL
-from ldm_plugin_metrics.evaluation.protocol import FILE, FORMAT
+from ldm_plugin_metrics.evaluation.protocol import FILE, FORMAT, OTHERS
 
 _REFERENCE = ("fingerprint", "size", "channels", "fit", "filter", "source", "pictures")
 _SAID = {("guidance", "use"), ("guidance", "scale"), ("sampler", "use"), ("time_grid", "use")}
@@ -128,11 +128,13 @@ def _incomparable(
     """Say that two figures measure different things; "" if they may be compared."""
     if base["source"] != value["source"]:
         return f"measured by '{clean(base['source'], 120)}' and by '{clean(value['source'], 120)}'"
-    if not base["against"] or base["against"] != value["against"]:
-        return "" if base["against"] == value["against"] else "compared with different kinds of sets"
-    theirs = [record["sets"].get(base["against"], {}) for record in (first, other)]
-    unlike = [key for key in _REFERENCE if theirs[0].get(key) != theirs[1].get(key)]
-    return f"the {base['against']} differs in {', '.join(unlike)}" if unlike else ""
+    if base["against"] != value["against"]:
+        return "compared with different kinds of sets"
+    name = base["against"] or {"reconstructions": "originals", "data": "data"}.get(base["of"], "")
+    # two folders of pairs have their originals as the reference
+    theirs = [record["sets"].get(name) or record["sets"].get("reference", {}) for record in (first, other)]
+    unlike = [key for key in _REFERENCE if theirs[0].get(key) != theirs[1].get(key)] if name else []
+    return f"the {name} differs in {', '.join(unlike)}" if unlike else ""
 
 
 def _names(places: Sequence[str]) -> list[str]:
@@ -157,7 +159,7 @@ def _notes(names: Sequence[str], records: Sequence[Mapping[str, Any]]) -> list[s
     notes = []
     for name in dict.fromkeys(name for record in records for name in record["sets"]):
         sets = [record["sets"].get(name) for record in records]
-        if name in ("reference", "training", "originals") or any(each is None for each in sets):
+        if name in OTHERS or any(each is None for each in sets):
             continue
         flat = [_flat(each) for each in sets if each is not None]
         for key in dict.fromkeys(key for each in flat for key in each):

@@ -44,10 +44,8 @@ class BoxScore(BoxFidelity):
                 self.found.setdefault(place, []).append((*row, float(kinds.get(kind, kind))))
         if not self.found:
             raise ConfigError(f"detections: {self.where} holds none; give a detector's results of these pictures")
-        self.source = (
-            f"detections sha256 {hashlib.sha256(data).hexdigest()}, categories {list(config.categories) or 'alike'}, "
-            f"at most {config.most}, sure from {config.confidence:g}, keys {config.boxes} and {config.labels}"
-        )
+        digest = hashlib.sha256(data).hexdigest()
+        self.source = f"detections sha256 {digest}, categories {list(config.categories) or 'alike'}{self.source}"
 
     def detect(self, pictures: Pictures) -> Sequence[Detections]:
         """The file's detections, by place."""
@@ -74,13 +72,15 @@ class BoxScore(BoxFidelity):
     def _entry(self, entry: Any, number: int) -> tuple[int, int, tuple[float, ...]]:
         """Place, category, and x, y, w, h, score of an entry."""
         try:
-            assert isinstance(entry, Mapping)
+            if not isinstance(entry, Mapping):
+                raise TypeError
             name, kind = entry["image_id"], entry["category_id"]
             place = int(PurePosixPath(name).stem) if isinstance(name, str) else name
             row = tuple(float(each) for each in (*entry["bbox"], entry["score"]))
-            assert type(place) is int and type(kind) is int and place >= 0
-            assert len(row) == 5 and all(map(math.isfinite, row)) and min(row[2:4]) >= 0
-        except (AssertionError, KeyError, TypeError, ValueError):
+            whole = type(place) is int and type(kind) is int and place >= 0
+            if not (whole and len(row) == 5 and all(map(math.isfinite, row)) and min(row[2:4]) >= 0):
+                raise ValueError
+        except (KeyError, TypeError, ValueError):
             raise ConfigError(
                 f"detections: {self.where}, entry {number}: expected image_id and category_id (whole numbers), bbox "
                 f"[x, y, w, h] in pixels and score, got {clean(entry, 160)}"

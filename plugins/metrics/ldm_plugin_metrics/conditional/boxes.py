@@ -46,6 +46,8 @@ class BoxFidelity(Metric):
     def __init__(self, config: BoxFidelityConfig, site: Site) -> None:
         super().__init__()
         self.config = config
+        limits = f"at most {config.most}, sure from {config.confidence:g}"
+        self.source = f"{self.source}, {limits}, keys {config.boxes} and {config.labels}"
 
     @abstractmethod
     def detect(self, pictures: Pictures) -> Sequence[Detections]:
@@ -89,7 +91,7 @@ class BoxFidelity(Metric):
         """Two precisions and the overlap."""
         asked = np.asarray(own["asked"])
         if not len(asked):
-            raise DataError(f"{self.name} needs 1 picture, and here are 0")
+            raise DataError(f"{self.name} needs 1 picture, and here are 0; give some")
         scores, overlap = np.asarray(own["scores"]), np.asarray(own["overlap"])
         if not (np.isfinite(scores).all() and np.isfinite(overlap).all()):
             raise DataError(f"{self.name}: a row is not finite; measure the pictures again")

@@ -46,6 +46,8 @@ class ClassAccuracy(MeanMetric, nn.Module):
         """1 or 0 a picture, for the first choice and for the first five."""
         wanted = self._outputs(pictures)
         scores = self.network.rows(pictures, self.network.main)
+        if not np.isfinite(scores).all():
+            raise DataError(f"{self.name}: the classifier's outputs are not finite; give other weights")
         own = scores[np.arange(len(scores)), wanted]
         before = (scores >= own[:, None]).sum(axis=1) - 1
         return {

@@ -36,6 +36,8 @@ class MapFidelity(Metric):
         if config.classes < 1:
             raise ConfigError("classes: the number of classes is missing")
         self.config = config
+        ignored = f"ignored {list(config.ignored) or 'none'}"
+        self.source = f"{self.source}, {config.classes} classes, {ignored}, key {config.map}"
 
     @abstractmethod
     def segment(self, pictures: Pictures) -> NDArray[Any]:
@@ -74,7 +76,7 @@ class MapFidelity(Metric):
     def values(self, own: Rows, against: Rows | None) -> Mapping[str, float]:
         """The mean over classes, and the accuracy."""
         if not int(own["count"]):
-            raise DataError(f"{self.name} needs 1 picture, and here are 0")
+            raise DataError(f"{self.name} needs 1 picture, and here are 0; give some")
         asked, seen, both = (np.asarray(own[name], np.float64) for name in ("asked", "seen", "both"))
         union = asked + seen - both
         if not asked.sum():
@@ -106,8 +108,7 @@ class LabelMapIoU(MapFidelity):
         if not self.files:
             raise ConfigError(f"maps: {self.where} holds no PNG file named by a number, such as 00012.png")
         digest = hashlib.sha256("\n".join(sorted(stamps)).encode()).hexdigest()
-        ignored = f"ignored {list(config.ignored) or 'none'}"
-        self.source = f"label maps {digest}, {config.classes} classes, {ignored}, key {config.map}"
+        self.source = f"label maps {digest}{self.source}"
 
     def segment(self, pictures: Pictures) -> NDArray[Any]:
         """The maps of the files, by place."""

@@ -22,7 +22,7 @@ from ldm_plugin_metrics.conditional.config import TextScoreConfig
 from ldm_plugin_metrics.means import MeanMetric
 from ldm_plugin_metrics.networks import weights
 from ldm_plugin_metrics.networks.clip import MEAN, STD
-from ldm_plugin_metrics.networks.network import rgb
+from ldm_plugin_metrics.networks.network import rgb, single
 
 _TENSORS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt", "special_tokens_map.json")
@@ -79,7 +79,7 @@ class TextScore(MeanMetric, nn.Module):
         if isinstance(texts, Tensor) or not all(isinstance(text, str) for text in texts):
             raise DataError(f"text_score: '{self.config.text}' is no text; name the key of one with `text`")
         pixels = self._pixels(pictures.images)
-        with torch.inference_mode(), torch.autocast(pixels.device.type, enabled=False):
+        with torch.inference_mode(), torch.autocast(pixels.device.type, enabled=False), single(pixels.device):
             found = self.model(pixel_values=pixels, **self._tokens(list(texts), pixels.device))
         cosine = (found.image_embeds.double() * found.text_embeds.double()).sum(1)  # both have length 1
         return {"text_score": cosine.cpu().numpy()}

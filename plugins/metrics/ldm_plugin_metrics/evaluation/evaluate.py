@@ -23,8 +23,6 @@ from ldm_plugin_metrics.evaluation.request import SETTINGS, Request
 from ldm_plugin_metrics.evaluation.sets import Sets
 from ldm_plugin_metrics.evaluation.store import RowStore, key_of
 
-_OTHERS = ("reference", "training", "originals")
-
 
 def evaluate(
     request: Request, catalog: Catalog, world: World, out: str, tell: Tell = lambda *_: None
@@ -78,7 +76,7 @@ def _refuse_few(metrics: Sequence[Asked], sets: Sets) -> None:
         if sets.stats is not None and each.config.against == "set" and 0 < sets.stats.count < each.least:
             problems.append(
                 f"{each.name}: needs {each.least:,} pictures on either side, and the statistics are of "
-                f"{sets.stats.count:,}"
+                f"{sets.stats.count:,}; make them of more, or give pictures to --against"
             )
     if problems:
         raise ConfigError(problems)
@@ -121,14 +119,14 @@ def _works(metrics: Sequence[Asked], sets: Sets) -> dict[str, Work]:
     works = {}
     for name, by_source in needed.items():
         pictures = sets.chosen[name]
-        root = kept if name in _OTHERS else storage.join(sets.out, "rows")
+        root = kept if name in protocol.OTHERS else storage.join(sets.out, "rows")
         stores = {}
         for source, each in by_source.items():
             decisive = pictures.key() | ({"model": sets.model_key()} if each.config.needs_pipeline else {})
             stores[source] = RowStore(storage.join(root, key_of(decisive, source)), len(pictures))
         pipeline = None if sets.model is None else sets.model.measured
         works[name] = Work(pictures, stores, by_source, pipeline)
-    return dict(sorted(works.items(), key=lambda each: each[0] not in _OTHERS))
+    return dict(sorted(works.items(), key=lambda each: each[0] not in protocol.OTHERS))
 
 
 def _has_sides(each: Asked, sets: Sets) -> bool:
@@ -154,7 +152,7 @@ def _saved(metrics: Sequence[Asked]) -> Asked:
     if len(fitting) != 1:
         raise ConfigError(
             f"--save-statistics: a file is of one network, and these metrics have {len(fitting)} with mean and "
-            "covariance; name one of them in --metrics"
+            f"covariance; {'name one of them in' if fitting else 'add fd or fid to'} --metrics"
         )
     (found,) = fitting.values()
     return found

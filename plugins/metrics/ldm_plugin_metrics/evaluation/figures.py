@@ -119,7 +119,7 @@ def _resampled(count: int, seed: list[int]) -> Weights:
 
 
 def _floor(asked: Asked, against: Side | None, seed: int) -> tuple[dict[str, float], int]:
-    """The numbers of one half of the reference against the other, and a half's pictures; none if they are too few."""
+    """The numbers of two halves of the other set, one against the other, and a half's pictures; none of too few."""
     if not isinstance(against, RowStore) or len(against) // 2 < asked.least or len(against) < 2:
         return {}, 0
     first = np.zeros(len(against), np.int64)

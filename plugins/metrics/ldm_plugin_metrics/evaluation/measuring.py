@@ -18,7 +18,7 @@ from ldm_core.errors import ConfigError
 from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.training.engine.world import World
 from ldm_plugin_metrics.evaluation.asked import Asked
-from ldm_plugin_metrics.evaluation.models import StageAlone
+from ldm_plugin_metrics.evaluation.models import SampledPictures, StageAlone
 from ldm_plugin_metrics.evaluation.pictures import DataPictures, PictureSet, Taken
 from ldm_plugin_metrics.evaluation.store import RowStore
 
@@ -77,12 +77,18 @@ def fill(work: Work, world: World, tell: Tell) -> None:
     blocks = next(iter(work.stores.values())).blocks if work.stores else []
     own = blocks[world.rank :: world.size]
     lacking = {block: [s for s, store in work.stores.items() if not store.has(block)] for block in own}
-    taken = _ahead(work, [block for block in own if lacking[block]])
+    asked = [block for block in own if lacking[block] or not _kept(work.pictures, block)]
+    taken = _ahead(work, asked)
     for block in own:
-        if lacking[block]:
-            for source, rows in _measured(work, block, next(taken), lacking[block], world.device).items():
+        if block in asked:
+            pictures = next(taken)
+            for source, rows in _measured(work, block, pictures, lacking[block], world.device).items():
                 work.stores[source].write(block, rows)
         tell(work.pictures.name, block.stop, len(work.pictures))
+
+
+def _kept(pictures: PictureSet, block: range) -> bool:
+    return not isinstance(pictures, SampledPictures) or pictures.kept(block)
 
 
 def _ahead(work: Work, blocks: Sequence[range]) -> Iterator[Taken]:

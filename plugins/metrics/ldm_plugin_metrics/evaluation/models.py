@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import attrs
@@ -25,6 +26,7 @@ from ldm_core.sampling import settings as sampling
 from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.sampling.run import reconstruct
 from ldm_plugin_metrics.evaluation.pictures import DataPictures, PictureSet, Taken
+from ldm_plugin_metrics.networks.weights import hash_of
 
 BATCH = 16
 """Pictures of one call of a first stage."""
@@ -161,16 +163,22 @@ class SampledPictures:
             made.append(sampled.image)
         return np.stack(made)
 
+    def kept(self, places: range) -> bool:
+        """True if the pictures of these places lie in files, or none are to be kept."""
+        return not self._keep or all(storage.exists(self._url(place)) for place in places)
+
     def _kept(self, places: range) -> NDArray[np.uint8] | None:
-        if not self._keep:
+        if not self._keep or not self.kept(places):
             return None
         urls = [self._url(place) for place in places]
-        if not all(storage.exists(url) for url in urls):
-            return None
         return np.stack([decode_image(storage.read_bytes(url), self.channels, url) for url in urls])
 
+    @cached_property
+    def _folder(self) -> str:
+        return storage.join(self._keep, digest(self.key())[:12])
+
     def _url(self, place: int) -> str:
-        return storage.join(self._keep, digest(self.key())[:12], f"{place:08d}.png")
+        return storage.join(self._folder, f"{place:08d}.png")
 
     def _row(self, place: int) -> dict[str, Any]:
         """The inputs of a sample, classes as indices of the model."""
@@ -192,17 +200,8 @@ class SampledPictures:
 
     def _weights(self) -> str:
         """The hash of the weights, of the tensors without a file."""
-        if not self._pipeline.weights:
-            import hashlib
-
-            digest_ = hashlib.sha256()
-            parts: tuple[Any, ...] = (self._pipeline.model, self._pipeline.stage)
-            for module in parts:
-                for name, value in sorted(module.state_dict().items()):
-                    digest_.update(name.encode())
-                    digest_.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-            return digest_.hexdigest()
-        return self._pipeline.weights
+        parts: tuple[Any, ...] = (self._pipeline.model, self._pipeline.stage)
+        return self._pipeline.weights or "+".join(hash_of(part) for part in parts)
 
 
 class Reconstructions:

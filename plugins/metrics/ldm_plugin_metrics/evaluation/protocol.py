@@ -17,7 +17,8 @@ from ldm_plugin_metrics.evaluation.figures import Figure
 
 FILE = "evaluation.json"
 FORMAT = 1
-_OTHERS = ("reference", "training", "originals")
+OTHERS = ("reference", "training", "originals")
+"""Sets that others are compared with."""
 _WORDS = {"reference": "reference pictures", "training": "training pictures", "data": "pictures of the data"}
 
 
@@ -87,8 +88,8 @@ def line(found: Mapping[str, Any]) -> str:
     """One sentence of figures and protocol, for a paper."""
     figures = [_figure(metric, name, value) for metric in found["metrics"] for name, value in metric["values"].items()]
     sets = found["sets"]
-    made = [_of_set(name, about) for name, about in sets.items() if name not in _OTHERS]
-    seen = [_of_set(name, about) for name, about in sets.items() if name in _OTHERS]
+    made = [_of_set(name, about) for name, about in sets.items() if name not in OTHERS]
+    seen = [_of_set(name, about) for name, about in sets.items() if name in OTHERS]
     weights = found["model"].get("weights") or found["model"].get("first_stage", "")
     sources = dict.fromkeys(metric["source"] for metric in found["metrics"])
     labels = [
@@ -110,7 +111,8 @@ def _figure(metric: Mapping[str, Any], name: str, value: Mapping[str, Any]) -> s
     if "interval" in value:
         text += " [{:.4g}, {:.4g}]".format(*value["interval"])
     if "floor" in value:
-        text += f" (two halves of the reference, {metric['floor_pictures']:,} pictures each: {value['floor']:.4g})"
+        halves = f"two halves of the {metric['against']}, {metric['floor_pictures']:,} pictures each"
+        text += f" ({halves}: {value['floor']:.4g})"
     return text
 
 

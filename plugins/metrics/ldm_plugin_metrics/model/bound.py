@@ -11,17 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldm_core.contracts import Metric, NoiseSchedule, Pictures, Rows, ScheduleAnswers, Site, configs
+from ldm_core.contracts import NoiseSchedule, Pictures, Rows, ScheduleAnswers, Site, configs
 from ldm_core.contracts.streams import Streams, mix_seed
 from ldm_core.errors import ConfigError, DataError
 from ldm_core.model.diffusion import make_predict
-from ldm_plugin_metrics.means import means
+from ldm_plugin_metrics.means import MeanMetric, means
 from ldm_plugin_metrics.model.config import BoundConfig
 from ldm_plugin_metrics.model.likelihood import binned, densities, scale_of_pixels
 from ldm_plugin_metrics.model.pipelines import pipeline_of, shown
 
 
-class Bound(Metric):
+class Bound(MeanMetric):
     """The negative evidence lower bound in bits per value of the picture (c H W of them), and its parts: `bound_prior`,
     a divergence at each level, and `bound_first`, the last step to data.
 
@@ -38,7 +38,6 @@ class Bound(Metric):
     """
 
     name = "bound"
-    least = 1
 
     def __init__(self, config: BoundConfig, site: Site) -> None:
         self.config = config
@@ -61,11 +60,6 @@ class Bound(Metric):
         bits = 1 / (math.log(2) * pictures.images[0].numel())
         rows = {key: (value * bits if key != "error" else value).cpu().numpy() for key, value in found.items()}
         return {**rows, "level": np.tile(chain.levels.numpy().astype(np.int32), (len(pictures.images), 1))}
-
-    def sums(self, rows: Rows) -> dict[str, Any]:
-        """The number of pictures, and the sum of each array."""
-        arrays = {key: np.asarray(value, np.float64) for key, value in rows.items()}
-        return {"count": np.array(len(arrays["prior"])), **{key: value.sum(axis=0) for key, value in arrays.items()}}
 
     def values(self, own: Rows, against: Rows | None) -> Mapping[str, float]:
         """The bound, its first and last term, and some points of the curve."""

@@ -49,7 +49,7 @@ class CodebookUse(Metric):
     def values(self, own: Rows, against: Rows | None) -> Mapping[str, float]:
         """The share and the perplexity."""
         if not int(own["count"]):
-            raise DataError(f"{self.name} needs 1 picture, and here are 0")
+            raise DataError(f"{self.name} needs 1 picture, and here are 0; give some")
         counts = np.asarray(own["counts"], np.float64)
         share = counts[counts > 0] / counts.sum()
         return {

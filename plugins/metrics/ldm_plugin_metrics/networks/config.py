@@ -8,6 +8,7 @@ from typing import Any, Literal
 import attrs
 
 from ldm_core.config.fields import field
+from ldm_core.config.structure import unstructure
 from ldm_core.contracts import MetricConfig, Site
 
 Triple = tuple[float, float, float]
@@ -48,7 +49,7 @@ class NetworkConfig(WeightsConfig):
     """A network, its weights, and the layer whose output is compared."""
 
     network: str = field(
-        INCEPTION, "inception (that of FID), clip, or the name of a timm network, tf_efficientnet_lite0 for one"
+        INCEPTION, "inception (that of FID), clip, pixels, or the name of a timm network, tf_efficientnet_lite0 for one"
     )
     layer: str = field(
         "", "a module of a timm network, or one of inception's 64, 192, 768; none = what its classifier is given"
@@ -68,8 +69,14 @@ class NetworkConfig(WeightsConfig):
         """Settings that the network does not have."""
         yield from super().check(site)
         if not self.network:
-            yield "network: the name of a network is missing: inception, clip, or one of timm's"
+            yield "network: the name of a network is missing: inception, clip, pixels, or one of timm's"
         if self.network in (INCEPTION, CLIP):
             for name, value in (("size", self.size), ("mean", self.mean), ("std", self.std)):
                 if value is not None:
                     yield f"{name}: {self.network} has its own; leave it out"
+        if self.network == CLIP and self.layer:
+            yield "layer: clip has one output; leave it out"
+        if self.network == PIXELS:
+            for name in ("weights", "weights_sha256", "random_seed", "layer", "mean", "std"):
+                if unstructure(self)[name] not in ("", None):
+                    yield f"{name}: pixels have none; leave it out"

@@ -54,7 +54,7 @@ class Network(nn.Module):
         seen = rgb(images)
         if seen.device.type == "cpu":  # convolutions take two thirds of the time in this order of the axes
             seen = seen.contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast(seen.device.type, enabled=False), _single(seen.device):
+        with torch.inference_mode(), torch.autocast(seen.device.type, enabled=False), single(seen.device):
             return {name: value.float().cpu().numpy() for name, value in self(seen).items()}
 
 
@@ -68,7 +68,7 @@ def rgb(images: Tensor) -> Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
-def _single(device: torch.device) -> AbstractContextManager[Any]:
+def single(device: torch.device) -> AbstractContextManager[Any]:
     """Convolutions in float32 proper: on NVIDIA's they are rounded to 10 bits by default."""
     if device.type != "cuda":
         return nullcontext()

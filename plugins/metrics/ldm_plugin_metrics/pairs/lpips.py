@@ -12,6 +12,7 @@ from ldm_core.contracts import Pictures, Site
 from ldm_core.errors import ConfigError
 from ldm_core.weights.source import open_source
 from ldm_plugin_metrics.means import MeanMetric
+from ldm_plugin_metrics.networks.network import single
 from ldm_plugin_metrics.pairs.config import LPIPS_SIDE, LPIPSConfig
 from ldm_plugin_metrics.pairs.pairs import pair
 
@@ -40,6 +41,6 @@ class LPIPSMetric(MeanMetric, nn.Module):
     def measure(self, pictures: Pictures) -> dict[str, NDArray[np.float64]]:
         """One number a picture."""
         images, originals = pair(pictures, self.name, LPIPS_SIDE)
-        with torch.no_grad():
+        with torch.no_grad(), single(images.device):
             far = self.network(*(each.float() / 127.5 - 1 for each in (images, originals)))
         return {"lpips": far.flatten().double().cpu().numpy()}

@@ -103,6 +103,14 @@ def test_equal_scores_count_against_the_class(classifier: nn.Module, tmp_path: P
     assert values(metric, pictures()) == {"class_accuracy": 0.0, "class_accuracy_top5": 0.0}
 
 
+def test_a_classifier_that_is_not_finite_gives_no_number(classifier: nn.Module, tmp_path: Path) -> None:
+    broken = {k: v * float("nan") if k == "fc.bias" else v for k, v in classifier.state_dict().items()}
+    torch.save(broken, tmp_path / "broken.pth")
+    with pytest.raises((CheckpointError, DataError), match="finite"):
+        metric = ClassAccuracy(ClassAccuracyConfig(network=NAME, weights=str(tmp_path / "broken.pth"), size=32), SITE)
+        metric.measure(pictures())
+
+
 def test_labels_that_do_not_fit_are_refused(saved: str) -> None:
     metric, given = ClassAccuracy(ClassAccuracyConfig(network=NAME, weights=saved, size=32), SITE), pictures(2)
     for labels, said in (
