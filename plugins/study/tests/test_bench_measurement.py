@@ -13,12 +13,14 @@ from ldm_plugin_study.bench.gauge import memory
 from ldm_plugin_study.bench.gauge.cases import Case
 from ldm_plugin_study.bench.gauge.peak import PEAK, peaks, products
 from ldm_plugin_study.bench.gauge.rounds import alternate
+from ldm_plugin_study.bench.measure import threads
 from ldm_plugin_study.bench.result import document
 from ldm_plugin_study.bench.result.choice import COMPONENTS, Choice, quick
 from training_runs import TINY, VQ, go
 
 from ldm_core.cli import main
 from ldm_core.config import documents
+from ldm_core.errors import ConfigError
 
 CPU = torch.device("cpu")
 linux = pytest.mark.skipif(not memory.can_fork(), reason="memory is measured by Linux' own marks")
@@ -160,8 +162,19 @@ def test_what_differs_is_said_before_the_measurement(
     assert main(["bench", str(recipe), *wider, "--against", out, "--anyway", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)["comparison"]
     assert said["differences"] == ["recipe.denoiser.channels: 8 -> 16"]
+    assert main(["bench", out, *only, "denoiser.channels=16"]) == 2
+    assert "leave out --only, denoiser.channels, or give a run" in capsys.readouterr().err
     assert main(["bench", out, "--against", out]) == 0
     assert "loader" in capsys.readouterr().out
+
+
+def test_processor_time_is_of_one_thread_on_a_cpu() -> None:
+    before = torch.get_num_threads()
+    with threads(torch.device("cpu"), None, cpu_time=True):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+    with pytest.raises(ConfigError, match="cpu_time: it is the time of one thread"):
+        threads(torch.device("cuda"), None, cpu_time=True)
 
 
 @pytest.mark.parametrize(

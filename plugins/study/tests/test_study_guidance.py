@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,10 @@ def test_cells_are_all_combinations_once() -> None:
     last = cells[-1]
     assert last.settings == ["sampler=euler", "guidance.scale=2", "guidance.interval=[0.3,5]"]
     assert cells[0].settings[-1] == "guidance.interval=null"
-    pasted = "ldm-run sample runs/a --sampler euler --steps 10 guidance.scale=2 guidance.interval='[0.3,5]'"
+    pasted = "ldm-run sample runs/a --sampler euler --steps 10 guidance.scale=2 'guidance.interval=[0.3,5]'"
     assert last.line("runs/a") == pasted
+    always = "--sampler ddim --steps 5 guidance.scale=1 guidance.interval=null"
+    assert cells[0].line("https://me:key@host/my run") == f"ldm-run sample 'https://host/my run' {always}"
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,11 @@ def test_cells_are_all_combinations_once() -> None:
         (lambda: scales_of(["1,x"]), "'x' is no number"),
         (lambda: steps_of(["5,0"]), "0 is no number of steps"),
         (lambda: steps_of(["2.5"]), "2.5 is no number of steps"),
+        (lambda: steps_of(["inf"]), "'inf' is no number; give whole numbers from 1, such as 5,10"),
+        (lambda: steps_of(["5,nan"], "sample_steps"), "sample_steps: 'nan' is no number"),
+        (lambda: steps_of([","], "sample_steps"), "sample_steps: none; give whole numbers from 1"),
+        (lambda: scales_of([","]), "scales: none; give numbers"),
+        (lambda: scales_of(["1,inf"]), "'inf' is no number"),
     ],
 )
 def test_what_is_no_cell_is_said(call: object, said: str) -> None:
@@ -95,8 +103,11 @@ def test_a_study_goes_on_and_names_the_best(
         rows = list(csv.DictReader(file))
     assert [float(r["brightness"]) for r in rows] == [c["quality"] for c in more["cells"]]
     assert (folder / "guidance.png").read_bytes()[:4] == b"\x89PNG" and "<svg" in (folder / "guidance.svg").read_text()
+    fastest = folder / "cells" / more["cells"][0]["name"] / "evaluation.json"
+    assert more["protocol"] == json.loads(fastest.read_text())["line"]
     assert "up to 1e+15 us" not in (folder / "guidance.md").read_text()
-    assert main(["sample", *first["best"][1]["command"].split()[2:], "--class", "0", "--out", str(tmp_path / "s")]) == 0
+    pasted = shlex.split(first["best"][1]["command"])[1:]
+    assert main([*pasted, "--class", "0", "--out", str(tmp_path / "s")]) == 0
 
 
 @pytest.mark.parametrize(
@@ -104,6 +115,8 @@ def test_a_study_goes_on_and_names_the_best(
     [
         (["--sampler", "dim"], "no sampler named 'dim'"),
         (["--scales", "a"], "'a' is no number"),
+        (["--scales", ","], "scales: none"),
+        (["--steps", "inf"], "'inf' is no number"),
         (["--value", "none"], "is no value of brightness"),
         (["--interval", "5,1"], "interval"),
     ],

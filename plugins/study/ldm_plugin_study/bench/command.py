@@ -95,7 +95,7 @@ def bench(options: BenchOptions) -> int:
         _require_free(options)
         place = options.given.places[0] if options.given.places else ""
         stored = place.endswith(".json")
-        new = document.read(place) if stored else _measured(options, place, old)
+        new = _stored(options, place) if stored else _measured(options, place, old)
         found = None if old is None else comparison.compare(old, new, anyway=options.anyway)
         if options.out:
             document.write(new, options.out, force=options.force)
@@ -123,31 +123,38 @@ def _require_free(options: BenchOptions) -> None:
         document.require_free(options.out)
 
 
-def _measured(options: BenchOptions, place: str, old: Document | None) -> Document:
-    import torch
-
-    from ldm_core.cli.output import say
+def _stored(options: BenchOptions, place: str) -> Document:
+    """A measurement from before; ConfigError for what would change it."""
+    from ldm_core import storage
     from ldm_core.errors import ConfigError
+    from ldm_plugin_study.bench.result import document
+
+    changes = {"data": options.data, "only": options.only, "precision": options.precision, "batch": options.batch}
+    given = [f"`{name}`" for name, value in changes.items() if value]
+    given += [line.partition("=")[0] for line in options.given.settings]
+    if given:
+        raise ConfigError(
+            f"{storage.shown(place)}: is a measurement, and is not measured again; leave out {', '.join(given)}, or "
+            "give a run or a recipe in its place"
+        )
+    return document.read(place)
+
+
+def _measured(options: BenchOptions, place: str, old: Document | None) -> Document:
+    from ldm_core.cli.output import say
     from ldm_core.model.fill import device_named
-    from ldm_plugin_study.bench.measure import described, measure
+    from ldm_plugin_study.bench.measure import described, measure, threads
     from ldm_plugin_study.bench.result.comparison import compare
     from ldm_plugin_study.bench.source import source
 
     device = device_named(options.device)
-    threads = torch.get_num_threads()
-    if options.cpu_time and (device.type != "cpu" or options.threads not in (None, 1)):
-        raise ConfigError("cpu_time: it is the time of one thread on a CPU; give `device=cpu`, and no other threads")
-    if options.threads or options.cpu_time:
-        torch.set_num_threads(options.threads or 1)
-    try:
+    with threads(device, options.threads, cpu_time=options.cpu_time):
         what = source(place, options.given.settings, options.data, device, options.batch)
         choice = _choice(options, device.type)
         if old is not None:  # said now, and not after minutes
             compare(old, described(what, choice), anyway=options.anyway)
         tell = (lambda line: None) if options.quiet else (lambda line: say(f"bench: {line}", err=True))
         return measure(what, choice, tell)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _choice(options: BenchOptions, device: str) -> Choice:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import attrs
 import torch
 
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import DataInfo
+from ldm_core.errors import ConfigError
 from ldm_core.recipe.recipe import Recipe, versions
 from ldm_plugin_study.bench.gauge import flops, memory
 from ldm_plugin_study.bench.gauge.cases import Case, cases
@@ -37,6 +39,24 @@ class Measured:
     def subject(self) -> Subject:
         """Its parts, not yet made."""
         return Subject(self.recipe, self.info, self.catalog, self.device, batch=self.batch, weights=self.weights)
+
+
+def threads(device: torch.device, number: int | None, *, cpu_time: bool) -> AbstractContextManager[None]:
+    """A context in which torch has `number` threads (None: its own choice), or one for `cpu_time`. Raises ConfigError
+    at once for `cpu_time` on a GPU or with more threads."""
+    if cpu_time and (device.type != "cpu" or number not in (None, 1)):
+        raise ConfigError("cpu_time: it is the time of one thread on a CPU; give `device=cpu`, and no other threads")
+    return _threads(number or (1 if cpu_time else None))
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def measure(what: Measured, choice: Choice, say: Callable[[str], None] = lambda line: None) -> Document:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import shlex
+from collections.abc import Sequence
 from itertools import product
+from statistics import median
 from typing import Any
 
 import attrs
 
+from ldm_core import storage
 from ldm_core.config.structure import unstructure
 from ldm_core.errors import ConfigError, clean
 
@@ -38,9 +42,8 @@ class Cell:
 
     def line(self, run: str) -> str:
         """The command that samples so, to be pasted."""
-        interval = [] if self.interval is None else [f"guidance.interval='{self.settings[2].partition('=')[2]}'"]
-        words = ["ldm-run sample", run, "--sampler", self.sampler, "--steps", str(self.steps)]
-        return " ".join([*words, f"guidance.scale={self.scale:g}", *interval])
+        words = ["ldm-run", "sample", storage.shown(run), "--sampler", self.sampler, "--steps", str(self.steps)]
+        return shlex.join([*words, *self.settings[1:]])
 
 
 def grid(
@@ -65,24 +68,33 @@ def interval_of(text: str) -> tuple[float, float] | None:
     return low, high
 
 
-def _numbers(texts: Sequence[str], name: str) -> Iterator[float]:
-    for text in (part for each in texts for part in each.split(",") if part.strip()):
+def _numbers(texts: Sequence[str], name: str, fix: str) -> list[float]:
+    """The numbers between commas, at least one; :class:`ConfigError` with the `fix` for others, inf and nan."""
+    found = []
+    for text in (part.strip() for each in texts for part in each.split(",") if part.strip()):
         try:
-            yield float(text)
+            number = float(text)
         except ValueError:
-            raise ConfigError(f"{name}: '{clean(text, 40)}' is no number; give numbers with commas between") from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise ConfigError(f"{name}: '{clean(text, 40)}' is no number; {fix}")
+        found.append(number)
+    if not found:
+        raise ConfigError(f"{name}: none; {fix}")
+    return found
 
 
 def scales_of(texts: Sequence[str]) -> list[float]:
     """Read ``1,2,4`` as scales."""
-    return list(_numbers(texts, "scales"))
+    return _numbers(texts, "scales", "give numbers with commas between, such as 1,2.5")
 
 
-def steps_of(texts: Sequence[str]) -> list[int]:
-    """Read ``5,10,20`` as steps; :class:`ConfigError` for fractions and numbers below 1."""
-    found = list(_numbers(texts, "steps"))
+def steps_of(texts: Sequence[str], name: str = "steps") -> list[int]:
+    """Read ``5,10,20`` as steps; :class:`ConfigError` with the option's `name` for fractions and numbers below 1."""
+    fix = "give whole numbers from 1, such as 5,10"
+    found = _numbers(texts, name, fix)
     if wrong := [n for n in found if n < 1 or n != int(n)]:
-        raise ConfigError(f"steps: {wrong[0]:g} is no number of steps")
+        raise ConfigError(f"{name}: {wrong[0]:g} is no number of steps; {fix}")
     return list(map(int, found))
 
 
@@ -102,8 +114,7 @@ class Result:
     @property
     def time(self) -> float:
         """The middle round's seconds an image."""
-        ordered = sorted(self.seconds)
-        return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+        return median(self.seconds)
 
     def plain(self) -> dict[str, Any]:
         """Plain values with the rate."""

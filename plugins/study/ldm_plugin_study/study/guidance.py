@@ -99,24 +99,28 @@ def _study(options: GuidanceOptions, folder: str) -> Study:
     from ldm_core.cli.output import say
     from ldm_core.errors import ConfigError
     from ldm_core.model.fill import device_named
+    from ldm_plugin_study.bench.measure import threads
     from ldm_plugin_study.bench.source import source
     from ldm_plugin_study.study.cells import Result, with_front
     from ldm_plugin_study.study.writing import Study
 
     tell: Tell = (lambda line: None) if options.quiet else (lambda line: say(f"study: {line}", err=True))
-    what = source(options.run, (), (), device_named(options.device), options.batch)
+    device = device_named(options.device)
+    timing = threads(device, None, cpu_time=options.cpu_time)
+    what = source(options.run, (), (), device, options.batch)
     if not what.weights:
         raise ConfigError(f"{storage.shown(options.run)}: its model is not trained to its end; go on with it first")
     cells = _cells(options, what)
     figures = _figures(_question(options), cells, folder, tell)
-    taken, machine = _seconds(options, what, cells, tell)
+    with timing:
+        taken, machine = _seconds(options, what, cells, tell)
     results = [
         Result(cell=cell, quality=f.value, low=f.low, high=f.high, seconds=taken[cell], images=options.images)
         for cell, f in figures.items()
     ]
-    one = figures[cells[0]]
-    front = tuple(with_front(results, higher=one.higher))
-    return Study(run=options.run, results=front, figure=one, machine=machine, times=options.time)
+    ordered = tuple(with_front(results, higher=figures[cells[0]].higher))
+    fastest = figures[ordered[0].cell]
+    return Study(run=options.run, results=ordered, figure=fastest, machine=machine, times=options.time)
 
 
 def _figures(question: Question, cells: Sequence[Cell], folder: str, tell: Tell) -> dict[Cell, Figure]:
@@ -137,22 +141,14 @@ def _seconds(
     options: GuidanceOptions, what: Measured, cells: Sequence[Cell], tell: Tell
 ) -> tuple[Mapping[Cell, tuple[float, ...]], str]:
     """The seconds an image of every cell, and the machine in words."""
-    import torch
-
     from ldm_plugin_study.bench.result.choice import Choice
     from ldm_plugin_study.bench.result.machine import machine
     from ldm_plugin_study.bench.result.table import machine_in_words
     from ldm_plugin_study.study import speed
 
     choice = Choice(rounds=options.rounds, least=0.0, clock="processor" if options.cpu_time else "wall")
-    threads = torch.get_num_threads()
-    try:
-        if options.cpu_time:
-            torch.set_num_threads(1)
-        taken = speed.seconds(what, cells, choice, tell)
-        return taken, f"{machine_in_words(machine(what.device))}, {choice.clock} time"
-    finally:
-        torch.set_num_threads(threads)
+    taken = speed.seconds(what, cells, choice, tell)
+    return taken, f"{machine_in_words(machine(what.device))}, {choice.clock} time"
 
 
 def _cells(options: GuidanceOptions, what: Measured) -> list[Cell]:

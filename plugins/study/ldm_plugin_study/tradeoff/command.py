@@ -167,6 +167,8 @@ def _plan(options: TradeoffOptions) -> Plan:
         raise ConfigError("minutes: steps are given too; give one of them")
     stages = plan.stages_of(cells.first_stage)
     settings, measures = plan.divided(options.settings, measure.names)
+    usual = "5,10" if quick else "10,20,50,100"
+    sample_steps = usual if cells.sample_steps is None else cells.sample_steps
     return plan.Plan(
         folder=options.out,
         cells=plan.cells_of(cells.cells, stages, catalog),
@@ -178,7 +180,7 @@ def _plan(options: TradeoffOptions) -> Plan:
         minutes=cells.minutes or 0.0,
         stage_steps=cells.stage_steps or (50 if quick else 0),
         times=plan.shares_of(cells.times or ("0.5,1" if quick else "0.25,0.5,1")),
-        sample_steps=tuple(sorted(set(steps_of([cells.sample_steps or ("5,10" if quick else "10,20,50,100")])))),
+        sample_steps=tuple(sorted(set(steps_of([sample_steps], "sample_steps")))),
         **measure.of_plan(64 if quick else 1000),
         measures=measures,
     )

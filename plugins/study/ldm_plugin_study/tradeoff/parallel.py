@@ -19,6 +19,7 @@ from types import FrameType
 import attrs
 
 from ldm_core.errors import ConfigError, Interrupted
+from ldm_plugin_study.bench.result.machine import cores
 from ldm_plugin_study.tradeoff import work
 
 _LEFT = 60.0  # seconds for a process that was asked to leave
@@ -32,7 +33,7 @@ def environment(device: str, jobs: int) -> dict[str, str]:
     own = dict(os.environ)
     if kind == "cpu":
         own["CUDA_VISIBLE_DEVICES"] = ""
-        own.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // jobs)))
+        own.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
     elif number:
         seen = [each for each in own.get("CUDA_VISIBLE_DEVICES", "").split(",") if each]
         if seen and int(number) >= len(seen):
@@ -41,11 +42,16 @@ def environment(device: str, jobs: int) -> dict[str, str]:
     return own
 
 
+def environments(devices: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The environments of processes on all of `devices` at once; :class:`ConfigError` for what is no device."""
+    return {device: environment(device, len(devices)) for device in devices}
+
+
 def run(jobs: Sequence[work.Job], devices: Sequence[str], say: work.Tell) -> None:
     """Do all jobs, one at a time on each of `devices`. After a mistake no further one begins; ConfigError with all of
     them at the end. Interrupted when asked to stop: the processes are asked to leave, after their checkpoints."""
     waiting, free = deque(jobs), deque(devices)
-    environments = {device: environment(device, len(devices)) for device in devices}
+    own = environments(devices)
     problems: list[str] = []
     with tempfile.TemporaryDirectory(prefix="ldm-study-") as folder, _stopping() as running:
         while running or (waiting and not problems):
@@ -53,7 +59,7 @@ def run(jobs: Sequence[work.Job], devices: Sequence[str], say: work.Tell) -> Non
                 job, device = waiting.popleft(), free.popleft()
                 place = str(Path(folder, f"{job.cell}.json"))
                 say(f"{job.cell}: begins on {device}")
-                running[_start(attrs.evolve(job, problems=place), environments[device])] = (job.cell, device, place)
+                running[_start(attrs.evolve(job, problems=place), own[device])] = (job.cell, device, place)
             time.sleep(0.1)
             for process in [each for each in running if each.poll() is not None]:
                 cell, device, place = running.pop(process)

@@ -18,8 +18,14 @@ from ldm_core.recipe import keys, shipped
 
 PIXELS = "f1"
 """The cell without a first stage."""
-OWN = ("trainer.steps", "trainer.schedule", "first_stage_trainer.steps", "first_stage", "denoiser.channels")
-"""Settings in the hands of the study itself."""
+OWN = {
+    "trainer.steps": "give `steps` or `minutes` (of efficiency: `epochs`)",
+    "trainer.schedule": "it is constant here",
+    "first_stage_trainer.steps": "give `stage_steps`",
+    "first_stage": "give `cells` or `first_stage`",
+    "denoiser.channels": "give `parameters`",
+}
+"""Settings in the hands of the study itself, and what to do in their place."""
 OF_MEASURES = ("against", "pictures", "training")
 """First words of settings for ``evaluate``, beside the names of metrics."""
 
@@ -73,7 +79,11 @@ def cells_of(text: str, stages: Mapping[str, str], catalog: Catalog) -> tuple[st
     ]
     if PIXELS in stages:
         problems.append(f"first_stage: {PIXELS} is the cell without one; give the trained one another name")
-    problems += [f"first_stage: '{clean(name, 40)}' is none of the cells" for name in stages if name not in names]
+    problems += [
+        f"first_stage: '{clean(name, 40)}' is none of the cells; add it to `cells`"
+        for name in stages
+        if name not in names
+    ]
     if problems or not names:
         raise ConfigError(problems or ["cells: none; give some, such as f1,kl_f4,vq_f4"])
     return names
@@ -106,8 +116,8 @@ def divided(settings: Sequence[str], metrics: str) -> tuple[tuple[str, ...], tup
     words = {*OF_MEASURES, *(name.strip().partition(":")[0] for name in metrics.split(","))}
     recipe = [line for line in settings if line.partition("=")[0].partition(".")[0].strip() not in words]
     for line in recipe:
-        if line.partition("=")[0].strip() in OWN:
-            raise ConfigError(f"{line.partition('=')[0].strip()}: is set by the study itself, by an option of it")
+        if (key := line.partition("=")[0].strip()) in OWN:
+            raise ConfigError(f"{key}: is set by the study itself; {OWN[key]}")
     return tuple(recipe), tuple(line for line in settings if line not in recipe)
 
 

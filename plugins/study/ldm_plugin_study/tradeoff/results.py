@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import attrs
@@ -41,8 +42,7 @@ class CellResult:
 
     def rate(self, steps: int) -> float:
         """Images a second at so many steps of the sampler, of the middle round."""
-        ordered = sorted(self.image_seconds[steps])
-        return 2 / (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2])
+        return 1 / median(self.image_seconds[steps])
 
     @property
     def training_rate(self) -> float:

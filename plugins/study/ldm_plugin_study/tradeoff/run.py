@@ -36,7 +36,8 @@ from ldm_plugin_study.tradeoff.results import CellResult, Point, Results
 
 def run(plan: Plan, devices: Sequence[str], catalog: Catalog, say: work.Tell, *, batch: int, rounds: int) -> Results:
     """Do the study, or the rest of it; `devices`: one process for each, none: all in this one. Raises LDMErrors,
-    for mistakes in any cell's recipe before the first one begins."""
+    for mistakes in the devices and in any cell's recipe before the first one begins."""
+    parallel.environments(devices)
     recipes = {cell: _recipe(plan, cell, catalog) for cell in plan.cells}
     _hold_metrics(plan, next(iter(recipes.values())), catalog)
     if not plan.steps:

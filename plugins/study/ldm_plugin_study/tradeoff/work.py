@@ -99,25 +99,27 @@ def questions(plan: Plan, cell: str) -> list[tuple[quality.Question, Sampling, s
     found = []
     kept = marks(plan, cell)
     for steps in kept:
-        for number in plan.sample_steps:
-            found.append(_question(plan, cell, steps, Sampling(steps=number)))
-    if plan.reconstruction and cell != PIXELS:
-        found.append(_question(plan, cell, kept[-1], Sampling(steps=None)))
+        weights = artifacts.sha256(plan.place(cell, MARKS, str(steps), artifacts.MODEL_FILE))
+        asked = [Sampling(steps=number) for number in plan.sample_steps]
+        if steps == kept[-1] and plan.reconstruction and cell != PIXELS:
+            asked.append(Sampling(steps=None))
+        found += [_question(plan, cell, steps, weights, sampling) for sampling in asked]
     return found
 
 
-def _question(plan: Plan, cell: str, steps: int, sampling: Sampling) -> tuple[quality.Question, Sampling, str]:
-    run = plan.place(cell, MARKS, str(steps))
+def _question(
+    plan: Plan, cell: str, steps: int, weights: str, sampling: Sampling
+) -> tuple[quality.Question, Sampling, str]:
     own = plan.reconstruction if sampling.steps is None else plan.metrics
     more = ("--against", plan.against or "run", "--quiet")
     question = quality.Question(
-        run=run,
+        run=plan.place(cell, MARKS, str(steps)),
         metrics=own,
         value=plan.value if sampling.steps is not None else "",
         images=plan.images,
         more=(*more, "--bootstrap", str(plan.bootstrap)) if plan.bootstrap else more,
         settings=tuple(settings_of(plan, own, OF_MEASURES)),
-        weights=artifacts.sha256(storage.join(run, artifacts.MODEL_FILE)),
+        weights=weights,
     )
     return question, sampling, plan.place(cell, MEASURED, f"{steps}-{sampling.name}")
 

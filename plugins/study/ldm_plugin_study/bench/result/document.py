@@ -76,8 +76,8 @@ class Peak:
 
 @attrs.frozen(kw_only=True)
 class Row:
-    """One component at one precision. `seconds`, one a round, and `flops` are those of one call on `amount` images, or
-    bytes for ``storage``."""
+    """One component at one precision. `seconds`, one a round, and `flops` are those of one part of a call, such as a
+    step of the sampler, on `amount` images, or bytes for ``storage``."""
 
     component: str
     precision: str

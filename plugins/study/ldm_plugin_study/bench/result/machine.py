@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,12 +29,17 @@ def machine(device: torch.device) -> Machine:
     return Machine(
         device=gpu.name if gpu else device.type,
         processor=_processor(facts),
-        cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+        cores=cores(),
         threads=torch.get_num_threads(),
         instructions=tuple(name for name in NAMED if name in flags),
         memory=memory(),
         device_memory=gpu.total_memory if gpu else 0,
     )
+
+
+def cores() -> int:
+    """The logical cores open to this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def software(distributions: Mapping[str, str]) -> Software:
