@@ -69,7 +69,9 @@ def interval_of(text: str) -> tuple[float, float] | None:
 
 
 def _numbers(texts: Sequence[str], name: str, fix: str) -> list[float]:
-    """The numbers between commas, at least one; :class:`ConfigError` with the `fix` for others, inf and nan."""
+    """The numbers between commas, one or more in a text; :class:`ConfigError` with the `fix` for inf, nan and words."""
+    if not all(each.strip(", ") for each in texts):
+        raise ConfigError(f"{name}: none; {fix}")
     found = []
     for text in (part.strip() for each in texts for part in each.split(",") if part.strip()):
         try:
@@ -79,8 +81,6 @@ def _numbers(texts: Sequence[str], name: str, fix: str) -> list[float]:
         if not math.isfinite(number):
             raise ConfigError(f"{name}: '{clean(text, 40)}' is no number; {fix}")
         found.append(number)
-    if not found:
-        raise ConfigError(f"{name}: none; {fix}")
     return found
 
 

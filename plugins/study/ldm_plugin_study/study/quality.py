@@ -67,6 +67,21 @@ class Figure:
     """The same measure between two halves of the reference, where there is one."""
     line: str = ""
 
+    @property
+    def better(self) -> str:
+        """``higher`` or ``lower``."""
+        return "higher" if self.higher else "lower"
+
+    @property
+    def head(self) -> str:
+        """What is measured, in words."""
+        floor = "" if self.floor is None else f"; halves of the reference: {self.floor:.4g}"
+        return f"{self.name} ({self.label}), {self.better} is better{floor}"
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values of what is measured."""
+        return {"name": self.name, "label": self.label, "higher_is_better": self.higher, "floor": self.floor}
+
 
 def finished(question: Question, cell: Sampled, folder: str) -> bool:
     """Tell if a cell was evaluated with the same arguments and weights."""

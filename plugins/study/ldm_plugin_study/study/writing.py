@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +9,7 @@ import attrs
 
 from ldm_core import storage
 from ldm_plugin_study.bench.result.table import aligned, duration
+from ldm_plugin_study.study import files
 from ldm_plugin_study.study.cells import Result, best_within
 from ldm_plugin_study.study.quality import Figure
 
@@ -44,12 +42,7 @@ class Study:
         """Plain values."""
         return {
             "run": storage.shown(self.run),
-            "quality": {
-                "name": self.figure.name,
-                "label": self.figure.label,
-                "higher_is_better": self.figure.higher,
-                "floor": self.figure.floor,
-            },
+            "quality": self.figure.plain(),
             "protocol": self.figure.line,
             "machine": self.machine,
             "cells": [r.plain() for r in self.results],
@@ -62,16 +55,9 @@ class Study:
 
 def write(study: Study, folder: str) -> list[str]:
     """Write all files to `folder`; their URLs."""
-    texts: dict[str, str | bytes] = {
-        "csv": _csv(study),
-        "md": "\n".join(markdown(study)) + "\n",
-        "json": json.dumps(study.plain(), indent=2) + "\n",
-        **_pictures(study),
-    }
-    urls = {ending: storage.join(folder, f"{NAME}.{ending}") for ending in texts}
-    for ending, content in texts.items():
-        storage.atomic_write(urls[ending], content)
-    return list(urls.values())
+    return files.write(
+        folder, NAME, csv=_csv(study), markdown=markdown(study), plain=study.plain(), canvas=_picture(study)
+    )
 
 
 def _cells(study: Study) -> list[tuple[str, ...]]:
@@ -91,9 +77,7 @@ def _cells(study: Study) -> list[tuple[str, ...]]:
 
 
 def _head(study: Study) -> str:
-    one = study.figure
-    floor = "" if one.floor is None else f"; halves of the reference: {one.floor:.4g}"
-    return f"{one.name} ({one.label}), {'higher' if one.higher else 'lower'} is better{floor}; {study.machine}"
+    return f"{study.figure.head}; {study.machine}"
 
 
 def lines(study: Study) -> list[str]:
@@ -108,10 +92,7 @@ def lines(study: Study) -> list[str]:
 
 def markdown(study: Study) -> list[str]:
     """The table and the best settings as Markdown."""
-    head, *rows = _cells(study)
-    out = [f"{_head(study)}.", ""]
-    out += [f"| {' | '.join(head).lower()} |", "|" + "---|" * len(head)]
-    out += [f"| {' | '.join(row)} |" for row in rows]
+    out = [f"{_head(study)}.", "", *files.markdown_table(_cells(study))]
     out += ["", f"![Quality over time]({NAME}.svg)", "", "The best setting for a time:", ""]
     for limit, found in study.choices():
         said = f"`{found.cell.line(study.run)}`" if found else "none is so fast"
@@ -119,26 +100,17 @@ def markdown(study: Study) -> list[str]:
     return [*out, "", f"Protocol of the fastest cell: {study.figure.line}"]
 
 
-def _csv(study: Study) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+def _csv(study: Study) -> Iterator[Sequence[object]]:
     head = ("sampler", "steps", "scale", "interval_low", "interval_high", study.figure.name, "low", "high")
-    writer.writerow([*head, "seconds_per_image", "images_per_second", "images", "front"])
+    yield [*head, "seconds_per_image", "images_per_second", "images", "front"]
     for r in study.results:
-        interval: Sequence[float | str] = r.cell.interval or ("", "")
-        bounds = ["" if r.low is None else r.low, "" if r.high is None else r.high]
-        own = [r.cell.sampler, r.cell.steps, r.cell.scale, *interval, r.quality, *bounds]
-        writer.writerow([*own, r.time, 1 / r.time, r.images, int(r.front)])
-    return out.getvalue()
+        own = [r.cell.sampler, r.cell.steps, r.cell.scale, *(r.cell.interval or (None, None))]
+        yield [*own, r.quality, r.low, r.high, r.time, 1 / r.time, r.images, int(r.front)]
 
 
-def _pictures(study: Study) -> dict[str, bytes]:
+def _picture(study: Study) -> Any:
     """Quality over time, a line for each sampler, scale and interval, and the front below them."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
-
-    canvas = Canvas(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(canvas)
+    canvas = files.canvas(8, 5)
     axes = canvas.subplots()
     groups: dict[str, list[Result]] = {}
     for r in study.results:
@@ -163,9 +135,9 @@ def _pictures(study: Study) -> dict[str, bytes]:
         axes.annotate(str(r.cell.steps), (r.time, r.quality), textcoords="offset points", xytext=(4, 4), fontsize=7)
     axes.set_xscale("log")
     axes.set_xlabel("seconds an image (numbers: steps)")
-    axes.set_ylabel(f"{study.figure.name}, {'higher' if study.figure.higher else 'lower'} is better")
+    axes.set_ylabel(f"{study.figure.name}, {study.figure.better} is better")
     axes.legend(fontsize=7)
-    return saved(canvas)
+    return canvas
 
 
 def _bars(results: Sequence[Result]) -> list[list[float]] | None:
@@ -174,13 +146,3 @@ def _bars(results: Sequence[Result]) -> list[list[float]] | None:
         return None
     below = [max(0.0, r.quality - (r.quality if r.low is None else r.low)) for r in results]
     return [below, [max(0.0, (r.quality if r.high is None else r.high) - r.quality) for r in results]]
-
-
-def saved(canvas: Any) -> dict[str, bytes]:
-    """A plot as PNG and SVG, by ending."""
-    out = {}
-    for ending in ("png", "svg"):
-        file = io.BytesIO()
-        canvas.savefig(file, format=ending, dpi=120)
-        out[ending] = file.getvalue()
-    return out

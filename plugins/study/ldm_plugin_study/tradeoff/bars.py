@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from ldm_core import storage
 from ldm_plugin_study.bench.result.table import aligned, amount
-from ldm_plugin_study.study.writing import saved
+from ldm_plugin_study.study import files
 from ldm_plugin_study.tradeoff.results import CellResult, Results, names_of
 
 NAME = "efficiency"
@@ -41,16 +37,7 @@ class Efficiency:
 
 def write(made: Efficiency, folder: str) -> list[str]:
     """Write all files to `folder`; their URLs."""
-    texts: dict[str, str | bytes] = {
-        "csv": _csv(made),
-        "md": "\n".join(markdown(made)) + "\n",
-        "json": json.dumps(made.plain(), indent=2) + "\n",
-        **_pictures(made),
-    }
-    urls = {ending: storage.join(folder, f"{NAME}.{ending}") for ending in texts}
-    for ending, content in texts.items():
-        storage.atomic_write(urls[ending], content)
-    return list(urls.values())
+    return files.write(folder, NAME, csv=_csv(made), markdown=markdown(made), plain=made.plain(), canvas=_picture(made))
 
 
 def lines(made: Efficiency) -> list[str]:
@@ -60,19 +47,14 @@ def lines(made: Efficiency) -> list[str]:
 
 def markdown(made: Efficiency) -> list[str]:
     """The table as Markdown."""
-    head, *rows = _cells(made)
-    out = [" ".join(f"{line}." for line in _head(made)), ""]
-    out += [f"| {' | '.join(head).lower()} |", "|" + "---|" * len(head)]
-    out += [f"| {' | '.join(row)} |" for row in rows]
+    out = [" ".join(f"{line}." for line in _head(made)), "", *files.markdown_table(_cells(made))]
     return [*out, "", f"![Speed and quality]({NAME}.svg)", "", f"Protocol: {made.results.figure.line}"]
 
 
 def _head(made: Efficiency) -> list[str]:
-    one, steps = made.results.figure, made.results.cells[0].points[0].steps
-    better = "higher" if one.higher else "lower"
-    floor = "" if one.floor is None else f"; halves of the reference: {one.floor:.4g}"
+    steps = made.results.cells[0].points[0].steps
     about = f"{made.epochs:g} epochs, {made.results.budget}, {steps} steps of the sampler"
-    return [f"{one.name} ({one.label}), {better} is better{floor}", about, made.results.machine]
+    return [made.results.figure.head, about, made.results.machine]
 
 
 def _cells(made: Efficiency) -> list[tuple[str, ...]]:
@@ -88,36 +70,29 @@ def _cells(made: Efficiency) -> list[tuple[str, ...]]:
     return rows
 
 
-def _csv(made: Efficiency) -> str:
-    out, names = io.StringIO(), names_of(made.results.cells)
-    writer = csv.writer(out, lineterminator="\n")
+def _csv(made: Efficiency) -> Iterator[Sequence[object]]:
+    names = names_of(made.results.cells)
     head = ("cell", "factor", "parameters", "training_images_per_second", "sampling_images_per_second", "decode_bytes")
-    writer.writerow([*head, *names, made.results.figure.name, "low", "high"])
+    yield [*head, *names, made.results.figure.name, "low", "high"]
     for cell in made.results.cells:
-        size, p = made.memory[cell.name], cell.points[0]
+        p = cell.points[0]
         own = [cell.name, cell.factor, cell.parameters, cell.training_rate, made.rate(cell)]
-        values = [cell.reconstruction.get(name, "") for name in names]
-        bounds = ["" if bound is None else bound for bound in (p.low, p.high)]
-        writer.writerow([*own, "" if size is None else size, *values, p.quality, *bounds])
-    return out.getvalue()
+        values = [cell.reconstruction.get(name) for name in names]
+        yield [*own, made.memory[cell.name], *values, p.quality, p.low, p.high]
 
 
-def _pictures(made: Efficiency) -> dict[str, bytes]:
+def _picture(made: Efficiency) -> Any:
     """Bars of speed in training and sampling, of memory and of quality."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
-
-    canvas = Canvas(figsize=(14, 4), layout="constrained")
-    FigureCanvasAgg(canvas)
+    canvas = files.canvas(14, 4)
     cells, one = made.results.cells, made.results.figure
     panels: dict[str, list[float]] = {
         "training, images/s": [cell.training_rate for cell in cells],
         "sampling, images/s": [made.rate(cell) for cell in cells],
         "memory of decoding, MB": [(made.memory[cell.name] or 0) / 1e6 for cell in cells],
-        f"{one.name}, {'higher' if one.higher else 'lower'} is better": [cell.points[0].quality for cell in cells],
+        f"{one.name}, {one.better} is better": [cell.points[0].quality for cell in cells],
     }
     for axes, (title, values) in zip(canvas.subplots(1, len(panels)), panels.items(), strict=True):
         axes.bar(range(len(cells)), values, color="0.4")
         axes.set_xticks(range(len(cells)), [cell.name for cell in cells], rotation=45, ha="right")
         axes.set_title(title, fontsize=9)
-    return saved(canvas)
+    return canvas

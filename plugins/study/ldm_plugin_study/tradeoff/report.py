@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ldm_core import storage
 from ldm_plugin_study.bench.result.table import aligned, amount
-from ldm_plugin_study.study.writing import saved
+from ldm_plugin_study.study import files
 from ldm_plugin_study.tradeoff.results import CellResult, Point, Results, names_of
 
 NAME = "tradeoff"
@@ -19,16 +16,8 @@ NAME = "tradeoff"
 
 def write(results: Results, folder: str) -> list[str]:
     """Write all files to `folder`; their URLs."""
-    texts: dict[str, str | bytes] = {
-        "csv": _csv(results),
-        "md": "\n".join(markdown(results)) + "\n",
-        "json": json.dumps(results.plain(), indent=2) + "\n",
-        **_pictures(results),
-    }
-    urls = {ending: storage.join(folder, f"{NAME}.{ending}") for ending in texts}
-    for ending, content in texts.items():
-        storage.atomic_write(urls[ending], content)
-    return list(urls.values())
+    plain, picture = results.plain(), _picture(results)
+    return files.write(folder, NAME, csv=_csv(results), markdown=markdown(results), plain=plain, canvas=picture)
 
 
 def lines(results: Results) -> list[str]:
@@ -39,18 +28,14 @@ def lines(results: Results) -> list[str]:
 def markdown(results: Results) -> list[str]:
     """The tables as Markdown."""
     out = [" ".join(f"{line}." for line in _head(results)), ""]
-    for head, *rows in (_cells(results), _points(results)):
-        out += [f"| {' | '.join(head).lower()} |", "|" + "---|" * len(head)]
-        out += [*(f"| {' | '.join(row)} |" for row in rows), ""]
+    for rows in (_cells(results), _points(results)):
+        out += [*files.markdown_table(rows), ""]
     out += [f"* {line}" for line in _said(results)]
     return [*out, "", f"![Quality over time and speed]({NAME}.svg)", "", f"Protocol: {results.figure.line}"]
 
 
 def _head(results: Results) -> list[str]:
-    one = results.figure
-    floor = "" if one.floor is None else f"; halves of the reference: {one.floor:.4g}"
-    better = "higher" if one.higher else "lower"
-    return [f"{one.name} ({one.label}), {better} is better{floor}", results.budget, results.machine]
+    return [results.figure.head, results.budget, results.machine]
 
 
 def _cells(results: Results) -> list[tuple[str, ...]]:
@@ -89,28 +74,21 @@ def _said(results: Results) -> list[str]:
     return out
 
 
-def _csv(results: Results) -> str:
-    out, names = io.StringIO(), names_of(results.cells)
-    writer = csv.writer(out, lineterminator="\n")
+def _csv(results: Results) -> Iterator[Sequence[object]]:
+    names = names_of(results.cells)
     head = ("cell", "factor", "first_stage", "parameters", "training_images_per_second", "trained_steps", "minutes")
-    writer.writerow([*head, "sampler_steps", "images_per_second", results.figure.name, "low", "high", *names])
+    yield [*head, "sampler_steps", "images_per_second", results.figure.name, "low", "high", *names]
     for cell in results.cells:
         own = [cell.name, cell.factor, storage.shown(cell.given), cell.parameters, cell.training_rate]
-        values = [cell.reconstruction.get(name, "") for name in names]
+        values = [cell.reconstruction.get(name) for name in names]
         for p in cell.points:
-            bounds = ["" if p.low is None else p.low, "" if p.high is None else p.high]
-            row = [p.trained, cell.minutes(p), p.steps, cell.rate(p.steps), p.quality]
-            writer.writerow([*own, *row, *bounds, *values])
-    return out.getvalue()
+            row = [p.trained, cell.minutes(p), p.steps, cell.rate(p.steps), p.quality, p.low, p.high]
+            yield [*own, *row, *values]
 
 
-def _pictures(results: Results) -> dict[str, bytes]:
+def _picture(results: Results) -> Any:
     """Quality over the training's time, over the sampling's speed, and beside reconstruction."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
-
-    canvas = Canvas(figsize=(15, 4.6), layout="constrained")
-    FigureCanvasAgg(canvas)
+    canvas = files.canvas(15, 4.6)
     over_time, over_speed, beside = canvas.subplots(1, 3)
     for cell in results.cells:
         most = cell.last[-1].steps
@@ -124,12 +102,12 @@ def _pictures(results: Results) -> dict[str, bytes]:
     over_speed.set_xlabel("images a second after the whole training (numbers: steps of the sampler)")
     over_speed.set_xscale("log")
     for axes in (over_time, over_speed):
-        axes.set_ylabel(f"{results.figure.name}, {'higher' if results.figure.higher else 'lower'} is better")
+        axes.set_ylabel(f"{results.figure.name}, {results.figure.better} is better")
         if results.figure.floor is not None:
             axes.axhline(results.figure.floor, color="0.5", linestyle=":", label="halves of the reference")
         axes.legend(fontsize=7)
     _beside(beside, results)
-    return saved(canvas)
+    return canvas
 
 
 def _line(axes: Any, cell: CellResult, points: Sequence[Point], place: Callable[[Point], float]) -> None:

@@ -100,12 +100,7 @@ class Results:
     def plain(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "quality": {
-                "name": self.figure.name,
-                "label": self.figure.label,
-                "higher_is_better": self.figure.higher,
-                "floor": self.figure.floor,
-            },
+            "quality": self.figure.plain(),
             "protocol": self.figure.line,
             "budget": self.budget,
             "machine": self.machine,
