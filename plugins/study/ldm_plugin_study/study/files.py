@@ -64,8 +64,15 @@ def markdown_table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return [*lines, *(f"| {' | '.join(row)} |" for row in others)]
 
 
-def tell(told: MutableMapping[str, Any], urls: Sequence[str], plain: Mapping[str, Any], lines: Iterable[str]) -> None:
-    """End a study's command: its document for ``--json`` in `told`, and `lines` and the files for a reader."""
+def finish(
+    told: MutableMapping[str, Any],
+    plain: Mapping[str, Any],
+    lines: Iterable[str],
+    urls: Sequence[str],
+    *,
+    as_json: bool,
+) -> None:
+    """End a study's command: its document is put into `told`; without `as_json` a reader gets `lines` and the files."""
     told.update(status="done", files=urls, **plain)
-    for line in [*lines, "", *map(storage.shown, urls)]:
+    for line in [] if as_json else [*lines, "", *map(storage.shown, urls)]:
         say(line, longest=400)

@@ -80,17 +80,14 @@ def guidance(options: GuidanceOptions) -> int:
     name the best setting for a time. Cells that are done are kept: the same command goes on, and one with more
     settings adds to them. Writes guidance.csv, .md, .json, .png and .svg."""
     from ldm_core import storage
-    from ldm_core.cli.output import reporting, say, warnings_as_lines
-    from ldm_plugin_study.study import writing
+    from ldm_core.cli.output import reporting, warnings_as_lines
+    from ldm_plugin_study.study import files, writing
 
     with reporting(options.json) as told, warnings_as_lines(most=2):
         folder = options.out or storage.join(options.run, "study-guidance")
         made = _study(options, folder)
         urls = writing.write(made, folder)
-        told.update(status="done", files=urls, **made.plain())
-        if not options.json:
-            for line in [*writing.lines(made), "", *map(storage.shown, urls)]:
-                say(line, longest=400)
+        files.finish(told, made.plain(), writing.lines(made), urls, as_json=options.json)
     return 0
 
 

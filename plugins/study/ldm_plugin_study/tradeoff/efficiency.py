@@ -8,7 +8,7 @@ import attrs
 
 from ldm_core.cli import argument, command, option, together
 from ldm_core.cli.options import json_option, quiet_option
-from ldm_plugin_study.tradeoff.command import MeasureOptions, ModelOptions, devices_of
+from ldm_plugin_study.tradeoff.command import MeasureOptions, ModelOptions, RunOptions, StageOptions
 
 if TYPE_CHECKING:
     from ldm_core.catalog import Catalog
@@ -24,16 +24,7 @@ class EpochOptions:
         "f1,kl_f4,vq_f4,vq_f4_noattn", "First stages, and f1 for pixels.", metavar="NAME,NAME",
         otherwise="f1,kl_f4,vq_f4,vq_f4_noattn",
     )  # fmt: skip
-    first_stage: tuple[str, ...] = option(
-        (), "A cell's trained first stage; repeat for several.", metavar="CELL=RUN", otherwise="trained here"
-    )
-    parameters: int | None = option(
-        None, "Parameters of every denoiser.", metavar="N", minimum=1, otherwise="the recipe's, in the first cell"
-    )
     epochs: float = option(6.0, "Epochs of every denoiser's training.", metavar="N", above=0)
-    stage_steps: int | None = option(
-        None, "Steps of every first stage's training.", metavar="N", minimum=1, otherwise="the recipe's"
-    )
     sample_steps: int = option(100, "Steps of the sampler.", metavar="N", minimum=1)
 
 
@@ -46,11 +37,10 @@ class EfficiencyOptions:
         default=(),
     )  # fmt: skip
     of_cells: EpochOptions = together(EpochOptions, "Cells")
+    of_stages: StageOptions = together(StageOptions, "Cells")
     of_model: ModelOptions = together(ModelOptions, "Model")
     of_measure: MeasureOptions = together(MeasureOptions, "Quality and speed")
-    jobs: int | None = option(None, "Cells at once, in processes.", metavar="N", minimum=1, maximum=64, group="Run",
-                              otherwise="one, or one a device")  # fmt: skip
-    devices: str = option("", "Devices of these processes.", metavar="NAME,NAME", group="Run", otherwise="a GPU or cpu")
+    of_run: RunOptions = together(RunOptions, "Run")
     out: str = option("study-efficiency", "Folder of the study.", metavar="FOLDER", group="Output", completes="folder")
     json: bool = json_option()
     quiet: bool = quiet_option("No progress.")
@@ -67,14 +57,14 @@ def efficiency(options: EfficiencyOptions) -> int:
     """Compare first stages by images a second in training and sampling, memory of decoding, and quality after equal
     epochs, with denoisers of equal parameters (within 3 %). What is done is kept: the same command goes on, in a
     training too. Writes efficiency.csv, .md, .json, .png and .svg."""
-    from ldm_core import storage
     from ldm_core.cli.catalog import installed
     from ldm_core.cli.output import reporting, say, warnings_as_lines
+    from ldm_plugin_study.study import files
     from ldm_plugin_study.tradeoff import bars, run
 
     tell: Tell = (lambda line: None) if options.quiet else (lambda line: say(f"study: {line}", err=True))
     with reporting(options.json) as told, warnings_as_lines(most=2):
-        devices, catalog = devices_of(options.devices, options.jobs), installed()
+        devices, catalog = options.of_run.places(), installed()
         plan = _plan(options, catalog)
         plan = attrs.evolve(plan, steps=run.steps_of(plan, options.of_cells.epochs, catalog))
         batch, rounds = options.of_measure.batch, options.of_measure.rounds
@@ -83,18 +73,15 @@ def efficiency(options: EfficiencyOptions) -> int:
             results=results, epochs=options.of_cells.epochs, memory=run.memories(plan, devices, tell, batch=batch)
         )
         urls = bars.write(made, plan.folder)
-        told.update(status="done", files=urls, **made.plain())
-        if not options.json:
-            for line in [*bars.lines(made), "", *map(storage.shown, urls)]:
-                say(line, longest=400)
+        files.finish(told, made.plain(), bars.lines(made), urls, as_json=options.json)
     return 0
 
 
 def _plan(options: EfficiencyOptions, catalog: Catalog) -> Plan:
     from ldm_plugin_study.tradeoff import plan
 
-    cells = options.of_cells
-    stages = plan.stages_of(cells.first_stage)
+    cells, of_stages = options.of_cells, options.of_stages
+    stages = plan.stages_of(of_stages.first_stage)
     settings, measures = plan.divided(options.settings, options.of_measure.names)
     return plan.Plan(
         folder=options.out,
@@ -102,8 +89,8 @@ def _plan(options: EfficiencyOptions, catalog: Catalog) -> Plan:
         **attrs.asdict(options.of_model),
         settings=settings,
         stages=stages,
-        parameters=cells.parameters or 0,
-        stage_steps=cells.stage_steps or 0,
+        parameters=of_stages.parameters or 0,
+        stage_steps=of_stages.stage_steps or 0,
         sample_steps=(cells.sample_steps,),
         **options.of_measure.of_plan(),
         measures=measures,
