@@ -27,7 +27,16 @@ PAGES = {
 TEXT = "\n".join([README, *PAGES.values()])
 PARTS = [*sorted(ROOT.glob("plugins/*/README.md")), *sorted(ROOT.glob("conditioners/*/README.md"))]
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-LINES = list(dict.fromkeys(line.strip() for line in TEXT.splitlines() if line.startswith("    ldm-run ")))
+
+
+def commands(text: str) -> list[str]:
+    """The lines of `text` that call the command line, each once."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return list(dict.fromkeys(line.strip() for line in lines if line.startswith("    ldm-run ")))
+
+
+LINES = commands(TEXT)
+EVERY = list(dict.fromkeys([*LINES, *commands("\n".join(part.read_text(encoding="utf-8") for part in PARTS))]))
 TINY = [
     *("image_size=16", "dataset.scenes=16", "dataset.val_scenes=4", "sample.images=2"),
     *("first_stage_trainer.steps=1", "first_stage_trainer.images_per_step=4", "trainer.images_per_step=4"),
@@ -102,7 +111,7 @@ def test_the_first_block_samples_a_run(folder: Path, ran: list[Ended]) -> None:
         assert picture.size == (16, 16)
 
 
-@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("line", EVERY)
 def test_commands_have_options_that_exist(line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     named = words[0] in Catalog.discover().names("command")

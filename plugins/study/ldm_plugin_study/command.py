@@ -16,7 +16,7 @@ class Studies(click.Group):
 
     examples = (
         "ldm-run study guidance runs/demo --metrics kid kid.network=inception",
-        "ldm-run study tradeoff --data photos/ --metrics fid --minutes 60",
+        "ldm-run study tradeoff --data photos/ --metrics kid --minutes 60",
     )
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

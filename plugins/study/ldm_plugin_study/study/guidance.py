@@ -71,8 +71,8 @@ class GuidanceOptions:
 @command(
     GuidanceOptions,
     examples=[
-        "ldm-run study guidance runs/demo --metrics kid --images 500 kid.network=tf_efficientnet_lite0",
-        "ldm-run study guidance runs/demo --metrics fid --scales 1,2,4 --interval always --interval 0.3,5",
+        "ldm-run study guidance runs/demo --metrics kid --images 1000 kid.network=tf_efficientnet_lite0",
+        "ldm-run study guidance runs/demo --metrics kid --scales 1,2,4 --interval always --interval 0.3,5",
     ],
 )
 def guidance(options: GuidanceOptions) -> int:

@@ -143,7 +143,7 @@ class TradeoffOptions:
     TradeoffOptions,
     examples=[
         "ldm-run study tradeoff --cells f1,kl_f4,vq_f4 --metrics kid --minutes 10 kid.network=tf_efficientnet_lite0",
-        "ldm-run study tradeoff --cells kl_f4,kl_f8 --first-stage kl_f4=runs/kl --metrics fd --devices cuda:0,cuda:1",
+        "ldm-run study tradeoff --cells kl_f4,kl_f8 --first-stage kl_f4=runs/kl --metrics kid --devices cuda:0,cuda:1",
     ],
 )
 def tradeoff(options: TradeoffOptions) -> int:

@@ -50,7 +50,7 @@ class EfficiencyOptions:
     EfficiencyOptions,
     examples=[
         "ldm-run study efficiency --metrics kid --epochs 6 kid.network=tf_efficientnet_lite0",
-        "ldm-run study efficiency --cells f1,vq_f4 --first-stage vq_f4=runs/vq --metrics fid --devices cuda:0,cuda:1",
+        "ldm-run study efficiency --cells f1,vq_f4 --first-stage vq_f4=runs/vq --metrics kid --devices cuda:0,cuda:1",
     ],
 )
 def efficiency(options: EfficiencyOptions) -> int:
