@@ -263,5 +263,6 @@ def test_several_processes_share_ones_own_data(tmp_path: Path) -> None:
     """As under torchrun: each process calls `train` with its own copy of equal data."""
     script = tmp_path / "main.py"
     script.write_text(PROGRAM.format(out=str(tmp_path / "run")))
-    assert on_ranks(script, paths=[str(Path(__file__).parent)]).split() == ["True", "True"]
+    said = on_ranks(script, paths=[str(Path(__file__).parent)])
+    assert "".join(said.split()) == "TrueTrue"  # of two processes: a line may stand within the other's
     assert ldm_core.Run.open(tmp_path / "run").metrics("denoiser")[-1]["step"] == 3

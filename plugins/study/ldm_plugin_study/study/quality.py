@@ -74,7 +74,7 @@ class Figure:
 
     @property
     def head(self) -> str:
-        """What is measured, in words."""
+        """The name of the measured value in words, with its floor."""
         floor = "" if self.floor is None else f"; halves of the reference: {self.floor:.4g}"
         return f"{self.name} ({self.label}), {self.better} is better{floor}"
 
