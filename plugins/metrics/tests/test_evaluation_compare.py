@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from evaluation_runs import evaluated, pictures
+from ldm_plugin_metrics.comparison import plot
 
 from ldm_core.cli import main
 
@@ -25,23 +26,39 @@ def three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def test_differences_have_intervals(three: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plot = tmp_path / "figures.svg"
-    assert main(["compare", *three, "--plot", str(plot), "--json"]) == 0
+    drawn = tmp_path / "figures.svg"
+    assert main(["compare", *three, "--plot", str(drawn), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["evaluations"] == ["e-near", "e-far", "e-other"]
     (figure,) = found["figures"]
+    assert main(["compare", three[1], "--plot", str(tmp_path / "one.png")]) == 0
+    assert (tmp_path / "one.png").stat().st_size > 5000
+    capsys.readouterr()
     near, far, _ = figure["values"]
     none, difference, other = figure["differences"]
     assert none is None and difference["value"] == pytest.approx(far["value"] - near["value"])
     low, high = difference["interval"]
     assert 0 < low < difference["value"] < high and difference["apart"]
     assert other == {"incomparable": "the reference differs in fingerprint"}
-    assert plot.read_text().startswith("<?xml") and "e-far" in plot.read_text()
+    assert drawn.read_text().startswith("<?xml") and "e-far" in drawn.read_text()
     assert main(["compare", *three]) == 0
     said = capsys.readouterr().out
     assert "less e-near" in said and "not compared: brightness of e-other: the reference differs" in said
     assert main(["compare", three[0], three[0]]) == 0
     assert "+0 [+0, +0] (within chance)" in capsys.readouterr().out
+
+
+def test_rate_and_distortion_are_one_panel_of_a_curve_each(tmp_path: Path) -> None:
+    def figure(name: str, *values: float | None) -> dict[str, Any]:
+        plain = [None if value is None else {"value": value} for value in values]
+        return {"name": name, "label": name, "higher_is_better": False, "values": plain}
+
+    figures = [figure("bound", 3.0, 2.0), figure("rate@9", 0.1, 0.2), figure("rmse@9", 80.0, 70.0)]
+    figures += [figure("rate@1", 2.5, None), figure("rmse@1", 4.0, None), figure("rate@5", 1.0, 1.5)]
+    assert plot._curves(figures, 2) == [[(2.5, 4.0), (0.1, 80.0)], [(0.2, 70.0)]]
+    plot.draw({"figures": figures, "evaluations": ["first", "second"]}, str(tmp_path / "curves.svg"))
+    made = (tmp_path / "curves.svg").read_text()
+    assert "bits per value" in made and "rate@" not in made and "bound (lower is better)" in made
 
 
 def test_what_is_no_evaluation_is_refused(three: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

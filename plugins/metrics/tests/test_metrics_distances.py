@@ -13,6 +13,7 @@ from ldm_plugin_metrics.distances.config import DensityCoverageConfig, FDConfig,
 from ldm_plugin_metrics.distances.frechet import FrechetDistance, frechet
 from ldm_plugin_metrics.distances.kernel import KernelDistance, unbiased
 from ldm_plugin_metrics.distances.neighbours import DensityCoverage, PrecisionRecall
+from numpy.typing import NDArray
 
 from ldm_core.contracts import Pictures
 from ldm_core.errors import CheckpointError, ConfigError, DataError, StorageError
@@ -237,3 +238,24 @@ def test_pictures_and_rows_that_do_not_fit_are_refused() -> None:
     few = metric.sums({"features": np.zeros((WIDTH, WIDTH), np.float32)})
     with pytest.raises(DataError, match=r"needs 25 pictures .* here are 24; .* allow_few=true"):
         metric.values(few, few)
+
+
+def of_halves(covariance: NDArray[np.float64], count: int) -> float:
+    """The expected distance of two samples of `count` rows from one normal distribution, to second order.
+
+    The means are 2 tr S / N apart. The covariances differ by D with E D_ij² = 2 (l_i l_j + [i = j] l_i²) / (N - 1) in
+    the basis of S, whose distance is half the sum of D_ij² / (l_i + l_j) (the metric of Bures).
+    """
+    values = np.linalg.eigvalsh(covariance)
+    pairs = np.outer(values, values) / np.add.outer(values, values)
+    return float(2 * values.sum() / count + (pairs.sum() + values.sum() / 2) / (count - 1))
+
+
+def test_two_halves_of_a_normal_set_are_apart_as_derived() -> None:
+    draws, spread = np.random.default_rng(0), np.geomspace(1, 0.01, WIDTH)
+    found = []
+    for _ in range(20):
+        halves = [draws.normal(size=(600, WIDTH)) * np.sqrt(spread) for _ in range(2)]
+        moments = [(half.mean(0), np.cov(half.T)) for half in halves]
+        found.append(frechet(*moments[0], *moments[1]))
+    assert np.mean(found) == pytest.approx(of_halves(np.diag(spread), 600), rel=0.05)

@@ -43,8 +43,8 @@ def compare(options: CompareOptions) -> int:
     from ldm_plugin_metrics.comparison.compare import compare as compared
 
     with reporting(options.json) as document:
-        if len(options.evaluations) < 2:
-            raise ConfigError("compare: give two evaluations or more")
+        if len(options.evaluations) < 2 and not options.plot:
+            raise ConfigError("compare: give two evaluations or more, or --plot FILE to draw one")
         if options.plot:
             plot.require_format(options.plot)
         found = compared(options.evaluations)

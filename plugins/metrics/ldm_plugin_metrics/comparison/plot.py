@@ -1,9 +1,10 @@
-"""The plot of a comparison: a panel a figure, intervals as bars, the floor dashed."""
+"""The plot of a comparison: a panel a figure, intervals as bars, the floor dashed; one for rate and distortion."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ldm_core import storage
@@ -12,6 +13,8 @@ from ldm_core.errors import ConfigError
 FORMATS = ("png", "svg", "pdf")
 _MOST = 24
 _COLUMNS = 3
+_POINT = re.compile(r"(rate|rmse)@(\d+)")
+"""A value of `bound` at one level, drawn as a point of a curve."""
 
 
 def draw(found: Mapping[str, Any], url: str) -> None:
@@ -21,15 +24,20 @@ def draw(found: Mapping[str, Any], url: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figures, names = found["figures"][:_MOST], found["evaluations"]
-    columns = min(_COLUMNS, max(1, len(figures)))
-    rows = -(-len(figures) // columns) or 1
+    names, curves = found["evaluations"], _curves(found["figures"], len(found["evaluations"]))
+    figures = [each for each in found["figures"] if not _POINT.fullmatch(each["name"])][:_MOST]
+    count = len(figures) + any(curves)
+    columns = min(_COLUMNS, max(1, count))
+    rows = -(-count // columns) or 1
     figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.3 * max(map(len, names)) / 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).flat
-    for axis, each in zip(axes, figures, strict=False):
+    panels = list(axes)
+    for axis, each in zip(panels, figures, strict=False):
         _panel(axis, each, names)
-    for axis in list(axes)[len(figures) :]:
+    if any(curves):
+        _rate_and_distortion(panels[len(figures)], curves, names)
+    for axis in panels[count:]:
         axis.set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None)
@@ -57,4 +65,28 @@ def _panel(axis: Any, each: Mapping[str, Any], names: list[str]) -> None:
     axis.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=7)
     axis.tick_params(axis="y", labelsize=7)
     axis.set_xlim(-0.6, len(names) - 0.4)
+    axis.grid(alpha=0.3)
+
+
+def _curves(figures: Sequence[Mapping[str, Any]], count: int) -> list[list[tuple[float, float]]]:
+    """The points (rate, error) of each evaluation, from many bits to few."""
+    found: list[dict[int, dict[str, float]]] = [{} for _ in range(count)]
+    for each in figures:
+        if named := _POINT.fullmatch(each["name"]):
+            for points, value in zip(found, each["values"], strict=True):
+                if value is not None:
+                    points.setdefault(int(named[2]), {})[named[1]] = value["value"]
+    return [[(p["rate"], p["rmse"]) for _, p in sorted(points.items()) if len(p) == 2] for points in found]
+
+
+def _rate_and_distortion(axis: Any, curves: Sequence[Sequence[tuple[float, float]]], names: list[str]) -> None:
+    """The axes of figure 2 of the paper: bits of x_t a value of the picture, and the error of what they tell."""
+    for points, name in zip(curves, names, strict=True):
+        if points:
+            axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+    axis.set_title("bound: error of the estimate by the bits spent", fontsize=8)
+    axis.set_xlabel("rate, bits per value of the picture", fontsize=7)
+    axis.set_ylabel("RMSE", fontsize=7)
+    axis.tick_params(labelsize=7)
+    axis.legend(fontsize=7)
     axis.grid(alpha=0.3)
