@@ -81,6 +81,8 @@ def picture(value: Any, where: str) -> NDArray[np.uint8]:
     try:
         whole = flat(value)
         return to_planes(whole if whole.mode in ("L", "RGB") else whole.convert("RGB"))
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
     except (OSError, ValueError, SyntaxError) as error:  # Pillow's, of a file that it opened and cannot read
         raise DataError(f"{where}: its picture cannot be read ({clean(error)})") from None
 

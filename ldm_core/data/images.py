@@ -82,6 +82,8 @@ def decode_picture(
         if stored is not None:
             out.info[STORED_SIZE] = stored
         return out
+    except _Misfit as error:
+        raise DataError(f"{name}: {error}") from error
     except Exception as error:  # PIL raises anything from SyntaxError to struct.error on damaged files
         raise DataError(f"{name}: damaged or cut-off picture ({one_line(error)})") from error
 
@@ -98,8 +100,8 @@ def decode_mask(data: bytes, name: str = "mask") -> NDArray[np.int64]:
     return _decoded(data, name, _mask)
 
 
-class _Misfit(Exception):
-    """A whole picture with a wrong content."""
+class _Misfit(DataError):
+    """A whole picture with a wrong content; its name is yet to be told."""
 
 
 def _decoded(data: bytes, name: str, read: Callable[[Image], NDArray[Any]]) -> NDArray[np.int64]:
@@ -230,9 +232,15 @@ def flat(image: Image, white: float = 0.0) -> Image:
 
 
 def deep_levels(image: Image) -> NDArray[Any]:
-    """Levels (H, W) of a picture of one of the modes :data:`DEEP`: int64, or float32 with numbers alone."""
+    """Levels (H, W) of a picture of one of the modes :data:`DEEP`: int64, or finite float32, else DataError."""
     if image.mode == "F":
-        return np.nan_to_num(np.asarray(image))
+        levels = np.asarray(image)
+        if wrong := int(np.count_nonzero(~np.isfinite(levels))):
+            raise _Misfit(
+                f"{wrong} of the {levels.size} levels of a floating-point picture are not finite (NaN or infinite); "
+                "give them a level, such as 0"
+            )
+        return levels
     return np.asarray(image.convert("I")).astype(np.int64)
 
 

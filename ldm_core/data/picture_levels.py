@@ -39,6 +39,8 @@ def levels_used(read: Callable[[int], bytes]) -> tuple[str, float] | None:
         if colour:
             return _COLOUR, float(np.asarray(image.convert("RGB")).max()) * 257
         return _kind(image), float(deep_levels(image).max())
+    except DataError:
+        raise
     except Exception as error:  # PIL raises anything from SyntaxError to struct.error on damaged files
         raise DataError(f"damaged or cut-off picture ({one_line(error)})") from error
 

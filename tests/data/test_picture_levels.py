@@ -20,6 +20,7 @@ from ldm_core.builtin.readers.tar import TarDataset
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import Site
 from ldm_core.data import images
+from ldm_core.errors import DataError
 from ldm_core.model.parts import make_dataset
 from ldm_core.recipe.resolve import resolve
 from ldm_core.training import workflow
@@ -120,6 +121,10 @@ def test_wide_and_floating_point_tiffs(tmp_path: Path) -> None:
         "floating-point grey pictures reach 3, of 255, so that"
         in folder(tmp_path / "hdr", encoded(ramp(3, np.float32), "TIFF"), "tiff").describe()
     )
+    holes = ramp(1, np.float32)
+    holes[0, :2] = np.nan, np.inf
+    with pytest.raises(DataError, match=r"^scan: 2 of the \d+ levels of a floating-point picture are not finite"):
+        images.decode_image(encoded(holes, "TIFF"), name="scan")
     bright = folder(tmp_path / "float", encoded(ramp(5000, np.float32), "TIFF"), "tiff")
     assert "floating-point grey pictures reach 5000, of 255, and all above 255 is white" in bright.describe()
     assert images.decode_image(encoded(ramp(5000, np.float32), "TIFF"), white=5000.0)[0, 0, -2] == 247
