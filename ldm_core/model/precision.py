@@ -30,7 +30,8 @@ def settle(model: Model, precision: Precision = "fp32") -> None:
     """
     among = [each for each in model.allowed("denoiser") if not any(_refusals(model, each))]
     if not among:
-        raise ConfigError("`precision`: the denoiser and its adapters have none in common; take the adapter off")
+        each = "; ".join(f"{name} runs in {' or '.join(among)}" for name, among in _allowances(model))
+        raise ConfigError(f"`precision`: the parts have none in common ({each}); take an adapter off")
     if precision == "fp32":
         precision = precision_among(among, precision)
     require_allowed(model, precision)
@@ -55,8 +56,13 @@ def require_allowed(model: Model, precision: Precision) -> None:
 
 
 def _refusals(model: Model, precision: Precision) -> Iterator[str]:
+    for name, among in _allowances(model):
+        if precision not in among:
+            yield f"`precision`: {precision}, and {name} runs in {' or '.join(among)} alone; give one of these"
+
+
+def _allowances(model: Model) -> Iterator[tuple[str, tuple[Precision, ...]]]:
+    """The denoiser and each adapter, with its precisions."""
     names = {} if model.contracts is None else model.contracts.parts
     for part in ("denoiser", *(f"adapters.{key}" for key in model.attached)):
-        if precision not in (among := model.allowed(part)):
-            runs = f"{names.get(part, part)} runs in {' or '.join(among)} alone"
-            yield f"`precision`: {precision}, and {runs}; give one of these"
+        yield names.get(part, part), model.allowed(part)

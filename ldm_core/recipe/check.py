@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
 import attrs
@@ -28,6 +27,7 @@ from ldm_core.contracts import (
 )
 from ldm_core.contracts.conditioning import unaccepted
 from ldm_core.errors import ConfigError, quoted, suggest
+from ldm_core.launch.environment import cores as open_cores
 from ldm_core.recipe.deepspeed import misfits as engine_misfits
 from ldm_core.recipe.recipe import MixturePart, Recipe
 from ldm_core.recipe.settings import MOST_PIXELS, evaluation_misfits, precision_misfits
@@ -311,8 +311,7 @@ def remarks(recipe: Recipe) -> Iterable[str]:
         yield from answers.remarks(recipe.first_stage.config, recipe.first_stage_trainer.steps)
     if recipe.metrics and not recipe.trainer.evaluate_every:
         yield "metrics: none is measured, as trainer.evaluate_every is 0; set it to 1000, say"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if recipe.data.workers > cores:
+    if recipe.data.workers > (cores := open_cores()):
         yield (
             f"data.workers: {recipe.data.workers} loader processes share {cores} "
             f"core{'s' if cores > 1 else ''}; more than one a core makes loading slower"

@@ -19,7 +19,7 @@ from types import FrameType
 import attrs
 
 from ldm_core.errors import ConfigError, Interrupted
-from ldm_plugin_study.bench.result.machine import cores
+from ldm_core.launch.environment import cores
 from ldm_plugin_study.tradeoff import work
 
 _LEFT = 60.0  # seconds for a process that was asked to leave

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ldm_core.launch.environment import cores
 from ldm_core.recipe.sizes import memory
 from ldm_plugin_study.bench.result.document import Machine, Software
 
@@ -35,11 +36,6 @@ def machine(device: torch.device) -> Machine:
         memory=memory(),
         device_memory=gpu.total_memory if gpu else 0,
     )
-
-
-def cores() -> int:
-    """The logical cores open to this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def software(distributions: Mapping[str, str]) -> Software:
