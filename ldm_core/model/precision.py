@@ -65,4 +65,4 @@ def _allowances(model: Model) -> Iterator[tuple[str, tuple[Precision, ...]]]:
     """The denoiser and each adapter, with its precisions."""
     names = {} if model.contracts is None else model.contracts.parts
     for part in ("denoiser", *(f"adapters.{key}" for key in model.attached)):
-        yield names.get(part, part), model.allowed(part)
+        yield str(names.get(part, part)), model.allowed(part)
