@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,17 @@ def test_two_folders_have_the_distance_of_their_pictures(tmp_path: Path, capsys:
     assert (found["sets"]["pictures"]["pictures"], found["sets"]["reference"]["pictures"]) == (70, 90)
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["line"] == found["line"]
     assert "70 pictures of 16x16 pixels" in found["line"]
+
+
+def test_shards_of_one_split_alone_are_that_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own, other = pictures(tmp_path / "a", 8), pictures(tmp_path / "b", 8, seed=1)
+    with tarfile.open(tmp_path / "photos-val-000000.tar", "w") as tar:
+        for path in sorted(other.iterdir()):
+            tar.add(path, path.name)
+    words = [own, "--against", tmp_path / "photos-val-000000.tar", "--metrics", "brightness", "--out", tmp_path / "out"]
+    reference = evaluated(capsys, *words)["sets"]["reference"]
+    assert reference["pictures"] == 8 and reference["what"].endswith("photos-val-000000.tar (val)")
+    assert "no shards of the split 'test'" in refused(capsys, *words, "against.split=test")
 
 
 def test_a_run_is_measured_with_its_protocol(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

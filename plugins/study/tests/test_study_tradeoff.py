@@ -166,6 +166,8 @@ def test_a_study_goes_on_after_kills_and_writes_its_files(
         (["kid.subsets=5"], "kid: unknown key"),
         (["--minutes", "1"], "give one of them"),
         (["--first-stage", "kl_f2=/nowhere/run"], "/nowhere/run"),
+        (["--against", "/nowhere/photos"], "/nowhere/photos"),
+        (["--against", "/nowhere/statistics.npz"], "/nowhere/statistics.npz"),
     ],
 )
 def test_mistakes_of_a_call_are_lines(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from ldm_core.contracts import DatasetConfig
 from ldm_core.contracts.configs import of
 from ldm_core.data.arrays import read_npy
 from ldm_core.data.records.guess import guess_reader
-from ldm_core.errors import ConfigError, DataError
+from ldm_core.errors import ConfigError, DataError, NoSplit
 from ldm_core.model.parts import data_info, held_out_data, make_dataset
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.continuation import RECIPE_FILE
@@ -28,6 +29,7 @@ from ldm_plugin_metrics.evaluation.statistics import is_archive, read_pictures
 OWN = "run"
 """The name of a run's own data, as a place."""
 _WORDS = {"reference": "against", "originals": "against"}
+_OTHERS = ("val", "test")
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -71,8 +73,21 @@ class Opener:
         if place not in self.catalog.names("dataset"):
             row = {"use": guess_reader(place), "url": place}
         recipe = self._recipe({"dataset": row}, settings, _WORDS.get(name, name))
-        what = storage.shown(place) + _split(recipe)
-        return DataPictures(make_dataset(recipe, self.catalog), self.fitting, name=name, what=what, count=count)
+        dataset, split = self._opened(recipe, settings)
+        return DataPictures(dataset, self.fitting, name=name, what=storage.shown(place) + split, count=count)
+
+    def _opened(self, recipe: Recipe, settings: Sequence[str]) -> tuple[Any, str]:
+        """The data, and their split for readers: the training split or, if there is none and nobody chose one, the
+        validation split or the test split."""
+        try:
+            return make_dataset(recipe, self.catalog), _split(recipe)
+        except NoSplit:
+            if _chosen(settings):
+                raise
+        for split in _OTHERS[:-1]:
+            with contextlib.suppress(NoSplit):
+                return make_dataset(recipe, self.catalog, split=split), f" ({split})"
+        return make_dataset(recipe, self.catalog, split=_OTHERS[-1]), f" ({_OTHERS[-1]})"
 
     def held_out(
         self, run: Run, settings: Sequence[str], *, count: int | None = None, name: str = "reference"
@@ -81,8 +96,7 @@ class Opener:
         `settings`."""
         recipe = self._recipe(run.data, settings, "against")
         training = make_dataset(recipe, self.catalog)
-        chosen = any(line.partition("=")[0].endswith(".split") for line in settings)
-        found = None if chosen else held_out_data(recipe, self.catalog, data_info(training))
+        found = None if _chosen(settings) else held_out_data(recipe, self.catalog, data_info(training))
         what = f"the run's data{_split(recipe)}" if found is None else "the run's held-out data"
         return DataPictures(training if found is None else found, self.fitting, name=name, what=what, count=count)
 
@@ -184,6 +198,10 @@ def _array(place: str) -> np.ndarray[Any, Any]:
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{storage.shown(place)}: does not read ({error}); write it with numpy.save") from None
     return found
+
+
+def _chosen(settings: Sequence[str]) -> bool:
+    return any(line.partition("=")[0].endswith(".split") for line in settings)
 
 
 def _split(recipe: Recipe) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ from ldm_core.config import documents
 from ldm_core.config.overrides import apply_overrides
 from ldm_core.contracts import MetricAnswers, Site
 from ldm_core.contracts.configs import of
-from ldm_core.errors import ConfigError
+from ldm_core.data.records.guess import guess_reader
+from ldm_core.errors import ConfigError, NoSplit
 from ldm_core.model.fill import device_named
 from ldm_core.model.parts import data_info, make, make_dataset
 from ldm_core.recipe.recipe import Recipe
@@ -40,6 +42,7 @@ def run(plan: Plan, devices: Sequence[str], catalog: Catalog, say: work.Tell, *,
     parallel.environments(devices)
     recipes = {cell: _recipe(plan, cell, catalog) for cell in plan.cells}
     _hold_metrics(plan, next(iter(recipes.values())), catalog)
+    _hold_against(plan, next(iter(recipes.values())), catalog)
     if not plan.steps:
         plan = attrs.evolve(plan, steps=next(iter(recipes.values())).trainer.steps)
     denoisers = _denoisers(plan, recipes, catalog, say)
@@ -101,6 +104,24 @@ def _hold_metrics(plan: Plan, recipe: Recipe, catalog: Catalog) -> None:
             raise ConfigError([f"{word}: {line}" for line in error.problems]) from None
         if plan.images < least:
             raise ConfigError(f"images: {word} needs {least:,} pictures; give as many, or a setting for fewer")
+
+
+def _hold_against(plan: Plan, recipe: Recipe, catalog: Catalog) -> None:
+    """Look for the pictures of `against` before hours of training; an error of the user's kind if they are not there.
+    The evaluations open them."""
+    place = plan.against
+    if place in ("", "run") or place in catalog.names("dataset"):
+        return
+    if place.lower().endswith((".npz", ".npy")):
+        if not storage.exists(place):
+            raise ConfigError(f"against: {storage.shown(place)} is not there")
+        return
+    row: dict[str, Any] = {"dataset": {"use": guess_reader(place), "url": place}}
+    apply_overrides(
+        row, [f"dataset.{line.partition('.')[2]}" for line in work.settings_of(plan, "against")], ["dataset"]
+    )
+    with contextlib.suppress(NoSplit):  # of which there may be another one
+        make_dataset(resolve({**row, "image_size": list(recipe.image_size)}, catalog), catalog)
 
 
 def _denoisers(plan: Plan, recipes: Mapping[str, Recipe], catalog: Catalog, say: work.Tell) -> dict[str, Fitted]:
