@@ -116,7 +116,7 @@ def _hold_against(plan: Plan, recipe: Recipe, catalog: Catalog) -> None:
         if not storage.exists(place):
             raise ConfigError(f"against: {storage.shown(place)} is not there")
         return
-    row: dict[str, Any] = {"dataset": {"use": guess_reader(place), "url": place}}
+    row = {"dataset": {"use": guess_reader(place), "url": place}}
     apply_overrides(
         row, [f"dataset.{line.partition('.')[2]}" for line in work.settings_of(plan, "against")], ["dataset"]
     )
