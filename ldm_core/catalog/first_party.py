@@ -28,6 +28,13 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("conditioner", "masked_image"): "ldm-plugin-masked-image",
     ("codec", "compvis"): "ldm-plugin-compvis",
     **{
+        ("degradation", n): "ldm-plugin-degradations"
+        for n in (
+            *("bicubic", "boxes", "bsr", "bsr_light", "grey", "half", "irregular", "irregular_medium"),
+            *("irregular_thick", "irregular_thin", "mask_mixture", "outpainting"),
+        )
+    },
+    **{
         ("metric", n): "ldm-plugin-metrics"
         for n in (
             *("bound", "box_score", "class_accuracy", "cmmd", "codebook_use", "density_coverage", "fd", "fd_dinov2"),

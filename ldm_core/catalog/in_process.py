@@ -27,6 +27,7 @@ CONTRACTS: Mapping[str, str] = {
     "sampler": "Sampler",
     "guidance": "Guidance",
     "adapter": "Adapter",
+    "degradation": "Degradation",
     "metric": "Metric",
 }
 

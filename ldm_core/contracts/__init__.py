@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from ldm_core.contracts.conditioning import Conditions as Conditions
     from ldm_core.contracts.conditioning import Tokens as Tokens
     from ldm_core.contracts.config import Config as Config
+    from ldm_core.contracts.config import DegradationConfig as DegradationConfig
     from ldm_core.contracts.configs import AdapterConfig as AdapterConfig
     from ldm_core.contracts.configs import AuxiliaryLossConfig as AuxiliaryLossConfig
     from ldm_core.contracts.configs import CodecConfig as CodecConfig
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from ldm_core.contracts.metric import Rows as Rows
     from ldm_core.contracts.provisional import Adapter as Adapter
     from ldm_core.contracts.provisional import Dataset as Dataset
+    from ldm_core.contracts.provisional import Degradation as Degradation
     from ldm_core.contracts.provisional import DiffusionModel as DiffusionModel
     from ldm_core.contracts.provisional import Guidance as Guidance
     from ldm_core.contracts.provisional import LossContext as LossContext
@@ -130,7 +132,7 @@ _ROOMS = {
     "codec": "Codec ModelWeights Recognised Source TensorFile TensorInfo Written",
     "components": "Conditioner Denoiser FirstStage Sampler",
     "conditioning": "Cond Conditions Tokens",
-    "config": "Config",
+    "config": "Config DegradationConfig",
     "configs": (
         "AdapterConfig AuxiliaryLossConfig CodecConfig ConditionerConfig DatasetConfig DenoiserConfig "
         "FirstStageConfig GuidanceConfig MetricConfig ObjectiveConfig ParameterizationConfig SamplerConfig "
@@ -139,8 +141,8 @@ _ROOMS = {
     "current": "Evaluation evaluation token_grid",
     "metric": "Metric Pictures Rows",
     "provisional": (
-        "Adapter Dataset DiffusionModel Guidance LossContext NoiseSchedule Objective Observer Parameterization "
-        "Predict TimeGrid"
+        "Adapter Dataset Degradation DiffusionModel Guidance LossContext NoiseSchedule Objective Observer "
+        "Parameterization Predict TimeGrid"
     ),
     "run": "SamplingRun",
     "site": "FileCache Site",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from ldm_core.contracts.site import Site
 from ldm_core.contracts.values import Precision
@@ -101,6 +101,29 @@ class Config:
         conditioner and a first stage run in fp32, which is among theirs; a denoiser and an adapter are refused.
         """
         return ()
+
+
+class TimesConfig(Config):
+    """The config of a part that gives times: a schedule or a time grid."""
+
+    __slots__ = ()
+
+    @answer
+    def by_size(self) -> bool:
+        """True if its times depend on the latents' size: the part takes the keyword `shape`, and keeps its config as
+        `config`, by which callers know."""
+        return False
+
+
+class DegradationConfig(Config):
+    """The config of a degradation; `makes` is required."""
+
+    __slots__ = ()
+
+    @answer
+    def makes(self) -> Literal["image", "mask"]:
+        """``image``: another picture, as a small version; ``mask``: the holes of the picture."""
+        raise AttributeError("a degradation's config needs `makes`: 'image' or 'mask'")
 
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)

@@ -10,18 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from ldm_core.contracts.config import PRECISIONS, Config, allowed_precisions, answer, misspelt, of, precision_among
+from ldm_core.contracts.config import (
+    PRECISIONS,
+    Config,
+    DegradationConfig,
+    TimesConfig,
+    allowed_precisions,
+    answer,
+    misspelt,
+    of,
+    precision_among,
+)
 from ldm_core.contracts.site import Site
 from ldm_core.contracts.values import Accepts, CondSpec, DataInfo, LatentSpec, Precision
 
-__all__ = [  # what `from ldm_core.contracts.configs import ...` offers beside the classes below
-    "PRECISIONS",
-    "Config",
-    "allowed_precisions",
-    "misspelt",
-    "of",
-    "precision_among",
-]
+# what `from ldm_core.contracts.configs import ...` offers beside the classes below
+__all__ = ["PRECISIONS", "Config", "DegradationConfig", "TimesConfig"]
+__all__ += ["allowed_precisions", "misspelt", "of", "precision_among"]
 
 
 class ConditionerConfig(Config):
@@ -45,6 +50,11 @@ class ConditionerConfig(Config):
 
     def taken_sizes(self, size: tuple[int, int], latent: LatentSpec) -> Mapping[str, tuple[int, int]]:
         """Return, by batch key, the size (h, w) at which an input is taken as it is, if it is not the images'."""
+        return {}
+
+    @answer
+    def degradable(self) -> Mapping[str, str]:
+        """What a degradation may make for the conditioner, ``image`` or ``mask``, and the key that it is read by."""
         return {}
 
     @answer
@@ -229,18 +239,6 @@ class SamplerConfig(Config):
         return None
 
 
-class TimesConfig(Config):
-    """The config of a part that gives times: a schedule or a time grid."""
-
-    __slots__ = ()
-
-    @answer
-    def by_size(self) -> bool:
-        """True if its times depend on the latents' size: the part takes the keyword `shape`, and keeps its config as
-        `config`, by which callers know."""
-        return False
-
-
 class ScheduleConfig(TimesConfig):
     """The config of a noise schedule."""
 
@@ -382,6 +380,7 @@ CONFIGS: Mapping[str, type[Config]] = {
     "codec": CodecConfig,
     "conditioner": ConditionerConfig,
     "dataset": DatasetConfig,
+    "degradation": DegradationConfig,
     "denoiser": DenoiserConfig,
     "first_stage": FirstStageConfig,
     "guidance": GuidanceConfig,

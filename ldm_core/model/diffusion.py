@@ -33,6 +33,7 @@ from ldm_core.contracts.values import CondSpec, Precision
 from ldm_core.model.arithmetic import arithmetic
 from ldm_core.model.conformance.breaches import Named, inside
 from ldm_core.model.conformance.first_batch import Contracts, is_output
+from ldm_core.model.degraded import for_conditioners
 from ldm_core.model.shared import hooks_of, shared_copy
 
 _MOST_BUNDLES = 32  # prepared for a run; a guidance with new ones at each step must not fill the memory
@@ -174,7 +175,7 @@ class Model(nn.Module):
         `seeds`, one an example, are those of the noise that conditioners draw, each from streams of its own; None =
         their deterministic mode.
         """
-        held, conds = self.contracts, {}
+        held, conds, batch = self.contracts, {}, for_conditioners(batch)
         for name in self.conditioners if names is None else names:
             with self.autocast(part := f"conditioners.{name}"), inside(self._named(part), "encode"):
                 given = batch if held is None else held.given(batch, name)

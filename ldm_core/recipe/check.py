@@ -30,6 +30,7 @@ from ldm_core.errors import ConfigError, quoted, suggest
 from ldm_core.launch.environment import cores as open_cores
 from ldm_core.recipe.deepspeed import misfits as engine_misfits
 from ldm_core.recipe.recipe import MixturePart, Recipe
+from ldm_core.recipe.rows import degradation_misfits
 from ldm_core.recipe.settings import MOST_PIXELS, evaluation_misfits, precision_misfits
 
 
@@ -56,11 +57,11 @@ def site_of(recipe: Recipe) -> Site:
 def misfits(recipe: Recipe, info: DataInfo | None = None) -> Iterable[str]:
     """One line for each misfit between two parts."""
     # The further misfits of a conditioner with missing data follow from this one: leave them out.
-    known = info is not None and info.keys
+    asked = set(recipe.asked(info.keys)) if info is not None and info.keys else set()
     lost = [
         f"conditioner '{c.name}': "
         for c in recipe.conditioners
-        if known and info is not None and not all(map(info.offers, c.config.reads))
+        if info is not None and not all(map(info.offers, asked.intersection(c.config.reads)))
     ]
     yield from (line for line in _images(recipe) if not line.startswith(tuple(lost)))
     yield from _conditioning(recipe)
@@ -108,6 +109,7 @@ def _images(recipe: Recipe, *, datasets: bool = True) -> Iterable[str]:
         yield from _own("dataset" if data is recipe.dataset else f"dataset[{i}]", data.config, plain_site)
     for part in recipe.conditioners:
         yield from _own(f"conditioner '{part.name}'", part.config, plain_site)
+    yield from degradation_misfits(recipe)
 
 
 def _conditioning(recipe: Recipe) -> Iterable[str]:
@@ -352,8 +354,9 @@ def _data(recipe: Recipe, info: DataInfo) -> Iterable[str]:
     where = f"dataset '{recipe.dataset.label}'"
     if "image" not in info.keys:
         yield f"{where} has no images (it offers: {offered})"
+    asked = recipe.asked(info.keys)
     for part in recipe.conditioners:
-        for key in part.config.reads:
+        for key in (key for key in part.config.reads if key in asked):
             if key in info.lacks and not isinstance(recipe.dataset, MixturePart):
                 yield (
                     f"conditioner '{part.name}' reads '{key}', which {where} does not offer (it offers: {offered}): "

@@ -111,6 +111,11 @@ def _part(kind: str, path: str, value: Any, catalog: Catalog) -> Any:
         raise ConfigError(f"{path}: the file's recipe names a path in place of a component, which is not read")
     component = _component(kind, use, catalog)
     own = {key: each for key, each in value.items() if not (kind in _WITH_FILES and key in _OF_A_FILE)}
+    if kind == "conditioner" and (spoils := own.pop("degradation", None)) is not None:
+        if component is not None and any(field.name == "degradation" for field in attrs.fields(component.config)):
+            own["degradation"] = spoils  # a setting of its own
+        elif not _lacking("degradation", spoils, catalog):  # a trained model goes without
+            own["degradation"] = _part("degradation", f"{path}.degradation", spoils, catalog)
     if component is None:  # not installed: the look-up says so
         return {key: each for key, each in own.items() if not _LIKE.search(str(key))}
     return _without_places(component.config, own)

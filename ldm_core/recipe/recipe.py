@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -13,7 +13,14 @@ from ldm_core.catalog.component import VERSION
 from ldm_core.catalog.in_process import HERE
 from ldm_core.config.fields import later_defaults
 from ldm_core.config.structure import digest, unstructure
-from ldm_core.contracts.configs import AdapterConfig, DenoiserConfig, FirstStageConfig, of
+from ldm_core.contracts.configs import (
+    AdapterConfig,
+    ConditionerConfig,
+    DegradationConfig,
+    DenoiserConfig,
+    FirstStageConfig,
+    of,
+)
 from ldm_core.recipe.keys import (
     LISTS,
     OBJECTIVE,
@@ -69,15 +76,26 @@ class StagePart(Part):
 
 @attrs.frozen(kw_only=True)
 class ConditionerPart(Part):
-    """A conditioner; `dropout`: share of examples without it in training; `train`: with the denoiser, or frozen."""
+    """A conditioner; `dropout`: share of examples without it in training; `train`: with the denoiser, or frozen;
+    `degradation`: what makes, of an example's picture, an input that the data lacks."""
 
     name: str
     dropout: float = 0.0
     train: bool = True
+    degradation: Part | None = None
+
+    @property
+    def made(self) -> str:
+        """The key that the degradation makes; "" without one, or where the conditioner takes none."""
+        if self.degradation is None:
+            return ""
+        made: Any = of(DegradationConfig, self.degradation.config).makes
+        return of(ConditionerConfig, self.config).degradable.get(made, "")
 
     def plain(self) -> dict[str, Any]:
-        """As written to recipe.yaml: every field."""
-        return {**super().plain(), "name": self.name, "dropout": self.dropout, "train": self.train}
+        """As written to recipe.yaml: every field; the degradation if there is one."""
+        extra = {} if self.degradation is None else {"degradation": self.degradation.plain()}
+        return {**super().plain(), "name": self.name, "dropout": self.dropout, "train": self.train, **extra}
 
 
 @attrs.frozen(kw_only=True)
@@ -197,7 +215,10 @@ class Recipe:
         for key in (*SINGLE, *LISTS):
             parts = getattr(self, key) if key in LISTS else self.datasets if key == "dataset" else (getattr(self, key),)
             rows = plain[key] if isinstance(plain[key], list) else [plain[key]]
-            yield from zip(parts, rows, strict=True)
+            for part, row in zip(parts, rows, strict=True):
+                yield part, row
+                if isinstance(part, ConditionerPart) and part.degradation is not None:
+                    yield part.degradation, row["degradation"]
 
     def parts(self) -> Iterable[Part]:
         """Every component, in build order."""
@@ -205,6 +226,7 @@ class Recipe:
         yield self.stage_objective
         yield from self.auxiliary_losses
         yield from self.conditioners
+        yield from (part.degradation for part in self.conditioners if part.degradation is not None)
         for kind in SINGLE:
             if kind not in ("first_stage", "stage_objective", "dataset"):
                 yield getattr(self, kind)
@@ -222,6 +244,15 @@ class Recipe:
     def reads(self) -> tuple[str, ...]:
         """The example's keys read by the conditioners, each once, in their order."""
         return tuple(dict.fromkeys(key for c in self.conditioners for key in c.config.reads))
+
+    @property
+    def made(self) -> frozenset[str]:
+        """The keys that degradations make where the data lacks them, and of the picture ``image`` in its place."""
+        return frozenset(filter(None, (part.made for part in self.conditioners)))
+
+    def asked(self, offered: Container[str]) -> tuple[str, ...]:
+        """Those of `reads` that data with the keys `offered` is asked for: the others are made."""
+        return tuple(key for key in self.reads if key in offered or key not in self.made)
 
     @property
     def accepted_options(self) -> frozenset[str]:

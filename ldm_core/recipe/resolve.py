@@ -15,14 +15,13 @@ from ldm_core.config.key_hints import key_hint
 from ldm_core.config.structure import digest, structure, unstructure
 from ldm_core.contracts import ConditionerConfig, DataInfo, FirstStageConfig, Site, configs
 from ldm_core.errors import ComponentError, ConfigError, clean, quoted
-from ldm_core.recipe import adapters, artifacts, sizes
+from ldm_core.recipe import artifacts, rows, sizes
 from ldm_core.recipe.artifacts import Find, is_weights
 from ldm_core.recipe.keys import DEFAULTS, LISTS, OWN, SAMPLING_KEYS, SECTIONS, SINGLE, renewed
 from ldm_core.recipe.recipe import AdapterPart, ConditionerPart, MixturePart, Part, Recipe, StagePart
 from ldm_core.recipe.settings import MOST_PIXELS, EngineSettings
 from ldm_core.recipe.sources import require_hash, trained_config, with_hash
 
-_CONDITIONER_KEYS = {"name": str, "dropout": float, "train": bool}
 _MAKE: Mapping[str, type[Part]] = {
     "first_stage": StagePart,
     "conditioner": ConditionerPart,
@@ -119,9 +118,11 @@ def _named(plain: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, kind in {**{kind: kind for kind in SINGLE}, **LISTS}.items():
         value = plain.get(key, DEFAULTS.get(key))
         for part in value if isinstance(value, list | tuple) else [value]:
-            name = part.get("use") if isinstance(part, Mapping) else part
-            if isinstance(name, str):
-                yield kind, name
+            inner = part.get("degradation") if kind == "conditioner" and isinstance(part, Mapping) else None
+            for its, named in ((kind, part), ("degradation", inner)):
+                name = named.get("use") if isinstance(named, Mapping) else named
+                if isinstance(name, str):
+                    yield its, name
 
 
 def use_storage(plain: Mapping[str, Any]) -> None:
@@ -238,8 +239,8 @@ def _data(kind: str, path: str, value: Any, around: _Around) -> Part:
 
 
 def _list(key: str, kind: str, value: Any, around: _Around) -> tuple[Part, ...]:
-    if kind == "adapter" and adapters.by_name(value):
-        value = adapters.rows_of(value)
+    if kind == "adapter" and rows.by_name(value):
+        value = rows.rows_of(value)
     if isinstance(value, str | Mapping):
         value = [value]
     if not isinstance(value, list | tuple):
@@ -264,7 +265,7 @@ def _list(key: str, kind: str, value: Any, around: _Around) -> tuple[Part, ...]:
     ]
     if problems:
         raise ConfigError(problems)
-    return adapters.named(parts) if kind == "adapter" else tuple(parts)
+    return rows.named(parts) if kind == "adapter" else tuple(parts)
 
 
 def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
@@ -281,9 +282,9 @@ def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
         name = ""  # the file names its own content
     extra: dict[str, Any] = {}
     if kind == "adapter":
-        extra = adapters.keys_of(given, path, around.catalog.get(kind, name)[0].component.config if name else None)
+        extra = rows.keys_of(given, path, around.catalog.get(kind, name)[0].component.config if name else None)
         if extra.get("weights"):
-            return adapters.trained(given, name, extra, path, around.catalog, around.find)
+            return rows.trained(given, name, extra, path, around.catalog, around.find)
     if kind == "first_stage":
         extra = _stage_keys(given, path)
         if extra.get("weights"):
@@ -291,10 +292,7 @@ def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
     entry, preset = around.catalog.get(kind, name)
     component = entry.component
     if kind == "conditioner":
-        extra = {
-            "train": configs.of(ConditionerConfig, component.config).trained_by_default,
-            **_conditioner_keys(given, path, name),
-        }
+        extra = _conditioner_keys(given, path, name, component.config, around)
     base = {} if preset is None else unstructure(preset)
     scaled = {**base, **_scaled_down(component, base, around.site)} if around.small else base
     if kind in sizes.BOUNDED and (problems := list(sizes.misfits(given, component.config, path))):
@@ -374,19 +372,10 @@ def _trained_stage(given: Mapping[str, Any], name: str, extra: dict[str, Any], p
     )
 
 
-def _conditioner_keys(given: dict[str, Any], path: str, name: str) -> dict[str, Any]:
-    extra: dict[str, Any] = {"name": name}
-    problems: list[str] = []
-    for key, kind in _CONDITIONER_KEYS.items():
-        if key in given:
-            try:
-                extra[key] = structure(given.pop(key), kind, f"{path}.{key}")
-            except ConfigError as error:
-                problems += error.problems
-    if not 0 <= extra.get("dropout", 0.0) <= 1:
-        problems.append(f"{path}.dropout: expected a share between 0 and 1, got {extra['dropout']}")
-    if not str(extra["name"]).isidentifier():
-        problems.append(f"{path}.name: expected an identifier such as 'text', got {quoted(extra['name'])}")
-    if problems:
-        raise ConfigError(problems)
+def _conditioner_keys(given: dict[str, Any], path: str, name: str, config: type, around: _Around) -> dict[str, Any]:
+    """The keys of a conditioner that are the core's, taken out of `given`, its degradation resolved."""
+    extra: dict[str, Any] = {"train": configs.of(ConditionerConfig, config).trained_by_default}
+    extra |= rows.conditioner_keys(given, path, name)
+    if (asked := rows.degradation_of(given, config)) is not None:
+        extra["degradation"] = _part("degradation", f"{path}.degradation", asked, around)
     return extra

@@ -17,10 +17,10 @@ from ldm_core.config.key_hints import key_hint
 from ldm_core.config.structure import structure, unstructure
 from ldm_core.contracts.configs import AdapterConfig, GuidanceConfig, ScheduleConfig, TimeGridConfig, of
 from ldm_core.errors import ComponentError, ConfigError, clean, quoted, suggest
-from ldm_core.recipe.adapters import by_name
 from ldm_core.recipe.check import sampling_misfits
 from ldm_core.recipe.recipe import AdapterPart, Recipe
 from ldm_core.recipe.resolve import resolve_adapters, resolve_part
+from ldm_core.recipe.rows import by_name
 from ldm_core.recipe.settings import SampleSettings
 from ldm_core.weights.convert import finder
 

@@ -25,10 +25,12 @@ line of the contract and says how to keep to it.
 
 import pytest
 
-for _name in ("base", "config_class", "metrics", "promises", "stages", "suites", "tensors"):  # packages: all files
+# packages stand for all their files
+for _name in ("base", "config_class", "degradations", "metrics", "promises", "stages", "suites", "tensors"):
     pytest.register_assert_rewrite(f"{__name__}.{_name}")
 
 from ldm_core.testing.base import Suite  # noqa: E402  (rewriting comes before the first import)
+from ldm_core.testing.degradations.suite import DegradationSuite  # noqa: E402
 from ldm_core.testing.metrics.suite import MetricSuite  # noqa: E402
 from ldm_core.testing.stages.auxiliary import AuxiliaryLossSuite  # noqa: E402
 from ldm_core.testing.stages.objective import StageObjectiveSuite  # noqa: E402
@@ -54,6 +56,7 @@ __all__ = [
     "CodecSuite",
     "ConditionerSuite",
     "DatasetSuite",
+    "DegradationSuite",
     "DenoiserSuite",
     "FirstStageSuite",
     "GuidanceSuite",

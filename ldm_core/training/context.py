@@ -16,6 +16,7 @@ from ldm_core.contracts.streams import mix_seed
 from ldm_core.data import sizes
 from ldm_core.data.unreadable import SkipBad, printable
 from ldm_core.errors import ComponentError, DataError, quoted
+from ldm_core.model.degraded import Degraded
 from ldm_core.model.parts import held_out_data, make_dataset
 from ldm_core.model.trained import load_stage
 from ldm_core.recipe import artifacts
@@ -90,7 +91,12 @@ class RunContext:
 
     def paired(self) -> Any:
         """The training data of the model: examples with an image and all inputs of the conditioners."""
-        return sizes.paired(self.dataset, self.recipe.reads)
+        return sizes.paired(self.dataset, self.recipe.asked(self.dataset.keys))
+
+    @cached_property
+    def degraded(self) -> Degraded | None:
+        """The recipe's degradations; None without one."""
+        return Degraded.of(self.recipe, self.catalog)
 
     @cached_property
     def _held_out(self) -> Any:
@@ -104,7 +110,8 @@ class RunContext:
         if self._held_out is None:
             return self.dataset, "the data has no held-out ones"
         try:
-            sizes.select(self._held_out, keys)
+            offered = self._held_out.keys
+            sizes.select(self._held_out, [key for key in keys if key in offered or key not in self.recipe.made])
         except DataError as error:
             return self.dataset, f"the held-out ones do not do: {error}"
         return self._held_out, ""

@@ -74,7 +74,7 @@ def prepare(plain: Mapping[str, Any], catalog: Catalog) -> tuple[Recipe, DataInf
     require_room(recipe, catalog)
     hold_data(dataset, recipe, catalog)
     # Examples without a key, and unreadable ones, are found now, not hours later.
-    look(paired(dataset, recipe.reads), recipe)
+    look(paired(dataset, recipe.asked(dataset.keys)), recipe)
     look_at_held_out(recipe, catalog, info)
     remarks = of(DatasetAnswers, dataset).remarks()
     return recipe, attrs.evolve(info, remarks=remarks) if remarks else info

@@ -1,4 +1,4 @@
-"""The low-resolution conditioner: a picture at the latents' size, in [-1, 1], concatenated to them."""
+"""The low-resolution conditioner: a small picture in [-1, 1], concatenated to the latents."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from ldm_plugin_low_resolution.config import LowResolutionConfig
 class LowResolutionConditioner(Conditioner, nn.Module):
     """Pictures (B, c, H, W) in [-1, 1] -> concat (B, c, h, w), h and w the latents'; nothing is learned or drawn.
 
-    A picture made small here is rounded to 256 levels: training sees the content of a saved small picture. ConfigError
-    if the latents are not known at construction.
+    A picture made small here is rounded to 256 levels: training sees the content of a saved small picture. A small
+    picture of another size than the latents' (a factor that is not their stride) is resized to theirs, bicubic and
+    antialiased, without rounding. ConfigError if the latents are not known at construction.
     """
 
     def __init__(self, config: LowResolutionConfig, site: Site) -> None:
@@ -28,9 +29,10 @@ class LowResolutionConditioner(Conditioner, nn.Module):
         self.spec = config.spec(site.latent)
         self.size = tuple(site.size)
         self.grid = tuple(site.latent.shape(site.size)[1:])
+        self.small = config.taken_sizes((site.size[0], site.size[1]), site.latent)[config.key]
 
     def encode(self, batch: Batch) -> Cond:
-        """Small pictures: those of the latents' size as they are, larger ones reduced to it.
+        """Small pictures: those of the small size as they are, larger ones reduced to it.
 
         DataError for smaller pictures, or another number of channels, naming both numbers.
         """
@@ -40,14 +42,15 @@ class LowResolutionConditioner(Conditioner, nn.Module):
             shape = tuple(images.shape) if isinstance(images, Tensor) else f"a {type(images).__name__}"
             raise DataError(f"'{self.config.key}' is {shape}; pictures (B, {wanted}, height, width) are needed")
         height, width = images.shape[2:]
-        if (height, width) == self.grid:
-            return Cond(concat=images.float())
-        if height < self.grid[0] or width < self.grid[1]:
+        if height < self.small[0] or width < self.small[1]:
             raise DataError(
-                f"'{self.config.key}' is {height}x{width}; give it at {self.grid[0]}x{self.grid[1]}, to be taken as "
+                f"'{self.config.key}' is {height}x{width}; give it at {self.small[0]}x{self.small[1]}, to be taken as "
                 f"it is, or larger, to be made small (height x width)"
             )
-        return Cond(concat=self._reduced(images.float()))
+        small = images.float() if (height, width) == self.small else self._reduced(images.float())
+        if self.small == self.grid:
+            return Cond(concat=small)
+        return Cond(concat=F.interpolate(small, self.grid, mode="bicubic", antialias=True).clamp(-1, 1))
 
     def null(self, like: Cond) -> Cond:
         """`like` itself: the picture to enlarge is not taken away; mid-grey if the config allows it."""
@@ -55,7 +58,7 @@ class LowResolutionConditioner(Conditioner, nn.Module):
 
     def _reduced(self, images: Tensor) -> Tensor:
         if self.config.reduce == "area":
-            small = F.interpolate(images, self.grid, mode="area")
+            small = F.interpolate(images, self.small, mode="area")
         else:
-            small = F.interpolate(images, self.grid, mode="bicubic", antialias=True)
+            small = F.interpolate(images, self.small, mode="bicubic", antialias=True)
         return ((small.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1

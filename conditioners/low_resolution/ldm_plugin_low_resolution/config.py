@@ -7,14 +7,17 @@ from typing import ClassVar, Literal
 
 import attrs
 
+from ldm_core.config.fields import field
 from ldm_core.contracts import ConditionerConfig, CondSpec, LatentSpec, Site
 
 
 @attrs.frozen(kw_only=True)
 class LowResolutionConfig(ConditionerConfig):
-    """A small version of the picture, as large as the latents, concatenated to them as it is.
+    """A small version of the picture, `factor` times smaller, concatenated to the latents as it is.
 
-    The picture is made small here, by the latents' stride; one of the latents' size is taken as it is.
+    Without a degradation of the recipe the picture is made small here; one of the small size is taken as it is. Where
+    the small size is not the latents', as for a factor of 2 behind a first stage of stride 4, the small picture is
+    resized to theirs (bicubic, antialiased): what a smaller grid cannot hold is lost to the model.
     """
 
     reduce: Literal["bicubic", "area"] = attrs.field(
@@ -25,6 +28,9 @@ class LowResolutionConfig(ConditionerConfig):
     droppable: bool = attrs.field(
         default=False, metadata={"help": "let dropout and guidance replace the picture by mid-grey"}
     )
+    factor: int = field(
+        0, "how many times smaller the small picture is: 2, 4, 8; 0 = as many times as the latents are", 0, since="0.2"
+    )
     fixed_size: ClassVar[bool] = True
 
     @property
@@ -32,13 +38,20 @@ class LowResolutionConfig(ConditionerConfig):
         """The one key of a batch with the pictures."""
         return (self.key,)
 
+    @property
+    def degradable(self) -> Mapping[str, str]:
+        """The small picture can be made by a degradation."""
+        return {"image": self.key}
+
     def spec(self, latent: LatentSpec) -> CondSpec:
         """The picture's channels, concatenated to the latents."""
         return CondSpec(concat=self.image_channels)
 
     def taken_sizes(self, size: tuple[int, int], latent: LatentSpec) -> Mapping[str, tuple[int, int]]:
-        """The picture to enlarge, at the latents' size (h, w)."""
+        """The picture to enlarge, at its own small size (h, w)."""
         height, width = latent.shape(size)[1:]
+        if self.factor:
+            height, width = size[0] // self.factor, size[1] // self.factor
         return {self.key: (height, width)}
 
     def check(self, site: Site) -> Iterator[str]:
@@ -48,5 +61,8 @@ class LowResolutionConfig(ConditionerConfig):
                 f"image_channels is {self.image_channels}, the pictures have {site.channels}; "
                 f"set image_channels={site.channels}"
             )
+        if self.factor and any(side % self.factor for side in site.size):
+            height, width = site.size
+            yield f"factor is {self.factor}, and does not divide pictures of {height}x{width}; set another image_size"
         if site.latent is not None and len(site.latent.stride) != 2:
             yield f"pictures have 2 axes (height, width); the latents have {len(site.latent.stride)}"

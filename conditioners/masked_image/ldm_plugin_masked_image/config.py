@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -43,6 +43,11 @@ class MaskedImageConfig(ConditionerConfig):
     def reads(self) -> tuple[str, ...]:
         """Pictures and masks."""
         return (self.image, self.mask)
+
+    @property
+    def degradable(self) -> Mapping[str, str]:
+        """The mask can be made by a degradation."""
+        return {"mask": self.mask}
 
     def spec(self, latent: LatentSpec) -> CondSpec:
         """The latents' channels and one for the mask, concatenated to the latents."""

@@ -30,6 +30,7 @@ _CONTRACTS: dict[str, type] = {
     "time_grid": contracts.TimeGrid,
     "adapter": contracts.Adapter,
     "dataset": contracts.Dataset,
+    "degradation": contracts.Degradation,
 }
 _SUITES = {"schedule": "ScheduleSuite", "time_grid": "TimeGridSuite", "first_stage": "FirstStageSuite"}
 _NOTE = "the fault is in"

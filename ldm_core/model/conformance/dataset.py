@@ -25,7 +25,7 @@ def hold_data(dataset: Any, recipe: Recipe, catalog: Catalog) -> None:
     if wrong := {key: kind for key, kind in dataset.keys.items() if kind not in GEOMETRIES}:
         raise breach(part, "keys", f"is {quoted(wrong)}", f"key -> one of {', '.join(GEOMETRIES)}")
     with inside(part, "select"):
-        view = paired(dataset, recipe.reads)
+        view = paired(dataset, recipe.asked(dataset.keys))
     try:
         with inside(part, "__getitem__"):
             example = view[0] if len(view) else None

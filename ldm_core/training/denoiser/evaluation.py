@@ -17,6 +17,7 @@ from ldm_core.contracts.streams import mix_seed
 from ldm_core.data.collate import collate, to_device
 from ldm_core.errors import ConfigError, DataError, Interrupted, LDMError, quoted, suggest
 from ldm_core.model.conformance.breaches import Named, inside, named
+from ldm_core.model.degraded import for_conditioners
 from ldm_core.model.fill import seeded
 from ldm_core.model.parts import make
 from ldm_core.recipe.check import site_of
@@ -44,7 +45,7 @@ class _Spread:
     def __init__(self, context: RunContext, keys: Sequence[str], count: int) -> None:
         data, self.why_not = context.held_out(keys)
         settings = attrs.evolve(context.recipe.data, keep=0)
-        self.examples = Examples(data, context.recipe.image_size, settings, keys)
+        self.examples = Examples(data, context.recipe.image_size, settings, keys, context.degraded)
         self.count = min(count, len(self.examples))
 
     def __getitem__(self, place: int) -> Mapping[str, Any]:
@@ -90,7 +91,7 @@ class Evaluation:
         self._require_values(reference)
         reads = [key for key in recipe.reads if key not in SIZE_KEYS]
         inputs = _Spread(context, reads, count) if reads else None
-        self._rows = [sheets.indexed(inputs[i]) for i in range(inputs.count)] if inputs else []
+        self._rows = [sheets.indexed(for_conditioners(inputs[i])) for i in range(inputs.count)] if inputs else []
 
     def _make(self, part: Part) -> _Asked:
         metric = make(part, site_of(self._recipe), self._context.catalog)

@@ -76,7 +76,8 @@ def fit_early(context: RunContext, stages: Sequence[str]) -> dict[str, dict[str,
 
 
 def _fit(context: RunContext, part: Any, fit: Callable[[Any], None]) -> None:
-    view = skip_bad(select(context.paired(), part.config.reads))
+    data = context.paired()
+    view = skip_bad(select(data, [key for key in part.config.reads if key in context.recipe.asked(data.keys)]))
     fit(_each_caption(view[i] for i in range(len(view))))
 
 

@@ -57,7 +57,9 @@ def previewer(context: RunContext, task: Any) -> Callable[[int], None]:
         try:
             with drawing(context, recipe, weights, f"the preview of step {step}") as pipeline:
                 if rows is None:
-                    rows = sheets.wanted(recipe, pipeline.reads, context.held_out, context.inputs.rows)
+                    rows = sheets.wanted(
+                        recipe, pipeline.reads, context.held_out, context.inputs.rows, context.degraded
+                    )
                 made = sheets.sample(pipeline, rows, world, told=lambda progress: not context.run.stop.asked)
         except Interrupted:
             return

@@ -45,7 +45,7 @@ def train_denoiser(
     fit_conditioners(context, model, started, fitted)
     made = context.moments()
     data, wanted = context.paired(), [*(["image"] if made is None else []), *recipe.reads]
-    examples = Examples(data, recipe.image_size, recipe.data, wanted) if wanted else None
+    examples = Examples(data, recipe.image_size, recipe.data, wanted, context.degraded) if wanted else None
     fetch: Any = examples if made is None else latent_cache.LatentExamples(made, examples)
     bad = None if examples is None else examples.dataset
     loader = context.loader("denoiser", fetch, arrange(data, recipe.data, recipe.image_size), fetch.keys, bad)
@@ -162,7 +162,7 @@ def validation_of(context: RunContext, task: DenoiserTask) -> HeldOutErrors:
         + (f" ({why_not})" if why_not else "")
     )
     settings = attrs.evolve(recipe.data, keep=0)
-    examples = Examples(data, recipe.image_size, settings, keys)
+    examples = Examples(data, recipe.image_size, settings, keys, context.degraded)
     cut = lambda step: context.run.hurries(step, recipe.trainer.steps)  # noqa: E731
     return HeldOutErrors(task, examples, recipe.reads, count, context.run.world, cut)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ldm_core.contracts.streams import mix_seed
 from ldm_core.data.collate import collate, to_device
+from ldm_core.model.degraded import for_conditioners
 from ldm_core.training.denoiser.task import DenoiserTask
 from ldm_core.training.engine.world import World
 
@@ -77,7 +78,7 @@ class HeldOutErrors:
             found = [self._examples[i * len(self._examples) // self.count] for i in rows]  # data may be sorted
             batch = to_device(collate(found, self._examples.keys), device)
             x0 = self._task.latents(batch, [mix_seed("validation", "latents", i) for i in rows])
-            read = {k: v for k, v in batch.items() if k in self._reads}
+            read = {k: v for k, v in for_conditioners(batch).items() if k in self._reads}
             self._kept[block] = x0.cpu(), to_device(read, torch.device("cpu"))
         latents, inputs = self._kept[block]
         return latents.to(device), to_device(inputs, device)

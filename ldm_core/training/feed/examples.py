@@ -19,6 +19,7 @@ from ldm_core.data.buckets import nearest, sizes_of
 from ldm_core.data.records.sources import Captions
 from ldm_core.data.unreadable import BadExample, Complete, SkipBad
 from ldm_core.errors import DataError
+from ldm_core.model.degraded import Degraded
 from ldm_core.recipe.settings import DataSettings
 from ldm_core.training.feed.order import Arrangement, Place
 
@@ -31,18 +32,29 @@ class Examples(TorchDataset):
     """Examples of a data set by :class:`Place`, or by index: then at `size`, centred and not mirrored.
 
     Unreadable examples are passed over and counted by ``SkipBad``, up to the data set's own limit. Up to
-    ``settings.keep`` bytes of them stay in memory: fitted, or as decoded if each epoch cuts them anew.
+    ``settings.keep`` bytes of them stay in memory: fitted, or as decoded if each epoch cuts them anew. `degraded` makes
+    those of `keys` that the data lacks, and the spoilt picture, last of all.
     """
 
-    def __init__(self, dataset: Any, size: Sequence[int], settings: DataSettings, keys: Iterable[str]) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        size: Sequence[int],
+        settings: DataSettings,
+        keys: Iterable[str],
+        degraded: Degraded | None = None,
+    ) -> None:
         wanted = set(keys)
         own: Mapping[str, str] = {k: kind for k, kind in dataset.keys.items() if k in wanted}
         kinds, told = set(own.values()), of(DatasetAnswers, dataset).image_size is not None
         self._beside = sizes.written(dataset, wanted)
-        self.keys: Mapping[str, str] = {**own, **dict.fromkeys(self._beside, "value")}
+        self._degraded = None if degraded is None else degraded.beside(own, wanted)
+        made = {} if self._degraded is None else self._degraded.keys
+        self.keys: Mapping[str, str] = {**own, **dict.fromkeys(self._beside, "value"), **made}
         # Boxes move with their picture: they need its shape, also if nobody asked for it; the sizes are of it.
-        needed = ("boxes" in kinds or (self._beside and not told)) and not kinds & {"image", "map"}
+        needed = made or (("boxes" in kinds or (self._beside and not told)) and not kinds & {"image", "map"})
         shape = ["image"] if needed and "image" in dataset.keys else []
+        self._fitted_keys = {*self.keys, *(["image"] if made else [])}
         self._settings, self._size = settings, (int(size[-2]), int(size[-1]))
         view = dataset.select([*own, *shape])
         if (reduced := of(DatasetAnswers, view).reduced) is not None:
@@ -64,8 +76,14 @@ class Examples(TorchDataset):
         return len(self.dataset)
 
     def __getitem__(self, place: Place | int) -> Mapping[str, Any]:
-        if isinstance(place, int):
-            place = Place(0, place, False)
+        example = self._at(Place(0, place, False) if isinstance(place, int) else place)
+        if self._degraded is None:
+            return example
+        seed = self._degraded.seed(*((place,) if isinstance(place, int) else (place.epoch, place.index)))
+        made = self._degraded.made(example, seed)
+        return {**{key: value for key, value in example.items() if key in self.keys}, **made}
+
+    def _at(self, place: Place) -> Mapping[str, Any]:
         size = place.size or self._size
         key = place.index if place.crop else (place.index, place.flip, size)
         example = self._kept.get(key)
@@ -135,7 +153,7 @@ class Examples(TorchDataset):
         if self._beside:  # by the stored size, however small the picture was decoded, or whether it was at all
             step = geometry.plan(example[_STORED], target, self._settings.fit, cut)
             moved = {**sizes.sizes_of(step, flip), **moved}
-        return {k: v for k, v in moved.items() if k in self.keys}
+        return {k: v for k, v in moved.items() if k in self._fitted_keys}
 
     def size_of(self, index: int) -> tuple[int, int]:
         """The (h, w) of the bucket of example `index`; the recipe's size without buckets."""

@@ -56,7 +56,7 @@ def look_at_held_out(recipe: Recipe, catalog: Catalog, info: DataInfo) -> None:
     if problems := list(class_misfits(recipe, data_info(dataset))):
         raise ConfigError([f"held-out data: {problem}" for problem in problems])
     try:
-        view = paired(dataset, recipe.reads)
+        view = paired(dataset, recipe.asked(dataset.keys))
     except DataError:  # some lack an annotation: said at their use
         view = dataset.select(["image"])
     look(view, recipe, "held-out data")

@@ -38,7 +38,8 @@ def encode(recipe: Recipe, info: DataInfo, catalog: Catalog) -> dict[str, Any]:
     out = recipe.trainer.latents
     run = Run(out, here, catalog.manager.hook, Stop(), MetricsFile("", active=False))
     stage_url = finder(catalog)(recipe.first_stage.weights, artifacts.STAGE_FILE)
-    data = paired(make_dataset(recipe, catalog), recipe.reads)
+    dataset = make_dataset(recipe, catalog)
+    data = paired(dataset, recipe.asked(dataset.keys))
     examples = Examples(data, recipe.image_size, recipe.data, ["image"])
     prints = [way(data) for way in known_data.ways(data)]
     folder, source = latent_cache.place_of(recipe, out, recipe.first_stage.sha256, prints)

@@ -30,7 +30,7 @@ def draw(context: RunContext) -> None:
     pipeline = Pipeline.load(run.out, device=str(run.world.device), catalog=context.catalog)
     pipeline = pipeline.with_recipe(recipe)  # sampling settings may differ from those it was trained with
     settings = recipe.sample
-    rows = sheets.wanted(recipe, pipeline.reads, context.held_out, context.inputs.rows)
+    rows = sheets.wanted(recipe, pipeline.reads, context.held_out, context.inputs.rows, context.degraded)
     count = max(settings.images, len(rows))
     share = -(-count // run.world.size)
     batches = -(-share // settings.batch)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ldm_core.contracts import SIZE_KEYS, DataInfo
 from ldm_core.data import images
 from ldm_core.errors import Interrupted, LDMError, NotFiniteError, PromptWarning, clean
+from ldm_core.model.degraded import Degraded, for_conditioners
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling.made_from import caption
 from ldm_core.sampling.pipeline import Pipeline
@@ -31,10 +32,14 @@ HeldOut = Callable[[Sequence[str]], tuple[Any, str]]
 
 
 def wanted(
-    recipe: Recipe, reads: Sequence[str], held_out: HeldOut, examples: Sequence[Mapping[str, Any]] | None
+    recipe: Recipe,
+    reads: Sequence[str],
+    held_out: HeldOut,
+    examples: Sequence[Mapping[str, Any]] | None,
+    degraded: Degraded | None = None,
 ) -> list[dict[str, Any]]:
     """The conditioner inputs, a mapping an image: `examples`, else the recipe's prompts, else held-out data; empty if
-    nothing is read."""
+    nothing is read. `degraded` makes what that lacks."""
     if examples:
         return [dict(e) for e in examples]
     reads = [key for key in reads if key not in SIZE_KEYS]  # of what is sampled, not of the example beside it
@@ -44,7 +49,8 @@ def wanted(
     if not reads:
         return []
     dataset, _ = held_out(reads)
-    rows = Examples(dataset, recipe.image_size, recipe.data, list(reads)).first(recipe.sample.images)
+    made = Examples(dataset, recipe.image_size, recipe.data, list(reads), degraded).first(recipe.sample.images)
+    rows = list(map(for_conditioners, made))
     captions = [{"caption": prompts[i % len(prompts)]} if prompts else {} for i in range(len(rows))]
     return [{**indexed(row), **caption} for row, caption in zip(rows, captions, strict=True)]
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ldm_core.testing import (
     ConditionerSuite,
+    DegradationSuite,
     DenoiserSuite,
     FirstStageSuite,
     MetricSuite,
@@ -62,3 +63,7 @@ class TestBrightness(MetricSuite):
         """Means 0.4 and 0.1, deviations 0.1 and 0.3: 0.3² + 0.2²."""
         own, against = {"level": np.array([0.3, 0.5])}, {"level": np.array([-0.2, 0.4])}
         return Known(own, against, {"brightness": 0.13})
+
+
+class TestDrizzle(DegradationSuite):
+    component = "drizzle"

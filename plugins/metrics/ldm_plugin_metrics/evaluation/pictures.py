@@ -95,10 +95,14 @@ class DataPictures:
         examples = [self.example(place, keys) for place in places]
         return Taken(np.stack([each["image"] for each in examples]), examples)
 
+    def index(self, place: int) -> int:
+        """The number, in the data, of the picture at `place`."""
+        return place * self._whole // self._count
+
     def example(self, place: int, keys: Sequence[str]) -> dict[str, Any]:
         """The example at `place`, with its picture at the set's size. DataError if it is of another size, or does not
         read."""
-        found = self._example(place * self._whole // self._count, keys)
+        found = self._example(self.index(place), keys)
         if found["image"].shape[1:] != self.size:
             height, width = found["image"].shape[1:]
             raise DataError(

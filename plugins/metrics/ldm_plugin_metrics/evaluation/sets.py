@@ -12,6 +12,7 @@ from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import SIZE_KEYS, Site
 from ldm_core.errors import ConfigError
+from ldm_core.recipe.recipe import Recipe
 from ldm_core.training.engine.world import World
 from ldm_plugin_metrics.evaluation import models, places, statistics
 from ldm_plugin_metrics.evaluation.asked import Asked
@@ -147,7 +148,7 @@ class Sets:
                 labels=request.labels,
             )
             keep = storage.join(self.out, "samples") if request.keep else ""
-            inputs = self._inputs(model.pipeline.reads)
+            inputs = self._inputs(model.pipeline.recipe)
             self.chosen["samples"] = models.SampledPictures(model, drawing, inputs, keep)
         if subjects & {"reconstructions", "data"}:
             some = self._some_of_reference()
@@ -184,12 +185,15 @@ class Sets:
         self.run.require_near()
         return self.opener.held_out(self.run, settings, count=count, name=name)
 
-    def _inputs(self, reads: Sequence[str]) -> DataPictures | None:
+    def _inputs(self, recipe: Recipe) -> DataPictures | None:
         """The data with the inputs of samples: the reference, or the run's own where that lacks them."""
-        wanted = {key for key in reads if key not in SIZE_KEYS}
+        reference = self.chosen.get("reference")
+        offered = reference.keys if isinstance(reference, DataPictures) else ()
+        wanted = {key for key in recipe.asked(offered) if key not in SIZE_KEYS}
         if self.request.labels == "balanced":
             wanted.discard("class_label")
-        reference = self.chosen.get("reference")
+        if recipe.made:
+            wanted.add("image")
         if not wanted:
             return None
         if isinstance(reference, DataPictures) and wanted <= reference.keys.keys():

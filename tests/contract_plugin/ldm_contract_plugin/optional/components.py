@@ -71,6 +71,20 @@ def components() -> list[Component]:
             summary="position_table in bf16 alone",
         ),
         Component(
+            kind="degradation",
+            name="drizzle",
+            config=config.DrizzleConfig,
+            factory=f"{_PACKAGE}.drizzle:Drizzle",
+            summary="every nth pixel, from a drawn one on",
+        ),
+        Component(
+            kind="conditioner",
+            name="small_picture",
+            config=config.SmallPictureConfig,
+            factory=f"{_PACKAGE}.small_picture:SmallPicture",
+            summary="a picture of half the size beside the latents",
+        ),
+        Component(
             kind="metric",
             name="brightness",
             config=config.BrightnessConfig,

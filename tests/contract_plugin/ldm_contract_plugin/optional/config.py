@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
 import attrs
@@ -11,6 +11,7 @@ from ldm_core.contracts import (
     Accepts,
     ConditionerConfig,
     CondSpec,
+    DegradationConfig,
     DenoiserConfig,
     FirstStageConfig,
     LatentSpec,
@@ -144,3 +145,36 @@ class BrightnessConfig(MetricConfig):
     """The distance of two sets of pictures by their brightness alone."""
 
     against: ClassVar[Literal["set"]] = "set"
+
+
+@attrs.frozen(kw_only=True)
+class DrizzleConfig(DegradationConfig):
+    """Every nth pixel of the picture, at a place that is drawn."""
+
+    makes: ClassVar[Literal["image"]] = "image"
+
+
+@attrs.frozen(kw_only=True)
+class SmallPictureConfig(ConditionerConfig):
+    """A picture of half the size, spread over the latents' grid of pixels."""
+
+    key: str = attrs.field(default="image", metadata={"help": "the key of the small picture"})
+    droppable: ClassVar[bool] = False
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The small picture."""
+        return (self.key,)
+
+    @property
+    def degradable(self) -> Mapping[str, str]:
+        """It can be made."""
+        return {"image": self.key}
+
+    def spec(self, latent: LatentSpec) -> CondSpec:
+        """Its channels beside the latents."""
+        return CondSpec(concat=3)
+
+    def taken_sizes(self, size: tuple[int, int], latent: LatentSpec) -> Mapping[str, tuple[int, int]]:
+        """Half the size."""
+        return {self.key: (size[0] // 2, size[1] // 2)}

@@ -19,6 +19,7 @@ from ldm_core.contracts.streams import Streams
 from ldm_core.data.collate import collate, to_device
 from ldm_core.data.sizes import paired, select
 from ldm_core.model.build import make_first_stage, make_model
+from ldm_core.model.degraded import Degraded, for_conditioners
 from ldm_core.model.diffusion import Model
 from ldm_core.model.fill import load_weights, tensors_of
 from ldm_core.model.parts import make_dataset
@@ -48,13 +49,15 @@ class Subject:
     @cached_property
     def data(self) -> Any:
         """The training data with all keys of the conditioners."""
-        return paired(make_dataset(self.recipe, self.catalog), self.recipe.reads)
+        dataset = make_dataset(self.recipe, self.catalog)
+        return paired(dataset, self.recipe.asked(dataset.keys))
 
     @cached_property
     def examples(self) -> Examples:
         """Examples of the recipe's one size, each decoded anew at each use."""
         settings = attrs.evolve(self.recipe.data, keep=0, buckets=())
-        return Examples(self.data, self.recipe.image_size, settings, ["image", *self.recipe.reads])
+        degraded = Degraded.of(self.recipe, self.catalog)
+        return Examples(self.data, self.recipe.image_size, settings, ["image", *self.recipe.reads], degraded)
 
     @cached_property
     def batch(self) -> Mapping[str, Any]:
@@ -65,7 +68,8 @@ class Subject:
     @property
     def read(self) -> dict[str, Any]:
         """The inputs of the conditioners in the batch."""
-        return {key: self.batch[key] for key in self.recipe.reads}
+        given = for_conditioners(self.batch)
+        return {key: given[key] for key in self.recipe.reads}
 
     @cached_property
     def stage(self) -> FirstStage:

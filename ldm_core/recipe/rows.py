@@ -1,8 +1,9 @@
-"""Adapters in a recipe: named, each with weights of its own if it is to act. Torch-free."""
+"""The core's own keys in the rows of a recipe's lists: of conditioners, with what spoils pictures for them, and of
+adapters, each with weights of its own if it is to act. Torch-free."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, count
 from typing import Any, TypeGuard
 
@@ -10,13 +11,71 @@ import attrs
 
 from ldm_core.catalog import Catalog
 from ldm_core.config.structure import structure
+from ldm_core.contracts.configs import ConditionerConfig, Config, DegradationConfig, of
+from ldm_core.contracts.site import Site
 from ldm_core.errors import ConfigError, clean, quoted
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.artifacts import Find, is_weights
-from ldm_core.recipe.recipe import AdapterPart, Part
+from ldm_core.recipe.recipe import AdapterPart, ConditionerPart, Part, Recipe
 from ldm_core.recipe.sources import require_hash, trained_config
 
 _KEYS: Mapping[str, type] = {"name": str, "weights": str, "sha256": str, "train": bool}
+_CONDITIONER_KEYS: Mapping[str, type] = {"name": str, "dropout": float, "train": bool}
+_DEGRADATION = "degradation"
+
+
+def conditioner_keys(given: dict[str, Any], path: str, name: str) -> dict[str, Any]:
+    """Take the keys of a conditioner that are the core's, but for its degradation, out of `given`."""
+    extra: dict[str, Any] = {"name": name}
+    problems: list[str] = []
+    for key, kind in _CONDITIONER_KEYS.items():
+        if key in given:
+            try:
+                extra[key] = structure(given.pop(key), kind, f"{path}.{key}")
+            except ConfigError as error:
+                problems += error.problems
+    if not 0 <= extra.get("dropout", 0.0) <= 1:
+        problems.append(f"{path}.dropout: expected a share between 0 and 1, got {extra['dropout']}")
+    if not str(extra["name"]).isidentifier():
+        problems.append(f"{path}.name: expected an identifier such as 'text', got {quoted(extra['name'])}")
+    if problems:
+        raise ConfigError(problems)
+    return extra
+
+
+def degradation_of(given: dict[str, Any], config: type) -> Any:
+    """Take a conditioner's degradation, still as it is written, out of `given`; None without one. Of a component whose
+    config has a field of that name it is the config's."""
+    if any(field.name == _DEGRADATION for field in attrs.fields(config)):
+        return None
+    return given.pop(_DEGRADATION, None)
+
+
+def degradation_misfits(recipe: Recipe) -> Iterator[str]:
+    """One line for each degradation that its conditioner, or another one, cannot do with."""
+    site = Site(size=recipe.image_size, channels=recipe.image_channels, latent=recipe.first_stage.config.latent)
+    made: dict[str, ConditionerPart] = {}
+    for part in recipe.conditioners:
+        if (spoils := part.degradation) is None:
+            continue
+        named = f"degradation '{spoils.label}' of conditioner '{part.name}'"
+        makes = of(DegradationConfig, spoils.config).makes
+        for line in of(Config, spoils.config).check(site):
+            yield f"{named}: {line}"
+        if not part.made:
+            takes = " or ".join(of(ConditionerConfig, part.config).degradable) or "nothing that is made"
+            yield f"{named} makes '{makes}', and the conditioner takes {takes}; choose another, or leave it out"
+        elif (other := made.setdefault(part.made, part)) is not part:
+            yield (
+                f"{named} makes '{part.made}', as that of '{other.name}' does; leave one out, or let one of the "
+                "conditioners read another key"
+            )
+        for other in recipe.conditioners if part.made == "image" else ():
+            if other.degradation is None and "image" in other.config.reads:
+                yield (
+                    f"{named} takes the place of 'image', which conditioner '{other.name}' reads as it is; let one of "
+                    "them read another key"
+                )
 
 
 def keys_of(given: dict[str, Any], path: str, config: type | None) -> dict[str, Any]:
