@@ -27,13 +27,9 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("conditioner", "low_resolution"): "ldm-plugin-low-resolution",
     ("conditioner", "masked_image"): "ldm-plugin-masked-image",
     ("codec", "compvis"): "ldm-plugin-compvis",
-    **{
-        ("degradation", n): "ldm-plugin-degradations"
-        for n in (
-            *("bicubic", "boxes", "bsr", "bsr_light", "grey", "half", "irregular", "irregular_medium"),
-            *("irregular_thick", "irregular_thin", "mask_mixture", "outpainting"),
-        )
-    },
+    **{("degradation", n): "ldm-plugin-degradations" for n in ("bicubic", "bsr", "bsr_light", "grey")},
+    **{("degradation", n): "ldm-plugin-degradations" for n in ("boxes", "half", "mask_mixture", "outpainting")},
+    **{("degradation", f"irregular{n}"): "ldm-plugin-degradations" for n in ("", "_medium", "_thick", "_thin")},
     **{
         ("metric", n): "ldm-plugin-metrics"
         for n in (

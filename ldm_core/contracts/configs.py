@@ -54,7 +54,7 @@ class ConditionerConfig(Config):
 
     @answer
     def degradable(self) -> Mapping[str, str]:
-        """What a degradation may make for the conditioner, ``image`` or ``mask``, and the key that it is read by."""
+        """The keys of the conditioner by the products of degradations that it takes, ``image`` and ``mask``."""
         return {}
 
     @answer

@@ -298,25 +298,25 @@ class Dataset(Protocol):
 class Degradation(Protocol):
     """Spoils pictures: a small version, a hole. Torch-free. Provisional.
 
-    A conditioner's row in a recipe names one by `degradation`, and a run makes by it what the conditioner reads: the
-    spoilt picture in the place of the picture itself, or a mask where the data has none. Its config says which it
-    `makes`, and the conditioner's config by `degradable` that it takes that, and under which key. In training the
-    generator is one of the example and its epoch, in validation and in figures one of the picture alone. In sampling
-    nothing is made: the spoilt picture is given.
+    A conditioner's row in a recipe names one by `degradation`, and a run makes an input of the conditioner by it: the
+    spoilt picture in the place of the picture itself, or a mask for data without masks. Its config says by `makes` one
+    of the two; the conditioner's config takes it by `degradable`, under a key. In training the generator is one of the
+    example and its epoch, in validation and in figures one of the picture alone. In sampling nothing is made: the
+    spoilt picture is given.
 
-    It keeps nothing between calls, so that workers and runs that go on make the same. It can be pickled: worker
-    processes make through copies.
+    It keeps nothing between calls, so workers and resumed runs make the same. It can be pickled: worker processes make
+    through copies.
     """
 
     @abstractmethod
     def degrade(
         self, picture: NDArray[np.uint8], size: tuple[int, int], random: np.random.Generator
     ) -> NDArray[np.uint8]:
-        """A picture uint8 (c, H, W), fitted and cut, c of 1 or 3 -> what the config `makes`, of uint8.
+        """A picture uint8 (c, H, W), fitted and cut, c of 1 or 3 -> the config's `makes`, of uint8.
 
-        ``image``: (c, *size), where `size` (h, w) is that at which the conditioner takes it. ``mask``: (H, W), 255 in
-        holes and 0 elsewhere; `size` is (H, W). All that is drawn is drawn from `random`: equal generators give equal
-        results. The picture stays as it is. What it cannot do for a size or a picture is an
+        ``image``: (c, *size), `size` (h, w) being the one at which the conditioner takes it. ``mask``: (H, W), 255 in
+        holes and 0 elsewhere; `size` is (H, W). All draws are made from `random`: equal generators give equal
+        results. The picture stays as it is. A size or a picture beyond its means is an
         :class:`~ldm_core.errors.LDMError`.
         """
         ...

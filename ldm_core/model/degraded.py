@@ -1,4 +1,4 @@
-"""Pictures spoilt for a model's conditioners: a small version, a mask, made of each example by the recipe's parts."""
+"""Pictures spoilt for a model's conditioners by the recipe's degradations: a small version, a mask."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ldm_core.model.parts import make
 from ldm_core.recipe.recipe import ConditionerPart, Recipe
 
 SPOILT = "spoilt image"
-"""The key of a batch with the pictures that conditioners find as ``image``; the run's own are beside it."""
+"""A batch's key of spoilt pictures; conditioners find them as ``image``, and the run's own are beside them."""
 
 
 def for_conditioners(batch: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A batch or an example as conditioners are handed it: the spoilt picture, where there is one, is its ``image``."""
+    """A batch or an example as conditioners are handed it: the spoilt picture, if there is one, is its ``image``."""
     if SPOILT not in batch:
         return batch
     return {**{key: value for key, value in batch.items() if key != SPOILT}, "image": batch[SPOILT]}
@@ -29,7 +29,7 @@ def for_conditioners(batch: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @attrs.frozen
 class _Maker:
-    """A degradation, with the conditioner that it makes `key` for."""
+    """A degradation and its conditioner."""
 
     part: Degradation
     named: Named
@@ -58,18 +58,14 @@ class _Maker:
 
 
 class Degraded:
-    """The recipe's degradations; data's own keys are left as they are, but for the picture ``image`` itself.
-
-    ``made(example, seed)`` depends on the example's picture and `seed` alone. :meth:`of` gives None for a recipe
-    without any, whose examples stay as they are.
-    """
+    """The recipe's degradations. Keys of the data stay as they are, but for the picture ``image`` itself."""
 
     def __init__(self, makers: tuple[_Maker, ...], seed: int) -> None:
         self._makers, self._seed = makers, seed
 
     @classmethod
     def of(cls, recipe: Recipe, catalog: Catalog) -> Degraded | None:
-        """Those of `recipe`, built; None without one."""
+        """Build the degradations of `recipe`; None without one."""
         latent = recipe.first_stage.config.latent
         site = Site(size=recipe.image_size, channels=recipe.image_channels, latent=latent)
         makers = tuple(
@@ -86,22 +82,23 @@ class Degraded:
         return cls(makers, recipe.seed) if makers else None
 
     def beside(self, offered: Container[str], wanted: Container[str]) -> Degraded | None:
-        """Those that make what is `wanted` and data with the keys `offered` lacks; None if nothing is."""
+        """Choose the ones for `wanted` keys that data with the keys `offered` lacks; None if there is none."""
         left = tuple(m for m in self._makers if m.key in wanted and (m.key == "image" or m.key not in offered))
         return Degraded(left, self._seed) if left else None
 
     @property
     def keys(self) -> dict[str, str]:
-        """The keys that are made, and the geometry of each."""
+        """The keys in batches, and the geometry of each."""
         return {_stored(m.key): "image" if m.makes == "image" else "map" for m in self._makers}
 
     def seed(self, *place: int) -> int:
-        """The seed of an example in training, by epoch and index, or of a picture of a set that is measured, by its
-        index alone and whatever the run's seed."""
+        """The seed of an example in training, by epoch and index, or of a measured picture, by its index alone and
+        whatever the run's seed."""
         return mix_seed("degradation", *((self._seed, *place) if len(place) > 1 else place))
 
     def made(self, example: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        """What is made of the picture ``image`` of `example`, uint8 (c, H, W), by its key in batches."""
+        """Spoil the picture ``image`` of `example`, uint8 (c, H, W): the results, functions of it and of `seed`
+        alone, by their keys in batches."""
         return {_stored(each.key): each(example["image"], seed) for each in self._makers}
 
 

@@ -77,7 +77,7 @@ class StagePart(Part):
 @attrs.frozen(kw_only=True)
 class ConditionerPart(Part):
     """A conditioner; `dropout`: share of examples without it in training; `train`: with the denoiser, or frozen;
-    `degradation`: what makes, of an example's picture, an input that the data lacks."""
+    `degradation`: makes one of its inputs of an example's picture."""
 
     name: str
     dropout: float = 0.0
@@ -86,7 +86,7 @@ class ConditionerPart(Part):
 
     @property
     def made(self) -> str:
-        """The key that the degradation makes; "" without one, or where the conditioner takes none."""
+        """The key of the degradation's product; "" without one, or if the conditioner does not take it."""
         if self.degradation is None:
             return ""
         made: Any = of(DegradationConfig, self.degradation.config).makes
@@ -247,11 +247,11 @@ class Recipe:
 
     @property
     def made(self) -> frozenset[str]:
-        """The keys that degradations make where the data lacks them, and of the picture ``image`` in its place."""
+        """The keys that degradations make: ``image`` in its own place, others for data without them."""
         return frozenset(filter(None, (part.made for part in self.conditioners)))
 
     def asked(self, offered: Container[str]) -> tuple[str, ...]:
-        """Those of `reads` that data with the keys `offered` is asked for: the others are made."""
+        """Leave out of `reads` the keys to be made, beside data with the keys `offered`."""
         return tuple(key for key in self.reads if key in offered or key not in self.made)
 
     @property

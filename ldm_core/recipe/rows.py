@@ -1,5 +1,5 @@
-"""The core's own keys in the rows of a recipe's lists: of conditioners, with what spoils pictures for them, and of
-adapters, each with weights of its own if it is to act. Torch-free."""
+"""The core's own keys in the rows of a recipe's lists: of conditioners, with their degradations, and of adapters, each
+with weights of its own if it is to act. Torch-free."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def degradation_of(given: dict[str, Any], config: type) -> Any:
 
 
 def degradation_misfits(recipe: Recipe) -> Iterator[str]:
-    """One line for each degradation that its conditioner, or another one, cannot do with."""
+    """One line for each degradation beside a conditioner that cannot do with it."""
     site = Site(size=recipe.image_size, channels=recipe.image_channels, latent=recipe.first_stage.config.latent)
     made: dict[str, ConditionerPart] = {}
     for part in recipe.conditioners:

@@ -97,3 +97,19 @@ def test_sizes_and_channels_are_checked_without_torch() -> None:
     assert "the pictures have 1; set image_channels=1" in next(iter(config.check(attrs.evolve(SITE, channels=1))))
     with pytest.raises(ConfigError, match="build it behind a first stage"):
         LowResolutionConditioner(config, Site(size=(64, 48)))
+
+
+@pytest.mark.parametrize("factor", [2, 8])
+def test_a_small_picture_of_another_size_is_resized_to_the_latents(factor: int) -> None:
+    conditioner = LowResolutionConditioner(LowResolutionConfig(factor=factor), SITE)
+    height, width = 64 // factor, 48 // factor
+    assert LowResolutionConfig(factor=factor).taken_sizes((64, 48), LatentSpec(3, (4, 4))) == {"image": (height, width)}
+    small = (torch.rand(2, 3, height, width) * 255).round() / 127.5 - 1
+    grid = concat(conditioner, small)
+    assert grid.shape == (2, 3, 16, 12) and grid.abs().max() <= 1
+    assert torch.allclose(concat(conditioner, torch.full_like(small, 0.5)), torch.tensor(0.5), atol=1e-6)
+    assert concat(conditioner, pictures(64, 48)).shape == (2, 3, 16, 12)
+    with pytest.raises(DataError, match=f"give it at {height}x{width}"):
+        concat(conditioner, small[:, :, 1:])
+    flaw = "factor is 5, and does not divide pictures of 64x48"
+    assert flaw in next(iter(LowResolutionConfig(factor=5).check(SITE)))

@@ -16,3 +16,8 @@ class TestLowResolution(ConditionerSuite):
 class TestLowResolutionByArea(ConditionerSuite):
     component = "low_resolution"
     settings = MappingProxyType({"reduce": "area", "droppable": True})
+
+
+class TestLowResolutionTwice(ConditionerSuite):
+    component = "low_resolution"
+    settings = MappingProxyType({"factor": 2})

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,8 +26,8 @@ SAME = Rule(
 
 
 class DegradationSuite(Suite):
-    """Subclass it, set `component` and `settings`. `factors` are those by which a small picture is smaller than its
-    picture; a mask has the picture's size."""
+    """Subclass it, set `component` and `settings`. A small picture is asked for by each of `factors`; a mask has
+    the picture's size."""
 
     kind = "degradation"
     protocol: ClassVar[type] = Degradation
@@ -38,7 +39,7 @@ class DegradationSuite(Suite):
         return made
 
     def small(self, picture: NDArray[np.uint8], factor: int) -> tuple[int, int]:
-        """The `size` that is asked for."""
+        """The `size` for a factor."""
         height, width = picture.shape[1:]
         return (height // factor, width // factor) if self._makes == "image" else (height, width)
 
@@ -49,7 +50,7 @@ class DegradationSuite(Suite):
 
     @Rule(
         Degradation.degrade,
-        "what the config `makes`, of uint8",
+        "the config's `makes`, of uint8",
         "give a new array of uint8 in the shape that the config's `makes` stands for",
     )
     def test_makes_what_its_config_says(self) -> None:
@@ -77,9 +78,9 @@ class DegradationSuite(Suite):
             assert same(first, again), "two calls with equal generators differ"
             assert same(first, other.degrade(picture, size, np.random.default_rng(7))), "two equal parts differ"
 
-    @Rule(Degradation.degrade, "All that is drawn is drawn from `random`", "leave the global generators of numpy alone")
+    @Rule(Degradation.degrade, "All draws are made from `random`", "leave the global generators of numpy alone")
     def test_global_generators_stay(self) -> None:
-        """The state of torch's, numpy's and Python's own generators is that of before."""
+        """The states of torch's, numpy's and Python's own generators stay."""
         part, before = self.build(), generators()
         for picture, size in self._asked():
             part.degrade(picture, size, np.random.default_rng(7))
@@ -91,7 +92,7 @@ class DegradationSuite(Suite):
         "hold settings alone; what follows from a picture is made again at each call",
     )
     def test_nothing_is_kept_between_calls(self) -> None:
-        """A picture has one result, whatever was made before it, and in a copy that was pickled."""
+        """A picture has one result, after any other one and in a pickled copy."""
         asked = list(self._asked())
         part, turned = self.build(), pickle.loads(pickle.dumps(self.build()))
         make = lambda it, i: it.degrade(*asked[i], np.random.default_rng(i))  # noqa: E731
@@ -120,12 +121,8 @@ class DegradationSuite(Suite):
         module = str(entry.component.factory).partition(":")[0]
         if getattr(sys.modules.get(module), "__file__", None) is None:
             return  # made in this process: there is nothing to import
-        code = f"import sys; import {module}; sys.exit('torch' in sys.modules)"
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        ended = subprocess.run(
-            [sys.executable, "-c", code], env=environment, check=False, capture_output=True, text=True
-        )
-        assert ended.returncode == 0, f"importing {module} imports torch{ended.stderr and ': ' + ended.stderr[-300:]}"
+        said = _brings_torch(module)
+        assert not said, f"importing {module} {said}"
 
     def _asked(self) -> Iterator[tuple[Any, tuple[int, int]]]:
         """Pictures of every size and of 1 and 3 channels, with the sizes asked for."""
@@ -135,3 +132,13 @@ class DegradationSuite(Suite):
                 picture = self.picture(index, size, channels)
                 for factor in factors:
                     yield picture.copy(), self.small(picture, factor)
+
+
+@cache
+def _brings_torch(module: str) -> str:
+    """Import a module in a process of its own; "" if that process then has no torch, else the misfortune."""
+    code = f"import sys; import {module}; sys.exit(3 if 'torch' in sys.modules else 0)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, check=False, capture_output=True)
+    said = ended.stderr.decode(errors="replace")[-300:]
+    return "" if ended.returncode == 0 else "imports torch" if ended.returncode == 3 else f"fails: {said}"

@@ -32,8 +32,8 @@ class Examples(TorchDataset):
     """Examples of a data set by :class:`Place`, or by index: then at `size`, centred and not mirrored.
 
     Unreadable examples are passed over and counted by ``SkipBad``, up to the data set's own limit. Up to
-    ``settings.keep`` bytes of them stay in memory: fitted, or as decoded if each epoch cuts them anew. `degraded` makes
-    those of `keys` that the data lacks, and the spoilt picture, last of all.
+    ``settings.keep`` bytes of them stay in memory: fitted, or as decoded if each epoch cuts them anew. Last of
+    all `degraded` makes the spoilt picture, and `keys` that the data lacks.
     """
 
     def __init__(

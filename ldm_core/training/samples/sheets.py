@@ -39,7 +39,7 @@ def wanted(
     degraded: Degraded | None = None,
 ) -> list[dict[str, Any]]:
     """The conditioner inputs, a mapping an image: `examples`, else the recipe's prompts, else held-out data; empty if
-    nothing is read. `degraded` makes what that lacks."""
+    nothing is read. `degraded` makes lacking ones."""
     if examples:
         return [dict(e) for e in examples]
     reads = [key for key in reads if key not in SIZE_KEYS]  # of what is sampled, not of the example beside it

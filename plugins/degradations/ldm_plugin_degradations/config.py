@@ -44,7 +44,7 @@ class BicubicConfig(DegradationConfig):
 
 @attrs.frozen(kw_only=True)
 class GreyConfig(DegradationConfig):
-    """The picture without colour, in as many channels as it has; made small where a small one is read."""
+    """The picture without colour, in its number of channels; made small for a reader of small ones."""
 
     makes: ClassVar[Literal["image"]] = "image"
 
@@ -105,7 +105,7 @@ IRREGULAR: Mapping[str, IrregularConfig] = {
 
 @attrs.frozen(kw_only=True)
 class BoxesConfig(DegradationConfig):
-    """Boxes anywhere, of sides that are shares of the picture's."""
+    """Boxes anywhere, with sides in shares of the picture's."""
 
     count: tuple[int, int] = _span((1, 3), "number of boxes: [low, high]", 1, 1000)
     side: tuple[float, float] = _shares((0.2, 0.5), "their sides as shares of the picture's: [low, high]")

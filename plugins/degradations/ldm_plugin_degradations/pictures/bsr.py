@@ -22,9 +22,9 @@ class Bsr(Degradation):
     """The chain of Zhang et al. 2021 (arXiv 2103.14006, section 3.5), with the numbers of latent diffusion's program.
 
     Seven operations in a drawn order, but the last resize behind the first: two blurs, a resize to any size or a blur
-    with every nth pixel, the resize to the size asked for, Gaussian noise, JPEG, and shot noise, which stands where
-    the published programs have a camera that is turned off. JPEG ends it. Where those call OpenCV, the same filters are
-    computed here from their definitions. Its steps take any factor, whole or not, of 1 or more; the published settings
+    with every nth pixel, the resize to the size asked for, Gaussian noise, JPEG, and shot noise in the place of the
+    published programs' camera, turned off there. JPEG ends it. Their filters of OpenCV are computed here from their
+    definitions. Its steps take any factor, whole or not, of 1 or more; the published settings
     are for 4, and the paper's model too.
     """
 
@@ -88,7 +88,7 @@ class Bsr(Degradation):
 
 
 def _order(random: np.random.Generator) -> list[str]:
-    """The operations in a drawn order, in which the resize to the size stands behind that to any size."""
+    """The operations in a drawn order, the resize to the size behind the one to any size."""
     names = ["blur 1", "blur 2", "any size", "size", "noise", "jpeg", "photons"]
     drawn = [names[i] for i in random.permutation(len(names))]
     first, last = sorted((drawn.index("any size"), drawn.index("size")))

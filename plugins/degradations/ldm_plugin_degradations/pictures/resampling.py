@@ -1,4 +1,4 @@
-"""Resampling by weights along each axis, of pictures of numbers (H, W, c); for chains that keep fractions of levels."""
+"""Resampling by weights along each axis, of pictures of numbers (H, W, c)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Plane = NDArray[np.float64]
 
 def resample(picture: Plane, size: tuple[int, int], filter: Filter) -> Plane:
     """(H, W, c) -> (*size, c). ``bicubic`` is antialiased, as Pillow's (a = -1/2, its support grows with the factor);
-    ``linear`` and ``cubic`` (a = -3/4) look at the nearest 2 and 4 pixels alone; ``area`` is the mean of what a pixel
-    covers. Pixels beyond the edge are left out of the weights of ``bicubic``; the others repeat the edge."""
+    ``linear`` and ``cubic`` (a = -3/4) look at the nearest 2 and 4 pixels alone; ``area`` is the mean over a
+    pixel. Pixels beyond the edge are left out of the weights of ``bicubic``; the others repeat the edge."""
     for axis, length in enumerate(size):
         if picture.shape[axis] != length:
             picture = along(picture, _weights(picture.shape[axis], length, filter), axis)
