@@ -18,8 +18,8 @@ NAMES: dict[ModuleType, str] = {
     contracts: """
         Accepts Adapter AdapterAnswers AdapterConfig AuxiliaryLoss AuxiliaryLossConfig Batch Codec CodecConfig
         Cond CondSpec Conditioner ConditionerAnswers ConditionerConfig Conditions Config DataInfo Dataset
-        DatasetAnswers DatasetConfig Denoise Denoiser DenoiserAnswers DenoiserConfig DiffusionModel EMPTY
-        Estimate Evaluation FileCache FirstStage FirstStageAnswers FirstStageConfig Guidance GuidanceConfig
+        DatasetAnswers DatasetConfig Degradation DegradationConfig Denoise Denoiser DenoiserAnswers DenoiserConfig
+        DiffusionModel EMPTY Estimate Evaluation FileCache FirstStage FirstStageAnswers FirstStageConfig Guidance GuidanceConfig
         LatentSpec LossContext LossOutput Metric MetricAnswers MetricConfig ModelWeights NoiseSchedule Objective
         ObjectiveAnswers ObjectiveConfig Observer OnStep Opponent Parameterization ParameterizationConfig
         PartAnswers Pictures Precision Predict Recognised Reconstruction Rows SIZE_KEYS Sampler SamplerConfig
@@ -28,8 +28,8 @@ NAMES: dict[ModuleType, str] = {
         Tokens TrainableStage WeightSlice Written draw_times evaluation grid_times token_grid
     """,
     testing: """
-        AdapterSuite AuxiliaryLossSuite CodecSuite ConditionerSuite DatasetSuite DenoiserSuite FirstStageSuite
-        GuidanceSuite MetricSuite ModuleSuite ObjectiveSuite ObserverSuite ParameterizationSuite PluginSuite
+        AdapterSuite AuxiliaryLossSuite CodecSuite ConditionerSuite DatasetSuite DegradationSuite DenoiserSuite
+        FirstStageSuite GuidanceSuite MetricSuite ModuleSuite ObjectiveSuite ObserverSuite ParameterizationSuite PluginSuite
         SamplerSuite ScheduleSuite StageObjectiveSuite Suite TensorSuite TimeGridSuite
     """,
 }

@@ -119,7 +119,7 @@ class DegradationSuite(Suite):
         """A process that imports the part, in a module of its own, has no torch."""
         entry, _ = self.entry()
         module = str(entry.component.factory).partition(":")[0]
-        if getattr(sys.modules.get(module), "__file__", None) is None:
+        if module in sys.modules and sys.modules[module].__spec__ is None:
             return  # made in this process: there is nothing to import
         said = _brings_torch(module)
         assert not said, f"importing {module} {said}"

@@ -35,8 +35,8 @@ class Half(Degradation):
 
     def degrade(self, picture: Mask, size: tuple[int, int], random: np.random.Generator) -> Mask:
         """See :class:`~ldm_core.contracts.Degradation`: the mask."""
-        side = self.config.side
-        side = _HALVES[int(random.integers(len(_HALVES)))] if side == "any" else side
+        asked = self.config.side
+        side = _HALVES[int(random.integers(len(_HALVES)))] if asked == "any" else asked
         axis = 0 if side in ("top", "bottom") else 1
         whole = picture.shape[1 + axis]
         part = slice(0, whole // 2) if side in ("left", "top") else slice(whole - whole // 2, whole)

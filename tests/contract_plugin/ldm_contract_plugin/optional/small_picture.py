@@ -18,7 +18,10 @@ class SmallPicture(Conditioner, nn.Module):
         super().__init__()
         assert site.latent is not None
         self.config, self.reads, self.spec = config, config.reads, config.spec(site.latent)
-        self._grid, self._taken = site.latent.shape(site.size)[1:], config.taken_sizes(site.size, site.latent)
+        self._grid, self._taken = (
+            site.latent.shape(site.size)[1:],
+            config.taken_sizes((site.size[0], site.size[1]), site.latent),
+        )
 
     def encode(self, batch: Batch) -> Cond:
         """Small pictures alone are taken; DataError for any other size."""
