@@ -19,8 +19,8 @@ NAMES: dict[ModuleType, str] = {
         Accepts Adapter AdapterAnswers AdapterConfig AuxiliaryLoss AuxiliaryLossConfig Batch Codec CodecConfig
         Cond CondSpec Conditioner ConditionerAnswers ConditionerConfig Conditions Config DataInfo Dataset
         DatasetAnswers DatasetConfig Degradation DegradationConfig Denoise Denoiser DenoiserAnswers DenoiserConfig
-        DiffusionModel EMPTY Estimate Evaluation FileCache FirstStage FirstStageAnswers FirstStageConfig Guidance GuidanceConfig
-        LatentSpec LossContext LossOutput Metric MetricAnswers MetricConfig ModelWeights NoiseSchedule Objective
+        DiffusionModel EMPTY Estimate Evaluation FileCache FirstStage FirstStageAnswers FirstStageConfig Guidance
+        GuidanceConfig LatentSpec LossContext LossOutput Metric MetricAnswers MetricConfig ModelWeights NoiseSchedule Objective
         ObjectiveAnswers ObjectiveConfig Observer OnStep Opponent Parameterization ParameterizationConfig
         PartAnswers Pictures Precision Predict Recognised Reconstruction Rows SIZE_KEYS Sampler SamplerConfig
         SamplingRun ScheduleAnswers ScheduleConfig Site Source StageBatch StageLoss StageObjective
@@ -29,8 +29,8 @@ NAMES: dict[ModuleType, str] = {
     """,
     testing: """
         AdapterSuite AuxiliaryLossSuite CodecSuite ConditionerSuite DatasetSuite DegradationSuite DenoiserSuite
-        FirstStageSuite GuidanceSuite MetricSuite ModuleSuite ObjectiveSuite ObserverSuite ParameterizationSuite PluginSuite
-        SamplerSuite ScheduleSuite StageObjectiveSuite Suite TensorSuite TimeGridSuite
+        FirstStageSuite GuidanceSuite MetricSuite ModuleSuite ObjectiveSuite ObserverSuite ParameterizationSuite
+        PluginSuite SamplerSuite ScheduleSuite StageObjectiveSuite Suite TensorSuite TimeGridSuite
     """,
 }
 
