@@ -4,7 +4,7 @@ The library speaks Python. In its errors, warnings and notes, what a user can se
 the recipe (``trainer.init_from``), by the name of the argument in Python (``out``, ``strict``), or as ``inputs.KEY``
 for what a conditioner reads; ``=VALUE`` may follow. A name of :data:`COMMANDS` stands for a whole command::
 
-    raise ConfigError("conditioner 'text' reads 'caption', which was not given; give `inputs.caption`")
+    raise DataError("this model needs a caption (key 'caption', read by conditioner 'text'): give `inputs.caption`")
     raise CheckpointError(f"`first_stage`: {where} holds no first stage, but {what}")
     raise ConfigError(f"{out} holds another run; give another `out`, or `recipe={url}`")
 
@@ -39,11 +39,13 @@ INPUTS: Mapping[str, str] = {
     "box_labels": "--boxes FILE",
     "segmentation": "--segmentation FILE",
     "class_label": "--class NAME",
-    "image": "--input image=@PICTURE",
-    "mask": "--input mask=@PICTURE",
+    "image": "--image PICTURE",
+    "mask": "--mask FILE.png",
     "embedding": "--input embedding=@FILE.npy",
 }
 """Key read by a conditioner -> its option; any other one is given by ``--input KEY=...``."""
+_IN_TRAINING: Mapping[str, str] = {"image": "--input image=@PICTURE", "mask": "--input mask=@PICTURE"}
+"""The same for commands without options of their own for these keys."""
 COMMANDS: Mapping[str, str] = {
     "workflow.run": "ldm-run",
     "Catalog.broken": "ldm-run plugins",
@@ -77,6 +79,7 @@ WORDS: Mapping[str, str] = {
     "--to": "format output_format target",
     "--image-size": "size resolution",
     "--class": "label class_id class_idx classes class_label y",
+    "--size": "image_size resolution height width h w",
     "--sampler": "scheduler solver plms ddim",
     "--json": "format_json as_json",
 }
@@ -97,8 +100,10 @@ def in_flags(text: str) -> str:
     return _KEY.sub(_in_flags, text)
 
 
-def input_flag(key: str) -> str:
-    """Write the option of the input `key`: ``--prompt TEXT``."""
+def input_flag(key: str, *, sampling: bool = False) -> str:
+    """Write the option of the input `key`, of the running command or of the one that samples: ``--prompt TEXT``."""
+    if key in _IN_TRAINING and not sampling and "--mask" not in _known:
+        return _IN_TRAINING[key]
     return INPUTS.get(key, f"--input {key}=...")
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from ldm_core import storage
 from ldm_core.config.documents import parse_json, parse_yaml
-from ldm_core.contracts import ConditionerConfig, configs
 from ldm_core.data.class_names import indices as class_indices
+from ldm_core.data.inputs.fitted import KNOWN
 from ldm_core.errors import ConfigError, clean, quoted, suggest
 
 FILES = (".json", ".yaml", ".yml", ".txt", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy")
@@ -22,19 +22,18 @@ FILES = (".json", ".yaml", ".yml", ".txt", ".png", ".jpg", ".jpeg", ".webp", ".b
 _MOST_PIPED = 64 << 20
 """Bytes of prompts from another program, at most."""
 
-PICTURES = ("image", "segmentation", "mask")
-"""Keys of pictures and maps, whatever the data says."""
-
 
 def read_inputs(
     pairs: Iterable[str] = (),
     *,
     boxes: str | None = None,
     segmentation: str | None = None,
-    class_label: str | None = None,
     image_channels: int = 3,
+    size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Read the given inputs but the prompts: key -> value of one example, class names still as text.
+
+    A label map of rows of numbers is stretched to `size` (h, w).
 
     Raises :class:`ConfigError` for an unreadable pair or value, with all mistakes at once, and
     :class:`ldm_core.errors.StorageError` or :class:`ldm_core.errors.DataError` for an unreadable file.
@@ -63,9 +62,7 @@ def read_inputs(
             for key, value in read_boxes(boxes).items():
                 put("--boxes", key, value)
         if segmentation is not None:
-            put("--segmentation", "segmentation", _file("segmentation", segmentation, image_channels))
-        if class_label is not None:
-            put("--class", "class_label", class_label)
+            put("--segmentation", "segmentation", _label_map(segmentation, image_channels, size))
     except ConfigError as error:
         problems += error.problems
     if problems:
@@ -81,7 +78,7 @@ def _value(key: str, text: str, channels: int) -> Any:
     value = _shaped(key, parse_yaml(text, f"--input {key}"))
     if key == "class_label" and isinstance(value, int | float):
         return text.strip()  # a name, before it is a number: 007 is not 7
-    if key in (*PICTURES, "embedding") and isinstance(value, str):
+    if key in (*KNOWN, "embedding") and isinstance(value, str):
         example = "vectors.npy" if key == "embedding" else "photo.png"
         raise ConfigError(f"--input {key}={clean(text, 100)}: expected a file, such as {key}=@{clean(text or example)}")
     return value
@@ -135,6 +132,45 @@ def _array(value: list[Any]) -> Any:
     if array.dtype.kind in "iub":
         return array.astype(np.int64)
     return array.astype(np.float32) if array.dtype.kind == "f" else value
+
+
+def _label_map(text: str, channels: int, size: tuple[int, int] | None) -> Any:
+    """Read a label map: a picture, or rows of numbers as JSON, stretched to `size`."""
+    if not text.lstrip().startswith("["):
+        return _file("segmentation", text, channels)
+    found = _shaped("segmentation", parse_json(text, "--segmentation"))
+    if isinstance(found, list) or found.ndim != 2 or found.dtype.kind != "i" or not found.size:
+        raise ConfigError(
+            f"--segmentation {clean(text, 60)}: expected a PNG, or rows of whole numbers of one length such as "
+            "[[0, 0], [1, 2]]"
+        )
+    if size is None:
+        return found
+    rows, columns = ([i * have // want for i in range(want)] for want, have in zip(size, found.shape, strict=True))
+    return found[rows][:, columns]
+
+
+def read_mask(text: str) -> Any:
+    """Read ``--mask``: a picture -> int64 (H, W), or boxes as JSON, [x, y, w, h] or a list of those -> a list."""
+    if not text.lstrip().startswith("["):
+        return _file("mask", text, 3)
+    found = parse_json(text, "--mask")
+    boxes = found if found and isinstance(found[0], list) else [found]
+    if not all(isinstance(box, list) and len(box) == 4 for box in boxes):
+        raise ConfigError(f"--mask {clean(text, 60)}: expected a picture, or a box [x, y, w, h] or a list of boxes")
+    return boxes
+
+
+def in_turn(
+    base: Mapping[str, Any], columns: Mapping[str, Sequence[Any]], count: int | None = None
+) -> list[dict[str, Any]]:
+    """One mapping an image of values that are the same for all, and of those of which each image has the next.
+
+    Without `count` there are as many as the longest of `columns`. One mapping alone is for all images.
+    """
+    longest = max(map(len, columns.values()), default=1)
+    several = range((count or longest) if longest > 1 else 1)
+    return [{**base, **{key: values[i % len(values)] for key, values in columns.items()}} for i in several]
 
 
 def read_boxes(text: str) -> dict[str, Any]:
@@ -221,61 +257,6 @@ def require_readers(inputs: Iterable[str], reads: Mapping[str, Iterable[str]], f
         raise ConfigError(problems)
 
 
-def taken_sizes(recipe: Any) -> dict[str, tuple[int, int]]:
-    """Find the keys taken by all their conditioners at another size (h, w) than the images' as well.
-
-    A small picture to enlarge has one.
-    """
-    latent, size = recipe.first_stage.config.latent, recipe.image_size
-    found: dict[str, list[Any]] = {}
-    for part in recipe.conditioners:
-        own = configs.of(ConditionerConfig, part.config).taken_sizes(size, latent)
-        for key in part.config.reads:
-            found.setdefault(key, []).append(own.get(key))
-    return {key: sizes[0] for key, sizes in found.items() if sizes[0] and len(set(sizes)) == 1}
-
-
-def fit_all(
-    inputs: Mapping[str, Any], recipe: Any, keys: Mapping[str, str] | None = None
-) -> tuple[dict[str, Any], list[str]]:
-    """Call :func:`fit_inputs` for a recipe; return a line for each picture with a loss by it."""
-    from ldm_core.data.fit_notes import input_notes, multiple_of
-
-    sizes: dict[str, tuple[int, int]] = {}
-    small, size, rule = taken_sizes(recipe), recipe.image_size, recipe.data.fit
-    out = fit_inputs(inputs, size, rule, keys, small, sizes)
-    if not sizes:
-        return out, []
-    return out, input_notes(sizes, size, rule, multiple=multiple_of(recipe), taken=small)
-
-
-def fit_inputs(
-    inputs: Mapping[str, Any],
-    size: tuple[int, int],
-    rule: str,
-    keys: Mapping[str, str] | None = None,
-    taken: Mapping[str, tuple[int, int]] | None = None,
-    sizes: dict[str, tuple[int, int]] | None = None,
-) -> dict[str, Any]:
-    """Bring pictures and maps to the model's image size (h, w), as its data was.
-
-    `keys`: key -> geometry, if the data says it; ``image``, ``segmentation`` and ``mask`` are known without. `taken`:
-    key -> another size taken as it is (:func:`taken_sizes`). `sizes` is told the given sizes (h, w).
-    """
-    known = {"image": "image", "segmentation": "map", "mask": "map", **(keys or {})}
-    out = dict(inputs)
-    for key, value in inputs.items():
-        if known.get(key) not in ("image", "map") or not hasattr(value, "shape"):
-            continue
-        if sizes is not None:
-            sizes[key] = tuple(value.shape[-2:])
-        if tuple(value.shape[-2:]) not in (tuple(size), (taken or {}).get(key)):
-            from ldm_core.data.geometry import fit
-
-            out[key] = fit({key: value}, {key: known[key]}, size, "pad" if rule == "pad" else "crop")[key]
-    return out
-
-
 def read_seeds(text: str | None) -> list[int] | None:
     """Read seeds such as ``1,2,3`` or ``7..10`` (both ends). :class:`ConfigError` for anything else."""
     if text is None:
@@ -291,6 +272,16 @@ def read_seeds(text: str | None) -> list[int] | None:
             raise ConfigError(f"{where} is no range of up to a million seeds, lower first")
         seeds += range(int(first), int(last) + 1) if dots else [int(first)]
     return seeds
+
+
+def read_size(text: str | None, option: str = "--size") -> tuple[int, int] | None:
+    """Read ``64``, ``48x64`` or ``48,64`` as (height, width); :class:`ConfigError` for anything else."""
+    if text is None:
+        return None
+    parts = [p.strip() for p in text.replace("x", ",").split(",")]
+    if len(parts) not in (1, 2) or not all(p.isdecimal() and len(p) < 7 and int(p) > 0 for p in parts):
+        raise ConfigError(f"{option} {clean(text, 60)}: expected pixels such as 64, or height x width such as 48x64")
+    return int(parts[0]), int(parts[-1])
 
 
 def read_prompts(url: str | None) -> list[str]:

@@ -122,21 +122,30 @@ class InputOptions:
         completes="file",
     )
     segmentation: str | None = option(
-        None, "Label map: a PNG whose pixel values are classes.", metavar="FILE", completes="file"
+        None,
+        "Label map: a PNG whose pixel values are classes, or rows of numbers as JSON.",
+        metavar="FILE|JSON",
+        completes="file",
     )
-    class_label: str | None = option(None, "Class to sample.", flags=["--class"], metavar="ID|NAME")
+    class_label: tuple[str, ...] = option(
+        (), "Class to sample; repeat for several, 'all' for each.", flags=["--class"], metavar="NAME|ID"
+    )
 
-    def read(self, image_channels: int) -> dict[str, Any]:
-        """Read all but the prompts; see :func:`ldm_core.cli.inputs.read_inputs`."""
+    def read(self, image_channels: int, size: tuple[int, int]) -> dict[str, Any]:
+        """Read all but the prompts and classes, for images of `size` (h, w); see ``cli.inputs.read_inputs``."""
         from ldm_core.cli.inputs import read_inputs
+        from ldm_core.errors import ConfigError
 
-        return read_inputs(
+        found = read_inputs(
             self.input,
             boxes=self.boxes,
             segmentation=self.segmentation,
-            class_label=self.class_label,
             image_channels=image_channels,
+            size=size,
         )
+        if self.class_label and "class_label" in found:
+            raise ConfigError("--class: 'class_label' is given twice")
+        return found
 
 
 @attrs.frozen(kw_only=True)

@@ -13,11 +13,13 @@ from ldm_core.cli import summary
 from ldm_core.cli.assemble import assemble
 from ldm_core.cli.catalog import installed
 from ldm_core.cli.flags import in_flags, input_flag
-from ldm_core.cli.inputs import fit_all, name_classes, require_readers
+from ldm_core.cli.inputs import in_turn, name_classes, require_readers
 from ldm_core.cli.launching import processes, progress_shown, start
 from ldm_core.cli.options import RunOptions
 from ldm_core.cli.output import first_process, print_problems, reporting, say, warnings_as_lines
 from ldm_core.contracts import SIZE_KEYS, DataInfo
+from ldm_core.data.class_names import spread
+from ldm_core.data.inputs.fitted import fit_all
 from ldm_core.errors import ConfigError, LDMError
 from ldm_core.recipe import continuation
 from ldm_core.recipe.check import remarks
@@ -46,11 +48,14 @@ def prepare(options: RunOptions) -> Prepared:
     catalog = installed()
     assembled = assemble(options.request, catalog)
     recipe, info = workflow.prepare(assembled.plain, catalog)
-    inputs = options.inputs.read(recipe.image_channels)
-    wanted = [*inputs, *(["caption"] if recipe.sample.prompts else [])]
+    inputs = options.inputs.read(recipe.image_channels, recipe.image_size)
+    key, said = "class_label", options.inputs.class_label
+    wanted = [*inputs, *([key] if said else []), *(["caption"] if recipe.sample.prompts else [])]
     require_readers(wanted, {c.name: c.config.reads for c in recipe.conditioners}, "; see --cond")
-    inputs = name_classes(inputs, info.class_names, info.classes)
     inputs, fitted = fit_all(inputs, recipe, info.keys)
+    classes = spread(key, said, info.class_names.get(key, ()), info.classes.get(key, 0))
+    rows = in_turn(inputs, {key: classes} if classes else {})
+    rows = [name_classes(row, info.class_names, info.classes) for row in rows]
     notes = (
         assembled.notes
         + tuple(fitted)
@@ -60,14 +65,19 @@ def prepare(options: RunOptions) -> Prepared:
         )
     )
     notes += tuple(remarks(recipe))
-    return Prepared(catalog, recipe, info, _examples(recipe, inputs), tuple(map(in_flags, notes)))
+    return Prepared(catalog, recipe, info, _examples(recipe, rows), tuple(map(in_flags, notes)))
 
 
-def _examples(recipe: Recipe, inputs: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | None:
-    """Make one mapping of inputs a prompt. ConfigError, before anything is trained, where one is incomplete."""
+def _examples(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...] | None:
+    """Make one mapping of inputs a prompt and row. ConfigError, before anything is trained, where one is incomplete."""
+    inputs = rows[0]
     if not inputs:
         return None  # prompts alone are the recipe's; what other conditioners read then comes from held-out data
-    examples = [{**inputs, "caption": p} for p in recipe.sample.prompts] or [dict(inputs)]
+    prompts = recipe.sample.prompts
+    examples = [
+        {**rows[i % len(rows)], **({"caption": prompts[i % len(prompts)]} if prompts else {})}
+        for i in range(max(len(prompts), len(rows)))
+    ]
     problems = [
         f"conditioner '{part.name}' reads '{key}', which was not given beside {', '.join(inputs)}; "
         f"add {input_flag(key)}, or leave all inputs out to sample held-out data"

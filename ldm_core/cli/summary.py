@@ -81,5 +81,5 @@ def _training(numbers: Mapping[str, float], *, loss: bool = True) -> str:
 def sample_command(out: str, recipe: Recipe) -> str:
     """Write the command that samples this model, with an option for each key that a conditioner reads."""
     keys = (key for part in recipe.conditioners for key in part.config.reads if key not in SIZE_KEYS)
-    flags = dict.fromkeys(map(input_flag, keys))
+    flags = dict.fromkeys(input_flag(key, sampling=True) for key in keys)
     return " ".join(["ldm-run sample", out, *flags])

@@ -117,6 +117,7 @@ if TYPE_CHECKING:
     from ldm_core.contracts.values import DataInfo as DataInfo
     from ldm_core.contracts.values import Denoise as Denoise
     from ldm_core.contracts.values import Estimate as Estimate
+    from ldm_core.contracts.values import KeyForm as KeyForm
     from ldm_core.contracts.values import LatentSpec as LatentSpec
     from ldm_core.contracts.values import LossOutput as LossOutput
     from ldm_core.contracts.values import OnStep as OnStep
@@ -148,8 +149,8 @@ _ROOMS = {
     "site": "FileCache Site",
     "stage_objective": "AuxiliaryLoss Opponent StageBatch StageLoss StageObjective StageTraining TrainableStage",
     "values": (
-        "EMPTY SIZE_KEYS Accepts Batch CondSpec DataInfo Denoise Estimate LatentSpec LossOutput OnStep Precision "
-        "Reconstruction WeightSlice"
+        "EMPTY SIZE_KEYS Accepts Batch CondSpec DataInfo Denoise Estimate KeyForm LatentSpec LossOutput OnStep "
+        "Precision Reconstruction WeightSlice"
     ),
 }
 """Every name by the module that has it, which is imported at its first use: a command line needs few of them."""

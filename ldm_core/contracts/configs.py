@@ -22,7 +22,7 @@ from ldm_core.contracts.config import (
     precision_among,
 )
 from ldm_core.contracts.site import Site
-from ldm_core.contracts.values import Accepts, CondSpec, DataInfo, LatentSpec, Precision
+from ldm_core.contracts.values import EMPTY, Accepts, CondSpec, DataInfo, KeyForm, LatentSpec, Precision
 
 # what `from ldm_core.contracts.configs import ...` offers beside the classes below
 __all__ = ["PRECISIONS", "Config", "DegradationConfig", "TimesConfig"]
@@ -81,6 +81,11 @@ class ConditionerConfig(Config):
     def classes(self) -> Any:
         """The number of classes that the conditioner knows, or None."""
         return None
+
+    @answer
+    def key_forms(self) -> Mapping[str, KeyForm]:
+        """By batch key, the form of its values in words, and an example, for those who are to give one."""
+        return EMPTY
 
     @answer
     def tokenizer(self) -> str:

@@ -197,6 +197,15 @@ and offset 0 unless they are given. A data set's own keys of these names stand i
 
 
 @attrs.frozen
+class KeyForm:
+    """The form of a key's values, for people: `words` about one value ("up to 30"), and an `example` of it as plain
+    JSON, None for none."""
+
+    words: str = ""
+    example: Any = None
+
+
+@attrs.frozen
 class DataInfo:
     """The offer of a data set: `keys` name -> geometry, `classes` name -> count, `class_names` where known;
     `lacks`, why keys that one might expect are not offered; `widths` name -> length of vectors, where known;

@@ -69,6 +69,24 @@ def held(key: str, index: int, count: int) -> int:
     return index
 
 
+EVERY = "all"
+"""The word for each class in turn, unless a class is called so."""
+
+
+def spread(key: str, said: Iterable[str], names: Sequence[str], count: int = 0) -> list[str]:
+    """The classes that are `said`, :data:`EVERY` spelled out by the `names` or the numbers of all; ConfigError where
+    neither is known."""
+    found: list[str] = []
+    for text in said:
+        if text.strip() != EVERY or EVERY in names:
+            found.append(text)
+        elif names or count:
+            found += names or map(str, range(count))
+        else:
+            raise ConfigError(f"{key}: '{EVERY}': the model does not say how many classes it has; name some")
+    return found
+
+
 def indices(
     inputs: Mapping[str, Any],
     class_names: Mapping[str, Sequence[str]],

@@ -100,6 +100,15 @@ def decode_mask(data: bytes, name: str = "mask") -> NDArray[np.int64]:
     return _decoded(data, name, _mask)
 
 
+def levels_of(picture: Image, key: str, name: str) -> NDArray[np.int64]:
+    """A PIL image as a label map or, under the key ``mask``, as a mask: what :func:`decode_labels` and
+    :func:`decode_mask` make of its file."""
+    try:
+        return (_mask(picture) if key == "mask" else _labels(picture)).astype(np.int64)
+    except _Misfit as error:
+        raise DataError(f"{name}: {error}") from error
+
+
 class _Misfit(DataError):
     """A whole picture with a wrong content; its name is yet to be told."""
 

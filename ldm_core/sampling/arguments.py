@@ -43,7 +43,9 @@ _BEFORE = {
     "sampler": "choose it by pipeline.with_settings({'sampler': NAME})",
     "time_grid": "choose it by pipeline.with_settings({'time_grid': NAME})",
     "project_x0": "set it by pipeline.with_settings({'sample': {'project_x0': True}})",
-    "image": "give start=Start.image(picture, strength=0.75)",
+    "image": "give start=Start.image(picture, strength=0.75) to begin from it, or inputs={'image': picture} if a "
+    "conditioner reads it",
+    "mask": "give inputs={'image': picture, 'mask': mask}",
     "latents": "give start=Start.latents(latents, strength=SHARE)",
     "strength": "give it with the start: start=Start.image(picture, strength=SHARE)",
     "stop": "give it with the start: start=Start.noise(stop=SHARE), or Start.image(picture, stop=SHARE)",
@@ -81,12 +83,13 @@ _LONGEST = 10_000_000  # images of one call: their inputs alone would fill a mac
 _MOST_STEPS = 1_000_000
 _WHOLE = {"images": 1, "steps": 1, "batch": 1}
 _ARRAYS = {
-    "image": "uint8 (channels, height, width)",
-    "segmentation": "whole numbers (height, width)",
-    "mask": "(height, width)",
+    "image": "uint8 (channels, height, width), or a PIL image",
+    "segmentation": "whole numbers (height, width), or a PIL image",
+    "mask": "(height, width), or a PIL image",
     "boxes": "rows of x, y, w, h in [0, 1]",
     "embedding": "(width,)",
 }
+_PICTURES = ("image", "segmentation", "mask")  # keys that a PIL image may stand for
 
 
 def require_arguments(given: Mapping[str, Any]) -> None:
@@ -172,6 +175,8 @@ def _row(name: str, row: Mapping[Any, Any]) -> Iterator[str]:
     for key, value in row.items():
         if not isinstance(key, str):
             yield f"{name}: a key is {_shown(key)}; keys are texts, such as 'caption'"
+        elif key in _PICTURES and _is_picture(value):
+            continue
         elif key in _ARRAYS and not _is_array(value):
             yield f"{name}['{key}']: expected an array of numbers, {_ARRAYS[key]}, got {_shown(value)}"
         elif isinstance(value, str) or key == "caption":
@@ -213,6 +218,11 @@ def _is_array(value: Any) -> bool:
         return np.asarray(value).dtype.kind in "biuf"
     except (ValueError, TypeError, RuntimeError, OverflowError):
         return False
+
+
+def _is_picture(value: Any) -> bool:
+    pil = sys.modules.get("PIL.Image")  # a caller with a picture has imported it
+    return pil is not None and isinstance(value, pil.Image)
 
 
 def _is_finite(value: Any) -> bool:

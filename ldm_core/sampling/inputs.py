@@ -12,6 +12,8 @@ import numpy as np
 from ldm_core.config.documents import not_unicode
 from ldm_core.contracts.answers import ConditionerAnswers
 from ldm_core.contracts.configs import ConditionerConfig, GuidanceConfig, of
+from ldm_core.data.inputs.fitted import from_pictures
+from ldm_core.data.inputs.forms import lacking
 from ldm_core.data.sizes import default_sizes
 from ldm_core.errors import ConfigError, DataError, quoted
 from ldm_core.recipe.recipe import Recipe
@@ -32,6 +34,7 @@ def rows_of(
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts if prompts is not None else [])
     given: list[Any] = [inputs] if isinstance(inputs, Mapping) and inputs else list(inputs or [])
+    given = [from_pictures(row, recipe) for row in given]
     if problem := not_unicode([*texts, *given]):
         raise DataError(f"sample: {problem}")
     several = max(len(texts), len(given))
@@ -41,12 +44,8 @@ def rows_of(
         {**sizes, **(given[i % len(given)] if given else {}), **({"caption": texts[i % len(texts)]} if texts else {})}
         for i in range(count)
     ]
-    for part in recipe.conditioners:
-        lacking = [k for k in part.config.reads if any(k not in row for row in rows)]
-        if lacking:
-            raise DataError(
-                f"conditioner '{part.name}' reads '{lacking[0]}', which was not given; give `inputs.{lacking[0]}`"
-            )
+    if missing := [k for c in recipe.conditioners for k in c.config.reads if any(k not in row for row in rows)]:
+        raise DataError(lacking(recipe, missing))
     unknown = [k for row in given for k in row if k not in recipe.reads]
     if unknown:
         they = ", ".join(recipe.reads) or "nothing"

@@ -36,6 +36,7 @@ from ldm_core.sampling import load as load_
 from ldm_core.sampling import settings as sampling
 from ldm_core.sampling.arguments import SampleArguments, require_arguments, require_names, spelled_out
 from ldm_core.sampling.finite import finite_rows, not_finite, seeds_in_errors
+from ldm_core.sampling.grids.grid import GridMethods
 from ldm_core.sampling.image_to_image import Start
 from ldm_core.sampling.image_to_image import passage as passage_of
 from ldm_core.sampling.inputs import (
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from ldm_core.weights.open import Wanted
 
 
-class Pipeline(StageMethods):
+class Pipeline(StageMethods, GridMethods):
     """First stage, model and sampler of a trained recipe. Safe to call from several threads at once.
 
     Assemble one from parts with ``Pipeline(recipe, stage, model, catalog)``, or :meth:`load` a run. `weights` and

@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from ldm_core.catalog import Catalog
-from ldm_core.cli.inputs import fit_inputs, name_classes, read_inputs, require_readers, taken_sizes
+from ldm_core.cli.inputs import name_classes, read_inputs, require_readers
+from ldm_core.data.inputs.fitted import fit_inputs
+from ldm_core.data.inputs.forms import taken_sizes
 from ldm_core.errors import ConfigError, DataError, StorageError
 from ldm_core.recipe.resolve import resolve
 
@@ -102,7 +104,7 @@ def test_boxes_inline_and_from_a_file(tmp_path: Path) -> None:
         (["x=[1"], {}, "--input x line 1: not readable as YAML"),
         (["x=@a.exe"], {}, "cannot tell what '.exe' holds (known: .json, .yaml"),
         (["x=1", "x=2"], {}, "--input: 'x' is given twice"),
-        (["segmentation=1"], {"class_label": "2", "boxes": "{"}, "--boxes: not readable as JSON"),
+        (["segmentation=1"], {"boxes": "{"}, "--boxes: not readable as JSON"),
         ([], {"boxes": "{}"}, '--boxes: no "boxes" in it'),
         ([], {"boxes": '{"boxes": [], "label": []}'}, 'unknown key "label"'),
         ([], {"boxes": "[[0, 0, 1]]"}, "expected a list of [x, y, w, h]"),

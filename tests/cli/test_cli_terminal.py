@@ -16,12 +16,11 @@ import pytest
 
 from ldm_core import cli
 from ldm_core.cli import output
-from ldm_core.cli.commands.reconstruct import read_size
-from ldm_core.cli.commands.sample_output import file_name
 from ldm_core.cli.declaration import command
-from ldm_core.cli.inputs import read_inputs, read_prompts, read_seeds
+from ldm_core.cli.inputs import read_inputs, read_prompts, read_seeds, read_size
 from ldm_core.cli.options import Given, places_and_settings
 from ldm_core.cli.progress import Progress
+from ldm_core.cli.samples.output import file_name
 from ldm_core.config.overrides import apply_overrides
 from ldm_core.config.structure import structure
 from ldm_core.errors import ConfigError, DataError

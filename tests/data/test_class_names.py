@@ -78,7 +78,6 @@ def test_what_is_no_class_is_an_error_with_the_list(said: Any, names: tuple[str,
 @pytest.mark.parametrize(
     "line, key, index",
     [
-        ({"class_label": "10"}, "class_label", 2),
         ({"pairs": ["class_label=10"]}, "class_label", 2),
         ({"pairs": ["class_label='10'"]}, "class_label", 2),
         ({"boxes": '{"boxes": [[0, 0, 1, 1]], "labels": [10]}'}, "box_labels", [2]),

@@ -69,7 +69,7 @@ def test_a_step_of_it_runs_through_and_its_inputs_sample(name: str, catalog: Cat
     given: dict[str, Any] = {
         "layout_cells": {"boxes": str(folder / "boxes.json")},
         "semantic_cells": {"segmentation": str(folder / "map.png")},
-        "class_clothing": {"class_label": "dress"},
+        "class_clothing": {"pairs": ["class_label=dress"]},
     }[name]
     pipeline = ldm_core.load(str(tmp_path), device="cpu")
     inputs = name_classes(read_inputs(**given), pipeline.class_names)

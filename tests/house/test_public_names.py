@@ -20,8 +20,8 @@ NAMES: dict[ModuleType, str] = {
         Cond CondSpec Conditioner ConditionerAnswers ConditionerConfig Conditions Config DataInfo Dataset
         DatasetAnswers DatasetConfig Degradation DegradationConfig Denoise Denoiser DenoiserAnswers DenoiserConfig
         DiffusionModel EMPTY Estimate Evaluation FileCache FirstStage FirstStageAnswers FirstStageConfig Guidance
-        GuidanceConfig LatentSpec LossContext LossOutput Metric MetricAnswers MetricConfig ModelWeights NoiseSchedule
-        Objective ObjectiveAnswers ObjectiveConfig Observer OnStep Opponent Parameterization ParameterizationConfig
+        GuidanceConfig KeyForm LatentSpec LossContext LossOutput Metric MetricAnswers MetricConfig ModelWeights
+        NoiseSchedule Objective ObjectiveAnswers ObjectiveConfig Observer OnStep Opponent Parameterization ParameterizationConfig
         PartAnswers Pictures Precision Predict Recognised Reconstruction Rows SIZE_KEYS Sampler SamplerConfig
         SamplingRun ScheduleAnswers ScheduleConfig Site Source StageBatch StageLoss StageObjective
         StageObjectiveAnswers StageObjectiveConfig StageTraining TensorFile TensorInfo TimeGrid TimeGridConfig

@@ -14,9 +14,9 @@ from test_known_pixels import CATALOG, PLAIN, picture
 from ldm_core.builtin.ldm_format.codec import LdmCodec
 from ldm_core.builtin.ldm_format.config import LdmCodecConfig
 from ldm_core.cli import main
-from ldm_core.cli.inputs import fit_all
 from ldm_core.contracts.site import Site
 from ldm_core.data.fit_notes import fit_note, input_notes, multiple_of
+from ldm_core.data.inputs.fitted import fit_all
 from ldm_core.model.build import make_first_stage, make_model
 from ldm_core.recipe.resolve import resolve
 from ldm_core.sampling.image_to_image import FittedWarning, Start

@@ -186,7 +186,7 @@ def test_reconstruction_goes_through_the_first_stage(pipeline: Pipeline) -> None
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({}, DataError, r"conditioner 'text' reads 'caption', which was not given; give `inputs.caption`"),
+        ({}, DataError, r"needs a caption \(key 'caption', read by conditioner 'text'; .*\): give `inputs.caption`"),
         ({"prompts": "a", "inputs": {"boxes": []}}, DataError, r"reads 'boxes' \(they read: caption\)"),
         ({"prompts": "a", "steps": 5000}, ConfigError, "steps=5000: 5000 steps: the schedule's table has 1000"),
         ({"prompts": ["a", "b"], "seed": [1, 2, 3]}, ConfigError, None),
@@ -195,7 +195,7 @@ def test_reconstruction_goes_through_the_first_stage(pipeline: Pipeline) -> None
         ({"prompts": "a", "steps": 0}, ConfigError, "steps=0: expected a whole number above 0"),
         ({"prompts": "a", "batch": -1}, ConfigError, "batch=-1: expected"),
         ({"prompts": "a", "images": 0}, ConfigError, "images=0: expected"),
-        ({"inputs": [{"caption": "a"}, {}]}, DataError, "reads 'caption', which was not given"),
+        ({"inputs": [{"caption": "a"}, {}]}, DataError, "this model needs a caption"),
         ({"prompts": "a", "sampler": "dim"}, TypeError, "'sampler' any more; choose it by pipeline.with_settings"),
         ({"prompts": "a", "examples": [{}]}, TypeError, "no 'examples' any more; give `inputs` a list of mappings"),
         ({"prompts": "a", "done": print}, TypeError, "for batch in pipeline.stream"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from ldm_core.contracts import DataInfo, Site
+from ldm_core.contracts import DataInfo, KeyForm, Site
 from ldm_core.nn.transformer_config import TokenTransformerConfig
 
 
@@ -61,6 +61,13 @@ class LayoutConfig(TokenTransformerConfig):
     def none_token(self) -> int:
         """The token of an absent object."""
         return self.vocab_size - 1
+
+    @property
+    def key_forms(self) -> Mapping[str, KeyForm]:
+        """The number of boxes, and the crop's form."""
+        crop = {self.crop: KeyForm("one box [x, y, w, h]", [0, 0, 1, 1])} if self.crop in self.reads else {}
+        boxes = KeyForm(f"up to {self.objects}", [[0.1, 0.2, 0.4, 0.5]])
+        return {self.boxes: boxes, self.labels: KeyForm("", [0]), **crop}
 
     def from_data(self, info: DataInfo) -> LayoutConfig:
         """Take the number of classes from the data if it is 0 and the data tells."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from ldm_core.contracts import Site
+from ldm_core.contracts import KeyForm, Site
 from ldm_core.nn.transformer_config import TokenTransformerConfig
 
 
@@ -46,6 +46,11 @@ class TextConfig(TokenTransformerConfig):
     def reads(self) -> tuple[str, ...]:
         """The one key of a batch with the text."""
         return (self.key,)
+
+    @property
+    def key_forms(self) -> Mapping[str, KeyForm]:
+        """The length of the text."""
+        return {self.key: KeyForm(f"a text of up to {self.length - 2} tokens", "a red circle")}
 
     def check(self, site: Site) -> Iterator[str]:
         """One line for each impossible size."""

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import attrs
 
-from ldm_core.contracts import ConditionerConfig, CondSpec, LatentSpec, Site
+from ldm_core.contracts import ConditionerConfig, CondSpec, KeyForm, LatentSpec, Site
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 """Files read in a tokenizer's folder: the first, or else the other two."""
@@ -74,6 +74,11 @@ class ClipTextConfig(ConditionerConfig):
     def spec(self, latent: LatentSpec) -> CondSpec:
         """Cross-attention of `width`, whatever the latents."""
         return CondSpec(crossattn=self.width)
+
+    @property
+    def key_forms(self) -> Mapping[str, KeyForm]:
+        """The length of the text."""
+        return {self.key: KeyForm(f"a text of up to {self.length - 2} tokens", "a red circle")}
 
     def check(self, site: Site) -> Iterator[str]:
         """One line for each impossible size and each missing file."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 import attrs
 
-from ldm_core.contracts import ConditionerConfig, CondSpec, DataInfo, LatentSpec, Site
+from ldm_core.contracts import ConditionerConfig, CondSpec, DataInfo, KeyForm, LatentSpec, Site
 
 
 @attrs.frozen(kw_only=True)
@@ -36,6 +36,12 @@ class EmbeddingConfig(ConditionerConfig):
     def spec(self, latent: LatentSpec) -> CondSpec:
         """`width` on the one part written to, whatever the latents."""
         return CondSpec(crossattn=self.width) if self.to == "crossattn" else CondSpec(vector=self.width)
+
+    @property
+    def key_forms(self) -> Mapping[str, KeyForm]:
+        """The width of the vectors, and how many an example may have."""
+        several = "" if self.to == "vector" else ", or several"
+        return {self.key: KeyForm(f"a vector of {self.width} numbers{several}", [0.0] * self.width)}
 
     def from_data(self, info: DataInfo) -> EmbeddingConfig:
         """Take the width from the data if it is 0 and the data tells."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from ldm_core.contracts import ConditionerConfig, CondSpec, DataInfo, LatentSpec, Site
+from ldm_core.contracts import ConditionerConfig, CondSpec, DataInfo, KeyForm, LatentSpec, Site
 
 
 @attrs.frozen(kw_only=True)
@@ -32,6 +32,12 @@ class SemanticMapConfig(ConditionerConfig):
     def spec(self, latent: LatentSpec) -> CondSpec:
         """`channels` concatenated to the latents."""
         return CondSpec(concat=self.channels)
+
+    @property
+    def key_forms(self) -> Mapping[str, KeyForm]:
+        """The labels of a map."""
+        words = f"the number of each pixel's class, 0 to {self.classes - 1}"
+        return {self.key: KeyForm(f"{words}, or {self.unlabeled} for none", [[0, 0], [0, min(1, self.classes - 1)]])}
 
     def from_data(self, info: DataInfo) -> SemanticMapConfig:
         """Take the number of classes from the data if it is 0 and the data tells."""

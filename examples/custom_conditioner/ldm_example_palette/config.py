@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import attrs
 
-from ldm_core.contracts import CondSpec, LatentSpec, Site
+from ldm_core.contracts import CondSpec, KeyForm, LatentSpec, Site
 
 
 @attrs.frozen(kw_only=True)
@@ -23,6 +23,11 @@ class PaletteConfig:
     def spec(self, latent: LatentSpec) -> CondSpec:
         """What it writes: cross-attention tokens of `width` numbers."""
         return CondSpec(crossattn=self.width)
+
+    @property
+    def key_forms(self) -> Mapping[str, KeyForm]:
+        """What `ldm-run sample --help-inputs` says of the palette; it may be left out, as may everything from here."""
+        return {"palette": KeyForm("colours [red, green, blue], 0 to 255", [[30, 30, 30], [230, 60, 50]])}
 
     def check(self, site: Site) -> Iterator[str]:
         """One line for each number that cannot work."""

@@ -28,7 +28,7 @@ class ReconstructOptions:
     image_size: str | None = option(
         None,
         "Fit pictures to this size first.",
-        metavar="N|H,W",
+        metavar="N|HxW",
         group="Pictures",
         otherwise="their own, cropped to the stride",
     )
@@ -56,13 +56,14 @@ def reconstruct(options: ReconstructOptions) -> int:
     """Encode and decode pictures with a trained first stage (a run's folder, or its first_stage.safetensors), write
     the results as PNGs and print the PSNR of each."""
     from ldm_core import storage
+    from ldm_core.cli.inputs import read_size
     from ldm_core.cli.output import reporting, say, table
     from ldm_core.recipe import artifacts
     from ldm_core.sampling.picture_folder import PictureFolder
     from ldm_core.weights.convert import finder
 
     with reporting(options.json) as document:
-        size = read_size(options.image_size)
+        size = read_size(options.image_size, "--image-size")
         urls = [url for pattern in options.pictures for url in storage.expand(pattern)]
         path = finder(installed())(options.stage, artifacts.STAGE_FILE)
         stage = _Stage.load(path, options.device)
@@ -140,18 +141,6 @@ def _file_name(index: int, url: str) -> str:
     return f"{index:04d}-{storage.base_name(url).rpartition('.')[0] or storage.base_name(url)}.png"
 
 
-def read_size(text: str | None) -> tuple[int, int] | None:
-    """Read ``64`` or ``48,64`` as (height, width); :class:`ConfigError` for anything else."""
-    from ldm_core.errors import ConfigError, clean
-
-    if text is None:
-        return None
-    parts = [p.strip() for p in text.replace("x", ",").split(",")]
-    if len(parts) not in (1, 2) or not all(p.isdecimal() and len(p) < 7 and int(p) > 0 for p in parts):
-        raise ConfigError(f"--image-size {clean(text, 60)}: expected pixels such as 64, or height,width such as 48,64")
-    return int(parts[0]), int(parts[-1])
-
-
 def fitted(
     picture: NDArray[np.uint8], size: tuple[int, int] | None, stride: tuple[int, ...], name: str
 ) -> NDArray[np.uint8]:
@@ -162,7 +151,7 @@ def fitted(
     if size is not None:
         if any(pixels % s for pixels, s in zip(size, stride, strict=True)):
             raise ConfigError(
-                f"--image-size {size[0]},{size[1]}: not divisible by the first stage's factor {stride[0]}"
+                f"--image-size {size[0]}x{size[1]}: not divisible by the first stage's factor {stride[0]}"
             )
         result: NDArray[np.uint8] = fit({"image": picture}, {"image": "image"}, size)["image"]
         return result

@@ -27,20 +27,29 @@ def colour(label: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def drawn(boxes: NDArray[Any], labels: Any, size: tuple[int, int], names: Sequence[str]) -> NDArray[np.uint8]:
-    """Boxes (N, 4) as x, y, w, h in [0, 1] with the names of their classes -> uint8 (3, *size).
+def drawn(
+    boxes: NDArray[Any],
+    labels: Any,
+    size: tuple[int, int],
+    names: Sequence[str],
+    over: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
+    """Boxes (N, 4) as x, y, w, h in [0, 1] with the names of their classes -> uint8 (3, *size), on light paper or
+    `over` a picture, uint8 (3, *size), of which more stays to be seen.
 
     The outlines come first, the largest at the bottom, then a tag for each box, at its upper left corner or, if another
     tag is there, at the nearest free place beside or below.
     """
     from PIL import Image, ImageDraw
 
-    canvas = Image.new("RGB", (size[1], size[0]), _PAPER)
+    canvas = Image.new("RGB", (size[1], size[0]), _PAPER) if over is None else images.to_picture(over)
     draw = ImageDraw.Draw(canvas)
     numbers = [int(n) for n in np.asarray(labels).reshape(-1)] if labels is not None else [0] * len(boxes)
     areas = [_pixels(box, size) for box in boxes.reshape(-1, 4)]
     order = sorted(range(min(len(areas), len(numbers))), key=lambda i: -_extent(areas[i]))
     for i in order:
+        if over is not None:  # a rim in black: no colour is told apart from every picture
+            draw.rectangle(_wider(areas[i], size), outline="black", width=4)
         draw.rectangle(areas[i], outline=colour(numbers[i]), width=2)
     texts = [_text(number, names, labels is not None) for number in numbers]
     font = images.font_for(texts, _POINTS)
@@ -63,6 +72,10 @@ def _pixels(box: NDArray[Any], size: tuple[int, int]) -> Area:
     left, right = sorted((round(x * (size[1] - 1)), round((x + w) * (size[1] - 1))))
     top, bottom = sorted((round(y * (size[0] - 1)), round((y + h) * (size[0] - 1))))
     return left, top, right, bottom
+
+
+def _wider(area: Area, size: tuple[int, int]) -> Area:
+    return max(0, area[0] - 1), max(0, area[1] - 1), min(size[1] - 1, area[2] + 1), min(size[0] - 1, area[3] + 1)
 
 
 def _extent(area: Area) -> int:

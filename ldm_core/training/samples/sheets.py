@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ldm_core.contracts import SIZE_KEYS, DataInfo
 from ldm_core.data import images
+from ldm_core.data.inputs.masks import holes
 from ldm_core.errors import Interrupted, LDMError, NotFiniteError, PromptWarning, clean
 from ldm_core.model.degraded import Degraded, for_conditioners
 from ldm_core.recipe.recipe import Recipe
@@ -153,6 +154,21 @@ def sheet(made: Sequence[Sampled], rows: Sequence[Mapping[str, Any]], info: Data
     return images.grid(cells, captions if any(captions) else None, cell=cells[0].shape[2] if cells else 0)
 
 
+def boxed(made: Sequence[Sampled], rows: Sequence[Mapping[str, Any]], info: DataInfo) -> NDArray[np.uint8]:
+    """All images as one, uint8 (3, h, w), each with its boxes drawn over it, and their classes' names."""
+    cells = []
+    for i, one in enumerate(made):
+        row = rows[i % len(rows)] if rows else {}
+        cell = _enlarged(images.to_channels(one.image, 3), max(1, -(-_LAYOUT // one.image.shape[2])))
+        for key, value in row.items():
+            if info.keys.get(key) == "boxes":
+                names = info.class_names.get("box_labels", ())
+                size = (cell.shape[1], cell.shape[2])
+                cell = layouts.drawn(np.asarray(value), row.get("box_labels"), size, names, over=cell)
+        cells.append(cell)
+    return images.grid(cells)
+
+
 def _cell(image: NDArray[np.uint8], row: Mapping[str, Any], info: DataInfo) -> NDArray[np.uint8]:
     least = _LAYOUT if any(info.keys.get(key) == "boxes" for key in row) else _CELL
     factor = max(1, -(-least // image.shape[2]))
@@ -161,7 +177,8 @@ def _cell(image: NDArray[np.uint8], row: Mapping[str, Any], info: DataInfo) -> N
     for key, value in row.items():
         kind = info.keys.get(key)
         if kind == "map":
-            shown.append(_enlarged(_coloured(np.asarray(value)), factor))
+            drawn = _black_and_white if key == "mask" else _coloured
+            shown.append(_enlarged(drawn(np.asarray(value)), factor))
         elif kind == "image" and np.asarray(value).dtype == np.uint8:
             given = images.to_channels(np.asarray(value), 3)
             shown.append(_enlarged(given, max(1, size[1] // given.shape[2])))
@@ -181,6 +198,12 @@ def _cell(image: NDArray[np.uint8], row: Mapping[str, Any], info: DataInfo) -> N
 
 def _enlarged(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     return picture.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def _black_and_white(mask: NDArray[Any]) -> NDArray[np.uint8]:
+    """A mask (H, W) -> uint8 (3, H, W), white in holes."""
+    found = holes(mask[0] if mask.ndim == 3 else mask)
+    return np.repeat(np.where(found, 255, 0).astype(np.uint8)[None], 3, axis=0)
 
 
 def _coloured(labels: NDArray[Any]) -> NDArray[np.uint8]:

@@ -18,9 +18,9 @@ import pytest
 
 from ldm_core import storage
 from ldm_core.cli import main
-from ldm_core.cli.commands.reconstruct import fitted, psnr, read_size
-from ldm_core.cli.commands.sample_output import file_name
-from ldm_core.cli.inputs import read_prompts, read_seeds
+from ldm_core.cli.commands.reconstruct import fitted, psnr
+from ldm_core.cli.inputs import read_prompts, read_seeds, read_size
+from ldm_core.cli.samples.output import file_name
 from ldm_core.contracts.values import LatentSpec
 from ldm_core.data import images
 from ldm_core.errors import ConfigError, DataError, Interrupted, PromptWarning, StorageError

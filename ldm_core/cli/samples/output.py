@@ -11,11 +11,14 @@ from typing import Any
 from ldm_core.cli.output import say
 from ldm_core.contracts.values import DataInfo
 from ldm_core.data import images
-from ldm_core.data.geometry import GEOMETRIES
+from ldm_core.data.geometry import GEOMETRIES, fit
+from ldm_core.data.inputs.forms import taken_sizes
 from ldm_core.errors import ConfigError, Interrupted, LDMError
+from ldm_core.sampling.arguments import require_arguments
+from ldm_core.sampling.inputs import count_of, rows_of, seeds_of
 from ldm_core.sampling.picture_folder import PictureFolder
 
-SHEET = "grid.png"
+SHEET, BOXES = "grid.png", "grid-boxes.png"
 _ROOM = 50_000_000  # pixels of a sheet; more pictures than that are in the folder alone
 
 
@@ -40,6 +43,16 @@ class Output:
         self._shown: list[tuple[Any, Mapping[str, Any]]] = []
         self._room = _ROOM
 
+    @classmethod
+    def of(cls, pipeline: Any, arguments: Mapping[str, Any], out: str | None, *, force: bool) -> Output:
+        """Take a folder for the pictures of a sampling, free and writable, before anything is sampled."""
+        require_arguments({key: arguments[key] for key in ("prompts", "images", "seed")})
+        rows, seeds = rows_and_seeds(pipeline.recipe, arguments["prompts"], arguments)
+        captions = [str(row.get("caption", "")) for row in rows]
+        names = [file_name(i, *each) for i, each in enumerate(zip(seeds, captions, strict=True))]
+        folder = PictureFolder.take(out, "samples", names, force=force)
+        return cls(folder, names, seeds, [_as_taken(row, pipeline.recipe) for row in rows], pipeline.class_names)
+
     def take(self, batch: Sequence[Any]) -> None:
         """Write the images of a batch."""
         for image in batch:
@@ -50,10 +63,14 @@ class Output:
             self._at += 1
             about = {k: v for k, v in image.metadata.items() if k in row and k != "caption"}
             self.written.append({"path": url, "prompt": image.prompt, "seed": image.seed, **about})
-            height, width = image.image.shape[1:]
-            self._room -= 3 * max(128, width) * (max(128, height) + 100)
-            if self._room > 0 or not self._shown:
-                self._shown.append((image, row))
+            self.show(image, row)
+
+    def show(self, image: Any, row: Mapping[str, Any]) -> None:
+        """Keep an image for the sheet, if there is room."""
+        height, width = image.image.shape[1:]
+        self._room -= 3 * max(128, width) * (max(128, height) + 100)
+        if self._room > 0 or not self._shown:
+            self._shown.append((image, row))
 
     @property
     def files(self) -> list[str]:
@@ -69,6 +86,15 @@ class Output:
         rows = [row for _, row in self._shown]
         sheet = sheets.sheet([image for image, _ in self._shown], rows, self._info)
         return self.folder.write_beside(SHEET, images.png_bytes(sheet, {"software": "ldm-core"}))
+
+    def boxes(self) -> str:
+        """Write the sheet of the pictures with their boxes drawn over them; its URL, empty if none has boxes."""
+        from ldm_core.training.samples import sheets
+
+        if not any("boxes" in row for _, row in self._shown):
+            return ""
+        sheet = sheets.boxed([image for image, _ in self._shown], [row for _, row in self._shown], self._info)
+        return self.folder.write_beside(BOXES, images.png_bytes(sheet, {"software": "ldm-core"}))
 
     def left_out(self) -> str:
         """Write a line on the pictures without room on the sheet; empty if it shows all."""
@@ -101,6 +127,22 @@ class Output:
             if count:
                 say(told, err=True)
             raise
+
+
+def rows_and_seeds(recipe: Any, prompts: Any, arguments: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[int]]:
+    """The inputs and the seed of each image, as the pipeline takes them from the arguments."""
+    seed = arguments["seed"]
+    rows = rows_of(recipe, prompts, arguments.get("inputs"), count_of(arguments["images"], seed))
+    return rows, seeds_of(recipe, rows, seed)
+
+
+def _as_taken(row: Mapping[str, Any], recipe: Any) -> dict[str, Any]:
+    """A row as it is shown: a picture that the model takes small is so small."""
+    out = dict(row)
+    for key, size in taken_sizes(recipe).items():
+        if key in out and GEOMETRIES.get(key) == "image":
+            out[key] = fit({key: out[key]}, {key: "image"}, size)[key]
+    return out
 
 
 def _out_of_memory(error: BaseException) -> str | None:

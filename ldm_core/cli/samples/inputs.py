@@ -1,0 +1,171 @@
+"""Inputs of the images of ``ldm-run sample``: one mapping for all, or one an image where options are repeated."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ldm_core.cli.inputs import in_turn, name_classes, read_mask, require_readers
+from ldm_core.cli.samples.options import SampleOptions
+from ldm_core.data.class_names import counts_of, spread
+from ldm_core.data.inputs.fitted import fit_all
+from ldm_core.errors import ConfigError, clean
+
+if TYPE_CHECKING:
+    from ldm_core.sampling.image_to_image import Start
+
+Inputs = dict[str, Any] | list[dict[str, Any]]
+
+
+@attrs.frozen
+class Asked:
+    """The prompts, seeds, size and pictures that were given, before a model is loaded."""
+
+    prompts: list[str]
+    seed: int | list[int] | None
+    images: int | None
+    size: tuple[int, int] | None
+    pictures: Mapping[str, Any]  # URL -> uint8 (3, H, W)
+
+    @classmethod
+    def of(cls, options: SampleOptions) -> Asked:
+        """Read them; ConfigError where they do not read."""
+        from ldm_core import storage
+        from ldm_core.cli.inputs import read_prompts, read_seeds, read_size
+        from ldm_core.data.images import decode_image
+
+        given = options.pictures
+        if given.strength is not None and not given.image:
+            raise ConfigError(
+                f"strength={given.strength:g} is for a run that begins from a picture; give one with `image`"
+            )
+        seeds = read_seeds(given.seeds)
+        urls = [url for pattern in given.image for url in storage.expand(pattern)]
+        return cls(
+            [*options.inputs.prompt, *read_prompts(given.prompts)],
+            given.seed if seeds is None else seeds,
+            given.images,
+            read_size(given.size, "--size"),
+            {url: decode_image(storage.read_bytes(url), 3, url) for url in urls},
+        )
+
+    def arguments(self, options: SampleOptions, recipe: Any) -> dict[str, Any]:
+        """Make the arguments of ``Pipeline.sample``, but for inputs and guidance."""
+        return {
+            "prompts": self.prompts or None,
+            "images": self.images,
+            "negative": list(options.pictures.negative) or None,
+            "start": self._start(options.pictures.strength, recipe),
+            "seed": self.seed,
+            "steps": options.sampling.steps,
+            "batch": options.batch,
+        }
+
+    def _start(self, strength: float | None, recipe: Any) -> Start | None:
+        """The pictures to begin from: those of a model that reads none, or with a strength."""
+        if not self.pictures or (strength is None and "image" in recipe.reads):
+            return None
+        from ldm_core.sampling.image_to_image import STRENGTH, Start
+
+        return Start.image(list(self.pictures.values()), strength=STRENGTH if strength is None else strength)
+
+
+def read(options: SampleOptions, asked: Asked, pipeline: Any) -> Inputs:
+    """Read the conditioners' inputs, at the model's image size and with class names as numbers.
+
+    Raises :class:`ConfigError` for an input that the model does not read, for a mask of another size than its picture,
+    and for one without a hole. Warns of pictures that lose by being fitted.
+    """
+    recipe = pipeline.recipe
+    base = options.inputs.read(recipe.image_channels, recipe.image_size)
+    columns = _repeated(options, asked, pipeline)
+    if twice := [key for key in columns if key in base]:
+        raise ConfigError(f"'{twice[0]}' is given twice, by --input and by an option of its own; give it once")
+    require_readers([*base, *columns], {c.name: c.config.reads for c in recipe.conditioners})
+    rows = in_turn(base, columns, asked.images or (len(asked.seed) if isinstance(asked.seed, list) else None))
+    counts, fitted, notes = counts_of(recipe), [], dict[str, None]()
+    made: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        key = tuple((name, id(value)) for name, value in row.items())
+        if key not in made:
+            drawn = {name: _drawn(value, row, recipe) if name == "mask" else value for name, value in row.items()}
+            _require_alike(drawn, recipe)
+            made[key], lines = fit_all(name_classes(drawn, pipeline.class_names, counts), recipe)
+            notes |= dict.fromkeys([*lines, *_of_mask(made[key], row)])
+        fitted.append(made[key])
+    for line in notes:
+        warnings.warn(line, stacklevel=1)
+    return fitted if len(rows) > 1 else fitted[0]
+
+
+def _repeated(options: SampleOptions, asked: Asked, pipeline: Any) -> dict[str, Sequence[Any]]:
+    """The values of options that may be repeated, by key; none that was not given."""
+    from ldm_core.data.images import to_channels
+
+    recipe, names = pipeline.recipe, tuple(pipeline.class_names.get("class_label", ()))
+    classes = spread("class_label", options.inputs.class_label, names, counts_of(recipe).get("class_label", 0))
+    pictures: list[Any] = []
+    if "image" in recipe.reads:
+        pictures = [to_channels(picture, recipe.image_channels) for picture in asked.pictures.values()]
+    masks = [_Mask(text, read_mask(text)) for text in options.pictures.mask]
+    columns: dict[str, Sequence[Any]] = {"class_label": classes, "image": pictures, "mask": masks}
+    return {key: values for key, values in columns.items() if values}
+
+
+@attrs.frozen(eq=False)
+class _Mask:
+    """A mask as it was given: `value` is an array, or boxes that are drawn at the size of their picture."""
+
+    text: str
+    value: Any
+
+
+def _drawn(mask: Any, row: Mapping[str, Any], recipe: Any) -> Any:
+    """The array of a mask; boxes at the size of the picture beside them."""
+    if not isinstance(mask, _Mask):
+        return mask
+    if not isinstance(mask.value, list):
+        return mask.value
+    from ldm_core.data.inputs.masks import of_boxes
+
+    picture = row.get("image")
+    size = recipe.image_size if picture is None else picture.shape[-2:]
+    return of_boxes(mask.value, tuple(size), "--mask")
+
+
+def _require_alike(row: Mapping[str, Any], recipe: Any) -> None:
+    """Hold masks and label maps to the size of their picture: they are cut and resized alike."""
+    from ldm_core.data.inputs.forms import taken_sizes
+
+    picture = row.get("image")
+    if picture is None or "image" in taken_sizes(recipe):
+        return
+    tall, wide = picture.shape[-2:]
+    for key in ("mask", "segmentation"):
+        shape = row[key].shape[-2:] if key in row else (tall, wide)
+        if shape != (tall, wide):
+            raise ConfigError(
+                f"the {key} is {shape[0]}x{shape[1]} and the picture {tall}x{wide} (height x width); give both at one "
+                "size, pixel for pixel"
+            )
+
+
+def _of_mask(row: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
+    """Refuse a mask without a hole; a line for one that leaves nothing of the picture."""
+    if "mask" not in row:
+        return
+    from ldm_core.data.inputs.masks import holes
+
+    found = holes(row["mask"])
+    mask = given["mask"]
+    name = clean(mask.text, 100) if isinstance(mask, _Mask) else "mask"
+    size = "x".join(map(str, found.shape[-2:]))
+    if not found.any():
+        raise ConfigError(
+            f"mask {name}: is empty at {size}, so that nothing is to be filled; holes are white (128 and above)"
+        )
+    if found.all():
+        yield f"mask {name}: covers the whole picture at {size}, so that nothing of it is kept"

@@ -1,0 +1,72 @@
+"""The forms of the keys that conditioners read, in words: for messages on what is missing, and for help. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ldm_core.contracts import ConditionerConfig, KeyForm, configs
+from ldm_core.data.class_names import counts_of
+
+NOUNS: Mapping[str, str] = {
+    "caption": "a caption",
+    "class_label": "a class",
+    "boxes": "boxes",
+    "box_labels": "the classes of the boxes",
+    "segmentation": "a label map",
+    "mask": "a mask",
+    "image": "a picture",
+    "embedding": "an embedding",
+}
+"""Known keys by the name of what they hold."""
+_WORDS: Mapping[str, str] = {
+    "class_label": "a name or a number",
+    "boxes": "[x, y, w, h] each, in fractions of the picture, x and y of the upper left corner",
+    "box_labels": "a name or number for each",
+    "segmentation": "whole numbers, the class of each pixel",
+    "mask": "white where the picture is to be filled",
+    "embedding": "a vector of numbers, or several",
+}
+
+
+def form_of(recipe: Any, key: str) -> KeyForm:
+    """The form of `key`, as the first of the recipe's conditioners that reads it and says so has it."""
+    words, example = [_WORDS.get(key, "")], None
+    if count := counts_of(recipe).get(key):
+        words[0] += f", 0 to {count - 1}"
+    taken = taken_sizes(recipe).get(key)
+    if taken:
+        words.append(f"a small one of {taken[0]}x{taken[1]} (height x width), or one that is made so small")
+    for part in recipe.conditioners:
+        if key in part.config.reads and (said := configs.of(ConditionerConfig, part.config).key_forms.get(key)):
+            own = said.words
+            words = [own] if key not in ("boxes", "box_labels") else [*words, own]
+            example = said.example
+            break
+    return KeyForm("; ".join(filter(None, words)), example)
+
+
+def lacking(recipe: Any, keys: Iterable[str]) -> str:
+    """The line for inputs that were not given: what the model needs, in which form, and who reads it."""
+    said, given = [], []
+    for key in dict.fromkeys(keys):
+        readers = ", ".join(f"'{part.name}'" for part in recipe.conditioners if key in part.config.reads)
+        words = form_of(recipe, key).words
+        noun = NOUNS.get(key, "a value")
+        said.append(f"{noun} (key '{key}', read by conditioner {readers}{f'; {words}' if words else ''})")
+        given.append(f"`inputs.{key}`")
+    return f"this model needs {' and '.join(said)}: give {' '.join(given)}"
+
+
+def taken_sizes(recipe: Any) -> dict[str, tuple[int, int]]:
+    """Find the keys taken by all their conditioners at another size (h, w) than the images' as well.
+
+    A small picture to enlarge has one.
+    """
+    latent, size = recipe.first_stage.config.latent, recipe.image_size
+    found: dict[str, list[Any]] = {}
+    for part in recipe.conditioners:
+        own = configs.of(ConditionerConfig, part.config).taken_sizes(size, latent)
+        for key in part.config.reads:
+            found.setdefault(key, []).append(own.get(key))
+    return {key: sizes[0] for key, sizes in found.items() if sizes[0] and len(set(sizes)) == 1}
