@@ -151,7 +151,9 @@ def sheet(made: Sequence[Sampled], rows: Sequence[Mapping[str, Any]], info: Data
         row = rows[i % len(rows)] if rows else {}
         cells.append(_cell(one.image, row, info))
         captions.append(clean(one.prompt, 300) or caption(row, info.class_names))
-    return images.grid(cells, captions if any(captions) else None, cell=cells[0].shape[2] if cells else 0)
+    shapes = [(cell.shape[2] / cell.shape[1], one.image.shape[2] / one.image.shape[1]) for cell, one in zip(cells, made)]
+    gap = 12 if any(whole > 2.5 * single for whole, single in shapes) else 4  # cells of three pictures stand apart
+    return images.grid(cells, captions if any(captions) else None, cell=cells[0].shape[2] if cells else 0, gap=gap)
 
 
 def boxed(made: Sequence[Sampled], rows: Sequence[Mapping[str, Any]], info: DataInfo) -> NDArray[np.uint8]:
@@ -190,7 +192,7 @@ def _cell(image: NDArray[np.uint8], row: Mapping[str, Any], info: DataInfo) -> N
     height, gap = max(s.shape[1] for s in shown), 2
     out = np.full((3, height, sum(s.shape[2] + gap for s in shown) - gap), 255, dtype=np.uint8)
     left = 0
-    for picture in reversed(shown):  # the condition first, then the image
+    for picture in (*shown[1:], shown[0]):  # the conditions first, then the image
         out[:, : picture.shape[1], left : left + picture.shape[2]] = picture
         left += picture.shape[2] + gap
     return out
