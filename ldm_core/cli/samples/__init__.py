@@ -1,1 +1,1 @@
-"""Parts of the command that samples: its options, the inputs of its images, its files, its help on a model."""
+"""Parts of ``ldm-run sample``: its options, its images' inputs, its files, its help on a model."""

@@ -35,13 +35,16 @@ class GridOutput(Output):
     ) -> GridOutput:
         """Take a folder for the pictures of all cells, free and writable, before anything is sampled.
 
-        ConfigError for settings that are none, values out of their range, and arguments that are impossible.
+        ConfigError for unknown settings, values out of their range and impossible arguments.
         """
         require_arguments({key: arguments[key] for key in ("prompts", "images", "seed")})
         prompts, more = arguments["prompts"], {k: v for k, v in arguments.items() if k != "prompts"}
         axes = axes_of([_spread(axis, pipeline) for axis in axes], prompts)
         cells = cells_of(pipeline, axes, prompts, more)
-        names, seeds, rows, counts = [], [], [], []
+        names: list[str] = []
+        seeds: list[int] = []
+        rows: list[dict[str, Any]] = []
+        counts: list[int] = []
         for cell in cells:
             own, numbers = rows_and_seeds(cell.pipeline.recipe, cell.prompts, cell.arguments)
             names += [f"{file_name(len(names) + i, seed, '')[:-4]}-{_slug(cell)}.png" for i, seed in enumerate(numbers)]

@@ -1,4 +1,4 @@
-"""``ldm-run sample MODEL --help-inputs``: what one model takes, key by key, and a command that can be pasted."""
+"""``ldm-run sample MODEL --help-inputs``: the inputs of one model, key by key, and a command to paste."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Key:
 
 @attrs.frozen
 class Taken:
-    """All that one model takes, as said by its recipe and its class names."""
+    """The inputs of one model, by its recipe and its class names."""
 
     model: str
     recipe: Any
@@ -62,13 +62,13 @@ class Taken:
 
     @classmethod
     def of(cls, pipeline: Any, model: str) -> Taken:
-        """Ask the model that is loaded from `model`."""
+        """Ask a pipeline, loaded from `model`."""
         recipe = pipeline.recipe
         return cls(model, recipe, tuple(_key(pipeline, key) for key in dict.fromkeys(recipe.reads)))
 
     @property
     def needed(self) -> list[Key]:
-        """The keys that must be given, for each image."""
+        """The keys to be given for each image."""
         return [key for key in self.keys if key.required]
 
     def lines(self) -> Iterator[str]:
@@ -119,7 +119,7 @@ class Taken:
         }
 
     def _largest(self) -> list[int] | None:
-        """The largest size, where the denoiser has one."""
+        """The denoiser's largest size, if it has one."""
         most = of(DenoiserConfig, self.recipe.denoiser.config).max_size
         stride = self.recipe.first_stage.config.latent.stride
         return None if most is None else [cells * step for cells, step in zip(most, stride, strict=True)]
@@ -132,7 +132,7 @@ class Taken:
         return f"{said}; {others}" + (f", up to {most[0]}x{most[1]}" if most else "")
 
     def _guidance(self) -> str:
-        """The guidance of the model, and what it needs."""
+        """The model's guidance and its needs."""
         part = self.recipe.guidance
         config = of(GuidanceConfig, part.config)
         drops = [c.name for c in self.recipe.conditioners if of(ConditionerConfig, c.config).droppable and c.dropout]
@@ -147,7 +147,7 @@ class Taken:
         return said
 
     def example(self) -> str:
-        """A command with a value for each key; one that needs a file makes it first."""
+        """A command with a value for each key, behind those to make its files."""
         before, words = [], ["ldm-run", "sample", shlex.quote(self.model)]
         for key in self.keys:
             made, option = _example(key, self)
@@ -168,7 +168,7 @@ def _key(pipeline: Any, key: str) -> Key:
 
 
 def _example(key: Key, taken: Taken) -> tuple[list[str], list[str]]:
-    """Commands that make the files of a key's example, and the words of its option."""
+    """Commands to make the files of a key's example, and the words of its option."""
     name, value = key.key, key.form.example
     if name == "class_label":
         return [], ["--class", shlex.quote(key.names[0] if key.names else "0")]
@@ -196,7 +196,7 @@ def _example(key: Key, taken: Taken) -> tuple[list[str], list[str]]:
 
 
 def _picture(taken: Taken) -> tuple[list[str], list[str]]:
-    """A picture that is there: one of the run's own, or a grey one that a command makes."""
+    """A picture: one of the run's own, or a grey one made by a command."""
     from ldm_core import storage
 
     own = storage.join(taken.model, "samples/0000.png")

@@ -1,4 +1,4 @@
-"""Inputs of the images of ``ldm-run sample``: one mapping for all, or one an image where options are repeated."""
+"""Inputs of the images of ``ldm-run sample``: one mapping for all, or one an image if options are repeated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Inputs = dict[str, Any] | list[dict[str, Any]]
 
 @attrs.frozen
 class Asked:
-    """The prompts, seeds, size and pictures that were given, before a model is loaded."""
+    """The given prompts, seeds, size and pictures, before a model is loaded."""
 
     prompts: list[str]
     seed: int | list[int] | None
@@ -32,7 +32,7 @@ class Asked:
 
     @classmethod
     def of(cls, options: SampleOptions) -> Asked:
-        """Read them; ConfigError where they do not read."""
+        """Read them; ConfigError for unreadable ones."""
         from ldm_core import storage
         from ldm_core.cli.inputs import read_prompts, read_seeds, read_size
         from ldm_core.data.images import decode_image
@@ -65,7 +65,7 @@ class Asked:
         }
 
     def _start(self, strength: float | None, recipe: Any) -> Start | None:
-        """The pictures to begin from: those of a model that reads none, or with a strength."""
+        """The pictures to begin from: with a strength, or for a model without a reader of pictures."""
         if not self.pictures or (strength is None and "image" in recipe.reads):
             return None
         from ldm_core.sampling.image_to_image import STRENGTH, Start
@@ -76,8 +76,8 @@ class Asked:
 def read(options: SampleOptions, asked: Asked, pipeline: Any) -> Inputs:
     """Read the conditioners' inputs, at the model's image size and with class names as numbers.
 
-    Raises :class:`ConfigError` for an input that the model does not read, for a mask of another size than its picture,
-    and for one without a hole. Warns of pictures that lose by being fitted.
+    Raises :class:`ConfigError` for an input without a reader, for a mask of another size than its picture, and for one
+    without a hole. Warns of losses in fitting.
     """
     recipe = pipeline.recipe
     base = options.inputs.read(recipe.image_channels, recipe.image_size)
@@ -102,7 +102,7 @@ def read(options: SampleOptions, asked: Asked, pipeline: Any) -> Inputs:
 
 
 def _repeated(options: SampleOptions, asked: Asked, pipeline: Any) -> dict[str, Sequence[Any]]:
-    """The values of options that may be repeated, by key; none that was not given."""
+    """The values of repeatable options, by key; no entry without a value."""
     from ldm_core.data.images import to_channels
 
     recipe, names = pipeline.recipe, tuple(pipeline.class_names.get("class_label", ()))
@@ -117,7 +117,7 @@ def _repeated(options: SampleOptions, asked: Asked, pipeline: Any) -> dict[str, 
 
 @attrs.frozen(eq=False)
 class _Mask:
-    """A mask as it was given: `value` is an array, or boxes that are drawn at the size of their picture."""
+    """A mask as given: `value` is an array, or boxes to be drawn at the size of their picture."""
 
     text: str
     value: Any
@@ -154,7 +154,7 @@ def _require_alike(row: Mapping[str, Any], recipe: Any) -> None:
 
 
 def _of_mask(row: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
-    """Refuse a mask without a hole; a line for one that leaves nothing of the picture."""
+    """Refuse a mask without a hole; a line for one over the whole picture."""
     if "mask" not in row:
         return
     from ldm_core.data.inputs.masks import holes

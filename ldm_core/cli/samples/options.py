@@ -107,7 +107,7 @@ class SamplingOptions:
 
 @attrs.frozen(kw_only=True)
 class GridOptions:
-    """Settings that are gone through on the axes of one labelled picture."""
+    """Settings on the axes of one labelled picture."""
 
     grid: tuple[str, ...] = option(
         (),

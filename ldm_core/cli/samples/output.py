@@ -137,7 +137,7 @@ def rows_and_seeds(recipe: Any, prompts: Any, arguments: Mapping[str, Any]) -> t
 
 
 def _as_taken(row: Mapping[str, Any], recipe: Any) -> dict[str, Any]:
-    """A row as it is shown: a picture that the model takes small is so small."""
+    """A row as it is shown: pictures at the size taken by the model."""
     out = dict(row)
     for key, size in taken_sizes(recipe).items():
         if key in out and GEOMETRIES.get(key) == "image":

@@ -1,1 +1,1 @@
-"""Inputs that people give a model: their forms in words, masks, and the size that they are brought to."""
+"""A model's inputs from people: their forms in words, masks, and their size."""

@@ -1,4 +1,4 @@
-"""Inputs brought to the size that a model samples at, with a note on each loss. No torch."""
+"""Inputs brought to a model's size, with a note on each loss. No torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KNOWN = {"image": "image", "segmentation": "map", "mask": "map"}
 
 
 def from_pictures(inputs: Mapping[str, Any], recipe: Any) -> Mapping[str, Any]:
-    """`inputs` with arrays in the places of PIL images under known keys, at the size that `recipe` samples at.
+    """`inputs` with arrays in the places of PIL images under known keys, at the recipe's size.
 
     DataError for pictures and maps of two sizes. Arrays stay as they are.
     """

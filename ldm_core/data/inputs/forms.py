@@ -1,4 +1,4 @@
-"""The forms of the keys that conditioners read, in words: for messages on what is missing, and for help. Torch-free."""
+"""The forms of conditioners' keys in words, for messages on missing inputs and for help. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOUNS: Mapping[str, str] = {
     "image": "a picture",
     "embedding": "an embedding",
 }
-"""Known keys by the name of what they hold."""
+"""Names of the contents of known keys."""
 _WORDS: Mapping[str, str] = {
     "class_label": "a name or a number",
     "boxes": "[x, y, w, h] each, in fractions of the picture, x and y of the upper left corner",
@@ -30,7 +30,7 @@ _WORDS: Mapping[str, str] = {
 
 
 def form_of(recipe: Any, key: str) -> KeyForm:
-    """The form of `key`, as the first of the recipe's conditioners that reads it and says so has it."""
+    """The form of `key`: the words of the first of its conditioners with any, or those of a known key."""
     words, example = [_WORDS.get(key, "")], None
     if count := counts_of(recipe).get(key):
         words[0] += f", 0 to {count - 1}"
@@ -47,7 +47,7 @@ def form_of(recipe: Any, key: str) -> KeyForm:
 
 
 def lacking(recipe: Any, keys: Iterable[str]) -> str:
-    """The line for inputs that were not given: what the model needs, in which form, and who reads it."""
+    """The line on missing inputs: the model's needs, their forms and readers."""
     said, given = [], []
     for key in dict.fromkeys(keys):
         readers = ", ".join(f"'{part.name}'" for part in recipe.conditioners if key in part.config.reads)

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from ldm_core.errors import ConfigError, quoted
 
 HOLE = 255
-"""The level of a hole in a mask that is drawn."""
+"""The level of a hole in a drawn mask."""
 _EDGE = 1e-3  # as much may a box reach past the picture, for the sake of rounded numbers
 
 
 def of_boxes(boxes: Iterable[Any], size: tuple[int, int], where: str = "mask") -> NDArray[np.uint8]:
     """Boxes [x, y, w, h] in fractions of a picture of `size` (h, w) -> uint8 (h, w), 255 in holes and 0 elsewhere.
 
-    A pixel belongs to a box if its centre does; one at least does. ConfigError for a box that leaves the picture.
+    A pixel belongs to a box if its centre does; one at least does. ConfigError for a box beyond the picture.
     """
     out = np.zeros(size, dtype=np.uint8)
     for i, box in enumerate(boxes):
@@ -43,7 +43,7 @@ def _pixels(low: float, extent: float, count: int) -> slice:
 
 def holes(mask: NDArray[Any]) -> NDArray[np.bool_]:
     """The holes of a mask (H, W), as conditioners read them: floats from .5 on; grey levels from 128 on, and every
-    number above 0 where there is none between 1 and 255."""
+    number above 0 if there is none between 1 and 255."""
     if mask.dtype.kind == "b":
         return mask
     if mask.dtype.kind == "f":

@@ -12,9 +12,9 @@ from ldm_core.config.documents import parse_yaml
 from ldm_core.errors import ConfigError, clean, quoted
 
 TEXTS = ("prompt", "negative", "class")
-"""Axes of texts, which are taken as they are written."""
+"""Axes of texts, taken as they are written."""
 ARGUMENTS = (*TEXTS, "seed", "steps", "guidance", "strength")
-"""Axes that are arguments of a sampling; all others are settings by their paths, such as ``sampler.eta``."""
+"""Axes for arguments of a sampling; all others are settings by their paths, such as ``sampler.eta``."""
 MOST_AXES = 3
 MOST_CELLS = 2_000
 _REFUSED = {
@@ -33,7 +33,7 @@ class Axis:
 
     @classmethod
     def of(cls, name: str, values: Any) -> Axis:
-        """Check both; ConfigError for a name that is no setting, and for values that are none or there twice."""
+        """Check both; ConfigError for a name of no setting, for no values, and for one there twice."""
         where = f"grid: {clean(name, 60)}"
         if why := _REFUSED.get(name):
             raise ConfigError(f"{where}: {why}")
@@ -101,7 +101,7 @@ def in_words(value: Any) -> str:
 
 
 def axes_of(given: Mapping[str, Any] | Sequence[Axis], prompts: str | Sequence[str] | None) -> tuple[Axis, ...]:
-    """The axes of a grid: columns, rows, pages. Several `prompts` are one more, behind those that are `given`.
+    """The axes of a grid: columns, rows, pages. Several `prompts` are one more, behind the `given` ones.
 
     ConfigError for none, for more than three, and for more than :data:`MOST_CELLS` cells.
     """

@@ -20,7 +20,7 @@ class Sampling(Protocol):
         """The same model, sampled otherwise."""
 
     def stream(self, prompts: Any = None, **arguments: Any) -> Iterator[list[Sampled]]:
-        """The images batch by batch; raises at once for arguments that are wrong."""
+        """The images batch by batch; raises at once for wrong arguments."""
 
 
 @attrs.frozen(eq=False)
@@ -34,7 +34,7 @@ class Cell:
     arguments: Mapping[str, Any]
 
     def begun(self, **more: Any) -> Iterator[list[Sampled]]:
-        """The batches of the cell; what is wrong with it is raised at once, with its values named."""
+        """The batches of the cell; its errors are raised at once, with its values named."""
         try:
             return iter(self.pipeline.stream(self.prompts, **{**self.arguments, **more}))
         except ConfigError as error:
@@ -50,7 +50,7 @@ class Cell:
 def cells_of(
     pipeline: Sampling, axes: Sequence[Axis], prompts: str | Sequence[str] | None, arguments: Mapping[str, Any]
 ) -> list[Cell]:
-    """The cells page by page, row by row. ConfigError for a setting that is none, or a value out of its range."""
+    """The cells page by page, row by row. ConfigError for an unknown setting, or a value out of its range."""
     lines = [*(range(len(axis.values)) for axis in axes), *[range(1)] * (3 - len(axes))]
     made: dict[str, Any] = {}
     cells = []
@@ -66,7 +66,7 @@ def cells_of(
 
 
 def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that are settings, nested as in a recipe; a part's name stands beside its own settings."""
+    """The values of settings, nested as in a recipe; a part's name stands beside its own settings."""
     found: dict[str, Any] = {}
     for path, value in values.items():
         if path in ARGUMENTS and not (path == "guidance" and isinstance(value, str)):

@@ -17,7 +17,7 @@ from ldm_core.sampling.made_from import caption
 from ldm_core.sampling.result import Sampled
 
 _FACTS = ("seed", "steps", "sampler", "time_grid", "guidance", "strength", "negative")
-"""Entries of a picture's metadata beneath the title, where no axis has them."""
+"""Entries of a picture's metadata beneath the title, but for those of the axes."""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -66,13 +66,13 @@ def pages_of(grid: Grid) -> list[Page]:
 
 
 def page_bytes(page: Page, axes: Sequence[Axis]) -> bytes:
-    """A page as a PNG that names its axes."""
+    """A page as a PNG with its axes in the metadata."""
     about = {f"axis_{i}": ", ".join(axis.labels()) for i, axis in enumerate(axes)}
     return png_bytes(page.drawn(), {**about, "software": "ldm-core"})
 
 
 def title_of(prompts: str | Sequence[str] | None, inputs: Any, class_names: Mapping[str, Sequence[str]]) -> str:
-    """The prompt of all cells, or else the name of their class; "" where neither is one for all."""
+    """The prompt of all cells, or else the name of their class; "" if neither is one for all."""
     texts = [prompts] if isinstance(prompts, str) else list(prompts or ())
     if texts:
         return texts[0] if len(texts) == 1 else ""
@@ -81,7 +81,7 @@ def title_of(prompts: str | Sequence[str] | None, inputs: Any, class_names: Mapp
 
 
 def _facts(grid: Grid) -> str:
-    """The settings that all cells share, in a line."""
+    """The settings shared by all cells, in a line."""
     taken = {axis.name.partition(".")[0] for axis in grid.axes}
     first = next((one for images in grid.images for one in images), None)
     about = first.metadata if first is not None else {}

@@ -133,8 +133,8 @@ def _write(draw: Any, lines: Sequence[str], at: tuple[int, int], m: _Measures, a
 
 
 def _shown_size(pictures: Sequence[Picture], counts: tuple[int, int]) -> tuple[int, int]:
-    """The size (h, w) at which pictures are shown, so many down and across: enlarged by a whole number, or made smaller
-    where a page would have too many pixels."""
+    """The size (h, w) of shown pictures, so many down and across: enlarged by a whole number, or made smaller on a page
+    of too many pixels."""
     height, width = pictures[0].shape[1:] if pictures else (_LEAST, _LEAST)
     factor = max(1, -(-_LEAST // width))
     while factor > 1 and height * width * factor**2 * counts[0] * counts[1] > _ROOM:

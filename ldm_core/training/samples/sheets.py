@@ -151,7 +151,9 @@ def sheet(made: Sequence[Sampled], rows: Sequence[Mapping[str, Any]], info: Data
         row = rows[i % len(rows)] if rows else {}
         cells.append(_cell(one.image, row, info))
         captions.append(clean(one.prompt, 300) or caption(row, info.class_names))
-    shapes = [(cell.shape[2] / cell.shape[1], one.image.shape[2] / one.image.shape[1]) for cell, one in zip(cells, made)]
+    shapes = [
+        [size[2] / size[1] for size in (cell.shape, one.image.shape)] for cell, one in zip(cells, made, strict=True)
+    ]
     gap = 12 if any(whole > 2.5 * single for whole, single in shapes) else 4  # cells of three pictures stand apart
     return images.grid(cells, captions if any(captions) else None, cell=cells[0].shape[2] if cells else 0, gap=gap)
 

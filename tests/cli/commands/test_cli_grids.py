@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_each_cell_is_the_plain_commands_picture(
 
 def test_the_same_from_python(model: Path) -> None:
     pipeline = Pipeline.load(model)
-    axes = {"guidance.scale": [1, 3], "time_grid": ["trailing", "karras"]}
+    axes: dict[str, list[Any]] = {"guidance.scale": [1, 3], "time_grid": ["trailing", "karras"]}
     grid = pipeline.grid(axes=axes, inputs={"class_label": "cat"}, seed=[4, 9])
     assert repr(grid) == "Grid(2 guidance.scale x 2 time_grid)" and grid.title == "cat"
     for cell, drawn in zip(grid.cells, grid.images, strict=True):
@@ -68,9 +69,9 @@ def test_the_same_from_python(model: Path) -> None:
             assert (one.image == same.image).all() and one.metadata == same.metadata and one.seed == same.seed
     (page,) = grid.pages()
     shown = np.asarray(page)
-    cell = np.kron(grid.images[3][1].image.transpose(1, 2, 0), np.ones((6, 6, 1), np.uint8))
-    found = np.lib.stride_tricks.sliding_window_view(shown, cell.shape)[:, :, 0]
-    assert (found == cell).all(axis=(2, 3, 4)).sum() == 1, "a cell is shown whole, enlarged by a whole number"
+    block = np.kron(grid.images[3][1].image.transpose(1, 2, 0), np.ones((6, 6, 1), np.uint8))
+    found = np.lib.stride_tricks.sliding_window_view(shown, block.shape)[:, :, 0]
+    assert (found == block).all(axis=(2, 3, 4)).sum() == 1, "a cell is shown whole, enlarged by a whole number"
 
 
 def test_prompts_are_pages_or_an_axis(tmp_path: Path) -> None:
