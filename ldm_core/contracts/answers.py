@@ -309,6 +309,12 @@ class DatasetAnswers(PartAnswers):
         return None
 
     @answer
+    def image_form(self) -> Callable[[int], str] | None:
+        """``image_form(index)`` gives the stored form of one picture without decoding it: its format and its mode
+        (``PNG RGBA``, ``TIFF 16-bit grey``); empty = not known."""
+        return None
+
+    @answer
     def max_bad(self) -> float | None:
         """The share of examples that may be unreadable; None if no file is read."""
         return None

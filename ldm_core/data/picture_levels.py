@@ -1,7 +1,9 @@
-"""Levels used by pictures of more than 8 bits a channel, and remarks if they do not fill the range."""
+"""Stored forms of pictures; levels used by those of more than 8 bits a channel, and remarks if they do not fill the
+range."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,9 @@ _GREY, _WIDE, _FRACTION, _COLOUR = "16-bit grey", "32-bit grey", "floating-point
 _MOST = {_FRACTION: 255.0}  # what is white by itself, where it is not 65535
 _WHITES = (255, 1023, 4095, 16383)  # the highest levels of 8, 10, 12 and 14 bits
 _HEAD = 4 << 10
+_MODES = {
+    "1": "1-bit", "L": "grey", "LA": "grey with alpha", "P": "palette", "PA": "palette with alpha",
+}  # fmt: skip
 _DARK = 64  # of 255; pictures whose brightest level is below are taken to hold fewer bits than their files
 
 
@@ -43,6 +48,24 @@ def levels_used(read: Callable[[int], bytes]) -> tuple[str, float] | None:
         raise
     except Exception as error:  # PIL raises anything from SyntaxError to struct.error on damaged files
         raise DataError(f"damaged or cut-off picture ({one_line(error)})") from error
+
+
+def picture_form(head: bytes) -> str:
+    """The format and mode of a picture in words (``PNG RGBA``), from the file's first bytes; empty if they are not
+    there."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of EXIF data that is cut off as well
+            image = open_picture(head, "")
+            if image.mode in DEEP:
+                mode = _kind(image)
+            else:
+                deep = "16-bit " if _bits(image, head) == 16 else ""
+                clear = " with transparency" if "transparency" in image.info else ""
+                mode = f"{deep}{_MODES.get(image.mode, image.mode)}{clear}"
+    except Exception:  # cut off in the middle of it, or no picture
+        return ""
+    return f"{image.format} {mode}"
 
 
 def _bits(image: Image, head: bytes) -> int:

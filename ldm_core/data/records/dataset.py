@@ -277,6 +277,10 @@ class RecordDataset:
         """(H, W) of one of them."""
         return self._pictures.size(self._store.samples[self._order[index]])
 
+    def image_form(self, index: int) -> str:
+        """Format and mode of one of them, as its file's header says; empty if they are not known."""
+        return self._pictures.form(self._store.samples[self._order[index]])
+
     def describe(self) -> str:
         """One line: the place of the data, the number of samples and the keys found."""
         total = len(self._store.samples)

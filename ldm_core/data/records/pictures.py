@@ -4,7 +4,7 @@ other."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ldm_core.contracts.site import FileCache
 from ldm_core.data.geometry import shape_of
 from ldm_core.data.images import UNLABELED, decode_image, decode_labels, decode_mask, decode_picture, picture_size
-from ldm_core.data.picture_levels import levels_used, remark_on
+from ldm_core.data.picture_levels import levels_used, picture_form, remark_on
 from ldm_core.data.records.sources import MOST_CLASSES, Sources, bounded
 from ldm_core.data.unreadable import BadExample
 from ldm_core.errors import DataError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ldm_core.data.records.config import ReadingConfig
     from ldm_core.data.records.store import Sample, Store
 
+Header = TypeVar("Header")  # what a picture's header says
 MOST_PICTURE = 512 << 20
 """Bytes of a picture's file, as stored; a larger one is an attack or a mistake."""
 _HEADS = (4 << 10, 64 << 10, 1 << 20)  # bytes of a picture's beginning in which its size is looked for
@@ -115,20 +116,26 @@ class Pictures:
 
     def size(self, sample: Sample) -> tuple[int, int]:
         """(H, W) of the sample's picture as its header says, zeros if it is not known."""
+        return self._of_header(sample, picture_size) or (0, 0)
+
+    def form(self, sample: Sample) -> str:
+        """Format and mode of the sample's picture as its header says, empty if they are not known."""
+        return self._of_header(sample, picture_form) or ""
+
+    def _of_header(self, sample: Sample, read: Callable[[bytes], Header | None]) -> Header | None:
+        """The finding of `read` in the first bytes of the sample's picture, as many as it takes; None without one."""
         source = next((s for s in self._sources.by_key["image"] if s.extension in sample.parts), None)
         if source is None:
-            return 0, 0
+            return None
         whole = self._store.size(sample, source.extension)
         for most in (*_HEADS, MOST_PICTURE):
             try:
-                size = picture_size(self._store.fetch(sample, source.extension, min(most, whole)))
+                found = read(self._store.fetch(sample, source.extension, min(most, whole)))
             except DataError:
-                return 0, 0
-            if size is not None:
-                return size
-            if most >= whole:
-                break
-        return 0, 0
+                return None
+            if found or most >= whole:
+                return found
+        return None
 
     def match(self, example: Mapping[str, Any], keys: Mapping[str, str], sample: Sample, place: int) -> None:
         """Hold pictures and maps of an example to one shape, that of its picture; BadExample naming two that differ."""

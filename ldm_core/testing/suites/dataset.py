@@ -134,7 +134,7 @@ class DatasetSuite(Suite):
         "count as __getitem__ does, in a view and upright, and tell (0, 0) where the header says nothing",
     )
     def test_told_sizes_are_the_pictures(self) -> None:
-        """`image_size` and `image_sizes` agree with the pictures, or say that they do not know."""
+        """`image_size` and `image_sizes` agree with the pictures, or say that they do not know; `image_form` is text."""
         data = self.build()
         if "image" not in data.keys:
             return
@@ -145,6 +145,8 @@ class DatasetSuite(Suite):
             drawn = data[index]["image"].shape[-2:]
             wrong = [size for size in told if any(size) and size != drawn]
             assert not wrong, f"example {index} is told to be {wrong[0]}, and its picture is {drawn} (height, width)"
+            form = "" if answers.image_form is None else answers.image_form(index)
+            assert isinstance(form, str), f"image_form({index}) is {form!r}; expected a text, empty where not known"
 
     @Rule(
         Dataset, "A data set can be pickled", "open files and connections when they are first read, and hold no lambda"
