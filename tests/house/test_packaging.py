@@ -30,6 +30,7 @@ STANDARD = {
     "plugins/diffusers": "ldm-plugin-diffusers",
     "plugins/autoguidance": "ldm-plugin-autoguidance",
     "plugins/curves": "ldm-plugin-curves",
+    "plugins/datasheet": "ldm-plugin-datasheet",
     "plugins/degradations": "ldm-plugin-degradations",
     "plugins/compvis": "ldm-plugin-compvis",
     "plugins/metrics": "ldm-plugin-metrics",

@@ -134,7 +134,7 @@ class DatasetSuite(Suite):
         "count as __getitem__ does, in a view and upright, and tell (0, 0) where the header says nothing",
     )
     def test_told_sizes_are_the_pictures(self) -> None:
-        """`image_size` and `image_sizes` agree with the pictures, or say that they do not know; `image_form` is text."""
+        """`image_size` and `image_sizes` are the pictures', or say that they do not know; `image_form` is a text."""
         data = self.build()
         if "image" not in data.keys:
             return

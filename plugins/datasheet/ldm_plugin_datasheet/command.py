@@ -56,7 +56,7 @@ class DataOptions:
     DataOptions,
     examples=[
         "ldm-run data photos/ --sheet photos.png",
-        'ldm-run data "s3://bucket/shards/train-{000000..000031}.tar" --cond text --json',
+        'ldm-run data "s3://bucket/train-{000000..000031}.tar" --cond text --json',
         "ldm-run data photos/ image_size=256 dataset.read='{caption: title}' --all",
     ],
 )

@@ -44,6 +44,13 @@ class Examples:
                 self._views[keys] = None
         return self._views[keys]
 
+    def pictures(self) -> Any:
+        """The view with pictures alone. DataError where the data set refuses it."""
+        found = self.view("image")
+        if found is None:
+            raise DataError(self.why["image"])
+        return found
+
     def have(self, key: str) -> int:
         """How many examples have `key`."""
         view = self.view(key)

@@ -16,7 +16,6 @@ from ldm_core.contracts.configs import of
 from ldm_core.data.records.config import ReadingConfig
 from ldm_core.errors import ConfigError, DataError
 from ldm_core.model.parts import data_info, held_out_data, labels_of, make_dataset
-from ldm_core.recipe.keys import SECTIONS
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.recipe.resolve import resolve, use_storage
 from ldm_core.recipe.shipped import LAPTOP
@@ -105,7 +104,7 @@ def _each(plain: Mapping[str, Any], rows: Sequence[Any], catalog: Catalog) -> It
     labels = labels_of([recipe.datasets[0] for recipe in recipes])
     for row, recipe, label in zip(rows, recipes, labels, strict=True):
         config = recipe.datasets[0].config
-        changes = {"missing": "skip"} if isinstance(config, ReadingConfig) else {}
+        changes: dict[str, Any] = {"missing": "skip"} if isinstance(config, ReadingConfig) else {}
         url = of(DatasetConfig, config).url
         yield Opened(
             label=label,

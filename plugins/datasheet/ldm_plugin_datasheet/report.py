@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ldm_core.errors import clean
+from ldm_plugin_datasheet.counts.labels import unnamed
 from ldm_plugin_datasheet.facts import Boxes, Captions, Classes, DataSheet, Fit, Key, Looked, Maps, Part, Pictures, Span
 
 _LISTED = 12  # rows of a list; JSON has all
@@ -98,11 +99,14 @@ def _fit(fit: Fit) -> Iterator[Row]:
     assert fit.times is not None and fit.lost is not None
     does = "is cut off" if fit.rule == "crop" else "of the image is padding"
     lost = "nothing " + does if fit.lost.most < 0.0005 else f"{_span(fit.lost, percent=True)} {does}"
+    as_large = (
+        "as large as the image" if fit.times.least == fit.times.most == 1 else f"{_span(fit.times)} times as large"
+    )
     enlarged = f"; {fit.enlarged:,} of {fit.of:,} pictures are enlarged" if fit.enlarged else ""
     height, width = fit.size
     yield (
         f"at {width}x{height}",
-        f"image_size {fit.recipe}: pictures are {_span(fit.times)} times as large; {fit.rule}: {lost}{enlarged}",
+        f"image_size {fit.recipe}: pictures are {as_large}; {fit.rule}: {lost}{enlarged}",
     )
 
 
@@ -126,10 +130,12 @@ def _classes(name: str, found: Classes, things: str) -> Iterator[Row]:
     unseen = f", {found.unseen:,} of them not seen" if found.unseen else ""
     yield name, f"{found.of:,}{unseen}; {_ratio(found.imbalance)}"
     ranked = sorted(found.seen, key=lambda each: (-each.count, each.number))
-    lines = [(each.name or str(each.number), each.count) for each in ranked]
+    lines = [(each.name or unnamed(each.number), each.count) for each in ranked]
     head, tail = (lines, []) if len(lines) <= _LISTED else (lines[: _LISTED - 3], lines[-3:])
-    yield "", ", ".join(f"{clean(label, 60)} {n:,} ({_share(n, found.labels)})" for label, n in head) + (
-        " ... " + ", ".join(f"{clean(label, 60)} {n:,}" for label, n in tail) if tail else ""
+    yield (
+        "",
+        ", ".join(f"{clean(label, 60)} {n:,} ({_share(n, found.labels)})" for label, n in head)
+        + (" ... " + ", ".join(f"{clean(label, 60)} {n:,}" for label, n in tail) if tail else ""),
     )
     if found.absent:
         more = found.unseen - len(found.absent)
@@ -150,7 +156,10 @@ def _boxes(found: Boxes) -> Iterator[Row]:
     many = f", {_span(found.in_picture)} a picture" if found.in_picture else ""
     yield "boxes", f"{found.boxes:,} in {found.pictures:,} pictures{many}{none}"
     if found.width and found.height and found.side:
-        yield "", f"width {_span(found.width, percent=True)} of the picture's, height {_span(found.height, percent=True)}"
+        yield (
+            "",
+            f"width {_span(found.width, percent=True)} of the picture's, height {_span(found.height, percent=True)}",
+        )
     if found.flat:
         yield "", f"{found.flat:,} have no area; they are left out of training"
     if found.classes is not None:
@@ -163,10 +172,11 @@ def _maps(found: Maps) -> Iterator[Row]:
         yield found.key, f"{found.maps:,} looked at{cover}"
         return
     none = f"; {found.unlabeled:.1%} of the area has no class (255)" if found.unlabeled else ""
-    yield found.key, f"{found.of:,} classes, {len(found.classes):,} of them in {found.maps:,} maps{none}"
+    here = "" if len(found.classes) == found.of else f", {len(found.classes):,} of them"
+    yield found.key, f"{found.of:,} classes{here} in {found.maps:,} maps{none}"
     ranked = sorted(found.classes, key=lambda each: (-each.share, each.number))
     told = [
-        f"{clean(each.name or each.number, 60)} {each.share:.1%}"
+        f"{clean(each.name or unnamed(each.number), 60)} {each.share:.1%}"
         + ("" if each.maps == found.maps else f" (in {each.maps:,} maps)")
         for each in ranked[:_LISTED]
     ]

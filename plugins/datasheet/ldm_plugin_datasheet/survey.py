@@ -48,14 +48,21 @@ def survey(
     looked at. Raises LDMErrors where there is nothing to look at; what only a run would stop at is in `problems`.
     """
     places = [data] if isinstance(data, str | os.PathLike) else list(data)
-    asked = Asked(data=tuple(map(os.fspath, places)), recipe=recipe, cond=tuple(cond), settings=tuple(settings))
+    asked = Asked(
+        data=tuple(os.fspath(place) for place in places), recipe=recipe, cond=tuple(cond), settings=tuple(settings)
+    )
     catalog = Catalog.discover()
     plain = asked.plain(catalog)
     return surveyed(opened(plain, catalog), asked, plain, catalog, seed=seed, everything=everything)
 
 
 def survey_of(
-    dataset: Dataset, *, title: str = "data", size: tuple[int, int] | None = None, seed: int = 0, everything: bool = False
+    dataset: Dataset,
+    *,
+    title: str = "data",
+    size: tuple[int, int] | None = None,
+    seed: int = 0,
+    everything: bool = False,
 ) -> DataSheet:
     """Look into a data set at hand; `size` (h, w) is the image size of a run, if there is one."""
     wanted = Wanted(amounts=EVERYTHING if everything else MADE, seed=seed, size=size)

@@ -27,7 +27,7 @@ def classes(key: str, labels: Counter[int], of: int, names: Sequence[str]) -> Cl
         labels=sum(counts),
         seen=[ClassCount(n, name_of(n, names), labels[n]) for n in sorted(labels)],
         unseen=of - len(labels),
-        absent=[name_of(n, names) or str(n) for n in absent],
+        absent=[name_of(n, names) or unnamed(n) for n in absent],
         imbalance=round(max(counts) / min(counts), 3) if counts else 1.0,
     )
 
@@ -35,6 +35,11 @@ def classes(key: str, labels: Counter[int], of: int, names: Sequence[str]) -> Cl
 def name_of(number: int, names: Sequence[str]) -> str:
     """The class's name; empty without one."""
     return names[number] if 0 <= number < len(names) else ""
+
+
+def unnamed(number: int) -> str:
+    """A class without a name, in words."""
+    return f"class {number}"
 
 
 def boxes(rows: Iterable[Mapping[str, Any]], of: int, names: Sequence[str]) -> Boxes:
@@ -79,7 +84,7 @@ def maps(key: str, values: Iterable[NDArray[Any]], of: int, names: Sequence[str]
             continue
         numbers, pixels = _counted(flat)
         for number, many in zip(numbers.tolist(), pixels.tolist(), strict=True):
-            if number == UNLABELED and UNLABELED >= of:
+            if number == UNLABELED >= of:
                 unlabeled += many / flat.size
             else:
                 shares[number] += many / flat.size

@@ -56,7 +56,7 @@ class _Colour:
 def pictures(examples: Examples, wanted: Wanted) -> Pictures:
     """Headers of some pictures, and the colours of some of them. Pictures whose header does not read are decoded, for
     the reason."""
-    view, amounts = examples.view("image"), wanted.amounts
+    view, amounts = examples.pictures(), wanted.amounts
     drawn = examples.some(view, max(amounts.headers, amounts.pictures))
     heads = drawn[: amounts.headers]
     sizes, forms = _headers(examples, view, heads)
@@ -113,9 +113,7 @@ def _colours(
     return colour, np.array(sizes, dtype=np.int64).reshape(-1, 2)
 
 
-def _facts(
-    sizes: NDArray[np.int64], forms: Counter[str], colour: _Colour, headers: int, way: Fit | None
-) -> Pictures:
+def _facts(sizes: NDArray[np.int64], forms: Counter[str], colour: _Colour, headers: int, way: Fit | None) -> Pictures:
     heights, widths = sizes[:, 0], sizes[:, 1]
     counted = Counter(zip(widths.tolist(), heights.tolist(), strict=True))
     aspect = widths / np.maximum(heights, 1)
@@ -123,7 +121,7 @@ def _facts(
     return Pictures(
         headers=headers,
         distinct=len(counted),
-        sizes=[Size(*size, count) for size, count in _frequent(counted, _SIZES)],
+        sizes=[Size(width, height, count) for (width, height), count in _frequent(counted, _SIZES)],
         width=Span.of(widths),
         height=Span.of(heights),
         aspect=Span.of(aspect),

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 Colour = tuple[int, int, int]
 
 _STEPS = 16  # levels of a channel among the candidates
-_LIGHTNESS = (0.42, 0.86)  # lighter ones are lost on paper, darker ones look alike
-_CHROMA = 0.09  # least: grey is for what has no class
+_LIGHTNESS = (0.42, 0.84)  # lighter ones are lost on paper, darker ones look alike
+_CHROMA = (0.08, 0.2)  # less is for what has no class, more glares
 _FIRST = (31, 119, 180)
 _TO_LMS = np.array([[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
                     [0.0883024619, 0.2817188376, 0.6299787005]])  # fmt: skip
@@ -28,12 +28,12 @@ def lab(colours: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @cache
 def distinct(count: int) -> tuple[Colour, ...]:
-    """`count` colours, the first ones the same for every count; none is grey, very light or very dark."""
+    """`count` colours, the first ones the same for every count; none is grey, glaring, very light or very dark."""
     levels = np.linspace(0, 255, _STEPS).round()
     every = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     places = lab(every)
     light, chroma = places[:, 0], np.hypot(places[:, 1], places[:, 2])
-    fit = (light > _LIGHTNESS[0]) & (light < _LIGHTNESS[1]) & (chroma > _CHROMA)
+    fit = (light > _LIGHTNESS[0]) & (light < _LIGHTNESS[1]) & (chroma > _CHROMA[0]) & (chroma < _CHROMA[1])
     every, places = every[fit], places[fit]
     found: list[Colour] = [_FIRST]
     far = np.full(len(every), np.inf)

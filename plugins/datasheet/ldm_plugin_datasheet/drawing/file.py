@@ -40,8 +40,10 @@ def _is_sheet(url: str) -> bool:
 
 
 def write(url: str, sets: Sequence[Opened], *, seed: int = 0, count: int = PICTURES, tell: Tell = silent) -> set[str]:
-    """Draw `count` pictures of the data sets into the PNG at a path or URL; return the letters that no font here has."""
-    found = [(each.title, len(each.dataset), picks(each.dataset, share, seed, tell)) for each, share in _shares(sets, count)]
+    """Draw `count` pictures of the data sets into the PNG at a path or URL; return the letters that no font has."""
+    found = [
+        (each.title, len(each.dataset), picks(each.dataset, share, seed, tell)) for each, share in _shares(sets, count)
+    ]
     data, lacking = b"", set[str]()
     for side in SIDES:
         picture, lacking = draw(found, side=side, seed=seed)

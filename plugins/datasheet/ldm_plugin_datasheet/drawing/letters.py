@@ -13,11 +13,12 @@ from typing import Any
 
 _NAMES = (
     "NotoSansCJK", "NotoSerifCJK", "NotoSansSC", "NotoSansJP", "NotoSansKR", "SourceHanSans", "DroidSansFallback",
-    "wqy-", "unifont", "PingFang", "Hiragino", "AppleSDGothic", "msyh", "msgothic", "malgun", "Arial Unicode", "ArialUni",
-    "NotoSansDevanagari", "NotoSansArabic", "NotoSansHebrew", "NotoSansThai", "NotoSansBengali", "NotoSansTamil",
-    "NotoSans-Regular", "Nirmala", "FreeSans", "DejaVuSans.",
+    "wqy-", "unifont", "PingFang", "Hiragino", "AppleSDGothic", "msyh", "msgothic", "malgun", "Arial Unicode",
+    "ArialUni", "NotoSansDevanagari", "NotoSansArabic", "NotoSansHebrew", "NotoSansThai", "NotoSansBengali",
+    "NotoSansTamil", "NotoSans-Regular", "Nirmala", "FreeSans", "DejaVuSans.",
 )  # fmt: skip
 """Beginnings of the names of font files with many letters, or with those of one script."""
+_BOX = "\u25a1"
 _MOST = 12  # such fonts that are opened
 _NO_LETTER = "\U0010fffe"  # what a font draws for it, it draws for every letter that it lacks
 
@@ -83,17 +84,29 @@ class Letters:
 
     def runs(self, text: str) -> Iterator[tuple[int, str]]:
         """Pieces of `text`, each with the number of its font."""
-        shown = "".join(c for c in text if _written(c))
-        letters = {c for c in shown if not c.isspace() and not unicodedata.combining(c)}
-        if all(c.isascii() for c in letters):
-            yield 0, shown
+        if text.isascii() and text.isprintable():
+            yield 0, text
             return
-        self.lacking |= {c for c in letters if _number(c) < 0}
+        shown = self._shown(text)
+        letters = {c for c in shown if not c.isspace() and not _joins(c)}
         for number in range(len(_files()) + 1):
             if all(_has(number, c) for c in letters):
                 yield number, shown
                 return
         yield from _turns(shown)
+
+    def _shown(self, text: str) -> str:
+        """`text` with a box for each letter that no font has, without marks that belong to one or to nothing."""
+        out: list[str] = []
+        boxed = False
+        for letter in text:
+            if not _written(letter) or (boxed and _joins(letter)):
+                continue
+            boxed = not letter.isspace() and not _joins(letter) and _number(letter) < 0
+            if boxed:
+                self.lacking.add(letter)
+            out.append(_BOX if boxed else letter)
+        return "".join(out)
 
     def length(self, text: str, points: int) -> float:
         """The width of a line in pixels."""
@@ -152,6 +165,11 @@ def _written(letter: str) -> bool:
     ))  # fmt: skip
 
 
+def _joins(letter: str) -> bool:
+    """True for an accent, a vowel sign and the like, which is drawn with the letter before it."""
+    return unicodedata.category(letter)[0] == "M"
+
+
 def _may_cut(before: str, after: str) -> bool:
     if before in " -/_" or after == " ":
         return True
@@ -162,7 +180,7 @@ def _turns(text: str) -> Iterator[tuple[int, str]]:
     """Pieces of `text` by the first font of each letter; marks and spaces stay with what is before them."""
     piece, current = "", 0
     for letter in text:
-        stays = letter.isspace() or unicodedata.combining(letter)
+        stays = letter.isspace() or _joins(letter)
         number = current if stays else max(0, _number(letter))
         if number != current and piece:
             yield current, piece

@@ -15,7 +15,7 @@ from ldm_core.data.geometry import stored_size
 from ldm_core.data.images import to_channels, to_picture
 from ldm_core.data.records.sources import Captions
 from ldm_plugin_datasheet.amounts import places
-from ldm_plugin_datasheet.counts.labels import name_of
+from ldm_plugin_datasheet.counts.labels import name_of, unnamed
 from ldm_plugin_datasheet.examples import Examples, Tell, silent
 
 if TYPE_CHECKING:
@@ -68,10 +68,11 @@ def picks(dataset: Dataset, count: int, seed: int, tell: Tell = silent) -> list[
     """At most `count` examples that read, drawn by `seed`, in the order of the data."""
     examples = Examples(dataset, seed)
     wanted = [key for key, kind in examples.keys.items() if key in _VALUES or kind in ("map", "image")]
-    whole = examples.whole(["image", *wanted])
-    base = examples.view(*dict.fromkeys(whole))
-    if base is None:
-        base, whole = examples.view("image"), ["image"]
+    pictures = examples.pictures()
+    beside = {key: examples.view("image", key) for key in wanted if key != "image"}
+    whole = [key for key, view in beside.items() if view is not None and len(view) == len(pictures)]
+    base = (examples.view("image", *whole) if whole else None) or pictures
+    whole = ["image", *(whole if base is not pictures else ())]
     others = _Others(examples, [key for key in wanted if key not in whole])
     found: dict[int, Pick] = {}
     reduced = of(DatasetAnswers, base).reduced
@@ -97,7 +98,8 @@ class _Others:
             view = examples.view("name", key)
             if view is not None and len(view):
                 self._views[key] = view, _places_by_name(view.select(["name"]))
-        self._names = examples.view("image", "name").select(["name"]) if self._views else None
+        named = examples.view("image", "name") if self._views else None
+        self._names = None if named is None else named.select(["name"])
 
     def of(self, index: int) -> dict[str, Any]:
         """The values of the example at `index` of those with pictures."""
@@ -151,7 +153,7 @@ def _window(size: tuple[int, int]) -> Box:
 
 
 def _label(dataset: Dataset, key: str, number: int) -> Label:
-    return Label(key, number, name_of(number, dataset.class_names.get(key, ())) or str(number))
+    return Label(key, number, name_of(number, dataset.class_names.get(key, ())) or unnamed(number))
 
 
 def _boxes(dataset: Dataset, example: Mapping[str, Any], window: Box) -> Iterator[tuple[Box, Label | None]]:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ldm_core.data.images import UNLABELED
+from ldm_plugin_datasheet.counts.labels import unnamed
 from ldm_plugin_datasheet.drawing.colours import Colour, distinct
 from ldm_plugin_datasheet.drawing.letters import Letters
 from ldm_plugin_datasheet.drawing.picks import Label, Panel, Pick
@@ -25,7 +26,8 @@ _TITLE, _TEXT, _SMALL = 20, 12, 10  # points
 _LINE, _SMALL_LINE = 15, 13  # pixels of a line
 _LINES = 5  # of a caption
 _PAPER, _INK, _FAINT, _EDGE = "#ffffff", "#1c1c1c", "#666666", "#c9c9c5"
-_NO_CLASS: Colour = (190, 190, 190)
+_NO_CLASS: Colour = (52, 52, 52)
+_GROUND: Colour = (212, 217, 223)  # of the class with the largest area, so that the others stand out
 _NO_LABEL: Colour = (230, 30, 60)  # of boxes without classes
 _LEGEND = 48  # classes that are listed
 _LEAST = 420  # pixels of a sheet's width, for its title
@@ -66,8 +68,23 @@ def draw(given: Sequence[Given], *, side: int = SIDES[0], seed: int = 0) -> tupl
 def _block(title: str, count: int, picks: Sequence[Pick], side: int) -> Block:
     panels = max((len(pick.panels) for pick in picks), default=0)
     names = dict.fromkeys(label.name for label in sorted(_labels(picks), key=lambda each: (each.key, each.number)))
-    colours = dict(zip(names, distinct(len(names)), strict=True)) if names else {}
+    ground = _ground(picks)
+    colours = dict(zip((n for n in names if n != ground), distinct(len(names)), strict=False)) if names else {}
+    colours = {name: colours.get(name, _GROUND) for name in names}
     return Block(title, count, picks, _whole(picks, round(side * _BESIDE[panels])), panels, colours)
+
+
+def _ground(picks: Sequence[Pick]) -> str:
+    """The class with the largest area in the maps; "" without maps."""
+    areas: dict[str, float] = {}
+    for panel in (panel for pick in picks for panel in pick.panels if panel.classes is not None):
+        assert panel.classes is not None
+        numbers, pixels = np.unique(panel.classes, return_counts=True)
+        for number, count in zip(numbers.tolist(), pixels.tolist(), strict=True):
+            label = panel.labels[number]
+            if not _has_no_class(label):
+                areas[label.name] = areas.get(label.name, 0) + count / panel.classes.size
+    return max(areas, key=lambda name: areas[name], default="")
 
 
 def _whole(picks: Sequence[Pick], side: int) -> int:
@@ -87,7 +104,7 @@ def _labels(picks: Sequence[Pick]) -> Iterator[Label]:
 
 
 def _has_no_class(label: Label) -> bool:
-    return label.number == UNLABELED and label.name == str(UNLABELED)
+    return label.number == UNLABELED and label.name == unnamed(UNLABELED)
 
 
 class _Painter:
@@ -129,7 +146,9 @@ class _Painter:
         self._write(_MARGIN, self._y + 17, self.letters.shortened(block.title, _TITLE, room), _TITLE)
         some = f"{len(block.picks):,} of {block.count:,} pictures, drawn by seed {self._seed}"
         text = f"all {block.count:,} pictures" if len(block.picks) == block.count else some
-        self._write(_MARGIN, self._y + 37, text, _TEXT, _FAINT)
+        beside = dict.fromkeys(panel.key for pick in block.picks for panel in pick.panels)
+        text += f"; beside each picture: {', '.join(beside)}" if beside else ""
+        self._write(_MARGIN, self._y + 37, self.letters.shortened(text, _TEXT, room), _TEXT, _FAINT)
         self._y += 50
 
     def _legend(self, block: Block) -> None:
@@ -203,10 +222,13 @@ class _Painter:
     def _box(
         self, box: tuple[float, float, float, float], colour: Colour, picture: Image.Image, x: int, top: int
     ) -> None:
-        """A frame of two pixels in the class's colour, between two of one pixel that set it off from any picture."""
+        """A frame of two pixels in the class's colour, and inside of a large one a white line that sets it off."""
         left, high = x + box[0] * (picture.width - 1), top + box[1] * (picture.height - 1)
         right, low = left + box[2] * (picture.width - 1), high + box[3] * (picture.height - 1)
-        self._draw.rectangle((left, high, right, low), outline=colour, width=2)
+        frame = round(left), round(high), round(right), round(low)
+        if min(frame[2] - frame[0], frame[3] - frame[1]) > 8:
+            self._draw.rectangle((frame[0] + 2, frame[1] + 2, frame[2] - 2, frame[3] - 2), outline=_PAPER)
+        self._draw.rectangle(frame, outline=colour, width=2)
 
 
 def _fitted(picture: Image.Image, side: int) -> Image.Image:
