@@ -310,8 +310,7 @@ class DatasetAnswers(PartAnswers):
 
     @answer
     def image_form(self) -> Callable[[int], str] | None:
-        """``image_form(index)`` gives the stored form of one picture without decoding it: its format and its mode
-        (``PNG RGBA``, ``TIFF 16-bit grey``); empty = not known."""
+        """``image_form(index)`` gives a picture's stored format and mode (``TIFF 16-bit grey``); empty = not known."""
         return None
 
     @answer

@@ -246,8 +246,7 @@ class RecordDataset:
         """A view with these numbers of classes (key -> number) where classes have no names: those that a model knows.
         An example with a higher class cannot be read."""
         view = copy(self)
-        own = {k: n for k, n in classes.items() if k in self._counts and not self._names.get(k)}
-        view._counts = {**self._counts, **own}
+        view._counts = self._counts | {k: n for k, n in classes.items() if k in self._counts and not self._names.get(k)}
         view._offer(self.keys)
         return view
 

@@ -145,7 +145,7 @@ class DatasetSuite(Suite):
             drawn = data[index]["image"].shape[-2:]
             wrong = [size for size in told if any(size) and size != drawn]
             assert not wrong, f"example {index} is told to be {wrong[0]}, and its picture is {drawn} (height, width)"
-            form = "" if answers.image_form is None else answers.image_form(index)
+            form = answers.image_form(index) if answers.image_form else ""
             assert isinstance(form, str), f"image_form({index}) is {form!r}; expected a text, empty where not known"
 
     @Rule(

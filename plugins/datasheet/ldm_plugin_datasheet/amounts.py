@@ -1,4 +1,4 @@
-"""Which examples are looked at: the same ones for the same seed and data."""
+"""The draw of the examples for a look: the same ones for the same seed and data."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 @attrs.frozen
 class Amounts:
-    """The most examples of each look; `pixels`: those of all pictures that are decoded together, `fewest` of which are
-    decoded whatever they have."""
+    """The most examples of each look; `pixels`: those of all decoded pictures together; `fewest` are decoded
+    whatever their size."""
 
     values: int
     headers: int
@@ -23,9 +23,9 @@ class Amounts:
 LOCAL = Amounts(values=10_000, headers=2_000, pictures=256, maps=128)
 """Files of this machine."""
 REMOTE = Amounts(values=500, headers=256, pictures=64, maps=48)
-"""Files elsewhere, where each look is a request."""
+"""Files elsewhere, with a request for each look."""
 MADE = Amounts(values=1_000, headers=256, pictures=256, maps=128)
-"""Examples of which nobody knows what one costs."""
+"""Examples of unknown cost."""
 EVERYTHING = Amounts(*[2**62] * 5)
 
 
@@ -42,7 +42,7 @@ class Wanted:
 
 def places(count: int, of: int, seed: int) -> NDArray[np.int64]:
     """`count` distinct indices below `of`, drawn by `seed`; the first few of them are a smaller draw. All of them, in
-    order, where `count` is not below `of`."""
+    order, if `count` is not below `of`."""
     if count >= of:
         return np.arange(of)
     return np.random.default_rng(seed).choice(of, count, replace=False)

@@ -21,7 +21,7 @@ _MOST = 64  # data sets that are looked into together
 
 @attrs.frozen(kw_only=True)
 class DataOptions:
-    """The data, the look, and the run that it is held to."""
+    """The data, the look, and the run to begin with it."""
 
     given: Given = places_and_settings(
         _MOST,
@@ -62,8 +62,8 @@ class DataOptions:
 )
 def data(options: DataOptions) -> int:
     """Look into data before a run: pictures, their sizes, modes and colour, captions, classes, boxes, label maps, and
-    what cannot be read, by name. With --cond, --recipe or settings of a recipe also what that run lacks; the exit code
-    is 2 where it would stop."""
+    unreadable files by name. With --cond, --recipe or settings of a recipe also the keys lacking for that run; the exit
+    code is 2 if it would stop."""
     import sys
 
     from ldm_core.cli.output import reporting, say, warnings_as_lines, width_of
@@ -88,7 +88,7 @@ def data(options: DataOptions) -> int:
 
 
 def _looked(asked: Asked, options: DataOptions) -> tuple[DataSheet, str]:
-    """Survey the data, and draw the sheet where one is asked for: its place, or ""."""
+    """Survey the data, and draw the sheet if one is asked for: its place, or ""."""
     from ldm_core import storage
     from ldm_core.cli.flags import in_flags
     from ldm_plugin_datasheet.drawing import file
@@ -134,7 +134,7 @@ def _progress(options: DataOptions) -> Iterator[Tell]:
 
 
 def _warn(letters: set[str]) -> None:
-    """Say which letters of the sheet are drawn as empty boxes."""
+    """Name the letters drawn as empty boxes."""
     import warnings
 
     if letters:

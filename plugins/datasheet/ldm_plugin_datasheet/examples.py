@@ -1,4 +1,4 @@
-"""Examples of a data set for a look: views by key, and a list of those that do not read."""
+"""Examples of a data set for a look: views by key, and a list of unreadable ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def silent(name: str, done: int, count: int) -> None:
 
 
 class Examples:
-    """The examples of `dataset`, drawn by `seed`. `bad`: name -> reason of those met that do not read."""
+    """The examples of `dataset`, drawn by `seed`. `bad`: name -> reason of the unreadable ones met."""
 
     def __init__(self, dataset: Dataset, seed: int, tell: Tell = silent) -> None:
         self.dataset, self.seed, self.tell = dataset, seed, tell
@@ -31,11 +31,11 @@ class Examples:
         self.keys = dict(dataset.keys)
         self.bad: dict[str, str] = {}
         self.why: dict[str, str] = {}
-        """Keys of which no view is to be had -> the reason."""
+        """Keys without a view -> the reason."""
         self._views: dict[tuple[str, ...], Any] = {}
 
     def view(self, *keys: str) -> Any | None:
-        """The view with `keys` alone; None where the data set refuses it, with the reason in `why`."""
+        """The view with `keys` alone; None if the data set refuses it, with the reason in `why`."""
         if keys not in self._views:
             try:
                 self._views[keys] = self.dataset.select(keys)
@@ -45,19 +45,19 @@ class Examples:
         return self._views[keys]
 
     def pictures(self) -> Any:
-        """The view with pictures alone. DataError where the data set refuses it."""
+        """The view with pictures alone. DataError if the data set refuses it."""
         found = self.view("image")
         if found is None:
             raise DataError(self.why["image"])
         return found
 
     def have(self, key: str) -> int:
-        """How many examples have `key`."""
+        """The number of examples with `key`."""
         view = self.view(key)
         return 0 if view is None else len(view)
 
     def whole(self, keys: Iterable[str]) -> list[str]:
-        """Those of `keys` that every example has."""
+        """Those of `keys` present in every example."""
         return [key for key in keys if self.have(key) == len(self.dataset)]
 
     def read(self, view: Any, index: int) -> Mapping[str, Any] | None:
@@ -74,7 +74,7 @@ class Examples:
         return places(most, len(view), self.seed)
 
     def each(self, name: str, view: Any, indices: Sequence[int] | NDArray[np.int64]) -> Iterator[Mapping[str, Any]]:
-        """The examples at `indices` that read, in the order of the data; `name` is the look's, for the progress."""
+        """The readable examples at `indices`, in the order of the data; `name` is the look's, for the progress."""
         count = len(indices)
         for done, index in enumerate(np.sort(np.asarray(indices, dtype=np.int64)), 1):
             example = self.read(view, index)

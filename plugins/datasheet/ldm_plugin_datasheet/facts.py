@@ -71,8 +71,8 @@ class Size:
 class Fit:
     """The way of pictures to the image size of a run, `size` (h, w), by `rule` (crop, pad).
 
-    `times`: a picture's size as a multiple of the image size, on the side that decides; below 1 it is enlarged.
-    `lost`: the share of a picture's area that a crop cuts off, or of the image that is padding.
+    `times`: a picture's size as a multiple of the image size, on the deciding side; below 1 it is enlarged.
+    `lost`: the share of a picture's area cut off by a crop, or of the padding in the image.
     """
 
     size: tuple[int, int]
@@ -113,8 +113,8 @@ class Pictures:
 class Captions:
     """Captions of `pictures` pictures: `texts` of them, as some pictures may have `several`.
 
-    `doubled`: texts that another picture has as well; `doubles`: the most frequent of them. `words` and `letters` are
-    the lengths; `frequent`: the words that most captions hold.
+    `doubled`: texts of another picture as well; `doubles`: the most frequent of them. `words` and `letters` are
+    the lengths; `frequent`: the words of most captions.
     """
 
     pictures: int
@@ -168,7 +168,7 @@ class Boxes:
 
 @attrs.frozen
 class Area:
-    """A class of label maps: its share of the area, each map with the same weight, and the maps that hold it."""
+    """A class of label maps: its share of the area, each map with the same weight, and the maps with it."""
 
     number: int
     name: str
@@ -178,7 +178,7 @@ class Area:
 
 @attrs.frozen
 class Maps:
-    """Label maps, or masks (without classes): `covered` is the share of a map's area that is not 0."""
+    """Label maps, or masks (without classes): `covered` is the share of a map's area other than 0."""
 
     key: str
     maps: int
@@ -190,7 +190,7 @@ class Maps:
 
 @attrs.frozen
 class Unreadable:
-    """An example that does not read: its name and the reason."""
+    """An unreadable example: its name and the reason."""
 
     name: str
     why: str
@@ -229,7 +229,7 @@ class Need:
 
 @attrs.frozen
 class DataSheet:
-    """All facts of data, one :class:`Part` a data set. `lacks`: keys that a mixture of them does not offer, with the
+    """All facts of data, one :class:`Part` a data set. `lacks`: keys not offered by a mixture of them, with the
     reasons. `needs` and `problems`: of the asked conditioners or recipe; a run would stop at a problem."""
 
     parts: Sequence[Part]
@@ -238,7 +238,7 @@ class DataSheet:
     needs: Sequence[Need] = ()
     problems: Sequence[str] = ()
     checked: str = ""
-    """The recipe and conditioners that were held to the data, in words; empty without any."""
+    """The recipe and conditioners held to the data, in words; empty without any."""
 
     def plain(self) -> dict[str, Any]:
         """Plain values for JSON."""

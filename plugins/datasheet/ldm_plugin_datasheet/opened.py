@@ -22,7 +22,7 @@ from ldm_core.recipe.shipped import LAPTOP
 from ldm_plugin_datasheet.amounts import LOCAL, MADE, REMOTE, Amounts
 
 _OWN = ("image_size", "image_channels", "dataset", "data", "storage")
-"""Keys of a recipe that a look at the data alone goes by."""
+"""Keys of a recipe for a look at the data alone."""
 
 
 @attrs.frozen(kw_only=True)
@@ -45,7 +45,7 @@ class Asked:
         return f"recipe '{self.recipe or LAPTOP}'" + (f" with {', '.join(self.cond)}" if self.cond else "")
 
     def of_size(self) -> str:
-        """Where the image size is from, in words."""
+        """The source of the image size, in words."""
         said = any(_key(line) == "image_size" for line in self.settings)
         return "as set" if said else f"of the recipe '{self.recipe or LAPTOP}'"
 
@@ -75,7 +75,7 @@ class Opened:
     amounts: Amounts
 
     def held_out(self, catalog: Catalog) -> tuple[int | None, str]:
-        """The number of held-out examples, None without any; and the reason where they do not read."""
+        """The number of held-out examples, None without any; and the reason if they are unreadable."""
         try:
             found = held_out_data(self.recipe, catalog, data_info(self.dataset))
         except DataError as error:
@@ -84,7 +84,7 @@ class Opened:
 
 
 def opened(plain: Mapping[str, Any], catalog: Catalog) -> list[Opened]:
-    """The data sets of a recipe's plain values, each by itself; samples that lack a key are left in."""
+    """The data sets of a recipe's plain values, each by itself; samples without a key are left in."""
     use_storage(plain)
     given = plain.get("dataset")
     rows = list(given) if isinstance(given, list | tuple) else [given]

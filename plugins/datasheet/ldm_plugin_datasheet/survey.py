@@ -45,7 +45,7 @@ def survey(
     """Look into data by path, URL or name, several of them as a mixture, and hold a recipe or conditioners to it.
 
     `settings` are ``KEY=VALUE`` as on the command line. Examples are drawn by `seed`, or with `everything` all are
-    looked at. Raises LDMErrors where there is nothing to look at; what only a run would stop at is in `problems`.
+    looked at. Raises LDMErrors if there is nothing to look at; faults for a run alone are in `problems`.
     """
     places = [data] if isinstance(data, str | os.PathLike) else list(data)
     asked = Asked(
@@ -79,7 +79,7 @@ def surveyed(
     everything: bool = False,
     tell: Tell = silent,
 ) -> DataSheet:
-    """Look into data sets that are opened; `plain` is the recipe that `asked` gives."""
+    """Look into opened data sets; `plain` is the recipe of `asked`."""
     parts = tuple(_part(each, asked, catalog, seed, everything, tell) for each in sets)
     lacks = dict(Mixture([(each.label, each.dataset, each.weight) for each in sets]).lacks) if len(sets) > 1 else {}
     sheet = DataSheet(parts=parts, seed=seed, lacks=lacks)
@@ -104,7 +104,7 @@ def _part(each: Opened, asked: Asked, catalog: Catalog, seed: int, everything: b
 
 
 def _held(plain: Mapping[str, Any], catalog: Catalog, sheet: DataSheet) -> tuple[tuple[Need, ...], tuple[str, ...]]:
-    """The keys that the recipe's conditioners read, and everything at which a run of it stops."""
+    """The keys read by the recipe's conditioners, and everything to stop a run of it."""
     needs: tuple[Need, ...] = ()
     try:
         recipe = resolve(plain, catalog, find=finder(catalog))

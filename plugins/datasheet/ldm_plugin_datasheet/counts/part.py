@@ -20,7 +20,7 @@ _SHOWN = 80  # characters of a value that stands for its key
 
 
 def part(dataset: Dataset, wanted: Wanted, *, title: str, use: str, tell: Tell = silent) -> Part:
-    """Look at a data set. DataError if it has no pictures, or none of those looked at reads."""
+    """Look at a data set. DataError if it has no pictures, or none readable among those looked at."""
     if "image" not in dataset.keys:
         raise DataError(f"{title}: has no pictures, only {', '.join(dataset.keys) or 'nothing'}")
     examples = Examples(dataset, wanted.seed, tell)
@@ -60,7 +60,7 @@ def part(dataset: Dataset, wanted: Wanted, *, title: str, use: str, tell: Tell =
 
 
 class _Values:
-    """Captions, classes and boxes of some examples: read together where all have them, else key by key."""
+    """Captions, classes and boxes of some examples: read together if all have them, else key by key."""
 
     def __init__(self, examples: Examples, most: int) -> None:
         self._examples, self._most = examples, most
@@ -109,7 +109,7 @@ class _Values:
         return [labels.classes("class_label", Counter(map(int, self.of("class_label"))), *self._known("class_label"))]
 
     def boxes(self) -> Boxes | None:
-        """Boxes; None where there are none."""
+        """Boxes; None if there are none."""
         return labels.boxes(self._rows["boxes"], *self._known("box_labels")) if self.having("boxes") else None
 
     def _known(self, key: str) -> tuple[int, Sequence[str]]:
@@ -129,7 +129,7 @@ def _maps(examples: Examples, most: int) -> Iterator[Maps]:
 
 
 def _keys(examples: Examples) -> Iterator[Key]:
-    """Each key with its geometry, the number of examples that have it, and a word on what it holds."""
+    """Each key with its geometry, the number of examples with it, and a word on its content."""
     known = {*_VALUES, "image", "name"}
     for key, kind in examples.keys.items():
         have = examples.have(key)

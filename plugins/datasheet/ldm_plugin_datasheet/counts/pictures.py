@@ -34,7 +34,7 @@ class _Colour:
     def add(self, image: Any) -> None:
         """Count a picture: a PIL image, or uint8 (c, H, W)."""
         planes = np.asarray(image)
-        if hasattr(image, "getbands"):
+        if not isinstance(image, np.ndarray):
             planes = planes[None] if planes.ndim == 2 else planes.transpose(2, 0, 1)
         levels = planes.reshape(len(planes), -1).astype(np.float32) / 255
         self.pictures += 1
@@ -54,7 +54,7 @@ class _Colour:
 
 
 def pictures(examples: Examples, wanted: Wanted) -> Pictures:
-    """Headers of some pictures, and the colours of some of them. Pictures whose header does not read are decoded, for
+    """Headers of some pictures, and the colours of some of them. Pictures without a readable header are decoded, for
     the reason."""
     view, amounts = examples.pictures(), wanted.amounts
     drawn = examples.some(view, max(amounts.headers, amounts.pictures))
@@ -74,7 +74,7 @@ def pictures(examples: Examples, wanted: Wanted) -> Pictures:
 
 
 def _headers(examples: Examples, view: Any, drawn: NDArray[np.int64]) -> tuple[NDArray[np.int64], Counter[str]]:
-    """(N, 2) heights and widths of the pictures at `drawn`, zeros where they are not told, and their forms."""
+    """(N, 2) heights and widths of the pictures at `drawn`, zeros for unknown ones, and their forms."""
     told = of(DatasetAnswers, view)
     sizes = np.zeros((len(drawn), 2), dtype=np.int64)
     forms: Counter[str] = Counter()
@@ -87,13 +87,13 @@ def _headers(examples: Examples, view: Any, drawn: NDArray[np.int64]) -> tuple[N
 
 
 def _sizes(examples: Examples, view: Any, unknown: Sequence[int]) -> NDArray[np.int64]:
-    """The sizes of those at `unknown` that read after all."""
+    """The sizes of the readable ones among `unknown`."""
     read = (examples.read(view, index) for index in unknown)
     return np.array([stored_size(each["image"]) for each in read if each], dtype=np.int64).reshape(-1, 2)
 
 
 def _affordable(drawn: NDArray[np.int64], sizes: NDArray[np.int64], amounts: Amounts) -> NDArray[np.int64]:
-    """The first of `drawn` that have no more pixels together than are to be decoded."""
+    """The first of `drawn`, with no more pixels together than are to be decoded."""
     pixels = np.cumsum(np.prod(sizes, axis=1))
     many = int(np.searchsorted(pixels, amounts.pixels, side="right"))
     many = len(drawn) if many == len(sizes) else max(many, amounts.fewest)
@@ -103,7 +103,7 @@ def _affordable(drawn: NDArray[np.int64], sizes: NDArray[np.int64], amounts: Amo
 def _colours(
     examples: Examples, view: Any, chosen: Sequence[int] | NDArray[np.int64]
 ) -> tuple[_Colour, NDArray[np.int64]]:
-    """The colours of the pictures at `chosen`, and the sizes (N, 2) of those that read."""
+    """The colours of the pictures at `chosen`, and the sizes (N, 2) of the readable ones."""
     reduced = of(DatasetAnswers, view).reduced
     small = view if reduced is None else reduced([_SMALL], "pad", 1.0)
     colour, sizes = _Colour(), []

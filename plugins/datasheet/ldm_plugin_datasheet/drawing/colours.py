@@ -1,4 +1,4 @@
-"""Distinct colours: each as far from those before it as can be, in Ottosson's OKLab, where distances are as seen."""
+"""Distinct colours: each as far from those before it as can be, in Ottosson's OKLab, with distances as seen."""
 
 from __future__ import annotations
 

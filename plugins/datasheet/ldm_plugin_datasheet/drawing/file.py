@@ -25,7 +25,7 @@ _MARK = ("Software", "ldm-run data")
 
 
 def require(url: str, *, force: bool) -> None:
-    """ConfigError for a file of another format, and for one in the way that is no sheet."""
+    """ConfigError for a file of another format, and for one in the way, other than a sheet."""
     if not url.lower().endswith(".png"):
         raise ConfigError(f"--sheet: {storage.shown(url)}: the sheet is a PNG; give a name that ends in .png")
     if not force and storage.exists(url) and not _is_sheet(url):
@@ -40,7 +40,7 @@ def _is_sheet(url: str) -> bool:
 
 
 def write(url: str, sets: Sequence[Opened], *, seed: int = 0, count: int = PICTURES, tell: Tell = silent) -> set[str]:
-    """Draw `count` pictures of the data sets into the PNG at a path or URL; return the letters that no font has."""
+    """Draw `count` pictures of the data sets into the PNG at a path or URL; return the letters without a font."""
     found = [
         (each.title, len(each.dataset), picks(each.dataset, share, seed, tell)) for each, share in _shares(sets, count)
     ]
@@ -55,7 +55,7 @@ def write(url: str, sets: Sequence[Opened], *, seed: int = 0, count: int = PICTU
 
 
 def _shares(sets: Sequence[Opened], count: int) -> list[tuple[Opened, int]]:
-    """How many pictures are of each data set: as equal as can be."""
+    """The number of pictures of each data set: as equal as can be."""
     share, rest = divmod(count, len(sets))
     return [(each, share + (number < rest)) for number, each in enumerate(sets)]
 

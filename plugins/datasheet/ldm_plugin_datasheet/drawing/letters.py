@@ -1,4 +1,4 @@
-"""Text of any script: the first font that has all letters of it, else fonts taking turns; wrapped by its width."""
+"""Text of any script: the first font with all letters of it, else fonts taking turns; wrapped by its width."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _folders() -> list[Path]:
 
 @cache
 def _files() -> tuple[str, ...]:
-    """Font files beside Pillow's own: matplotlib's, if it is there, and those of the system that have many letters."""
+    """Font files beside Pillow's own: matplotlib's, if it is there, and those of the system with many letters."""
     found = find_spec("matplotlib")
     wide = [Path(at) / "mpl-data/fonts/ttf/DejaVuSans.ttf" for at in (found and found.submodule_search_locations) or ()]
     files = [str(path) for path in wide if path.is_file()]
@@ -72,12 +72,12 @@ def _has(number: int, letter: str) -> bool:
 
 @cache
 def _number(letter: str) -> int:
-    """The first font with this letter; -1 where none has it."""
+    """The first font with this letter; -1 if none has it."""
     return next((n for n in range(len(_files()) + 1) if _has(n, letter)), -1)
 
 
 class Letters:
-    """Text on a sheet. `lacking`: letters met so far that no font here has."""
+    """Text on a sheet. `lacking`: letters met so far and found in no font."""
 
     def __init__(self) -> None:
         self.lacking: set[str] = set()
@@ -96,7 +96,7 @@ class Letters:
         yield from _turns(shown)
 
     def _shown(self, text: str) -> str:
-        """`text` with a box for each letter that no font has, without marks that belong to one or to nothing."""
+        """`text` with a box for each letter without a font, without its marks and without control characters."""
         out: list[str] = []
         boxed = False
         for letter in text:
@@ -120,7 +120,7 @@ class Letters:
             x += float(_face(number, points).getlength(piece))
 
     def wrap(self, text: str, points: int, width: float, most: int) -> list[str]:
-        """At most `most` lines of `text`, none wider than `width`; an ellipsis stands for what is left out."""
+        """At most `most` lines of `text`, none wider than `width`; an ellipsis stands for the rest."""
         lines: list[str] = []
         rest = " ".join(text.split())
         while rest and len(lines) < most:
@@ -138,7 +138,7 @@ class Letters:
 
     def _line(self, text: str, points: int, width: float) -> tuple[str, str]:
         """The first line of `text` and the rest: cut at a space, else in front of any letter of a script without
-        spaces, else inside of a word that is too long."""
+        spaces, else inside of a long word."""
         if self.length(text, points) <= width:
             return text, ""
         most = self._fits(text, points, width)
@@ -147,7 +147,7 @@ class Letters:
         return text[:cut].rstrip(), text[cut:].lstrip()
 
     def _fits(self, text: str, points: int, width: float, end: str = "") -> int:
-        """How many letters of `text` fit, with `end` behind them."""
+        """The number of letters of `text` with room in `width`, `end` behind them."""
         low, high = 0, len(text)
         while low < high:
             middle = (low + high + 1) // 2
@@ -159,14 +159,14 @@ class Letters:
 
 
 def _written(letter: str) -> bool:
-    """False for marks that say how the letter before them is to look, and for control characters."""
+    """False for marks on the look of the letter before them, and for control characters."""
     return letter.isspace() or (unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Co", "Cn") and not (
         "\ufe00" <= letter <= "\ufe0f"
     ))  # fmt: skip
 
 
 def _joins(letter: str) -> bool:
-    """True for an accent, a vowel sign and the like, which is drawn with the letter before it."""
+    """True for an accent, a vowel sign and the like, drawn with the letter before it."""
     return unicodedata.category(letter)[0] == "M"
 
 
@@ -177,7 +177,7 @@ def _may_cut(before: str, after: str) -> bool:
 
 
 def _turns(text: str) -> Iterator[tuple[int, str]]:
-    """Pieces of `text` by the first font of each letter; marks and spaces stay with what is before them."""
+    """Pieces of `text` by the first font of each letter; marks and spaces stay with the letter before them."""
     piece, current = "", 0
     for letter in text:
         stays = letter.isspace() or _joins(letter)

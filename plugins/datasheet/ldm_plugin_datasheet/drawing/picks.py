@@ -1,4 +1,4 @@
-"""Examples for a sheet, with all that is drawn of them."""
+"""Examples for a sheet, with everything drawn of them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Panel:
 
 @attrs.frozen(eq=False)
 class Pick:
-    """An example: its picture, not larger than is drawn, and the (height, width) that it has. Of a very long picture it
+    """An example: its picture, not larger than is drawn, and its own (height, width). Of a very long picture it
     is the middle, and `whole` is False."""
 
     picture: Image
@@ -65,7 +65,7 @@ class Pick:
 
 
 def picks(dataset: Dataset, count: int, seed: int, tell: Tell = silent) -> list[Pick]:
-    """At most `count` examples that read, drawn by `seed`, in the order of the data."""
+    """At most `count` readable examples, drawn by `seed`, in the order of the data."""
     examples = Examples(dataset, seed)
     wanted = [key for key, kind in examples.keys.items() if key in _VALUES or kind in ("map", "image")]
     pictures = examples.pictures()
@@ -89,7 +89,7 @@ def picks(dataset: Dataset, count: int, seed: int, tell: Tell = silent) -> list[
 
 
 class _Others:
-    """The values of keys that only some examples have, found by the examples' names."""
+    """The values of keys of some examples alone, found by the examples' names."""
 
     def __init__(self, examples: Examples, keys: Iterable[str]) -> None:
         self._examples = examples
@@ -113,7 +113,7 @@ class _Others:
 
 
 def _places_by_name(named: Any) -> dict[str, int]:
-    """Name -> index; names that several examples have are left out."""
+    """Name -> index; names of several examples are left out."""
     found: dict[str, int] = {}
     double = set()
     for index in range(len(named)):
@@ -199,10 +199,10 @@ def _pixels(window: Box, width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def _picture(image: Any, window: Box) -> Image:
-    """The seen part of a picture as an RGB image, made smaller where it is larger than any sheet shows."""
+    """The seen part of a picture as an RGB image, made smaller if it is larger than on any sheet."""
     from PIL import Image as PILImage
 
-    picture: Image = image if hasattr(image, "getbands") else to_picture(to_channels(np.asarray(image), 3))
+    picture: Image = to_picture(to_channels(image, 3)) if isinstance(image, np.ndarray) else image
     picture = picture.convert("RGB")
     if window != _ALL:
         picture = picture.crop(_pixels(window, *picture.size))

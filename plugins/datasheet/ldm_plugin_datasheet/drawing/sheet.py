@@ -16,9 +16,9 @@ from ldm_plugin_datasheet.drawing.letters import Letters
 from ldm_plugin_datasheet.drawing.picks import Label, Panel, Pick
 
 SIDES = (176, 144, 112, 88, 64)
-"""Pixels of a picture's longer side; the first sheet that is small enough as a file is taken."""
+"""Pixels of a picture's longer side; the first one with a file small enough is taken."""
 Given = tuple[str, int, Sequence[Pick]]
-"""A data set: its title, its number of examples, and those that are drawn."""
+"""A data set: its title, its number of examples, and the drawn ones."""
 _COLUMNS = 8
 _BESIDE = {0: 1.0, 1: 0.72, 2: 0.6}  # a picture's side by the number of panels beside it
 _MARGIN, _GAP, _JOINT = 28, 18, 3  # around the sheet, between pictures, between a picture and its panels
@@ -56,7 +56,7 @@ class Block:
 
 
 def draw(given: Sequence[Given], *, side: int = SIDES[0], seed: int = 0) -> tuple[Image.Image, set[str]]:
-    """Draw data sets below each other: the picture, and the letters that no font here has."""
+    """Draw data sets below each other: the picture, and the letters without a font."""
     blocks = [_block(title, count, picks, side) for title, count, picks in given]
     width = max(2 * _MARGIN + b.columns * (b.width + _GAP) - _GAP for b in blocks)
     painter = _Painter(max(width, _LEAST), seed)
@@ -88,7 +88,7 @@ def _ground(picks: Sequence[Pick]) -> str:
 
 
 def _whole(picks: Sequence[Pick], side: int) -> int:
-    """A side near `side` at which small pictures are enlarged by a whole number."""
+    """A side near `side`, for small pictures to be enlarged by a whole number."""
     longest = sorted(max(pick.picture.size) for pick in picks)
     usual = longest[len(longest) // 2] if longest else side
     better = usual * max(1, round(side / usual))
@@ -96,7 +96,7 @@ def _whole(picks: Sequence[Pick], side: int) -> int:
 
 
 def _labels(picks: Sequence[Pick]) -> Iterator[Label]:
-    """Every class of boxes and maps that is drawn in a colour."""
+    """Every class of boxes and maps with a colour of its own."""
     for pick in picks:
         yield from (label for _, label in pick.boxes if label is not None)
         for panel in pick.panels:
@@ -108,7 +108,7 @@ def _has_no_class(label: Label) -> bool:
 
 
 class _Painter:
-    """Draws from the top down on paper that grows."""
+    """Draws from the top down on growing paper."""
 
     def __init__(self, width: int, seed: int) -> None:
         self.letters, self._seed = Letters(), seed
@@ -222,7 +222,7 @@ class _Painter:
     def _box(
         self, box: tuple[float, float, float, float], colour: Colour, picture: Image.Image, x: int, top: int
     ) -> None:
-        """A frame of two pixels in the class's colour, and inside of a large one a white line that sets it off."""
+        """A frame of two pixels in the class's colour, and inside of a large one a white line to set it off."""
         left, high = x + box[0] * (picture.width - 1), top + box[1] * (picture.height - 1)
         right, low = left + box[2] * (picture.width - 1), high + box[3] * (picture.height - 1)
         frame = round(left), round(high), round(right), round(low)
@@ -232,7 +232,7 @@ class _Painter:
 
 
 def _fitted(picture: Image.Image, side: int) -> Image.Image:
-    """A picture with its longer side as long as `side`; small ones are enlarged by a whole number where that does."""
+    """A picture with its longer side as long as `side`; much smaller ones are enlarged by a whole number."""
     scale = side / max(picture.size)
     if scale >= 2 or scale == 1:
         times = int(scale)
