@@ -96,7 +96,8 @@ def decode_labels(data: bytes, name: str = "label map") -> NDArray[np.int64]:
 
 def decode_mask(data: bytes, name: str = "mask") -> NDArray[np.int64]:
     """A mask as a picture -> int64 (H, W), upright: grey levels, 0 to 255, of colours their brightness. The colours of
-    a palette count if all used ones are grey, else its indices do. DataError if it is damaged or transparent."""
+    a palette count if all used ones are grey, else its indices do. Holes of a photograph with erased parts are these:
+    255 - alpha. DataError if it is damaged, or drawn in a few colours and transparent, as holes could be either."""
     return _decoded(data, name, _mask)
 
 
@@ -107,6 +108,9 @@ def levels_of(picture: Image, key: str, name: str) -> NDArray[np.int64]:
         return (_mask(picture) if key == "mask" else _labels(picture)).astype(np.int64)
     except _Misfit as error:
         raise DataError(f"{name}: {error}") from error
+
+
+_DRAWN = 16  # colours of a drawn mask with transparent parts, at most: these may be its holes, or all but its holes
 
 
 class _Misfit(DataError):
@@ -158,7 +162,21 @@ def _mask(image: Image) -> NDArray[Any]:
         if image.mode == "F":
             return np.clip(levels * (255 if levels.max() <= 1 else 1) + 0.5, 0, 255)
         return np.clip(levels, 0, 65535) >> (8 if levels.max() > 255 else 0)
+    if (erased := _erased(image)) is not None:
+        return erased
     return np.asarray(_opaque(image, "a mask").convert("L"))
+
+
+def _erased(image: Image) -> NDArray[Any] | None:
+    """The transparency, 255 - alpha, of a photograph: its opaque pixels have more colours than a drawn mask; None of
+    any other picture."""
+    if "A" not in image.getbands():
+        return None
+    pixels = np.asarray(image.convert("RGBA"))
+    seen = pixels[pixels[..., 3] >= 128][:, :3]
+    if pixels[..., 3].min() == 255 or len(np.unique(seen, axis=0)) <= _DRAWN:
+        return None
+    return np.asarray(255 - pixels[..., 3])
 
 
 def _opaque(image: Image, what: str) -> Image:

@@ -20,9 +20,12 @@ KEY = "paste_known"
 
 
 def pasted(
-    conditioners: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], pictures: NDArray[np.uint8]
+    conditioners: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], pictures: NDArray[np.uint8], feather: int = 0
 ) -> NDArray[np.uint8]:
-    """`pictures` (B, c, H, W) with the known pixels of `rows`, the inputs of each, bit for bit where they have any."""
+    """`pictures` (B, c, H, W) with the known pixels of `rows`, the inputs of each, bit for bit where they have any.
+
+    Known pixels up to `feather` pixels from a hole fade into it; those further away stay bit for bit.
+    """
     makers = list(_makers(conditioners.values()))
     if not makers:
         return pictures
@@ -30,7 +33,34 @@ def pasted(
     for one, row in zip(out, rows, strict=True):
         for picture, known in (map(np.asarray, pair) for pair in (make(row) for make in makers) if pair is not None):
             if picture.shape == one.shape:
-                one[:, known] = picture[:, known]
+                one[:, known] = _faded(picture, one, known, feather)[:, known] if feather else picture[:, known]
+    return out
+
+
+def _faded(
+    picture: NDArray[np.uint8], sample: NDArray[np.uint8], known: NDArray[np.bool_], feather: int
+) -> NDArray[np.uint8]:
+    """The known picture, its part at a pixel growing with the distance from the nearest hole: d / (`feather` + 1), and
+    1 beyond. Distances are counted in steps to a side and, every second one, to a corner as well."""
+    part, reached = np.ones(known.shape, dtype=np.float32), ~known
+    for distance in range(1, feather + 1):
+        wider = _grown(reached, corners=distance % 2 == 0)
+        part[wider & ~reached] = distance / (feather + 1)
+        if (wider == reached).all():
+            break
+        reached = wider
+    return np.rint(picture * part + sample * (1 - part)).astype(np.uint8)
+
+
+def _grown(region: NDArray[np.bool_], *, corners: bool) -> NDArray[np.bool_]:
+    """A region and the pixels at its sides, or at its corners too."""
+    down = region.copy()
+    down[1:] |= region[:-1]
+    down[:-1] |= region[1:]
+    base = down if corners else region
+    out = down.copy()
+    out[:, 1:] |= base[:, :-1]
+    out[:, :-1] |= base[:, 1:]
     return out
 
 

@@ -201,6 +201,9 @@ class SampleSettings:
     paste_known: bool = field(
         True, "inpainting: the input's own pixels outside of holes, bit for bit (older runs: false)", since="0.2"
     )
+    feather: int = field(
+        0, "inpainting: pixels around holes over which known ones fade into samples", 0, maximum=4096, since="0.2"
+    )
     branches: Literal["together", "apart"] = field("together", "guidance branches in one call, or one by one")
 
 

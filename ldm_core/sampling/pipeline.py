@@ -276,7 +276,7 @@ class Pipeline(StageMethods, GridMethods):
         shown, fine = decoded(self.as_images, x0, self.model.runs_in("first_stage"), levels=settings.levels)
         pictures = shown.numpy()
         if settings.paste_known:
-            pictures = known_pixels.pasted(parts, [plan.rows[i] for i in chunk], pictures)
+            pictures = known_pixels.pasted(parts, [plan.rows[i] for i in chunk], pictures, settings.feather)
         made = []
         for i, pixels, end, whole in zip(chunk, pictures, ends, (fine & sound).tolist(), strict=True):
             if whole:

@@ -246,3 +246,17 @@ def test_one_stray_map_is_a_bad_example(tmp_path: Path) -> None:
     assert data.classes == {"segmentation": 2}  # and not a billion
     with pytest.raises(BadExample, match="holds class 1073741824"):
         _ = data[1]
+
+
+def test_erased_parts_of_a_photograph_are_the_holes() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 4), dtype=np.uint8)
+    pixels[..., 3] = 255
+    pixels[1:4, 2:5, 3] = 0
+    pixels[5, 7, 3] = 100
+    mask = images.decode_mask(encoded(Image.fromarray(pixels)), "photo.png")
+    assert (mask == 255 - pixels[..., 3]).all() and (mask >= 128).sum() == 10
+    grey = np.stack([pixels[..., 0], pixels[..., 3]], -1)
+    assert (images.decode_mask(encoded(Image.fromarray(grey, "LA")), "grey.png") == mask).all()
+    pixels[..., :3] = 255  # white on nothing: drawn holes, or an erased sheet
+    with pytest.raises(DataError, match=r"white\.png: a mask with transparent pixels"):
+        images.decode_mask(encoded(Image.fromarray(pixels)), "white.png")

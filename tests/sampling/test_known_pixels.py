@@ -168,3 +168,52 @@ def test_from_the_command_line(folder: Path, tmp_path: Path, capfd: pytest.Captu
     made = Image.open(next((tmp_path / "out").rglob("0000-*.png")))
     assert made.info["paste_known"] == "true"
     assert (np.asarray(made)[~where] == given.transpose(1, 2, 0)[~where]).all()
+
+
+# --------------------------------------------------------------------------------------- feathers, fills, erased parts
+
+
+def test_the_pixels_around_a_hole_fade_into_it(model: Pipeline) -> None:
+    """Beyond the feather known pixels are exact, in the hole samples are; between, the part grows pixel by pixel."""
+    where = hole("booleans")[1]
+    given = {"image": picture(), "mask": where}
+    hard, free, soft = (
+        model.with_settings([setting]).sample(inputs=given, images=1, seed=4)[0].image.astype(float)
+        for setting in ("sample.feather=0", "sample.paste_known=false", "sample.feather=3")
+    )
+    assert (hard[:, ~where] == picture()[:, ~where]).all()
+    assert (soft[:, where] == hard[:, where]).all()
+    row = 5  # the hole has columns 5 to 16 here
+    for column, part in ((4, 0.25), (3, 0.5), (2, 0.75), (1, 1.0), (0, 1.0), (17, 0.25), (19, 0.75), (20, 1.0)):
+        want = part * picture()[:, row, column] + (1 - part) * free[:, row, column]
+        assert np.abs(soft[:, row, column] - want).max() <= 0.5
+    far = np.ones_like(where)
+    far[0:12, 2:20] = False
+    assert (soft[:, far] == picture()[:, far]).all()
+
+
+def test_feathers_of_odd_masks() -> None:
+    class All:
+        def __init__(self, known: Any) -> None:
+            self.mask = known
+
+        def known(self, example: Any) -> Any:
+            return np.full((1, 6, 6), 200, np.uint8), self.mask
+
+    pictures = np.zeros((1, 1, 6, 6), np.uint8)
+    point = np.ones((6, 6), bool)
+    point[2, 2] = False
+    made = known_pixels.pasted({"x": All(point)}, [{}], pictures, 4)[0, 0]
+    assert made[2, 2] == 0 and made[2, 3] == made[1, 2] == 40 and made[3, 3] == made[2, 4] == 80 and made[2, 5] == 120
+    for known, level in ((np.ones((6, 6), bool), 200), (np.zeros((6, 6), bool), 0)):  # nothing to fill, nothing known
+        assert (known_pixels.pasted({"x": All(known)}, [{}], pictures, 4) == level).all()
+    assert not pictures.any()
+
+
+def test_each_image_is_another_fill(model: Pipeline) -> None:
+    mask, where = hole("booleans")
+    made = model.sample(inputs={"image": picture(), "mask": mask}, images=4, seed=1)
+    assert len({one.image[:, where].tobytes() for one in made}) == 4
+    assert all((one.image[:, ~where] == picture()[:, ~where]).all() for one in made)
+    (third,) = model.sample(inputs={"image": picture(), "mask": mask}, images=1, seed=3)
+    assert np.abs(third.image.astype(int) - made[2].image).max() <= 1
