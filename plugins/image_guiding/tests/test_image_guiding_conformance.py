@@ -1,0 +1,87 @@
+"""The conformance kit on this distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ldm_core.contracts import LatentSpec, Site
+from ldm_core.testing import GuidanceSuite, PluginSuite, SamplerSuite, batches
+
+
+class TestPlugin(PluginSuite):
+    distribution = "ldm-plugin-image-guiding"
+
+
+def encode(images: Tensor) -> Tensor:
+    return F.avg_pool2d(images, 8).repeat(1, 2, 1, 1)[:, :4]
+
+
+def decode(z: Tensor) -> Tensor:
+    return F.interpolate(z[:, :3] + 0.1 * z[:, 3:], scale_factor=8.0, mode="bilinear").tanh()
+
+
+class _WithAPicture(GuidanceSuite):
+    """A run whose batch has a picture and a mask, at a site with a first stage."""
+
+    latent: ClassVar[LatentSpec] = LatentSpec(4, (8, 8))
+    factor: ClassVar[int] = 1
+
+    def site(self, size: tuple[int, ...] | None = None) -> Site:
+        return attrs.evolve(super().site(size), encode=encode, decode=decode)
+
+    def inputs(self, rows: Sequence[int], size: tuple[int, ...]) -> dict[str, Any]:
+        found = super().inputs(rows, size)
+        small = tuple(side // self.factor for side in size)
+        masks = torch.zeros(len(rows), *size, dtype=torch.bool)
+        masks[:, : size[0] // 2] = True
+        pictures = batches.uniform(rows, (3, *small), "picture") * 2 - 1
+        return {**found, "batch": {**found["batch"], "image": pictures, "mask": masks}}
+
+
+class TestLowResolutionTarget(_WithAPicture):
+    component = "low_resolution_target"
+    factor = 4
+
+
+class TestLowResolutionTargetByArea(_WithAPicture):
+    component = "low_resolution_target"
+    factor = 8
+    settings: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"factor": 8, "reduce": "area", "step": "published", "deviation": 1.0, "interval": [0.0, 5.0]}
+    )
+
+
+class TestKnownPixelsTarget(_WithAPicture):
+    component = "known_pixels_target"
+
+
+class TestKnownPixelsTargetOfTheDecoder(_WithAPicture):
+    component = "known_pixels_target"
+    settings: ClassVar[Mapping[str, Any]] = MappingProxyType({"through_denoiser": False})
+
+
+class TestBlend(_WithAPicture):
+    component = "blend"
+
+
+class TestBlendOfPixels(_WithAPicture):
+    component = "blend"
+    settings: ClassVar[Mapping[str, Any]] = MappingProxyType({"space": "pixels", "interval": [0.0, 5.0]})
+
+
+class TestRePaint(SamplerSuite):
+    component = "repaint"
+    settings: ClassVar[Mapping[str, Any]] = MappingProxyType({"resamples": 2, "jump": 2})
+    divides_by_alpha = True
+
+
+class TestRePaintWithoutResampling(SamplerSuite):
+    component = "repaint"
+    settings: ClassVar[Mapping[str, Any]] = MappingProxyType({"resamples": 1, "eta": 0.0})
