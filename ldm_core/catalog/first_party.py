@@ -23,6 +23,11 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("guidance", "cfg"): "ldm-plugin-cfg",
     ("codec", "diffusers"): "ldm-plugin-diffusers",
     ("guidance", "autoguidance"): "ldm-plugin-autoguidance",
+    **{
+        ("guidance", n): "ldm-plugin-image-guiding"
+        for n in ("blend", "classifier_target", "known_pixels_target", "low_resolution_target", "perceptual_target")
+    },
+    ("sampler", "repaint"): "ldm-plugin-image-guiding",
     ("conditioner", "bbox_layout"): "ldm-plugin-bbox",
     ("conditioner", "low_resolution"): "ldm-plugin-low-resolution",
     ("conditioner", "masked_image"): "ldm-plugin-masked-image",

@@ -37,6 +37,12 @@ class PartAnswers:
         """``recompute_blocks()`` lists modules whose activations a trainer may drop and compute again."""
         return None
 
+    @answer
+    def known(self) -> Callable[[Mapping[str, Any]], tuple[Any, Any] | None] | None:
+        """``known(example)`` of a conditioner or a guidance gives a picture, uint8 (c, H, W), and booleans (H, W) of
+        the pixels that stay."""
+        return None
+
 
 class ConditionerAnswers(PartAnswers):
     """Answers of a conditioner."""
@@ -52,11 +58,6 @@ class ConditionerAnswers(PartAnswers):
     def class_tables(self) -> Mapping[str, tuple[str, int]]:
         """Tables with a row a class: parameter name -> (batch key, axis). Finetuning then finds classes by name."""
         return EMPTY
-
-    @answer
-    def known(self) -> Callable[[Mapping[str, Any]], tuple[Any, Any] | None] | None:
-        """``known(example)`` gives a picture, uint8 (c, H, W), and booleans (H, W) of the pixels that stay."""
-        return None
 
     @answer
     def truncated(self) -> Callable[[str], str] | None:

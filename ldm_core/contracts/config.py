@@ -7,12 +7,12 @@ This is the only file that looks optional names up by their text.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from ldm_core.contracts.site import Site
-from ldm_core.contracts.values import Precision
+from ldm_core.contracts.values import LatentSpec, Precision
 
 T = TypeVar("T")
 
@@ -92,6 +92,11 @@ class Config:
     def fixed_size(self) -> bool:
         """True if the part is built for one image size, so that ``data.buckets`` is refused."""
         return False
+
+    def taken_sizes(self, size: tuple[int, int], latent: LatentSpec) -> Mapping[str, tuple[int, int]]:
+        """Return, by batch key, the size (h, w) at which a conditioner or a guidance takes an input as it is, if it is
+        not the images'."""
+        return {}
 
     @answer
     def precisions(self) -> tuple[Precision, ...]:

@@ -48,10 +48,6 @@ class ConditionerConfig(Config):
         """``from_data(info) -> config`` fills numbers in from the data, such as the number of classes."""
         return None
 
-    def taken_sizes(self, size: tuple[int, int], latent: LatentSpec) -> Mapping[str, tuple[int, int]]:
-        """Return, by batch key, the size (h, w) at which an input is taken as it is, if it is not the images'."""
-        return {}
-
     @answer
     def degradable(self) -> Mapping[str, str]:
         """The keys of the conditioner by the products of degradations that it takes, ``image`` and ``mask``."""
@@ -204,6 +200,12 @@ class GuidanceConfig(Config):
     def scale(self) -> float | None:
         """The strength of the guidance; None if it has none."""
         return None
+
+    @answer
+    def reads(self) -> tuple[str, ...]:
+        """The keys of a sampled image's inputs that the guidance finds in ``conditions.batch``, such as ``image``, a
+        picture to come close to; whoever samples must give them."""
+        return ()
 
 
 class AdapterConfig(Config):

@@ -180,6 +180,11 @@ class Guidance(Protocol):
     where the guidance does without. A branch with options is ``conditions.with_options(names, ...)``, and the config
     lists their names in `branch_options`.
 
+    Its config says in `reads` which inputs of an image it finds in ``conditions.batch`` beside those of the
+    conditioners, collated as theirs are. A recipe may name several: `guidance`, and in `guides` others around it. To
+    one of these, ``predict`` answers the bundle ``conditions.cond`` with the estimate as it is guided so far, and every
+    other bundle with the model's; so one that asks for no other bundle acts on top of any guidance.
+
     Fields of its config with these names mean the same in every guidance: `scale` 1 gives the conditional estimate and
     0, where it needs a null there, the unconditional one; `scales`, by conditioner, all equal are `scale`; outside of
     `interval`, two levels sigma / alpha, the conditional branch alone is evaluated, row by row; at `rescale` 1 the

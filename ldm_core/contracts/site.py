@@ -37,11 +37,12 @@ class Site:
     """The model around a component, as far as it may know it; filled in build order.
 
     `size` (H, W) and `channels` of the images; `latent`, from conditioners on; `cond`, the merged conditioning, from
-    the denoiser on; `encode` (B, c, H, W) -> (B, C, *s) (the mode, no gradient) and `decode`, functions and not the
-    module, so that nothing registers the first stage twice. For data sets: `cache`, where copies of remote files are
-    kept. For samplers and guidances: `parameterization`, what the network puts out, `first_stage`, the SHA-256 of the
-    first stage's file where it is known, by which another model's latents are told to be the same, `precision`, of the
-    networks' arithmetic, and `catalog`, the run's :class:`ldm_core.catalog.Catalog`, by which a second model is made.
+    the denoiser on; `encode` (B, c, H, W) -> (B, C, *s) (the mode, no gradient) and `decode` (gradients pass to latents
+    that ask for them), functions and not the module, so that nothing registers the first stage twice. For data sets:
+    `cache`, where copies of remote files are kept. For samplers and guidances: `parameterization`, what the network
+    puts out, `first_stage`, the SHA-256 of the first stage's file where it is known, by which another model's latents
+    are told to be the same, `precision`, of the networks' arithmetic, and `catalog`, the run's
+    :class:`ldm_core.catalog.Catalog`, by which a second model is made.
     """
 
     size: tuple[int, ...]

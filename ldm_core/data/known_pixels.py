@@ -1,7 +1,7 @@
 """Known pixels of a picture are pasted over the sampled ones: inpainting changes its holes alone.
 
-A conditioner that is given such pictures says so by a method ``known(example) -> (picture, known) | None``: uint8
-(c, H, W), and booleans (H, W) of the pixels that are to stay, as arrays or tensors on the CPU.
+A conditioner or a guidance that is given such pictures says so by a method ``known(example) -> (picture, known) |
+None``: uint8 (c, H, W), and booleans (H, W) of the pixels that are to stay, as arrays or tensors on the CPU.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm_core.contracts.answers import ConditionerAnswers
+from ldm_core.contracts.answers import PartAnswers
 from ldm_core.contracts.config import of
 
 KEY = "paste_known"
@@ -71,7 +71,7 @@ def described(conditioners: Mapping[str, Any]) -> dict[str, str]:
 
 def _makers(conditioners: Iterable[object]) -> Iterator[Callable[[Mapping[str, Any]], tuple[Any, Any] | None]]:
     for conditioner in conditioners:
-        if (known := of(ConditionerAnswers, conditioner).known) is not None:
+        if (known := of(PartAnswers, conditioner).known) is not None:
             yield known
 
 

@@ -17,6 +17,7 @@ from ldm_core.contracts import (
     FirstStage,
     Guidance,
     Objective,
+    PartAnswers,
     Sampler,
     Site,
     TimeGrid,
@@ -36,7 +37,9 @@ from ldm_core.model.conformance.first_batch import (
 )
 from ldm_core.model.diffusion import Model
 from ldm_core.model.fill import seeded, unfilled
+from ldm_core.model.guides import Guide, Guides
 from ldm_core.model.parts import make
+from ldm_core.nn.recompute import recompute, recomputing
 from ldm_core.recipe.check import site_of
 from ldm_core.recipe.recipe import ConditionerPart, Part, Recipe
 
@@ -67,7 +70,7 @@ def _hold_to(thing: Any, contract: type, part: Part) -> None:
 
 def sampling_site(recipe: Recipe, stage: FirstStage) -> Site:
     """The site around the denoiser, with the first stage's `encode` (the mode) and `decode` as functions, which run in
-    the arithmetic around them where the stage allows it."""
+    the arithmetic around them where the stage allows it. Gradients pass `decode` where its latents ask for them."""
     among = configs.allowed_precisions("first_stage", recipe.first_stage.config)
 
     @torch.no_grad()
@@ -75,9 +78,10 @@ def sampling_site(recipe: Recipe, stage: FirstStage) -> Site:
         with allowed_here(images.device.type, among):
             return stage.latents(stage.encode_moments(images))
 
-    @torch.no_grad()
     def decode(z: Tensor) -> Tensor:
-        with allowed_here(z.device.type, among):
+        if recomputing():
+            recompute(blocks() if (blocks := configs.of(PartAnswers, stage).recompute_blocks) else ())
+        with allowed_here(z.device.type, among), torch.set_grad_enabled(torch.is_grad_enabled() and z.requires_grad):
             return stage.decode(z)
 
     return attrs.evolve(site_of(recipe), encode=encode, decode=decode)
@@ -144,19 +148,23 @@ class SamplingParts:
     guidance: Guidance
     time_grid: TimeGrid
     named: Mapping[str, Named] = EMPTY
+    guidances: Mapping[str, Guidance] = EMPTY
+    """The guidance and those around it, by the names of their components."""
 
 
 def make_sampling(recipe: Recipe, catalog: Catalog, site: Site) -> SamplingParts:
-    """The recipe's sampler, guidance and time grid."""
+    """The recipe's sampler, guidance (with those around it, as one) and time grid."""
     site = attrs.evolve(site, parameterization=make(recipe.parameterization, site, catalog), catalog=catalog)
     names = {kind: named(getattr(recipe, kind), catalog) for kind in ("sampler", "guidance", "time_grid")}
     grid = make(recipe.time_grid, site, catalog)
     hold_kept_config(names["time_grid"], grid, recipe.time_grid.config)
+    guides = [Guide(make(part, site, catalog), named(part, catalog)) for part in recipe.guidances]
     return SamplingParts(
         sampler=make(recipe.sampler, site, catalog),
-        guidance=make(recipe.guidance, site, catalog),
+        guidance=Guides(guides) if recipe.guides else guides[0].guidance,
         time_grid=grid,
         named=names,
+        guidances={part.use: each.guidance for part, each in zip(recipe.guidances, guides, strict=True)},
     )
 
 

@@ -35,6 +35,7 @@ from ldm_core.model.conformance.breaches import Named, inside
 from ldm_core.model.conformance.first_batch import Contracts, is_output
 from ldm_core.model.degraded import for_conditioners
 from ldm_core.model.shared import hooks_of, shared_copy
+from ldm_core.nn.recompute import recompute, recomputing
 
 _MOST_BUNDLES = 32  # prepared for a run; a guidance with new ones at each step must not fill the memory
 
@@ -135,6 +136,8 @@ class Model(nn.Module):
         held, run = self.contracts, current_run()
         if run is not None:
             self.begin(run)
+        if recomputing() and (blocks := configs.of(DenoiserAnswers, self.denoiser).recompute_blocks) is not None:
+            recompute(blocks())
         now = Evaluation(cond, level, t, run, tuple(x.shape[2:]))
         with self.autocast(), inside(self._named("denoiser"), "forward"), during(now):
             out: Tensor = self.denoiser(x * per_example(c_in, x), level, cond)  # type: ignore[operator]

@@ -29,7 +29,7 @@ from ldm_core.contracts.conditioning import unaccepted
 from ldm_core.errors import ConfigError, quoted, suggest
 from ldm_core.launch.environment import cores as open_cores
 from ldm_core.recipe.deepspeed import misfits as engine_misfits
-from ldm_core.recipe.recipe import MixturePart, Recipe
+from ldm_core.recipe.recipe import MixturePart, Part, Recipe
 from ldm_core.recipe.rows import degradation_misfits
 from ldm_core.recipe.settings import MOST_PIXELS, evaluation_misfits, precision_misfits
 
@@ -116,7 +116,7 @@ def _conditioning(recipe: Recipe) -> Iterable[str]:
     denoiser = recipe.denoiser
     latent = recipe.first_stage.config.latent
     accepts = configs.of(DenoiserConfig, denoiser.config).accepts
-    others = [configs.of(GuidanceConfig, recipe.guidance.config).accepts]
+    others = [configs.of(GuidanceConfig, part.config).accepts for part in recipe.guidances]
     others += [configs.of(AdapterConfig, part.config).accepts for part in recipe.adapters]
     others.append(configs.of(ObjectiveConfig, recipe.objective.config).accepts)
     accepting = [some for some in (accepts, *others) if some is not None]
@@ -149,7 +149,7 @@ def _conditioning(recipe: Recipe) -> Iterable[str]:
         return
     yield from _largest(recipe)
     yield from _own(f"denoiser '{denoiser.label}'", denoiser.config, site)
-    for other in (recipe.guidance, recipe.sampler, recipe.objective, *recipe.adapters, *recipe.metrics):
+    for other in (*recipe.guidances, recipe.sampler, recipe.objective, *recipe.adapters, *recipe.metrics):
         yield from _own(f"{other.kind} '{other.label}'", other.config, site)
 
 
@@ -185,18 +185,18 @@ def diffusion_misfits(recipe: Recipe) -> Iterable[str]:
         )
     if line := configs.of(TimeGridConfig, grid.config).problem(table, recipe.sample.steps):
         yield f"time_grid '{grid.label}' with schedule '{schedule.label}': {line}"
-    yield from _guidance(recipe)
+    yield from (line for part in recipe.guidances for line in _guidance(recipe, part))
 
 
 def sampling_misfits(recipe: Recipe) -> Iterable[str]:
     """One line for each misfit of a trained model's guidance, sampler, time grid and adapters."""
-    yield from _guidance(recipe)
+    yield from (line for part in recipe.guidances for line in _guidance(recipe, part))
     yield from _quantized(recipe)
     try:
         site = site_of(recipe)
     except ValueError:  # said of the model
         return
-    for part in (recipe.guidance, recipe.sampler, recipe.time_grid, *recipe.adapters):
+    for part in (*recipe.guidances, recipe.sampler, recipe.time_grid, *recipe.adapters):
         yield from _own(f"{part.kind} '{part.label}'", part.config, site)
 
 
@@ -212,9 +212,9 @@ def _quantized(recipe: Recipe) -> Iterable[str]:
         )
 
 
-def _guidance(recipe: Recipe) -> Iterable[str]:
-    """The guidance's needs of the conditioners: the ones it names, and a trained null."""
-    guidance, answers = recipe.guidance, configs.of(GuidanceConfig, recipe.guidance.config)
+def _guidance(recipe: Recipe, guidance: Part) -> Iterable[str]:
+    """The needs of a guidance of the conditioners: the ones it names, and a trained null."""
+    answers = configs.of(GuidanceConfig, guidance.config)
     shown = f"guidance '{guidance.label}'"
     for name in answers.branch_options:
         if name not in recipe.accepted_options:
@@ -287,6 +287,9 @@ def _training(recipe: Recipe) -> Iterable[str]:
                 "trainer.train: 'adapters' leaves the model's own weights as they are, and fresh ones draw nothing; "
                 "give trained ones with trainer.init_from=RUN, or set trainer.train=all"
             )
+    for part in recipe.guidances:
+        if keys := configs.of(GuidanceConfig, part.config).reads:
+            yield f"guidance '{part.label}' reads '{keys[0]}' of each sampled image; name it when sampling, not here"
     metrics = {f"metric '{part.label}'": part.config for part in recipe.metrics}
     yield from evaluation_misfits(recipe.trainer, metrics, set(recipe.reads).difference(SIZE_KEYS))
     yield from _objective(recipe)

@@ -26,7 +26,9 @@ def resolve_described(config: Mapping[str, Any], catalog: Catalog, given: Mappin
 
 
 def without_unnamed(recipe: Recipe, catalog: Catalog) -> Recipe:
-    """`recipe` without a guidance that lacks a second model; its use asks for one."""
+    """`recipe` without a guidance that lacks a second model or its weights; its use asks for them."""
+    if any(unnamed(part.config) for part in recipe.guides):
+        recipe = attrs.evolve(recipe, guides=tuple(part for part in recipe.guides if not unnamed(part.config)))
     if not unnamed(recipe.guidance.config):
         return recipe
     return attrs.evolve(recipe, guidance=resolve_part("guidance", DEFAULTS["guidance"], recipe, catalog))

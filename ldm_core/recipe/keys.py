@@ -44,6 +44,7 @@ LISTS = {
     "adapters": "adapter",
     "observers": "observer",
     "metrics": "metric",
+    "guides": "guidance",
 }
 """Top-level keys with a list of components, and their kind."""
 
@@ -64,6 +65,7 @@ DEFAULTS: Mapping[str, Any] = {
     "adapters": [],
     "observers": [],
     "metrics": [],
+    "guides": [],
 }
 
 
@@ -76,7 +78,7 @@ SECTIONS: Mapping[str, type] = {
 }
 
 
-SAMPLING_KEYS = ("sample", "sampler", "guidance", "time_grid", "observers", "metrics", "storage")
+SAMPLING_KEYS = ("sample", "sampler", "guidance", "guides", "time_grid", "observers", "metrics", "storage")
 """Keys free to change without making another model of it."""
 
 OBJECTIVE, _SECTION = "stage_objective", "first_stage_trainer"

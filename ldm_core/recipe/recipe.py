@@ -19,6 +19,7 @@ from ldm_core.contracts.configs import (
     DegradationConfig,
     DenoiserConfig,
     FirstStageConfig,
+    GuidanceConfig,
     of,
 )
 from ldm_core.recipe.keys import (
@@ -162,6 +163,8 @@ class Recipe:
     adapters: tuple[AdapterPart, ...]
     observers: tuple[Part, ...]
     metrics: tuple[Part, ...]
+    guides: tuple[Part, ...] = ()
+    """Guidances around `guidance`, the innermost first."""
     data: DataSettings
     first_stage_trainer: FirstStageTrainerSettings
     trainer: TrainerSettings
@@ -178,7 +181,8 @@ class Recipe:
             elif isinstance(value, Part):
                 out[field.name] = value.plain()
             elif field.name in LISTS:
-                out[field.name] = [p.plain() for p in value]
+                if value or field.default is attrs.NOTHING:  # a list that is newer than 0.1.0 is there if it holds any
+                    out[field.name] = [p.plain() for p in value]
             else:
                 out[field.name] = unstructure(value)
         return out
@@ -214,7 +218,8 @@ class Recipe:
         """Every component, each of several data sets too, with its own row of the plain values."""
         for key in (*SINGLE, *LISTS):
             parts = getattr(self, key) if key in LISTS else self.datasets if key == "dataset" else (getattr(self, key),)
-            rows = plain[key] if isinstance(plain[key], list) else [plain[key]]
+            given = plain.get(key, [])
+            rows = given if isinstance(given, list) else [given]
             for part, row in zip(parts, rows, strict=True):
                 yield part, row
                 if isinstance(part, ConditionerPart) and part.degradation is not None:
@@ -234,6 +239,7 @@ class Recipe:
         yield from self.adapters
         yield from self.observers
         yield from self.metrics
+        yield from self.guides
 
     @property
     def datasets(self) -> tuple[Part, ...]:
@@ -253,6 +259,17 @@ class Recipe:
     def asked(self, offered: Container[str]) -> tuple[str, ...]:
         """Leave out of `reads` the keys to be made, beside data with the keys `offered`."""
         return tuple(key for key in self.reads if key in offered or key not in self.made)
+
+    @property
+    def guidances(self) -> tuple[Part, ...]:
+        """The guidance and those around it, the innermost first."""
+        return (self.guidance, *self.guides)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The keys that an image to sample must have: :attr:`reads`, and what the guidances read."""
+        more = (key for part in self.guidances for key in of(GuidanceConfig, part.config).reads)
+        return tuple(dict.fromkeys((*self.reads, *more)))
 
     @property
     def accepted_options(self) -> frozenset[str]:

@@ -141,6 +141,12 @@ def resolve_part(kind: str, value: Any, recipe: Recipe, catalog: Catalog) -> Par
     return _part(kind, kind, value, _place(recipe, catalog, artifacts.find))
 
 
+def resolve_guides(value: object, recipe: Recipe, catalog: Catalog) -> tuple[Part, ...]:
+    """The guidances around the recipe's own from plain values, a list; those that are parts stay.
+    :class:`ConfigError`."""
+    return _list("guides", "guidance", value, _place(recipe, catalog, artifacts.find))
+
+
 def resolve_adapters(value: Any, recipe: Recipe, catalog: Catalog, find: Find) -> tuple[AdapterPart, ...]:
     """The adapters of plain values, a list or a mapping by name, for a place in `recipe`; those in a list that are
     there already stay. :class:`ConfigError`."""
@@ -253,7 +259,7 @@ def _list(key: str, kind: str, value: Any, around: _Around) -> tuple[Part, ...]:
         name = item.get("name") if isinstance(item, Mapping) and kind == "adapter" else None
         path = f"{key}.{name}" if isinstance(name, str) and name.isidentifier() else f"{key}[{i}]"
         try:
-            parts.append(item if isinstance(item, AdapterPart) else _part(kind, path, item, around))
+            parts.append(item if isinstance(item, Part) else _part(kind, path, item, around))
         except ConfigError as error:
             problems += error.problems
         except ComponentError as error:

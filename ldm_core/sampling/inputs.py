@@ -39,16 +39,16 @@ def rows_of(
         raise DataError(f"sample: {problem}")
     several = max(len(texts), len(given))
     count = images or several or recipe.sample.images
-    sizes = default_sizes(recipe.image_size, recipe.reads)
+    sizes = default_sizes(recipe.image_size, recipe.inputs)
     rows: list[dict[str, Any]] = [
         {**sizes, **(given[i % len(given)] if given else {}), **({"caption": texts[i % len(texts)]} if texts else {})}
         for i in range(count)
     ]
-    if missing := [k for c in recipe.conditioners for k in c.config.reads if any(k not in row for row in rows)]:
+    if missing := [key for key in recipe.inputs if any(key not in row for row in rows)]:
         raise DataError(lacking(recipe, missing))
-    unknown = [k for row in given for k in row if k not in recipe.reads]
+    unknown = [k for row in given for k in row if k not in recipe.inputs]
     if unknown:
-        they = ", ".join(recipe.reads) or "nothing"
+        they = ", ".join(recipe.inputs) or "nothing"
         raise DataError(f"no conditioner of this model reads {quoted(unknown[0])} (they read: {they})")
     if texts and "caption" not in recipe.reads:
         raise DataError(

@@ -38,7 +38,19 @@ def described(row: Mapping[str, Any], class_names: Names, keys: Sequence[str]) -
     return out
 
 
-_TAKEN = ("prompt", "seed", "steps", "sampler", "time_grid", "guidance", "adapters", "recipe", "software", "negative")
+_TAKEN = (
+    "prompt",
+    "seed",
+    "steps",
+    "sampler",
+    "time_grid",
+    "guidance",
+    "guides",
+    "adapters",
+    "recipe",
+    "software",
+    "negative",
+)
 """Keys of a picture's metadata beside its inputs."""
 
 

@@ -129,8 +129,8 @@ class Pipeline(StageMethods, GridMethods):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The keys of the model's conditioners: the inputs that `sample` must have, but for sizes of pictures."""
-        return self.recipe.reads
+        """The keys of the conditioners and guidances: the inputs that `sample` must have, but for sizes of pictures."""
+        return self.recipe.inputs
 
     def truncations(self, prompts: Sequence[str]) -> list[str]:
         """Quote the part beyond a conditioner's context, a line for each such prompt."""
@@ -164,7 +164,7 @@ class Pipeline(StageMethods, GridMethods):
 
     def _parts(self, recipe: Recipe) -> SamplingParts:
         # kept from call to call, since a guidance may bring a second model; one assignment, for the sake of threads
-        key = (recipe.sampler, recipe.guidance, recipe.time_grid, self.model.precision)
+        key = (recipe.sampler, recipe.guidances, recipe.time_grid, self.model.precision)
         made = self._made
         if made is None or made[0] != key:
             site = attrs.evolve(self._site, precision=self.model.precision)
@@ -255,33 +255,40 @@ class Pipeline(StageMethods, GridMethods):
                 model.contracts.close()
             x0 = z if watch.x0 is None or not plan.begun.stop else watch.x0
             sound = finite_rows(z)
-            made, fine = self._pictures(plan, chunk, x0, z.float().cpu().numpy(), sound)
+            made, fine = self._pictures(plan, chunk, x0, z.float().cpu().numpy(), sound, parts.guidances)
             yield made
             if bad := [plan.seeds[i] for i, one in zip(chunk, (fine & sound).tolist(), strict=True) if not one]:
                 what = "pictures" if sound.all() else "latents"
                 raise not_finite(bad, what, plan.recipe, model.precision, before)
 
     def _conditions(self, plan: Plan, chunk: range) -> Conditions:
-        given = self._batch([plan.rows[i] for i in chunk], self.reads)
+        given = self._batch([plan.rows[i] for i in chunk], plan.recipe.inputs)
         away = [plan.avoided[i] for i in chunk] if plan.avoided else []
         negative = self._batch(away, tuple(away[0]) if away else ())
         seeds, options = plan.seeds_of(chunk), plan.recipe.accepted_options
         return conditions_of(self.model, given, negative, seeds, options=options)
 
     def _pictures(
-        self, plan: Plan, chunk: range, x0: Tensor, ends: np.ndarray, sound: Tensor
+        self,
+        plan: Plan,
+        chunk: range,
+        x0: Tensor,
+        ends: np.ndarray,
+        sound: Tensor,
+        guidances: Mapping[str, object],
     ) -> tuple[list[Sampled], Tensor]:
         """Decode `x0` to the pictures of the rows that are `sound` and finite; also (B,) bool, the finite ones."""
-        settings, parts = plan.recipe.sample, dict(self.model.conditioners.items())
+        settings = plan.recipe.sample
+        parts: dict[str, object] = dict(self.model.conditioners.items() if settings.paste_known else ())
+        parts.update({f"guidance {name}": guidance for name, guidance in guidances.items()})
         shown, fine = decoded(self.as_images, x0, self.model.runs_in("first_stage"), levels=settings.levels)
         pictures = shown.numpy()
-        if settings.paste_known:
-            pictures = known_pixels.pasted(parts, [plan.rows[i] for i in chunk], pictures, settings.feather)
+        pictures = known_pixels.pasted(parts, [plan.rows[i] for i in chunk], pictures, settings.feather)
         made = []
         for i, pixels, end, whole in zip(chunk, pictures, ends, (fine & sound).tolist(), strict=True):
             if whole:
                 about = plan.described(i, self.class_names, self.conventions) | {"weights_sha256": self.weights}
-                about |= known_pixels.described(parts) if settings.paste_known else {}
+                about |= known_pixels.described(parts)
                 made.append(Sampled(pixels, plan.prompt(i), plan.seeds[i], about, end))
         return made, fine
 

@@ -1,4 +1,4 @@
-"""Other settings of sampling for a trained model: sampler, guidance, time grid, adapters, the section `sample`.
+"""Other settings of sampling for a trained model: sampler, guidance, guides, time grid, adapters, the section `sample`.
 
 Imports no torch.
 """
@@ -18,13 +18,13 @@ from ldm_core.config.structure import structure, unstructure
 from ldm_core.contracts.configs import AdapterConfig, GuidanceConfig, ScheduleConfig, TimeGridConfig, of
 from ldm_core.errors import ComponentError, ConfigError, clean, quoted, suggest
 from ldm_core.recipe.check import sampling_misfits
-from ldm_core.recipe.recipe import AdapterPart, Recipe
-from ldm_core.recipe.resolve import resolve_adapters, resolve_part
+from ldm_core.recipe.recipe import AdapterPart, Part, Recipe
+from ldm_core.recipe.resolve import resolve_adapters, resolve_guides, resolve_part
 from ldm_core.recipe.rows import by_name
 from ldm_core.recipe.settings import SampleSettings
 from ldm_core.weights.convert import finder
 
-CHOICES = ("sampler", "guidance", "time_grid", "adapters", "sample")
+CHOICES = ("sampler", "guidance", "guides", "time_grid", "adapters", "sample")
 """Keys of a recipe that may change after training."""
 _ELSEWHERE = {
     "observers": "observers are told of training",
@@ -69,6 +69,8 @@ def _changed(recipe: Recipe, key: str, value: Any, catalog: Catalog) -> Any:
         )
     if key == "adapters":
         return _adapters(recipe, value, catalog)
+    if key == "guides":
+        return _guides(recipe, value, catalog)
     if key == "sample":
         if not isinstance(value, Mapping):
             raise ConfigError(f"sample: expected settings such as sample.steps=20, got {quoted(value)}")
@@ -79,16 +81,45 @@ def _changed(recipe: Recipe, key: str, value: Any, catalog: Catalog) -> Any:
     if isinstance(value, str):
         value = {"use": value}
     if isinstance(value, Mapping) and value.get("use", part.use) in (part.use, part.asked):
-        own = {"use": part.use, **unstructure(part.config)}
-        for field in attrs.fields(type(part.config)):
-            if field.name in value and "sha256" in field.metadata and own[field.name]:
-                own[field.metadata["sha256"]] = ""  # of the file that was named before; a file's recipe names none
-        value = _merged(own, {k: v for k, v in value.items() if k != "use"})
+        value = _with_own(part, value)
     try:
         return resolve_part(key, value, recipe, catalog)
     except ConfigError as error:  # "known: ..." says little without the name of what knows it
         use = value.get("use", part.use) if isinstance(value, Mapping) else part.use
         raise ConfigError([f"{line}; {key} is '{use}'" for line in error.problems]) from None
+
+
+def _with_own(part: Part, value: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `part` with those of `value` on top."""
+    own = {"use": part.use, **unstructure(part.config)}
+    for field in attrs.fields(type(part.config)):
+        if field.name in value and "sha256" in field.metadata and own[field.name]:
+            own[field.metadata["sha256"]] = ""  # of the file that was named before; a file's recipe names none
+    return _merged(own, {k: v for k, v in value.items() if k != "use"})
+
+
+def _guides(recipe: Recipe, value: Any, catalog: Catalog) -> tuple[Part, ...]:
+    """The guidances around the recipe's own, of a list, which takes the place of all, or of a mapping by the names of
+    components: null takes one off, settings are added to those of the same one, and a new one comes outermost."""
+    if not isinstance(value, Mapping) or isinstance(value.get("use"), str):
+        made = resolve_guides([] if value is None else value, recipe, catalog)
+    else:
+        rows: dict[str, Any] = {part.use: part for part in recipe.guides}
+        for name, row in value.items():
+            if row is None:
+                if rows.pop(str(name), None) is None:
+                    there = ", ".join(rows) or "none"
+                    raise ConfigError(f"guides.{clean(name, 60)}: there is none{suggest(str(name), rows)} ({there})")
+            elif isinstance(row, Mapping):
+                part = rows.get(str(name))
+                rows[str(name)] = _with_own(part, row) if isinstance(part, Part) else {"use": str(name), **row}
+            else:
+                raise ConfigError(f"guides.{clean(name, 60)}: expected its settings, such as {{}}, got {quoted(row)}")
+        made = resolve_guides(list(rows.values()), recipe, catalog)
+    names = [part.use for part in made]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"guides: '{twice[0]}' is there twice; name it once")
+    return made
 
 
 def _adapters(recipe: Recipe, value: Any, catalog: Catalog) -> tuple[AdapterPart, ...]:

@@ -33,6 +33,7 @@ STANDARD = {
     "plugins/datasheet": "ldm-plugin-datasheet",
     "plugins/degradations": "ldm-plugin-degradations",
     "plugins/compvis": "ldm-plugin-compvis",
+    "plugins/image_guiding": "ldm-plugin-image-guiding",
     "plugins/metrics": "ldm-plugin-metrics",
     "plugins/study": "ldm-plugin-study",
     "conditioners/bert_text": "ldm-plugin-bert-text",
@@ -96,12 +97,13 @@ def test_version_python_and_licence(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", PLUGINS)
 def test_plugins_need_this_core_and_no_other_plugin(folder: str) -> None:
-    """But for first stages, which name the loss that they are trained with, metrics, which have its networks, and
-    studies, which call the command `evaluate`."""
+    """But for first stages, which name the loss that they are trained with, metrics and image guiding, which have its
+    networks, and studies, which call the command `evaluate`."""
     needs = metadata(folder)["project"]["dependencies"]
     major, minor, _ = ldm_core.__version__.split(".")
     assert f"ldm-core>={major}.{minor},<{major}.{int(minor) + 1}" in needs
-    named = {f"plugins/{name}": "adversarial" for name in ("kl_ae", "metrics", "vq_ae")} | {"plugins/study": "metrics"}
+    named = {f"plugins/{name}": "adversarial" for name in ("image_guiding", "kl_ae", "metrics", "vq_ae")}
+    named["plugins/study"] = "metrics"
     wanted = [f"ldm-plugin-{named[folder]}"] if folder in named else []
     assert [name_of(n) for n in needs if n.startswith("ldm-plugin")] == wanted
 

@@ -85,7 +85,7 @@ def test_settings_are_added_to_a_part_and_another_part_starts_anew(pipeline: Pip
     [
         (
             ["denoiser.channels=8"],
-            "denoiser: is part of the trained model; sampling takes sampler, guidance, time_grid",
+            "denoiser: is part of the trained model; sampling takes sampler, guidance, guides, time_grid",
         ),
         (["guidence.scale=3"], "guidence: unknown key; did you mean 'guidance'?"),
         (["observers=[wandb]"], "observers: observers are told of training; sampling takes"),

@@ -48,6 +48,10 @@ def sample(options: SampleOptions) -> int:
         asked = given.Asked.of(options)
         with warnings_as_lines(strict=options.strict):
             pipeline, scale = _pipeline(model, options, asked.size)
+            if options.pictures.mask and "mask" not in pipeline.recipe.inputs:
+                pipeline = pipeline.with_settings(
+                    {"guides": {"blend": {}}}
+                )  # no part of it fills holes: any model does
             if options.help_inputs:
                 _explain(pipeline, model, options, document)
                 return 0

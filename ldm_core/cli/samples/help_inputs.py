@@ -64,7 +64,7 @@ class Taken:
     def of(cls, pipeline: Any, model: str) -> Taken:
         """Ask a pipeline, loaded from `model`."""
         recipe = pipeline.recipe
-        return cls(model, recipe, tuple(_key(pipeline, key) for key in dict.fromkeys(recipe.reads)))
+        return cls(model, recipe, tuple(_key(pipeline, key) for key in recipe.inputs))
 
     @property
     def needed(self) -> list[Key]:
@@ -81,8 +81,9 @@ class Taken:
                 yield f"{title}:"
                 yield from (key.line() for key in keys)
         yield "It also takes:"
-        if "image" not in self.recipe.reads:
+        if "image" not in self.recipe.inputs:
             yield "  --image PICTURE           a picture to begin from; --strength SHARE is how much of it changes"
+            yield "  --image with --mask       a picture to be filled where the mask is white (guides=[blend])"
         yield f"  --guidance SCALE          {self._guidance()}"
         yield "For example:"
         yield f"  {self.example()}"
@@ -161,6 +162,7 @@ class Taken:
 def _key(pipeline: Any, key: str) -> Key:
     recipe = pipeline.recipe
     readers = tuple(part.name for part in recipe.conditioners if key in part.config.reads)
+    readers += tuple(part.label for part in recipe.guidances if key in of(GuidanceConfig, part.config).reads)
     names = tuple(pipeline.class_names.get(key, ()))
     option = input_flag(key, sampling=True) if key in NOUNS else f"--input {key}=VALUE|@FILE"
     count = counts_of(recipe).get(key, 0) or len(names)

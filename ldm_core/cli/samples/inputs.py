@@ -66,7 +66,7 @@ class Asked:
 
     def _start(self, strength: float | None, recipe: Any) -> Start | None:
         """The pictures to begin from: with a strength, or for a model without a reader of pictures."""
-        if not self.pictures or (strength is None and "image" in recipe.reads):
+        if not self.pictures or (strength is None and "image" in recipe.inputs):
             return None
         from ldm_core.sampling.image_to_image import STRENGTH, Start
 
@@ -84,7 +84,7 @@ def read(options: SampleOptions, asked: Asked, pipeline: Any) -> Inputs:
     columns = _repeated(options, asked, pipeline)
     if twice := [key for key in columns if key in base]:
         raise ConfigError(f"'{twice[0]}' is given twice, by --input and by an option of its own; give it once")
-    require_readers([*base, *columns], {c.name: c.config.reads for c in recipe.conditioners})
+    require_readers([*base, *columns], {"": recipe.inputs})
     rows = in_turn(base, columns, asked.images or (len(asked.seed) if isinstance(asked.seed, list) else None))
     counts, fitted, notes = counts_of(recipe), [], dict[str, None]()
     made: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -108,7 +108,7 @@ def _repeated(options: SampleOptions, asked: Asked, pipeline: Any) -> dict[str, 
     recipe, names = pipeline.recipe, tuple(pipeline.class_names.get("class_label", ()))
     classes = spread("class_label", options.inputs.class_label, names, counts_of(recipe).get("class_label", 0))
     pictures: list[Any] = []
-    if "image" in recipe.reads:
+    if "image" in recipe.inputs:
         pictures = [to_channels(picture, recipe.image_channels) for picture in asked.pictures.values()]
     masks = [_Mask(text, read_mask(text)) for text in options.pictures.mask]
     columns: dict[str, Sequence[Any]] = {"class_label": classes, "image": pictures, "mask": masks}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ldm_core.contracts import ConditionerConfig, KeyForm, configs
+from ldm_core.contracts import ConditionerConfig, Config, GuidanceConfig, KeyForm, configs
 from ldm_core.data.class_names import counts_of
 
 NOUNS: Mapping[str, str] = {
@@ -50,23 +50,29 @@ def lacking(recipe: Any, keys: Iterable[str]) -> str:
     """The line on missing inputs: the model's needs, their forms and readers."""
     said, given = [], []
     for key in dict.fromkeys(keys):
-        readers = ", ".join(f"'{part.name}'" for part in recipe.conditioners if key in part.config.reads)
         words = form_of(recipe, key).words
         noun = NOUNS.get(key, "a value")
-        said.append(f"{noun} (key '{key}', read by conditioner {readers}{f'; {words}' if words else ''})")
+        said.append(f"{noun} (key '{key}', read by {_readers(recipe, key)}{f'; {words}' if words else ''})")
         given.append(f"`inputs.{key}`")
     return f"this model needs {' and '.join(said)}: give {' '.join(given)}"
 
 
+def _readers(recipe: Any, key: str) -> str:
+    named = [f"'{part.name}'" for part in recipe.conditioners if key in part.config.reads]
+    guides = [f"'{part.label}'" for part in recipe.guidances if key in configs.of(GuidanceConfig, part.config).reads]
+    kinds = (("conditioner", named), ("guidance", guides))
+    return " and ".join(f"{kind} {', '.join(names)}" for kind, names in kinds if names)
+
+
 def taken_sizes(recipe: Any) -> dict[str, tuple[int, int]]:
-    """Find the keys taken by all their conditioners at another size (h, w) than the images' as well.
+    """Find the keys taken by all their readers at another size (h, w) than the images' as well.
 
     A small picture to enlarge has one.
     """
     latent, size = recipe.first_stage.config.latent, recipe.image_size
     found: dict[str, list[Any]] = {}
-    for part in recipe.conditioners:
-        own = configs.of(ConditionerConfig, part.config).taken_sizes(size, latent)
-        for key in part.config.reads:
+    for part in (*recipe.conditioners, *recipe.guidances):
+        own = configs.of(Config, part.config).taken_sizes(size, latent)
+        for key in configs.of(GuidanceConfig, part.config).reads:
             found.setdefault(key, []).append(own.get(key))
     return {key: sizes[0] for key, sizes in found.items() if sizes[0] and len(set(sizes)) == 1}

@@ -87,7 +87,7 @@ class Plan:
         """The text that travels with image i, but for the weights' hash; `like`: the program whose conventions hold."""
         recipe = self.recipe
         scale = of(GuidanceConfig, recipe.guidance.config).scale
-        about = described(self.rows[i], class_names, recipe.reads)
+        about = described(self.rows[i], class_names, recipe.inputs)
         about |= {
             "prompt": self.prompt(i),
             "seed": str(self.seeds[i]),
@@ -96,6 +96,7 @@ class Plan:
             "time_grid": recipe.time_grid.use,
             **conventions.described(recipe, self.steps, like),
             "guidance": f"{recipe.guidance.use}" + (f" {scale:g}" if scale is not None else ""),
+            **({"guides": ", ".join(part.use for part in recipe.guides)} if recipe.guides else {}),
             **adapters_in_words(recipe),
             **self._of_recipe,
             "software": "ldm-core",
