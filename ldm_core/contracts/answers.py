@@ -39,8 +39,7 @@ class PartAnswers:
 
     @answer
     def known(self) -> Callable[[Mapping[str, Any]], tuple[Any, Any] | None] | None:
-        """``known(example)`` of a conditioner or a guidance gives a picture, uint8 (c, H, W), and booleans (H, W) of
-        the pixels that stay."""
+        """``known(example)`` gives a picture, uint8 (c, H, W), and booleans (H, W) of the pixels that stay."""
         return None
 
 

@@ -203,8 +203,7 @@ class GuidanceConfig(Config):
 
     @answer
     def reads(self) -> tuple[str, ...]:
-        """The keys of a sampled image's inputs that the guidance finds in ``conditions.batch``, such as ``image``, a
-        picture to come close to; whoever samples must give them."""
+        """The keys of inputs, needed of whoever samples, that the guidance finds in ``conditions.batch``."""
         return ()
 
 
@@ -225,8 +224,7 @@ class AdapterConfig(Config):
 
     @answer
     def learns(self) -> bool:
-        """False if there is nothing to learn (a cache): a trained model takes the adapter without weights, and any of
-        its settings anew."""
+        """False if there is nothing to learn (a cache): a trained model takes it, with any settings, without weights."""
         return True
 
 

@@ -119,7 +119,7 @@ MISUSES: list[tuple[str, list[str], str]] = [
     ("hole", ["--mask", BOX], "this model needs a picture (key 'image', read by conditioner 'masked_image'): give "
      "--image PICTURE"),
     ("hole", [*HOLE, BOX, "--input", "mask=@hole.png"], "'mask' is given twice"),
-    ("none", ["--mask", BOX], "this model needs a picture (key 'image', read by guidance 'blend'): give --image PICTURE"),
+    ("none", ["--mask", BOX], "this model needs a picture (key 'image', read by guidance 'blend'): give --image"),
     ("class", ["--class", "dgo"], "class_label: no class named 'dgo'; did you mean 'dog'? (known: cat, dog, red fox)"),
     ("class", ["--class", "3"], "class_label: no class 3; there are 3 (0 to 2)"),
     ("class", [], "this model needs a class (key 'class_label', read by conditioner 'class_label'; a name or a number, "
