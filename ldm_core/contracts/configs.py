@@ -224,7 +224,7 @@ class AdapterConfig(Config):
 
     @answer
     def learns(self) -> bool:
-        """False if there is nothing to learn (a cache): a trained model takes it, with any settings, without weights."""
+        """False if there is nothing to learn (a cache): a trained model takes it, of any settings, without a file."""
         return True
 
 
