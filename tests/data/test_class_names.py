@@ -94,7 +94,7 @@ def test_every_way_of_the_command_line(line: dict[str, Any], key: str, index: An
 def test_a_padded_number_is_a_name_before_it_is_a_number() -> None:
     names = {"class_label": ("07", "7")}
     assert name_classes(read_inputs(["class_label=07"]), names)["class_label"] == 0
-    assert name_classes(read_inputs(class_label="7"), names)["class_label"] == 1
+    assert name_classes({"class_label": "7"}, names)["class_label"] == 1
 
 
 @pytest.mark.parametrize(
