@@ -80,6 +80,11 @@ def _say_how(context: RunContext) -> None:
         if asked not in (allowed := allowed_precisions(part.kind, part.config)):
             runs = precision_among(allowed, asked)
             context.run.say(f"denoiser: conditioner '{part.name}' runs in {runs}; its config allows no {asked}")
+    for part in recipe.conditioners:
+        if part.degradation is not None and part.made != "image" and part.made in context.dataset.keys:
+            context.run.say(
+                f"denoiser: degradation '{part.degradation.label}' makes no '{part.made}', as the data has its own"
+            )
     several = context.run.world.size > 1 or recipe.trainer.accumulate > 1
     if several and of(DenoiserConfig, recipe.denoiser.config).dropout:
         context.run.say(
