@@ -77,3 +77,9 @@ def test_masks_of_the_data_stay() -> None:
     own = Examples(data, (16, 16), recipe.data, keys)
     made = Examples(data, (16, 16), recipe.data, keys, Degraded.of(recipe, CATALOG))
     assert np.array_equal(own[0]["mask"], made[0]["mask"]) and recipe.asked(data.keys) == ("image", "mask")
+
+
+def test_a_run_says_that_masks_of_the_data_stay(tmp_path: Path) -> None:
+    row = {"use": "masked_image", "degradation": "half"}
+    watch = go(tmp_path, conditioners=[row], trainer={**FEW, "steps": 1}, stages=("first_stage", "denoiser"))
+    assert "denoiser: degradation 'half' makes no 'mask', as the data has its own" in watch.messages
