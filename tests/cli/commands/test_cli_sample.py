@@ -42,6 +42,8 @@ class _Pipeline:
             image_size=(8, 8),
             data=data,
             reads=("caption", "class_label"),
+            inputs=("caption", "class_label"),
+            guidances=(),
             sample=SimpleNamespace(images=2, seed=5, batch=1),
         )
         self.class_names = {"class_label": ("cat", "dog")}

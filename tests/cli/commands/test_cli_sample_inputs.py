@@ -44,6 +44,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(hole * 0 + 255).save("full.png")
     Image.fromarray(hole // 255 * 7).save("map7.png")
     Image.fromarray(np.dstack([picture, hole])).save("alpha.png")
+    Image.fromarray(np.dstack([hole, hole, hole, hole])).save("drawn.png")
 
 
 def sampled(*words: str, out: str = "made") -> list[np.ndarray]:
@@ -113,7 +114,7 @@ MISUSES: list[tuple[str, list[str], str]] = [
     ("hole", [*HOLE, "empty.png"], "mask empty.png: is empty at 16x24, so that nothing is to be filled; holes are"),
     ("hole", [*HOLE, "[0.5, 0.5, 0.6, 0.1]"], "--mask: box 0: [0.5, 0.5, 0.6, 0.1] leaves the picture; x, y, w, h are"),
     ("hole", [*HOLE, "[1, 2]"], "--mask [1, 2]: expected a picture, or a box [x, y, w, h] or a list of boxes"),
-    ("hole", [*HOLE, "alpha.png"], "alpha.png: a mask with transparent pixels"),
+    ("hole", [*HOLE, "drawn.png"], "drawn.png: a mask with transparent pixels"),
     ("hole", ["--image", "photo.png"], "this model needs a mask (key 'mask', read by conditioner 'masked_image'; white "
      "where the picture is to be filled): give --mask FILE.png"),
     ("hole", ["--mask", BOX], "this model needs a picture (key 'image', read by conditioner 'masked_image'): give "
@@ -163,7 +164,7 @@ def test_pictures_in_python(models: dict[str, Path]) -> None:
     with pytest.raises(DataError, match=r"'image' is 16x24 but 'mask' is 8x24 \(height x width\); they must match"):
         pipeline.sample(inputs={"image": photo, "mask": half})
     with pytest.raises(DataError, match=r"inputs\['mask'\]: a mask with transparent pixels"):
-        pipeline.sample(inputs={"image": photo, "mask": Image.open("alpha.png")})
+        pipeline.sample(inputs={"image": photo, "mask": Image.open("drawn.png")})
     with pytest.raises(ConfigError, match=r"inputs\['image'\]: expected an array .* or a PIL image, got 'photo"):
         pipeline.sample(inputs={"image": "photo.png", "mask": half})
     with pytest.raises(TypeError, match=r"takes no 'image' any more; give start=.* or inputs=\{'image': picture\}"):

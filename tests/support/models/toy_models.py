@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
-from diffusers_models import CLIP_STATE, CLIP_WORDS, VOCABULARY, WORDS
+from clip_words import vocabulary
 
 from ldm_core.builtin.ldm_format.codec import LdmCodec
 from ldm_core.builtin.ldm_format.config import LdmCodecConfig
@@ -17,12 +18,14 @@ from ldm_core.testing.suites.codec import put, random_weights
 
 CATALOG = Catalog.discover()
 SIZE = (16, 24)
+_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "circle", "blue", "dog", "."]
+_TOKENS, _MERGES = vocabulary()
 _SMALL: dict[str, Any] = {"width": 16, "layers": 1, "heads": 2}
 CONDITIONERS: dict[str, Any] = {
     "none": None,
     "class": {"use": "class_label", "classes": 3, "width": 16, "dropout": 0.1},
-    "text": {"use": "text", **_SMALL, "head_width": 8, "vocab_size": len(WORDS), "spare_tokens": 0, "dropout": 0.1},
-    "clip": {"use": "clip_text", "name": "text", **_SMALL, "vocab_size": len(CLIP_WORDS), "inner": 32, "dropout": 0.1},
+    "text": {"use": "text", **_SMALL, "head_width": 8, "vocab_size": len(_WORDS), "spare_tokens": 0, "dropout": 0.1},
+    "clip": {"use": "clip_text", "name": "text", **_SMALL, "vocab_size": len(_TOKENS), "inner": 32, "dropout": 0.1},
     "layout": {
         "use": "bbox_layout",
         **_SMALL,
@@ -43,7 +46,10 @@ CONDITIONERS: dict[str, Any] = {
 }
 """By a word for each: a conditioner as a recipe names it."""
 CLASS_NAMES = {"class_label": ["cat", "dog", "red fox"], "box_labels": ["tree", "house", "sun", "cloud"]}
-_STATES = {"text": VOCABULARY, "clip": CLIP_STATE}
+_STATES = {
+    "text": "".join(f"{word}\n" for word in _WORDS).encode(),
+    "clip": json.dumps({"vocab": _TOKENS, "merges": [" ".join(pair) for pair in _MERGES]}).encode(),
+}
 
 
 def toy(word: str, place: Path, **changes: Any) -> Path:
