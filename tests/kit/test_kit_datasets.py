@@ -72,6 +72,11 @@ class TellsOneSize(Examples):
         return 64, 48
 
 
+class TellsNoWords(Examples):
+    def image_form(self, index: int) -> Any:
+        return ("PNG", "RGBA")
+
+
 class TellsOtherSizes(Examples):
     def image_sizes(self) -> Any:
         return np.array([self.site.size] * (len(self) - 1) + [(9, 9)])
@@ -203,6 +208,7 @@ def test_a_right_data_set_passes() -> None:
 @mistakes(
     Mistake(Endless, "test_ends_at_its_length", ("data[11] of 11 examples", "must raise IndexError")),
     Mistake(TellsOneSize, "test_told_sizes_are_the_pictures", "told to be (64, 48), and its picture is (32, 32)"),
+    Mistake(TellsNoWords, "test_told_sizes_are_the_pictures", "image_form(0) is ('PNG', 'RGBA'); expected a text"),
     Mistake(TellsOtherSizes, "test_told_sizes_are_the_pictures", "example 10 is told to be (9, 9)"),
     Mistake(Augments, "test_the_same_index_gives_the_same_example", "a second reading differs"),
     Mistake(Continues, "test_the_same_index_gives_the_same_example", "a second reading differs"),

@@ -16,8 +16,8 @@ class Amounts:
     headers: int
     pictures: int
     maps: int
-    pixels: int = 150_000_000
-    fewest: int = 16
+    pixels: int = 80_000_000
+    fewest: int = 8
 
 
 LOCAL = Amounts(values=10_000, headers=2_000, pictures=256, maps=128)

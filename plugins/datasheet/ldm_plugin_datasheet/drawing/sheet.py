@@ -19,7 +19,7 @@ SIDES = (176, 144, 112, 88, 64)
 """Pixels of a picture's longer side; the first one with a file small enough is taken."""
 Given = tuple[str, int, Sequence[Pick]]
 """A data set: its title, its number of examples, and the drawn ones."""
-_COLUMNS = 8
+_COLUMNS = {0: 8, 1: 6, 2: 5}  # by the number of panels beside a picture: sheets are about as wide
 _BESIDE = {0: 1.0, 1: 0.72, 2: 0.6}  # a picture's side by the number of panels beside it
 _MARGIN, _GAP, _JOINT = 28, 18, 3  # around the sheet, between pictures, between a picture and its panels
 _TITLE, _TEXT, _SMALL = 20, 12, 10  # points
@@ -52,7 +52,7 @@ class Block:
     @property
     def columns(self) -> int:
         """Pictures in a row."""
-        return max(1, min(_COLUMNS, len(self.picks)))
+        return max(1, min(_COLUMNS[self.panels], len(self.picks)))
 
 
 def draw(given: Sequence[Given], *, side: int = SIDES[0], seed: int = 0) -> tuple[Image.Image, set[str]]:
