@@ -122,10 +122,8 @@ def _progress(options: DataOptions) -> Iterator[Tell]:
         if name != running[0]:
             bar.ldm_stage_start(name, count, 0)
             running[0] = name
-        bar.ldm_step(name, done, {})
-        if done == count:
-            bar.ldm_stage_end(name, "done")
-            running[0] = ""
+        if done % max(1, count // 200) == 0:
+            bar.ldm_step(name, done, {})
 
     try:
         yield tell

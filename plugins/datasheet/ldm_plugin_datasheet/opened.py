@@ -14,7 +14,7 @@ from ldm_core.cli.options import RecipeOptions
 from ldm_core.contracts import Dataset, DatasetConfig
 from ldm_core.contracts.configs import of
 from ldm_core.data.records.config import ReadingConfig
-from ldm_core.errors import ConfigError, DataError
+from ldm_core.errors import ConfigError, DataError, NoSplit
 from ldm_core.model.parts import data_info, held_out_data, labels_of, make_dataset
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.recipe.resolve import resolve, use_storage
@@ -76,6 +76,8 @@ class Opened:
 
     def held_out(self, catalog: Catalog) -> tuple[int | None, str]:
         """The number of held-out examples, None without any; and the reason if they are unreadable."""
+        if of(DatasetConfig, self.recipe.datasets[0].config).split == "val":
+            return None, ""  # it is looked into itself
         try:
             found = held_out_data(self.recipe, catalog, data_info(self.dataset))
         except DataError as error:
@@ -104,17 +106,27 @@ def _each(plain: Mapping[str, Any], rows: Sequence[Any], catalog: Catalog) -> It
     labels = labels_of([recipe.datasets[0] for recipe in recipes])
     for row, recipe, label in zip(rows, recipes, labels, strict=True):
         config = recipe.datasets[0].config
-        changes: dict[str, Any] = {"missing": "skip"} if isinstance(config, ReadingConfig) else {}
         url = of(DatasetConfig, config).url
         yield Opened(
             label=label,
             title=storage.shown(url) if url else recipe.datasets[0].use,
             use=recipe.datasets[0].use,
-            dataset=make_dataset(recipe, catalog, **changes),
+            dataset=_made(recipe, catalog),
             weight=row.get("weight") if isinstance(row, Mapping) else None,
             recipe=recipe,
             amounts=_amounts(url),
         )
+
+
+def _made(recipe: Recipe, catalog: Catalog) -> Dataset:
+    """The data set of a recipe of one. A split that is not there is told with the setting for others."""
+    stored = isinstance(recipe.datasets[0].config, ReadingConfig)
+    changes: dict[str, Any] = {"missing": "skip"} if stored else {}
+    try:
+        found: Dataset = make_dataset(recipe, catalog, **changes)
+    except NoSplit as error:
+        raise NoSplit(f"{error}; another split is looked into with dataset.split=NAME") from None
+    return found
 
 
 def _amounts(url: str) -> Amounts:

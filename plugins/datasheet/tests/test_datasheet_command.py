@@ -86,6 +86,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["shapez"], "did you mean 'shapes'"),
         (["shapes", "--sheet", tmp_path / "a.jpg"], "the sheet is a PNG"),
         (["shapes", "dataset.countt=3"], "countt"),
+        ([odd_pictures.tar(tmp_path / "a-val-000.tar")], "looked into with dataset.split=NAME"),
     ):
         out, err = said(capsys, *arguments, code=2)
         assert not out and err.count("\n") == 1 and err.startswith("error: ") and words in err, (arguments, err)
