@@ -15,6 +15,7 @@ from ldm_plugin_datasheet.amounts import LOCAL, places
 from ldm_plugin_datasheet.facts import DataSheet, Size, Span
 from ldm_plugin_datasheet.survey import survey, survey_of
 
+from ldm_core.contracts import Dataset
 from ldm_core.data.unreadable import BadExample
 from ldm_core.errors import ConfigError, DataError
 
@@ -145,20 +146,21 @@ def test_everything(tmp_path: Path) -> None:
     assert part.looked.whole and part.looked.pictures == part.looked.headers == part.looked.values == 30
 
 
-class Made:
+class Made(Dataset):
     """A data set of somebody's own, with the contract's names and no optional answer; example 3 does not read."""
 
     def __init__(self, keys: Mapping[str, str] | None = None, count: int = 7) -> None:
         every = {"image": "image", "class_label": "value", "depth": "value", "mask": "map", "other": "image"}
-        self.keys = dict(keys or every)
-        self.classes = {"class_label": 4} if "class_label" in self.keys else {}
-        self.class_names = {"class_label": ("a", "b", "c", "d")} if "class_label" in self.keys else {}
+        labelled = "class_label" in (keys or every)
+        self.keys: Mapping[str, str] = dict(keys or every)
+        self.classes: Mapping[str, int] = {"class_label": 4} if labelled else {}
+        self.class_names: Mapping[str, tuple[str, ...]] = {"class_label": ("a", "b", "c", "d")} if labelled else {}
         self._count = count
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
         if index == 3 and "image" in self.keys:
             raise BadExample("number 3", "is lost")
         image = np.full((3, 20, 10 + index), 40 * index, dtype=np.uint8)
