@@ -58,6 +58,7 @@ class _Measures:
     subtitle: Sequence[str]
     heads: Sequence[Sequence[str]]
     sides: Sequence[Sequence[str]]
+    beside: int  # the width of the rows' headings
     single: bool  # each cell has its own heading
 
     @classmethod
@@ -73,20 +74,16 @@ class _Measures:
         font = images.font_for([*page.columns, *page.rows, page.title, page.subtitle], points)
         heads = [_wrapped(text, font, cell[1], 4) for text in page.columns]
         sides = [_wrapped(text, font, 14 * points, 6) for text in page.rows]
-        whole = max(cell[1], most * (cell[1] + _GAP) - _GAP)
+        beside = max((round(font.getlength(t)) + 10 for side in sides for t in side), default=0)
+        whole = beside + most * (cell[1] + _GAP) - _GAP
         title, subtitle = _wrapped(page.title, font, whole, 4), _wrapped(page.subtitle, font, whole, 3)
         single = len(page.columns) == len(blocks) and not any(page.rows)
-        return cls(size, across, cell, font, points + 5, title, subtitle, heads, sides, single)
+        return cls(size, across, cell, font, points + 5, title, subtitle, heads, sides, beside, single)
 
     @property
     def above(self) -> int:
         """The height of a column's heading."""
         return max((len(head) for head in self.heads), default=0) * self.line + (4 if any(self.heads) else 0)
-
-    @property
-    def beside(self) -> int:
-        """The width of a row's heading."""
-        return max((round(self.font.getlength(t)) + 10 for side in self.sides for t in side), default=0)
 
     @property
     def top(self) -> int:
@@ -157,12 +154,13 @@ def _put(sheet: Any, block: Sequence[Picture], corner: tuple[int, int], m: _Meas
 
 
 def _wrapped(text: str, font: Any, width: int, most: int) -> list[str]:
-    """`text` in at most `most` lines of `width` pixels; words longer than a line are cut into pieces."""
+    """`text` in at most `most` lines of `width` pixels; words are cut into pieces only if they have no line's room."""
     if not text:
         return []
     letters = max(4, int(width / max(1.0, font.getlength(text) / len(text))))
-    while True:
-        lines = textwrap.wrap(text, letters, max_lines=most, placeholder=" ...") or [text[:letters]]
-        if letters <= 4 or all(font.getlength(line) <= width for line in lines):
-            return lines
-        letters -= 1
+    for whole in (True, False):
+        for count in range(letters + 2, 3, -1):
+            lines = textwrap.wrap(text, count, max_lines=most, placeholder=" ...", break_long_words=not whole)
+            if lines and all(font.getlength(line) <= width for line in lines):
+                return lines
+    return [text[:4]]

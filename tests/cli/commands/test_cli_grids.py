@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,43 @@ def test_boxes_are_drawn_over_the_samples(
     enlarged = sample.repeat(11, axis=1).repeat(11, axis=2)
     assert (shown == enlarged).all(0).mean() > 0.7, "the sample itself is seen beneath"
     assert "boxed/grid-boxes.png" in capfd.readouterr().out
+
+
+def test_an_interrupted_grid_keeps_its_cells(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from ldm_core.cli.samples.grid import GridOutput
+
+    take = GridOutput.take
+
+    def interrupted(output: GridOutput, batch: Sequence[Any]) -> None:
+        if len(output.written) == 3:
+            raise KeyboardInterrupt
+        take(output, batch)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(GridOutput, "take", interrupted)
+    line = ["sample", str(model), "--class", "cat", "--grid", "seed=1..3", "--grid", "steps=1,2", "--quiet"]
+    assert main([*line, "--out", "g"]) == 130
+    assert "3 of 6 pictures are finished and lie in g" in capfd.readouterr().err
+    assert len(list(Path("g").glob("0*.png"))) == 3
+    sheet = images.decode_image(Path("g/grid.png").read_bytes())
+    rows = np.nonzero((sheet[:, :, -100:] < 200).any(axis=(0, 2)))[0]
+    assert rows.max() < sheet.shape[1] - 90, "the second row is empty"
+
+
+def test_headings_stay_within_their_cells() -> None:
+    from ldm_core.data.images import font_for
+    from ldm_core.sampling.grids.picture import _wrapped
+
+    font = font_for([""], 14)
+    for text in (
+        "guidance = 3",
+        "prompt = " + "a long prompt of many words " * 9,
+        "x" * 300,
+        "sampler = dpm_solver_pp_2m",
+    ):
+        lines = _wrapped(text, font, 144, 4)
+        assert 1 <= len(lines) <= 4 and all(font.getlength(line) <= 144 for line in lines)
+    assert _wrapped("guidance = 3", font, 144, 4) == ["guidance = 3"]
+    assert " ".join(_wrapped("a prompt of six short words", font, 100, 4)) == "a prompt of six short words"
