@@ -104,10 +104,8 @@ def _fit(fit: Fit) -> Iterator[Row]:
     )
     enlarged = f"; {fit.enlarged:,} of {fit.of:,} pictures are enlarged" if fit.enlarged else ""
     height, width = fit.size
-    yield (
-        f"at {width}x{height}",
-        f"image_size {fit.recipe}: pictures are {as_large}; {fit.rule}: {lost}{enlarged}",
-    )
+    size = str(height) if height == width else f"[{height}, {width}]"
+    yield "image_size", f"{size} {fit.recipe}: pictures are {as_large}; {fit.rule}: {lost}{enlarged}"
 
 
 def _captions(found: Captions, total: int) -> Iterator[Row]:

@@ -129,7 +129,7 @@ def evaluate(options: EvaluateOptions) -> int:
 
 
 def _request(options: EvaluateOptions) -> Request:
-    from ldm_core.cli.commands.reconstruct import read_size
+    from ldm_core.cli.inputs import read_size
     from ldm_core.errors import ConfigError
     from ldm_plugin_metrics.evaluation.request import Request
 
@@ -140,7 +140,7 @@ def _request(options: EvaluateOptions) -> Request:
         place=options.given.places[0],
         metrics=tuple(name.strip() for name in options.metrics.split(",")),
         settings=tuple(options.given.settings),
-        size=read_size(pictures.image_size),
+        size=read_size(pictures.image_size, "--image-size"),
         channels=None if pictures.channels is None else int(pictures.channels),
         **{name: getattr(pictures, name) for name in ("against", "training", "images", "reference_images")},
         **{name: getattr(pictures, name) for name in ("fit", "filter")},
