@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,17 @@ def test_a_part_that_breaks_its_contract_is_named(monkeypatch: pytest.MonkeyPatc
     told = r"degradation 'drizzle'.*made uint8 \(3, 16, 16\).*expected: uint8 \(3, 8, 8\)"
     with pytest.raises(ContractError, match=told):
         examples()[0]
+
+
+def test_samples_that_are_measured_have_spoilt_inputs(
+    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``evaluate`` spoils the run's held-out pictures, the same each time."""
+    numbers = []
+    for name in ("one", "other"):
+        out = tmp_path / name
+        line = ["evaluate", run, "--metrics", "brightness", "--images", "4", "--out", str(out), "--json"]
+        assert main(line) == 0
+        found = json.loads(capsys.readouterr().out)
+        numbers.append(found["metrics"][0]["values"]["brightness"]["value"])
+    assert numbers[0] == numbers[1]
