@@ -30,10 +30,11 @@ def read_inputs(
     segmentation: str | None = None,
     image_channels: int = 3,
     size: tuple[int, int] | None = None,
+    keys: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Read the given inputs but the prompts: key -> value of one example, class names still as text.
 
-    A label map of rows of numbers is stretched to `size` (h, w).
+    A label map of rows of numbers is stretched to `size` (h, w). `keys`: key -> geometry, by which files are read.
 
     Raises :class:`ConfigError` for an unreadable pair or value, with all mistakes at once, and
     :class:`ldm_core.errors.StorageError` or :class:`ldm_core.errors.DataError` for an unreadable file.
@@ -54,7 +55,7 @@ def read_inputs(
             problems.append(f"--input '{shown}': expected KEY=VALUE or KEY=@FILE, such as caption='a red circle'")
             continue
         try:
-            put("--input", key, _value(key, text, image_channels))
+            put("--input", key, _value(key, text, image_channels, keys or {}))
         except ConfigError as error:
             problems += error.problems
     try:
@@ -70,9 +71,9 @@ def read_inputs(
     return found
 
 
-def _value(key: str, text: str, channels: int) -> Any:
+def _value(key: str, text: str, channels: int, keys: Mapping[str, str]) -> Any:
     if text.startswith("@"):
-        return _file(key, text[1:], channels)
+        return _file(key, text[1:], channels, keys.get(key, ""))
     if key == "caption":
         return text
     value = _shaped(key, parse_yaml(text, f"--input {key}"))
@@ -84,7 +85,7 @@ def _value(key: str, text: str, channels: int) -> Any:
     return value
 
 
-def _file(key: str, url: str, channels: int) -> Any:
+def _file(key: str, url: str, channels: int, geometry: str = "") -> Any:
     suffix = "." + storage.base_name(url).rpartition(".")[2].lower()
     if suffix not in FILES:
         raise ConfigError(f"--input {key}=@{url}: cannot tell what '{suffix}' holds (known: {', '.join(FILES)})")
@@ -102,7 +103,8 @@ def _file(key: str, url: str, channels: int) -> Any:
 
     if key == "mask":
         return images.decode_mask(data, url)
-    if key == "segmentation" or (key != "image" and suffix == ".png"):
+    picture = "image" in (key, geometry)
+    if key == "segmentation" or geometry == "map" or (not picture and suffix == ".png"):
         return images.decode_labels(data, url)
     return images.decode_image(data, channels, url)
 

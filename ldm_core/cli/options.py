@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -131,8 +132,9 @@ class InputOptions:
         (), "Class to sample; repeat for several, 'all' for each.", flags=["--class"], metavar="NAME|ID"
     )
 
-    def read(self, image_channels: int, size: tuple[int, int]) -> dict[str, Any]:
-        """Read all but the prompts and classes, for images of `size` (h, w); see ``cli.inputs.read_inputs``."""
+    def read(self, image_channels: int, size: tuple[int, int], keys: Mapping[str, str]) -> dict[str, Any]:
+        """Read all but the prompts and classes, for images of `size` (h, w) and keys of these geometries; see
+        ``cli.inputs.read_inputs``."""
         from ldm_core.cli.inputs import read_inputs
         from ldm_core.errors import ConfigError
 
@@ -142,6 +144,7 @@ class InputOptions:
             segmentation=self.segmentation,
             image_channels=image_channels,
             size=size,
+            keys=keys,
         )
         if self.class_label and "class_label" in found:
             raise ConfigError("--class: 'class_label' is given twice")

@@ -48,7 +48,7 @@ def prepare(options: RunOptions) -> Prepared:
     catalog = installed()
     assembled = assemble(options.request, catalog)
     recipe, info = workflow.prepare(assembled.plain, catalog)
-    inputs = options.inputs.read(recipe.image_channels, recipe.image_size)
+    inputs = options.inputs.read(recipe.image_channels, recipe.image_size, info.keys)
     key, said = "class_label", options.inputs.class_label
     wanted = [*inputs, *([key] if said else []), *(["caption"] if recipe.sample.prompts else [])]
     require_readers(wanted, {c.name: c.config.reads for c in recipe.conditioners}, "; see --cond")

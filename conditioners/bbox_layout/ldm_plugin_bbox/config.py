@@ -66,8 +66,8 @@ class LayoutConfig(TokenTransformerConfig):
     def key_forms(self) -> Mapping[str, KeyForm]:
         """The number of boxes, and the crop's form."""
         crop = {self.crop: KeyForm("one box [x, y, w, h]", [0, 0, 1, 1])} if self.crop in self.reads else {}
-        boxes = KeyForm(f"up to {self.objects}", [[0.1, 0.2, 0.4, 0.5]])
-        return {self.boxes: boxes, self.labels: KeyForm("", [0]), **crop}
+        boxes = KeyForm(f"up to {self.objects}", [[0.1, 0.2, 0.4, 0.5]], "boxes")
+        return {self.boxes: boxes, self.labels: KeyForm("", [0], "per_box"), **crop}
 
     def from_data(self, info: DataInfo) -> LayoutConfig:
         """Take the number of classes from the data if it is 0 and the data tells."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from ldm_core.contracts import ConditionerConfig, CondSpec, DataInfo, LatentSpec, Site
+from ldm_core.contracts import ConditionerConfig, CondSpec, DataInfo, KeyForm, LatentSpec, Site
 
 
 @attrs.frozen(kw_only=True)
@@ -30,6 +30,11 @@ class ClassLabelConfig(ConditionerConfig):
     def droppable(self) -> bool:
         """True if the null differs from the condition, so that dropout and guidance act."""
         return self.null_class
+
+    @property
+    def key_forms(self) -> Mapping[str, KeyForm]:
+        """The number of a class."""
+        return {self.key: KeyForm("" if self.key == "class_label" else f"a number, 0 to {self.classes - 1}", 0)}
 
     def spec(self, latent: LatentSpec) -> CondSpec:
         """Cross-attention of `width`, whatever the latents."""

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import attrs
 
 from ldm_core.config.fields import field
-from ldm_core.contracts import ConditionerConfig, CondSpec, LatentSpec, Site
+from ldm_core.contracts import ConditionerConfig, CondSpec, KeyForm, LatentSpec, Site
 
 
 @attrs.frozen(kw_only=True)
@@ -42,6 +42,11 @@ class LowResolutionConfig(ConditionerConfig):
     def degradable(self) -> Mapping[str, str]:
         """The small picture can be made by a degradation."""
         return {"image": self.key}
+
+    @property
+    def key_forms(self) -> Mapping[str, KeyForm]:
+        """Pictures, under any name."""
+        return {self.key: KeyForm(geometry="image")}
 
     def spec(self, latent: LatentSpec) -> CondSpec:
         """The picture's channels, concatenated to the latents."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ldm_core.contracts import ConditionerConfig, CondSpec, LatentSpec, Site
+from ldm_core.contracts import ConditionerConfig, CondSpec, KeyForm, LatentSpec, Site
 
 
 def _positive(instance: Any, attribute: attrs.Attribute, value: float) -> None:
@@ -48,6 +48,12 @@ class MaskedImageConfig(ConditionerConfig):
     def degradable(self) -> Mapping[str, str]:
         """The mask can be made by a degradation."""
         return {"mask": self.mask}
+
+    @property
+    def key_forms(self) -> Mapping[str, KeyForm]:
+        """Pictures and masks, under any names."""
+        words = "white where the picture is to be filled"
+        return {self.image: KeyForm(geometry="image"), self.mask: KeyForm(words, geometry="map")}
 
     def spec(self, latent: LatentSpec) -> CondSpec:
         """The latents' channels and one for the mask, concatenated to the latents."""

@@ -37,7 +37,8 @@ class SemanticMapConfig(ConditionerConfig):
     def key_forms(self) -> Mapping[str, KeyForm]:
         """The labels of a map."""
         words = f"the number of each pixel's class, 0 to {self.classes - 1}"
-        return {self.key: KeyForm(f"{words}, or {self.unlabeled} for none", [[0, 0], [0, min(1, self.classes - 1)]])}
+        example = [[0, 0], [0, min(1, self.classes - 1)]]
+        return {self.key: KeyForm(f"{words}, or {self.unlabeled} for none", example, "map")}
 
     def from_data(self, info: DataInfo) -> SemanticMapConfig:
         """Take the number of classes from the data if it is 0 and the data tells."""

@@ -15,8 +15,7 @@ from ldm_core.contracts.configs import of
 from ldm_core.contracts.values import SIZE_KEYS
 from ldm_core.data.class_names import counts_of
 from ldm_core.data.fit_notes import multiple_of
-from ldm_core.data.geometry import GEOMETRIES
-from ldm_core.data.inputs.forms import NOUNS, form_of, taken_sizes
+from ldm_core.data.inputs.forms import NOUNS, form_of, noun_of, taken_sizes
 from ldm_core.errors import clean
 
 _NAMED = 20  # classes that are listed by name
@@ -42,7 +41,7 @@ class Key:
 
     def line(self) -> str:
         """The key for a reader."""
-        noun = NOUNS.get(self.key, "a value")
+        noun = noun_of(self.key, self.form.geometry)
         said = [noun.removeprefix("a ").removeprefix("an "), self.form.words, _ALSO.get(self.key, "")]
         if self.names:
             some = ", ".join(clean(name, 40) for name in self.names[:_NAMED])
@@ -98,7 +97,7 @@ class Taken:
                 "option": key.option,
                 "required": key.required,
                 "form": key.form.words,
-                "geometry": GEOMETRIES.get(key.key),
+                "geometry": key.form.geometry or None,
                 "classes": key.classes or None,
                 "class_names": list(key.names),
             }
@@ -188,8 +187,8 @@ def _example(key: Key, taken: Taken) -> tuple[list[str], list[str]]:
         return [], ["--segmentation", f"'{json.dumps(value or [[0, 0], [0, 1]])}'"]
     if name == "box_labels" or name in SIZE_KEYS:
         return [], []
-    if name == "image":
-        return _picture(taken)
+    if "image" in (name, key.form.geometry):
+        return _picture(taken, name)
     if isinstance(value, list) and len(value) > _LONGEST:
         file = f"{name}.npy"
         line = f"import numpy; numpy.save('{file}', numpy.zeros({len(value)}, 'float32'))"
@@ -197,13 +196,18 @@ def _example(key: Key, taken: Taken) -> tuple[list[str], list[str]]:
     return [], ["--input", shlex.quote(f"{name}={json.dumps(value) if value is not None else 'VALUE'}")]
 
 
-def _picture(taken: Taken) -> tuple[list[str], list[str]]:
+def _picture(taken: Taken, key: str) -> tuple[list[str], list[str]]:
     """A picture: one of the run's own, or a grey one made by a command."""
     from ldm_core import storage
 
     own = storage.join(taken.model, "samples/0000.png")
     if storage.is_folder(taken.model) and storage.exists(own):
-        return [], ["--image", shlex.quote(own)]
-    height, width = taken_sizes(taken.recipe).get("image", taken.recipe.image_size)
+        return [], _of_file(key, own)
+    height, width = taken_sizes(taken.recipe).get(key, taken.recipe.image_size)
     line = f"from PIL import Image; Image.new('RGB', ({width}, {height}), 'gray').save('picture.png')"
-    return [f'python -c "{line}"'], ["--image", "picture.png"]
+    return [f'python -c "{line}"'], _of_file(key, "picture.png")
+
+
+def _of_file(key: str, file: str) -> list[str]:
+    """The option of a picture."""
+    return ["--image", shlex.quote(file)] if key == "image" else ["--input", shlex.quote(f"{key}=@{file}")]

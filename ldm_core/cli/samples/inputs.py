@@ -12,6 +12,7 @@ from ldm_core.cli.inputs import in_turn, name_classes, read_mask, require_reader
 from ldm_core.cli.samples.options import SampleOptions
 from ldm_core.data.class_names import counts_of, spread
 from ldm_core.data.inputs.fitted import fit_all
+from ldm_core.data.inputs.forms import geometries
 from ldm_core.errors import ConfigError, clean
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def read(options: SampleOptions, asked: Asked, pipeline: Any) -> Inputs:
     without a hole. Warns of losses in fitting.
     """
     recipe = pipeline.recipe
-    base = options.inputs.read(recipe.image_channels, recipe.image_size)
+    base = options.inputs.read(recipe.image_channels, recipe.image_size, kinds := geometries(recipe))
     columns = _repeated(options, asked, pipeline)
     if twice := [key for key in columns if key in base]:
         raise ConfigError(f"'{twice[0]}' is given twice, by --input and by an option of its own; give it once")
@@ -93,7 +94,7 @@ def read(options: SampleOptions, asked: Asked, pipeline: Any) -> Inputs:
         if key not in made:
             drawn = {name: _drawn(value, row, recipe) if name == "mask" else value for name, value in row.items()}
             _require_alike(drawn, recipe)
-            made[key], lines = fit_all(name_classes(drawn, pipeline.class_names, counts), recipe)
+            made[key], lines = fit_all(name_classes(drawn, pipeline.class_names, counts), recipe, kinds)
             notes |= dict.fromkeys([*lines, *_of_mask(made[key], row)])
         fitted.append(made[key])
     for line in notes:

@@ -12,7 +12,7 @@ from ldm_core.cli.output import say
 from ldm_core.contracts.values import DataInfo
 from ldm_core.data import images
 from ldm_core.data.geometry import GEOMETRIES, fit
-from ldm_core.data.inputs.forms import taken_sizes
+from ldm_core.data.inputs.forms import geometries, taken_sizes
 from ldm_core.errors import ConfigError, Interrupted, LDMError
 from ldm_core.sampling.arguments import require_arguments
 from ldm_core.sampling.inputs import count_of, rows_of, seeds_of
@@ -35,10 +35,11 @@ class Output:
         seeds: Sequence[int],
         rows: Sequence[Mapping[str, Any]],
         class_names: Mapping[str, Sequence[str]],
+        keys: Mapping[str, str] = GEOMETRIES,
     ) -> None:
         self.folder, self._names, self._seeds, self._rows = folder, names, seeds, rows
         self._at = 0  # the next image; those that are not finite never come
-        self._info = DataInfo(keys=GEOMETRIES, class_names={k: tuple(v) for k, v in class_names.items()})
+        self._info = DataInfo(keys=keys, class_names={k: tuple(v) for k, v in class_names.items()})
         self.written: list[dict[str, Any]] = []
         self._shown: list[tuple[Any, Mapping[str, Any]]] = []
         self._room = _ROOM
@@ -51,7 +52,8 @@ class Output:
         captions = [str(row.get("caption", "")) for row in rows]
         names = [file_name(i, *each) for i, each in enumerate(zip(seeds, captions, strict=True))]
         folder = PictureFolder.take(out, "samples", names, force=force)
-        return cls(folder, names, seeds, [_as_taken(row, pipeline.recipe) for row in rows], pipeline.class_names)
+        shown = [_as_taken(row, pipeline.recipe) for row in rows]
+        return cls(folder, names, seeds, shown, pipeline.class_names, geometries(pipeline.recipe))
 
     def take(self, batch: Sequence[Any]) -> None:
         """Write the images of a batch."""
@@ -140,7 +142,7 @@ def _as_taken(row: Mapping[str, Any], recipe: Any) -> dict[str, Any]:
     """A row as it is shown: pictures at the size taken by the model."""
     out = dict(row)
     for key, size in taken_sizes(recipe).items():
-        if key in out and GEOMETRIES.get(key) == "image":
+        if key in out and geometries(recipe).get(key) == "image":
             out[key] = fit({key: out[key]}, {key: "image"}, size)[key]
     return out
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ldm_core.contracts import ConditionerConfig, Config, GuidanceConfig, KeyForm, configs
 from ldm_core.data.class_names import counts_of
+from ldm_core.data.geometry import GEOMETRIES
 
 NOUNS: Mapping[str, str] = {
     "caption": "a caption",
@@ -19,6 +20,7 @@ NOUNS: Mapping[str, str] = {
     "embedding": "an embedding",
 }
 """Names of the contents of known keys."""
+_NOUNS = {"image": "a picture", "map": "a label map", "boxes": "boxes", "per_box": "values, one a box"}
 _WORDS: Mapping[str, str] = {
     "class_label": "a name or a number",
     "boxes": "[x, y, w, h] each, in fractions of the picture, x and y of the upper left corner",
@@ -40,18 +42,30 @@ def form_of(recipe: Any, key: str) -> KeyForm:
     for part in recipe.conditioners:
         if key in part.config.reads and (said := configs.of(ConditionerConfig, part.config).key_forms.get(key)):
             own = said.words
-            words = [own] if key not in ("boxes", "box_labels") else [*words, own]
+            words = [own] if own and key not in ("boxes", "box_labels") else [*words, own]
             example = said.example
             break
-    return KeyForm("; ".join(filter(None, words)), example)
+    return KeyForm("; ".join(filter(None, words)), example, geometries(recipe).get(key, ""))
+
+
+def geometries(recipe: Any) -> dict[str, str]:
+    """The geometries of keys, as the recipe's conditioners say them and beside the known ones."""
+    forms = (configs.of(ConditionerConfig, part.config).key_forms for part in recipe.conditioners)
+    return {key: form.geometry for own in forms for key, form in own.items() if form.geometry} | dict(GEOMETRIES)
+
+
+def noun_of(key: str, geometry: str) -> str:
+    """Name the contents of a key."""
+    return NOUNS.get(key) or _NOUNS.get(geometry, "a value")
 
 
 def lacking(recipe: Any, keys: Iterable[str]) -> str:
     """The line on missing inputs: the model's needs, their forms and readers."""
     said, given = [], []
     for key in dict.fromkeys(keys):
-        words = form_of(recipe, key).words
-        noun = NOUNS.get(key, "a value")
+        form = form_of(recipe, key)
+        words = form.words
+        noun = noun_of(key, form.geometry)
         said.append(f"{noun} (key '{key}', read by {_readers(recipe, key)}{f'; {words}' if words else ''})")
         given.append(f"`inputs.{key}`")
     return f"this model needs {' and '.join(said)}: give {' '.join(given)}"

@@ -28,6 +28,9 @@ NEEDED = {
     "letters": ["caption"],
     "palette": ["palette"],
     "sizes": [],
+    "ground": ["ground"],
+    "thumb": ["thumb"],
+    "breed": ["breed"],
 }
 
 
@@ -56,10 +59,11 @@ def test_each_example_runs(
     monkeypatch.chdir(tmp_path)
     said = helped(model, capfd)
     assert [key["key"] for key in said["inputs"] if key["required"]] == NEEDED[word]
-    assert said["image_size"] == [16, 24] and said["multiple"] == (4 if word == "small" else 1)
+    assert said["image_size"] == [16, 24] and said["multiple"] == (4 if word in ("small", "thumb") else 1)
     pasted(said["example"])
     assert len(list(Path("made").glob("0*.png"))) == 2
     if NEEDED[word]:
+        capfd.readouterr()
         assert main(["sample", str(model), "--quiet"]) == 2, "nothing of it is needed"
         error = capfd.readouterr().err
         assert error.count("\n") == 1 and error.startswith("error: this model needs ")

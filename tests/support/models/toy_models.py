@@ -43,6 +43,9 @@ CONDITIONERS: dict[str, Any] = {
     "letters": {"use": "letters", "dropout": 0.1},
     "palette": {"use": "palette", "width": 16, "dropout": 0.1},
     "sizes": {"use": "sizes"},
+    "ground": {"use": "semantic_map", "classes": 3, "key": "ground", "dropout": 0.1},
+    "thumb": {"use": "low_resolution", "key": "thumb"},
+    "breed": {"use": "class_label", "classes": 3, "width": 16, "key": "breed", "dropout": 0.1},
 }
 """By a word for each: a conditioner as a recipe names it."""
 CLASS_NAMES = {"class_label": ["cat", "dog", "red fox"], "box_labels": ["tree", "house", "sun", "cloud"]}
@@ -56,7 +59,9 @@ def toy(word: str, place: Path, **changes: Any) -> Path:
     """The folder of a model with the conditioner of :data:`CONDITIONERS`, below `place`."""
     part = CONDITIONERS[word]
     first_stage = (
-        {"use": "vq_f4", "channels": 8, "codebook_size": 16, "norm_groups": 4} if word == "small" else "identity"
+        {"use": "vq_f4", "channels": 8, "codebook_size": 16, "norm_groups": 4}
+        if word in ("small", "thumb")
+        else "identity"
     )
     plain: dict[str, Any] = {
         "image_size": list(SIZE),
@@ -82,4 +87,6 @@ def toy(word: str, place: Path, **changes: Any) -> Path:
 
 
 def _reads(part: dict[str, Any], key: str) -> bool:
-    return part["use"] == {"class_label": "class_label", "box_labels": "bbox_layout"}[key]
+    return (
+        part.get("key", key) == key and part["use"] == {"class_label": "class_label", "box_labels": "bbox_layout"}[key]
+    )
