@@ -180,13 +180,26 @@ class ScheduleAnswers(PartAnswers):
 
 
 class FirstStageAnswers(PartAnswers):
-    """Answers of a first stage that is trained; :class:`ldm_core.contracts.TrainableStage` holds what it must have.
+    """Answers of a first stage, most of them of one that is trained; :class:`ldm_core.contracts.TrainableStage` holds
+    what that must have.
 
     `nll_reduction` is "sum" or "mean", and `regularization_weight` a number of 0 or more. `last_layer` and
     `encoder_layer` are parameters of the stage itself. `indices` are the codes that ``codebook_counts`` counts.
     """
 
     __slots__ = ()
+
+    @answer
+    def encode_in_pieces(self) -> Callable[[Tensor, int], Tensor] | None:
+        """``encode_in_pieces(x, memory)`` is ``encode_moments(x)`` of large pictures to rounding, in eval mode, without
+        gradients, within about `memory` bytes beside its arguments and its result. A stage without it encodes
+        overlapping windows, which are blended."""
+        return None
+
+    @answer
+    def decode_in_pieces(self) -> Callable[[Tensor, int], Tensor] | None:
+        """``decode_in_pieces(z, memory)`` is ``decode(z)`` in the same way."""
+        return None
 
     @answer
     def nll_reduction(self) -> str:

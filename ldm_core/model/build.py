@@ -39,6 +39,7 @@ from ldm_core.model.diffusion import Model
 from ldm_core.model.fill import seeded, unfilled
 from ldm_core.model.guides import Guide, Guides
 from ldm_core.model.parts import make
+from ldm_core.model.tiling import current_tiling
 from ldm_core.nn.recompute import recompute, recomputing
 from ldm_core.recipe.check import site_of
 from ldm_core.recipe.recipe import ConditionerPart, Part, Recipe
@@ -76,13 +77,13 @@ def sampling_site(recipe: Recipe, stage: FirstStage) -> Site:
     @torch.no_grad()
     def encode(images: Tensor) -> Tensor:
         with allowed_here(images.device.type, among):
-            return stage.latents(stage.encode_moments(images))
+            return stage.latents(current_tiling().moments(stage, images))
 
     def decode(z: Tensor) -> Tensor:
         if recomputing():
             recompute(blocks() if (blocks := configs.of(PartAnswers, stage).recompute_blocks) else ())
         with allowed_here(z.device.type, among), torch.set_grad_enabled(torch.is_grad_enabled() and z.requires_grad):
-            return stage.decode(z)
+            return current_tiling().decode(stage, z)
 
     return attrs.evolve(site_of(recipe), encode=encode, decode=decode)
 

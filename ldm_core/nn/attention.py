@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ldm_core.nn.hooks import on_grid
 from ldm_core.nn.norms import group_norm, zero_init
+from ldm_core.nn.pieces import Made, Map, Pieces
 
 KeysValues: TypeAlias = tuple[Tensor, Tensor]
 """Keys and values of a context, each (B,heads,L,d)."""
@@ -269,12 +270,38 @@ class SpatialSelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
-        q, k, v = (
-            projected.flatten(2).transpose(1, 2).unsqueeze(1)  # (B,1,N,C)
-            for projected in (self.q(h), self.k(h), self.v(h))
-        )
+        q, k, v = (_positions(projected) for projected in (self.q(h), self.k(h), self.v(h)))
         out = attend(q, k, v).squeeze(1)
         return x + self.proj_out(out.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+    def over(self, x: Map, pieces: Pieces) -> Map:
+        """:meth:`forward` of a map in pieces: keys and values are kept, and queries are asked a few at a time."""
+        norm = pieces.normed(self.norm, x)
+        batch, channels, height, width = x.shape
+        found: list[Tensor] = []
+        done = 0
+        for at in pieces.windows(x):
+            h = norm(x.window(at))
+            parts = [_positions(project(h)) for project in (self.k, self.v)]
+            if not found:
+                found = [part.new_empty((batch, 1, height * width, channels)) for part in parts]
+            for whole, part in zip(found, parts, strict=True):
+                whole[:, :, done : done + part.shape[2]] = part
+            done += parts[0].shape[2]
+        k, v = found
+        count = pieces.queries(batch * height * width)
+
+        def make(x: Tensor) -> Tensor:
+            q = _positions(self.q(norm(x)))
+            out = torch.cat([attend(some, k, v) for some in q.split(count, 2)], 2).squeeze(1)
+            return x + self.proj_out(out.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+        return pieces.held(Made([x], make, channels))  # however large: nothing costs as much to make anew
+
+
+def _positions(x: Tensor) -> Tensor:
+    """A map (B,C,h,w) as one head over its positions, (B,1,N,C)."""
+    return x.flatten(2).transpose(1, 2).unsqueeze(1)
 
 
 def joint_mask(mask: Tensor | None, tokens: int) -> Tensor | None:

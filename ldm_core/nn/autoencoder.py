@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm_core.nn.attention import SpatialSelfAttention
 from ldm_core.nn.autoencoder_config import AutoencoderConfig
 from ldm_core.nn.norms import group_norm
+from ldm_core.nn.pieces import Made, Map, Pieces, activated
 
 
 class ResnetBlock(nn.Module):
@@ -41,6 +43,24 @@ class ResnetBlock(nn.Module):
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         return (self.nin_shortcut(x) if self.widens else x) + h
 
+    def over(self, x: Map, pieces: Pieces) -> Map:
+        """:meth:`forward` of a map in pieces."""
+        first, channels = pieces.normed(self.norm1, x), self.conv1.out_channels
+
+        def head(x: Tensor) -> Tensor:
+            return self.conv1(activated(first(x)))
+
+        made = Made([x], head, channels, halo=1)
+        kept = pieces.beside(made, x)
+        second = pieces.normed(self.norm2, kept or made)
+
+        def tail(x: Tensor, h: Tensor) -> Tensor:
+            return (self.nin_shortcut(x) if self.widens else x) + self.conv2(activated(second(h)))
+
+        if kept is not None:
+            return pieces.settled(Made([x, kept], tail, channels, halo=1))
+        return pieces.settled(Made([x], lambda x: tail(x, head(x)), channels, halo=2))
+
 
 class PaddedDownsample(nn.Module):
     """Halve height and width with a strided 3×3 convolution, padded on the right and the bottom only."""
@@ -52,6 +72,10 @@ class PaddedDownsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
+    def over(self, x: Map, pieces: Pieces) -> Map:
+        """:meth:`forward` of a map in pieces."""
+        return pieces.convolved(self, x, self.conv.out_channels, "down")
+
 
 class NearestUpsample(nn.Module):
     """Double height and width by nearest neighbour, then a 3×3 convolution."""
@@ -62,6 +86,10 @@ class NearestUpsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+    def over(self, x: Map, pieces: Pieces) -> Map:
+        """:meth:`forward` of a map in pieces."""
+        return pieces.convolved(self, x, self.conv.out_channels, "up")
 
 
 class _Level(nn.Module):
@@ -84,6 +112,14 @@ class _Level(nn.Module):
                 x = self.attn[index](x)
         return x
 
+    def blocks_over(self, x: Map, pieces: Pieces) -> Map:
+        """:meth:`run_blocks` of a map in pieces."""
+        for index, block in enumerate(self.block):
+            x = block.over(x, pieces)  # type: ignore[operator]
+            if self.attn:
+                x = self.attn[index].over(x, pieces)  # type: ignore[operator]
+        return x
+
 
 class _DownLevel(_Level):
     """A level of the encoder; halves the size at its end unless it is the last."""
@@ -97,6 +133,11 @@ class _DownLevel(_Level):
     def forward(self, x: Tensor) -> Tensor:
         x = self.run_blocks(x)
         return x if self.last else self.downsample(x)
+
+    def over(self, x: Map, pieces: Pieces) -> Map:
+        """:meth:`forward` of a map in pieces."""
+        x = self.blocks_over(x, pieces)
+        return x if self.last else self.downsample.over(x, pieces)
 
 
 class _UpLevel(_Level):
@@ -112,6 +153,11 @@ class _UpLevel(_Level):
         x = self.run_blocks(x)
         return x if self.last else self.upsample(x)
 
+    def over(self, x: Map, pieces: Pieces) -> Map:
+        """:meth:`forward` of a map in pieces."""
+        x = self.blocks_over(x, pieces)
+        return x if self.last else self.upsample.over(x, pieces)
+
 
 class _Middle(nn.Module):
     """Block, attention (or none), block, at the lowest resolution."""
@@ -124,6 +170,13 @@ class _Middle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
+
+    def over(self, x: Map, pieces: Pieces) -> Map:
+        """:meth:`forward` of a map in pieces."""
+        x = self.block_1.over(x, pieces)
+        if isinstance(self.attn_1, SpatialSelfAttention):
+            x = self.attn_1.over(x, pieces)
+        return self.block_2.over(x, pieces)
 
 
 class Encoder(nn.Module):
@@ -159,6 +212,16 @@ class Encoder(nn.Module):
         h = self.mid(h)
         return self.conv_out(F.silu(self.norm_out(h)))
 
+    @torch.no_grad()
+    def in_pieces(self, x: Tensor, memory: int) -> Tensor:
+        """:meth:`forward` to rounding, in eval mode and without gradients, within about `memory` bytes beside the
+        images and the features."""
+        pieces = Pieces(memory)
+        h = pieces.convolved(self.conv_in, pieces.whole(x), self.conv_in.out_channels)
+        for level in self.down:
+            h = level.over(h, pieces)  # type: ignore[operator]
+        return _put_out(self.mid.over(h, pieces), self.norm_out, self.conv_out, pieces)
+
 
 class Decoder(nn.Module):
     """Features (B,z_channels,h,w) to images (B,image_channels,H,W), H = h · 2**(levels - 1); not clamped.
@@ -191,3 +254,19 @@ class Decoder(nn.Module):
         for level in reversed(self.up):
             h = level(h)
         return self.conv_out(F.silu(self.norm_out(h)))
+
+    @torch.no_grad()
+    def in_pieces(self, z: Tensor, memory: int) -> Tensor:
+        """:meth:`forward` to rounding, in eval mode and without gradients, within about `memory` bytes beside the
+        features and the images."""
+        pieces = Pieces(memory)
+        h = pieces.convolved(self.conv_in, pieces.whole(z), self.conv_in.out_channels)
+        h = self.mid.over(h, pieces)
+        for level in reversed(self.up):
+            h = level.over(h, pieces)  # type: ignore[operator]
+        return _put_out(h, self.norm_out, self.conv_out, pieces)
+
+
+def _put_out(h: Map, norm: nn.GroupNorm, conv: nn.Conv2d, pieces: Pieces) -> Tensor:
+    normed = pieces.normed(norm, h)
+    return pieces.tensor(Made([h], lambda x: conv(activated(normed(x))), conv.out_channels, halo=1))

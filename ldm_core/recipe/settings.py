@@ -205,6 +205,16 @@ class SampleSettings:
         0, "inpainting: pixels around holes over which known ones fade into samples", 0, maximum=4096, since="0.2"
     )
     branches: Literal["together", "apart"] = field("together", "guidance branches in one call, or one by one")
+    tile: int = field(
+        1024,
+        "pictures of more pixels than a square of this side pass the first stage in pieces; 0 = none",
+        minimum=0,
+        maximum=MOST_PIXELS,
+        since="0.2",
+    )
+    tile_memory: int = field(
+        3072, "MiB that the first stage takes for that, beside weights and picture", minimum=16, since="0.2"
+    )
 
 
 def precision_misfits(section: str, asked: Precision, config: object, part: str) -> Iterator[str]:

@@ -24,6 +24,7 @@ from ldm_core.data.fit_notes import fit_note, multiple_of
 from ldm_core.data.geometry import fit
 from ldm_core.data.images import to_channels, to_planes
 from ldm_core.errors import ConfigError, DataError, clean, quoted
+from ldm_core.model.tiling import Tiling
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling.finite import finite_rows
 
@@ -143,7 +144,7 @@ def passage(start: Start, recipe: Recipe, stage: FirstStage, device: torch.devic
         return Passage(start.strength, start.stop, _checked(start.given, recipe).to(device), noised=True)
     if start.kind == "noise":
         return Passage(start.strength, start.stop)
-    begun = encoded(pictures(start.given, recipe), stage, device, batch)
+    begun = encoded(pictures(start.given, recipe), stage, device, batch, Tiling.of(recipe.sample))
     return Passage(start.strength, start.stop, begun)
 
 
@@ -225,12 +226,15 @@ def _on_white(picture: Any) -> np.ndarray:
 
 
 @torch.no_grad()
-def encoded(arrays: Sequence[np.ndarray], stage: FirstStage, device: torch.device, batch: int) -> Tensor:
-    """Encode pictures (c, H, W) of one size to the mode (N, C, *s); :class:`DataError` where it is not finite."""
-    parts = []
+def encoded(
+    arrays: Sequence[np.ndarray], stage: FirstStage, device: torch.device, batch: int, tiling: Tiling | None = None
+) -> Tensor:
+    """Encode pictures (c, H, W) of one size to the mode (N, C, *s), large ones as `tiling` has it; :class:`DataError`
+    where it is not finite."""
+    parts, tiling = [], tiling or Tiling()
     for i in range(0, len(arrays), batch):
         x = to_images(arrays[i : i + batch]).to(device)
-        parts.append(stage.latents(stage.encode_moments(x)))
+        parts.append(stage.latents(tiling.moments(stage, x)))
     found = torch.cat(parts)
     if not (fine := finite_rows(found)).all():
         raise DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import attrs
 import numpy as np
@@ -24,6 +25,7 @@ from ldm_core.model.build import SamplingParts
 from ldm_core.model.conformance.breaches import Named, inside
 from ldm_core.model.conformance.first_batch import hold_estimate, hold_result, hold_times
 from ldm_core.model.diffusion import Model, make_predict
+from ldm_core.model.tiling import Tiling
 from ldm_core.sampling.finite import finite_rows
 from ldm_core.sampling.image_to_image import Passage
 from ldm_core.sampling.result import Callback, Progress
@@ -186,12 +188,14 @@ def decoded(
 
 
 @torch.no_grad()
-def reconstruct(stage: FirstStage, images: np.ndarray, device: torch.device, batch: int = 16) -> np.ndarray:
-    """Take uint8 images (B, c, H, W) through a first stage and back, uint8."""
-    out = []
+def reconstruct(
+    stage: FirstStage, images: np.ndarray, device: torch.device, batch: int = 16, tiling: Tiling | None = None
+) -> np.ndarray:
+    """Take uint8 images (B, c, H, W) through a first stage and back, uint8; large ones as `tiling` has it."""
+    out, tiling = [], tiling or Tiling()
     for i in range(0, len(images), batch):
         x = to_images(images[i : i + batch]).to(device)
-        shown, fine = decoded(stage.decode, stage.latents(stage.encode_moments(x)))
+        shown, fine = decoded(partial(tiling.decode, stage), stage.latents(tiling.moments(stage, x)))
         if not fine.all():
             number = i + fine.tolist().index(False)
             raise NotFiniteError(

@@ -14,6 +14,7 @@ from ldm_core.errors import NotFiniteError
 from ldm_core.model.conformance.breaches import inside, named
 from ldm_core.model.conformance.first_stage import hold_pictures
 from ldm_core.model.diffusion import Model
+from ldm_core.model.tiling import Tiling
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling.image_to_image import encoded, unfitted
 from ldm_core.sampling.run import decoded, reconstruct
@@ -38,11 +39,14 @@ class StageMethods:
         `images` are one or several of one size, PIL or uint8 (c, H, W): not fitted, so that the first stage's factor
         must divide the size (ValueError naming both).
         """
-        return encoded(unfitted(images, self.recipe.image_channels), self.stage, self.model.device, batch)
+        found = unfitted(images, self.recipe.image_channels)
+        return encoded(found, self.stage, self.model.device, batch, Tiling.of(self.recipe.sample))
 
     def decode(self, latents: Any, *, batch: int = 16) -> np.ndarray:
         """Latents (B, C, *s), or one image's (C, *s) -> uint8 pictures (B, c, H, W), as :meth:`sample` makes them.
 
+        Pictures above ``sample.tile`` squared are decoded in pieces, within ``sample.tile_memory`` MiB or about it:
+        ``pipeline.with_settings({"sample": {"tile": 512}})``. So are they by :meth:`encode` and :meth:`reconstruct`.
         NotFiniteError for those with NaN or infinity.
         """
         z = torch.as_tensor(latents, dtype=torch.float32, device=self.device)
@@ -62,12 +66,12 @@ class StageMethods:
 
         Raises ValueError with both numbers for a size that the stage's factor does not divide.
         """
-        return reconstruct(self.stage, images, self.model.device, batch)
+        return reconstruct(self.stage, images, self.model.device, batch, Tiling.of(self.recipe.sample))
 
     def as_images(self, z: Tensor) -> Tensor:
         """Latents (B, C, *s) -> images (B, c, H, W) in [-1, 1], held to the first stage's contract."""
         part = named(self.recipe.first_stage, self.catalog)
         with inside(part, "decode"):
-            images = self.stage.decode(z)
+            images = Tiling.of(self.recipe.sample).decode(self.stage, z)
         hold_pictures(part, images, z, self.recipe.first_stage.config.latent, self.recipe.image_channels)
         return images

@@ -57,6 +57,11 @@ class KLFirstStage(NormalizedLatents, FirstStage):
         x = x.to(self.last_layer.dtype)
         return self.quant_conv(self.encoder(x)).float()
 
+    def encode_in_pieces(self, x: Tensor, memory: int) -> Tensor:
+        """:meth:`encode_moments` to rounding, within about `memory` bytes."""
+        self.latent.shape(tuple(x.shape[2:]))
+        return self.quant_conv(self.encoder.in_pieces(x.to(self.last_layer.dtype), memory)).float()
+
     def latents(self, moments: Tensor, *, streams: Streams | None = None) -> Tensor:
         """Moments (B,2z,h,w) -> normalised latents (B,z,h,w): the mean, or with `streams` one draw each."""
         return self.normalized(draw(moments, streams))
@@ -64,6 +69,11 @@ class KLFirstStage(NormalizedLatents, FirstStage):
     def decode(self, z: Tensor) -> Tensor:
         """Normalised latents (B,z,h,w) -> images (B,c,H,W), float32, not clamped."""
         return self._decode(self.denormalized(z))
+
+    def decode_in_pieces(self, z: Tensor, memory: int) -> Tensor:
+        """:meth:`decode` to rounding, without gradients and within about `memory` bytes."""
+        raw = self.denormalized(z).to(self.last_layer.dtype)
+        return self.decoder.in_pieces(self.post_quant_conv(raw), memory).float()
 
     def project(self, z: Tensor) -> Tensor:
         """Every latent means an image: `z` itself."""

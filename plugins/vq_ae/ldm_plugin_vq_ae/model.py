@@ -58,6 +58,11 @@ class VQFirstStage(NormalizedLatents, FirstStage):
         x = x.to(self.last_layer.dtype)
         return self.quant_conv(self.encoder(x)).float()
 
+    def encode_in_pieces(self, x: Tensor, memory: int) -> Tensor:
+        """:meth:`encode_moments` to rounding, within about `memory` bytes."""
+        self.latent.shape(tuple(x.shape[2:]))
+        return self.quant_conv(self.encoder.in_pieces(x.to(self.last_layer.dtype), memory)).float()
+
     def latents(self, moments: Tensor, *, streams: Streams | None = None) -> Tensor:
         """Moments (B,z,h,w) -> normalised latents, not quantised; nothing is drawn."""
         return self.normalized(moments)
@@ -70,6 +75,11 @@ class VQFirstStage(NormalizedLatents, FirstStage):
         raw = self.denormalized(z)
         codes = self.quantize.codes(self.indices(raw))
         return self._decode(raw + (codes - raw).detach() if raw.requires_grad else codes)
+
+    def decode_in_pieces(self, z: Tensor, memory: int) -> Tensor:
+        """:meth:`decode` to rounding, without gradients and within about `memory` bytes."""
+        codes = self.quantize.codes(self.indices(self.denormalized(z))).to(self.last_layer.dtype)
+        return self.decoder.in_pieces(self.post_quant_conv(codes), memory).float()
 
     def project(self, z: Tensor) -> Tensor:
         """The nearest code of each normalised latent, normalised."""
