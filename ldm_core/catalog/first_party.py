@@ -46,6 +46,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     **{("command", n): "ldm-plugin-metrics" for n in ("compare", "evaluate")},
     **{("command", n): "ldm-plugin-study" for n in ("bench", "study")},
     ("command", "data"): "ldm-plugin-datasheet",
+    ("adapter", "multidiffusion"): "ldm-plugin-multidiffusion",
     ("observer", "curves"): "ldm-plugin-curves",
     ("observer", "tensorboard"): "ldm-plugin-tensorboard",
     ("observer", "wandb"): "ldm-plugin-wandb",

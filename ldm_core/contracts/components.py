@@ -25,7 +25,9 @@ class FirstStage(Protocol):
 
     It owns its latent normalisation: what :meth:`latents` returns is close to N(0, 1), and no factor lives elsewhere.
     Its config has the attribute `latent`, without torch, equal to the stage's own. One that is to be trained here is a
-    :class:`~ldm_core.contracts.TrainableStage` too. Ownership of device, mode, freezing and parameters: see
+    :class:`~ldm_core.contracts.TrainableStage` too. By ``encode_in_pieces`` and ``decode_in_pieces``, of
+    :class:`~ldm_core.contracts.FirstStageAnswers`, it may take large pictures: their results are those of the whole to
+    rounding, within whatever memory. Ownership of device, mode, freezing and parameters: see
     :mod:`ldm_core.contracts`.
     """
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any
 
 import attrs
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from ldm_core.contracts import FirstStage
 from ldm_core.contracts.answers import FirstStageAnswers
 from ldm_core.contracts.configs import of
-from ldm_core.nn.windows import places, weights
+from ldm_core.nn.tiles.windows import places, weights
 from ldm_core.recipe.settings import SampleSettings
 
 _OVERLAP = 4
@@ -56,7 +55,7 @@ class Tiling:
             return torch.cat([own(one, self.memory) for one in z.split(1)])
         return torch.cat([self._blended(stage.decode, stage, one, z.shape[2:], encodes=False) for one in z.split(1)])
 
-    def _cuts(self, stage: FirstStage, size: Any, stride: int | None) -> bool:
+    def _cuts(self, stage: FirstStage, size: Sequence[int], stride: int | None) -> bool:
         """True if something of `size` is taken in pieces; `stride`: None = it counts cells, of the stage's stride."""
         steps = tuple(stage.latent.stride)
         if not self.pixels or torch.is_grad_enabled() or len(steps) != 2 or len(size) != 2:
@@ -65,7 +64,7 @@ class Tiling:
         return bool(height * width > self.pixels**2)
 
     def _blended(
-        self, call: Callable[[Tensor], Tensor], stage: FirstStage, one: Tensor, cells: Any, *, encodes: bool
+        self, call: Callable[[Tensor], Tensor], stage: FirstStage, one: Tensor, cells: Sequence[int], *, encodes: bool
     ) -> Tensor:
         """The results of windows over `cells`, blended; their borders fall on cells of the latents."""
         stride = tuple(stage.latent.stride)
@@ -87,7 +86,8 @@ class Tiling:
         return out.div_(total)
 
 
-_TILING: ContextVar[Tiling] = ContextVar("ldm_core_tiling", default=Tiling())
+_WHOLE = Tiling()
+_TILING: ContextVar[Tiling] = ContextVar("ldm_core_tiling", default=_WHOLE)
 
 
 def current_tiling() -> Tiling:

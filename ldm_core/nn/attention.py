@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ldm_core.nn.hooks import on_grid
 from ldm_core.nn.norms import group_norm, zero_init
-from ldm_core.nn.pieces import Made, Map, Pieces
+from ldm_core.nn.tiles.pieces import Made, Map, Pieces
 
 KeysValues: TypeAlias = tuple[Tensor, Tensor]
 """Keys and values of a context, each (B,heads,L,d)."""

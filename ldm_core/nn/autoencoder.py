@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ldm_core.nn.attention import SpatialSelfAttention
 from ldm_core.nn.autoencoder_config import AutoencoderConfig
 from ldm_core.nn.norms import group_norm
-from ldm_core.nn.pieces import Made, Map, Pieces, activated
+from ldm_core.nn.tiles.pieces import Made, Map, Pieces, activated
 
 
 class ResnetBlock(nn.Module):

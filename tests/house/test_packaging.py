@@ -35,6 +35,7 @@ STANDARD = {
     "plugins/compvis": "ldm-plugin-compvis",
     "plugins/image_guiding": "ldm-plugin-image-guiding",
     "plugins/metrics": "ldm-plugin-metrics",
+    "plugins/multidiffusion": "ldm-plugin-multidiffusion",
     "plugins/study": "ldm-plugin-study",
     "conditioners/bert_text": "ldm-plugin-bert-text",
     "conditioners/semantic_map": "ldm-plugin-semantic-map",

@@ -166,6 +166,24 @@ class ClaimsAnotherStride(Stage):
         self.latent = LatentSpec(config.channels, (8, 8))
 
 
+class InHalves(Stage):
+    """Each half of a large picture by itself: right for a stage that sees 4 x 4 pixels at a time."""
+
+    def decode_in_pieces(self, z: Tensor, memory: int) -> Tensor:
+        return torch.cat([self.decode(half) for half in z.chunk(2, 2)], 2)
+
+    def encode_in_pieces(self, x: Tensor, memory: int) -> Tensor:
+        return torch.cat([self.encode_moments(half) for half in x.chunk(2, 3)], 3)
+
+
+class WithStatisticsOfHalves(InHalves):
+    """Each half about its own mean: a seam between them."""
+
+    def decode_in_pieces(self, z: Tensor, memory: int) -> Tensor:
+        centred = [half - half.mean() + z.mean() for half in z.chunk(2, 2)]
+        return super().decode_in_pieces(torch.cat(centred, 2), memory)
+
+
 class NormalisesTwice(Stage):
     """Multiplies by a scale factor that it should only divide by: one number of published code."""
 
@@ -236,6 +254,10 @@ def test_a_right_stage_of_some_precisions_passes() -> None:
         assert not faults_of(FirstStageSuite, make, config, only="test_runs_under_bfloat16")
 
 
+def test_a_right_stage_in_pieces_passes() -> None:
+    assert not faults_of(FirstStageSuite, InHalves, StageConfig, only="test_pieces_are_the_whole")
+
+
 @mistakes(
     Mistake(Overflows, "test_runs_in_the_precisions_that_it_names", "is not finite in fp16", AllPrecisions),
     Mistake(Stage, "test_runs_in_the_precisions_that_it_names", "unknown precisions: ['half']", Half),
@@ -255,6 +277,9 @@ def test_a_mistake_in_a_stages_precisions_is_found(mistake: Mistake) -> None:
     ),
     Mistake(OtherChannels, "test_latent_shape_is_as_declared", "the config declares"),
     Mistake(ClaimsAnotherStride, "test_latent_shape_is_as_declared", "the config declares"),
+    Mistake(
+        WithStatisticsOfHalves, "test_pieces_are_the_whole", ("decode_in_pieces within", "is off by", "group norm")
+    ),
     Mistake(LosesAStride, "test_decode_gives_images", "decode gives (2, 3, 16, 24) for images (2, 3, 32, 48)"),
     Mistake(InBytes, "test_decode_gives_images", "half of the decoded values are beyond 1"),
     Mistake(NoisyMoments, "test_repeats_itself", "two calls in eval mode differ in moments"),

@@ -32,6 +32,16 @@ class ReconstructOptions:
         group="Pictures",
         otherwise="their own, cropped to the stride",
     )
+    tile: int = option(
+        1024,
+        "Pictures of more pixels than a square of this side pass in pieces; 0: whole ones.",
+        metavar="N",
+        group="Pictures",
+        minimum=0,
+    )
+    tile_memory: int = option(
+        3072, "MiB that the stage takes for pieces, or about it.", metavar="N", group="Pictures", minimum=16
+    )
     out: str | None = option(
         None,
         "Where the PNGs go.",
@@ -66,7 +76,7 @@ def reconstruct(options: ReconstructOptions) -> int:
         size = read_size(options.image_size, "--image-size")
         urls = [url for pattern in options.pictures for url in storage.expand(pattern)]
         path = finder(installed())(options.stage, artifacts.STAGE_FILE)
-        stage = _Stage.load(path, options.device)
+        stage = _Stage.load(path, options)
         names = [_file_name(i, url) for i, url in enumerate(urls)]
         folder = PictureFolder.take(options.out, "reconstructions", names, force=options.force)
         rows = _rebuilt(stage, dict(zip(names, urls, strict=True)), size, folder)
@@ -93,19 +103,21 @@ class _Stage:
     stride: tuple[int, ...]
 
     @classmethod
-    def load(cls, path: str, device: str | None) -> _Stage:
+    def load(cls, path: str, options: ReconstructOptions) -> _Stage:
         """Load the stage at `path`; imports torch."""
         from ldm_core.model import fill, trained
+        from ldm_core.model.tiling import Tiling
         from ldm_core.recipe import artifacts
         from ldm_core.recipe.resolve import resolve
         from ldm_core.sampling.run import reconstruct
 
         channels = artifacts.stage_header(path).extra.get("image_channels", 3)
         recipe = resolve({"first_stage": path, "image_channels": channels}, installed())
-        where = fill.device_named(device)
+        where = fill.device_named(options.device)
         stage = trained.load_stage(recipe, installed(), path, where)
+        tiling = Tiling(options.tile, options.tile_memory << 20)
         return cls(
-            lambda picture: reconstruct(stage, picture[None], where)[0],
+            lambda picture: reconstruct(stage, picture[None], where, tiling=tiling)[0],
             channels,
             recipe.first_stage.config.latent.stride,
         )

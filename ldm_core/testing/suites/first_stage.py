@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ldm_core.contracts import FirstStage, LatentSpec, Site
+from ldm_core.contracts import FirstStage, LatentSpec, Site, configs
+from ldm_core.contracts.answers import FirstStageAnswers
 from ldm_core.contracts.streams import Streams
 from ldm_core.testing import batches
 from ldm_core.testing.base import largest_difference, same
@@ -176,3 +177,27 @@ class FirstStageSuite(TrainedStageSuite):
             once = stage.project(z)
             far = largest_difference(stage.project(once), once)
         assert far <= 1e-4, f"projecting twice moves the latents by {far:.2g}"
+
+    @Rule(
+        FirstStage,
+        "are those of the whole to",
+        "find what looks at the whole picture in a pass before, as the mean and deviation of a group norm",
+    )
+    def test_pieces_are_the_whole(self) -> None:
+        """Large pictures in pieces give the moments and pictures of the whole, within little memory."""
+        size = tuple(2 * side for side in self.sizes[-1])
+        stage, images = self.build(size=size).eval(), self.inputs(range(1), size)["image"]
+        self.learn(stage)
+        answers = configs.of(FirstStageAnswers, stage)
+        with torch.no_grad():
+            moments = stage.encode_moments(images)
+            z = stage.latents(moments)
+            for name, call, given, whole in (
+                ("encode_in_pieces", answers.encode_in_pieces, images, moments),
+                ("decode_in_pieces", answers.decode_in_pieces, z, stage.decode(z)),
+            ):
+                for memory in (1 << 20, 1 << 30) if call is not None else ():
+                    made = call(given, memory)
+                    assert made.shape == whole.shape, f"{name} gives {tuple(made.shape)}, not {tuple(whole.shape)}"
+                    far = largest_difference(made, whole) / max(float(whole.abs().max()), 1.0)
+                    assert far <= 1e-3, f"{name} within {memory} bytes is off by {far:.2g}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ def starts(size: int, window: int, overlap: int, step: int = 1) -> list[int]:
         return [0]
     count = math.ceil((size - overlap) / (window - overlap))
     even = [round(i * (size - window) / (count - 1) / step) * step for i in range(count)]
-    if all(b - a <= window - overlap for a, b in zip(even, even[1:], strict=False)):
+    if all(b - a <= window - overlap for a, b in pairwise(even)):
         return even
     stride = max((window - overlap) // step * step, step)  # rounding would tear them apart
     return [*range(0, size - window, stride), size - window]
@@ -33,8 +33,7 @@ def places(sizes: Sequence[int], windows: Sequence[int], overlap: int, step: int
     axes = [starts(size, window, min(overlap, window - 1), step) for size, window in zip(sizes, windows, strict=True)]
     for corner in product(*axes):
         yield tuple(
-            slice(start, min(start + window, size))
-            for start, window, size in zip(corner, windows, sizes, strict=True)
+            slice(start, min(start + window, size)) for start, window, size in zip(corner, windows, sizes, strict=True)
         )
 
 

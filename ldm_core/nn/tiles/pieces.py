@@ -20,6 +20,9 @@ from torch import Tensor, nn
 Scale = Literal["same", "up", "down"]
 _TENSORS = 8
 """Tensors of the widest map that a window's convolutions hold at once, copies in the kernels' own layout included."""
+_BAND = 64 << 20
+"""Bytes of a band of a kept map: as much goes at a time, as the next map takes its place. A C library gives the memory
+of blocks beyond 32 MiB back to the system at once; smaller ones, between those of windows, would stay."""
 _LEAST = 16
 """The least rows and columns of a window; with fewer it would compute its margins above all."""
 
@@ -117,7 +120,8 @@ class Made(Map):
     def release(self, row: int) -> None:
         """See :meth:`Map.release`."""
         for source in self._sources:
-            source.release(self._reach(row, row, source.shape[2])[0])
+            size = source.shape[2]
+            source.release(size if row >= self.shape[2] else self._reach(row, row, size)[0])
 
     def _reach(self, start: int, end: int, size: int) -> tuple[int, int]:
         """The cells of the sources, along one axis, for the cells from `start` to `end`."""
@@ -210,12 +214,16 @@ class Pieces:
     def held(self, x: Map, *, release: bool = True) -> Kept:
         """`x` kept in memory; `release`: in the place of what it was made of."""
         bands: list[Tensor] = []
+        batch, channels, _, width = x.shape
+        some = math.ceil(_BAND / (4 * batch * channels * width))
         for at in self.windows(x):
             part = x.window(at)
+            tops = range(at.top, at.bottom, some)
             if at.left == 0:
-                bands.append(part.new_empty((*x.shape[:2], at.bottom - at.top, x.shape[3])))
-            bands[-1][:, :, :, at.left : at.right] = part
-            if release and at.right == x.shape[3]:
+                bands += [part.new_empty((batch, channels, min(top + some, at.bottom) - top, width)) for top in tops]
+            for top, band in zip(tops, bands[-len(tops) :], strict=True):
+                band[:, :, :, at.left : at.right] = part[:, :, top - at.top : top - at.top + some]
+            if release and at.right == width:
                 x.release(at.bottom)
         return Kept(bands)
 

@@ -1,0 +1,1 @@
+"""Large maps: made in pieces that are the whole, or in windows that are blended."""
