@@ -70,19 +70,19 @@ class Tiling:
         stride = tuple(stage.latent.stride)
         window = [max(min(self.pixels // step, size), 1) for step, size in zip(stride, cells, strict=True)]
         overlap = max(min(window) // _OVERLAP, 0)
-        out = total = None
+        grown = cells if encodes else [size * s for size, s in zip(cells, stride, strict=True)]
+        out, total = None, torch.zeros(*grown)
         for place in places(cells, window, overlap):
-            pixels = tuple(slice(p.start * s, p.stop * s) for p, s in zip(place, stride, strict=True))
-            source, target = (pixels, place) if encodes else (place, pixels)
-            part = call(one[(..., *source)])
+            rows, columns = (slice(p.start * s, p.stop * s) for p, s in zip(place, stride, strict=True))
+            source, target = ((rows, columns), place) if encodes else (place, (rows, columns))
+            part = call(one[:, :, source[0], source[1]])
             if out is None:
-                grown = cells if encodes else [size * s for size, s in zip(cells, stride, strict=True)]
-                out, total = part.new_zeros(1, part.shape[1], *grown), part.new_zeros(*grown)
+                out, total = part.new_zeros(1, part.shape[1], *grown), total.to(part)
             share = overlap if encodes else overlap * min(stride)
             weight = weights(part.shape[2:], share).to(part)
-            out[(..., *target)] += part * weight
-            total[target] += weight  # type: ignore[index]
-        assert out is not None and total is not None
+            out[:, :, target[0], target[1]] += part * weight
+            total[target] += weight
+        assert out is not None
         return out.div_(total)
 
 

@@ -28,13 +28,17 @@ def starts(size: int, window: int, overlap: int, step: int = 1) -> list[int]:
     return [*range(0, size - window, stride), size - window]
 
 
-def places(sizes: Sequence[int], windows: Sequence[int], overlap: int, step: int = 1) -> Iterator[tuple[slice, ...]]:
-    """The windows over all axes, as slices, row by row."""
-    axes = [starts(size, window, min(overlap, window - 1), step) for size, window in zip(sizes, windows, strict=True)]
-    for corner in product(*axes):
-        yield tuple(
-            slice(start, min(start + window, size)) for start, window, size in zip(corner, windows, sizes, strict=True)
-        )
+Place = tuple[slice, slice]
+"""The rows and the columns of a window."""
+
+
+def places(sizes: Sequence[int], windows: Sequence[int], overlap: int, step: int = 1) -> Iterator[Place]:
+    """The windows over rows and columns, row by row."""
+    rows, columns = (
+        [slice(start, min(start + window, size)) for start in starts(size, window, min(overlap, window - 1), step)]
+        for size, window in zip(sizes, windows, strict=True)
+    )
+    return product(rows, columns)
 
 
 def weights(windows: Sequence[int], overlap: int) -> Tensor:

@@ -14,10 +14,9 @@ from ldm_core.contracts.configs import of
 from ldm_core.contracts.current import Evaluation, during
 from ldm_core.errors import ConfigError
 from ldm_core.nn.hooks import Surrounding, surround
-from ldm_core.nn.tiles.windows import places, weights
+from ldm_core.nn.tiles.windows import Place, places, weights
 from ldm_plugin_multidiffusion.config import MultiDiffusionConfig
 
-Place = tuple[slice, ...]
 _MOST_BUNDLES = 64  # kept for a run; a guidance with new ones at each step must not fill the memory
 
 
@@ -75,7 +74,7 @@ class MultiDiffusion(Adapter):
             made = self._windows(forward, x, level, self._bundle(cond, windows, size, number, now), windows, now)
             out = made[0].new_zeros((*made[0].shape[:2], *size), dtype=x.dtype) if out is None else out
             for place, part in zip(windows, made, strict=True):
-                out[(..., *place)] += part * weight
+                out[:, :, place[0], place[1]] += part * weight
                 total[place] += weight
         assert out is not None
         return out / total
@@ -90,7 +89,7 @@ class MultiDiffusion(Adapter):
         now: Evaluation | None,
     ) -> Sequence[Tensor]:
         """The outputs of some windows, in one call of the network."""
-        inside = torch.cat([x[(..., *place)] for place in windows])
+        inside = torch.cat([x[:, :, rows, columns] for rows, columns in windows])
         levels = torch.cat([level] * len(windows))
         if now is None:
             made = forward(inside, levels, cond)
@@ -122,9 +121,10 @@ def _cut(cond: Cond, windows: Sequence[Place], size: Sequence[int]) -> Cond:
 
     def parts(name: str, value: Tensor) -> Tensor:
         if name == "concat":
-            return torch.cat([value[(..., *place)] for place in windows])
+            return torch.cat([value[:, :, rows, columns] for rows, columns in windows])
         if name.startswith("residuals/") and value.dim() == 2 + len(size):
-            return torch.cat([value[(..., *_scaled(name, place, value.shape[2:], size))] for place in windows])
+            scaled = [_scaled(name, place, value.shape[2:], size) for place in windows]
+            return torch.cat([value[:, :, rows, columns] for rows, columns in scaled])
         return torch.cat([value] * len(windows))
 
     return cond.unflat({name: parts(name, value) for name, value in cond.flat().items()})
@@ -142,4 +142,4 @@ def _scaled(name: str, place: Place, own: Sequence[int], size: Sequence[int]) ->
                 f"{factor} divides"
             )
         out.append(slice(part.start // factor, part.stop // factor))
-    return tuple(out)
+    return out[0], out[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import attrs
 
@@ -11,7 +12,7 @@ from ldm_core.contracts import AdapterConfig, Site
 from ldm_core.errors import quoted
 
 
-def _window(_: object, attribute: attrs.Attribute[object], value: int | tuple[int, int]) -> None:
+def _window(_: Any, attribute: attrs.Attribute[Any], value: int | tuple[int, int]) -> None:
     """One number of cells for both sides, or [rows, columns]; each 1 or more."""
     sides = (value,) if isinstance(value, int) else tuple(value)
     if isinstance(value, bool) or not all(1 <= side <= 1 << 16 for side in sides):
