@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from ldm_core.contracts.answers import PartAnswers as PartAnswers
     from ldm_core.contracts.answers import ScheduleAnswers as ScheduleAnswers
     from ldm_core.contracts.answers import StageObjectiveAnswers as StageObjectiveAnswers
-    from ldm_core.contracts.answers import draw_times as draw_times
-    from ldm_core.contracts.answers import grid_times as grid_times
     from ldm_core.contracts.codec import Codec as Codec
     from ldm_core.contracts.codec import ModelWeights as ModelWeights
     from ldm_core.contracts.codec import Recognised as Recognised
@@ -82,7 +80,9 @@ if TYPE_CHECKING:
     from ldm_core.contracts.configs import StageObjectiveConfig as StageObjectiveConfig
     from ldm_core.contracts.configs import TimeGridConfig as TimeGridConfig
     from ldm_core.contracts.current import Evaluation as Evaluation
+    from ldm_core.contracts.current import draw_times as draw_times
     from ldm_core.contracts.current import evaluation as evaluation
+    from ldm_core.contracts.current import grid_times as grid_times
     from ldm_core.contracts.current import token_grid as token_grid
     from ldm_core.contracts.metric import Metric as Metric
     from ldm_core.contracts.metric import Pictures as Pictures
@@ -128,7 +128,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "answers": (
         "AdapterAnswers ConditionerAnswers DatasetAnswers DenoiserAnswers FirstStageAnswers MetricAnswers "
-        "ObjectiveAnswers PartAnswers ScheduleAnswers StageObjectiveAnswers draw_times grid_times"
+        "ObjectiveAnswers PartAnswers ScheduleAnswers StageObjectiveAnswers"
     ),
     "codec": "Codec ModelWeights Recognised Source TensorFile TensorInfo Written",
     "components": "Conditioner Denoiser FirstStage Sampler",
@@ -139,7 +139,7 @@ _ROOMS = {
         "FirstStageConfig GuidanceConfig MetricConfig ObjectiveConfig ParameterizationConfig SamplerConfig "
         "ScheduleConfig StageObjectiveConfig TimeGridConfig"
     ),
-    "current": "Evaluation evaluation token_grid",
+    "current": "Evaluation draw_times evaluation grid_times token_grid",
     "metric": "Metric Pictures Rows",
     "provisional": (
         "Adapter Dataset Degradation DiffusionModel Guidance LossContext NoiseSchedule Objective Observer "

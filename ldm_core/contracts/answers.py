@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ldm_core.contracts.config import answer, of
-from ldm_core.contracts.configs import TimesConfig
+from ldm_core.contracts.config import answer
 from ldm_core.contracts.values import EMPTY, WeightSlice
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ldm_core.contracts.conditioning import Cond
-    from ldm_core.contracts.provisional import DiffusionModel, NoiseSchedule, TimeGrid
+    from ldm_core.contracts.provisional import DiffusionModel
     from ldm_core.contracts.run import SamplingRun
     from ldm_core.contracts.stage_objective import Opponent, StageBatch, StageTraining, TrainableStage
 
@@ -387,27 +386,3 @@ ANSWERS: Mapping[str, type[PartAnswers]] = {
     "stage_objective": StageObjectiveAnswers,
 }
 """The class of optional answers of each kind of part; the other kinds have :class:`PartAnswers`."""
-
-
-# ---------------------------------------------------------------------------------- parts that know the latents' size
-
-
-def draw_times(schedule: NoiseSchedule, u: Tensor, shape: Sequence[int] | None = None) -> Tensor:
-    """Uniform u in [0, 1) -> training times, as ``schedule.draw(u)``; `shape` (C, *s) is that of one example's latents.
-
-    Objectives draw by it, so that a schedule which knows sizes is told the size of the batch.
-    """
-    return schedule.draw(u, **_size(schedule, shape))
-
-
-def grid_times(grid: TimeGrid, schedule: NoiseSchedule, steps: int, shape: Sequence[int] | None = None) -> Tensor:
-    """The grid's times for `steps` steps, as ``grid.times(schedule, steps)``; `shape` (C, *s) is that of one image's
-    latents. ValueError as the grid raises it."""
-    return grid.times(schedule, steps, **_size(grid, shape))
-
-
-def _size(part: object, shape: Sequence[int] | None) -> dict[str, Any]:
-    """The keyword for a part that asks for the size; nothing for every other one."""
-    if not of(TimesConfig, of(PartAnswers, part).config).by_size:
-        return {}
-    return {"shape": None if shape is None else tuple(shape)}

@@ -30,7 +30,7 @@ from ldm_core.model.build import SamplingParts, make_sampling, sampling_site
 from ldm_core.model.conformance.breaches import inside, named
 from ldm_core.model.conformance.first_stage import hold_start
 from ldm_core.model.diffusion import Model
-from ldm_core.model.tiling import Tiling, tiled
+from ldm_core.nn.tiles.tiling import Tiling, tiled
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling import conventions
 from ldm_core.sampling import load as load_
@@ -266,9 +266,9 @@ class Pipeline(StageMethods, GridMethods):
         given = self._batch([plan.rows[i] for i in chunk], plan.recipe.inputs)
         away = [plan.avoided[i] for i in chunk] if plan.avoided else []
         negative = self._batch(away, tuple(away[0]) if away else ())
-        seeds, options = plan.seeds_of(chunk), plan.recipe.accepted_options
         with tiled(Tiling.of(plan.recipe.sample)):
-            return conditions_of(self.model, given, negative, seeds, options=options)
+            options = plan.recipe.accepted_options
+            return conditions_of(self.model, given, negative, plan.seeds_of(chunk), options=options)
 
     def _pictures(
         self,

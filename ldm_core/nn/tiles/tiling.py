@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from typing import Protocol
 
 import attrs
 import torch
@@ -13,10 +14,21 @@ from ldm_core.contracts import FirstStage
 from ldm_core.contracts.answers import FirstStageAnswers
 from ldm_core.contracts.configs import of
 from ldm_core.nn.tiles.windows import places, weights
-from ldm_core.recipe.settings import SampleSettings
 
 _OVERLAP = 4
 """A window shares this part of its side with the next one, one over it."""
+
+
+class Asked(Protocol):
+    """A recipe's section `sample`, as far as it is read here."""
+
+    @property
+    def tile(self) -> int:
+        """The side in pixels; 0 = whole pictures."""
+
+    @property
+    def tile_memory(self) -> int:
+        """The memory in MiB."""
 
 
 @attrs.frozen
@@ -32,7 +44,7 @@ class Tiling:
     memory: int = 0
 
     @classmethod
-    def of(cls, settings: SampleSettings) -> Tiling:
+    def of(cls, settings: Asked) -> Tiling:
         """The rule of a recipe's section `sample`."""
         return cls(settings.tile, settings.tile_memory << 20)
 
