@@ -39,8 +39,8 @@ from ldm_core.model.diffusion import Model
 from ldm_core.model.fill import seeded, unfilled
 from ldm_core.model.guides import Guide, Guides
 from ldm_core.model.parts import make
+from ldm_core.model.tiles.tiling import current_tiling
 from ldm_core.nn.recompute import recompute, recomputing
-from ldm_core.nn.tiles.tiling import current_tiling
 from ldm_core.recipe.check import site_of
 from ldm_core.recipe.recipe import ConditionerPart, Part, Recipe
 

@@ -24,7 +24,7 @@ from ldm_core.data.fit_notes import fit_note, multiple_of
 from ldm_core.data.geometry import fit
 from ldm_core.data.images import to_channels, to_planes
 from ldm_core.errors import ConfigError, DataError, clean, quoted
-from ldm_core.nn.tiles.tiling import Tiling
+from ldm_core.model.tiles.tiling import Tiling
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling.finite import finite_rows
 

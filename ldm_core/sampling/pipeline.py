@@ -30,7 +30,7 @@ from ldm_core.model.build import SamplingParts, make_sampling, sampling_site
 from ldm_core.model.conformance.breaches import inside, named
 from ldm_core.model.conformance.first_stage import hold_start
 from ldm_core.model.diffusion import Model
-from ldm_core.nn.tiles.tiling import Tiling, tiled
+from ldm_core.model.tiles.tiling import Tiling, tiled
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling import conventions
 from ldm_core.sampling import load as load_
@@ -264,11 +264,10 @@ class Pipeline(StageMethods, GridMethods):
 
     def _conditions(self, plan: Plan, chunk: range) -> Conditions:
         given = self._batch([plan.rows[i] for i in chunk], plan.recipe.inputs)
-        away = [plan.avoided[i] for i in chunk] if plan.avoided else []
-        negative = self._batch(away, tuple(away[0]) if away else ())
+        negative = self._batch([plan.avoided[i] for i in chunk], tuple(plan.avoided[0])) if plan.avoided else {}
         with tiled(Tiling.of(plan.recipe.sample)):
-            options = plan.recipe.accepted_options
-            return conditions_of(self.model, given, negative, plan.seeds_of(chunk), options=options)
+            seeds, options = plan.seeds_of(chunk), plan.recipe.accepted_options
+            return conditions_of(self.model, given, negative, seeds, options=options)
 
     def _pictures(
         self,

@@ -25,7 +25,7 @@ from ldm_core.model.build import SamplingParts
 from ldm_core.model.conformance.breaches import Named, inside
 from ldm_core.model.conformance.first_batch import hold_estimate, hold_result, hold_times
 from ldm_core.model.diffusion import Model, make_predict
-from ldm_core.nn.tiles.tiling import Tiling
+from ldm_core.model.tiles.tiling import Tiling
 from ldm_core.sampling.finite import finite_rows
 from ldm_core.sampling.image_to_image import Passage
 from ldm_core.sampling.result import Callback, Progress

@@ -106,7 +106,7 @@ class _Stage:
     def load(cls, path: str, options: ReconstructOptions) -> _Stage:
         """Load the stage at `path`; imports torch."""
         from ldm_core.model import fill, trained
-        from ldm_core.nn.tiles.tiling import Tiling
+        from ldm_core.model.tiles.tiling import Tiling
         from ldm_core.recipe import artifacts
         from ldm_core.recipe.resolve import resolve
         from ldm_core.sampling.run import reconstruct

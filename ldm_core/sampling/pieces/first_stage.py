@@ -14,7 +14,7 @@ from ldm_core.errors import NotFiniteError
 from ldm_core.model.conformance.breaches import inside, named
 from ldm_core.model.conformance.first_stage import hold_pictures
 from ldm_core.model.diffusion import Model
-from ldm_core.nn.tiles.tiling import Tiling
+from ldm_core.model.tiles.tiling import Tiling
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling.image_to_image import encoded, unfitted
 from ldm_core.sampling.run import decoded, reconstruct

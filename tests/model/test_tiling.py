@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ldm_core.contracts import FirstStage, LatentSpec
 from ldm_core.contracts.streams import Streams
-from ldm_core.nn.tiles.tiling import Tiling, current_tiling, tiled
+from ldm_core.model.tiles.tiling import Tiling, current_tiling, tiled
 
 
 class Blurring(FirstStage, nn.Module):

@@ -1,0 +1,1 @@
+"""Large pictures and a first stage."""
