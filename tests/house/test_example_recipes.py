@@ -66,13 +66,13 @@ def test_a_step_of_it_runs_through_and_its_inputs_sample(name: str, catalog: Cat
     result = workflow.run(recipe, info, catalog, str(tmp_path))
     assert result.status == "done"
     folder = ROOT / "examples" / name
-    given: dict[str, Any] = {
+    given: dict[str, dict[str, Any]] = {
         "layout_cells": {"boxes": str(folder / "boxes.json")},
         "semantic_cells": {"segmentation": str(folder / "map.png")},
         "class_clothing": {"pairs": ["class_label=dress"]},
-    }[name]
+    }
     pipeline = ldm_core.load(str(tmp_path), device="cpu")
-    inputs = name_classes(read_inputs(**given), pipeline.class_names)
+    inputs = name_classes(read_inputs(**given[name]), pipeline.class_names)
     made = pipeline.sample(inputs=inputs, steps=1)
     assert made[0].image.shape == (3, *recipe.image_size)
 
