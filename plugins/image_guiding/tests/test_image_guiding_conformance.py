@@ -7,7 +7,9 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import attrs
+import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -65,6 +67,32 @@ class TestKnownPixelsTarget(_WithAPicture):
 class TestKnownPixelsTargetOfTheDecoder(_WithAPicture):
     component = "known_pixels_target"
     settings: ClassVar[Mapping[str, Any]] = MappingProxyType({"through_denoiser": False})
+
+
+class _Judged(_WithAPicture):
+    """A small network of random weights judges the pictures."""
+
+    atol: ClassVar[float] = 1e-4  # of sums in a network of many layers, over other batches
+
+    @pytest.fixture(scope="class", autouse=True)
+    def _weights(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+        from ldm_plugin_adversarial.perceptual.networks import imported_timm
+
+        file = tmp_path_factory.mktemp("network") / "weights.safetensors"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = imported_timm().create_model("mobilenetv3_small_050", pretrained=False, num_classes=5)
+        save_file(network.state_dict(), file)
+        named = {"network": "mobilenetv3_small_050", "weights": str(file), "size": 32, "iterations": 1}
+        request.cls.settings = named
+
+
+class TestPerceptualTarget(_Judged):
+    component = "perceptual_target"
+
+
+class TestClassifierTarget(_Judged):
+    component = "classifier_target"
 
 
 class TestBlend(_WithAPicture):
