@@ -47,12 +47,12 @@ class _WithAPicture(GuidanceSuite):
         return {**found, "batch": {**found["batch"], "image": pictures, "mask": masks}}
 
 
-class TestLowResolutionTarget(_WithAPicture):
+class TestLowResolutionTarget(_WithAPicture, GuidanceSuite):
     component = "low_resolution_target"
     factor = 4
 
 
-class TestLowResolutionTargetByArea(_WithAPicture):
+class TestLowResolutionTargetByArea(_WithAPicture, GuidanceSuite):
     component = "low_resolution_target"
     factor = 8
     settings: ClassVar[Mapping[str, Any]] = MappingProxyType(
@@ -60,11 +60,11 @@ class TestLowResolutionTargetByArea(_WithAPicture):
     )
 
 
-class TestKnownPixelsTarget(_WithAPicture):
+class TestKnownPixelsTarget(_WithAPicture, GuidanceSuite):
     component = "known_pixels_target"
 
 
-class TestKnownPixelsTargetOfTheDecoder(_WithAPicture):
+class TestKnownPixelsTargetOfTheDecoder(_WithAPicture, GuidanceSuite):
     component = "known_pixels_target"
     settings: ClassVar[Mapping[str, Any]] = MappingProxyType({"through_denoiser": False})
 
@@ -87,19 +87,19 @@ class _Judged(_WithAPicture):
         request.cls.settings = named
 
 
-class TestPerceptualTarget(_Judged):
+class TestPerceptualTarget(_Judged, GuidanceSuite):
     component = "perceptual_target"
 
 
-class TestClassifierTarget(_Judged):
+class TestClassifierTarget(_Judged, GuidanceSuite):
     component = "classifier_target"
 
 
-class TestBlend(_WithAPicture):
+class TestBlend(_WithAPicture, GuidanceSuite):
     component = "blend"
 
 
-class TestBlendOfPixels(_WithAPicture):
+class TestBlendOfPixels(_WithAPicture, GuidanceSuite):
     component = "blend"
     settings: ClassVar[Mapping[str, Any]] = MappingProxyType({"space": "pixels", "interval": [0.0, 5.0]})
 
