@@ -340,6 +340,11 @@ class DatasetAnswers(PartAnswers):
         """Keys that one might expect, and why they are not offered."""
         return EMPTY
 
+    @answer
+    def labels(self) -> Callable[[str], Any] | None:
+        """``labels(key)`` gives the class `key` of each example (N,) without reading pictures; -1 = not known."""
+        return None
+
     def describe(self) -> str:
         """Return a line about the data."""
         return ""

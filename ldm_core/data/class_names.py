@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ldm_core.contracts.answers import DatasetAnswers
 from ldm_core.contracts.configs import ConditionerConfig, of
+from ldm_core.data.unreadable import BadExample
 from ldm_core.errors import ConfigError, clean, suggest
 
 KEYS = ("class_label", "box_labels")
@@ -27,6 +29,24 @@ def counts_of(recipe: Any) -> dict[str, int]:
         for key in part.config.reads
         if key in KEYS
     }
+
+
+def labels_of(dataset: Any, key: str) -> Any:
+    """(N,) int64, the class `key` of each example, -1 for one that cannot be read.
+
+    A data set's own ``labels(key)`` knows them; of one without it, the examples are read with that key alone.
+    """
+    import numpy as np
+
+    if (own := of(DatasetAnswers, dataset).labels) is not None:
+        return np.asarray(own(key), dtype=np.int64)
+    view, found = dataset.select([key]), np.full(len(dataset), -1, dtype=np.int64)
+    for index in range(len(dataset)):
+        try:
+            found[index] = int(view[index][key])
+        except BadExample:
+            continue  # counted when it is trained on
+    return found
 
 
 def are_numbers(names: Iterable[str]) -> bool:

@@ -18,6 +18,7 @@ from ldm_core.contracts import DataInfo, Dataset
 from ldm_core.contracts.answers import DatasetAnswers
 from ldm_core.contracts.configs import of
 from ldm_core.data.buckets import sizes_of
+from ldm_core.data.class_names import labels_of
 from ldm_core.data.unreadable import BadExample
 from ldm_core.errors import DataError
 
@@ -193,6 +194,16 @@ class Mixture:
         """(N, 2) height and width of each picture; zeros if it is not known."""
         own = [sizes_of(data) for data in self._parts]
         return np.concatenate(own) if self._places is None else np.stack([own[n][i] for n, i in self._places])
+
+    def labels(self, key: str) -> NDArray[np.int64]:
+        """(N,) the class `key` of each example, -1 where it is not known."""
+        own = [labels_of(data, key) for data in self._parts]
+        tables = [table.get(key) for table in self._tables]
+        own = [
+            each if table is None else np.where(each < 0, each, table[each])
+            for each, table in zip(own, tables, strict=True)
+        ]
+        return np.concatenate(own) if self._places is None else np.array([own[n][i] for n, i in self._places])
 
     @property
     def image_size(self) -> Callable[[int], tuple[int, int]] | None:

@@ -26,7 +26,7 @@ from ldm_core.contracts import (
     configs,
 )
 from ldm_core.contracts.conditioning import unaccepted
-from ldm_core.errors import ConfigError, quoted, suggest
+from ldm_core.errors import ConfigError, clean, quoted, suggest
 from ldm_core.launch.environment import cores as open_cores
 from ldm_core.recipe.deepspeed import misfits as engine_misfits
 from ldm_core.recipe.recipe import MixturePart, Part, Recipe
@@ -375,6 +375,12 @@ def _data(recipe: Recipe, info: DataInfo) -> Iterable[str]:
                     f"conditioner '{part.name}' reads '{key}', which {where} does not offer (it offers: {offered}); "
                     f"say where the data has it, such as dataset.read='{{{key}: title}}', or drop the conditioner"
                 )
+    if (key := recipe.data.balance) and info.keys.get(key) != "value" or key not in ("", *info.classes):
+        known = ", ".join(each for each, kind in info.keys.items() if kind == "value" and each in info.classes)
+        yield (
+            f"data.balance: {where} has no class '{clean(key, 60)}' of each example (it has: {known or 'none'}); "
+            "set it to one of those, or leave it out"
+        )
     yield from class_misfits(recipe, info)
 
 

@@ -61,6 +61,12 @@ class DataSettings:
     buckets: tuple[tuple[int, int], ...] = attrs.field(
         default=(), metadata={"help": "further image sizes [[h, w], ...]: each example goes to the nearest shape"}
     )
+    balance: str = field(
+        "",
+        "key of a class (class_label): all classes are drawn equally often, however few examples they have; within each "
+        "part of a mixture",
+        since="0.2",
+    )
     workers: int = field(
         0, "loader processes; 0 = load in the training process", minimum=0, maximum=1024, changes_training=False
     )

@@ -23,7 +23,7 @@ from ldm_core.recipe import artifacts
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.training.checkpoints.identities import Identities
 from ldm_core.training.engine import world
-from ldm_core.training.feed.examples import Examples
+from ldm_core.training.feed.examples import Examples, balance_in_words, paired
 from ldm_core.training.feed.loader import Loader
 from ldm_core.training.feed.order import Arrangement, Place
 from ldm_core.training.folder import own_files
@@ -90,8 +90,8 @@ class RunContext:
         return dataset
 
     def paired(self) -> Any:
-        """The training data of the model: examples with an image and all inputs of the conditioners."""
-        return sizes.paired(self.dataset, self.recipe.asked(self.dataset.keys))
+        """The training data of the model; see :func:`~ldm_core.training.feed.examples.paired`."""
+        return paired(self.dataset, self.recipe)
 
     @cached_property
     def degraded(self) -> Degraded | None:
@@ -121,6 +121,9 @@ class RunContext:
     ) -> Loader:
         """The batches of a stage's training: examples by `fetch`, in the order of the recipe's seed."""
         settings = self.recipe.trainer if stage == "denoiser" else self.recipe.first_stage_trainer
+        if arrangement.groups is not None:
+            words = balance_in_words(arrangement.groups, self.recipe.data.balance)
+            self.run.say(f"{stage.replace('_', ' ')}: {words}")
         return Loader(
             fetch,
             arrangement,

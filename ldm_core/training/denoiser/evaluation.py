@@ -44,7 +44,7 @@ class _Spread:
 
     def __init__(self, context: RunContext, keys: Sequence[str], count: int) -> None:
         data, self.why_not = context.held_out(keys)
-        settings = attrs.evolve(context.recipe.data, keep=0)
+        settings = attrs.evolve(context.recipe.data, keep=0, balance="")
         self.examples = Examples(data, context.recipe.image_size, settings, keys, context.degraded)
         self.count = min(count, len(self.examples))
 

@@ -166,7 +166,7 @@ def validation_of(context: RunContext, task: DenoiserTask) -> HeldOutErrors:
         f"denoiser: will be validated on {count} {'training' if why_not else 'held-out'} images with {weights}"
         + (f" ({why_not})" if why_not else "")
     )
-    settings = attrs.evolve(recipe.data, keep=0)
+    settings = attrs.evolve(recipe.data, keep=0, balance="")
     examples = Examples(data, recipe.image_size, settings, keys, context.degraded)
     cut = lambda step: context.run.hurries(step, recipe.trainer.steps)  # noqa: E731
     return HeldOutErrors(task, examples, recipe.reads, count, context.run.world, cut)

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import get_worker_info
 
@@ -16,10 +17,12 @@ from ldm_core.contracts import DatasetAnswers
 from ldm_core.contracts.configs import of
 from ldm_core.data import geometry, sizes
 from ldm_core.data.buckets import nearest, sizes_of
+from ldm_core.data.class_names import labels_of
 from ldm_core.data.records.sources import Captions
 from ldm_core.data.unreadable import BadExample, Complete, SkipBad
 from ldm_core.errors import DataError
 from ldm_core.model.degraded import Degraded
+from ldm_core.recipe.recipe import Recipe
 from ldm_core.recipe.settings import DataSettings
 from ldm_core.training.feed.order import Arrangement, Place
 
@@ -56,7 +59,8 @@ class Examples(TorchDataset):
         shape = ["image"] if needed and "image" in dataset.keys else []
         self._fitted_keys = {*self.keys, *(["image"] if made else [])}
         self._settings, self._size = settings, (int(size[-2]), int(size[-1]))
-        view = dataset.select([*own, *shape])
+        balance = [settings.balance] if settings.balance else []  # its examples without a class are left out as well
+        view = dataset.select(dict.fromkeys([*own, *shape, *balance]))
         if (reduced := of(DatasetAnswers, view).reduced) is not None:
             view = reduced([self._size, *settings.buckets], settings.fit, self._smallest)
         self.dataset = skip_bad(view, self._with_size if self._beside else None)
@@ -165,6 +169,13 @@ class Examples(TorchDataset):
         return [self[i] for i in range(min(count, len(self)))]
 
 
+def paired(dataset: Any, recipe: Recipe) -> Any:
+    """The training data of a model: examples with an image and all inputs of the conditioners, and with the class by
+    which they are balanced."""
+    balance = recipe.data.balance
+    return sizes.paired(dataset, [*recipe.asked(dataset.keys), *([balance] if balance else [])])
+
+
 def skip_bad(dataset: Any, complete: Complete | None = None) -> SkipBad:
     """`dataset` without its unreadable examples, up to its own limit; see :class:`SkipBad`."""
     limit = of(DatasetAnswers, dataset).max_bad
@@ -193,4 +204,21 @@ def arrange(dataset: Any, settings: DataSettings, size: Sequence[int]) -> Arrang
         captions=answers.many_captions and "caption" in dataset.keys,
         shapes=nearest(sizes_of(dataset), sizes) if many else None,
         sizes=sizes if many else (),
+        groups=balanced(dataset, settings.balance) if settings.balance else None,
     )
+
+
+def balanced(dataset: Any, key: str) -> NDArray[np.int64]:
+    """(N,) the class `key` of each example, by which they are balanced; one without (it cannot be read) counts among
+    the most frequent class. DataError if no example has one."""
+    labels = labels_of(dataset, key)
+    known = labels[labels >= 0]
+    if not len(known):
+        raise DataError(f"data.balance: no example's '{key}' can be read; leave data.balance out, or see to the data")
+    return np.where(labels < 0, np.bincount(known).argmax(), labels)
+
+
+def balance_in_words(groups: NDArray[Any], key: str) -> str:
+    """A line on the classes that are drawn equally often."""
+    counts = np.unique(groups, return_counts=True)[1]
+    return f"balanced by {key}: {len(counts)} classes of {counts.min():,} to {counts.max():,} examples, drawn equally"

@@ -136,7 +136,8 @@ class Arrangement:
 
     `sections`: (length, weight) of runs of indices, drawn in shares of their own (a mixture's parts); each goes on
     through its own permutations, whatever the others do. `shapes`: the image size of each index, as a number into
-    `sizes`; then all examples of a step have one size.
+    `sizes`; then all examples of a step have one size. `groups`: the class of each index; then all classes of a section
+    are drawn equally often, each through permutations of its own.
     """
 
     length: int
@@ -146,6 +147,7 @@ class Arrangement:
     captions: bool = False
     shapes: Sequence[int] | NDArray[Any] | None = None
     sizes: Sequence[tuple[int, int]] = ()
+    groups: NDArray[Any] | None = None
 
 
 class Order:
@@ -156,21 +158,13 @@ class Order:
     def __init__(self, data: Arrangement | int, seed: int, images: int = 1) -> None:
         self._data = data = data if isinstance(data, Arrangement) else Arrangement(data)
         self._seed, self._images = seed, images
-        length, shapes, sizes = data.length, data.shapes, data.sizes
-        sections = data.sections or [(length, 1.0)]
-        total = sum(Fraction(weight) for _, weight in sections)
-        starts = [0, *accumulate(n for n, _ in sections)]
-        shares = [Fraction(weight) / total / n for n, weight in sections]  # of each example
-        of = np.zeros(length, dtype=np.int64) if shapes is None else np.asarray(shapes)
+        shapes, sizes, runs = data.shapes, data.sizes, _runs(data)
         self._sizes: list[tuple[int, int] | None] = []
         self._streams: list[_Stream] = []
         rates: list[Fraction] = []
         for number in range(1 if shapes is None else len(sizes)):
-            cells = [
-                _Cell(start, n, None) if shapes is None else _Cell.of(start, of[start : start + n] == number)
-                for start, (n, _) in zip(starts, sections, strict=False)
-            ]
-            rate = [share * cell.count for share, cell in zip(shares, cells, strict=True)]
+            cells = [run if shapes is None else run.of(np.asarray(shapes), number) for run, _ in runs]
+            rate = [share * cell.count for (_, share), cell in zip(runs, cells, strict=True)]
             if any(rate):
                 words = ("order",) if shapes is None else ("order", number)
                 self._sizes.append(None if shapes is None else sizes[number])
@@ -198,19 +192,40 @@ class Order:
 
 @attrs.frozen(eq=False)
 class _Cell:
-    """The examples of one section and size: `count` of them, from `start` on or `members`."""
+    """The examples of one section, class and size: `count` of them, from `start` on or, behind it, `members`."""
 
     start: int
     count: int
-    members: np.ndarray | None
+    members: np.ndarray | None = None
 
-    @classmethod
-    def of(cls, start: int, chosen: np.ndarray) -> _Cell:
-        members = np.flatnonzero(chosen)
-        return cls(start, len(members), members)
+    def of(self, shapes: np.ndarray, number: int) -> _Cell:
+        """Those of size `number`."""
+        if self.members is None:
+            members = np.flatnonzero(shapes[self.start : self.start + self.count] == number)
+        else:
+            members = self.members[shapes[self.start + self.members] == number]
+        return _Cell(self.start, len(members), members)
 
     def index(self, place: int) -> int:
         return self.start + (place if self.members is None else int(self.members[place]))
+
+
+def _runs(data: Arrangement) -> list[tuple[_Cell, Fraction]]:
+    """The sections, or the classes of each, with the share of every one of their examples."""
+    sections = data.sections or [(data.length, 1.0)]
+    total = sum(Fraction(weight) for _, weight in sections)
+    starts = [0, *accumulate(n for n, _ in sections)]
+    found: list[tuple[_Cell, Fraction]] = []
+    for start, (n, weight) in zip(starts, sections, strict=False):
+        share = Fraction(weight) / total
+        if data.groups is None:
+            found.append((_Cell(start, n), share / n))
+            continue
+        groups = np.asarray(data.groups)[start : start + n]
+        kinds, counts = np.unique(groups, return_counts=True)
+        order = np.split(np.argsort(groups, kind="stable"), np.cumsum(counts)[:-1])
+        found += [(_Cell(start, len(each), each), share / len(kinds) / len(each)) for each in order]
+    return found
 
 
 class _Stream:

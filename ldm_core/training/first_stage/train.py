@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
 from safetensors.torch import save
@@ -49,7 +50,8 @@ def train_first_stage(context: RunContext, identity: str) -> None:
     hold_stage(part, stage, recipe.image_size, recipe.image_channels, world.device, trains=True)
     losses = make_losses(recipe, context.catalog, world)
     dataset, why_not = context.held_out()
-    pictures = HeldOut(Examples(dataset, recipe.image_size, recipe.data, ["image"]), settings, world, losses.objective)
+    unmixed = attrs.evolve(recipe.data, balance="")
+    pictures = HeldOut(Examples(dataset, recipe.image_size, unmixed, ["image"]), settings, world, losses.objective)
     if any(p.requires_grad for p in stage.parameters()):
         first_images = lambda count: (x for _, x in spread_images(examples, count, world))  # noqa: E731
         name_of = lambda place: example_name(context.dataset, None, place)  # noqa: E731

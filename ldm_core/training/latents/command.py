@@ -7,7 +7,6 @@ from typing import Any
 
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import DataInfo
-from ldm_core.data.sizes import paired
 from ldm_core.errors import ConfigError, StorageError
 from ldm_core.model.conformance.first_stage import held_stage
 from ldm_core.model.parts import make_dataset
@@ -16,7 +15,7 @@ from ldm_core.recipe import artifacts
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.training.checkpoints import known_data
 from ldm_core.training.engine import world
-from ldm_core.training.feed.examples import Examples
+from ldm_core.training.feed.examples import Examples, paired
 from ldm_core.training.folder.metrics import MetricsFile
 from ldm_core.training.folder.stopping import Run, Stop
 from ldm_core.training.latents import cache as latent_cache
@@ -38,8 +37,7 @@ def encode(recipe: Recipe, info: DataInfo, catalog: Catalog) -> dict[str, Any]:
     out = recipe.trainer.latents
     run = Run(out, here, catalog.manager.hook, Stop(), MetricsFile("", active=False))
     stage_url = finder(catalog)(recipe.first_stage.weights, artifacts.STAGE_FILE)
-    dataset = make_dataset(recipe, catalog)
-    data = paired(dataset, recipe.asked(dataset.keys))
+    data = paired(make_dataset(recipe, catalog), recipe)
     examples = Examples(data, recipe.image_size, recipe.data, ["image"])
     prints = [way(data) for way in known_data.ways(data)]
     folder, source = latent_cache.place_of(recipe, out, recipe.first_stage.sha256, prints)

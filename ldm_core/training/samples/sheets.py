@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -50,7 +51,8 @@ def wanted(
     if not reads:
         return []
     dataset, _ = held_out(reads)
-    made = Examples(dataset, recipe.image_size, recipe.data, list(reads), degraded).first(recipe.sample.images)
+    settings = attrs.evolve(recipe.data, balance="")
+    made = Examples(dataset, recipe.image_size, settings, list(reads), degraded).first(recipe.sample.images)
     rows = list(map(for_conditioners, made))
     captions = [{"caption": prompts[i % len(prompts)]} if prompts else {} for i in range(len(rows))]
     return [{**indexed(row), **caption} for row, caption in zip(rows, captions, strict=True)]
