@@ -40,8 +40,15 @@ def labels_of(dataset: Any, key: str) -> Any:
 
     if (own := of(DatasetAnswers, dataset).labels) is not None:
         return np.asarray(own(key), dtype=np.int64)
-    view, found = dataset.select([key]), np.full(len(dataset), -1, dtype=np.int64)
-    for index in range(len(dataset)):
+    return read_labels(dataset.select([key]), key)
+
+
+def read_labels(view: Any, key: str) -> Any:
+    """The same, of a view with that key alone, whose examples are read."""
+    import numpy as np
+
+    found = np.full(len(view), -1, dtype=np.int64)
+    for index in range(len(view)):
         try:
             found[index] = int(view[index][key])
         except BadExample:

@@ -63,7 +63,7 @@ class DataSettings:
     )
     balance: str = field(
         "",
-        "key of a class (class_label): all classes are drawn equally often, however few examples they have; within each "
+        "key of a class, such as class_label: all are drawn equally often, however few examples they have; within each "
         "part of a mixture",
         since="0.2",
     )

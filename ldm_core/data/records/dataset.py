@@ -20,23 +20,21 @@ from numpy.typing import NDArray
 from ldm_core.config.fields import later_defaults
 from ldm_core.contracts import Site
 from ldm_core.data.arrays import read_header
-from ldm_core.data.class_names import are_numbers
+from ldm_core.data.class_names import read_labels
 from ldm_core.data.geometry import GEOMETRIES, Cut, plan
 from ldm_core.data.records.boxes import boxes_of
 from ldm_core.data.records.captions import captions_of
+from ldm_core.data.records.classes import KEYS, count_classes
 from ldm_core.data.records.config import ReadingConfig
 from ldm_core.data.records.lacks import lacking
 from ldm_core.data.records.pictures import Pictures
 from ldm_core.data.records.sources import (
     FIRST_PICTURES,
-    MOST_CLASSES,
-    MOST_NAME,
     NO_VALUE,
     PICTURES,
     Sources,
     box_labels_of,
     class_of,
-    read_names,
     text_of,
     vectors_of,
 )
@@ -64,9 +62,6 @@ class RecordDataset:
         self._order: Sequence[int] = range(len(store.samples))
         self._selected: tuple[str, ...] | None = None
         self._least: tuple[Sequence[tuple[int, int]], Any, float] | None = None
-        self._names: dict[str, tuple[str, ...]] = {}
-        self._counts: dict[str, int] = {}
-        self._numbered: set[str] = set()
         self._pictures = Pictures(config, site.channels, store, self._sources, site.cache)  # shared by all views
         self._index()
         self._offer(self.found)
@@ -78,16 +73,14 @@ class RecordDataset:
         fields = self._sources.fields_of_all(samples)
         self._sources.resolve(samples, fields)
         self._have: dict[str, bytearray] = {}
-        raw: dict[str, list[Any]] = {"class_label": [], "box_labels": []}
+        raw: dict[str, list[Any]] = {}
         for key in self._sources.by_key:
-            have = bytearray(len(samples))
-            for place, sample in enumerate(samples):
-                value = self._sources.peek(key, sample, fields[place])
-                have[place] = value is not NO_VALUE
-                if key in raw and have[place]:
-                    raw[key].append(value)
+            values = [self._sources.peek(key, *each) for each in zip(samples, fields, strict=True)]
+            have = bytearray(value is not NO_VALUE for value in values)
             if any(have):
                 self._have[key] = have
+                if key in KEYS:
+                    raw[key] = values if key != "segmentation" else []
         self._have["name"] = bytearray(b"\x01" * len(samples))
         self._captions = captions_of(samples, fields, self._sources.by_key.get("caption", ()))
         self.many_captions = self._captions.several
@@ -99,40 +92,7 @@ class RecordDataset:
                 f"{', '.join(seen[:8]) if seen else 'nothing'}; check the URL or map one: read.image=EXT"
             )
         self.lacks = lacking(self._store.title, self.found, samples, fields, self._sources.box_labels)
-        self._count_classes(raw)
-
-    def _count_classes(self, raw: Mapping[str, list[Any]]) -> None:
-        title = self._store.title
-        main = next((k for k in ("segmentation", "box_labels", "class_label") if k in self.found), None)
-        for key in ("class_label", "box_labels", "segmentation"):
-            if key not in self.found:
-                continue
-            values = raw.get(key, [])
-            names, count = read_names(self._store, key, self.config.classes.get(key), key == main)
-            labels = [label for value in values for label in (value if isinstance(value, list) else [value])]
-            # All text: these are names. Text among numbers is a mistake in those samples, found on reading.
-            if not names and not count and labels and all(isinstance(label, str) for label in labels):
-                names = tuple(sorted({label for label in labels if len(label) <= MOST_NAME}))
-            if not count and not names:
-                count = self._largest(key, labels) + 1
-            self._names[key] = names
-            self._counts[key] = count or len(names)
-            numbers = {label for label in labels if _is_class(label)}
-            if numbers and are_numbers(names) and all(str(number) in names for number in numbers):
-                self._numbered.add(key)  # classes that are called by numbers, and are given by their names
-                continue
-            top = max(numbers, default=-1)
-            if top >= self._counts[key] and self.config.classes.get(key):
-                raise DataError(
-                    f"{title}: '{key}' goes up to {top}, but classes.{key} says {self._counts[key]} classes"
-                )
-            if top >= self._counts[key]:  # the list beside the data is about another key
-                self._names[key], self._counts[key] = (), top + 1
-
-    def _largest(self, key: str, labels: Sequence[Any]) -> int:
-        if key != "segmentation":
-            return max((label for label in labels if _is_class(label)), default=0)
-        return self._pictures.highest_class(key)
+        self._classes = count_classes(self._store, self.config, raw, {}, self._pictures.highest_class)
 
     def _geometry(self, key: str) -> str:
         if (known := GEOMETRIES.get(key, "value")) != "value":
@@ -144,9 +104,9 @@ class RecordDataset:
 
     def _offer(self, keys: Iterable[str]) -> None:
         self.keys: Mapping[str, str] = {key: self._geometry(key) for key in keys}
-        self.classes: Mapping[str, int] = {k: count for k, count in self._counts.items() if k in self.keys}
+        self.classes: Mapping[str, int] = {k: count for k, count in self._classes.counts.items() if k in self.keys}
         self.class_names: Mapping[str, tuple[str, ...]] = {
-            key: names for key, names in self._names.items() if names and key in self.keys
+            key: names for key, names in self._classes.names.items() if names and key in self.keys
         }
 
     @property
@@ -193,17 +153,17 @@ class RecordDataset:
                     return self._pictures.image(sample, source.extension, self._enough if self._least else None)
                 if key == "mask":
                     return self._pictures.mask(sample, source.extension)
-                return self._pictures.labels(key, sample, source.extension, self._counts.get(key))
+                return self._pictures.labels(key, sample, source.extension, self._classes.counts.get(key))
             value = self._sources.read(source, sample, fields)
             if key == "caption":
                 return text_of(value, source)
             if key == "class_label":
-                return class_of(self._said(key, value), self._names[key], self._counts[key])
+                return class_of(self._classes.said(key, value), self._classes.names[key], self._classes.counts[key])
             if key == "boxes":
                 return boxes_of(value, self.config, fields, lambda: self._pictures.size(sample))
             if key == "box_labels":
-                said = self._said(key, value)
-                return box_labels_of(said, self._names[key], self._counts[key], fields.get("boxes"))
+                said = self._classes.said(key, value)
+                return box_labels_of(said, self._classes.names[key], self._classes.counts[key], fields.get("boxes"))
             if key == "embedding":
                 return vectors_of(value)
             return np.asarray(value) if kind in ("boxes", "per_box") else value
@@ -213,13 +173,6 @@ class RecordDataset:
             called = self._sources.called(sample)
             why = str(error).removeprefix(f"{called}: ").removeprefix(f"{sample.name}: ")
             raise BadExample(called, f"{key}: {why}" if key != "image" else why) from error
-
-    def _said(self, key: str, value: Any) -> Any:
-        if key not in self._numbered:
-            return value
-        if isinstance(value, list):
-            return [self._said(key, each) for each in value]
-        return str(value) if _is_class(value) else value
 
     def select(self, keys: Iterable[str]) -> RecordDataset:
         """A view of examples with only `keys`; DataError if samples lack one of them."""
@@ -246,7 +199,8 @@ class RecordDataset:
         """A view with these numbers of classes (key -> number) where classes have no names: those that a model knows.
         An example with a higher class cannot be read."""
         view = copy(self)
-        view._counts = self._counts | {k: n for k, n in classes.items() if k in self._counts and not self._names.get(k)}
+        own = {k: n for k, n in classes.items() if k in self._classes.counts and not self._classes.names.get(k)}
+        view._classes = attrs.evolve(self._classes, counts={**self._classes.counts, **own})
         view._offer(self.keys)
         return view
 
@@ -279,6 +233,12 @@ class RecordDataset:
     def image_form(self, index: int) -> str:
         """Format and mode of one of them, as its file's header says; empty if they are not known."""
         return self._pictures.form(self._store.samples[self._order[index]])
+
+    def labels(self, key: str) -> NDArray[np.int64]:
+        """(N,) the class `key` of each example, -1 where it cannot be read."""
+        if key == "class_label" and self._classes.labels is not None:
+            return self._classes.labels[list(self._order)]
+        return read_labels(self.select([key]), key)
 
     def describe(self) -> str:
         """One line: the place of the data, the number of samples and the keys found."""
@@ -325,7 +285,3 @@ class RecordDataset:
         if self._captions.rows_first or no_labels:  # 0.1.0 took the files beside the pictures
             state.append("captions of metadata")
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
-def _is_class(label: Any) -> bool:
-    return isinstance(label, int) and label < MOST_CLASSES
