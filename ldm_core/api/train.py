@@ -15,14 +15,13 @@ from ldm_core.api import own_data
 from ldm_core.api.recipe import Recipe
 from ldm_core.api.run import Run
 from ldm_core.catalog import Catalog, hookimpl
-from ldm_core.data.records.guess import guess_reader
+from ldm_core.data.records.guess import guess_reader, kept_settings
 from ldm_core.errors import ConfigError, Interrupted
 from ldm_core.recipe import shipped
 from ldm_core.recipe.continuation import default_out
 from ldm_core.training.folder.metrics import EVALUATION, VALIDATION
 
 _LOG = logging.getLogger("ldm_core")
-_READERS = ("tar", "folder")
 Stage: TypeAlias = Literal["first_stage", "latents", "denoiser", "samples"]
 
 
@@ -160,9 +159,9 @@ def _is_named(data: Any) -> bool:
 def _named(data: Any, before: Any, catalog: Catalog) -> Any:
     if isinstance(data, Mapping) or data in catalog.names("dataset"):
         return data
-    kept = dict(before) if isinstance(before, Mapping) and before.get("use") in _READERS else {}
     url = os.fspath(data)
-    return {**kept, "use": guess_reader(url), "url": url}
+    use = guess_reader(url, catalog)
+    return {**kept_settings(before, use), "use": use, "url": url}
 
 
 class _Watch:

@@ -209,14 +209,10 @@ def _data(text: str, part: Any, catalog: Catalog, said: str) -> Any:
             f"--data: no data set and no file or folder is called '{text}'{suggest(text, known)} "
             f"(data sets: {', '.join(known)})"
         )
-    from ldm_core.data.records.guess import guess_reader
+    from ldm_core.data.records.guess import guess_reader, kept_settings
 
-    # what the recipe says of a reader (which fields to read, the classes) holds for other data of the same form
-    kept = dict(part) if isinstance(part, Mapping) and part.get("use") in ("tar", "folder") else {}
-    use = said if said in ("tar", "folder") else guess_reader(text)
-    if use != "tar":
-        kept.pop("keep_bytes", None)
-    return {**kept, "use": use, "url": text}
+    use = said if said in ("tar", "folder") else guess_reader(text, catalog)
+    return {**kept_settings(part, use), "use": use, "url": text}
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -326,6 +326,12 @@ class DatasetConfig(Config):
         """The split that is read; None if the data set has no splits."""
         return None
 
+    @answer
+    def recognises(self) -> Callable[[Sequence[str]], bool] | None:
+        """``recognises(names)`` is True of the names of the files in a folder if the data set reads these; then
+        ``--data FOLDER`` takes it where neither pictures nor tars lie. A static method."""
+        return None
+
 
 class CodecConfig(Config):
     """The config of a codec."""

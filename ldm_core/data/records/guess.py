@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ldm_core import storage
+from ldm_core.catalog import Catalog
+from ldm_core.contracts import DatasetConfig
+from ldm_core.contracts.configs import of
 from ldm_core.data.records.folder_layout import LeftOut, is_picture, without_runs
 from ldm_core.errors import DataError, StorageError
 
 
-def guess_reader(url: str) -> str:
+def guess_reader(url: str, catalog: Catalog | None = None) -> str:
     """``tar`` or ``folder``: the reader for the files at ``url``. DataError if nothing is there.
 
     Tars that are named as shards win over a few pictures beside them, and pictures over any other tar. Many of both
-    are a question to the user.
+    are a question to the user. Where neither lie, a data set of `catalog` that recognises the names is taken.
     """
     if not str(url).strip():
         raise DataError("`dataset`: empty; give the path or URL of tars or of a folder of pictures")
@@ -25,7 +30,7 @@ def guess_reader(url: str) -> str:
         files = [file.url for root in roots for file in storage.list_files(root)]
         tars = [each for each in files if each.lower().endswith(".tar")]
         if not tars:
-            return "folder"
+            return _recognising(url, files, catalog) or "folder"
         shards = [each for each in tars if _is_shard(each)]
         pictures = [each for each in files if is_picture(each)]
         local = all(storage.local_path(root) is not None for root in roots)
@@ -41,6 +46,36 @@ def guess_reader(url: str) -> str:
             "say which are meant, with dataset.use=tar or dataset.use=folder"
         )
     return "tar" if shards or not pictures else "folder"
+
+
+def kept_settings(before: object, use: str) -> dict[str, Any]:
+    """What a recipe says of its data set (fields to read, classes), as far as it holds for other data of the same form:
+    that the reader `use` is to read."""
+    kept = dict(before) if isinstance(before, Mapping) else {}
+    own = kept.get("use")
+    if own != use and (own not in ("tar", "folder") or use not in ("tar", "folder")):
+        return {}
+    if use != "tar":
+        kept.pop("keep_bytes", None)
+    return kept
+
+
+def _recognising(url: str, files: Sequence[str], catalog: Catalog | None) -> str:
+    """The data set that recognises `files`; "" for none, or beside pictures. DataError for several."""
+    if catalog is None or any(is_picture(each) for each in files):
+        return ""
+    names = [storage.base_name(each) for each in files]
+    found = []
+    for entry in catalog.of("dataset"):
+        recognises = of(DatasetConfig, entry.component.config).recognises
+        if recognises is not None and recognises(names):
+            found.append(entry.component.name)
+    if len(found) > 1:
+        raise DataError(
+            f"`dataset`: {' and '.join(found)} both read the files of {storage.shown(url)}; say which, with "
+            f"dataset.use={found[0]}"
+        )
+    return found[0] if found else ""
 
 
 def _pictures_below(root: str) -> list[str]:

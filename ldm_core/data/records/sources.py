@@ -314,7 +314,7 @@ def read_names(store: Store, key: str, asked: str | None, main: bool) -> tuple[t
     """(class names, number of classes) of `key`: as `asked`, or for the main key from ``classes.json``."""
     if asked is None:
         data = store.beside("classes.json") if main else None
-        return (() if data is None else _names(data, f"{store.title}: classes.json")), 0
+        return (() if data is None else names_of(data, f"{store.title}: classes.json")), 0
     if asked.isdecimal() and len(asked) <= _MOST_DIGITS and int(asked) > 0:
         return (), int(asked)
     try:
@@ -325,10 +325,10 @@ def read_names(store: Store, key: str, asked: str | None, main: bool) -> tuple[t
         raise DataError(
             f"{store.title}: classes.{key}: no file {quoted(asked)} beside the data; give a file there or a number"
         )
-    return _names(data, f"{store.title}: {asked}"), 0
+    return names_of(data, f"{store.title}: {asked}"), 0
 
 
-def _names(data: bytes, where: str) -> tuple[str, ...]:
+def names_of(data: bytes, where: str) -> tuple[str, ...]:
     """``["cat", ...]``, ``[{"id": 0, "name": "cat"}, ...]`` or ``{"cat": 0, ...}`` -> names by index."""
     try:
         value = parse_json(data, where, DataError)
