@@ -31,6 +31,7 @@ KINDS: Mapping[str, str] = {
     "guidance": "combines conditional and unconditional estimates",
     "adapter": "changes a model: LoRA and its like",
     "dataset": "examples",
+    "annotation": "boxes of pictures in files of other tools",
     "degradation": "spoils a picture: a small version, a hole",
     "metric": "a number of a set of pictures",
     "observer": "is told of a run's progress",

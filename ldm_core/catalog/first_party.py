@@ -47,6 +47,8 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     **{("command", n): "ldm-plugin-study" for n in ("bench", "study")},
     ("command", "data"): "ldm-plugin-datasheet",
     ("adapter", "multidiffusion"): "ldm-plugin-multidiffusion",
+    ("dataset", "idx"): "ldm-plugin-idx",
+    **{("annotation", n): "ldm-plugin-annotations" for n in ("coco", "openimages", "voc", "yolo")},
     ("observer", "curves"): "ldm-plugin-curves",
     ("observer", "tensorboard"): "ldm-plugin-tensorboard",
     ("observer", "wandb"): "ldm-plugin-wandb",

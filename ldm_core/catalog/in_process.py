@@ -29,6 +29,7 @@ CONTRACTS: Mapping[str, str] = {
     "adapter": "Adapter",
     "degradation": "Degradation",
     "metric": "Metric",
+    "annotation": "AnnotationFormat",
 }
 
 

@@ -38,6 +38,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ldm_core.contracts.annotation import Annotated as Annotated
+    from ldm_core.contracts.annotation import AnnotationFiles as AnnotationFiles
+    from ldm_core.contracts.annotation import AnnotationFormat as AnnotationFormat
+    from ldm_core.contracts.annotation import Annotations as Annotations
     from ldm_core.contracts.answers import AdapterAnswers as AdapterAnswers
     from ldm_core.contracts.answers import ConditionerAnswers as ConditionerAnswers
     from ldm_core.contracts.answers import DatasetAnswers as DatasetAnswers
@@ -126,6 +130,7 @@ if TYPE_CHECKING:
     from ldm_core.contracts.values import WeightSlice as WeightSlice
 
 _ROOMS = {
+    "annotation": "Annotated AnnotationFiles AnnotationFormat Annotations",
     "answers": (
         "AdapterAnswers ConditionerAnswers DatasetAnswers DenoiserAnswers FirstStageAnswers MetricAnswers "
         "ObjectiveAnswers PartAnswers ScheduleAnswers StageObjectiveAnswers"

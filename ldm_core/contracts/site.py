@@ -41,8 +41,8 @@ class Site:
     that ask for them), functions and not the module, so that nothing registers the first stage twice. For data sets:
     `cache`, where copies of remote files are kept. For samplers and guidances: `parameterization`, what the network
     puts out, `first_stage`, the SHA-256 of the first stage's file where it is known, by which another model's latents
-    are told to be the same, `precision`, of the networks' arithmetic, and `catalog`, the run's
-    :class:`ldm_core.catalog.Catalog`, by which a second model is made.
+    are told to be the same, and `precision`, of the networks' arithmetic. `catalog`, the run's
+    :class:`ldm_core.catalog.Catalog`: for guidances to make a second model, and for data sets.
     """
 
     size: tuple[int, ...]

@@ -44,7 +44,7 @@ def make_dataset(recipe: Recipe, catalog: Catalog, like: DataInfo | None = None,
     all of them. `like`, the description of the training data, keeps the numbers of its classes.
     """
     cache = DataCache(recipe.data.cache, recipe.data.cache_bytes) if recipe.data.cache else None
-    site = Site(size=recipe.image_size, channels=recipe.image_channels, cache=cache)
+    site = Site(size=recipe.image_size, channels=recipe.image_channels, cache=cache, catalog=catalog)
     if not isinstance(recipe.dataset, MixturePart):
         return make(_changed(recipe.dataset, changes), site, catalog)
     from ldm_core.data.mixture import Mixture

@@ -29,6 +29,8 @@ STANDARD = {
     "plugins/cfg": "ldm-plugin-cfg",
     "plugins/diffusers": "ldm-plugin-diffusers",
     "plugins/autoguidance": "ldm-plugin-autoguidance",
+    "plugins/annotations": "ldm-plugin-annotations",
+    "plugins/idx": "ldm-plugin-idx",
     "plugins/curves": "ldm-plugin-curves",
     "plugins/datasheet": "ldm-plugin-datasheet",
     "plugins/degradations": "ldm-plugin-degradations",

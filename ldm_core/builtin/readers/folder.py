@@ -13,6 +13,8 @@ from typing import Any
 from ldm_core import storage
 from ldm_core.builtin.readers.config import FolderConfig
 from ldm_core.contracts import Site
+from ldm_core.data.annotations.files import Chosen, choose
+from ldm_core.data.annotations.rows import apply
 from ldm_core.data.records.dataset import RecordDataset
 from ldm_core.data.records.folder_layout import (
     LeftOut,
@@ -60,6 +62,9 @@ class FolderStore:
         listed = {file.url.removeprefix(self._top): file for file in files}
         tree = without_runs(listed, self._root, self.left_out)
         self._base = find_split(tree, config.split, self.title, self.left_out)
+        chosen = self._chosen(tree, config, site)
+        read = frozenset(() if chosen is None else chosen.names)
+        tree = {path: file for path, file in tree.items() if path not in read} if read else tree
         rows = self._rows(tree, config)
         used = {*config.read.values(), *config.classes.values()}
         count_beside(tree, self._base, used, self.left_out)
@@ -73,6 +78,33 @@ class FolderStore:
                 + (f"{said}; " if (said := self.left_out.text()) else "")
                 + "check the URL"
             )
+
+        self.class_names: Mapping[str, tuple[str, ...]] = {}
+        self._boxes = ""
+        if chosen is not None:
+            self._annotate(chosen, config)
+
+    # ------------------------------------------------------------------------------------------- annotations
+
+    def _chosen(self, tree: Mapping[str, storage.FileInfo], config: FolderConfig, site: Site) -> Chosen | None:
+        """The annotation files that the setting names."""
+        if not config.annotations:
+            return None
+        pictures = [path for path in tree if path.startswith(self._base) and is_picture(path)]
+        return choose(config.annotations, tree, self._root, pictures, config.split, site)
+
+    def _annotate(self, chosen: Chosen, config: FolderConfig) -> None:
+        """Give the samples their boxes."""
+        paths = [f"{self._base}{self._picture(sample, config)}" for sample in self.samples]
+        found = apply(chosen, self, config, paths, self._root)
+        self.samples, self._boxes = found.samples, found.digest
+        self.class_names = {"box_labels": found.class_names} if found.class_names else {}
+
+    def _picture(self, sample: Sample, config: FolderConfig) -> str:
+        """The path of a sample's picture in the split's folder."""
+        own = config.read.get("image", "").lower().lstrip(".")
+        extension = next((e for e in (own, *PICTURES) if e in sample.parts), "")
+        return self.called(sample, extension).removeprefix(self._base) if extension else sample.name
 
     # ---------------------------------------------------------------------------------------------- metadata
 
@@ -200,6 +232,7 @@ class FolderStore:
         first = dict.fromkeys(stem for _, stem, extension in stems if extension in PICTURES[:FIRST_PICTURES])
         if (names := [sample.name for sample in self.samples]) != list(first):
             state.update(json.dumps(names).encode())
+        state.update(self._boxes.encode())
         return state.hexdigest()
 
 

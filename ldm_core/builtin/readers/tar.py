@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from ldm_core import storage
 from ldm_core.builtin.readers.config import TarConfig
 from ldm_core.builtin.readers.tar_index import Part, find_shards, index_shard, packed, unpacked
 from ldm_core.contracts import Site
+from ldm_core.data.annotations.files import choose
+from ldm_core.data.annotations.rows import apply
 from ldm_core.data.records.dataset import RecordDataset
 from ldm_core.data.records.folder_layout import LeftOut
 from ldm_core.data.records.sources import PICTURES
@@ -59,7 +61,20 @@ class TarStore:
             self.samples += self._index(number, shard)
         if not self.samples:
             raise DataError(f"{self.title}: the tar holds no files; expected pictures with their annotations")
+        self.class_names: Mapping[str, tuple[str, ...]] = {}
+        self._boxes = ""
+        if config.annotations:
+            self._annotate(config, site)
         self._count_further_pictures({text.lower().lstrip(".") for text in config.read.values()})
+
+    def _annotate(self, config: TarConfig, site: Site) -> None:
+        """Give the samples their boxes, from annotation files beside the tars or elsewhere."""
+        paths = [next((f"{s.name}.{e}" for e in PICTURES if e in s.parts), s.name) for s in self.samples]
+        tree = {storage.base_name(file.url): file for file in storage.list_files(self._folder)}
+        chosen = choose(config.annotations, tree, self._folder, paths, config.split, site)
+        found = apply(chosen, self, config, paths)
+        self.samples, self._boxes = found.samples, found.digest
+        self.class_names = {"box_labels": found.class_names} if found.class_names else {}
 
     def _count_further_pictures(self, used: set[str]) -> None:
         """One picture of a sample is read, unless `used` names others."""
@@ -184,6 +199,7 @@ class TarStore:
             for extension, part in sorted(sample.parts.items()):
                 state.update(f"\0{extension}\0{part.shard}\0{part.offset}\0{part.size}".encode())
             state.update(b"\n")
+        state.update(self._boxes.encode())
         return state.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:

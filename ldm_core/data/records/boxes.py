@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from ldm_core.errors import quoted
 
 if TYPE_CHECKING:
-    from ldm_core.data.records.config import ReadingConfig
+    from ldm_core.data.records.store import Boxes
 
 OVERHANG = 2.0
 """Pixels by which a box may pass its picture's edge: some count from 1, others round. The rest is cut off."""
@@ -19,8 +20,39 @@ _SHARE = 0.01  # of the picture's side, where that is more
 _EDGES = ("left", "top", "right", "bottom")
 
 
+class Form(Protocol):
+    """The way in which boxes are stored: two of the settings of a reader."""
+
+    @property
+    def box_format(self) -> Literal["xyxy", "xywh"]:
+        """Numbers of a box: two corners, or a corner and the size."""
+        ...
+
+    @property
+    def box_units(self) -> Literal["fraction", "pixel"]:
+        """Unit of those numbers."""
+        ...
+
+
+@attrs.frozen
+class _Annotated:
+    """The form of annotations, which a reader of their format has put them into."""
+
+    box_units: Literal["fraction", "pixel"]
+    box_format: Literal["xyxy", "xywh"] = "xyxy"
+
+
+def annotated_boxes(boxes: Boxes, own_size: Callable[[], tuple[int, int]]) -> NDArray[np.float32]:
+    """Boxes of annotation files as :func:`boxes_of` has them; the same ValueErrors, with the file."""
+    size = {} if boxes.size is None else {"height": boxes.size[0], "width": boxes.size[1]}
+    try:
+        return boxes_of(boxes.corners.tolist(), _Annotated(boxes.units), size, own_size)
+    except ValueError as error:
+        raise ValueError(f"{boxes.place}: {error}") from error
+
+
 def boxes_of(
-    value: Any, config: ReadingConfig, fields: Mapping[str, Any], own_size: Callable[[], tuple[int, int]]
+    value: Any, config: Form, fields: Mapping[str, Any], own_size: Callable[[], tuple[int, int]]
 ) -> NDArray[np.float32]:
     """Boxes as stored -> float32 (N, 4) x, y, width, height in [0, 1], cut off at the edges of the picture.
 
@@ -37,8 +69,8 @@ def boxes_of(
     if len(boxes) and boxes[:, 2:].min() < 0:
         first = int((boxes[:, 2:] < 0).any(axis=1).argmax())
         raise ValueError(
-            f"box {first}, {quoted(value[first], 60)}, has a negative side as {config.box_format}; check "
-            "dataset.box_format"
+            f"box {first}, {quoted(value[first], 60)}, has a negative side as {config.box_format}; "
+            + ("correct it" if isinstance(config, _Annotated) else "check dataset.box_format")
         )
     if len(boxes) and (low.min() < -_SHARE or high.max() > 1 + _SHARE):
         _refuse_far(value, np.concatenate([low, high], axis=1), config, own_size)
@@ -76,7 +108,7 @@ def _width_and_height(fields: Mapping[str, Any], own_size: Callable[[], tuple[in
 
 
 def _refuse_far(
-    value: Any, corners: NDArray[np.float64], config: ReadingConfig, own_size: Callable[[], tuple[int, int]]
+    value: Any, corners: NDArray[np.float64], config: Form, own_size: Callable[[], tuple[int, int]]
 ) -> None:
     """ValueError for the box farthest past an edge, if that is more than may be cut off."""
     height, width = own_size()
@@ -95,7 +127,9 @@ def _refuse_far(
             f"from ({x:.5g}, {y:.5g}) to ({right:.5g}, {bottom:.5g}) in pixels, reaches {pixels[box, edge]:.4g} past "
             f"the {_EDGES[edge]} edge of its picture, {width}x{height} (width x height)"
         )
-    if config.box_units == "fraction":
+    if isinstance(config, _Annotated):
+        fix = "correct it there"
+    elif config.box_units == "fraction":
         fix = "set dataset.box_units=pixel if that is what they are, or check dataset.box_format"
     else:
         fix = "check dataset.box_format, and 'width' and 'height' beside the boxes where they are given"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
 from ldm_core.config.fields import field
+from ldm_core.config.structure import unstructure
 from ldm_core.contracts import DatasetConfig
+from ldm_core.errors import quoted
 
 _GEOMETRIES = ("image", "map", "boxes", "per_box", "value")
 
@@ -26,6 +28,26 @@ def _share(_: object, attribute: attrs.Attribute[float], value: float) -> None:
 def _level(_: object, attribute: attrs.Attribute[float], value: float) -> None:
     if not 0 <= value < float("inf"):
         raise ValueError(f"{attribute.name}: expected a level above 0, or 0 for that of the format, got {value}")
+
+
+def annotation_parts(value: str | Mapping[str, Any]) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+    """The setting as (format or "", files, settings of the format). ValueError for one that is none of a path and a
+    mapping with `files`."""
+    if isinstance(value, str):
+        return "", (value,), {}
+    files, use = value.get("files"), value.get("use", "")
+    listed = [files] if isinstance(files, str) else files if isinstance(files, list | tuple) else []
+    if not listed or not all(isinstance(each, str) and each.strip() for each in listed) or not isinstance(use, str):
+        raise ValueError(
+            f"annotations: expected a path, or a mapping such as {{files: boxes.json}}, with `use` for the format, got "
+            f"{quoted(unstructure(value), 80)}"
+        )
+    return use, tuple(listed), {k: v for k, v in value.items() if k not in ("files", "use")}
+
+
+def _annotations(_: object, attribute: attrs.Attribute[Any], value: str | Mapping[str, Any]) -> None:
+    if value:
+        annotation_parts(value)
 
 
 def _geometries(_: object, attribute: attrs.Attribute[Mapping[str, str]], value: Mapping[str, str]) -> None:
@@ -63,6 +85,16 @@ class ReadingConfig(DatasetConfig):
         metadata={
             "help": "key -> the file beside the data that lists its classes (class_label: types.json), or their "
             'number (class_label: "10"); classes.json is found by itself'
+        },
+    )
+    annotations: str | Mapping[str, Any] = attrs.field(
+        default="",
+        validator=_annotations,
+        metadata={
+            "help": "files of boxes that another tool wrote (COCO, OpenImages, Pascal VOC, YOLO): path of a file, a "
+            "folder or a pattern, in the data or of its own; {use: coco, files: PATH} names the format and settings",
+            "place": True,
+            "since": "0.2",
         },
     )
     box_format: Literal["xyxy", "xywh"] = field("xyxy", "numbers of a box: two corners, or a corner and the size")

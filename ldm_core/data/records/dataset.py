@@ -22,7 +22,7 @@ from ldm_core.contracts import Site
 from ldm_core.data.arrays import read_header
 from ldm_core.data.class_names import read_labels
 from ldm_core.data.geometry import GEOMETRIES, Cut, plan
-from ldm_core.data.records.boxes import boxes_of
+from ldm_core.data.records.boxes import annotated_boxes, boxes_of
 from ldm_core.data.records.captions import captions_of
 from ldm_core.data.records.classes import KEYS, count_classes
 from ldm_core.data.records.config import ReadingConfig
@@ -38,7 +38,7 @@ from ldm_core.data.records.sources import (
     text_of,
     vectors_of,
 )
-from ldm_core.data.records.store import Sample, Store
+from ldm_core.data.records.store import Boxes, Sample, Store
 from ldm_core.data.unreadable import BadExample
 from ldm_core.errors import DataError, clean
 
@@ -92,7 +92,9 @@ class RecordDataset:
                 f"{', '.join(seen[:8]) if seen else 'nothing'}; check the URL or map one: read.image=EXT"
             )
         self.lacks = lacking(self._store.title, self.found, samples, fields, self._sources.box_labels)
-        self._classes = count_classes(self._store, self.config, raw, {}, self._pictures.highest_class)
+        self._classes = count_classes(
+            self._store, self.config, raw, self._store.class_names, self._pictures.highest_class
+        )
 
     def _geometry(self, key: str) -> str:
         if (known := GEOMETRIES.get(key, "value")) != "value":
@@ -159,11 +161,8 @@ class RecordDataset:
                 return text_of(value, source)
             if key == "class_label":
                 return class_of(self._classes.said(key, value), self._classes.names[key], self._classes.counts[key])
-            if key == "boxes":
-                return boxes_of(value, self.config, fields, lambda: self._pictures.size(sample))
-            if key == "box_labels":
-                said = self._classes.said(key, value)
-                return box_labels_of(said, self._classes.names[key], self._classes.counts[key], fields.get("boxes"))
+            if key in ("boxes", "box_labels"):
+                return self._of_boxes(key, value, sample, fields if source.field and not source.annotated else {})
             if key == "embedding":
                 return vectors_of(value)
             return np.asarray(value) if kind in ("boxes", "per_box") else value
@@ -173,6 +172,14 @@ class RecordDataset:
             called = self._sources.called(sample)
             why = str(error).removeprefix(f"{called}: ").removeprefix(f"{sample.name}: ")
             raise BadExample(called, f"{key}: {why}" if key != "image" else why) from error
+
+    def _of_boxes(self, key: str, value: Any, sample: Sample, fields: Mapping[str, Any]) -> Any:
+        if key == "box_labels":
+            said = self._classes.said(key, value)
+            return box_labels_of(said, self._classes.names[key], self._classes.counts[key], fields.get("boxes"))
+        if isinstance(value, Boxes):
+            return annotated_boxes(value, lambda: self._pictures.size(sample))
+        return boxes_of(value, self.config, fields, lambda: self._pictures.size(sample))
 
     def select(self, keys: Iterable[str]) -> RecordDataset:
         """A view of examples with only `keys`; DataError if samples lack one of them."""
@@ -273,7 +280,8 @@ class RecordDataset:
         settings = {
             name: dict(value) if isinstance(value, Mapping) else value
             for name, value in attrs.asdict(self.config, recurse=False).items()
-            if name not in ("url", "max_bad", "keep_bytes") and (name not in later or value != later[name])
+            if name not in ("url", "max_bad", "keep_bytes", "annotations")
+            and (name not in later or value != later[name])
         }
         state = [settings, self._store.digest(former), self._channels, self._selected]
         formats = [s.extension for s in self._sources.by_key["image"] if s.extension in PICTURES]

@@ -49,11 +49,15 @@ class Source:
     """Type that the field must have to count; empty = anything but null. A list counts if it holds such, and some."""
     row: bool = False
     """Only the metadata row has the field, not the JSON."""
+    annotated: bool = False
+    """Annotation files have it; `field` says which part of them."""
 
     def has(self, sample: Sample, fields: Mapping[str, Any] | None) -> bool:
         """True if the sample has it; a sample with broken JSON (`fields` None) is assumed to."""
         if self.extension:
             return self.extension in sample.parts
+        if self.annotated:
+            return sample.boxes is not None
         if self.row:
             return self.look_up(sample.row or {}) is not NO_VALUE
         if self.field:
@@ -64,7 +68,11 @@ class Source:
         """True if any sample may have it, given all extensions and fields (None: not known)."""
         if self.extension:
             return self.extension in extensions
-        return not self.field or names is None or self.field[0] in names
+        return not self.field or names is None or self.annotated or self.field[0] in names
+
+    def annotation(self, sample: Sample) -> Any:
+        """The sample's boxes, or the list of their classes."""
+        return sample.boxes if sample.boxes is None or self.field == ("boxes",) else list(sample.boxes.labels)
 
     def text(self) -> str:
         """Name in messages."""
@@ -99,8 +107,8 @@ def _defaults() -> dict[str, tuple[Source, ...]]:
         "image": tuple(Source(extension) for extension in PICTURES),
         "caption": (*fields(texts, *CAPTION_FIELDS, row=True), *beside, *fields(texts, *CAPTION_FIELDS)),
         "class_label": (Source("cls"), *fields((int, str), "class_label", "label"), _FOLDER),
-        "boxes": fields((list,), "boxes"),
-        "box_labels": fields((list,), "labels", "box_labels"),
+        "boxes": (Source(field=("boxes",), annotated=True), *fields((list,), "boxes")),
+        "box_labels": (Source(field=("labels",), annotated=True), *fields((list,), "labels", "box_labels")),
         "segmentation": (Source("seg.png"),),
         "mask": (Source("mask.png"),),
         "embedding": (Source("embedding.npy"),),
@@ -177,6 +185,8 @@ class Sources:
             if source.has(sample, fields):
                 if source.row:
                     return source.look_up(sample.row or {})
+                if source.annotated:
+                    return source.annotation(sample)
                 if source.field:
                     return None if fields is None else source.look_up(fields)
                 if source.extension:
@@ -191,7 +201,7 @@ class Sources:
 
     def need_fields(self, keys: Iterable[str]) -> bool:
         """True if any of `keys` may lie in the JSON or the metadata row."""
-        return any(source.field for key in keys for source in self.by_key.get(key, ()))
+        return any(source.field and not source.annotated for key in keys for source in self.by_key.get(key, ()))
 
     def fields(self, sample: Sample) -> Mapping[str, Any]:
         """JSON fields and metadata row of one sample; BadExample if the JSON is broken."""
@@ -205,6 +215,8 @@ class Sources:
 
     def read(self, source: Source, sample: Sample, fields: Mapping[str, Any]) -> Any:
         """The value: text of a part (parsed, of a .json or .cls), a field, or the folder's name."""
+        if source.annotated:
+            return source.annotation(sample)
         if source.field:
             return source.look_up((sample.row or {}) if source.row else fields)
         if not source.extension:

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+
+@attrs.frozen(eq=False)
+class Boxes:
+    """A picture's boxes from annotation files: `corners` (N, 4) x, y twice, in `units` (pixels of `size`, (H, W), or of
+    the picture itself), and their classes. `place`: the file, for messages."""
+
+    corners: NDArray[np.float64]
+    labels: tuple[int | str, ...]
+    units: Literal["fraction", "pixel"] = "fraction"
+    size: tuple[float, float] | None = None
+    place: str = ""
 
 
 @attrs.frozen
@@ -18,6 +32,8 @@ class Sample:
     """Fields from a metadata file."""
     folder: str = ""
     """The sub-folder that stands for its class, if any."""
+    boxes: Boxes | None = None
+    """Boxes from annotation files, if there are some of it."""
 
 
 class Store(Protocol):
@@ -25,6 +41,8 @@ class Store(Protocol):
 
     title: str
     """Name in messages: the URL without credentials."""
+    class_names: Mapping[str, tuple[str, ...]]
+    """Names of classes, by key, that annotation files say."""
 
     @property
     def samples(self) -> Sequence[Sample]:
