@@ -7,13 +7,16 @@ when an array is made. Nothing read is ever executed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ldm_core import storage
 from ldm_core.config.documents import parse_json, parse_yaml
 from ldm_core.data.class_names import indices as class_indices
 from ldm_core.data.inputs.fitted import KNOWN
 from ldm_core.errors import ConfigError, clean, quoted, suggest
+
+if TYPE_CHECKING:
+    from ldm_core.data.palettes import Palette
 
 FILES = (".json", ".yaml", ".yml", ".txt", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy")
 """Files of ``KEY=@FILE``, by their extension."""
@@ -105,7 +108,7 @@ def _file(key: str, url: str, channels: int, geometry: str = "") -> Any:
         return images.decode_mask(data, url)
     picture = "image" in (key, geometry)
     if key == "segmentation" or geometry == "map" or (not picture and suffix == ".png"):
-        return images.decode_labels(data, url)
+        return images.decode_labels(data, url, colours=key == "segmentation")
     return images.decode_image(data, channels, url)
 
 
@@ -235,12 +238,20 @@ def _beyond(label: int | str) -> bool:
 
 
 def name_classes(
-    inputs: Mapping[str, Any], class_names: Mapping[str, Sequence[str]], classes: Mapping[str, int] | None = None
+    inputs: Mapping[str, Any],
+    class_names: Mapping[str, Sequence[str]],
+    classes: Mapping[str, int] | None = None,
+    palettes: Mapping[str, Palette] | None = None,
 ) -> dict[str, Any]:
-    """Turn the user's classes into indices (:mod:`ldm_core.data.class_names`), each below the count.
+    """Turn the user's classes into indices (:mod:`ldm_core.data.class_names`), each below the count, and label maps in
+    colour into maps of classes.
 
-    Raises :class:`ConfigError` with all mistakes.
+    Raises :class:`ConfigError` with all mistakes, :class:`ldm_core.errors.DataError` for a colour without a class.
     """
+    if (key := "segmentation") in inputs:
+        from ldm_core.data.palettes import input_classes
+
+        inputs = {**inputs, key: input_classes(inputs[key], (palettes or {}).get(key), key)}
     return class_indices(inputs, class_names, classes, said=True)
 
 

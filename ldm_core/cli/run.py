@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -27,6 +27,9 @@ from ldm_core.recipe.recipe import Recipe
 from ldm_core.training import workflow
 from ldm_core.training.samples.inputs import SampleInputs
 from ldm_core.training.workflow import STAGES, RunResult
+
+if TYPE_CHECKING:
+    from ldm_core.data.palettes import Palette
 
 
 @attrs.frozen
@@ -55,7 +58,7 @@ def prepare(options: RunOptions) -> Prepared:
     inputs, fitted = fit_all(inputs, recipe, info.keys)
     classes = spread(key, said, info.class_names.get(key, ()), info.classes.get(key, 0))
     rows = in_turn(inputs, {key: classes} if classes else {})
-    rows = [name_classes(row, info.class_names, info.classes) for row in rows]
+    rows = [name_classes(row, info.class_names, info.classes, _palettes(info)) for row in rows]
     notes = (
         assembled.notes
         + tuple(fitted)
@@ -66,6 +69,14 @@ def prepare(options: RunOptions) -> Prepared:
     )
     notes += tuple(remarks(recipe))
     return Prepared(catalog, recipe, info, _examples(recipe, rows), tuple(map(in_flags, notes)))
+
+
+def _palettes(info: DataInfo) -> dict[str, Palette]:
+    if not info.palettes:
+        return {}
+    from ldm_core.data.palettes import palette_of
+
+    return {key: palette_of(rows) for key, rows in info.palettes.items()}
 
 
 def _examples(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...] | None:

@@ -341,6 +341,11 @@ class DatasetAnswers(PartAnswers):
         return EMPTY
 
     @answer
+    def palettes(self) -> Mapping[str, Sequence[tuple[int, int, int, int]]]:
+        """By key of label maps: red, green, blue and class of each colour, where colours stand for classes."""
+        return EMPTY
+
+    @answer
     def labels(self) -> Callable[[str], Any] | None:
         """``labels(key)`` gives the class `key` of each example (N,) without reading pictures; -1 = not known."""
         return None

@@ -210,7 +210,8 @@ class KeyForm:
 class DataInfo:
     """The offer of a data set: `keys` name -> geometry, `classes` name -> count, `class_names` where known;
     `lacks`, why keys that one might expect are not offered; `widths` name -> length of vectors, where known;
-    `remarks`, what is left out of it or seems odd."""
+    `remarks`, what is left out of it or seems odd; `palettes` name -> red, green, blue and class of label maps'
+    colours, where they have some."""
 
     keys: Mapping[str, str]
     classes: Mapping[str, int] = attrs.field(default=EMPTY)
@@ -218,6 +219,7 @@ class DataInfo:
     lacks: Mapping[str, str] = attrs.field(default=EMPTY)
     widths: Mapping[str, int] = attrs.field(default=EMPTY)
     remarks: str = attrs.field(default="", eq=False)
+    palettes: Mapping[str, Sequence[tuple[int, int, int, int]]] = attrs.field(default=EMPTY)
 
     def offers(self, key: str) -> bool:
         """True of a key that the data set has, or that is written beside its pictures (:data:`SIZE_KEYS`)."""

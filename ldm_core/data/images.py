@@ -19,6 +19,8 @@ from ldm_core.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ldm_core.data.palettes import Palette
+
 MAX_PIXELS = 100_000_000  # a decoded picture of 300 MB; a file that asks for more is an attack or a mistake
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 """Formats opened, under any file name. PIL knows more, but its EPS would start another program."""
@@ -88,10 +90,20 @@ def decode_picture(
         raise DataError(f"{name}: damaged or cut-off picture ({one_line(error)})") from error
 
 
-def decode_labels(data: bytes, name: str = "label map") -> NDArray[np.int64]:
+def decode_labels(
+    data: bytes, name: str = "label map", palette: Palette | None = None, *, colours: bool = False
+) -> NDArray[np.int64]:
     """A label map as a picture -> int64 (H, W), upright: the palette indices or grey levels stored; of a picture in
-    colour, the level shared by its channels. DataError naming ``name`` if it is damaged, coloured or transparent."""
-    return _decoded(data, name, _labels)
+    colour, the level shared by its channels. DataError naming ``name`` if it is damaged, coloured or transparent.
+
+    With a ``palette``, colours are looked up in it; those of an indexed picture if it has all of them. With
+    ``colours``, a picture in colour comes as it is, (3, H, W).
+    """
+
+    def read(image: Image) -> NDArray[Any]:
+        return _labels(image, palette, name, colours)
+
+    return _decoded(data, name, read)
 
 
 def decode_mask(data: bytes, name: str = "mask") -> NDArray[np.int64]:
@@ -125,11 +137,17 @@ def _decoded(data: bytes, name: str, read: Callable[[Image], NDArray[Any]]) -> N
         return read(image).astype(np.int64)
     except _Misfit as error:
         raise DataError(f"{name}: {error}") from error
+    except DataError:
+        raise
     except Exception as error:
         raise DataError(f"{name}: damaged or cut-off picture ({one_line(error)})") from error
 
 
-def _labels(image: Image) -> NDArray[Any]:
+def _labels(image: Image, palette: Palette | None, name: str, colours: bool) -> NDArray[Any]:
+    if palette is not None and image.mode == "P":
+        indices, own = np.asarray(image), np.asarray(image.getpalette("RGB") or (), dtype=np.int64).reshape(-1, 3)
+        if (used := np.unique(indices)).max() < len(own) and palette.has(own[used]):
+            return palette.classes(own[indices], name)
     if image.mode in ("P", "L", "1"):
         return np.asarray(image)
     if image.mode in DEEP:
@@ -139,11 +157,15 @@ def _labels(image: Image) -> NDArray[Any]:
         return levels
     image = _opaque(image, "a label map")
     channels = np.asarray(image if image.mode == "L" else image.convert("RGB")).reshape(image.height, image.width, -1)
+    if palette is not None and channels.shape[-1] == 3:
+        return palette.classes(channels, name)
+    if colours and (channels != channels[..., :1]).any():
+        return np.moveaxis(channels, -1, 0)
     if (channels != channels[..., :1]).any():
         coloured = channels[(channels != channels[..., :1]).any(-1)][0]
         raise _Misfit(
             f"a label map in colour, such as {tuple(coloured.tolist())}; save the number of each pixel's class as its "
-            f"grey level or palette index ({UNLABELED}: none)"
+            f"grey level or palette index ({UNLABELED}: none), or list the colours: dataset.palette=palette.json"
         )
     return channels[..., 0]
 

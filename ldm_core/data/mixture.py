@@ -19,6 +19,7 @@ from ldm_core.contracts.answers import DatasetAnswers
 from ldm_core.contracts.configs import of
 from ldm_core.data.buckets import sizes_of
 from ldm_core.data.class_names import labels_of
+from ldm_core.data.palettes import Rows
 from ldm_core.data.unreadable import BadExample
 from ldm_core.errors import DataError
 
@@ -110,6 +111,21 @@ class Mixture:
         classes[key] = max(*counts, before)
         if found := known or next((each for each in lists if each), ()):
             names[key] = found
+
+    @property
+    def palettes(self) -> Mapping[str, Rows]:
+        """The colours of all parts, under the mixture's classes; none of a key where one colour is of two classes."""
+        found: dict[str, Rows] = {}
+        for key in dict.fromkeys(k for data in self._answers for k in data.palettes if k in self.keys):
+            rows: dict[tuple[int, int, int], int] = {}
+            clash = False
+            for data, table in zip(self._answers, self._tables, strict=True):
+                for r, g, b, number in data.palettes.get(key, ()):
+                    own = int(table[key][number]) if key in table and number < len(table[key]) else number
+                    clash |= rows.setdefault((r, g, b), own) != own
+            if not clash:
+                found[key] = tuple((*colour, number) for colour, number in rows.items())
+        return found
 
     @property
     def sections(self) -> tuple[Section, ...]:

@@ -104,7 +104,14 @@ def data_info(dataset: Any) -> DataInfo:
     """The offer of a data set."""
     answers = configs.of(DatasetAnswers, dataset)
     classes, names = dataset.classes, dataset.class_names
-    return DataInfo(keys=dataset.keys, classes=classes, class_names=names, lacks=answers.lacks, widths=answers.widths)
+    return DataInfo(
+        keys=dataset.keys,
+        classes=classes,
+        class_names=names,
+        lacks=answers.lacks,
+        widths=answers.widths,
+        palettes=answers.palettes,
+    )
 
 
 def labels_of(members: Sequence[Part]) -> list[str]:

@@ -180,6 +180,9 @@ def _wrong(body: Mapping[str, Any]) -> Iterator[str]:
     for key, names in (body.get("class_names") or {}).items():
         if type(names) is not list or not all(type(name) is str for name in names):
             yield f"class_names.{clean(key, 40)} is {quoted(names, 40)}, no list of names"
+    for key, rows in (body.get("palettes") or {}).items():
+        if type(rows) is not list or not all(type(row) is list for row in rows):
+            yield f"palettes.{clean(key, 40)} is {quoted(rows, 40)}, no list of colours"
 
 
 _NEEDED = ("kind", "use", "config", "versions", "format")
@@ -194,6 +197,7 @@ _TYPES: Mapping[str, type] = {
     "base_sha256": str,
     "name": str,
     "class_names": dict,
+    "palettes": dict,
     "image_channels": int,
     "numbers": dict,
 }

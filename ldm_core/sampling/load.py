@@ -17,6 +17,7 @@ from ldm_core.contracts import EMPTY, FirstStage
 from ldm_core.contracts.codec import ModelWeights
 from ldm_core.contracts.values import Precision
 from ldm_core.data import known_pixels
+from ldm_core.data.palettes import Palette, palette_of
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.model.budget import held_to
 from ldm_core.model.build import make_first_stage, make_model
@@ -49,6 +50,7 @@ class Loaded:
     weights: str = ""
     first_stage: str = ""
     class_names: Mapping[str, Sequence[str]] = EMPTY
+    palettes: Mapping[str, Palette] = EMPTY
     made_by: str = ""  # the codec of another program; "" for our own files
 
 
@@ -92,7 +94,9 @@ def _load_own(url: str, catalog: Catalog, device: str | None, precision: Precisi
     if line := known_pixels.notice(header.config, model.conditioners.values()):
         warnings.warn(f"{storage.shown(path)} {line}", stacklevel=_CALLER)
     names = header.extra.get("class_names") or {}
-    return Loaded(recipe, stage, model, catalog, header.sha256, stage_sha256, names)
+    where = f"{storage.shown(path)}: its palette"
+    palettes = {key: palette_of(rows, where=where) for key, rows in (header.extra.get("palettes") or {}).items()}
+    return Loaded(recipe, stage, model, catalog, header.sha256, stage_sha256, names, palettes)
 
 
 _CALLER = 5  # of ldm_core.load, from a function that load calls: where a warning points to

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -89,12 +90,15 @@ def read(options: SampleOptions, asked: Asked, pipeline: Any) -> Inputs:
     rows = in_turn(base, columns, asked.images or (len(asked.seed) if isinstance(asked.seed, list) else None))
     counts, fitted, notes = counts_of(recipe), [], dict[str, None]()
     made: dict[tuple[Any, ...], dict[str, Any]] = {}
+    named = partial(
+        name_classes, class_names=pipeline.class_names, classes=counts, palettes=pipeline.palettes
+    )
     for row in rows:
         key = tuple((name, id(value)) for name, value in row.items())
         if key not in made:
             drawn = {name: _drawn(value, row, recipe) if name == "mask" else value for name, value in row.items()}
             _require_alike(drawn, recipe)
-            made[key], lines = fit_all(name_classes(drawn, pipeline.class_names, counts), recipe, kinds)
+            made[key], lines = fit_all(named(drawn), recipe, kinds)
             notes |= dict.fromkeys([*lines, *_of_mask(made[key], row)])
         fitted.append(made[key])
     for line in notes:

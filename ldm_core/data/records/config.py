@@ -97,6 +97,15 @@ class ReadingConfig(DatasetConfig):
             "since": "0.2",
         },
     )
+    palette: str = attrs.field(
+        default="",
+        metadata={
+            "help": "file beside the data that lists the colours of label maps: [[r, g, b], ...] in the order of the "
+            "classes, {name: [r, g, b]}, or lines of `r g b name`",
+            "place": False,
+            "since": "0.2",
+        },
+    )
     box_format: Literal["xyxy", "xywh"] = field("xyxy", "numbers of a box: two corners, or a corner and the size")
     box_units: Literal["fraction", "pixel"] = field("fraction", "unit of those numbers")
     white_level: float = attrs.field(

@@ -22,6 +22,7 @@ from ldm_core.contracts import Site
 from ldm_core.data.arrays import read_header
 from ldm_core.data.class_names import read_labels
 from ldm_core.data.geometry import GEOMETRIES, Cut, plan
+from ldm_core.data.palettes import Rows
 from ldm_core.data.records.boxes import annotated_boxes, boxes_of
 from ldm_core.data.records.captions import captions_of
 from ldm_core.data.records.classes import KEYS, count_classes
@@ -92,8 +93,10 @@ class RecordDataset:
                 f"{', '.join(seen[:8]) if seen else 'nothing'}; check the URL or map one: read.image=EXT"
             )
         self.lacks = lacking(self._store.title, self.found, samples, fields, self._sources.box_labels)
+        palette = self._pictures.palette
+        known = {"segmentation": palette.names} if palette is not None and palette.names else {}
         self._classes = count_classes(
-            self._store, self.config, raw, self._store.class_names, self._pictures.highest_class
+            self._store, self.config, raw, {**self._store.class_names, **known}, self._pictures.highest_class
         )
 
     def _geometry(self, key: str) -> str:
@@ -123,6 +126,12 @@ class RecordDataset:
                 if shape := read_header(self._store.fetch(sample, extension, most), sample.name).shape:
                     return {"embedding": shape[-1]}
         return {}
+
+    @property
+    def palettes(self) -> Mapping[str, Rows]:
+        """The colours of label maps, where a palette lists them."""
+        palette = self._pictures.palette
+        return {} if palette is None or "segmentation" not in self.keys else {"segmentation": palette.rows}
 
     @property
     def max_bad(self) -> float:
@@ -287,6 +296,8 @@ class RecordDataset:
         formats = [s.extension for s in self._sources.by_key["image"] if s.extension in PICTURES]
         if any(PICTURES.index(extension) >= FIRST_PICTURES for extension in formats):  # which 0.1.0 did not read
             state.append("formats")
+        if self._pictures.palette is not None:
+            state.append([self._pictures.palette.rows, self._pictures.palette.names])
         if self.many_captions:  # which it joined, or did not take
             state.append("several captions")
         no_labels = self._sources.box_labels and "caption" in self.found

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from ldm_core.contracts.site import FileCache
 from ldm_core.data.geometry import shape_of
 from ldm_core.data.images import UNLABELED, decode_image, decode_labels, decode_mask, decode_picture, picture_size
+from ldm_core.data.palettes import Palette, read_palette
 from ldm_core.data.picture_levels import levels_used, picture_form, remark_on
 from ldm_core.data.records.sources import MOST_CLASSES, Sources, bounded
 from ldm_core.data.unreadable import BadExample
-from ldm_core.errors import DataError
+from ldm_core.errors import DataError, clean, quoted
 
 if TYPE_CHECKING:
     from ldm_core.data.records.config import ReadingConfig
@@ -39,6 +40,7 @@ class Pictures:
     ) -> None:
         self._config, self._channels, self._store, self._sources = config, channels, store, sources
         self._cache = cache
+        self.palette = _palette(store, config.palette)
         self._sizes: NDArray[np.int64] | None = None
         self._remark: str | None = None
         self._counted: dict[str, int] = {}  # the highest class that maps hold, where nothing says how many there are
@@ -60,7 +62,7 @@ class Pictures:
 
     def labels(self, key: str, sample: Sample, extension: str, count: int | None) -> NDArray[np.int64]:
         """Classes (H, W); ValueError for one not below `count`, if there is a count."""
-        labels = decode_labels(bounded(self._store, sample, extension, MOST_PICTURE), sample.name)
+        labels = decode_labels(bounded(self._store, sample, extension, MOST_PICTURE), sample.name, self.palette)
         top = int(labels[labels != UNLABELED].max(initial=0))
         if count is not None and top >= count:
             raise ValueError(f"holds class {top}, the highest is {count - 1}{self._more_classes(key, top)}")
@@ -69,7 +71,9 @@ class Pictures:
     # ------------------------------------------------------------------------------------------------- classes
 
     def highest_class(self, key: str) -> int:
-        """The highest class in the first label maps of `key`."""
+        """The highest class in the first label maps of `key`, or in the palette."""
+        if self.palette is not None:
+            return self.palette.count - 1
         self._counted[key] = self._highest(key, self._having(key)[:_MAPS_LOOKED_AT])
         return self._counted[key]
 
@@ -82,7 +86,7 @@ class Pictures:
         largest, extension = 0, self._sources.by_key[key][0].extension
         for sample in having:
             try:
-                labels = decode_labels(bounded(self._store, sample, extension, MOST_PICTURE), sample.name)
+                labels = decode_labels(bounded(self._store, sample, extension, MOST_PICTURE), sample.name, self.palette)
             except (DataError, ValueError):
                 continue
             largest = max(largest, int(labels[(labels != UNLABELED) & (labels < MOST_CLASSES)].max(initial=0)))
@@ -184,3 +188,16 @@ class Pictures:
         if not most:
             return bounded(self._store, sample, extension, MOST_PICTURE)
         return self._store.fetch(sample, extension, min(most, self._store.size(sample, extension)))
+
+
+def _palette(store: Store, name: str) -> Palette | None:
+    """The list of colours that the file `name` beside the data holds; None for no name."""
+    if not name:
+        return None
+    data = store.beside(name)
+    if data is None:
+        raise DataError(
+            f"{store.title}: dataset.palette: no file {quoted(name)} beside the data; give one there with the "
+            "colours of the classes"
+        )
+    return read_palette(data, f"{store.title}: {clean(name, 80)}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm_core.data import images
+from ldm_core.data.palettes import palette_of
 from ldm_core.errors import Interrupted, NotFiniteError
 from ldm_core.model.build import make_model
 from ldm_core.model.fill import load_weights
@@ -37,6 +38,7 @@ def drawing(context: RunContext, recipe: Recipe, weights: Mapping[str, Tensor], 
             load_weights(model, dict(weights), where)
             model.to(device).eval().requires_grad_(False)
             made.append(Pipeline(recipe, stage, model, context.catalog, class_names=context.info.class_names))
+            made[0].palettes = {key: palette_of(rows) for key, rows in context.info.palettes.items()}
 
         in_all(context.run.world, make)
         yield made[0]

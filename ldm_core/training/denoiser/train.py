@@ -107,6 +107,8 @@ def _validate_at_the_end(context: RunContext, held_out: HeldOutErrors) -> None:
 def _file(context: RunContext, task: DenoiserTask, weights: Mapping[str, Tensor], **about: Any) -> bytes:
     """The model's file, with these weights and words `about` them in its header."""
     recipe = context.recipe
+    if context.info.palettes:  # in no header of models without
+        about["palettes"] = {key: [list(row) for row in rows] for key, rows in context.info.palettes.items()}
     meta = artifacts.metadata(
         "model",
         recipe.denoiser.use,
