@@ -54,7 +54,8 @@ class ConditionerAnswers(PartAnswers):
 
     @answer
     def class_tables(self) -> Mapping[str, tuple[str, int]]:
-        """Tables with a row a class: parameter name -> (batch key, axis). Finetuning then finds classes by name."""
+        """Tables with a row a class: parameter name -> (batch key, axis). Finetuning then finds classes by name.
+        Further rows stand behind those of the classes: a null class, or all else of a vocabulary of one length."""
         return EMPTY
 
     @answer

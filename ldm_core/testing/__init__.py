@@ -35,6 +35,7 @@ from ldm_core.testing.metrics.suite import MetricSuite  # noqa: E402
 from ldm_core.testing.stages.auxiliary import AuxiliaryLossSuite  # noqa: E402
 from ldm_core.testing.stages.objective import StageObjectiveSuite  # noqa: E402
 from ldm_core.testing.suites.adapter import AdapterSuite  # noqa: E402
+from ldm_core.testing.suites.annotation import AnnotationSuite  # noqa: E402
 from ldm_core.testing.suites.codec import CodecSuite  # noqa: E402
 from ldm_core.testing.suites.conditioner import ConditionerSuite  # noqa: E402
 from ldm_core.testing.suites.dataset import DatasetSuite  # noqa: E402
@@ -52,6 +53,7 @@ from ldm_core.testing.tensors import ModuleSuite, TensorSuite  # noqa: E402
 
 __all__ = [
     "AdapterSuite",
+    "AnnotationSuite",
     "AuxiliaryLossSuite",
     "CodecSuite",
     "ConditionerSuite",

@@ -218,7 +218,8 @@ def _class_tables(model: Model) -> dict[str, tuple[str, int]]:
 def _by_class(
     own: Tensor, theirs: Tensor, axis: int, before: Sequence[str], now: Sequence[str]
 ) -> tuple[Tensor, str] | None:
-    """Rows by the names of their classes, and the row behind them (a null class) by its place."""
+    """Rows by the names of their classes, and the rows behind them by their place: a null class, or what else shares a
+    table of equal length with the classes (the cells of a layout)."""
     if not before or not now or tuple(before) == tuple(now) or own.dim() != theirs.dim():
         return None
     a, b = own.movedim(axis, 0), theirs.movedim(axis, 0)
@@ -229,6 +230,8 @@ def _by_class(
     tail = len(a) - len(now)
     if tail and tail == len(b) - len(before):
         found += [(len(now) + i, len(before) + i) for i in range(tail)]
+    elif len(a) == len(b):
+        found += [(i, i) for i in range(len(now), len(a))]
     out = a.clone()
     for i, j in found:
         out[i] = b[j]

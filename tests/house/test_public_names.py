@@ -16,6 +16,7 @@ NAMES: dict[ModuleType, str] = {
         Start TrainingProgress hookimpl hookspec load train
     """,
     contracts: """
+        Annotated AnnotationFiles AnnotationFormat Annotations
         Accepts Adapter AdapterAnswers AdapterConfig AuxiliaryLoss AuxiliaryLossConfig Batch Codec CodecConfig
         Cond CondSpec Conditioner ConditionerAnswers ConditionerConfig Conditions Config DataInfo Dataset
         DatasetAnswers DatasetConfig Degradation DegradationConfig Denoise Denoiser DenoiserAnswers DenoiserConfig
@@ -28,9 +29,10 @@ NAMES: dict[ModuleType, str] = {
         Tokens TrainableStage WeightSlice Written draw_times evaluation grid_times token_grid
     """,
     testing: """
-        AdapterSuite AuxiliaryLossSuite CodecSuite ConditionerSuite DatasetSuite DegradationSuite DenoiserSuite
-        FirstStageSuite GuidanceSuite MetricSuite ModuleSuite ObjectiveSuite ObserverSuite ParameterizationSuite
-        PluginSuite SamplerSuite ScheduleSuite StageObjectiveSuite Suite TensorSuite TimeGridSuite
+        AdapterSuite AnnotationSuite AuxiliaryLossSuite CodecSuite ConditionerSuite DatasetSuite
+        DegradationSuite DenoiserSuite FirstStageSuite GuidanceSuite MetricSuite ModuleSuite ObjectiveSuite
+        ObserverSuite ParameterizationSuite PluginSuite SamplerSuite ScheduleSuite StageObjectiveSuite Suite
+        TensorSuite TimeGridSuite
     """,
 }
 

@@ -29,6 +29,7 @@ class LayoutConditioner(Conditioner, nn.Module):
         self.config = config
         self.reads = config.reads
         self.spec = config.spec(site.latent or LatentSpec(channels=site.channels))
+        self.class_tables = {"transformer.token_emb.weight": (config.labels, 0)}
         self.transformer = TokenTransformer.of(config, config.length)
 
     def encode(self, batch: Batch) -> Cond:

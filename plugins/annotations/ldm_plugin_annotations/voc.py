@@ -42,10 +42,12 @@ class Voc(AnnotationFormat):
         self.config = config
 
     def recognise(self, files: AnnotationFiles) -> Sequence[str]:
-        """The XML files, if those looked at have the root element."""
+        """The XML files with the root element; of many the first few looked at speak for all."""
         named = [name for name in files.names if name.lower().endswith(".xml")]
         few = named[:: max(1, len(named) // _LOOKED_AT)][:_LOOKED_AT]
-        return named if named and all(b"<annotation" in files.read(name, _HEAD) for name in few) else []
+        if all(b"<annotation" in files.read(name, _HEAD) for name in few):
+            return named
+        return [name for name in named if b"<annotation" in files.read(name, _HEAD)]
 
     def read(self, files: AnnotationFiles, names: Sequence[str]) -> Annotations:
         """Read the files one after the other."""

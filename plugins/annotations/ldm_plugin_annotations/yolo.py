@@ -46,7 +46,7 @@ class Yolo(AnnotationFormat):
             if not all(_LINE.fullmatch(line) for line in lines):
                 return []
             some |= bool(lines)
-        return named if some else []
+        return of_pictures if some else []
 
     def read(self, files: AnnotationFiles, names: Sequence[str]) -> Annotations:
         """Read the list of classes, then file by file."""

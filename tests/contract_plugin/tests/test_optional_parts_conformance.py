@@ -7,6 +7,7 @@ from types import MappingProxyType
 import numpy as np
 
 from ldm_core.testing import (
+    AnnotationSuite,
     ConditionerSuite,
     DegradationSuite,
     DenoiserSuite,
@@ -67,3 +68,10 @@ class TestBrightness(MetricSuite):
 
 class TestDrizzle(DegradationSuite):
     component = "drizzle"
+
+
+class TestCornerList(AnnotationSuite):
+    component = "corner_list"
+    files = MappingProxyType({"boxes.lst": b"corners of: cat, dog\na.png|dog|1|2|3|4\nb.png|cat|0|0|9|9\n"})
+    pictures = ("a.png", "b.png")
+    objects = MappingProxyType({"a.png": 1, "b.png": 1})

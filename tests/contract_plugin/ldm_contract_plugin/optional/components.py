@@ -50,6 +50,13 @@ def components() -> list[Component]:
             source="after Yu et al. 2024, arXiv 2410.06940",
         ),
         Component(
+            kind="annotation",
+            name="corner_list",
+            config=config.CornerListConfig,
+            factory=f"{_PACKAGE}.corner_list:CornerList",
+            summary="lines of a picture, a class and two corners in pixels",
+        ),
+        Component(
             kind="first_stage",
             name="loud_stage",
             config=config.LoudStageConfig,

@@ -178,3 +178,10 @@ class SmallPictureConfig(ConditionerConfig):
     def taken_sizes(self, size: tuple[int, int], latent: LatentSpec) -> Mapping[str, tuple[int, int]]:
         """Half the size."""
         return {self.key: (size[0] // 2, size[1] // 2)}
+
+
+@attrs.frozen(kw_only=True)
+class CornerListConfig:
+    """The sign between the values of a line."""
+
+    sign: str = attrs.field(default="|", metadata={"help": "between the values of a line"})
