@@ -38,10 +38,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ldm_core.contracts.annotation import Annotated as Annotated
-    from ldm_core.contracts.annotation import AnnotationFiles as AnnotationFiles
-    from ldm_core.contracts.annotation import AnnotationFormat as AnnotationFormat
-    from ldm_core.contracts.annotation import Annotations as Annotations
     from ldm_core.contracts.answers import AdapterAnswers as AdapterAnswers
     from ldm_core.contracts.answers import ConditionerAnswers as ConditionerAnswers
     from ldm_core.contracts.answers import DatasetAnswers as DatasetAnswers
@@ -92,6 +88,10 @@ if TYPE_CHECKING:
     from ldm_core.contracts.metric import Pictures as Pictures
     from ldm_core.contracts.metric import Rows as Rows
     from ldm_core.contracts.provisional import Adapter as Adapter
+    from ldm_core.contracts.provisional import Annotated as Annotated
+    from ldm_core.contracts.provisional import AnnotationFiles as AnnotationFiles
+    from ldm_core.contracts.provisional import AnnotationFormat as AnnotationFormat
+    from ldm_core.contracts.provisional import Annotations as Annotations
     from ldm_core.contracts.provisional import Dataset as Dataset
     from ldm_core.contracts.provisional import Degradation as Degradation
     from ldm_core.contracts.provisional import DiffusionModel as DiffusionModel
@@ -130,7 +130,6 @@ if TYPE_CHECKING:
     from ldm_core.contracts.values import WeightSlice as WeightSlice
 
 _ROOMS = {
-    "annotation": "Annotated AnnotationFiles AnnotationFormat Annotations",
     "answers": (
         "AdapterAnswers ConditionerAnswers DatasetAnswers DenoiserAnswers FirstStageAnswers MetricAnswers "
         "ObjectiveAnswers PartAnswers ScheduleAnswers StageObjectiveAnswers"
@@ -147,8 +146,8 @@ _ROOMS = {
     "current": "Evaluation draw_times evaluation grid_times token_grid",
     "metric": "Metric Pictures Rows",
     "provisional": (
-        "Adapter Dataset Degradation DiffusionModel Guidance LossContext NoiseSchedule Objective Observer "
-        "Parameterization Predict TimeGrid"
+        "Adapter Annotated AnnotationFiles AnnotationFormat Annotations Dataset Degradation DiffusionModel Guidance "
+        "LossContext NoiseSchedule Objective Observer Parameterization Predict TimeGrid"
     ),
     "run": "SamplingRun",
     "site": "FileCache Site",

@@ -328,8 +328,8 @@ class DatasetConfig(Config):
 
     @answer
     def recognises(self) -> Callable[[Sequence[str]], bool] | None:
-        """``recognises(names)`` is True of the names of the files in a folder if the data set reads these; then
-        ``--data FOLDER`` takes it where neither pictures nor tars lie. A static method."""
+        """``recognises(names)`` is True of the names of the files in a folder if the data set reads these; then it
+        is taken for a folder of these alone, of neither pictures nor tars. A static method."""
         return None
 
 

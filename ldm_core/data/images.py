@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ldm_core.data.palettes import UNLABELED as UNLABELED
+from ldm_core.data.palettes import Palette
 from ldm_core.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from ldm_core.data.palettes import Palette
 
 MAX_PIXELS = 100_000_000  # a decoded picture of 300 MB; a file that asks for more is an attack or a mistake
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
@@ -32,8 +32,6 @@ _EXIF_KEYS = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 STORED_SIZE = (-1, -1)
 """Key in the `info` of a PIL image decoded smaller than it is stored: its upright (H, W) there. Keys from a file are
 texts."""
-UNLABELED = 255
-"""Label of no class in a label map; it fills the padding."""
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as PIL's "L"
 
 

@@ -32,17 +32,40 @@ class Section:
     weight: float
 
 
+def _labels(self: Mixture, key: str) -> NDArray[np.int64]:
+    """(N,) the class `key` of each example, -1 where it is not known."""
+    own = [labels_of(data, key) for data in self._parts]
+    tables = [table.get(key) for table in self._tables]
+    own = [
+        each if table is None else np.where(each < 0, each, table[each])
+        for each, table in zip(own, tables, strict=True)
+    ]
+    return np.concatenate(own) if self._places is None else np.array([own[n][i] for n, i in self._places])
+
+
+def _palettes(self: Mixture) -> Mapping[str, Rows]:
+    """The colours of all parts, under the mixture's classes; none of a key where one colour is of two classes."""
+    found: dict[str, Rows] = {}
+    for key in dict.fromkeys(k for data in self._answers for k in data.palettes if k in self.keys):
+        rows: dict[tuple[int, int, int], int] = {}
+        clash = False
+        for data, table in zip(self._answers, self._tables, strict=True):
+            for r, g, b, number in data.palettes.get(key, ()):
+                own = int(table[key][number]) if key in table and number < len(table[key]) else number
+                clash |= rows.setdefault((r, g, b), own) != own
+        if not clash:
+            found[key] = tuple((*colour, number) for colour, number in rows.items())
+    return found
+
+
 class Mixture:
     """The examples of several data sets, one after the other; `sections` give the shares of the draw.
 
     `parts`: (label, data set, weight; None = its number of examples). It offers the keys that all of them have in one
     geometry. Classes are matched by name: lists that differ become their union, in the order of first occurrence, and
-    labels are renumbered. Names of examples get the label in front. `like`: what the training data offers, for
-    held-out data that must have the same numbers.
-
-    `spread`: their examples take turns, so that the first few are of all parts (held-out data); they have no sections.
-
-    A key that some lack, or whose classes cannot be matched, is not offered; :meth:`select` of it says why.
+    labels are renumbered. A key that some lack, or whose classes cannot be matched, is not offered; :meth:`select` of
+    it says why. Names of examples get the label in front. `like`: what the training data offers, for held-out data of
+    the same numbers. `spread`: examples take turns, so that the first few are of all parts; they have no sections.
     """
 
     def __init__(
@@ -112,20 +135,8 @@ class Mixture:
         if found := known or next((each for each in lists if each), ()):
             names[key] = found
 
-    @property
-    def palettes(self) -> Mapping[str, Rows]:
-        """The colours of all parts, under the mixture's classes; none of a key where one colour is of two classes."""
-        found: dict[str, Rows] = {}
-        for key in dict.fromkeys(k for data in self._answers for k in data.palettes if k in self.keys):
-            rows: dict[tuple[int, int, int], int] = {}
-            clash = False
-            for data, table in zip(self._answers, self._tables, strict=True):
-                for r, g, b, number in data.palettes.get(key, ()):
-                    own = int(table[key][number]) if key in table and number < len(table[key]) else number
-                    clash |= rows.setdefault((r, g, b), own) != own
-            if not clash:
-                found[key] = tuple((*colour, number) for colour, number in rows.items())
-        return found
+    palettes = property(_palettes)
+    labels = _labels
 
     @property
     def sections(self) -> tuple[Section, ...]:
@@ -210,16 +221,6 @@ class Mixture:
         """(N, 2) height and width of each picture; zeros if it is not known."""
         own = [sizes_of(data) for data in self._parts]
         return np.concatenate(own) if self._places is None else np.stack([own[n][i] for n, i in self._places])
-
-    def labels(self, key: str) -> NDArray[np.int64]:
-        """(N,) the class `key` of each example, -1 where it is not known."""
-        own = [labels_of(data, key) for data in self._parts]
-        tables = [table.get(key) for table in self._tables]
-        own = [
-            each if table is None else np.where(each < 0, each, table[each])
-            for each, table in zip(own, tables, strict=True)
-        ]
-        return np.concatenate(own) if self._places is None else np.array([own[n][i] for n, i in self._places])
 
     @property
     def image_size(self) -> Callable[[int], tuple[int, int]] | None:

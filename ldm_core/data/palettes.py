@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm_core.config.documents import parse_json
-from ldm_core.data.images import UNLABELED
 from ldm_core.errors import DataError, clean, quoted
 
+UNLABELED = 255
+"""Label of no class in a label map; it fills the padding."""
 Rows: TypeAlias = Sequence[tuple[int, int, int, int]]
 """Red, green, blue and class of each colour."""
 MOST_BYTES = 4 << 20

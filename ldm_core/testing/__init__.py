@@ -26,16 +26,26 @@ line of the contract and says how to keep to it.
 import pytest
 
 # packages stand for all their files
-for _name in ("base", "config_class", "degradations", "metrics", "promises", "stages", "suites", "tensors"):
+for _name in [
+    "annotations",
+    "base",
+    "config_class",
+    "degradations",
+    "metrics",
+    "promises",
+    "stages",
+    "suites",
+    "tensors",
+]:
     pytest.register_assert_rewrite(f"{__name__}.{_name}")
 
+from ldm_core.testing.annotations.suite import AnnotationSuite  # noqa: E402
 from ldm_core.testing.base import Suite  # noqa: E402  (rewriting comes before the first import)
 from ldm_core.testing.degradations.suite import DegradationSuite  # noqa: E402
 from ldm_core.testing.metrics.suite import MetricSuite  # noqa: E402
 from ldm_core.testing.stages.auxiliary import AuxiliaryLossSuite  # noqa: E402
 from ldm_core.testing.stages.objective import StageObjectiveSuite  # noqa: E402
 from ldm_core.testing.suites.adapter import AdapterSuite  # noqa: E402
-from ldm_core.testing.suites.annotation import AnnotationSuite  # noqa: E402
 from ldm_core.testing.suites.codec import CodecSuite  # noqa: E402
 from ldm_core.testing.suites.conditioner import ConditionerSuite  # noqa: E402
 from ldm_core.testing.suites.dataset import DatasetSuite  # noqa: E402

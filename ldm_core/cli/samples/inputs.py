@@ -90,9 +90,7 @@ def read(options: SampleOptions, asked: Asked, pipeline: Any) -> Inputs:
     rows = in_turn(base, columns, asked.images or (len(asked.seed) if isinstance(asked.seed, list) else None))
     counts, fitted, notes = counts_of(recipe), [], dict[str, None]()
     made: dict[tuple[Any, ...], dict[str, Any]] = {}
-    named = partial(
-        name_classes, class_names=pipeline.class_names, classes=counts, palettes=pipeline.palettes
-    )
+    named = partial(name_classes, class_names=pipeline.class_names, classes=counts, palettes=pipeline.palettes)
     for row in rows:
         key = tuple((name, id(value)) for name, value in row.items())
         if key not in made:

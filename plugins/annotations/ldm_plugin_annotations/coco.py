@@ -23,7 +23,7 @@ _KEYS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[|"info"\s*:\s*\{
 class Coco(AnnotationFormat):
     """``images`` with id, file_name and sizes, ``annotations`` with image_id, category_id and bbox, ``categories``.
 
-    Boxes are x, y, width and height in pixels. A picture that is listed and has no annotations has no objects.
+    Boxes are x, y, width and height in pixels. A listed picture without annotations has no objects.
     """
 
     def __init__(self, config: CocoConfig, site: Site) -> None:

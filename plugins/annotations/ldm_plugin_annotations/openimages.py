@@ -27,7 +27,7 @@ class OpenImages(AnnotationFormat):
         self.config = config
 
     def recognise(self, files: AnnotationFiles) -> Sequence[str]:
-        """The CSV files whose header has the columns."""
+        """The CSV files with the columns in their header."""
         found = []
         for name in files.names:
             if name.lower().endswith(".csv"):
@@ -59,7 +59,7 @@ class OpenImages(AnnotationFormat):
     def _rows(
         self, files: AnnotationFiles, name: str, classes: dict[str, str], left_out: Counter[str]
     ) -> Iterator[Annotated]:
-        """One row for boxes of one picture that follow on each other."""
+        """One row for consecutive boxes of one picture."""
         lines = enumerate(_cells(files, name), 1)
         header = [cell.strip() for cell in next(lines)[1]]
         columns = {column: header.index(column) for column in header}

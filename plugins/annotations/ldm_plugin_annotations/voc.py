@@ -34,8 +34,8 @@ class Voc(AnnotationFormat):
     """One file a picture: ``filename``, ``size``, and ``object`` with ``name``, ``difficult`` and ``bndbox``.
 
     Pixels are numbered from ``first_pixel`` on. From 1 on, corners are of pixels in the box, so (1, 1, 10, 20) is 10
-    wide and 20 high at the upper left; from 0 on, they are the edges. A file whose ``filename`` is no picture of the
-    data is of the picture of its own name.
+    wide and 20 high at the upper left; from 0 on, they are the edges. A file is of the picture ``filename``, or of
+    the picture of its own name if the data has no such one.
     """
 
     def __init__(self, config: VocConfig, site: Site) -> None:
@@ -104,7 +104,7 @@ def _size(fields: dict[str, str]) -> tuple[float, float] | None:
 class _Reader:
     """The fields and objects of one file.
 
-    expat alone, without a tree: a document with a DOCTYPE is refused where it begins, so that there are no entities of
+    expat alone, without a tree: a document with a DOCTYPE is refused where it begins, so there are no entities of
     its own and nothing to look up; depth, elements and lengths of text are bounded.
     """
 

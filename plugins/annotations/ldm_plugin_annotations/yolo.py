@@ -34,7 +34,7 @@ class Yolo(AnnotationFormat):
         self.config = config
 
     def recognise(self, files: AnnotationFiles) -> Sequence[str]:
-        """The text files that are called as pictures are, if all lines looked at are boxes."""
+        """The text files called as pictures are, if all lines looked at are boxes."""
         known = stems(files.pictures)
         lists = {self.config.names.rpartition("/")[2], *_LISTS}
         named = [n for n in files.names if n.lower().endswith(".txt") and n.rpartition("/")[2] not in lists]
@@ -68,7 +68,7 @@ class Yolo(AnnotationFormat):
             yield Annotated(picture=_picture(name, pictures), boxes=boxes, labels=labels, place=name)
 
     def _classes(self, files: AnnotationFiles, names: Sequence[str]) -> tuple[str, ...]:
-        """The names of the classes, () where no list lies beside the labels or above."""
+        """The names of the classes, () without a list beside the labels or above."""
         others = [name for name in (*files.names, *files.beside) if name not in set(names)]
         wanted = (self.config.names,) if self.config.names else _LISTS
         for want in wanted:
@@ -82,7 +82,7 @@ class Yolo(AnnotationFormat):
 
 
 def _listed(files: AnnotationFiles, name: str) -> tuple[str, ...]:
-    """The names in a list, () in a YAML file that has none."""
+    """The names in a list, () in a YAML file without any."""
     data = files.read(name, MOST_BYTES)
     if not name.lower().endswith((".yaml", ".yml")):
         lines = data.decode("utf-8-sig", "replace").splitlines()
@@ -108,7 +108,7 @@ def _checked(names: Sequence[Any], where: str) -> tuple[str, ...]:
 
 
 def _picture(name: str, pictures: set[str]) -> str:
-    """The picture that a file of labels is of, without its extension."""
+    """The picture of a file of labels, without its extension."""
     folder, _, base = name.rpartition("/")
     stem = base.rpartition(".")[0]
     parts = folder.split("/")

@@ -34,10 +34,10 @@ class _Files:
 
 class IdxDataset(Dataset):
     """Pictures in an IDX file: `image` uint8 (site.channels, H, W), with the border of `multiple`, `name`, and
-    `class_label` where there are labels.
+    `class_label` if there are labels.
 
     The border keeps every pixel as it is; ``data.fit=pad`` would enlarge them to fill the larger size, and pad with
-    white. The pictures are read once and stay in memory; a worker process that is not forked reads them itself.
+    white. The pictures are read once and stay in memory; spawned worker processes read them themselves.
     """
 
     def __init__(self, config: IdxConfig, site: Site) -> None:
@@ -102,7 +102,7 @@ class IdxDataset(Dataset):
         return to_channels(out, self._channels)
 
     def select(self, keys: Iterable[str]) -> IdxDataset:
-        """A view of examples with only `keys`; DataError for one that there is not."""
+        """A view of examples with only `keys`; DataError for an unknown one."""
         wanted = tuple(dict.fromkeys(keys))
         if lacking := [key for key in wanted if key not in self.keys]:
             raise DataError(
@@ -116,7 +116,7 @@ class IdxDataset(Dataset):
         return view
 
     def counted(self, classes: Mapping[str, int]) -> IdxDataset:
-        """A view with the model's number of classes, where they have no names."""
+        """A view with the model's number of classes, unless they have names."""
         view = copy(self)
         view.classes = {k: n if k in self.class_names else classes.get(k, n) for k, n in self.classes.items()}
         return view
