@@ -7,7 +7,7 @@ This is the only file that looks optional names up by their text.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -118,6 +118,28 @@ class TimesConfig(Config):
         """True if its times depend on the latents' size: the part takes the keyword `shape`, and keeps its config as
         `config`, by which callers know."""
         return False
+
+
+class DatasetConfig(Config):
+    """The config of a data set."""
+
+    __slots__ = ()
+
+    @answer
+    def url(self) -> str:
+        """The place of the data; "" if it is made on the spot."""
+        return ""
+
+    @answer
+    def split(self) -> str | None:
+        """The split that is read; None if the data set has no splits."""
+        return None
+
+    @answer
+    def recognises(self) -> Callable[[Sequence[str]], bool] | None:
+        """``recognises(names)`` is True of the names of the files in a folder if the data set reads these; then it
+        is taken for a folder of these alone, of neither pictures nor tars. A static method."""
+        return None
 
 
 class DegradationConfig(Config):

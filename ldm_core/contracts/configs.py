@@ -13,6 +13,7 @@ from typing import Any, Literal
 from ldm_core.contracts.config import (
     PRECISIONS,
     Config,
+    DatasetConfig,
     DegradationConfig,
     TimesConfig,
     allowed_precisions,
@@ -25,7 +26,7 @@ from ldm_core.contracts.site import Site
 from ldm_core.contracts.values import EMPTY, Accepts, CondSpec, DataInfo, KeyForm, LatentSpec, Precision
 
 # what `from ldm_core.contracts.configs import ...` offers beside the classes below
-__all__ = ["PRECISIONS", "Config", "DegradationConfig", "TimesConfig"]
+__all__ = ["PRECISIONS", "Config", "DatasetConfig", "DegradationConfig", "TimesConfig"]
 __all__ += ["allowed_precisions", "misspelt", "of", "precision_among"]
 
 
@@ -309,28 +310,6 @@ class TimeGridConfig(TimesConfig):
     def indices(self, table_steps: int, steps: int) -> Sequence[int]:
         """Return the table's indices, the noisiest first."""
         raise AttributeError("an uneven time grid's config needs indices(table_steps, steps)")
-
-
-class DatasetConfig(Config):
-    """The config of a data set."""
-
-    __slots__ = ()
-
-    @answer
-    def url(self) -> str:
-        """The place of the data; "" if it is made on the spot."""
-        return ""
-
-    @answer
-    def split(self) -> str | None:
-        """The split that is read; None if the data set has no splits."""
-        return None
-
-    @answer
-    def recognises(self) -> Callable[[Sequence[str]], bool] | None:
-        """``recognises(names)`` is True of the names of the files in a folder if the data set reads these; then it
-        is taken for a folder of these alone, of neither pictures nor tars. A static method."""
-        return None
 
 
 class CodecConfig(Config):

@@ -375,12 +375,9 @@ def _data(recipe: Recipe, info: DataInfo) -> Iterable[str]:
                     f"conditioner '{part.name}' reads '{key}', which {where} does not offer (it offers: {offered}); "
                     f"say where the data has it, such as dataset.read='{{{key}: title}}', or drop the conditioner"
                 )
-    if ((key := recipe.data.balance) and info.keys.get(key) != "value") or key not in ("", *info.classes):
-        known = ", ".join(each for each, kind in info.keys.items() if kind == "value" and each in info.classes)
-        yield (
-            f"data.balance: {where} has no class '{clean(key, 60)}' of each example (it has: {known or 'none'}); "
-            "set it to one of those, or leave it out"
-        )
+    key, known = recipe.data.balance, [k for k in info.classes if info.keys.get(k) == "value"]
+    if key and key not in known:
+        yield f"data.balance: {where} has no class '{clean(key, 40)}' of each example; choose of: {', '.join(known)}"
     yield from class_misfits(recipe, info)
 
 

@@ -19,7 +19,7 @@ from ldm_core.config import overrides as overrides_
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.recipe import artifacts
 from ldm_core.sampling.pipeline import Pipeline
-from ldm_core.training import finetune, workflow
+from ldm_core.training import workflow
 from ldm_core.training.samples.inputs import SampleInputs
 
 MODEL = ("first_stage", "latents", "denoiser")
@@ -140,43 +140,6 @@ def test_as_many_classes_of_other_names_are_not_mistaken_for_the_same(tmp_path: 
     a, b = (weights(tmp_path / n)[name].double() for n in "ab")
     assert float((b[0] - a[1]).abs().max()) < 1e-9 and float((b[2] - a[2]).abs().max()) < 1e-9
     assert float((b[1] - a[0]).abs().max()) > 1e-3
-
-
-def test_classes_of_boxes_go_by_their_names_within_a_vocabulary() -> None:
-    """Cat, dog -> dog, eel, cat of a vocabulary of six: two rows by name, one fresh, all behind by place."""
-    theirs, own = torch.arange(6.0)[:, None], torch.full((6, 1), -1.0)
-    made = finetune._by_class(own, theirs, 0, ("cat", "dog"), ("dog", "eel", "cat"))
-    assert made is not None and made[1] == "2 of 3 classes by name"
-    assert made[0][:, 0].tolist() == [1, -1, 0, 3, 4, 5]
-    fewer = finetune._by_class(own, theirs, 0, ("cat", "dog", "eel"), ("eel",))
-    assert fewer is not None and fewer[0][:, 0].tolist() == [2, 1, 2, 3, 4, 5]
-    assert finetune._by_class(own[:4], theirs, 0, ("cat", "dog"), ("dog", "eel", "cat"))[0][:, 0].tolist() == [  # type: ignore[index]
-        1, -1, 0, -1
-    ]  # fmt: skip
-
-
-def test_a_layout_names_its_table_of_classes(tmp_path: Path) -> None:
-    """Through a run: boxes of the embedded scenes, and those of a folder with some of their classes."""
-    layout = {"use": "bbox_layout", "objects": 3, "vocab_size": 64, "width": 8, "layers": 1, "heads": 1,
-              "head_width": 8, "dropout": 0.1}  # fmt: skip
-    go(tmp_path / "a", "trainer.steps=1", stages=MODEL, conditioners=[layout])
-    names = ["red circle", "of no scene"]
-    from PIL import Image
-
-    Image.new("RGB", (16, 16)).save(folder_of(tmp_path / "now") / "a.png")
-    (tmp_path / "now" / "a.json").write_text(json.dumps({"boxes": [[0, 0, 0.5, 0.5]], "labels": [names[0]]}))
-    (tmp_path / "now" / "classes.json").write_text(json.dumps(names))
-    watch = go(tmp_path / "b", "trainer.steps=1", f"trainer.init_from={tmp_path / 'a'}", stages=MODEL,
-               first_stage=str(tmp_path / "a"), conditioners=[layout],
-               dataset={"use": "folder", "url": str(tmp_path / "now")})  # fmt: skip
-    table = "conditioners.bbox_layout.transformer.token_emb.weight"
-    assert _start(tmp_path / "b")["adapted"] == {table: "1 of 2 classes by name"}
-    assert any("1 of 2 classes by name" in m for m in watch.messages)
-
-
-def folder_of(path: Path) -> Path:
-    path.mkdir(parents=True)
-    return path
 
 
 def test_further_input_channels_start_without_effect(tmp_path: Path) -> None:
