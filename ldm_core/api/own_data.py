@@ -21,7 +21,8 @@ from ldm_core.catalog import Component
 from ldm_core.config.fields import field
 from ldm_core.contracts import Dataset, DatasetConfig, Site
 from ldm_core.data.geometry import shape_of
-from ldm_core.data.images import UNLABELED, to_channels
+from ldm_core.data.images import to_channels
+from ldm_core.data.palettes import UNLABELED
 from ldm_core.errors import ConfigError, DataError, clean
 
 NAME = "own_data"

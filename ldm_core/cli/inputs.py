@@ -248,10 +248,10 @@ def name_classes(
 
     Raises :class:`ConfigError` with all mistakes, :class:`ldm_core.errors.DataError` for a colour without a class.
     """
-    if (key := "segmentation") in inputs:
-        from ldm_core.data.palettes import input_classes
+    if "segmentation" in inputs:
+        from ldm_core.data.palettes import with_classes
 
-        inputs = {**inputs, key: input_classes(inputs[key], (palettes or {}).get(key), key)}
+        inputs = with_classes(inputs, palettes or {})
     return class_indices(inputs, class_names, classes, said=True)
 
 

@@ -48,6 +48,12 @@ if TYPE_CHECKING:
     from ldm_core.contracts.answers import PartAnswers as PartAnswers
     from ldm_core.contracts.answers import ScheduleAnswers as ScheduleAnswers
     from ldm_core.contracts.answers import StageObjectiveAnswers as StageObjectiveAnswers
+    from ldm_core.contracts.answers import draw_times as draw_times
+    from ldm_core.contracts.answers import grid_times as grid_times
+    from ldm_core.contracts.codec import Annotated as Annotated
+    from ldm_core.contracts.codec import AnnotationFiles as AnnotationFiles
+    from ldm_core.contracts.codec import AnnotationFormat as AnnotationFormat
+    from ldm_core.contracts.codec import Annotations as Annotations
     from ldm_core.contracts.codec import Codec as Codec
     from ldm_core.contracts.codec import ModelWeights as ModelWeights
     from ldm_core.contracts.codec import Recognised as Recognised
@@ -88,10 +94,6 @@ if TYPE_CHECKING:
     from ldm_core.contracts.metric import Pictures as Pictures
     from ldm_core.contracts.metric import Rows as Rows
     from ldm_core.contracts.provisional import Adapter as Adapter
-    from ldm_core.contracts.provisional import Annotated as Annotated
-    from ldm_core.contracts.provisional import AnnotationFiles as AnnotationFiles
-    from ldm_core.contracts.provisional import AnnotationFormat as AnnotationFormat
-    from ldm_core.contracts.provisional import Annotations as Annotations
     from ldm_core.contracts.provisional import Dataset as Dataset
     from ldm_core.contracts.provisional import Degradation as Degradation
     from ldm_core.contracts.provisional import DiffusionModel as DiffusionModel
@@ -134,7 +136,10 @@ _ROOMS = {
         "AdapterAnswers ConditionerAnswers DatasetAnswers DenoiserAnswers FirstStageAnswers MetricAnswers "
         "ObjectiveAnswers PartAnswers ScheduleAnswers StageObjectiveAnswers"
     ),
-    "codec": "Codec ModelWeights Recognised Source TensorFile TensorInfo Written",
+    "codec": (
+        "Annotated AnnotationFiles AnnotationFormat Annotations Codec ModelWeights Recognised Source TensorFile "
+        "TensorInfo Written"
+    ),
     "components": "Conditioner Denoiser FirstStage Sampler",
     "conditioning": "Cond Conditions Tokens",
     "config": "Config DegradationConfig",
@@ -146,7 +151,7 @@ _ROOMS = {
     "current": "Evaluation draw_times evaluation grid_times token_grid",
     "metric": "Metric Pictures Rows",
     "provisional": (
-        "Adapter Annotated AnnotationFiles AnnotationFormat Annotations Dataset Degradation DiffusionModel Guidance "
+        "Adapter Dataset Degradation DiffusionModel Guidance "
         "LossContext NoiseSchedule Objective Observer Parameterization Predict TimeGrid"
     ),
     "run": "SamplingRun",

@@ -1,6 +1,4 @@
-"""Everything that a part may offer beside its contract, by name and with the default. Imports no torch.
-
-A part derives from the class of its kind, or just has the names: :func:`ldm_core.contracts.configs.of` reads both."""
+"""Everything that a part may offer beside its contract, read by `configs.of` with the default. Imports no torch."""
 
 from __future__ import annotations
 
@@ -394,9 +392,6 @@ ANSWERS: Mapping[str, type[PartAnswers]] = {
     "stage_objective": StageObjectiveAnswers,
 }
 """The class of optional answers of each kind of part; the other kinds have :class:`PartAnswers`."""
-
-
-# ---------------------------------------------------------------------------------- parts that know the latents' size
 
 
 def draw_times(schedule: NoiseSchedule, u: Tensor, shape: Sequence[int] | None = None) -> Tensor:

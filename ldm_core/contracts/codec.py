@@ -1,4 +1,4 @@
-"""Weights of other programs in and out: what a codec is handed and what it gives back. Imports no torch.
+"""Files of other programs: their weights, in and out, and boxes that they found in pictures. Imports no torch.
 
 A codec is a component of the kind ``codec``. It knows one format, and nothing of containers: files are opened by
 :mod:`ldm_core.weights`, which never runs what it reads and checks every size before memory is taken. It knows nothing
@@ -9,8 +9,9 @@ core builds, saves and samples from there. So a format that names a component (`
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard, runtime_checkable
 
 import attrs
 
@@ -252,4 +253,69 @@ class Codec(Protocol):
         ``writes_adapters = True``, and to no other. ConfigError, all lines at once, where the format
         cannot hold the model, before any file is written: the core writes what the functions of the result give. Equal
         weights give equal bytes, and every tensor comes back by :meth:`read`."""
+        ...
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Annotated:
+    """The boxes of one picture, or some of them: several of one picture are put together in their order. Provisional.
+
+    `picture`: its name in the file. `boxes` (N, 4) numbers x, y of the upper left and of the lower right corner, in
+    `units`: shares of the sides, or pixels of `size` (height, width), by itself the picture's own. `labels` (N,):
+    classes by names, or by numbers from 0 on. `place`: file and line, for messages.
+    """
+
+    picture: str
+    boxes: Any
+    labels: Sequence[int | str]
+    units: Literal["fraction", "pixel"] = "fraction"
+    size: tuple[float, float] | None = None
+    place: str = ""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Annotations:
+    """Content of files: `rows`, read once; `class_names`, () without a list; `left_out`, no objects, by kind."""
+
+    rows: Iterable[Annotated]
+    class_names: Sequence[str] = ()
+    left_out: Counter[str] = attrs.field(factory=Counter)
+
+
+@runtime_checkable
+class AnnotationFiles(Protocol):
+    """Files open to a format: `names`, the paths of those named by the user; `beside`, of others in their folders and
+    above, such as lists of classes. `pictures`: the paths of all pictures of the split. Provisional."""
+
+    names: Sequence[str]
+    beside: Sequence[str]
+    pictures: Sequence[str]
+
+    @abstractmethod
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """The bytes of one of those, or its first `most`; DataError for a file that is too large to be read whole."""
+        ...
+
+    @abstractmethod
+    def lines(self, name: str) -> Iterator[str]:
+        """Its lines as UTF-8 text, one after the other; DataError for other text and for a line beyond a megabyte."""
+        ...
+
+
+@runtime_checkable
+class AnnotationFormat(Protocol):
+    """Reads one format. Provisional. Its factory is called as every component's, ``factory(config, site)``.
+
+    It reads through :class:`AnnotationFiles` alone, runs nothing that a file holds and follows no name in one. A
+    mistake in a file is a DataError of one line with file and place, never another exception.
+    """
+
+    @abstractmethod
+    def recognise(self, files: AnnotationFiles) -> Sequence[str]:
+        """Those of ``files.names`` that it reads, by names and beginnings; () for files of another format."""
+        ...
+
+    @abstractmethod
+    def read(self, files: AnnotationFiles, names: Sequence[str]) -> Annotations:
+        """The annotations in the files `names`, given by :meth:`recognise`."""
         ...

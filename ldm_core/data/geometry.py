@@ -13,7 +13,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm_core.data.images import STORED_SIZE, UNLABELED, to_planes
+from ldm_core.data.images import STORED_SIZE, to_planes
+from ldm_core.data.palettes import UNLABELED
 from ldm_core.errors import DataError
 
 GEOMETRIES: Mapping[str, str] = {

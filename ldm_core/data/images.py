@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm_core.data.palettes import UNLABELED as UNLABELED
-from ldm_core.data.palettes import Palette
+from ldm_core.data.palettes import UNLABELED, Palette
 from ldm_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -92,16 +91,9 @@ def decode_labels(
     data: bytes, name: str = "label map", palette: Palette | None = None, *, colours: bool = False
 ) -> NDArray[np.int64]:
     """A label map as a picture -> int64 (H, W), upright: the palette indices or grey levels stored; of a picture in
-    colour, the level shared by its channels. DataError naming ``name`` if it is damaged, coloured or transparent.
-
-    With a ``palette``, colours are looked up in it; those of an indexed picture if it has all of them. With
-    ``colours``, a picture in colour comes as it is, (3, H, W).
-    """
-
-    def read(image: Image) -> NDArray[Any]:
-        return _labels(image, palette, name, colours)
-
-    return _decoded(data, name, read)
+    colour, the level shared by its channels. DataError naming ``name`` if it is damaged, coloured or transparent. In a
+    ``palette`` colours are looked up, of an indexed picture if all are there. With ``colours`` they come (3, H, W)."""
+    return _decoded(data, name, lambda image: _labels(image, palette, name, colours))
 
 
 def decode_mask(data: bytes, name: str = "mask") -> NDArray[np.int64]:
@@ -141,11 +133,10 @@ def _decoded(data: bytes, name: str, read: Callable[[Image], NDArray[Any]]) -> N
         raise DataError(f"{name}: damaged or cut-off picture ({one_line(error)})") from error
 
 
-def _labels(image: Image, palette: Palette | None, name: str, colours: bool) -> NDArray[Any]:
+def _labels(image: Image, palette: Palette | None = None, name: str = "", colours: bool = False) -> NDArray[Any]:
     if palette is not None and image.mode == "P":
-        indices, own = np.asarray(image), np.asarray(image.getpalette("RGB") or (), dtype=np.int64).reshape(-1, 3)
-        if (used := np.unique(indices)).max() < len(own) and palette.has(own[used]):
-            return palette.classes(own[indices], name)
+        own = np.asarray(image.getpalette("RGB") or (), dtype=np.int64).reshape(-1, 3)
+        return palette.of_indexed(np.asarray(image), own, name)
     if image.mode in ("P", "L", "1"):
         return np.asarray(image)
     if image.mode in DEEP:

@@ -41,9 +41,13 @@ class Palette:
         """The number of classes."""
         return 1 + max((row[3] for row in self.rows if row[3] != UNLABELED), default=-1)
 
-    def has(self, colours: NDArray[Any]) -> bool:
-        """True if all `colours` (N, 3) are in it."""
-        return bool(np.isin(_code(colours), _code(np.array(self.rows)[:, :3])).all())
+    def of_indexed(self, indices: NDArray[Any], own: NDArray[Any], name: str) -> NDArray[Any]:
+        """Classes of an indexed picture: by its `own` colours (N, 3) if all used ones are in the palette, else the
+        indices."""
+        used = np.unique(indices)
+        if used.max() < len(own) and np.isin(_code(own[used]), _code(np.array(self.rows)[:, :3])).all():
+            return self.classes(own[indices], name)
+        return indices
 
     def classes(self, colours: NDArray[Any], name: str) -> NDArray[np.int64]:
         """Colours (..., 3) -> classes (...). DataError naming the first colour that is not in it, and its place."""
@@ -183,3 +187,9 @@ def input_classes(value: Any, palette: Palette | None, name: str) -> Any:
             "trained on class numbers); give the number of each pixel's class, as its grey level or palette index"
         )
     return palette.classes(colours, name)
+
+
+def with_classes(row: Mapping[str, Any], palettes: Mapping[str, Palette]) -> dict[str, Any]:
+    """Inputs of an image with a label map in colour as classes; see :func:`input_classes`."""
+    key = "segmentation"
+    return {**row, key: input_classes(row[key], palettes.get(key), key)} if key in row else dict(row)

@@ -26,12 +26,12 @@ from ldm_core.contracts import (
     configs,
 )
 from ldm_core.contracts.conditioning import unaccepted
-from ldm_core.errors import ConfigError, clean, quoted, suggest
+from ldm_core.errors import ConfigError, quoted, suggest
 from ldm_core.launch.environment import cores as open_cores
 from ldm_core.recipe.deepspeed import misfits as engine_misfits
 from ldm_core.recipe.recipe import MixturePart, Part, Recipe
 from ldm_core.recipe.rows import degradation_misfits
-from ldm_core.recipe.settings import MOST_PIXELS, evaluation_misfits, precision_misfits
+from ldm_core.recipe.settings import MOST_PIXELS, balance_misfits, evaluation_misfits, precision_misfits
 
 
 def check(recipe: Recipe, info: DataInfo | None = None) -> None:
@@ -375,9 +375,7 @@ def _data(recipe: Recipe, info: DataInfo) -> Iterable[str]:
                     f"conditioner '{part.name}' reads '{key}', which {where} does not offer (it offers: {offered}); "
                     f"say where the data has it, such as dataset.read='{{{key}: title}}', or drop the conditioner"
                 )
-    key, known = recipe.data.balance, [k for k in info.classes if info.keys.get(k) == "value"]
-    if key and key not in known:
-        yield f"data.balance: {where} has no class '{clean(key, 40)}' of each example; choose of: {', '.join(known)}"
+    yield from balance_misfits(recipe.data, where, info)
     yield from class_misfits(recipe, info)
 
 

@@ -9,8 +9,8 @@ import attrs
 
 from ldm_core.config.fields import field
 from ldm_core.contracts import EMPTY, Config, configs
-from ldm_core.contracts.values import Precision
-from ldm_core.errors import quoted
+from ldm_core.contracts.values import DataInfo, Precision
+from ldm_core.errors import clean, quoted
 
 MAX_WIDTH = 0.28
 """The widest power-function average; one of equal weights for all steps has 1 / sqrt(12) = 0.289."""
@@ -75,6 +75,13 @@ class DataSettings:
         "", "folder that keeps copies of remote shards; none: read where they lie", changes_training=False, place=True
     )
     cache_bytes: int = field(10 << 30, "bytes that this folder may hold", minimum=0, changes_training=False)
+
+
+def balance_misfits(settings: DataSettings, where: str, info: DataInfo) -> Iterator[str]:
+    """Yield a line if the data, called `where`, have no class of each example by which to balance them."""
+    key, known = settings.balance, [k for k in info.classes if info.keys.get(k) == "value"]
+    if key and key not in known:
+        yield f"data.balance: {where} has no class '{clean(key, 40)}' of each example; choose of: {', '.join(known)}"
 
 
 @attrs.frozen(kw_only=True)

@@ -24,7 +24,7 @@ from ldm_core.contracts.configs import GuidanceConfig, of
 from ldm_core.contracts.values import Precision
 from ldm_core.data import class_names, known_pixels
 from ldm_core.data.collate import collate, to_device
-from ldm_core.data.palettes import Palette, input_classes
+from ldm_core.data.palettes import Palette, with_classes
 from ldm_core.errors import PromptWarning
 from ldm_core.model.adapters import with_adapters
 from ldm_core.model.build import SamplingParts, make_sampling, sampling_site
@@ -80,13 +80,11 @@ class Pipeline(StageMethods, GridMethods):
         self.recipe, self.stage, self.model, self.catalog = recipe, stage, model.eval(), catalog
         self.weights = weights
         self.class_names: Mapping[str, Sequence[str]] = class_names or {}
-        self.palettes: Mapping[str, Palette] = {}
-        """By key: the colours of label maps that the model was trained on, where they had some."""
+        self.palettes: Mapping[str, Palette] = {}  # colours of label maps that it was trained on, by key
         self._site = attrs.evolve(sampling_site(recipe, stage), first_stage=first_stage)
         self._loaded = recipe.adapters, self.model
         self._made: tuple[Any, SamplingParts] | None = None
-        self.conventions = ""
-        self.made_by = ""  # the codec of another program's weights
+        self.conventions, self.made_by = "", ""  # the codec of another program's weights
 
     @classmethod
     def load(
@@ -115,8 +113,7 @@ class Pipeline(StageMethods, GridMethods):
             first_stage=loaded.first_stage,
             class_names=loaded.class_names,
         )
-        made.palettes = loaded.palettes
-        made.made_by = loaded.made_by
+        made.palettes, made.made_by = loaded.palettes, loaded.made_by
         return made
 
     @property
@@ -314,9 +311,7 @@ class Pipeline(StageMethods, GridMethods):
         return begun_loop(self.model, parts, conditions, plan, plan.options(rows, self.stage))
 
     def _named(self, row: dict[str, Any]) -> dict[str, Any]:
-        if (key := "segmentation") in row:
-            row = {**row, key: input_classes(row[key], self.palettes.get(key), key)}
-        if row.keys().isdisjoint(class_names.KEYS):
+        if (row := with_classes(row, self.palettes)).keys().isdisjoint(class_names.KEYS):
             return row
         return class_names.indices(row, self.class_names, class_names.counts_of(self.recipe))
 

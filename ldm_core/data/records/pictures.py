@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ldm_core.contracts.site import FileCache
 from ldm_core.data.geometry import shape_of
-from ldm_core.data.images import UNLABELED, decode_image, decode_labels, decode_mask, decode_picture, picture_size
-from ldm_core.data.palettes import Palette, read_palette
+from ldm_core.data.images import decode_image, decode_labels, decode_mask, decode_picture, picture_size
+from ldm_core.data.palettes import UNLABELED, Palette, read_palette
 from ldm_core.data.picture_levels import levels_used, picture_form, remark_on
 from ldm_core.data.records.sources import MOST_CLASSES, Sources, bounded
 from ldm_core.data.unreadable import BadExample
