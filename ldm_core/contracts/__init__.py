@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from ldm_core.contracts.answers import PartAnswers as PartAnswers
     from ldm_core.contracts.answers import ScheduleAnswers as ScheduleAnswers
     from ldm_core.contracts.answers import StageObjectiveAnswers as StageObjectiveAnswers
-    from ldm_core.contracts.answers import draw_times as draw_times
-    from ldm_core.contracts.answers import grid_times as grid_times
     from ldm_core.contracts.codec import Annotated as Annotated
     from ldm_core.contracts.codec import AnnotationFiles as AnnotationFiles
     from ldm_core.contracts.codec import AnnotationFormat as AnnotationFormat

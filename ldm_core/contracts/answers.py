@@ -1,4 +1,8 @@
-"""Everything that a part may offer beside its contract, read by `configs.of` with the default. Imports no torch."""
+"""Everything that a part may offer beside its contract, by name and with the default. Imports no torch.
+
+A part may derive from the class of its kind, or just have the names. The core reads both through
+:func:`ldm_core.contracts.configs.of`.
+"""
 
 from __future__ import annotations
 
@@ -392,21 +396,3 @@ ANSWERS: Mapping[str, type[PartAnswers]] = {
     "stage_objective": StageObjectiveAnswers,
 }
 """The class of optional answers of each kind of part; the other kinds have :class:`PartAnswers`."""
-
-
-def draw_times(schedule: NoiseSchedule, u: Tensor, shape: Sequence[int] | None = None) -> Tensor:
-    """Uniform u in [0, 1) -> training times, as ``schedule.draw(u)``; `shape` (C, *s) is that of one example's latents.
-    Objectives draw by it, so that a schedule which knows sizes is told the size of the batch."""
-    return schedule.draw(u, **_size(schedule, shape))
-
-
-def grid_times(grid: TimeGrid, schedule: NoiseSchedule, steps: int, shape: Sequence[int] | None = None) -> Tensor:
-    """The grid's times for `steps` steps, as ``grid.times(schedule, steps)``; `shape` (C, *s) is that of one image's
-    latents. ValueError as the grid raises it."""
-    return grid.times(schedule, steps, **_size(grid, shape))
-
-
-def _size(part: object, shape: Sequence[int] | None) -> dict[str, Any]:
-    """The keyword for a part that asks for the size; nothing for every other one."""
-    asks = of(TimesConfig, of(PartAnswers, part).config).by_size
-    return {"shape": None if shape is None else tuple(shape)} if asks else {}

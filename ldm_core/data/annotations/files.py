@@ -92,7 +92,7 @@ class Chosen:
 def choose(
     value: str | Mapping[str, Any], tree: Tree, root: str, pictures: Sequence[str], split: str, site: Site
 ) -> Chosen:
-    """The annotations that the setting `value` names, of `split`: files of `tree` (paths in the folder `root`), or of
+    """The annotations named by the setting `value`, of `split`: files of `tree` (paths in the folder `root`), or of
     elsewhere. DataError for none, NoSplit where there are those of other splits alone."""
     use, asked, settings = annotation_parts(value)
     known: dict[str, FileInfo] = {path: file for path, file in tree.items() if not is_picture(path)}
@@ -153,8 +153,8 @@ def _format(use: str, settings: Mapping[str, Any], files: Files, catalog: Catalo
 
 @attrs.frozen
 class _Named:
-    """The files that a part of the setting names: `exact`, one alone, or all `below` a folder; `siblings` of the one
-    file differ from it in the word for the split; `more` files, from outside of the data."""
+    """Files named by a part of the setting: `exact`, one alone, or all `below` a folder; `siblings` of the one file
+    differ from it in the word for the split; `more` files, from outside of the data."""
 
     names: list[str]
     exact: bool = False
@@ -173,7 +173,7 @@ class _Named:
 
 
 def _named(text: str, tree: Tree, root: str) -> _Named:
-    """The paths that `text` names (a file, a folder, a pattern): of `tree`, or of elsewhere, with the files there."""
+    """The paths named by `text` (a file, a folder, a pattern): of `tree`, or of elsewhere, with the files there."""
     path = text if "://" in text else posixpath.normpath(text.replace("\\", "/"))
     if path in tree:
         return _Named([path], True, siblings=_siblings(path, tree))

@@ -1,4 +1,4 @@
-"""Pictures found by the names that annotations give them: among the data's own, never by a path on the disk."""
+"""Pictures found by their names in annotations: among the data's own, never by a path on the disk."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Found:
 
 
 class Annotatable(Store, Protocol):
-    """A store that counts what is no part of its data."""
+    """A store with a count of files outside of its data."""
 
     left_out: LeftOut
 
@@ -43,7 +43,7 @@ class Annotatable(Store, Protocol):
 def apply(chosen: Chosen, store: Annotatable, config: ReadingConfig, paths: Sequence[str], root: str = "") -> Found:
     """The samples of `store`, whose pictures have `paths` in the folder `root`, with their boxes.
 
-    Classes are those that the setting `classes` lists, else the files' own, else those of ``classes.json`` if all are
+    Classes are those listed by the setting `classes`, else the files' own, else those of ``classes.json`` if all are
     there, else sorted. What is no part of the data is counted; with ``missing: skip`` boxes of unknown classes too.
     DataError naming the first: boxes that are none, a class that is unknown, no picture of those that are annotated.
     """
