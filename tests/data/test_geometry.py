@@ -13,7 +13,7 @@ from PIL import Image
 from ldm_core.builtin.shapes.config import ShapesConfig
 from ldm_core.builtin.shapes.dataset import ShapesDataset
 from ldm_core.contracts import Site
-from ldm_core.data import geometry, images
+from ldm_core.data import geometry, images, palettes
 from ldm_core.errors import DataError
 
 KEYS = {
@@ -55,7 +55,7 @@ def test_crop_keeps_the_middle() -> None:
 def test_pad_fills_with_white_and_unlabeled() -> None:
     fitted = geometry.fit(_example(32, 64), KEYS, (64, 64), "pad")
     assert (fitted["image"][:, :16] == 255).all() and (fitted["image"][:, 48:] == 255).all()
-    assert (fitted["segmentation"][:16] == images.UNLABELED).all()
+    assert (fitted["segmentation"][:16] == palettes.UNLABELED).all()
     assert np.array_equal(fitted["segmentation"][16:48], _example(32, 64)["segmentation"])
     np.testing.assert_allclose(fitted["boxes"][0], [0.1, 0.35, 0.3, 0.2], atol=1e-6)
     assert fitted["box_labels"].tolist() == [3, 5]

@@ -49,8 +49,8 @@ def guess_reader(url: str, catalog: Catalog | None = None) -> str:
 
 
 def kept_settings(before: object, use: str) -> dict[str, Any]:
-    """A recipe's settings of its data set (fields to read, classes), as far as they hold for other data of the same form
-    under the reader `use`."""
+    """A recipe's settings of its data set (fields to read, classes), as far as they hold for other data of the same
+    form, under the reader `use`."""
     kept = dict(before) if isinstance(before, Mapping) else {}
     own = kept.get("use")
     if own != use and (own not in ("tar", "folder") or use not in ("tar", "folder")):

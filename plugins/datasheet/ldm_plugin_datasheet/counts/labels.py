@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm_core.data.images import UNLABELED
+from ldm_core.data.palettes import UNLABELED
 from ldm_plugin_datasheet.facts import Area, Boxes, ClassCount, Classes, Maps, Span
 
 _ABSENT = 20  # classes without an example that are named

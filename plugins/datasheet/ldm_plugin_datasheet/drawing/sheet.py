@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ldm_core.data.images import UNLABELED
+from ldm_core.data.palettes import UNLABELED
 from ldm_plugin_datasheet.counts.labels import unnamed
 from ldm_plugin_datasheet.drawing.colours import Colour, distinct
 from ldm_plugin_datasheet.drawing.letters import Letters
