@@ -72,7 +72,7 @@ OPTIONS = {
         "--json",
         "--quiet",
     },
-    "reconstruct": {"--out", "--force", "--image-size", "--device", "--json"},
+    "reconstruct": {"--out", "--force", "--image-size", "--device", "--tile", "--tile-memory", "--json"},
     "encode": {
         "--first-stage",
         "--data",

@@ -10,6 +10,7 @@ pictures several times.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -36,19 +37,19 @@ class Window(NamedTuple):
     right: int
 
 
-class Map:
+class Map(ABC):
     """A map (B, C, h, w), given by windows. `width` is the number of values a cell that a window of it takes."""
 
     shape: tuple[int, int, int, int]
     width: float
 
+    @abstractmethod
     def window(self, at: Window) -> Tensor:
         """The part (B, C, rows, columns) of the map."""
-        raise NotImplementedError
 
+    @abstractmethod
     def release(self, row: int) -> None:
         """Let go of what lies above `row`: nobody asks for it again."""
-        raise NotImplementedError
 
     @property
     def kept_bytes(self) -> int:

@@ -165,4 +165,4 @@ def test_the_table_has_every_number() -> None:
     for word in ("1.15 s", "6.957 images/s", "10 G", "8.7 G", "8.7 %", "1 kB", "100 GFLOP/s", "note: busy"):
         assert word in text
     assert [duration(s) for s in (12.0, 0.0123, 4e-6)] == ["12 s", "12.3 ms", "4 us"]
-    assert [amount(n) for n in (12, 1.234e6, 5e12)] == ["12 ", "1.23 M", "5 T"]
+    assert [amount(n) for n in (12, 999_900, 1.234e6, 5e12)] == ["12 ", "1 M", "1.23 M", "5 T"]

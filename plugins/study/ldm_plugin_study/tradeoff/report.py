@@ -40,8 +40,9 @@ def _head(results: Results) -> list[str]:
 
 def _cells(results: Results) -> list[tuple[str, ...]]:
     names = names_of(results.cells)
+    shown = [f"{name} of reconstructions" for name in names]
     rows: list[tuple[str, ...]] = [
-        ("CELL", "FIRST STAGE", "FACTOR", "PARAMETERS", "TRAINING IMAGES/S", "MINUTES", *names, results.figure.name)
+        ("CELL", "FIRST STAGE", "FACTOR", "PARAMETERS", "TRAINING IMAGES/S", "MINUTES", *shown, results.figure.name)
     ]
     for cell in results.cells:
         stage = "none" if cell.factor == 1 else "given" if cell.given else "trained here"
@@ -90,19 +91,21 @@ def _picture(results: Results) -> Any:
     """Quality over the training's time, over the sampling's speed, and beside reconstruction."""
     canvas = files.canvas(15, 4.6)
     over_time, over_speed, beside = canvas.subplots(1, 3)
-    for cell in results.cells:
+    for colour, cell in _coloured(results):
         most = cell.last[-1].steps
-        _line(over_time, cell, [p for p in cell.points if p.steps == most], cell.minutes)
-        _line(over_speed, cell, cell.last, cell.speed)
+        _line(over_time, cell, [p for p in cell.points if p.steps == most], cell.minutes, colour)
+        _line(over_speed, cell, cell.last, cell.speed, colour)
         for p in cell.last:
             over_speed.annotate(
                 str(p.steps), (cell.speed(p), p.quality), textcoords="offset points", xytext=(4, 4), fontsize=7
             )
     over_time.set_xlabel(f"minutes of training, {results.cells[0].last[-1].steps} steps of the sampler")
-    over_speed.set_xlabel("images a second after the whole training (numbers: steps of the sampler)")
+    over_speed.set_xlabel("images/s after the whole training (numbers: sampler steps)")
     over_speed.set_xscale("log")
     for axes in (over_time, over_speed):
         axes.set_ylabel(f"{results.figure.name}, {results.figure.better} is better")
+        if _wide(results):
+            axes.set_yscale("log")
         if results.figure.floor is not None:
             axes.axhline(results.figure.floor, color="0.5", linestyle=":", label="halves of the reference")
         axes.legend(fontsize=7)
@@ -110,11 +113,31 @@ def _picture(results: Results) -> Any:
     return canvas
 
 
-def _line(axes: Any, cell: CellResult, points: Sequence[Point], place: Callable[[Point], float]) -> None:
+def _coloured(results: Results) -> Iterator[tuple[str, CellResult]]:
+    """Each cell with its colour, the same in all panels."""
+    return ((f"C{number}", cell) for number, cell in enumerate(results.cells))
+
+
+def _wide(results: Results) -> bool:
+    """True if the figures span more than a factor of 4, so that an even scale hides the differences of the best."""
+    values = [p.quality for cell in results.cells for p in cell.points]
+    return min(values) > 0 and (results.figure.floor or 1) > 0 and max(values) > 4 * min(values)
+
+
+def _line(axes: Any, cell: CellResult, points: Sequence[Point], place: Callable[[Point], float], colour: str) -> None:
     ordered = sorted(points, key=place)
-    axes.plot([place(p) for p in ordered], [p.quality for p in ordered], marker="o", markersize=4, label=cell.name)
+    axes.plot(
+        [place(p) for p in ordered],
+        [p.quality for p in ordered],
+        marker="o",
+        markersize=4,
+        label=cell.name,
+        color=colour,
+    )
     spans = [(place(p), p.low, p.high) for p in ordered if p.low is not None and p.high is not None]
-    axes.vlines([x for x, _, _ in spans], [low for _, low, _ in spans], [high for _, _, high in spans], linewidth=0.8)
+    axes.vlines(
+        [x for x, _, _ in spans], [low for _, low, _ in spans], [high for _, _, high in spans], colour, linewidth=0.8
+    )
 
 
 def _beside(axes: Any, results: Results) -> None:
@@ -123,10 +146,10 @@ def _beside(axes: Any, results: Results) -> None:
         axes.set_axis_off()
         return
     name = found[0]
-    for cell in results.cells:
+    for colour, cell in _coloured(results):
         if name in cell.reconstruction:
             x, y = cell.reconstruction[name], cell.last[-1].quality
-            axes.plot([x], [y], marker="o")
+            axes.plot([x], [y], marker="o", color=colour)
             axes.annotate(cell.name, (x, y), textcoords="offset points", xytext=(4, 4), fontsize=8)
     axes.set_xlabel(f"{name} of reconstructions, {'higher' if results.reconstructed[name] else 'lower'} is better")
     axes.set_ylabel(f"{results.figure.name} of samples")

@@ -89,6 +89,6 @@ def duration(seconds: float) -> str:
 def amount(number: float) -> str:
     """A number with a prefix of thousands: 1.23 G."""
     for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
+        if float(f"{number:.3g}") >= size:  # as it is shown: 999,900 is 1 M
             return f"{number / size:.3g} {prefix}"
     return f"{number:.3g} "
