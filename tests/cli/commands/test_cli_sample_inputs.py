@@ -130,7 +130,7 @@ MISUSES: list[tuple[str, list[str], str]] = [
     ("layout", ["--boxes", '{"boxes": [[0, 0, 1, 1]], "labels": ["moon"]}'], "box_labels: no class named 'moon'"),
     ("layout", ["--boxes", "[[0, 0, 1, 1]]"], "this model needs the classes of the boxes (key 'box_labels'"),
     ("map", ["--segmentation", "map7.png"], "has the label 7; allowed: 0 to 2 (3 classes) and 255 for unlabeled"),
-    ("map", ["--segmentation", "photo.png"], "photo.png: a label map in colour, such as"),
+    ("map", ["--segmentation", "photo.png"], "segmentation: a label map in colour, such as"),
     ("map", ["--segmentation", "alpha.png"], "alpha.png: a label map with transparent pixels"),
     ("map", ["--segmentation", "[[0, 1], [2]]"], "--segmentation [[0, 1], [2]]: expected a PNG, or rows of whole"),
     ("small", ["--image", "small.png", "--size", "18x24"],
