@@ -96,7 +96,7 @@ class Unpickles(LdmCodec):
 
     def recognise(self, source: Source) -> Recognised | None:
         for name in source.names:
-            if (data := source.text(name)) is not None and data[:1] == b"\x80":
+            if (data := source.text(name)) is not None and data[:1] == b"\x80" and data[1] < 6:
                 pickle.loads(data)
         return super().recognise(source)
 

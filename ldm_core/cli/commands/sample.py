@@ -22,9 +22,6 @@ _LOADED = ("codec", "image_size")
     examples=[
         "ldm-run sample runs/demo --prompt 'a red circle' --images 4 --guidance 3",
         "ldm-run sample runs/demo --prompt 'a red circle' --grid guidance=1,3,7",
-        "ldm-run sample runs/fashion --class all --images 40",
-        "ldm-run sample runs/filled --image photo.png --mask '[0.2, 0.2, 0.5, 0.5]'",
-        "ldm-run sample runs/demo --prompts prompts.txt --steps 20 --sampler ddim",
         "ldm-run sample model.ckpt --like compvis --prompt 'a cat' --out cats",
     ],
 )

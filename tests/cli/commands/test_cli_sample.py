@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -29,6 +29,8 @@ from ldm_core.sampling.picture_folder import PictureFolder
 
 class _Pipeline:
     """A model that reads captions and classes and paints its seed."""
+
+    palettes: ClassVar[dict[str, Any]] = {}
 
     def __init__(self) -> None:
         part = SimpleNamespace(config=SimpleNamespace(reads=("caption", "class_label"), classes=0), name="both")
