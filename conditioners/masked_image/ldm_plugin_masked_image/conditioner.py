@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ldm_core import Conditioner
 from ldm_core.contracts import Batch, Cond, Site
+from ldm_core.data.inputs.masks import holes as holes_of
 from ldm_core.errors import ConfigError, DataError
 from ldm_plugin_masked_image.config import MaskedImageConfig
 
@@ -84,14 +85,8 @@ class MaskedImageConditioner(Conditioner, nn.Module):
 
 
 def holes(mask: Tensor) -> Tensor:
-    """A mask (H, W) -> its holes, booleans of its shape.
-
-    Floats: .5 and above. Integers are the grey levels of a picture, 128 and above; without any between 1 and 255, they
-    are numbers of classes, and all above 0 are holes (255 also pads maps).
-    """
-    if mask.dtype == torch.bool:
-        return mask
-    if mask.is_floating_point():
-        return mask >= 0.5
-    grey = bool(((mask > 1) & (mask < 255)).any())
-    return mask >= (128 if grey else 1)
+    """A mask (H, W) -> its holes, booleans of its shape and device, by the core's rule for all masks:
+    :func:`ldm_core.data.inputs.masks.holes`."""
+    values = mask.detach().cpu()
+    found = holes_of((values.float() if values.is_floating_point() else values).numpy())
+    return torch.from_numpy(found).to(mask.device)

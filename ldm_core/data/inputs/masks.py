@@ -42,8 +42,11 @@ def _pixels(low: float, extent: float, count: int) -> slice:
 
 
 def holes(mask: NDArray[Any]) -> NDArray[np.bool_]:
-    """The holes of a mask (H, W), as conditioners read them: floats from .5 on; grey levels from 128 on, and every
-    number above 0 if there is none between 1 and 255."""
+    """A mask (H, W) -> its holes, booleans of its shape.
+
+    Floats: .5 and above. Integers are the grey levels of a picture, 128 and above; without any between 1 and 255, they
+    are numbers of classes, and all above 0 are holes (255 also pads maps).
+    """
     if mask.dtype.kind == "b":
         return mask
     if mask.dtype.kind == "f":
