@@ -147,7 +147,7 @@ class InputOptions:
             keys=keys,
         )
         if self.class_label and "class_label" in found:
-            raise ConfigError("--class: 'class_label' is given twice")
+            raise ConfigError("'class_label' is given twice, by --input and by --class; give it once")
         return found
 
 

@@ -55,13 +55,14 @@ def prepare(options: RunOptions) -> Prepared:
     key, said = "class_label", options.inputs.class_label
     wanted = [*inputs, *([key] if said else []), *(["caption"] if recipe.sample.prompts else [])]
     require_readers(wanted, {c.name: c.config.reads for c in recipe.conditioners}, "; see --cond")
-    inputs, fitted = fit_all(inputs, recipe, info.keys)
     classes = spread(key, said, info.class_names.get(key, ()), info.classes.get(key, 0))
-    rows = in_turn(inputs, {key: classes} if classes else {})
-    rows = [name_classes(row, info.class_names, info.classes, _palettes(info)) for row in rows]
+    palettes = _palettes(info)  # colours become classes before a map is fitted, which would blend or border them
+    given = in_turn(inputs, {key: classes} if classes else {})
+    done = [fit_all(name_classes(row, info.class_names, info.classes, palettes), recipe, info.keys) for row in given]
+    rows = [row for row, _ in done]
     notes = (
         assembled.notes
-        + tuple(fitted)
+        + tuple(dict.fromkeys(line for _, lines in done for line in lines))
         + tuple(
             f"plugin '{b.plugin}' of {b.distribution} does not load ({b.error.splitlines()[0]}); see `ldm-run plugins`"
             for b in catalog.broken

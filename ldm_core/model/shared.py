@@ -24,7 +24,7 @@ def hooks_of(modules: Iterable[nn.Module]) -> frozenset[int]:
 
 
 def _hooks(module: nn.Module) -> Iterator[tuple[str, dict[int, object]]]:
-    for name, value in vars(module).items():
+    for name, value in list(vars(module).items()):
         if "_hooks" in name and isinstance(value, dict):
             yield name, value
 
@@ -43,7 +43,7 @@ class _Copies:
                 if module not in self.made:
                     self.made[module] = object.__new__(type(module))
         for module, copy in self.made.items():
-            copy.__dict__.update({name: self._value(value) for name, value in vars(module).items()})
+            copy.__dict__.update({name: self._value(value) for name, value in list(vars(module).items())})
             for _, own in list(_hooks(copy)):
                 for number in own.keys() - hooks:
                     del own[number]

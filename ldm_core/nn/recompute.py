@@ -27,8 +27,9 @@ def recompute(blocks: Iterable[nn.Module]) -> int:
     count = 0
     for block in blocks:
         count += 1
-        if not isinstance(block.forward, partial):
-            block.forward = partial(_run, block, block.forward)
+        forward = block.forward  # read once: another thread may be at it
+        if not isinstance(forward, partial):
+            block.forward = partial(_run, block, forward)
     return count
 
 

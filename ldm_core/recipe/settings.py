@@ -81,7 +81,8 @@ def balance_misfits(settings: DataSettings, where: str, info: DataInfo) -> Itera
     """Yield a line if the data, called `where`, have no class of each example by which to balance them."""
     key, known = settings.balance, [k for k in info.classes if info.keys.get(k) == "value"]
     if key and key not in known:
-        yield f"data.balance: {where} has no class '{clean(key, 40)}' of each example; choose of: {', '.join(known)}"
+        fix = f"choose of: {', '.join(known)}" if known else "it has none; leave data.balance out"
+        yield f"data.balance: {where} has no class '{clean(key, 40)}' of each example; {fix}"
 
 
 @attrs.frozen(kw_only=True)

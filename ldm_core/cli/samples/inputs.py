@@ -30,7 +30,7 @@ class Asked:
     seed: int | list[int] | None
     images: int | None
     size: tuple[int, int] | None
-    pictures: Mapping[str, Any]  # URL -> uint8 (3, H, W)
+    pictures: Sequence[Any]  # uint8 (3, H, W) each
 
     @classmethod
     def of(cls, options: SampleOptions) -> Asked:
@@ -51,7 +51,7 @@ class Asked:
             given.seed if seeds is None else seeds,
             given.images,
             read_size(given.size, "--size"),
-            {url: decode_image(storage.read_bytes(url), 3, url) for url in urls},
+            [decode_image(storage.read_bytes(url), 3, url) for url in urls],
         )
 
     def arguments(self, options: SampleOptions, recipe: Any) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Asked:
             return None
         from ldm_core.sampling.image_to_image import STRENGTH, Start
 
-        return Start.image(list(self.pictures.values()), strength=STRENGTH if strength is None else strength)
+        return Start.image(list(self.pictures), strength=STRENGTH if strength is None else strength)
 
 
 def read(options: SampleOptions, asked: Asked, pipeline: Any) -> Inputs:
@@ -112,7 +112,7 @@ def _repeated(options: SampleOptions, asked: Asked, pipeline: Any) -> dict[str, 
     classes = spread("class_label", options.inputs.class_label, names, counts_of(recipe).get("class_label", 0))
     pictures: list[Any] = []
     if "image" in recipe.inputs:
-        pictures = [to_channels(picture, recipe.image_channels) for picture in asked.pictures.values()]
+        pictures = [to_channels(picture, recipe.image_channels) for picture in asked.pictures]
     masks = [_Mask(text, read_mask(text)) for text in options.pictures.mask]
     columns: dict[str, Sequence[Any]] = {"class_label": classes, "image": pictures, "mask": masks}
     return {key: values for key, values in columns.items() if values}
@@ -140,9 +140,15 @@ def _drawn(mask: Any, row: Mapping[str, Any], recipe: Any) -> Any:
 
 
 def _require_alike(row: Mapping[str, Any], recipe: Any) -> None:
-    """Hold masks and label maps to the size of their picture: they are cut and resized alike."""
+    """Hold pictures, masks and label maps to two axes or three, and the latter to the size of their picture: they are
+    cut and resized alike."""
     from ldm_core.data.inputs.forms import taken_sizes
 
+    for key in ("image", "mask", "segmentation"):
+        if key in row and getattr(row[key], "ndim", 0) not in (2, 3):
+            raise ConfigError(
+                f"{key}: expected a picture, or rows of numbers of one length; give a file, such as {key}=@FILE.png"
+            )
     picture = row.get("image")
     if picture is None or "image" in taken_sizes(recipe):
         return

@@ -77,7 +77,10 @@ def count_classes(
         if not count and not names:
             count = 1 + (largest(key) if key == "segmentation" else max((n for n in labels if _is_class(n)), default=0))
         found.names[key], found.counts[key] = names, count or len(names)
-        _hold(found, key, {label for label in labels if _is_class(label)}, store.title, key in config.classes)
+        numbers = {label for label in labels if _is_class(label)}
+        if key == "box_labels" and key in known:  # annotations hand over indices, though a class may be called 1
+            continue
+        _hold(found, key, numbers, store.title, key in config.classes)
     if "class_label" in raw:
         found.label_all(raw["class_label"])
     return found

@@ -11,7 +11,8 @@ from torch import Tensor
 
 
 def starts(size: int, window: int, overlap: int, step: int = 1) -> list[int]:
-    """Where windows begin along an axis: from 0, each sharing `overlap` cells or more with the one before it.
+    """The begins of windows along an axis: from 0, each sharing `overlap` cells or more with the one before it; fewer
+    if they could not move by a `step` otherwise.
 
     The last one ends at `size`; all are multiples of `step`, where `size` and `window` are. A window as large as the
     axis begins at 0 alone. ValueError unless 0 <= `overlap` < `window`.

@@ -44,9 +44,10 @@ class Axis:
         found = tuple(values)
         if not found:
             raise ConfigError(f"{where}: no values; give one or several")
-        shown = [in_words(value) for value in found]
-        if twice := [text for i, text in enumerate(shown) if text in shown[:i]]:
-            raise ConfigError(f"{where}: {clean(twice[0], 60)} is there twice; each value is one line of cells")
+        if twice := [value for i, value in enumerate(found) if value in found[:i]]:
+            raise ConfigError(
+                f"{where}: {clean(in_words(twice[0]), 60)} is there twice; each value is one line of cells"
+            )
         if name == "seed" and (wrong := [v for v in found if type(v) is not int or v < 0]):
             raise ConfigError(f"{where}: expected whole numbers, 0 or more, got {quoted(wrong[0])}")
         if name in TEXTS and (wrong := [v for v in found if not isinstance(v, str | int)]):

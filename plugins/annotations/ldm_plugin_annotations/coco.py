@@ -17,6 +17,7 @@ from ldm_plugin_annotations.config import CocoConfig
 MOST_VALUES = 100_000_000
 """Values of a file; that of COCO's 118,000 training pictures has about half of it, with all outlines."""
 _HEAD = 1 << 16
+_MOST = 1e9  # pixels of a side or a corner
 _KEYS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[|"info"\s*:\s*\{')
 
 
@@ -62,17 +63,19 @@ class _Instances:
         for key, rows in zip(("images", "categories"), listed, strict=True):
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
                 raise DataError(
-                    f"{name}: has no list of '{key}'; COCO's instances have images, categories, annotations"
+                    f"{name}: has no list of '{key}'; COCO's instances have images, categories, annotations; "
+                    "name their file alone, such as annotations/instances_train2017.json"
                 )
         rows = value.get("annotations", [])
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise DataError(f"{name}: 'annotations' is no list of objects")
-        categories: dict[int, str] = {}
+        categories, called = dict[int, str](), set[str]()
         for row in listed[1] or ():
             if not isinstance(row.get("id"), int) or not isinstance(row.get("name"), str):
                 raise DataError(f"{name}: the category {quoted(row, 60)} needs a number 'id' and a text 'name'")
-            if row["id"] in categories or row["name"] in categories.values():
+            if row["id"] in categories or row["name"] in called:
                 raise DataError(f"{name}: the category {quoted(row, 60)} is there twice")
+            called.add(row["name"])
             categories[row["id"]] = row["name"]
         images: dict[Any, tuple[str, tuple[float, float] | None]] = {}
         for row in listed[0] or ():
@@ -90,14 +93,15 @@ class _Instances:
             identity = row.get("image_id")
             if not isinstance(identity, int | str) or identity not in found:
                 raise DataError(f"{self._of(row)}: image_id {quoted(identity, 40)} is none of 'images'")
-            if row.get("category_id") not in numbers:
+            category = row.get("category_id")
+            if not isinstance(category, int) or category not in numbers:
                 raise DataError(f"{self._of(row)}: category_id {quoted(row.get('category_id'), 40)} is no category")
             if row.get("iscrowd") and not crowds:
                 left_out["crowd region"] += 1
                 continue
             boxes, labels = found[identity]
             boxes.append(self._corners(row))
-            labels.append(numbers[row["category_id"]])
+            labels.append(numbers[category])
         for identity, (boxes, labels) in found.items():
             name, size = self.images[identity]
             yield Annotated(picture=name, boxes=boxes, labels=labels, units="pixel", size=size, place=self.name)
@@ -105,7 +109,7 @@ class _Instances:
     def _corners(self, row: Mapping[str, Any]) -> list[float]:
         box = row.get("bbox")
         numbers = box if isinstance(box, list) and len(box) == 4 else []
-        if not numbers or any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+        if not numbers or any(isinstance(n, bool) or not isinstance(n, int | float) or abs(n) > _MOST for n in numbers):
             raise DataError(f"{self._of(row)}: bbox is {quoted(box, 60)}, expected [x, y, width, height] in pixels")
         x, y, width, height = map(float, numbers)
         return [x, y, x + width, y + height]
@@ -116,5 +120,5 @@ class _Instances:
 
 def _size(row: Mapping[str, Any]) -> tuple[float, float] | None:
     height, width = row.get("height"), row.get("width")
-    known = all(isinstance(n, int | float) and not isinstance(n, bool) and n > 0 for n in (height, width))
+    known = all(isinstance(n, int | float) and not isinstance(n, bool) and 0 < n < _MOST for n in (height, width))
     return (float(height), float(width)) if known and height is not None and width is not None else None

@@ -65,9 +65,13 @@ class OpenImages(AnnotationFormat):
         columns = {column: header.index(column) for column in header}
         picture, boxes, labels, begun = "", list[list[float]](), list[str](), 2
         for number, cells in lines:
+            if not cells:
+                continue
             place = f"{name} line {number}"
             if len(cells) != len(header):
                 raise DataError(f"{place}: {len(cells)} cells where the header has {len(header)}")
+            if not cells[columns["ImageID"]]:
+                raise DataError(f"{place}: has no ImageID; correct or remove the row")
             if cells[columns["ImageID"]] != picture:
                 if picture:
                     yield Annotated(picture=picture, boxes=boxes, labels=labels, place=f"{name} line {begun}")

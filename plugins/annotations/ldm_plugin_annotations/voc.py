@@ -58,10 +58,10 @@ class Voc(AnnotationFormat):
         self, files: AnnotationFiles, names: Sequence[str], known: frozenset[str], left_out: Counter[str]
     ) -> Iterator[Annotated]:
         for name in names:
-            size = len(files.read(name, MOST_BYTES + 1))
-            if size > MOST_BYTES:
+            data = files.read(name, MOST_BYTES + 1)
+            if len(data) > MOST_BYTES:
                 raise DataError(f"{name}: has more than {MOST_BYTES:,} bytes; one file is of one picture")
-            found = _Reader(name).parse(files.read(name))
+            found = _Reader(name).parse(data)
             objects = [each for each in found.objects if self.config.difficult or each.get("difficult", "0") != "1"]
             if more := len(found.objects) - len(objects):
                 left_out["difficult object"] += more

@@ -101,9 +101,15 @@ def _listed(files: AnnotationFiles, name: str) -> tuple[str, ...]:
 
 
 def _checked(names: Sequence[Any], where: str) -> tuple[str, ...]:
-    wrong = next((each for i, each in enumerate(names) if not isinstance(each, str) or each in names[:i]), None)
-    if wrong is not None or len(names) > _MOST_CLASSES:
-        raise DataError(f"{where}: the class {quoted(wrong, 60)} is no text, or is there twice")
+    if len(names) > _MOST_CLASSES:
+        raise DataError(
+            f"{where}: lists {len(names):,} classes, and {_MOST_CLASSES:,} are read; give a list of classes"
+        )
+    seen = set[str]()
+    for each in names:
+        if not isinstance(each, str) or each in seen:
+            raise DataError(f"{where}: the class {quoted(each, 60)} is no text, or is there twice; correct the list")
+        seen.add(each)
     return tuple(names)
 
 

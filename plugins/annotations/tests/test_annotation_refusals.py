@@ -33,6 +33,8 @@ def changed(base: Path, change: Callable[[dict[str, Any]], None]) -> str:
         (lambda b: b["annotations"][0].update(category_id=9), "annotation 0: category_id 9 is no category"),
         (lambda b: b["annotations"][0].update(bbox=[1, 2, 3]), r"annotation 0: bbox is \[1, 2, 3\], expected"),
         (lambda b: b["annotations"][0].update(bbox=[1, 2, True, 3]), "expected .x, y, width, height. in pixels"),
+        (lambda b: b["annotations"][0].update(category_id=[1]), "is no category"),
+        (lambda b: b["annotations"][0].update(bbox=[0, 0, 10**350, 1]), "expected .x, y, width, height. in pixels"),
         (lambda b: b["categories"].append({"id": 3, "name": "x"}), "the category .* is there twice"),
         (lambda b: b["categories"].append({"id": "x", "name": "x"}), "needs a number 'id'"),
         (lambda b: b["images"][0].update(file_name=None), "needs an 'id' and a text 'file_name'"),
@@ -128,6 +130,20 @@ def test_broken_openimages_rows(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------ pictures, classes, boxes, splits
+
+
+def test_classes_called_by_numbers_are_told_by_their_places(tmp_path: Path) -> None:
+    base = fill(tmp_path / "data", "x")
+    coco(base, {"c": BOXES["c"], "a": BOXES["a"]})
+    plain = objects_of(opened(base, "instances.json", missing="skip"))
+    body = json.loads((base / "instances.json").read_text())
+    rows = sorted(body["categories"], key=lambda row: row["id"])
+    called = {row["name"]: str((place + 1) % len(rows)) for place, row in enumerate(rows)}
+    for row in rows:
+        row["name"] = called[row["name"]]
+    text(base / "instances.json", json.dumps(body))
+    found = objects_of(opened(base, "instances.json", missing="skip"))
+    assert found == {stem: [(called[name], box) for name, box in each] for stem, each in plain.items()}
 
 
 def test_pictures_are_found_among_the_datas_own_alone(tmp_path: Path) -> None:

@@ -157,6 +157,8 @@ def _find(config: IdxConfig) -> _Files:
         raise DataError(f"{shown}: expected one folder or file, found {len(roots)}")
     given = None if storage.is_folder(roots[0]) else NAMED.fullmatch(storage.base_name(roots[0]))
     folder = roots[0] if storage.is_folder(roots[0]) else storage.parent(roots[0])
+    if folder != roots[0] and (given is None or not storage.exists(roots[0])):
+        raise DataError(f"{shown}: is no folder and no file such as train-images-idx3-ubyte.gz; check dataset.url")
     found: dict[tuple[str, str, str], str] = {}
     for file in storage.list_files(folder):
         match = NAMED.fullmatch(storage.base_name(file.url))

@@ -151,6 +151,9 @@ def test_missing_files_and_splits(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no IDX files; looked for names such as"):
         opened(tmp_path)
     fill(tmp_path)
+    for place in (tmp_path / "typo", tmp_path / "none-train-images-idx3-ubyte"):
+        with pytest.raises(DataError, match="is no folder and no file such as"):
+            opened(place)
     (tmp_path / "t10k-images-idx3-ubyte.gz").unlink()
     with pytest.raises(NoSplit, match="no split 'val'; there are files of train"):
         opened(tmp_path, split="val")

@@ -18,6 +18,11 @@ def _two_axes(site: Site) -> Iterator[str]:
         yield f"pictures have 2 axes (height, width); the latents have {len(site.latent.stride)}"
 
 
+def _two_keys(image: str, mask: str) -> Iterator[str]:
+    if image == mask:
+        yield f"image and mask are both '{image}'; name two keys"
+
+
 def _weights(what: str) -> Any:
     """A field of a file of weights; its hash is filled in as `weights_sha256`, and another file is refused."""
     told = f"path or URL of {what} (safetensors, or what torch.save writes)"
@@ -75,7 +80,7 @@ class KnownPixelsTargetConfig(PullConfig):
     """A picture, for the sample to have its pixels outside of the holes of a mask."""
 
     image: str = field("image", "key of the inputs with the picture")
-    mask: str = field("mask", "key of the inputs with the mask: what is white, or above 0, is to be filled")
+    mask: str = field("mask", "key of the inputs with the mask: what is white (128 and above), or 1, is to be filled")
     deviation: float = field(0.05, "standard deviation of the error at a pixel, in units of [-1, 1]", above=0)
     paste: bool = field(True, "put the known pixels over the finished sample, bit for bit")
 
@@ -83,6 +88,11 @@ class KnownPixelsTargetConfig(PullConfig):
     def reads(self) -> tuple[str, ...]:
         """The picture and its mask."""
         return (self.image, self.mask)
+
+    def check(self, site: Site) -> Iterator[str]:
+        """Yield a line where the latents are no pictures', or the two inputs are one."""
+        yield from _two_axes(site)
+        yield from _two_keys(self.image, self.mask)
 
 
 @attrs.frozen(kw_only=True)
@@ -149,7 +159,7 @@ class BlendConfig(GuidanceConfig):
     """A picture, to stay as it is outside of the holes of a mask, at each step."""
 
     image: str = field("image", "key of the inputs with the picture")
-    mask: str = field("mask", "key of the inputs with the mask: what is white, or above 0, is to be filled")
+    mask: str = field("mask", "key of the inputs with the mask: what is white (128 and above), or 1, is to be filled")
     space: Literal["latents", "pixels"] = field(
         "latents", "where they are joined; pixels: decoded and encoded again at each step, for finer holes"
     )
@@ -164,8 +174,7 @@ class BlendConfig(GuidanceConfig):
     def check(self, site: Site) -> Iterator[str]:
         """Yield a line where the latents are no pictures', or the two inputs are one."""
         yield from _two_axes(site)
-        if self.image == self.mask:
-            yield f"image and mask are both '{self.image}'; name two keys"
+        yield from _two_keys(self.image, self.mask)
 
 
 @attrs.frozen(kw_only=True)

@@ -43,7 +43,8 @@ def hole_of(mask: Any, key: str, size: tuple[int, ...], where: str = "") -> NDAr
     found = holes(value)
     if not found.any():
         raise DataError(
-            f"'{key}'{where}: the mask has no hole, so nothing is to be filled; white, or above 0, is a hole"
+            f"'{key}'{where}: the mask has no hole, so nothing is to be filled; "
+            "a hole is white (128 and above), or 1 in a mask of 0 and 1"
         )
     if found.all():
         raise DataError(f"'{key}'{where}: the mask is one hole, so no pixel is known; sample without a mask")

@@ -52,9 +52,8 @@ class RePaintSampler(Sampler):
     def _step(self, steps: Steps, i: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """x after step i, and the estimate of x0."""
         alpha_t, alpha_s, sigma_t, sigma_s = *steps.alpha[i : i + 2], *steps.sigma[i : i + 2]
-        fresh = 0.0
-        if self.config.eta > 0 and sigma_s > 0:
-            fresh = self.config.eta * sigma_s / sigma_t * math.sqrt(steps.added_variance(i))
+        eta = self.config.eta
+        fresh = eta * sigma_s / sigma_t * math.sqrt(steps.added_variance(i)) if eta > 0 else 0.0
         kept = math.sqrt(max(sigma_s**2 - fresh**2, 0.0)) / sigma_t
         x0 = steps.x0(i, x)
         x = kept * x + (alpha_s - kept * alpha_t) * x0

@@ -49,13 +49,16 @@ def test_differences_have_intervals(three: list[str], tmp_path: Path, capsys: py
 
 
 def test_rate_and_distortion_are_one_panel_of_a_curve_each(tmp_path: Path) -> None:
-    def figure(name: str, *values: float | None) -> dict[str, Any]:
+    def figure(name: str, *values: float | None, metric: str = "bound") -> dict[str, Any]:
         plain = [None if value is None else {"value": value} for value in values]
-        return {"name": name, "label": name, "higher_is_better": False, "values": plain}
+        return {"metric": metric, "name": name, "label": name, "higher_is_better": False, "values": plain}
 
     figures = [figure("bound", 3.0, 2.0), figure("rate@9", 0.1, 0.2), figure("rmse@9", 80.0, 70.0)]
     figures += [figure("rate@1", 2.5, None), figure("rmse@1", 4.0, None), figure("rate@5", 1.0, 1.5)]
-    assert plot._curves(figures, 2) == [[(2.5, 4.0), (0.1, 80.0)], [(0.2, 70.0)]]
+    curves = {"first": [(2.5, 4.0), (0.1, 80.0)], "second": [(0.2, 70.0)]}
+    assert plot._curves(figures, ["first", "second"]) == curves
+    other = [figure("rate@9", 0.3, metric="coarse"), figure("rmse@9", 90.0, metric="coarse")]
+    assert plot._curves([*figures, *other], ["first", "second"])["first, coarse"] == [(0.3, 90.0)]
     plot.draw({"figures": figures, "evaluations": ["first", "second"]}, str(tmp_path / "curves.svg"))
     made = (tmp_path / "curves.svg").read_text()
     assert "bits per value" in made and "rate@" not in made and "bound (lower is better)" in made

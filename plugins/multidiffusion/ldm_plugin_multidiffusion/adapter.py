@@ -110,8 +110,8 @@ class MultiDiffusion(Adapter):
         kept = now.run.state(self, _Bundles).made
         key = (id(cond), number)
         if key not in kept:
-            if len(kept) >= _MOST_BUNDLES:
-                del kept[next(iter(kept))]
+            if len(kept) >= _MOST_BUNDLES:  # the first ones stay: each is met again at the next step, in turn
+                return _cut(cond, windows, size)
             kept[key] = cond, _cut(cond, windows, size)  # the whole one is held, so that its id stays its own
         return kept[key][1]
 

@@ -29,7 +29,11 @@ class MultiDiffusionConfig(AdapterConfig):
         validator=_window,
         metadata={"help": "latent cells of a window's sides, or [rows, columns]: best those of training", "least": 1},
     )
-    overlap: int = field(16, "cells that neighbouring windows share, or more", minimum=0)
+    overlap: int = field(
+        16,
+        "cells that neighbouring windows share, or more; fewer if a window could not move by the denoiser's factor",
+        minimum=0,
+    )
     batch: int = field(16, "windows that the network computes at once, over all images and branches", minimum=1)
 
     def __attrs_post_init__(self) -> None:

@@ -207,3 +207,9 @@ def test_headings_stay_within_their_cells() -> None:
         assert 1 <= len(lines) <= 4 and all(font.getlength(line) <= 144 for line in lines)
     assert _wrapped("guidance = 3", font, 144, 4) == ["guidance = 3"]
     assert " ".join(_wrapped("a prompt of six short words", font, 100, 4)) == "a prompt of six short words"
+
+
+def test_values_are_told_apart_by_themselves() -> None:
+    prompts = ["a" * 400 + middle + "b" * 400 for middle in "xy"]
+    assert Axis.of("prompt", prompts).values == tuple(prompts)
+    assert Axis.of("guidance", [0.1234567, 0.1234568]).values == (0.1234567, 0.1234568)

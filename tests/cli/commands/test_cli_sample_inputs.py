@@ -82,6 +82,13 @@ def test_several_pictures_and_masks_are_gone_through_in_turn(models: dict[str, P
     assert sheet.shape[2] == 12 + 2 * (3 * 144 + 2 * 2 + 12), "input, mask and fill side by side"
 
 
+def test_a_picture_given_twice_is_two(models: dict[str, Path]) -> None:
+    words = [word for name in ("photo", "photo", "other") for word in ("--image", f"{name}.png")]
+    found = sampled(str(models["hole"]), *words, "--mask", "[0, 0, 0.5, 1]", "--images", "3")
+    photo = images.decode_image(Path("photo.png").read_bytes())[:, :, 12:]
+    assert [bool((each[:, :, 12:] == photo).all()) for each in found] == [True, True, False]
+
+
 def test_drawn_boxes_are_masks() -> None:
     drawn = masks.of_boxes([[0.25, 0.25, 0.5, 0.5]], (16, 24))
     assert (drawn == np.asarray(Image.open("hole.png"))).all()
@@ -120,12 +127,13 @@ MISUSES: list[tuple[str, list[str], str]] = [
     ("hole", ["--mask", BOX], "this model needs a picture (key 'image', read by conditioner 'masked_image'): give "
      "--image PICTURE"),
     ("hole", [*HOLE, BOX, "--input", "mask=@hole.png"], "'mask' is given twice"),
+    ("hole", ["--image", "photo.png", "--input", "mask=5"], "mask: expected a picture, or rows of numbers of one"),
     ("none", ["--mask", BOX], "this model needs a picture (key 'image', read by guidance 'blend'): give --image"),
     ("class", ["--class", "dgo"], "class_label: no class named 'dgo'; did you mean 'dog'? (known: cat, dog, red fox)"),
     ("class", ["--class", "3"], "class_label: no class 3; there are 3 (0 to 2)"),
     ("class", [], "this model needs a class (key 'class_label', read by conditioner 'class_label'; a name or a number, "
      "0 to 2): give --class NAME"),
-    ("class", ["--class", "cat", "--input", "class_label=dog"], "--class: 'class_label' is given twice"),
+    ("class", ["--class", "cat", "--input", "class_label=dog"], "'class_label' is given twice, by --input"),
     ("layout", ["--boxes", '{"boxes": [[0.5, 0, 0.6, 1]], "labels": [0]}'], "boxes[0]: [0.5, 0, 0.6, 1] leaves the"),
     ("layout", ["--boxes", '{"boxes": [[0, 0, 1, 1]], "labels": ["moon"]}'], "box_labels: no class named 'moon'"),
     ("layout", ["--boxes", "[[0, 0, 1, 1]]"], "this model needs the classes of the boxes (key 'box_labels'"),

@@ -24,9 +24,9 @@ def draw(found: Mapping[str, Any], url: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    names, curves = found["evaluations"], _curves(found["figures"], len(found["evaluations"]))
+    names, curves = found["evaluations"], _curves(found["figures"], found["evaluations"])
     figures = [each for each in found["figures"] if not _POINT.fullmatch(each["name"])][:_MOST]
-    count = len(figures) + any(curves)
+    count = len(figures) + bool(curves)
     columns = min(_COLUMNS, max(1, count))
     rows = -(-count // columns) or 1
     figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.3 * max(map(len, names)) / 4), layout="constrained")
@@ -35,8 +35,8 @@ def draw(found: Mapping[str, Any], url: str) -> None:
     panels = list(axes)
     for axis, each in zip(panels, figures, strict=False):
         _panel(axis, each, names)
-    if any(curves):
-        _rate_and_distortion(panels[len(figures)], curves, names)
+    if curves:
+        _rate_and_distortion(panels[len(figures)], curves)
     for axis in panels[count:]:
         axis.set_visible(False)
     buffer = io.BytesIO()
@@ -68,20 +68,26 @@ def _panel(axis: Any, each: Mapping[str, Any], names: list[str]) -> None:
     axis.grid(alpha=0.3)
 
 
-def _curves(figures: Sequence[Mapping[str, Any]], count: int) -> list[list[tuple[float, float]]]:
-    """The points (rate, error) of each evaluation, from many bits to few."""
-    found: list[dict[int, dict[str, float]]] = [{} for _ in range(count)]
+def _curves(figures: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
+    """The points (rate, error) by evaluation, from many bits to few; of each metric, if there are several."""
+    found: dict[tuple[str, int], dict[int, dict[str, float]]] = {}
     for each in figures:
         if named := _POINT.fullmatch(each["name"]):
-            for points, value in zip(found, each["values"], strict=True):
+            for place, value in enumerate(each["values"]):
                 if value is not None:
+                    points = found.setdefault((each["metric"], place), {})
                     points.setdefault(int(named[2]), {})[named[1]] = value["value"]
-    return [[(p["rate"], p["rmse"]) for _, p in sorted(points.items()) if len(p) == 2] for points in found]
+    several = len({metric for metric, _ in found}) > 1
+    made = {}
+    for (metric, place), points in found.items():
+        label = f"{names[place]}, {metric}" if several else names[place]
+        made[label] = [(p["rate"], p["rmse"]) for _, p in sorted(points.items()) if len(p) == 2]
+    return made
 
 
-def _rate_and_distortion(axis: Any, curves: Sequence[Sequence[tuple[float, float]]], names: list[str]) -> None:
+def _rate_and_distortion(axis: Any, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
     """The axes of figure 2 of the paper: bits of x_t a value of the picture, and the error of what they tell."""
-    for points, name in zip(curves, names, strict=True):
+    for name, points in curves.items():
         if points:
             axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
     axis.set_title("bound: error of the estimate by the bits spent", fontsize=8)

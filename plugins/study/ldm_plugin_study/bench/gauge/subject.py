@@ -55,7 +55,7 @@ class Subject:
     @cached_property
     def examples(self) -> Examples:
         """Examples of the recipe's one size, each decoded anew at each use."""
-        settings = attrs.evolve(self.recipe.data, keep=0, buckets=())
+        settings = attrs.evolve(self.recipe.data, keep=0, buckets=(), balance="")
         degraded = Degraded.of(self.recipe, self.catalog)
         return Examples(self.data, self.recipe.image_size, settings, ["image", *self.recipe.reads], degraded)
 
