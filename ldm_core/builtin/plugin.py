@@ -9,6 +9,8 @@ from ldm_core.catalog.hookspecs import hookimpl
 
 _LDM = "Rombach et al. 2022, arXiv 2112.10752"
 _DDPM = "Ho et al. 2020, arXiv 2006.11239"
+_DIFFUSION = "ldm_core.builtin.diffusion.config"
+_TABLES = ("vp_ldm", "vp_churches", "vp_layout", "vp_rdm", "vp_sd", "vp_cosine")
 
 
 @hookimpl
@@ -20,15 +22,13 @@ def ldm_components(kinds: Collection[str] | None = None) -> list[Component]:
 
 
 def _networks() -> list[Component]:
-    from ldm_core.builtin.identity.config import IdentityConfig
-    from ldm_core.builtin.reconstruction.config import ReconstructionConfig
     from ldm_core.builtin.unet import config
 
     return [
         Component(
             kind="first_stage",
             name="identity",
-            config=IdentityConfig,
+            config="ldm_core.builtin.identity.config:IdentityConfig",
             factory="ldm_core.builtin.identity.stage:IdentityFirstStage",
             summary="pixels as latents: diffusion in pixel space (LDM-1)",
             source=_LDM,
@@ -36,7 +36,7 @@ def _networks() -> list[Component]:
         Component(
             kind="stage_objective",
             name="reconstruction",
-            config=ReconstructionConfig,
+            config="ldm_core.builtin.reconstruction.config:ReconstructionConfig",
             factory="ldm_core.builtin.reconstruction.objective:ReconstructionObjective",
             summary="L1, L2 or Huber on pixels, and the stage's regularisation",
         ),
@@ -54,22 +54,20 @@ def _networks() -> list[Component]:
 
 
 def _forward_process() -> list[Component]:
-    from ldm_core.builtin.diffusion import config as diffusion
-
     return [
         Component(
             kind="schedule",
             name="vp",
-            config=diffusion.VPConfig,
+            config=f"{_DIFFUSION}:VPConfig",
             factory="ldm_core.builtin.diffusion.schedules:VPSchedule",
             summary="variance-preserving table: alpha² + sigma² = 1",
             source=_DDPM,
-            presets=diffusion.VP_PRESETS,
+            presets=dict.fromkeys(_TABLES, f"{_DIFFUSION}:VP_PRESETS"),
         ),
         Component(
             kind="parameterization",
             name="eps",
-            config=diffusion.EpsConfig,
+            config=f"{_DIFFUSION}:EpsConfig",
             factory="ldm_core.builtin.diffusion.parameterizations:EpsParameterization",
             summary="the network predicts the noise",
             source=_DDPM,
@@ -77,7 +75,7 @@ def _forward_process() -> list[Component]:
         Component(
             kind="parameterization",
             name="x0",
-            config=diffusion.X0Config,
+            config=f"{_DIFFUSION}:X0Config",
             factory="ldm_core.builtin.diffusion.parameterizations:X0Parameterization",
             summary="the network predicts the clean latents",
             source=_DDPM,
@@ -85,7 +83,7 @@ def _forward_process() -> list[Component]:
         Component(
             kind="parameterization",
             name="v",
-            config=diffusion.VConfig,
+            config=f"{_DIFFUSION}:VConfig",
             factory="ldm_core.builtin.diffusion.parameterizations:VParameterization",
             summary="the network predicts the velocity",
             source="Salimans & Ho 2022, arXiv 2202.00512",
@@ -93,7 +91,7 @@ def _forward_process() -> list[Component]:
         Component(
             kind="objective",
             name="simple",
-            config=diffusion.SimpleConfig,
+            config=f"{_DIFFUSION}:SimpleConfig",
             factory="ldm_core.builtin.diffusion.objectives:SimpleObjective",
             summary="L1, L2 or Huber; min-SNR, ELBO term, learned log-variance; uniform or logit-normal times",
             source=f"{_DDPM}, equation 14",
@@ -102,13 +100,11 @@ def _forward_process() -> list[Component]:
 
 
 def _sampling() -> list[Component]:
-    from ldm_core.builtin.diffusion import config as diffusion
-
     return [
         Component(
             kind="sampler",
             name="ddpm",
-            config=diffusion.DDPMConfig,
+            config=f"{_DIFFUSION}:DDPMConfig",
             factory="ldm_core.builtin.diffusion.ddpm:DDPMSampler",
             summary="ancestral sampling on any grid",
             source=_DDPM,
@@ -116,7 +112,7 @@ def _sampling() -> list[Component]:
         Component(
             kind="guidance",
             name="none",
-            config=diffusion.NoGuidanceConfig,
+            config=f"{_DIFFUSION}:NoGuidanceConfig",
             factory="ldm_core.builtin.diffusion.guidance:NoGuidance",
             summary="the conditional estimate as it is",
         ),
@@ -125,13 +121,11 @@ def _sampling() -> list[Component]:
 
 
 def _time_grids() -> list[Component]:
-    from ldm_core.builtin.diffusion import config as diffusion
-
     return [
         Component(
             kind="time_grid",
             name="legacy",
-            config=diffusion.LegacyConfig,
+            config=f"{_DIFFUSION}:LegacyConfig",
             factory="ldm_core.builtin.diffusion.time_grids:LegacyGrid",
             summary="the published LDM samplers' grid; ends one level above the data",
             source=_LDM,
@@ -139,7 +133,7 @@ def _time_grids() -> list[Component]:
         Component(
             kind="time_grid",
             name="leading",
-            config=diffusion.LeadingConfig,
+            config=f"{_DIFFUSION}:LeadingConfig",
             factory="ldm_core.builtin.diffusion.time_grids:EvenGrid",
             summary="even steps from the data's end",
             source="Lin et al. 2024, arXiv 2305.08891, table 2",
@@ -147,7 +141,7 @@ def _time_grids() -> list[Component]:
         Component(
             kind="time_grid",
             name="trailing",
-            config=diffusion.TrailingConfig,
+            config=f"{_DIFFUSION}:TrailingConfig",
             factory="ldm_core.builtin.diffusion.time_grids:EvenGrid",
             summary="even steps from the noise's end",
             source="Lin et al. 2024, arXiv 2305.08891, table 2",
@@ -155,7 +149,7 @@ def _time_grids() -> list[Component]:
         Component(
             kind="time_grid",
             name="linspace",
-            config=diffusion.LinspaceConfig,
+            config=f"{_DIFFUSION}:LinspaceConfig",
             factory="ldm_core.builtin.diffusion.time_grids:EvenGrid",
             summary="even steps from end to end",
             source="Lin et al. 2024, arXiv 2305.08891, table 2",
@@ -164,21 +158,18 @@ def _time_grids() -> list[Component]:
 
 
 def _data() -> list[Component]:
-    from ldm_core.builtin.readers.config import FolderConfig, TarConfig
-    from ldm_core.builtin.shapes.config import ShapesConfig
-
     return [
         Component(
             kind="dataset",
             name="shapes",
-            config=ShapesConfig,
+            config="ldm_core.builtin.shapes.config:ShapesConfig",
             factory="ldm_core.builtin.shapes.dataset:ShapesDataset",
             summary="embedded scenes of coloured shapes with caption, boxes, label map and class",
         ),
         Component(
             kind="dataset",
             name="tar",
-            config=TarConfig,
+            config="ldm_core.builtin.readers.config:TarConfig",
             factory="ldm_core.builtin.readers.tar:TarDataset",
             summary="WebDataset tars at any URL",
             source="webdataset.github.io, the format",
@@ -186,7 +177,7 @@ def _data() -> list[Component]:
         Component(
             kind="dataset",
             name="folder",
-            config=FolderConfig,
+            config="ldm_core.builtin.readers.config:FolderConfig",
             factory="ldm_core.builtin.readers.folder:FolderDataset",
             summary="image folders with class sub-folders, captions beside, metadata.jsonl or metadata.csv",
         ),
@@ -194,13 +185,11 @@ def _data() -> list[Component]:
 
 
 def _formats() -> list[Component]:
-    from ldm_core.builtin.ldm_format.config import LdmCodecConfig
-
     return [
         Component(
             kind="codec",
             name="ldm",
-            config=LdmCodecConfig,
+            config="ldm_core.builtin.ldm_format.config:LdmCodecConfig",
             factory="ldm_core.builtin.ldm_format.codec:LdmCodec",
             summary="this package's own files: a run's folder, first_stage.safetensors, model.safetensors",
         ),

@@ -48,7 +48,7 @@ class Catalog:
         self.manager.add_hookspecs(hookspecs)
         self.broken: list[Broken] = []
         self._entries: dict[tuple[str, str], list[Entry]] = {}
-        self._presets: dict[tuple[str, str], list[tuple[Entry, Any]]] = {}
+        self._presets: dict[tuple[str, str], list[Entry]] = {}
 
     @classmethod
     def discover(cls, limit: Iterable[str] | None = None, *, kinds: Collection[str] | None = None) -> Catalog:
@@ -67,8 +67,7 @@ class Catalog:
         seen: set[tuple[str, str]] = set()
         points = sorted(metadata.entry_points(group=GROUP), key=lambda p: (p.name != "builtin", p.name))
         for point in points:
-            about = point.dist.metadata if point.dist else {"Name": "?", "Version": "?"}  # parsed at every call
-            dist, version = about["Name"], about["Version"]
+            dist, version = _name_and_version(point)
             if (point.name, point.value) in seen or (wanted is not None and not {point.name, dist} & wanted):
                 continue
             if dist in needless:
@@ -127,9 +126,9 @@ class Catalog:
                 self.broken.append(Broken(name, distribution, version, f"'{component.name}': {'; '.join(problems)}"))
             else:
                 self._entries.setdefault((component.kind, component.name), []).append(entry)
-                for preset, value in component.presets.items():
+                for preset in component.presets:
                     if preset != component.name:
-                        self._presets.setdefault((component.kind, preset), []).append((entry, value))
+                        self._presets.setdefault((component.kind, preset), []).append(entry)
 
     def _register_here(self, component: Component) -> None:
         """Take a part of this process."""
@@ -137,17 +136,17 @@ class Catalog:
             raise ComponentError(f"{component.kind} '{component.name}': {'; '.join(problems)}")
         names = [(component.kind, name) for name in (component.name, *component.presets)]
         for key in names:
-            found = [*self._entries.get(key, ()), *(entry for entry, _ in self._presets.get(key, ()))]
+            found = [*self._entries.get(key, ()), *self._presets.get(key, ())]
             if taken := [e for e in found if e.distribution != HERE]:
                 raise ComponentError(f"{key[0]} '{key[1]}' is taken by {taken[0].distribution}; give another name")
         before = self._entries.get(names[0], [])
         left = {k: rows for k, rows in self._presets.items() if k not in names}
-        self._presets = {k: rows for k, rows in left.items() if all(e not in before for e, _ in rows)}
+        self._presets = {k: rows for k, rows in left.items() if all(e not in before for e in rows)}
         entry = Entry(component, HERE, "", HERE)
         self._entries[names[0]] = [entry]
         for key in names[1:]:
             if key[1] != component.name:
-                self._presets[key] = [(entry, component.presets[key[1]])]
+                self._presets[key] = [entry]
 
     def make(self, kind: str, name: str, /, site: Site | None = None, **settings: Any) -> Any:
         """Build one component without a recipe: ``catalog.make("sampler", "ddim", eta=0.5)``.
@@ -158,9 +157,10 @@ class Catalog:
         from ldm_core.config.structure import structure, unstructure
 
         entry, preset = self.get(kind, name)
-        config: Any = entry.component.config
         base = {} if preset is None else unstructure(preset)
-        return entry.component.load()(structure({**base, **settings}, config, name), site or LAPTOP_SITE)
+        return entry.component.load()(
+            structure({**base, **settings}, entry.component.config, name), site or LAPTOP_SITE
+        )
 
     def __iter__(self) -> Iterator[Entry]:
         order = list(KINDS)
@@ -173,11 +173,23 @@ class Catalog:
             if its == kind:
                 yield from entries
 
+    def configs(self, kind: str) -> Iterator[tuple[Entry, type]]:
+        """Yield the components of a kind with their configs; one with a config that does not load goes to `broken`."""
+        for entry in list(self.of(kind)):
+            try:
+                found = entry.component.config
+            except ComponentError as error:
+                self._entries[kind, entry.component.name].remove(entry)
+                self._entries = {key: rows for key, rows in self._entries.items() if rows}
+                self.broken.append(Broken(entry.plugin, entry.distribution, entry.version, str(error)))
+                continue
+            yield entry, found
+
     def claimed_twice(self) -> list[Broken]:
         """One row for each distribution with a name or preset also claimed by another."""
         rows = []
         for key in dict.fromkeys((*self._entries, *self._presets)):
-            entries = [*self._entries.get(key, ()), *(entry for entry, _ in self._presets.get(key, ()))]
+            entries = [*self._entries.get(key, ()), *self._presets.get(key, ())]
             owners = " and ".join(f"{e.distribution} ({e.plugin})" for e in entries)
             why = f"{key[0]} '{key[1]}' is claimed by {owners}"
             rows += [Broken(e.plugin, e.distribution, e.version, why) for e in entries if len(entries) > 1]
@@ -198,14 +210,11 @@ class Catalog:
         Raises :class:`ComponentError`: not installed (with the pip install for a first-party part, the nearest name,
         and broken plugins as the likely cause) or claimed by two distributions.
         """
-        found: list[tuple[Entry, Any]] = [
-            (e, e.component.presets.get(name)) for e in self._entries.get((kind, name), [])
-        ]
-        found += self._presets.get((kind, name), [])
+        found = [*self._entries.get((kind, name), ()), *self._presets.get((kind, name), ())]
         if len(found) == 1:
-            return found[0]
+            return found[0], found[0].component.presets.get(name)
         if found:
-            owners = " and ".join(f"{e.distribution} ({e.plugin})" for e, _ in found)
+            owners = " and ".join(f"{e.distribution} ({e.plugin})" for e in found)
             raise ComponentError(
                 f"{kind} '{name}' is claimed by {owners}; uninstall one of them, or set LDM_PLUGINS to the plugins to "
                 "load"
@@ -223,6 +232,13 @@ class Catalog:
             rows = "; ".join(f"{b.distribution}: {b.error}" for b in self.broken[:3])
             message += f"\nplugins that did not load, see `Catalog.broken`: {rows}"
         raise ComponentError(message)
+
+
+def _name_and_version(point: metadata.EntryPoint) -> tuple[str, str]:
+    """Read the two lines of a distribution's headers; the parser of e-mails would read its description too."""
+    text = (point.dist.read_text("METADATA") or point.dist.read_text("PKG-INFO") or "") if point.dist else ""
+    headers = dict(line.partition(": ")[::2] for line in text.partition("\n\n")[0].splitlines())
+    return headers.get("Name", "?").strip(), headers.get("Version", "?").strip()
 
 
 def _described(hook: pluggy.HookImpl, kinds: Collection[str] | None) -> Iterable[Any]:

@@ -175,9 +175,9 @@ def _below(path: str) -> dict[str, str]:
         return {}
     fields = {
         f"{field.name}=": field.metadata.get("help", "")
-        for entry in installed().of(kind)
+        for entry, config in installed().configs(kind)
         if member in ("", entry.component.name, *entry.component.presets)
-        for field in attrs.fields(entry.component.config)
+        for field in attrs.fields(config)
     }
     more = dict.fromkeys((f"{name}=" for name in _FIELDS_OF_PARTS.get(first, ())), "")
     return {**({} if member else {"use=": "which one"}), **fields, **more}
@@ -193,9 +193,9 @@ def _values(key: str) -> list[str]:
         return installed().names(first)
     if first in keys.LISTS:
         kind, field = keys.LISTS[first], field.partition(".")[2]
-        classes = [entry.component.config for entry in installed().of(kind)]
+        classes = [config for _, config in installed().configs(kind)]
     elif first in keys.SINGLE:
-        classes = [entry.component.config for entry in installed().of(first)]
+        classes = [config for _, config in installed().configs(first)]
     else:
         classes = [keys.SECTIONS[first]] if first in keys.SECTIONS else [RecipeSettings]
         field = field or first

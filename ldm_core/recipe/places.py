@@ -198,5 +198,8 @@ def typed(settings: Sequence[str], catalog: Catalog) -> list[str]:
 
 
 def _is_field(kind: str, name: str, catalog: Catalog) -> bool:
-    configs = [entry.component.config for entry in catalog if entry.component.kind == kind]
-    return any(field.name == name and is_place(conf, field) for conf in configs for field in attrs.fields(conf))
+    return any(
+        field.name == name and is_place(conf, field)
+        for _, conf in catalog.configs(kind)
+        for field in attrs.fields(conf)
+    )

@@ -108,6 +108,7 @@ def test_a_name_claimed_twice_names_both_distributions(a: Component, b: Componen
         (component(kind="smapler"), ("unknown kind 'smapler'",)),
         (component(factory="json.loads"), ("'json.loads' is not 'package.module:callable'",)),
         (component(config=int), ("no attrs class",)),
+        (component(config="json.loads"), ("config 'json.loads' is not 'package.module:Class'",)),
         (component(name="not a name"), ("identifier",)),
         (component(presets={"other": Other()}), ("preset 'other' is no Config",)),
         ("a word", ("'a word' is no Component",)),
@@ -120,6 +121,44 @@ def test_a_faulty_descriptor_is_one_row_and_spares_the_others(wrong: Any, words:
     assert (row.plugin, row.distribution, row.version) == ("a", "dist-a", "1.2")
     for word in words:
         assert word in row.error
+
+
+def test_a_config_and_presets_given_as_text_are_imported_when_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "late_config.py").write_text(
+        "import attrs\n\n@attrs.frozen(kw_only=True)\nclass Late:\n    width: int = 3\n\n"
+        "ONE = Late(width=4)\nTABLE = {'of_table': Late(width=5), 'wrong': 6}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "late_config", raising=False)
+    presets = {"one": "late_config:ONE", **dict.fromkeys(("of_table", "wrong", "missing"), "late_config:TABLE")}
+    late = component(config="late_config:Late", presets=presets, small={"width": 1})
+    made = catalog(a=Plugin(late))
+    assert not made.broken and not made.claimed_twice()
+    assert made.names("sampler") == ["mine", "missing", "of_table", "one", "wrong"] and "one" in late.presets
+    assert "late_config" not in sys.modules
+    assert [made.get("sampler", name)[1].width for name in ("one", "of_table")] == [4, 5]
+    assert made.get("sampler", "mine")[1] is None and late.config is type(late.presets["one"])
+    for name, words in {"wrong": "late_config:TABLE is no Late", "missing": "does not load: KeyError"}.items():
+        with pytest.raises(ComponentError, match=f"preset '{name}': .*{words}"):
+            made.get("sampler", name)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("not_there.config:Config", "does not load: ModuleNotFoundError"),
+        ("json:Lost", "does not load: AttributeError"),
+        ("json:loads", "is no attrs class"),
+    ],
+)
+def test_a_config_that_does_not_load_is_an_error_where_it_is_used_and_spares_the_others(place: str, words: str) -> None:
+    made = catalog(a=Plugin(component(name="good"), component(name="late", config=place)))
+    with pytest.raises(ComponentError, match=f"sampler 'late': its config, {place}, {words}"):
+        _ = made.get("sampler", "late")[0].component.config
+    assert [(entry.component.name, found) for entry, found in made.configs("sampler")] == [("good", Config)]
+    assert [row.plugin for row in made.broken] == ["a"] and made.names("sampler") == ["good"]
 
 
 def test_a_component_of_this_process_is_called_as_asked() -> None:

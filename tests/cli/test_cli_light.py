@@ -68,7 +68,8 @@ def test_plugins_imports_no_torch() -> None:
     assert code == 0
     assert out.splitlines()[0].split() == ["KIND", "NAME", "DISTRIBUTION", "SUMMARY"]
     assert any(line.split()[:2] == ["denoiser", "unet"] for line in out.splitlines())
-    assert not modules & (HEAVY | {"numpy", "rich", "PIL"})
+    assert not modules & (HEAVY | {"numpy", "rich", "PIL", "cattrs"})
+    assert not [module for module in modules if module.endswith(".config")], "a listing builds no class of options"
 
 
 def test_check_and_show_import_no_torch() -> None:

@@ -119,9 +119,9 @@ def split_options(options: Mapping[str, Any], to: str, catalog: Catalog) -> tupl
     fields = {field.name for field in attrs.fields(catalog.get("codec", to)[0].component.config)}
     others = {
         field.name
-        for entry in catalog
-        if entry.component.kind == "codec" and entry.component.name != to
-        for field in attrs.fields(entry.component.config)
+        for entry, config in catalog.configs("codec")
+        if entry.component.name != to
+        for field in attrs.fields(config)
     }
     own = {key: value for key, value in options.items() if key in fields}
     return {key: value for key, value in options.items() if key not in fields or key in others}, own

@@ -66,8 +66,8 @@ def _recognising(url: str, files: Sequence[str], catalog: Catalog | None) -> str
         return ""
     names = [storage.base_name(each) for each in files]
     found = []
-    for entry in catalog.of("dataset"):
-        recognises = of(DatasetConfig, entry.component.config).recognises
+    for entry, config in catalog.configs("dataset"):
+        recognises = of(DatasetConfig, config).recognises
         if recognises is not None and recognises(names):
             found.append(entry.component.name)
     if len(found) > 1:

@@ -155,7 +155,7 @@ class PluginSuite(Suite):
 
     @Rule(
         Component,
-        "`factory` is the only string",
+        "`factory` is text",
         'spell the factory as "package.module:callable", with a module that is installed',
     )
     def test_every_factory_imports(self) -> None:

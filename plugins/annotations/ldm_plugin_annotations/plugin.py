@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ldm_core import Component, hookimpl
-from ldm_plugin_annotations import config
 
 
 @hookimpl
@@ -13,7 +12,7 @@ def ldm_components() -> list[Component]:
         Component(
             kind="annotation",
             name="coco",
-            config=config.CocoConfig,
+            config="ldm_plugin_annotations.config:CocoConfig",
             factory="ldm_plugin_annotations.coco:Coco",
             summary="COCO's JSON of instances",
             source="cocodataset.org, the data format for object detection",
@@ -21,7 +20,7 @@ def ldm_components() -> list[Component]:
         Component(
             kind="annotation",
             name="openimages",
-            config=config.OpenImagesConfig,
+            config="ldm_plugin_annotations.config:OpenImagesConfig",
             factory="ldm_plugin_annotations.openimages:OpenImages",
             summary="OpenImages' CSV of boxes, with the CSV of class descriptions beside it",
             source="storage.googleapis.com/openimages, the data format of version 7",
@@ -29,7 +28,7 @@ def ldm_components() -> list[Component]:
         Component(
             kind="annotation",
             name="voc",
-            config=config.VocConfig,
+            config="ldm_plugin_annotations.config:VocConfig",
             factory="ldm_plugin_annotations.voc:Voc",
             summary="Pascal VOC's XML files, one a picture",
             source="Everingham et al., The PASCAL VOC 2012 development kit, section 6",
@@ -37,7 +36,7 @@ def ldm_components() -> list[Component]:
         Component(
             kind="annotation",
             name="yolo",
-            config=config.YoloConfig,
+            config="ldm_plugin_annotations.config:YoloConfig",
             factory="ldm_plugin_annotations.yolo:Yolo",
             summary="YOLO's text files, one a picture, with the classes in data.yaml or classes.txt",
             source="docs.ultralytics.com, the format of detection data sets",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ldm_core import Component, hookimpl
-from ldm_plugin_autoguidance.config import AutoGuidanceConfig
 
 
 @hookimpl
@@ -13,7 +12,7 @@ def ldm_components() -> list[Component]:
         Component(
             kind="guidance",
             name="autoguidance",
-            config=AutoGuidanceConfig,
+            config="ldm_plugin_autoguidance.config:AutoGuidanceConfig",
             factory="ldm_plugin_autoguidance.guidance:AutoGuidance",
             summary="pushes the estimate away from that of a weaker model",
             source="Karras et al. 2024, arXiv 2406.02507, equation 3",

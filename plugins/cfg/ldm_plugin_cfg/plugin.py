@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ldm_core import Component, hookimpl
-from ldm_plugin_cfg.config import CFGConfig
 
 
 @hookimpl
@@ -13,7 +12,7 @@ def ldm_components() -> list[Component]:
         Component(
             kind="guidance",
             name="cfg",
-            config=CFGConfig,
+            config="ldm_plugin_cfg.config:CFGConfig",
             factory="ldm_plugin_cfg.guidance:ClassifierFreeGuidance",
             summary="pushes the conditional estimate away from the unconditional one",
             source="Ho & Salimans 2022, arXiv 2207.12598, equation 6; scale as in Rombach et al. 2022",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ldm_core import Component, hookimpl
-from ldm_plugin_compvis.config import CompVisConfig
 
 
 @hookimpl
@@ -13,7 +12,7 @@ def ldm_components() -> list[Component]:
         Component(
             kind="codec",
             name="compvis",
-            config=CompVisConfig,
+            config="ldm_plugin_compvis.config:CompVisConfig",
             factory="ldm_plugin_compvis.codec:CompVisCodec",
             summary="CompVis latent diffusion .ckpt and .safetensors, Stable Diffusion 1 and 2 single files",
             source="Rombach et al. 2022, arXiv 2112.10752, and the configurations released with it",

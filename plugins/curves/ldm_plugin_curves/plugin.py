@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ldm_core import Component, hookimpl
-from ldm_plugin_curves.config import CurvesConfig
 
 
 @hookimpl
@@ -13,7 +12,7 @@ def ldm_components() -> list[Component]:
         Component(
             kind="observer",
             name="curves",
-            config=CurvesConfig,
+            config="ldm_plugin_curves.config:CurvesConfig",
             factory="ldm_plugin_curves.observer:CurvesObserver",
             summary="pictures of a run's numbers over its steps, in its folder",
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ldm_core import Component, hookimpl
-from ldm_plugin_ddim.config import DDIMConfig
 
 
 @hookimpl
@@ -13,7 +12,7 @@ def ldm_components() -> list[Component]:
         Component(
             kind="sampler",
             name="ddim",
-            config=DDIMConfig,
+            config="ldm_plugin_ddim.config:DDIMConfig",
             factory="ldm_plugin_ddim.sampler:DDIMSampler",
             summary="deterministic (eta 0) to ancestral (eta 1), first order",
             source="Song, Meng & Ermon 2020, arXiv 2010.02502, equations 12 and 16",

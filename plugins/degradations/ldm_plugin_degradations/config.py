@@ -96,9 +96,9 @@ class IrregularConfig(DegradationConfig):
 
 
 IRREGULAR: Mapping[str, IrregularConfig] = {
-    "thin": IrregularConfig(strokes=(4, 50), width=10, length=40, boxes=0.0),
-    "medium": IrregularConfig(),
-    "thick": IrregularConfig(strokes=(1, 5), width=100, length=200, count=(1, 3), side=(30, 150), margin=10),
+    "irregular_thin": IrregularConfig(strokes=(4, 50), width=10, length=40, boxes=0.0),
+    "irregular_medium": IrregularConfig(),
+    "irregular_thick": IrregularConfig(strokes=(1, 5), width=100, length=200, count=(1, 3), side=(30, 150), margin=10),
 }
 """The published settings for pictures of 256 pixels."""
 

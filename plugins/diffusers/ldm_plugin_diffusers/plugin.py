@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ldm_core import Component, hookimpl
-from ldm_plugin_diffusers.config import DiffusersConfig
 
 
 @hookimpl
@@ -13,7 +12,7 @@ def ldm_components() -> list[Component]:
         Component(
             kind="codec",
             name="diffusers",
-            config=DiffusersConfig,
+            config="ldm_plugin_diffusers.config:DiffusersConfig",
             factory="ldm_plugin_diffusers.codec:DiffusersCodec",
             summary="folders of diffusers: autoencoders, U-Nets, text encoders, schedulers, pipelines",
             source="the folder format of diffusers 0.42 and of its versions since 0.1",

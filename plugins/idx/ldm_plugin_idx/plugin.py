@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ldm_core import Component, hookimpl
-from ldm_plugin_idx.config import IdxConfig
 
 
 @hookimpl
@@ -13,7 +12,7 @@ def ldm_components() -> list[Component]:
         Component(
             kind="dataset",
             name="idx",
-            config=IdxConfig,
+            config="ldm_plugin_idx.config:IdxConfig",
             factory="ldm_plugin_idx.dataset:IdxDataset",
             summary="grey pictures and their classes in IDX files (MNIST and its family, .gz too)",
             source="the format: LeCun, Cortes and Burges, The MNIST database of handwritten digits",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ldm_core import Component, hookimpl
-from ldm_plugin_multidiffusion.config import MultiDiffusionConfig
 
 
 @hookimpl
@@ -13,7 +12,7 @@ def ldm_components() -> list[Component]:
         Component(
             kind="adapter",
             name="multidiffusion",
-            config=MultiDiffusionConfig,
+            config="ldm_plugin_multidiffusion.config:MultiDiffusionConfig",
             factory="ldm_plugin_multidiffusion.adapter:MultiDiffusion",
             summary="estimates large latents in overlapping windows, averaged with smooth weights",
             source="Bar-Tal et al. 2023, arXiv 2302.08113, equation 5; Jiménez 2023, arXiv 2302.02412, section 3",

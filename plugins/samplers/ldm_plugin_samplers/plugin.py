@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ldm_core import Component, hookimpl
-from ldm_plugin_samplers import config
 
 _PACKAGE = "ldm_plugin_samplers"
 _EDM = "Karras et al. 2022, arXiv 2206.00364"
@@ -18,17 +15,22 @@ def ldm_components() -> list[Component]:
     return [*_samplers(), *_time_grids()]
 
 
-def _sampler(name: str, conf: type[Any], factory: str, summary: str, source: str) -> Component:
+def _sampler(name: str, conf: str, factory: str, summary: str, source: str) -> Component:
     return Component(
-        kind="sampler", name=name, config=conf, factory=f"{_PACKAGE}.{factory}", summary=summary, source=source
+        kind="sampler",
+        name=name,
+        config=f"{_PACKAGE}.config:{conf}",
+        factory=f"{_PACKAGE}.{factory}",
+        summary=summary,
+        source=source,
     )
 
 
-def _grid(name: str, conf: type[Any], factory: str, summary: str, source: str) -> Component:
+def _grid(name: str, conf: str, factory: str, summary: str, source: str) -> Component:
     return Component(
         kind="time_grid",
         name=name,
-        config=conf,
+        config=f"{_PACKAGE}.config:{conf}",
         factory=f"{_PACKAGE}.time_grids:{factory}",
         summary=summary,
         source=source,
@@ -39,43 +41,43 @@ def _samplers() -> list[Component]:
     return [
         _sampler(
             "plms",
-            config.PLMSConfig,
+            "PLMSConfig",
             "plms:PLMSSampler",
             "pseudo linear multistep, as published with LDM; second order",
             "Liu et al. 2022, arXiv 2202.09778, equations 11 and 12",
         ),
-        _sampler("euler", config.EulerConfig, "euler:EulerSampler", "Euler's method; first order", _EDM),
+        _sampler("euler", "EulerConfig", "euler:EulerSampler", "Euler's method; first order", _EDM),
         _sampler(
             "euler_ancestral",
-            config.EulerAncestralConfig,
+            "EulerAncestralConfig",
             "euler_ancestral:EulerAncestralSampler",
             "Euler's method with fresh noise; first order",
             "Song et al. 2021, arXiv 2011.13456, appendix F; k-diffusion",
         ),
         _sampler(
             "heun",
-            config.HeunConfig,
+            "HeunConfig",
             "heun:HeunSampler",
             "Heun's method; second order, two evaluations a step",
             f"{_EDM}, algorithm 1",
         ),
         _sampler(
             "dpm_solver_pp_2m",
-            config.DPMSolverPP2MConfig,
+            "DPMSolverPP2MConfig",
             "dpm_solver_pp_2m:DPMSolverPP2MSampler",
             "DPM-Solver++ 2M; second order",
             f"{_DPM}, algorithm 2",
         ),
         _sampler(
             "dpm_solver_pp_2m_sde",
-            config.DPMSolverPP2MSDEConfig,
+            "DPMSolverPP2MSDEConfig",
             "dpm_solver_pp_2m:DPMSolverPP2MSampler",
             "DPM-Solver++ 2M with fresh noise",
             f"{_DPM}, section 4.3",
         ),
         _sampler(
             "unipc",
-            config.UniPCConfig,
+            "UniPCConfig",
             "unipc:UniPCSampler",
             "unified predictor-corrector of order 1 to 3",
             "Zhao et al. 2023, arXiv 2302.04867",
@@ -85,24 +87,24 @@ def _samplers() -> list[Component]:
 
 def _time_grids() -> list[Component]:
     return [
-        _grid("karras", config.KarrasConfig, "RatioGrid", "an even power of the noise level", f"{_EDM}, equation 5"),
+        _grid("karras", "KarrasConfig", "RatioGrid", "an even power of the noise level", f"{_EDM}, equation 5"),
         _grid(
             "log_snr",
-            config.LogSNRConfig,
+            "LogSNRConfig",
             "RatioGrid",
             "an even log signal-to-noise ratio",
             "Lu et al. 2022, arXiv 2206.00927, section 3.4",
         ),
         _grid(
             "shifted",
-            config.ShiftedConfig,
+            "ShiftedConfig",
             "ShiftedGrid",
             "even steps shifted towards noise",
             "Esser et al. 2024, arXiv 2403.03206, equation 23",
         ),
         _grid(
             "quad",
-            config.QuadConfig,
+            "QuadConfig",
             "QuadGrid",
             "quadratic spacing of the published DDIM code; ends one level above the data",
             "Song et al. 2020, arXiv 2010.02502, appendix D.2",

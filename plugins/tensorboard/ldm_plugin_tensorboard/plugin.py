@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ldm_core import Component, hookimpl
-from ldm_plugin_tensorboard.config import TensorBoardConfig
 
 
 @hookimpl
@@ -13,7 +12,7 @@ def ldm_components() -> list[Component]:
         Component(
             kind="observer",
             name="tensorboard",
-            config=TensorBoardConfig,
+            config="ldm_plugin_tensorboard.config:TensorBoardConfig",
             factory="ldm_plugin_tensorboard.observer:TensorBoardObserver",
             summary="event files for TensorBoard: curves, pictures, the recipe",
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ldm_core import Component, hookimpl
-from ldm_plugin_wandb.config import WandbConfig
 
 
 @hookimpl
@@ -13,7 +12,7 @@ def ldm_components() -> list[Component]:
         Component(
             kind="observer",
             name="wandb",
-            config=WandbConfig,
+            config="ldm_plugin_wandb.config:WandbConfig",
             factory="ldm_plugin_wandb.observer:WandbObserver",
             summary="logs to Weights & Biases, online or offline: curves, pictures, the recipe",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import attrs
@@ -81,3 +82,11 @@ class CMMDConfig(WeightsConfig):
     paper."""
 
     against: ClassVar[Literal["set"]] = "set"
+
+
+PRESETS: Mapping[str, FDConfig | FIDConfig] = {
+    "rfid": FIDConfig(subject="reconstructions"),
+    "rfd": FDConfig(subject="reconstructions"),
+    "fd_dinov2": FDConfig(network="vit_large_patch14_dinov2.lvd142m", size=224),
+}
+"""Of reconstructions, and by DINOv2's features."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ldm_core import Component
-from ldm_plugin_metrics.model.config import BoundConfig, CodebookUseConfig, NearestConfig
 
 
 def of_models() -> list[Component]:
@@ -12,7 +11,7 @@ def of_models() -> list[Component]:
         Component(
             kind="metric",
             name="codebook_use",
-            config=CodebookUseConfig,
+            config="ldm_plugin_metrics.model.config:CodebookUseConfig",
             factory="ldm_plugin_metrics.model.codebook_use:CodebookUse",
             summary="share of codes that a VQ first stage uses on data, and their perplexity",
             source="van den Oord et al. 2017, arXiv 1711.00937",
@@ -20,7 +19,7 @@ def of_models() -> list[Component]:
         Component(
             kind="metric",
             name="bound",
-            config=BoundConfig,
+            config="ldm_plugin_metrics.model.config:BoundConfig",
             factory="ldm_plugin_metrics.model.bound:Bound",
             summary="variational bound in bits per value, and rate and distortion by level",
             source="Ho et al. 2020, arXiv 2006.11239; Rombach et al. 2022, arXiv 2112.10752, figure 2",
@@ -28,7 +27,7 @@ def of_models() -> list[Component]:
         Component(
             kind="metric",
             name="nearest",
-            config=NearestConfig,
+            config="ldm_plugin_metrics.model.config:NearestConfig",
             factory="ldm_plugin_metrics.model.nearest:Nearest",
             summary="distance to the nearest training pictures, and the share of memorised ones",
             source="Alaa et al. 2022, arXiv 2102.08921; Gu et al. 2023, arXiv 2310.02664",
