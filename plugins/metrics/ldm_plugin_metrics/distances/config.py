@@ -89,4 +89,4 @@ PRESETS: Mapping[str, FDConfig | FIDConfig] = {
     "rfd": FDConfig(subject="reconstructions"),
     "fd_dinov2": FDConfig(network="vit_large_patch14_dinov2.lvd142m", size=224),
 }
-"""Of reconstructions, and by DINOv2's features."""
+"""Distances of reconstructions, and one by DINOv2's features."""
