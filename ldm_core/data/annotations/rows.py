@@ -48,11 +48,11 @@ def apply(chosen: Chosen, store: Annotatable, config: ReadingConfig, paths: Sequ
     DataError naming the first: boxes that are none, a class that is unknown, no picture of those that are annotated.
     """
     samples, left_out = store.samples, store.left_out
-    known, boxes = Names(paths, root), dict[int, Boxes]()
+    pictures, boxes = Names(paths, root), dict[int, Boxes]()
     missed: dict[str, str] = {}
     found = chosen.format.read(chosen.files, chosen.names)
     for row in found.rows:
-        places = known.find(row.picture, row.place or chosen.shown)
+        places = pictures.find(row.picture, row.place or chosen.shown)
         if not places:
             missed.setdefault(row.picture, row.place or chosen.shown)
         for place in places:
@@ -62,10 +62,11 @@ def apply(chosen: Chosen, store: Annotatable, config: ReadingConfig, paths: Sequ
         left_out.add(kind, chosen.shown, count)
     if missed:
         left_out.add("annotated picture that is not there", next(iter(missed)), len(missed))
-    asked, _ = read_names(store, _KEY, config.classes.get(_KEY), False)
+    asked, count = read_names(store, _KEY, config.classes.get(_KEY), False)
     classes = asked or tuple(found.class_names) or _listed(boxes, store)
+    known = _Known(classes, len(classes) or count)
     skip = config.missing == "skip"
-    boxes = {place: _of_known(each, classes, skip, left_out) for place, each in boxes.items()}
+    boxes = {place: _of_known(each, known, skip, left_out) for place, each in boxes.items()}
     made = [attrs.evolve(sample, boxes=boxes.get(place)) for place, sample in enumerate(samples)]
     state = hashlib.sha256(json.dumps([chosen.use, chosen.settings, classes], sort_keys=True).encode())
     for place, path in enumerate(paths):
@@ -122,28 +123,37 @@ def _listed(boxes: Mapping[int, Boxes], store: Store) -> tuple[str, ...]:
     return listed if labels <= set(listed) else tuple(sorted(names))
 
 
-def _of_known(boxes: Boxes, classes: Sequence[str], skip: bool, left_out: LeftOut) -> Boxes:
+@attrs.frozen
+class _Known:
+    """The classes of boxes: their `names`, or numbers alone; there are `count`, 0 where nothing says how many."""
+
+    names: Sequence[str]
+    count: int
+
+    def has(self, label: object) -> bool:
+        """True for a name, or an index."""
+        if isinstance(label, str):
+            return label in self.names
+        return isinstance(label, int) and not isinstance(label, bool) and 0 <= label < (self.count or label + 1)
+
+    def refusal(self, label: Any, where: str) -> str:
+        """A line on a class that is none of them."""
+        listed = ", ".join(clean(name, 40) for name in self.names[:12]) + (", ..." if len(self.names) > 12 else "")
+        numbers = f"numbers from 0 {f'to {self.count - 1}' if self.count else 'on'}"
+        return (
+            f"{where}: no class {quoted(label, 60)}{suggest(str(label)[:80], self.names)} (known: "
+            f"{listed or numbers}); correct it, or leave such boxes out with dataset.missing=skip"
+        )
+
+
+def _of_known(boxes: Boxes, known: _Known, skip: bool, left_out: LeftOut) -> Boxes:
     """The boxes whose classes are known."""
-    keep = [number for number, label in enumerate(boxes.labels) if _is_known(label, classes)]
+    keep = [number for number, label in enumerate(boxes.labels) if known.has(label)]
     for label in boxes.labels if len(keep) < len(boxes.labels) else ():
-        if not _is_known(label, classes):
+        if not known.has(label):
             if not skip:
-                raise DataError(_unknown(label, boxes.place, classes))
+                raise DataError(known.refusal(label, boxes.place))
             left_out.add("box of an unknown class", clean(label, 60))
     if len(keep) == len(boxes.labels):
         return boxes
     return attrs.evolve(boxes, corners=boxes.corners[keep], labels=tuple(boxes.labels[i] for i in keep))
-
-
-def _is_known(label: object, classes: Sequence[str]) -> bool:
-    if isinstance(label, str):
-        return label in classes
-    return isinstance(label, int) and not isinstance(label, bool) and 0 <= label < (len(classes) or label + 1)
-
-
-def _unknown(label: Any, where: str, classes: Sequence[str]) -> str:
-    listed = ", ".join(clean(name, 40) for name in classes[:12]) + (", ..." if len(classes) > 12 else "")
-    return (
-        f"{where}: no class {quoted(label, 60)}{suggest(str(label)[:80], classes)} (known: "
-        f"{listed or 'numbers from 0 on'}); correct it, or leave such boxes out with dataset.missing=skip"
-    )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ldm_core.data.class_names import are_numbers
 from ldm_core.data.records.sources import MOST_CLASSES, MOST_NAME, NO_VALUE, class_of, read_names
-from ldm_core.errors import DataError
+from ldm_core.errors import DataError, clean
 
 if TYPE_CHECKING:
     from ldm_core.data.records.config import ReadingConfig
@@ -68,9 +68,11 @@ def count_classes(
             continue
         values = [value for value in raw[key] if value is not NO_VALUE]
         names, count = read_names(store, key, config.classes.get(key), key == main and key not in known)
+        labels = [label for value in values for label in (value if isinstance(value, list) else [value])]
+        if count and (own := known.get(key) or _names(labels)):
+            raise DataError(_named(f"{store.title}: classes.{key}={count}", own))
         if not names and not count:
             names = known.get(key, ())
-        labels = [label for value in values for label in (value if isinstance(value, list) else [value])]
         # All text: these are names. Text among numbers is a mistake in those samples, found on reading.
         if not names and not count and labels and all(isinstance(label, str) for label in labels):
             names = tuple(sorted({label for label in labels if len(label) <= MOST_NAME}))
@@ -98,6 +100,20 @@ def _hold(found: Classes, key: str, numbers: set[int], title: str, asked: bool) 
     if asked:
         raise DataError(f"{title}: '{key}' goes up to {top}, but classes.{key} says {found.counts[key]} classes")
     found.names[key], found.counts[key] = (), top + 1  # the list beside the data is about another key
+
+
+def _names(labels: Sequence[Any]) -> list[str]:
+    """The classes if all are called by names; none if one is told by a number, of which there may be so many."""
+    if any(not isinstance(label, str) or label.isdecimal() for label in labels):
+        return []
+    return sorted(set(labels))
+
+
+def _named(setting: str, names: Sequence[str]) -> str:
+    listed = ", ".join(clean(name, 40) for name in names[:8]) + (", ..." if len(names) > 8 else "")
+    return (
+        f"{setting}: a number, and the data names its classes ({listed}); leave it out, or give a file that lists them"
+    )
 
 
 def _is_class(label: Any) -> bool:

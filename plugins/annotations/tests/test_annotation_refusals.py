@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from annotation_files import BOXES, NAMES, coco, fill, objects_of, opened, openimages, picture, text, voc, yolo
+from annotation_files import BOXES, NAMES, WRITERS, coco, fill, objects_of, opened, openimages, picture, text, voc, yolo
 
 from ldm_core.data.unreadable import BadExample
 from ldm_core.errors import ConfigError, DataError, NoSplit
@@ -201,6 +201,24 @@ def test_classes_of_ones_own(tmp_path: Path) -> None:
     data = opened(tmp_path, files, missing="skip", **own)
     assert [label for label, _ in objects_of(data)["a"]] == ["dog"] and objects_of(data)["c"] == []
     assert "2 x box of an unknown class (cat)" in data.describe()
+
+
+def test_a_number_of_classes_goes_with_numbers_alone(tmp_path: Path) -> None:
+    said = r"classes.box_labels=9: a number, and the data names its classes \(cat, dog, kite\); leave it out, or give a"
+    for kind, write in WRITERS.items():
+        fill(tmp_path / kind, "images" if kind == "yolo" else "")
+        files = write(tmp_path / kind, BOXES)
+        with pytest.raises(DataError, match=said) as caught:
+            opened(tmp_path / kind, files, classes={"box_labels": "9"})
+        assert "\n" not in str(caught.value)
+    (tmp_path / "yolo" / "data.yaml").unlink()
+    data = opened(tmp_path / "yolo", "labels", classes={"box_labels": "9"})
+    assert data.classes == {"box_labels": 9} and not data.class_names
+    few = {"classes": {"box_labels": "2"}}
+    with pytest.raises(DataError, match=r"labels/c.txt.*: no class 2 \(known: numbers from 0 to 1\); correct it, or"):
+        opened(tmp_path / "yolo", "labels", **few)
+    data = opened(tmp_path / "yolo", "labels", missing="skip", **few)
+    assert data.classes == {"box_labels": 2} and "1 x box of an unknown class (2)" in data.describe()
 
 
 def test_annotations_of_the_split_that_is_read(tmp_path: Path) -> None:

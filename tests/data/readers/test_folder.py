@@ -57,6 +57,10 @@ def test_class_sub_folders(tmp_path: Path) -> None:
     assert data.classes == {"class_label": 3} and data.class_names["class_label"] == ("ant", "cow", "zebra")
     assert [data[i]["class_label"] for i in (0, 3, 8)] == [0, 1, 2]
     assert data[8]["name"] == "zebra/2"
+    with pytest.raises(
+        DataError, match=r"classes.class_label=5: a number, .* names its classes .ant, cow, zebra.; leave"
+    ):
+        opened(tmp_path, classes={"class_label": "5"})
     (tmp_path / "classes.json").write_text('["zebra", "yak", "cow", "ant"]')
     data = opened(tmp_path)
     assert [data[i]["class_label"] for i in (0, 3, 8)] == [3, 2, 0] and data.classes["class_label"] == 4
