@@ -73,17 +73,26 @@ class Steps:
         """The growth of lambda over step i; inf from a level without signal and to data."""
         return self.lambda_[i + 1] - self.lambda_[i]
 
-    def added_variance(self, i: int) -> float:
-        """The noise's variance from s = times[i + 1] to t = times[i], sigma_t² - (alpha_t / alpha_s)² sigma_s².
+    def added_variance(self, i: int, end: int | None = None) -> float:
+        """The noise's variance from s = times[end], by default times[i + 1], to t = times[i].
 
-        It divides by alpha_s.
+        It is sigma_t² - (alpha_t / alpha_s)² sigma_s², and divides by alpha_s.
         """
-        ratio = self.alpha[i] / self.alpha[i + 1]
-        return max(self.sigma[i] ** 2 - (ratio * self.sigma[i + 1]) ** 2, 0.0)
+        end = i + 1 if end is None else end
+        ratio = self.alpha[i] / self.alpha[end]
+        return max(self.sigma[i] ** 2 - (ratio * self.sigma[end]) ** 2, 0.0)
 
-    def euler(self, i: int, x: Tensor, x0: Tensor) -> Tensor:
-        """x after step i with x0, and so eps, held constant: alpha' x0 + sigma' eps."""
-        keep = self.sigma[i + 1] / self.sigma[i]
+    def ddim(self, i: int, eta: float) -> tuple[float, float]:
+        """DDIM's step i (Song et al. 2020, equations 12 and 16): `keep` of :meth:`euler`, and the standard deviation of
+        the noise to draw, eta sigma_s / sigma_t sqrt(:meth:`added_variance`). With eta > 0 it divides by alpha_s."""
+        sigma_t, sigma_s = self.sigma[i : i + 2]
+        fresh = eta * sigma_s / sigma_t * math.sqrt(self.added_variance(i)) if eta > 0 else 0.0
+        return math.sqrt(max(sigma_s**2 - fresh**2, 0.0)) / sigma_t, fresh
+
+    def euler(self, i: int, x: Tensor, x0: Tensor, keep: float | None = None) -> Tensor:
+        """x after step i with x0, and so eps, held constant: alpha' x0 + keep sigma eps, where `keep` sigma is sigma'
+        unless it is given."""
+        keep = self.sigma[i + 1] / self.sigma[i] if keep is None else keep
         return keep * x + (self.alpha[i + 1] - self.alpha[i] * keep) * x0
 
     def draw(self, x: Tensor) -> Tensor:

@@ -45,6 +45,8 @@ def test_the_coefficients_are_those_of_the_levels() -> None:
     # between neighbours of the table, noising adds that level's beta
     betas = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.steps, dtype=torch.float64) ** 2
     assert steps.added_variance(1) == pytest.approx(float(betas[399]), rel=1e-9)
+    share = float(torch.prod(1 - betas[399:900]))
+    assert steps.added_variance(0, 2) == pytest.approx(1 - share, rel=1e-9)
 
 
 @pytest.mark.parametrize("schedule", [VPSchedule(VPConfig()), FlowSchedule()])
@@ -55,6 +57,14 @@ def test_an_euler_step_keeps_x0_and_eps(schedule: NoiseSchedule) -> None:
     x = steps.alpha[0] * x0 + steps.sigma[0] * eps
     torch.testing.assert_close(steps.eps(0, x, x0), eps)
     torch.testing.assert_close(steps.euler(0, x, x0), steps.alpha[1] * x0 + steps.sigma[1] * eps)
+    for eta in (0.0, 0.4, 1.0):  # the noise that stays and the fresh one are together that of the level
+        keep, fresh = steps.ddim(0, eta)
+        assert (keep * steps.sigma[0]) ** 2 + fresh**2 == pytest.approx(steps.sigma[1] ** 2)
+        kept = steps.alpha[1] * x0 + keep * steps.sigma[0] * eps
+        torch.testing.assert_close(steps.euler(0, x, x0, keep), kept)
+    # with eta 1 it is the posterior of x at the lower level, given x and x0
+    added, (sigma_t, sigma_s) = steps.added_variance(0), steps.sigma
+    assert fresh**2 == pytest.approx(added * sigma_s**2 / sigma_t**2)
 
 
 def test_noise_comes_from_the_streams_and_needs_them() -> None:

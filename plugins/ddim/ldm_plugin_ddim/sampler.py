@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from ldm_core import Sampler
@@ -37,18 +35,15 @@ class DDIMSampler(Sampler):
         """x (B, C, *s) at times[0] -> x at times[-1]. ValueError where noise lacks `streams`."""
         steps = Steps(denoise, times, schedule, streams, on_step)
         for i in steps:
-            alpha_t, alpha_s, sigma_t, sigma_s = *steps.alpha[i : i + 2], *steps.sigma[i : i + 2]
-            eta = self.config.eta
-            fresh = eta * sigma_s / sigma_t * math.sqrt(steps.added_variance(i)) if eta > 0 else 0.0
-            kept = math.sqrt(max(sigma_s**2 - fresh**2, 0.0)) / sigma_t
+            kept, fresh = steps.ddim(i, self.config.eta)
             estimate = steps.estimate(i, x)
             x0 = estimate.x0.to(x.dtype)
             if estimate.project is None:
-                x = kept * x + (alpha_s - kept * alpha_t) * x0
+                x = steps.euler(i, x, x0, kept)
             else:  # in double precision: near ties between codes hang on the last digits of eps
                 codes = estimate.data.to(x.dtype)
-                left = kept * (x.double() - alpha_t * x0.double())
-                x, x0 = (left + alpha_s * codes.double()).to(x.dtype), codes
+                left = kept * (x.double() - steps.alpha[i] * x0.double())
+                x, x0 = (left + steps.alpha[i + 1] * codes.double()).to(x.dtype), codes
             if (std := fresh * self.config.temperature) > 0:
                 x = x + std * steps.draw(x)
             x = steps.done(i, x, x0)

@@ -51,17 +51,13 @@ class RePaintSampler(Sampler):
 
     def _step(self, steps: Steps, i: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """x after step i, and the estimate of x0."""
-        alpha_t, alpha_s, sigma_t, sigma_s = *steps.alpha[i : i + 2], *steps.sigma[i : i + 2]
-        eta = self.config.eta
-        fresh = eta * sigma_s / sigma_t * math.sqrt(steps.added_variance(i)) if eta > 0 else 0.0
-        kept = math.sqrt(max(sigma_s**2 - fresh**2, 0.0)) / sigma_t
+        kept, fresh = steps.ddim(i, self.config.eta)
         x0 = steps.x0(i, x)
-        x = kept * x + (alpha_s - kept * alpha_t) * x0
+        x = steps.euler(i, x, x0, kept)
         return (x + fresh * steps.draw(x) if fresh > 0 else x), x0
 
 
 def _back(steps: Steps, begin: int, end: int, x: Tensor) -> Tensor:
     """x at times[end] -> x at times[begin], by the forward process."""
     ratio = steps.alpha[begin] / steps.alpha[end]
-    added = max(steps.sigma[begin] ** 2 - (ratio * steps.sigma[end]) ** 2, 0.0)
-    return ratio * x + math.sqrt(added) * steps.draw(x)
+    return ratio * x + math.sqrt(steps.added_variance(begin, end)) * steps.draw(x)
