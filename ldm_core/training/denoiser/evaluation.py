@@ -78,7 +78,7 @@ class Evaluation:
     def __init__(self, context: RunContext) -> None:
         recipe, self._settings = context.recipe, context.recipe.trainer
         count = self._settings.evaluate_images
-        self._context, self._evaluated, self._best = context, 0, (0, 0.0)
+        self._context, self._evaluated, self._best, self._source = context, 0, (0, 0.0), ""
         # those of the samples are the data's, not prompts by hand: they are compared with pictures of the data
         self._recipe = attrs.evolve(recipe, sample=attrs.evolve(recipe.sample, images=count, prompts=()))
         with seeded(mix_seed(recipe.seed, "metrics")):
@@ -222,36 +222,38 @@ class Evaluation:
     def _values(self, own: Measured) -> dict[str, float]:
         """The numbers of all metrics, of the main process; :class:`ConfigError` if two give one of the same name."""
 
-        def make() -> dict[str, float]:
-            found: dict[str, float] = {}
+        def make() -> list[dict[str, float]]:
+            made = []
             for each in self._asked:
-                new = {name: float(value) for name, value in each.values(own, self._against).items()}
-                if not all(map(math.isfinite, new.values())):
-                    raise DataError(f"{each.named} gives {new}; a number that is not finite is none")
-                if double := sorted(found.keys() & new.keys()):
-                    raise ConfigError(
-                        f"metrics: {each.named} gives '{double[0]}', as one before it does; leave one out"
-                    )
-                found.update(new)
-            return found
+                made.append({name: float(value) for name, value in each.values(own, self._against).items()})
+                if not all(map(math.isfinite, made[-1].values())):
+                    raise DataError(f"{each.named} gives {made[-1]}; a number that is not finite is none")
+            return made
 
-        return from_main(self._context.run.world, make)
+        found: dict[str, float] = {}
+        for each, new in zip(self._asked, from_main(self._context.run.world, make), strict=True):
+            if double := sorted(found.keys() & new.keys()):
+                raise ConfigError(f"metrics: {each.named} gives '{double[0]}', as one before it does; leave one out")
+            found |= new
+            if self._settings.keep_best in new:
+                self._source = each.metric.source
+        return found
 
     # -------------------------------------------------------------------------------------------- in checkpoints
 
     def state(self) -> Tensor:
         """The last step evaluated, the best one and its value, and the letters that say which value, as float64."""
-        return torch.tensor([self._evaluated, *self._best, *self._value()], dtype=torch.float64)
+        return torch.tensor([self._evaluated, *self._best, *self._value(self._source)], dtype=torch.float64)
 
     def load(self, state: Tensor) -> None:
         """Go on from :meth:`state`; the best by another value is none."""
         evaluated, step, value, *letters = state.tolist()
         self._evaluated = int(evaluated)
-        if letters == self._value():
+        every = {each.metric.source for each in self._asked}  # as older checkpoints have them
+        if letters in (self._value(self._source), self._value(*every)):
             self._best = int(step), value
 
-    def _value(self) -> list[int]:
-        """The letters of the kept value's name, the number of samples and the metrics' sources: values of others do
-        not compare."""
-        sources = sorted({each.metric.source for each in self._asked})
-        return list(f"{self._settings.keep_best} {self._settings.evaluate_images} {sources}".encode())
+    def _value(self, *sources: str) -> list[int]:
+        """The letters of the kept value's name, the number of samples and the source of the metric that gives it:
+        values of others do not compare."""
+        return list(f"{self._settings.keep_best} {self._settings.evaluate_images} {sorted(sources)}".encode())

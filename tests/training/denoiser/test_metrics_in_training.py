@@ -245,6 +245,22 @@ def test_a_killed_run_ends_with_the_same_files(whole: tuple[Path, Seen], tmp_pat
         assert (out / name).read_bytes() == (whole[0] / name).read_bytes(), name
 
 
+@pytest.mark.parametrize("source", ["mean levels", "other levels"])
+def test_a_metric_that_is_added_on_resume_leaves_the_best(
+    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only another way to measure the kept value makes what was kept no measure any more."""
+    settings = (*SETTINGS, "trainer.keep_best=level")
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, *settings, watch=Seen(("denoiser", 7)), conditioners=CLASSES)
+    kept = header(tmp_path)
+    monkeypatch.setattr(Levels, "values", lambda *_: {"level": -1.0})
+    monkeypatch.setattr(Levels, "source", source)
+    go(tmp_path, *settings, metrics=["levels", "reading"], conditioners=CLASSES)
+    assert found(tmp_path)[-1]["level"] == -1.0 and "classes" in found(tmp_path)[-1]
+    assert (header(tmp_path) == kept) == (source == "mean levels")
+
+
 @pytest.mark.parametrize("where", ["sampling", "measuring"])
 def test_a_stop_cuts_it_off_and_the_resumed_run_evaluates_that_step(
     whole: tuple[Path, Seen], tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
