@@ -39,8 +39,9 @@ class Work:
 
     def reads(self, each: Asked) -> list[str]:
         """The keys of examples for a metric: its own, and the model's for one that calls it."""
-        own = () if self.pipeline is None or not each.config.needs_pipeline else self.pipeline.reads
-        return [key for key in dict.fromkeys((*each.config.reads, *own)) if key not in ("image", *SIZE_KEYS)]
+        own = [key for key in each.config.reads if key != "image"]
+        models = () if self.pipeline is None or not each.config.needs_pipeline else self.pipeline.reads
+        return [key for key in dict.fromkeys((*own, *models)) if key not in SIZE_KEYS]
 
     @property
     def keys(self) -> list[str]:

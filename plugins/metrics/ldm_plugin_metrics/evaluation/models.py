@@ -19,7 +19,6 @@ from ldm_core.contracts.configs import GuidanceConfig, of
 from ldm_core.data.class_names import counts_of
 from ldm_core.data.images import decode_image, png_bytes
 from ldm_core.errors import ConfigError
-from ldm_core.model.degraded import Degraded, for_conditioners
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.recipe import Recipe, versions
 from ldm_core.sampling import load as load_
@@ -82,7 +81,7 @@ class SampledPictures:
         assert model.pipeline is not None
         self._pipeline = pipeline = model.pipeline
         recipe, self._first_stage = pipeline.recipe, model.stage_sha256
-        self._drawing, self._inputs, self._keep = drawing, inputs, keep
+        self._drawing, self._keep = drawing, keep
         self.size, self.channels = recipe.image_size, recipe.image_channels
         self._reads = tuple(key for key in pipeline.reads if key not in SIZE_KEYS)
         self._classes = counts_of(recipe).get("class_label", 0) if drawing.labels == "balanced" else 0
@@ -94,11 +93,8 @@ class SampledPictures:
                 f"samples: the model reads {', '.join(self._of_data)}, and there is no data to take them from; give "
                 "data that has them: --against DATA"
             )
-        self._degraded = None if inputs is None else Degraded.of(recipe, pipeline.catalog)
-        kinds = dict(() if inputs is None else inputs.keys)
-        if self._degraded is not None:
-            self._degraded = self._degraded.beside(kinds, self._of_data)
-        kinds |= {} if self._degraded is None else self._degraded.keys
+        self._inputs = None if inputs is None else inputs.for_model(recipe, pipeline.catalog, self._of_data)
+        kinds = {} if self._inputs is None else self._inputs.keys
         if lacking := [key for key in self._of_data if key not in kinds]:
             raise ConfigError(f"samples: the model reads '{lacking[0]}', and {_what(inputs)} offers {', '.join(kinds)}")
         self.keys: Mapping[str, str] = {key: kinds.get(key, "value") for key in ("image", *self._reads)}
@@ -148,7 +144,7 @@ class SampledPictures:
             images = self._sampled(places, rows)
         if lacking := [key for key in keys if key not in (*self._reads, "image")]:
             raise ConfigError(f"samples: have no '{lacking[0]}' (inputs: {', '.join(self._reads) or 'none'})")
-        return Taken(images, [{**row, "image": image} for row, image in zip(rows, images, strict=True)])
+        return Taken(images, [{"image": image, **row} for row, image in zip(rows, images, strict=True)])
 
     def _sampled(self, places: range, rows: Sequence[Mapping[str, Any]]) -> NDArray[np.uint8]:
         drawing = self._drawing
@@ -190,7 +186,8 @@ class SampledPictures:
         row: dict[str, Any] = {}
         if self._of_data and self._inputs is not None:
             place_there = place * len(self._inputs) // len(self) if len(self) <= len(self._inputs) else place
-            row = self._input(place_there % len(self._inputs))
+            found = self._inputs.example(place_there % len(self._inputs), self._of_data)
+            row = {key: found[key] for key in self._of_data}
             theirs, ours = self._inputs.class_names.get("class_label"), self._pipeline.class_names.get("class_label")
             if "class_label" in row and theirs and ours and list(theirs) != list(ours):
                 name = theirs[int(row["class_label"])]  # one that the model lacks is refused in sampling
@@ -198,16 +195,6 @@ class SampledPictures:
         if self._classes and "class_label" in self._reads:
             row["class_label"] = np.int64(place % self._classes)
         return row
-
-    def _input(self, place: int) -> dict[str, Any]:
-        """The inputs of the data's example at `place`, with what the recipe makes of its picture."""
-        assert self._inputs is not None
-        stored = [key for key in self._of_data if key in self._inputs.keys]
-        found = self._inputs.example(place, stored)
-        if self._degraded is not None:
-            seed = self._degraded.seed(self._inputs.index(place))
-            found = dict(for_conditioners({**found, **self._degraded.made(found, seed)}))
-        return {key: found[key] for key in self._of_data}
 
     def _inputs_key(self) -> Any:
         return self._inputs.key() if self._of_data and self._inputs is not None else None

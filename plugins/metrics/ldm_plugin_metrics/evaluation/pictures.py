@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, Protocol
 
 import attrs
@@ -10,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm_core import storage
+from ldm_core.catalog import Catalog
 from ldm_core.data.class_names import KEYS as CLASS_KEYS
 from ldm_core.errors import ConfigError, DataError, clean
+from ldm_core.model.degraded import Degraded, for_conditioners
+from ldm_core.recipe.recipe import Recipe
 from ldm_plugin_metrics.evaluation.fitting import Fitting, require_levels
 
 
@@ -67,7 +71,8 @@ class DataPictures:
         self.keys: Mapping[str, str] = dict(dataset.keys)
         self._fitting, self.size = fitting, fitting.size or (0, 0)
         self._views: dict[tuple[str, ...], Any] = {}
-        self._fingerprint = ""
+        self._degraded: Degraded | None = None
+        self._fingerprint: list[str] = []  # once, for copies too
         if fitting.size is None:
             first = self._example(0, ())["image"]
             self.size = (int(first.shape[1]), int(first.shape[2]))
@@ -75,11 +80,25 @@ class DataPictures:
     def __len__(self) -> int:
         return self._count
 
+    def for_model(self, recipe: Recipe, catalog: Catalog, reads: Sequence[str]) -> DataPictures:
+        """The same pictures, whose examples have the inputs that the degradations of `recipe` make for a model that
+        `reads` them: one a picture, by its number in the data. They may take the place of ``image`` there."""
+        found, every = copy(self), Degraded.of(recipe, catalog)
+        found._degraded = None if every is None else every.beside(self.keys, reads)
+        found.keys = {**self.keys, **found._made}
+        return found
+
+    @property
+    def _made(self) -> Mapping[str, str]:
+        """The keys that are made, and their geometry."""
+        return {} if self._degraded is None else for_conditioners(self._degraded.keys)
+
     @property
     def fingerprint(self) -> str:
         """That of the stored pictures."""
-        self._fingerprint = self._fingerprint or self._dataset.select(["image"]).fingerprint()
-        return self._fingerprint
+        if not self._fingerprint:
+            self._fingerprint.append(self._dataset.select(["image"]).fingerprint())
+        return self._fingerprint[0]
 
     def key(self) -> dict[str, Any]:
         """See :class:`PictureSet`."""
@@ -92,23 +111,30 @@ class DataPictures:
 
     def take(self, places: range, keys: Sequence[str]) -> Taken:
         """See :class:`PictureSet`."""
-        examples = [self.example(place, keys) for place in places]
-        return Taken(np.stack([each["image"] for each in examples]), examples)
+        examples = [self._with_inputs(place, keys) for place in places]
+        return Taken(np.stack([each["image"] for each in examples]), [dict(for_conditioners(e)) for e in examples])
 
     def index(self, place: int) -> int:
         """The number, in the data, of the picture at `place`."""
         return place * self._whole // self._count
 
     def example(self, place: int, keys: Sequence[str]) -> dict[str, Any]:
-        """The example at `place`, with its picture at the set's size. DataError if it is of another size, or does not
-        read."""
-        found = self._example(self.index(place), keys)
+        """The example at `place`, with its picture at the set's size, or what the model is handed in its place.
+        DataError if it is of another size, or does not read."""
+        return dict(for_conditioners(self._with_inputs(place, keys)))
+
+    def _with_inputs(self, place: int, keys: Sequence[str]) -> dict[str, Any]:
+        """An example with its picture, and what is made of it beside."""
+        index, made = self.index(place), self._made
+        found = self._example(index, [key for key in keys if key not in made])
         if found["image"].shape[1:] != self.size:
             height, width = found["image"].shape[1:]
             raise DataError(
                 f"{self.what}: picture {place} is {height}x{width} and the first {self.size[0]}x{self.size[1]}; "
                 "say one size for all, such as --image-size 256"
             )
+        if self._degraded is not None and made.keys() & set(keys):
+            found |= self._degraded.made(found, self._degraded.seed(index))
         return found
 
     def names(self) -> list[str] | None:

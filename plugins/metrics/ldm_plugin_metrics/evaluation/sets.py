@@ -210,7 +210,11 @@ class Sets:
         if statistics.is_archive(against) and not statistics.holds_pictures(against):
             raise ConfigError("reconstructions are of pictures, and --against is a file of statistics; give pictures")
         whole = self._compared(None, "originals")
-        return whole if images is None or images >= len(whole) else self._compared(images, "originals")
+        some = whole if images is None or images >= len(whole) else self._compared(images, "originals")
+        pipeline = self.model.pipeline if self.model is not None else None
+        if pipeline is None or not isinstance(some, DataPictures):
+            return some
+        return some.for_model(pipeline.recipe, pipeline.catalog, pipeline.reads)
 
     def _training(self) -> DataPictures | ArrayPictures:
         request = self.request
