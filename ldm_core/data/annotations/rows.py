@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 import numpy as np
@@ -136,7 +136,7 @@ class _Known:
             return label in self.names
         return isinstance(label, int) and not isinstance(label, bool) and 0 <= label < (self.count or label + 1)
 
-    def refusal(self, label: Any, where: str) -> str:
+    def refusal(self, label: object, where: str) -> str:
         """A line on a class that is none of them."""
         listed = ", ".join(clean(name, 40) for name in self.names[:12]) + (", ..." if len(self.names) > 12 else "")
         numbers = f"numbers from 0 {f'to {self.count - 1}' if self.count else 'on'}"

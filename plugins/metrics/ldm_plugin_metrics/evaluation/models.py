@@ -59,6 +59,12 @@ class Model:
         """The pipeline for metrics: of a first stage alone, one without a model."""
         return self.pipeline or StageAlone(self.recipe, self.stage)
 
+    def with_inputs(self, pictures: PictureSet) -> PictureSet:
+        """`pictures` of data with what the recipe makes of them for the model; others as they are."""
+        if self.pipeline is None or not isinstance(pictures, DataPictures):
+            return pictures
+        return pictures.for_model(self.recipe, self.pipeline.catalog, self.pipeline.reads)
+
 
 @attrs.frozen(eq=False)
 class StageAlone:

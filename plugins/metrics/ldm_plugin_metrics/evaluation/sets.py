@@ -151,7 +151,7 @@ class Sets:
             inputs = self._inputs(model.pipeline.recipe)
             self.chosen["samples"] = models.SampledPictures(model, drawing, inputs, keep)
         if subjects & {"reconstructions", "data"}:
-            some = self._some_of_reference()
+            some = model.with_inputs(self._some_of_reference())
             if "reconstructions" in subjects:
                 device = self.world.device
                 self.chosen["originals"] = some
@@ -210,11 +210,7 @@ class Sets:
         if statistics.is_archive(against) and not statistics.holds_pictures(against):
             raise ConfigError("reconstructions are of pictures, and --against is a file of statistics; give pictures")
         whole = self._compared(None, "originals")
-        some = whole if images is None or images >= len(whole) else self._compared(images, "originals")
-        pipeline = self.model.pipeline if self.model is not None else None
-        if pipeline is None or not isinstance(some, DataPictures):
-            return some
-        return some.for_model(pipeline.recipe, pipeline.catalog, pipeline.reads)
+        return whole if images is None or images >= len(whole) else self._compared(images, "originals")
 
     def _training(self) -> DataPictures | ArrayPictures:
         request = self.request
