@@ -88,13 +88,14 @@ def main() -> None:
     order = real[np.random.default_rng(options.seed).permutation(len(real))]
     halves = order[: len(order) // 2], order[len(order) // 2 :]
     rows.append(("two real halves", {"fd of patches": distance(sees, *(patches(each, PATCH) for each in halves))}))
-    shown = [each[i] for i in range(min(6, len(real))) for each in (large, *ways.values(), real)]
+    cells = given.repeat(factor, 2).repeat(factor, 3)
+    shown = [each[i] for i in range(min(6, len(real))) for each in (cells, *ways.values(), real)]
     sheet = Path(options.out).with_suffix(".png")
     sheet.parent.mkdir(parents=True, exist_ok=True)
     sheet.write_bytes(images.png_bytes(images.grid(shown, columns=2 + len(ways))))
     document = {
         "run": options.run, "run_sha256": sha256(options.run), "photographs": len(real), "size": size, "factor": factor,
-        "seed": options.seed, "settings": options.set, "network": sees.source, "columns": ["bicubic", *ways, "real"],
+        "seed": options.seed, "settings": options.set, "network": sees.source, "columns": ["given", *ways, "real"],
         "regression_sha256": sha256(options.regression) if options.regression else None,
     }  # fmt: skip
     record(options.out, document, rows)
