@@ -26,6 +26,7 @@ PAGES = {
 }
 TEXT = "\n".join([README, *PAGES.values()])
 PARTS = [*sorted(ROOT.glob("plugins/*/README.md")), *sorted(ROOT.glob("conditioners/*/README.md"))]
+EXAMPLES = sorted(ROOT.glob("examples/**/README.md"))
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
@@ -36,7 +37,8 @@ def commands(text: str) -> list[str]:
 
 
 LINES = commands(TEXT)
-EVERY = list(dict.fromkeys([*LINES, *commands("\n".join(part.read_text(encoding="utf-8") for part in PARTS))]))
+OTHERS = commands("\n".join(page.read_text(encoding="utf-8") for page in (*PARTS, *EXAMPLES)))
+EVERY = list(dict.fromkeys([*LINES, *OTHERS]))
 TINY = [
     *("image_size=16", "dataset.scenes=16", "dataset.val_scenes=4", "sample.images=2"),
     *("first_stage_trainer.steps=1", "first_stage_trainer.images_per_step=4", "trainer.images_per_step=4"),
@@ -131,7 +133,7 @@ def test_make_demo_is_the_readmes_command() -> None:
 
 def test_links_lead_somewhere() -> None:
     named = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-    for document in (*named, *(ROOT / "docs").glob("*.md"), *PARTS):
+    for document in (*named, *(ROOT / "docs").glob("*.md"), *PARTS, *EXAMPLES):
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{short(document)}: {target}"

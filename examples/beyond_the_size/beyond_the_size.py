@@ -1,0 +1,20 @@
+"""Draw a panorama by the run of examples/emoji_text, eight times as wide as its pictures."""
+
+from __future__ import annotations
+
+import sys
+
+import ldm_core
+from ldm_core.weights.open import Wanted
+
+
+def main(run: str = "runs/emoji_text", out: str = "runs/emoji_text/wide") -> None:
+    """Sample by the model in the folder `run` into the folder `out`, in overlapping windows of 8 latent cells."""
+    pipeline = ldm_core.load(run, wanted=Wanted(given={"image_size": [32, 256]}))
+    wide = pipeline.with_settings({"adapters": {"wide": {"use": "multidiffusion", "window": 8, "overlap": 4}}})
+    for i, image in enumerate(wide.sample("a bunch of flowers", images=2)):
+        image.save(f"{out}/{i:04}.png")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

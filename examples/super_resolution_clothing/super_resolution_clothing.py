@@ -1,0 +1,32 @@
+"""Train to enlarge photographs of clothing by 4, then enlarge one of any size."""
+
+from __future__ import annotations
+
+import sys
+
+from PIL import Image
+
+import ldm_core
+from ldm_core.weights.open import Wanted
+
+
+def main(
+    data: str = "../shared/data/clothing",
+    stage: str = "runs/first_stage_clothing",
+    out: str = "runs/super_resolution_clothing",
+    *settings: str,
+) -> None:
+    """Train on `data` and the first stage of the run `stage` into the folder `out`, and sample.
+
+    `settings` are KEY=VALUE of the recipe.
+    """
+    recipe = ldm_core.Recipe.read("examples/super_resolution_clothing/recipe.yaml").changed(*settings)
+    ldm_core.train(recipe, first_stage=stage, data=data, out=out)
+    small = Image.open("examples/super_resolution_clothing/small.png")
+    pipeline = ldm_core.load(out, wanted=Wanted(given={"image_size": [4 * small.height, 4 * small.width]}))
+    (large,) = pipeline.sample(inputs={"image": small})
+    large.save(f"{out}/pictures/0000.png")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
