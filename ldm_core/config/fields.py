@@ -70,6 +70,12 @@ def inner_configs(config: type) -> dict[str, type]:
     return {name: some[0] for name, some in found.items() if some}
 
 
+def spelled(config: type, value: Any) -> Any:
+    """`value` for a field of the type `config`: a bare name is short for ``{use: NAME}`` if a field of it is `use`."""
+    named = isinstance(value, str) and any(field.name == "use" and field.init for field in attrs.fields(config))
+    return {"use": value} if named else value
+
+
 def type_hints(config: type) -> dict[str, Any]:
     """The types of a config's fields; none where a plugin's annotations do not resolve."""
     try:

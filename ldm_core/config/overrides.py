@@ -14,9 +14,9 @@ from ldm_core.errors import ConfigError, clean, suggest
 def apply_overrides(plain: dict[str, Any], overrides: Iterable[str], parts: Iterable[str]) -> None:
     """Apply ``a.b.c=value`` to `plain` in place; values are read as YAML.
 
-    A component given by its bare name becomes a mapping when a key of it is set; `parts` are the top-level keys that
-    hold components. Members of a list are named by number or by their ``name`` or ``use``:
-    ``conditioners.text.dropout=0.2``.
+    A component given by its bare name becomes a mapping when a key of it is set, and so does a choice within one;
+    `parts` are the top-level keys that hold components. Members of a list are named by number or by their ``name`` or
+    ``use``: ``conditioners.text.dropout=0.2``.
     """
     parts = set(parts)
     problems = []
@@ -42,13 +42,13 @@ def apply_overrides(plain: dict[str, Any], overrides: Iterable[str], parts: Iter
 
 
 def _assign(node: Any, keys: list[str], value: Any, parts: set[str]) -> None:
-    path = clean(".".join(keys), 100)
+    path, within = clean(".".join(keys), 100), False
     for depth, key in enumerate(keys[:-1]):
         if isinstance(node, list):
-            node = node[_member(node, key, path)]
+            node, within = node[_member(node, key, path)], True
             continue
-        child = node.get(key)
-        if isinstance(child, str) and key in parts:
+        child, within = node.get(key), within or key in parts
+        if isinstance(child, str) and within:
             child = node[key] = {"use": child}
         elif isinstance(child, str) and depth == 0 and keys[1] == child:  # a list of one, by its bare name
             child = node[key] = [{"use": child}]

@@ -28,7 +28,7 @@ from cattrs.gen import make_dict_structure_fn
 
 from ldm_core.config.documents import not_unicode
 from ldm_core.config.documents import parse_yaml as parse_yaml
-from ldm_core.config.fields import inner_configs
+from ldm_core.config.fields import inner_configs, spelled
 from ldm_core.config.key_hints import key_hint
 from ldm_core.errors import ConfigError, clean, quoted, suggest
 
@@ -93,6 +93,8 @@ def _union(value: Any, target: Any) -> Any:
     if value is None and NoneType in get_args(target):
         return None
     members = [m for m in get_args(target) if m is not NoneType]
+    if isinstance(value, str) and str in members:  # and no name of a config
+        return _string(value, str)
     errors = []
     for member in members:
         try:
@@ -142,6 +144,7 @@ def _class_hook(target: Any, converter: Converter) -> Callable[[Any, Any], Any]:
     read = make_dict_structure_fn(target, converter, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=True)
 
     def structure(value: Any, _: Any) -> Any:
+        value = spelled(target, value)
         if not isinstance(value, Mapping):
             raise _Mismatch(f"expected a mapping of settings, got {_show(value)}")
         return read(value, target)

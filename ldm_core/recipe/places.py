@@ -15,7 +15,7 @@ import attrs
 
 from ldm_core.catalog import Catalog
 from ldm_core.catalog.component import Component
-from ldm_core.config.fields import inner_configs, type_hints
+from ldm_core.config.fields import inner_configs, spelled, type_hints
 from ldm_core.errors import CheckpointError, ComponentError, ConfigError, LDMError, clean
 from ldm_core.recipe.artifacts import is_weights
 from ldm_core.recipe.keys import DEFAULTS, LISTS, OBJECTIVE, SECTIONS, SINGLE, renewed
@@ -145,11 +145,10 @@ def _without_places(config: type, value: Mapping[str, Any]) -> dict[str, Any]:
 
 def _nested(inner: type, value: Any) -> Any:
     """A config within a config, or a list of them, is held to the same."""
-    if isinstance(value, Mapping):
-        return _without_places(inner, value)
     if isinstance(value, list | tuple):
-        return [_without_places(inner, row) if isinstance(row, Mapping) else row for row in value]
-    return value
+        return [_nested(inner, row) for row in value]
+    value = spelled(inner, value)
+    return _without_places(inner, value) if isinstance(value, Mapping) else value
 
 
 def known_by_content(config: Any) -> Iterator[str]:

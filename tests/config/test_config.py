@@ -174,6 +174,40 @@ def test_yaml_makes_no_objects() -> None:
         parse_yaml("a: !!python/object/apply:os.getcwd []", "recipe.yaml")
 
 
+@attrs.frozen(kw_only=True)
+class Choice:
+    """One that is made by its name."""
+
+    use: Literal["none", "far"] = "far"
+    side: int = 4
+
+
+@attrs.frozen(kw_only=True)
+class Choices:
+    """One, several, and one that text may stand for."""
+
+    one: Choice | None = None
+    several: tuple[Choice, ...] = ()
+    text: Choice | str = ""
+
+
+def test_a_bare_name_is_short_for_a_choice() -> None:
+    made = structure({"one": "none", "several": ["far", {"use": "none"}], "text": "none"}, Choices)
+    assert made == Choices(one=Choice(use="none"), several=(Choice(), Choice(use="none")), text="none")
+    assert unstructure(made)["one"] == {"use": "none", "side": 4}
+    assert structure({"one": None}, Choices).one is None
+    with pytest.raises(ConfigError, match=r"^one\.use: expected one of none, far, got 'fra'; did you mean 'far'"):
+        structure({"one": "fra"}, Choices)
+    with pytest.raises(ConfigError, match="one: expected a mapping of settings, got 3"):
+        structure({"one": 3}, Choices)
+    assert override({"denoiser": {"use": "x", "one": "far"}}, "denoiser.one.side=2")["denoiser"]["one"] == {
+        "use": "far", "side": 2
+    }  # fmt: skip
+    assert override({"conditioners": [{"use": "x", "one": "far"}]}, "conditioners.x.one.side=2") == {
+        "conditioners": [{"use": "x", "one": {"use": "far", "side": 2}}]
+    }
+
+
 PARTS = ("first_stage", "denoiser", "conditioners")
 
 

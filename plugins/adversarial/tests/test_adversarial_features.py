@@ -17,9 +17,13 @@ from together import together
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldm_core.catalog import Catalog
+from ldm_core.config.overrides import apply_overrides
 from ldm_core.config.structure import structure
 from ldm_core.errors import CheckpointError, ConfigError, StorageError
 from ldm_core.nn.torchvision_operators import importable
+from ldm_core.recipe.keys import SINGLE
+from ldm_core.recipe.resolve import resolve
 
 TRAINED = Path(__file__).parents[4] / "shared" / "data" / "efficientnet_lite0" / "tf_efficientnet_lite0.safetensors"
 NETWORK = "resnet10t"
@@ -54,6 +58,20 @@ def file(whole: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def images(count: int = 2, side: int = 64, channels: int = 3, seed: int = 0) -> Tensor:
     g = torch.Generator().manual_seed(seed)
     return torch.rand(count, channels, side, side, generator=g) * 2 - 1
+
+
+def test_a_distance_goes_by_its_bare_name() -> None:
+    """As everywhere else; the recipe's own form and its identity are those of the whole mapping."""
+    catalog, plain = Catalog.discover(), {"first_stage": "kl_f4", "stage_objective": {"use": "adversarial"}}
+    whole = resolve({**plain, "stage_objective": {"use": "adversarial", "perceptual": {"use": "none"}}}, catalog)
+    for said in ("perceptual=none", "perceptual=lpips,perceptual.use=none"):
+        given: dict[str, Any] = copy.deepcopy(plain)
+        apply_overrides(given, [f"stage_objective.{line}" for line in said.split(",")], SINGLE)
+        recipe = resolve(given, catalog)
+        assert recipe.plain() == whole.plain() and recipe.identity() == whole.identity()
+    plain["stage_objective"] = {"use": "adversarial", "perceptual": "lpps"}
+    with pytest.raises(ConfigError, match=r"perceptual\.use: expected one of none, lpips, features, got 'lpps'; did"):
+        resolve(plain, catalog)
 
 
 def distance(file: Path, **settings: object) -> Any:
