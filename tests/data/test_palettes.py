@@ -23,6 +23,7 @@ from ldm_core.data.palettes import Palette, input_classes, palette_of, read_pale
 from ldm_core.data.unreadable import BadExample
 from ldm_core.errors import DataError
 from ldm_core.recipe import artifacts
+from ldm_core.training import workflow
 
 COLOURS = [(128, 64, 128), (0, 0, 0), (250, 170, 30)]
 NAMES = ("road", "void space", "light")
@@ -208,3 +209,26 @@ def test_a_model_keeps_the_palette_of_its_data(tmp_path: Path, capsys: pytest.Ca
         assert main([*argv, "--out", str(tmp_path / "none")]) == 2
         told = capsys.readouterr().err
         assert said in " ".join(told.split()) and "Traceback" not in told
+
+
+def test_a_run_takes_a_map_in_colour_beside_padding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Colours become classes before the map is fitted, whose borders are no class and no colour of the list."""
+    seen: list[Any] = []
+
+    def stop(*_: Any, inputs: Any, **__: Any) -> None:
+        seen.extend(inputs.rows)
+        raise DataError("far enough")
+
+    monkeypatch.setattr(workflow, "run", stop)
+    labels = np.where(MAP == 255, 0, MAP)
+    folder(tmp_path / "data", "".join(f"{r} {g} {b} {name}\n" for (r, g, b), name in zip(COLOURS, "xyz", strict=True)))
+    for i in range(4):
+        (tmp_path / "data" / f"{i}.seg.png").write_bytes(png(coloured(labels)))
+    (tmp_path / "map.png").write_bytes(png(coloured(labels)))
+    parts = ["--data", str(tmp_path / "data"), "--first-stage", "identity", "--cond", "semantic_map"]
+    settings = ["image_size=16", "data.fit=pad", "dataset.palette=palette.txt"]
+    argv = [*parts, "--segmentation", str(tmp_path / "map.png"), *settings, "--out", str(tmp_path / "out")]
+    assert main([*argv, "--quiet"]) == 2 and len(seen) == 1
+    found = seen[0]["segmentation"]
+    assert (found[:4] == 255).all() and (found[-4:] == 255).all()
+    assert found[4:12].tolist() == np.kron(labels, np.ones((4, 4), dtype=int)).tolist()
