@@ -46,11 +46,11 @@ def test_strokes_cover_what_lamas_do() -> None:
         assert shares.min() > 0 and shares.max() <= 0.5, word
         assert 0.12 < shares.mean() < 0.36, (word, shares.mean())
         worn[word] = np.median([thickness(mask) for mask in made[:16]])
-    assert worn["thin"] < worn["medium"] < worn["thick"]
+    assert worn["irregular_thin"] < worn["irregular_medium"] < worn["irregular_thick"]
 
 
 def test_strokes_grow_with_the_picture() -> None:
-    thick = Irregular(IRREGULAR["thick"], SITE)
+    thick = Irregular(IRREGULAR["irregular_thick"], SITE)
     for height, width in ((64, 64), (32, 96), (8, 8), (1, 5)):
         made = masks(thick, 40, height, width)
         assert made.any((1, 2)).all(), "a mask is empty"

@@ -24,7 +24,7 @@ class MaskMixture(Degradation):
     def __init__(self, config: MaskMixtureConfig, site: Site) -> None:
         self.config = config
         self._makers: dict[str, Degradation] = {
-            **{word: Irregular(settings, site) for word, settings in IRREGULAR.items()},
+            **{word.removeprefix("irregular_"): Irregular(each, site) for word, each in IRREGULAR.items()},
             "boxes": Boxes(BoxesConfig(), site),
             "half": Half(HalfConfig(), site),
             "outpainting": Outpainting(OutpaintingConfig(), site),
