@@ -14,6 +14,7 @@ from ldm_core.contracts import DataInfo, DatasetAnswers, FirstStage
 from ldm_core.contracts.configs import of
 from ldm_core.contracts.streams import mix_seed
 from ldm_core.data import sizes
+from ldm_core.data.inputs.forms import geometries
 from ldm_core.data.unreadable import SkipBad, printable
 from ldm_core.errors import ComponentError, DataError, quoted
 from ldm_core.model.degraded import Degraded
@@ -97,6 +98,12 @@ class RunContext:
     def degraded(self) -> Degraded | None:
         """The recipe's degradations; None without one."""
         return Degraded.of(self.recipe, self.catalog)
+
+    @property
+    def shown(self) -> DataInfo:
+        """:attr:`info`, with the geometry of inputs that the data lacks: of made ones, and of those given by hand."""
+        made = {} if self.degraded is None else self.degraded.keys
+        return attrs.evolve(self.info, keys={**geometries(self.recipe), **made, **self.info.keys})
 
     @cached_property
     def _held_out(self) -> Any:

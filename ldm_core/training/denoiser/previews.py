@@ -71,7 +71,7 @@ def previewer(context: RunContext, task: Any) -> Callable[[int], None]:
         except torch.OutOfMemoryError as error:
             context.run.say(f"denoiser: no preview at step {step}, memory does not suffice for {error}", "warning")
             return
-        sheet = images.png_bytes(sheets.sheet(made, rows, context.info)) if world.main else None
+        sheet = images.png_bytes(sheets.sheet(made, rows, context.shown)) if world.main else None
         context.picture("denoiser", step, f"{FOLDER}/samples-{step:08d}.png", sheet)
 
     return preview

@@ -69,7 +69,7 @@ def _number(name: str) -> int:
 
 
 def _put_sheet(context: RunContext, made: Sequence[Sampled], rows: Sequence[Any]) -> None:
-    sheet = images.png_bytes(sheets.sheet(made, rows, context.info))
+    sheet = images.png_bytes(sheets.sheet(made, rows, context.shown))
     context.picture("samples", context.recipe.sample.steps, SHEET, sheet)
 
 

@@ -184,7 +184,7 @@ def _cell(image: NDArray[np.uint8], row: Mapping[str, Any], info: DataInfo) -> N
         kind = info.keys.get(key)
         if kind == "map":
             drawn = _black_and_white if key == "mask" else _coloured
-            shown.append(_enlarged(drawn(np.asarray(value)), factor))
+            shown.append(_framed(_enlarged(drawn(np.asarray(value)), factor)))
         elif kind == "image" and np.asarray(value).dtype == np.uint8:
             given = images.to_channels(np.asarray(value), 3)
             shown.append(_enlarged(given, max(1, size[1] // given.shape[2])))
@@ -204,6 +204,13 @@ def _cell(image: NDArray[np.uint8], row: Mapping[str, Any], info: DataInfo) -> N
 
 def _enlarged(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     return picture.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def _framed(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture with a line of grey for its edge, as a sheet is white and holes are."""
+    out = np.full_like(picture, 160)
+    out[:, 1:-1, 1:-1] = picture[:, 1:-1, 1:-1]
+    return out
 
 
 def _black_and_white(mask: NDArray[Any]) -> NDArray[np.uint8]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -41,7 +42,7 @@ class DataOptions:
     )
     sheet: str = option(
         "",
-        "Draw 64 pictures with captions, boxes and maps into this file.",
+        "Draw 64 pictures, with captions, boxes, maps and made inputs, into this file.",
         metavar="FILE.png",
         group="Sheet",
         otherwise="none",
@@ -92,6 +93,7 @@ def _looked(asked: Asked, options: DataOptions) -> tuple[DataSheet, str]:
     from ldm_core import storage
     from ldm_core.cli.flags import in_flags
     from ldm_plugin_datasheet.drawing import file
+    from ldm_plugin_datasheet.drawing.made import Made
     from ldm_plugin_datasheet.opened import opened
     from ldm_plugin_datasheet.survey import surveyed
 
@@ -103,7 +105,8 @@ def _looked(asked: Asked, options: DataOptions) -> tuple[DataSheet, str]:
         sets = opened(plain, catalog)
         found = surveyed(sets, asked, plain, catalog, seed=options.seed, everything=options.everything, tell=tell)
         if options.sheet:
-            _warn(file.write(options.sheet, sets, seed=options.seed, tell=tell))
+            made = partial(Made.of, plain, catalog)
+            _warn(file.write(options.sheet, sets, seed=options.seed, tell=tell, made=made))
     found = attrs.evolve(found, problems=tuple(map(in_flags, found.problems)))
     return found, storage.shown(options.sheet) if options.sheet else ""
 

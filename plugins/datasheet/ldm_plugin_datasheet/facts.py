@@ -218,13 +218,15 @@ class Part:
 
 @attrs.frozen
 class Need:
-    """A key read by a conditioner, how many of all examples `have` it, and why not all do."""
+    """A key read by a conditioner, how many of all examples `have` it, and why not all do. `made`: the degradation to
+    make it where no example has it; "" without one."""
 
     conditioner: str
     key: str
     have: int
     of: int
     why: str
+    made: str = ""
 
 
 @attrs.frozen

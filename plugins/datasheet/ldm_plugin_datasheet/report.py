@@ -193,7 +193,8 @@ def _unreadable(part: Part) -> Iterator[Row]:
 def _checked(sheet: DataSheet) -> Iterator[Row]:
     for need in sheet.needs:
         has = "all have it" if need.have == need.of else f"{need.have:,} of {need.of:,} have it"
-        why = f": {clean(need.why, 400)}" if need.why else ""
+        has = f"made by degradation '{need.made}'" if need.made else has
+        why = f": {clean(need.why, 400)}" if need.why and not need.made else ""
         yield "needs", f"'{need.key}', by '{need.conditioner}': {has}{why}"
     if not sheet.problems:
         yield "a run", f"{sheet.checked}: would begin"

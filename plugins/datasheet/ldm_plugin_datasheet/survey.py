@@ -127,7 +127,7 @@ def _check(plain: Mapping[str, Any], recipe: Recipe, catalog: Catalog) -> None:
     recipe = resolve(plain, catalog, info, find=finder(catalog))
     check(recipe, info)
     hold_data(dataset, recipe, catalog)
-    look(paired(dataset, recipe.reads), recipe)
+    look(paired(dataset, recipe.asked(dataset.keys)), recipe)
     look_at_held_out(recipe, catalog, info)
 
 
@@ -140,4 +140,5 @@ def _needs(recipe: Recipe, sheet: DataSheet) -> Iterator[Need]:
             total = sum(found.examples for found in sheet.parts)
             reasons = [found.lacks[key] for found in sheet.parts if key in found.lacks]
             why = "" if have == total else "; ".join(reasons) or sheet.lacks.get(key, "")
-            yield Need(conditioner.name, key, have, total, why)
+            spoils = conditioner.degradation if key == conditioner.made and not have else None
+            yield Need(conditioner.name, key, have, total, why, "" if spoils is None else spoils.label)

@@ -7,11 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import odd_pictures
 import pytest
+from ldm_plugin_datasheet.drawing.made import Made
+from ldm_plugin_datasheet.drawing.picks import picks
+from ldm_plugin_datasheet.opened import Asked, opened
+from PIL import Image
 
+from ldm_core.catalog import Catalog
 from ldm_core.cli import main
 from ldm_core.testing import PluginSuite
+
+CATALOG = Catalog.discover()
 
 
 class TestPlugin(PluginSuite):
@@ -53,6 +61,32 @@ def test_a_run_that_would_stop_ends_with_2(tmp_path: Path, capsys: pytest.Captur
     assert document["needs"][0]["have"] == 0 and document["problems"]
     text, _ = said(capsys, at, "--cond", "class_label", "trainer.steps=3")
     assert "needs       'class_label', by 'class_label': all have it" in text and "would begin" in text
+
+
+def test_inputs_that_a_recipe_makes_are_no_lack_and_are_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at, sheet = odd_pictures.folder(tmp_path / "photos"), tmp_path / "sheet.png"
+    for name, makes, key in (("masked_image", "half", "mask"), ("low_resolution", "bicubic", "image")):
+        settings = [f"conditioners.{name}.degradation={makes}", "guidance=none", "image_size=32"]
+        arguments = [at, "--cond", name, *settings, "--sheet", sheet]
+        text, _ = said(capsys, *arguments)
+        assert "would begin" in text
+        assert ("needs       'mask', by 'masked_image': made by degradation 'half'" in text) == (key == "mask")
+        # beside the picture, as it is fitted: its half that is the hole, or a small version
+        sets = opened(Asked(data=(at,)).plain(CATALOG), CATALOG)
+        plain = Asked(data=(at,), cond=(name,), settings=tuple(settings)).plain(CATALOG)
+        made = Made.of(plain, CATALOG, sets[0].dataset)
+        assert made is not None
+        (pick, *_) = picks(sets[0].dataset, 2, 0, beside=made.panels)
+        (panel,) = pick.panels
+        assert panel.key == f"made {key}" and panel.picture is not None
+        shown = np.asarray(panel.picture)
+        assert shown.shape == ((32, 32, 3) if key == "mask" else (8, 8, 3))
+        assert (np.mean((shown == (235, 60, 150)).all(-1)) == 0.5) == (key == "mask")
+        width = Image.open(sheet).width
+        said(capsys, at, "--sheet", sheet)
+        assert Image.open(sheet).width < width
 
 
 def test_what_does_not_read_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

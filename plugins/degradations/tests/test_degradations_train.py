@@ -60,13 +60,22 @@ def test_inpainting_of_data_without_masks(photos: str, tmp_path: Path) -> None:
     row = {"use": "masked_image", "degradation": {"use": "mask_mixture", "thin": 0}}
     watch = go(tmp_path, conditioners=[row], dataset=data, trainer=FEW)
     assert {"samples.png"} <= watch.pictures
+    resolved = resolve({**TINY, "conditioners": [row], "dataset": data}, CATALOG)
+    made = Examples(
+        make_dataset(resolved, CATALOG), (16, 16), resolved.data, ["image", "mask"], Degraded.of(resolved, CATALOG)
+    )
+    hole = np.where(made[0]["mask"] > 127, 255, 0).repeat(8, 0).repeat(8, 1)
+    shown = np.asarray(Image.open(tmp_path / "samples.png"))[..., 0]
+    places = [shown[y : y + 128, x : x + 128] for y in range(16) for x in range(130, 150)]
+    inside = slice(1, -1)  # of the line around it
+    assert any(np.array_equal(place[inside, inside], hole[inside, inside]) for place in places), "it is not shown"
     pipeline = ldm_core.load(str(tmp_path), device="cpu")
     picture = np.random.default_rng(1).integers(0, 256, (3, 16, 16), dtype=np.uint8)
     mask = np.zeros((16, 16), dtype=np.uint8)
     mask[4:12, 4:12] = 255
-    made = pipeline.sample(inputs={"image": picture, "mask": mask}, images=4)
-    assert all(np.array_equal(one.image[:, mask == 0], picture[:, mask == 0]) for one in made)
-    assert len({one.image.tobytes() for one in made}) == 4  # as many fills of one hole
+    fills = pipeline.sample(inputs={"image": picture, "mask": mask}, images=4)
+    assert all(np.array_equal(one.image[:, mask == 0], picture[:, mask == 0]) for one in fills)
+    assert len({one.image.tobytes() for one in fills}) == 4  # as many fills of one hole
 
 
 def test_masks_of_the_data_stay() -> None:

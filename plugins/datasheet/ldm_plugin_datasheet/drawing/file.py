@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ldm_core import storage
+from ldm_core.contracts import Dataset
 from ldm_core.data.images import png_metadata
 from ldm_core.errors import ConfigError, DataError
 from ldm_plugin_datasheet.drawing.picks import picks
@@ -16,6 +17,8 @@ from ldm_plugin_datasheet.opened import Opened
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from ldm_plugin_datasheet.drawing.made import Made
 
 MOST_BYTES = 4 << 20
 """Bytes of the file; above, the pictures are drawn smaller."""
@@ -39,11 +42,22 @@ def _is_sheet(url: str) -> bool:
         return False
 
 
-def write(url: str, sets: Sequence[Opened], *, seed: int = 0, count: int = PICTURES, tell: Tell = silent) -> set[str]:
-    """Draw `count` pictures of the data sets into the PNG at a path or URL; return the letters without a font."""
-    found = [
-        (each.title, len(each.dataset), picks(each.dataset, share, seed, tell)) for each, share in _shares(sets, count)
-    ]
+def write(
+    url: str,
+    sets: Sequence[Opened],
+    *,
+    seed: int = 0,
+    count: int = PICTURES,
+    tell: Tell = silent,
+    made: Callable[[Dataset], Made | None] | None = None,
+) -> set[str]:
+    """Draw `count` pictures of the data sets into the PNG at a path or URL, with the inputs `made` of each set's;
+    return the letters without a font."""
+    found = []
+    for each, share in _shares(sets, count):
+        makes = None if made is None else made(each.dataset)
+        drawn = picks(each.dataset, share, seed, tell, None if makes is None else makes.panels)
+        found.append((each.title, len(each.dataset), drawn))
     data, lacking = b"", set[str]()
     for side in SIDES:
         picture, lacking = draw(found, side=side, seed=seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -64,13 +64,17 @@ class Pick:
     panels: Sequence[Panel] = ()
 
 
-def picks(dataset: Dataset, count: int, seed: int, tell: Tell = silent) -> list[Pick]:
-    """At most `count` readable examples, drawn by `seed`, in the order of the data."""
+Beside = Callable[[object, int], Iterable[Panel]]
+"""The picture and the index of an example -> what is made of it."""
+
+
+def picks(dataset: Dataset, count: int, seed: int, tell: Tell = silent, beside: Beside | None = None) -> list[Pick]:
+    """At most `count` readable examples, drawn by `seed`, in the order of the data. Panels of `beside` come first."""
     examples = Examples(dataset, seed)
     wanted = [key for key, kind in examples.keys.items() if key in _VALUES or kind in ("map", "image")]
     pictures = examples.pictures()
-    beside = {key: examples.view("image", key) for key in wanted if key != "image"}
-    whole = [key for key, view in beside.items() if view is not None and len(view) == len(pictures)]
+    views = {key: examples.view("image", key) for key in wanted if key != "image"}
+    whole = [key for key, view in views.items() if view is not None and len(view) == len(pictures)]
     base = (examples.view("image", *whole) if whole else None) or pictures
     whole = ["image", *(whole if base is not pictures else ())]
     others = _Others(examples, [key for key in wanted if key not in whole])
@@ -81,7 +85,8 @@ def picks(dataset: Dataset, count: int, seed: int, tell: Tell = silent) -> list[
     for index in np.random.default_rng(seed).permutation(drawn) if len(drawn) == len(base) else drawn:
         example = examples.read(base, int(index))
         if example is not None:
-            found[int(index)] = _pick(dataset, {**example, **others.of(int(index))})
+            made = () if beside is None else beside(example["image"], int(index))
+            found[int(index)] = _pick(dataset, {**example, **others.of(int(index))}, made)
             tell("sheet", len(found), min(count, len(base)))
         if len(found) == count:
             break
@@ -124,7 +129,7 @@ def _places_by_name(named: Any) -> dict[str, int]:
     return {name: index for name, index in found.items() if name not in double}
 
 
-def _pick(dataset: Dataset, example: Mapping[str, Any]) -> Pick:
+def _pick(dataset: Dataset, example: Mapping[str, Any], made: Iterable[Panel]) -> Pick:
     caption = example.get("caption")
     captions = caption.texts if isinstance(caption, Captions) else () if caption is None else (str(caption),)
     label, size = example.get("class_label"), stored_size(example["image"])
@@ -136,7 +141,7 @@ def _pick(dataset: Dataset, example: Mapping[str, Any]) -> Pick:
         captions=[" ".join(text.split()) for text in captions],
         label=None if label is None else _label(dataset, "class_label", int(label)),
         boxes=list(_boxes(dataset, example, window)),
-        panels=list(_panels(dataset, example, window))[:_PANELS],
+        panels=[*made, *_panels(dataset, example, window)][:_PANELS],
     )
 
 

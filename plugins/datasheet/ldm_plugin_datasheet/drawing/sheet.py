@@ -244,7 +244,9 @@ def _fitted(picture: Image.Image, side: int) -> Image.Image:
 def _panel(panel: Panel, size: tuple[int, int], colours: Mapping[str, Colour]) -> Image.Image:
     if panel.classes is None:
         assert panel.picture is not None
-        return panel.picture.resize(size, Image.Resampling.NEAREST)
+        share = min(size[0] / panel.picture.width, size[1] / panel.picture.height)
+        whole = round(panel.picture.width * share), round(panel.picture.height * share)
+        return panel.picture.resize((max(1, whole[0]), max(1, whole[1])), Image.Resampling.NEAREST)
     numbers, places = np.unique(panel.classes, return_inverse=True)
     labels = [panel.labels[int(number)] for number in numbers]
     table: Any = np.array([_NO_CLASS if _has_no_class(each) else colours[each.name] for each in labels], dtype=np.uint8)
