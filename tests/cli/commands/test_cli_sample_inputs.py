@@ -45,6 +45,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(hole // 255 * 7).save("map7.png")
     Image.fromarray(np.dstack([picture, hole])).save("alpha.png")
     Image.fromarray(np.dstack([hole, hole, hole, hole])).save("drawn.png")
+    Image.fromarray(picture).convert("LAB").save("lab.tif")
+    Image.fromarray(np.where(hole, np.nan, 0.5).astype(np.float32)).save("float.tif")
+    Path("words.png").write_text("no picture")
 
 
 def sampled(*words: str, out: str = "made") -> list[np.ndarray]:
@@ -136,10 +139,15 @@ MISUSES: list[tuple[str, list[str], str]] = [
     ("class", ["--class", "cat", "--input", "class_label=dog"], "'class_label' is given twice, by --input"),
     ("layout", ["--boxes", '{"boxes": [[0.5, 0, 0.6, 1]], "labels": [0]}'], "boxes[0]: [0.5, 0, 0.6, 1] leaves the"),
     ("layout", ["--boxes", '{"boxes": [[0, 0, 1, 1]], "labels": ["moon"]}'], "box_labels: no class named 'moon'"),
+    ("layout", ["--boxes", '{"boxes": [[0, 0, 1, 1]], "labels": [9]}'], "box_labels: no class 9; there are 4 (0 to 3)"),
     ("layout", ["--boxes", "[[0, 0, 1, 1]]"], "this model needs the classes of the boxes (key 'box_labels'"),
     ("map", ["--segmentation", "map7.png"], "has the label 7; allowed: 0 to 2 (3 classes) and 255 for unlabeled"),
     ("map", ["--segmentation", "photo.png"], "segmentation: a label map in colour, such as"),
     ("map", ["--segmentation", "alpha.png"], "alpha.png: a label map with transparent pixels"),
+    ("map", ["--segmentation", "lab.tif"], "segmentation: a label map in colour, such as"),
+    ("map", ["--segmentation", "float.tif"], "of the 384 levels of a floating-point picture are not finite"),
+    ("small", ["--image", "float.tif"], "of the 384 levels of a floating-point picture are not finite"),
+    ("none", ["--image", "words.png"], "words.png: not a picture (begins with b'no picture')"),
     ("map", ["--segmentation", "[[0, 1], [2]]"], "--segmentation [[0, 1], [2]]: expected a PNG, or rows of whole"),
     ("small", ["--image", "small.png", "--size", "18x24"],
      "image size 18 is not divisible by the first stage's factor 4; use a multiple such as 16"),
