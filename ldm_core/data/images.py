@@ -181,7 +181,7 @@ def _mask(image: Image) -> NDArray[Any]:
 def _erased(image: Image) -> NDArray[Any] | None:
     """The transparency, 255 - alpha, of a photograph: its opaque pixels have more colours than a drawn mask; None of
     any other picture."""
-    if not _has_alpha(image):
+    if image.mode not in ("RGBA", "LA", "PA"):  # and not LAB, which has a band called A
         return None
     pixels = np.asarray(image.convert("RGBA"))
     seen = pixels[pixels[..., 3] >= 128][:, :3]
@@ -191,13 +191,9 @@ def _erased(image: Image) -> NDArray[Any] | None:
     return np.asarray(255 - pixels[..., 3])
 
 
-def _has_alpha(image: Image) -> bool:
-    return "A" in image.getbands() and image.mode != "LAB"  # an axis of its colours is called A
-
-
 def _opaque(image: Image, what: str) -> Image:
     """The picture without its alpha, if this says nothing."""
-    if not _has_alpha(image):
+    if image.mode not in ("RGBA", "LA", "PA"):
         return image
     if np.asarray(image.getchannel("A")).min() < 255:
         raise _Misfit(f"{what} with transparent pixels, which are neither one thing nor the other; flatten it first")
