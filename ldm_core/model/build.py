@@ -38,6 +38,7 @@ from ldm_core.model.conformance.first_batch import (
 from ldm_core.model.diffusion import Model
 from ldm_core.model.fill import seeded, unfilled
 from ldm_core.model.guides import Guide, Guides
+from ldm_core.model.levels import ScaledLatentsGrid
 from ldm_core.model.parts import make
 from ldm_core.model.tiles.tiling import current_tiling
 from ldm_core.nn.recompute import recompute, recomputing
@@ -159,6 +160,8 @@ def make_sampling(recipe: Recipe, catalog: Catalog, site: Site) -> SamplingParts
     names = {kind: named(getattr(recipe, kind), catalog) for kind in ("sampler", "guidance", "time_grid")}
     grid = make(recipe.time_grid, site, catalog)
     hold_kept_config(names["time_grid"], grid, recipe.time_grid.config)
+    if recipe.sample.latent_scale != 1:
+        grid = ScaledLatentsGrid(grid, recipe.sample.latent_scale)
     guides = [Guide(make(part, site, catalog), named(part, catalog)) for part in recipe.guidances]
     return SamplingParts(
         sampler=make(recipe.sampler, site, catalog),

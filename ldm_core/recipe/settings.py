@@ -218,6 +218,18 @@ class SampleSettings:
     feather: int = field(
         0, "inpainting: pixels around holes over which known ones fade into samples", 0, maximum=4096, since="0.2"
     )
+    latent_scale: float = field(
+        1.0,
+        "latents are this times as large beside the noise; below 1: more steps at high noise, as large pictures need",
+        above=0,
+        maximum=1000,
+        since="0.2",
+    )
+    colour_fix: Literal["wavelet", "none"] | None = field(
+        None,
+        "wavelet: enlarged pictures take their coarse colours from the given ones; null: those with `whole` alone",
+        since="0.2",
+    )
     branches: Literal["together", "apart"] = field("together", "guidance branches in one call, or one by one")
     tile: int = field(
         1024,

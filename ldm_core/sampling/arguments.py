@@ -32,6 +32,7 @@ class SampleArguments(TypedDict, total=False):
     guidance: float | str | None
     negative: Negative | None
     start: Start | None
+    whole: bool | None
     seed: int | Sequence[int] | None
     batch: int | None
     callback: Callback | None
@@ -189,6 +190,8 @@ def _row(name: str, row: Mapping[Any, Any]) -> Iterator[str]:
 def _others(given: Mapping[str, Any]) -> Iterator[str]:
     if "callback" in given and not callable(given["callback"]):
         yield f"callback={_shown(given['callback'])}: expected a function of the progress"
+    if not isinstance(given.get("whole", False), bool):
+        yield f"whole={_shown(given['whole'])}: expected True or False"
     if "start" in given and type(given["start"]).__name__ != "Start":
         yield f"start={_shown(given['start'])}: expected Start.image(...), Start.latents(...) or Start.noise(...)"
 

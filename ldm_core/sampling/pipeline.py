@@ -22,10 +22,10 @@ from ldm_core.contracts import FirstStage, NoiseSchedule
 from ldm_core.contracts.conditioning import Conditions
 from ldm_core.contracts.configs import GuidanceConfig, of
 from ldm_core.contracts.values import Precision
-from ldm_core.data import class_names, known_pixels
+from ldm_core.data import class_names
 from ldm_core.data.collate import collate, to_device
 from ldm_core.data.palettes import Palette, with_classes
-from ldm_core.errors import PromptWarning
+from ldm_core.errors import ConfigError, PromptWarning
 from ldm_core.model.adapters import with_adapters
 from ldm_core.model.build import SamplingParts, make_sampling, sampling_site
 from ldm_core.model.conformance.breaches import inside, named
@@ -49,9 +49,11 @@ from ldm_core.sampling.inputs import (
     seeds_of,
     truncations,
 )
+from ldm_core.sampling.pieces.finish import finished
 from ldm_core.sampling.pieces.first_stage import StageMethods
 from ldm_core.sampling.pieces.loop import Loop, begun_loop
 from ldm_core.sampling.pieces.plan import Plan
+from ldm_core.sampling.pieces.whole import SizeMethods
 from ldm_core.sampling.result import Callback, Progress, Sampled
 from ldm_core.sampling.run import Watch, conditions_of, decoded, sample_latents
 
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
     from ldm_core.weights.open import Wanted
 
 
-class Pipeline(StageMethods, GridMethods):
+class Pipeline(StageMethods, GridMethods, SizeMethods):
     """First stage, model and sampler of a trained recipe. Safe to call from several threads at once.
 
     Assemble one from parts with ``Pipeline(recipe, stage, model, catalog)``, or :meth:`load` a run. `weights` and
@@ -166,7 +168,7 @@ class Pipeline(StageMethods, GridMethods):
 
     def _parts(self, recipe: Recipe) -> SamplingParts:
         # kept from call to call, since a guidance may bring a second model; one assignment, for the sake of threads
-        key = (recipe.sampler, recipe.guidances, recipe.time_grid, self.model.precision)
+        key = (recipe.sampler, recipe.guidances, recipe.time_grid, recipe.sample.latent_scale, self.model.precision)
         made = self._made
         if made is None or made[0] != key:
             site = attrs.evolve(self._site, precision=self.model.precision)
@@ -185,6 +187,8 @@ class Pipeline(StageMethods, GridMethods):
           all else: the sampler, the time grid, ``{"sample": {"project_x0": True}}``.
         * `start` is a picture or latents to begin from, and a level to end at: ``Start.image(picture, strength=0.6)``,
           ``Start.latents(latents, strength=0.4)``, ``Start.noise(stop=0.4)``; see :class:`Start`.
+        * `whole`, of a model that enlarges small pictures: the one in `inputs` has any size and is enlarged whole, in
+          windows; its coarse colours are kept (``sample.colour_fix``).
         * Image i has the seed ``seed + i``, or ``seed[i]`` of a list. Sums of other sizes are rounded otherwise: with
           another `batch` single pixels may differ by 1/255.
         * `callback` sees the progress at each step; it cancels the run by returning False (:class:`Interrupted`) or by
@@ -196,7 +200,8 @@ class Pipeline(StageMethods, GridMethods):
         """
         require_names("sample", arguments)
         made: list[Sampled] = []
-        for batch in self._draw(self._plan(prompts, arguments), arguments.get("callback"), made):
+        drawn = self._whole if arguments.get("whole") else self._fitted
+        for batch in drawn(prompts, arguments, made):
             made += batch
         return made
 
@@ -209,7 +214,12 @@ class Pipeline(StageMethods, GridMethods):
         What is wrong with the arguments is raised at once, and not at the first batch.
         """
         require_names("stream", arguments)
-        return self._draw(self._plan(prompts, arguments), arguments.get("callback"))
+        return (self._whole if arguments.get("whole") else self._fitted)(prompts, arguments)
+
+    def _fitted(
+        self, prompts: str | Sequence[str] | None, given: SampleArguments, before: Sequence[Sampled] = ()
+    ) -> Iterator[list[Sampled]]:
+        return self._draw(self._plan(prompts, given), given.get("callback"), before)
 
     def _plan(self, prompts: str | Sequence[str] | None, given: SampleArguments) -> Plan:
         """Check the arguments of :meth:`sample`, and make them the plan of a run."""
@@ -227,7 +237,7 @@ class Pipeline(StageMethods, GridMethods):
         avoided = [] if negative is None else [self._named(row) for row in negative_rows(recipe, rows, negative)]
         plan = Plan(recipe, int(steps), int(batch), rows, avoided, seeds_of(recipe, rows, seed), begun)
         for line in plan.cut_off(self.model):
-            warnings.warn(line, PromptWarning, stacklevel=3)
+            warnings.warn(line, PromptWarning, stacklevel=4)
         return plan
 
     def _draw(self, plan: Plan, callback: Callback | None, before: Sequence[Sampled] = ()) -> Iterator[list[Sampled]]:
@@ -284,14 +294,12 @@ class Pipeline(StageMethods, GridMethods):
         parts: dict[str, object] = dict(self.model.conditioners.items() if settings.paste_known else ())
         parts.update({f"guidance {name}": guidance for name, guidance in guidances.items()})
         shown, fine = decoded(self.as_images, x0, self.model.runs_in("first_stage"), levels=settings.levels)
-        pictures = shown.numpy()
-        pictures = known_pixels.pasted(parts, [plan.rows[i] for i in chunk], pictures, settings.feather)
+        pictures, more = finished(plan.recipe, parts, [plan.rows[i] for i in chunk], shown.numpy())
         made = []
         for i, pixels, end, whole in zip(chunk, pictures, ends, (fine & sound).tolist(), strict=True):
             if whole:
                 about = plan.described(i, self.class_names, self.conventions) | {"weights_sha256": self.weights}
-                about |= known_pixels.described(parts)
-                made.append(Sampled(pixels, plan.prompt(i), plan.seeds[i], about, end))
+                made.append(Sampled(pixels, plan.prompt(i), plan.seeds[i], about | more, end))
         return made, fine
 
     def begin(
@@ -304,6 +312,8 @@ class Pipeline(StageMethods, GridMethods):
         Errors of the arguments are raised at once, and not by ``with``.
         """
         require_names("begin", arguments)
+        if arguments.get("whole"):
+            raise ConfigError("begin: draws pictures of one size; leave `whole` out")
         plan = self._plan(prompts, arguments)
         rows, (parts, _) = range(len(plan.rows)), self._counted(plan)
         with torch.no_grad():

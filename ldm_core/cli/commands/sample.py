@@ -52,8 +52,10 @@ def sample(options: SampleOptions) -> int:
             if options.help_inputs:
                 _explain(pipeline, model, options, document)
                 return 0
-            inputs = given.read(options, asked, pipeline)
+            inputs, whole = given.read(options, asked, pipeline)
             arguments = {**asked.arguments(options, pipeline.recipe), "inputs": inputs or None, "guidance": scale}
+            if whole:
+                arguments["whole"] = True
             (_draw_grid if axes else _draw)(pipeline, arguments, options, document, axes)
     return 0
 
@@ -138,6 +140,18 @@ def _say_sampling(pipeline: Pipeline, scale: float | None, chosen: SamplingOptio
         say(f"sampled with {words}; --like {program} takes what its own scripts do", err=True, wrap=True)
 
 
+def _say_whole(pipeline: Pipeline, inputs: Any) -> None:
+    """Say what becomes of pictures that are enlarged whole."""
+    from ldm_core.cli.output import say
+    from ldm_core.data.inputs.enlarged import Enlargement, picture_key
+
+    key = picture_key(pipeline.recipe)
+    pictures = [row[key] for row in ([inputs] if isinstance(inputs, dict) else inputs) if key in row]
+    fits = "x".join(map(str, pipeline.recipe.image_size))
+    for way in dict.fromkeys(Enlargement.of(pipeline.recipe, one.shape[1:]) for one in pictures):
+        say(f"{key} of {way}; --size {fits} makes it fit one sample instead", err=True, wrap=True)
+
+
 def _explain(pipeline: Pipeline, model: str, options: SampleOptions, document: dict[str, Any]) -> None:
     """Say the inputs that the model takes."""
     from ldm_core.cli.output import say
@@ -158,6 +172,8 @@ def _draw(
     from ldm_core.cli.samples.output import Output
 
     output = Output.of(pipeline, arguments, options.out, force=options.force)
+    if arguments.get("whole") and not options.quiet:
+        _say_whole(pipeline, arguments["inputs"])
     with output.kept(options.batch or pipeline.recipe.sample.batch), _bar("samples", options) as shown:
         for batch in pipeline.stream(**arguments, callback=shown):
             output.take(batch)

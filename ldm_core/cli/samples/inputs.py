@@ -12,6 +12,7 @@ import attrs
 from ldm_core.cli.inputs import in_turn, name_classes, read_mask, require_readers
 from ldm_core.cli.samples.options import SampleOptions
 from ldm_core.data.class_names import counts_of, spread
+from ldm_core.data.inputs.enlarged import enlarges, picture_key
 from ldm_core.data.inputs.fitted import fit_all
 from ldm_core.data.inputs.forms import geometries
 from ldm_core.errors import ConfigError, clean
@@ -75,8 +76,10 @@ class Asked:
         return Start.image(list(self.pictures), strength=STRENGTH if strength is None else strength)
 
 
-def read(options: SampleOptions, asked: Asked, pipeline: Any) -> Inputs:
+def read(options: SampleOptions, asked: Asked, pipeline: Any) -> tuple[Inputs, bool]:
     """Read the conditioners' inputs, at the model's image size and with class names as numbers.
+
+    True beside them: pictures to enlarge are left as they are, to be enlarged whole, as one has a size of its own.
 
     Raises :class:`ConfigError` for an input without a reader, for a mask of another size than its picture, and for one
     without a hole. Warns of losses in fitting.
@@ -89,6 +92,7 @@ def read(options: SampleOptions, asked: Asked, pipeline: Any) -> Inputs:
     require_readers([*base, *columns], {"": recipe.inputs})
     rows = in_turn(base, columns, asked.images or (len(asked.seed) if isinstance(asked.seed, list) else None))
     counts, fitted, notes = counts_of(recipe), [], dict[str, None]()
+    whole = takes_whole(options, pipeline) and any(enlarges(recipe, row) for row in rows)
     made: dict[tuple[Any, ...], dict[str, Any]] = {}
     named = partial(name_classes, class_names=pipeline.class_names, classes=counts, palettes=pipeline.palettes)
     for row in rows:
@@ -96,12 +100,20 @@ def read(options: SampleOptions, asked: Asked, pipeline: Any) -> Inputs:
         if key not in made:
             drawn = {name: _drawn(value, row, recipe) if name == "mask" else value for name, value in row.items()}
             _require_alike(drawn, recipe)
-            made[key], lines = fit_all(named(drawn), recipe, kinds)
+            made[key], lines = (named(drawn), []) if whole else fit_all(named(drawn), recipe, kinds)
             notes |= dict.fromkeys([*lines, *_of_mask(made[key], row)])
         fitted.append(made[key])
     for line in notes:
         warnings.warn(line, stacklevel=1)
-    return fitted if len(rows) > 1 else fitted[0]
+    return (fitted if len(rows) > 1 else fitted[0]), whole
+
+
+def takes_whole(options: SampleOptions, pipeline: Any) -> bool:
+    """True if a picture to enlarge may have any size: a model that enlarges one, and no option that is for one size."""
+    said = [setting.partition("=")[0].strip() for setting in options.given.settings]
+    sized = options.pictures.size is not None or "image_size" in said
+    begun = options.pictures.strength is not None
+    return bool(picture_key(pipeline.recipe)) and not (sized or begun or options.grids.grid)
 
 
 def _repeated(options: SampleOptions, asked: Asked, pipeline: Any) -> dict[str, Sequence[Any]]:

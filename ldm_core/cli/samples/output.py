@@ -52,7 +52,7 @@ class Output:
         captions = [str(row.get("caption", "")) for row in rows]
         names = [file_name(i, *each) for i, each in enumerate(zip(seeds, captions, strict=True))]
         folder = PictureFolder.take(out, "samples", names, force=force)
-        shown = [_as_taken(row, pipeline.recipe) for row in rows]
+        shown = rows if arguments.get("whole") else [_as_taken(row, pipeline.recipe) for row in rows]
         return cls(folder, names, seeds, shown, pipeline.class_names, geometries(pipeline.recipe))
 
     def take(self, batch: Sequence[Any]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ldm_core.contracts import NoiseSchedule, Site, TimeGrid
 from ldm_core.contracts.answers import ScheduleAnswers
 from ldm_core.contracts.configs import of
+from ldm_core.model.levels import log_ratio, time_at
 from ldm_plugin_samplers.config import KarrasConfig, LogSNRConfig, QuadConfig, ShiftedConfig
 
 NO_SIGNAL = 80.0
@@ -88,28 +89,6 @@ class ShiftedGrid(TimeGrid):
         times[0] = schedule.t_max
         times[1:-1] = time_at(schedule, log_ratio(schedule, even[1:-1]) + shift)
         return times
-
-
-def log_ratio(schedule: NoiseSchedule, t: Tensor) -> Tensor:
-    """Give ln(sigma / alpha) at t, of t's shape, float64: minus half the log signal-to-noise ratio."""
-    return schedule.sigma(t).log() - schedule.alpha(t).log()
-
-
-def time_at(schedule: NoiseSchedule, wanted: Tensor) -> Tensor:
-    """Find the times in [0, t_max] of the values `wanted` of ln(sigma / alpha), of their shape, float64.
-
-    By bisection, to the last bit: by contract the ratio increases, and no more is known. Values beyond the schedule's
-    ends give its ends.
-    """
-    low = torch.zeros_like(wanted, dtype=torch.float64)
-    high = torch.full_like(low, float(schedule.t_max))
-    for _ in range(1100):  # the exponents of double precision are passed one by one where t is near 0
-        middle = (low + high) / 2
-        if bool(((middle == low) | (middle == high)).all()):
-            break
-        above = log_ratio(schedule, middle) > wanted
-        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-    return high
 
 
 def _lowest(schedule: NoiseSchedule) -> Tensor:

@@ -1,0 +1,205 @@
+"""Samples of other sizes than the model's: the model at another size, and whole pictures enlarged by it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from typing import Any, Self
+
+import attrs
+import numpy as np
+from torch import nn
+
+from ldm_core.catalog import Catalog
+from ldm_core.contracts import SIZE_KEYS, FirstStage, Site
+from ldm_core.data.fit_notes import Size
+from ldm_core.data.inputs.enlarged import Enlargement, picture_key, whole_picture
+from ldm_core.data.inputs.forms import geometries
+from ldm_core.errors import CheckpointError, ConfigError, DataError
+from ldm_core.model.build import make_first_stage, make_model, sampling_site
+from ldm_core.model.diffusion import Model
+from ldm_core.model.fill import require_same, unfilled
+from ldm_core.model.precision import settle
+from ldm_core.recipe.check import model_misfits, sampling_misfits
+from ldm_core.recipe.recipe import Recipe
+from ldm_core.recipe.sizes import image_misfits
+from ldm_core.sampling.arguments import SampleArguments, require_arguments
+from ldm_core.sampling.inputs import count_of, rows_of, seeds_of
+from ldm_core.sampling.made_from import described
+from ldm_core.sampling.pieces.plan import Plan
+from ldm_core.sampling.result import Callback, Progress, Sampled
+
+WINDOWS = "multidiffusion"
+"""The adapter by which latents beyond those of training are estimated in windows."""
+
+
+@attrs.frozen(eq=False)
+class _Group:
+    """Images that follow each other and are sampled at one size: their plan, and their inputs as they were given."""
+
+    pipeline: SizeMethods
+    plan: Plan
+    way: Enlargement
+    rows: Sequence[Mapping[str, Any]]
+
+
+class SizeMethods:
+    """The methods of a pipeline for pictures of other sizes."""
+
+    recipe: Recipe
+    stage: FirstStage
+    model: Model
+    catalog: Catalog
+    _site: Site
+    _loaded: tuple[Any, Model]
+    _made: Any
+
+    def _plan(self, prompts: str | Sequence[str] | None, given: SampleArguments) -> Plan:
+        raise NotImplementedError
+
+    def _draw(self, plan: Plan, callback: Callback | None, before: Sequence[Sampled] = ()) -> Iterator[list[Sampled]]:
+        raise NotImplementedError
+
+    def with_recipe(self, recipe: Recipe) -> Self:
+        """The same model, sampled as `recipe` says."""
+        raise NotImplementedError
+
+    def with_settings(self, settings: Any) -> Self:
+        """The same model, sampled otherwise."""
+        raise NotImplementedError
+
+    def at_size(self, size: Size) -> Self:
+        """The same model for pictures of `size` (height, width) pixels. Weights are shared; this one stays as it is.
+
+        ConfigError with every part that does not take the size, or if one picture of it does not fit into the memory.
+        """
+        size = (int(size[0]), int(size[1]))
+        adapters, loaded = self._loaded
+        recipe = attrs.evolve(self.recipe, image_size=size)
+        if problems := [*model_misfits(recipe), *sampling_misfits(recipe), *image_misfits(recipe)]:
+            raise ConfigError(problems)
+        base = attrs.evolve(recipe, adapters=adapters)
+        with unfilled():
+            stage: Any = make_first_stage(base, self.catalog)
+            model = make_model(base, self.catalog, stage)
+        for name, fresh, filled in (("first stage", stage, self.stage), ("model", model, loaded)):
+            _share(fresh, filled, f"the {name} at {size[0]}x{size[1]}")
+        stage.to(self.model.device).eval().requires_grad_(False)
+        model.to(self.model.device).eval().requires_grad_(False)
+        settle(model, loaded.precision)
+        made = copy(self)
+        made.recipe, made.stage, made.model, made._made = base, stage, model, None
+        made._loaded = adapters, model
+        made._site = attrs.evolve(sampling_site(base, stage), first_stage=self._site.first_stage)
+        return made.with_recipe(recipe)
+
+    def _for_whole(self, way: Enlargement) -> Self:
+        """The pipeline at the size of `way`: in windows of its own latents' size where they are larger, the coarse
+        colours those of the given picture unless the recipe says otherwise."""
+        settings: dict[str, Any] = {}
+        if self.recipe.sample.colour_fix is None:
+            settings["sample"] = {"colour_fix": "wavelet"}
+        latent = self.recipe.first_stage.config.latent
+        own, cells = latent.shape(self.recipe.image_size)[1:], latent.shape(way.size)[1:]
+        if any(many > few for many, few in zip(cells, own, strict=True)) and not any(
+            part.use == WINDOWS for part in self.recipe.adapters
+        ):
+            if WINDOWS in self.catalog.names("adapter"):
+                windows = {"use": WINDOWS, "window": list(own), "overlap": min(own) // 4}
+                settings["adapters"] = {WINDOWS: windows}
+            else:
+                warnings.warn(
+                    f"{WINDOWS} is not installed (pip install ldm-plugin-multidiffusion): the network sees the whole "
+                    f"picture at once, larger than those that it was trained on",
+                    stacklevel=6,
+                )
+        made = self if way.size == self.recipe.image_size else self.at_size(way.size)
+        return made.with_settings(settings) if settings else made
+
+    def _whole(
+        self, prompts: str | Sequence[str] | None, given: SampleArguments, before: Sequence[Sampled] = ()
+    ) -> Iterator[list[Sampled]]:
+        """Check the arguments of ``sample`` with `whole`, then give its images, batch by batch."""
+        require_arguments({"prompts": prompts, **given})
+        key = picture_key(self.recipe)
+        if not key:
+            raise ConfigError("whole: this model has no picture to enlarge; leave it out")
+        if given.get("start") is not None:
+            raise ConfigError("whole: pictures are enlarged from noise; leave `start` out")
+        rows = self._rows(key, prompts, given)
+        seeds = seeds_of(self.recipe, rows, given.get("seed"))
+        ways = [Enlargement.of(self.recipe, (row[key].shape[1], row[key].shape[2])) for row in rows]
+        negative, groups = given.get("negative"), list[_Group]()
+        made: dict[Enlargement, Self] = {}
+        first = 0
+        while first < len(rows):
+            way, last = ways[first], first
+            while last < len(rows) and ways[last] == way:
+                last += 1
+            if way not in made:
+                made[way] = self._for_whole(way)
+            one = made[way]
+            padded = [{**row, key: way.padded(row[key])} for row in rows[first:last]]
+            asked: SampleArguments = {**given, "inputs": padded, "seed": seeds[first:last], "images": None}
+            if isinstance(negative, str | Sequence):
+                texts = [negative] if isinstance(negative, str) else negative
+                asked["negative"] = [texts[i % len(texts)] for i in range(first, last)] if texts else texts
+            groups.append(_Group(one, one._plan(None, asked), way, rows[first:last]))
+            first = last
+        return self._enlarged(key, groups, given.get("callback"), before)
+
+    def _rows(self, key: str, prompts: str | Sequence[str] | None, given: SampleArguments) -> list[dict[str, Any]]:
+        """The inputs of each image, its picture as uint8 (c, H, W) of any size."""
+        inputs, channels = given.get("inputs") or {}, self.recipe.image_channels
+        listed = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+        kinds = geometries(self.recipe)
+        for row in listed:
+            if others := [name for name in row if name != key and kinds.get(name) in ("image", "map")]:
+                raise DataError(f"whole: '{others[0]}' has pixels too, and is not enlarged with '{key}'; leave one out")
+        found = [{**row, key: whole_picture(row[key], channels, f"'{key}'")} if key in row else row for row in listed]
+        rows = rows_of(self.recipe, prompts, found, count_of(given.get("images"), given.get("seed")))
+        said = set[str]().union(*found)  # sizes of pictures are those of the samples, unless they are given
+        return [{k: v for k, v in row.items() if k in said or k not in SIZE_KEYS} for row in rows]
+
+    def _enlarged(
+        self, key: str, groups: Sequence[_Group], callback: Callback | None, before: Sequence[Sampled]
+    ) -> Iterator[list[Sampled]]:
+        """The images of all groups, cut to their sizes."""
+        chunks, images = sum(len(group.plan.chunks) for group in groups), sum(len(group.rows) for group in groups)
+        chunk = image = 0
+        for group in groups:
+            told = None if callback is None else _told(callback, len(group.plan.chunks), chunk, chunks, image, images)
+            at = 0
+            for batch in group.pipeline._draw(group.plan, told, before):
+                cut = []
+                for one in batch:
+                    while group.plan.seeds[at] != one.seed:  # of an image that is not finite
+                        at += 1
+                    names: Mapping[str, Sequence[str]] = {}
+                    about = described({key: group.rows[at][key]}, names, (key,)) | {"whole": str(group.way)}
+                    pixels: np.ndarray = group.way.cut(one.image)
+                    cut.append(attrs.evolve(one, image=pixels, metadata={**one.metadata, **about}))
+                    at += 1
+                yield cut
+            chunk, image = chunk + len(group.plan.chunks), image + len(group.rows)
+
+
+def _told(callback: Callback, own: int, chunk: int, chunks: int, image: int, images: int) -> Callable[..., Any]:
+    """`callback` for one group of several: `own` batches of `chunks`, after `chunk` batches with `image` images."""
+
+    def tell(progress: Progress) -> bool | None:
+        each = progress.steps // own
+        return callback(Progress(chunk * each + progress.step, chunks * each, image + progress.images, images))
+
+    return tell
+
+
+def _share(fresh: nn.Module, filled: Any, what: str) -> None:
+    """Give `fresh` the very tensors of `filled`; CheckpointError where they do not fit."""
+    state = filled.state_dict()
+    try:
+        require_same(fresh, {k: tuple(v.shape) if hasattr(v, "shape") else () for k, v in state.items()}, what)
+    except CheckpointError as error:
+        raise ConfigError(f"image_size: {error}; its weights are of one size") from None
+    fresh.load_state_dict(state, assign=True)
