@@ -16,8 +16,8 @@ def wavelet_fixed(picture: NDArray[np.uint8], given: NDArray[np.uint8]) -> NDArr
 
     The wavelet colour correction of Wang et al. 2023 (StableSR, arXiv 2305.07015): the coarse part is what
     :data:`LEVELS` scales of an undecimated wavelet transform (kernel 1, 2, 1, spread by 1, 2, 4, ... pixels) leave, a
-    blur of about 13 pixels of standard deviation. Sampling may drift there, from window to window too, where the given picture
-    is right; the finer part, which it lacks, is kept as it is.
+    blur of about 13 pixels of standard deviation. Sampling may drift there, from window to window too, where the given
+    picture is right; the finer part, which it lacks, is kept as it is.
     """
     from PIL import Image
 

@@ -38,8 +38,8 @@ from ldm_core.model.conformance.first_batch import (
 from ldm_core.model.diffusion import Model
 from ldm_core.model.fill import seeded, unfilled
 from ldm_core.model.guides import Guide, Guides
-from ldm_core.model.levels import ScaledLatentsGrid
 from ldm_core.model.parts import make
+from ldm_core.model.steps import ScaledLatentsGrid
 from ldm_core.model.tiles.tiling import current_tiling
 from ldm_core.nn.recompute import recompute, recomputing
 from ldm_core.recipe.check import site_of

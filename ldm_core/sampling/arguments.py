@@ -72,6 +72,8 @@ def spelled_out(function: F) -> F:
 def require_names(function: str, given: Mapping[str, Any]) -> None:
     """Raise TypeError for an argument that `function` does not take: a former one with today's way to say it."""
     known = SampleArguments.__annotations__
+    if function == "begin" and given.get("whole"):
+        raise TypeError("begin() draws pictures of one size; leave 'whole' out")
     for name in given:
         if name in _BEFORE:
             raise TypeError(f"{function}() takes no '{name}' any more; {_BEFORE[name]}")

@@ -25,7 +25,7 @@ from ldm_core.contracts.values import Precision
 from ldm_core.data import class_names
 from ldm_core.data.collate import collate, to_device
 from ldm_core.data.palettes import Palette, with_classes
-from ldm_core.errors import ConfigError, PromptWarning
+from ldm_core.errors import PromptWarning
 from ldm_core.model.adapters import with_adapters
 from ldm_core.model.build import SamplingParts, make_sampling, sampling_site
 from ldm_core.model.conformance.breaches import inside, named
@@ -187,8 +187,7 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
           all else: the sampler, the time grid, ``{"sample": {"project_x0": True}}``.
         * `start` is a picture or latents to begin from, and a level to end at: ``Start.image(picture, strength=0.6)``,
           ``Start.latents(latents, strength=0.4)``, ``Start.noise(stop=0.4)``; see :class:`Start`.
-        * `whole`, of a model that enlarges small pictures: the one in `inputs` has any size and is enlarged whole, in
-          windows; its coarse colours are kept (``sample.colour_fix``).
+        * `whole`: the model enlarges pictures of any size in `inputs`, in windows, and keeps their coarse colours.
         * Image i has the seed ``seed + i``, or ``seed[i]`` of a list. Sums of other sizes are rounded otherwise: with
           another `batch` single pixels may differ by 1/255.
         * `callback` sees the progress at each step; it cancels the run by returning False (:class:`Interrupted`) or by
@@ -200,8 +199,7 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
         """
         require_names("sample", arguments)
         made: list[Sampled] = []
-        drawn = self._whole if arguments.get("whole") else self._fitted
-        for batch in drawn(prompts, arguments, made):
+        for batch in (self._whole if arguments.get("whole") else self._fitted)(prompts, arguments, made):
             made += batch
         return made
 
@@ -215,11 +213,6 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
         """
         require_names("stream", arguments)
         return (self._whole if arguments.get("whole") else self._fitted)(prompts, arguments)
-
-    def _fitted(
-        self, prompts: str | Sequence[str] | None, given: SampleArguments, before: Sequence[Sampled] = ()
-    ) -> Iterator[list[Sampled]]:
-        return self._draw(self._plan(prompts, given), given.get("callback"), before)
 
     def _plan(self, prompts: str | Sequence[str] | None, given: SampleArguments) -> Plan:
         """Check the arguments of :meth:`sample`, and make them the plan of a run."""
@@ -312,8 +305,6 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
         Errors of the arguments are raised at once, and not by ``with``.
         """
         require_names("begin", arguments)
-        if arguments.get("whole"):
-            raise ConfigError("begin: draws pictures of one size; leave `whole` out")
         plan = self._plan(prompts, arguments)
         rows, (parts, _) = range(len(plan.rows)), self._counted(plan)
         with torch.no_grad():

@@ -11,6 +11,7 @@ from ldm_core.cli.declaration import command
 from ldm_core.cli.samples.options import SampleOptions, SamplingOptions
 
 if TYPE_CHECKING:
+    from ldm_core.cli.samples.inputs import Inputs
     from ldm_core.sampling.pipeline import Pipeline
 
 _LOADED = ("codec", "image_size")
@@ -140,16 +141,16 @@ def _say_sampling(pipeline: Pipeline, scale: float | None, chosen: SamplingOptio
         say(f"sampled with {words}; --like {program} takes what its own scripts do", err=True, wrap=True)
 
 
-def _say_whole(pipeline: Pipeline, inputs: Any) -> None:
+def _say_whole(pipeline: Pipeline, inputs: Inputs) -> None:
     """Say what becomes of pictures that are enlarged whole."""
     from ldm_core.cli.output import say
-    from ldm_core.data.inputs.enlarged import Enlargement, picture_key
+    from ldm_core.sampling.pieces.enlarged import Enlarger
 
-    key = picture_key(pipeline.recipe)
-    pictures = [row[key] for row in ([inputs] if isinstance(inputs, dict) else inputs) if key in row]
-    fits = "x".join(map(str, pipeline.recipe.image_size))
-    for way in dict.fromkeys(Enlargement.of(pipeline.recipe, one.shape[1:]) for one in pictures):
-        say(f"{key} of {way}; --size {fits} makes it fit one sample instead", err=True, wrap=True)
+    enlarger = Enlarger.of(pipeline.recipe)
+    assert enlarger is not None
+    rows, fits = [inputs] if isinstance(inputs, dict) else inputs, "x".join(map(str, enlarger.size))
+    for way in dict.fromkeys(enlarger.way(row[enlarger.key].shape[1:]) for row in rows):
+        say(f"{enlarger.key} of {way}; --size {fits} makes it fit one sample instead", err=True, wrap=True)
 
 
 def _explain(pipeline: Pipeline, model: str, options: SampleOptions, document: dict[str, Any]) -> None:

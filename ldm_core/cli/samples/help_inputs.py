@@ -38,6 +38,7 @@ class Key:
     classes: int
     names: tuple[str, ...]
     required: bool
+    enlarged: bool = False
 
     def line(self) -> str:
         """The key for a reader."""
@@ -47,6 +48,7 @@ class Key:
             some = ", ".join(clean(name, 40) for name in self.names[:_NAMED])
             more = f", ... ({self.classes} in all)" if len(self.names) > _NAMED else f" ({self.classes})"
             said.append(some + more)
+        said.append("of any other size: enlarged whole, without --size" if self.enlarged else "")
         by = ", ".join(f"'{name}'" for name in self.readers)
         return f"  {self.option:<24}  {'; '.join(filter(None, said))}  [key '{self.key}', read by {by}]"
 
@@ -165,7 +167,9 @@ def _key(pipeline: Any, key: str) -> Key:
     names = tuple(pipeline.class_names.get(key, ()))
     option = input_flag(key, sampling=True) if key in NOUNS else f"--input {key}=VALUE|@FILE"
     count = counts_of(recipe).get(key, 0) or len(names)
-    return Key(key, readers, option, form_of(recipe, key), count, names, key not in SIZE_KEYS)
+    enlarger = Enlarger.of(recipe)
+    whole = enlarger is not None and key == enlarger.key
+    return Key(key, readers, option, form_of(recipe, key), count, names, key not in SIZE_KEYS, whole)
 
 
 def _example(key: Key, taken: Taken) -> tuple[list[str], list[str]]:

@@ -12,10 +12,10 @@ import attrs
 from ldm_core.cli.inputs import in_turn, name_classes, read_mask, require_readers
 from ldm_core.cli.samples.options import SampleOptions
 from ldm_core.data.class_names import counts_of, spread
-from ldm_core.data.inputs.enlarged import enlarges, picture_key
 from ldm_core.data.inputs.fitted import fit_all
 from ldm_core.data.inputs.forms import geometries
 from ldm_core.errors import ConfigError, clean
+from ldm_core.sampling.pieces.enlarged import Enlarger
 
 if TYPE_CHECKING:
     from ldm_core.sampling.image_to_image import Start
@@ -92,7 +92,8 @@ def read(options: SampleOptions, asked: Asked, pipeline: Any) -> tuple[Inputs, b
     require_readers([*base, *columns], {"": recipe.inputs})
     rows = in_turn(base, columns, asked.images or (len(asked.seed) if isinstance(asked.seed, list) else None))
     counts, fitted, notes = counts_of(recipe), [], dict[str, None]()
-    whole = takes_whole(options, pipeline) and any(enlarges(recipe, row) for row in rows)
+    enlarger = None if _for_one_size(options) else Enlarger.of(recipe)
+    whole = enlarger is not None and any(map(enlarger.wants, rows))
     made: dict[tuple[Any, ...], dict[str, Any]] = {}
     named = partial(name_classes, class_names=pipeline.class_names, classes=counts, palettes=pipeline.palettes)
     for row in rows:
@@ -108,12 +109,11 @@ def read(options: SampleOptions, asked: Asked, pipeline: Any) -> tuple[Inputs, b
     return (fitted if len(rows) > 1 else fitted[0]), whole
 
 
-def takes_whole(options: SampleOptions, pipeline: Any) -> bool:
-    """True if a picture to enlarge may have any size: a model that enlarges one, and no option that is for one size."""
-    said = [setting.partition("=")[0].strip() for setting in options.given.settings]
-    sized = options.pictures.size is not None or "image_size" in said
-    begun = options.pictures.strength is not None
-    return bool(picture_key(pipeline.recipe)) and not (sized or begun or options.grids.grid)
+def _for_one_size(options: SampleOptions) -> bool:
+    """True if an option goes with pictures of one size alone."""
+    given = options.pictures
+    sized = given.size or any(item.partition("=")[0].strip() == "image_size" for item in options.given.settings)
+    return bool(sized or given.strength is not None or options.grids.grid)
 
 
 def _repeated(options: SampleOptions, asked: Asked, pipeline: Any) -> dict[str, Sequence[Any]]:

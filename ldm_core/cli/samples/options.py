@@ -33,8 +33,8 @@ class PictureOptions:
     )
     image: tuple[str, ...] = option(
         (),
-        "Picture for the model's conditioner that reads one (to enlarge, to fill in); of a model without, the picture "
-        "to begin from in place of noise. Repeated: gone through in turn.",
+        "Picture for the model's conditioner that reads one (to enlarge, whole and of any size unless --size is given; "
+        "to fill in); of a model without, the picture to begin from in place of noise. Repeated: gone through in turn.",
         metavar="PICTURE",
         completes="file",
     )

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldm_core.data import known_pixels
 from ldm_core.data.colours import wavelet_fixed
-from ldm_core.data.inputs.enlarged import picture_key
 from ldm_core.recipe.recipe import Recipe
+from ldm_core.sampling.pieces.enlarged import Enlarger
 
 
 def finished(
-    recipe: Recipe, parts: Mapping[str, object], rows: Sequence[Mapping[str, Any]], pictures: NDArray[np.uint8]
+    recipe: Recipe, parts: Mapping[str, object], rows: Sequence[Mapping[str, object]], pictures: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], dict[str, str]]:
     """`pictures` (B, c, H, W), of the inputs `rows`, as the recipe wants them finished, and entries of their metadata.
 
     `parts` are those that may know pixels of the pictures.
     """
-    about, key = known_pixels.described(parts), picture_key(recipe)
-    if key and recipe.sample.colour_fix == "wavelet":
-        givens = (np.asarray(row[key]) for row in rows)
+    about, enlarger = known_pixels.described(parts), Enlarger.of(recipe)
+    if enlarger is not None and recipe.sample.colour_fix == "wavelet":
+        givens = (np.asarray(row[enlarger.key]) for row in rows)
         pairs = [(one, given) for one, given in zip(pictures, givens, strict=True) if given.dtype == np.uint8]
         if len(pairs) == len(pictures):  # other arrays are no picture with colours
             pictures = np.stack([wavelet_fixed(one, given) for one, given in pairs])

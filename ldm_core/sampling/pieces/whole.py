@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from typing import Any, Self
+from itertools import groupby
+from typing import Any, Self, cast
 
 import attrs
 import numpy as np
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import SIZE_KEYS, FirstStage, Site
 from ldm_core.data.fit_notes import Size
-from ldm_core.data.inputs.enlarged import Enlargement, picture_key, whole_picture
-from ldm_core.data.inputs.forms import geometries
 from ldm_core.errors import CheckpointError, ConfigError, DataError
 from ldm_core.model.build import make_first_stage, make_model, sampling_site
 from ldm_core.model.diffusion import Model
 from ldm_core.model.fill import require_same, unfilled
-from ldm_core.model.precision import settle
 from ldm_core.recipe.check import model_misfits, sampling_misfits
-from ldm_core.recipe.recipe import Recipe
+from ldm_core.recipe.recipe import AdapterPart, Recipe
 from ldm_core.recipe.sizes import image_misfits
 from ldm_core.sampling.arguments import SampleArguments, require_arguments
 from ldm_core.sampling.inputs import count_of, rows_of, seeds_of
 from ldm_core.sampling.made_from import described
+from ldm_core.sampling.pieces.enlarged import Enlargement, Enlarger, whole_picture
 from ldm_core.sampling.pieces.plan import Plan
 from ldm_core.sampling.result import Callback, Progress, Sampled
 
@@ -36,12 +36,12 @@ WINDOWS = "multidiffusion"
 
 @attrs.frozen(eq=False)
 class _Group:
-    """Images that follow each other and are sampled at one size: their plan, and their inputs as they were given."""
+    """Images that follow each other and are sampled at one size: their plan, and their pictures as they were given."""
 
     pipeline: SizeMethods
     plan: Plan
     way: Enlargement
-    rows: Sequence[Mapping[str, Any]]
+    pictures: Sequence[NDArray[np.uint8]]
 
 
 class SizeMethods:
@@ -52,8 +52,8 @@ class SizeMethods:
     model: Model
     catalog: Catalog
     _site: Site
-    _loaded: tuple[Any, Model]
-    _made: Any
+    _loaded: tuple[tuple[AdapterPart, ...], Model]
+    _made: object
 
     def _plan(self, prompts: str | Sequence[str] | None, given: SampleArguments) -> Plan:
         raise NotImplementedError
@@ -65,7 +65,7 @@ class SizeMethods:
         """The same model, sampled as `recipe` says."""
         raise NotImplementedError
 
-    def with_settings(self, settings: Any) -> Self:
+    def with_settings(self, settings: Mapping[str, object]) -> Self:
         """The same model, sampled otherwise."""
         raise NotImplementedError
 
@@ -81,23 +81,21 @@ class SizeMethods:
             raise ConfigError(problems)
         base = attrs.evolve(recipe, adapters=adapters)
         with unfilled():
-            stage: Any = make_first_stage(base, self.catalog)
+            stage = make_first_stage(base, self.catalog)
             model = make_model(base, self.catalog, stage)
         for name, fresh, filled in (("first stage", stage, self.stage), ("model", model, loaded)):
-            _share(fresh, filled, f"the {name} at {size[0]}x{size[1]}")
-        stage.to(self.model.device).eval().requires_grad_(False)
-        model.to(self.model.device).eval().requires_grad_(False)
-        settle(model, loaded.precision)
+            _share(cast(nn.Module, fresh), cast(nn.Module, filled), f"the {name} at {size[0]}x{size[1]}")
+        model.precision = loaded.precision  # its weights are rounded and laid out for it already
         made = copy(self)
         made.recipe, made.stage, made.model, made._made = base, stage, model, None
         made._loaded = adapters, model
         made._site = attrs.evolve(sampling_site(base, stage), first_stage=self._site.first_stage)
         return made.with_recipe(recipe)
 
-    def _for_whole(self, way: Enlargement) -> Self:
+    def _for_whole(self, way: Enlargement) -> SizeMethods:
         """The pipeline at the size of `way`: in windows of its own latents' size where they are larger, the coarse
         colours those of the given picture unless the recipe says otherwise."""
-        settings: dict[str, Any] = {}
+        settings: dict[str, object] = {}
         if self.recipe.sample.colour_fix is None:
             settings["sample"] = {"colour_fix": "wavelet"}
         latent = self.recipe.first_stage.config.latent
@@ -114,48 +112,53 @@ class SizeMethods:
                     f"picture at once, larger than those that it was trained on",
                     stacklevel=6,
                 )
-        made = self if way.size == self.recipe.image_size else self.at_size(way.size)
+        made: SizeMethods = self if way.size == self.recipe.image_size else self.at_size(way.size)
         return made.with_settings(settings) if settings else made
+
+    def _fitted(
+        self, prompts: str | Sequence[str] | None, given: SampleArguments, before: Sequence[Sampled] = ()
+    ) -> Iterator[list[Sampled]]:
+        """Check the arguments of ``sample``, then give its images, batch by batch."""
+        return self._draw(self._plan(prompts, given), given.get("callback"), before)
 
     def _whole(
         self, prompts: str | Sequence[str] | None, given: SampleArguments, before: Sequence[Sampled] = ()
     ) -> Iterator[list[Sampled]]:
-        """Check the arguments of ``sample`` with `whole`, then give its images, batch by batch."""
+        """The same with `whole`."""
         require_arguments({"prompts": prompts, **given})
-        key = picture_key(self.recipe)
-        if not key:
+        enlarger = Enlarger.of(self.recipe)
+        if enlarger is None:
             raise ConfigError("whole: this model has no picture to enlarge; leave it out")
         if given.get("start") is not None:
             raise ConfigError("whole: pictures are enlarged from noise; leave `start` out")
-        rows = self._rows(key, prompts, given)
+        rows = self._rows(enlarger, prompts, given)
+        pictures: list[NDArray[np.uint8]] = [row[enlarger.key] for row in rows]
         seeds = seeds_of(self.recipe, rows, given.get("seed"))
-        ways = [Enlargement.of(self.recipe, (row[key].shape[1], row[key].shape[2])) for row in rows]
-        negative, groups = given.get("negative"), list[_Group]()
-        made: dict[Enlargement, Self] = {}
-        first = 0
-        while first < len(rows):
-            way, last = ways[first], first
-            while last < len(rows) and ways[last] == way:
-                last += 1
+        ways = [enlarger.way((one.shape[1], one.shape[2])) for one in pictures]
+        made: dict[Enlargement, SizeMethods] = {}
+        groups, first = list[_Group](), 0
+        for way, some in groupby(ways):
+            last = first + len(list(some))
             if way not in made:
                 made[way] = self._for_whole(way)
-            one = made[way]
-            padded = [{**row, key: way.padded(row[key])} for row in rows[first:last]]
+            padded = [{**row, enlarger.key: way.padded(row[enlarger.key])} for row in rows[first:last]]
             asked: SampleArguments = {**given, "inputs": padded, "seed": seeds[first:last], "images": None}
-            if isinstance(negative, str | Sequence):
+            if isinstance(negative := given.get("negative"), str | Sequence) and negative:
                 texts = [negative] if isinstance(negative, str) else negative
-                asked["negative"] = [texts[i % len(texts)] for i in range(first, last)] if texts else texts
-            groups.append(_Group(one, one._plan(None, asked), way, rows[first:last]))
+                asked["negative"] = [texts[i % len(texts)] for i in range(first, last)]
+            groups.append(_Group(made[way], made[way]._plan(None, asked), way, pictures[first:last]))
             first = last
-        return self._enlarged(key, groups, given.get("callback"), before)
+        return self._enlarged(enlarger.key, groups, given.get("callback"), before)
 
-    def _rows(self, key: str, prompts: str | Sequence[str] | None, given: SampleArguments) -> list[dict[str, Any]]:
+    def _rows(
+        self, enlarger: Enlarger, prompts: str | Sequence[str] | None, given: SampleArguments
+    ) -> list[dict[str, Any]]:
         """The inputs of each image, its picture as uint8 (c, H, W) of any size."""
+        key = enlarger.key
         inputs, channels = given.get("inputs") or {}, self.recipe.image_channels
         listed = [inputs] if isinstance(inputs, Mapping) else list(inputs)
-        kinds = geometries(self.recipe)
         for row in listed:
-            if others := [name for name in row if name != key and kinds.get(name) in ("image", "map")]:
+            if others := [name for name in row if name != key and name in enlarger.pixels]:
                 raise DataError(f"whole: '{others[0]}' has pixels too, and is not enlarged with '{key}'; leave one out")
         found = [{**row, key: whole_picture(row[key], channels, f"'{key}'")} if key in row else row for row in listed]
         rows = rows_of(self.recipe, prompts, found, count_of(given.get("images"), given.get("seed")))
@@ -166,7 +169,7 @@ class SizeMethods:
         self, key: str, groups: Sequence[_Group], callback: Callback | None, before: Sequence[Sampled]
     ) -> Iterator[list[Sampled]]:
         """The images of all groups, cut to their sizes."""
-        chunks, images = sum(len(group.plan.chunks) for group in groups), sum(len(group.rows) for group in groups)
+        chunks, images = sum(len(group.plan.chunks) for group in groups), sum(len(group.pictures) for group in groups)
         chunk = image = 0
         for group in groups:
             told = None if callback is None else _told(callback, len(group.plan.chunks), chunk, chunks, image, images)
@@ -177,15 +180,15 @@ class SizeMethods:
                     while group.plan.seeds[at] != one.seed:  # of an image that is not finite
                         at += 1
                     names: Mapping[str, Sequence[str]] = {}
-                    about = described({key: group.rows[at][key]}, names, (key,)) | {"whole": str(group.way)}
-                    pixels: np.ndarray = group.way.cut(one.image)
+                    about = described({key: group.pictures[at]}, names, (key,)) | {"whole": str(group.way)}
+                    pixels = group.way.cut(one.image)
                     cut.append(attrs.evolve(one, image=pixels, metadata={**one.metadata, **about}))
                     at += 1
                 yield cut
-            chunk, image = chunk + len(group.plan.chunks), image + len(group.rows)
+            chunk, image = chunk + len(group.plan.chunks), image + len(group.pictures)
 
 
-def _told(callback: Callback, own: int, chunk: int, chunks: int, image: int, images: int) -> Callable[..., Any]:
+def _told(callback: Callback, own: int, chunk: int, chunks: int, image: int, images: int) -> Callback:
     """`callback` for one group of several: `own` batches of `chunks`, after `chunk` batches with `image` images."""
 
     def tell(progress: Progress) -> bool | None:
@@ -195,11 +198,13 @@ def _told(callback: Callback, own: int, chunk: int, chunks: int, image: int, ima
     return tell
 
 
-def _share(fresh: nn.Module, filled: Any, what: str) -> None:
-    """Give `fresh` the very tensors of `filled`; CheckpointError where they do not fit."""
+def _share(fresh: nn.Module, filled: nn.Module, what: str) -> None:
+    """Give `fresh` the very tensors of `filled`, frozen; ConfigError where they do not fit."""
     state = filled.state_dict()
     try:
-        require_same(fresh, {k: tuple(v.shape) if hasattr(v, "shape") else () for k, v in state.items()}, what)
+        require_same(fresh, {k: tuple(v.shape) if isinstance(v, Tensor) else () for k, v in state.items()}, what)
     except CheckpointError as error:
         raise ConfigError(f"image_size: {error}; its weights are of one size") from None
     fresh.load_state_dict(state, assign=True)
+    device = next((each.device for each in filled.parameters()), None)
+    fresh.to(device).eval().requires_grad_(False)

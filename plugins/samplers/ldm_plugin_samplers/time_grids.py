@@ -11,7 +11,7 @@ from torch import Tensor
 from ldm_core.contracts import NoiseSchedule, Site, TimeGrid
 from ldm_core.contracts.answers import ScheduleAnswers
 from ldm_core.contracts.configs import of
-from ldm_core.model.levels import log_ratio, time_at
+from ldm_core.model.steps import log_ratio, time_at
 from ldm_plugin_samplers.config import KarrasConfig, LogSNRConfig, QuadConfig, ShiftedConfig
 
 NO_SIGNAL = 80.0

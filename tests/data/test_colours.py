@@ -1,0 +1,48 @@
+"""Coarse colours of an enlarged picture are those of the given one, and its detail stays."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from ldm_core.data.colours import LEVELS, wavelet_fixed
+
+
+def enlarged(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    planes = [Image.fromarray(plane).resize(size[::-1], Image.Resampling.BICUBIC) for plane in picture]
+    return np.stack([np.asarray(plane) for plane in planes])
+
+
+def test_a_shift_of_colour_goes_and_detail_stays() -> None:
+    random = np.random.default_rng(0)
+    given = enlarged(random.integers(100, 150, (3, 4, 5), dtype=np.uint8), (32, 40))
+    right = enlarged(given, (128, 160)).astype(int)
+    rows, columns = np.mgrid[:128, :160]
+    detail = 20 * (-1) ** (rows + columns)  # of the finest scale: nothing of it is coarse
+    sample = (right + detail + np.array([25, -15, 5])[:, None, None]).astype(np.uint8)
+    off = wavelet_fixed(sample, given).astype(int) - right - detail
+    assert np.abs(off).max() <= 1
+
+
+def test_a_picture_with_the_right_colours_stays_bit_for_bit() -> None:
+    given = np.random.default_rng(1).integers(0, 256, (1, 6, 7), dtype=np.uint8)
+    right = enlarged(given, (24, 28))
+    assert (wavelet_fixed(right, given) == right).all()
+
+
+def test_the_coarse_part_is_a_blur_of_known_width() -> None:
+    """Of a single pixel's change: each scale adds half the square of its step to the variance, 170 in all."""
+    given = np.full((1, 255, 255), 100, np.uint8)
+    sample = given.copy()
+    sample[0, 127] = 255  # a line, so that rounding leaves something to be seen
+    change = sample.astype(int) - wavelet_fixed(sample, given)
+    profile = change[0, :, 127].astype(float)
+    places = np.arange(255) - 127
+    width = (profile * places**2).sum() / profile.sum()
+    assert abs(width - sum(4**i / 2 for i in range(LEVELS))) < 40  # rounding takes the tails
+    assert profile[127] == profile.max() and change.min() >= 0
+
+
+def test_a_grey_sample_of_a_picture_in_colour_and_of_a_dot() -> None:
+    given = np.full((3, 1, 1), 80, np.uint8)
+    assert (wavelet_fixed(np.full((1, 4, 4), 200, np.uint8), given) == 80).all()
