@@ -155,7 +155,8 @@ class ScaledLatentsGrid(TimeGrid):
         top = log_ratio(schedule, end) - shift
         begin = time_at(schedule, top) if shift > 0 and bool(top.isfinite()) else end
         drawn = times * (begin / end)
-        moved = torch.where(drawn > 0, time_at(schedule, log_ratio(schedule, drawn) + shift), drawn)
+        noisy, moved = drawn > 0, drawn.clone()
+        moved[noisy] = time_at(schedule, log_ratio(schedule, drawn[noisy]) + shift)
         if shift < 0 or times[0] == end:
             moved[0] = times[0]
         return moved

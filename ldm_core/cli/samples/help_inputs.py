@@ -17,6 +17,7 @@ from ldm_core.data.class_names import counts_of
 from ldm_core.data.fit_notes import multiple_of
 from ldm_core.data.inputs.forms import NOUNS, form_of, noun_of, taken_sizes
 from ldm_core.errors import clean
+from ldm_core.sampling.pieces.enlarged import Enlarger
 
 _NAMED = 20  # classes that are listed by name
 _ALSO = {
