@@ -1,4 +1,4 @@
-"""Colours of an enlarged picture, held to those of the picture that it was made of. No torch."""
+"""Colours of an enlarged picture, held to those of the picture beneath it. No torch."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 from ldm_core.data.images import to_channels
 
 LEVELS = 5
-"""Scales that stay the enlarged picture's own: of 1, 2, 4, 8 and 16 pixels."""
+"""Scales of the enlarged picture's own: of 1, 2, 4, 8 and 16 pixels."""
 
 
 def wavelet_fixed(picture: NDArray[np.uint8], given: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """`picture` (c, H, W) with its coarse part replaced by that of `given` (c, h, w), enlarged to it (bicubic).
 
-    The wavelet colour correction of Wang et al. 2023 (StableSR, arXiv 2305.07015): the coarse part is what
-    :data:`LEVELS` scales of an undecimated wavelet transform (kernel 1, 2, 1, spread by 1, 2, 4, ... pixels) leave, a
-    blur of about 13 pixels of standard deviation. Sampling may drift there, from window to window too, where the given
-    picture is right; the finer part, which it lacks, is kept as it is.
+    The wavelet colour correction of Wang et al. 2023 (StableSR, arXiv 2305.07015): the coarse part is the rest
+    of :data:`LEVELS` scales of an undecimated wavelet transform (kernel 1, 2, 1, spread by 1, 2, 4, ... pixels), a blur
+    of about 13 pixels of standard deviation. Sampling may drift there, from window to window too, and the given picture
+    is right; the finer part, missing from it, is kept as it is.
     """
     from PIL import Image
 

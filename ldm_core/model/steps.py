@@ -138,10 +138,9 @@ def time_at(schedule: NoiseSchedule, wanted: Tensor) -> Tensor:
 class ScaledLatentsGrid(TimeGrid):
     """The times of another grid, for latents z of `scale` times their size beside the noise.
 
-    A model that knows x = alpha z + sigma eps knows alpha scale z + sigma eps as well: that is, up to a factor, its own
-    x at the level where sigma / alpha is 1 / scale times as large. So each time of the grid moves to that level. Below
-    1 the noise grows and t_max is the noisiest level there is: the grid is first drawn together to the levels that stay
-    within it. Above 1 its first level stays, as a run begins from noise.
+    A model of x = alpha z + sigma eps knows alpha scale z + sigma eps as well: up to a factor, its own x at another
+    level, of 1 / scale times the sigma / alpha. Each time of the grid moves to this level. Below 1 the noise grows, and
+    t_max is the noisiest level there is: the grid is first drawn together to stay within it. Above 1 its first level stays, as a run begins from noise.
     """
 
     def __init__(self, grid: TimeGrid, scale: float) -> None:

@@ -1,4 +1,4 @@
-"""Whole pictures of any size for a model that enlarges small ones: padded to what it takes, and cut back. No torch."""
+"""Whole pictures of any size for a model of small ones: padded to its sizes, and cut back. No torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_PIXELS = 1 << 16
 
 @attrs.frozen
 class Enlarger:
-    """A model that enlarges pictures, as its recipe says it: samples of `size` are `factor` times as large as the small
+    """A model for enlarging pictures, by its recipe: samples of `size` are `factor` times as large as the small
     picture under `key`, and sides of small pictures have multiples of `step`. `pixels`: all keys of pictures and maps.
     """
 
@@ -34,7 +34,7 @@ class Enlarger:
 
     @classmethod
     def of(cls, recipe: Recipe) -> Enlarger | None:
-        """None for a model that enlarges no picture, or several, or by no whole number."""
+        """None for a model without a picture to enlarge, or with several, or with no whole factor."""
         read, kinds = {key for part in recipe.conditioners for key in part.config.reads}, geometries(recipe)
         pixels = frozenset(key for key, kind in kinds.items() if kind in ("image", "map"))
         small = {k: size for k, size in taken_sizes(recipe).items() if k in read and kinds.get(k) == "image"}
@@ -52,8 +52,8 @@ class Enlarger:
         return self.size[0] // self.factor, self.size[1] // self.factor
 
     def wants(self, row: Mapping[str, object]) -> bool:
-        """True if the picture among the inputs is neither of the small size nor of the samples', so that it is enlarged
-        whole, or else fitted. No other input may have pixels."""
+        """True if the picture among the inputs is neither of the small size nor of the samples': it is enlarged whole, or
+        else fitted. No other input may have pixels."""
         shape = np.asarray(row[self.key]).shape if self.key in row else ()
         alone = self.pixels.isdisjoint(row.keys() - {self.key})
         return alone and len(shape) == 3 and shape[1:] not in (self.small, self.size)

@@ -18,7 +18,7 @@ def finished(
 ) -> tuple[NDArray[np.uint8], dict[str, str]]:
     """`pictures` (B, c, H, W), of the inputs `rows`, as the recipe wants them finished, and entries of their metadata.
 
-    `parts` are those that may know pixels of the pictures.
+    `parts` may know pixels of the pictures.
     """
     about, enlarger = known_pixels.described(parts), Enlarger.of(recipe)
     if enlarger is not None and recipe.sample.colour_fix == "wavelet":

@@ -36,7 +36,7 @@ WINDOWS = "multidiffusion"
 
 @attrs.frozen(eq=False)
 class _Group:
-    """Images that follow each other and are sampled at one size: their plan, and their pictures as they were given."""
+    """Successive images of one size: their plan, and their pictures as they were given."""
 
     pipeline: SizeMethods
     plan: Plan
@@ -72,7 +72,7 @@ class SizeMethods:
     def at_size(self, size: Size) -> Self:
         """The same model for pictures of `size` (height, width) pixels. Weights are shared; this one stays as it is.
 
-        ConfigError with every part that does not take the size, or if one picture of it does not fit into the memory.
+        ConfigError with a line for each part at odds with the size, or if one picture of it is beyond the memory.
         """
         size = (int(size[0]), int(size[1]))
         adapters, loaded = self._loaded
@@ -93,8 +93,8 @@ class SizeMethods:
         return made.with_recipe(recipe)
 
     def _for_whole(self, way: Enlargement) -> SizeMethods:
-        """The pipeline at the size of `way`: in windows of its own latents' size where they are larger, the coarse
-        colours those of the given picture unless the recipe says otherwise."""
+        """The pipeline at the size of `way`: larger latents in windows of its own, the coarse colours those of the given
+        picture unless the recipe says otherwise."""
         settings: dict[str, object] = {}
         if self.recipe.sample.colour_fix is None:
             settings["sample"] = {"colour_fix": "wavelet"}
@@ -199,7 +199,7 @@ def _told(callback: Callback, own: int, chunk: int, chunks: int, image: int, ima
 
 
 def _share(fresh: nn.Module, filled: nn.Module, what: str) -> None:
-    """Give `fresh` the very tensors of `filled`, frozen; ConfigError where they do not fit."""
+    """Give `fresh` the very tensors of `filled`, frozen; ConfigError for other shapes."""
     state = filled.state_dict()
     try:
         require_same(fresh, {k: tuple(v.shape) if isinstance(v, Tensor) else () for k, v in state.items()}, what)
