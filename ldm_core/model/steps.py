@@ -140,7 +140,8 @@ class ScaledLatentsGrid(TimeGrid):
 
     A model of x = alpha z + sigma eps knows alpha scale z + sigma eps as well: up to a factor, its own x at another
     level, of 1 / scale times the sigma / alpha. Each time of the grid moves to this level. Below 1 the noise grows, and
-    t_max is the noisiest level there is: the grid is first drawn together to stay within it. Above 1 its first level stays, as a run begins from noise.
+    t_max is the noisiest level there is: the grid is first drawn together to stay within it. Above 1 its first level
+    stays, as a run begins from noise.
     """
 
     def __init__(self, grid: TimeGrid, scale: float) -> None:

@@ -52,8 +52,8 @@ class Enlarger:
         return self.size[0] // self.factor, self.size[1] // self.factor
 
     def wants(self, row: Mapping[str, object]) -> bool:
-        """True if the picture among the inputs is neither of the small size nor of the samples': it is enlarged whole, or
-        else fitted. No other input may have pixels."""
+        """True if the picture among the inputs is neither of the small size nor of the samples': it is enlarged whole,
+        or else fitted. No other input may have pixels."""
         shape = np.asarray(row[self.key]).shape if self.key in row else ()
         alone = self.pixels.isdisjoint(row.keys() - {self.key})
         return alone and len(shape) == 3 and shape[1:] not in (self.small, self.size)

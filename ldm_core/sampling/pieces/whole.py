@@ -93,8 +93,8 @@ class SizeMethods:
         return made.with_recipe(recipe)
 
     def _for_whole(self, way: Enlargement) -> SizeMethods:
-        """The pipeline at the size of `way`: larger latents in windows of its own, the coarse colours those of the given
-        picture unless the recipe says otherwise."""
+        """The pipeline at the size of `way`: larger latents in windows of its own, the coarse colours those of the
+        given picture unless the recipe says otherwise."""
         settings: dict[str, object] = {}
         if self.recipe.sample.colour_fix is None:
             settings["sample"] = {"colour_fix": "wavelet"}
