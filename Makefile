@@ -11,6 +11,11 @@ TORCH ?= torch==2.13.0
 WORKERS ?= 2
 THREADS ?= 1
 PYTEST_ARGS ?=
+# A file's tests share fixtures and stay together. Files go out in their own order: those of tests/, with the longest
+# trainings, first, and the short ones of conditioners/ and examples/ at the end, where one core may wait for the other.
+SPREAD := --dist loadfile --no-loadscope-reorder
+# Hundreds of processes import the same files, and containers often forbid to keep what Python has compiled of them.
+KEPT := PYTHONDONTWRITEBYTECODE=
 # Timings mean nothing on a machine that is not idle.
 BENCHMARKS ?= cli loop training sampling pixel_latent latents loader zero_memory
 
@@ -40,7 +45,7 @@ demo: $(or $(wildcard $(DEV)),$(RUN))
 install: $(DEV)
 
 test: $(DEV)
-	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -m "not slow and not benchmark" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(KEPT) OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -m "not slow and not benchmark" -n $(WORKERS) $(SPREAD) $(PYTEST_ARGS)
 
 slow: $(DEV)
 	$(BIN)/python -m pytest -m slow -s $(PYTEST_ARGS)
