@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 
 import ldm_core
-from ldm_core.weights.open import Wanted
 
 
 def main(run: str = "runs/emoji_text", out: str = "runs/emoji_text/wide") -> None:
     """Sample by the model in the folder `run` into the folder `out`, in overlapping windows of 8 latent cells."""
-    height, width = ldm_core.load(run).recipe.image_size
-    pipeline = ldm_core.load(run, wanted=Wanted(given={"image_size": [height, 8 * width]}))
-    wide = pipeline.with_settings({"adapters": {"wide": {"use": "multidiffusion", "window": 8, "overlap": 4}}})
+    pipeline = ldm_core.load(run)
+    height, width = pipeline.recipe.image_size
+    wide = pipeline.at_size((height, 8 * width)).with_settings(
+        {"adapters": {"wide": {"use": "multidiffusion", "window": 8, "overlap": 4}}}
+    )
     for i, image in enumerate(wide.sample("a bunch of flowers", images=2)):
         image.save(f"{out}/{i:04}.png")
 

@@ -7,7 +7,6 @@ import sys
 from PIL import Image
 
 import ldm_core
-from ldm_core.weights.open import Wanted
 
 
 def main(
@@ -21,10 +20,9 @@ def main(
     `settings` are KEY=VALUE of the recipe.
     """
     recipe = ldm_core.Recipe.read("examples/super_resolution_clothing/recipe.yaml").changed(*settings)
-    ldm_core.train(recipe, first_stage=stage, data=data, out=out)
+    run = ldm_core.train(recipe, first_stage=stage, data=data, out=out)
     small = Image.open("examples/super_resolution_clothing/small.png")
-    pipeline = ldm_core.load(out, wanted=Wanted(given={"image_size": [4 * small.height, 4 * small.width]}))
-    (large,) = pipeline.sample(inputs={"image": small})
+    (large,) = run.pipeline().sample(inputs={"image": small}, whole=True)
     large.save(f"{out}/pictures/0000.png")
 
 

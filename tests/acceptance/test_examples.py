@@ -233,11 +233,13 @@ def test_guiding_by_a_picture(clone: Clone) -> None:
 
 def test_beyond_the_size_of_training(clone: Clone) -> None:
     clone.run("emoji_text")
-    whole, windows = (clone.sampled(line, f"samples/wide{i}") for i, line in enumerate(lines_of("beyond_the_size")))
+    whole, windows, scaled = (
+        clone.sampled(line, f"samples/wide{i}") for i, line in enumerate(lines_of("beyond_the_size"))
+    )
     height, width = recipe_of("emoji_text")["image_size"], 8 * recipe_of("emoji_text")["image_size"]
-    assert {one.shape for one in (*whole, *windows)} == {(height, width, 3)} and not same(whole, windows)
+    assert {one.shape for one in (*whole, *windows, *scaled)} == {(height, width, 3)} and not same(whole, windows)
     clone.script("beyond_the_size")("runs/emoji_text", "scripts/wide")
-    assert same(windows, pictures(Path("scripts/wide")))
+    assert same(windows, pictures(Path("scripts/wide"))) and not same(windows, scaled)
 
 
 @pytest.mark.parametrize("name", FOLDERS)
