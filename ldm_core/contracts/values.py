@@ -199,7 +199,9 @@ and offset 0 unless they are given. A data set's own keys of these names stand i
 @attrs.frozen
 class KeyForm:
     """The form of a key's values, for people: `words` about one value ("up to 30"), an `example` of it as plain JSON,
-    None for none, and its `geometry` as data sets say it ("image", "map", "boxes", "per_box"), "" for a value."""
+    None for none, and its `geometry` as data sets say it ("image", "map", "boxes", "per_box"), "" for a value.
+
+    A config says the forms of keys that it reads, and of no others."""
 
     words: str = ""
     example: Any = None

@@ -115,8 +115,40 @@ class WithInterval(Scaled):
     interval: tuple[float, float | None] | None = None
 
 
+class ReadsAPicture(Right):
+    """Pulls the estimate by a number of each picture."""
+
+    def guide(self, predict: Any, x: Tensor, t: Tensor, conditions: Conditions, schedule: Any) -> Estimate:
+        level = conditions.batch["level"].view(-1, 1, 1, 1)
+        return Estimate(super().guide(predict, x, t, conditions, schedule).x0 + 0 * level)
+
+
+@attrs.frozen(kw_only=True)
+class SaysLevel(Scaled):
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("level",)
+
+
+class WithLevels(GuidanceSuite):
+    """A run whose batch has a number of each picture."""
+
+    def inputs(self, rows: Any, size: Any) -> dict[str, Any]:
+        found = super().inputs(rows, size)
+        return {**found, "batch": {**found["batch"], "level": torch.tensor([float(i) for i in rows])}}
+
+
 def test_a_right_guidance_passes() -> None:
     assert not faults_of(GuidanceSuite, Right, Scaled)
+    assert not faults_of(WithLevels, ReadsAPicture, SaysLevel)
+
+
+@mistakes(
+    Mistake(ReadsAPicture, "test_reads_what_it_declares", "guide takes level, not in reads"),
+    Mistake(Right, "test_reads_what_it_declares", "reads names level, never taken from the batch", SaysLevel),
+)
+def test_a_mistake_in_what_a_guidance_reads_is_found(mistake: Mistake) -> None:
+    assert_found(WithLevels, mistake, Scaled)
 
 
 @mistakes(

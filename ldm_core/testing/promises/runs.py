@@ -32,6 +32,8 @@ from ldm_core.testing.tensors import TensorSuite
 
 SPEC = CondSpec(crossattn=6, vector=5)
 """The conditioning around a guidance."""
+OF_CONDITIONERS = ("caption", "class_label")
+"""The keys that conditioners around a guidance read."""
 TIMES = torch.tensor([900.0, 700.0, 500.0, 300.0, 100.0], dtype=torch.float64)
 """The levels of the runs, of a table of 1000."""
 
@@ -127,6 +129,25 @@ class GuidanceRuns(TensorSuite):
         bundles = [(cond.options, sorted(map(id, cond.flat().values()))) for cond in with_options.values()]
         again = [one[0] for i, one in enumerate(bundles) if one in bundles[:i]]
         assert not again, f"a bundle with the options {dict(again[0])} is made anew at each step"
+
+    @Rule(
+        Guidance,
+        "says in `reads` which inputs of an image",
+        "name in reads each key that guide takes from conditions.batch beside the conditioners' own, and no other",
+    )
+    def test_reads_what_it_declares(self) -> None:
+        """The keys taken from the run's batch are those of `reads`, and of the conditioners, over a whole run."""
+        given, reads = self.inputs(range(2), self.sizes[0]), set(configs.of(GuidanceConfig, self.config()).reads)
+        lacking = sorted(reads - given["batch"].keys())
+        assert not lacking, f"the test's batch has no {', '.join(lacking)}: extend it by inputs()"
+        recording = batches.RecordingBatch(given["batch"])
+        conditions = self.conditions({**given, "batch": recording})
+        whole(steps_of(self.network(), self.build(), conditions, given["x"]))
+        touched = recording.touched & given["batch"].keys()
+        assert not (more := sorted(touched - reads - set(OF_CONDITIONERS))), (
+            f"guide takes {', '.join(more)}, not in reads"
+        )
+        assert not (idle := sorted(reads - touched)), f"reads names {', '.join(idle)}, never taken from the batch"
 
     def _run(self, guidance: Guidance, rows: Sequence[int] = range(2)) -> Iterator[Tensor]:
         given = self.inputs(rows, self.sizes[0])

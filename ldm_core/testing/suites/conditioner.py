@@ -15,10 +15,11 @@ from ldm_core.model.conformance.bundle import bundle_problems, null_problems
 from ldm_core.testing import batches
 from ldm_core.testing.base import largest_difference, randomize, same
 from ldm_core.testing.promises.drawn_noise import DrawnNoiseSuite
+from ldm_core.testing.promises.key_forms import KeyFormSuite
 from ldm_core.testing.rules import Rule
 
 
-class ConditionerSuite(DrawnNoiseSuite):
+class ConditionerSuite(DrawnNoiseSuite, KeyFormSuite):
     """Subclass it, set `component` and `settings`.
 
     The standard batch has image, caption, class_label, boxes, box_labels, segmentation, name and the picture's three
