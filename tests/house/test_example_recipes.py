@@ -1,4 +1,4 @@
-"""The recipes under examples/ fit the data that they are for; tests/acceptance/test_examples.py runs them."""
+"""The recipes under examples/ fit the data that they are for; tests/acceptance/test_task_examples.py runs them."""
 
 from __future__ import annotations
 
