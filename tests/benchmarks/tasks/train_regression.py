@@ -3,7 +3,7 @@
 As in table 5 of the paper (arXiv 2112.10752) its input is the small picture and its output the large one, in one pass.
 It works on the grid of the small picture: pixels of the bicubic enlargement are put into channels, the network adds to
 them, and they are put back. Width, depth, crops and pictures a step are the run's; the loss is the absolute error
-(``--loss l2``: its square). About 0.2 s a step of 32 crops of 64 pixels on one core.
+(``--loss l2``: its square). A step of 32 crops of 64 pixels takes 0.37 s of one core (2.8 million parameters).
 
     python train_regression.py runs/super_resolution --steps 2000 --out judges/regression.safetensors
 """
