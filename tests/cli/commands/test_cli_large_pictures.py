@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,23 @@ def test_label_maps_at_four_times_the_area(models: dict[str, str]) -> None:
     plain, wide = drawn(*command, out="plain"), drawn(*command, *WINDOWS, out="wide")
     assert plain.size == wide.size == (64, 32)
     assert "map of 32x64" in wide.info["segmentation"]
+
+
+@pytest.mark.slow
+def test_a_label_map_of_a_megapixel_within_bounds(models: dict[str, str]) -> None:
+    """In a fresh process: windows for the network, pieces for the first stage."""
+    words = [models["map"], "--segmentation", "map.png", "--size", "1024x1024", "--images", "1", "--steps", "1"]
+    words += ["adapters.wide.use=multidiffusion", "adapters.wide.window=64", "adapters.wide.overlap=8"]
+    words += ["adapters.wide.batch=2", "sample.tile=512", "sample.tile_memory=256", "--quiet", "--out", "made"]
+    code = (
+        "import resource, sys; from ldm_core.cli import main; code = main(['sample', *sys.argv[1:]]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    (file,) = Path("made").glob("0*.png")
+    assert Image.open(file).size == (1024, 1024)
+    assert int(ran.stderr.split()[-1]) < 1 << 20, "1 GiB, of which torch and its like take a quarter"
 
 
 def test_a_small_picture_guides_a_model_of_super_resolution(models: dict[str, str]) -> None:
