@@ -73,7 +73,12 @@ def test_pieces_of_the_first_stage_make_the_whole(models: dict[str, str], monkey
     whole = drawn(models["none"], "--size", "64x96", "sample.tile=0", out="whole")
     cut: list[bool] = []
     before = tiling.Tiling._cuts
-    monkeypatch.setattr(tiling.Tiling, "_cuts", lambda *given: cut.append(before(*given)) or cut[-1])
+
+    def noted(*given: Any) -> bool:
+        cut.append(before(*given))
+        return cut[-1]
+
+    monkeypatch.setattr(tiling.Tiling, "_cuts", noted)
     pieces = drawn(models["none"], "--size", "64x96", "sample.tile=32", "sample.tile_memory=16", out="pieces")
     assert any(cut) and np.abs(pixels(whole) - pixels(pieces)).max() <= 1
     python = Pipeline.load(models["none"]).at_size((64, 96)).with_settings({"sample": {"tile": 32, "tile_memory": 16}})
