@@ -11,9 +11,8 @@ def main(run: str = "runs/emoji_text", out: str = "runs/emoji_text/wide") -> Non
     """Sample by the model in the folder `run` into the folder `out`, in overlapping windows of 8 latent cells."""
     pipeline = ldm_core.load(run)
     height, width = pipeline.recipe.image_size
-    wide = pipeline.at_size((height, 8 * width)).with_settings(
-        {"adapters": {"wide": {"use": "multidiffusion", "window": 8, "overlap": 4}}}
-    )
+    windows = {"use": "multidiffusion", "window": 8, "overlap": 4}
+    wide = pipeline.at_size((height, 8 * width)).with_settings({"adapters": {"wide": windows}})
     for i, image in enumerate(wide.sample("a bunch of flowers", images=2)):
         image.save(f"{out}/{i:04}.png")
 
