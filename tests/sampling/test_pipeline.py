@@ -262,8 +262,8 @@ def test_inputs_and_examples_are_two_ways_to_say_it(pipeline: Pipeline) -> None:
     assert (images(several) == images(pipeline.sample(PROMPTS, seed=5))).all()
 
 
-def test_the_ten_arguments_are_shown() -> None:
-    names = "self prompts inputs images steps guidance negative start seed batch callback"
+def test_all_arguments_are_shown() -> None:
+    names = "self prompts inputs images steps guidance negative start whole seed batch callback"
     for method in (Pipeline.sample, Pipeline.stream):
         assert list(inspect.signature(method).parameters) == names.split()
 
