@@ -16,6 +16,13 @@ from training_runs import VQ, go
 from ldm_core.cli import main
 from ldm_core.data import images
 
+
+@pytest.fixture(autouse=True)
+def own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of its own for each test of a module that imports this."""
+    monkeypatch.setenv("LDM_CACHE", str(tmp_path / "cache" / "weights"))
+
+
 DENOISER = ("first_stage", "latents", "denoiser")
 
 

@@ -11,17 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation_runs import evaluated, files, pictures, refused, trained
+from evaluation_runs import own_caches as _own_caches  # noqa: F401
 from ldm_plugin_metrics.comparison.compare import compare
 
 from ldm_core import storage
 from ldm_core.cli import main
 from ldm_core.config import documents
 from ldm_core.data import images
-
-
-@pytest.fixture(autouse=True)
-def _caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LDM_CACHE", str(tmp_path / "cache" / "weights"))
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from assembled import CATALOG, assembled
 from evaluation_runs import evaluated, pictures, refused, trained
+from evaluation_runs import own_caches as _own_caches  # noqa: F401
 from ldm_plugin_metrics.evaluation.fitting import Fitting
 from ldm_plugin_metrics.evaluation.measuring import Work
 from ldm_plugin_metrics.evaluation.models import Drawing, Model, SampledPictures
@@ -26,11 +27,6 @@ from ldm_core.data.collate import collate
 from ldm_core.data.images import decode_image
 from ldm_core.errors import ConfigError
 from ldm_core.sampling.pipeline import Pipeline
-
-
-@pytest.fixture(autouse=True)
-def _caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LDM_CACHE", str(tmp_path / "cache" / "weights"))
 
 
 @pytest.fixture(scope="module")

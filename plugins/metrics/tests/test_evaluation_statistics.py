@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation_runs import evaluated, pictures, refused
+from evaluation_runs import own_caches as _own_caches  # noqa: F401
 from ldm_plugin_metrics.distances.frechet import frechet, moments
 from ldm_plugin_metrics.evaluation.statistics import read_statistics, write_statistics
 
@@ -16,11 +17,6 @@ from ldm_core.errors import ConfigError, DataError
 from ldm_core.nn.torchvision_operators import importable
 
 NETWORK = ["network=resnet10t", "random_seed=0", "size=32", "allow_few=true"]
-
-
-@pytest.fixture(autouse=True)
-def _caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LDM_CACHE", str(tmp_path / "cache" / "weights"))
 
 
 def _sums(rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -40,14 +40,18 @@ class Ended:
     err: str
 
 
+def surroundings(threads: int = 1) -> dict[str, str]:
+    """The environment of a process of its own: this one's without a launcher and a GPU, with so many threads."""
+    known = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    return {**known, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+
+
 def forked(commands: Sequence[Command], *, imports: Sequence[str] = (), threads: int = 1) -> list[Ended]:
     """Run the commands without a GPU, each with so many threads; `imports` are imported beforehand."""
-    known = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
-    here = {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     given = {"imports": [*imports], "commands": [attrs.asdict(c) for c in commands]}
     done = subprocess.run(
         [sys.executable, __file__],
-        env={**known, **here},
+        env=surroundings(threads),
         input=json.dumps(given, default=str),
         capture_output=True,
         text=True,

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from forked import surroundings
 
 from ldm_core.training import stages
 from ldm_core.training.engine import world
@@ -25,11 +26,9 @@ from ldm_core.training.engine import world
 
 def on_ranks(script: Path | str, *arguments: str, count: int = 2, paths: Sequence[str] = (), timeout: int = 240) -> str:
     """Run `script` on `count` processes of one thread each, with `paths` to import from; their output."""
-    known = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
-    here = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(
         [sys.executable, __file__, str(count), str(script), *arguments],
-        env={**known, **here, "PYTHONPATH": os.pathsep.join([*paths, *sys.path])},
+        env={**surroundings(), "PYTHONPATH": os.pathsep.join([*paths, *sys.path])},
         capture_output=True,
         text=True,
         timeout=timeout,
