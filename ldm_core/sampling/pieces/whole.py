@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from itertools import groupby
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import attrs
 import numpy as np
@@ -55,19 +55,17 @@ class SizeMethods:
     _loaded: tuple[tuple[AdapterPart, ...], Model]
     _made: object
 
-    def _plan(self, prompts: str | Sequence[str] | None, given: SampleArguments) -> Plan:
-        raise NotImplementedError
+    if TYPE_CHECKING:  # the pipeline's own
 
-    def _draw(self, plan: Plan, callback: Callback | None, before: Sequence[Sampled] = ()) -> Iterator[list[Sampled]]:
-        raise NotImplementedError
+        def _plan(self, prompts: str | Sequence[str] | None, given: SampleArguments) -> Plan: ...
 
-    def with_recipe(self, recipe: Recipe) -> Self:
-        """The same model, sampled as `recipe` says."""
-        raise NotImplementedError
+        def _draw(
+            self, plan: Plan, callback: Callback | None, before: Sequence[Sampled] = ()
+        ) -> Iterator[list[Sampled]]: ...
 
-    def with_settings(self, settings: Mapping[str, object]) -> Self:
-        """The same model, sampled otherwise."""
-        raise NotImplementedError
+        def with_recipe(self, recipe: Recipe) -> Self: ...
+
+        def with_settings(self, settings: Mapping[str, object]) -> Self: ...
 
     def at_size(self, size: Size) -> Self:
         """The same model for pictures of `size` (height, width) pixels. Weights are shared; this one stays as it is.
