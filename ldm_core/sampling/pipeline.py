@@ -305,7 +305,7 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
         Errors of the arguments are raised at once, and not by ``with``.
         """
         require_names("begin", arguments)
-        plan = self._plan(prompts, arguments)
+        plan = self._planned(prompts, arguments)
         rows, (parts, _) = range(len(plan.rows)), self._counted(plan)
         with torch.no_grad():
             conditions = self._conditions(plan, rows)

@@ -113,6 +113,10 @@ class SizeMethods:
         made: SizeMethods = self if way.size == self.recipe.image_size else self.at_size(way.size)
         return made.with_settings(settings) if settings else made
 
+    def _planned(self, prompts: str | Sequence[str] | None, given: SampleArguments) -> Plan:
+        """The plan for a method of the caller's; as deep below it as the others, so that warnings name his line."""
+        return self._plan(prompts, given)
+
     def _fitted(
         self, prompts: str | Sequence[str] | None, given: SampleArguments, before: Sequence[Sampled] = ()
     ) -> Iterator[list[Sampled]]:
