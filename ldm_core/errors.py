@@ -74,9 +74,10 @@ class Interrupted(LDMError):
     """The user or the system asked the run to stop; its results so far are saved."""
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the nearest of `known`, or an empty string."""
-    close = difflib.get_close_matches(word[:100], list(known), n=1, cutoff=0.6)
+def suggest(word: str, known: Iterable[str], *, alike: float = 0.6) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest of `known`, or an empty string. `alike`: the least ratio of
+    difflib."""
+    close = difflib.get_close_matches(word[:100], list(known), n=1, cutoff=alike)
     return f"; did you mean '{clean(close[0], 100)}'?" if close else ""
 
 

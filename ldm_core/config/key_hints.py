@@ -96,8 +96,8 @@ def key_hint(path: str, key: str, known: Iterable[str], *, sampling: bool = Fals
     # the same setting of the key's own section: first_stage_trainer.batch_size
     if path and own in known and own != key and target.startswith(("trainer.", f"{path}.")):
         target = own
-    elif path and (near := suggest(key, known)):
-        return near
+    elif path and (near := suggest(key, known, alike=0.8 if target else 0.6)):
+        return near  # a slip of the pen; a name that other programs have is one only if it is all but the key
     elif target == (f"{path}.{key}" if path else key) or (path and not target.startswith(_CORE)):
         target = ""
     target = target or _elsewhere(path, word)

@@ -104,7 +104,7 @@ def _hold(found: Classes, key: str, numbers: set[int], title: str, asked: bool) 
 
 def _names(labels: Sequence[Any]) -> list[str]:
     """The classes if all are called by names; none if one is told by a number, of which there may be so many."""
-    if any(not isinstance(label, str) or label.isdecimal() for label in labels):
+    if any(not isinstance(label, str) or label.removeprefix("-").isdecimal() for label in labels):
         return []
     return sorted(set(labels))
 
