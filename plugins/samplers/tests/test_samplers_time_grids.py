@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from ldm_plugin_samplers.config import KarrasConfig, LogSNRConfig, QuadConfig, ShiftedConfig
-from ldm_plugin_samplers.time_grids import QuadGrid, RatioGrid, ShiftedGrid, log_ratio, time_at
+from ldm_plugin_samplers.time_grids import QuadGrid, RatioGrid, ShiftedGrid
 from torch import Tensor
 
 from ldm_core.builtin.diffusion.config import VPConfig
@@ -16,6 +16,7 @@ from ldm_core.builtin.diffusion.schedules import VPSchedule
 from ldm_core.config.structure import structure
 from ldm_core.contracts import grid_times
 from ldm_core.errors import ConfigError
+from ldm_core.model.steps import log_ratio, time_at
 from ldm_core.testing.gaussian import FlowSchedule, VESchedule
 
 SD = VPSchedule(VPConfig(beta_start=0.00085, beta_end=0.012))
