@@ -21,7 +21,7 @@ def result(scale: float, quality: float, *seconds: float) -> Result:
 
 def test_cells_are_all_combinations_once() -> None:
     cells = grid(["ddim", "euler"], [5, 10, 5], [1.0, 2.0], ["always", "0.3,5"])
-    assert len(cells) == 2 * 2 * 2 * 2 and len({cell.name for cell in cells}) == 16
+    assert len(cells) == 2 * 2 * (1 + 2) and len({cell.name for cell in cells}) == 12  # scale 1 needs no interval
     last = cells[-1]
     assert last.settings == ["sampler=euler", "guidance.scale=2", "guidance.interval=[0.3,5]"]
     assert cells[0].settings[-1] == "guidance.interval=null"

@@ -49,10 +49,14 @@ class Cell:
 def grid(
     samplers: Sequence[str], steps: Sequence[int], scales: Sequence[float], intervals: Sequence[str]
 ) -> list[Cell]:
-    """All combinations, each once; :class:`ConfigError` for an interval without two levels."""
+    """All combinations, each once; :class:`ConfigError` for an interval without two levels.
+
+    At scale 1 the estimate is the model's own, within an interval and without: one cell stands for all.
+    """
     spans = list(map(interval_of, intervals))
     every = product(samplers, steps, scales, spans)
-    return list(dict.fromkeys(Cell(sampler=a, steps=b, scale=c, interval=d) for a, b, c, d in every))
+    cells = (Cell(sampler=a, steps=b, scale=c, interval=None if c == 1 else d) for a, b, c, d in every)
+    return list(dict.fromkeys(cells))
 
 
 def interval_of(text: str) -> tuple[float, float] | None:
