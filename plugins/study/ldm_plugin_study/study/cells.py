@@ -69,6 +69,10 @@ def interval_of(text: str) -> tuple[float, float] | None:
         raise ConfigError(
             f"interval: '{clean(text, 40)}': expected two noise levels such as 0.3,5, or {ALWAYS}"
         ) from None
+    if not 0 <= low < high:  # nan too
+        raise ConfigError(
+            f"interval: '{clean(text, 40)}': expected a lower and then a higher noise level, such as 0.3,5"
+        )
     return low, high
 
 
