@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -15,6 +15,10 @@ from ldm_plugin_study.study.quality import Figure
 
 NAME = "guidance"
 """The name of the files, before their endings."""
+_Line: TypeAlias = tuple[str, float, tuple[float, float] | None]
+"""Sampler, scale and interval."""
+_STYLES = ("-", "--", ":", "-.")
+_MARKERS = "osD^vP"
 
 
 @attrs.frozen(kw_only=True)
@@ -112,32 +116,54 @@ def _picture(study: Study) -> Any:
     """Quality over time, a line for each sampler, scale and interval, and the front below them."""
     canvas = files.canvas(8, 5)
     axes = canvas.subplots()
-    groups: dict[str, list[Result]] = {}
-    for r in study.results:
-        word = "" if r.cell.interval is None else f", {r.cell.interval[0]:g} to {r.cell.interval[1]:g}"
-        groups.setdefault(f"{r.cell.sampler}, scale {r.cell.scale:g}{word}", []).append(r)
     front = study.front
     axes.plot([r.time for r in front], [r.quality for r in front], color="0.8", linewidth=6, label="Pareto front")
-    for label, results in groups.items():
+    for (sampler, scale, interval), results, look in _lines(study.results):
+        word = "" if interval is None else f", {interval[0]:g} to {interval[1]:g}"
         axes.errorbar(
             [r.time for r in results],
             [r.quality for r in results],
             yerr=_bars(results),
-            marker="o",
             markersize=4,
             capsize=2,
             elinewidth=0.8,
-            label=label,
+            label=f"{sampler}, scale {scale:g}{word}",
+            **look,
         )
     if study.figure.floor is not None:
         axes.axhline(study.figure.floor, color="0.5", linestyle=":", label="halves of the reference")
     for r in front:
         axes.annotate(str(r.cell.steps), (r.time, r.quality), textcoords="offset points", xytext=(4, 4), fontsize=7)
     axes.set_xscale("log")
+    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis(lambda seconds, _: f"{seconds:g}")
     axes.set_xlabel("seconds an image (numbers: steps)")
     axes.set_ylabel(f"{study.figure.name}, {study.figure.better} is better")
     axes.legend(fontsize=7)
     return canvas
+
+
+def _lines(results: Sequence[Result]) -> Iterator[tuple[_Line, list[Result], dict[str, Any]]]:
+    """The results by sampler, scale and interval: equal scales in one colour, equal intervals in one style."""
+    lines: dict[_Line, list[Result]] = {}
+    for r in results:
+        lines.setdefault((r.cell.sampler, r.cell.scale, r.cell.interval), []).append(r)
+    samplers, scales, intervals = (sorted({line[i] for line in lines}, key=_place) for i in range(3))
+    for line in sorted(lines, key=lambda line: tuple(map(_place, line))):
+        sampler, scale, interval = (
+            own.index(each) for own, each in zip((samplers, scales, intervals), line, strict=True)
+        )
+        look: dict[str, Any] = {
+            "color": f"C{scale % 10}",
+            "linestyle": _STYLES[interval % 4],
+            "marker": _MARKERS[sampler % 6],
+        }
+        yield line, lines[line], look
+
+
+def _place(of: Any) -> tuple[bool, Any]:
+    """The place of a name, scale or interval in order; all levels come first."""
+    return of is not None, of
 
 
 def _bars(results: Sequence[Result]) -> list[list[float]] | None:
