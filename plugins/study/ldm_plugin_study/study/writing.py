@@ -15,8 +15,8 @@ from ldm_plugin_study.study.quality import Figure
 
 NAME = "guidance"
 """The name of the files, before their endings."""
-_Line: TypeAlias = tuple[str, float, tuple[float, float] | None]
-"""Sampler, scale and interval."""
+_Line: TypeAlias = tuple[str, float, tuple[float, ...]]
+"""Sampler, scale and interval; () = all levels."""
 _STYLES = ("-", "--", ":", "-.")
 _MARKERS = "osD^vP"
 
@@ -119,7 +119,7 @@ def _picture(study: Study) -> Any:
     front = study.front
     axes.plot([r.time for r in front], [r.quality for r in front], color="0.8", linewidth=6, label="Pareto front")
     for (sampler, scale, interval), results, look in _lines(study.results):
-        word = "" if interval is None else f", {interval[0]:g} to {interval[1]:g}"
+        word = f", {interval[0]:g} to {interval[1]:g}" if interval else ""
         axes.errorbar(
             [r.time for r in results],
             [r.quality for r in results],
@@ -143,27 +143,17 @@ def _picture(study: Study) -> Any:
     return canvas
 
 
-def _lines(results: Sequence[Result]) -> Iterator[tuple[_Line, list[Result], dict[str, Any]]]:
+def _lines(results: Sequence[Result]) -> Iterator[tuple[_Line, list[Result], dict[str, object]]]:
     """The results by sampler, scale and interval: equal scales in one colour, equal intervals in one style."""
     lines: dict[_Line, list[Result]] = {}
     for r in results:
-        lines.setdefault((r.cell.sampler, r.cell.scale, r.cell.interval), []).append(r)
-    samplers, scales, intervals = (sorted({line[i] for line in lines}, key=_place) for i in range(3))
-    for line in sorted(lines, key=lambda line: tuple(map(_place, line))):
-        sampler, scale, interval = (
-            own.index(each) for own, each in zip((samplers, scales, intervals), line, strict=True)
-        )
-        look: dict[str, Any] = {
-            "color": f"C{scale % 10}",
-            "linestyle": _STYLES[interval % 4],
-            "marker": _MARKERS[sampler % 6],
-        }
+        lines.setdefault((r.cell.sampler, r.cell.scale, r.cell.interval or ()), []).append(r)
+    samplers, scales, intervals = (sorted(each) for each in map(set, zip(*lines, strict=True)))
+    for line in sorted(lines):
+        places = samplers.index(line[0]), scales.index(line[1]), intervals.index(line[2])
+        look: dict[str, object] = {"marker": _MARKERS[places[0] % len(_MARKERS)]}
+        look |= {"color": f"C{places[1] % 10}", "linestyle": _STYLES[places[2] % len(_STYLES)]}
         yield line, lines[line], look
-
-
-def _place(of: Any) -> tuple[bool, Any]:
-    """The place of a name, scale or interval in order; all levels come first."""
-    return of is not None, of
 
 
 def _bars(results: Sequence[Result]) -> list[list[float]] | None:
