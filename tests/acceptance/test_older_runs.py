@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +74,14 @@ def went_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for cwd, name, out, until in lines
         ),
         threads=MADE["threads"],
-        imports=["torch._dynamo", "deepspeed", "ldm_core.training.stages"],
     )
     return folder
 
 
-def ldm_run(*lines: tuple[Path | str, ...], threads: int, imports: Sequence[str] = ()) -> list[str]:
+def ldm_run(*lines: tuple[Path | str, ...], threads: int) -> list[str]:
     """The outputs of commands (the folder, and the words), each in a process with so many threads."""
-    commands = [Command(["ldm_core.cli", *map(str, line)], folder) for folder, *line in lines]
-    ended = forked(commands, imports=imports, threads=threads)
+    commands = [Command(["ldm_core.cli", *map(str, line)], folder, threads=threads) for folder, *line in lines]
+    ended = forked(commands)
     for each in ended:
         assert each.code == 0, each.err[-3000:]
     return [each.out for each in ended]

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Command, Process
 from safetensors.torch import load_file
 
 PROGRAM = Path(__file__).parents[1] / "support" / "processes" / "killed_runs.py"
@@ -20,18 +18,10 @@ PROGRAM = Path(__file__).parents[1] / "support" / "processes" / "killed_runs.py"
 def run(out: Path, timeout: float = 240, **job: Any) -> list[dict[str, Any]]:
     """The attempts of :mod:`killed_runs`, in a process with one thread; logs lie beside `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    known = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), json.dumps({"out": str(out), **job})],
-        env={**known, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    done = Process(Command([str(PROGRAM), json.dumps({"out": str(out), **job})])).end(timeout)
     log = (out.parent / "log-0.txt").read_text() if (out.parent / "log-0.txt").exists() else ""
-    assert done.returncode == 0, done.stderr[-2000:] + log[-3000:]
-    attempts = json.loads(done.stdout.splitlines()[-1])
+    assert done.code == 0, done.err[-2000:] + log[-3000:]
+    attempts = json.loads(done.out.splitlines()[-1])
     assert not any(a["failed"] for a in attempts), log[-3000:]
     assert not attempts[-1]["killed"]
     return attempts

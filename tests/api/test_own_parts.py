@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 import torch
+from forked import Command, forked
 from torch import nn
 
 import ldm_core
@@ -64,16 +62,12 @@ print(len(ldm_core.load(OUT, catalog=catalog).sample(inputs={"brightness": 0.5},
 """
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=300)
-
-
 def test_a_class_of_a_cell_is_trained_loaded_and_sampled(tmp_path: Path) -> None:
     support = str(Path(__file__).parents[1] / "support")
-    done = run(CELL + TRAIN.replace("SUPPORT", repr(support)).replace("OUT", repr(str(tmp_path / "run"))))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["(3, 16, 16)", "2"]
+    code = CELL + TRAIN.replace("SUPPORT", repr(support)).replace("OUT", repr(str(tmp_path / "run")))
+    (done,) = forked([Command(["-c", code])])
+    assert done.code == 0, done.err
+    assert done.out.splitlines() == ["(3, 16, 16)", "2"]
     with pytest.raises(ConfigError, match=r"no conditioner named 'lightness'.*registered in Python.*register it here"):
         ldm_core.load(str(tmp_path / "run"), device="cpu")
     assert ldm_core.Run.open(tmp_path / "run").finished, "its folder opens anywhere"

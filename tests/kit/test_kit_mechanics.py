@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forked import Command, forked
 from planted import Empty
 from torch import nn
 from torch.nn import functional as F
@@ -119,16 +118,10 @@ def test_a_known_failure_is_expected_and_a_mended_one_reported(tmp_path: Path) -
         )
     )
     options = ("-rfx", "-c", "/dev/null", "--rootdir", str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, str(tmp_path / "test_it.py")],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parents[2],
-        env={"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "PATH": ""},
-    )
-    assert "4 xfailed" in done.stdout, done.stdout  # on each of the four schedules
-    assert "1 failed" in done.stdout and "[XPASS(strict)] was so once" in done.stdout, done.stdout
+    line = ["pytest", "-q", "-p", "no:cacheprovider", *options, str(tmp_path / "test_it.py")]
+    (done,) = forked([Command(line, Path(__file__).parents[2])], imports=["pytest", "ldm_core.testing"])
+    assert "4 xfailed" in done.out, done.out + done.err  # on each of the four schedules
+    assert "1 failed" in done.out and "[XPASS(strict)] was so once" in done.out, done.out
 
 
 def test_suites_are_not_collected_by_themselves() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from assembled import BASE, CATALOG, STAGES, assembled
+from forked import Command, forked
 from one_thread import each_module as _one_thread  # noqa: F401
 from torch import Tensor
 from training_runs import go
@@ -313,8 +312,8 @@ def test_a_run_names_the_part_before_it_trains(tmp_path: Path, monkeypatch: pyte
 
 def test_one_process_has_no_rank_before_its_lines() -> None:
     code = "from ldm_core.training.engine import world; world.start(); raise TypeError('of a plugin')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "TypeError: of a plugin" in done.stderr and "rank0" not in done.stderr
+    (done,) = forked([Command(["-c", code])])
+    assert "TypeError: of a plugin" in done.err and "rank0" not in done.err
 
 
 def test_a_conditioner_that_draws_takes_streams(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from forked import Command, forked
 
 _DESCRIBES = """
 import torch
@@ -64,9 +63,9 @@ def asked(folder: Path, torchvision: str | None) -> str:
         (folder / "torchvision" / "__init__.py").write_text(torchvision)
         (folder / "torchvision" / "ops" / "__init__.py").write_text("")
         (folder / "torchvision" / "ops" / "boxes.py").write_text("")
-    done = subprocess.run([sys.executable, "-c", code + _ASK], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    (done,) = forked([Command(["-c", code + _ASK])])
+    assert done.code == 0, done.err
+    return done.out.strip()
 
 
 def test_a_right_one_is_left_alone(tmp_path: Path) -> None:
@@ -93,5 +92,5 @@ def test_timm_imports_in_this_environment() -> None:
         pytest.skip("timm is not installed")
     code = "with importable():\n    import timm\nprint(timm.__name__)"
     code = f"from ldm_core.nn.torchvision_operators import importable\n{code}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert done.stdout.strip() == "timm", done.stderr
+    (done,) = forked([Command(["-c", code])])
+    assert done.out.strip() == "timm", done.err

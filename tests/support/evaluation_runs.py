@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from forked import Command
 from training_runs import VQ, go
 
 from ldm_core.cli import main
@@ -67,12 +65,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
     return said.err
 
 
-def apart(*arguments: Any, ranks: int = 1, **more: Any) -> subprocess.Popen[str]:
-    """The command as a process, or as ranks of torchrun."""
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"] if ranks > 1 else []
-    command = [sys.executable, *launcher, "-m", "ldm_core.cli", "evaluate", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+def apart(*arguments: Any) -> Command:
+    """The command for a process of its own."""
+    return Command(["ldm_core.cli", "evaluate", *map(str, arguments)])
 
 
 def files(folder: Path) -> dict[str, bytes]:

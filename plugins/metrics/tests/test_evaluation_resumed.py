@@ -11,12 +11,17 @@ from pathlib import Path
 
 import pytest
 from evaluation_runs import apart, files, pictures, trained
+from forked import Process, forked
+from ranks import ranked
+
+from ldm_core.cli import main
 
 PEAK = """
 import resource, sys
 from ldm_core.cli import main
-assert main(["evaluate", *sys.argv[1:], "--quiet"]) == 0
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+for folder in sys.argv[1:3]:
+    assert main(["evaluate", folder, *sys.argv[3:], "--quiet"]) == 0
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
@@ -34,55 +39,40 @@ def _arguments(run: Path, out: Path) -> list[str]:
 def whole(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An evaluation that nobody disturbed."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    process = apart(*_arguments(run, out), "--quiet")
-    _, said = process.communicate(timeout=200)
-    assert process.returncode == 0, said
+    assert main(["evaluate", *_arguments(run, out), "--quiet"]) == 0
     return out
 
 
 def test_a_killed_evaluation_goes_on_to_the_same_bits(run: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = apart(*_arguments(run, out), "--quiet", start_new_session=True)
+    process = Process(apart(*_arguments(run, out), "--quiet"))
     deadline = time.monotonic() + 120
     while len(list((out / "rows").rglob("*.npy"))) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
+    process.kill()
+    assert process.end().code == -signal.SIGKILL, "it ended before it was killed"
     assert not (out / "evaluation.json").exists()
     half = {path: path.stat().st_mtime_ns for path in out.rglob("*.npy")}
     assert 2 <= len(half) < len(list(whole.rglob("*.npy")))
-    process = apart(*_arguments(run, out), "--quiet")
-    assert process.communicate(timeout=200) and process.returncode == 0
+    (again,) = forked([apart(*_arguments(run, out), "--quiet")])
+    assert again.code == 0, again.err
     assert files(out) == files(whole)
     assert all(path.stat().st_mtime_ns == then for path, then in half.items())
 
 
 def test_two_processes_make_the_bits_of_one(run: Path, whole: Path, tmp_path: Path) -> None:
-    process = apart(*_arguments(run, tmp_path / "out"), "--json", ranks=2)
-    said, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error[-3000:]
-    assert said.lstrip().startswith("{") and '"status": "done"' in said
+    first, other = ranked(apart(*_arguments(run, tmp_path / "out"), "--json"), 2)
+    assert first.out.lstrip().startswith("{") and '"status": "done"' in first.out and not other.out
     assert files(tmp_path / "out") == files(whole)
 
 
 def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
     reference, few = pictures(tmp_path / "b", 40, size=64), pictures(tmp_path / "few", 200, size=64)
     many = pictures(tmp_path / "many", 2000, size=64)
-    peaks = []
-    for folder in (few, many):
-        arguments = [
-            str(folder),
-            "--against",
-            str(reference),
-            "--metrics",
-            "brightness",
-            "--out",
-            str(tmp_path / "out"),
-        ]
-        command = [sys.executable, "-c", PEAK, *arguments, "--cache", str(tmp_path / "cache")]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=environment)
-        peaks.append(int(done.stdout.split()[-1]) / 1024)
-    print(f"peak memory of 200 and 2000 pictures: {peaks[0]:.0f} and {peaks[1]:.0f} MiB")
+    more = ("--against", reference, "--metrics", "brightness", "--out", tmp_path / "out", "--cache", tmp_path / "cache")
+    command = [sys.executable, "-c", PEAK, *map(str, (few, many, *more))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=environment)
+    peaks = [int(line) / 1024 for line in done.stdout.splitlines() if line.isdigit()]
+    print(f"peak memory of 200 and then 2000 pictures: {peaks[0]:.0f} and {peaks[1]:.0f} MiB")
     assert peaks[1] < peaks[0] + 10  # the pictures alone are 23 MiB more

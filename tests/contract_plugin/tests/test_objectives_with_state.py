@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from forked import Command, Process
 from ldm_contract_plugin.optional.own_teacher import OwnTeacher
 from ldm_contract_plugin.optional.representation import Alignment
 from one_thread import each_test as _one_thread  # noqa: F401
@@ -163,17 +161,14 @@ def _write(path: Path, changes: dict[str, Any]) -> Path:
 def test_killed_and_gone_on_with_by_the_command_line(tmp_path: Path) -> None:
     """A run of the command line that is killed between two checkpoints ends with the bits of one left in peace."""
     recipe = _write(tmp_path / "recipe.yaml", {**TAUGHT, "trainer": {**TRAINER, "steps": 30}})
-    command = [sys.executable, "-m", "ldm_core.cli", "--recipe", str(recipe), "--out"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     assert main(["--recipe", str(recipe), "--out", str(tmp_path / "whole")]) == 0
-    process = subprocess.Popen([*command, str(tmp_path / "run")], env=environment, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)  # fmt: skip
+    process = Process(Command(["ldm_core.cli", "--recipe", str(recipe), "--out", str(tmp_path / "run")]))
     folder, begun = tmp_path / "run" / "checkpoints" / "denoiser", time.monotonic()
     while not (folder.is_dir() and len(list(folder.iterdir())) >= 2) and time.monotonic() - begun < 240:
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    assert process.end().code == -signal.SIGKILL
     assert not (tmp_path / "run" / "model.safetensors").exists()
     assert main(["--recipe", str(recipe), "--out", str(tmp_path / "run")]) == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

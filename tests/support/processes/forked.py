@@ -1,34 +1,47 @@
 """Commands for tests, each in a process of its own: forked off one that has imported what they all import.
 
-``python forked.py`` reads JSON from its input: ``{"imports": [MODULE, ...], "commands": [COMMAND, ...]}``, runs the
-commands one after the other, and writes what became of each.
+A process of the tests has one such server, started with its first command: torch, DeepSpeed and the trainers are
+imported once, and a command costs a fraction of a second in place of three to five of a fresh start.
 """
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
 import os
 import runpy
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import attrs
 
+_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
 
 @attrs.frozen
 class Command:
-    """``python -m line[0] line[1] ...`` in the folder `cwd`, with `paths` to import from and more environment."""
+    """A command line of Python's in the folder `cwd`, with `paths` to import from and more environment.
+
+    `line` is ``-c CODE ARGUMENT...``, ``SCRIPT.py ARGUMENT...``, or ``MODULE ARGUMENT...`` as for ``python -m``.
+    """
 
     line: Sequence[str]
-    cwd: Path = attrs.field(converter=Path)
+    cwd: Path = attrs.field(converter=Path, factory=Path.cwd)
     paths: Sequence[str] = ()
-    environment: dict[str, str] = attrs.field(factory=dict)
+    environment: Mapping[str, str] = attrs.field(factory=dict)
+    threads: int = 1
 
 
 @attrs.frozen
@@ -40,59 +53,170 @@ class Ended:
     err: str
 
 
-def surroundings(threads: int = 1) -> dict[str, str]:
-    """The environment of a process of its own: this one's without a launcher and a GPU, with so many threads."""
-    known = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
-    return {**known, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+class Process:
+    """A command that runs, as a session of its own: a signal for the group ``pid`` reaches all that it starts."""
+
+    def __init__(self, command: Command) -> None:
+        known = {k: v for k, v in os.environ.items() if k not in _LAUNCHERS}
+        cpu = {"OMP_NUM_THREADS": str(command.threads), "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+        self._folder = tempfile.TemporaryDirectory()
+        self._out, self._err = (Path(self._folder.name) / name for name in ("out", "err"))
+        self._code: int | None = None
+        job = attrs.asdict(command) | {"environment": {**known, **cpu, **command.environment}}
+        self.pid: int = _server().ask("start", {**job, "out": str(self._out), "err": str(self._err)})
+
+    def poll(self) -> int | None:
+        """Its exit code, once it has ended."""
+        if self._code is None:
+            self._code = _server().ask("poll", self.pid)
+        return self._code
+
+    def kill(self) -> None:
+        """End it, with all that it has started."""
+        if self.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def end(self, seconds: float = 240) -> Ended:
+        """Wait until it has ended; one that takes longer is killed, and fails the test."""
+        deadline = time.monotonic() + seconds
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                self.kill()
+                said = self._err.read_text(errors="replace")
+                raise AssertionError(f"a process has not ended within {seconds:.0f} s: {said[-2000:]}")
+            time.sleep(0.01)
+        ended = Ended(code, *(file.read_text(errors="replace") for file in (self._out, self._err)))
+        self._folder.cleanup()
+        return ended
 
 
-def forked(commands: Sequence[Command], *, imports: Sequence[str] = (), threads: int = 1) -> list[Ended]:
-    """Run the commands without a GPU, each with so many threads; `imports` are imported beforehand."""
-    given = {"imports": [*imports], "commands": [attrs.asdict(c) for c in commands]}
-    done = subprocess.run(
-        [sys.executable, __file__],
-        env=surroundings(threads),
-        input=json.dumps(given, default=str),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [Ended(**each) for each in json.loads(done.stdout)]
+def forked(commands: Sequence[Command], *, imports: Sequence[str] = ()) -> list[Ended]:
+    """Run the commands one after the other; the server imports `imports` too beforehand, and keeps them."""
+    if imports:
+        _server().ask("import", [*imports])
+    return [Process(command).end(600) for command in commands]
 
 
-def _become(line: Sequence[str], cwd: str, paths: Sequence[str], environment: dict[str, str]) -> None:
+class _Server:
+    """The server, for the process that started it."""
+
+    def __init__(self) -> None:
+        ours, its = socket.socketpair()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the server)
+        environment = {k: v for k, v in os.environ.items() if k not in _LAUNCHERS}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, str(its.fileno())],
+            env={**environment, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"},
+            pass_fds=[its.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=self._errors,
+            stderr=self._errors,
+        )
+        its.close()
+        self._link, self._lines = ours, ours.makefile("rw")
+        self._lock = threading.Lock()
+        atexit.register(self._close, os.getpid())
+
+    def ask(self, what: str, about: Any) -> Any:
+        """The server's answer."""
+        with self._lock:
+            self._lines.write(json.dumps([what, about], default=str) + "\n")
+            self._lines.flush()
+            answer = self._lines.readline()
+        if not answer:
+            self._errors.seek(0)
+            raise RuntimeError(f"the server of processes has ended: {self._errors.read().decode()[-3000:]}")
+        return json.loads(answer)
+
+    def _close(self, owner: int) -> None:
+        if os.getpid() == owner:  # and not in a process that was forked off this one
+            self._link.shutdown(socket.SHUT_RDWR)
+            self._process.wait(60)
+
+
+@cache
+def _server() -> _Server:
+    return _Server()
+
+
+# ---------------------------------------------------------------------------------------------------- the server's end
+
+
+def import_all() -> None:
+    """What every process would do again, once: imports (AdamW brings a compiler along)."""
+    import torch
+
+    from ldm_core.training import stages
+    from ldm_core.training.engine import world
+
+    world.import_deepspeed()
+    assert stages.Stages is not None
+    torch.optim.AdamW([torch.zeros(1)])
+
+
+def _job(link: socket.socket) -> dict[str, Any] | None:
+    """Answer until the link ends; in a process that was forked off, its job."""
+    running: set[int] = set()
+    lines = link.makefile("rw")
+    for line in lines:
+        what, about = json.loads(line)
+        answer: int | None = None
+        if what == "import":
+            for name in about:
+                importlib.import_module(name)
+            gc.freeze()
+        elif what == "start":
+            answer = os.fork()
+            if answer == 0:
+                os.close(link.detach())
+                return dict(about)
+            os.setpgid(answer, answer)  # here too: a signal for the group may come before the process has run
+            running.add(answer)
+        else:
+            pid, status = os.waitpid(about, os.WNOHANG)
+            if pid:
+                running.discard(pid)
+                answer = os.waitstatus_to_exitcode(status)
+        lines.write(json.dumps(answer) + "\n")
+        lines.flush()
+    for pid in running:
+        os.killpg(pid, signal.SIGKILL)
+    return None
+
+
+def _become(job: Mapping[str, Any]) -> None:
     """Be the command, in this process."""
-    os.chdir(cwd)
-    os.environ.update(environment)
-    sys.path[0] = cwd
-    sys.path[1:1] = paths
+    import torch
+
+    os.setpgid(0, 0)
+    for stream, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT), stream)
+    os.chdir(job["cwd"])
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    torch.set_num_threads(job["threads"])
+    sys.argv = line = job["line"]
+    script = line[0].endswith(".py")
+    sys.path[0] = str(Path(line[0]).parent) if script else job["cwd"]
+    sys.path[1:1] = job["paths"]
     importlib.invalidate_caches()
-    sys.argv = [*line]
-    runpy.run_module(line[0], run_name="__main__", alter_sys=True)
+    if line[0] == "-c":
+        sys.argv = ["-c", *line[2:]]
+        sys.modules["__main__"] = module = ModuleType("__main__")
+        exec(compile(line[1], "<string>", "exec"), vars(module))
+    elif script:
+        runpy.run_path(line[0], run_name="__main__")
+    else:
+        runpy.run_module(line[0], run_name="__main__", alter_sys=True)
 
 
 def main() -> None:
-    """Fork one process after the other."""
-    given: dict[str, Any] = json.load(sys.stdin)
-    for name in given["imports"]:
-        importlib.import_module(name)
+    """Serve, or be a command."""
+    link = socket.socket(fileno=int(sys.argv[1]))
+    import_all()
     gc.freeze()  # a process that looks through what it shares with the others copies it: a second each, at its end
-    ended = []
-    for command in given["commands"]:
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            child = os.fork()
-            if child == 0:
-                os.dup2(out.fileno(), 1)
-                os.dup2(err.fileno(), 2)
-                _become(**command)
-                return
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            for file in (out, err):
-                file.seek(0)
-            ended.append({"code": code, "out": out.read().decode(), "err": err.read().decode()})
-    print(json.dumps(ended))
+    if (job := _job(link)) is not None:
+        _become(job)
 
 
 if __name__ == "__main__":

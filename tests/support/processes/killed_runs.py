@@ -26,13 +26,14 @@ from typing import Any, NoReturn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import ranks
+from forked import import_all
 from training_runs import TINY, VQ, Watch, go
 
 from ldm_core import hookimpl, storage
 from ldm_core.errors import Interrupted
 from ldm_core.training.engine import world
 
-ranks.import_all()
+import_all()
 
 STAGES = ("first_stage", "latents", "denoiser")
 RECIPE: dict[str, Any] = {

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import training_runs
+from forked import Command, forked
 from one_thread import one_thread
 from PIL import Image
 from ranks import on_ranks
@@ -241,11 +240,11 @@ def test_a_killed_encoding_leaves_nothing_that_is_taken_for_whole(trained: Path,
         "    status = os.waitpid(child, 0)[1]\n"
         "    print(json.dumps([os.waitstatus_to_exitcode(status), [sorted(_files(f)) for f in out.iterdir()]]))\n"
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    attempts = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    (done,) = forked([Command([str(script)])])
+    assert done.code == 0, done.err[-2000:]
+    attempts = [json.loads(line) for line in done.out.splitlines() if line.startswith("[")]
     for (code, folders), whole in zip(attempts, (0, 1, 3), strict=True):  # at the first write, the second, the manifest
-        assert code == -signal.SIGKILL, done.stderr[-2000:]
+        assert code == -signal.SIGKILL, done.err[-2000:]
         (names,) = folders
         assert len([n for n in names if n.startswith("shard")]) == whole
         assert MANIFEST not in names

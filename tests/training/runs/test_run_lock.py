@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from forked import Command, forked
 from training_runs import go
 
 from ldm_core import storage
@@ -54,8 +53,8 @@ def test_a_second_run_is_refused_and_told_who_holds_it(folder: str) -> None:
 
 def test_the_lock_of_a_process_that_is_gone_is_taken_over(folder: str) -> None:
     code = "from ldm_core.training.folder.lock import Holder; print(Holder.me().text())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    gone = Holder.parse(done.stdout)
+    (done,) = forked([Command(["-c", code])])
+    gone = Holder.parse(done.out)
     assert gone is not None and gone.gone() is True and Holder.me().gone() is False
     put(folder, gone)
     said: list[str] = []
