@@ -7,7 +7,7 @@ import inspect
 import sys
 
 import pytest
-from source_tree import package_files, python_files, tree
+from source_tree import nodes, package_files, python_files
 
 from ldm_core import testing
 from ldm_core.catalog import Catalog
@@ -30,7 +30,7 @@ def tried() -> set[tuple[str, str]]:
     for f in python_files():
         if not f.name.startswith("test_"):
             continue
-        for node in ast.walk(tree(f)):
+        for node in nodes(f):
             if not isinstance(node, ast.ClassDef):
                 continue
             bases = [ast.unparse(b).split(".")[-1] for b in node.bases]
@@ -66,7 +66,7 @@ def test_every_plugin_module_has_a_plugin_suite() -> None:
     }
     seen = set()
     for f in python_files():
-        for node in ast.walk(tree(f)) if f.name.startswith("test_") else ():
+        for node in nodes(f) if f.name.startswith("test_") else ():
             if isinstance(node, ast.ClassDef) and any(ast.unparse(b).endswith("PluginSuite") for b in node.bases):
                 for item in node.body:
                     if isinstance(item, ast.Assign) and isinstance(item.value, ast.Constant):

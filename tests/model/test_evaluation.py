@@ -39,11 +39,13 @@ from ldm_core.sampling.run import LatentOptions, guided_run
 from ldm_core.testing import toys
 from ldm_core.testing.base import randomize, seeded
 
+MIDDLE = ()
+"""Attention in the middle alone: a compiler takes most of a second for each."""
 TIMES = torch.tensor([900.0, 600.0, 300.0], dtype=torch.float64)
 
 
-def unet(context: int = 8) -> UNet:
-    config = UNetConfig(channels=16, channel_mult=(1, 2), res_blocks=1, attention=(1, 2), heads=2, norm_groups=8)
+def unet(context: int = 8, attention: tuple[int, ...] = (1, 2)) -> UNet:
+    config = UNetConfig(channels=16, channel_mult=(1, 2), res_blocks=1, attention=attention, heads=2, norm_groups=8)
     with seeded(0):
         network = UNet(config, Site(size=(64, 48), latent=toys.LATENT, cond=CondSpec(crossattn=context)))
     randomize(network, 1)
@@ -213,7 +215,7 @@ def test_recomputed_blocks_see_the_forward_passes_evaluation(elsewhere: bool) ->
 
 
 def test_a_compiled_network_without_hooks_asks_for_nothing() -> None:
-    network = unet()
+    network = unet(attention=(2,))
     for recomputed in (False, True):
         if recomputed:
             recompute(network.recompute_blocks())
@@ -226,7 +228,7 @@ def test_a_compiled_network_without_hooks_asks_for_nothing() -> None:
 
 
 def test_a_compiled_network_with_hooks_does_as_it_is() -> None:
-    network, compiled = unet(), unet()
+    network, compiled = unet(attention=MIDDLE), unet(attention=MIDDLE)
     hooks = [ByLevel(n.middle_block[1].transformer_blocks[0].attn1.to_q) for n in (network, compiled)]  # type: ignore[index, union-attr]
     torch._dynamo.reset()
     compiled.compile(backend="eager")
@@ -243,7 +245,7 @@ def test_a_compiled_network_with_hooks_does_as_it_is() -> None:
 def test_a_changed_weight_of_a_compiled_block_finds_the_evaluation(recomputed: bool) -> None:
     found: list[tuple[list[Tensor], list[Any]]] = []
     for compiled in (False, True):
-        network, seen = unet(), list[Any]()
+        network, seen = unet(attention=MIDDLE), list[Any]()
 
         def change(weight: Tensor, seen: list[Any] = seen) -> Tensor:
             seen.append((now := evaluation()) and now.grid)

@@ -22,11 +22,11 @@ from source_tree import (
     graph,
     module_of,
     modules,
+    nodes,
     package_files,
     python_files,
     room,
     short,
-    tree,
 )
 
 RATCHETS = ROOT / "tests" / "house" / "ratchets.yaml"
@@ -120,7 +120,7 @@ def lines() -> Measure:
 
 def untyped() -> Measure:
     """Mentions of ``Any`` in each package."""
-    return _by_room(lambda name: sum(_is_any(node) for node in ast.walk(tree(modules()[name]))))
+    return _by_room(lambda name: sum(_is_any(node) for node in nodes(modules()[name])))
 
 
 def odd_docstrings() -> Measure:
@@ -146,7 +146,7 @@ def optional_names() -> Measure:
     """``getattr(x, "name", default)`` and ``hasattr(x, "name")``: a slip in the name goes unseen."""
     found = Counter[str]()
     for path in package_files():
-        calls = [n for n in ast.walk(tree(path)) if isinstance(n, ast.Call) and len(n.args) > 1]
+        calls = [n for n in nodes(path) if isinstance(n, ast.Call) and len(n.args) > 1]
         found[_group(module_of(path))] += sum(_asks_by_name(call) for call in calls)
     return found
 
@@ -157,7 +157,7 @@ def spoken_flags() -> Measure:
         node.value
         for name, path in modules().items()
         if name.startswith("ldm_core.") and room(name) != "cli"
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     )
     return {"core": sum(bool(_COMMAND_LINE.search(text)) for text in texts)}

@@ -54,9 +54,15 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """The nodes of a file's syntax tree: many rules look at all of them."""
+    return tuple(ast.walk(tree(path)))
+
+
 def imports(path: Path) -> Iterator[str]:
     """The modules that a file imports, at any depth, as they are written."""
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -88,7 +94,7 @@ def graph() -> dict[str, frozenset[str]]:
     known, found = modules(), {}
     for name, path in known.items():
         out = {n for n in imports(path) if n in known}
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             if isinstance(node, ast.ImportFrom) and node.module:
                 inner = {f"{node.module}.{alias.name}" for alias in node.names}
                 out |= inner & known.keys()
@@ -143,7 +149,7 @@ def definitions(path: Path) -> Iterator[tuple[str, Function | ast.ClassDef]]:
 
 def docstrings(path: Path) -> Iterator[tuple[int, str]]:
     """(line, text) of every docstring, of attributes too: a string after an assignment."""
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         body = getattr(node, "body", None)
         if not isinstance(body, list):
             continue

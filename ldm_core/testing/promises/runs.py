@@ -214,8 +214,8 @@ class AdapterRuns(Suite):
         """A call of the model during which others begin and end, as threads do, has the bits of one alone."""
         model = self.model().beside({"it": self._learned()})
         alone = self._estimate(model)
-        x, t = batches.normal(range(5, 8), self.latent.shape(self.sizes[0]), "other"), torch.full((3,), 100.0)
-        cond, other = self.cond(range(5, 8)), SamplingRun(TIMES)
+        x, t = batches.normal(range(5, 6), self.latent.shape(self.sizes[0]), "other"), torch.full((1,), 100.0)
+        cond, other = self.cond(range(5, 6)), SamplingRun(TIMES)  # of one row: it is called for every layer
         other.step, busy = 2, False
 
         def meanwhile(*_: object) -> None:

@@ -27,7 +27,7 @@ class AdapterSuite(AdapterRuns):
     protocol: ClassVar[type] = Adapter
     denoiser: ClassVar[str] = "unet"
     denoiser_settings: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {"channels": 32, "channel_mult": [1, 2], "res_blocks": 1, "attention": [1, 2], "heads": 2, "norm_groups": 8}
+        {"channels": 32, "channel_mult": [1, 2], "res_blocks": 1, "attention": [1], "heads": 2, "norm_groups": 8}
     )
     cond_spec: ClassVar[CondSpec] = CondSpec(crossattn=8)
 
