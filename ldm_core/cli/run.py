@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -104,11 +104,16 @@ def _examples(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> tuple[Mappin
 
 def run_stages(options: RunOptions, stages: Sequence[str] = STAGES) -> int:
     """Run the named stages, here or as processes of their own, and print the results. Returns the exit code."""
+    return run_prepared(options, lambda: prepare(options), stages)
+
+
+def run_prepared(options: RunOptions, prepare: Callable[[], Prepared], stages: Sequence[str] = STAGES) -> int:
+    """:func:`run_stages` of another command's recipe, as `prepare` makes it."""
     if count := processes(options.launch):
-        return _run_apart(count, options)
+        return _run_apart(count, options, prepare)
     first = first_process()
     with reporting(options.json and first) as document, warnings_as_lines(most=2):
-        prepared = prepare(options)
+        prepared = prepare()
         out = options.out or continuation.default_out(prepared.recipe)
         shorter = "" if options.out else continuation.shorter_run(prepared.recipe)
         if first and not options.quiet:
@@ -139,11 +144,11 @@ def _run_here(prepared: Prepared, options: RunOptions, out: str, stages: Sequenc
         )
 
 
-def _run_apart(count: int, options: RunOptions) -> int:
+def _run_apart(count: int, options: RunOptions, prepare: Callable[[], Prepared]) -> int:
     """Start `count` processes of this command, after the recipe has been checked here."""
     try:
         with warnings_as_lines(most=2):
-            prepared = prepare(options)
+            prepared = prepare()
             out = options.out or continuation.default_out(prepared.recipe)
             continuation.continuation(prepared.recipe, out)
     except LDMError as error:

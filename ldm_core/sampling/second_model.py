@@ -8,7 +8,7 @@ import attrs
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
-from ldm_core.contracts import Site
+from ldm_core.contracts import NoiseSchedule, Site
 from ldm_core.errors import CheckpointError, ConfigError
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.description import resolve_described
@@ -77,6 +77,23 @@ def load(found: SecondModel, site: Site) -> Model:
     load_weights(model, tensors_of(found.url), shown)
     settle(model.eval().requires_grad_(False), site.precision)
     return model
+
+
+def require_levels(model: Model, schedule: NoiseSchedule, named: str) -> None:
+    """Raise :class:`CheckpointError`, with the name that the user gave the model, if its schedule and `schedule` differ
+    at the same times."""
+    import torch
+
+    own = model.schedule
+    times = schedule.draw(torch.arange(64, dtype=torch.float64) / 64)
+    same = own.t_max == schedule.t_max and all(
+        torch.allclose(mine(times), theirs(times), rtol=0, atol=1e-9)
+        for mine, theirs in ((own.alpha, schedule.alpha), (own.sigma, schedule.sigma))
+    )
+    if not same:
+        raise CheckpointError(
+            f"{named}: was trained under another noise schedule than this model; give a model of the same schedule"
+        )
 
 
 def _catalog(site: Site) -> Catalog:

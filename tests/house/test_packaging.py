@@ -34,6 +34,7 @@ STANDARD = {
     "plugins/curves": "ldm-plugin-curves",
     "plugins/datasheet": "ldm-plugin-datasheet",
     "plugins/degradations": "ldm-plugin-degradations",
+    "plugins/distill": "ldm-plugin-distill",
     "plugins/compvis": "ldm-plugin-compvis",
     "plugins/image_guiding": "ldm-plugin-image-guiding",
     "plugins/metrics": "ldm-plugin-metrics",

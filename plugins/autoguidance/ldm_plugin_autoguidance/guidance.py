@@ -7,7 +7,6 @@ from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from ldm_core.contracts import Batch, Estimate, Guidance, NoiseSchedule, Predict, Site
@@ -86,15 +85,5 @@ class AutoGuidance(Guidance):
         """Raise :class:`CheckpointError` if the two schedules differ at the same times; once a schedule."""
         if self._levels is schedule:
             return
-        own = model.schedule
-        times = schedule.draw(torch.arange(64, dtype=torch.float64) / 64)
-        same = own.t_max == schedule.t_max and all(
-            torch.allclose(mine(times), theirs(times), rtol=0, atol=1e-9)
-            for mine, theirs in ((own.alpha, schedule.alpha), (own.sigma, schedule.sigma))
-        )
-        if not same:
-            raise CheckpointError(
-                f"{self.config.model}: was trained under another noise schedule than this model; guide by a model of "
-                "the same schedule"
-            )
+        second_model.require_levels(model, schedule, self.config.model)
         self._levels = schedule

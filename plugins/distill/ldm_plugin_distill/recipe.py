@@ -1,0 +1,164 @@
+"""The recipe of a student: that of its teacher's run, with what a distillation changes. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+
+from ldm_core import storage
+from ldm_core.api.run import Run
+from ldm_core.catalog import Catalog
+from ldm_core.errors import CheckpointError, ConfigError, quoted
+from ldm_core.recipe import artifacts
+from ldm_core.recipe.keys import use_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ldm_core.api.recipe import Recipe as Plain
+    from ldm_core.contracts import DataInfo
+    from ldm_core.recipe.recipe import Recipe
+
+METHODS = ("consistency", "progressive")
+LEVELS = 50
+"""Levels of a consistency distillation."""
+HALVINGS = 3
+"""Halvings of a progressive distillation."""
+SHARE = 4
+"""The teacher's steps of training for each of the student's."""
+RATE = 0.1
+"""The student's learning rate, as a share of the teacher's."""
+_AVERAGED = 0.02  # the length of the student's average, as a share of its training
+
+
+def student(
+    run: str | os.PathLike[str],
+    *settings: str,
+    steps: int = 4,
+    method: Literal["consistency", "progressive"] = "consistency",
+    catalog: Catalog | None = None,
+    **parts: Any,
+) -> Plain:
+    """The recipe of a model of `steps` steps that learns from the model of the run in the folder `run`.
+
+    Architecture, data, schedule and parameterization are the teacher's, as are the first weights; its classifier-free
+    guidance is folded in, its conditioners stay as they are. `settings` (``KEY=VALUE``) and `parts` (by key) go on top,
+    as :meth:`ldm_core.Recipe.changed` takes them. ConfigError without a run, CheckpointError without a trained model.
+    """
+    from ldm_core.api.recipe import Recipe
+
+    if method not in METHODS:
+        raise ConfigError(f"method: expected one of {', '.join(METHODS)}, got {quoted(method)}")
+    if steps < 1:
+        raise ConfigError(f"steps: expected 1 or more, got {steps}")
+    teacher = Run.open(run, catalog=catalog)
+    url = storage.join(teacher.folder, artifacts.MODEL_FILE)
+    if not storage.exists(url) or not storage.exists(storage.join(teacher.folder, artifacts.STAGE_FILE)):
+        raise CheckpointError(
+            f"{storage.shown(teacher.folder)}: its model is not trained to its end ({artifacts.MODEL_FILE} and "
+            f"{artifacts.STAGE_FILE} are not both there), so there is nothing to distil; go on with that run first"
+        )
+    plain = teacher.recipe.values()
+    scale = _scale(plain.get("guidance"))
+    for key in ("stage_objective", "auxiliary_losses", "first_stage_trainer", "guides"):
+        plain.pop(key, None)  # of the first stage's training; of sampling with guidance
+    sampling = _sampling(method, steps)
+    objective = {"use": method, "teacher": teacher.folder, "scale": scale, **sampling.pop("objective")}
+    plain.update(sampling, objective=objective, guidance="none", first_stage={"weights": teacher.folder})
+    plain["conditioners"] = [{**_row(row), "train": False, "dropout": 0.0} for row in plain.get("conditioners") or ()]
+    plain["trainer"] = _trainer(plain.get("trainer") or {}, teacher.folder)
+    plain["sample"] = {**(plain.get("sample") or {}), "steps": steps}
+    made = Recipe(plain).changed(*settings, **parts)
+    return made.changed(**_fitting(made.values(), {"time_grid", "sampler"} - {*parts, *map(_key, settings)}))
+
+
+def _key(setting: str) -> str:
+    return setting.partition("=")[0].partition(".")[0].strip()
+
+
+def _fitting(plain: Mapping[str, Any], free: Collection[str]) -> dict[str, Any]:
+    """The levels and the boundary of the objective for those of the parts of sampling that the user left `free`."""
+    objective = plain["objective"]
+    levels = {"use": "lcm", "levels": objective.get("levels", LEVELS)}
+    lcm = {
+        "time_grid": levels,
+        "sampler": {"use": "lcm", **({k: objective[k] for k in ("boundary",) if k in objective})},
+    }
+    return {key: part for key, part in lcm.items() if key in free and objective.get("use") == "consistency"}
+
+
+def distil(
+    run: str | os.PathLike[str],
+    *settings: str,
+    steps: int = 4,
+    method: Literal["consistency", "progressive"] = "consistency",
+    out: str | os.PathLike[str] | None = None,
+    callback: Callable[..., bool | None] | None = None,
+    catalog: Catalog | None = None,
+    **parts: Any,
+) -> Run:
+    """Distil a trained run, or go on with a distillation, and return the student's run.
+
+    ``distil("runs/demo", "trainer.steps=2000", steps=4, out="runs/demo4").pipeline().sample(...)``; `settings` and
+    `parts` as :func:`student` takes them, all else as :func:`ldm_core.train`.
+    """
+    from ldm_core import train
+    from ldm_core.training import workflow
+
+    catalog = catalog or Catalog.discover()
+    made = student(run, *settings, steps=steps, method=method, catalog=catalog, **parts)
+    recipe, info = workflow.prepare(made.values(), catalog)
+    latents = with_latents(recipe, info, catalog, os.fspath(run)).trainer.latents
+    return train(made.changed(trainer={"latents": latents}), out=out, callback=callback, catalog=catalog)
+
+
+def with_latents(recipe: Recipe, info: DataInfo, catalog: Catalog, run: str) -> Recipe:
+    """`recipe` with the encoded images of the run in the folder `run`, where those are the very ones that it needs."""
+    if recipe.trainer.latents or not recipe.trainer.cache_latents:
+        return recipe
+    from ldm_core.training.context import RunContext
+    from ldm_core.training.latents import cache
+
+    if cache.obstacle(recipe) or artifacts.sha256(storage.join(run, artifacts.STAGE_FILE)) != recipe.first_stage.sha256:
+        return recipe
+    known = (Run.open(run).recipe.values().get("trainer") or {}).get("latents") or storage.join(run, "latents")
+    there = attrs.evolve(recipe, trainer=attrs.evolve(recipe.trainer, latents=known))
+    return recipe if RunContext(there, info, catalog, run).moments() is None else there
+
+
+def _scale(guidance: object) -> float:
+    """The scale of classifier-free guidance of a recipe; 1 where it has another guidance, or none."""
+    found = guidance.get("scale", 1.0) if isinstance(guidance, Mapping) and use_of(guidance) == "cfg" else 1.0
+    return float(found)
+
+
+def _sampling(method: str, steps: int) -> dict[str, Any]:
+    """Sampler and time grid of the student, and the settings of its objective that go with them."""
+    if method == "consistency":
+        levels = max(LEVELS, steps)
+        return {
+            "objective": {"levels": levels},
+        }
+    return {
+        "sampler": {"use": "ddim", "eta": 0.0},
+        "time_grid": "trailing",
+        "objective": {"begin": steps << HALVINGS, "steps": steps},
+    }
+
+
+def _row(row: object) -> Mapping[str, Any]:
+    return row if isinstance(row, Mapping) else {"use": row}
+
+
+def _trainer(own: Mapping[str, Any], run: str) -> dict[str, Any]:
+    """The teacher's settings of training, for a shorter one at a lower rate."""
+    steps = max(1, int(own.get("steps", SHARE)) // SHARE)
+    average = max(0.0, 1 - 1 / max(2, round(_AVERAGED * steps)))
+    fixed = {"train": "all", "init_from": run, "joint_dropout": 0.0, "steps": steps, "ema": average}
+    dropped = ("init_sha256", "latents", "decay_start", "decay_end", "ema_power", "keep_best")
+    kept = {key: value for key, value in own.items() if key not in dropped}
+    rate = {"lr": RATE * own["lr"]} if "lr" in own else {}
+    return {**kept, **fixed, **rate, "warmup_steps": min(int(own.get("warmup_steps", 0)), steps // 10)}

@@ -1,0 +1,193 @@
+"""Distilled runs: by the command and from Python, gone on with after a kill, sampled; and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from ldm_plugin_distill import distil, student
+from one_thread import each_test as _one_thread  # noqa: F401
+from safetensors.torch import load_file
+from training_runs import go, weights
+
+import ldm_core
+from ldm_core.catalog import Catalog
+from ldm_core.cli import main
+from ldm_core.errors import CheckpointError, ConfigError, LDMError
+from ldm_core.recipe import artifacts
+
+SMALL = {
+    "use": "unet",
+    "channels": 8,
+    "channel_mult": [1],
+    "res_blocks": 1,
+    "heads": 2,
+    "attention": [],
+    "norm_groups": 4,
+}
+CLASSES = [{"use": "class_label", "width": 8, "dropout": 0.3}]
+GUIDED = {"use": "cfg", "scale": 3.0}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("teacher") / "run"
+    go(out, "trainer.steps=4", denoiser=SMALL, conditioners=CLASSES, guidance=GUIDED)
+    return out
+
+
+def recipe_of(out: Path) -> Any:
+    return yaml.safe_load((out / "recipe.yaml").read_text())
+
+
+def checkpoint(out: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a run's newest checkpoint."""
+    newest = max((out / "checkpoints" / "denoiser").iterdir(), key=lambda folder: folder.name)
+    return {k: v for file in newest.glob("*.safetensors") for k, v in load_file(file).items()}
+
+
+def test_the_command_makes_a_run(teacher: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = {file: file.stat().st_mtime_ns for file in teacher.rglob("*") if file.is_file()}
+    out = tmp_path / "run"
+    line = ["distil", str(teacher), "--steps", "2", "--out", str(out), "--train-steps", "3"]
+    assert main([*line, "trainer.log_every=1", "objective.levels=10"]) == 0
+    assert "latents: already done" in capfd.readouterr().err, "the teacher's encoded images are not taken"
+    assert {file: file.stat().st_mtime_ns for file in before} == before, "the teacher's folder was touched"
+    made, header = recipe_of(out), artifacts.read_header(str(teacher / "model.safetensors"), "model")
+    assert made["objective"]["use"] == "consistency" and made["objective"]["scale"] == 3.0
+    assert made["objective"]["sha256"] == made["trainer"]["init_sha256"] == header.sha256
+    assert (made["sampler"]["use"], made["guidance"]["use"], made["sample"]["steps"]) == ("lcm", "none", 2)
+    assert made["time_grid"] == {"use": "lcm", "levels": 10}
+    assert [(c["train"], c["dropout"]) for c in made["conditioners"]] == [(False, 0.0)]
+    theirs, mine = weights(teacher), weights(out)
+    same = {key for key in theirs if torch.equal(theirs[key], mine[key])}
+    assert theirs.keys() == mine.keys() and {k for k in theirs if k.startswith("conditioners.")} <= same
+    assert "denoiser.out.2.weight" not in same
+    held = checkpoint(out)
+    assert any(key.startswith("model/state/objective.target.") for key in held)
+    assert not [key for key in held if "exp_avg" in key and ("target" in key or "conditioners" in key)]
+    rows = [json.loads(row) for row in (out / "metrics.jsonl").read_text().splitlines()]
+    assert np.isfinite([row["loss"] for row in rows if row["stage"] == "denoiser"]).all()
+    assert len(list((out / "samples").glob("*.png"))) == 2
+    assert main([*line, "trainer.log_every=1", "objective.levels=10"]) == 0, "a finished run is taken as it is"
+
+    one, two = (ldm_core.load(str(out), device="cpu").sample(inputs={"class_label": 1}, images=1, seed=3) for _ in "ab")
+    assert np.array_equal(one[0].image, two[0].image)
+    (out / "model.safetensors").rename(tmp_path / "alone.safetensors")
+    (out / "first_stage.safetensors").rename(tmp_path / "first_stage.safetensors")
+    assert (
+        artifacts.read_header(str(tmp_path / "alone.safetensors"), "model").config["objective"]["use"] == "consistency"
+    )
+
+
+def die_after(out: Path, work: Callable[[], object]) -> None:
+    """Do `work` in a process of its own, and kill that once two checkpoints are there."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    begun, folder = time.monotonic(), out / "checkpoints" / "denoiser"
+    while not (folder.is_dir() and len(list(folder.glob("*"))) >= 2):
+        assert time.monotonic() - begun < 240 and os.waitpid(child, os.WNOHANG) == (0, 0), "it ended by itself"
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("method", ["consistency", "progressive"])
+def test_killed_and_gone_on_with_bit_for_bit(teacher: Path, tmp_path: Path, method: Any) -> None:
+    """The target's average, and the teachers after the first, go on from the checkpoint."""
+    changes = ["trainer.steps=12", "trainer.checkpoint_every=1", "objective.decay=0.5", "trainer.validate_images=2"]
+    changes += ["objective.begin=8"] if method == "progressive" else []
+
+    def train(name: str) -> None:
+        distil(teacher, *changes, steps=2, method=method, out=tmp_path / name)
+
+    train("whole")
+    die_after(tmp_path / "killed", lambda: train("killed"))
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+    train("killed")
+    whole, killed = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "killed")
+    assert whole.keys() == killed.keys() and not [key for key in whole if not torch.equal(whole[key], killed[key])]
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    target = {k: v for k, v in whole.items() if k.startswith("model/state/objective.target.")}
+    own = (whole[k.replace("objective.target", "model.denoiser")] for k in target)
+    assert target and not all(torch.equal(x, y) for x, y in zip(target.values(), own, strict=True))
+    if method == "progressive":
+        assert int(whole["model/state/objective.halved"]) == 1
+        assert recipe_of(tmp_path / "whole")["sampler"]["use"] == "ddim"
+
+
+def test_a_range_of_scales_and_the_student_as_its_own_target(teacher: Path, tmp_path: Path) -> None:
+    run = distil(
+        teacher, "objective.scale=[2,8]", "objective.decay=0", "trainer.precision=bf16", "trainer.validate_images=2",
+        steps=1, out=tmp_path / "run", trainer={"steps": 2},
+    )  # fmt: skip
+    assert run.finished and not [key for key in checkpoint(tmp_path / "run") if "objective" in key]
+    assert run.pipeline(device="cpu").sample(inputs={"class_label": 0}, images=1)
+
+
+def test_the_recipe_of_a_student(teacher: Path) -> None:
+    made = student(teacher, "objective.boundary=0", steps=60).values()
+    assert made["time_grid"]["levels"] == made["objective"]["levels"] == 60 and made["sampler"]["boundary"] == 0
+    kept = student(teacher, sampler={"use": "lcm", "boundary": 2.0}).values()
+    assert kept["sampler"]["boundary"] == 2.0 and kept["time_grid"]["levels"] == 50
+    halved = student(teacher, steps=4, method="progressive").values()
+    assert (halved["objective"]["begin"], halved["objective"]["steps"]) == (32, 4)
+
+
+def test_what_is_refused(teacher: Path, tmp_path: Path) -> None:
+    catalog = Catalog.discover()
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "recipe.yaml").write_text((teacher / "recipe.yaml").read_text())
+    with pytest.raises(ConfigError, match="holds no run"):
+        student(tmp_path)
+    with pytest.raises(CheckpointError, match="not trained to its end"):
+        student(tmp_path / "begun")
+    with pytest.raises(ConfigError, match="method: expected one of consistency, progressive"):
+        student(teacher, method="luck")  # type: ignore[arg-type]
+    go(tmp_path / "other", "trainer.steps=1", denoiser=SMALL, seed=1, stages=("first_stage", "latents", "denoiser"))
+    refused: list[tuple[str, dict[str, Any]]] = [
+        ("latents of another first stage", {"first_stage": {"weights": str(_other_stage(teacher, tmp_path))}}),
+        ("teacher was never trained without", {"objective": {"teacher": str(tmp_path / "other"), "sha256": ""}}),
+        ("no trained model is named", {"objective": {"teacher": "", "sha256": ""}}),
+        ("another noise schedule", {"schedule": {"use": "vp", "kind": "cosine"}}),
+    ]
+    for words, parts in refused:
+        with pytest.raises(LDMError, match=words):
+            distil(teacher, "trainer.steps=1", out=tmp_path / "none", catalog=catalog, **parts)
+
+
+def _other_stage(teacher: Path, folder: Path) -> Path:
+    """The same kind of first stage, and another file."""
+    from safetensors.torch import save_file
+
+    found = folder / "stage.safetensors"
+    tensors = {k: v + 1 for k, v in load_file(teacher / "first_stage.safetensors").items()}
+    save_file(tensors, found, artifacts.metadata("first_stage", "identity", {"channels": 3}, {}))
+    return found
+
+
+def test_adapters_learn_without_an_average(teacher: Path, tmp_path: Path) -> None:
+    """A low-rank part by a plugin is the student, where one is installed; the network's average would be none of it."""
+    if "lora" not in Catalog.discover().names("adapter"):
+        pytest.skip("no low-rank adapter is installed")
+    low = {"adapters": [{"use": "lora", "rank": 2}], "trainer": {"train": "adapters", "steps": 2}}
+    with pytest.raises(ConfigError, match=r"objective\.decay"):
+        distil(teacher, out=tmp_path / "averaged", **low)
+    run = distil(teacher, "objective.decay=0", out=tmp_path / "run", **low)
+    assert run.finished and list((tmp_path / "run" / "adapters").iterdir())
+    theirs, mine = weights(teacher), weights(tmp_path / "run")
+    assert all(torch.equal(theirs[key], mine[key]) for key in theirs)
