@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
@@ -69,7 +69,7 @@ def _prepared(options: DistilOptions) -> Prepared:
     from ldm_plugin_distill.recipe import student, with_latents
 
     catalog, length = installed(), options.train_steps
-    changes = {} if length is None else {"trainer": {"steps": length}}
+    changes: dict[str, Any] = {} if length is None else {"trainer": {"steps": length}}
     made = student(options.run, *options.settings, steps=options.steps, method=options.method, **changes)
     recipe, info = workflow.prepare(made.values(), catalog)
     recipe = with_latents(recipe, info, catalog, options.run)

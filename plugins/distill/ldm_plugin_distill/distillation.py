@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import cast
 
@@ -14,7 +13,7 @@ from ldm_core.contracts.streams import Streams
 from ldm_core.errors import ConfigError
 from ldm_core.model.diffusion import Model, per_example
 from ldm_plugin_distill.config import DistillationConfig
-from ldm_plugin_distill.teacher import Teacher, around
+from ldm_plugin_distill.teacher import Teacher, around, copied
 
 
 class Distillation(Objective, nn.Module):
@@ -41,18 +40,13 @@ class Distillation(Objective, nn.Module):
                 f"objective.decay: {self._decay} averages the network, and the change of adapters "
                 f"({', '.join(model.attached)}) is none of it; set objective.decay=0"
             )
-        self.target = self._copy(model)
-
-    @staticmethod
-    def _copy(model: Model) -> nn.Module:
-        made: nn.Module = copy.deepcopy(model.denoiser)  # type: ignore[assignment]
-        return made.requires_grad_(False).eval()
+        self.target = copied(model)
 
     def train(self, mode: bool = True) -> Distillation:
         """As a module's; the copies stay in eval mode."""
         super().train(mode)
-        for copied in self.children():
-            copied.eval()
+        for network in self.children():
+            network.eval()
         return self
 
     def after_step(self, model: DiffusionModel, step: int) -> None:

@@ -13,7 +13,7 @@ from ldm_core.model.diffusion import Model, per_example
 from ldm_plugin_distill.config import ProgressiveConfig
 from ldm_plugin_distill.distillation import Distillation, noised
 from ldm_plugin_distill.levels import time_of
-from ldm_plugin_distill.teacher import around, down
+from ldm_plugin_distill.teacher import around, copied, down
 
 
 class Progressive(Distillation):
@@ -38,7 +38,7 @@ class Progressive(Distillation):
         """Load the teacher, and copy the student's network for those after it."""
         super().prepare(model)
         if self.config.halvings > 1:
-            self.former = self._copy(cast(Model, model))
+            self.former = copied(cast(Model, model))
 
     def loss(
         self, model: DiffusionModel, x0: Tensor, cond: Cond, *, streams: Streams, context: LossContext | None = None

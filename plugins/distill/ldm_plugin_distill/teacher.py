@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import attrs
 import torch
@@ -35,7 +36,7 @@ class Teacher:
         if not config.teacher:
             if config.sha256:
                 raise ConfigError(f"objective: {UNNAMED}")
-            return cls(frozen(student, student.denoiser), "the student", shares=True)
+            return cls(around(student, copied(student)).eval(), "the student", shares=True)
         found = second_model.find(config.teacher, site)
         if config.sha256 and found.sha256 != config.sha256:
             raise CheckpointError(
@@ -70,10 +71,10 @@ class Teacher:
         return null + per_example(scale, x) * (cond - null)
 
 
-def frozen(model: Model, network: nn.Module) -> Model:
-    """A model of a copy of `network`, frozen and in eval mode, under the schedule and parameterization of `model`."""
-    made = around(model, copy.deepcopy(network).requires_grad_(False).eval())
-    return made.eval()
+def copied(model: Model) -> nn.Module:
+    """A frozen copy of a model's network, in eval mode."""
+    made = cast(nn.Module, copy.deepcopy(model.denoiser))
+    return made.requires_grad_(False).eval()
 
 
 def around(model: Model, network: nn.Module) -> Model:

@@ -106,7 +106,7 @@ def test_the_end_of_the_teachers_own_steps_has_no_loss(name: str) -> None:
     end = lambda x, t: ddim(schedule, down[down.index(t) :], x)  # noqa: E731
     teacher = model_of(schedule, ends_of(schedule, levels))
     student = model_of(schedule, ends_of(schedule, levels, flow=end))
-    plain = {"levels": levels, "decay": 0.0, "loss": "l2", "boundary": 0.0}
+    plain: dict[str, Any] = {"levels": levels, "decay": 0.0, "loss": "l2", "boundary": 0.0}
     objective = Consistency(ConsistencyConfig(**plain), Site(size=(2, 2)))
     assert float(loss(objective, student, teacher).max()) < 1e-9
     first = loss(objective, teacher, teacher)
@@ -169,7 +169,7 @@ def test_the_average_becomes_the_teacher_at_the_end_of_a_halving() -> None:
         out = loss(objective, student, teacher, 2, step=step, steps=9)
         assert bool(out.isfinite().all())
         with torch.no_grad():
-            student.denoiser.shift += 1.0
+            student.denoiser.shift += 1.0  # type: ignore[attr-defined]
             objective.after_step(student, step)
         seen.append((int(objective.halved), float(objective.former.shift)))  # type: ignore[union-attr, arg-type]
     averages = [0.0]

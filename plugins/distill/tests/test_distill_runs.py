@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import time
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from forked import surroundings
 from ldm_plugin_distill import distil, student
 from one_thread import each_test as _one_thread  # noqa: F401
 from safetensors.torch import load_file
@@ -89,38 +88,51 @@ def test_the_command_makes_a_run(teacher: Path, tmp_path: Path, capfd: pytest.Ca
     )
 
 
-def die_after(out: Path, work: Callable[[], object]) -> None:
-    """Do `work` in a process of its own, and kill that once two checkpoints are there."""
+CHANGES = ["trainer.steps=10", "trainer.checkpoint_every=1", "objective.decay=0.5", "trainer.validate_images=2"]
+METHODS = {"consistency": CHANGES, "progressive": [*CHANGES, "objective.begin=8"]}
+DEADLY = """
+import json, os, signal, sys, time
+from pathlib import Path
+import ldm_core.training.stages
+from ldm_plugin_distill import distil
+
+teacher, folder, methods = json.loads(sys.argv[1])
+for method, changes in methods.items():
+    out = Path(folder, method)
     child = os.fork()
     if child == 0:
         try:
-            work()
+            distil(teacher, *changes, steps=2, method=method, out=out)
         finally:
             os._exit(1)
-    begun, folder = time.monotonic(), out / "checkpoints" / "denoiser"
-    while not (folder.is_dir() and len(list(folder.glob("*"))) >= 2):
-        assert time.monotonic() - begun < 240 and os.waitpid(child, os.WNOHANG) == (0, 0), "it ended by itself"
-        time.sleep(0.01)
+    kept, begun = out / "checkpoints" / "denoiser", time.monotonic()
+    while not (kept.is_dir() and len(list(kept.glob("*"))) >= 2) and time.monotonic() - begun < 240:
+        time.sleep(0.005)
     os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), f"{method}: it ended by itself"
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of both methods, each killed once two checkpoints were there; forked off a process that has imported all."""
+    folder = tmp_path_factory.mktemp("killed")
+    given = json.dumps([str(teacher), str(folder), METHODS])
+    done = subprocess.run([sys.executable, "-c", DEADLY, given], env=surroundings(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
 
 
 @pytest.mark.parametrize("method", ["consistency", "progressive"])
-def test_killed_and_gone_on_with_bit_for_bit(teacher: Path, tmp_path: Path, method: Any) -> None:
+def test_killed_and_gone_on_with_bit_for_bit(teacher: Path, killed: Path, tmp_path: Path, method: Any) -> None:
     """The target's average, and the teachers after the first, go on from the checkpoint."""
-    changes = ["trainer.steps=12", "trainer.checkpoint_every=1", "objective.decay=0.5", "trainer.validate_images=2"]
-    changes += ["objective.begin=8"] if method == "progressive" else []
-
-    def train(name: str) -> None:
-        distil(teacher, *changes, steps=2, method=method, out=tmp_path / name)
-
-    train("whole")
-    die_after(tmp_path / "killed", lambda: train("killed"))
-    assert not (tmp_path / "killed" / "model.safetensors").exists()
-    train("killed")
-    whole, killed = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "killed")
-    assert whole.keys() == killed.keys() and not [key for key in whole if not torch.equal(whole[key], killed[key])]
-    a, b = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    run = killed / method
+    assert not (run / "model.safetensors").exists()
+    for out in (run, tmp_path / "whole"):
+        distil(teacher, *METHODS[method], steps=2, method=method, out=out)
+    whole, again = checkpoint(tmp_path / "whole"), checkpoint(run)
+    assert whole.keys() == again.keys() and not [key for key in whole if not torch.equal(whole[key], again[key])]
+    a, b = weights(tmp_path / "whole"), weights(run)
     assert all(torch.equal(a[key], b[key]) for key in a)
     target = {k: v for k, v in whole.items() if k.startswith("model/state/objective.target.")}
     own = (whole[k.replace("objective.target", "model.denoiser")] for k in target)
@@ -184,7 +196,7 @@ def test_adapters_learn_without_an_average(teacher: Path, tmp_path: Path) -> Non
     """A low-rank part by a plugin is the student, where one is installed; the network's average would be none of it."""
     if "lora" not in Catalog.discover().names("adapter"):
         pytest.skip("no low-rank adapter is installed")
-    low = {"adapters": [{"use": "lora", "rank": 2}], "trainer": {"train": "adapters", "steps": 2}}
+    low: dict[str, Any] = {"adapters": [{"use": "lora", "rank": 2}], "trainer": {"train": "adapters", "steps": 2}}
     with pytest.raises(ConfigError, match=r"objective\.decay"):
         distil(teacher, out=tmp_path / "averaged", **low)
     run = distil(teacher, "objective.decay=0", out=tmp_path / "run", **low)
