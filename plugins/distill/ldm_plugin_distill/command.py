@@ -1,4 +1,4 @@
-"""``ldm-run distil RUN``: a model of few steps that learns from a trained one."""
+"""``ldm-run distil RUN``: a model of few steps, from a trained one."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def _decay(_: Any, attribute: attrs.Attribute[Any], value: float) -> None:
 
 @attrs.frozen(kw_only=True)
 class DistillationConfig(ObjectiveConfig):
-    """The settings of both objectives: the teacher, its guidance, and the average that follows the student."""
+    """The settings of both objectives: the teacher, its guidance, the average of the student."""
 
     teacher: str = attrs.field(
         default="",

@@ -1,4 +1,4 @@
-"""The common part of both objectives: teacher, drawn scales, the average that follows the student."""
+"""The common part of both objectives: teacher, drawn scales, the average of the student."""
 
 from __future__ import annotations
 

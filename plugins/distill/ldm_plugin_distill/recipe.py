@@ -1,4 +1,4 @@
-"""The recipe of a student: that of its teacher's run, with what a distillation changes. Imports no torch."""
+"""The recipe of a student: its teacher's, changed by the distillation. Imports no torch."""
 
 from __future__ import annotations
 
@@ -39,10 +39,9 @@ def student(
     *settings: str,
     steps: int = 4,
     method: Literal["consistency", "progressive"] = "consistency",
-    catalog: Catalog | None = None,
     **parts: Any,
 ) -> Plain:
-    """The recipe of a model of `steps` steps that learns from the model of the run in the folder `run`.
+    """The recipe of a model of `steps` steps, to learn from the model of the run in the folder `run`.
 
     Architecture, data, schedule and parameterization are the teacher's, as are the first weights; its classifier-free
     guidance is folded in, its conditioners stay as they are. `settings` (``KEY=VALUE``) and `parts` (by key) go on top,
@@ -54,7 +53,7 @@ def student(
         raise ConfigError(f"method: expected one of {', '.join(METHODS)}, got {quoted(method)}")
     if steps < 1:
         raise ConfigError(f"steps: expected 1 or more, got {steps}")
-    teacher = Run.open(run, catalog=catalog)
+    teacher = Run.open(run)
     url = storage.join(teacher.folder, artifacts.MODEL_FILE)
     if not storage.exists(url) or not storage.exists(storage.join(teacher.folder, artifacts.STAGE_FILE)):
         raise CheckpointError(
@@ -80,7 +79,7 @@ def _key(setting: str) -> str:
 
 
 def _fitting(plain: Mapping[str, Any], free: Collection[str]) -> dict[str, Any]:
-    """The levels and the boundary of the objective for those of the parts of sampling that the user left `free`."""
+    """The levels and the boundary of the objective for the parts of sampling left `free` by the user."""
     objective = plain["objective"]
     levels = {"use": "lcm", "levels": objective.get("levels", LEVELS)}
     lcm = {
@@ -97,7 +96,6 @@ def distil(
     method: Literal["consistency", "progressive"] = "consistency",
     out: str | os.PathLike[str] | None = None,
     callback: Callable[..., bool | None] | None = None,
-    catalog: Catalog | None = None,
     **parts: Any,
 ) -> Run:
     """Distil a trained run, or go on with a distillation, and return the student's run.
@@ -108,15 +106,15 @@ def distil(
     from ldm_core import train
     from ldm_core.training import workflow
 
-    catalog = catalog or Catalog.discover()
-    made = student(run, *settings, steps=steps, method=method, catalog=catalog, **parts)
+    catalog = Catalog.discover()
+    made = student(run, *settings, steps=steps, method=method, **parts)
     recipe, info = workflow.prepare(made.values(), catalog)
     latents = with_latents(recipe, info, catalog, os.fspath(run)).trainer.latents
-    return train(made.changed(trainer={"latents": latents}), out=out, callback=callback, catalog=catalog)
+    return train(made.changed(trainer={"latents": latents}), out=out, callback=callback)
 
 
 def with_latents(recipe: Recipe, info: DataInfo, catalog: Catalog, run: str) -> Recipe:
-    """`recipe` with the encoded images of the run in the folder `run`, where those are the very ones that it needs."""
+    """`recipe` with the encoded images of the run in the folder `run`, if they are its own: by stage, data and form."""
     if recipe.trainer.latents or not recipe.trainer.cache_latents:
         return recipe
     from ldm_core.training.context import RunContext
@@ -136,7 +134,7 @@ def _scale(guidance: object) -> float:
 
 
 def _sampling(method: str, steps: int) -> dict[str, Any]:
-    """Sampler and time grid of the student, and the settings of its objective that go with them."""
+    """Sampler and time grid of the student, and the settings of its objective beside them."""
     if method == "consistency":
         levels = max(LEVELS, steps)
         return {

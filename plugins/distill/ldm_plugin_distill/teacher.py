@@ -21,7 +21,7 @@ class Teacher:
     """A frozen model. It is no module, so no checkpoint holds it: the hash of its file tells its weights.
 
     Its conditioners encode the batch, unless the student's are frozen at the same weights: then it is handed the
-    student's bundles, those that training dropped included.
+    student's bundles, with conditions dropped as in training.
     """
 
     def __init__(self, model: Model, name: str, *, shares: bool) -> None:

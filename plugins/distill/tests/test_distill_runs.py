@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from forked import surroundings
-from ldm_plugin_distill import distil, student
+from ldm_plugin_distill.recipe import distil, student
 from one_thread import each_test as _one_thread  # noqa: F401
 from safetensors.torch import load_file
 from training_runs import go, weights
@@ -94,7 +94,7 @@ DEADLY = """
 import json, os, signal, sys, time
 from pathlib import Path
 import ldm_core.training.stages
-from ldm_plugin_distill import distil
+from ldm_plugin_distill.recipe import distil
 
 teacher, folder, methods = json.loads(sys.argv[1])
 for method, changes in methods.items():
@@ -161,7 +161,6 @@ def test_the_recipe_of_a_student(teacher: Path) -> None:
 
 
 def test_what_is_refused(teacher: Path, tmp_path: Path) -> None:
-    catalog = Catalog.discover()
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "recipe.yaml").write_text((teacher / "recipe.yaml").read_text())
     with pytest.raises(ConfigError, match="holds no run"):
@@ -179,7 +178,7 @@ def test_what_is_refused(teacher: Path, tmp_path: Path) -> None:
     ]
     for words, parts in refused:
         with pytest.raises(LDMError, match=words):
-            distil(teacher, "trainer.steps=1", out=tmp_path / "none", catalog=catalog, **parts)
+            distil(teacher, "trainer.steps=1", out=tmp_path / "none", **parts)
 
 
 def _other_stage(teacher: Path, folder: Path) -> Path:
