@@ -10,7 +10,7 @@ import pytest
 import torch
 from ranks import on_ranks
 from safetensors.torch import load_file
-from training_runs import go, weights
+from training_runs import go, under_zero, weights
 
 STAGES = ("first_stage", "latents", "denoiser")
 CHANGES: dict[str, Any] = {
@@ -25,8 +25,8 @@ TOLERANCE = 1e-5
 
 def settings(steps: int, zero: int, accumulate: int) -> list[str]:
     every = min(4, steps // 2)
-    own = {"steps": steps, "validate_every": every, "zero": zero, "accumulate": accumulate}
-    return [*SETTINGS, *(f"trainer.{name}={value}" for name, value in own.items())]
+    own = {"steps": steps, "validate_every": every, "accumulate": accumulate}
+    return [*SETTINGS, *under_zero(zero), *(f"trainer.{name}={value}" for name, value in own.items())]
 
 
 def alone(out: Path, steps: int, zero: int = 0, accumulate: int = 1) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from forked import Command, Process
 from safetensors.torch import load_file
+from training_runs import under_zero
 
 PROGRAM = Path(__file__).parents[1] / "support" / "processes" / "killed_runs.py"
 
@@ -85,10 +86,10 @@ def test_other_processes_and_zero_stages(tmp_path: Path, legs: list[tuple[int, i
         {
             "out": str(tmp_path / "run"),
             "ranks": ranks,
-            "settings": [*settings, f"trainer.zero={zero}", f"trainer.accumulate={2 // ranks}"],
+            "settings": [*settings, *under_zero(stage), f"trainer.accumulate={2 // ranks}"],
             **({"stop": ["denoiser", 3 * number]} if number < len(legs) else {}),
         }
-        for number, (ranks, zero) in enumerate(legs, 1)
+        for number, (ranks, stage) in enumerate(legs, 1)
     ]
     run(tmp_path / "run", chains=[[whole], chain])
     assert distance(tmp_path / "whole", tmp_path / "run") < 1e-5

@@ -31,13 +31,20 @@ TINY: dict[str, Any] = {
         "adversarial_start": 2,
     },
     "trainer": {"steps": 8, "images_per_step": 4, "lr": 1e-3, "log_every": 1, "checkpoint_every": 100,
-                "clip": 1.0, "ema": 0.99},
+                "clip": 1.0, "ema": 0.99, "validate_images": 2},
     "sample": {"steps": 3, "images": 2},
 }  # fmt: skip
 VQ = {
     "use": "vq_ae", "channels": 8, "channel_mult": [1, 2], "res_blocks": 1, "mid_attention": False, "norm_groups": 4,
     "codebook_size": 32, "legacy_beta": False,
 }  # fmt: skip
+
+
+def under_zero(stage: int) -> list[str]:
+    """The settings of the denoiser's ZeRO stage. After each layer, stage 3 looks for its weights in the layers to come,
+    which takes longer than all else in a small network."""
+    near = "trainer.deepspeed={zero_optimization: {stage3_max_reuse_distance: 0}}"
+    return [f"trainer.zero={stage}", *([near] if stage == 3 else [])]
 
 
 class Watch:

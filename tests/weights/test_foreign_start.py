@@ -184,7 +184,7 @@ def test_the_command(source: str, tmp_path: Path, capfd: pytest.CaptureFixture[s
     line = [
         "train", "--init-from", source, "--out", str(tmp_path / "run"), "--json", "image_size=16",
         "dataset={use: shapes, scenes: 12, val_scenes: 4}", "trainer.steps=1", "trainer.images_per_step=4",
-        "trainer.precision=fp32", "trainer.warmup_steps=0",
+        "trainer.precision=fp32", "trainer.warmup_steps=0", "trainer.validate_images=2", "observers=[]",
     ]  # fmt: skip
     assert main(line) == 0
     found = json.loads(capfd.readouterr().out)

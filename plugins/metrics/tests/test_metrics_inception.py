@@ -103,19 +103,29 @@ def measured(metric: Metric, *sets: Tensor) -> dict[str, float]:
     return dict(metric.values(sides[0], sides[1] if len(sides) > 1 else None))
 
 
-@pytest.mark.parametrize("size", [(32, 40), (320, 299), (299, 299)])
-def test_features_are_torch_fidelitys(oracle: Any, weights: str, size: tuple[int, int]) -> None:
-    """Every tap, of small, large and fitting pictures."""
+NAMES = ["64", "192", "768", "2048", "logits_unbiased"]
+
+
+@pytest.fixture(scope="module")
+def networks(oracle: Any, weights: str) -> tuple[Any, list[inception.Inception]]:
+    """Torch-fidelity's network with every tap, and ours with each."""
     extractor = oracle.feature_extractor_inceptionv3.FeatureExtractorInceptionV3
-    names = ["64", "192", "768", "2048", "logits_unbiased"]
+    ours = [inception.Inception(NetworkConfig(weights=weights, layer=tap)) for tap in ("", "64", "192", "768")]
+    return extractor("oracle", NAMES, feature_extractor_weights_path=weights), ours
+
+
+@pytest.mark.parametrize("size", [(32, 40), (320, 299), (299, 299)])
+def test_features_are_torch_fidelitys(networks: tuple[Any, list[inception.Inception]], size: tuple[int, int]) -> None:
+    """Every tap, of small, large and fitting pictures."""
+    theirs, ours = networks
     images = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
-    expected = dict(zip(names, extractor("oracle", names, feature_extractor_weights_path=weights)(images), strict=True))
-    for tap in ("", "64", "192", "768"):
+    expected = dict(zip(NAMES, theirs(images), strict=True))
+    for network in ours:
         with torch.inference_mode():
-            found = inception.Inception(NetworkConfig(weights=weights, layer=tap))(images)
+            found = network(images)
         for name, value in found.items():
-            theirs = expected[{"pool3": "2048", "logits": "logits_unbiased"}.get(name, name)]
-            torch.testing.assert_close(value, theirs, rtol=1e-5, atol=1e-5)
+            wanted = expected[{"pool3": "2048", "logits": "logits_unbiased"}.get(name, name)]
+            torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("layer", ["64", pytest.param("", marks=pytest.mark.slow)])

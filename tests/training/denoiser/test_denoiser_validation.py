@@ -14,7 +14,7 @@ import pytest
 import torch
 from test_guards import everything, micros, task_of
 from torch import Tensor
-from training_runs import Watch, go, weights
+from training_runs import Watch, go, under_zero, weights
 
 from ldm_core.contracts.streams import Streams, mix_seed
 from ldm_core.errors import Interrupted
@@ -77,7 +77,7 @@ def test_measuring_again_gives_the_same_and_more_training_another() -> None:
 
 @pytest.mark.parametrize("zero", [0, 2, 3])
 def test_averages_are_swapped_in_and_out_to_the_bit(zero: int) -> None:
-    task, _ = task_of(f"trainer.zero={zero}", "trainer.ema=0.7")
+    task, _ = task_of(*under_zero(zero), "trainer.ema=0.7")
     for step in range(2):
         task.step(step, micros(step), measure=False)
     module: Any = task.parts[0].module
@@ -94,7 +94,7 @@ def test_averages_are_swapped_in_and_out_to_the_bit(zero: int) -> None:
     assert any(not torch.equal(averages[k], v.cpu()) for k, v in whole_state(module.model).items())
     task.step(2, micros(2), measure=False)
 
-    plain, _ = task_of(f"trainer.zero={zero}", "trainer.ema=0.7")
+    plain, _ = task_of(*under_zero(zero), "trainer.ema=0.7")
     for step in range(3):
         plain.step(step, micros(step), measure=False)
     mine, theirs = everything(task), everything(plain)
@@ -104,8 +104,8 @@ def test_averages_are_swapped_in_and_out_to_the_bit(zero: int) -> None:
 @pytest.mark.parametrize(("one", "other"), [(0, 3), (3, 0), (2, 3)])
 def test_averages_cross_zero_stages(one: int, other: int) -> None:
     changes = ["trainer.ema=0.7", "trainer.ema_power=[0.05,0.1]"]
-    source, _ = task_of(f"trainer.zero={one}", *changes)
-    target, _ = task_of(f"trainer.zero={other}", *changes)
+    source, _ = task_of(*under_zero(one), *changes)
+    target, _ = task_of(*under_zero(other), *changes)
     for step in range(2):
         source.step(step, micros(step), measure=False)
     assert source.ema is not None and target.ema is not None

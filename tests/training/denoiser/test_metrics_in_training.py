@@ -32,7 +32,8 @@ from ldm_core.training.samples import sheets
 
 STEPS = TINY["trainer"]["steps"]
 CLASSES = [{"use": "class_label", "width": 16, "dropout": 0.2}]
-SETTINGS = ("trainer.evaluate_every=3", "trainer.evaluate_images=5", "trainer.checkpoint_every=2")
+EVERY = ("evaluate_every=3", "evaluate_images=5", "checkpoint_every=2", "validate_images=8")
+SETTINGS = tuple(f"trainer.{setting}" for setting in EVERY)
 
 
 @attrs.frozen(kw_only=True)

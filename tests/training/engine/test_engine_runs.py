@@ -12,7 +12,7 @@ from training_runs import VQ, Watch, go, weights
 from ldm_core.errors import ConfigError, Interrupted
 
 MODEL = ("first_stage", "latents", "denoiser")
-SPREAD = "trainer.deepspeed={zero_optimization: {stage3_param_persistence_threshold: 0}}"
+SPREAD = "trainer.deepspeed={zero_optimization: {stage3_param_persistence_threshold: 0, stage3_max_reuse_distance: 0}}"
 
 
 @pytest.fixture(scope="module")

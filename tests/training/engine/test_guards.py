@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from training_runs import TINY, go, weights
+from training_runs import TINY, go, under_zero, weights
 
 from ldm_core.catalog import Catalog
 from ldm_core.config.overrides import apply_overrides
@@ -142,7 +142,7 @@ def everything(task: DenoiserTask) -> dict[str, Tensor]:
 @pytest.mark.parametrize(("zero", "accumulate"), [(0, 1), (0, 2), (1, 1), (2, 2), (3, 1)])
 def test_a_left_out_step_leaves_no_trace(zero: int, accumulate: int) -> None:
     """Weights, moments and averages, to the bit; and the next step is what it would have been without it."""
-    overrides = [f"trainer.zero={zero}", f"trainer.accumulate={accumulate}", "trainer.bad_steps=skip",
+    overrides = [*under_zero(zero), f"trainer.accumulate={accumulate}", "trainer.bad_steps=skip",
                  "trainer.ema_power=[0.1]"]  # fmt: skip
     task, said = task_of(*overrides)
     task.step(0, micros(0, accumulate), measure=True)
