@@ -72,6 +72,6 @@ def _prepared(options: DistilOptions) -> Prepared:
     changes: dict[str, Any] = {} if length is None else {"trainer": {"steps": length}}
     made = student(options.run, *options.settings, steps=options.steps, method=options.method, **changes)
     recipe, info = workflow.prepare(made.values(), catalog)
-    recipe = with_latents(recipe, info, catalog, options.run)
+    recipe = with_latents(recipe, catalog, options.run)
     notes = tuple(map(in_flags, remarks(recipe)))
     return Prepared(catalog, recipe, info, None, notes)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ldm_core.api.recipe import Recipe as Plain
-    from ldm_core.contracts import DataInfo
     from ldm_core.recipe.recipe import Recipe
 
 METHODS = ("consistency", "progressive")
@@ -108,23 +107,31 @@ def distil(
 
     catalog = Catalog.discover()
     made = student(run, *settings, steps=steps, method=method, **parts)
-    recipe, info = workflow.prepare(made.values(), catalog)
-    latents = with_latents(recipe, info, catalog, os.fspath(run)).trainer.latents
+    recipe, _ = workflow.prepare(made.values(), catalog)
+    latents = with_latents(recipe, catalog, os.fspath(run)).trainer.latents
     return train(made.changed(trainer={"latents": latents}), out=out, callback=callback)
 
 
-def with_latents(recipe: Recipe, info: DataInfo, catalog: Catalog, run: str) -> Recipe:
+def with_latents(recipe: Recipe, catalog: Catalog, run: str) -> Recipe:
     """`recipe` with the encoded images of the run in the folder `run`, if they are its own: by stage, data and form."""
     if recipe.trainer.latents or not recipe.trainer.cache_latents:
         return recipe
-    from ldm_core.training.context import RunContext
-    from ldm_core.training.latents import cache
+    from ldm_core.model.parts import make_dataset
+    from ldm_core.training.checkpoints.identities import Identities
+    from ldm_core.training.feed.examples import paired
+    from ldm_core.training.latents import cache, shards
 
-    if cache.obstacle(recipe) or artifacts.sha256(storage.join(run, artifacts.STAGE_FILE)) != recipe.first_stage.sha256:
-        return recipe
     known = (Run.open(run).recipe.values().get("trainer") or {}).get("latents") or storage.join(run, "latents")
     there = attrs.evolve(recipe, trainer=attrs.evolve(recipe.trainer, latents=known))
-    return recipe if RunContext(there, info, catalog, run).moments() is None else there
+    if cache.obstacle(recipe) or not storage.is_folder(known):
+        return recipe
+    dataset = make_dataset(there, catalog)
+    prints = Identities(there, there, run, lambda: dataset).fingerprints(paired(dataset, there))
+    folder, source = cache.place_of(there, run, recipe.first_stage.sha256, prints)
+    try:
+        return recipe if shards.read_manifest(folder, source) is None else there
+    except CheckpointError:  # damaged, or of something else: the student's run encodes its own
+        return recipe
 
 
 def _scale(guidance: object) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from forked import surroundings
+from forked import Command, Process
 from ldm_plugin_distill.recipe import distil, student
 from one_thread import each_test as _one_thread  # noqa: F401
 from safetensors.torch import load_file
@@ -90,44 +90,23 @@ def test_the_command_makes_a_run(teacher: Path, tmp_path: Path, capfd: pytest.Ca
 
 CHANGES = ["trainer.steps=10", "trainer.checkpoint_every=1", "objective.decay=0.5", "trainer.validate_images=2"]
 METHODS = {"consistency": CHANGES, "progressive": [*CHANGES, "objective.begin=8"]}
-DEADLY = """
-import json, os, signal, sys, time
-from pathlib import Path
-import ldm_core.training.stages
-from ldm_plugin_distill.recipe import distil
 
-teacher, folder, methods = json.loads(sys.argv[1])
-for method, changes in methods.items():
-    out = Path(folder, method)
-    child = os.fork()
-    if child == 0:
-        try:
-            distil(teacher, *changes, steps=2, method=method, out=out)
-        finally:
-            os._exit(1)
+
+def kill(run: Process, out: Path) -> None:
+    """End it without a word once two checkpoints are there."""
     kept, begun = out / "checkpoints" / "denoiser", time.monotonic()
-    while not (kept.is_dir() and len(list(kept.glob("*"))) >= 2) and time.monotonic() - begun < 240:
+    while not (kept.is_dir() and len(list(kept.glob("*"))) >= 2):
+        assert run.poll() is None and time.monotonic() - begun < 240, "it ended by itself"
         time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), f"{method}: it ended by itself"
-"""
-
-
-@pytest.fixture(scope="module")
-def killed(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of both methods, each killed once two checkpoints were there; forked off a process that has imported all."""
-    folder = tmp_path_factory.mktemp("killed")
-    given = json.dumps([str(teacher), str(folder), METHODS])
-    done = subprocess.run([sys.executable, "-c", DEADLY, given], env=surroundings(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
+    run.kill()
+    assert run.end().code < 0 and not (out / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("method", ["consistency", "progressive"])
-def test_killed_and_gone_on_with_bit_for_bit(teacher: Path, killed: Path, tmp_path: Path, method: Any) -> None:
+def test_killed_and_gone_on_with_bit_for_bit(teacher: Path, tmp_path: Path, method: Any) -> None:
     """The target's average, and the teachers after the first, go on from the checkpoint."""
-    run = killed / method
-    assert not (run / "model.safetensors").exists()
+    run, line = tmp_path / "run", ["ldm_core.cli", "distil", str(teacher), "--steps", "2", "--method", method]
+    kill(Process(Command([*line, "--out", str(run), *METHODS[method]])), run)
     for out in (run, tmp_path / "whole"):
         distil(teacher, *METHODS[method], steps=2, method=method, out=out)
     whole, again = checkpoint(tmp_path / "whole"), checkpoint(run)
@@ -143,10 +122,13 @@ def test_killed_and_gone_on_with_bit_for_bit(teacher: Path, killed: Path, tmp_pa
 
 
 def test_a_range_of_scales_and_the_student_as_its_own_target(teacher: Path, tmp_path: Path) -> None:
+    before = dict(os.environ)
     run = distil(
         teacher, "objective.scale=[2,8]", "objective.decay=0", "trainer.precision=bf16", "trainer.validate_images=2",
         steps=1, out=tmp_path / "run", trainer={"steps": 2},
     )  # fmt: skip
+    assert dict(os.environ) == before, "the process is not left as it was"
+    assert Path(str(recipe_of(tmp_path / "run")["trainer"]["latents"])) == teacher / "latents"
     assert run.finished and not [key for key in checkpoint(tmp_path / "run") if "objective" in key]
     assert run.pipeline(device="cpu").sample(inputs={"class_label": 0}, images=1)
 
