@@ -15,7 +15,7 @@ from ldm_plugin_study.bench.gauge.peak import PEAK, peaks, products
 from ldm_plugin_study.bench.gauge.rounds import alternate
 from ldm_plugin_study.bench.measure import threads
 from ldm_plugin_study.bench.result import document
-from ldm_plugin_study.bench.result.choice import COMPONENTS, Choice, quick
+from ldm_plugin_study.bench.result.choice import COMPONENTS, SIZES, Choice, quick
 from training_runs import TINY, VQ, go
 
 from ldm_core.cli import main
@@ -121,8 +121,9 @@ def test_a_lack_of_memory_is_a_line(
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    """A tiny recipe with a first stage of convolutions and a conditioner."""
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny recipe with a first stage of convolutions and a conditioner, beside the peak of small matrices."""
+    monkeypatch.setitem(SIZES, "cpu", (64, 128, 256, 512))
     file = tmp_path / "recipe.yaml"
     more = {"first_stage": VQ, "conditioners": [{"use": "class_label", "width": 8, "dropout": 0.1}], "guidance": "cfg"}
     file.write_text(documents.dump_yaml({**TINY, **more}))
