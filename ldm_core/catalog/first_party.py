@@ -50,6 +50,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     **{("objective", n): "ldm-plugin-distill" for n in ("consistency", "progressive")},
     **{(kind, "lcm"): "ldm-plugin-distill" for kind in ("sampler", "time_grid")},
     ("command", "distil"): "ldm-plugin-distill",
+    **{("adapter", n): "ldm-plugin-feature-cache" for n in ("deep_cache", "first_block_cache")},
     ("dataset", "idx"): "ldm-plugin-idx",
     **{("annotation", n): "ldm-plugin-annotations" for n in ("coco", "openimages", "voc", "yolo")},
     ("observer", "curves"): "ldm-plugin-curves",

@@ -117,6 +117,7 @@ if TYPE_CHECKING:
     from ldm_core.contracts.values import SIZE_KEYS as SIZE_KEYS
     from ldm_core.contracts.values import Accepts as Accepts
     from ldm_core.contracts.values import Batch as Batch
+    from ldm_core.contracts.values import BlockSpan as BlockSpan
     from ldm_core.contracts.values import CondSpec as CondSpec
     from ldm_core.contracts.values import DataInfo as DataInfo
     from ldm_core.contracts.values import Denoise as Denoise
@@ -156,8 +157,8 @@ _ROOMS = {
     "site": "FileCache Site",
     "stage_objective": "AuxiliaryLoss Opponent StageBatch StageLoss StageObjective StageTraining TrainableStage",
     "values": (
-        "EMPTY SIZE_KEYS Accepts Batch CondSpec DataInfo Denoise Estimate KeyForm LatentSpec LossOutput OnStep "
-        "Precision Reconstruction WeightSlice"
+        "EMPTY SIZE_KEYS Accepts Batch BlockSpan CondSpec DataInfo Denoise Estimate KeyForm LatentSpec LossOutput "
+        "OnStep Precision Reconstruction WeightSlice"
     ),
 }
 """Every name by the module that has it, which is imported at its first use: a command line needs few of them."""

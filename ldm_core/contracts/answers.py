@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ldm_core.contracts.config import answer
-from ldm_core.contracts.values import EMPTY, WeightSlice
+from ldm_core.contracts.values import EMPTY, BlockSpan, WeightSlice
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -77,6 +77,12 @@ class DenoiserAnswers(PartAnswers):
     def prepare(self) -> Callable[[Cond], Cond] | None:
         """``prepare(cond)``, called once a run for each bundle, puts what does not depend on x into its extras. It is
         called again where the scale of an adapter has changed since."""
+        return None
+
+    @answer
+    def reusable_spans(self) -> Callable[[], Sequence[BlockSpan]] | None:
+        """``reusable_spans()`` lists what a cache may keep from step to step; a span's number is the cache's
+        `branch`."""
         return None
 
     @answer

@@ -114,9 +114,10 @@ class Denoiser(Protocol):
     """The network F; a ``torch.nn.Module``. Stable API.
 
     Built from ``factory(config, site)``, where ``site.latent`` and ``site.cond`` say the widths. It knows nothing of
-    alpha and sigma: `noise_level` is what the schedule tells it. It may have ``prepare`` and ``recompute_blocks``, of
-    :class:`~ldm_core.contracts.DenoiserAnswers`: F of the prepared bundle is F of the bundle, and computing the blocks
-    again changes no gradient. For adapters, it reaches its layers through itself, by attributes, lists, mappings and
+    alpha and sigma: `noise_level` is what the schedule tells it. It may have ``prepare``, ``recompute_blocks`` and
+    ``reusable_spans``, of :class:`~ldm_core.contracts.DenoiserAnswers`: F of the prepared bundle is F of the bundle,
+    computing the blocks again changes no gradient, and the spans are as :class:`~ldm_core.contracts.BlockSpan` says.
+    For adapters, it reaches its layers through itself, by attributes, lists, mappings and
     bound methods, and its ``addresses``, where it has them, name the places of its weights.
     :class:`~ldm_core.contracts.DenoiserConfig` lists the config's optional answers, such as the parts that the network
     `accepts`. Blocks whose tokens lie on a grid tell hooks its axes by :class:`~ldm_core.contracts.token_grid`.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 import attrs
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 """An empty mapping that is shared: nothing can be put into it."""
@@ -294,3 +294,18 @@ class WeightSlice:
     def index(self) -> list[int]:
         """The numbers of the rows, one after the other; empty for all rows."""
         return [row for begin, end in self.rows for row in range(begin, end)]
+
+
+class BlockSpan(NamedTuple):
+    """Blocks of a denoiser that a cache leaves out at some steps of a run, and gives their last output of before.
+
+    `blocks`, modules of the denoiser, are called once an evaluation, in this order. Each takes the features as its
+    first argument and gives one tensor, with the batch's rows first. Outside of the span nobody reads any output but
+    the last one's, and nobody changes one in place: without the others, and with the last one as it was, F is the same
+    to the bit. `residual`: that output has the shape of what enters the span and is it with something added, as the
+    stream of a transformer, so that a cache keeps the difference. Else F sees x by a way around the span as well, as by
+    a U-Net's skips. Several spans stand the largest first, each one inside the one before.
+    """
+
+    blocks: Sequence[nn.Module]
+    residual: bool = False

@@ -35,6 +35,7 @@ STANDARD = {
     "plugins/datasheet": "ldm-plugin-datasheet",
     "plugins/degradations": "ldm-plugin-degradations",
     "plugins/distill": "ldm-plugin-distill",
+    "plugins/feature_cache": "ldm-plugin-feature-cache",
     "plugins/compvis": "ldm-plugin-compvis",
     "plugins/image_guiding": "ldm-plugin-image-guiding",
     "plugins/metrics": "ldm-plugin-metrics",

@@ -11,7 +11,7 @@ from planted import Mistake, assert_found, assert_told, faults_of, mistakes
 from right_modules import Net, NetConfig
 from torch import Tensor, nn
 
-from ldm_core.contracts import CondSpec, Denoiser, Site, WeightSlice
+from ldm_core.contracts import BlockSpan, CondSpec, Denoiser, Site, WeightSlice
 from ldm_core.contracts.conditioning import Cond
 from ldm_core.testing import DenoiserSuite
 
@@ -267,3 +267,127 @@ def test_extras_of_a_denoiser_are_tried_too() -> None:
     assert not faults_of(DenoiserSuite, WithExtra, NetConfig, cond_spec=spec)
     found = faults_of(DenoiserSuite, Net, NetConfig, cond_spec=spec)
     assert_told(found["test_every_conditioning_part_matters"], "'extras/t5'")
+
+
+# --------------------------------------------------------------------------------------------- spans that a cache keeps
+
+
+class WithSpans(Net):
+    """Two layers after the net that add to the features."""
+
+    def __init__(self, config: NetConfig, site: Site) -> None:
+        super().__init__(config, site)
+        width = self.mix.out_channels
+        self.first, self.second = (nn.Conv2d(width, width, 1) for _ in range(2))
+        self.wide = nn.Conv2d(width, 2 * width, 1)
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        h = super().forward(x, noise_level, cond)
+        return h + self.second(self.first(h)) + self.wide(h)[:, : h.shape[1]]
+
+    def reusable_spans(self) -> list[BlockSpan]:
+        return [BlockSpan([self.first, self.second]), BlockSpan([self.second], residual=True)]
+
+
+class SpanOfNothing(WithSpans):
+    def reusable_spans(self) -> list[BlockSpan]:
+        return [BlockSpan([])]
+
+
+class SpanOfAStranger(WithSpans):
+    def reusable_spans(self) -> list[BlockSpan]:
+        return [BlockSpan([nn.Identity()])]
+
+
+class SpansThatGrow(WithSpans):
+    def reusable_spans(self) -> list[BlockSpan]:
+        return super().reusable_spans()[::-1]
+
+
+class SpanInOtherOrder(WithSpans):
+    def reusable_spans(self) -> list[BlockSpan]:
+        return [BlockSpan([self.second, self.first])]
+
+
+class SpanNeverCalled(WithSpans):
+    def reusable_spans(self) -> list[BlockSpan]:
+        return [BlockSpan([self.first, self.idle])]
+
+    def __init__(self, config: NetConfig, site: Site) -> None:
+        super().__init__(config, site)
+        self.idle = nn.Identity()
+
+
+class SpanThatWidens(WithSpans):
+    def reusable_spans(self) -> list[BlockSpan]:
+        return [BlockSpan([self.wide], residual=True)]
+
+
+class SpanOfPairs(WithSpans):
+    class Pair(nn.Module):
+        def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
+            return h, h.tanh()
+
+    def __init__(self, config: NetConfig, site: Site) -> None:
+        super().__init__(config, site)
+        self.pair = self.Pair()
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        return self.pair(super().forward(x, noise_level, cond))[1]
+
+    def reusable_spans(self) -> list[BlockSpan]:
+        return [BlockSpan([self.pair])]
+
+
+class SpanByName(WithSpans):
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        h = Net.forward(self, x, noise_level, cond)
+        return h + self.second(input=self.first(h)) + self.wide(h)[:, : h.shape[1]]
+
+
+class SpanReadInside(WithSpans):
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        h = Net.forward(self, x, noise_level, cond)
+        inner = self.first(h)
+        return h + inner + self.second(inner) + self.wide(h)[:, : h.shape[1]]
+
+
+class SpanChangedInPlace(WithSpans):
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        h = Net.forward(self, x, noise_level, cond)
+        inner = self.first(h)
+        inner += h
+        return h + self.second(inner) + self.wide(h)[:, : h.shape[1]]
+
+
+class LastChangedInPlace(WithSpans):
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        h = Net.forward(self, x, noise_level, cond)
+        out = self.second(self.first(h))
+        out += h
+        return out + self.wide(h)[:, : h.shape[1]]
+
+
+def test_right_spans_pass() -> None:
+    assert not faults_of(DenoiserSuite, WithSpans, NetConfig)
+
+
+@mistakes(
+    Mistake(SpanOfNothing, "test_spans_lie_inside_each_other", "span 0 has no blocks"),
+    Mistake(SpanOfAStranger, "test_spans_lie_inside_each_other", "span 0 has a module that is not in the denoiser"),
+    Mistake(SpansThatGrow, "test_spans_lie_inside_each_other", "span 1 does not lie inside of span 0"),
+    Mistake(SpanInOtherOrder, "test_spans_are_called_as_they_say", "called in the order [1, 0]"),
+    Mistake(SpanNeverCalled, "test_spans_are_called_as_they_say", "called in the order [0]"),
+    Mistake(SpanByName, "test_spans_are_called_as_they_say", "block 1 of span 0 is not handed the features first"),
+    Mistake(SpanOfPairs, "test_spans_are_called_as_they_say", "block 0 of span 0 gives tuple"),
+    Mistake(
+        SpanThatWidens,
+        "test_spans_are_called_as_they_say",
+        "span 0 is residual, takes [2, 4, 4, 4], gives [2, 8, 4, 4]",
+    ),
+    Mistake(SpanReadInside, "test_spans_are_read_at_their_ends", "F has other bits"),
+    Mistake(SpanChangedInPlace, "test_spans_are_read_at_their_ends", "without span 0, forward fails"),
+    Mistake(LastChangedInPlace, "test_spans_are_read_at_their_ends", "F has other bits"),
+)
+def test_a_mistake_in_spans_is_found(mistake: Mistake) -> None:
+    assert_found(DenoiserSuite, mistake, NetConfig)

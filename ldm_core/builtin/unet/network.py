@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core.builtin.unet.config import UNetConfig
-from ldm_core.contracts import Denoiser, Site, WeightSlice
+from ldm_core.contracts import BlockSpan, Denoiser, Site, WeightSlice
 from ldm_core.contracts.conditioning import Cond
 from ldm_core.nn.attention import AttentionBlock, KeysValues, SpatialTransformer, joint_mask
 from ldm_core.nn.embeddings import timestep_embedding
@@ -120,6 +120,11 @@ class UNet(nn.Module, Denoiser):
         """The blocks that a trainer may let run again in the backward pass."""
         return [*self.input_blocks, self.middle_block, *self.output_blocks]
 
+    def reusable_spans(self) -> list[BlockSpan]:
+        """The blocks between the first i + 1 and the last i + 1, from i = 0 to the middle alone."""
+        down, up = list(self.input_blocks), list(self.output_blocks)
+        return [BlockSpan([*down[i + 1 :], self.middle_block, *up[: -i - 1]]) for i in range(len(down))]
+
     def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
         """x (B,C,h,w), noise_level (B,) of the schedule -> (B,C,h,w).
 
@@ -132,10 +137,8 @@ class UNet(nn.Module, Denoiser):
             emb = emb + self.label_emb(cond.vector.to(self._dtype))
         h = x if cond.concat is None else torch.cat([x, cond.concat], dim=1)
         h = h.to(self._dtype)
-        context, mask = cond.crossattn, None
-        if context is not None:
-            context = context.to(self._dtype)
-            mask = joint_mask(cond.crossattn_mask, context.shape[1])
+        context = None if cond.crossattn is None else cond.crossattn.to(self._dtype)
+        mask = None if context is None else joint_mask(cond.crossattn_mask, context.shape[1])
 
         skips: list[Tensor] = []
         for index, stage in enumerate(self.input_blocks):

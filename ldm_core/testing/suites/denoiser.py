@@ -15,12 +15,13 @@ from ldm_core.testing import batches
 from ldm_core.testing.base import largest_difference, randomize, same
 from ldm_core.testing.promises.largest_size import LargestSizeSuite
 from ldm_core.testing.promises.layers import LayerSuite
+from ldm_core.testing.promises.spans import SpanSuite
 from ldm_core.testing.rules import Rule
 
 _TOKENS = 5
 
 
-class DenoiserSuite(LayerSuite, LargestSizeSuite):
+class DenoiserSuite(LayerSuite, SpanSuite, LargestSizeSuite):
     """Subclass it, set `component` and `settings`.
 
     The conditioning around it has every part of the config's `accepts`; extras by name need their shapes in

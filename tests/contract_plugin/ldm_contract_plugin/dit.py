@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_contract_plugin.config import SECOND_TOKENS, TinyDiTConfig
-from ldm_core.contracts import Denoiser, Site
+from ldm_core.contracts import BlockSpan, Denoiser, Site
 from ldm_core.contracts.conditioning import Cond
 from ldm_core.nn.attention import CrossAttention
 from ldm_core.nn.embeddings import timestep_embedding
@@ -64,6 +64,11 @@ class TinyDiT(Denoiser, nn.Module):
     def recompute_blocks(self) -> list[nn.Module]:
         """The transformer blocks."""
         return list(self.blocks)
+
+    def reusable_spans(self) -> list[BlockSpan]:
+        """The blocks from each one on: they add to the tokens."""
+        blocks = list(self.blocks)
+        return [BlockSpan(blocks[i:], residual=True) for i in range(len(blocks))]
 
     def prepare(self, cond: Cond) -> Cond:
         """Both sets of tokens as one context, under names of our own in `extras`."""

@@ -24,7 +24,7 @@ def components() -> list[Component]:
             name="feature_cache",
             config=config.FeatureCacheConfig,
             factory=f"{_PACKAGE}.feature_cache:FeatureCache",
-            summary="keeps the deep blocks' features from step to step",
+            summary="keeps the features of a declared span from step to step",
             source="Ma et al. 2023, arXiv 2312.00858",
         ),
         Component(

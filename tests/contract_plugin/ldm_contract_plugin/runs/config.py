@@ -25,14 +25,14 @@ class MomentumConfig(GuidanceConfig):
 
 @attrs.frozen(kw_only=True)
 class FeatureCacheConfig(AdapterConfig):
-    """Keeps what the deep blocks of the built-in U-Net made (Ma et al. 2023, arXiv 2312.00858)."""
+    """Keeps what the blocks of a declared span made (Ma et al. 2023, arXiv 2312.00858)."""
 
     learns = False
     interval: int = attrs.field(
         default=2, validator=attrs.validators.ge(1), metadata={"help": "every how many steps all is computed"}
     )
-    outer: int = attrs.field(
-        default=1, validator=attrs.validators.ge(1), metadata={"help": "blocks at each end that always run"}
+    branch: int = attrs.field(
+        default=0, validator=attrs.validators.ge(0), metadata={"help": "number of the span that is kept"}
     )
 
 

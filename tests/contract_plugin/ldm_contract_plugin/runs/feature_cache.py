@@ -1,4 +1,4 @@
-"""A cache: most steps take what the deep blocks made before, and compute the outer ones alone."""
+"""A cache: most steps take what a span of blocks made before, and compute those around it alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from typing import Any
 import attrs
 
 from ldm_contract_plugin.runs.config import FeatureCacheConfig
-from ldm_core.contracts import Adapter, Cond, DiffusionModel, SamplingRun, Site, evaluation
+from ldm_core.contracts import (
+    Adapter,
+    Cond,
+    DenoiserAnswers,
+    DiffusionModel,
+    SamplingRun,
+    Site,
+    configs,
+    evaluation,
+)
 from ldm_core.nn.hooks import Surrounding, surround
 
 
@@ -19,7 +28,7 @@ class _Kept:
 
 
 class FeatureCache(Adapter):
-    """The blocks of the built-in U-Net but for the `outer` ones at each end run at every `interval`-th step of a run.
+    """The blocks of a span that the denoiser declares run at every `interval`-th step of a run.
 
     In between, each gives what it made for the same bundle at the last of those steps. A call outside of a run computes
     all.
@@ -30,13 +39,12 @@ class FeatureCache(Adapter):
         self._handles: list[Surrounding] = []
 
     def attach(self, model: DiffusionModel) -> None:
-        """Stand around the deep blocks; ValueError where the denoiser has no such blocks."""
+        """Stand around the blocks of the span; ValueError where the denoiser declares none."""
         self.detach()
-        blocks = dict(model.denoiser.named_children())
-        if not {"input_blocks", "middle_block", "output_blocks"} <= blocks.keys():
-            raise ValueError(f"feature_cache: {type(model.denoiser).__name__} has no blocks like those of a U-Net")
-        down, up = list(blocks["input_blocks"]), list(blocks["output_blocks"])
-        inner = [*down[self.config.outer :], blocks["middle_block"], *up[: len(up) - self.config.outer]]
+        spans = configs.of(DenoiserAnswers, model.denoiser).reusable_spans
+        if spans is None:
+            raise ValueError(f"feature_cache: {type(model.denoiser).__name__} declares no spans that may be kept")
+        inner = spans()[self.config.branch].blocks
         self._handles = [surround(block, partial(self._call, i)) for i, block in enumerate(inner)]
 
     def detach(self) -> None:

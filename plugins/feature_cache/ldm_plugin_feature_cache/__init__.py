@@ -1,0 +1,1 @@
+"""Features of a denoiser kept from step to step."""
