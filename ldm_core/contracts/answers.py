@@ -75,14 +75,12 @@ class DenoiserAnswers(PartAnswers):
 
     @answer
     def prepare(self) -> Callable[[Cond], Cond] | None:
-        """``prepare(cond)``, called once a run for each bundle, puts what does not depend on x into its extras. It is
-        called again where the scale of an adapter has changed since."""
+        """``prepare(cond)`` puts what is free of x into extras: once a run, a bundle and a scale of adapters."""
         return None
 
     @answer
     def reusable_spans(self) -> Callable[[], Sequence[BlockSpan]] | None:
-        """``reusable_spans()`` lists what a cache may keep from step to step; a span's number is the cache's
-        `branch`."""
+        """``reusable_spans()`` lists what a cache may keep from step to step, numbered as its `branch`."""
         return None
 
     @answer
@@ -137,11 +135,9 @@ class MetricAnswers(PartAnswers):
 
     @answer
     def sums(self) -> Callable[[Mapping[str, Any]], Mapping[str, Any]] | None:
-        """``sums(rows)`` -> float64 arrays or whole numbers of fixed shapes, in the place of the rows.
-
-        Those of two sets, added entry by entry, are those of both together, so that neither set is held. None: the
-        rows themselves go into ``values``.
-        """
+        """``sums(rows)`` -> float64 arrays or whole numbers of fixed shapes, in the place of the rows. Those of two
+        sets, added entry by entry, are those of both together, so that neither set is held. None: the rows themselves
+        go into ``values``."""
         return None
 
     @answer

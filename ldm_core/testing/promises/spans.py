@@ -66,7 +66,7 @@ class SpanSuite(ModuleSuite):
         denoiser = self.build()
         for number, span in enumerate(_spans(denoiser)):
             calls, expected = self._watched(denoiser, span, _forwarded)
-            outs = [out for _, _, out in calls]
+            outs = [out for _, _, out in calls if isinstance(out, Tensor)]
             try:
                 _, found = self._watched(denoiser, span, partial(_left_out, outs))
             except RuntimeError as error:

@@ -90,12 +90,18 @@ class SpanCache(Adapter, Generic[E]):
 
     def difference(self, entry: E, out: Tensor) -> Tensor:
         """The part of the span's output `out` to keep."""
-        return out - entry.enters if self._span.residual else out
+        if not self._span.residual:
+            return out
+        assert entry.enters is not None
+        return out - entry.enters
 
     def reused(self, entry: E) -> Tensor:
         """The output of the span by its features."""
         assert entry.value is not None
-        return entry.enters + entry.value if self._span.residual else entry.value
+        if not self._span.residual:
+            return entry.value
+        assert entry.enters is not None
+        return entry.enters + entry.value
 
     def _found(self, denoiser: Any) -> BlockSpan:
         named, kind = of(DenoiserAnswers, denoiser).reusable_spans, type(denoiser).__name__

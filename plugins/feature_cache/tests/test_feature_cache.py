@@ -90,7 +90,8 @@ def test_nothing_changes_where_nothing_is_left_out(way: str, plain: Pipeline) ->
 def test_a_constant_inside_makes_any_cache_exact(way: str, plain: Pipeline) -> None:
     """The last block of the span without weights gives its bias, whatever it is handed: all caches are exact."""
     constant = Pipeline(plain.recipe, plain.stage, plain.model.beside({}), plain.catalog)
-    last: Any = constant.model.denoiser.output_blocks[-2]
+    network: Any = constant.model.denoiser
+    last = network.output_blocks[-2]
     kept = {name: value.clone() for name, value in last.state_dict().items()}
     try:
         for name, value in last.state_dict().items():
@@ -122,11 +123,10 @@ class Reference(nn.Module):
         now, net = evaluation(), self.network
         assert now is not None and now.run is not None
         emb = net.time_embed(timestep_embedding(noise_level, net.config.channels))
-        given, tokens = {}, cond.crossattn
-        h, skips = x, []
+        tokens, h, skips = cond.crossattn, x, []
         deep = now.run.step in self.full or len(x) not in self.inner
         for stage in net.input_blocks if deep else net.input_blocks[: self.branch + 1]:
-            h = stage(h, emb, tokens, given.get("mask"))
+            h = stage(h, emb, tokens)
             skips.append(h)
         h = net.middle_block(h, emb, tokens) if deep else self.inner[len(x)]
         for number, stage in enumerate(net.output_blocks):
@@ -224,7 +224,7 @@ def test_threads_have_the_bits_of_each_alone(plain: Pipeline) -> None:
 
 
 def test_max_skips_bounds_the_calls_in_a_row(plain: Pipeline) -> None:
-    always = {"use": "first_block_cache", "threshold": 1e9}
+    always: dict[str, Any] = {"use": "first_block_cache", "threshold": 1e9}
     assert calls_of(with_cache(plain, **always))[1] == [0]
     assert calls_of(with_cache(plain, **always, max_skips=2))[1] == [0, 3]
 
@@ -270,10 +270,12 @@ def test_images_do_not_depend_on_those_beside_them(residual: bool, accumulate: b
         model = toys.toy_model(denoiser=network).beside(  # type: ignore[arg-type]
             {"cache": FirstBlockCache(FirstBlockCacheConfig(threshold=0.1, accumulate=accumulate))}
         )
-        outs, ran, x, cond = [], [], start[rows], Cond()
-        last: Any = model.denoiser.transformer_blocks[-1]
-        last.layer.register_forward_hook(lambda *_: ran.append(run.step))
-        with torch.no_grad(), SamplingRun(torch.linspace(100, 0, 9, dtype=torch.float64)) as run, in_run(run):
+        x, cond, run = start[rows], Cond(), SamplingRun(torch.linspace(100, 0, 9, dtype=torch.float64))
+        outs: list[Tensor] = []
+        ran: list[int] = []
+        copy: Any = model.denoiser
+        copy.transformer_blocks[-1].layer.register_forward_hook(lambda *_: ran.append(run.step))
+        with torch.no_grad(), run, in_run(run):
             for run.step in range(8):
                 outs.append(model.network(x, torch.full((len(rows),), 50.0 - run.step), cond))
                 x = x + moves[rows] * normal(2, 4, 4, 4, seed=run.step)[rows]

@@ -60,8 +60,8 @@ def test_the_command_line_and_python_sample_the_same(cache: str, base: Path, pla
     files = sorted(p for p in tmp_path.iterdir() if p.name != "grid.png")
     cached = plain.with_settings({"adapters": {"cache": CACHES[cache]}})
     ran: list[int] = []
-    block: Any = cached.model.denoiser.blocks[-1]  # type: ignore[union-attr, index]
-    handle = block.mlp.register_forward_hook(lambda *_: ran.append(evaluation().run.step))  # type: ignore[union-attr]
+    network: Any = cached.model.denoiser
+    handle = network.blocks[-1].mlp.register_forward_hook(lambda *_: ran.append(evaluation().run.step))  # type: ignore[union-attr]
     made = cached.sample("a red circle", inputs={"class_label": 1}, images=2, steps=5, seed=5)
     handle.remove()
     assert ran == RAN[cache]
