@@ -46,7 +46,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "interval": {"guidance": {"use": "cfg", "scale": 3.0, "interval": [0.5, 3.0]}},
     "second order": {"sampler": "heun"},
     "stochastic": {"sampler": "ddpm"},
-    "windows": {"adapters": {"wide": {"use": "multidiffusion", "window": 8, "overlap": 4, "batch": 4}}},
+    "windows": {"adapters": {"wide": {"use": "multidiffusion", "window": 8, "overlap": 0, "batch": 4}}},
 }
 
 
@@ -77,13 +77,14 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_nothing_changes_where_nothing_is_left_out(way: str, plain: Pipeline) -> None:
-    bare = drawn(plain.with_settings(WAYS[way]))
-    for cache in ({"interval": 1}, {"interval": 1, "schedule": "quadratic"}, {"interval": 2, "branch": 3}):
-        found = drawn(with_cache(plain, WAYS[way], **cache))
-        assert np.array_equal(found, bare) == (cache["interval"] == 1), cache
-    for accumulate in (False, True):
-        never = {"use": "first_block_cache", "threshold": 0.0, "accumulate": accumulate}
-        assert np.array_equal(drawn(with_cache(plain, WAYS[way], **never)), bare)
+    bare = drawn(plain.with_settings(WAYS[way]), steps=4)
+    for cache in (
+        {"interval": 1},
+        {"use": "first_block_cache", "threshold": 0.0},
+        {"interval": 2, "branch": 3},
+    ):
+        found = drawn(with_cache(plain, WAYS[way], **cache), steps=4)
+        assert np.array_equal(found, bare) == ("branch" not in cache), cache
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -97,14 +98,12 @@ def test_a_constant_inside_makes_any_cache_exact(way: str, plain: Pipeline) -> N
         for name, value in last.state_dict().items():
             if "norm" not in name and not name.endswith("skip_connection.bias"):
                 value.zero_()
-        bare = drawn(constant.with_settings(WAYS[way]))
+        bare = drawn(constant.with_settings(WAYS[way]), steps=4)
         for cache in (
             {"interval": 2},
-            {"interval": 6, "schedule": "quadratic"},
-            {"use": "first_block_cache", "threshold": 1e9},
             {"use": "first_block_cache", "threshold": 0.3, "max_skips": 1},
         ):
-            assert np.array_equal(drawn(with_cache(constant, WAYS[way], **cache)), bare), cache
+            assert np.array_equal(drawn(with_cache(constant, WAYS[way], **cache), steps=4), bare), cache
     finally:
         last.load_state_dict(kept)
 
@@ -333,12 +332,12 @@ def test_kept_features_stay_few_and_leave_with_the_run(plain: Pipeline) -> None:
     x, t = normal(1, 3, 16, 16), torch.tensor([500.0])
     given = plain.model.encode({"class_label": torch.tensor([1])})
     with torch.no_grad(), SamplingRun(torch.linspace(1000, 0, 31, dtype=torch.float64)) as run, in_run(run):
-        for run.step in range(30):
+        for run.step in range(8):
             for _ in range(9):
                 model(x, t, plain.model.merged(given)._replace(options={}))
         kept: dict[int, Any] = run.state(cache, dict)
         assert 0 < len(kept) <= 27
-        for _ in range(100):
+        for _ in range(60):
             model(x, t, plain.model.merged(given)._replace(options={}))
         assert len(kept) <= spans._MOST_BUNDLES
     assert not run.state(cache, dict)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 
 import numpy as np
 import torch
-from idleness import Others
 
 import ldm_core
 from ldm_core.sampling.pipeline import Pipeline
@@ -31,12 +31,12 @@ CACHES: tuple[dict[str, object], ...] = (
 )
 
 
-def timed(pipeline: Pipeline, options: argparse.Namespace) -> tuple[float, float, np.ndarray]:
+def timed(pipeline: Pipeline, options: argparse.Namespace) -> tuple[tuple[float, float], np.ndarray]:
     """Seconds by the clock and of the processor of one call, and its latents."""
     wall, cpu = time.perf_counter(), time.process_time()
     made = pipeline.sample(inputs=options.inputs, images=options.images, steps=options.steps, seed=1)
     taken = time.perf_counter() - wall, time.process_time() - cpu
-    return *taken, np.stack([np.asarray(each.latents) for each in made])
+    return taken, np.stack([np.asarray(each.latents) for each in made])
 
 
 def main() -> None:
@@ -51,18 +51,18 @@ def main() -> None:
     parser.add_argument("--caches", type=json.loads, default=CACHES, help="a list of settings, as JSON")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    others, pipeline = Others(), ldm_core.load(options.run)
+    pipeline = ldm_core.load(options.run)
     timed(pipeline, options)
     for cache in options.caches:
         cached = pipeline.with_settings({"adapters": {"cache": cache}})
         pairs = [(timed(pipeline, options), timed(cached, options)) for _ in range(options.rounds)]
-        bare, found = (each[2] for each in pairs[0])
-        clock, cpu = (statistics.median(a[i] / b[i] for a, b in pairs) for i in range(2))
+        (_, bare), (_, found) = pairs[0]
+        clock, cpu = (statistics.median(a[i] / b[i] for (a, _), (b, _) in pairs) for i in range(2))
         away = float(np.abs(found - bare).mean() / np.abs(bare).mean())
         print(
             f"  {json.dumps(cache):<68} {clock:5.2f} x  {cpu:5.2f} x of processor time  latents {away:.1%}", flush=True
         )
-    print(others.line())
+    print(f"load of the machine: {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":
