@@ -5,23 +5,32 @@ from __future__ import annotations
 from bisect import bisect_right
 from functools import lru_cache
 
+import attrs
 from torch import Tensor
 
-from ldm_core.contracts import SamplingRun, Site
+from ldm_core.contracts import SamplingRun, Site, evaluation
 from ldm_plugin_feature_cache.config import DeepCacheConfig
 from ldm_plugin_feature_cache.spans import Entry, SpanCache
 
 _full_steps = lru_cache(64)(DeepCacheConfig.full_steps)
 
 
-class DeepCache(SpanCache[Entry]):
+@attrs.define(eq=False)
+class Past(Entry):
+    """An entry with the last full evaluations: their times (B,) and features, the newest last."""
+
+    past: list[tuple[Tensor, Tensor]] = attrs.field(factory=list)
+
+
+class DeepCache(SpanCache[Past]):
     """The blocks of the span run at the full steps of a run, at each of their evaluations.
 
     At other steps the span's output is that of the last evaluation under the same bundle since the last full step; of a
-    transformer's blocks, their addition then. Without one the blocks run.
+    transformer's blocks, their addition then. With an `order` it goes on along the polynomial in t through the last
+    ones. Without a full evaluation since the last full step the blocks run.
     """
 
-    entry = Entry
+    entry = Past
     name = "deep_cache"
 
     def __init__(self, config: DeepCacheConfig, site: Site | None = None) -> None:
@@ -33,9 +42,35 @@ class DeepCache(SpanCache[Entry]):
         full = _full_steps(self.config, run.steps)
         return full[bisect_right(full, run.step) - 1]
 
-    def leaves_out(self, entry: Entry, run: SamplingRun, h: Tensor, usable: bool) -> bool:
+    def leaves_out(self, entry: Past, run: SamplingRun, h: Tensor, usable: bool) -> bool:
         """True between full steps, if there are features."""
         if usable and run.step != self.oldest(run):
+            self._go_on(entry)
             return True
         entry.since = run.step
         return False
+
+    def computed(self, entry: Past, out: Tensor) -> Tensor:
+        """The output as it was computed; its features are the newest."""
+        value, now = self.difference(entry, out), evaluation()
+        assert now is not None
+        entry.value = value
+        if self.config.order:
+            entry.past = [each for each in entry.past if each[1].shape == value.shape and not each[0].equal(now.t)]
+            entry.past = [*entry.past[-self.config.order :], (now.t, value)]
+        return out
+
+    def _go_on(self, entry: Past) -> None:
+        """Put the features along their polynomial (Lagrange's form) to the time of this evaluation, row by row."""
+        if len(entry.past) < 2:
+            return
+        now, total = evaluation(), None
+        assert now is not None
+        for i, (own, value) in enumerate(entry.past):
+            weight = own.new_ones(own.shape)
+            for j, (other, _) in enumerate(entry.past):
+                if i != j:
+                    weight = weight * (now.t - other) / (own - other)
+            part = value * weight.to(value.dtype).view(-1, *[1] * (value.dim() - 1))
+            total = part if total is None else total + part
+        entry.value = total

@@ -71,6 +71,10 @@ def with_cache(pipeline: Pipeline, settings: Mapping[str, Any] = EMPTY, **cache:
     return pipeline.with_settings({**settings, "adapters": adapters})
 
 
+COND = Cond()
+"""A bundle that lasts for a run."""
+
+
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -150,6 +154,26 @@ def test_deep_cache_is_the_schedule_of_outer_blocks(way: str, branch: int, plain
     model = Model(network, base.schedule, base.parameterization, dict(base.conditioners)).eval()  # type: ignore[arg-type]
     reference = Pipeline(other.recipe, other.stage, model, other.catalog)
     np.testing.assert_allclose(found, drawn(reference), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_features_go_on_along_their_polynomial(order: int) -> None:
+    """Blocks without weights add tanh of the level, four times: between full steps as numpy's polynomial has it."""
+    network = Transformer()
+    for block in network.transformer_blocks:
+        for value in block.parameters():
+            nn.init.zeros_(value)
+    cache = DeepCache(DeepCacheConfig(interval=2, order=order))
+    model = toys.toy_model(denoiser=network).beside({"cache": cache})  # type: ignore[arg-type]
+    run = SamplingRun(torch.linspace(900, 0, 10, dtype=torch.float64))
+    with torch.no_grad(), run, in_run(run):
+        for run.step in range(8):
+            t = run.times[run.step]
+            found = model.network(torch.zeros(2, 4, 4, 4), t.expand(2), COND)
+            nodes = run.times[torch.arange(0, run.step + 1, 2)[-order - 1 :]]
+            values = 4 * np.tanh(model.schedule.noise_level(nodes).numpy() / 1000)
+            expected = np.polyval(np.polyfit(nodes.numpy() / 1000, values, len(nodes) - 1), float(t) / 1000)
+            np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
 def calls_of(pipeline: Pipeline, **more: Any) -> tuple[list[int], list[int]]:
