@@ -24,8 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     import click
 
     from ldm_core.cli.group import group
-    from ldm_core.launch import environment
+    from ldm_core.launch import environment, threads
 
+    if argv is None:  # the process is the command's own
+        threads.begin()
     _write_any_character()
     try:
         if "_LDM_RUN_COMPLETE" in os.environ:

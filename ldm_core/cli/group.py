@@ -13,6 +13,7 @@ from ldm_core.cli.declaration import HELP, Sections, parameters, structured
 from ldm_core.cli.flags import speak_for
 from ldm_core.cli.options import SETTINGS, RunOptions
 from ldm_core.errors import ComponentError, clean, suggest
+from ldm_core.launch import threads
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -55,6 +56,11 @@ class RunGroup(Sections, click.Group):
         command = loaded(catalog.get("command", cmd_name)[0])
         command.name = cmd_name
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, with the process's threads chosen before it imports torch."""
+        threads.settle()
+        return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take settings out, and move what stands in front of a command behind it."""

@@ -21,6 +21,7 @@ from ldm_core.contracts import SIZE_KEYS, DataInfo
 from ldm_core.data.class_names import spread
 from ldm_core.data.inputs.fitted import fit_all
 from ldm_core.errors import ConfigError, LDMError
+from ldm_core.launch import threads
 from ldm_core.recipe import continuation
 from ldm_core.recipe.check import remarks
 from ldm_core.recipe.recipe import Recipe
@@ -117,7 +118,7 @@ def run_prepared(options: RunOptions, prepare: Callable[[], Prepared], stages: S
         out = options.out or continuation.default_out(prepared.recipe)
         shorter = "" if options.out else continuation.shorter_run(prepared.recipe)
         if first and not options.quiet:
-            for note in filter(None, (*prepared.notes, in_flags(shorter))):
+            for note in filter(None, (*prepared.notes, in_flags(shorter), threads.remark())):
                 say(note, wrap=True)
         result = _run_here(prepared, options, out, stages)
         if "samples" not in stages:

@@ -29,12 +29,6 @@ _ORPHAN_SECONDS = 60.0  # that a process whose starter was killed has to write i
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
-def cores() -> int:
-    """The logical cores open to this process."""
-    affinity = os.sched_getaffinity(0) if sys.platform == "linux" else ()
-    return len(affinity) or os.cpu_count() or 1
-
-
 _followed = False
 
 

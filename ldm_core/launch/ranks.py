@@ -15,7 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, BinaryIO, TextIO
 
-from ldm_core.launch.environment import RANK_LOG, SUPERVISOR, cores
+from ldm_core.launch import threads
+from ldm_core.launch.environment import RANK_LOG, SUPERVISOR
 
 INTERRUPTED = 130
 NOTICE_SECONDS = 15.0
@@ -48,7 +49,7 @@ class Ranks:
     def run(self) -> int:
         """Start them, wait for all, and return the exit code: 0; else that of the first rank that failed."""
         self._logs.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, **shared_variables(self._count)}
+        environment = {**threads.environment(), **shared_variables(self._count)}
         with self._signals():
             try:
                 for rank in range(self._count):
@@ -200,7 +201,7 @@ def shared_variables(count: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // count))),
+        **threads.shared(count),
     }
     loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     if loopback:  # by itself, gloo takes the interface of the host's name, which need not resolve

@@ -27,7 +27,7 @@ from ldm_core.contracts import (
 )
 from ldm_core.contracts.conditioning import unaccepted
 from ldm_core.errors import ConfigError, quoted, suggest
-from ldm_core.launch.environment import cores as open_cores
+from ldm_core.launch.cores import cores as open_cores
 from ldm_core.recipe.deepspeed import misfits as engine_misfits
 from ldm_core.recipe.recipe import MixturePart, Part, Recipe
 from ldm_core.recipe.rows import degradation_misfits

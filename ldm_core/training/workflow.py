@@ -129,6 +129,7 @@ def run(
     :class:`~ldm_core.errors.Interrupted` after a checkpoint when asked to stop.
     """
     from ldm_core.model.parts import factory_of, make
+    from ldm_core.training.checkpoints import threads
     from ldm_core.training.checkpoints.files import clean_parts
     from ldm_core.training.context import RunContext
     from ldm_core.training.engine import world
@@ -160,6 +161,7 @@ def run(
             claim(recipe, out, found.begun, context.own)
 
         from_main(here, begin)
+        threads.hold(context)
         return _do(context, stages, observers)
 
 

@@ -19,12 +19,14 @@ def check(options: RunOptions) -> int:
     with every setting. Takes the options of `ldm-run` itself; exit code 2 and a line for each problem."""
     from ldm_core.cli.output import print_yaml, reporting, say
     from ldm_core.cli.run import prepare
+    from ldm_core.launch import threads
     from ldm_core.recipe.continuation import default_out
 
     with reporting(options.json) as document:
         prepared = prepare(options)
         plain = prepared.recipe.plain()
         notes = [*prepared.notes, *([f"data: {prepared.info.remarks}"] if prepared.info.remarks else [])]
+        notes += filter(None, [threads.remark(always=True)])
         document.update(
             status="ok",
             recipe=plain,

@@ -46,8 +46,9 @@ def is_stage_picture(name: str) -> bool:
 class OwnFiles:
     """The list of the run in the folder `out`. One process writes with it, while it holds the folder's lock."""
 
-    def __init__(self, out: str, marks: Mapping[str, list[str]]) -> None:
+    def __init__(self, out: str, marks: Mapping[str, list[str]], threads: int | None = None) -> None:
         self._out, self._marks = out, {name: list(known) for name, known in marks.items()}
+        self._threads = threads
 
     @classmethod
     def read(cls, out: str) -> OwnFiles:
@@ -60,12 +61,25 @@ class OwnFiles:
             return own
         try:
             plain = parse_json(storage.read_bytes(url), storage.shown(url))
-            return cls(out, {str(k): [str(m) for m in v] for k, v in plain["ldm_core_files"].items()})
+            marks = {str(k): [str(m) for m in v] for k, v in plain["ldm_core_files"].items()}
+            number = plain.get("threads")
+            return cls(out, marks, number if isinstance(number, int) and number > 0 else None)
         except (LDMError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(
                 f"{storage.shown(url)}: is no list of a run's files ({type(error).__name__}); move it away; what is in "
                 "the folder then counts as someone else's"
             ) from None
+
+    @property
+    def threads(self) -> int | None:
+        """The number of threads of each process by which the run computes; None if it is not known."""
+        return self._threads
+
+    def keep_threads(self, number: int) -> None:
+        """Note the number for the run's next start."""
+        if number != self._threads:
+            self._threads = number
+            self._put()
 
     def url(self, name: str) -> str:
         """Give the URL of a file of the run."""
@@ -128,8 +142,9 @@ class OwnFiles:
         self._put()
 
     def _put(self) -> None:
-        text = json.dumps({"ldm_core_files": dict(sorted(self._marks.items()))}, separators=(",", ":"))
-        storage.atomic_write(storage.join(self._out, FILE), text)
+        known: dict[str, object] = {"ldm_core_files": dict(sorted(self._marks.items()))}
+        known |= {"threads": self._threads} if self._threads else {}
+        storage.atomic_write(storage.join(self._out, FILE), json.dumps(known, separators=(",", ":")))
 
     # ------------------------------------------------------------------------------- runs without a list
 

@@ -11,6 +11,7 @@ import torch
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import DataInfo
 from ldm_core.errors import ConfigError
+from ldm_core.launch.cores import Others
 from ldm_core.recipe.recipe import Recipe, versions
 from ldm_plugin_study.bench.gauge import flops, memory
 from ldm_plugin_study.bench.gauge.cases import Case, cases
@@ -19,7 +20,7 @@ from ldm_plugin_study.bench.gauge.rounds import alternate
 from ldm_plugin_study.bench.gauge.subject import Subject
 from ldm_plugin_study.bench.result.choice import COMPONENTS, Choice
 from ldm_plugin_study.bench.result.document import Document, Row, Settings
-from ldm_plugin_study.bench.result.machine import Others, machine, software
+from ldm_plugin_study.bench.result.machine import machine, software
 
 _BUSY = 0.1  # share of the cores that others may use before it is said
 
@@ -61,7 +62,7 @@ def _threads(number: int | None) -> Iterator[None]:
 
 def measure(what: Measured, choice: Choice, say: Callable[[str], None] = lambda line: None) -> Document:
     """Measure; `say` is told of the progress."""
-    device, notes, others = what.device, list[str](), Others()
+    device, notes, others = what.device, list[str](), Others(low=True)
     taken_memory, memory_by = _memory_apart(what, choice, say)
     say("making the parts")
     order = list(COMPONENTS)
@@ -78,7 +79,7 @@ def measure(what: Measured, choice: Choice, say: Callable[[str], None] = lambda 
     here = machine(device)
     if used is not None and used > _BUSY * here.cores:
         notes.append(
-            f"the machine was busy: other programs used {used:g} of {here.cores} cores; ratios between rows hold "
+            f"the machine was busy: other programs used {used:.2g} of {here.cores} cores; ratios between rows hold "
             "better than the numbers do"
         )
     if choice.clock == "processor" and any(case.component == "storage" for case in made):
@@ -90,7 +91,7 @@ def measure(what: Measured, choice: Choice, say: Callable[[str], None] = lambda 
         peaks=peaks(taken),
         rows=tuple(_row(case, taken[case], counted[case], taken_memory) for case in made),
         notes=tuple(notes),
-        others=used,
+        others=None if used is None else round(used, 2),
         memory_by=memory_by,
     )
 

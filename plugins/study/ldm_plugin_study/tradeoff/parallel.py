@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from types import FrameType
 import attrs
 
 from ldm_core.errors import ConfigError, Interrupted
-from ldm_core.launch.environment import cores
+from ldm_core.launch import threads
 from ldm_plugin_study.tradeoff import work
 
 _LEFT = 60.0  # seconds for a process that was asked to leave
@@ -30,10 +29,10 @@ def environment(device: str, jobs: int) -> dict[str, str]:
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
         raise ConfigError(f"devices: '{device}': expected cpu, cuda, or one such as cuda:1")
-    own = dict(os.environ)
+    own = threads.environment()
     if kind == "cpu":
         own["CUDA_VISIBLE_DEVICES"] = ""
-        own.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
+        own |= threads.shared(jobs)
     elif number:
         seen = [each for each in own.get("CUDA_VISIBLE_DEVICES", "").split(",") if each]
         if seen and int(number) >= len(seen):

@@ -1,17 +1,15 @@
-"""The machine, written down; and the cores in use by other programs meanwhile."""
+"""The machine, written down."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from ldm_core.launch.environment import cores
+from ldm_core.launch.cores import cores
 from ldm_core.recipe.sizes import memory
 from ldm_plugin_study.bench.result.document import Machine, Software
 
@@ -69,33 +67,3 @@ def _processor(facts: Mapping[str, str]) -> str:
     name = facts.get("model name") or platform.processor() or platform.machine()
     model = [f"{word} {facts[key]}" for word, key in (("family", "cpu family"), ("model", "model")) if key in facts]
     return f"{name} ({', '.join(model)})" if model else name
-
-
-class Others:
-    """The cores in use by other programs from its making on, on average; Linux alone knows."""
-
-    def __init__(self) -> None:
-        self._begun = time.monotonic(), _busy(), _own()
-
-    def cores(self) -> float | None:
-        """The average until now; None on other systems."""
-        begun, busy, own = self._begun
-        now = _busy()
-        if busy is None or now is None:
-            return None
-        passed = max(time.monotonic() - begun, 1e-9)
-        return round(max(0.0, (now - busy - (_own() - own)) / passed), 2)
-
-
-def _own() -> float:
-    spent = os.times()
-    return spent.user + spent.system + spent.children_user + spent.children_system
-
-
-def _busy() -> float | None:
-    """Seconds of work of all cores since the machine's start."""
-    with contextlib.suppress(OSError, ValueError):
-        with open("/proc/stat", encoding="ascii") as file:
-            user, nice, system, _, _, irq, soft = map(int, file.readline().split()[1:8])
-        return float(user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
-    return None
