@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, TypeGuard, runtime_checkable
 
 import attrs
 
@@ -217,11 +217,14 @@ class Written:
     """The files that a codec writes: every one by relative path (the only key ``""`` for a format of one file)
     with a function that gives its bytes, the one that makes the rest valid last; `notes`: what the format cannot carry.
     `beside`: of a format of one file, further files in the same folder that others' programs want (a configuration).
+    `writers`: for any of `files`, a function that writes the same bytes into an open binary file, piece by piece. The
+    core calls it in place of the other one, so that a large file is never whole in memory.
     """
 
     files: Mapping[str, Callable[[], bytes]]
     beside: Mapping[str, Callable[[], bytes]] = EMPTY
     notes: Sequence[str] = ()
+    writers: Mapping[str, Callable[[BinaryIO], object]] = EMPTY
 
 
 @runtime_checkable

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
+from safetensors.torch import load_file as mapped_safetensors
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -67,9 +69,17 @@ def device_named(name: str | None) -> torch.device:
 
 def tensors_of(url: str, *, warn: bool = True) -> dict[str, Tensor]:
     """The tensors of a weights file by name; :class:`CheckpointError` if it is damaged. With `warn`, a warning names
-    those with non-finite values."""
+    those with non-finite values.
+
+    Those of a local file lie in the system's cache of it, without a copy, until they are changed.
+    """
+    path = storage.local_path(url)
     try:
-        tensors = parse_safetensors(storage.read_bytes(url))
+        if path is not None and sys.platform != "win32":  # where a file cannot be replaced while it is in use
+            with storage.open_read(url):  # a regular file, which can be read
+                tensors = mapped_safetensors(path)
+        else:
+            tensors = parse_safetensors(storage.read_bytes(url))
     except SafetensorError as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{storage.shown(url)}: is damaged ({reason}); copy it again") from error

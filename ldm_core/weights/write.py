@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
 
@@ -163,12 +163,17 @@ def put(written: Written, target: str, *, keep: bool = False) -> list[tuple[str,
     valid comes last. A failed writing leaves nothing behind.
     """
     if list(written.files) == [""]:
-        data = written.files[""]()
+        content = written.writers.get("") or written.files[""]()
         beside = _write_beside(written, target)
-        storage.atomic_write(target, data)
-        return [(target, len(data)), *beside]
+        return [(target, _write(target, content)), *beside]
     path = storage.local_path(target)
     return _put_local(written, path, keep) if path is not None else _put_remote(written, target)
+
+
+def _write(url: str, content: bytes | Callable[[BinaryIO], object]) -> int:
+    """Write a whole file or none; its size."""
+    storage.atomic_write(url, content)
+    return len(content) if isinstance(content, bytes) else storage.info(url).size
 
 
 def _write_beside(written: Written, target: str) -> list[tuple[str, int]]:
@@ -195,9 +200,8 @@ def _put_local(written: Written, target: Path, keep: bool) -> list[tuple[str, in
     try:
         made = work / "new"
         for name, content in written.files.items():
-            data = content()
-            storage.atomic_write(str(made / name), data)
-            sizes.append((str(shown / name), len(data)))
+            size = _write(str(made / name), written.writers.get(name) or content())
+            sizes.append((str(shown / name), size))
         if target.exists() and not keep:
             target.rename(work / "old")
         try:
@@ -221,10 +225,8 @@ def _put_remote(written: Written, target: str) -> list[tuple[str, int]]:
     sizes: list[tuple[str, int]] = []
     try:
         for name, content in written.files.items():
-            data = content()
             url = storage.join(target, name)
-            storage.atomic_write(url, data)
-            sizes.append((url, len(data)))
+            sizes.append((url, _write(url, written.writers.get(name) or content())))
     except BaseException:
         for url, _ in sizes:  # half a model is none
             storage.remove(url)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+import attrs
 
 from ldm_core.builtin.ldm_format.config import LdmCodecConfig
 from ldm_core.config.documents import dump_yaml
 from ldm_core.config.structure import digest
 from ldm_core.contracts.codec import Codec, ModelWeights, Recognised, Source, TensorFile, Written, overlay
 from ldm_core.contracts.site import Site
+from ldm_core.contracts.values import EMPTY
 from ldm_core.data.known_pixels import as_made
 from ldm_core.errors import CheckpointError, ConfigError, clean
 from ldm_core.recipe import artifacts
@@ -71,40 +77,74 @@ class LdmCodec(Codec):
     def write(self, weights: ModelWeights, name: str) -> Written:
         """A run's folder: ``recipe.yaml``, ``first_stage.safetensors`` and, last, ``model.safetensors``; of an adapter
         one file, or a folder with that file."""
-        import hashlib
-
         if weights.adapter is not None:
             place = "" if name.endswith(".safetensors") else artifacts.ADAPTER_FILE
-            return Written(files={place: lambda: _adapter_file(weights)})
-
-        denoises = any(k.startswith("denoiser.") for k in weights.model or ())
+            return _written({place: lambda: _adapter_file(weights)})
         recipe = dict(weights.recipe)
+        text = {RECIPE_FILE: lambda: dump_yaml(recipe).encode()}
+        denoises = any(k.startswith("denoiser.") for k in weights.model or ())
         if weights.first_stage is None and self.alone and denoises:
-            return Written(
-                files={
-                    RECIPE_FILE: lambda: dump_yaml(recipe).encode(),
-                    artifacts.MODEL_FILE: lambda: _model_file(recipe, weights, ""),
-                }
-            )
+            return _written({artifacts.MODEL_FILE: lambda: _model_file(recipe, weights, "")}, text)
         if weights.first_stage is None:
             raise ConfigError(
                 f"{name}: these are the weights of a {'denoiser' if denoises else 'conditioner'} alone, and a run's "
                 "folder has a first stage; give its path or URL as `first_stage`"
             )
-        made: dict[str, bytes] = {}
 
-        def stage() -> bytes:
-            if artifacts.STAGE_FILE not in made:
-                made[artifacts.STAGE_FILE] = _stage_file(recipe, weights.first_stage or {})
-            return made[artifacts.STAGE_FILE]
+        def stage() -> _File:
+            return _stage_file(recipe, weights.first_stage or {})
 
-        files: dict[str, Callable[[], bytes]] = {
-            RECIPE_FILE: lambda: dump_yaml(recipe).encode(),
-            artifacts.STAGE_FILE: stage,
-        }
-        if weights.model is not None:
-            files[artifacts.MODEL_FILE] = lambda: _model_file(recipe, weights, hashlib.sha256(stage()).hexdigest())
-        return Written(files=files)
+        if weights.model is None:
+            return _written({artifacts.STAGE_FILE: stage}, text)
+        model = lambda: _model_file(recipe, weights, _sha256(stage()))  # noqa: E731
+        return _written({artifacts.STAGE_FILE: stage, artifacts.MODEL_FILE: model}, text)
+
+
+@attrs.frozen
+class _File:
+    """A file of ours, not yet written: its tensors and its metadata."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+    def write(self, file: BinaryIO) -> None:
+        """Write it, tensor by tensor."""
+        from ldm_core.model.stored import write_tensors
+
+        write_tensors(file, self.tensors, self.metadata)
+
+
+def _written(files: Mapping[str, Callable[[], _File]], text: Mapping[str, Callable[[], bytes]] = EMPTY) -> Written:
+    """The `text` files, then those of tensors, to be had whole or piece by piece."""
+
+    def whole(make: Callable[[], _File]) -> bytes:
+        file = io.BytesIO()
+        make().write(file)
+        return file.getvalue()
+
+    return Written(
+        files={**text, **{name: partial(whole, make) for name, make in files.items()}},
+        writers={name: partial(lambda make, file: make().write(file), make) for name, make in files.items()},
+    )
+
+
+class _Hash(io.RawIOBase):
+    """The SHA-256 of all that is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.digest = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        """Take bytes in."""
+        self.digest.update(data)
+        return len(data)
+
+
+def _sha256(file: _File) -> str:
+    hashed = _Hash()
+    file.write(cast("BinaryIO", hashed))
+    return hashed.digest.hexdigest()
 
 
 def _headers(source: Source) -> dict[str, tuple[dict[str, Any], TensorFile]]:
@@ -142,16 +182,16 @@ def _count(file: TensorFile) -> int:
     return sum(math.prod(info.shape) for info in file.infos.values())
 
 
-def _stage_file(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+def _stage_file(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _File:
     part = dict(recipe["first_stage"])
     use = part.pop("use")
     known = {key: recipe[key] for key in ("image_channels", "image_size") if key in recipe}
     made = {"converted": {"first_stage": recipe["first_stage"], **known}}
     meta = artifacts.metadata("first_stage", use, part, {}, identity=digest(made), **known)
-    return _saved(tensors, meta)
+    return _File(tensors, meta)
 
 
-def _model_file(recipe: Mapping[str, Any], weights: ModelWeights, stage_sha256: str) -> bytes:
+def _model_file(recipe: Mapping[str, Any], weights: ModelWeights, stage_sha256: str) -> _File:
     meta = artifacts.metadata(
         "model",
         recipe["denoiser"]["use"],
@@ -161,26 +201,12 @@ def _model_file(recipe: Mapping[str, Any], weights: ModelWeights, stage_sha256: 
         first_stage_sha256=stage_sha256,
         class_names={key: list(names) for key, names in weights.class_names.items()},
     )
-    return _saved(weights.model or {}, meta)
+    return _File(weights.model or {}, meta)
 
 
-def _adapter_file(weights: ModelWeights) -> bytes:
+def _adapter_file(weights: ModelWeights) -> _File:
     part = dict(weights.recipe["adapters"][0])
     use = part.pop("use")
     base = {"base_sha256": weights.base} if weights.base else {}
     meta = artifacts.metadata("adapter", use, part, {}, identity=digest({"converted": {"use": use, **part}}), **base)
-    return _saved(weights.adapter or {}, meta)
-
-
-def _saved(tensors: Mapping[str, Tensor], meta: dict[str, str]) -> bytes:
-    from safetensors.torch import save
-
-    own: dict[str, Tensor] = {}
-    places: set[int] = set()
-    for name, tensor in tensors.items():
-        value = tensor.detach().cpu().contiguous()
-        if value.untyped_storage().data_ptr() in places:  # a view of another: the format keeps each by itself
-            value = value.clone()
-        places.add(value.untyped_storage().data_ptr())
-        own[name] = value
-    return save(own, metadata=meta)
+    return _File(weights.adapter or {}, meta)

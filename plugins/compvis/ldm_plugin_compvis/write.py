@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from ldm_core.builtin.diffusion.config import VPConfig
 from ldm_core.config.documents import dump_yaml
 from ldm_core.contracts.codec import ModelWeights, Written
 from ldm_core.errors import ConfigError
+from ldm_core.model.stored import whole, write_tensors
 from ldm_core.weights.normalization import factor_of, folded
 from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.layout import clip as clip_keys
@@ -83,7 +83,8 @@ def write(weights: ModelWeights, name: str, config: CompVisConfig) -> Written:
         plain = {"model": {"params": {}}, OWN: {"denoiser": recipe["denoiser"]}}
     text = json.dumps(plain, sort_keys=True)
     beside = {f"{PurePosixPath(name).stem}.yaml": lambda: dump_yaml(plain).encode()}
-    return Written(files={"": lambda: _bytes(tensors, text, suffix)}, beside=beside, notes=tuple(notes))
+    put = lambda file: _put(tensors, text, suffix, file)  # noqa: E731
+    return Written(files={"": lambda: whole(put)}, beside=beside, notes=tuple(notes), writers={"": put})
 
 
 def _problems(weights: ModelWeights) -> Iterator[str]:  # noqa: C901
@@ -247,14 +248,19 @@ def _model(
     return out
 
 
-def _bytes(tensors: Mapping[str, Tensor], text: str, suffix: str) -> bytes:
-    # Each by itself: formats that share memory write views of one another wrongly, or refuse them.
-    own = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+def _put(tensors: Mapping[str, Tensor], text: str, suffix: str, file: BinaryIO) -> None:
     if suffix == ".safetensors":
-        from safetensors.torch import save
-
         # One key alone: the library writes several in an order of its own, and equal models would be unequal files.
-        return save(own, metadata={METADATA: text})
-    file = io.BytesIO()
+        write_tensors(file, tensors, {METADATA: text})
+        return
+    own: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        memory = value.untyped_storage()
+        # The format writes the whole memory behind a view, and memory in common once: each tensor gets its own.
+        if memory.nbytes() != value.numel() * value.element_size() or memory.data_ptr() in places:
+            value = value.clone(memory_format=torch.contiguous_format)
+        places.add(value.untyped_storage().data_ptr())
+        own[name] = value
     torch.save({"state_dict": own, "global_step": 0, METADATA: text}, file)
-    return file.getvalue()

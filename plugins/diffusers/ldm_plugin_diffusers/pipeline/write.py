@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ldm_core.contracts.codec import ModelWeights, Written
 from ldm_core.errors import ConfigError
@@ -41,14 +42,14 @@ def write(weights: ModelWeights, name: str) -> Written:
         if stage is None:
             raise ConfigError("there is nothing to write: neither a model nor a first stage")
         part = write_autoencoder(recipe, stage, shift=True)
-        return Written(files=_component("", part), notes=part.notes)
+        return _component("", part)
     denoiser = _below(weights.model, "denoiser.")
     if stage is None:
         if not denoiser:
             raise ConfigError("diffusers' format holds no conditioner by itself; write the whole model")
         size = math.ceil(max(recipe["image_size"]) / max(weights.latent.stride if weights.latent else (PIXELS,)))
         part = write_unet(recipe, denoiser, size)
-        return Written(files=_component("", part), notes=part.notes)
+        return _component("", part)
     return _pipeline(recipe, stage, weights.model)
 
 
@@ -79,21 +80,26 @@ def _pipeline(recipe: Plain, stage: Mapping[str, Tensor], model: Mapping[str, Te
         **({"requires_safety_checker": False} if layout.extra else {}),
     }
     files: _Files = {}
+    writers: dict[str, Callable[[BinaryIO], object]] = {}
     notes: list[str] = []
     for folder, part in made.items():
         index[folder] = ["diffusers", part.class_name]
-        files |= _component(f"{folder}/", part)
+        component = _component(f"{folder}/", part)
+        files |= component.files
+        writers |= component.writers
         notes += part.notes
     files[f"{SCHEDULER}/scheduler_config.json"] = lambda: as_json({"_diffusers_version": VERSION, **config})
     notes += said
     if text is not None:
         index[layout.text] = [text.library, text.part.class_name]
         index[TOKENIZER] = ["transformers", text.tokenizer_class] if text.tokenizer else [None, None]
-        files |= _component(f"{layout.text}/", text.part, weights=TEXT_WEIGHTS)
+        component = _component(f"{layout.text}/", text.part, weights=TEXT_WEIGHTS)
+        files |= component.files
+        writers |= component.writers
         files |= {f"{TOKENIZER}/{file}": make for file, make in text.tokenizer.items()}
         notes += text.part.notes
     files[INDEX] = lambda: as_json(index)
-    return Written(files=files, notes=[*notes, *_lost(recipe, name, factor)])
+    return Written(files=files, writers=writers, notes=[*notes, *_lost(recipe, name, factor)])
 
 
 def _name(recipe: Plain) -> str:
@@ -143,14 +149,20 @@ def _lost(recipe: Plain, name: str, factor: int) -> list[str]:
     return notes
 
 
-def _component(prefix: str, part: WrittenPart, weights: str = WEIGHTS) -> _Files:
-    from safetensors.torch import save
+def _component(prefix: str, part: WrittenPart, weights: str = WEIGHTS) -> Written:
+    def put(file: BinaryIO) -> None:
+        from ldm_core.model.stored import write_tensors
+
+        write_tensors(file, part.tensors, {"format": "pt"})
+
+    def data() -> bytes:
+        put(file := io.BytesIO())
+        return file.getvalue()
 
     own = {"_diffusers_version": VERSION} if weights == WEIGHTS else {}
-    return {
-        f"{prefix}{weights}": lambda: save(dict(part.tensors), metadata={"format": "pt"}),
-        f"{prefix}config.json": lambda: as_json({**own, **part.config}),
-    }
+    config = lambda: as_json({**own, **part.config})  # noqa: E731
+    name = f"{prefix}{weights}"
+    return Written(files={name: data, f"{prefix}config.json": config}, writers={name: put}, notes=part.notes)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
