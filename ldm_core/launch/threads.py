@@ -65,7 +65,7 @@ def fitting(open_: int, used: float) -> int:
 
 
 class Command:
-    """The threads of a process that runs a command of its own, as ``ldm-run`` does; nobody else's process is touched.
+    """The threads of a process that runs one command, its own; no other process is touched.
 
     Made at the begin of the process, it watches the machine until :meth:`settle`.
     """

@@ -1,15 +1,18 @@
-"""Weights into modules, strictly; modules made without drawing weights first."""
+"""Weights from files into modules, strictly, and into files; modules made without drawing weights first."""
 
 from __future__ import annotations
 
+import io
+import json
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import load_file as mapped_safetensors
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -45,6 +48,7 @@ class unfilled(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+_ALIGNED = 8  # the length of a safetensors header in bytes is a multiple of it
 _DRAWS = frozenset({"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"})
 """In-place draws: torch's own, and those of ``nn.init`` visible to a mode as a whole."""
 
@@ -108,3 +112,38 @@ def require_same(module: nn.Module, stored: Mapping[str, tuple[int, ...]], where
             f"{where}: these weights are of another architecture: {'; '.join(parts)}; use the recipe that they were "
             "trained with"
         )
+
+
+def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write the bytes of ``safetensors.torch.save`` tensor by tensor, without a second copy of all in memory. Views may
+    share memory."""
+    header = _header(tensors, metadata) if tensors else {"__metadata__": dict(metadata)}
+    begin = 0
+    names = [name for name in header if name != "__metadata__"]
+    for name in names:
+        size = tensors[name].numel() * tensors[name].element_size()
+        header[name] |= {"shape": list(tensors[name].shape), "data_offsets": [begin, begin + size]}
+        begin += size
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNED)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in names:
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        if flat.numel():
+            file.write(flat.view(torch.uint8).numpy().data)
+
+
+def whole(write: Callable[[BinaryIO], object]) -> bytes:
+    """The bytes that `write` puts into a file."""
+    file = io.BytesIO()
+    write(file)
+    return file.getvalue()
+
+
+def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, dict[str, object]]:
+    """The library's own header, for its order of tensors and its names of types; of empty tensors."""
+    small = safetensors_bytes(
+        {name: t.new_empty(0, device="cpu") for name, t in tensors.items()}, metadata=dict(metadata)
+    )
+    header: dict[str, dict[str, object]] = json.loads(small[8 : 8 + int.from_bytes(small[:8], "little")])
+    return header

@@ -109,7 +109,7 @@ class _File:
 
     def write(self, file: BinaryIO) -> None:
         """Write it, tensor by tensor."""
-        from ldm_core.model.stored import write_tensors
+        from ldm_core.model.fill import write_tensors
 
         write_tensors(file, self.tensors, self.metadata)
 
@@ -118,9 +118,9 @@ def _written(files: Mapping[str, Callable[[], _File]], text: Mapping[str, Callab
     """The `text` files, then those of tensors, to be had whole or piece by piece."""
 
     def whole(make: Callable[[], _File]) -> bytes:
-        file = io.BytesIO()
-        make().write(file)
-        return file.getvalue()
+        from ldm_core.model import fill
+
+        return fill.whole(make().write)
 
     return Written(
         files={**text, **{name: partial(whole, make) for name, make in files.items()}},

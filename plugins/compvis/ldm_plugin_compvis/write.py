@@ -14,7 +14,7 @@ from ldm_core.builtin.diffusion.config import VPConfig
 from ldm_core.config.documents import dump_yaml
 from ldm_core.contracts.codec import ModelWeights, Written
 from ldm_core.errors import ConfigError
-from ldm_core.model.stored import whole, write_tensors
+from ldm_core.model.fill import whole, write_tensors
 from ldm_core.weights.normalization import factor_of, folded
 from ldm_plugin_compvis.config import CompVisConfig
 from ldm_plugin_compvis.layout import clip as clip_keys

@@ -151,7 +151,7 @@ def _lost(recipe: Plain, name: str, factor: int) -> list[str]:
 
 def _component(prefix: str, part: WrittenPart, weights: str = WEIGHTS) -> Written:
     def put(file: BinaryIO) -> None:
-        from ldm_core.model.stored import write_tensors
+        from ldm_core.model.fill import write_tensors
 
         write_tensors(file, part.tensors, {"format": "pt"})
 
