@@ -117,7 +117,8 @@ def require_same(module: nn.Module, stored: Mapping[str, tuple[int, ...]], where
 def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write the bytes of ``safetensors.torch.save`` tensor by tensor, without a second copy of all in memory. Views may
     share memory."""
-    header = _header(tensors, metadata) if tensors else {"__metadata__": dict(metadata)}
+    header: dict[str, dict[str, object]] = {"__metadata__": dict(metadata)}
+    header = _header(tensors, metadata) if tensors else header
     begin = 0
     names = [name for name in header if name != "__metadata__"]
     for name in names:

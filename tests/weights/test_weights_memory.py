@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -92,7 +92,7 @@ def test_writers_take_the_place_of_whole_bytes(tmp_path: Path) -> None:
         (str(tmp_path / "one"), 1)
     ]
 
-    def fails(file: io.BufferedIOBase) -> None:
+    def fails(file: BinaryIO) -> None:
         file.write(b"1")
         raise ValueError("in the middle")
 
