@@ -21,7 +21,7 @@ class DeepCacheConfig(AdapterConfig):
     interval: int = field(3, "steps to each one that computes all; 1: all of them do, and no bit changes", minimum=1)
     branch: int = field(0, _BRANCH, minimum=0)
     order: int = field(
-        0, "degree of the polynomial along which features go on between full steps; 0: they stay", minimum=0, maximum=3
+        1, "degree of the polynomial along which features go on between full steps; 0: they stay", minimum=0, maximum=3
     )
     schedule: Literal["uniform", "quadratic"] = attrs.field(
         default="uniform",

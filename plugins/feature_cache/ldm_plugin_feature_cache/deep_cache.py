@@ -61,16 +61,23 @@ class DeepCache(SpanCache[Past]):
         return out
 
     def _go_on(self, entry: Past) -> None:
-        """Put the features along their polynomial (Lagrange's form) to the time of this evaluation, row by row."""
-        if len(entry.past) < 2:
+        """Put the features along their polynomial (Newton's form) to the time of this evaluation, row by row."""
+        now = evaluation()
+        if now is None or len(entry.past) < 2:
             return
-        now, total = evaluation(), None
-        assert now is not None
-        for i, (own, value) in enumerate(entry.past):
-            weight = own.new_ones(own.shape)
-            for j, (other, _) in enumerate(entry.past):
-                if i != j:
-                    weight = weight * (now.t - other) / (own - other)
-            part = value * weight.to(value.dtype).view(-1, *[1] * (value.dim() - 1))
-            total = part if total is None else total + part
+        times = [time for time, _ in reversed(entry.past)]
+        slopes = [value for _, value in reversed(entry.past)]
+        total, factor = slopes[0], times[0].new_ones(len(times[0]))
+        for degree in range(1, len(times)):
+            slopes = [
+                (slopes[i] - slopes[i + 1]) / _over(times[i] - times[i + degree], total)
+                for i in range(len(times) - degree)
+            ]
+            factor = factor * (now.t - times[degree - 1])
+            total = total + slopes[0] * _over(factor, total)
         entry.value = total
+
+
+def _over(value: Tensor, like: Tensor) -> Tensor:
+    """`value` (B,) as (B, 1, ...), in the type of `like`."""
+    return value.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
