@@ -25,6 +25,7 @@ KINDS: Mapping[str, str] = {
     "first_stage": "images <-> latents",
     "stage_objective": "what a first stage is trained by",
     "auxiliary_loss": "a loss beside it, of latents or images",
+    "decoder": "latents -> pictures, in a first stage's place",
     "denoiser": "the network",
     "conditioner": "what steers it",
     "schedule": "the forward process",

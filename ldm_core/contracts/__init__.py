@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from ldm_core.contracts.metric import Rows as Rows
     from ldm_core.contracts.provisional import Adapter as Adapter
     from ldm_core.contracts.provisional import Dataset as Dataset
+    from ldm_core.contracts.provisional import Decoder as Decoder
     from ldm_core.contracts.provisional import Degradation as Degradation
     from ldm_core.contracts.provisional import DiffusionModel as DiffusionModel
     from ldm_core.contracts.provisional import Guidance as Guidance
@@ -150,7 +151,7 @@ _ROOMS = {
     "current": "Evaluation draw_times evaluation grid_times token_grid",
     "metric": "Metric Pictures Rows",
     "provisional": (
-        "Adapter Dataset Degradation DiffusionModel Guidance "
+        "Adapter Dataset Decoder Degradation DiffusionModel Guidance "
         "LossContext NoiseSchedule Objective Observer Parameterization Predict TimeGrid"
     ),
     "run": "SamplingRun",

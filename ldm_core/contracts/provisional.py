@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, runtime_che
 import attrs
 
 from ldm_core.contracts.conditioning import Cond, Conditions
-from ldm_core.contracts.values import Batch, Estimate, LossOutput
+from ldm_core.contracts.values import Batch, Estimate, LatentSpec, LossOutput
 
 if TYPE_CHECKING:
     import numpy as np
@@ -256,6 +256,27 @@ class Adapter(Protocol):
     @abstractmethod
     def detach(self) -> None:
         """Take all hooks away; the model is bit for bit what it was."""
+        ...
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """Latents of a trained first stage to pictures, in the stage's place; a ``torch.nn.Module``. Provisional.
+
+    Built from ``factory(config, site)``, where ``site.latent`` and ``site.channels`` say the latents that it takes and
+    the channels that it makes; its `latent` is the site's. Its file names the first stage behind its latents by the
+    hash of that stage's file, and pictures of another stage's latents are refused. By ``decode_in_pieces``, of
+    :class:`~ldm_core.contracts.FirstStageAnswers`, it may take large pictures: the results are those of the whole to
+    rounding, within whatever memory. Ownership of device, mode, freezing and parameters: see :mod:`ldm_core.contracts`.
+    """
+
+    latent: LatentSpec
+    __init__ = cooperative_init  # type: ignore[misc]
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Tensor:
+        """Normalised latents (B, C, *s) of any size -> images (B, c, H, W) on the scale of [-1, 1], not clamped; each
+        side has the stride's multiple of its cells. Gradients pass, and each row is decoded by itself."""
         ...
 
 

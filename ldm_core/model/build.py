@@ -49,7 +49,8 @@ from ldm_core.recipe.recipe import ConditionerPart, Part, Recipe
 def make_first_stage(recipe: Recipe, catalog: Catalog) -> FirstStage:
     """The first stage with fresh weights, determined by the recipe's seed alone."""
     with seeded(mix_seed(recipe.seed, "first_stage")):
-        stage = make(recipe.first_stage, Site(size=recipe.image_size, channels=recipe.image_channels), catalog)
+        site = Site(size=recipe.image_size, channels=recipe.image_channels, catalog=catalog)
+        stage = make(recipe.first_stage, site, catalog)
     _hold_to(stage, FirstStage, recipe.first_stage)
     if (
         isinstance(stage.latent, type(recipe.first_stage.config.latent))

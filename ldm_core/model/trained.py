@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
-from ldm_core.contracts import FirstStage
+from ldm_core.contracts import FirstStage, Site
 from ldm_core.model.budget import held_to
 from ldm_core.model.build import make_first_stage
 from ldm_core.model.fill import load_weights, require_same, tensors_of
+from ldm_core.model.parts import make
 from ldm_core.recipe import artifacts
-from ldm_core.recipe.recipe import Recipe
+from ldm_core.recipe.recipe import Part, Recipe
 
 
 def load_stage(recipe: Recipe, catalog: Catalog, url: str, device: torch.device) -> FirstStage:
@@ -21,10 +23,19 @@ def load_stage(recipe: Recipe, catalog: Catalog, url: str, device: torch.device)
 
     Raises CheckpointError if the recipe's is not the file's, before memory is taken for another.
     """
+    stage: FirstStage = _filled(lambda: make_first_stage(recipe, catalog), url, device)
+    return stage
+
+
+def load_part(part: Part, site: Site, catalog: Catalog, url: str, device: torch.device) -> Any:
+    """A trained part by itself from its file, in eval mode and frozen; CheckpointError as by :func:`load_stage`."""
+    return _filled(lambda: make(part, site, catalog), url, device)
+
+
+def _filled(make: Callable[[], Any], url: str, device: torch.device) -> Any:
     stored = artifacts.shapes(url)
     with held_to(stored, storage.shown(url)):
-        stage: Any = make_first_stage(recipe, catalog)
-    require_same(stage, stored, url)
-    load_weights(stage, tensors_of(url), url)
-    stage.to(device).eval().requires_grad_(False)
-    return stage
+        made = make()
+    require_same(made, stored, url)
+    load_weights(made, tensors_of(url), url)
+    return made.to(device).eval().requires_grad_(False)

@@ -22,7 +22,15 @@ BEST_FILE = "best.safetensors"
 ADAPTER_FILE = "adapter.safetensors"
 ADAPTERS = "adapters"
 """The folder of a run with a file for each adapter that it trained alone."""
-KINDS: Mapping[str, str] = {"model": "a model", "first_stage": "a first stage", "adapter": "an adapter"}
+DECODER_FILE = "decoder.safetensors"
+DECODERS = "decoders"
+"""The folder beside a model with further decoders of its latents, NAME.safetensors each."""
+KINDS: Mapping[str, str] = {
+    "model": "a model",
+    "first_stage": "a first stage",
+    "adapter": "an adapter",
+    "decoder": "a decoder",
+}
 """Contents of a file of ours, and their words."""
 _KEY = "ldm_core"
 _MAX_HEADER = 100 << 20
@@ -137,7 +145,8 @@ def read_header(url: str, kind: str, *, sha256: str | None = None) -> Header:
         raise CheckpointError(f"{url}: was not written by ldm-core (no '{_KEY}' metadata), so its recipe is unknown")
     body = parse_body(text, url)
     if body["kind"] != kind:
-        fix = "; add it to a model with adapters.NAME.weights=" + url if body["kind"] == "adapter" else ""
+        use = {"adapter": "add it to a model with adapters.NAME.weights=", "decoder": "decode with sample.decoder="}
+        fix = f"; {use[body['kind']]}{url}" if body["kind"] in use else ""
         raise CheckpointError(f"{url}: holds {KINDS[body['kind']]}, not {KINDS[kind]}{fix}")
     return Header(
         url=url,

@@ -230,6 +230,16 @@ class SampleSettings:
         "wavelet: enlarged pictures take their coarse colours from the given ones; null: those with `whole` alone",
         since="0.2",
     )
+    decoder: str = field(
+        "",
+        "another decoder of these latents: a name of the run's decoders, or the path or URL of a file; none: the first "
+        "stage's own",
+        since="0.2",
+        place=True,
+    )
+    preview_decoder: str = field(
+        "", "the same for pictures on the way, of training and of sampling; none: as `decoder`", since="0.2", place=True
+    )
     branches: Literal["together", "apart"] = field("together", "guidance branches in one call, or one by one")
     tile: int = field(
         1024,

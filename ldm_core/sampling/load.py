@@ -52,6 +52,7 @@ class Loaded:
     class_names: Mapping[str, Sequence[str]] = EMPTY
     palettes: Mapping[str, Palette] = EMPTY
     made_by: str = ""  # the codec of another program; "" for our own files
+    folder: str = ""  # the place of our own files
 
 
 def load(
@@ -96,7 +97,8 @@ def _load_own(url: str, catalog: Catalog, device: str | None, precision: Precisi
     names = header.extra.get("class_names") or {}
     where = f"{storage.shown(path)}: its palette"
     palettes = {key: palette_of(rows, where=where) for key, rows in (header.extra.get("palettes") or {}).items()}
-    return Loaded(recipe, stage, model, catalog, header.sha256, stage_sha256, names, palettes)
+    made = Loaded(recipe, stage, model, catalog, header.sha256, stage_sha256, names, palettes)
+    return attrs.evolve(made, folder=storage.parent(path))
 
 
 _CALLER = 5  # of ldm_core.load, from a function that load calls: where a warning points to

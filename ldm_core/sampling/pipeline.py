@@ -87,6 +87,8 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
         self._loaded = recipe.adapters, self.model
         self._made: tuple[Any, SamplingParts] | None = None
         self.conventions, self.made_by = "", ""  # the codec of another program's weights
+        self.folder = ""  # beside the weights, where further decoders lie
+        self._decoders = {}
 
     @classmethod
     def load(
@@ -115,7 +117,7 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
             first_stage=loaded.first_stage,
             class_names=loaded.class_names,
         )
-        made.palettes, made.made_by = loaded.palettes, loaded.made_by
+        made.palettes, made.made_by, made.folder = loaded.palettes, loaded.made_by, loaded.folder
         return made
 
     @property
@@ -217,6 +219,7 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
     def _plan(self, prompts: str | Sequence[str] | None, given: SampleArguments) -> Plan:
         """Check the arguments of :meth:`sample`, and make them the plan of a run."""
         require_arguments({"prompts": prompts, **given})
+        self.require_decoders()
         recipe = sampling.chosen(self.recipe, given.get("guidance"), self.catalog)
         steps, batch = given.get("steps") or recipe.sample.steps, given.get("batch") or recipe.sample.batch
         with inside(stage := named(recipe.first_stage, self.catalog), "encode_moments or latents"):
@@ -251,7 +254,7 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
             model.contracts.open(shape[1:])
         for number, chunk in enumerate(plan.chunks):
             begun = Progress(number * intervals, len(plan.chunks) * intervals, chunk.start, len(plan.rows))
-            watch, seeds = Watch(callback, begun), plan.seeds_of(chunk)
+            watch, seeds = Watch(callback, begun, self.preview), plan.seeds_of(chunk)
             with torch.no_grad(), seeds_in_errors(seeds, plan.recipe, model.precision, before):
                 conditions = self._conditions(plan, chunk)
                 options = plan.options(chunk, self.stage, watch)
@@ -288,6 +291,7 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
         parts.update({f"guidance {name}": guidance for name, guidance in guidances.items()})
         shown, fine = decoded(self.as_images, x0, self.model.runs_in("first_stage"), levels=settings.levels)
         pictures, more = finished(plan.recipe, parts, [plan.rows[i] for i in chunk], shown.numpy())
+        more |= self.decoder_in_words()
         made = []
         for i, pixels, end, whole in zip(chunk, pictures, ends, (fine & sound).tolist(), strict=True):
             if whole:

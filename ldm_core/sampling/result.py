@@ -20,6 +20,16 @@ class Progress:
     steps: int
     images: int
     total: int
+    _shown: Callable[[], np.ndarray] | None = attrs.field(default=None, eq=False, repr=False)
+
+    def pictures(self) -> np.ndarray:
+        """Decode the present estimates of the batch's images, uint8 (B, c, H, W), by ``sample.preview_decoder``.
+
+        They are made when they are asked for, and change nothing of the run. ValueError before the first step.
+        """
+        if self._shown is None:
+            raise ValueError("pictures: there is no estimate before the first step of a run")
+        return self._shown()
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -159,12 +159,14 @@ class Watch:
 
     callback: Callback | None
     begun: Progress  # before the batch's first step
+    show: Callable[[Tensor], np.ndarray] | None = None  # makes pictures of x0
     x0: Tensor | None = None
 
     def __call__(self, i: int, t: Tensor, x: Tensor, x0: Tensor) -> None:
         """See :data:`ldm_core.contracts.OnStep`."""
         self.x0 = x0
-        now = attrs.evolve(self.begun, step=self.begun.step + i + 1)
+        shown = None if self.show is None else partial(self.show, x0)
+        now = attrs.evolve(self.begun, step=self.begun.step + i + 1, shown=shown)
         if self.callback is not None and self.callback(now) is False:
             raise Interrupted("sampling was cancelled")
 

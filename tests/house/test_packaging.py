@@ -41,6 +41,7 @@ STANDARD = {
     "plugins/metrics": "ldm-plugin-metrics",
     "plugins/multidiffusion": "ldm-plugin-multidiffusion",
     "plugins/study": "ldm-plugin-study",
+    "plugins/tiny_decoder": "ldm-plugin-tiny-decoder",
     "conditioners/bert_text": "ldm-plugin-bert-text",
     "conditioners/semantic_map": "ldm-plugin-semantic-map",
     "conditioners/bbox_layout": "ldm-plugin-bbox",

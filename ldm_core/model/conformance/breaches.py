@@ -19,6 +19,7 @@ from ldm_core.recipe.recipe import Part
 _CONTRACTS: dict[str, type] = {
     "first_stage": contracts.FirstStage,
     "conditioner": contracts.Conditioner,
+    "decoder": contracts.Decoder,
     "denoiser": contracts.Denoiser,
     "sampler": contracts.Sampler,
     "schedule": contracts.NoiseSchedule,

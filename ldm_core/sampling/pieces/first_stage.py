@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,14 +11,16 @@ import torch
 from torch import Tensor
 
 from ldm_core.catalog import Catalog
-from ldm_core.contracts import FirstStage
+from ldm_core.contracts import FirstStage, Site
 from ldm_core.errors import NotFiniteError
+from ldm_core.model.arithmetic import allowed_here
 from ldm_core.model.conformance.breaches import inside, named
 from ldm_core.model.conformance.first_stage import hold_pictures
 from ldm_core.model.diffusion import Model
 from ldm_core.model.tiles.tiling import Tiling
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling.image_to_image import encoded, unfitted
+from ldm_core.sampling.pieces.decoders import OtherDecoder, load_decoder
 from ldm_core.sampling.run import decoded, reconstruct
 
 
@@ -27,6 +31,10 @@ class StageMethods:
     stage: FirstStage
     model: Model
     catalog: Catalog
+    folder: str
+    _site: Site
+    _decoders: dict[str, OtherDecoder]
+    """Those that were asked for, by the name in the settings; shared by all pipelines of these latents."""
 
     @property
     def device(self) -> torch.device:
@@ -69,9 +77,39 @@ class StageMethods:
         return reconstruct(self.stage, images, self.model.device, batch, Tiling.of(self.recipe.sample))
 
     def as_images(self, z: Tensor) -> Tensor:
-        """Latents (B, C, *s) -> images (B, c, H, W) in [-1, 1], held to the first stage's contract."""
-        part = named(self.recipe.first_stage, self.catalog)
-        with inside(part, "decode"):
-            images = Tiling.of(self.recipe.sample).decode(self.stage, z)
+        """Latents (B, C, *s) -> images (B, c, H, W) in [-1, 1], held to the contract of the first stage, or of the
+        decoder chosen by ``sample.decoder``."""
+        return self._decoded_by(self.recipe.sample.decoder, z)
+
+    def preview(self, z: Tensor) -> np.ndarray:
+        """Latents (B, C, *s) -> uint8 pictures (B, c, H, W), by ``sample.preview_decoder``; NaN becomes any level."""
+        settings = self.recipe.sample
+        decode = partial(self._decoded_by, settings.preview_decoder or settings.decoder)
+        return decoded(decode, z, self.model.runs_in("first_stage"), levels=settings.levels)[0].numpy()
+
+    def require_decoders(self) -> None:
+        """CheckpointError, ConfigError or ComponentError if a decoder of the settings is not there, or does not fit."""
+        for name in (self.recipe.sample.decoder, self.recipe.sample.preview_decoder):
+            self._decoder(name)
+
+    def decoder_in_words(self) -> dict[str, str]:
+        """The entries of a picture's metadata on its decoder; none for the first stage's own."""
+        other = self._decoder(self.recipe.sample.decoder)
+        return {} if other is None else {"decoder": other.part.use, "decoder_sha256": other.sha256}
+
+    def _decoder(self, name: str) -> OtherDecoder | None:
+        """The decoder of that name or place, read at the first call; None for the first stage."""
+        if name and name not in self._decoders:
+            made = load_decoder(name, self.folder, self.recipe, self._site.first_stage, self.catalog)
+            made.module.to(self.device)
+            self._decoders[name] = made
+        return self._decoders[name] if name else None
+
+    def _decoded_by(self, name: str, z: Tensor) -> Tensor:
+        other = self._decoder(name)
+        part = named(self.recipe.first_stage, self.catalog) if other is None else other.part
+        among = () if other is None else other.precisions
+        with inside(part, "decode"), allowed_here(z.device.type, among) if among else nullcontext():
+            images = Tiling.of(self.recipe.sample).decode(self.stage if other is None else other.module, z)
         hold_pictures(part, images, z, self.recipe.first_stage.config.latent, self.recipe.image_channels)
         return images

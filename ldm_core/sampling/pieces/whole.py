@@ -195,7 +195,8 @@ def _told(callback: Callback, own: int, chunk: int, chunks: int, image: int, ima
 
     def tell(progress: Progress) -> bool | None:
         each = progress.steps // own
-        return callback(Progress(chunk * each + progress.step, chunks * each, image + progress.images, images))
+        step, done = chunk * each + progress.step, image + progress.images
+        return callback(attrs.evolve(progress, step=step, steps=chunks * each, images=done, total=images))
 
     return tell
 

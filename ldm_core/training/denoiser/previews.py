@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -14,7 +15,9 @@ from ldm_core.data.palettes import palette_of
 from ldm_core.errors import Interrupted, NotFiniteError
 from ldm_core.model.build import make_model
 from ldm_core.model.fill import load_weights
+from ldm_core.recipe import artifacts
 from ldm_core.recipe.recipe import Recipe
+from ldm_core.sampling.pieces.decoders import load_decoder
 from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.training.context import RunContext
 from ldm_core.training.engine.collective import in_all
@@ -29,6 +32,7 @@ def drawing(context: RunContext, recipe: Recipe, weights: Mapping[str, Tensor], 
     training's modules nor any random generator is touched, whatever ZeRO has made of them. All processes must enter it;
     they raise torch.OutOfMemoryError together."""
     device = context.run.world.device
+    known = {"first_stage": artifacts.sha256(context.stage_url)} if recipe.sample.decoder else {}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         made: list[Pipeline] = []
 
@@ -37,11 +41,20 @@ def drawing(context: RunContext, recipe: Recipe, weights: Mapping[str, Tensor], 
             model = make_model(recipe, context.catalog, stage)
             load_weights(model, dict(weights), where)
             model.to(device).eval().requires_grad_(False)
-            made.append(Pipeline(recipe, stage, model, context.catalog, class_names=context.info.class_names))
-            made[0].palettes = {key: palette_of(rows) for key, rows in context.info.palettes.items()}
+            pipeline = Pipeline(recipe, stage, model, context.catalog, class_names=context.info.class_names, **known)
+            pipeline.palettes = {key: palette_of(rows) for key, rows in context.info.palettes.items()}
+            pipeline.folder = context.out
+            made.append(pipeline)
 
         in_all(context.run.world, make)
         yield made[0]
+
+
+def require_decoders(context: RunContext) -> None:
+    """Raise what :func:`load_decoder` raises of the decoders of the run's pictures, before it is trained for hours."""
+    recipe = context.recipe
+    for name in {recipe.sample.decoder, recipe.sample.preview_decoder} - {""}:
+        load_decoder(name, context.out, recipe, artifacts.sha256(context.stage_url), context.catalog)
 
 
 def previewer(context: RunContext, task: Any) -> Callable[[int], None]:
@@ -51,6 +64,9 @@ def previewer(context: RunContext, task: Any) -> Callable[[int], None]:
     writes. An interrupted preview, or one with too little memory, leaves no file and lets the training go on.
     """
     world, recipe = context.run.world, context.recipe
+    require_decoders(context)
+    other = recipe.sample.preview_decoder or recipe.sample.decoder
+    recipe = attrs.evolve(recipe, sample=attrs.evolve(recipe.sample, decoder=other))
     rows: list[dict[str, Any]] | None = None
 
     def preview(step: int) -> None:

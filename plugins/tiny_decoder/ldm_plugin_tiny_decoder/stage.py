@@ -1,0 +1,124 @@
+"""The training of a small decoder: a first stage of a trained encoder and the decoder, and the error of its pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ldm_core.contracts import FirstStage, Reconstruction, Site, StageBatch, StageLoss, StageObjective, TrainableStage
+from ldm_core.contracts.streams import Streams
+from ldm_core.errors import ConfigError
+from ldm_core.model.arithmetic import arithmetic
+from ldm_plugin_tiny_decoder import teacher
+from ldm_plugin_tiny_decoder.config import DecoderPixelsConfig, TrainedDecoderConfig
+from ldm_plugin_tiny_decoder.network import TinyDecoder
+
+
+class TrainedDecoder(nn.Module, FirstStage, TrainableStage):
+    """The moments and latents of a trained first stage, decoded by the small decoder, which alone is trained and saved.
+
+    The trained stage is frozen and no part of this module's state. Its latents are normalised already, so that the
+    statistics measured after the training are not taken over.
+    """
+
+    def __init__(self, config: TrainedDecoderConfig, site: Site) -> None:
+        super().__init__()
+        self.config, self.latent = config, config.latent
+        self.decoder = TinyDecoder(config, attrs.evolve(site, latent=config.latent))
+        self._teacher: tuple[Any] = (teacher.load(config, site),)  # in a tuple, so that nn.Module does not see it
+        self._moments: dict[bytes, Tensor] = {}
+        self._bytes = 0
+
+    def taught_by(self, like: Tensor) -> Any:
+        """The trained stage, on the device of `like`."""
+        stage = self._teacher[0]
+        if (own := next(stage.parameters(), None)) is not None and own.device != like.device:
+            stage.to(like.device)
+        return stage
+
+    def encode_moments(self, x: Tensor) -> Tensor:
+        """The trained stage's."""
+        with torch.no_grad():
+            moments: Tensor = self.taught_by(x).encode_moments(x)
+        return moments
+
+    def latents(self, moments: Tensor, *, streams: Streams | None = None) -> Tensor:
+        """The trained stage's."""
+        with torch.no_grad():
+            z: Tensor = self.taught_by(moments).latents(moments, streams=streams)
+        return z
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents (B, C, h, w) -> pictures of the small decoder."""
+        return self.decoder.decode(z)
+
+    def decode_in_pieces(self, z: Tensor, memory: int) -> Tensor:
+        """The small decoder's."""
+        return self.decoder.decode_in_pieces(z, memory)
+
+    def project(self, z: Tensor) -> Tensor:
+        """The trained stage's."""
+        with torch.no_grad():
+            projected: Tensor = self.taught_by(z).project(z)
+        return projected
+
+    def set_normalization(self, mean: Tensor, std: Tensor) -> None:
+        """Nothing: the latents stay those of the trained stage."""
+
+    def reconstruct(self, x: Tensor, *, streams: Streams | None) -> Reconstruction:
+        """The training pass; there is nothing to regularize."""
+        image = self.decode(self.seen(x, streams))
+        return Reconstruction(image, image.new_zeros((), dtype=torch.float32))
+
+    def seen(self, x: Tensor, streams: Streams | None) -> Tensor:
+        """The latents (B, C, h, w) that the decoder is shown of pictures (B, c, H, W), float32."""
+        with torch.no_grad(), arithmetic(x.device.type, "fp32"):
+            moments = torch.cat([self._kept(one) for one in x.split(1)])
+            return self.latents(moments, streams=streams if self.config.latents == "drawn" else None)
+
+    def _kept(self, one: Tensor) -> Tensor:
+        """Moments (1, M, *s) of one picture, encoded by itself: the same bits whenever and beside whatever it comes."""
+        one = one.contiguous()
+        key = hashlib.blake2b(one.cpu().numpy().tobytes(), digest_size=16).digest()
+        known = self._moments.get(key)
+        if known is None:
+            known = self.encode_moments(one)
+            size = known.numel() * known.element_size()
+            if self._bytes + size <= self.config.keep:
+                self._moments[key] = known
+                self._bytes += size
+        return known
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight of the decoder's last convolution, for objectives with adaptive weights."""
+        return self.decoder.last_layer
+
+
+class DecoderPixels(StageObjective):
+    """The mean error of the decoder's pixels, abs(d), d² or Huber's, beside the data's pictures or the trained stage's
+    decode of the same latents."""
+
+    def __init__(self, config: DecoderPixelsConfig, site: Site) -> None:
+        self.config = config
+
+    def loss(self, stage: TrainableStage, batch: StageBatch) -> StageLoss:
+        """The loss of a micro-batch; logs: loss, and pixel, the mean error beside the data's pictures."""
+        if not isinstance(stage, TrainedDecoder):
+            raise ConfigError("decoder_pixels trains the first stage 'tiny_decoder' alone; leave stage_objective out")
+        z = stage.seen(batch.images, batch.streams("first_stage"))
+        image, target = stage.decode(z).float(), batch.images.float()
+        if self.config.target == "decode":
+            with torch.no_grad(), arithmetic(z.device.type, "fp32"):
+                target = stage.taught_by(z).decode(z).float()
+        if self.config.loss == "huber":
+            value = F.huber_loss(image, target, delta=self.config.huber_delta)
+        else:
+            value = (F.l1_loss if self.config.loss == "l1" else F.mse_loss)(image, target)
+        pixel = F.l1_loss(image.detach(), batch.images.float())
+        return StageLoss(value, {"loss": value.detach(), "pixel": pixel}, image.detach())
