@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
@@ -23,19 +24,19 @@ def load_stage(recipe: Recipe, catalog: Catalog, url: str, device: torch.device)
 
     Raises CheckpointError if the recipe's is not the file's, before memory is taken for another.
     """
-    stage: FirstStage = _filled(lambda: make_first_stage(recipe, catalog), url, device)
-    return stage
+    stage: Any = _filled(lambda: make_first_stage(recipe, catalog), url, device)
+    return stage  # type: ignore[no-any-return]
 
 
-def load_part(part: Part, site: Site, catalog: Catalog, url: str, device: torch.device) -> Any:
+def load_part(part: Part, site: Site, catalog: Catalog, url: str, device: torch.device) -> nn.Module:
     """A trained part by itself from its file, in eval mode and frozen; CheckpointError as by :func:`load_stage`."""
     return _filled(lambda: make(part, site, catalog), url, device)
 
 
-def _filled(make: Callable[[], Any], url: str, device: torch.device) -> Any:
+def _filled(make: Callable[[], object], url: str, device: torch.device) -> nn.Module:
     stored = artifacts.shapes(url)
     with held_to(stored, storage.shown(url)):
-        made = make()
+        made = cast(nn.Module, make())
     require_same(made, stored, url)
     load_weights(made, tensors_of(url), url)
     return made.to(device).eval().requires_grad_(False)

@@ -87,7 +87,6 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
         self._loaded = recipe.adapters, self.model
         self._made: tuple[Any, SamplingParts] | None = None
         self.conventions, self.made_by = "", ""  # the codec of another program's weights
-        self.folder = ""  # beside the weights, where further decoders lie
         self._decoders = {}
 
     @classmethod
@@ -291,12 +290,11 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
         parts.update({f"guidance {name}": guidance for name, guidance in guidances.items()})
         shown, fine = decoded(self.as_images, x0, self.model.runs_in("first_stage"), levels=settings.levels)
         pictures, more = finished(plan.recipe, parts, [plan.rows[i] for i in chunk], shown.numpy())
-        more |= self.decoder_in_words()
-        made = []
+        made, told = [], self.decoder_in_words()
         for i, pixels, end, whole in zip(chunk, pictures, ends, (fine & sound).tolist(), strict=True):
             if whole:
                 about = plan.described(i, self.class_names, self.conventions) | {"weights_sha256": self.weights}
-                made.append(Sampled(pixels, plan.prompt(i), plan.seeds[i], about | more, end))
+                made.append(Sampled(pixels, plan.prompt(i), plan.seeds[i], about | more | told, end))
         return made, fine
 
     def begin(

@@ -44,6 +44,7 @@ from ldm_core.testing.base import Suite  # noqa: E402  (rewriting comes before t
 from ldm_core.testing.degradations.suite import DegradationSuite  # noqa: E402
 from ldm_core.testing.metrics.suite import MetricSuite  # noqa: E402
 from ldm_core.testing.stages.auxiliary import AuxiliaryLossSuite  # noqa: E402
+from ldm_core.testing.stages.decoder import DecoderSuite  # noqa: E402
 from ldm_core.testing.stages.objective import StageObjectiveSuite  # noqa: E402
 from ldm_core.testing.suites.adapter import AdapterSuite  # noqa: E402
 from ldm_core.testing.suites.codec import CodecSuite  # noqa: E402
@@ -68,6 +69,7 @@ __all__ = [
     "CodecSuite",
     "ConditionerSuite",
     "DatasetSuite",
+    "DecoderSuite",
     "DegradationSuite",
     "DenoiserSuite",
     "FirstStageSuite",

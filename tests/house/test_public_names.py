@@ -30,7 +30,7 @@ NAMES: dict[ModuleType, str] = {
     """,
     testing: """
         AdapterSuite AnnotationSuite AuxiliaryLossSuite CodecSuite ConditionerSuite DatasetSuite
-        DegradationSuite DenoiserSuite FirstStageSuite GuidanceSuite MetricSuite ModuleSuite ObjectiveSuite
+        DecoderSuite DegradationSuite DenoiserSuite FirstStageSuite GuidanceSuite MetricSuite ModuleSuite ObjectiveSuite
         ObserverSuite ParameterizationSuite PluginSuite SamplerSuite ScheduleSuite StageObjectiveSuite Suite
         TensorSuite TimeGridSuite
     """,

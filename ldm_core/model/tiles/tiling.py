@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from ldm_core.contracts import FirstStage
+from ldm_core.contracts import Decoder, FirstStage
 from ldm_core.contracts.answers import FirstStageAnswers
 from ldm_core.contracts.configs import of
 from ldm_core.nn.tiles.windows import places, weights
@@ -58,8 +58,8 @@ class Tiling:
             return torch.cat([own(one, self.memory) for one in x.split(1)])
         return torch.cat([self._blended(stage.encode_moments, stage, one, cells, encodes=True) for one in x.split(1)])
 
-    def decode(self, stage: FirstStage, z: Tensor) -> Tensor:
-        """``stage.decode(z)`` of latents (B, C, *s)."""
+    def decode(self, stage: FirstStage | Decoder, z: Tensor) -> Tensor:
+        """``stage.decode(z)`` of latents (B, C, *s); another decoder may stand in the stage's place."""
         if not self._cuts(stage, z.shape[2:], None):
             return stage.decode(z)
         own = of(FirstStageAnswers, stage).decode_in_pieces
@@ -67,7 +67,7 @@ class Tiling:
             return torch.cat([own(one, self.memory) for one in z.split(1)])
         return torch.cat([self._blended(stage.decode, stage, one, z.shape[2:], encodes=False) for one in z.split(1)])
 
-    def _cuts(self, stage: FirstStage, size: Sequence[int], stride: int | None) -> bool:
+    def _cuts(self, stage: FirstStage | Decoder, size: Sequence[int], stride: int | None) -> bool:
         """True if something of `size` is taken in pieces; `stride`: None = it counts cells, of the stage's stride."""
         steps = tuple(stage.latent.stride)
         if not self.pixels or torch.is_grad_enabled() or len(steps) != 2 or len(size) != 2:
@@ -76,7 +76,13 @@ class Tiling:
         return bool(height * width > self.pixels**2)
 
     def _blended(
-        self, call: Callable[[Tensor], Tensor], stage: FirstStage, one: Tensor, cells: Sequence[int], *, encodes: bool
+        self,
+        call: Callable[[Tensor], Tensor],
+        stage: FirstStage | Decoder,
+        one: Tensor,
+        cells: Sequence[int],
+        *,
+        encodes: bool,
     ) -> Tensor:
         """The results of windows over `cells`, blended; their borders fall on cells of the latents."""
         stride = tuple(stage.latent.stride)

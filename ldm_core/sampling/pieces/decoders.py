@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import attrs
 import torch
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
+from ldm_core.config.structure import unstructure
 from ldm_core.contracts import Config, Decoder, Site, configs
 from ldm_core.contracts.values import LatentSpec, Precision
 from ldm_core.errors import CheckpointError, ComponentError, ConfigError, clean, quoted
@@ -24,14 +24,22 @@ from ldm_core.recipe.sources import trained_config
 class OtherDecoder:
     """A decoder with its name in messages, the hash of its file, and the arithmetic in which it may run."""
 
-    module: Any
+    module: Decoder
     part: Named
     sha256: str
     precisions: Sequence[Precision]
 
 
-def latent_in_words(latent: LatentSpec) -> dict[str, Any]:
-    """The latents as a decoder's file tells of them."""
+def decoder_metadata(
+    use: str, config: object, versions: Mapping[str, str], *, first_stage: str, latent: LatentSpec, **more: object
+) -> dict[str, str]:
+    """The metadata of a decoder's file: the component `use` with its config, the hash of the `first_stage` behind its
+    latents, these latents, and `more` that it tells, such as its steps."""
+    told = {"first_stage_sha256": first_stage, "latent": _in_words(latent), **more}
+    return artifacts.metadata("decoder", use, unstructure(config), versions, **told)
+
+
+def _in_words(latent: LatentSpec) -> dict[str, object]:
     return {"channels": latent.channels, "stride": list(latent.stride)}
 
 
@@ -86,7 +94,7 @@ def _require_same_latents(header: artifacts.Header, latent: LatentSpec, first_st
             f"{shown}: decodes the latents of another first stage (sha256 {clean(own, 12)}, here {first_stage[:12]}); "
             "train a decoder for this one"
         )
-    if header.extra.get("latent") != latent_in_words(latent):
+    if header.extra.get("latent") != _in_words(latent):
         raise CheckpointError(
             f"{shown}: decodes latents of {quoted(header.extra.get('latent'), 80)}, here they have "
             f"{latent.channels} channels at stride {tuple(latent.stride)}"

@@ -31,7 +31,8 @@ class StageMethods:
     stage: FirstStage
     model: Model
     catalog: Catalog
-    folder: str
+    folder: str = ""
+    """The place of the weights, beside which further decoders lie; "" if it is not known."""
     _site: Site
     _decoders: dict[str, OtherDecoder]
     """Those that were asked for, by the name in the settings; shared by all pipelines of these latents."""

@@ -17,8 +17,8 @@ from ldm_core.data.records.guess import guess_reader, kept_settings
 from ldm_core.errors import CheckpointError, ConfigError, quoted
 from ldm_core.recipe import artifacts, keys, shipped
 from ldm_core.recipe.recipe import Recipe, versions
-from ldm_core.sampling.pieces.decoders import latent_in_words
-from ldm_plugin_tiny_decoder.config import SHAPE
+from ldm_core.sampling.pieces.decoders import decoder_metadata
+from ldm_plugin_tiny_decoder.config import SHAPE, TinyDecoderConfig
 from ldm_plugin_tiny_decoder.teacher import find_teacher
 
 if TYPE_CHECKING:
@@ -110,17 +110,18 @@ def export(recipe: Recipe, out: str, run: str, name: str, catalog: Catalog) -> M
     header = artifacts.read_header(source, "first_stage")
     config: Any = recipe.first_stage.config
     tensors = tensors_of(source)
-    meta = artifacts.metadata(
-        "decoder",
+    shape = TinyDecoderConfig(**{key: getattr(config, key) for key in SHAPE})
+    objective = unstructure(recipe.stage_objective.config)
+    meta = decoder_metadata(
         "tiny",
-        {key: value for key, value in unstructure(config).items() if key in SHAPE},
+        shape,
         versions(recipe, catalog),
-        identity=str(header.extra.get("identity", "")),
-        first_stage_sha256=config.sha256,
-        latent=latent_in_words(config.latent),
+        first_stage=config.sha256,
+        latent=config.latent,
         image_channels=recipe.image_channels,
+        identity=str(header.extra.get("identity", "")),
         steps=header.extra.get("steps"),
-        target=unstructure(recipe.stage_objective.config).get("target", "pictures"),
+        target=objective.get("target", "pictures"),
         numbers=header.extra.get("numbers", {}),
     )
     own = {key.removeprefix(_DECODER): value for key, value in tensors.items() if key.startswith(_DECODER)}

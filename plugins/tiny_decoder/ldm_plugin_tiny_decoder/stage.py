@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import attrs
@@ -16,6 +15,7 @@ from ldm_core.errors import ConfigError
 from ldm_core.model.arithmetic import arithmetic
 from ldm_plugin_tiny_decoder import teacher
 from ldm_plugin_tiny_decoder.config import DecoderPixelsConfig, TrainedDecoderConfig
+from ldm_plugin_tiny_decoder.moments import Moments
 from ldm_plugin_tiny_decoder.network import TinyDecoder
 
 
@@ -31,8 +31,7 @@ class TrainedDecoder(nn.Module, FirstStage, TrainableStage):
         self.config, self.latent = config, config.latent
         self.decoder = TinyDecoder(config, attrs.evolve(site, latent=config.latent))
         self._teacher: tuple[Any] = (teacher.load(config, site),)  # in a tuple, so that nn.Module does not see it
-        self._moments: dict[bytes, Tensor] = {}
-        self._bytes = 0
+        self._moments = Moments(config.keep)
 
     def taught_by(self, like: Tensor) -> Any:
         """The trained stage, on the device of `like`."""
@@ -84,14 +83,10 @@ class TrainedDecoder(nn.Module, FirstStage, TrainableStage):
     def _kept(self, one: Tensor) -> Tensor:
         """Moments (1, M, *s) of one picture, encoded by itself: the same bits whenever and beside whatever it comes."""
         one = one.contiguous()
-        key = hashlib.blake2b(one.cpu().numpy().tobytes(), digest_size=16).digest()
-        known = self._moments.get(key)
-        if known is None:
+        key = self._moments.key(one)
+        if (known := self._moments.find(key)) is None:
             known = self.encode_moments(one)
-            size = known.numel() * known.element_size()
-            if self._bytes + size <= self.config.keep:
-                self._moments[key] = known
-                self._bytes += size
+            self._moments.keep(key, known)
         return known
 
     @property

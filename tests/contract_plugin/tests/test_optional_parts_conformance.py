@@ -9,6 +9,7 @@ import numpy as np
 from ldm_core.testing import (
     AnnotationSuite,
     ConditionerSuite,
+    DecoderSuite,
     DegradationSuite,
     DenoiserSuite,
     FirstStageSuite,
@@ -21,6 +22,10 @@ from ldm_core.testing.metrics.suite import Known
 
 class TestResolutionFlow(ScheduleSuite):
     component = "resolution_flow"
+
+
+class TestFlatColours(DecoderSuite):
+    component = "flat_colours"
 
 
 class TestPositionTable(DenoiserSuite):

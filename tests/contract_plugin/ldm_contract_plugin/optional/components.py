@@ -20,6 +20,13 @@ def components() -> list[Component]:
             source="Esser et al. 2024, arXiv 2403.03206, section 5.3.2",
         ),
         Component(
+            kind="decoder",
+            name="flat_colours",
+            config=config.FlatColoursConfig,
+            factory=f"{_PACKAGE}.flat_colours:FlatColours",
+            summary="one colour a cell of the latents",
+        ),
+        Component(
             kind="denoiser",
             name="position_table",
             config=config.TableDenoiserConfig,

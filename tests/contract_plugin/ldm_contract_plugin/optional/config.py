@@ -11,6 +11,7 @@ from ldm_core.contracts import (
     Accepts,
     ConditionerConfig,
     CondSpec,
+    Config,
     DegradationConfig,
     DenoiserConfig,
     FirstStageConfig,
@@ -31,6 +32,13 @@ class ResolutionFlowConfig(ScheduleConfig):
     base_cells: int = attrs.field(default=64, metadata={"help": "latent cells whose times are left as they are"})
     zero_terminal_alpha: ClassVar[bool] = True
     by_size: ClassVar[bool] = True
+
+
+@attrs.frozen(kw_only=True)
+class FlatColoursConfig(Config):
+    """One colour a cell."""
+
+    contrast: float = attrs.field(default=1.0, metadata={"help": "the factor of the colours"})
 
 
 @attrs.frozen(kw_only=True)
