@@ -42,7 +42,7 @@ class DecoderOptions:
     examples=[
         "ldm-run decoder runs/demo",
         "ldm-run decoder runs/demo first_stage.widths='[32,16]' --steps 8000",
-        "ldm-run sample runs/demo sample.decoder=tiny",
+        "ldm-run decoder runs/demo --data photos/ --target decode --name taught",
     ],
     epilog="Settings are those of a recipe: first_stage.widths='[64]', stage_objective.loss=l2, "
     "first_stage_trainer.precision=bf16. See `ldm-run show tiny_decoder`.",
