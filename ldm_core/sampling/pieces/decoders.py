@@ -20,6 +20,9 @@ from ldm_core.recipe.recipe import Part, Recipe
 from ldm_core.recipe.sources import trained_config
 
 
+_CPU = torch.device("cpu")
+
+
 @attrs.frozen(eq=False)
 class OtherDecoder:
     """A decoder with its name in messages, the hash of its file, and the arithmetic in which it may run."""
@@ -43,8 +46,10 @@ def _in_words(latent: LatentSpec) -> dict[str, object]:
     return {"channels": latent.channels, "stride": list(latent.stride)}
 
 
-def load_decoder(name: str, folder: str, recipe: Recipe, first_stage: str, catalog: Catalog) -> OtherDecoder:
-    """Read the decoder called `name` in `folder`, a run's, or in the file or folder of that name; on the CPU, frozen.
+def load_decoder(
+    name: str, folder: str, recipe: Recipe, first_stage: str, catalog: Catalog, device: torch.device = _CPU
+) -> OtherDecoder:
+    """Read the decoder called `name` in `folder`, a run's, or in the file or folder of that name; frozen.
 
     Raises :class:`CheckpointError` for a missing or damaged file, and for one of another first stage than that with the
     hash `first_stage` (as far as it is known), :class:`ConfigError` for other pictures, :class:`ComponentError` if its
@@ -62,7 +67,7 @@ def load_decoder(name: str, folder: str, recipe: Recipe, first_stage: str, catal
     if problems := list(configs.of(Config, config).check(site)):
         raise ConfigError([f"{shown}: {line}" for line in problems])
     part = Part(kind="decoder", use=header.use, config=config, asked=header.use)
-    module = load_part(part, site, catalog, url, torch.device("cpu"))
+    module = load_part(part, site, catalog, url, device)
     if not isinstance(module, Decoder) or module.latent != latent:
         raise ComponentError(f"{named(part, catalog)} does not meet the contract Decoder: it wants decode and latent")
     return OtherDecoder(module, named(part, catalog), header.sha256, configs.allowed_precisions("decoder", config))

@@ -101,9 +101,8 @@ class StageMethods:
     def _decoder(self, name: str) -> OtherDecoder | None:
         """The decoder of that name or place, read at the first call; None for the first stage."""
         if name and name not in self._decoders:
-            made = load_decoder(name, self.folder, self.recipe, self._site.first_stage, self.catalog)
-            made.module.to(self.device)
-            self._decoders[name] = made
+            known = self._site.first_stage
+            self._decoders[name] = load_decoder(name, self.folder, self.recipe, known, self.catalog, self.device)
         return self._decoders[name] if name else None
 
     def _decoded_by(self, name: str, z: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ class TinyDecoder(nn.Sequential, Decoder):
         return [part for part in self if isinstance(part, Block)]
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         """The weight of the last convolution."""
         last = self[-1]
         assert isinstance(last, nn.Conv2d)

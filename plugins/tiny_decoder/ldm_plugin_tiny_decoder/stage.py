@@ -90,7 +90,7 @@ class TrainedDecoder(nn.Module, FirstStage, TrainableStage):
         return known
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         """The weight of the decoder's last convolution, for objectives with adaptive weights."""
         return self.decoder.last_layer
 
