@@ -19,7 +19,6 @@ from ldm_core.recipe import artifacts
 from ldm_core.recipe.recipe import Part, Recipe
 from ldm_core.recipe.sources import trained_config
 
-
 _CPU = torch.device("cpu")
 
 
