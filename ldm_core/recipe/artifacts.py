@@ -292,7 +292,7 @@ def is_native(url: str) -> bool:
         return True
     if not storage.is_folder(url):
         return False
-    ours = [storage.join(url, name) for name in (MODEL_FILE, STAGE_FILE, ADAPTER_FILE)]
+    ours = [storage.join(url, name) for name in (MODEL_FILE, STAGE_FILE, ADAPTER_FILE, DECODER_FILE)]
     there = [path for path in ours if storage.exists(path)]
     if there:
         return any(map(_has_our_header, there))
