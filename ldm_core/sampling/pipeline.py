@@ -86,8 +86,7 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
         self._site = attrs.evolve(sampling_site(recipe, stage), first_stage=first_stage)
         self._loaded = recipe.adapters, self.model
         self._made: tuple[Any, SamplingParts] | None = None
-        self.conventions, self.made_by = "", ""  # the codec of another program's weights
-        self._decoders = {}
+        self.conventions, self.made_by, self._decoders = "", "", {}  # made_by: the codec of another program's weights
 
     @classmethod
     def load(
