@@ -22,7 +22,7 @@ from ldm_plugin_tiny_decoder.config import SHAPE, TinyDecoderConfig
 from ldm_plugin_tiny_decoder.teacher import find_teacher
 
 if TYPE_CHECKING:
-    from ldm_plugin_tiny_decoder.command import DecoderOptions
+    from ldm_plugin_tiny_decoder.options import DecoderOptions
 
 RECIPE = "recipe.yaml"
 KEPT = ("image_size", "image_channels", "seed", "denoiser", "dataset", "data", "storage")
