@@ -35,7 +35,7 @@ class StageMethods:
     """The place of the weights, beside which further decoders lie; "" if it is not known."""
     _site: Site
     _decoders: dict[str, OtherDecoder]
-    """Those that were asked for, by the name in the settings; shared by all pipelines of these latents."""
+    """Those in use, by the name in the settings; shared by all pipelines of these latents."""
 
     @property
     def device(self) -> torch.device:

@@ -13,12 +13,14 @@ from ldm_core.contracts.answers import FirstStageAnswers
 from ldm_core.testing import batches
 from ldm_core.testing.base import largest_difference
 from ldm_core.testing.rules import Rule
-from ldm_core.testing.suites.first_stage import FAR_OUTSIDE
 from ldm_core.testing.tensors import ModuleSuite
+
+FAR_OUTSIDE = 10.0
+"""More than any decoder makes of latents, trained or not; less than the middle of [0, 255]."""
 
 
 class DecoderSuite(ModuleSuite):
-    """Subclass it, set `component` and `settings`; `latent` is that of the first stage whose latents it decodes."""
+    """Subclass it, set `component` and `settings`; `latent` is that of the first stage around it."""
 
     kind = "decoder"
     protocol: ClassVar[type] = Decoder

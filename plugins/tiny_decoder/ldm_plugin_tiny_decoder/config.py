@@ -62,8 +62,8 @@ SHAPE = tuple(each.name for each in attrs.fields(TinyDecoderConfig))
 
 @attrs.frozen(kw_only=True)
 class TrainedDecoderConfig(TinyDecoderConfig, FirstStageConfig):
-    """A small decoder in training, as a first stage: encoder and latents are those of a trained stage, which stays as
-    it is."""
+    """A small decoder in training, as a first stage: encoder and latents are those of a trained stage, left as it
+    is."""
 
     stage_objective: ClassVar[str] = "decoder_pixels"
     stage: str = attrs.field(
@@ -95,7 +95,7 @@ class TrainedDecoderConfig(TinyDecoderConfig, FirstStageConfig):
             return
         yield from TinyDecoderConfig.check(self, attrs.evolve(site, latent=self.latent))
         try:
-            teacher_of(self, site)
+            teacher_of(self.stage, self.sha256, self.latent, site)
         except LDMError as error:
             yield f"stage: {error}"
 

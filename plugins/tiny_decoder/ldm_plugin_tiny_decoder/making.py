@@ -1,4 +1,4 @@
-"""The recipe of a small decoder's training, and its file, made of what the training left."""
+"""The recipe of a small decoder's training, and its file, made of the training's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 RECIPE = "recipe.yaml"
 KEPT = ("image_size", "image_channels", "seed", "denoiser", "dataset", "data", "storage")
-"""Keys of the run's recipe that hold for the training."""
+"""Keys of the run's recipe, kept for the training."""
 TRAINER: Mapping[str, Any] = {
     "images_per_step": 16,
     "lr": 1e-3,

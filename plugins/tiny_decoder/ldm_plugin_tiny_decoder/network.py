@@ -76,7 +76,7 @@ class TinyDecoder(nn.Sequential, Decoder):
         return self(z) * 2 - 1
 
     def decode_in_pieces(self, z: Tensor, memory: int) -> Tensor:
-        """:meth:`decode` by windows that see all cells that their pixels depend on, within about `memory` bytes."""
+        """:meth:`decode` by windows with all cells of effect on their pixels, within about `memory` bytes."""
         reach, side = self.reach, self.window(memory)
         (down, right), (height, width) = self.latent.stride, z.shape[2:]
         out: Tensor | None = None
@@ -94,7 +94,7 @@ class TinyDecoder(nn.Sequential, Decoder):
 
     @property
     def reach(self) -> tuple[int, int]:
-        """The cells on each side that a cell's pixels depend on, on both axes."""
+        """The cells on each side with an effect on a cell's pixels, on both axes."""
         cells = [0, 0]
         for part in reversed(list(self)):
             if isinstance(part, Upsample):
@@ -105,7 +105,7 @@ class TinyDecoder(nn.Sequential, Decoder):
         return cells[0], cells[1]
 
     def window(self, memory: int) -> int:
-        """The side in cells, without what it sees beyond, of a window whose maps take about `memory` bytes."""
+        """The side in cells of a window with maps of about `memory` bytes, without the cells beyond it."""
         area = memory / (4 * _MAPS * max(self._values()))
         return max(int(area**0.5) - 2 * max(self.reach), _LEAST)
 

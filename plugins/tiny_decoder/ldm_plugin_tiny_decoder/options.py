@@ -12,7 +12,7 @@ from ldm_core.cli.options import LaunchOptions, force_option, json_option, quiet
 
 @attrs.frozen(kw_only=True)
 class DecoderOptions:
-    """A run, the pictures to train on, and the names of what is made."""
+    """A run, the pictures to train on, and the names of the products."""
 
     run: str = argument("RUN", "Folder of a run, or a trained first stage.", completes="place")
     data: str = option(

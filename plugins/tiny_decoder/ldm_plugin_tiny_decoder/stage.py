@@ -19,10 +19,14 @@ from ldm_plugin_tiny_decoder.moments import Moments
 from ldm_plugin_tiny_decoder.network import TinyDecoder
 
 
-class TrainedDecoder(nn.Module, FirstStage, TrainableStage):
-    """The moments and latents of a trained first stage, decoded by the small decoder, which alone is trained and saved.
+def _teacher(config: TrainedDecoderConfig, site: Site) -> Any:
+    return teacher.load(teacher.teacher_of(config.stage, config.sha256, config.latent, site), site)
 
-    The trained stage is frozen and no part of this module's state. Its latents are normalised already, so that the
+
+class TrainedDecoder(nn.Module, FirstStage, TrainableStage):
+    """The moments and latents of a trained first stage, decoded by the small decoder, the only part trained and saved.
+
+    The trained stage is frozen and outside of this module's state. Its latents are normalised already, so the
     statistics measured after the training are not taken over.
     """
 
@@ -30,7 +34,7 @@ class TrainedDecoder(nn.Module, FirstStage, TrainableStage):
         super().__init__()
         self.config, self.latent = config, config.latent
         self.decoder = TinyDecoder(config, attrs.evolve(site, latent=config.latent))
-        self._teacher: tuple[Any] = (teacher.load(config, site),)  # in a tuple, so that nn.Module does not see it
+        self._teacher: tuple[Any] = (_teacher(config, site),)  # in a tuple, so that nn.Module does not see it
         self._moments = Moments(config.keep)
 
     def taught_by(self, like: Tensor) -> Any:
@@ -75,7 +79,7 @@ class TrainedDecoder(nn.Module, FirstStage, TrainableStage):
         return Reconstruction(image, image.new_zeros((), dtype=torch.float32))
 
     def seen(self, x: Tensor, streams: Streams | None) -> Tensor:
-        """The latents (B, C, h, w) that the decoder is shown of pictures (B, c, H, W), float32."""
+        """The latents (B, C, h, w) of pictures (B, c, H, W) for the decoder, float32."""
         with torch.no_grad(), arithmetic(x.device.type, "fp32"):
             moments = torch.cat([self._kept(one) for one in x.split(1)])
             return self.latents(moments, streams=streams if self.config.latents == "drawn" else None)
