@@ -65,10 +65,9 @@ class DecoderSuite(ModuleSuite):
         z = self.inputs(range(2), self.sizes[0])["z"].requires_grad_()
         with torch.enable_grad():
             image = self.build().decode(z)
-        reached = [None]
+        found: Tensor | None = None
         if image.requires_grad:
-            reached = torch.autograd.grad(image.square().sum(), [z], allow_unused=True)
-        found = reached[0]
+            (found,) = torch.autograd.grad(image.square().sum(), [z], allow_unused=True)
         assert found is not None, "no gradient passes from the pictures to the latents"
         assert bool(found.isfinite().all()) and bool(found.any()), "the latents' gradient is zero or not finite"
 
