@@ -19,7 +19,7 @@ NAMES: dict[ModuleType, str] = {
         Annotated AnnotationFiles AnnotationFormat Annotations
         Accepts Adapter AdapterAnswers AdapterConfig AuxiliaryLoss AuxiliaryLossConfig Batch BlockSpan Codec CodecConfig
         Cond CondSpec Conditioner ConditionerAnswers ConditionerConfig Conditions Config DataInfo Dataset
-        DatasetAnswers DatasetConfig Degradation DegradationConfig Denoise Denoiser DenoiserAnswers DenoiserConfig
+        DatasetAnswers DatasetConfig Decoder Degradation DegradationConfig Denoise Denoiser DenoiserAnswers DenoiserConfig
         DiffusionModel EMPTY Estimate Evaluation FileCache FirstStage FirstStageAnswers FirstStageConfig Guidance
         GuidanceConfig KeyForm LatentSpec LossContext LossOutput Metric MetricAnswers MetricConfig ModelWeights
         NoiseSchedule Objective ObjectiveAnswers ObjectiveConfig Observer OnStep Opponent Parameterization

@@ -108,11 +108,14 @@ class DecoderPixels(StageObjective):
 
     def loss(self, stage: TrainableStage, batch: StageBatch) -> StageLoss:
         """The loss of a micro-batch; logs: loss, and pixel, the mean error beside the data's pictures."""
-        if not isinstance(stage, TrainedDecoder):
-            raise ConfigError("decoder_pixels trains the first stage 'tiny_decoder' alone; leave stage_objective out")
-        z = stage.seen(batch.images, batch.streams("first_stage"))
-        image, target = stage.decode(z).float(), batch.images.float()
-        if self.config.target == "decode":
+        target = batch.images.float()
+        if self.config.target == "pictures":
+            image = stage.reconstruct(batch.images, streams=batch.streams("first_stage")).image.float()
+        elif not isinstance(stage, TrainedDecoder):
+            raise ConfigError("stage_objective.target: 'decode' is for the first stage 'tiny_decoder' alone")
+        else:
+            z = stage.seen(batch.images, batch.streams("first_stage"))
+            image = stage.decode(z).float()
             with torch.no_grad(), arithmetic(z.device.type, "fp32"):
                 target = stage.taught_by(z).decode(z).float()
         if self.config.loss == "huber":

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from ldm_core.contracts import LatentSpec, Site
 from ldm_core.recipe import artifacts
-from ldm_core.testing import DecoderSuite, FirstStageSuite, PluginSuite
+from ldm_core.testing import DecoderSuite, FirstStageSuite, PluginSuite, StageObjectiveSuite
 from ldm_core.testing.base import installed
 
 STAGE = {"channels": 8, "channel_mult": [1, 2, 2], "res_blocks": 1, "norm_groups": 4, "z_channels": 4}
@@ -57,6 +57,10 @@ class TestTraining(FirstStageSuite):
         {"stage": _stage(), "channels": 4, "stride": [4, 4], "widths": [12, 8], "blocks": 1, "latents": "mode"}
     )
     xfail = MappingProxyType({"test_normalization_is_honoured": "the latents stay those of the trained stage"})
+
+
+class TestPixels(StageObjectiveSuite):
+    component = "decoder_pixels"
 
 
 def _filled(key: str, shape: torch.Size) -> torch.Tensor:
