@@ -16,10 +16,10 @@ NAMES: dict[ModuleType, str] = {
         Start TrainingProgress hookimpl hookspec load train
     """,
     contracts: """
-        Annotated AnnotationFiles AnnotationFormat Annotations
+        Annotated AnnotationFiles AnnotationFormat Annotations Decoder
         Accepts Adapter AdapterAnswers AdapterConfig AuxiliaryLoss AuxiliaryLossConfig Batch BlockSpan Codec CodecConfig
         Cond CondSpec Conditioner ConditionerAnswers ConditionerConfig Conditions Config DataInfo Dataset
-        DatasetAnswers DatasetConfig Decoder Degradation DegradationConfig Denoise Denoiser DenoiserAnswers DenoiserConfig
+        DatasetAnswers DatasetConfig Degradation DegradationConfig Denoise Denoiser DenoiserAnswers DenoiserConfig
         DiffusionModel EMPTY Estimate Evaluation FileCache FirstStage FirstStageAnswers FirstStageConfig Guidance
         GuidanceConfig KeyForm LatentSpec LossContext LossOutput Metric MetricAnswers MetricConfig ModelWeights
         NoiseSchedule Objective ObjectiveAnswers ObjectiveConfig Observer OnStep Opponent Parameterization
