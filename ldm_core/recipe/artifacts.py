@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -33,6 +34,13 @@ KINDS: Mapping[str, str] = {
 }
 """Contents of a file of ours, and their words."""
 _KEY = "ldm_core"
+PRESETS = "ldm_core_presets"
+"""The entry of presets in a file's metadata; :mod:`ldm_core.weights.presets` reads and writes it. It is no part of the
+file's hash."""
+_OPEN = b'{"__metadata__":{'
+_MARK = _OPEN + b'"' + PRESETS.encode() + b'":"'
+_PRESETS = re.compile(re.escape(_MARK) + rb'(?:[^"\\]|\\.)*+",', re.DOTALL)
+_BEGIN = 8 + len(_MARK)
 _MAX_HEADER = 100 << 20
 _MOST_AXES = 64
 
@@ -49,6 +57,8 @@ class Header:
     extra: Mapping[str, Any]
     tensors: Mapping[str, tuple[int, ...]]
     sha256: str
+    presets: str = ""
+    """The text of its presets, unread; "" without."""
 
 
 def metadata(kind: str, use: str, config: Any, versions: Mapping[str, str], **extra: Any) -> dict[str, str]:
@@ -157,6 +167,7 @@ def read_header(url: str, kind: str, *, sha256: str | None = None) -> Header:
         extra={k: v for k, v in body.items() if k not in ("format", "kind", "use", "config", "versions")},
         tensors={k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"},
         sha256=sha256 or hash_of(url),
+        presets=header["__metadata__"].get(PRESETS, ""),
     )
 
 
@@ -247,7 +258,8 @@ def require_first_stage(model: Header, stage_url: str) -> str:
 
 
 def sha256(url: str) -> str:
-    """The hash of a file's content, 64 hex digits. A stored file with an ETag is read once a process."""
+    """The hash of a file's content, 64 hex digits; of weights without their presets, as they were before those were
+    written. A stored file with an ETag is read once a process."""
     found = storage.info(url) if storage.local_path(url) is None else None
     key = (found.url, found.size, found.mark) if found is not None and found.mark else None
     if key is None:
@@ -264,9 +276,52 @@ _HASHES: dict[tuple[str, int, str], str] = {}
 def _digest(url: str) -> str:
     digest = hashlib.sha256()
     with storage.open_read(url) as file:
+        begin = file.read(_BEGIN)
+        if begin[8:].startswith(_MARK):  # the whole header, if it has a length to be read
+            length = int.from_bytes(begin[:8], "little")
+            begin = without_presets(begin + file.read(max(0, min(length, _MAX_HEADER) - len(begin) + 8)))
+        digest.update(begin)
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def another(url: str, wanted: str) -> str:
+    """The hash of a file if it is not `wanted`, else ""; the hash of all bytes, with presets, is as good."""
+    found = hash_of(url)
+    if found == wanted:
+        return ""
+    with storage.open_read(url) as file:
+        return "" if hashlib.file_digest(file, "sha256").hexdigest() == wanted else found
+
+
+def preset_names(text: str) -> list[str]:
+    """The names of the presets in a file's entry :data:`PRESETS`, as far as it reads."""
+    try:
+        found = parse_json(text, "its presets")["presets"]
+    except (LDMError, LookupError, TypeError):
+        return []
+    return [clean(name, 40) for name in list(found)[:16]] if isinstance(found, Mapping) else []
+
+
+def without_presets(head: bytes) -> bytes:
+    """Length and header of a file as they were before presets were written; all else as it is."""
+    found = _PRESETS.match(head, 8)
+    if found is None or len(head) != 8 + int.from_bytes(head[:8], "little"):
+        return head
+    header = _OPEN + head[found.end() :]
+    return len(header).to_bytes(8, "little") + header
+
+
+def with_presets(head: bytes, text: str) -> bytes | None:
+    """`head`, length and header of a file without presets, with the `text` of some in front of all else; spaces behind
+    the text keep the tensors aligned. None for the header of another program."""
+    if not head[8:].startswith(_OPEN + b'"'):
+        return None
+    entry = b'"%s":"%s' % (PRESETS.encode(), json.dumps(text).encode()[1:-1])
+    spaces = b" " * (-(len(head) + len(entry) + 2) % 8)
+    header = _OPEN + entry + spaces + b'",' + head[8 + len(_OPEN) :]
+    return len(header).to_bytes(8, "little") + header
 
 
 def is_weights(name: str) -> bool:

@@ -30,6 +30,7 @@ class SampleArguments(TypedDict, total=False):
     images: int | None
     steps: int | None
     guidance: float | str | None
+    preset: str | None
     negative: Negative | None
     start: Start | None
     whole: bool | None

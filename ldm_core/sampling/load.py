@@ -33,6 +33,7 @@ from ldm_core.recipe.recipe import Recipe, versions
 from ldm_core.recipe.sizes import image_misfits
 from ldm_core.weights.complete import frozen, recipe_of, shapes_of
 from ldm_core.weights.open import NATIVE, Wanted, open_weights
+from ldm_core.weights.presets import text_of
 
 
 class VersionWarning(UserWarning):
@@ -51,6 +52,7 @@ class Loaded:
     first_stage: str = ""
     class_names: Mapping[str, Sequence[str]] = EMPTY
     palettes: Mapping[str, Palette] = EMPTY
+    presets: str = ""  # the text in the header
     made_by: str = ""  # the codec of another program; "" for our own files
     folder: str = ""  # the place of our own files
 
@@ -74,7 +76,9 @@ def load(
         return _load_own(url, catalog, device, precision)
     opened = open_weights(url, catalog, wanted)
     made = assemble(opened.weights, catalog, device=device, precision=precision, sha256=opened.sha256, where=opened.url)
-    return attrs.evolve(made, made_by="" if opened.codec == NATIVE else opened.codec)
+    ours = opened.codec == NATIVE
+    text = text_of(url) if ours and artifacts.is_native(url) else ""
+    return attrs.evolve(made, made_by="" if ours else opened.codec, presets=text)
 
 
 def _load_own(url: str, catalog: Catalog, device: str | None, precision: Precision) -> Loaded:
@@ -97,7 +101,7 @@ def _load_own(url: str, catalog: Catalog, device: str | None, precision: Precisi
     names = header.extra.get("class_names") or {}
     where = f"{storage.shown(path)}: its palette"
     palettes = {key: palette_of(rows, where=where) for key, rows in (header.extra.get("palettes") or {}).items()}
-    made = Loaded(recipe, stage, model, catalog, header.sha256, stage_sha256, names, palettes)
+    made = Loaded(recipe, stage, model, catalog, header.sha256, stage_sha256, names, palettes, header.presets)
     return attrs.evolve(made, folder=storage.parent(path))
 
 

@@ -50,6 +50,9 @@ _TAKEN = (
     "recipe",
     "software",
     "negative",
+    "preset",
+    "preset_changed",
+    "precision",
 )
 """Keys of a picture's metadata beside its inputs."""
 

@@ -53,6 +53,7 @@ from ldm_core.sampling.pieces.finish import finished
 from ldm_core.sampling.pieces.first_stage import StageMethods
 from ldm_core.sampling.pieces.loop import Loop, begun_loop
 from ldm_core.sampling.pieces.plan import Plan
+from ldm_core.sampling.pieces.presets import PresetMethods
 from ldm_core.sampling.pieces.whole import SizeMethods
 from ldm_core.sampling.result import Callback, Progress, Sampled
 from ldm_core.sampling.run import Watch, conditions_of, decoded, sample_latents
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from ldm_core.weights.open import Wanted
 
 
-class Pipeline(StageMethods, GridMethods, SizeMethods):
+class Pipeline(StageMethods, GridMethods, SizeMethods, PresetMethods):
     """First stage, model and sampler of a trained recipe. Safe to call from several threads at once.
 
     Assemble one from parts with ``Pipeline(recipe, stage, model, catalog)``, or :meth:`load` a run. `weights` and
@@ -85,6 +86,7 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
         self.palettes: Mapping[str, Palette] = {}  # colours of label maps that it was trained on, by key
         self._site = attrs.evolve(sampling_site(recipe, stage), first_stage=first_stage)
         self._loaded = recipe.adapters, self.model
+        self._trained = {key: getattr(recipe, key) for key in sampling.CHOICES}
         self._made: tuple[Any, SamplingParts] | None = None
         self.conventions, self.made_by, self._decoders = "", "", {}  # made_by: the codec of another program's weights
 
@@ -116,6 +118,7 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
             class_names=loaded.class_names,
         )
         made.palettes, made.made_by, made.folder = loaded.palettes, loaded.made_by, loaded.folder
+        made.presets_text = loaded.presets
         return made
 
     @property
@@ -147,7 +150,10 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
         ``{"adapters": {"style": {"weights": FILE, "scale": 0.7}}}`` adds an adapter, ``{"scale": 0.3}`` sets its
         strength, None takes it off; this pipeline stays as it is, bit for bit, and both may sample at once.
         """
-        return self.with_recipe(sampling.with_settings(self.recipe, settings, self.catalog))
+        settings = settings if isinstance(settings, Mapping) else list(settings)
+        return self.with_recipe(sampling.with_settings(self.recipe, settings, self.catalog))._remembering(
+            self, settings
+        )
 
     def like(self, name: str) -> Pipeline:
         """The same model, sampled as another program's scripts do by default: ``like("compvis")`` takes their sampler,
@@ -159,7 +165,7 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
     def with_recipe(self, recipe: Recipe) -> Pipeline:
         """The same model, sampled as `recipe` says, of the same parts save adapters. Weights are shared."""
         made = copy(self)
-        made.recipe = recipe
+        made.recipe, made.preset, made._said = recipe, "", ()
         if recipe.adapters != self.recipe.adapters:
             loaded, model = self._loaded
             again = recipe.adapters == loaded
@@ -185,6 +191,7 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
         * `negative`, captions in turn or a mapping as `inputs`, takes the place of no condition in the guidance.
         * `steps` are the sampler's; `guidance` is the scale, or another guidance by name. :meth:`with_settings` sets
           all else: the sampler, the time grid, ``{"sample": {"project_x0": True}}``.
+        * `preset` is the name of one of the weights' :attr:`presets`; `steps` and `guidance` beside it win.
         * `start` is a picture or latents to begin from, and a level to end at: ``Start.image(picture, strength=0.6)``,
           ``Start.latents(latents, strength=0.4)``, ``Start.noise(stop=0.4)``; see :class:`Start`.
         * `whole`: the model enlarges pictures of any size in `inputs`, in windows, and keeps their coarse colours.
@@ -198,8 +205,8 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
         ``warnings.simplefilter("error", PromptWarning)`` makes an error of it.
         """
         require_names("sample", arguments)
-        made: list[Sampled] = []
-        for batch in (self._whole if arguments.get("whole") else self._fitted)(prompts, arguments, made):
+        own, made = self._by(arguments), list[Sampled]()
+        for batch in (own._whole if arguments.get("whole") else own._fitted)(prompts, arguments, made):
             made += batch
         return made
 
@@ -212,7 +219,8 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
         What is wrong with the arguments is raised at once, and not at the first batch.
         """
         require_names("stream", arguments)
-        return (self._whole if arguments.get("whole") else self._fitted)(prompts, arguments)
+        own = self._by(arguments)
+        return (own._whole if arguments.get("whole") else own._fitted)(prompts, arguments)
 
     def _plan(self, prompts: str | Sequence[str] | None, given: SampleArguments) -> Plan:
         """Check the arguments of :meth:`sample`, and make them the plan of a run."""
@@ -293,6 +301,7 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
         for i, pixels, end, whole in zip(chunk, pictures, ends, (fine & sound).tolist(), strict=True):
             if whole:
                 about = plan.described(i, self.class_names, self.conventions) | {"weights_sha256": self.weights}
+                about |= self._preset_in_words(plan)
                 made.append(Sampled(pixels, plan.prompt(i), plan.seeds[i], about | more | told, end))
         return made, fine
 
@@ -306,11 +315,12 @@ class Pipeline(StageMethods, GridMethods, SizeMethods):
         Errors of the arguments are raised at once, and not by ``with``.
         """
         require_names("begin", arguments)
-        plan = self._planned(prompts, arguments)
-        rows, (parts, _) = range(len(plan.rows)), self._counted(plan)
+        own = self._by(arguments)
+        plan = own._planned(prompts, arguments)
+        rows, (parts, _) = range(len(plan.rows)), own._counted(plan)
         with torch.no_grad():
-            conditions = self._conditions(plan, rows)
-        return begun_loop(self.model, parts, conditions, plan, plan.options(rows, self.stage))
+            conditions = own._conditions(plan, rows)
+        return begun_loop(own.model, parts, conditions, plan, plan.options(rows, self.stage))
 
     def _named(self, row: dict[str, Any]) -> dict[str, Any]:
         if (row := with_classes(row, self.palettes)).keys().isdisjoint(class_names.KEYS):

@@ -34,7 +34,7 @@ def local_copy(file: storage.FileInfo, sha256: str = "") -> Path:
     path = copies.copy(file)
     if path is None:
         raise StorageError(f"cannot read {where}: it is too large to be kept")
-    if sha256 and (found := artifacts.hash_of(str(path))) != sha256:
+    if sha256 and (found := artifacts.another(str(path), sha256)):
         path.unlink(missing_ok=True)
         raise CheckpointError(f"{where}: has the SHA-256 {found} and not {sha256}; it is another file, or damaged")
     return path

@@ -13,7 +13,7 @@ from ldm_core.contracts.codec import Recognised, Source, TensorFile, TensorInfo
 from ldm_core.contracts.values import EMPTY
 from ldm_core.errors import LDMError
 from ldm_core.model.finite import bad_in_file
-from ldm_core.recipe.artifacts import SUFFIXES
+from ldm_core.recipe.artifacts import PRESETS, SUFFIXES
 
 MOST_FILES = 12
 """Files of a folder that are opened; the others are counted."""
@@ -58,7 +58,7 @@ def file_facts(name: str, file: TensorFile) -> dict[str, Any]:
         "dtypes": dict(sorted(dtypes.items(), key=lambda each: -each[1])),
         "parts": _parts(own),
         "averages": {"tensors": len(averages), "parameters": _count(averages)},
-        "metadata": {k: _short(v) for k, v in file.metadata.items() if k != _OWN},
+        "metadata": {k: _short(v) for k, v in file.metadata.items() if k not in (_OWN, PRESETS)},
         "written_by_ldm_core": _OWN in file.metadata,
         "ignored": dict(getattr(file, "ignored", EMPTY)),
         **_values(file),

@@ -167,7 +167,8 @@ class LocalSource(OpenedSource):
         if path is None or not storage.exists(url):
             raise CheckpointError(f"{self.url}: no such file or folder")
         self.path, self.folder = path, path.is_dir()
-        if sha256 and not self.folder and (found := self._hash(path)) != sha256:
+        known = not sha256 or self.folder or self._hash(path) == sha256
+        if not known and (found := artifacts.another(str(path), sha256)):
             raise CheckpointError(
                 f"{self.url}: has the SHA-256 {found} and not {sha256}; it is another file, or damaged"
             )

@@ -263,7 +263,7 @@ def test_inputs_and_examples_are_two_ways_to_say_it(pipeline: Pipeline) -> None:
 
 
 def test_all_arguments_are_shown() -> None:
-    names = "self prompts inputs images steps guidance negative start whole seed batch callback"
+    names = "self prompts inputs images steps guidance preset negative start whole seed batch callback"
     for method in (Pipeline.sample, Pipeline.stream):
         assert list(inspect.signature(method).parameters) == names.split()
 

@@ -55,6 +55,8 @@ class LdmCodec(Codec):
         counts = {name: _count(file) for name, (_, file) in found.items()}
         averaged = any(bool(body.get("averaged")) for body, _ in found.values())
         notes = [f"trained on the model with sha256 {clean(base, 64)}"] if base else []
+        if model is not None and (names := artifacts.preset_names(model[1].metadata.get(artifacts.PRESETS, ""))):
+            notes.append(f"has the presets {', '.join(names)}; they stay with this file, a conversion leaves them out")
         recipe = _recipe(source, found)
         return Recognised(what=what, holds=holds, recipe=recipe, parameters=counts, ema=averaged, notes=notes)
 

@@ -83,8 +83,11 @@ def _pipeline(model: str, options: SampleOptions, size: tuple[int, int] | None) 
         loaded = _sized(loaded, size)
     wanted = options.foreign.wanted(loaded)
     more: dict[str, Any] = {} if wanted == Wanted() else {"wanted": wanted}
-    pipeline = Pipeline.load(model, device=options.device, precision=options.precision, catalog=installed(), **more)
     chosen, guidance = options.sampling, options.sampling.scale_or_name()
+    precision = options.precision or "fp32"
+    pipeline = Pipeline.load(model, device=options.device, precision=precision, catalog=installed(), **more)
+    if chosen.preset:
+        pipeline = _by_preset(pipeline, options)
     if isinstance(guidance, str):  # by name: before its own settings
         sampling, guidance = [f"guidance.use={guidance}", *sampling], None
     parts = {"sampler": chosen.sampler, "time_grid": chosen.time_grid}
@@ -96,6 +99,15 @@ def _pipeline(model: str, options: SampleOptions, size: tuple[int, int] | None) 
     if not options.quiet:
         _say_sampling(pipeline, guidance, chosen)
     return pipeline, guidance
+
+
+def _by_preset(pipeline: Pipeline, options: SampleOptions) -> Pipeline:
+    from ldm_core.errors import ConfigError
+
+    name, like = options.sampling.preset or "", options.sampling.like
+    if like:
+        raise ConfigError(f"--preset {name} and --like {like} both say how to sample; give one")
+    return pipeline.with_preset(name, precision=options.precision)
 
 
 def _divided(model: str, settings: list[str]) -> tuple[list[str], list[str]]:
@@ -124,18 +136,23 @@ def _sized(loaded: list[str], size: tuple[int, int]) -> list[str]:
 
 
 def _say_sampling(pipeline: Pipeline, scale: float | None, chosen: SamplingOptions) -> None:
-    """Name the sampling on stderr, where another program's is asked for or could be meant."""
+    """Name the sampling on stderr, where a preset or another program's is asked for, or could be meant."""
     from ldm_core.cli.output import say
     from ldm_core.sampling import settings as sample_settings
     from ldm_core.sampling.conventions import conventions_of, in_words
 
     program = pipeline.made_by
-    if not chosen.like and not program:
+    if not chosen.like and not program and not chosen.preset:
         return
     recipe = sample_settings.chosen(pipeline.recipe, scale, pipeline.catalog)
     sample_settings.require_steps(recipe, chosen.steps or recipe.sample.steps)
     words = in_words(recipe, chosen.steps)
-    if chosen.like:
+    if chosen.preset:
+        beside = pipeline.beside_preset
+        beside += [name for name, value in (("steps", chosen.steps), ("guidance", scale)) if value is not None]
+        more = f"; set beside it: {', '.join(beside)}" if beside else ""
+        say(f"preset {chosen.preset}: {words}, {pipeline.model.precision}{more}", err=True, wrap=True)
+    elif chosen.like:
         say(f"like {chosen.like}: {words}", err=True, wrap=True)
     elif program in conventions_of(pipeline.catalog):
         say(f"sampled with {words}; --like {program} takes what its own scripts do", err=True, wrap=True)

@@ -10,14 +10,16 @@ from typing import Any
 import attrs
 
 from ldm_core.cli.flags import input_flag
+from ldm_core.config.structure import unstructure
 from ldm_core.contracts import ConditionerConfig, DenoiserConfig, GuidanceConfig, KeyForm
 from ldm_core.contracts.configs import of
-from ldm_core.contracts.values import SIZE_KEYS
+from ldm_core.contracts.values import EMPTY, SIZE_KEYS
 from ldm_core.data.class_names import counts_of
 from ldm_core.data.fit_notes import multiple_of
 from ldm_core.data.inputs.forms import NOUNS, form_of, noun_of, taken_sizes
 from ldm_core.errors import clean
 from ldm_core.sampling.pieces.enlarged import Enlarger
+from ldm_core.weights.presets import Preset
 
 _NAMED = 20  # classes that are listed by name
 _ALSO = {
@@ -61,12 +63,13 @@ class Taken:
     model: str
     recipe: Any
     keys: tuple[Key, ...]
+    presets: Mapping[str, Preset] = EMPTY
 
     @classmethod
     def of(cls, pipeline: Any, model: str) -> Taken:
         """Ask a pipeline, loaded from `model`."""
         recipe = pipeline.recipe
-        return cls(model, recipe, tuple(_key(pipeline, key) for key in recipe.inputs))
+        return cls(model, recipe, tuple(_key(pipeline, key) for key in recipe.inputs), pipeline.presets)
 
     @property
     def needed(self) -> list[Key]:
@@ -87,6 +90,7 @@ class Taken:
             yield "  --image PICTURE           a picture to begin from; --strength SHARE is how much of it changes"
             yield "  --image with --mask       a picture to be filled where the mask is white (guides=[blend])"
         yield f"  --guidance SCALE          {self._guidance()}"
+        yield from presets_in_words(self.presets)
         yield "For example:"
         yield f"  {self.example()}"
 
@@ -118,6 +122,7 @@ class Taken:
                 "scale": guidance.scale,
                 "negative": guidance.needs_null,
             },
+            "presets": unstructure(self.presets),
             "example": self.example(),
         }
 
@@ -159,6 +164,19 @@ class Taken:
         if of(GuidanceConfig, self.recipe.guidance.config).scale is not None:
             words += ["--guidance", "3"]
         return " && ".join([*dict.fromkeys(before), " ".join([*words, "--images", "2"])])
+
+
+def presets_in_words(presets: Mapping[str, Preset]) -> Iterator[str]:
+    """The presets of a model, with what was measured of them."""
+    if presets:
+        yield "Its presets:"
+    machines = dict[str, None]()
+    for name, preset in presets.items():
+        found = preset.measured
+        yield f"  --preset {name:<15}  {found.in_words() if found else 'not measured'}"
+        if found and found.machine:
+            machines[f"  measured on {clean(found.machine)}"] = None
+    yield from machines
 
 
 def _key(pipeline: Any, key: str) -> Key:

@@ -74,6 +74,13 @@ class PictureOptions:
 class SamplingOptions:
     """The sampling, where it is not the recipe's."""
 
+    preset: str | None = option(
+        None,
+        "Settings measured for this model, by name (fast, balanced, best); --help-inputs lists them. Other options and "
+        "settings go on top.",
+        metavar="NAME",
+        filled=True,
+    )
     steps: int | None = option(
         None, "Sampler steps.", flags=["--steps", "--sample-steps"], metavar="N", minimum=1, otherwise="the recipe's"
     )
@@ -129,8 +136,11 @@ class SampleOptions:
     )
     weights: str | None = option(None, "The same as MODEL_URL.", metavar="PATH|URL", group="Model", completes="file")
     device: str | None = device_option("Model")
-    precision: Literal["fp32", "bf16", "fp16"] = option(
-        "fp32", "Arithmetic of the networks; bf16 is faster where the machine has instructions for it.", group="Model"
+    precision: Literal["fp32", "bf16", "fp16"] | None = option(
+        None,
+        "Arithmetic of the networks; bf16 is faster where the machine has instructions for it.",
+        group="Model",
+        otherwise="that of --preset, or fp32",
     )
     foreign: WeightsOptions = together(WeightsOptions, "Weights of other programs")
     inputs: InputOptions = together(InputOptions, "Images")

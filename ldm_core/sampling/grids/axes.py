@@ -13,7 +13,7 @@ from ldm_core.errors import ConfigError, clean, quoted
 
 TEXTS = ("prompt", "negative", "class")
 """Axes of texts, taken as they are written."""
-ARGUMENTS = (*TEXTS, "seed", "steps", "guidance", "strength")
+ARGUMENTS = (*TEXTS, "seed", "steps", "guidance", "strength", "preset")
 """Axes for arguments of a sampling; all others are settings by their paths, such as ``sampler.eta``."""
 MOST_AXES = 3
 MOST_CELLS = 2_000
@@ -50,6 +50,8 @@ class Axis:
             )
         if name == "seed" and (wrong := [v for v in found if type(v) is not int or v < 0]):
             raise ConfigError(f"{where}: expected whole numbers, 0 or more, got {quoted(wrong[0])}")
+        if name == "preset" and (wrong := [v for v in found if not isinstance(v, str)]):
+            raise ConfigError(f"grid: preset: expected names, got {quoted(wrong[0])}")
         if name in TEXTS and (wrong := [v for v in found if not isinstance(v, str | int)]):
             raise ConfigError(f"{where}: expected texts, got {quoted(wrong[0])}")
         return cls(name, found)

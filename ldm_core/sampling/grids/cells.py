@@ -88,7 +88,7 @@ def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
 def _arguments(given: Mapping[str, Any], values: Mapping[str, Any], prompts: object) -> dict[str, Any]:
     """The arguments of a cell's sampling: those of the grid, with this cell's values in their places."""
     out = dict(given)
-    for name in ("seed", "steps", "negative"):
+    for name in ("seed", "steps", "negative", "preset"):
         if name in values:
             out[name] = values[name]
     if "guidance" in values and not isinstance(values["guidance"], str):

@@ -16,7 +16,7 @@ from ldm_core.sampling.grids.picture import Page, Picture, flowing
 from ldm_core.sampling.made_from import caption
 from ldm_core.sampling.result import Sampled
 
-_FACTS = ("seed", "steps", "sampler", "time_grid", "guidance", "strength", "negative")
+_FACTS = ("seed", "preset", "steps", "sampler", "time_grid", "guidance", "strength", "negative")
 """Entries of a picture's metadata beneath the title, but for those of the axes."""
 
 
@@ -110,10 +110,10 @@ class GridMethods:
         """Sample over the values of one, two or three settings: columns, rows, pages; several prompts are one of them.
 
         ``pipeline.grid("a red circle", axes={"guidance": [1, 3, 7], "steps": [10, 25, 50]}).picture()``. An axis is
-        ``prompt``, ``negative``, ``class``, ``seed``, ``steps``, ``guidance``, ``strength``, or any setting of sampling
-        by its path, such as ``sampler`` or ``time_grid``. Other arguments are those of :meth:`sample`. Each cell has
-        the same seeds, and is bit for bit that of :meth:`sample` with its settings. All cells are checked before the
-        first is drawn: ConfigError, with the cell named. `callback` sees one cell's progress at a time.
+        ``prompt``, ``negative``, ``class``, ``seed``, ``steps``, ``guidance``, ``strength``, ``preset``, or any setting
+        of sampling by its path, such as ``sampler`` or ``time_grid``. Other arguments are those of :meth:`sample`. Each
+        cell has the same seeds, and is bit for bit that of :meth:`sample` with its settings. All cells are checked
+        before the first is drawn: ConfigError, with the cell named. `callback` sees one cell's progress at a time.
         """
         require_names("grid", arguments)
         found = axes_of(axes, prompts)

@@ -65,6 +65,8 @@ class SizeMethods:
 
         def with_recipe(self, recipe: Recipe) -> Self: ...
 
+        def _remembering(self, former: Self, *settings: Mapping[str, object]) -> Self: ...
+
         def with_settings(self, settings: Mapping[str, object]) -> Self: ...
 
     def at_size(self, size: Size) -> Self:
@@ -88,7 +90,7 @@ class SizeMethods:
         made.recipe, made.stage, made.model, made._made = base, stage, model, None
         made._loaded = adapters, model
         made._site = attrs.evolve(sampling_site(base, stage), first_stage=self._site.first_stage)
-        return made.with_recipe(recipe)
+        return made.with_recipe(recipe)._remembering(self)
 
     def _for_whole(self, way: Enlargement) -> SizeMethods:
         """The pipeline at the size of `way`: larger latents in windows of its own, the coarse colours those of the
