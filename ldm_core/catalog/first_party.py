@@ -44,7 +44,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
         )
     },
     **{("command", n): "ldm-plugin-metrics" for n in ("compare", "evaluate")},
-    **{("command", n): "ldm-plugin-study" for n in ("bench", "study")},
+    **{("command", n): "ldm-plugin-study" for n in ("bench", "study", "tune")},
     ("command", "data"): "ldm-plugin-datasheet",
     ("command", "decoder"): "ldm-plugin-tiny-decoder",
     ("decoder", "tiny"): "ldm-plugin-tiny-decoder",

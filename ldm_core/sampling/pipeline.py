@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
 from typing import TYPE_CHECKING, Any, Unpack
@@ -142,18 +142,6 @@ class Pipeline(StageMethods, GridMethods, SizeMethods, PresetMethods):
     def truncations(self, prompts: Sequence[str]) -> list[str]:
         """Quote the part beyond a conditioner's context, a line for each such prompt."""
         return truncations(dict(self.model.conditioners.items()), prompts)
-
-    def with_settings(self, settings: Mapping[str, Any] | Iterable[str]) -> Pipeline:
-        """The same model, sampled otherwise: ``{"guidance": {"use": "cfg", "rescale": 0.7}, "sampler": "ddpm"}``, or
-        as overrides ``["guidance.rescale=0.7"]``. Weights are shared; :class:`ConfigError` says the allowed values.
-
-        ``{"adapters": {"style": {"weights": FILE, "scale": 0.7}}}`` adds an adapter, ``{"scale": 0.3}`` sets its
-        strength, None takes it off; this pipeline stays as it is, bit for bit, and both may sample at once.
-        """
-        settings = settings if isinstance(settings, Mapping) else list(settings)
-        return self.with_recipe(sampling.with_settings(self.recipe, settings, self.catalog))._remembering(
-            self, settings
-        )
 
     def like(self, name: str) -> Pipeline:
         """The same model, sampled as another program's scripts do by default: ``like("compvis")`` takes their sampler,

@@ -18,7 +18,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import ldm_core
-from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
 from ldm_core.data.images import png_metadata
@@ -179,9 +178,8 @@ WAYS: dict[str, dict[str, Any]] = {"fast": {"preset": "fast"}, "best": {"preset"
 
 
 def test_cells_of_a_grid_are_presets(pipeline: Pipeline) -> None:
-    grid = pipeline.grid("a red circle", axes={"preset": ["fast", "best"]}, images=2)
-    assert (grid.images[0][1].image == draw(pipeline, preset="fast")[1]).all()
-    assert (grid.images[1][0].image == draw(pipeline, preset="best")[0]).all()
+    grid = pipeline.grid("a red circle", axes={"preset": ["best"], "steps": [2, 3]}, images=1)
+    assert (grid.images[1][0].image == draw(pipeline, preset="best", steps=3)[0]).all()
 
 
 @pytest.mark.parametrize(
@@ -282,7 +280,8 @@ def test_the_command_takes_a_preset_and_lists_them(
     said = " ".join(capsys.readouterr().err.split())
     assert "preset fast: sampler euler, 2 steps" in said and "guidance cfg 4" in said
     assert "bf16; set beside it: guidance.scale, steps" in said
-    about = png_metadata(storage.read_bytes(f"{out}/0000-seed0.png"))
+    (file,) = Path(out).glob("0000-*.png")
+    about = png_metadata(file.read_bytes())
     assert about["preset"] == "fast" and about["preset_changed"] == "guidance.scale, steps"
     assert main(["sample", str(run), "--help-inputs"]) == 0
     told = capsys.readouterr().out

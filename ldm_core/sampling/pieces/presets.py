@@ -1,8 +1,8 @@
-"""The presets of a pipeline's weights: sampled by name, with what is set beside them on top."""
+"""A pipeline sampled otherwise: by settings, and by the presets of its weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -18,6 +18,7 @@ from ldm_core.model.diffusion import Model
 from ldm_core.model.precision import settle
 from ldm_core.recipe.recipe import AdapterPart, Recipe
 from ldm_core.sampling import settings as sampling
+from ldm_core.sampling.arguments import SampleArguments
 from ldm_core.sampling.pieces.plan import Plan
 from ldm_core.weights import presets as stored
 from ldm_core.weights.presets import Preset
@@ -26,7 +27,7 @@ Settings = Mapping[str, Any] | Sequence[str]
 
 
 class PresetMethods:
-    """The methods of a pipeline for the presets of its weights."""
+    """The methods of a pipeline for settings and for the presets of its weights."""
 
     recipe: Recipe
     model: Model
@@ -46,6 +47,18 @@ class PresetMethods:
     if TYPE_CHECKING:  # the pipeline's own
 
         def with_recipe(self, recipe: Recipe) -> Self: ...
+
+    def with_settings(self, settings: Mapping[str, Any] | Iterable[str]) -> Self:
+        """The same model, sampled otherwise: ``{"guidance": {"use": "cfg", "rescale": 0.7}, "sampler": "ddpm"}``, or
+        as overrides ``["guidance.rescale=0.7"]``. Weights are shared; :class:`ConfigError` says the allowed values.
+
+        ``{"adapters": {"style": {"weights": FILE, "scale": 0.7}}}`` adds an adapter, ``{"scale": 0.3}`` sets its
+        strength, None takes it off; this pipeline stays as it is, bit for bit, and both may sample at once.
+        """
+        settings = settings if isinstance(settings, Mapping) else list(settings)
+        return self.with_recipe(sampling.with_settings(self.recipe, settings, self.catalog))._remembering(
+            self, settings
+        )
 
     @property
     def presets(self) -> dict[str, Preset]:
@@ -86,7 +99,7 @@ class PresetMethods:
         made.recipe, made.model, made._loaded = base, lower, (adapters, lower)
         return made
 
-    def _by(self, arguments: dict[str, Any]) -> Self:
+    def _by(self, arguments: SampleArguments) -> Self:
         """The pipeline of the argument `preset`, which is taken out; kept from call to call."""
         name = arguments.pop("preset", None)
         if name is None:

@@ -27,4 +27,11 @@ def ldm_components(kinds: Collection[str] | None = None) -> list[Component]:
             summary="Study models over many settings: guidance, first stages.",
             factory="ldm_plugin_study.command:study",
         ),
+        Component(
+            kind="command",
+            name="tune",
+            group=GROUP,
+            summary="Find settings of sampling for a model; keep them as presets.",
+            factory="ldm_plugin_study.tune.command:tune",
+        ),
     ]

@@ -51,11 +51,17 @@ class PicturesOptions:
 class SamplingOptions:
     """The samples of a model."""
 
+    preset: str = option(
+        "", "Settings measured for this model, by name; other options and settings go on top.", metavar="NAME",
+        otherwise="the recipe's settings",
+    )  # fmt: skip
     steps: int | None = option(None, "Sampler steps.", metavar="N", minimum=1, otherwise="the recipe's")
     seed: int = option(0, "Seed of the first sample; sample i has seed N + i.", metavar="N", minimum=0)
     batch: int | None = option(None, "Samples drawn together.", metavar="N", minimum=1, otherwise="the recipe's")
     labels: Literal["data", "balanced"] = option("data", "Classes as often as the data has them, or equally often.")
-    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "Arithmetic of the model; metrics are in fp32.")
+    precision: Literal["fp32", "bf16", "fp16"] | None = option(
+        None, "Arithmetic of the model; metrics are in fp32.", otherwise="that of --preset, or fp32"
+    )
     keep: bool = option(False, "Keep the samples as PNGs, in the folder samples of --out.")
 
 

@@ -114,7 +114,7 @@ class SampledPictures:
 
     def key(self) -> dict[str, Any]:
         """See :class:`PictureSet`."""
-        told = {k: v for k, v in self.about().items() if k not in ("what", "pictures", "versions")}
+        told = {k: v for k, v in self.about().items() if k not in ("what", "pictures", "versions", "preset")}
         return {**told, "count": len(self), "weights": self._weights(), "inputs": self._inputs_key()}
 
     def about(self) -> dict[str, Any]:
@@ -136,6 +136,7 @@ class SampledPictures:
             "seeds": [seed, seed + len(self) - 1],
             "batch": self._batch,
             "precision": self._pipeline.model.precision,
+            **({"preset": self._pipeline.preset} if self._pipeline.preset else {}),
             "labels": self._drawing.labels if self._reads else "none",
             "inputs": None if self._inputs is None or not self._of_data else self._inputs.about(),
             "parts": {key: parts[key] for key in ("sampler", "guidance", "time_grid", "adapters", "sample")},

@@ -42,7 +42,8 @@ class Request:
     seed: int = 0
     batch: int | None = None
     labels: Literal["data", "balanced"] = "data"
-    precision: Precision = "fp32"
+    precision: Precision | None = None
+    preset: str = ""
     keep: bool = False
     bootstrap: int = 0
     save_statistics: str = ""
@@ -51,6 +52,9 @@ class Request:
     def name(self) -> str:
         """A name for the folder: of the place and of all settings of its rows."""
         kept = {k: v for k, v in attrs.asdict(self).items() if k not in _NO_ROWS}
+        kept["precision"] = self.precision or "fp32"  # both names as before there were presets
+        if not self.preset:
+            del kept["preset"]
         word = storage.base_name(storage.shown(self.place).rstrip("/")).partition(".")[0]
         plain = re.sub(r"[^A-Za-z0-9_-]+", "-", word).strip("-") or "pictures"  # no shell reads anything into it
         return f"{plain}-{digest(kept)[:8]}"

@@ -82,18 +82,19 @@ class Sets:
     def _model(self) -> models.Model | None:
         place, request = self.request.place, self.request
         if not places.is_model(place, self.catalog):
-            if lines := [line for key in OF_SAMPLING for line in self.settings[key]] or (
-                ["steps"] if request.steps else []
-            ):
+            given = [name for name in ("steps", "preset") if attrs.asdict(request)[name]]
+            if lines := [line for key in OF_SAMPLING for line in self.settings[key]] or given:
                 raise ConfigError(f"{lines[0]}: is of the sampling, and {storage.shown(place)} is no model")
             return None
-        model = models.load(place, self.catalog, self.world.device, request.precision)
+        model = models.load(place, self.catalog, self.world.device, request.precision or "fp32")
         self.run = places.Run.of(place, asked=places.OWN in (request.against, request.training))
         lines = [line for key in OF_SAMPLING for line in self.settings[key]]
-        if model.pipeline is not None and lines:
-            pipeline = model.pipeline.with_settings(lines)
-            model = attrs.evolve(model, pipeline=pipeline, recipe=pipeline.recipe)
-        return model
+        if (pipeline := model.pipeline) is None:
+            return model
+        if request.preset:
+            pipeline = pipeline.with_preset(request.preset, precision=request.precision)
+        pipeline = pipeline.with_settings(lines) if lines else pipeline
+        return attrs.evolve(model, pipeline=pipeline, recipe=pipeline.recipe)
 
     def _fitting(self) -> Fitting:
         request, model = self.request, self.model

@@ -111,13 +111,21 @@ def _asked(question: Question, cell: Sampled) -> dict[str, Any]:
 
 def figure(question: Question, folder: str) -> Figure:
     """The value that counts, of a cell's record. :class:`ConfigError` with the names if it has no such value."""
+    return figures(question, folder)[0]
+
+
+def figures(question: Question, folder: str) -> list[Figure]:
+    """All values of a cell's record, the one that counts first; as :func:`figure`."""
     url = storage.join(folder, RECORD)
     record = documents.parse_json(storage.read_text(url), storage.shown(url))
     found = {name: (row, value) for row in _rows(record) for name, value in row["values"].items()}
-    name = question.value or next(iter(found), "")
-    if name not in found:
+    first = question.value or next(iter(found), "")
+    if first not in found:
         raise ConfigError(f"value: '{question.value}' is no value of {question.metrics}; there are {', '.join(found)}")
-    row, value = found[name]
+    return [_figure(name, *found[name], record) for name in (first, *(each for each in found if each != first))]
+
+
+def _figure(name: str, row: Mapping[str, Any], value: Mapping[str, Any], record: Mapping[str, Any]) -> Figure:
     low, high = value.get("interval", (None, None))
     return Figure(
         name=name,

@@ -44,9 +44,15 @@ def seconds(
 def cases(what: Measured, cells: Sequence[C]) -> list[tuple[Case, C]]:
     """The calls that sample a batch in every cell of one model."""
     pipeline = Pipeline.load(what.weights, device=str(what.device), catalog=what.catalog)
-    rows = what.subject().examples.first(what.batch)
-    inputs = [{key: row[key] for key in pipeline.reads} for row in rows] if pipeline.reads else None
-    return [(_case(pipeline, cell, inputs, what.batch), cell) for cell in cells]
+    inputs = inputs_of(what, pipeline)
+    return [(case_of(pipeline, cell, inputs, what.batch), cell) for cell in cells]
+
+
+def inputs_of(what: Measured, pipeline: Pipeline) -> Any:
+    """The inputs of a timed batch: those of the first examples; None for a model without."""
+    if not pipeline.reads:
+        return None
+    return [{key: row[key] for key in pipeline.reads} for row in what.subject().examples.first(what.batch)]
 
 
 def timed(
@@ -58,7 +64,8 @@ def timed(
     return {made[case]: tuple(s / case.amount for s in values) for case, values in taken.items()}
 
 
-def _case(pipeline: Pipeline, cell: Timed, inputs: Any, batch: int) -> Case:
+def case_of(pipeline: Pipeline, cell: Timed, inputs: Any, batch: int) -> Case:
+    """The call that samples a batch in one cell."""
     own = pipeline.with_settings(cell.settings)
 
     def call() -> object:

@@ -1,0 +1,1 @@
+"""Settings of sampling for a model, found by successive halving and kept in its weights as presets."""
