@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 import ldm_core
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
+from ldm_core.config.structure import unstructure
 from ldm_core.data.images import png_metadata
 from ldm_core.errors import CheckpointError, ConfigError, StorageError
 from ldm_core.recipe import artifacts
@@ -72,7 +73,7 @@ def run(plain_run: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def pipeline(plain_run: Path, catalog: Catalog) -> Pipeline:
     made = ldm_core.load(plain_run, catalog=catalog)
-    made.presets_text = json.dumps({"format": 1, "presets": presets.unstructure(MADE)})
+    made.presets_text = json.dumps({"format": 1, "presets": unstructure(MADE)})
     return made
 
 
@@ -125,7 +126,7 @@ def test_a_failed_writing_leaves_the_file_as_it_was(
         target.write(source.read(100))
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(presets.shutil, "copyfileobj", full)
+    monkeypatch.setattr("ldm_core.weights.presets.shutil.copyfileobj", full)
     with pytest.raises((OSError, StorageError)):
         presets.write(str(file), MADE, catalog)
     assert file.read_bytes() == before and sorted(p.name for p in run.iterdir() if p.suffix == ".part") == []

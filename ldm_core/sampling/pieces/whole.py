@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -67,7 +67,7 @@ class SizeMethods:
 
         def _remembering(self, former: Self, *settings: Mapping[str, Any] | Sequence[str]) -> Self: ...
 
-        def with_settings(self, settings: Mapping[str, object]) -> Self: ...
+        def with_settings(self, settings: Mapping[str, Any] | Iterable[str]) -> Self: ...
 
     def at_size(self, size: Size) -> Self:
         """The same model for pictures of `size` (height, width) pixels. Weights are shared; this one stays as it is.

@@ -13,7 +13,6 @@ import pytest
 from header_files import PLAIN, write_run
 from ldm_plugin_study.study import quality
 from ldm_plugin_study.study.quality import Figure
-from ldm_plugin_study.tune import keep
 from ldm_plugin_study.tune.candidates import Candidate, Space, candidates, own
 from ldm_plugin_study.tune.choice import Rule, Tried, choose
 from ldm_plugin_study.tune.halving import fronts, schedule, survivors
@@ -221,9 +220,8 @@ def test_a_place_that_is_not_written_to_is_said_before_anything_is_measured(
     def refused(*_: Any) -> Any:
         raise StorageError("cannot write it: Read-only file system")
 
-    monkeypatch.setattr(keep.Lock, "take", refused)
+    monkeypatch.setattr("ldm_core.training.folder.lock.Lock.take", refused)
     assert main(["tune", str(run), *CALL]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "its weights take no presets" in said and "Read-only file system" in said and "--no-presets" in said
     assert not (run / "tune").exists()
-    assert main(["tune", str(run), *CALL, "--try", "x"]) == 2
