@@ -170,6 +170,7 @@ def _tuned(options: TuneOptions, what: Measured, folder: str, tell: Tell) -> Tun
     timing = partial(threads, what.device, None, cpu_time=options.speed.cpu_time)
     left = _candidates(options, what)
     watch, machine = _watch(options, what, left, kept)
+    _with_own(question, options, left[0], kept, tell)
     with timing():
         left = _fast_enough(_timed(watch, left, options.speed.rounds, tell), rule, tell)
     rungs: list[tuple[Tried, ...]] = []
@@ -178,9 +179,8 @@ def _tuned(options: TuneOptions, what: Measured, folder: str, tell: Tell) -> Tun
         last = number == len(plan) - 1
         with timing() if last else nullcontext():
             timed = _timed(watch, left, options.speed.rounds * (2 if last else 1) + last, tell)
-        more = ("--bootstrap", str(options.quality.bootstrap)) if last else ()
-        asked = attrs.evolve(question, images=images, more=(*question.more, *more))
-        tried = _figures(asked if last else few(asked, what.catalog), timed, kept, tell)
+        asked = _last(question, options) if last else few(attrs.evolve(question, images=images), what.catalog)
+        tried = _figures(asked, timed, kept, tell)
         rungs.append(tuple(tried))
         if not last:
             higher = tried[0].figures[0].higher
@@ -189,6 +189,19 @@ def _tuned(options: TuneOptions, what: Measured, folder: str, tell: Tell) -> Tun
             left = [t.candidate for t in tried if t.candidate in going]
     chosen = choose(rungs[-1], rule)
     return Tuning(run=options.run, rungs=tuple(rungs), chosen=chosen, rule=rule, machine=machine, batch=what.batch)
+
+
+def _with_own(question: Question, options: TuneOptions, own: Candidate, kept: str, tell: Tell) -> None:
+    """Measure the model's own settings as in the last rung: a mistake in the metrics is said now, and not there."""
+    from ldm_plugin_study.tune.measure import measured
+
+    measured(_last(question, options), [own], kept, tell)
+
+
+def _last(question: Question, options: TuneOptions) -> Question:
+    """The question of the last rung."""
+    more = ("--bootstrap", str(options.quality.bootstrap))
+    return attrs.evolve(question, images=options.quality.images, more=(*question.more, *more))
 
 
 def _candidates(options: TuneOptions, what: Measured) -> list[Candidate]:
