@@ -1,4 +1,4 @@
-"""Presets in our own weights: settings of sampling by name, each with what was measured of it. Imports no torch.
+"""Presets in our own weights: settings of sampling by name, each with its figures. Imports no torch.
 
 They stand in the header, in an entry of their own. The bytes of the tensors, the recipe and the file's hash
 (:func:`ldm_core.recipe.artifacts.sha256`) are those of the file without them: adapters, caches and pictures go on
@@ -33,7 +33,7 @@ MOST_BYTES = 1 << 16
 """Bytes of all of them, as text."""
 MOST_STEPS = 10_000
 KEYS = ("sampler", "guidance", "guides", "time_grid", "adapters", "sample")
-"""Keys of a recipe that a preset may set."""
+"""Keys of a recipe to be set by a preset."""
 OF_SAMPLE = ("steps", "project_x0", "quantize_x0", "branches")
 """Its keys in the section `sample`."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
@@ -51,7 +51,7 @@ def _text(default: Any = attrs.NOTHING) -> Any:
 
 @attrs.frozen(kw_only=True)
 class Value:
-    """A figure of a metric, by its name and in words, with the bounds of its interval where there is one."""
+    """A figure of a metric, by its name and in words, with the bounds of its interval, if it has one."""
 
     name: str = _text()
     label: str = _text("")
@@ -103,7 +103,7 @@ class _Document:
 
 
 def parse(text: str, where: str, catalog: Catalog) -> dict[str, Preset]:
-    """The presets in a header's `text`, held to everything that they may say; CheckpointError, with the fault and the
+    """The presets in a header's `text`, held to all limits; CheckpointError, with the fault and the
     file, for all else."""
     try:
         if len(text.encode()) > MOST_BYTES:
@@ -121,8 +121,8 @@ def parse(text: str, where: str, catalog: Catalog) -> dict[str, Preset]:
 
 
 def check(presets: Mapping[str, Preset], catalog: Catalog) -> None:
-    """ConfigError, a line for each fault, for presets that no file may hold: by their number and names, the keys and
-    places that they name."""
+    """ConfigError, a line for each fault, for presets beyond the limits of a file: by their number and names, their
+    keys and places."""
     problems = [f"{len(presets)} presets; at most {MOST}"] if len(presets) > MOST else []
     for name, preset in list(presets.items())[:MOST]:
         if not _NAME.fullmatch(name):
@@ -164,7 +164,7 @@ def _is_part(value: Any) -> bool:
 
 
 def _places(settings: Mapping[str, Any], catalog: Catalog) -> list[str]:
-    """A place that a preset names: all that :func:`described` leaves out."""
+    """A place named by a preset: everything left out by :func:`described`."""
     for key, value in settings.items():
         if key in SECTIONS:
             continue
@@ -184,7 +184,7 @@ def _spelled(value: Any) -> Any:
 
 
 def chosen(presets: Mapping[str, Preset], name: str, where: str) -> Preset:
-    """The preset of a `name`; ConfigError with those that there are."""
+    """The preset of a `name`; ConfigError with the known ones."""
     if name in presets:
         return presets[name]
     if not presets:
@@ -211,10 +211,10 @@ def read(url: str, catalog: Catalog) -> dict[str, Preset]:
 
 
 def write(url: str, presets: Mapping[str, Preset], catalog: Catalog, *, sha256: str = "") -> None:
-    """Write `presets` into the model's file `url`, in the place of those that it has; none: take them off.
+    """Write `presets` into the model's file `url`, in place of its former ones; none: take them off.
 
     The file is replaced as a whole: a reader sees the one before or the one after. With `sha256`, CheckpointError if
-    its weights are others by now. StorageError for a place that is not written to, ConfigError as :func:`check`.
+    its weights are others by now. StorageError for a read-only place, ConfigError as :func:`check`.
     """
     check(presets, catalog)
     path = storage.local_path(url)
@@ -241,8 +241,8 @@ def write(url: str, presets: Mapping[str, Preset], catalog: Catalog, *, sha256: 
 
 
 def allowed_precision(preset: Preset, given: Precision | None, now: Precision) -> Precision:
-    """The arithmetic of a preset in a pipeline: the `given` one wins; then that of a pipeline below fp32, which was
-    asked for; then the preset's."""
+    """The arithmetic of a preset in a pipeline: the `given` one wins; then that of a pipeline loaded below
+    fp32; then the preset's."""
     if given is not None or now != "fp32":
         return given or now
     return preset.precision or now

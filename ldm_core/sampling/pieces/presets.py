@@ -37,7 +37,7 @@ class PresetMethods:
     _loaded: tuple[tuple[AdapterPart, ...], Model]
 
     preset = ""
-    """The name of the preset that it samples by."""
+    """The name of its preset."""
     presets_text = ""
     """The presets in the weights' header, unread."""
     _trained: Mapping[str, Any] = EMPTY  # the recipe's settings of sampling, as loaded
@@ -62,7 +62,7 @@ class PresetMethods:
 
     @property
     def presets(self) -> dict[str, Preset]:
-        """The presets of the weights by name, with what was measured of them; CheckpointError if they do not read."""
+        """The presets of the weights by name, with their figures; CheckpointError if they do not read."""
         if not self.presets_text:
             return {}
         return stored.parse(self.presets_text, "these weights", self.catalog)
@@ -70,8 +70,8 @@ class PresetMethods:
     def with_preset(self, name: str, *, precision: Precision | None = None) -> Self:
         """The same model, sampled by a preset of its weights, measured by ``ldm-plugin-study``. Settings given to
         ``with_settings``, before or afterwards, stay on top. Weights are shared, but for those of a preset of lower
-        precision, which are rounded once; `precision` takes the place of the preset's, and so does that of a pipeline
-        loaded below fp32. ConfigError for an unknown name, with those that there are."""
+        precision, rounded once; `precision` takes the place of the preset's, and so does a pipeline's below fp32.
+        ConfigError for an unknown name, with the known ones."""
         if not isinstance(name, str):
             raise ConfigError(f"preset={quoted(name)}: expected the name of a preset")
         if self.conventions:
@@ -100,7 +100,7 @@ class PresetMethods:
         return made
 
     def _by(self, arguments: SampleArguments) -> Self:
-        """The pipeline of the argument `preset`, which is taken out; kept from call to call."""
+        """The pipeline of the argument `preset`, taken out of them; kept from call to call."""
         name = arguments.pop("preset", None)
         if name is None:
             return self
@@ -111,7 +111,7 @@ class PresetMethods:
         return cast(Self, made)
 
     def _remembering(self, former: Self, *settings: Settings) -> Self:
-        """Keep what a `former` pipeline was told, and the `settings` that made this one of it."""
+        """Keep the preset and settings of a `former` pipeline, and the `settings` made on top."""
         self.preset, self._said = former.preset, (*former._said, *settings)
         return self
 
