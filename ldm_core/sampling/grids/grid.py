@@ -83,6 +83,7 @@ def title_of(prompts: str | Sequence[str] | None, inputs: Any, class_names: Mapp
 def _facts(grid: Grid) -> str:
     """The settings shared by all cells, in a line."""
     taken = {axis.name.partition(".")[0] for axis in grid.axes}
+    taken |= {"steps", "sampler", "time_grid", "guidance"} if "preset" in taken else set()
     first = next((one for images in grid.images for one in images), None)
     about = first.metadata if first is not None else {}
     count = max((len(images) for images in grid.images), default=1)

@@ -181,7 +181,7 @@ def _picture(made: Tuning) -> Any:
         if said.startswith(name):  # one candidate of several names is drawn once
             label = f"{said}: {t.candidate.label}"
             last.plot([t.time], [t.quality], "o", markersize=11, fillstyle="none", color=color, label=label)
-    last.legend(fontsize=7)
+    last.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     return canvas
 
 
@@ -206,7 +206,7 @@ def _panel(axes: Any, made: Tuning, tried: Sequence[Tried], title: str) -> None:
         )
     axes.set_xscale("log")
     for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        axis(lambda seconds, _: f"{seconds:g}")
+        axis(lambda seconds, _: f"{seconds:g}" if f"{seconds:e}"[0] in "125" else "")
     axes.set_xlabel("seconds a picture (numbers: steps)")
     axes.set_ylabel(f"{made.figure.name}, {made.figure.better} is better")
     axes.set_title(title, fontsize=9)
