@@ -6,10 +6,14 @@ import sys
 
 import ldm_core
 
+WEIGHTS = "../shared/data/efficientnet_lite0/tf_efficientnet_lite0.safetensors"
+
 
 def main(data: str = "../shared/data/emoji_noto", out: str = "runs/emoji_text", *settings: str) -> None:
     """Train on `data` into the folder `out`, and sample; `settings` are KEY=VALUE of the recipe."""
-    recipe = ldm_core.Recipe.read("examples/emoji_text/recipe.yaml").changed(*settings)
+    recipe = ldm_core.Recipe.read("examples/emoji_text/recipe.yaml").changed(
+        f"stage_objective.perceptual.weights={WEIGHTS}", *settings
+    )
     run = ldm_core.train(recipe, data=data, out=out)
     prompts = ["red heart", "grinning face"]
     for i, image in enumerate(run.pipeline().sample(prompts, images=8, guidance=3.0)):
