@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -75,13 +76,13 @@ class SpanCache(Adapter, Generic[E]):
             handle.remove()
         self._handles.clear()
 
+    @abstractmethod
     def oldest(self, run: SamplingRun) -> int:
         """The least `since` of features to be used at this step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def leaves_out(self, entry: E, run: SamplingRun, h: Tensor, usable: bool) -> bool:
         """True to leave out the blocks of this call but the probes. `h` enters; `usable`: features are kept."""
-        raise NotImplementedError
 
     def computed(self, entry: E, out: Tensor) -> Tensor:
         """The output of the span from `out`, as it was computed; features are kept."""
