@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import attrs
 
@@ -281,8 +281,7 @@ def _digest(url: str) -> str:
             length = int.from_bytes(begin[:8], "little")
             begin = without_presets(begin + file.read(max(0, min(length, _MAX_HEADER) - len(begin) + 8)))
         digest.update(begin)
-        while block := file.read(1 << 20):
-            digest.update(block)
+        _update(digest, file)
     return digest.hexdigest()
 
 
@@ -291,8 +290,16 @@ def another(url: str, wanted: str) -> str:
     found = hash_of(url)
     if found == wanted:
         return ""
+    digest = hashlib.sha256()
     with storage.open_read(url) as file:
-        return "" if hashlib.file_digest(file, "sha256").hexdigest() == wanted else found
+        _update(digest, file)
+    return "" if digest.hexdigest() == wanted else found
+
+
+def _update(digest: hashlib._Hash, file: BinaryIO) -> None:
+    """Hash the rest of a file."""
+    while block := file.read(1 << 20):
+        digest.update(block)
 
 
 def preset_names(text: str) -> list[str]:

@@ -54,7 +54,8 @@ def test_every_component_and_section_says_which_fields_are_places(catalog: Catal
     assert {c.__name__: found for c in (*configs, *SECTIONS.values()) if (found := places.undeclared(c))} == {}
     known = {f.name for c in SECTIONS.values() for f in attrs.fields(c) if places.is_place(c, f)}
     assert known == {
-        "cache", "deepspeed", "deepspeed_file", "init_from", "latents", "endpoint_url", "profile",
+        "cache", "decoder", "deepspeed", "deepspeed_file", "endpoint_url", "init_from", "latents", "preview_decoder",
+        "profile",
     }  # fmt: skip
 
 

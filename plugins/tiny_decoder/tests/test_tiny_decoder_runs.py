@@ -76,6 +76,7 @@ def test_pictures_by_the_small_decoder(base: Path) -> None:
     plain = ldm_core.load(str(base), device="cpu")
     tiny, file = plain.with_settings(["sample.decoder=tiny"]), base.parent / "base-tiny"
     (mine,), (theirs,) = (p.sample(inputs=WANTED[:1], steps=2, seed=1) for p in (tiny, plain))
+    assert mine.latents is not None and theirs.latents is not None
     assert np.array_equal(mine.latents, theirs.latents) and not np.array_equal(mine.image, theirs.image)
     assert mine.metadata["decoder"] == "tiny"
     (folder,) = plain.with_settings({"sample": {"decoder": str(file)}}).sample(inputs=WANTED[:1], steps=2, seed=1)
