@@ -43,6 +43,7 @@ OPTIONS = {
         "--weights",
         "--negative",
         "--precision",
+        "--preset",
         "--prompt",
         "--prompts",
         "--input",

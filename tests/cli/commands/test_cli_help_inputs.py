@@ -106,7 +106,7 @@ def test_of_many_classes_twenty_are_named(tmp_path: Path, capfd: pytest.CaptureF
 
     pipeline = Pipeline.load(toy("class", tmp_path))
     names = {"class_label": tuple(f"kind {i}" for i in range(60))}
-    taken = Taken.of(SimpleNamespace(recipe=pipeline.recipe, class_names=names), "run")
+    taken = Taken.of(SimpleNamespace(recipe=pipeline.recipe, class_names=names, presets={}), "run")
     (line,) = (line for line in taken.lines() if "--class NAME" in line)
     assert "kind 19, ... (3 in all)" in line and "kind 20" not in line
     assert len(taken.document()["inputs"][0]["class_names"]) == 60

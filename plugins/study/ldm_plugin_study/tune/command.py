@@ -109,7 +109,7 @@ class TuneOptions:
     TuneOptions,
     examples=[
         "ldm-run tune runs/demo --metrics kid kid.network=tf_efficientnet_lite0",
-        "ldm-run tune runs/demo --seconds 0.5 --precision fp32 --precision bf16 fd.network=inception",
+        "ldm-run tune runs/demo --seconds 0.5 --precision fp32 --precision bf16",
     ],
 )
 def tune(options: TuneOptions) -> int:
