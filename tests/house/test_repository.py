@@ -10,7 +10,7 @@ from source_tree import ROOT, files, nodes, python_files, short
 
 TOP_LEVEL = {
     *("ldm_core", "plugins", "conditioners", "examples", "tests", "docs"),
-    *("pyproject.toml", "conftest.py", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile"),
+    *("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What holds for all tests, wherever they lie."""
+"""Collection without garbage collection, for all tests of a run that begins with this folder, as `make test` does."""
 
 from __future__ import annotations
 
