@@ -117,8 +117,7 @@ def require_same(module: nn.Module, stored: Mapping[str, tuple[int, ...]], where
 def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write the bytes of ``safetensors.torch.save`` tensor by tensor, without a second copy of all in memory. Views may
     share memory."""
-    header: dict[str, dict[str, object]] = {"__metadata__": dict(metadata)}
-    header = _header(tensors, metadata) if tensors else header
+    header = _header(tensors, metadata)
     begin = 0
     names = [name for name in header if name != "__metadata__"]
     for name in names:
@@ -142,7 +141,10 @@ def whole(write: Callable[[BinaryIO], object]) -> bytes:
 
 
 def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, dict[str, object]]:
-    """The library's own header, for its order of tensors and its names of types; of empty tensors."""
+    """The library's own header, for its order of tensors and its names of types; of empty tensors. The library's of no
+    tensors is broken."""
+    if not tensors:
+        return {"__metadata__": dict(metadata)}
     small = safetensors_bytes(
         {name: t.new_empty(0, device="cpu") for name, t in tensors.items()}, metadata=dict(metadata)
     )

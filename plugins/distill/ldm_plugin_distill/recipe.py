@@ -143,10 +143,7 @@ def _scale(guidance: object) -> float:
 def _sampling(method: str, steps: int) -> dict[str, Any]:
     """Sampler and time grid of the student, and the settings of its objective beside them."""
     if method == "consistency":
-        levels = max(LEVELS, steps)
-        return {
-            "objective": {"levels": levels},
-        }
+        return {"objective": {"levels": max(LEVELS, steps)}}
     return {
         "sampler": {"use": "ddim", "eta": 0.0},
         "time_grid": "trailing",

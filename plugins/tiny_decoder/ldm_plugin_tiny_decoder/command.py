@@ -24,15 +24,15 @@ def decoder(options: DecoderOptions) -> int:
     from ldm_core.cli.launching import processes, progress_shown, start
     from ldm_core.cli.output import first_process, reporting, say, warnings_as_lines
     from ldm_core.training import workflow
-    from ldm_plugin_tiny_decoder import making
+    from ldm_plugin_tiny_decoder.recipe import default_out, export, recipe_of, require_name
 
     catalog, first = installed(), first_process()
-    out = options.out or making.default_out(options.run, options.name)
-    making.require_name(options.name)
+    out = options.out or default_out(options.run, options.name)
+    require_name(options.name)
     if count := processes(options.launch):
         return start(count, out, lambda text: None if options.quiet else say(text, err=True))
     with reporting(options.json and first) as document, warnings_as_lines(most=2):
-        plain = making.recipe_of(options, catalog)
+        plain = recipe_of(options, catalog)
         recipe, info = workflow.prepare(plain, catalog)
         if options.force and first:
             workflow.take_over(recipe, out)
@@ -40,7 +40,7 @@ def decoder(options: DecoderOptions) -> int:
             result = workflow.run(recipe, info, catalog, out, stages=("first_stage",))
         if not first:
             return 0
-        made = making.export(recipe, out, options.run, options.name, catalog)
+        made = export(recipe, out, options.run, options.name, catalog)
         document.update(status="done", out=out, decoder=made.url, beside=made.beside, numbers=dict(result.first_stage))
         if not options.json:
             for line in made.lines(result.first_stage):

@@ -120,18 +120,18 @@ def tune(options: TuneOptions) -> int:
     from ldm_core import storage
     from ldm_core.cli.output import reporting, say, warnings_as_lines
     from ldm_plugin_study.study import files
-    from ldm_plugin_study.tune import keep, report
+    from ldm_plugin_study.tune import presets, report
 
     tell: Tell = (lambda line: None) if options.quiet else (lambda line: say(f"tune: {line}", err=True))
     with reporting(options.json) as told, warnings_as_lines(most=2):
         folder = options.out or storage.join(options.run, "tune")
         what = _what(options)
-        with nullcontext() if options.no_presets else keep.held(options.run, tell):
+        with nullcontext() if options.no_presets else presets.held(options.run, tell):
             sha256 = _hash(options)
             made = _tuned(options, what, folder, tell)
             urls = report.write(made, folder)
             if not options.no_presets:
-                keep.write(options.run, made.presets(), what.catalog, sha256)
+                presets.write(options.run, made.presets(), what.catalog, sha256)
                 told["presets_in"] = storage.shown(options.run)
         files.finish(told, made.plain(), report.lines(made), urls, as_json=options.json)
     return 0

@@ -165,7 +165,7 @@ def _csv(made: Tuning) -> Iterator[Sequence[object]]:
 
 def _picture(made: Tuning) -> Any:
     """Quality over time: all candidates on few pictures, and those of the last rung with their intervals."""
-    canvas = files.canvas(12, 5)
+    canvas = files.canvas(12, 6)
     panels = canvas.subplots(1, 2 if len(made.rungs) > 1 else 1, squeeze=False)[0]
     if len(made.rungs) > 1:
         _panel(panels[0], made, made.rungs[0], f"all candidates, {made.rungs[0][0].images} pictures each")
@@ -181,7 +181,7 @@ def _picture(made: Tuning) -> Any:
         if said.startswith(name):  # one candidate of several names is drawn once
             label = f"{said}: {t.candidate.label}"
             last.plot([t.time], [t.quality], "o", markersize=11, fillstyle="none", color=color, label=label)
-    last.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    last.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     return canvas
 
 
