@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from ldm_core.catalog.catalog import Catalog
 from ldm_core.catalog.component import API_VERSION, VERSION, Component
 from ldm_core.catalog.hookspecs import hookimpl, hookspec
-from ldm_core.contracts.values import Precision
 from ldm_core.errors import LDMError, PromptWarning
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from ldm_core.api.run import Run
     from ldm_core.api.train import TrainingProgress, train
     from ldm_core.contracts.components import Conditioner, Denoiser, FirstStage, Sampler
+    from ldm_core.contracts.values import Precision
     from ldm_core.sampling.image_to_image import Start
     from ldm_core.sampling.pipeline import Pipeline
     from ldm_core.weights.open import Wanted

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator
-from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pluggy
 
 from ldm_core.catalog import hookspecs
-from ldm_core.catalog.component import API_VERSION, KINDS, LAPTOP_SITE, Component
+from ldm_core.catalog.component import API_VERSION, KINDS, Component, laptop_site
+from ldm_core.catalog.entry_points import entry_points
 from ldm_core.catalog.first_party import FIRST_PARTY
 from ldm_core.catalog.in_process import HERE, NOT_HERE, component_of, is_part
-from ldm_core.contracts.site import Site
 from ldm_core.errors import ComponentError, suggest
+
+if TYPE_CHECKING:
+    from ldm_core.contracts.site import Site
 
 GROUP = "ldm_core"
 
@@ -65,18 +67,17 @@ class Catalog:
         brings = {distribution for (kind, _), distribution in FIRST_PARTY.items() if kind in (kinds or KINDS)}
         needless = set(FIRST_PARTY.values()).difference(brings)
         seen: set[tuple[str, str]] = set()
-        points = sorted(metadata.entry_points(group=GROUP), key=lambda p: (p.name != "builtin", p.name))
-        for point in points:
-            dist, version = _name_and_version(point)
+        for point in sorted(entry_points(GROUP), key=lambda p: (p.name != "builtin", p.name)):
+            dist = point.distribution
             if (point.name, point.value) in seen or (wanted is not None and not {point.name, dist} & wanted):
                 continue
             if dist in needless:
                 continue
             seen.add((point.name, point.value))
             try:
-                catalog.register(point.load(), point.name, dist, version, kinds=kinds)
+                catalog.register(point.load(), point.name, dist, point.version, kinds=kinds)
             except Exception as error:
-                catalog.broken.append(Broken(point.name, dist, version, f"{type(error).__name__}: {error}"))
+                catalog.broken.append(Broken(point.name, dist, point.version, f"{type(error).__name__}: {error}"))
         return catalog
 
     def register(
@@ -159,7 +160,7 @@ class Catalog:
         entry, preset = self.get(kind, name)
         base = {} if preset is None else unstructure(preset)
         return entry.component.load()(
-            structure({**base, **settings}, entry.component.config, name), site or LAPTOP_SITE
+            structure({**base, **settings}, entry.component.config, name), site or laptop_site()
         )
 
     def __iter__(self) -> Iterator[Entry]:
@@ -232,13 +233,6 @@ class Catalog:
             rows = "; ".join(f"{b.distribution}: {b.error}" for b in self.broken[:3])
             message += f"\nplugins that did not load, see `Catalog.broken`: {rows}"
         raise ComponentError(message)
-
-
-def _name_and_version(point: metadata.EntryPoint) -> tuple[str, str]:
-    """Read the two lines of a distribution's headers; the parser of e-mails would read its description too."""
-    text = (point.dist.read_text("METADATA") or point.dist.read_text("PKG-INFO") or "") if point.dist else ""
-    headers = dict(line.partition(": ")[::2] for line in text.partition("\n\n")[0].splitlines())
-    return headers.get("Name", "?").strip(), headers.get("Version", "?").strip()
 
 
 def _described(hook: pluggy.HookImpl, kinds: Collection[str] | None) -> Iterable[Any]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ldm_core.contracts.site import Site
-from ldm_core.contracts.values import EMPTY, LatentSpec
 from ldm_core.errors import ComponentError
+
+if TYPE_CHECKING:
+    from ldm_core.contracts.site import Site
 
 _PLACE = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 """Text of a class or function: ``package.module:name``."""
@@ -46,8 +48,13 @@ KINDS: Mapping[str, str] = {
 """Every kind of component, with a few words for listings."""
 
 
-LAPTOP_SITE = Site(size=(32, 32), latent=LatentSpec(3, (4, 4)))
-"""The site of parts in the laptop recipe: 32-pixel images, 8x8 latents."""
+@cache
+def laptop_site() -> Site:
+    """The site of parts in the laptop recipe: 32-pixel images, 8x8 latents."""
+    from ldm_core.contracts.site import Site
+    from ldm_core.contracts.values import LatentSpec
+
+    return Site(size=(32, 32), latent=LatentSpec(3, (4, 4)))
 
 
 @attrs.frozen(kw_only=True)
@@ -81,8 +88,8 @@ class Component:
     summary: str
     group: str = ""
     source: str = ""
-    _presets: Mapping[str, Any] = attrs.field(default=EMPTY)
-    small: Mapping[str, Any] | Callable[[Site], Mapping[str, Any]] = attrs.field(default=EMPTY)
+    _presets: Mapping[str, Any] = attrs.field(factory=dict)
+    small: Mapping[str, Any] | Callable[[Site], Mapping[str, Any]] = attrs.field(factory=dict)
     api: int = API_VERSION
 
     @property
@@ -140,7 +147,7 @@ class Component:
         for preset, value in self._presets.items():
             if not isinstance(value, config | str):
                 yield f"preset '{preset}' is no {config.__name__}"
-        unknown = [key for key in self.scaled_down(LAPTOP_SITE) if key not in fields] if fields else []
+        unknown = [key for key in self.scaled_down(laptop_site()) if key not in fields] if fields else []
         yield from (f"small: '{key}' is no field of {config.__name__}" for key in unknown)
 
     def _problems_of_a_command(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The cores open to this process, and those of them that other programs use. Torch-free."""
+"""The cores open to this process, and those of them that other programs use. Imports next to nothing."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection
-from pathlib import Path
 
-_GROUPS = Path("/sys/fs/cgroup")
-_OWN_GROUPS = Path("/proc/self/cgroup")
-_TIMES = Path("/proc/stat")
+_GROUPS = "/sys/fs/cgroup"
+_OWN_GROUPS = "/proc/self/cgroup"
+_TIMES = "/proc/stat"
 _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
@@ -37,34 +36,35 @@ def used_up(quota: float | None) -> int:
     return sys.maxsize if quota is None else max(1, int(quota + 0.75))
 
 
-def quota(groups: Path = _GROUPS, own: Path = _OWN_GROUPS) -> float | None:
+def quota(groups: str | os.PathLike[str] = _GROUPS, own: str | os.PathLike[str] = _OWN_GROUPS) -> float | None:
     """The smallest quota of processor time of this process's control groups and those around them, in cores; None
     without one. Both versions of Linux' groups are read."""
     found: list[float] = []
+    root = os.fspath(groups)
     for line in _lines(own):
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if not controllers:
-            found += _quotas(groups, path, _second)
+            found += _quotas(root, path, _second)
         elif "cpu" in controllers.split(","):
-            found += _quotas(groups / controllers, path, _first) or _quotas(groups / "cpu", path, _first)
+            found += _quotas(f"{root}/{controllers}", path, _first) or _quotas(f"{root}/cpu", path, _first)
     return min(found, default=None)
 
 
-def _quotas(root: Path, path: str, read: Callable[[Path], float | None]) -> list[float]:
+def _quotas(root: str, path: str, read: Callable[[str], float | None]) -> list[float]:
     """The quotas from the group `path` up to `root`; in a container the path may be the host's, and root's counts."""
-    own = root / path.lstrip("/")
-    folders = [own, *(each for each in own.parents if each.is_relative_to(root))]
+    names = path.strip("/").split("/")
+    folders = ["/".join([root, *names[:count]]) for count in range(len(names), -1, -1)]
     return [found for folder in folders if (found := read(folder)) is not None]
 
 
-def _second(folder: Path) -> float | None:
-    quota, _, period = next(iter(_lines(folder / "cpu.max")), "").partition(" ")
+def _second(folder: str) -> float | None:
+    quota, _, period = next(iter(_lines(f"{folder}/cpu.max")), "").partition(" ")
     return _share(quota, period)
 
 
-def _first(folder: Path) -> float | None:
-    quota, period = (next(iter(_lines(folder / f"cpu.cfs_{name}_us")), "") for name in ("quota", "period"))
+def _first(folder: str) -> float | None:
+    quota, period = (next(iter(_lines(f"{folder}/cpu.cfs_{name}_us")), "") for name in ("quota", "period"))
     return _share(quota, period)
 
 
@@ -76,14 +76,14 @@ def _share(quota: str, period: str) -> float | None:
     return None
 
 
-def _lines(path: Path) -> list[str]:
-    with contextlib.suppress(OSError, ValueError):
-        return path.read_text(encoding="ascii").split("\n")[:-1]
+def _lines(path: str | os.PathLike[str]) -> list[str]:
+    with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+        return file.read().split("\n")[:-1]
     return []
 
 
 def _siblings(core: int) -> str:
-    return (_lines(Path(_SIBLINGS.format(core))) or [str(core)])[0]
+    return (_lines(_SIBLINGS.format(core)) or [str(core)])[0]
 
 
 class Others:

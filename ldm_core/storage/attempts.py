@@ -7,7 +7,6 @@ between two of its parts. Every other protocol goes through fsspec's plain calls
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import io
 import re
@@ -173,10 +172,14 @@ class Download:
         start = self._start or None
         if not getattr(self._fs, "async_impl", False):
             return bytes(self._fs.cat_file(self._inner, start=start, end=stop))
+        import asyncio  # with the first remote file: it takes longer than the rest of a start without one
+
         limit = options.current().time_limit or None
         return bytes(call(self._fs, asyncio.wait_for(self._fs._cat_file(self._inner, start=start, end=stop), limit)))
 
     async def _pull(self) -> None:
+        import asyncio
+
         settings = options.current()
         at = self._start + len(self.data)
         stop = self._start + self._most if self._stop is None and self._most else self._stop
@@ -207,6 +210,8 @@ class Download:
         raise ChangedError("it was replaced while it was read")
 
     async def _read(self, stream: _Stream, at: int, stop: int | None, patience: float) -> None:
+        import asyncio
+
         skip = at - stream.begins
         end = stream.total if stop is None else stop if stream.total is None else min(stop, stream.total)
         while end is None or self._start + len(self.data) < end:
@@ -266,6 +271,8 @@ def send(fs: Any, method: str, data: bytes | memoryview, **keywords: Any) -> Any
 
 
 async def _send(fs: Any, method: str, data: memoryview, keywords: dict[str, Any]) -> Any:
+    import asyncio
+
     settings = options.current()
     limit = settings.connect_timeout + settings.read_timeout
     body = _Body(data)

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from ldm_core.catalog import Catalog
-from ldm_core.catalog.component import LAPTOP_SITE
+from ldm_core.catalog.component import laptop_site
 from ldm_core.config.documents import dump_yaml, parse_yaml
 from ldm_core.config.overrides import apply_overrides
 from ldm_core.config.structure import digest
@@ -208,11 +208,11 @@ def test_small_scales_the_parts_and_leaves_what_the_user_says(catalog: Catalog) 
     paper, small = (resolve({**FULL, "scale": scale}, catalog) for scale in ("paper", "small"))
     wanted, _ = catalog.get("first_stage", "vq_f4")
     assert paper.first_stage.config.channels == 128
-    for key, value in wanted.component.scaled_down(LAPTOP_SITE).items():
+    for key, value in wanted.component.scaled_down(laptop_site()).items():
         assert getattr(small.first_stage.config, key) == value or list(getattr(small.first_stage.config, key)) == value
     assert small.conditioners[1].config.width == 1280, "what the recipe says comes before the scaling"
     text, _ = catalog.get("conditioner", "text")
-    assert small.conditioners[0].config.width == text.component.scaled_down(LAPTOP_SITE)["width"]
+    assert small.conditioners[0].config.width == text.component.scaled_down(laptop_site())["width"]
     own = resolve({**FULL, "scale": "small", "first_stage": {"use": "vq_f4", "channels": 48}}, catalog)
     assert own.first_stage.config.channels == 48
     assert "scale" not in small.plain(), "a resolved recipe is complete, and is not scaled again"

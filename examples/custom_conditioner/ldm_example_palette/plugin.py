@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from ldm_core import Component, hookimpl
-from ldm_core.builtin.shapes.config import ShapesConfig
-from ldm_example_palette.config import PaletteConfig
 
 
 @hookimpl
@@ -14,7 +12,7 @@ def ldm_components() -> list[Component]:
         Component(
             kind="conditioner",
             name="palette",
-            config=PaletteConfig,
+            config="ldm_example_palette.config:PaletteConfig",
             factory="ldm_example_palette.conditioner:Palette",
             summary="steers by the colours that an image holds",
             small={"width": 64},
@@ -22,7 +20,7 @@ def ldm_components() -> list[Component]:
         Component(
             kind="dataset",
             name="shapes_palette",
-            config=ShapesConfig,
+            config="ldm_core.builtin.shapes.config:ShapesConfig",
             factory="ldm_example_palette.data:ShapesPalette",
             summary="the embedded shapes, each picture with its palette",
         ),

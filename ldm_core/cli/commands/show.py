@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ldm_core.catalog.component import LAPTOP_SITE
+from ldm_core.catalog.component import laptop_site
 from ldm_core.cli.catalog import installed
 from ldm_core.cli.declaration import argument, command, option
 from ldm_core.cli.options import json_option
@@ -202,7 +202,7 @@ def _description(entry: Entry, preset: Any, name: str) -> dict[str, Any]:
         **_precisions(component.config if preset is None else preset),
         "options": [{**row, "default": repr(own.get(row["name"]))} if row["name"] in own else row for row in options],
         "presets": presets,
-        "small": dict(unstructure(component.scaled_down(LAPTOP_SITE))),
+        "small": dict(unstructure(component.scaled_down(laptop_site()))),
     }
     return {**described, **_of_command(entry)} if component.kind == "command" else described
 

@@ -17,7 +17,7 @@ import click
 
 from ldm_core.catalog import Catalog, hookspecs
 from ldm_core.catalog.catalog import GROUP
-from ldm_core.catalog.component import API_VERSION, LAPTOP_SITE, Component
+from ldm_core.catalog.component import API_VERSION, Component, laptop_site
 from ldm_core.config.documents import dump_yaml, parse_yaml
 from ldm_core.config.structure import structure, unstructure
 from ldm_core.contracts import Config, configs
@@ -109,7 +109,7 @@ class PluginSuite(Suite):
                 text = dump_yaml(unstructure(preset))
                 back: Any = structure(parse_yaml(text, name), component.config)
                 assert back == preset, f"'{name}' of '{component.name}' does not come back equal from YAML:\n{text}"
-                small = unstructure(component.scaled_down(LAPTOP_SITE))
+                small = unstructure(component.scaled_down(laptop_site()))
                 structure({**unstructure(preset), **small}, component.config, f"small {name}")
 
     @Rule(

@@ -1,0 +1,93 @@
+"""Entry points read from folders, beside `importlib.metadata`'s; and what is not a folder."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from ldm_core.catalog import entry_points as module
+from ldm_core.catalog.entry_points import EntryPoint, entry_points
+
+GROUP = "made_up"
+
+
+def _lay(folder: Path, text: str, *, name: str | None = "dist-a", file: str = "METADATA") -> None:
+    folder.mkdir(parents=True)
+    (folder / "entry_points.txt").write_text(text, encoding="utf-8")
+    lines = "Metadata-Version: 2.1\n" + (f"Name: {name}\nVersion: 1.5\n" if name else "")
+    (folder / file).write_text(f"{lines}Summary: s\n\nName: not-this\n", encoding="utf-8")
+
+
+def _theirs(group: str) -> list[tuple[str, str]]:
+    return [(p.name, p.value) for p in metadata.entry_points(group=group)]
+
+
+def _ours(group: str) -> list[tuple[str, str]]:
+    return [(p.name, p.value) for p in entry_points(group)]
+
+
+@pytest.mark.parametrize("group", ["ldm_core", "console_scripts", "pytest11", "no_such_group"])
+def test_they_are_those_of_the_standard_library(group: str) -> None:
+    assert sorted(_ours(group)) == sorted(_theirs(group))
+    for point in entry_points(group):
+        theirs = metadata.distribution(point.distribution)
+        assert point.version == theirs.version
+
+
+def test_folders_of_every_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    odd = f"[other]\nno = other:thing\n\n[{GROUP}]\n# c = d\n a  =  json : loads \nb=os.path:join.x [extra]\n"
+    _lay(first / "dist_a-1.5.dist-info", odd)
+    _lay(second / "Dist.A-0.9.dist-info", f"[{GROUP}]\nold = json\n", name="Dist.A")
+    _lay(second / "dist_b.egg-info", f"[{GROUP}]\nc = json\n", name="dist-b", file="PKG-INFO")
+    _lay(second / "nameless-3.dist-info", f"[{GROUP}]\nd = json:decoder.JSONDecoder\n", name=None)
+    (second / "alone-1.egg-info").write_text("Name: alone\n")
+    (second / "bare-1.dist-info").mkdir()
+    for folder in (tmp_path / "is not there", second, first):
+        monkeypatch.syspath_prepend(str(folder))
+    found = {point.name: point for point in entry_points(GROUP)}
+    assert found == {
+        "a": EntryPoint("a", "json : loads", "dist-a", "1.5"),
+        "b": EntryPoint("b", "os.path:join.x [extra]", "dist-a", "1.5"),
+        "c": EntryPoint("c", "json", "dist-b", "1.5"),
+        "d": EntryPoint("d", "json:decoder.JSONDecoder", "?", "?"),
+    }, "the distribution first on the path hides another of its name, however spelt"
+    assert sorted(_ours(GROUP)) == sorted(_theirs(GROUP))
+    import json
+
+    assert found["a"].load() is json.loads and found["c"].load() is json
+    assert found["d"].load() is json.decoder.JSONDecoder
+    with pytest.raises(AttributeError):
+        found["b"].load()
+    _lay(first / "late-1.dist-info", f"[{GROUP}]\nlate = json\n", name="late")
+    assert "late" in dict(_ours(GROUP)), "nothing is kept"
+
+
+def test_what_lies_in_no_folder_is_left_to_the_standard_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        archive.writestr("packed-2.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: packed\nVersion: 2.0\n\n")
+        archive.writestr("packed-2.0.dist-info/entry_points.txt", f"[{GROUP}]\nz = json:dumps\n")
+    with monkeypatch.context() as patched:
+        patched.syspath_prepend(str(tmp_path / "packed.zip"))
+        assert entry_points(GROUP) == [EntryPoint("z", "json:dumps", "packed", "2.0")]
+    assert not entry_points(GROUP)
+
+    class Finder(metadata.DistributionFinder):
+        def find_distributions(self, context: object = None) -> list[metadata.Distribution]:
+            return [metadata.PathDistribution(tmp_path / "away-1.dist-info")]
+
+    _lay(tmp_path / "away-1.dist-info", f"[{GROUP}]\nfar = json:dumps\n", name="away")
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder()])
+    assert entry_points(GROUP) == [EntryPoint("far", "json:dumps", "away", "1.5")]
+
+
+def test_the_standard_library_is_asked_for_nothing_where_all_are_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "entry_points", None)
+    assert [point for point in entry_points("ldm_core") if point.name == "builtin"]
+    assert "metadata" not in vars(module)
