@@ -46,6 +46,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     **{("command", n): "ldm-plugin-metrics" for n in ("compare", "evaluate")},
     **{("command", n): "ldm-plugin-study" for n in ("bench", "study", "tune")},
     ("command", "data"): "ldm-plugin-datasheet",
+    ("command", "serve"): "ldm-plugin-serve",
     ("command", "decoder"): "ldm-plugin-tiny-decoder",
     ("decoder", "tiny"): "ldm-plugin-tiny-decoder",
     ("first_stage", "tiny_decoder"): "ldm-plugin-tiny-decoder",

@@ -1,0 +1,1 @@
+"""Trained models over HTTP, with a page to play with."""

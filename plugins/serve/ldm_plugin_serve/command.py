@@ -1,0 +1,113 @@
+"""``ldm-run serve``: trained models over HTTP, with a page to play with."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import attrs
+
+from ldm_core.cli import argument, command, installed, option, together
+from ldm_core.cli.options import device_option, quiet_option
+from ldm_core.errors import ConfigError
+from ldm_plugin_serve.limits import Limits
+
+TOKEN = "LDM_SERVE_TOKEN"
+"""The variable of the environment with the token."""
+
+
+@attrs.frozen(kw_only=True)
+class LimitOptions:
+    """Limits of requests and of memory."""
+
+    batch: int = option(8, "Images sampled together; 1: each alone.", metavar="N", minimum=1, maximum=1024)
+    images: int = option(16, "Images of a request.", metavar="N", minimum=1, maximum=1024)
+    steps: int = option(250, "Steps of a request.", metavar="N", minimum=1, maximum=10_000)
+    pixels: int = option(1 << 20, "Pixels of an image.", metavar="N", minimum=1)
+    body: float = option(16.0, "Size of a request, in MiB.", metavar="MIB", above=0, maximum=1024)
+    queue: int = option(256, "Waiting requests.", metavar="N", minimum=1, maximum=100_000)
+    memory: float = option(4096.0, "Weights of loaded models, in MiB.", metavar="MIB", above=0)
+    seconds: float = option(600.0, "Life of a request in the queue and at work.", metavar="S", above=0)
+
+
+@attrs.frozen(kw_only=True)
+class ServeOptions:
+    """The runs, the address, the limits."""
+
+    runs: tuple[str, ...] = argument("RUN...", "Folders of runs, or weights.", completes="folder")
+    host: str = option("127.0.0.1", "Address to listen at.", metavar="ADDRESS", group="Address", filled=True)
+    port: int = option(8000, "Port; 0: any free one.", metavar="N", minimum=0, maximum=65535, group="Address")
+    name: tuple[str, ...] = option(
+        (), "A name of this machine by which it may be asked; repeat for several.", metavar="NAME", group="Address",
+        otherwise="localhost and addresses",
+    )  # fmt: skip
+    token_file: str | None = option(
+        None, "File with the token that clients must send.", metavar="FILE", group="Address", completes="file",
+        otherwise="LDM_SERVE_TOKEN; one is drawn beyond this machine",
+    )  # fmt: skip
+    limits: LimitOptions = together(LimitOptions, "Limits")
+    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "Arithmetic of the networks.", group="Models")
+    device: str | None = device_option("Models")
+    quiet: bool = quiet_option("Warnings alone.")
+
+
+@command(
+    ServeOptions,
+    examples=[
+        "ldm-run serve runs/demo",
+        "ldm-run serve runs/a runs/b --port 9000 --memory 2000",
+        "LDM_SERVE_TOKEN=... ldm-run serve runs/demo --host 0.0.0.0",
+    ],
+)
+def serve(options: ServeOptions) -> int:
+    """Serve trained models on this machine: a page to sample from them in a browser, the same for programs
+    (/v1/sample, described at /docs), and a blind comparison of two runs (/compare). A run that still trains shows
+    its curves. Beyond this machine's own address a token is asked for. Ends by SIGTERM, after the running work.
+    """
+    import logging
+
+    from ldm_plugin_serve.models.shelf import known_runs
+    from ldm_plugin_serve.web.app import application
+    from ldm_plugin_serve.web.guard import is_loopback
+    from ldm_plugin_serve.web.server import bound, server
+
+    known_runs(options.runs)
+    level = logging.WARNING if options.quiet else logging.INFO
+    logging.basicConfig(format="%(levelname).1s %(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("ldm_serve").setLevel(level)
+    token, drawn = _token(options, needed=not is_loopback(options.host))
+    limits = _limits(options.limits)
+    app = application(
+        options.runs, installed(), limits, token=token, names=options.name, device=options.device,
+        precision=options.precision,
+    )  # fmt: skip
+    made = server(app, limits, options.host, options.port)
+    listening = bound(options.host, options.port)
+    address, port = listening.getsockname()[:2]
+    shown = f"[{address}]" if ":" in address else address
+    print(f"http://{shown}:{port}/" + (f"#token={token}" if drawn else ""), flush=True)
+    made.run(sockets=[listening])
+    return 0
+
+
+def _token(options: ServeOptions, *, needed: bool) -> tuple[str, bool]:
+    """The token, and True if it was drawn just now."""
+    import secrets
+
+    from ldm_core import storage
+
+    given = os.environ.get(TOKEN, "")
+    if options.token_file:
+        given = storage.read_text(options.token_file).strip()
+    if given and (len(given) < 16 or not given.isascii() or not given.isprintable()):
+        raise ConfigError("the token: expected 16 characters or more, of ASCII")
+    if given or not needed:
+        return given, False
+    return secrets.token_urlsafe(24), True
+
+
+def _limits(given: LimitOptions) -> Limits:
+    return Limits(
+        batch=given.batch, images=given.images, steps=given.steps, pixels=given.pixels,
+        body=int(given.body * (1 << 20)), queue=given.queue, memory=int(given.memory * (1 << 20)), job=given.seconds,
+    )  # fmt: skip

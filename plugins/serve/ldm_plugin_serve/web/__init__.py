@@ -1,0 +1,1 @@
+"""The face to the network: routes, guards, answers."""

@@ -1,0 +1,226 @@
+"""The engine: takes jobs in, forms batches of them in fair order, has them sampled, and hands the results out.
+
+All of its state belongs to the event loop. One thread samples; it sees a batch, and tells the loop of its steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ldm_core.errors import Interrupted
+from ldm_plugin_serve.faults import Fault, of_exception
+from ldm_plugin_serve.figures import Figures
+from ldm_plugin_serve.limits import Limits
+from ldm_plugin_serve.models.request import Asked
+from ldm_plugin_serve.models.shelf import Shelf
+from ldm_plugin_serve.work.batch import Batch, Part
+from ldm_plugin_serve.work.job import Client, Job, Made
+from ldm_plugin_serve.work.order import Order
+
+log = logging.getLogger("ldm_serve")
+_SWEEP = 1.0  # seconds between two looks for jobs that nobody waits for
+STOPPED = "the server is about to end"
+
+
+class Engine:
+    """See the module's docstring. :meth:`run` is the working task; :meth:`stop` ends it."""
+
+    def __init__(self, shelf: Shelf, limits: Limits, figures: Figures) -> None:
+        self.shelf, self.limits, self.figures = shelf, limits, figures
+        self.jobs: dict[str, Job] = {}
+        self.order = Order()
+        self.stopping = False
+        self._deadline = float("inf")
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampler")
+        self._places: dict[str, int] = {}
+
+    def submit(self, asked: Asked, client: Client) -> Job:
+        """Put a request into the queue; :class:`Fault` if it is full, or the server ends."""
+        if self.stopping:
+            raise Fault(STOPPED, status=503, fix="ask another one, or later")
+        waiting = [job for job in self.jobs.values() if job.state == "queued"]
+        if len(waiting) >= self.limits.queue:
+            self.figures.refused.labels("queue").inc()
+            raise Fault("the queue is full", status=429, fix="ask again later")
+        job = Job(asked, client)
+        self.jobs[job.id] = job
+        self._changed()
+        return job
+
+    def job(self, name: str) -> Job:
+        """The job of an id; :class:`Fault` if there is none, or no longer."""
+        job = self.jobs.get(name)
+        if job is None:
+            raise Fault("there is no such job, or its result was let go", "id", status=404)
+        job.seen = time.monotonic()
+        return job
+
+    def cancel(self, job: Job) -> None:
+        """Take a job out of the queue, or end its sampling at the next step."""
+        job.end("cancelled")
+        self._changed()
+
+    def position(self, job: Job) -> int:
+        """Its place in the queue, from 1 on; 0 for a running one."""
+        return self._places.get(job.id, 0)
+
+    async def run(self) -> None:
+        """Work until the engine is stopped and nothing is left."""
+        sweeper = asyncio.create_task(self._sweep())
+        try:
+            while True:
+                self._wake.clear()
+                batch = None if self.stopping else self._next()
+                if batch is not None:
+                    await self._sample(batch)
+                    self._changed()
+                elif self.stopping:
+                    return
+                else:
+                    await self._wake.wait()
+        finally:
+            sweeper.cancel()
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def stop(self) -> None:
+        """Take nothing more; waiting jobs are answered at once, the running batch ends within a time."""
+        if not self.stopping:
+            self.stopping, self._deadline = True, time.monotonic() + self.limits.stop
+            for job in list(self.jobs.values()):
+                if job.state == "queued":
+                    job.end("failed", Fault(STOPPED, status=503))
+            self._changed()
+
+    def _next(self) -> Batch | None:
+        """The next batch: the job in turn, and others of its key as far as there is room."""
+        sorted_jobs = self.order.sort(self.jobs.values())
+        if not sorted_jobs:
+            return None
+        first = sorted_jobs[0]
+        room, parts = self._room(first.asked), list[Part]()
+        for job in sorted_jobs:
+            if room and job.asked.key == first.asked.key:
+                count = min(room, job.left)
+                parts.append(Part(job, job.begun, job.begun + count))
+                job.begun += count
+                room -= count
+                self.order.took(job)
+        for part in parts:
+            if part.job.state == "queued":
+                part.job.state = "running"
+                self.figures.waited.observe(time.monotonic() - part.job.created)
+        self._changed()
+        return self._batch(parts)
+
+    def _room(self, asked: Asked) -> int:
+        """Images of a batch: fewer of larger ones."""
+        recipe = asked.entry.recipe
+        own = recipe.image_size[0] * recipe.image_size[1] if recipe else 1
+        return max(1, min(self.limits.batch, self.limits.batch * own // (asked.size[0] * asked.size[1])))
+
+    def _batch(self, parts: list[Part]) -> Batch:
+        loop, jobs = asyncio.get_running_loop(), [part.job for part in parts]
+
+        def stopped() -> bool:
+            late = time.monotonic() > self._deadline
+            return late or all(job.ending for job in jobs)
+
+        def watched(job: Job) -> bool:
+            return bool(job.listeners) and not job.ending
+
+        def tell(step: int, steps: int, previews: Any) -> None:
+            loop.call_soon_threadsafe(self._stepped, jobs, step, steps, previews)
+
+        return Batch(parts, stopped, watched, tell, self.limits.preview_pause)
+
+    async def _sample(self, batch: Batch) -> None:
+        """Sample a batch; after a failure of several jobs, each by itself."""
+        began = time.monotonic()
+        try:
+            made = await asyncio.get_running_loop().run_in_executor(self._thread, batch.run, self.shelf)
+        except Interrupted:
+            for part in batch.parts:
+                part.job.end("failed", Fault(STOPPED, status=503))  # but for those that were cancelled
+        except Exception as error:
+            if len(batch.parts) > 1:
+                for part in batch.parts:
+                    if not part.job.ending:
+                        await self._sample(self._batch([part]))
+            else:
+                self._failed(batch.parts[0].job, error)
+        else:
+            self.figures.batch.observe(len(made))
+            self.figures.sampled(batch.asked.entry.id, len(made), time.monotonic() - began)
+            self._place(batch, made)
+
+    def _place(self, batch: Batch, made: list[Made]) -> None:
+        for (job, number), one in zip(batch.places, made, strict=True):
+            if not job.ending:
+                job.images[number] = one
+        for part in batch.parts:
+            job = part.job
+            if not job.ending and job.done == len(job.images):
+                job.end("done")
+                self.figures.took.observe(job.ended - job.created)
+                self.figures.jobs.labels("done").inc()
+                if job.listeners:
+                    job.tell("done", job.result())
+        self._forget()
+
+    def _failed(self, job: Job, error: Exception) -> None:
+        fault = of_exception(error)
+        log.warning("job %s failed: %s: %s", job.id, type(error).__name__, error, exc_info=fault.status == 500)
+        self.figures.jobs.labels("failed").inc()
+        job.end("failed", self.shelf.hidden(fault))
+
+    def _stepped(self, jobs: list[Job], step: int, steps: int, previews: Any) -> None:
+        for job in jobs:
+            if job.ending:
+                continue
+            job.step, job.steps = step, steps
+            if job.listeners:
+                shown = (previews or {}).get(job.id, [])
+                said = [{"index": i, "png": base64.b64encode(png).decode()} for i, png in shown]
+                job.tell("progress", {
+                    "step": step, "steps": steps, "images_done": job.done, "images": len(job.images),
+                    "preview": said[0]["png"] if said else None, "previews": said,
+                })  # fmt: skip
+
+    def _changed(self) -> None:
+        """The queue is another one: wake the worker, and tell waiting jobs their places."""
+        waiting = [job for job in self.order.sort(self.jobs.values()) if job.state == "queued"]
+        places = {job.id: place for place, job in enumerate(waiting, 1)}
+        for job in waiting:
+            if job.listeners and self._places.get(job.id) != places[job.id]:
+                job.tell("position", {"position": places[job.id]})
+        self._places = places
+        self.figures.queue.set(len(waiting))
+        self._wake.set()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP)
+            now = time.monotonic()
+            for job in [job for job in self.jobs.values() if not job.ending]:
+                if now - job.created > self.limits.job:
+                    job.end("failed", Fault("took too long", status=504, fix="ask for less, or later"))
+                    self._changed()
+                elif not job.waited_for and not job.listeners and now - job.seen > self.limits.unseen:
+                    self.cancel(job)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Let old results go, and too many."""
+        now = time.monotonic()
+        ended = [job for job in self.jobs.values() if job.ending and not job.waited_for and not job.listeners]
+        total = sum(job.size for job in ended)
+        for job in ended:
+            if now - job.ended > self.limits.keep or total > self.limits.kept:
+                total -= job.size
+                del self.jobs[job.id]
