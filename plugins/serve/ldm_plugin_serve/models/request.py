@@ -28,6 +28,8 @@ from ldm_plugin_serve.models import values
 from ldm_plugin_serve.models.description import START, fills_holes, form_name, inputs_of, settings_of
 from ldm_plugin_serve.models.shelf import Entry, Shelf
 
+REQUEST = "request"
+"""The key of a picture's request in its metadata."""
 KEYS = ("model", "inputs", "settings", "preset", "format")
 """Keys of a request."""
 

@@ -73,7 +73,7 @@ def boxes(value: Any, where: str, limits: Limits, *, labelled: bool) -> dict[str
 
 def picture(value: Any, where: str, channels: int, limits: Limits) -> np.ndarray:
     """A picture as uint8 (channels, H, W)."""
-    data = _held(_bytes(value, where), where, limits)
+    data = held(sent_bytes(value, where), where, limits)
     return _read(lambda: images.decode_image(data, channels, where), where)
 
 
@@ -86,7 +86,7 @@ def mask(value: Any, where: str, size: tuple[int, int], limits: Limits) -> np.nd
         if not all(isinstance(row, list) and len(row) == 4 and all(map(_is_number, row)) for row in rows):
             raise Fault("expected a picture, or boxes [x, y, w, h] in shares of it", where)
         return _read(lambda: of_boxes(rows, size, where).astype(np.int64), where)
-    data = _held(_bytes(value, where), where, limits)
+    data = held(sent_bytes(value, where), where, limits)
     return _read(lambda: images.decode_mask(data, where), where)
 
 
@@ -94,7 +94,7 @@ def label_map(value: Any, where: str, size: tuple[int, int], limits: Limits) -> 
     """A label map, a PNG of class numbers or colours, or rows of numbers stretched to `size`: int64 (H, W), or
     (3, H, W) in colour."""
     if not isinstance(value, list):
-        data = _held(_bytes(value, where), where, limits)
+        data = held(sent_bytes(value, where), where, limits)
         return _read(lambda: images.decode_labels(data, where, colours=True), where)
     found = numbers(value, where)
     if not isinstance(found, np.ndarray) or found.ndim != 2 or found.dtype != np.int64 or not found.size:
@@ -129,7 +129,7 @@ def _finite(value: Any, where: str, depth: int, left: list[int]) -> None:
         _finite(each, where, depth + 1, left)
 
 
-def _bytes(value: Any, where: str) -> bytes:
+def sent_bytes(value: Any, where: str) -> bytes:
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str):
@@ -147,7 +147,7 @@ def _bytes(value: Any, where: str) -> bytes:
         ) from None
 
 
-def _held(data: bytes, where: str, limits: Limits) -> bytes:
+def held(data: bytes, where: str, limits: Limits) -> bytes:
     """`data`, if it is a picture of a bounded size by its header."""
     opened = _read(lambda: images.open_picture(data, where), where)
     if opened.width * opened.height > limits.given_pixels:

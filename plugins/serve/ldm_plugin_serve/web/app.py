@@ -26,6 +26,7 @@ from ldm_plugin_serve.models.request import asked
 from ldm_plugin_serve.models.shelf import Shelf
 from ldm_plugin_serve.web import body, stream
 from ldm_plugin_serve.web.guard import Guard
+from ldm_plugin_serve.web.more import More
 from ldm_plugin_serve.work.engine import Engine
 from ldm_plugin_serve.work.job import Client, Job
 
@@ -180,12 +181,12 @@ def application(
         await work
 
     handlers: Any = dict.fromkeys((Fault, HTTPException, LDMError, Exception), answer)
-    app = Starlette(routes=routes(site), exception_handlers=handlers, lifespan=lifespan)
+    app = Starlette(routes=routes(site, token=bool(token)), exception_handlers=handlers, lifespan=lifespan)
     app.state.site = site
     return Guard(app, limits, site.figures, token=token, names=names)
 
 
-def routes(site: Site) -> list[Route]:
+def routes(site: Site, *, token: bool = False) -> list[Route]:
     """All routes."""
     return [
         Route("/", site.page),
@@ -197,4 +198,5 @@ def routes(site: Site) -> list[Route]:
         Route("/v1/sample", site.sample, methods=["POST"]),
         Route("/v1/jobs/{id}", site.job, methods=["GET", "DELETE"]),
         Route("/v1/jobs/{id}/events", site.events),
+        *More(site.shelf, site.limits, token=token).routes(),
     ]

@@ -42,9 +42,9 @@ class _Unreadable(Exception):
 async def _form(request: Request, limits: Limits) -> Any:
     most = max(limits.body, 1)
     async with _opened(request, most) as form:
-        said, files = form.get(PART), dict[str, bytes]()
+        said, files = form.get(PART, "{}"), dict[str, bytes]()
         if not isinstance(said, str):
-            raise Fault(f"the form has no part '{PART}' of JSON", "body", status=400)
+            said = await said.read()
         for key, value in form.multi_items():
             if key == PART:
                 continue

@@ -39,7 +39,7 @@ HEADERS = [
     (b"cross-origin-opener-policy", b"same-origin"),
 ]
 """Headers of every answer."""
-_OPEN = re.compile(r"/|/compare|/healthz|/docs|/favicon\.ico|/page/.*")
+_OPEN = re.compile(r"/|/compare|/healthz|/docs|/docs/style\.css|/openapi\.json|/favicon\.ico|/page/.*")
 """Paths without secrets: the page's own files, and a sign of life."""
 
 

@@ -12,15 +12,13 @@ import attrs
 import numpy as np
 
 from ldm_core.data.images import png_bytes
-from ldm_plugin_serve.models.request import Asked
+from ldm_plugin_serve.models.request import REQUEST, Asked
 from ldm_plugin_serve.models.shelf import Shelf
 from ldm_plugin_serve.work.job import Job, Made
 
 if TYPE_CHECKING:
     from ldm_core.sampling.result import Progress, Sampled
 
-REQUEST = "request"
-"""The key of a picture's request in its metadata."""
 _MOST_CARRIED = 1 << 16  # characters of a request in the metadata
 Tell = Callable[[int, int, "dict[str, list[tuple[int, bytes]]] | None"], None]
 """Told of step, steps, and previews: job -> (image, PNG); called in the sampling thread."""
