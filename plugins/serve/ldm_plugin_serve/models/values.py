@@ -130,6 +130,7 @@ def _finite(value: Any, where: str, depth: int, left: list[int]) -> None:
 
 
 def sent_bytes(value: Any, where: str) -> bytes:
+    """The bytes of a picture, of a form or in base64."""
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str):
