@@ -1,0 +1,174 @@
+/* The training of the served runs: curves that grow while it goes on, and pictures from on the way. */
+import { button, h, id, sign } from "../frame/elements.js";
+import { get, pictured } from "../server/client.js";
+import { Plot } from "./plot.js";
+
+const PAUSE = 5000;
+const TITLES = { first_stage: "First stage", denoiser: "Denoiser" };
+const STATES = { training: "in training", running: "in training", finished: "finished", stopped: "stopped", done: "finished" };
+
+/** Rows of measurements as panels, for a server that sends them bare. */
+function stagesOf({ stages, rows = [] }) {
+  if (stages) return stages;
+  const found = new Map();
+  for (const { stage, step, time, ...values } of rows) {
+    if (!found.has(stage)) found.set(stage, { stage, step: 0, panels: new Map() });
+    const entry = found.get(stage);
+    entry.step = Math.max(entry.step, step);
+    for (const [name, value] of Object.entries(values)) {
+      if (typeof value !== "number") continue;
+      if (!entry.panels.has(name)) entry.panels.set(name, { name, lines: [{ label: name, points: [] }] });
+      entry.panels.get(name).lines[0].points.push([step, value]);
+    }
+  }
+  return [...found.values()].map((entry) => ({ ...entry, panels: [...entry.panels.values()] }));
+}
+
+const wordOf = (state) => (typeof state === "string" ? state : state?.state ?? state?.name ?? "");
+
+export class Training {
+  constructor(place) {
+    this.plots = new Map();
+    this.pictures = new Map();
+    this.active = false;
+    const name = id("run");
+    this.select = h("select", { id: name, class: "control" });
+    this.select.addEventListener("change", () => this.#restart());
+    const smooth = id("smooth");
+    this.smooth = h("input", { id: smooth, type: "range", min: 0, max: 0.98, step: 0.02, value: 0 });
+    this.smooth.addEventListener("input", () => this.#each((plot) => (plot.share = Number(this.smooth.value))));
+    this.log = button("Logarithmic", { "aria-pressed": "false", onclick: () => this.#logs() });
+    this.state = h("p", { role: "status" });
+    this.body = h("div", {});
+    place.append(
+      h("header", { class: "page-head" }, h("div", {}, h("h2", { id: "training-title" }, "Training"), this.state), h("div", { class: "field inline" }, h("label", { class: "label", for: name }, "Run"), this.select)),
+      h("div", { class: "row plot-bar" }, h("label", { for: smooth, class: "small soft" }, "Smoothing"), this.smooth, this.log, button("Whole range", { onclick: () => this.#each((plot) => (plot.span = null)) }), h("span", { class: "soft small grow" }, "Drag over a plot to zoom; arrow keys read it.")),
+      this.body,
+    );
+  }
+
+  #each(change) {
+    for (const plot of this.plots.values()) {
+      change(plot);
+      plot.draw();
+    }
+  }
+
+  #logs() {
+    const on = this.log.getAttribute("aria-pressed") !== "true";
+    this.log.setAttribute("aria-pressed", String(on));
+    this.#each((plot) => (plot.log = on));
+  }
+
+  /** The runs that may be looked at; one in training comes first. */
+  show(models) {
+    this.models = models;
+    const chosen = this.select.value;
+    this.select.replaceChildren(...models.map((model) => h("option", { value: model.id }, model.name)));
+    this.select.value = models.some((model) => model.id === chosen) ? chosen : (models.find((model) => model.ready === false) ?? models[0])?.id ?? "";
+  }
+
+  /** Ask for new measurements as long as the view is seen. */
+  run(active) {
+    const began = active && !this.active;
+    this.active = active;
+    if (began) this.#restart();
+    else if (!active) clearTimeout(this.timer);
+  }
+
+  #restart() {
+    clearTimeout(this.timer);
+    this.plots.clear();
+    this.pictures.clear();
+    this.body.replaceChildren(h("p", { class: "soft" }, "loading …"));
+    this.#turn();
+  }
+
+  async #turn() {
+    const name = this.select.value;
+    if (!name || !this.active) return;
+    let training = false;
+    try {
+      const found = await get(`/v1/runs/${encodeURIComponent(name)}/curves`);
+      if (name !== this.select.value || !this.active) return;
+      training = found.training ?? ["training", "running"].includes(wordOf(found.state));
+      this.#draw(name, found, training);
+    } catch (error) {
+      this.state.textContent = "";
+      this.body.replaceChildren(h("p", { class: "notice" }, error.text ?? error.message));
+    }
+    this.timer = setTimeout(() => this.#turn(), training ? PAUSE : PAUSE * 6);
+  }
+
+  #draw(name, found, training) {
+    const stages = stagesOf(found);
+    const said = found.state ? STATES[wordOf(found.state)] ?? wordOf(found.state) : training ? "in training" : "finished";
+    const last = stages.at(-1);
+    const step = last ? `${TITLES[last.stage] ?? last.stage}, step ${last.step}${found.steps ? ` of ${found.steps}` : ""}` : "";
+    this.state.replaceChildren(h("span", { class: `dot ${training ? "live" : ""}` }), [said, step].filter(Boolean).join("; "));
+    if (!stages.length) {
+      this.body.replaceChildren(h("div", { class: "empty" }, sign("picture"), h("p", {}, "This run holds no measurements.")));
+      return;
+    }
+    const parts = [...stages].reverse().map((stage) => this.#stage(stage));
+    const strip = this.#strip(name, found.previews ?? []);
+    const fresh = [parts[0], strip, ...parts.slice(1)].filter(Boolean);
+    const changed = fresh.length !== this.body.children.length || fresh.some((part, i) => part !== this.body.children[i]);
+    if (changed) this.body.replaceChildren(...fresh);
+  }
+
+  #stage({ stage, panels }) {
+    const key = `stage ${stage}`;
+    const section = this.pictures.get(key) ?? h("section", { class: "stage-plots" }, h("h3", {}, TITLES[stage] ?? stage), h("div", { class: "plots" }));
+    this.pictures.set(key, section);
+    for (const panel of panels) {
+      const name = `${stage} ${panel.name}`;
+      const plot = this.plots.get(name);
+      if (plot) plot.update(panel);
+      else {
+        const made = new Plot(panel);
+        this.plots.set(name, made);
+        section.lastChild.append(made.element);
+      }
+    }
+    return section;
+  }
+
+  /** Pictures from on the way, the latest large, with a slider through all. */
+  #strip(name, previews) {
+    if (!previews.length) return null;
+    const kept = this.pictures.get("strip");
+    if (kept) {
+      kept.update(previews);
+      return kept.element;
+    }
+    const slider = h("input", { type: "range", min: 0, max: previews.length - 1, step: 1, "aria-label": "Preview" });
+    const image = h("img", { alt: "", class: "preview" });
+    const words = h("p", { class: "soft small number", "aria-live": "polite" });
+    const strip = { all: previews, follows: true };
+    const show = async (index) => {
+      const preview = strip.all[index];
+      const text = [preview.stage && (TITLES[preview.stage] ?? preview.stage), preview.step !== undefined && `step ${preview.step}`].filter(Boolean).join(", ");
+      words.textContent = text;
+      image.alt = `Samples, ${text}`;
+      preview.address ??= await pictured(`/v1/runs/${encodeURIComponent(name)}/previews/${preview.n ?? index}`).catch(() => "");
+      if (strip.all[slider.value]?.address) image.src = strip.all[slider.value].address;
+    };
+    slider.addEventListener("input", () => {
+      strip.follows = Number(slider.value) === strip.all.length - 1;
+      show(Number(slider.value));
+    });
+    strip.update = (next) => {
+      if (next.length === strip.all.length) return;
+      strip.all = next.map((each, i) => ({ ...each, address: strip.all[i]?.address }));
+      slider.max = next.length - 1;
+      if (strip.follows) slider.value = next.length - 1;
+      show(Number(slider.value));
+    };
+    slider.value = previews.length - 1;
+    show(previews.length - 1);
+    strip.element = h("section", { class: "stage-plots" }, h("h3", {}, "Samples on the way"), h("div", { class: "preview-strip" }, image, previews.length > 1 && slider, words));
+    this.pictures.set("strip", strip);
+    return strip.element;
+  }
+}

@@ -1,0 +1,283 @@
+"""The page in a real browser, by mouse and by keyboard: what is asked for, what is shown, what is wrong."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from page_browser import Visitor, chosen, chromium, faults, made
+from page_server import CLASSES, PageServer, picture
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def visitor() -> Iterator[Visitor]:
+    server = PageServer()
+    with chromium() as browser:
+        yield Visitor(browser, server)
+    server.shutdown()
+    server.server_close()
+
+
+def pixels(url: str) -> np.ndarray:
+    """The numbers of a PNG sent as a data URL, which must have one channel."""
+    image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+    assert image.mode == "L"
+    return np.asarray(image)
+
+
+def test_a_prompt_becomes_pictures_step_by_step(visitor: Visitor) -> None:
+    with visitor.visit() as page:
+        visitor.server.pause = 0.2
+        page.get_by_label("Prompt").fill("a red circle")
+        page.get_by_label("Not wanted").fill("noise")
+        page.click("#form button[type=submit]")
+        page.wait_for_selector(".tile.waiting img:not([hidden])")  # an estimate on the way
+        assert "of 4" in page.inner_text(".card-progress")
+        page.wait_for_selector(".tile-open")
+        sent = visitor.server.requests[0]
+        assert sent["model"] == "words" and sent["inputs"] == {"caption": "a red circle"}
+        assert sent["settings"].keys() == {"negative", "images", "seed"} and sent["settings"]["negative"] == "noise"
+        alt = page.locator(".tile-open img").first.get_attribute("alt")
+        assert alt == f"Picture 1 of 2: a red circle, seed {sent['settings']['seed']}"
+        page.locator(".tile-open").first.click()  # large, with its settings
+        assert "trailing" in page.inner_text("dialog .facts")
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download with metadata").last.click()
+        saved = Image.open(download.value.path())
+        assert saved.info["seed"] == str(sent["settings"]["seed"])
+
+
+def test_a_job_is_cancelled(visitor: Visitor) -> None:
+    with visitor.visit() as page:
+        visitor.server.pause = 0.3
+        page.get_by_label("Prompt").fill("a long work")
+        page.get_by_label("Steps", exact=True).fill("200")
+        page.keyboard.press("Control+Enter")
+        page.get_by_role("button", name="Cancel").click()
+        page.wait_for_selector(".card[data-state=cancelled]")
+        assert not page.query_selector(".tile-open")
+
+
+def test_boxes_by_mouse_and_by_keyboard(visitor: Visitor) -> None:
+    with visitor.visit() as page:
+        chosen(page, "layout")
+        place = page.locator(".layout").bounding_box()
+        x, y, size = place["x"], place["y"], place["width"]
+        page.mouse.move(x + 0.1 * size, y + 0.2 * size)
+        page.mouse.down()
+        page.mouse.move(x + 0.5 * size, y + 0.6 * size, steps=4)
+        page.mouse.up()
+        page.mouse.move(x + 0.3 * size, y + 0.4 * size)  # taken in the middle and moved
+        page.mouse.down()
+        page.mouse.move(x + 0.4 * size, y + 0.4 * size, steps=4)
+        page.mouse.up()
+        page.get_by_role("button", name="Add a box").focus()
+        page.keyboard.press("Enter")  # a second one, without the mouse
+        for key in ("ArrowLeft", "ArrowLeft", "Shift+ArrowDown"):
+            page.keyboard.press(key)
+        page.get_by_placeholder("search 14 classes").fill("gold sq")
+        page.get_by_placeholder("search 14 classes").press("Enter")
+        first, second = made(page, visitor.server)["inputs"]["boxes"]
+    assert first["class"] == CLASSES[0] and np.allclose(first["box"], [0.2, 0.2, 0.4, 0.4], atol=0.02)
+    assert second == {"class": "gold square", "box": [0.32, 0.36, 0.3, 0.32]}
+
+
+def test_boxes_are_resized_deleted_and_limited(visitor: Visitor) -> None:
+    with visitor.visit() as page:
+        chosen(page, "layout")
+        add = page.get_by_role("button", name="Add a box")
+        for _ in range(3):
+            add.click()
+        assert add.is_disabled()  # the model takes three
+        page.keyboard.press("Delete")
+        page.locator(".box-list").get_by_role("button", name="Delete").first.click()
+        handle = page.locator(".box .handle.se").bounding_box()
+        page.mouse.move(handle["x"] + 4, handle["y"] + 4)
+        page.mouse.down()
+        page.mouse.move(handle["x"] + 40, handle["y"] + 4, steps=3)
+        page.mouse.up()
+        (box,) = made(page, visitor.server)["inputs"]["boxes"]
+    assert box["box"][2] > 0.35 and abs(box["box"][3] - 0.3) < 0.02
+
+
+def test_a_label_map_is_painted(visitor: Visitor) -> None:
+    with visitor.visit() as page:
+        chosen(page, "maps")
+        canvas = page.locator(".surface-canvas")
+        place = canvas.bounding_box()
+        cell = place["width"] / 32
+        page.get_by_role("button", name="Rectangle").click()
+        page.mouse.move(place["x"] + 4.5 * cell, place["y"] + 8.5 * cell)
+        page.mouse.down()
+        page.mouse.move(place["x"] + 9.5 * cell, place["y"] + 15.5 * cell, steps=3)
+        page.mouse.up()
+        page.get_by_text("orange circle", exact=True).click()
+        page.get_by_role("button", name="Brush").click()
+        canvas.focus()
+        page.keyboard.press("[")
+        page.keyboard.press("Space")  # where the last stroke began
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Space")
+        page.keyboard.press("Control+z")
+        sent = pixels(made(page, visitor.server)["inputs"]["segmentation"])
+    assert sent.shape == (32, 32) and (sent == 1).sum() + (sent == 2).sum() > 44
+    assert sent[12, 6] == 1 and sent[8, 4] == 2 and sent[20, 20] == 0
+
+
+def test_a_label_map_comes_from_a_file(visitor: Visitor, tmp_path: Path) -> None:
+    drawn = np.zeros((16, 16), np.uint8)
+    drawn[:, 8:] = 3
+    stored = Image.fromarray(drawn, "P")
+    stored.putpalette([9, 9, 9, 250, 0, 0, 0, 250, 0, 0, 0, 250])  # its colours mean nothing, its numbers do
+    stored.save(tmp_path / "map.png")
+    with visitor.visit() as page:
+        chosen(page, "maps")
+        with page.expect_file_chooser() as asked:
+            page.get_by_role("button", name="Take a label map from a file").click()
+        asked.value.set_files(tmp_path / "map.png")
+        page.wait_for_selector("text=On the map: red circle, orange square")
+        sent = pixels(made(page, visitor.server)["inputs"]["segmentation"])
+    assert np.array_equal(sent, drawn.repeat(2, 0).repeat(2, 1))
+
+
+def test_a_mask_is_painted_over_a_picture(visitor: Visitor, tmp_path: Path) -> None:
+    Image.new("RGB", (60, 40), "navy").save(tmp_path / "photo.jpg")
+    (tmp_path / "text.png").write_text("no picture")
+    with visitor.visit() as page:
+        chosen(page, "hole")
+        page.click("#form button[type=submit]")
+        page.wait_for_selector("text=Give a picture")  # said beside the field, and nothing sent
+        page.wait_for_selector(".field-fault:visible")
+        for name in ("text.png", "photo.jpg"):
+            with page.expect_file_chooser() as asked:
+                page.get_by_text("Choose a picture").click()
+            asked.value.set_files(tmp_path / name)
+            if name == "text.png":
+                page.wait_for_selector("text=is no picture that this browser can read")
+        place = page.locator(".surface-canvas").bounding_box()
+        page.mouse.move(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(place["x"] + place["width"] * 0.75, place["y"] + place["height"] / 2, steps=4)
+        page.mouse.up()
+        sent = made(page, visitor.server)["inputs"]
+    hole = pixels(sent["mask"])
+    assert hole.shape == (32, 32) and set(np.unique(hole)) == {0, 255} and hole[16, 20] == 255 and hole[16, 8] == 0
+    given = Image.open(io.BytesIO(base64.b64decode(sent["image"].partition(",")[2])))
+    assert given.size == (32, 32)
+
+
+def test_wrong_inputs_are_answered_beside_their_fields(visitor: Visitor) -> None:
+    with visitor.visit() as page:
+        page.wait_for_selector("#form button[type=submit]")
+        page.click("#form button[type=submit]")
+        prompt = page.get_by_label("Prompt")
+        assert prompt.get_attribute("aria-invalid") == "true" and not visitor.server.requests
+        assert "Write what" in page.inner_text("[data-key='inputs.caption'] .field-fault")
+        prompt.fill("unknown words")  # the server's answer has a place
+        page.click("#form button[type=submit]")
+        page.wait_for_selector("[data-key='inputs.caption'] .field-fault:has-text('No word of it is known')")
+        prompt.fill("words")
+        page.get_by_label("Steps", exact=True).fill("13")
+        page.click("#form button[type=submit]")
+        page.wait_for_selector("[data-key='settings.steps'] .field-fault:has-text('give 12')")
+        page.get_by_label("Steps", exact=True).fill("0.5")
+        assert "whole number" in page.inner_text("[data-key='settings.steps'] .field-fault")
+        chosen(page, "odd")
+        page.get_by_label("Brightness").fill("{")
+        page.click("#form button[type=submit]")
+        page.wait_for_selector("[data-key='inputs.brightness'] .field-fault:has-text('no JSON')")
+        page.get_by_label("Brightness").fill("[0.25]")
+        assert made(page, visitor.server)["inputs"] == {"brightness": [0.25]}
+        chosen(page, "kinds")
+        page.get_by_text("shoe").click()
+        assert made(page, visitor.server)["inputs"] == {"class_label": 1}
+
+
+def test_history_restores_and_pictures_are_compared(visitor: Visitor, tmp_path: Path) -> None:
+    (tmp_path / "made.png").write_bytes(picture(7))
+    with visitor.visit() as page:
+        page.get_by_label("Prompt").fill("first words")
+        made(page, visitor.server)
+        page.get_by_label("Prompt").fill("second words")
+        made(page, visitor.server)
+        page.locator(".pick input").nth(0).check()
+        page.locator(".pick input").nth(2).check()
+        page.get_by_role("button", name="Compare", exact=True).click()
+        shown = page.inner_text("dialog .columns")
+        assert "first words" in shown and "second words" in shown and "trailing" not in shown  # equal in both
+        page.keyboard.press("Escape")
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Sheet").click()
+        assert Image.open(download.value.path()).width > 500
+        page.reload()  # the browser has kept it
+        page.get_by_role("link", name="History").click()
+        page.get_by_label("Search the history").fill("first")
+        page.locator(".thumb").last.click()
+        page.get_by_role("button", name="Use these settings").last.click()
+        assert page.get_by_label("Prompt").input_value() == "first words"
+        seed = visitor.server.requests[0]["settings"]["seed"]
+        assert page.get_by_label("Seed", exact=True).input_value() == str(seed + 1)
+        page.get_by_role("link", name="History").click()
+        with page.expect_file_chooser() as asked:
+            page.get_by_role("button", name="Restore from a picture").click()
+        asked.value.set_files(tmp_path / "made.png")
+        page.wait_for_function("document.querySelector('#form textarea').value == 'from a file'")
+        assert page.get_by_label("Seed", exact=True).input_value() == "7"
+
+
+def test_the_token_is_asked_for_once(visitor: Visitor) -> None:
+    with visitor.visit() as page:
+        page.wait_for_selector("#form button[type=submit]")
+        visitor.server.token = "open sesame"
+        page.reload()
+        page.get_by_label("Token", exact=True).fill("open sesame")
+        page.keyboard.press("Enter")
+        page.get_by_label("Prompt").fill("a red circle")
+        made(page, visitor.server)
+
+
+def test_curves_are_read_by_keyboard(visitor: Visitor) -> None:
+    with visitor.visit("/#training") as page:
+        plot = page.get_by_label("loss over steps")
+        plot.focus()
+        page.keyboard.press("Home")
+        assert "step 0" in page.inner_text(".plot-reading >> nth=0")
+        assert "in training; Denoiser, step 390 of 1000" in page.inner_text("#training")
+        page.get_by_label("Preview").fill("0")
+        page.wait_for_selector("img[alt='Samples, step 100']")
+        before = plot.locator("path").first.get_attribute("d")
+        page.keyboard.press("Tab")
+        page.get_by_role("button", name="Logarithmic").click()
+        assert plot.locator("path").first.get_attribute("d") != before
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_fault_of_accessibility(visitor: Visitor, scheme: str) -> None:
+    pytest.importorskip("axe_playwright_python", reason="axe is not installed (ldm-plugin-serve[test])")
+    with visitor.visit(scheme=scheme) as page:
+        page.wait_for_selector("#form button[type=submit]")
+        page.click("#form button[type=submit]")  # with a fault
+        assert not faults(page)
+        page.get_by_label("Prompt").fill("a red circle")
+        made(page, visitor.server)
+        page.locator(".pick input").first.check()
+        for name in ("layout", "maps", "hole", "kinds"):
+            chosen(page, name)
+            if name == "layout":
+                page.get_by_role("button", name="Add a box").click()
+            for part in page.locator("#form details").all():
+                part.evaluate("part => part.open = true")
+            assert not faults(page), name
+        page.set_viewport_size({"width": 390, "height": 844})
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width == 390  # nothing sticks out on a phone
+        for view in ("History", "Training"):
+            page.get_by_role("link", name=view).click()
+            page.wait_for_selector(".thumb" if view == "History" else ".plot-line")
+            assert not faults(page), view
+            assert page.evaluate("document.documentElement.scrollWidth") == 390
