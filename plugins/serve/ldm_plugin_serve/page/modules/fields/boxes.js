@@ -14,6 +14,7 @@ const rounded = (share) => Math.round(share * 10_000) / 10_000;
 class Boxes {
   constructor(input, { size, onchange }) {
     this.names = input.classes ?? [];
+    this.labelled = input.labelled !== false && this.names.length > 0;
     this.most = input.max ?? 30;
     this.onchange = onchange;
     this.shades = colours(this.names, input.palette);
@@ -36,7 +37,7 @@ class Boxes {
     this.more = button("Add a box", { onclick: () => this.add() }, { icon: "plus" });
     const clear = button("Clear", { class: "plain", onclick: () => this.set([]) }, {});
     this.field.place.append(
-      this.palette.element,
+      ...(this.labelled ? [this.palette.element] : []),
       this.canvas,
       h("div", { class: "row" }, this.more, clear, this.live),
       this.list,
@@ -108,7 +109,7 @@ class Boxes {
     look.setProperty("--shade", css(shade));
     look.setProperty("--on-shade", above(shade));
     box.dot.style.setProperty("background", css(shade));
-    const name = String(this.names[box.class] ?? box.class);
+    const name = this.labelled ? String(this.names[box.class] ?? box.class) : "box";
     const place = `${percent(x)}, ${percent(y)}, ${percent(w)} × ${percent(height)} %`;
     box.words.textContent = name;
     box.words.classList.toggle("below", y < 0.12);
@@ -202,7 +203,7 @@ class Boxes {
     this.boxes = [];
     this.chosen = null;
     for (const { class: kind, box } of Array.isArray(value) ? value : []) {
-      const index = this.names.indexOf(kind) >= 0 ? this.names.indexOf(kind) : Number(kind);
+      const index = this.names.indexOf(kind) >= 0 ? this.names.indexOf(kind) : Number(kind ?? 0);
       if (Array.isArray(box) && box.length === 4) this.#make(box.map(Number), index);
     }
     this.#choose(null);
@@ -212,10 +213,12 @@ class Boxes {
   value() {
     if (!this.boxes.length) return undefined;
     if (this.boxes.length > this.most) throw new Mistake(`this model takes at most ${this.most} boxes`);
+    if (!this.labelled) return this.boxes.map(({ box }) => ({ box: box.map(rounded) }));
     return this.boxes.map(({ class: kind, box }) => ({ class: this.names[kind] ?? kind, box: box.map(rounded) }));
   }
 
   summary() {
+    if (!this.labelled) return this.boxes.length ? `${this.boxes.length} boxes` : "";
     return this.boxes.map((box) => this.names[box.class] ?? box.class).join(", ");
   }
 }

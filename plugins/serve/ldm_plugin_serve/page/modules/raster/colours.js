@@ -18,11 +18,12 @@ function spread(index) {
   return [part(0), part(8), part(4)];
 }
 
-/** RGB triples, one a class. */
+/** RGB triples, one a class; a palette has rows [r, g, b, class]. */
 export function colours(names, palette) {
   const seen = new Map();
+  const own = new Map((palette ?? []).map(([r, g, b, index], place) => [index ?? place, [r, g, b]]));
   return names.map((name, index) => {
-    if (palette?.[index]) return palette[index];
+    if (own.has(index)) return own.get(index);
     const word = String(name).toLowerCase().split(/[^a-z]+/).find((part) => WORDS[part]);
     if (!word) return spread(index);
     const times = seen.get(word) ?? 0;

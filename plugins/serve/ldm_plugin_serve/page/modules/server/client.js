@@ -18,11 +18,28 @@ export class Fault extends Error {
 }
 
 const KEY = "ldm-token";
+const SELF = crypto.randomUUID?.() ?? String(Math.random()); // turns in the server's queue go by tab
 let token = "";
-try {
-  token = sessionStorage.getItem(KEY) ?? "";
-} catch {
-  /* asked for again after a reload */
+
+function keepToken(value) {
+  token = value;
+  try {
+    sessionStorage.setItem(KEY, value);
+  } catch {
+    /* held in memory */
+  }
+}
+
+const printed = /^#token=(.+)$/.exec(location.hash); // the address that the server printed carries it
+if (printed) {
+  keepToken(decodeURIComponent(printed[1]));
+  history.replaceState(null, "", location.pathname);
+} else {
+  try {
+    token = sessionStorage.getItem(KEY) ?? "";
+  } catch {
+    /* asked for again after a reload */
+  }
 }
 let asking = null; // one question for all requests that wait
 
@@ -41,12 +58,7 @@ function askToken() {
     );
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      token = input.value.trim();
-      try {
-        sessionStorage.setItem(KEY, token);
-      } catch {
-        /* held in memory */
-      }
+      keepToken(input.value.trim());
       window.close();
     });
     window.body.append(form);
@@ -57,7 +69,7 @@ function askToken() {
 
 /** The raw answer; a `Fault` for whatever is no success. */
 export async function fetched(path, options = {}, retried = false) {
-  const headers = { accept: "application/json", ...options.headers };
+  const headers = { accept: "application/json", "x-client": SELF, ...options.headers };
   if (token) headers.authorization = `Bearer ${token}`;
   let answer;
   try {
