@@ -14,6 +14,7 @@ import click
 import pytest
 from forked import Command, Ended, forked
 from source_tree import short
+from written_pages import midpoint, put
 
 from ldm_core.catalog import Catalog
 from ldm_core.cli.group import group
@@ -22,7 +23,8 @@ from ldm_core.sampling.arguments import _BEFORE as FORMER
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {
-    name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("data", "parts", "python", "running")
+    name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    for name in ("data", "parts", "python", "running", "plugins")
 }
 TEXT = "\n".join([README, *PAGES.values()])
 PARTS = [*sorted(ROOT.glob("plugins/*/README.md")), *sorted(ROOT.glob("conditioners/*/README.md"))]
@@ -108,12 +110,14 @@ def test_blocks_are_typed(tmp_path: Path) -> None:
     names = [f"block_{number}" for number in range(len(BLOCKS))]
     for name, block in zip(names, BLOCKS, strict=True):
         (tmp_path / f"{name}.py").write_text(block, encoding="utf-8")
+    put(midpoint(), tmp_path)
+    package = "ldm_plugin_midpoint"
     strict = "\n".join(f"{option} = true" for option in SPARED)
-    own = f"\n[[tool.mypy.overrides]]\nmodule = {names}\n{strict}\n"
+    own = f"\n[[tool.mypy.overrides]]\nmodule = {[*names, package, f'{package}.*']}\n{strict}\n"
     config = tmp_path / "pyproject.toml"
     config.write_text((ROOT / "pyproject.toml").read_text(encoding="utf-8") + own, encoding="utf-8")
     command = [sys.executable, "-m", "mypy", "--no-color-output", "--config-file", str(config)]
-    command += [str(tmp_path / f"{name}.py") for name in names]
+    command += [str(tmp_path / package), *(str(tmp_path / f"{name}.py") for name in names)]
     environment = {**_environment(), "MYPYPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
