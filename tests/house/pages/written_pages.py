@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ldm_core.cli.commands.new import plugin_files
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def page(name: str) -> str:
