@@ -47,6 +47,8 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     **{("command", n): "ldm-plugin-study" for n in ("bench", "study", "tune")},
     ("command", "data"): "ldm-plugin-datasheet",
     ("command", "serve"): "ldm-plugin-serve",
+    **{("command", n): "ldm-plugin-report" for n in ("report", "watch")},
+    ("observer", "report"): "ldm-plugin-report",
     ("command", "decoder"): "ldm-plugin-tiny-decoder",
     ("decoder", "tiny"): "ldm-plugin-tiny-decoder",
     ("first_stage", "tiny_decoder"): "ldm-plugin-tiny-decoder",

@@ -216,7 +216,7 @@ def _left(context: RunContext) -> dict[str, Any]:
     with contextlib.suppress(StorageError):
         found["trained"] = summarize(context.run.metrics.read())
         names = [storage.base_name(f.url) for f in storage.list_files(context.out)]
-        found["files"] = tuple(n for n in names if n.endswith((".png", ".jsonl", ".yaml", ".txt")))
+        found["files"] = tuple(n for n in names if n.endswith((".png", ".jsonl", ".yaml", ".txt", ".html")))
         if own_files.BAD in names:
             found["bad_examples"] = len(storage.read_text(storage.join(context.out, own_files.BAD)).splitlines())
     return found

@@ -40,6 +40,7 @@ STANDARD = {
     "plugins/image_guiding": "ldm-plugin-image-guiding",
     "plugins/metrics": "ldm-plugin-metrics",
     "plugins/multidiffusion": "ldm-plugin-multidiffusion",
+    "plugins/report": "ldm-plugin-report",
     "plugins/serve": "ldm-plugin-serve",
     "plugins/study": "ldm-plugin-study",
     "plugins/tiny_decoder": "ldm-plugin-tiny-decoder",
