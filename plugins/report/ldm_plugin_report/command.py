@@ -49,8 +49,6 @@ def report(options: ReportOptions) -> int:
     from ldm_plugin_report.run import read
 
     with reporting(options.json) as document, warnings_as_lines():
-        if not options.runs:
-            raise ConfigError("report: no run is named; give the folder or URL of one, or of several to compare")
         if options.evaluation and len(options.runs) > 1:
             raise ConfigError(
                 "--evaluation belongs to the report of one run; put evaluation.json into the runs' folders"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _COLUMNS, _CELL, _GAP = 8, 96, 4  # of a sheet of reconstructions, as the core draws it
 _QUALITIES = (90, 82, 72, 60, 45)
 _SMALLEST = 96
+_FAR = 4  # times the budget, beyond which a picture is made smaller at once
 _LONGEST = 1200  # characters of a prompt
 
 T = TypeVar("T")
@@ -79,11 +80,12 @@ def encoded(picture: Image, *, budget: int, side: int, words: Mapping[str, str] 
     if len(data) > budget:
         data, kind = _lossy(picture, _QUALITIES[0])
         for quality in _QUALITIES[1:]:
-            if len(data) <= budget:
+            if len(data) <= budget or len(data) > _FAR * budget:
                 break
             data, kind = _lossy(picture, quality)
         if len(data) > budget and max(picture.size) > _SMALLEST:
-            return encoded(picture, budget=budget, side=max(_SMALLEST, max(picture.size) * 2 // 3), words=words)
+            share = max(0.4, min(0.7, (budget / len(data)) ** 0.5))
+            return encoded(picture, budget=budget, side=max(_SMALLEST, int(max(picture.size) * share)), words=words)
     text = base64.b64encode(data).decode("ascii")
     return Shown(f"data:image/{kind};base64,{text}", picture.width, picture.height, dict(words or {}))
 

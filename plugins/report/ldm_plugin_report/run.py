@@ -100,7 +100,7 @@ def read(url: str, *, evaluations: Sequence[str] = (), ended: bool = False, befo
     there is no run."""
     watch, measured = (Watch(url), Measurements(url)) if before is None else (before.watch, before.measured)
     state = watch.look().state
-    if state == NOTHING:
+    if state == NOTHING and not ended:
         raise DataError(
             f"{storage.shown(url)}: is no run's folder (no {RECIPE_FILE}, weights or measurements in it); give the "
             "folder or URL that `ldm-run` wrote"
