@@ -1,6 +1,6 @@
-"""The choices of a recipe: every setting beside its default, by part, with the distribution that brings the part.
+"""The choices of a recipe: every setting beside its default, by part, with the part's distribution.
 
-Imports no torch. A part that is not installed here has no defaults; its settings are shown as they are.
+Imports no torch. A part not installed here has no defaults; its settings are shown as they are.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Choice:
 @attrs.frozen
 class Part:
     """A part or section of a recipe. `use`: the component's name, "" of a section; `by`: who brings it, with version,
-    "" if that is not known here; `summary`: the component in a line."""
+    "" if unknown here; `summary`: the component in a line."""
 
     key: str
     kind: str
@@ -100,7 +100,7 @@ def _size(value: Any) -> str:
 
 
 def defaults_of(config: type) -> dict[str, Any]:
-    """The plain default of each field of an attrs class that has one."""
+    """The plain defaults of an attrs class's fields."""
     found = {}
     for field in attrs.fields(config):
         default = field.default
@@ -157,8 +157,7 @@ def place(text: str) -> str:
 
 @attrs.frozen
 class Difference:
-    """A setting that not all of several recipes have alike: its key, its value in each ("" where it is not) and its
-    default."""
+    """A setting unlike in several recipes: its key, its value in each ("" without it) and its default."""
 
     key: str
     values: tuple[str, ...]
@@ -171,7 +170,7 @@ class Difference:
 
 
 def differences(recipes: Sequence[Sequence[Part]]) -> list[Difference]:
-    """The settings in which the recipes differ, in the order of a run's parts."""
+    """The settings unlike in the recipes, in the order of a run's parts."""
     tables = [_flat(parts) for parts in recipes]
     every = dict.fromkeys(key for table in tables for key in table)
     tops = ("recipe", *_ORDER)

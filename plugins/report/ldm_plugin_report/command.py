@@ -39,8 +39,8 @@ class ReportOptions:
 )
 def report(options: ReportOptions) -> int:
     """Write one self-contained HTML file on a run: recipe, curves, samples, previews, reconstructions, figures, times
-    and warnings. Of several runs: the differences of their recipes, curves in one plot, same inputs side by side. It
-    reads the folder alone, of a run that trains too; a broken or half-written one gives what there is."""
+    and warnings. Of several runs: the differences of their recipes, curves in one plot, same inputs side by
+    side. It reads the folder alone, of a run in training too; a broken or half-written one gives all it has."""
     from ldm_core import storage
     from ldm_core.cli.output import reporting, say, warnings_as_lines
     from ldm_core.errors import ConfigError

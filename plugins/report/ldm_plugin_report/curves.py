@@ -73,7 +73,7 @@ class Stage:
 
 
 class Measurements:
-    """The rows of ``metrics.jsonl`` of the run at `url`. :meth:`update` reads what is new; a file that was written anew
+    """The rows of ``metrics.jsonl`` of the run at `url`. :meth:`update` reads new lines alone; a file written anew
     (healed, or replaced in object storage by another) is read from its begin."""
 
     def __init__(self, url: str) -> None:
@@ -88,7 +88,7 @@ class Measurements:
         """True if the file is there."""
 
     def update(self) -> bool:
-        """Read what is new and tell if anything is. Raises StorageError if the storage does not answer."""
+        """Read the new lines and tell if there are any. Raises StorageError if the storage does not answer."""
         if not storage.exists(self._url):
             changed, self.there = self.there, False
             self._data, self.rows, self.damaged, self._mark = b"", [], 0, None
@@ -165,7 +165,7 @@ def points_of(rows: Iterable[Mapping[str, Any]], name: str) -> Points:
 
 
 def is_number(value: object) -> bool:
-    """True for a finite number that a float holds."""
+    """True for a finite number within a float's range."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) < 1e300 and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""The file of a report: its place, and what may be overwritten."""
+"""The file of a report: its place, and the guard of other files there."""
 
 from __future__ import annotations
 

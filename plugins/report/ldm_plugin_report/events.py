@@ -27,7 +27,7 @@ _PAUSE = 10.0  # seconds between writes of an object that is written anew each t
 
 
 class Diary:
-    """Writes the diary of the run at `url`, after the lines that are there. A failed write waits for the next one."""
+    """Writes the diary of the run at `url`, after the present lines. A failed write waits for the next one."""
 
     def __init__(self, url: str) -> None:
         self._url = storage.join(url, FILE)

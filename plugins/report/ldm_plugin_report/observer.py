@@ -17,7 +17,8 @@ REPORT = "report.html"
 
 class ReportObserver:
     """Puts down messages, stages and the machine in ``report.jsonl``, and writes ``report.html`` when the run ends, of
-    whatever end. A report that fails is a warning: the training is worth more."""
+    whatever end. A failed report is a warning: the training
+    is worth more."""
 
     def __init__(self, config: ReportConfig, site: Site) -> None:
         self._file = config.file

@@ -1,4 +1,4 @@
-"""The progress of a run that trains, from its measurements: steps, speed, the time left. Imports no torch."""
+"""The progress of a run in training, from its measurements: steps, speed, the time left. Imports no torch."""
 
 from __future__ import annotations
 

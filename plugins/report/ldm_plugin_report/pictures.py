@@ -52,7 +52,7 @@ def spread(items: Sequence[T], most: int) -> list[T]:
 
 
 def decoded(data: bytes, name: str) -> Image:
-    """A PIL image of mode L or RGB; DataError for anything that is none, or is too large."""
+    """A PIL image of mode L or RGB; DataError for anything else, and for one too large."""
     return images.decode_picture(data, 3, name)
 
 
@@ -68,7 +68,7 @@ def shown(data: bytes, name: str, *, budget: int, side: int) -> Shown:
 
 
 def encoded(picture: Image, *, budget: int, side: int, words: Mapping[str, str] | None = None) -> Shown:
-    """Encode: without loss where the budget allows it, else as WebP of falling quality, then smaller."""
+    """Encode: without loss within the budget, else as WebP of falling quality, then smaller."""
     from PIL import Image as PILImage
 
     if max(picture.size) > side:
@@ -97,7 +97,7 @@ def _png(picture: Image) -> bytes:
 
 
 def _lossy(picture: Image, quality: int) -> tuple[bytes, str]:
-    """WebP, or JPEG where this build of Pillow has none."""
+    """WebP, or JPEG if this build of Pillow has none."""
     from PIL import features
 
     kind = "webp" if features.check("webp") else "jpeg"

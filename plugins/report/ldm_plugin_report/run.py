@@ -1,4 +1,4 @@
-"""The facts in a run's folder, read for its report: as much as is there, and a line on each thing that is not.
+"""The facts in a run's folder, read for its report: as much as is there, and a line on each missing thing.
 
 Every file may be missing, half-written or made by somebody else. No file is run, none outside the folder is opened, and
 sizes are bounded before anything is read. Imports no torch.
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 @attrs.frozen
 class Weights:
-    """The header of a file of weights: what made it, its parameters by part, its size in bytes."""
+    """The header of a file of weights: its maker, its parameters by part, its size in bytes."""
 
     use: str
     versions: Mapping[str, str]
@@ -56,13 +56,13 @@ class Picture:
     number: int = 0
 
     def data(self) -> bytes:
-        """Read it. LDMError if that fails or it is too large."""
+        """Read it. LDMError if it does not read or is too large."""
         return storage.read_bytes(self.url, most=_MOST_PICTURE)
 
 
 @attrs.frozen(kw_only=True)
 class Facts:
-    """What the folder `url` of a run holds. `missing`: a line for each thing that is not there, or does not read."""
+    """The content of a run's folder `url`. `missing`: a line for each missing or unreadable thing."""
 
     url: str
     name: str
@@ -95,8 +95,8 @@ class Facts:
 
 
 def read(url: str, *, evaluations: Sequence[str] = (), ended: bool = False, before: Facts | None = None) -> Facts:
-    """Read the run at `url`, with further evaluations (folders or files). `ended`: its process, which is the caller,
-    is about to leave. `before`: an earlier reading, of which measurements are not read again. :class:`DataError` if
+    """Read the run at `url`, with further evaluations (folders or files). `ended`: its process is the caller and
+    about to leave. `before`: an earlier reading; its measurements are not read again. :class:`DataError` if
     there is no run."""
     watch, measured = (Watch(url), Measurements(url)) if before is None else (before.watch, before.measured)
     state = watch.look().state

@@ -31,14 +31,14 @@ _MOST = 1 << 16
 
 @attrs.frozen
 class Seen:
-    """What a look at a folder told: the state, and the begin of the process at work (seconds since 1970, or 0)."""
+    """The answer of a look at a folder: the state, and the begin of the process at work (seconds since 1970, or 0)."""
 
     state: str
     since: float = 0.0
 
 
 class Watch:
-    """Looks at the folder `url` again and again. A lock whose beat stands still for :data:`PATIENCE` seconds is taken
+    """Looks at the folder `url` again and again. A lock with the same beat for :data:`PATIENCE` seconds is taken
     for left behind. `clock` is for tests."""
 
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:

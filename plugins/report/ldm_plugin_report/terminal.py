@@ -1,4 +1,4 @@
-"""A run that trains, drawn in a terminal: a table with sparklines, and its newest preview in half blocks."""
+"""A run in training, drawn in a terminal: a table with sparklines, and its newest preview in half blocks."""
 
 from __future__ import annotations
 

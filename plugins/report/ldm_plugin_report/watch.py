@@ -1,4 +1,4 @@
-"""``ldm-run watch``: a run that trains, here or elsewhere, in the terminal and as a page that is written anew."""
+"""``ldm-run watch``: a run in training, here or elsewhere, in the terminal and as a page written again and again."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class WatchOptions:
     ],
 )
 def watch(options: WatchOptions) -> int:
-    """Watch a run that trains: progress, curves as sparklines, speed, warnings and the newest preview, from its folder
-    alone, on a disk or in object storage. With --html a page of it as well; a browser that shows it reads it again by
-    itself. It ends with the run; Ctrl-C ends it before."""
+    """Watch a run in training: progress, curves as sparklines, speed, warnings and the newest preview, from its folder
+    alone, on a disk or in object storage. With --html a page of it as well; a browser reads it again by itself.
+    It ends with the run; Ctrl-C ends it before."""
     from ldm_plugin_report.document import target
 
     if options.html:
@@ -87,7 +87,7 @@ def _write(options: WatchOptions, facts: Facts, catalog: Catalog) -> None:
 
 
 class _Screen:
-    """A view that is drawn anew in place on a terminal; elsewhere a line for each change."""
+    """A view drawn anew in place on a terminal; elsewhere a line for each change."""
 
     def __init__(self) -> None:
         from rich.console import Console

@@ -46,7 +46,7 @@ class Curve:
 @attrs.frozen
 class Chart:
     """A chart. `name`: the number's; `group`: charts that share their zoom; `ramp`: colours go by the lines' order;
-    `axis`: the name of what runs to the right."""
+    `axis`: the name of the axis to the right."""
 
     name: str
     group: str

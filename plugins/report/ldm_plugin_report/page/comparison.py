@@ -21,13 +21,13 @@ Section = tuple[str, str, "Markup | None"]
 
 
 def names(runs: Sequence[Facts]) -> list[str]:
-    """The runs' names, told apart by a number where they are equal."""
+    """The runs' names, equal ones told apart by a number."""
     plain = [facts.name for facts in runs]
     return [f"{name} ({plain[:i].count(name) + 1})" if plain.count(name) > 1 else name for i, name in enumerate(plain)]
 
 
 def head(runs: Sequence[Facts]) -> Markup:
-    """The title, and a line on what each run lacks."""
+    """The title, and a line on each run's missing things."""
     keys = [tag("span", tag("i", class_=f"dot c{i % 8}"), name, class_="key") for i, name in enumerate(names(runs))]
     lacks = [
         tag("p", tag("b", f"Not in {name}: "), "; ".join(facts.missing), ".", class_="missing")
@@ -92,7 +92,7 @@ def _result(found: tuple[str, str] | None) -> Markup:
 
 
 def _curves(runs: Sequence[Facts], charts: list[Chart]) -> Markup | None:
-    """One chart for each number that two runs or more have, and those of one run alone below."""
+    """One chart for each number of the runs; those of a stage of one run alone are folded away."""
     every = [curves.stages(facts.rows, _MOST_POINTS) for facts in runs]
     order = dict.fromkeys(stage.name for each in every for stage in each)
     out = []

@@ -30,7 +30,7 @@ class Limits:
     sheet_side: int = 1600
 
     def halved(self) -> Limits:
-        """Half of the bytes, for a page that has become too large."""
+        """Half of the bytes, for a page grown too large."""
         sizes = {f.name: getattr(self, f.name) // 2 for f in attrs.fields(type(self)) if f.name.endswith("bytes")}
         return attrs.evolve(
             self, samples=max(8, self.samples * 2 // 3), previews=max(6, self.previews * 2 // 3), **sizes
@@ -39,14 +39,14 @@ class Limits:
 
 @attrs.frozen
 class Loaded:
-    """Pictures ready for the page; `lost`: names of those that do not read."""
+    """Pictures ready for the page; `lost`: the number of unreadable ones."""
 
     pictures: Sequence[tuple[Picture, Shown]]
     lost: int = 0
 
 
 def loaded(found: Sequence[Picture], most: int, budget: int, side: int) -> Loaded:
-    """At most `most` of the pictures within `budget` bytes; those that do not read are counted."""
+    """At most `most` of the pictures within `budget` bytes; unreadable ones are counted."""
     chosen = spread(found, most)
     each = max(2000, budget // max(1, len(chosen)))
     kept, lost = [], 0
@@ -59,7 +59,7 @@ def loaded(found: Sequence[Picture], most: int, budget: int, side: int) -> Loade
 
 
 def condition(words: Shown) -> str:
-    """The input that a sample was made from, in a line: its prompt, class, or other key."""
+    """The input of a sample in a line: its prompt, class, or other key."""
     found = words.words
     if found.get("prompt"):
         return found["prompt"]
@@ -95,7 +95,7 @@ def card(one: Shown, title: str, below: str = "") -> Markup:
 
 
 def samples(facts: Facts, limits: Limits) -> Markup | None:
-    """The samples with prompt or other inputs, and seed; the sheet where inputs are pictures themselves."""
+    """The samples with prompt or other inputs, and seed; their sheet too if inputs are pictures themselves."""
     made = loaded(facts.samples, limits.samples, limits.sample_bytes, limits.side)
     cards = [
         card(one, condition(one), f"seed {one.words['seed']}" if "seed" in one.words else f"number {at.number}")
@@ -114,7 +114,7 @@ def samples(facts: Facts, limits: Limits) -> Markup | None:
 
 
 def _common(seen: Sequence[object]) -> str:
-    """The settings that all samples share."""
+    """The settings common to all samples."""
     words = [each for each in seen if isinstance(each, dict)]
     keys = ("sampler", "steps", "time_grid", "guidance", "preset", "precision")
     same = {k: {each.get(k, "") for each in words} for k in keys}
@@ -143,7 +143,7 @@ def film(found: Sequence[Picture], limits: Limits, name: str) -> Markup | None:
 
 
 def reconstructions(facts: Facts, limits: Limits) -> Markup | None:
-    """Held-out pictures beside what the first stage makes of them, to swipe over, and their difference."""
+    """Held-out pictures beside their reconstructions, to swipe over, and their difference."""
     if facts.reconstructions is None:
         return None
     size = facts.recipe.get("image_size")

@@ -17,7 +17,7 @@ _LONGEST = 20_000  # characters of a text
 
 
 class Markup(str):
-    """Text that is HTML already: made by :func:`tag`, or static and written in this distribution."""
+    """Text in HTML already: made by :func:`tag`, or static and written in this distribution."""
 
     __slots__ = ()
 

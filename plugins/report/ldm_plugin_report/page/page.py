@@ -30,7 +30,7 @@ _MOST_POINTS = 400
 
 def page(runs: Sequence[Facts], *, refresh: int = 0, catalog: Catalog | None = None) -> str:
     """The report of one run, or the comparison of several. `refresh`: seconds after which a browser reads the file
-    again; 0 for never. It has fewer than :data:`MOST_BYTES` bytes: pictures become fewer and smaller until it has."""
+    again; 0 for never. It has fewer than :data:`MOST_BYTES` bytes: pictures become fewer and smaller until then."""
     catalog = catalog or Catalog.discover()
     limits = Limits()
     while True:

@@ -1,4 +1,4 @@
-"""The tables of a page: what was trained, how fast, with which figures and warnings."""
+"""The tables of a page: recipe, parts, figures, times and warnings of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_WARNINGS, _MOST_CLASSES = 200, 60
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Child]], **attributes: Any) -> Markup:
-    """A table that scrolls by itself where it is too wide; cells know their column's name, for narrow screens."""
+    """A table; one too wide scrolls by itself. Cells know their column's name, for narrow screens."""
     body = [
         tag("tr", [tag("td", cell, data_head=name or None) for name, cell in zip(head, row, strict=True)])
         for row in rows
@@ -228,7 +228,7 @@ def _machine(facts: Facts) -> Markup | None:
 
 
 def warnings_met(facts: Facts) -> Markup:
-    """Warnings of the run, unreadable examples, and losses that were not finite."""
+    """Warnings of the run, unreadable examples, and losses of no finite value."""
     rows = []
     for each in facts.events.warnings[-_MOST_WARNINGS:]:
         often = tag("span", f" {each.times} times", class_="quiet") if each.times > 1 else None
@@ -264,7 +264,7 @@ def _log(facts: Facts) -> Markup | None:
 
 
 def recipe(parts: Sequence[Part]) -> Markup | None:
-    """Every setting; those that differ from the defaults are marked, the others are folded away."""
+    """Every setting; those unlike the defaults are marked, the others are folded away."""
     if not parts:
         return None
     changed = sum(choice.changed for part in parts for choice in part.choices)
@@ -296,7 +296,7 @@ def _part(part: Part) -> Markup:
 
 
 def parts_table(facts: Facts, parts: Sequence[Part]) -> Markup | None:
-    """The components with the distributions that bring them, and the versions that trained the weights."""
+    """The components with their distributions, and the versions behind the weights."""
     rows = [
         (part.key.replace("_", " "), tag("b", part.use), part.by or "not installed here", part.summary)
         for part in parts
@@ -328,7 +328,7 @@ def _weights(name: str, found: Weights) -> Sequence[Child]:
 
 
 def data(facts: Facts, parts: Sequence[Part]) -> Markup | None:
-    """The data: what the recipe names, its classes, and the data sheet if the run has one."""
+    """The data: the recipe's names, its classes, and the data sheet if the run has one."""
     rows: list[Sequence[Child]] = []
     for part in parts:
         if part.kind == "dataset":
