@@ -29,11 +29,11 @@ class VPSchedule(NoiseSchedule):
 
     def alpha(self, t: Tensor) -> Tensor:
         """The coefficient of x0 at t in [0, T], any shape; float64."""
-        return self._at(t)[0]
+        return self._at(t, 0, -2)
 
     def sigma(self, t: Tensor) -> Tensor:
         """The coefficient of eps at t in [0, T], any shape; float64."""
-        return self._at(t)[1]
+        return self._at(t, 1, 2)
 
     def noise_level(self, t: Tensor) -> Tensor:
         """The table's index, t - 1, float32 (exact at whole t); 0 below t = 1."""
@@ -43,11 +43,12 @@ class VPSchedule(NoiseSchedule):
         """Uniform u in [0, 1) -> whole levels 1..T, all equally likely; float64."""
         return (u.double() * self.t_max).floor().clamp(max=self.t_max - 1) + 1
 
-    def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def _at(self, t: Tensor, row: int, power: int) -> Tensor:
+        """The table's `row`; between its entries the root of the sigmoid of `power` ln(sigma / alpha)."""
         table = self._tables.get(t.device)
         if table is None:
             table = self._tables[t.device] = self._tables[torch.device("cpu")].to(t.device)
-        alphas, sigmas, log_ratios = table
+        log_ratios = table[2]
         t = t.double().clamp(0, self.t_max)
         below = t.floor().long()
         above = (below + 1).clamp(max=self.table_steps)
@@ -57,8 +58,5 @@ class VPSchedule(NoiseSchedule):
         log_ratio = torch.where(below == 0, part.log() + log_ratios[1], log_ratio)
         if self._zero_terminal:
             log_ratio = torch.where(above == self.table_steps, log_ratios[-2] - (1 - part).log(), log_ratio)
-        whole = part == 0  # the table's own values, to the bit
-        return (
-            torch.where(whole, alphas[below], torch.sigmoid(-2 * log_ratio).sqrt()),
-            torch.where(whole, sigmas[below], torch.sigmoid(2 * log_ratio).sqrt()),
-        )
+        # Of a whole t the table's own value, to the bit.
+        return torch.where(part == 0, table[row][below], torch.sigmoid(power * log_ratio).sqrt())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar, NamedTuple
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ class TimeGridSuite(Suite):
     kind = "time_grid"
     protocol: ClassVar[type] = TimeGrid
     steps: ClassVar[tuple[int, ...]] = (1, 2, 3, 7, 10, 20, 50, 100, 333)
+    _made: ClassVar[_Made]
 
     @pytest.mark.parametrize("name", ["table", "cosine", "ve", "flow"])
     @Rule(
@@ -40,10 +42,10 @@ class TimeGridSuite(Suite):
     )
     def test_times(self, name: str) -> None:
         """Strictly decreasing float64 times in [0, t_max], one more than steps; or a ValueError that names numbers."""
-        grid, schedule = self.build(), toys.schedules()[name]
+        schedule = toys.schedules()[name]
         given = 0
-        for steps, size in self._asked(grid):
-            times = self._times(grid, schedule, steps, size)
+        for steps, size in self._asked():
+            times = self._known(name, steps, size)
             if times is None:
                 continue
             given += 1
@@ -65,9 +67,9 @@ class TimeGridSuite(Suite):
     )
     def test_levels_are_apart(self, name: str) -> None:
         """No two times are one level: sigma / alpha falls from each to the next by more than rounding."""
-        grid, schedule = self.build(), toys.schedules()[name]
-        for steps, size in self._asked(grid):
-            times = self._times(grid, schedule, steps, size)
+        schedule = toys.schedules()[name]
+        for steps, size in self._asked():
+            times = self._known(name, steps, size)
             if times is not None:
                 angle = torch.atan2(schedule.sigma(times), schedule.alpha(times))
                 fall = float((-angle.diff()).min())
@@ -84,18 +86,16 @@ class TimeGridSuite(Suite):
         problem = configs.of(TimeGridConfig, self.config()).problem
         if problem.__qualname__ == TimeGridConfig.problem.__qualname__:  # its config has none of its own
             pytest.skip("this config says nothing of step counts")
-        grid, schedule = self.build(), toys.schedules()[name]
-        table = configs.of(ScheduleAnswers, schedule).table_steps
-        for steps, size in [(0, None), *self._asked(grid), (5000, None)]:
-            said, times = problem(table, steps), self._times(grid, schedule, steps, size)
+        table = configs.of(ScheduleAnswers, toys.schedules()[name]).table_steps
+        for steps, size in [(0, None), *self._asked(), (5000, None)]:
+            said, times = problem(table, steps), self._known(name, steps, size)
             told = f"{steps} steps on {name}{_for(size)}: the config says {said!r}"
             assert (said is None) == (times is not None), told
 
     @Rule(TimeGrid.times, "the longest interval shrinks", "spread the times over all of [0, t_max]")
     def test_more_steps_are_finer(self) -> None:
         """The longest interval shrinks as steps grow."""
-        grid, schedule = self.build(), toys.schedules()["table"]
-        longest = [float(-t.diff().min()) for n in (10, 50, 200) if (t := self._times(grid, schedule, n)) is not None]
+        longest = [float(-t.diff().min()) for n in (10, 50, 200) if (t := self._known("table", n)) is not None]
         shrinks = all(more < fewer for fewer, more in pairwise(longest))
         assert shrinks, f"the longest intervals of 10, 50, 200 steps are {longest}"
 
@@ -112,13 +112,10 @@ class TimeGridSuite(Suite):
     )
     def test_repeats_itself(self) -> None:
         """Equal calls give equal times, and a caller who edits them changes no one else's."""
-        grid, schedule = self.build(), toys.schedules()["table"]
-        for steps, size in self._asked(grid):
-            times = self._times(grid, schedule, steps, size)
-            if times is not None:
-                kept = times.clone()
-                times.zero_()
-                again = self._times(grid, schedule, steps, size)
+        for steps, size in self._asked():
+            kept = self._known("table", steps, size)
+            if kept is not None:
+                again = self._times("table", steps, size)
                 assert same(again, kept), f"the second call with {steps} steps{_for(size)} gives other times"
 
     @Rule(
@@ -133,19 +130,43 @@ class TimeGridSuite(Suite):
         kept = configs.of(PartAnswers, self.build()).config
         assert configs.of(TimeGridConfig, kept).by_size, "the grid does not keep its config: callers cannot know"
 
-    def _asked(self, grid: Any) -> list[tuple[int, tuple[int, ...] | None]]:
+    def _asked(self) -> list[tuple[int, tuple[int, ...] | None]]:
         """The numbers of steps, each with every size of the latents that is tried; None is no size."""
         by_size = configs.of(TimeGridConfig, self.config()).by_size
         return [(steps, size) for steps in self.steps for size in ((None, *toys.SIZES) if by_size else (None,))]
 
-    def _times(
-        self, grid: Any, schedule: NoiseSchedule, steps: int, size: tuple[int, ...] | None = None
-    ) -> torch.Tensor | None:
+    def _known(self, name: str, steps: int, size: tuple[int, ...] | None = None) -> torch.Tensor | None:
+        """The times on the schedule `name`, made once for all tests of the class; the grid's own tensor is zeroed."""
+        key = (name, steps, size)
+        if key not in self._own().made:
+            times = self._times(name, steps, size)
+            self._own().made[key] = None if times is None else times.clone()
+            if times is not None:
+                times.zero_()
+        return self._own().made[key]
+
+    def _times(self, name: str, steps: int, size: tuple[int, ...] | None = None) -> torch.Tensor | None:
+        own = self._own()
         try:
-            return grid_times(grid, schedule, steps, None if size is None else (self.latent.channels, *size))
+            shape = None if size is None else (self.latent.channels, *size)
+            return grid_times(own.grid, own.schedules[name], steps, shape)
         except ValueError as error:
             assert str(error), "the refusal has no message"
             return None
+
+    def _own(self) -> _Made:
+        found: _Made | None = vars(type(self)).get("_made")
+        if found is None:
+            found = type(self)._made = _Made(self.build(), toys.schedules(), {})
+        return found
+
+
+class _Made(NamedTuple):
+    """The grid of a class of tests, the schedules, and the times made."""
+
+    grid: TimeGrid
+    schedules: Mapping[str, NoiseSchedule]
+    made: dict[tuple[object, ...], torch.Tensor | None]
 
 
 def _for(size: tuple[int, ...] | None) -> str:
