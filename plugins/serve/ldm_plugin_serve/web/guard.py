@@ -39,6 +39,7 @@ HEADERS = [
     (b"cross-origin-opener-policy", b"same-origin"),
 ]
 """Headers of every answer."""
+_DRAINED, _DRAIN_TIME = 64 << 20, 2.0  # bytes and seconds
 _OPEN = re.compile(r"/|/compare|/healthz|/docs|/docs/style\.css|/openapi\.json|/favicon\.ico|/page/.*")
 """Paths without secrets: the page's own files, and a sign of life."""
 
@@ -66,6 +67,7 @@ class Guard:
             self.figures.refused.labels("guard").inc()
             more = {"www-authenticate": "Bearer"} if fault.status == 401 else {}
             more["connection"] = "close"
+            await _drained(receive)
             await JSONResponse(fault.document(), fault.status, headers=more)(scope, receive, outward)
             return
         await self.app(scope, self._inward(receive), outward)
@@ -106,6 +108,7 @@ class Guard:
             count[0] += len(message.get("body", b""))
             ended[0] = not message.get("more_body", False)
             if count[0] > self.limits.body:
+                await _drained(receive, message)
                 raise Fault(f"the body is larger than {self.limits.body:,} bytes", "body", status=413)
             return message
 
@@ -125,6 +128,17 @@ class Guard:
             await asyncio.wait_for(send(message), self.limits.send_time)
 
         return held
+
+
+async def _drained(receive: Receive, message: Message | None = None) -> None:
+    """Read the rest of a refused body for a while: else the connection is reset, and the answer with it."""
+    left, end = _DRAINED, asyncio.get_running_loop().time() + _DRAIN_TIME
+    while left > 0 and (message is None or message.get("more_body", False)):
+        try:
+            message = await asyncio.wait_for(receive(), max(0.001, end - asyncio.get_running_loop().time()))
+        except TimeoutError:
+            return
+        left -= len(message.get("body", b""))
 
 
 def _route(path: str) -> str:

@@ -77,7 +77,7 @@ class Server(uvicorn.Server):
     def end(self) -> None:
         """End as after a signal; from any thread."""
         self.should_exit = True
-        if self._loop is not None:
+        if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop)
 
     @contextlib.contextmanager

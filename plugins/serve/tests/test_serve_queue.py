@@ -1,0 +1,133 @@
+"""Turns of clients, places in the queue, failures that stay alone, and the server's end."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from header_files import write_run
+from ldm_plugin_serve.limits import Limits
+from ldm_plugin_serve.work.batch import Batch
+from ldm_plugin_serve.work.job import Job
+from ldm_plugin_serve.work.order import Order
+from serve_process import Running, events, running, until
+
+
+def job(address: str, name: str = "", images: int = 1) -> Job:
+    asked: Any = SimpleNamespace(seeds=list(range(images)), steps=2)
+    return Job(asked, (address, name))
+
+
+def test_clients_take_turns_by_address_then_by_name() -> None:
+    """Many requests, or many names, of one address gain nothing over another address."""
+    greedy = [job("a", f"name {i % 3}") for i in range(6)]
+    modest = [job("b"), job("b")]
+    found = Order().sort([*greedy, *modest])
+    assert "".join(one.client[0] for one in found) == "ababaaaa"
+    assert [one.client[1] for one in found if one.client[0] == "a"] == ["name 0", "name 1", "name 2"] * 2
+
+
+def test_a_turn_is_remembered() -> None:
+    order, first, second = Order(), job("a"), job("b")
+    order.took(first)
+    assert order.sort([first, second]) == [second, first]
+    first.end("done")
+    assert order.sort([first, second]) == [second]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "words"
+    write_run(folder)
+    return folder
+
+
+def body(images: int = 1, steps: int = 2, seed: int = 0) -> dict[str, Any]:
+    settings = {"images": images, "steps": steps, "seed": seed}
+    return {"inputs": {"caption": "a red circle"}, "settings": settings}
+
+
+def ask(served: Running, said: dict[str, Any], client: str = "") -> str:
+    answer = served.client.post("/v1/sample?wait=false", json=said, headers={"x-client": client})
+    assert answer.status_code == 202, answer.text
+    found: str = answer.json()["id"]
+    return found
+
+
+def test_positions_are_told_and_a_newcomer_is_not_last(run: Path) -> None:
+    with running([run], Limits(batch=2)) as served:
+        first = ask(served, body(images=2, steps=250), "a")
+        until(lambda: served.client.get(f"/v1/jobs/{first}").json()["state"] == "running")
+        more = [ask(served, body(steps=3 + i), "a") for i in range(3)]
+        new = ask(served, body(steps=5), "b")
+        places = [served.client.get(f"/v1/jobs/{name}").json()["position"] for name in (*more, new)]
+        assert places == [2, 3, 4, 1]
+        with served.client.stream("GET", f"/v1/jobs/{more[0]}/events") as answer:
+            served.client.delete(f"/v1/jobs/{first}")
+            told = list(events(answer))
+        assert told[0] == ("position", {"position": places[0]}) and told[-1][0] == "done"
+
+
+def test_a_failure_stays_with_its_request(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that fails is sampled again job by job."""
+    whole, release = Batch.run, threading.Event()
+
+    def run_batch(self: Batch, shelf: Any) -> Any:
+        release.wait(20)
+        if any(13 in one.job.asked.seeds for one in self.parts):
+            raise RuntimeError(f"no luck at {run}")
+        return whole(self, shelf)
+
+    monkeypatch.setattr(Batch, "run", run_batch)
+    with running([run], Limits(batch=4)) as served:
+        ask(served, body(steps=9))  # holds the sampler while the others come
+        names = [ask(served, body(seed=seed)) for seed in (1, 13, 2)]
+        release.set()
+        until(lambda: all(served.site.engine.jobs[name].ending for name in names))
+        jobs = [served.client.get(f"/v1/jobs/{name}").json() for name in names]
+    assert [one["state"] for one in jobs] == ["done", "failed", "done"]
+    assert str(run) not in json.dumps(jobs) and "its log says more" in jobs[1]["error"]["message"]
+
+
+def test_a_job_has_its_time(run: Path) -> None:
+    with running([run], Limits(job=0.2)) as served:
+        answer = served.client.post("/v1/sample", json=body(images=16, steps=250))
+        assert answer.status_code == 504 and "too long" in answer.text
+
+
+def test_the_end_answers_the_running_work_and_refuses_the_rest(run: Path) -> None:
+    with running([run], Limits(batch=1)) as served:
+        assert served.client.get("/healthz").json() == {"status": "ok"}
+        answers: dict[str, Any] = {}
+
+        def wait(name: str, said: dict[str, Any]) -> None:
+            answers[name] = served.client.post("/v1/sample", json=said)
+
+        threads = [threading.Thread(target=wait, args=("running", body(steps=30)))]
+        threads[0].start()
+        jobs = served.site.engine.jobs
+        until(lambda: any(one.state == "running" for one in list(jobs.values())))
+        threads.append(threading.Thread(target=wait, args=("waiting", body(steps=31))))
+        threads[1].start()
+        until(lambda: len(jobs) == 2)
+        began = time.monotonic()
+        served.server.end()
+        for thread in threads:
+            thread.join(20)
+        served.thread.join(20)
+        assert not served.thread.is_alive() and time.monotonic() - began < 10
+    assert answers["running"].status_code == 200 and len(answers["running"].json()["images"]) == 1
+    assert answers["waiting"].status_code == 503 and "about to end" in answers["waiting"].text
+
+
+def test_figures_are_told(run: Path) -> None:
+    with running([run]) as served:
+        served.sample({"inputs": {"caption": "a"}, "settings": {"images": 2, "steps": 2}})
+        text = served.client.get("/metrics").text
+        assert 'ldm_serve_images_total{model="words"} 2.0' in text and "process_resident_memory_bytes" in text
+        assert 'ldm_serve_requests_total{route="/v1/sample",status="200"} 1.0' in text
