@@ -40,7 +40,7 @@ class Limits:
     """For the head of a request to arrive."""
     send_time: float = 30.0
     """For a client to take a part of an answer."""
-    stop: float = 8.0
+    stop: float = 6.0
     """For running work, once the server is told to end."""
     preview_pause: float = 0.2
     """Between two previews of a batch, at least."""

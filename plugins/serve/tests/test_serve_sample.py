@@ -68,7 +68,7 @@ def test_the_pictures_are_the_librarys(served: Running, runs: list[Path]) -> Non
 def test_requests_of_many_clients_stay_apart(served: Running, runs: list[Path]) -> None:
     """They share batches, and each picture equals the one made alone, to a level of 256."""
     pipelines = {run.name: ldm_core.load(run, device="cpu") for run in runs}
-    said = [
+    said: list[dict[str, Any]] = [
         {"model": "words", "inputs": {"caption": f"a {'red' if i % 2 else 'blue'} circle"},
          "settings": {"seed": 100 * i, "images": 1 + i % 3, "steps": 2 + i % 2}}
         if i % 4 else

@@ -78,6 +78,7 @@ class Site:
         await self._wait(request, job)
         if job.state != "done":
             raise job.fault or Fault("was cancelled", status=409)
+        self.engine.jobs.pop(job.id, None)
         if form == "png" and (made := job.images[0]) is not None:
             return Response(made.png, media_type="image/png", headers={"x-seed": str(made.seed)})
         return JSONResponse(job.result())
