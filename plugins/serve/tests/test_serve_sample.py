@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from ldm_plugin_serve.limits import Limits
 from serve_process import Running, events, pixels, png, running, until
 
 import ldm_core
+from ldm_core.catalog import Catalog
+from ldm_core.weights import presets
 
 CLASSES: dict[str, Any] = {
     **PLAIN,
@@ -181,6 +184,23 @@ def test_models_make_room_for_each_other(runs: list[Path]) -> None:
             made.sample({"model": name, "inputs": inputs, "settings": {"images": 1, "steps": 2}})
             loaded = [one["id"] for one in made.client.get("/v1/models").json()["models"] if one["loaded"]]
             assert loaded == [name]
+
+
+def test_a_preset_says_and_sets_its_settings(runs: list[Path]) -> None:
+    shutil.copytree(runs[0], tuned := runs[0].parent / "tuned", dirs_exist_ok=True)
+    settings = {"sampler": "euler", "guidance": {"use": "cfg", "scale": 1.5}, "sample": {"steps": 3}}
+    presets.write(str(tuned / "model.safetensors"), {"fast": presets.Preset(settings=settings)}, Catalog.discover())
+    with running([tuned]) as made:
+        (model,) = made.client.get("/v1/models").json()["models"]
+        (preset,) = model["presets"]
+        assert preset["settings"] == {"sampler": "euler", "grid": "trailing", "steps": 3, "guidance": 1.5}
+        said = {"inputs": {"caption": "a"}, "settings": {"images": 1, "seed": 1}, "preset": "fast"}
+        answer = made.sample(said)
+        assert answer["settings"] | preset["settings"] == answer["settings"] and answer["preset"] == "fast"
+        (alone,) = ldm_core.load(tuned, device="cpu").sample("a", images=1, seed=1, preset="fast")
+        assert np.array_equal(pixels(answer["images"][0]), alone.image.transpose(1, 2, 0))
+        own = made.sample({**said, "settings": {"images": 1, "seed": 1, "sampler": "ddim"}})
+        assert own["settings"]["sampler"] == "ddim" and own["settings"]["steps"] == 3
 
 
 def _metadata(image: dict[str, Any]) -> dict[str, str]:

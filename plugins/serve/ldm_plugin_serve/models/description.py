@@ -53,13 +53,21 @@ def described(entry: Entry, catalog: Catalog, limits: Limits) -> dict[str, Any]:
         "channels": recipe.image_channels,
         "inputs": list(inputs_of(entry, recipe, catalog, limits)),
         "settings": settings_of(recipe, catalog, limits),
-        "presets": [
-            {"name": name, "about": preset.measured.in_words() if preset.measured else "not measured"}
-            for name, preset in entry.presets.items()
-        ],
+        "presets": list(presets_of(entry, recipe, catalog)),
         "parts": parts_of(recipe),
         "weights_sha256": entry.sha256,
     }
+
+
+def presets_of(entry: Entry, recipe: Recipe, catalog: Catalog) -> Iterator[dict[str, Any]]:
+    """The presets of the weights, each with its settings in the words of ``settings``, and its figures."""
+    for name, preset in entry.presets.items():
+        made = with_settings(recipe, preset.settings, catalog)
+        settings: dict[str, Any] = {"sampler": made.sampler.use, "grid": made.time_grid.use, "steps": made.sample.steps}
+        if (scale := of(GuidanceConfig, made.guidance.config).scale) is not None:
+            settings["guidance"] = scale
+        about = preset.measured.in_words() if preset.measured else "not measured"
+        yield {"name": name, "about": about, "settings": settings}
 
 
 def task_of(recipe: Recipe) -> str:

@@ -1,6 +1,6 @@
 """A server under load: many clients, mixed settings, hostile requests, its end; against the library's own batches.
 
-    python tests/benchmarks/bench_serve.py RUN [--clients 32] [--requests 500] [--hostile 200]
+    python tests/benchmarks/machine/bench_serve.py RUN [--clients 32] [--requests 500] [--hostile 200]
 
 Every answer is compared with the same seed sampled alone (``batch=1``). Rates are given by the wall and by processor
 time: on a busy machine the latter alone means something. The library's rate is that of the same images, sorted by their
