@@ -57,6 +57,7 @@ MODELS = [
     model("maps", entry("segmentation", "label_map", classes=CLASSES[:5])),
     model("hole", entry("image", "image", size=[32, 32]), entry("mask", "mask", of="image")),
     model("kinds", entry("class_label", "class", classes=["shirt", "shoe", "bag"])),
+    model("words2", entry("caption", "text"), guidance={"default": 1.0, "min": 0.0, "max": 9.0}),
     model("odd", entry("brightness", "json", example=0.5)),
     {"id": "young", "name": "young", "ready": False, "inputs": [], "settings": {}},
 ]  # fmt: skip
@@ -100,6 +101,7 @@ class PageServer(ThreadingHTTPServer):
         self.jobs: dict[str, dict[str, Any]] = {}
         self.requests: list[dict[str, Any]] = []
         self.paths: list[str] = []
+        self.votes: list[str] = []
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
@@ -190,7 +192,10 @@ class Handler(BaseHTTPRequestHandler):
             case ["GET", "models"]:
                 return {"models": MODELS, "limits": {"images": 16, "steps": 250}}
             case ["POST", "sample"]:
-                return {"id": self.server.submit(json.loads(self.body()))["id"], "position": 0}
+                job = self.server.submit(json.loads(self.body()))
+                return {"id": job["id"], "position": 1} if "wait=false" in self.path else document(job)
+            case [_, "compare", *rest]:
+                return self.compare(method, rest)
             case ["POST", "read"]:
                 return self.read(self.body())
             case ["GET", "jobs", name, "events"]:
@@ -202,6 +207,22 @@ class Handler(BaseHTTPRequestHandler):
                 return curves()
             case ["GET", "runs", _, "previews", number]:
                 return self.answer(200, picture(int(number)), "image/png")
+        raise Refused(404, "there is no such page", "path")
+
+    def compare(self, method: str, rest: list[str]) -> Any:
+        match [method, *rest]:
+            case ["POST"]:
+                return {"id": "c", "count": min(3, json.loads(self.body())["pairs"])}
+            case ["GET", "c", "pairs", number]:
+                sides = {side: text(picture(int(number) + i)) for i, side in enumerate(("left", "right"))}
+                return {"pair": int(number), "prompt": f"prompt {number}", **sides}
+            case ["POST", "c", "votes"]:
+                self.server.votes.append(json.loads(self.body())["choice"])
+                return {"id": "c"}
+            case ["GET", "c", "votes.csv"]:
+                rows = [f'{i},"a, ""b""",x,y,left,{"words2" if i == 1 else "words"},1' for i in range(3)]
+                table = "\n".join(["pair,prompt,left,right,choice,preferred,seconds", *rows, ""])
+                return self.answer(200, table.encode(), "text/csv")
         raise Refused(404, "there is no such page", "path")
 
     def file(self, name: str) -> None:

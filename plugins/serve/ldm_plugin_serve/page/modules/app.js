@@ -34,7 +34,7 @@ class App {
     };
     this.picks = new Picks(this.store, place("tray"));
     this.stage = new Stage(place("stage"), this);
-    this.history = new History(place("history"), { store: this.store, acts: this.acts, onfile: (file) => this.readFile(file) });
+    this.history = new History(place("history"), { store: this.store, acts: this.acts, picks: this.picks, onfile: (file) => this.readFile(file) });
     this.training = new Training(place("training"));
     this.#listen();
     await this.load();

@@ -24,8 +24,9 @@ function show(...parts) {
   scrollTo(0, 0);
 }
 
-function end(study) {
+async function end(study) {
   if (study.done) Study.forget();
+  await study.reveal();
   show(outcome(study, { onagain: begin, oncontinue: () => run(study) }));
 }
 

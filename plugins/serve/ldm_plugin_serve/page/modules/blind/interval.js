@@ -2,7 +2,7 @@
 const Z = 1.959964; // of 95 percent
 
 /**
- * Wilson's interval of a share: {share, low, high}; `wins` may be a half number, since a tie counts half for each side.
+ * Wilson's interval of the share of `wins` among `count` decided pairs: {share, low, high}.
  * E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
  */
 export function wilson(wins, count) {

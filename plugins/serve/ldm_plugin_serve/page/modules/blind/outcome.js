@@ -24,15 +24,15 @@ function scale({ share, low, high }) {
 export function outcome(study, { onagain, oncontinue }) {
   const { first, second, tie } = counts(study.answers);
   const count = study.answers.length;
-  const found = wilson(first + tie / 2, count);
+  const found = wilson(first, first + second);
   const [a, b] = study.sides.map((side) => side.name);
   const clear = found.low > 0.5 ? `${a} is preferred.` : found.high < 0.5 ? `${b} is preferred.` : "The interval holds 50 %: these answers show no difference.";
   const row = (name, value) => h("tr", {}, h("th", { scope: "row" }, name), h("td", { class: "number" }, String(value)), h("td", { class: "number" }, count ? percent(value / count) : "–"));
   return h(
     "section",
     { class: "outcome", "aria-label": "Result" },
-    h("h2", {}, count ? `${a}: ${percent(found.share)}` : "No answers yet"),
-    h("p", { class: "soft" }, `of the preferences over ${b}, a tie counting half; 95 % interval ${percent(found.low)} to ${percent(found.high)} (Wilson), ${count} of ${study.plan.length} pairs.`),
+    h("h2", {}, first + second ? `${a}: ${percent(found.share)}` : count ? "No pair was decided" : "No answers yet"),
+    h("p", { class: "soft" }, `of the decided pairs against ${b}; 95 % interval ${percent(found.low)} to ${percent(found.high)} (Wilson); ${count} of ${study.plan.length} pairs were answered.`),
     scale(found),
     h("p", {}, h("strong", {}, count ? clear : "")),
     h("table", { class: "votes" }, h("thead", {}, h("tr", {}, ["Preferred", "Pairs", "Share"].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, row(a, first), row(b, second), row("no difference", tie))),

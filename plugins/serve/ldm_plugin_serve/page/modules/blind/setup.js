@@ -5,6 +5,7 @@ import { Field, Mistake, title } from "../fields/field.js";
 import { labelMap } from "../fields/label_map.js";
 import { mask, picture } from "../fields/picture.js";
 import { json } from "../fields/text.js";
+import { SampleStudy } from "./samples.js";
 import { planOf, Study } from "./study.js";
 
 const EDITORS = { boxes, label_map: labelMap, image: picture, mask, json };
@@ -64,7 +65,7 @@ class Side {
       { class: "side" },
       h("legend", {}, name),
       h("div", { class: "field" }, h("label", { class: "label", for: model }, "Model"), h("div", { class: "field-control" }, this.select)),
-      h("div", { class: "row" }, h("label", { class: "label", for: steps }, "Steps"), this.steps, h("label", { class: "label", for: guidance }, "Guidance"), this.guidance),
+      this.fine = h("div", { class: "row" }, h("label", { class: "label", for: steps }, "Steps"), this.steps, h("label", { class: "label", for: guidance }, "Guidance"), this.guidance),
     );
   }
 
@@ -90,7 +91,10 @@ export class Setup {
     this.sides = [new Side("One side", models, one), new Side("The other", models, models.find(alike(one)) ?? one)];
     const [times, question] = [id("times"), id("question")];
     this.times = h("input", { id: times, class: "control short number", type: "number", min: 1, max: 100, value: 4 });
+    this.timesLabel = h("label", { class: "label", for: times }, "Pairs of each");
     this.question = h("input", { id: question, class: "control", value: "Which picture is better?", maxlength: 120 });
+    this.samples = false;
+    this.sources = ["Made now", "Samples of the runs"].map((words, index) => h("label", { class: "choice" }, h("input", { type: "radio", class: "unseen", name: "source", checked: index === 0, onchange: () => this.#from(index === 1) }), words));
     this.given = h("div", {});
     this.wrong = h("p", { class: "field-fault", role: "alert", hidden: true });
     this.total = h("span", { class: "soft number", role: "status" });
@@ -98,9 +102,10 @@ export class Setup {
       "form",
       { class: "setup", novalidate: true },
       h("div", { class: "sides" }, this.sides.map((side) => side.element)),
+      h("fieldset", { class: "field" }, h("legend", { class: "label" }, "Pictures"), h("div", { class: "choices field-control" }, this.sources)),
       this.given,
       h("div", { class: "setup-last" },
-        h("div", { class: "field" }, h("label", { class: "label", for: times }, "Pairs of each"), h("div", { class: "field-control" }, this.times)),
+        h("div", { class: "field" }, this.timesLabel, h("div", { class: "field-control" }, this.times)),
         h("div", { class: "field grow" }, h("label", { class: "label", for: question }, "Question"), h("div", { class: "field-control" }, this.question)),
       ),
       this.wrong,
@@ -130,9 +135,30 @@ export class Setup {
     const other = new Set(b.inputs.map((input) => input.key));
     const missing = [...this.parts.filter((part) => !other.has(part.key)).map((part) => part.key), ...b.inputs.filter((input) => input.required && !this.parts.some((part) => part.key === input.key)).map((input) => input.key)];
     this.unequal = missing.length ? `these two do not read the same: ${missing.join(", ")}; choose models of one task` : "";
-    this.#fault(this.unequal);
+    this.#fault(this.samples ? "" : this.unequal);
     this.given.replaceChildren(...this.parts.map((part) => part.field.element));
     this.#count();
+  }
+
+  /** Take the samples that both runs have in their folders, or make pictures anew. */
+  #from(samples) {
+    this.samples = samples;
+    this.given.hidden = samples;
+    this.timesLabel.textContent = samples ? "Pairs at most" : "Pairs of each";
+    this.times.value = samples ? 40 : 4;
+    for (const side of this.sides) side.fine.hidden = samples;
+    this.#fault(samples ? "" : this.unequal);
+    this.#count();
+  }
+
+  async #beginSamples() {
+    const names = this.sides.map((side) => side.model.id);
+    const study = await SampleStudy.begin({ names, pairs: Number(this.times.value), question: this.#question });
+    this.onstart(study);
+  }
+
+  get #question() {
+    return this.question.value.trim() || "Which picture is better?";
   }
 
   #fault(words) {
@@ -152,6 +178,7 @@ export class Setup {
   }
 
   async #count() {
+    if (this.samples) return void (this.total.textContent = "");
     try {
       const count = (await this.#rows()).length * (Number(this.times.value) || 0);
       this.total.textContent = `${count} pairs`;
@@ -162,6 +189,8 @@ export class Setup {
 
   async #begin() {
     const [a, b] = this.sides;
+    this.#fault("");
+    if (this.samples) return this.#beginSamples().catch((error) => this.#fault(error.text ?? String(error)));
     this.#fault(this.unequal);
     if (this.unequal) return;
     if (a.words === b.words) return this.#fault("both sides are the same: choose another model, or other settings for one of them");
@@ -170,7 +199,7 @@ export class Setup {
     try {
       const plan = planOf(await this.#rows(), times);
       const sides = this.sides.map((side) => ({ name: side.words, model: side.model.id, settings: side.settings }));
-      this.onstart(new Study({ sides, plan, question: this.question.value.trim() || "Which picture is better?" }));
+      this.onstart(new Study({ sides, plan, question: this.#question }));
     } catch (error) {
       if (!(error instanceof Mistake)) throw error;
       error.field?.fault(error.message);

@@ -22,6 +22,8 @@ export function planOf(inputs, times) {
   return shuffled(pairs);
 }
 
+/** A cell of CSV; a text that a spreadsheet would take for a formula gets a quote in front. */
+const guarded = (value) => (/^[=+\-@\t\r]/.test(String(value)) ? `'${value}` : String(value));
 const quoted = (value) => (/[",\n\r]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
 
 export class Study {
@@ -95,6 +97,8 @@ export class Study {
     this.keep();
   }
 
+  async reveal() {} // the answers are known here
+
   csv() {
     const head = ["pair", "input", "seed", "left", "right", "choice", "preferred", "seconds", "at"];
     const names = this.sides.map((side) => side.name);
@@ -104,7 +108,7 @@ export class Study {
       const preferred = { first: names[0], second: names[1], tie: "tie" }[answer.preferred];
       return [index + 1, pair.words, pair.seed, left, right, answer.choice, preferred, answer.seconds, answer.at];
     });
-    return [head, ...rows].map((row) => row.map(quoted).join(",")).join("\r\n") + "\r\n";
+    return [head, ...rows].map((row) => row.map(guarded).map(quoted).join(",")).join("\r\n") + "\r\n";
   }
 
   save() {

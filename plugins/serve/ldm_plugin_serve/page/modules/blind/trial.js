@@ -57,9 +57,9 @@ export class Trial {
       if (index !== study.index) return;
       await Promise.all(blobs.map((blob, side) => this.#picture(this.images[side], blob)));
     } catch (error) {
-      const words = error instanceof Fault ? error.text : String(error);
-      return this.wrong.replaceChildren(h("div", { class: "notice row spread", role: "alert" }, h("p", {}, words), button("Try again", { onclick: () => this.show() })));
+      return this.#fault(error);
     }
+    this.words.textContent = study.plan[index].words; // known with the pictures, if they come from the runs
     this.element.classList.remove("loading");
     for (const each of Object.values(this.choices)) each.disabled = false;
     this.ready = true;
@@ -74,11 +74,22 @@ export class Trial {
     image.classList.toggle("pixels", pixelated([image.naturalHeight, image.naturalWidth]));
   }
 
-  answer(choice) {
+  async answer(choice) {
     if (!this.ready) return;
-    this.study.answer(choice, (performance.now() - this.since) / 1000);
+    this.ready = false;
+    try {
+      await this.study.answer(choice, (performance.now() - this.since) / 1000);
+    } catch (error) {
+      this.study.undo();
+      return this.#fault(error);
+    }
     if (this.study.done) this.leave();
     else this.show();
+  }
+
+  #fault(error) {
+    const words = error instanceof Fault ? error.text : String(error);
+    this.wrong.replaceChildren(h("div", { class: "notice row spread", role: "alert" }, h("p", {}, words), button("Try again", { onclick: () => this.show() })));
   }
 
   undo() {

@@ -24,6 +24,7 @@ class Setting {
 
   changed() {
     this.touched = true;
+    this.field.element.classList.remove("left");
     try {
       this.value();
       this.field.fault("");
@@ -36,6 +37,7 @@ class Setting {
   /** Back to the model's own, or to a preset's, which is shown and not sent. */
   reset(value = this.bounds.default) {
     this.touched = false;
+    this.field.element.classList.remove("left");
     this.show(value);
     this.field.fault("");
   }
@@ -44,6 +46,12 @@ class Setting {
     this.show(value);
     this.touched = true;
   }
+
+  /** Leave the value to the preset, which does not say it. */
+  leave() {
+    this.reset("");
+    this.field.element.classList.add("left");
+  }
 }
 
 /** A slider beside the number that it stands for. `low`, `high` bound the slider where the number may go further. */
@@ -51,7 +59,7 @@ export class Slider extends Setting {
   constructor(name, label, bounds, { step = 1, low = bounds.min, high = bounds.max, ...rest }) {
     super(name, label, bounds, rest);
     this.whole = step === 1;
-    this.number = h("input", { class: "control short number", type: "number", step: this.whole ? 1 : "any", min: bounds.min, max: bounds.max, inputmode: "decimal", ...this.field.ties });
+    this.number = h("input", { class: "control short number", type: "number", step: this.whole ? 1 : "any", min: bounds.min, max: bounds.max, inputmode: "decimal", placeholder: "preset", ...this.field.ties });
     this.slider = h("input", { type: "range", min: low, max: high, step, "aria-label": `${label}, slider`, tabindex: "0" });
     this.slider.addEventListener("input", () => {
       this.number.value = this.slider.value;
@@ -75,7 +83,7 @@ export class Slider extends Setting {
 
   show(value) {
     this.number.value = value ?? "";
-    this.slider.value = value ?? "";
+    this.slider.value = value === "" || value === undefined ? this.bounds.default : value;
     this.#fill();
   }
 
@@ -188,7 +196,8 @@ export class Choice extends Setting {
   constructor(name, label, bounds, options) {
     super(name, label, bounds, options);
     const words = (choice) => (choice === bounds.default ? `${choice} (the model's own)` : String(choice));
-    this.select = h("select", { class: "control", onchange: () => this.changed(), ...this.field.ties }, (bounds.choices ?? [bounds.default]).map((choice) => h("option", { value: choice }, words(choice))));
+    const left = h("option", { value: "", hidden: true }, "by the preset");
+    this.select = h("select", { class: "control", onchange: () => this.changed(), ...this.field.ties }, left, (bounds.choices ?? [bounds.default]).map((choice) => h("option", { value: choice }, words(choice))));
     this.field.place.append(this.select);
     this.reset();
   }
@@ -198,7 +207,7 @@ export class Choice extends Setting {
   }
 
   value() {
-    return this.select.value;
+    return this.select.value || undefined;
   }
 }
 

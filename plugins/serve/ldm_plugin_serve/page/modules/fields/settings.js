@@ -50,7 +50,9 @@ export class Settings {
     this.buttons.forEach((each, index) => each.setAttribute("aria-pressed", String((this.presets[index - 1]?.name ?? null) === this.preset)));
     if (this.about) this.about.textContent = preset?.about ?? preset?.help ?? "";
     for (const [key, control] of Object.entries(this.controls)) {
-      if (["steps", "guidance", "sampler", "grid"].includes(key)) control.reset(preset?.settings?.[key]);
+      if (!["steps", "guidance", "sampler", "grid"].includes(key)) continue;
+      if (preset && !preset.settings) control.leave();
+      else control.reset(preset?.settings?.[key]);
     }
   }
 

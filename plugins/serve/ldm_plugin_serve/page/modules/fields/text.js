@@ -41,7 +41,7 @@ export function text(input, { onchange }) {
 /** A value as JSON, checked as it is written. */
 export function json(input, { onchange }) {
   const field = new Field({ key: `inputs.${input.key}`, label: title(input.name ?? input.key), help: input.help, required: input.required });
-  const example = input.example === undefined ? "" : JSON.stringify(input.example);
+  const example = input.example === undefined || input.example === null ? "" : JSON.stringify(input.example);
   const { element, fit } = area(field, { rows: 3, mono: true, placeholder: example && `for example: ${example}`, onchange });
   const value = () => {
     if (!element.value.trim()) return undefined;

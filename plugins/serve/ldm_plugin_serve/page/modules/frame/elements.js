@@ -59,7 +59,7 @@ export function button(words, properties = {}, { icon = "", quiet = false } = {}
   const { class: extra = "", ...rest } = properties;
   const names = quiet ? { "aria-label": words, title: words } : {};
   const looks = ["button", quiet ? "icon" : "", extra].filter(Boolean).join(" ");
-  return h("button", { type: "button", class: looks, ...names, ...rest }, icon && sign(icon), !quiet && words);
+  return h("button", { type: "button", class: looks, ...names, ...rest }, icon && sign(icon), !quiet && h("span", {}, words));
 }
 
 /** Say something to screen readers alone. */

@@ -69,8 +69,8 @@ export class Card {
     this.note.classList.toggle("mild", !record.fault);
     this.note.hidden = !this.note.textContent;
     const tail = [
-      button("Use these settings", { class: "plain", onclick: () => acts.restore(record) }, { icon: "undo", quiet: true }),
-      button("Make it again with another seed", { class: "plain", onclick: () => acts.again(record) }, { icon: "again", quiet: true }),
+      button("Use settings", { class: "plain worded", title: "Use settings: put inputs and settings back into the form", onclick: () => acts.restore(record) }, { icon: "undo" }),
+      button("New seed", { class: "plain worded", title: "New seed: make it again with another seed", onclick: () => acts.again(record) }, { icon: "again" }),
       record.images.length > 0 && button("Download all", { class: "plain", onclick: () => downloadAll(record.images.map((image) => ({ record, image }))) }, { icon: "download", quiet: true }),
       button("Delete", { class: "plain", onclick: () => this.store.remove(record) }, { icon: "trash", quiet: true }),
     ];
@@ -108,7 +108,7 @@ export class Card {
     const alt = altOf(record, index);
     const shown = h("img", { src: urlOf(image.blob), alt, loading: "lazy", class: pixelated(record.size) ? "pixels" : "" });
     const open = h("button", { type: "button", class: "tile-open", "aria-label": `Enlarge: ${alt}`, onclick: () => viewer(record, index, this.acts) }, shown);
-    const pick = h("input", { type: "checkbox", "aria-label": `Pick picture ${index + 1} to compare`, onchange: () => this.picks.toggle(record, index) });
+    const pick = h("input", { type: "checkbox", title: "Pick to compare", "aria-label": `Pick picture ${index + 1} to compare`, onchange: () => this.picks.toggle(record, index) });
     const under = h(
       "div",
       { class: "tile-acts" },

@@ -7,8 +7,8 @@ import { viewer } from "./viewer.js";
 const STEP = 60; // records drawn at once
 
 export class History {
-  constructor(place, { store, acts, onfile }) {
-    Object.assign(this, { store, acts });
+  constructor(place, { store, acts, picks, onfile }) {
+    Object.assign(this, { store, acts, picks });
     this.most = STEP;
     this.search = h("input", { class: "control search", type: "search", placeholder: "search prompts, models, seeds", "aria-label": "Search the history" });
     this.search.addEventListener("input", () => this.draw());
@@ -27,6 +27,7 @@ export class History {
       this.list,
     );
     this.visible = () => !place.hidden;
+    picks.addEventListener("changed", () => this.#later());
     for (const name of ["added", "changed", "removed"]) store.addEventListener(name, () => this.#later());
   }
 
@@ -76,6 +77,7 @@ export class History {
     const shown = h("img", { src: urlOf(record.images[index].blob), alt: "", loading: "lazy", class: pixelated(record.size) ? "pixels" : "" });
     const words = h("span", { class: "thumb-words" }, h("span", {}, summaryOf(record)), h("span", { class: "soft number" }, `${record.name} · ${timeOf(record)}`));
     const open = h("button", { type: "button", class: "thumb", "aria-label": `Enlarge: ${altOf(record, index)}`, onclick: () => viewer(record, index, this.acts) }, shown, words);
-    return h("li", {}, open);
+    const pick = h("input", { type: "checkbox", checked: this.picks.has(record, index), "aria-label": `Pick to compare: ${altOf(record, index)}`, onchange: () => this.picks.toggle(record, index) });
+    return h("li", {}, open, h("label", { class: "thumb-pick" }, pick));
   }
 }

@@ -29,7 +29,15 @@ function finished(result) {
   return { state: "done", images, settings: result.settings, seconds: result.seconds, warnings: result.warnings ?? [], previews: [] };
 }
 
+/** Say the place in the queue, and each quarter of the steps; more would drown other words. */
+function announce(record, name, { position, step, steps }) {
+  if (name === "position" && position) say(`Place ${position} in the queue.`);
+  const quarter = name === "progress" && steps ? Math.floor((4 * step) / steps) : 0;
+  if (quarter > 0 && quarter < 4 && Math.floor((4 * record.step) / steps) < quarter) say(`${quarter * 25} percent.`);
+}
+
 async function take(store, record, { name, data }) {
+  announce(record, name, data);
   if (name === "position") return store.change(record, { state: "queued", position: data.position ?? null }, false);
   if (name === "progress") {
     const previews = [...record.previews];

@@ -7,7 +7,7 @@ const [LEFT, RIGHT, TOP, BOTTOM] = [56, 12, 12, 26];
 const number = (value) => {
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e5 || size < 1e-3) return value.toExponential(size >= 1e5 ? 1 : 1).replace("e+", "e");
+  if (size >= 1e5 || size < 1e-3) return value.toExponential(1).replace("e+", "e").replace(".0e", "e");
   return String(Number(value.toPrecision(3)));
 };
 const steps = (value) => (value >= 10_000 ? `${Number((value / 1000).toPrecision(4))}k` : String(Math.round(value)));
@@ -116,7 +116,7 @@ export class Plot {
     const many = this.lines.length > 1;
     const words = found.map(([line, point]) => `${many ? `${line.label} ` : ""}${number(point[1])}`).join(" · ");
     const at = step === null ? Math.max(...found.map(([, point]) => point[0])) : found[0][1][0];
-    this.reading.replaceChildren(h("span", { class: "soft" }, `step ${Math.round(at)}  `), words);
+    this.reading.replaceChildren(h("span", { class: "soft plot-step" }, `step ${Math.round(at)}`), words);
     this.marks.replaceChildren();
     if (step === null) return;
     const x = this.x(at);

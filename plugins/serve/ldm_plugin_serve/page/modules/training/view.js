@@ -1,28 +1,12 @@
 /* The training of the served runs: curves that grow while it goes on, and pictures from on the way. */
 import { button, h, id, sign } from "../frame/elements.js";
 import { get, pictured } from "../server/client.js";
+import { stagesOf } from "./panels.js";
 import { Plot } from "./plot.js";
 
 const PAUSE = 5000;
 const TITLES = { first_stage: "First stage", denoiser: "Denoiser" };
 const STATES = { training: "in training", running: "in training", finished: "finished", stopped: "stopped", done: "finished" };
-
-/** Rows of measurements as panels, for a server that sends them bare. */
-function stagesOf({ stages, rows = [] }) {
-  if (stages) return stages;
-  const found = new Map();
-  for (const { stage, step, time, ...values } of rows) {
-    if (!found.has(stage)) found.set(stage, { stage, step: 0, panels: new Map() });
-    const entry = found.get(stage);
-    entry.step = Math.max(entry.step, step);
-    for (const [name, value] of Object.entries(values)) {
-      if (typeof value !== "number") continue;
-      if (!entry.panels.has(name)) entry.panels.set(name, { name, lines: [{ label: name, points: [] }] });
-      entry.panels.get(name).lines[0].points.push([step, value]);
-    }
-  }
-  return [...found.values()].map((entry) => ({ ...entry, panels: [...entry.panels.values()] }));
-}
 
 const wordOf = (state) => (typeof state === "string" ? state : state?.state ?? state?.name ?? "");
 
@@ -90,6 +74,7 @@ export class Training {
     let training = false;
     try {
       const found = await get(`/v1/runs/${encodeURIComponent(name)}/curves`);
+      found.previews ??= (await get(`/v1/runs/${encodeURIComponent(name)}/previews`)).previews;
       if (name !== this.select.value || !this.active) return;
       training = found.training ?? ["training", "running"].includes(wordOf(found.state));
       this.#draw(name, found, training);
@@ -148,9 +133,10 @@ export class Training {
     const strip = { all: previews, follows: true };
     const show = async (index) => {
       const preview = strip.all[index];
-      const text = [preview.stage && (TITLES[preview.stage] ?? preview.stage), preview.step !== undefined && `step ${preview.step}`].filter(Boolean).join(", ");
+      const step = preview.step === undefined || preview.step === null ? "" : `step ${preview.step}`;
+      const text = [preview.kind ?? TITLES[preview.stage] ?? preview.stage, step].filter(Boolean).join(", ");
       words.textContent = text;
-      image.alt = `Samples, ${text}`;
+      image.alt = `Pictures on the way: ${text}`;
       preview.address ??= await pictured(`/v1/runs/${encodeURIComponent(name)}/previews/${preview.n ?? index}`).catch(() => "");
       if (strip.all[slider.value]?.address) image.src = strip.all[slider.value].address;
     };
@@ -167,7 +153,7 @@ export class Training {
     };
     slider.value = previews.length - 1;
     show(previews.length - 1);
-    strip.element = h("section", { class: "stage-plots" }, h("h3", {}, "Samples on the way"), h("div", { class: "preview-strip" }, image, previews.length > 1 && slider, words));
+    strip.element = h("section", { class: "stage-plots" }, h("h3", {}, "Pictures on the way"), h("div", { class: "preview-strip" }, image, previews.length > 1 && slider, words));
     this.pictures.set("strip", strip);
     return strip.element;
   }
