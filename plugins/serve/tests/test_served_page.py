@@ -249,7 +249,7 @@ def test_curves_are_read_by_keyboard(visitor: Visitor) -> None:
         assert "step 0" in page.inner_text(".plot-reading >> nth=0")
         assert "in training; Denoiser, step 390 of 1000" in page.inner_text("#training")
         page.get_by_label("Preview").fill("0")
-        page.wait_for_selector("img[alt='Pictures on the way: step 100']")
+        page.wait_for_selector("img[alt='Picture of the run: step 100']")
         before = plot.locator("path").first.get_attribute("d")
         page.keyboard.press("Tab")
         page.get_by_role("button", name="Logarithmic").click()

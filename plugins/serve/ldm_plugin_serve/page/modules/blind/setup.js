@@ -23,7 +23,7 @@ function lines(input) {
 function classes(input) {
   const field = new Field({ key: input.key, label: "Classes", required: true, group: true });
   const boxes = (input.classes ?? []).map((name, index) => [h("input", { type: "checkbox", checked: index < 10 }), name, index]);
-  const all = h("input", { type: "checkbox", onchange: () => boxes.forEach(([box]) => (box.checked = all.checked)) });
+  const all = h("input", { type: "checkbox", checked: boxes.length <= 10, onchange: () => boxes.forEach(([box]) => (box.checked = all.checked)) });
   field.place.append(
     h("label", { class: "check" }, all, "all"),
     h("div", { class: boxes.length > 12 ? "choices long" : "choices" }, boxes.map(([box, name]) => h("label", { class: "choice" }, box, String(name)))),

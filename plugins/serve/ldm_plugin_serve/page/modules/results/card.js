@@ -1,7 +1,7 @@
 /* A request as a card: the pictures as they come, their progress, and all that can be done with them. */
 import { button, h } from "../frame/elements.js";
 import { cancel, LIVE } from "./work.js";
-import { altOf, downloadAll, downloadImage, duration, pixelated, settingsOf, summaryOf, timeOf, urlOf } from "./words.js";
+import { altOf, downloadAll, downloadImage, duration, pixelated, settingsOf, summaryOf, urlOf } from "./words.js";
 import { viewer } from "./viewer.js";
 
 const KEPT_CHIPS = new Set(["seed", "steps", "guidance", "sampler", "strength", "preset"]);
@@ -30,7 +30,8 @@ export class Card {
     this.element = h(
       "article",
       { class: "card", "aria-label": summaryOf(record) },
-      h("header", { class: "card-head" }, h("div", { class: "grow" }, h("h3", {}, summaryOf(record)), this.chips), this.head),
+      h("header", { class: "card-head" }, h("h3", { class: "grow" }, summaryOf(record)), this.head),
+      this.chips,
       this.progress,
       this.grid,
       this.note,
@@ -63,7 +64,7 @@ export class Card {
   #parts(live) {
     const { record, acts } = this;
     const chips = settingsOf(record).filter(([name]) => KEPT_CHIPS.has(name));
-    const ends = [record.seconds && duration(record.seconds), timeOf(record)].filter(Boolean);
+    const ends = [record.seconds && duration(record.seconds)].filter(Boolean);
     this.chips.replaceChildren(...[record.name, ...chips.map(([name, words]) => `${name} ${words}`), ...(live ? [] : ends)].map((words) => h("li", {}, words)));
     this.note.textContent = record.fault ? record.fault : (record.warnings ?? []).map((each) => each.message ?? each).join("; ");
     this.note.classList.toggle("mild", !record.fault);

@@ -4,7 +4,8 @@ import { h, id, s } from "../frame/elements.js";
 const HEIGHT = 240;
 const [LEFT, RIGHT, TOP, BOTTOM] = [56, 12, 12, 26];
 
-const number = (value) => {
+/** A number in three digits. */
+export const number = (value) => {
   if (value === 0) return "0";
   const size = Math.abs(value);
   if (size >= 1e5 || size < 1e-3) return value.toExponential(1).replace("e+", "e").replace(".0e", "e");
@@ -67,7 +68,8 @@ export class Plot {
   #bounds(lines) {
     const points = lines.flatMap((line) => line.points);
     const xs = points.map(([x]) => x);
-    const [low, high] = this.span ?? [Math.min(...xs), Math.max(...xs)];
+    const [least, most] = [Math.min(...xs), Math.max(...xs)];
+    const [low, high] = this.span ?? [least > 0 && least < most * 0.05 ? 0 : least, most]; // most runs begin at step 1
     const ys = points.filter(([x]) => x >= low && x <= high).map(([, y]) => y);
     let [bottom, top] = [Math.min(...ys), Math.max(...ys)];
     if (this.log) return { low, high, bottom: bottom / 1.08, top: top * 1.08 };

@@ -2,10 +2,13 @@
 import { button, h, id, sign } from "../frame/elements.js";
 import { get, pictured } from "../server/client.js";
 import { stagesOf } from "./panels.js";
-import { Plot } from "./plot.js";
+import { number, Plot } from "./plot.js";
 
 const PAUSE = 5000;
+const FIRST = 4; // plots of a stage that are seen at once
 const TITLES = { first_stage: "First stage", denoiser: "Denoiser" };
+const titleOf = (stage) => TITLES[stage] ?? stage.charAt(0).toUpperCase() + stage.slice(1).replaceAll("_", " ");
+const factOf = (lines) => lines.map(({ label, points }) => `${lines.length > 1 ? `${label}: ` : ""}${number(points[0][1])}`).join(", ");
 const STATES = { training: "in training", running: "in training", finished: "finished", stopped: "stopped", done: "finished" };
 
 const wordOf = (state) => (typeof state === "string" ? state : state?.state ?? state?.name ?? "");
@@ -89,7 +92,7 @@ export class Training {
     const stages = stagesOf(found);
     const said = found.state ? STATES[wordOf(found.state)] ?? wordOf(found.state) : training ? "in training" : "finished";
     const last = stages.at(-1);
-    const step = last ? `${TITLES[last.stage] ?? last.stage}, step ${last.step}${found.steps ? ` of ${found.steps}` : ""}` : "";
+    const step = last ? `${titleOf(last.stage)}, step ${last.step}${found.steps ? ` of ${found.steps}` : ""}` : "";
     this.state.replaceChildren(h("span", { class: `dot ${training ? "live" : ""}` }), [said, step].filter(Boolean).join("; "));
     if (!stages.length) {
       this.body.replaceChildren(h("div", { class: "empty" }, sign("picture"), h("p", {}, "This run holds no measurements.")));
@@ -103,20 +106,34 @@ export class Training {
   }
 
   #stage({ stage, panels }) {
-    const key = `stage ${stage}`;
-    const section = this.pictures.get(key) ?? h("section", { class: "stage-plots" }, h("h3", {}, TITLES[stage] ?? stage), h("div", { class: "plots" }));
-    this.pictures.set(key, section);
-    for (const panel of panels) {
+    const parts = this.#parts(stage);
+    const curves = panels.filter((panel) => panel.lines.some((line) => line.points.length > 1));
+    curves.forEach((panel, index) => {
       const name = `${stage} ${panel.name}`;
       const plot = this.plots.get(name);
-      if (plot) plot.update(panel);
-      else {
-        const made = new Plot(panel);
-        this.plots.set(name, made);
-        section.lastChild.append(made.element);
-      }
-    }
-    return section;
+      if (plot) return plot.update(panel);
+      const made = new Plot(panel);
+      this.plots.set(name, made);
+      (index < FIRST ? parts.first : parts.others).append(made.element);
+    });
+    parts.more.hidden = curves.length <= FIRST;
+    parts.more.firstChild.textContent = `${curves.length - FIRST} more plots`;
+    const single = panels.filter((panel) => !curves.includes(panel));
+    parts.facts.hidden = !single.length;
+    parts.facts.replaceChildren(...single.flatMap(({ name, lines }) => [h("dt", {}, name), h("dd", { class: "number" }, factOf(lines))]));
+    return parts.section;
+  }
+
+  /** The section of a stage: its first plots, the others in a part to open, and numbers measured once. */
+  #parts(stage) {
+    const key = `stage ${stage}`;
+    if (this.pictures.has(key)) return this.pictures.get(key);
+    const [first, others, facts] = [h("div", { class: "plots" }), h("div", { class: "plots" }), h("dl", { class: "facts" })];
+    const more = h("details", { class: "more-plots" }, h("summary", {}), others);
+    const section = h("section", { class: "stage-plots" }, h("h3", {}, titleOf(stage)), first, facts, more);
+    const parts = { section, first, others, facts, more };
+    this.pictures.set(key, parts);
+    return parts;
   }
 
   /** Pictures from on the way, the latest large, with a slider through all. */
@@ -136,7 +153,7 @@ export class Training {
       const step = preview.step === undefined || preview.step === null ? "" : `step ${preview.step}`;
       const text = [preview.kind ?? TITLES[preview.stage] ?? preview.stage, step].filter(Boolean).join(", ");
       words.textContent = text;
-      image.alt = `Pictures on the way: ${text}`;
+      image.alt = `Picture of the run: ${text}`;
       preview.address ??= await pictured(`/v1/runs/${encodeURIComponent(name)}/previews/${preview.n ?? index}`).catch(() => "");
       if (strip.all[slider.value]?.address) image.src = strip.all[slider.value].address;
     };
@@ -153,7 +170,7 @@ export class Training {
     };
     slider.value = previews.length - 1;
     show(previews.length - 1);
-    strip.element = h("section", { class: "stage-plots" }, h("h3", {}, "Pictures on the way"), h("div", { class: "preview-strip" }, image, previews.length > 1 && slider, words));
+    strip.element = h("section", { class: "stage-plots" }, h("h3", {}, "Pictures of the run"), h("div", { class: "preview-strip" }, image, previews.length > 1 && slider, words));
     this.pictures.set("strip", strip);
     return strip.element;
   }
