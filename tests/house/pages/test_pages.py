@@ -5,11 +5,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import attrs
 import pytest
 from forked import Command, Ended, forked
 from written_pages import midpoint, page, put
 
-PAGES = ("plugins",)
+from ldm_core.catalog import Catalog
+from ldm_core.recipe.settings import (
+    DataSettings,
+    FirstStageTrainerSettings,
+    SampleSettings,
+    TrainerSettings,
+)
+
+PAGES = ("coming_from", "plugins")
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -43,3 +52,52 @@ def test_the_kit_quotes_what_the_page_says(tmp_path: Path) -> None:
     done = kit(tmp_path, "-k", "TestMidpoint and test_on_step_is_called_after_each_step")
     assert done.code == 1
     assert "a tensor that it returns replaces" in done.out and "other = on_step(i, times[i + 1], x, x0)" in done.out
+
+
+SECTIONS = {
+    "data": DataSettings,
+    "trainer": TrainerSettings,
+    "first_stage_trainer": FirstStageTrainerSettings,
+    "sample": SampleSettings,
+}
+CORE = {"dropout", "train", "degradation", "name", "use"}  # beside the options of a part
+
+
+def settings() -> set[str]:
+    """Every setting of the core and of the installed parts, as a recipe spells it: ``trainer.lr``, ``sampler.eta``."""
+    found = {f"{section}.{f.name}" for section, kind in SECTIONS.items() for f in attrs.fields(kind)}
+    for entry in Catalog.discover():
+        component = entry.component
+        if component.kind == "command":
+            continue
+        names = {f.name for f in attrs.fields(component.config)} | CORE
+        key = f"conditioners.{component.name}" if component.kind == "conditioner" else component.kind
+        found |= {f"{key}.{name}" for name in names}
+    return found
+
+
+def named_settings(text: str) -> set[str]:
+    """The settings in backquotes in `text`, with a value or without."""
+    kinds = "|".join([*SECTIONS, "sampler", "guidance", "denoiser", "first_stage", "objective", "schedule"])
+    kinds += "|stage_objective|time_grid|dataset|conditioners\\.\\w+"
+    return set(re.findall(rf"`((?:{kinds})\.\w+)(?:=[^`]*)?`", text))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_settings_named_on_a_page_exist(name: str) -> None:
+    assert not named_settings(page(name)) - settings() - {"sampler.share"}  # the worked example's
+
+
+def test_the_table_of_names_has_many_settings() -> None:
+    assert len(named_settings(page("coming_from"))) > 50
+
+
+def test_parts_on_the_right_of_the_table_exist() -> None:
+    known = {name for entry in Catalog.discover() for name in (entry.component.name, *entry.component.presets)}
+    rows = [line.split("|") for line in page("coming_from").splitlines() if line.startswith("| `")]
+    schedulers = [row for row in rows if "Scheduler" in row[1]]
+    assert len(schedulers) >= 4
+    for row in schedulers:
+        theirs, ours = (re.findall(r"`([\w-]+)`", cell) for cell in row[1:3])
+        assert set(ours) <= known, ours
+        assert len(theirs) == len(ours)
