@@ -35,7 +35,7 @@ RUN := $(VENV)/installed-run
 DEV := $(VENV)/installed-dev
 BUILD := .venv-build/installed
 
-.PHONY: demo install test slow benchmark lint wheels constraints newest
+.PHONY: demo install test slow benchmark lint docs wheels constraints newest
 .DELETE_ON_ERROR:
 
 # An environment for developing can run the demo as well.
@@ -57,6 +57,11 @@ lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The documentation site, in build/site; a warning, such as for a link that leads nowhere, is an error. Needs no network.
+docs: $(DEV)
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/site
+	@echo build/site/index.html
 
 wheels: $(BUILD)
 	.venv-build/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . $(PLUGINS)

@@ -55,11 +55,15 @@ class Sampled:
 
         return to_picture(self.image)
 
-    def save(self, url: str) -> None:
-        """Write a PNG with prompt, seed, recipe and the weights' hash in its metadata."""
+    def _repr_png_(self) -> bytes:
+        """The PNG that a notebook shows; :meth:`save` writes the same bytes."""
         from ldm_core.data.images import png_bytes
 
-        storage.atomic_write(url, png_bytes(self.image, self.metadata))
+        return png_bytes(self.image, self.metadata)
+
+    def save(self, url: str) -> None:
+        """Write a PNG with prompt, seed, recipe and the weights' hash in its metadata."""
+        storage.atomic_write(url, self._repr_png_())
 
 
 Callback = Callable[[Progress], "bool | None"]

@@ -49,7 +49,7 @@ def test_the_workflow_calls_what_ci_calls() -> None:
     assert [shlex.split(step)[0] for step in steps] == ["make"] * len(steps)
     targets = [shlex.split(step)[1] for step in steps]
     ours = made((ROOT / ".ci" / "run").read_text(encoding="utf-8"))
-    assert targets == ["install", *ours] and ours == ["lint", "test"]
+    assert targets == ["install", *ours] and ours == ["lint", "docs", "test"]
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert all(re.search(rf"^{target}:", text, re.MULTILINE) for target in targets)
 

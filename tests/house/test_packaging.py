@@ -44,6 +44,7 @@ STANDARD = {
     "plugins/serve": "ldm-plugin-serve",
     "plugins/study": "ldm-plugin-study",
     "plugins/tiny_decoder": "ldm-plugin-tiny-decoder",
+    "plugins/wavelet": "ldm-plugin-wavelet",
     "conditioners/bert_text": "ldm-plugin-bert-text",
     "conditioners/semantic_map": "ldm-plugin-semantic-map",
     "conditioners/bbox_layout": "ldm-plugin-bbox",
@@ -106,20 +107,23 @@ def test_version_python_and_licence(folder: str) -> None:
 @pytest.mark.parametrize("folder", PLUGINS)
 def test_plugins_need_this_core_and_no_other_plugin(folder: str) -> None:
     """But for first stages, which name the loss that they are trained with, metrics and image guiding, which have its
-    networks, and studies, which call the command `evaluate`."""
+    networks, studies, which call the command `evaluate`, and conditioners, each of which brings all that a latent
+    diffusion model with guidance needs."""
     needs = metadata(folder)["project"]["dependencies"]
     major, minor, _ = ldm_core.__version__.split(".")
     assert f"ldm-core>={major}.{minor},<{major}.{int(minor) + 1}" in needs
     named = {f"plugins/{name}": "adversarial" for name in ("image_guiding", "kl_ae", "metrics", "vq_ae")}
     named["plugins/study"] = "metrics"
     wanted = [f"ldm-plugin-{named[folder]}"] if folder in named else []
+    if folder.startswith("conditioners/"):
+        wanted = ["ldm-plugin-cfg", "ldm-plugin-ddim", "ldm-plugin-vq-ae"]
     assert [name_of(n) for n in needs if n.startswith("ldm-plugin")] == wanted
 
 
 def test_extras_of_the_core() -> None:
     project = metadata(".")["project"]
     extras = project["optional-dependencies"]
-    assert set(extras) == {"standard", "s3", "testing", "dev"}
+    assert set(extras) == {"standard", "s3", "testing", "docs", "dev"}
     assert sorted(extras["standard"]) == sorted(STANDARD.values())
     assert [name_of(r) for r in extras["s3"]] == ["s3fs", "aiohttp"]
     assert "pytest" in map(name_of, extras["testing"])

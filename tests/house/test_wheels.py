@@ -16,6 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 PROJECTS = [*ROOT.glob("plugins/*/pyproject.toml"), *ROOT.glob("conditioners/*/pyproject.toml")]
@@ -23,16 +25,17 @@ FOLDERS = [".", *sorted(p.parent.relative_to(ROOT).as_posix() for p in PROJECTS)
 TINY = [
     "image_size=16",
     "denoiser.channels=32",
-    "dataset.scenes=16",
-    "dataset.val_scenes=4",
+    "denoiser.heads=2",
     "trainer.images_per_step=4",
-    "conditioners.bbox_layout.layers=1",
+    "first_stage_trainer.steps=2",
+    "first_stage_trainer.images_per_step=4",
     "--train-steps",
     "2",
     "--sample-steps",
     "2",
     "sample.images=2",
 ]
+SCENES = ["dataset.scenes=16", "dataset.val_scenes=4"]
 
 BUILD = """
 import os, sys
@@ -117,12 +120,12 @@ def test_the_core_brings_recipes_templates_and_its_command(wheels: Mapping[str, 
     assert "ldm_core/recipes/laptop.yaml" in held
     assert "ldm_core/cli/templates/every_kind/pyproject.toml.tmpl" in held
     assert "ldm-run = ldm_core.cli:main" in text(wheels["."], "entry_points.txt")
-    assert set(metadata(wheels["."]).get_all("Provides-Extra") or ()) == {"standard", "s3", "testing", "dev"}
+    assert set(metadata(wheels["."]).get_all("Provides-Extra") or ()) == {"standard", "s3", "testing", "docs", "dev"}
 
 
 @pytest.fixture(scope="module")
 def empty(wheels: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The ``bin`` folder of an environment with the wheels of core and layout conditioner and nothing else of ours.
+    """The ``bin`` folder of an environment where the wheels of core and layout conditioner were asked for.
 
     Third-party packages are links to those of this environment, so that nothing is downloaded; what is linked does
     not include ldm-core, its plugins, or any ``.pth`` file, by which editable installs work.
@@ -138,36 +141,59 @@ def empty(wheels: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) 
             if not entry.name.startswith(ours) and entry.suffix != ".pth" and not target.exists():
                 target.symlink_to(entry)
     assert "No module named 'ldm_core'" in run(python, "-c", "import ldm_core", folder=home).stderr
-    found = ["--find-links", str(wheels["."].parent)]
-    # pip resolves: the plugin brings the core, and everything that they declare is there
-    done = run(sys.executable, "-m", "pip", "--python", python, "install", "--no-index", *found, "ldm-plugin-bbox")
-    assert done.returncode == 0, done.stderr
-    assert "Successfully installed ldm-core-0.1.0 ldm-plugin-bbox-0.1.0" in done.stdout
+    installed = install(home / "bin", "--find-links", wheels["."].parent, "ldm-core", "ldm-plugin-bbox")
+    brought = [f"ldm-plugin-{name}-0.1.0" for name in ("adversarial", "bbox", "cfg", "ddim", "vq-ae")]
+    assert sorted(installed.split()) == ["ldm-core-0.1.0", *brought]
     return home / "bin"
 
 
+def install(commands: Path, *line: object) -> str:
+    """Let pip put distributions into an environment, with all that they declare; what it says to have installed."""
+    pip = [sys.executable, "-m", "pip", "--python", commands / "python", "install", "--no-index"]
+    done = run(*pip, *line)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.partition("Successfully installed ")[2].strip()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links packages")
-def test_core_and_layout_conditioner_run_by_themselves(empty: Path, tmp_path: Path) -> None:
+def test_core_and_conditioner_are_a_latent_diffusion_model_with_guidance(empty: Path, tmp_path: Path) -> None:
     listing = run(empty / "ldm-run", "plugins", "--json", folder=tmp_path)
     assert listing.returncode == 0, listing.stderr
-    rows = json.loads(listing.stdout)
-    assert {row["distribution"] for row in rows["components"]} == {"ldm-core", "ldm-plugin-bbox"}
-    assert rows["broken"] == []
-    line = ["--cond", "bbox_layout", *TINY, "--out", "run", "--json"]
+    assert json.loads(listing.stdout)["broken"] == []
     # neither a compiler nor anything else is there to be found on the way
+    line = ["--cond", "bbox_layout", "conditioners.bbox_layout.layers=1", *TINY, *SCENES, "--out", "run", "--json"]
     done = run(empty / "ldm-run", *line, folder=tmp_path, path=str(empty))
     assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
-    assert document["status"] == "done"
+    assert json.loads(done.stdout)["status"] == "done"
     for name in ("recipe.yaml", "metrics.jsonl", "first_stage.safetensors", "model.safetensors", "samples.png"):
         assert (tmp_path / "run" / name).stat().st_size > 0, name
     assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 2
+    recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text(encoding="utf-8"))
+    parts = [recipe[key]["use"] for key in ("first_stage", "sampler", "guidance")]
+    assert parts == ["vq_ae", "ddim", "cfg"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links packages")
-def test_a_first_party_part_that_is_missing_is_one_install_away(empty: Path, tmp_path: Path) -> None:
-    done = run(empty / "ldm-run", "--first-stage", "vq_f4", "--cond", "bbox_layout", *TINY, folder=tmp_path)
-    assert done.returncode == 2
-    assert "pip install ldm-plugin-vq-ae" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_the_next_words_of_a_user_work_there_too(empty: Path, wheels: Mapping[str, Path], tmp_path: Path) -> None:
+    """Text with one more install, the one that the error names; then a conditioner of the user's own."""
+    line = ["--first-stage", "vq_f4", "--cond", "text", "--sampler", "ddim", *TINY, *SCENES]
+    refused = run(empty / "ldm-run", *line, folder=tmp_path)
+    assert refused.returncode == 2
+    assert "pip install ldm-plugin-bert-text" in refused.stderr
+    assert "Traceback" not in refused.stderr
     assert list(tmp_path.iterdir()) == [], "nothing was begun"
+    assert install(empty, "--find-links", wheels["."].parent, "ldm-plugin-bert-text") == "ldm-plugin-bert-text-0.1.0"
+    done = run(empty / "ldm-run", *line, "--out", "text", folder=tmp_path, path=str(empty))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "text" / "samples.png").stat().st_size > 0
+    assert run(empty / "ldm-run", "new", "conditioner", "palette", folder=tmp_path).returncode == 0
+    install(empty, "--no-build-isolation", tmp_path / "ldm-plugin-palette")
+    (tmp_path / "photos").mkdir()
+    for number in range(8):
+        Image.new("RGB", (16, 16), (number * 30, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
+    rows = [json.dumps({"file_name": f"{number}.png", "palette": [number / 8, 0, 0]}) for number in range(8)]
+    (tmp_path / "photos" / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    line = ["--cond", "palette", "--data", "photos", "dataset.read={palette: palette}", *TINY, "--out", "own"]
+    done = run(empty / "ldm-run", *line, folder=tmp_path, path=str(empty))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "own" / "samples.png").stat().st_size > 0

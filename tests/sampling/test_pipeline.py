@@ -10,7 +10,7 @@ import sys
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ import torch
 from one_thread import each_module as _one_thread  # noqa: F401
 from PIL import Image
 from together import together
+from torch import nn
 
 import ldm_core
 from ldm_core.catalog import Catalog
@@ -219,6 +220,20 @@ def test_a_device_that_cannot_be_used(name: str) -> None:
     assert device_named("cpu") == torch.device("cpu")
 
 
+def test_the_weights_move_to_a_device_together(catalog: Catalog) -> None:
+    recipe = resolve({**TINY, "conditioners": [{"use": "class_label", "classes": 3, "width": 16}]}, catalog)
+    stage = make_first_stage(recipe, catalog)
+    own = Pipeline(recipe, stage, make_model(recipe, catalog, stage), catalog)
+    before = own.sample(inputs={"class_label": 2}, images=1, steps=2)[0].image
+    assert own.to("cpu") is own
+    assert (own.sample(inputs={"class_label": 2}, images=1, steps=2)[0].image == before).all()
+    with pytest.raises(ConfigError, match="device 'cuda:99' cannot be used here"):
+        own.to("cuda:99")
+    own.to(torch.device("meta"))  # a device without memory, on every machine; nothing comes back from it
+    moved = [each for part in (own.model, cast(nn.Module, own.stage)) for each in part.state_dict().values()]
+    assert {each.device.type for each in moved} == {"meta"} and own.device == torch.device("meta")
+
+
 def test_a_prompt_that_is_cut_is_quoted(pipeline: Pipeline) -> None:
     long = 2 * "a red circle above a blue star beside a green ring below a yellow square on a plain white background "
     with pytest.warns(UserWarning, match="longer than conditioner 'text' takes; cut off: '.*white background"):
@@ -287,6 +302,7 @@ def test_a_stream_gives_each_batch_as_it_is_done(pipeline: Pipeline) -> None:
 def test_a_png_tells_what_it_was_made_from(pipeline: Pipeline, folder: Path, tmp_path: Path) -> None:
     made = pipeline.sample("a ring", seed=3, steps=2, guidance=4.0)[0]
     made.save(str(tmp_path / "one.png"))
+    assert made._repr_png_() == (tmp_path / "one.png").read_bytes(), "a notebook shows the file"
     with Image.open(tmp_path / "one.png") as picture:
         text = dict(picture.info)
         pixels = np.asarray(picture)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import FirstStage, Site
@@ -17,6 +17,7 @@ from ldm_core.model.arithmetic import allowed_here
 from ldm_core.model.conformance.breaches import inside, named
 from ldm_core.model.conformance.first_stage import hold_pictures
 from ldm_core.model.diffusion import Model
+from ldm_core.model.fill import device_named
 from ldm_core.model.tiles.tiling import Tiling
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling.image_to_image import encoded, unfitted
@@ -34,6 +35,10 @@ class StageMethods:
     folder: str = ""
     """The place of the weights, beside which further decoders lie; "" if it is not known."""
     _site: Site
+    _loaded: tuple[Any, Model]
+    """The adapters of the recipe that was loaded, and the model with them."""
+    _made: object
+    """The parts of the latest sampling."""
     _decoders: dict[str, OtherDecoder]
     """Those in use, by the name in the settings; shared by all pipelines of these latents."""
 
@@ -41,6 +46,15 @@ class StageMethods:
     def device(self) -> torch.device:
         """The model's device."""
         return self.model.device
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the weights to a device, and return the pipeline itself; those that `with_settings` and its like made of
+        it share the weights. :class:`ConfigError` if the device cannot be used. Not beside a run in another thread."""
+        place = device_named(str(device))
+        for module in (self._loaded[1], self.model, self.stage, *(each.module for each in self._decoders.values())):
+            cast(nn.Module, module).to(place)
+        self._made = None
+        return self
 
     def encode(self, images: Any, *, batch: int = 16) -> Tensor:
         """Pictures -> latents (B, C, *s), float32, on the model's device; the mode, normalised.

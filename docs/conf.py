@@ -1,0 +1,62 @@
+"""The documentation site: pages of docs/, and those that are made of the code (docs/generator). Builds offline."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS))
+
+from generator import pages, sources  # noqa: E402
+
+import ldm_core  # noqa: E402
+
+project = "ldm-core"
+author = "the developers of ldm-core"
+version = release = ldm_core.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+exclude_patterns = ["generator", "Dockerfile"]
+source_suffix = {".md": "markdown"}
+html_theme = "furo"
+html_title = f"ldm-core {release}"
+html_show_sphinx = False
+html_copy_source = False
+default_role = "code"  # in docstrings, single ticks are names
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+myst_heading_anchors = 4
+python_use_unqualified_type_names = True
+# other libraries' inventories would have to be read from their sites
+nitpicky = False
+
+
+def setup(app: Any) -> None:
+    """Write the generated pages before Sphinx looks for pages, and lead links out of docs/ to them."""
+    pages.write()
+    app.connect("source-read", _lead)
+    app.connect("autodoc-process-docstring", _literal)
+
+
+def _lead(app: Any, name: str, source: list[str]) -> None:
+    page = DOCS / f"{name}.md"
+    origin = page.parent
+    parts = Path(name).parts
+    if parts[:2] == ("generated", "tasks"):
+        origin = DOCS.parent / "examples" / ("" if parts[2] == "index" else parts[2])
+    elif parts[0] == "generated":
+        return
+    # drawn by a forge; here it is read as it is written, since what draws it would come from another site
+    source[0] = sources.led(source[0], page, origin, DOCS).replace("```mermaid", "```text")
+
+
+def _literal(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Stars of shapes, such as ``(B, *s)``, and trailing underscores are no markup in our docstrings."""
+    parts = re.split(r"(``.+?``|`.+?`)", "\n".join(lines), flags=re.DOTALL)
+    told = (
+        part if part.startswith("`") else re.sub(r"(?<![*\w])\*(?=\w+[,)\s])|(?<=\w)_(?=\W)", r"\\\g<0>", part)
+        for part in parts
+    )
+    lines[:] = "".join(told).split("\n")

@@ -1,0 +1,111 @@
+"""The site's generated pages: all that is installed is on them, and links out of docs/ lead to them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from generator import commands, components, notebook, sources, tasks
+from generator.markdown import block, cell, code, prose, table
+
+from ldm_core import Catalog
+from ldm_core.catalog.component import KINDS
+from ldm_core.catalog.first_party import FIRST_PARTY
+
+ROOT = Path(__file__).parents[3]
+DOCS = ROOT / "docs"
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, str]:
+    return {**dict(components.pages()), **dict(commands.pages()), **dict(tasks.pages(ROOT / "examples"))}
+
+
+def test_every_component_has_its_place(pages: dict[str, str]) -> None:
+    ours = {"ldm-core", *FIRST_PARTY.values()}
+    found = [entry for entry in Catalog.discover() if entry.distribution in ours]
+    assert len(found) > 100
+    for entry in found:
+        component = entry.component
+        if component.kind == "command":
+            assert f"\n## ldm-run {component.name}\n" in pages["commands.md"]
+            continue
+        page = pages[f"components/{component.kind}.md"]
+        assert f"\n## {component.name}\n" in page
+        (part,) = [text for text in page.split("\n## ") if text.startswith(f"{component.name}\n")]
+        assert entry.distribution in part
+        for name in component.presets:
+            assert f"| `{name}` |" in part
+        if component.source:
+            assert "Source: " in part
+    assert {kind for kind in KINDS if f"components/{kind}.md" not in pages} <= {"command", "auxiliary_loss"}
+
+
+def test_options_stand_with_type_default_and_help(pages: dict[str, str]) -> None:
+    assert (
+        "| `eta` | `float` | `0.0` | share of fresh noise: 0 deterministic, 1 as the ancestral sampler |"
+        in (pages["components/sampler.md"])
+    )
+    assert "| `steps` | `int` |" in pages["components/settings.md"]
+    assert "`--until" in pages["commands.md"] and "ldm-run sample runs/" in pages["commands.md"]
+    assert "test" not in pages["components/index.md"].replace("latest", ""), "parts of the tests have no place here"
+
+
+def test_every_example_is_a_task(pages: dict[str, str]) -> None:
+    examples = {readme.parent.name for readme in ROOT.glob("examples/*/README.md")}
+    assert {name.split("/")[1][:-3] for name in pages if name.startswith("tasks/")} == {*examples, "index"}
+    assert all(f"\n{name}\n" in pages["tasks/index.md"] for name in examples)
+    assert examples == set(tasks.ORDER), "each has its place in the order"
+
+
+def test_every_page_is_in_the_index() -> None:
+    listed = (DOCS / "index.md").read_text(encoding="utf-8").split("\n")
+    missing = [page.stem for page in DOCS.glob("*.md") if page.stem not in ("index", *listed)]
+    assert missing == []
+
+
+def test_links_out_of_the_docs_lead_to_pages() -> None:
+    text = "[a](../examples/emoji_text/README.md) [b](../ldm_core/errors.py#L3) [c](data.md#folders) [d](images/x.png)"
+    text += " [e](../README.md) [f](https://host/x.md) [g](#here) [h](../nothing.md) [i](../examples/README.md)"
+    led = sources.led(text, DOCS / "python.md", DOCS, DOCS)
+    assert "[a](generated/tasks/emoji_text.md)" in led
+    assert "[b](generated/source/ldm_core/errors.py.md)" in led
+    assert "[c](data.md#folders) [d](images/x.png)" in led
+    assert "[e](generated/source/README.md.md) [f](https://host/x.md) [g](#here)" in led
+    assert "[h](../nothing.md)" in led, "left for Sphinx to refuse"
+    assert "[i](generated/tasks/index.md)" in led
+    task = DOCS / "generated" / "tasks" / "emoji_text.md"
+    led = sources.led("[a](../image_to_image/README.md) [b](../../docs/data.md)", task, ROOT / "examples/x", DOCS)
+    assert led == "[a](image_to_image.md) [b](../../data.md)"
+
+
+def test_a_file_that_is_linked_has_a_page() -> None:
+    pages = dict(sources.pages([Path("ldm_core/errors.py"), Path("docs/data.md"), Path("README.md")]))
+    assert set(pages) == {"source/ldm_core/errors.py.md", "source/README.md.md"}
+    assert pages["source/ldm_core/errors.py.md"].startswith(
+        "---\norphan: true\n---\n\n# ldm_core/errors.py\n\n```python\n"
+    )
+    assert "~~~~text\n# ldm-core" in pages["source/README.md.md"], "its own blocks of code do not end the page's"
+
+
+def test_text_is_taken_literally() -> None:
+    assert code("a|b") == "`a|b`" and code("a`b") == "`` a`b ``" and code("") == ""
+    assert cell("a |\n b") == "a \\| b"
+    assert prose("``ldm-run`` of *all* :class:`~x.Y`s `n_m` <b>") == "`ldm-run` of \\*all\\* `x.Y`s `n_m` \\<b\\>"
+    assert table(("a", "b"), [("1", "x|y")]) == "| a | b |\n| --- | --- |\n| 1 | x\\|y |\n"
+    assert table(("a",), []) == ""
+    assert block("x\n\n", "sh") == "```sh\nx\n```\n"
+
+
+def test_a_notebook_is_a_page(tmp_path: Path) -> None:
+    cells = [
+        {"cell_type": "markdown", "source": ["# A title\n", "text"]},
+        {"cell_type": "code", "source": ["1 + 1"], "outputs": [{"text": ["2\n"]}]},
+        {"cell_type": "code", "source": [], "outputs": []},
+    ]
+    (tmp_path / "one.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    ((name, text),) = notebook.pages(tmp_path)
+    assert name == "one.md"
+    assert text.startswith("# A title\ntext\n\n```python\n1 + 1\n```\n\n```text\n2\n```\n")
+    assert text.endswith("[one.ipynb](../one.ipynb).\n")
