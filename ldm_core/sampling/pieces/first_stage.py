@@ -19,7 +19,7 @@ from ldm_core.model.conformance.first_stage import hold_pictures
 from ldm_core.model.diffusion import Model
 from ldm_core.model.fill import device_named
 from ldm_core.model.tiles.tiling import Tiling
-from ldm_core.recipe.recipe import Recipe
+from ldm_core.recipe.recipe import AdapterPart, Recipe
 from ldm_core.sampling.image_to_image import encoded, unfitted
 from ldm_core.sampling.pieces.decoders import OtherDecoder, load_decoder
 from ldm_core.sampling.run import decoded, reconstruct
@@ -35,7 +35,7 @@ class StageMethods:
     folder: str = ""
     """The place of the weights, beside which further decoders lie; "" if it is not known."""
     _site: Site
-    _loaded: tuple[Any, Model]
+    _loaded: tuple[tuple[AdapterPart, ...], Model]
     """The adapters of the recipe that was loaded, and the model with them."""
     _made: object
     """The parts of the latest sampling."""
