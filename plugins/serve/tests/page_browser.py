@@ -35,8 +35,9 @@ def chromium() -> Iterator[Any]:
 class Visitor:
     """A browser's page of a server, without network beyond it; a new visit begins without history."""
 
-    def __init__(self, browser: Any, server: PageServer) -> None:
-        self.server, self.own = server, re.compile(rf"{re.escape(server.url)}/|data:|blob:")
+    def __init__(self, browser: Any, server: PageServer, url: str = "") -> None:
+        self.server, self.url = server, url or server.url
+        self.own = re.compile(rf"{re.escape(self.url)}/|data:|blob:")
         self.context = browser.new_context(viewport=SIZE, reduced_motion="reduce")
         self.context.set_default_timeout(WAIT)
         self.page = self.context.new_page()
@@ -65,7 +66,7 @@ class Visitor:
 
     def _gone(self, path: str) -> Any:
         self.page.goto("about:blank")  # "/#training" after "/" would load nothing
-        self.page.goto(self.server.url + path)
+        self.page.goto(self.url + path)
         return self.page
 
 

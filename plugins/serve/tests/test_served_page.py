@@ -228,7 +228,7 @@ def test_history_restores_and_pictures_are_compared(visitor: Visitor, tmp_path: 
         with page.expect_file_chooser() as asked:
             page.get_by_role("button", name="Restore from a picture").click()
         asked.value.set_files(tmp_path / "made.png")
-        page.wait_for_function("document.querySelector('#form textarea').value == 'from a file'")
+        page.wait_for_function("() => document.querySelector('#form textarea').value == 'from a file'")
         assert page.get_by_label("Seed", exact=True).input_value() == "7"
 
 

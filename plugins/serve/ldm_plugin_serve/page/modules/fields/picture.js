@@ -97,7 +97,7 @@ export function picture(input, { fit, onchange, pixels = 1 << 24 }) {
       fit = next;
       if (state.blob) await take(state.given);
     },
-    summary: () => (state.blob ? "with a picture" : ""),
+    summary: () => (state.blob ? "picture" : ""),
   };
 }
 
@@ -162,6 +162,6 @@ export function mask(input, { size, onchange, of }) {
       surface.resize(next);
       bar.refresh();
     },
-    summary: () => (raster.blank ? "" : "with a mask"),
+    summary: () => (raster.blank ? "" : "mask"),
   };
 }
