@@ -109,8 +109,14 @@ class Measurements:
         if changed:
             lines = self._data.split(b"\n")[-_MOST_ROWS:]
             self.rows = [row for row in rows_of(map(_text, lines)) if 0 <= row["step"] < _MOST_STEPS]
-            self.damaged = sum(1 for line in lines[:-1] if line.strip() and not rows_of([_text(line)]))
+            self.damaged = sum(1 for line in lines[:-1] if line.strip() and not _is_plain(line))
         return changed
+
+
+def _is_plain(line: bytes) -> bool:
+    """True for a row; one in the form of the trainers is not parsed again."""
+    usual = line.startswith(b'{"stage": ') and line.endswith(b"}") and line.count(b"{") == 1
+    return usual or bool(rows_of([_text(line)]))
 
 
 def _text(line: bytes) -> str:

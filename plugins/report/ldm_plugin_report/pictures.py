@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _COLUMNS, _CELL, _GAP = 8, 96, 4  # of a sheet of reconstructions, as the core draws it
-_QUALITIES = (90, 82, 72, 60, 45)
+_QUALITIES = (85, 60)
 _SMALLEST = 96
-_FAR = 4  # times the budget, beyond which a picture is made smaller at once
+_PACKED = 4  # pixels a byte, at which it is worth trying to do without loss
 _LONGEST = 1200  # characters of a prompt
 
 T = TypeVar("T")
@@ -75,17 +75,14 @@ def encoded(picture: Image, *, budget: int, side: int, words: Mapping[str, str] 
         ratio = side / max(picture.size)
         size = (max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio)))
         picture = picture.resize(size, PILImage.Resampling.LANCZOS)
-    data = _png(picture)
-    kind = "png"
-    if len(data) > budget:
-        data, kind = _lossy(picture, _QUALITIES[0])
-        for quality in _QUALITIES[1:]:
-            if len(data) <= budget or len(data) > _FAR * budget:
-                break
-            data, kind = _lossy(picture, quality)
-        if len(data) > budget and max(picture.size) > _SMALLEST:
-            share = max(0.4, min(0.7, (budget / len(data)) ** 0.5))
-            return encoded(picture, budget=budget, side=max(_SMALLEST, int(max(picture.size) * share)), words=words)
+    data, kind = (_png(picture), "png") if picture.width * picture.height < _PACKED * budget else (b"", "")
+    for quality in _QUALITIES:
+        if data and len(data) <= budget:
+            break
+        data, kind = _lossy(picture, quality)
+    if len(data) > budget and max(picture.size) > _SMALLEST:
+        share = max(0.4, min(0.9, 0.95 * (budget / len(data)) ** 0.5))
+        return encoded(picture, budget=budget, side=max(_SMALLEST, int(max(picture.size) * share)), words=words)
     text = base64.b64encode(data).decode("ascii")
     return Shown(f"data:image/{kind};base64,{text}", picture.width, picture.height, dict(words or {}))
 
@@ -102,7 +99,7 @@ def _lossy(picture: Image, quality: int) -> tuple[bytes, str]:
 
     kind = "webp" if features.check("webp") else "jpeg"
     buffer = io.BytesIO()
-    picture.save(buffer, format=kind.upper(), quality=quality)
+    picture.save(buffer, format=kind.upper(), quality=quality, **({"method": 2} if kind == "webp" else {}))
     return buffer.getvalue(), kind
 
 
@@ -120,7 +117,7 @@ def pairs(data: bytes, size: tuple[int, int], *, budget: int, side: int) -> list
     for row in range(rows):
         for column in range(0, _COLUMNS, 2):
             cells = [_cell(sheet, (row, column + i), (step_x, step_y), factor) for i in (0, 1)]
-            if all(low == high == 255 for cell in cells for low, high in _ends(cell)):
+            if all(map(_is_white, cells)):
                 continue  # white: beyond the last pair
             found.append(cells)
     each = max(1, budget // max(1, 2 * len(found)))
@@ -137,6 +134,6 @@ def _cell(sheet: Image, place: tuple[int, int], step: tuple[int, int], factor: i
     return cell.resize((width // factor, height // factor), PILImage.Resampling.NEAREST)
 
 
-def _ends(picture: Image) -> list[tuple[int, int]]:
-    ends = picture.getextrema()
-    return [ends] if isinstance(ends[0], int) else list(ends)  # type: ignore[list-item]
+def _is_white(picture: Image) -> bool:
+    low, high = picture.convert("L").getextrema()
+    return low == high == 255

@@ -192,7 +192,7 @@ class _Reader:
     def _json(self, name: str) -> Mapping[str, Any]:
         if not (text := self._text(name)):
             return {}
-        found = self._tried(name, lambda: documents.parse_json(text, name), {})
+        found: Any = self._tried(name, lambda: documents.parse_json(text, name), {})
         return found if isinstance(found, Mapping) else {}
 
     def _recipe(self) -> Mapping[str, Any]:
@@ -231,7 +231,7 @@ class _Reader:
         places = [storage.join(self._url, EVALUATION)] if EVALUATION in self._names else []
         inside = storage.join(self._url, "evaluations")
         if storage.local_path(self._url) is not None and storage.is_folder(inside):
-            every = self._tried("evaluations", lambda: storage.list_files(inside, recursive=True), [])
+            every: list[FileInfo] = self._tried("evaluations", lambda: storage.list_files(inside, recursive=True), [])
             places += [f.url for f in every if storage.base_name(f.url) == EVALUATION][:_MOST_EVALUATIONS]
         found = [self._tried(storage.shown(place), lambda p=place: _evaluation(p), None) for place in places]  # type: ignore[misc]
         asked = [_evaluation(p if p.endswith(".json") else storage.join(p, EVALUATION)) for p in self._asked]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.style import Style
@@ -121,15 +122,15 @@ def preview(facts: Facts, console: Console) -> RenderableType | None:
     columns = min(columns, max(1, round(rows * 2 * picture.width / picture.height)))
     small = picture.resize((columns, 2 * rows), Image.Resampling.BOX)
     text = Text(f"{clean(newest[0].url.replace(facts.url, '').strip('/'), 80)}\n")
-    colours = small.load()
+    colours: Any = small.load()
     for row in range(rows):
         for column in range(columns):
-            above, below = (colours[column, 2 * row + i] for i in (0, 1))  # type: ignore[index]
+            above, below = (colours[column, 2 * row + i] for i in (0, 1))
             text.append("▀", Style(color=_rgb(above), bgcolor=_rgb(below)))
         text.append("\n")
     return text
 
 
-def _rgb(levels: object) -> str:
-    red, green, blue = levels  # type: ignore[misc]
+def _rgb(levels: Any) -> str:
+    red, green, blue = levels
     return f"rgb({red},{green},{blue})"

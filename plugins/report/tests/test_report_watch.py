@@ -77,12 +77,12 @@ def test_only_what_is_new_is_read(place: str, monkeypatch: pytest.MonkeyPatch) -
     put(place, "metrics.jsonl", first + '{"half')
     found = Measurements(place)
     monkeypatch.setattr(storage, "read_bytes", counted)
-    assert found.update() and [r["step"] for r in found.rows] == list(range(1, 50)) and not found.damaged
+    assert found.update() and [r["step"] for r in found.rows] == list(range(1, 50)) and {found.damaged} == {0}
     assert not found.update() or storage.local_path(place) is None
     put(place, "metrics.jsonl", first + '{"half": 1}\n' + more)
     asked.clear()
     assert found.update() and [r["step"] for r in found.rows][-2:] == [50, 51] and found.damaged == 1
-    assert asked == [len(more) + len('": 1}\n') - 0 + 64 - 1] or asked[0] < 300
+    assert sum(asked) < 400 < len(first)
     put(place, "metrics.jsonl", lines(row(7)) + more)  # written anew by a resumed run
     assert found.update() and [r["step"] for r in found.rows] == [7, 50, 51]
     storage.remove(storage.join(place, "metrics.jsonl"))
@@ -104,7 +104,7 @@ def test_rows_become_panels_of_lines() -> None:
 
 def test_progress_and_the_time_left() -> None:
     (pace,) = [p for p in paces(written_runs.rows(), {"trainer": {"steps": 400}}) if p.stage.name == "denoiser"]
-    assert (pace.steps, pace.share, pace.rate, pace.left) == (400, 0.5, pytest.approx(1.0), pytest.approx(200.0))
+    assert (pace.steps, pace.share) == (400, 0.5) and [pace.rate, pace.left] == pytest.approx([1.0, 200.0])
     assert pace.last("loss", "held out") == 0.4 and pace.last("nothing") is None
     assert sparkline([(1, 1.0), (2, 2.0), (3, 3.0)], 8) == "▁▅█" and sparkline([], 8) == ""
     assert sparkline([(i, 1.0) for i in range(99)], 8, plain=True) == "=" * 8

@@ -138,6 +138,8 @@ def film(found: Sequence[Picture], limits: Limits, name: str) -> Markup | None:
         tag("figure", card(one, f"step {at.number:,}"), class_="frame", data_step=at.number)
         for at, one in made.pictures
     ]
+    if len(found) == 1:
+        name = name.replace("previews", "preview")
     note = f"{len(frames)} of {len(found)} {name}" if len(frames) < len(found) else f"{len(frames)} {name}"
     return join(tag("p", note, class_="quiet"), tag("div", frames, class_="film", data_name=name))
 
