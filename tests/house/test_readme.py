@@ -24,7 +24,17 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {
     name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
-    for name in ("data", "parts", "python", "running", "plugins", "coming_from")
+    for name in (
+        "data",
+        "parts",
+        "python",
+        "running",
+        "plugins",
+        "coming_from",
+        "troubleshooting",
+        "paper",
+        "reproducibility",
+    )
 }
 TEXT = "\n".join([README, *PAGES.values()])
 PARTS = [*sorted(ROOT.glob("plugins/*/README.md")), *sorted(ROOT.glob("conditioners/*/README.md"))]

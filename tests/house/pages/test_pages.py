@@ -18,7 +18,8 @@ from ldm_core.recipe.settings import (
     TrainerSettings,
 )
 
-PAGES = ("coming_from", "plugins")
+REPOSITORY = Path(__file__).parents[3]
+PAGES = ("coming_from", "paper", "plugins", "reproducibility", "troubleshooting")
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -52,6 +53,37 @@ def test_the_kit_quotes_what_the_page_says(tmp_path: Path) -> None:
     done = kit(tmp_path, "-k", "TestMidpoint and test_on_step_is_called_after_each_step")
     assert done.code == 1
     assert "a tensor that it returns replaces" in done.out and "other = on_step(i, times[i + 1], x, x0)" in done.out
+
+
+ROOTS = ("ldm_core", "plugins", "conditioners")
+
+
+def sources() -> str:
+    """The texts of all sources in one, strings that are put together out of several lines as one."""
+    texts = [f.read_text(encoding="utf-8") for root in ROOTS for f in sorted((REPOSITORY / root).rglob("*.py"))]
+    return re.sub(r"\"\s*\n\s*(\+ )?f?\"", "", "\n".join(texts))
+
+
+def test_messages_on_the_page_are_those_of_the_code() -> None:
+    """A message is quoted with … for what varies; each of its pieces stands in a source."""
+    code = sources()
+    messages = re.findall(r"^\* `([^`]+)`", page("troubleshooting"), re.MULTILINE)
+    assert len(messages) >= 20
+    pieces = [piece.strip() for message in messages for piece in message.split("…")]
+    assert not [piece for piece in pieces if piece and piece not in code]
+    assert all(max(map(len, message.split("…"))) >= 12 for message in messages)
+
+
+@pytest.mark.parametrize("name", ["paper", "reproducibility"])
+def test_names_after_a_link_to_a_file_stand_in_it(name: str) -> None:
+    """``[file.py](path) `Name`, `other` ``: functions, classes and constants of that file, tests among them."""
+    named = 0
+    for path, after in re.findall(r"\]\(\.\./([^)]+\.py)\)((?:,? `\w+`)*)", page(name)):
+        text = (REPOSITORY / path).read_text(encoding="utf-8")
+        for word in re.findall(r"`(\w+)`", after):
+            assert re.search(rf"^\s*(def|class) {word}\b|^{word}\b.*=", text, re.MULTILINE), f"{path}: {word}"
+            named += 1
+    assert named >= 15
 
 
 SECTIONS = {
@@ -98,6 +130,6 @@ def test_parts_on_the_right_of_the_table_exist() -> None:
     schedulers = [row for row in rows if "Scheduler" in row[1]]
     assert len(schedulers) >= 4
     for row in schedulers:
-        theirs, ours = (re.findall(r"`([\w-]+)`", cell) for cell in row[1:3])
+        theirs, ours = (re.findall(r"`([^`]+)`", cell) for cell in row[1:3])
         assert set(ours) <= known, ours
         assert len(theirs) == len(ours)
