@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Literal
 
 import attrs
@@ -87,6 +88,12 @@ def serve(options: ServeOptions) -> int:
     shown = f"[{address}]" if ":" in address else address
     print(f"http://{shown}:{port}/" + (f"#token={token}" if drawn else ""), flush=True)
     made.run(sockets=[listening])
+    if (
+        made.signalled
+    ):  # all is answered and nothing is to be saved; taking torch down may take seconds on a busy machine
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     return 0
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from header_files import write_run
 from ldm_plugin_serve.limits import Limits
-from serve_process import running
 
 PAGE = Path(__file__).parents[3] / "docs" / "serving.md"
 
@@ -22,22 +21,34 @@ def blocks(kind: str) -> list[str]:
 
 
 def test_the_examples_run(tmp_path: Path) -> None:
+    """Against a server of its own process, which a signal ends."""
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     write_run(tmp_path / "demo")
     (shell,), (python,) = blocks("sh"), blocks("python")
-    with running([tmp_path / "demo"]) as served:
-        environment = {**os.environ, "SERVER": served.url.rstrip("/"), "NO_PROXY": "*"}
-        command = ["bash", "-euo", "pipefail", "-c", shell]
-        said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-        assert '"task":"text to image"' in said.stdout and '"caption":"a red circle"' in said.stdout
+    (tmp_path / "example.py").write_text(python)
+    serve = [sys.executable, "-m", "ldm_core.cli", "serve", str(tmp_path / "demo"), "--port", "0", "--quiet"]
+    process = subprocess.Popen(serve, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        url = process.stdout.readline().strip().rstrip("/")
+        environment = {**os.environ, "SERVER": url, "NO_PROXY": "*"}
+
+        def said(*command: str) -> str:
+            run = subprocess.run(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+            return run.stdout
+
+        text = said("bash", "-euo", "pipefail", "-c", shell)
+        assert '"task":"text to image"' in text and '"caption":"a red circle"' in text
         assert (tmp_path / "circle.png").read_bytes().startswith(b"\x89PNG")
         assert '"images":[{' in (tmp_path / "answer.json").read_text()
-        (tmp_path / "example.py").write_text(python)
-        command = [sys.executable, "example.py"]
-        said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-        assert "422 {'message':" in said.stdout and "'where': 'settings.steps'" in said.stdout
+        text = said(sys.executable, "example.py")
+        assert "422 {'message':" in text and "'where': 'settings.steps'" in text
         assert (tmp_path / "5.png").exists() and (tmp_path / "6.png").exists()
+        process.terminate()
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
 
 
 def test_the_limits_are_those_of_the_code() -> None:

@@ -257,8 +257,11 @@ def _end(process: subprocess.Popen[str], url: str) -> None:
             answers.append(client.post("/v1/sample", json=body))
 
     thread = threading.Thread(target=ask)
-    thread.start()
-    time.sleep(0.5)
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+        begun = figure(client.get("/metrics").text, "ldm_serve_wait_seconds_count")
+        thread.start()
+        while figure(client.get("/metrics").text, "ldm_serve_wait_seconds_count") == begun:
+            time.sleep(0.05)
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
     code = process.wait(30)

@@ -68,6 +68,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._stop = stop
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.signalled = False
 
     async def startup(self, sockets: Any = None) -> None:
         """See uvicorn."""
@@ -88,6 +89,7 @@ class Server(uvicorn.Server):
             return
 
         def told(number: int, frame: Any) -> None:
+            self.signalled = True
             if self.should_exit:
                 self.force_exit = True
             self.end()
