@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
@@ -256,5 +257,6 @@ class Handler(BaseHTTPRequestHandler):
         self.tell("done", document(job))
 
     def tell(self, name: str, data: Any) -> None:
-        self.wfile.write(f"event: {name}\ndata: {json.dumps(data)}\n\n".encode())
-        self.wfile.flush()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the page was left
+            self.wfile.write(f"event: {name}\ndata: {json.dumps(data)}\n\n".encode())
+            self.wfile.flush()

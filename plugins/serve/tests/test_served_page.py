@@ -32,7 +32,7 @@ def pixels(url: str) -> np.ndarray:
 
 def test_a_prompt_becomes_pictures_step_by_step(visitor: Visitor) -> None:
     with visitor.visit() as page:
-        visitor.server.pause = 0.2
+        visitor.server.pause = 0.6
         page.get_by_label("Prompt").fill("a red circle")
         page.get_by_label("Not wanted").fill("noise")
         page.click("#form button[type=submit]")
@@ -52,6 +52,18 @@ def test_a_prompt_becomes_pictures_step_by_step(visitor: Visitor) -> None:
             page.get_by_role("button", name="Download with metadata").last.click()
         saved = Image.open(download.value.path())
         assert saved.info["seed"] == str(sent["settings"]["seed"])
+
+
+def test_a_job_is_followed_after_a_reload(visitor: Visitor) -> None:
+    with visitor.visit() as page:
+        visitor.server.pause = 0.5
+        page.get_by_label("Prompt").fill("a long work")
+        page.click("#form button[type=submit]")
+        page.wait_for_selector(".tile.waiting img:not([hidden])")
+        page.reload()
+        visitor.server.pause = 0.0
+        page.wait_for_selector("article[aria-label='a long work'] .tile-open")
+        assert len(visitor.server.requests) == 1
 
 
 def test_a_job_is_cancelled(visitor: Visitor) -> None:

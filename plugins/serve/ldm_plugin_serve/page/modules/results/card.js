@@ -10,7 +10,8 @@ function stateWords(record) {
   const { state, position, step, steps } = record;
   if (state === "sending") return "sending …";
   if (state === "queued") return position > 0 ? `waiting; place ${position} in the queue` : "waiting for its turn";
-  if (state === "running") return `step ${step} of ${steps}`;
+  const made = record.made ? `${record.made} of ${record.request.settings.images} done; ` : ""; // many are made in parts
+  if (state === "running") return `${made}step ${step} of ${steps}`;
   if (state === "cancelled") return "cancelled";
   if (state === "failed") return "failed";
   return "";

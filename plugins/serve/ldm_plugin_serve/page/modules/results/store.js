@@ -28,7 +28,7 @@ export class Store extends EventTarget {
     try {
       this.base = await opened();
       const kept = await asked(this.base.transaction(STORE).objectStore(STORE).getAll());
-      for (const record of kept.sort((a, b) => a.created - b.created)) this.records.set(record.key, record);
+      for (const record of kept.sort((a, b) => a.created - b.created)) this.records.set(record.key, { ...record, previews: [] });
     } catch {
       this.base = null; // a private window
     }

@@ -42,7 +42,7 @@ async function take(store, record, { name, data }) {
   if (name === "progress") {
     const previews = [...record.previews];
     (data.previews ?? []).forEach((each, place) => (previews[each.image ?? each.index ?? place] = address(each.png ?? each)));
-    return store.change(record, { state: "running", step: data.step, steps: data.steps, previews }, false);
+    return store.change(record, { state: "running", step: data.step, steps: data.steps, made: data.images_done ?? 0, previews }, false);
   }
   if (name === "done") {
     const result = finished(await outcome(record.job, data));

@@ -32,9 +32,22 @@ async function* streamed(path, signal) {
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
+const PATIENCE = 30; // questions without an answer, two seconds apart, until a server counts as gone
+
+async function asked(job, signal) {
+  for (let missed = 0; ; missed++) {
+    try {
+      return await get(`/v1/jobs/${job}`, { signal });
+    } catch (error) {
+      if (error.status !== 0 || missed >= PATIENCE) throw error;
+      await pause(2000); // also while the page is left, whose requests the browser ends
+    }
+  }
+}
+
 async function* polled(job, signal) {
   for (;;) {
-    const state = await get(`/v1/jobs/${job}`, { signal });
+    const state = await asked(job, signal);
     if (ENDS.has(state.state)) return yield { name: state.state, data: state };
     yield { name: state.state === "queued" ? "position" : "progress", data: state };
     await pause(1000);
