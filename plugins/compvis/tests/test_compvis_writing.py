@@ -74,8 +74,9 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+@cache
 def weights_of(kind: str) -> ModelWeights:
-    """A small model of this kind; skips where its conditioner is not installed."""
+    """A small model of this kind, made once; skips where its conditioner is not installed."""
     uses = [c["use"] for c in KINDS[kind]["conditioners"]]
     if any(use not in catalog().names("conditioner") for use in uses):
         pytest.skip(f"not installed: {', '.join(uses)}")
