@@ -9,7 +9,7 @@ from ldm_plugin_report.choices import Difference, Part, differences
 from ldm_plugin_report.curves import Panel, Points
 from ldm_plugin_report.page import figures, tables
 from ldm_plugin_report.page.charts import Chart, Curve, grid
-from ldm_plugin_report.page.figures import Limits, card, condition
+from ldm_plugin_report.page.figures import Limits, caption, card, condition
 from ldm_plugin_report.page.html import Markup, join, tag
 from ldm_plugin_report.pictures import Shown, spread
 from ldm_plugin_report.run import Facts
@@ -159,7 +159,7 @@ def _rows(runs: Sequence[Facts], note: str, rows: Sequence[Sequence[Shown | None
     for number, row in enumerate(rows):
         there = next(one for one in row if one is not None)
         seeds = {one.words.get("seed", "") for one in row if one is not None}
-        said = condition(there) or "no input" if shared else f"sample {number + 1}"
+        said = caption(there) or "no input" if shared else f"sample {number + 1}"
         seed = f", seed {next(iter(seeds))}" if len(seeds) == 1 and "" not in seeds else ""
         cells = [
             card(one, name, _below(one, shared, bool(seed)))
@@ -172,7 +172,7 @@ def _rows(runs: Sequence[Facts], note: str, rows: Sequence[Sequence[Shown | None
 
 
 def _below(one: Shown, shared: bool, seeded: bool) -> str:
-    own = "" if shared else condition(one)
+    own = "" if shared else caption(one)
     return ", ".join(filter(None, (own, "" if seeded else f"seed {one.words.get('seed', '?')}")))
 
 

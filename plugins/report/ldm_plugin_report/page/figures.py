@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import attrs
@@ -12,6 +13,7 @@ from ldm_plugin_report.pictures import Shown, pairs, shown, spread
 from ldm_plugin_report.run import Facts, Picture
 
 _SMALL = 160  # pixels of a side up to which a picture's pixels stay sharp when it is enlarged
+_HASH = re.compile(r"; sha256 [0-9a-f]+")
 _QUIET = ("software", "recipe_sha256", "prompt", "seed")
 _MODES = (("side", "side by side"), ("swipe", "swipe"), ("difference", "difference"))
 
@@ -70,6 +72,16 @@ def condition(words: Shown) -> str:
     return "; ".join(others)[:300]
 
 
+def caption(one: Shown) -> str:
+    """As :func:`condition` for a reader: hashes and shapes of pictures are left to the enlarged view."""
+    found = one.words
+    if found.get("prompt") or found.get("class_label") or found.get("box_labels"):
+        return condition(one)
+    if found.get("segmentation"):
+        return _HASH.sub("", found["segmentation"])[:300]
+    return " and ".join(key for key in ("image", "mask", "boxes", "embedding") if found.get(key))
+
+
 def image(one: Shown, alt: str, **attributes: object) -> Markup:
     """An image; a small one keeps its pixels sharp."""
     sharp = "sharp" if max(one.width, one.height) <= _SMALL else None
@@ -98,7 +110,7 @@ def samples(facts: Facts, limits: Limits) -> Markup | None:
     """The samples with prompt or other inputs, and seed; their sheet too if inputs are pictures themselves."""
     made = loaded(facts.samples, limits.samples, limits.sample_bytes, limits.side)
     cards = [
-        card(one, condition(one), f"seed {one.words['seed']}" if "seed" in one.words else f"number {at.number}")
+        card(one, caption(one), f"seed {one.words['seed']}" if "seed" in one.words else f"number {at.number}")
         for at, one in made.pictures
     ]
     seen = [one.words for _, one in made.pictures]

@@ -145,7 +145,7 @@
         svg.append(shape("line", { x1: LEFT, x2: width - RIGHT, y1: y, y2: y, class: "grid" }));
         svg.append(shape("text", { x: LEFT - 6, y: Number(y) + 3.5, "text-anchor": "end" }, tick(value)));
       }
-      for (const value of ticks(first, last, Math.max(2, Math.round(width / 90)), true)) {
+      for (const value of ticks(first, last, Math.max(2, Math.round(width / 70)), true)) {
         const x = this.x(value);
         svg.append(shape("text", { x: x.toFixed(1), y: HEIGHT - 6, "text-anchor": x > width - 30 ? "end" : x < LEFT + 8 ? "start" : "middle" }, count(value)));
       }
