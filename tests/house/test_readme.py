@@ -34,6 +34,7 @@ PAGES = {
         "troubleshooting",
         "paper",
         "reproducibility",
+        "first_steps",
     )
 }
 TEXT = "\n".join([README, *PAGES.values()])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from pathlib import Path
 
 import attrs
@@ -19,7 +21,7 @@ from ldm_core.recipe.settings import (
 )
 
 REPOSITORY = Path(__file__).parents[3]
-PAGES = ("coming_from", "paper", "plugins", "reproducibility", "troubleshooting")
+PAGES = ("coming_from", "first_steps", "paper", "plugins", "reproducibility", "troubleshooting")
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -133,3 +135,39 @@ def test_parts_on_the_right_of_the_table_exist() -> None:
         theirs, ours = (re.findall(r"`([^`]+)`", cell) for cell in row[1:3])
         assert set(ours) <= known, ours
         assert len(theirs) == len(ours)
+
+
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    """Its cells as one script, with two steps of training; the notebook itself holds no outputs."""
+    cells = json.loads((REPOSITORY / "docs" / "tutorial.ipynb").read_text(encoding="utf-8"))["cells"]
+    codes = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert not [cell for cell in codes if cell["outputs"] or cell["execution_count"]]
+    script = "\n\n".join("".join(cell["source"]) for cell in codes)
+    script, count = re.subn(r'"steps": 60', '"steps": 2', script)
+    assert count == 2
+    script = script.replace("ldm_core.train(", "ldm_core.train(observers=[], ")
+    (tmp_path / "notebook.py").write_text(re.sub(r"\bsteps=\d+", "steps=2", script), encoding="utf-8")
+    (done,) = forked([Command(["notebook"], tmp_path)])
+    assert done.code == 0, done.err
+    assert "Pipeline(haar, class_label, unet, ddim, cfg 3, 16x16, cpu)" in done.out
+    assert (tmp_path / "first.png").exists() and (tmp_path / "runs" / "brightness" / "model.safetensors").exists()
+
+
+def test_the_first_commands_run(tmp_path: Path) -> None:
+    """With next to no training: a sheet of the data, a model of `runs/first`, samples, a grid, the model's inputs."""
+    text = page("first_steps").replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ldm-run ")]
+    mine = [line for line in lines if "runs/first" in line or "shapes.png" in line]
+    assert len(mine) == 5
+    tiny = ["image_size=16", "dataset.val_scenes=4", "sample.images=2", "sample.steps=2"]
+    tiny += ["conditioners.text.vocab_size=256", "--quiet"]
+    commands = []
+    for line in mine:
+        short = re.sub(r"(steps|scenes)=\d{3,}", lambda found: f"{found[1]}={16 if found[1] == 'scenes' else 1}", line)
+        short = re.sub(r"images_per_step=\d+", "images_per_step=4", short)
+        short = short.replace("--images 8", "--images 1 --steps 2").replace("steps=10,25", "steps=1,2")
+        more = tiny if "--out runs/first" in line else ["dataset.scenes=64"] if "--sheet" in line else []
+        commands.append(Command(["ldm_core.cli", *shlex.split(short)[1:], *more], tmp_path))
+    for line, done in zip(mine, forked(commands), strict=True):
+        assert done.code == 0, f"{line}: {done.err}"
+    assert (tmp_path / "shapes.png").exists() and (tmp_path / "runs" / "first" / "samples.png").exists()
