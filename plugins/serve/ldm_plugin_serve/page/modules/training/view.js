@@ -90,7 +90,7 @@ export class Training {
 
   #draw(name, found, training) {
     const stages = stagesOf(found);
-    const said = found.state ? STATES[wordOf(found.state)] ?? wordOf(found.state) : training ? "in training" : "finished";
+    const said = found.state ? STATES[wordOf(found.state)] ?? wordOf(found.state) : training ? "in training" : found.ready === false ? "not finished" : "finished";
     const last = stages.at(-1);
     const step = last ? `${titleOf(last.stage)}, step ${last.step}${found.steps ? ` of ${found.steps}` : ""}` : "";
     this.state.replaceChildren(h("span", { class: `dot ${training ? "live" : ""}` }), [said, step].filter(Boolean).join("; "));
