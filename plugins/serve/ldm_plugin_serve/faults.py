@@ -37,7 +37,7 @@ def of_error(error: LDMError, where: str, status: int = 422) -> Fault:
     return Fault("; ".join(lines[:3]) or type(error).__name__, where, status=status)
 
 
-def of_exception(error: Exception) -> Fault:
+def of_exception(error: BaseException) -> Fault:
     """The fault of a failed sampling."""
     if isinstance(error, NotFiniteError):
         return Fault("the model made values of this request that are not finite", "settings")

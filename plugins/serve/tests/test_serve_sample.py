@@ -203,6 +203,28 @@ def test_a_preset_says_and_sets_its_settings(runs: list[Path]) -> None:
         assert own["settings"]["sampler"] == "ddim" and own["settings"]["steps"] == 3
 
 
+def test_a_picture_of_any_size_is_enlarged_whole(tmp_path: Path) -> None:
+    recipe = {**PLAIN, "conditioners": [{"use": "low_resolution", "factor": 2}], "guidance": "none"}
+    write_run(tmp_path / "large", recipe)
+    with running([tmp_path / "large"]) as made:
+        (model,) = made.client.get("/v1/models").json()["models"]
+        assert model["task"] == "super-resolution" and model["settings"]["whole"] == {"default": True}
+        said: dict[str, Any] = {"inputs": {"image": png(10, 14)}, "settings": {"images": 1, "steps": 2, "seed": 1}}
+        answer = made.sample(said)
+        assert answer["settings"]["size"] == [20, 28]
+        picture = np.full((3, 10, 14), 200, np.uint8)
+        pipeline = ldm_core.load(tmp_path / "large", device="cpu")
+        (alone,) = pipeline.sample(inputs={"image": picture}, images=1, steps=2, seed=1, whole=True)
+        assert np.array_equal(pixels(answer["images"][0]), alone.image.transpose(1, 2, 0))
+        read = made.client.post("/v1/read", json={"picture": answer["images"][0]["png"]}).json()
+        again = made.sample({key: read[key] for key in ("inputs", "settings")})
+        assert np.array_equal(pixels(again["images"][0]), pixels(answer["images"][0]))
+        fitted = made.sample({**said, "settings": {**said["settings"], "whole": False}})
+        assert pixels(fitted["images"][0]).shape == (16, 16, 3)
+        large = made.client.post("/v1/sample", json={"inputs": {"image": png(900, 900)}, "settings": {"steps": 2}})
+        assert large.status_code == 413
+
+
 def _metadata(image: dict[str, Any]) -> dict[str, str]:
     from ldm_core.data.images import png_metadata
 

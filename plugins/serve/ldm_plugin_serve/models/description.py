@@ -14,6 +14,7 @@ from ldm_core.data.fit_notes import multiple_of
 from ldm_core.data.inputs.forms import form_of, noun_of, taken_sizes
 from ldm_core.errors import LDMError
 from ldm_core.sampling.image_to_image import STRENGTH
+from ldm_core.sampling.pieces.enlarged import Enlarger
 from ldm_core.sampling.settings import with_settings
 from ldm_plugin_serve.limits import Limits
 
@@ -156,6 +157,8 @@ def settings_of(recipe: Recipe, catalog: Catalog, limits: Limits) -> dict[str, A
         said["guidance"] = {"default": guidance.scale, "min": 0.0, "max": _MOST_GUIDANCE}
     if guidance.needs_null and "caption" in recipe.reads and _droppable(recipe, "caption"):
         said["negative"] = {"default": None, "max": limits.text}
+    if Enlarger.of(recipe) is not None:
+        said["whole"] = {"default": True}
     if "image" not in recipe.inputs:
         said["strength"] = {"default": STRENGTH, "min": 0.01, "max": 1.0}
     return said

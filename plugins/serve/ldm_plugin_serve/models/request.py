@@ -22,6 +22,7 @@ from ldm_core.recipe.recipe import Recipe
 from ldm_core.recipe.sizes import image_misfits
 from ldm_core.sampling import settings as sampling
 from ldm_core.sampling.inputs import negative_rows, rows_of
+from ldm_core.sampling.pieces.enlarged import Enlarger
 from ldm_plugin_serve.faults import Fault, of_error
 from ldm_plugin_serve.limits import Limits
 from ldm_plugin_serve.models import values
@@ -50,6 +51,8 @@ class Asked:
     """Settings of sampling other than the model's own."""
     start: np.ndarray | None
     strength: float
+    whole: tuple[int, int] | None
+    """The size of a picture to be enlarged whole, beyond the model's own."""
     said: Mapping[str, Any]
     """All settings as they are told to the client."""
     inputs: Mapping[str, Any]
@@ -60,7 +63,7 @@ class Asked:
         """Requests of one key may be sampled together."""
         begun = None if self.start is None else self.strength
         same = (self.entry.id, self.size, self.preset, repr(sorted(self.changes.items())))
-        return (*same, self.steps, self.guidance, self.negative is None, begun)
+        return (*same, self.whole, self.steps, self.guidance, self.negative is None, begun)
 
 
 def asked(body: Any, shelf: Shelf, limits: Limits) -> Asked:
@@ -69,6 +72,8 @@ def asked(body: Any, shelf: Shelf, limits: Limits) -> Asked:
     entry, recipe = shelf.model(body.get("model", next(iter(shelf.entries)) if len(shelf.entries) == 1 else None))
     known = settings_of(recipe, shelf.catalog, limits)
     said = _mapping(body.get("settings"), "settings", known)
+    if said.get("whole") is True:  # such a picture has a size of its own
+        said.pop("size", None)
     keys = [one["key"] for one in inputs_of(entry, recipe, shelf.catalog, limits)]
     given = _mapping(body.get("inputs"), "inputs", keys)
     given = {key: value for key, value in given.items() if value is not None}
@@ -86,7 +91,7 @@ def asked(body: Any, shelf: Shelf, limits: Limits) -> Asked:
         sized = _sized(chosen, _size(said, recipe, limits))
     except LDMError as error:
         raise of_error(error, "settings") from None
-    row, start = _row(given, entry, sized, limits)
+    row, start, whole = _row(given, entry, sized, limits, whole=_whole_picture(said, known))
     if "guides" in changes and said.get("strength") is None:
         start = None  # the guidance keeps the known pixels; the hole is sampled from noise
     seeds = _seeds(said, known, limits)
@@ -96,12 +101,12 @@ def asked(body: Any, shelf: Shelf, limits: Limits) -> Asked:
     told = {
         "sampler": chosen.sampler.use, "grid": chosen.time_grid.use, "steps": steps,
         "guidance": of(GuidanceConfig, scaled.guidance.config).scale,
-        "seed": seeds[0], "images": len(seeds), "size": list(sized.image_size), "negative": negative,
-        "strength": strength if start is not None else None,
+        "seed": seeds[0], "images": len(seeds), "size": list(whole or sized.image_size), "negative": negative,
+        "strength": strength if start is not None else None, **({"whole": True} if whole else {}),
     }  # fmt: skip
     return Asked(
         entry=entry, row=row, seeds=seeds, steps=steps, guidance=guidance, negative=negative, size=sized.image_size,
-        preset=preset, changes=changes, start=start, strength=strength, said=told, inputs=given,
+        preset=preset, changes=changes, start=start, strength=strength, whole=whole, said=told, inputs=given,
     )  # fmt: skip
 
 
@@ -207,10 +212,19 @@ def _sized(recipe: Recipe, size: tuple[int, int]) -> Recipe:
     return made
 
 
+def _whole_picture(said: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    """True if a picture to enlarge of another size than the model's is enlarged whole, and not fitted."""
+    value = said.get("whole", "whole" in known and said.get("size") is None)
+    if not isinstance(value, bool | None):
+        raise Fault("expected true or false", "settings.whole", allowed=[True, False])
+    return bool(value)
+
+
 def _row(
-    given: Mapping[str, Any], entry: Entry, recipe: Recipe, limits: Limits
-) -> tuple[dict[str, Any], np.ndarray | None]:
-    """The inputs of an image at the model's size, and the picture to begin from."""
+    given: Mapping[str, Any], entry: Entry, recipe: Recipe, limits: Limits, *, whole: bool
+) -> tuple[dict[str, Any], np.ndarray | None, tuple[int, int] | None]:
+    """The inputs of an image, at the model's size unless one is enlarged `whole`; the picture to begin from; the size
+    of an enlarged one."""
     kinds, row = geometries(recipe), dict[str, Any]()
     start = None
     if START in given and START not in recipe.inputs:
@@ -222,10 +236,15 @@ def _row(
         row |= _masked(given["mask"], row.get("image", start), recipe, limits)
         if start is not None and "image" not in row:
             row["image"] = start
-    counts = counts_of(recipe)
     try:
-        row = name_classes(row, entry.class_names, counts, entry.palettes)
-        return fit_all(row, recipe, kinds)[0], start
+        row = name_classes(row, entry.class_names, counts_of(recipe), entry.palettes)
+        enlarger = Enlarger.of(recipe) if whole else None
+        if enlarger is not None and enlarger.wants(row):
+            way = enlarger.way(tuple(row[enlarger.key].shape[1:]))
+            if way.size[0] * way.size[1] > limits.pixels:
+                raise Fault(f"would become more than {limits.pixels:,} pixels", f"inputs.{enlarger.key}", status=413)
+            return row, start, way.result
+        return fit_all(row, recipe, kinds)[0], start, None
     except LDMError as error:
         raise of_error(error, "inputs") from None
 

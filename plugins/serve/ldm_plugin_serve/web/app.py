@@ -55,7 +55,8 @@ class Site:
         for entry in self.shelf.entries.values():
             if not entry.ready:
                 await asyncio.to_thread(self.shelf.look, entry)
-        rows = [described(entry, self.catalog, self.limits) for entry in self.shelf.entries.values()]
+        entries = self.shelf.entries.values()
+        rows = [await asyncio.to_thread(described, entry, self.catalog, self.limits) for entry in entries]
         return JSONResponse({"models": rows, "limits": self.limits.public()})
 
     async def sample(self, request: Request) -> Response:

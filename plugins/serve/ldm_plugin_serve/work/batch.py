@@ -62,6 +62,8 @@ class Batch:
             more["inputs"] = [job.asked.row for job, _ in places]
         if asked.negative is not None:
             more["negative"] = [job.asked.negative for job, _ in places]
+        if asked.whole is not None:
+            more["whole"] = True
         if asked.start is not None:
             from ldm_core.sampling.image_to_image import Start
 

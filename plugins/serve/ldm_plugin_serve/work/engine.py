@@ -122,7 +122,8 @@ class Engine:
         """Images of a batch: fewer of larger ones."""
         recipe = asked.entry.recipe
         own = recipe.image_size[0] * recipe.image_size[1] if recipe else 1
-        return max(1, min(self.limits.batch, self.limits.batch * own // (asked.size[0] * asked.size[1])))
+        size = asked.whole or asked.size
+        return max(1, min(self.limits.batch, self.limits.batch * own // (size[0] * size[1])))
 
     def _batch(self, parts: list[Part]) -> Batch:
         loop, jobs = asyncio.get_running_loop(), [part.job for part in parts]
@@ -147,7 +148,9 @@ class Engine:
         except Interrupted:
             for part in batch.parts:
                 part.job.end("failed", Fault(STOPPED, status=503))  # but for those that were cancelled
-        except Exception as error:
+        except BaseException as error:  # of a part, even one that would end a thread
+            if isinstance(error, asyncio.CancelledError | KeyboardInterrupt):
+                raise
             if len(batch.parts) > 1:
                 for part in batch.parts:
                     if not part.job.ending:
@@ -173,7 +176,7 @@ class Engine:
                     job.tell("done", job.result())
         self._forget()
 
-    def _failed(self, job: Job, error: Exception) -> None:
+    def _failed(self, job: Job, error: BaseException) -> None:
         fault = of_exception(error)
         log.warning("job %s failed: %s: %s", job.id, type(error).__name__, error, exc_info=fault.status == 500)
         self.figures.jobs.labels("failed").inc()
