@@ -11,16 +11,15 @@ import ldm_core
 
 def main(
     data: str = "../shared/data/clothing",
-    stage: str = "runs/first_stage_clothing",
     out: str = "runs/super_resolution_clothing",
     *settings: str,
 ) -> None:
-    """Train on `data` and the first stage of the run `stage` into the folder `out`, and sample.
+    """Train on `data` into the folder `out`, and sample.
 
     `settings` are KEY=VALUE of the recipe.
     """
     recipe = ldm_core.Recipe.read("examples/super_resolution_clothing/recipe.yaml").changed(*settings)
-    run = ldm_core.train(recipe, first_stage=stage, data=data, out=out)
+    run = ldm_core.train(recipe, data=data, out=out)
     small = Image.open("examples/super_resolution_clothing/small.png")
     (large,) = run.pipeline().sample(inputs={"image": small}, whole=True)
     large.save(f"{out}/pictures/0000.png")

@@ -34,8 +34,10 @@ STAGE_CUT = [
     *("first_stage_trainer.statistics_images=4", "first_stage_trainer.validate_images=2"),
 ]
 BY_CLASS = {"WBC": CLASS_NAMES[0], "RBC": CLASS_NAMES[1], "Platelets": CLASS_NAMES[2], "dress": CLASS_NAMES[0]}
-SHARING = ("class_clothing", "inpainting_clothing", "super_resolution_clothing", "unconditional_clothing")
-TRAINED = ("class_fashion", "composed_conditions", "emoji_text", "layout_cells", "semantic_cells", *SHARING)
+SHARING = ("class_clothing", "inpainting_clothing", "unconditional_clothing")
+EXACT = ("super_resolution_clothing",)
+"""Their first stage is not trained."""
+TRAINED = ("class_fashion", "composed_conditions", "emoji_text", "layout_cells", "semantic_cells", *EXACT, *SHARING)
 SAMPLED = {"beyond_the_size": "emoji_text", "image_guiding": "unconditional_clothing", "image_to_image": "emoji_text"}
 FOLDERS = sorted(path.parent.name for path in ROOT.glob("examples/*/recipe.yaml"))
 
@@ -55,7 +57,7 @@ def recipe_of(name: str) -> dict[str, Any]:
 def cut(name: str) -> list[str]:
     """The settings by which an example's training becomes one of two steps."""
     recipe = recipe_of(name)
-    settings = [] if name in SHARING else [*STAGE_CUT]
+    settings = [] if name in (*SHARING, *EXACT) else [*STAGE_CUT]
     if {"use": "text", "dropout": 0.1} in recipe.get("conditioners", []) or name == "composed_conditions":
         settings.append("conditioners.text.vocab_size=256")
     objective = recipe.get("stage_objective", {})
