@@ -35,7 +35,7 @@ RUN := $(VENV)/installed-run
 DEV := $(VENV)/installed-dev
 BUILD := .venv-build/installed
 
-.PHONY: demo install test slow benchmark lint docs wheels constraints newest
+.PHONY: demo install test slow benchmark lint docs wheels release constraints newest
 .DELETE_ON_ERROR:
 
 # An environment for developing can run the demo as well.
@@ -66,6 +66,15 @@ docs: $(DEV)
 wheels: $(BUILD)
 	.venv-build/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . $(PLUGINS)
 	@ls dist
+
+# All that would be uploaded, built anew in dist/ and checked: one wheel and one source archive for each distribution.
+# Uploading is left to a person: twine upload dist/*
+release: $(BUILD)
+	rm -rf dist
+	.venv-build/bin/python -m pip install --progress-bar off -c $(CONSTRAINTS) build twine
+	@for project in . $(PLUGINS); do .venv-build/bin/python -m build --no-isolation --outdir dist $$project >/dev/null || exit 1; done
+	.venv-build/bin/python -m twine check --strict dist/*
+	@ls -l dist
 
 # Renews the tested versions: the newest of the day are written down once all tests passed with them. The builds of torch
 # are TORCH's to choose.

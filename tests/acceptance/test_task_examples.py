@@ -174,6 +174,15 @@ def test_an_example_by_its_commands_and_by_its_script(clone: Clone, name: str, c
     assert name != "layout_cells" or Path(f"samples/{name}/grid-boxes.png").is_file()
 
 
+def test_a_longer_training_begins_with_the_weights_of_a_run(clone: Clone) -> None:
+    clone.run("emoji_text")
+    longer, sheet = lines_of("emoji_text")[2:]
+    words = shlex.split(longer)[1:]
+    words[words.index("--data") + 1] = "shapes"
+    assert main([*words, *CUT, "conditioners.text.vocab_size=256", "--quiet"]) == 0
+    assert len(clone.sampled(sheet.replace("--images 24", "--images 3"), "samples/longer")) == 3
+
+
 def test_a_label_map_at_a_larger_size_than_trained(clone: Clone) -> None:
     clone.run("semantic_cells")
     assert {one.shape for one in clone.sampled(lines_of("semantic_cells")[2], "samples/large")} == {(128, 128, 3)}
