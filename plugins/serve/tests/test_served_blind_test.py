@@ -23,12 +23,17 @@ def visitor() -> Iterator[Visitor]:
     server.server_close()
 
 
+def percent(share: float) -> int:
+    """Rounded as the page does, halves upward."""
+    return math.floor(100 * share + 0.5)
+
+
 def wilson(share: float, count: int) -> tuple[int, int]:
     """The bounds of the interval in percent, by its formula."""
     z = 1.959964
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    return round(100 * (middle - half)), round(100 * (middle + half))
+    return percent(middle - half), percent(middle + half)
 
 
 def test_pairs_are_answered_by_keys(visitor: Visitor) -> None:
@@ -62,7 +67,7 @@ def test_pairs_are_answered_by_keys(visitor: Visitor) -> None:
     assert sorted(row["input"] for row in rows) == ["a blue circle"] * 5 + ["a red circle"] * 5
     share = sum(row["preferred"] == "words" for row in rows) / 8  # of the decided ones
     low, high = wilson(share, 8)
-    assert f"words: {round(100 * share)} %" in said and f"interval {low} % to {high} %" in said
+    assert f"words: {percent(share)} %" in said and f"interval {low} % to {high} %" in said
     both: dict[int, set[str]] = {}
     for sent in visitor.server.requests:  # of each seed, one picture a side
         both.setdefault(sent["settings"]["seed"], set()).add(sent["model"])
