@@ -191,14 +191,21 @@ def test_the_view_of_a_terminal(place: str) -> None:
         assert "200/400 (50%)" in text and ("▀" in text) == (encoding == "utf-8") and "held out" in text
 
 
+_HEARS_CTRL_C = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
 def test_ctrl_c_ends_it_and_leaves_the_run(tmp_path: Path) -> None:
     url = written_runs.write(str(tmp_path / "demo"))
     lock(url, host="elsewhere")
     before = sorted(p.name for p in Path(url).iterdir())
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ldm_core.cli", "watch", url, "--every", "0.5"], stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+    # a shell's background jobs, and with them a CI that is one, begin with the signal ignored
+    words = [sys.executable, "-c", _HEARS_CTRL_C, "-m", "ldm_core.cli", "watch", url, "--every", "0.5"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("denoiser 200")
     process.send_signal(signal.SIGINT)
