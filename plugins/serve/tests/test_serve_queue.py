@@ -15,7 +15,9 @@ from ldm_plugin_serve.limits import Limits
 from ldm_plugin_serve.work.batch import Batch
 from ldm_plugin_serve.work.job import Job
 from ldm_plugin_serve.work.order import Order
-from serve_process import Running, events, running, until
+from serve_process import Running, events, pixels, running, until
+
+import ldm_core
 
 
 def job(address: str, name: str = "", images: int = 1) -> Job:
@@ -123,6 +125,19 @@ def test_the_end_answers_the_running_work_and_refuses_the_rest(run: Path) -> Non
         assert not served.thread.is_alive() and time.monotonic() - began < 10
     assert answers["running"].status_code == 200 and len(answers["running"].json()["images"]) == 1
     assert answers["waiting"].status_code == 503 and "about to end" in answers["waiting"].text
+
+
+def test_images_sampled_alone_are_those_of_the_library_bit_for_bit(run: Path) -> None:
+    """With ``--batch 1``, also beside requests of equal settings that would share a batch."""
+    with running([run], Limits(batch=1)) as served:
+        ids = [ask(served, body(images=3, steps=3, seed=seed)) for seed in (7, 50)]
+        until(lambda: all(served.client.get(f"/v1/jobs/{each}").json()["state"] == "done" for each in ids))
+        found = [served.client.get(f"/v1/jobs/{each}").json()["result"]["images"] for each in ids]
+    pipeline = ldm_core.load(run, device="cpu")
+    for seed, images in zip((7, 50), found, strict=True):
+        alone = pipeline.sample("a red circle", images=3, steps=3, seed=seed, batch=1)
+        for one, image in zip(alone, images, strict=True):
+            assert (pixels(image) == one.image.transpose(1, 2, 0)).all()
 
 
 def test_figures_are_told(run: Path) -> None:
