@@ -7,9 +7,8 @@ from collections.abc import Iterator
 
 import click
 
+from generator import components
 from generator.markdown import block, code, prose, table
-from ldm_core import Catalog
-from ldm_core.catalog.first_party import FIRST_PARTY
 from ldm_core.cli.declaration import GENERAL
 from ldm_core.cli.group import loaded
 
@@ -17,10 +16,9 @@ from ldm_core.cli.group import loaded
 def pages() -> Iterator[tuple[str, str]]:
     """One page: every first-party command with its arguments, options under their headings, and examples."""
     lines = ["# The command line", "", "What `ldm-run COMMAND --help` prints, of every first-party command.", ""]
-    for entry in Catalog.discover().of("command"):
-        if entry.distribution != "ldm-core" and entry.distribution not in FIRST_PARTY.values():
-            continue
-        lines += _command(entry.component.name, entry.distribution, loaded(entry))
+    for entry in components.installed():
+        if entry.component.kind == "command":
+            lines += _command(entry.component.name, entry.distribution, loaded(entry))
     yield "commands.md", "\n".join(lines)
 
 

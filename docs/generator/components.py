@@ -8,24 +8,22 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from generator.markdown import cell, code, prose, table
+from generator.markdown import cell, code, prose, table, toctree
 from ldm_core import Catalog
+from ldm_core.catalog import Entry
 from ldm_core.catalog.component import KINDS
+from ldm_core.catalog.first_party import FIRST_PARTY
 from ldm_core.cli import main
 from ldm_core.recipe import shipped
-
-OURS = Path(__file__).parents[2]
 
 
 def pages() -> Iterator[tuple[str, str]]:
     """One page a kind, an index of all, one of the core's own settings, one of the shipped recipes."""
     found: dict[str, list[str]] = defaultdict(list)
-    for entry in Catalog.discover():
-        if entry.distribution == "ldm-core" or _first_party(entry.distribution):
-            found[entry.component.kind].append(entry.component.name)
+    for entry in installed():
+        found[entry.component.kind].append(entry.component.name)
     kinds = [kind for kind in KINDS if kind in found and kind != "command"]
     rows = [(f"[{words(kind)}]({kind}.md)", KINDS[kind], ", ".join(map(code, sorted(found[kind])))) for kind in kinds]
     yield (
@@ -37,7 +35,7 @@ def pages() -> Iterator[tuple[str, str]]:
                 "Made from the descriptors of the parts, as `ldm-run show NAME` prints them.",
                 "",
                 table(("kind", "", "parts"), rows),
-                _toctree([*kinds, "settings", "recipes"]),
+                toctree([*kinds, "settings", "recipes"]),
             ]
         ),
     )
@@ -45,6 +43,12 @@ def pages() -> Iterator[tuple[str, str]]:
         yield f"components/{kind}.md", _page(kind, sorted(found[kind]))
     yield "components/settings.md", _settings()
     yield "components/recipes.md", _recipes()
+
+
+def installed() -> list[Entry]:
+    """The components of ldm-core, plugins/ and conditioners/: those of tests and of users have no page."""
+    ours = {"ldm-core", *FIRST_PARTY.values()}
+    return [entry for entry in Catalog.discover() if entry.distribution in ours]
 
 
 def words(kind: str) -> str:
@@ -61,17 +65,6 @@ def shown(name: str, kind: str = "") -> Any:
     if status:
         raise RuntimeError(f"ldm-run show {name} ended with {status}: {out.getvalue()}")
     return json.loads(out.getvalue())
-
-
-def _first_party(distribution: str) -> bool:
-    """True for the distributions of plugins/ and conditioners/: those of tests and of users have no page."""
-    from ldm_core.catalog.first_party import FIRST_PARTY
-
-    return distribution in FIRST_PARTY.values()
-
-
-def _toctree(names: list[str]) -> str:
-    return "\n".join(["```{toctree}", ":hidden:", "", *names, "```", ""])
 
 
 def _page(kind: str, names: list[str]) -> str:

@@ -37,6 +37,11 @@ def prose(text: str) -> str:
     )
 
 
+def toctree(names: Iterable[str]) -> str:
+    """The pages below one, for the menu alone."""
+    return "\n".join(["```{toctree}", ":hidden:", "", *names, "```", ""])
+
+
 def block(text: str, language: str = "") -> str:
     """A block of code."""
     return f"```{language}\n{text.rstrip()}\n```\n"

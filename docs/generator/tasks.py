@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from generator.markdown import toctree
+
 ORDER = (
     "first_stage_clothing",
     "unconditional_clothing",
@@ -28,7 +30,6 @@ def pages(examples: Path) -> Iterator[tuple[str, str]]:
     found = [readme.parent.name for readme in sorted(examples.glob("*/README.md"))]
     names = sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
     text = (examples / "README.md").read_text(encoding="utf-8")
-    toctree = "\n".join(["", "```{toctree}", ":hidden:", "", *names, "```", ""])
-    yield "tasks/index.md", text + toctree
+    yield "tasks/index.md", f"{text}\n{toctree(names)}"
     for name in names:
         yield f"tasks/{name}.md", (examples / name / "README.md").read_text(encoding="utf-8")

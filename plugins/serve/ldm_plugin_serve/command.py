@@ -15,20 +15,22 @@ from ldm_plugin_serve.limits import Limits
 
 TOKEN = "LDM_SERVE_TOKEN"
 """The variable of the environment with the token."""
+_OWN = Limits()
+_MIB = 1 << 20
 
 
 @attrs.frozen(kw_only=True)
 class LimitOptions:
     """Limits of requests and of memory."""
 
-    batch: int = option(8, "Images sampled together; 1: each alone.", metavar="N", minimum=1, maximum=1024)
-    images: int = option(16, "Images of a request.", metavar="N", minimum=1, maximum=1024)
-    steps: int = option(250, "Steps of a request.", metavar="N", minimum=1, maximum=10_000)
-    pixels: int = option(1 << 20, "Pixels of an image.", metavar="N", minimum=1)
-    body: float = option(16.0, "Size of a request, in MiB.", metavar="MIB", above=0, maximum=1024)
-    queue: int = option(256, "Waiting requests.", metavar="N", minimum=1, maximum=100_000)
-    memory: float = option(4096.0, "Weights of loaded models, in MiB.", metavar="MIB", above=0)
-    seconds: float = option(600.0, "Life of a request in the queue and at work.", metavar="S", above=0)
+    batch: int = option(_OWN.batch, "Images sampled together; 1: each alone.", metavar="N", minimum=1, maximum=1024)
+    images: int = option(_OWN.images, "Images of a request.", metavar="N", minimum=1, maximum=1024)
+    steps: int = option(_OWN.steps, "Steps of a request.", metavar="N", minimum=1, maximum=10_000)
+    pixels: int = option(_OWN.pixels, "Pixels of an image.", metavar="N", minimum=1)
+    body: float = option(_OWN.body / _MIB, "Size of a request, in MiB.", metavar="MIB", above=0, maximum=1024)
+    queue: int = option(_OWN.queue, "Waiting requests.", metavar="N", minimum=1, maximum=100_000)
+    memory: float = option(_OWN.memory / _MIB, "Weights of loaded models, in MiB.", metavar="MIB", above=0)
+    seconds: float = option(_OWN.job, "Life of a request in the queue and at work.", metavar="S", above=0)
 
 
 @attrs.frozen(kw_only=True)
@@ -88,9 +90,8 @@ def serve(options: ServeOptions) -> int:
     shown = f"[{address}]" if ":" in address else address
     print(f"http://{shown}:{port}/" + (f"#token={token}" if drawn else ""), flush=True)
     made.run(sockets=[listening])
-    if (
-        made.signalled
-    ):  # all is answered and nothing is to be saved; taking torch down may take seconds on a busy machine
+    if made.signalled:
+        # all is answered and nothing is to be saved; taking torch down may take seconds on a busy machine
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
@@ -116,5 +117,5 @@ def _token(options: ServeOptions, *, needed: bool) -> tuple[str, bool]:
 def _limits(given: LimitOptions) -> Limits:
     return Limits(
         batch=given.batch, images=given.images, steps=given.steps, pixels=given.pixels,
-        body=int(given.body * (1 << 20)), queue=given.queue, memory=int(given.memory * (1 << 20)), job=given.seconds,
+        body=int(given.body * _MIB), queue=given.queue, memory=int(given.memory * _MIB), job=given.seconds,
     )  # fmt: skip
