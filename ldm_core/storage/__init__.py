@@ -1,10 +1,10 @@
 """Reading and writing by path or fsspec URL, whole files only, with errors a user can act on.
 
-A local path and a ``file://`` URL are the same thing; ``s3://`` is read and written, ``http(s)://`` read. s3fs and
-its like are imported by fsspec when a URL asks for them, never before. What a remote storage fails to do, and may do
-a little later, is tried again (:mod:`ldm_core.storage.retry`); every failure that stays is a
-:class:`ldm_core.errors.StorageError` that names the URL without its credentials. :func:`configure` sets the server's
-address and the limits.
+A local path and a ``file://`` URL are the same thing; ``s3://`` is read and written, ``http(s)://`` and
+``hf://`` (the Hugging Face Hub) are read. s3fs and its like are imported when a URL asks for them, never before. What
+a remote storage fails to do, and may do a little later, is tried again (:mod:`ldm_core.storage.retry`); every failure
+that stays is a :class:`ldm_core.errors.StorageError` that names the URL without its credentials. :func:`configure` sets
+the server's address and the limits.
 
 Everything here may be called from several threads, and from processes that were forked after it was used.
 """

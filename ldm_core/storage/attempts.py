@@ -17,16 +17,16 @@ from typing import Any, NoReturn, Protocol, TypeVar
 from ldm_core.storage import options
 from ldm_core.storage.failures import ChangedError, ReplacedError, ShortError, status_of
 from ldm_core.storage.local import memory, require_size
-from ldm_core.storage.options import S3, WEB
+from ldm_core.storage.options import HUB, S3, WEB
 
 T = TypeVar("T")
 _CHUNK = 2**18
 
 
 def family(fs: Any) -> str:
-    """``s3``, ``http``, or "" for all else."""
-    names = (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
-    return "s3" if set(names) & set(S3) else "http" if set(names) & set(WEB) else ""
+    """``s3``, ``http``, ``hf``, or "" for all else."""
+    names = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+    return "s3" if names & set(S3) else "http" if names & set(WEB) else HUB if HUB in names else ""
 
 
 def call(fs: Any, work: Awaitable[T]) -> T:
@@ -160,6 +160,8 @@ class Download:
         """Read the missing bytes and hand all out; any failure keeps those received."""
         if not family(self._fs):
             self.data[:] = self._plain()
+        elif family(self._fs) == HUB:
+            self._ask_hub()
         elif self._stop is None or self._stop > self._start:
             call(self._fs, self._pull())
         out, self.data = bytes(self.data), bytearray()
@@ -176,6 +178,28 @@ class Download:
 
         limit = options.current().time_limit or None
         return bytes(call(self._fs, asyncio.wait_for(self._fs._cat_file(self._inner, start=start, end=stop), limit)))
+
+    def _ask_hub(self) -> None:
+        """All bytes in one request; nothing of a failed one is kept, as each is of one part of a file."""
+        from ldm_core.storage.hub import fetch
+
+        settings = options.current()
+        stop = self._start + self._most if self._stop is None and self._most else self._stop
+        if stop is not None and stop <= self._start:
+            return
+        answer = fetch(self._fs, self._inner, self._start, stop, (settings.connect_timeout, settings.read_timeout))
+        if answer is None:
+            return
+        begins, total = _span(answer.content_range, answer.length)
+        if self.mark and answer.mark and answer.mark != self.mark:
+            self._replaced()
+        self.mark, self.total = answer.mark, total
+        if begins != self._start and self._stop is None:
+            stop = None  # no ranges here, as in _pull
+        ends = total if stop is None else stop if total is None else min(stop, total)
+        self.data[:] = answer.data[self._start - begins : None if ends is None else ends - begins]
+        if ends is not None and self._start + len(self.data) < ends:
+            raise ShortError(f"only {len(self.data)} of {ends - self._start} bytes came")
 
     async def _pull(self) -> None:
         import asyncio

@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from ldm_core.errors import StorageError, clean
 from ldm_core.storage.paths import local_path, protocol, short, shown
 
-_NETWORK = ("botocore", "aiobotocore", "aiohttp", "fsspec", "s3fs", "gcsfs", "adlfs", "asyncio", "urllib3")
+_NETWORK = (
+    *("botocore", "aiobotocore", "aiohttp", "fsspec", "s3fs", "gcsfs", "adlfs", "asyncio", "urllib3"),
+    *("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2"),
+)
 _PASSING = {408, 425, 429}
 _PASSING_CODES = {
     "BadDigest",  # it was damaged on its way
@@ -37,8 +40,11 @@ _LASTING = (
     "SSLError",
     "InvalidURL",
 )
-_UNREACHED = ("ConnectTimeoutError", "ClientConnectorError", "ConnectionRefusedError", "gaierror")
-_BROKEN = ("HttpProcessingError", "ClientPayloadError", "ConnectionResetError", "ServerDisconnectedError")
+_UNREACHED = ("ConnectTimeoutError", "ClientConnectorError", "ConnectionRefusedError", "gaierror", "ConnectError")
+_BROKEN = (
+    *("HttpProcessingError", "ClientPayloadError", "ConnectionResetError", "ServerDisconnectedError"),
+    *("RemoteProtocolError", "ReadError", "WriteError"),
+)
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 _DENIED = {"AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"}
 
@@ -61,6 +67,10 @@ class IrregularError(OSError):
 
 class TooLargeError(OSError):
     """More bytes than are read of a file of its kind."""
+
+
+class RefusedError(OSError):
+    """What a storage says in the last resort; its text is the line for the user."""
 
 
 class OddError(OSError):
@@ -104,8 +114,8 @@ def status_of(error: BaseException) -> tuple[int, str]:
         return int(status or (code if code.isdigit() else 0)), code
     if any(kind.__name__ == "HttpProcessingError" for kind in type(error).__mro__):
         return 0, ""  # aiohttp gives its own code to an answer that breaks off
-    for name in ("status", "status_code", "code"):
-        value = getattr(error, name, None)
+    for holder, name in ((error, "status"), (error, "status_code"), (error, "code"), (response, "status_code")):
+        value = getattr(holder, name, None)
         if isinstance(value, int) and 100 <= value < 600:
             return value, str(value)
     return 0, ""
@@ -126,7 +136,9 @@ def is_passing(error: BaseException) -> bool:
         return code in _PASSING_CODES or status in _PASSING or (status >= 500 and status not in _LASTING_STATUS)
     if isinstance(root, ShortError | ChangedError | TimeoutError | ConnectionError | EOFError):
         return True
-    if isinstance(root, FileNotFoundError | PermissionError | FileExistsError | IsADirectoryError | OddError):
+    if isinstance(
+        root, FileNotFoundError | PermissionError | FileExistsError | IsADirectoryError | OddError | RefusedError
+    ):
         return False
     return from_network(root)
 
@@ -201,7 +213,7 @@ def reason(error: BaseException, url: str) -> str:  # noqa: C901
         return f"{first}; set your credentials"
     if isinstance(root, TimeoutError) or "Timeout" in type(root).__name__:
         return f"no answer in time ({type(root).__name__}); check the network and try again"
-    if isinstance(root, ShortError | ChangedError | IrregularError | TooLargeError | OddError):
+    if isinstance(root, ShortError | ChangedError | IrregularError | TooLargeError | OddError | RefusedError):
         return first
     if (from_network(root) and status_of(root) == (0, "")) or isinstance(root, ConnectionError):
         return f"{first}; check the network and try again"

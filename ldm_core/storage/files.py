@@ -85,7 +85,7 @@ def _listed(path: Path, recursive: bool) -> list[FileInfo]:
 
 
 def _info(fs: Any, entry: dict[str, Any]) -> FileInfo:
-    mark = next((entry[key] for key in ("ETag", "etag", "md5", "sha256") if entry.get(key)), "")
+    mark = next((entry[key] for key in ("ETag", "etag", "md5", "sha256", "blob_id") if entry.get(key)), "")
     return FileInfo(fs.unstrip_protocol(entry["name"]), int(entry.get("size") or 0), str(mark))
 
 

@@ -25,11 +25,18 @@ from ldm_core.storage.local import exists, is_folder, require_regular
 from ldm_core.storage.paths import local_path, protocol, short
 
 S3 = ("s3", "s3a")
+HUB = "hf"
 WEB = ("http", "https")
 VARIABLE = "LDM_STORAGE"
 """Environment variable with the settings for processes started from this one (JSON)."""
 _SECRET = ("key", "secret", "token", "password", "passwd", "username", "user", "credential", "client_kwargs")
-_EXTRAS = {"s3": "s3", "s3a": "s3", "http": "s3", "https": "s3"}  # protocol -> the extra of ldm-core that brings it
+_EXTRAS = {
+    "s3": "s3",
+    "s3a": "s3",
+    "http": "s3",
+    "https": "s3",
+    HUB: "hub",
+}  # protocol -> the extra of ldm-core that brings it
 
 
 def configure(settings: StorageSettings | None) -> None:
@@ -92,6 +99,10 @@ def filesystem(url: str | os.PathLike[str]) -> tuple[Any, str]:
 def _opened(name: str, text: str, keywords: Mapping[str, Any]) -> tuple[Any, str]:
     import fsspec
 
+    if name == HUB:
+        from ldm_core.storage.hub import HubFileSystem
+
+        return HubFileSystem(), HubFileSystem._strip_protocol(text)
     if name not in WEB or "::" in text.partition("://")[0]:
         for part in text.split("::")[1:]:  # of zip://name::/a/file.zip; fsspec would open whatever is there
             path = local_path(part)

@@ -13,7 +13,7 @@ from typing import Any
 from ldm_core.errors import StorageError
 from ldm_core.storage.attempts import Download, family
 from ldm_core.storage.failures import ChangedError, ReplacedError
-from ldm_core.storage.options import WEB, filesystem
+from ldm_core.storage.options import HUB, WEB, filesystem
 from ldm_core.storage.parallel import at_once
 from ldm_core.storage.paths import protocol, short
 from ldm_core.storage.retry import retrying
@@ -132,9 +132,14 @@ def write(url: str, data: bytes | Path) -> None:
 
 
 def writable(url: str) -> tuple[Any, str]:
-    """:func:`~ldm_core.storage.options.filesystem` of a URL that is written to; web addresses are not."""
+    """:func:`~ldm_core.storage.options.filesystem` of a URL that is written to; web addresses and the Hub are not."""
     if protocol(url) in WEB:
         raise StorageError(f"cannot write {short(url)}: web addresses are only read; give a path or an s3:// URL")
+    if protocol(url) == HUB:  # each file would be a commit of its own
+        raise StorageError(
+            f"cannot write {short(url)}: hf:// is only read; give a path or an s3:// URL, and upload a run with "
+            "`ldm-run push`"
+        )
     return filesystem(url)
 
 
@@ -211,6 +216,8 @@ def is_folder(url: str | os.PathLike[str]) -> bool:
 
     def attempt() -> bool:
         fs.invalidate_cache()
+        if family(fs) == HUB:  # whose isdir calls every failure no folder
+            return bool(fs.info(inner)["type"] == "directory")
         if family(fs) != "s3":
             return bool(fs.isdir(inner))
         bucket, key, _ = fs.split_path(inner)

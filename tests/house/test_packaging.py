@@ -58,8 +58,8 @@ OBSERVERS = {"plugins/tensorboard": "ldm-plugin-tensorboard", "plugins/wandb": "
 BY_NAME = OBSERVERS | {"conditioners/clip_text": "ldm-plugin-clip-text"}
 """Those that are installed by name alone: they bring packages that a run does not need."""
 PLUGINS = STANDARD | BY_NAME
-MODULES = {"PIL": "pillow", "yaml": "pyyaml"}
-"""Modules whose distribution has another name."""
+MODULES = {"PIL": "pillow", "yaml": "pyyaml", "huggingface_hub": "huggingface_hub"}
+"""Modules whose distribution has another name, or is called so."""
 
 
 def metadata(folder: str) -> dict[str, Any]:
@@ -123,9 +123,10 @@ def test_plugins_need_this_core_and_no_other_plugin(folder: str) -> None:
 def test_extras_of_the_core() -> None:
     project = metadata(".")["project"]
     extras = project["optional-dependencies"]
-    assert set(extras) == {"standard", "s3", "testing", "docs", "dev"}
+    assert set(extras) == {"standard", "s3", "hub", "testing", "docs", "dev"}
     assert sorted(extras["standard"]) == sorted(STANDARD.values())
     assert [name_of(r) for r in extras["s3"]] == ["s3fs", "aiohttp"]
+    assert [name_of(r) for r in extras["hub"]] == ["huggingface_hub"]
     assert "pytest" in map(name_of, extras["testing"])
     assert not [n for n in project["dependencies"] if n.startswith("ldm-")], "the core needs no plugin"
     assert project["scripts"] == {"ldm-run": "ldm_core.cli:main"}
@@ -161,6 +162,7 @@ def test_what_is_imported_is_declared(folder: str) -> None:
     if folder == ".":
         declared |= {name_of(r) for r in data["project"]["optional-dependencies"]["testing"]}  # ldm_core.testing
         declared |= {"aiohttp"}  # of the extra s3; imported once a web address is read
+        declared |= {"huggingface_hub"}  # of the extra hub; imported once an address of the Hub is read
     else:
         extras = data["project"].get("optional-dependencies", {}).values()
         declared |= {name_of(r) for group in extras for r in group}  # imported by one part, with a line that names it

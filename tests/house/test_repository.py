@@ -6,7 +6,10 @@ import ast
 import re
 from pathlib import Path
 
+import yaml
 from source_tree import ROOT, files, nodes, python_files, short
+
+import ldm_core
 
 TOP_LEVEL = {
     *("ldm_core", "plugins", "conditioners", "examples", "tests", "docs"),
@@ -44,6 +47,22 @@ def test_every_distribution_has_the_same_files() -> None:
         (package,) = {n.split("/")[2] for n in known if n.startswith(f"{folder}/ldm_plugin_")}
         for name in ("README.md", *(f"{package}/{n}" for n in ("__init__.py", "plugin.py", "py.typed"))):
             assert f"{folder}/{name}" in known, f"{folder} has no {name}"
+
+
+def test_what_a_forge_looks_for_is_there() -> None:
+    """A citation, the way to report a hole, a code of conduct: beside the workflow, not at the top level."""
+    folder = ROOT / ".github"
+    citation = yaml.safe_load((folder / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors", "version", "license"} <= citation.keys()
+    assert (citation["version"], citation["license"]) == (ldm_core.__version__, "MIT")
+    (paper,) = citation["references"]
+    assert paper["url"].rpartition("/")[2] in (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in ("SECURITY.md", "CODE_OF_CONDUCT.md"):
+        text = (folder / name).read_text(encoding="utf-8")
+        links = re.findall(r"\]\(([^)#]+)", text)
+        assert all((folder / link).is_file() for link in links), links
+        assert f".github/{name}" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert "docs/security.md" in (folder / "SECURITY.md").read_text(encoding="utf-8")
 
 
 def test_no_paths_of_a_machine_and_no_registries() -> None:

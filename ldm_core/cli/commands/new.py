@@ -23,7 +23,8 @@ TRIES: Mapping[str, str] = {
     "command": "ldm-run $name --help",
 }
 """A command that uses the new part, for its README; the conditioner's README has its own."""
-_PACKAGE = "package"  # the folder of the templates that takes the package's name
+_FOLDERS = {"package/": "$package/", "_github/": ".github/"}
+"""Folders of the templates -> of the distribution. A wheel may leave hidden ones out."""
 
 
 @attrs.frozen(kw_only=True)
@@ -100,7 +101,9 @@ def plugin_files(kind: str, name: str) -> dict[str, str]:
     root = resources.files("ldm_core.cli").joinpath("templates")
     texts = dict([*_read(root.joinpath("every_kind")), *_read(root.joinpath(kind))])
     for path, text in sorted(texts.items()):
-        target = path.removesuffix(".tmpl").replace(f"{_PACKAGE}/", f"{package(name)}/").replace("_NAME_", f"_{name}_")
+        target = path.removesuffix(".tmpl").replace("_NAME_", f"_{name}_")
+        for folder, its in _FOLDERS.items():
+            target = target.replace(folder, Template(its).substitute(words))
         files[target] = Template(text).substitute(words)
     return files
 

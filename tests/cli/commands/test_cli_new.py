@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import yaml
 from forked import Command, Ended, forked
 
 from ldm_core.cli import main
@@ -18,6 +20,7 @@ from ldm_core.cli.commands.new import Kind, plugin_files
 KINDS = get_args(Kind)
 
 FILES = [
+    ".github/workflows/tests.yml",
     "README.md",
     "ldm_plugin_colour_mood/__init__.py",
     "ldm_plugin_colour_mood/conditioner.py",
@@ -98,7 +101,38 @@ def test_the_generated_code_is_clean(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_of_the_template_is_left(kind: str) -> None:
     for path, text in plugin_files(kind, "x1").items():
-        assert "$" not in text and "NAME" not in path and "package" not in path, path
+        assert "$" not in text.replace("${{", "") and "NAME" not in path and "package" not in path, path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_workflow_runs_what_runs_here(kind: str, tmp_path: Path) -> None:
+    """Its commands are run but for the installation, whose extras the distribution has; pytest is, above."""
+    pytest.importorskip("ruff", reason="ruff is not installed (ldm-core[dev])")
+    assert main(["new", kind, "colour_mood", "--dir", str(tmp_path)]) == 0
+    root = tmp_path / "ldm-plugin-colour-mood"
+    flow = yaml.safe_load((root / ".github" / "workflows" / "tests.yml").read_text())
+    (job,) = flow["jobs"].values()
+    assert set(flow[True]) == {"push", "pull_request"} and flow["permissions"] == {"contents": "read"}
+    assert job["strategy"]["matrix"] == {"os": ["ubuntu-latest", "macos-latest"], "python": ["3.11", "3.12", "3.13"]}
+    assert job["runs-on"] == "${{ matrix.os }}" and job["steps"][1]["with"]["python-version"] == "${{ matrix.python }}"
+    install, *lines = [line for step in job["steps"] for line in step.get("run", "").splitlines()]
+    assert shlex.split(install) == ["python", "-m", "pip", "install", "-e", ".[testing,lint]"]
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(extras) == {"testing", "lint"}
+    assert lines.pop() == "python -m pytest" and len(lines) == 2
+    for line in lines:
+        python, *arguments = shlex.split(line)
+        assert python == "python" and arguments[:2] == ["-m", "ruff"]
+        done = subprocess.run([sys.executable, *arguments, "--no-cache"], cwd=root, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_its_badge_is_that_of_its_workflow(tmp_path: Path) -> None:
+    """By a path in the repository, which has no address yet."""
+    for kind in KINDS:
+        text = plugin_files(kind, "colour_mood")["README.md"]
+        assert "[![tests](../../actions/workflows/tests.yml/badge.svg)](../../actions/workflows/tests.yml)" in text
+        assert "Python 3.11 to 3.13" in text
 
 
 @pytest.mark.parametrize(
