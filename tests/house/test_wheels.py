@@ -119,8 +119,16 @@ def test_the_core_brings_recipes_templates_and_its_command(wheels: Mapping[str, 
     held = names(wheels["."])
     assert "ldm_core/recipes/laptop.yaml" in held
     assert "ldm_core/cli/templates/every_kind/pyproject.toml.tmpl" in held
+    assert "ldm_core/cli/templates/every_kind/_github/workflows/tests.yml.tmpl" in held
     assert "ldm-run = ldm_core.cli:main" in text(wheels["."], "entry_points.txt")
-    assert set(metadata(wheels["."]).get_all("Provides-Extra") or ()) == {"standard", "s3", "testing", "docs", "dev"}
+    assert set(metadata(wheels["."]).get_all("Provides-Extra") or ()) == {
+        "standard",
+        "s3",
+        "hub",
+        "testing",
+        "docs",
+        "dev",
+    }
 
 
 @pytest.fixture(scope="module")
