@@ -137,8 +137,7 @@ def writable(url: str) -> tuple[Any, str]:
         raise StorageError(f"cannot write {short(url)}: web addresses are only read; give a path or an s3:// URL")
     if protocol(url) == HUB:  # each file would be a commit of its own
         raise StorageError(
-            f"cannot write {short(url)}: hf:// is only read; give a path or an s3:// URL, and upload a run with "
-            "`ldm-run push`"
+            f"cannot write {short(url)}: hf:// is only read; give a path or an s3:// URL; ldm-plugin-hub uploads a run"
         )
     return filesystem(url)
 

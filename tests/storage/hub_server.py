@@ -249,7 +249,8 @@ class _Handler(BaseHTTPRequestHandler):
             elif line["key"] == "deletedFile":
                 files.pop(value["path"])
         oid = hashlib.sha1(self._body).hexdigest()
-        return self._json({"commitUrl": f"{self.hub.url}/commit/{oid}", "commitOid": oid, "success": True})
+        name = "/".join(self.path.split("/")[3:5])
+        return self._json({"commitUrl": f"{self.hub.url}/{name}/commit/{oid}", "commitOid": oid, "success": True})
 
     def _lfs(self) -> None:
         if not self._may_write():

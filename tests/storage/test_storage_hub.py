@@ -160,7 +160,7 @@ def test_nothing_is_written(hub: HubServer) -> None:
         lambda: storage.remove("hf://me/it/a"),
         lambda: storage.make_folder("hf://me/it/a"),
     ):
-        with pytest.raises(StorageError, match=r"hf:// is only read; .* upload a run with `ldm-run push`"):
+        with pytest.raises(StorageError, match=r"hf:// is only read; .* ldm-plugin-hub uploads a run"):
             write()
     assert not hub.requests
 
