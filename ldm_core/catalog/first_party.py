@@ -59,6 +59,8 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("command", "distil"): "ldm-plugin-distill",
     **{("adapter", n): "ldm-plugin-feature-cache" for n in ("deep_cache", "first_block_cache")},
     ("dataset", "idx"): "ldm-plugin-idx",
+    ("dataset", "parquet"): "ldm-plugin-parquet",
+    ("command", "push"): "ldm-plugin-hub",
     **{("first_stage", n): "ldm-plugin-wavelet" for n in ("haar", "haar_f2", "haar_f4")},
     **{("annotation", n): "ldm-plugin-annotations" for n in ("coco", "openimages", "voc", "yolo")},
     ("observer", "curves"): "ldm-plugin-curves",

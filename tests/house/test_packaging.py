@@ -55,7 +55,11 @@ STANDARD = {
 }
 """Folder -> distribution of every plugin that the extra `standard` brings."""
 OBSERVERS = {"plugins/tensorboard": "ldm-plugin-tensorboard", "plugins/wandb": "ldm-plugin-wandb"}
-BY_NAME = OBSERVERS | {"conditioners/clip_text": "ldm-plugin-clip-text"}
+BY_NAME = OBSERVERS | {
+    "conditioners/clip_text": "ldm-plugin-clip-text",
+    "plugins/hub": "ldm-plugin-hub",
+    "plugins/parquet": "ldm-plugin-parquet",
+}
 """Those that are installed by name alone: they bring packages that a run does not need."""
 PLUGINS = STANDARD | BY_NAME
 MODULES = {"PIL": "pillow", "yaml": "pyyaml", "huggingface_hub": "huggingface_hub"}
@@ -123,10 +127,11 @@ def test_plugins_need_this_core_and_no_other_plugin(folder: str) -> None:
 def test_extras_of_the_core() -> None:
     project = metadata(".")["project"]
     extras = project["optional-dependencies"]
-    assert set(extras) == {"standard", "s3", "hub", "testing", "docs", "dev"}
+    assert set(extras) == {"standard", "s3", "hub", "parquet", "testing", "docs", "dev"}
     assert sorted(extras["standard"]) == sorted(STANDARD.values())
     assert [name_of(r) for r in extras["s3"]] == ["s3fs", "aiohttp"]
     assert [name_of(r) for r in extras["hub"]] == ["huggingface_hub"]
+    assert extras["parquet"] == ["ldm-plugin-parquet"]
     assert "pytest" in map(name_of, extras["testing"])
     assert not [n for n in project["dependencies"] if n.startswith("ldm-")], "the core needs no plugin"
     assert project["scripts"] == {"ldm-run": "ldm_core.cli:main"}

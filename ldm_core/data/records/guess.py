@@ -18,7 +18,8 @@ def guess_reader(url: str, catalog: Catalog | None = None) -> str:
     """``tar`` or ``folder``: the reader for the files at ``url``. DataError if nothing is there.
 
     Tars that are named as shards win over a few pictures beside them, and pictures over any other tar. Many of both
-    are a question to the user. Where neither lie, a data set of `catalog` that recognises the names is taken.
+    are a question to the user. Where neither lie, a data set of `catalog` that recognises the names is taken, of
+    those in a folder `data` too, as repositories of data have it.
     """
     if not str(url).strip():
         raise DataError("`dataset`: empty; give the path or URL of tars or of a folder of pictures")
@@ -30,7 +31,7 @@ def guess_reader(url: str, catalog: Catalog | None = None) -> str:
         files = [file.url for root in roots for file in storage.list_files(root)]
         tars = [each for each in files if each.lower().endswith(".tar")]
         if not tars:
-            return _recognising(url, files, catalog) or "folder"
+            return _recognising(url, files, catalog) or _recognising(url, _inner(roots, files), catalog) or "folder"
         shards = [each for each in tars if _is_shard(each)]
         pictures = [each for each in files if is_picture(each)]
         local = all(storage.local_path(root) is not None for root in roots)
@@ -76,6 +77,14 @@ def _recognising(url: str, files: Sequence[str], catalog: Catalog | None) -> str
             f"dataset.use={found[0]}"
         )
     return found[0] if found else ""
+
+
+def _inner(roots: Sequence[str], files: Sequence[str]) -> list[str]:
+    """The files of a folder `data` in a place that holds nothing to read itself."""
+    if len(roots) != 1 or any(map(is_picture, files)) or storage.protocol(roots[0]) in ("http", "https"):
+        return []
+    folder = storage.join(roots[0], "data")
+    return [file.url for file in storage.list_files(folder)] if storage.is_folder(folder) else []
 
 
 def _pictures_below(root: str) -> list[str]:
