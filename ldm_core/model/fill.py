@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, BinaryIO
 
 import torch
@@ -29,10 +30,18 @@ class seeded:
 
     def __enter__(self) -> None:
         self._state = torch.get_rng_state()
-        torch.manual_seed(self._seed)
+        if _accelerated():
+            torch.manual_seed(self._seed)
+        else:  # without a device torch notes the call for later, with its whole stack, which takes milliseconds
+            torch.default_generator.manual_seed(self._seed)
 
     def __exit__(self, *_: object) -> None:
         torch.set_rng_state(self._state)
+
+
+@cache
+def _accelerated() -> bool:
+    return torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
 
 
 class unfilled(TorchFunctionMode):

@@ -17,6 +17,7 @@ from ldm_core import Component, hookimpl
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import LatentSpec
 from ldm_core.errors import CheckpointError, ComponentError
+from ldm_core.model import fill
 from ldm_core.model.build import make_first_stage, make_model, make_objective, make_sampling, sampling_site
 from ldm_core.model.fill import load_weights, seeded
 from ldm_core.recipe.recipe import Recipe
@@ -95,6 +96,20 @@ def test_seeded_puts_the_generator_back_after_an_error() -> None:
         torch.randn(2)
         raise KeyError
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("device", [False, True])
+def test_seeded_draws_as_after_torchs_own_seed(device: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every device is seeded where there is one; its lack spares the call, not the numbers."""
+    told: list[int] = []
+    true = torch.manual_seed
+    monkeypatch.setattr(fill, "_accelerated", lambda: device)
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: told.append(seed) or true(seed))
+    with seeded(3):
+        drawn = torch.randn(20), torch.randperm(5)
+    assert told == ([3] if device else [])
+    true(3)
+    assert torch.equal(drawn[0], torch.randn(20)) and torch.equal(drawn[1], torch.randperm(5))
 
 
 def test_frozen_conditioners_have_no_gradients(catalog: Catalog) -> None:

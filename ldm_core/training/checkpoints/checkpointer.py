@@ -166,7 +166,10 @@ class Checkpointer:
         """Wait until no write is under way; processes wait in short calls, so none of them times out."""
         begun = time.monotonic()
         while self._run.world.any(self._writer is not None and self._writer.busy):
-            time.sleep(_POLL)
+            if self._writer is None:
+                time.sleep(_POLL)
+            else:
+                self._writer.wait(_POLL)  # and not a moment longer than the write takes
         waited = time.monotonic() - begun
         if waited > _LONG and not self._waited_before:
             self._waited_before = True

@@ -79,11 +79,12 @@ class Writer:
         else:
             self._run(step, tensors, manifest)
 
-    def wait(self) -> None:
-        """Return when no write is under way."""
+    def wait(self, seconds: float | None = None) -> None:
+        """Return when no write is under way, or after `seconds`."""
         if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+            self._thread.join(seconds)
+            if not self._thread.is_alive():
+                self._thread = None
 
     def outcome(self) -> Outcome | None:
         """The outcome of the last finished write; told once. A mistake in the writing itself is raised."""

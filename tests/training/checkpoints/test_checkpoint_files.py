@@ -236,6 +236,17 @@ def test_training_goes_on_while_a_slow_write_is_under_way(folder: str, gate: Gat
     assert files.newest(folder, "me").found is not None
 
 
+def test_waiting_has_an_end(folder: str, gate: Gate) -> None:
+    target = writer(folder, background=True)
+    target.start(5, STATE, MANIFEST)
+    target.wait(0.01)
+    assert target.busy and target.outcome() is None
+    gate.open.set()
+    begun = time.monotonic()
+    target.wait(60)  # ends with the write
+    assert time.monotonic() - begun < 30 and not target.busy and files.newest(folder, "me").found is not None
+
+
 def test_one_write_at_a_time(folder: str, gate: Gate) -> None:
     target = writer(folder, background=True)
     target.start(1, STATE, MANIFEST)
