@@ -30,10 +30,8 @@ class seeded:
 
     def __enter__(self) -> None:
         self._state = torch.get_rng_state()
-        if _accelerated():
-            torch.manual_seed(self._seed)
-        else:  # without a device torch notes the call for later, with its whole stack, which takes milliseconds
-            torch.default_generator.manual_seed(self._seed)
+        # without a device torch notes its call for later, with the caller's whole stack, which takes a millisecond
+        (torch if _accelerated() else torch.default_generator).manual_seed(self._seed)
 
     def __exit__(self, *_: object) -> None:
         torch.set_rng_state(self._state)
