@@ -57,6 +57,8 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     **{("objective", n): "ldm-plugin-distill" for n in ("consistency", "progressive")},
     **{(kind, "lcm"): "ldm-plugin-distill" for kind in ("sampler", "time_grid")},
     ("command", "distil"): "ldm-plugin-distill",
+    **{("adapter", n): "ldm-plugin-distill" for n in ("low_rank", "scale_input")},
+    ("guidance", "embedded"): "ldm-plugin-distill",
     **{("adapter", n): "ldm-plugin-feature-cache" for n in ("deep_cache", "first_block_cache")},
     ("dataset", "idx"): "ldm-plugin-idx",
     ("dataset", "parquet"): "ldm-plugin-parquet",

@@ -23,6 +23,14 @@ class DistilOptions:
     method: Literal["consistency", "progressive"] = option(
         "consistency", "How it learns: from 50 levels at once, or by halvings from 8 N steps.", group="Student"
     )
+    rank: int | None = option(
+        None,
+        "Train a low-rank change of the weights alone, a small file.",
+        metavar="R",
+        minimum=1,
+        group="Student",
+        otherwise="all weights",
+    )
     train_steps: int | None = option(
         None, "Steps of the training.", metavar="N", minimum=1, group="Student", otherwise="a quarter of the teacher's"
     )
@@ -45,7 +53,7 @@ class DistilOptions:
     examples=[
         "ldm-run distil runs/demo --steps 4 --out runs/demo4",
         "ldm-run distil runs/demo --method progressive --steps 8 objective.scale=3",
-        "ldm-run distil runs/demo objective.scale='[2,8]' trainer.lr=5e-5",
+        "ldm-run distil runs/demo --rank 4 objective.scale='[2,8]'",
     ],
     epilog="Settings are those of the student's recipe, which is its teacher's but for the objective, the sampler and "
     "the training: objective.scale, trainer.lr, data.flip. See `ldm-run show consistency` and `progressive`.",
@@ -70,7 +78,8 @@ def _prepared(options: DistilOptions) -> Prepared:
 
     catalog, length = installed(), options.train_steps
     changes: dict[str, Any] = {} if length is None else {"trainer": {"steps": length}}
-    made = student(options.run, *options.settings, steps=options.steps, method=options.method, **changes)
+    asked = {"steps": options.steps, "method": options.method, "rank": options.rank}
+    made = student(options.run, *options.settings, **asked, **changes)
     recipe, info = workflow.prepare(made.values(), catalog)
     recipe = with_latents(recipe, catalog, options.run)
     notes = tuple(map(in_flags, remarks(recipe)))

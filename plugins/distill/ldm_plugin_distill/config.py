@@ -8,10 +8,12 @@ from typing import Any, ClassVar, Literal
 import attrs
 
 from ldm_core.config.fields import field
-from ldm_core.contracts import Site
-from ldm_core.contracts.configs import ObjectiveConfig, SamplerConfig, TimeGridConfig
+from ldm_core.contracts import Accepts, Site
+from ldm_core.contracts.configs import AdapterConfig, GuidanceConfig, ObjectiveConfig, SamplerConfig, TimeGridConfig
 from ldm_core.errors import LDMError
 
+SCALE = "guidance_scale"
+"""The extra (B,) of a bundle, and the option of a branch, that tells a network the guidance scale."""
 UNNAMED = (
     "teacher: no trained model is named to learn from; give a run's folder or its .safetensors file with "
     "objective.teacher=PATH_OR_URL, and let the student begin from it with trainer.init_from, or use the command "
@@ -144,3 +146,53 @@ class LCMGridConfig(TimeGridConfig):
     def numbers(self, steps: int) -> list[int]:
         """The numbers of the levels, the noisiest, `levels`, first; rounded as the published code does it."""
         return [self.levels - int(i * (self.levels / steps)) for i in range(steps)]
+
+
+@attrs.frozen(kw_only=True)
+class LowRankConfig(AdapterConfig):
+    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685) of linear layers and convolutions."""
+
+    rank: int = field(4, "rank of each change; a layer with fewer inputs or outputs has that many", 1, maximum=4096)
+    scale: float = attrs.field(default=1.0, metadata={"help": "strength of the changes; 0 = the model without them"})
+    targets: tuple[str, ...] = attrs.field(
+        default=(), metadata={"help": "ends of the names of the layers that are changed; none = all of the denoiser's"}
+    )
+
+
+@attrs.frozen(kw_only=True)
+class ScaleInputConfig(AdapterConfig):
+    """Luo et al. 2023 (arXiv 2310.04378), section 4.3; the guidance `embedded` tells the scale."""
+
+    at: str = attrs.field(
+        default="time_embed", metadata={"help": "the denoiser's layers that take the embedded noise level"}
+    )
+    width: int = field(256, "numbers that the scale is embedded in", 4, maximum=1 << 16)
+
+    def __attrs_post_init__(self) -> None:
+        if self.width % 2:
+            raise ValueError(f"width: expected an even number, sines and cosines by halves, got {self.width}")
+
+    @property
+    def accepts(self) -> Accepts:
+        """The scale, one an example or one for all."""
+        return Accepts(extras=(SCALE,), options=(SCALE,))
+
+
+@attrs.frozen(kw_only=True)
+class EmbeddedConfig(GuidanceConfig):
+    """The scale as an input of the network, in one evaluation; of the adapter `scale_input`."""
+
+    scale: float = attrs.field(default=3.0, metadata={"help": "the scale that the network is told"})
+    trained: tuple[float, float] | None = attrs.field(
+        default=None, metadata={"help": "the lowest and the highest scale of the training; null = not known"}
+    )
+    branch_options: ClassVar[tuple[str, ...]] = (SCALE,)
+
+    def __attrs_post_init__(self) -> None:
+        if self.trained is None:
+            return
+        low, high = self.trained
+        if not 0 <= low <= high < float("inf"):
+            raise ValueError(f"trained: expected two scales, the lower one first, got {list(self.trained)}")
+        if not low <= self.scale <= high:
+            raise ValueError(f"scale: the student was trained for {low:g} to {high:g}, got {self.scale:g}")

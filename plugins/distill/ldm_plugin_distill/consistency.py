@@ -7,11 +7,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ldm_core.contracts import Cond, DiffusionModel, LossContext, LossOutput, Site
+from ldm_core.contracts import Cond, DiffusionModel, LossContext, LossOutput, NoiseSchedule, Site
 from ldm_core.contracts.streams import Streams
 from ldm_core.model.diffusion import Model, per_example
 from ldm_plugin_distill.config import ConsistencyConfig
 from ldm_plugin_distill.distillation import Distillation, noised
+from ldm_plugin_distill.kept import Estimator
 from ldm_plugin_distill.levels import boundary, time_of
 from ldm_plugin_distill.teacher import down
 
@@ -36,17 +37,17 @@ class Consistency(Distillation):
         number = (streams.uniform((len(x0),)).to(x0.device).double() * levels).floor() + 1
         t, s = time_of(schedule, number, levels), time_of(schedule, number - 1, levels)
         x = noised(schedule, x0, t, streams)
-        found = self._function(cast(Model, model), x, t, cond)
         with torch.no_grad():
-            guided = self.guided(cond, streams, context)(x, t)
-            below = down(schedule, x, guided, t, s)
-            known = self._function(self.targets(cast(Model, model)), below, torch.where(s > 0, s, t), cond)
+            cond, guided = self.guided(model, cond, streams, context)
+            below = down(schedule, x, guided(x, t), t, s)
+            known = self._function(self.targets(cast(Model, model)), schedule, below, torch.where(s > 0, s, t), cond)
             aim = torch.where(per_example(s, x) > 0, known, below)
+        found = self._function(cast(Model, model), schedule, x, t, cond)
         squared = (found - aim).square()
         if self.config.loss == "huber":  # sqrt(d² + c²) - c without its loss of digits
             squared = squared / ((squared + self.config.huber**2).sqrt() + self.config.huber)
         return LossOutput(squared.flatten(1).mean(1))
 
-    def _function(self, model: Model, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        skip, out = boundary(model.schedule, t, self.config.boundary)
+    def _function(self, model: Estimator, schedule: NoiseSchedule, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        skip, out = boundary(schedule, t, self.config.boundary)
         return per_example(skip, x) * x + per_example(out, x) * model(x, t, cond).x0

@@ -11,9 +11,10 @@ from ldm_core.contracts import Cond, DiffusionModel, LossContext, LossOutput, Si
 from ldm_core.contracts.streams import Streams
 from ldm_core.model.diffusion import Model, per_example
 from ldm_plugin_distill.config import ProgressiveConfig
-from ldm_plugin_distill.distillation import Distillation, noised
+from ldm_plugin_distill.distillation import Distillation, Guided, noised
+from ldm_plugin_distill.kept import copied, estimator, pairs
 from ldm_plugin_distill.levels import time_of
-from ldm_plugin_distill.teacher import around, copied, down
+from ldm_plugin_distill.teacher import down
 
 
 class Progressive(Distillation):
@@ -52,11 +53,7 @@ class Progressive(Distillation):
         t, middle, s = (time_of(schedule, number - i, 2 * pairs) for i in range(3))
         x = noised(schedule, x0, t, streams)
         with torch.no_grad():
-            if halved and self.former is not None:
-                former = around(cast(Model, model), self.former)
-                teacher = lambda x, t: former(x, t, cond).x0  # noqa: E731
-            else:
-                teacher = self.guided(cond, streams, context)
+            cond, teacher = self._asked(cast(Model, model), cond, streams, context, halved)
             half = down(schedule, x, teacher(x, t), t, middle)
             below = down(schedule, half, teacher(half, middle), middle, s)
             keep = schedule.sigma(s) / schedule.sigma(t)
@@ -66,6 +63,16 @@ class Progressive(Distillation):
         error = (model(x, t, cond).x0 - aim).square().flatten(1).mean(1)
         return LossOutput(weight * error, {"halved": torch.tensor(float(halved))})
 
+    def _asked(
+        self, model: Model, cond: Cond, streams: Streams, context: LossContext, halved: int
+    ) -> tuple[Cond, Guided]:
+        """The student's bundle and the teacher of a halving: the trained model, and the student before, after that."""
+        cond, guided = self.guided(model, cond, streams, context)
+        if not halved or self.former is None:
+            return cond, guided
+        former = estimator(model, self.former)
+        return cond, lambda x, t: former(x, t, cond).x0
+
     def after_step(self, model: DiffusionModel, step: int) -> None:
         """Move the average towards the student; at the end of a halving it becomes the teacher."""
         super().after_step(model, step)
@@ -73,8 +80,8 @@ class Progressive(Distillation):
         if self.former is None or not self._steps or halvings * (step + 1) < self._steps * (halved + 1):
             return
         if halved + 1 < halvings:
-            student = model.denoiser if self.target is None else self.target
-            for old, new in zip(self.former.parameters(), student.parameters(), strict=True):
+            news = [new for _, new in pairs(self.former, model)] if self.target is None else self.target.parameters()
+            for old, new in zip(self.former.parameters(), news, strict=True):
                 old.copy_(new)
             self.halved += 1
 

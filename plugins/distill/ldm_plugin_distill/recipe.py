@@ -14,6 +14,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.errors import CheckpointError, ConfigError, quoted
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.keys import use_of
+from ldm_core.recipe.rows import by_name, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,11 @@ HALVINGS = 3
 SHARE = 4
 """The teacher's steps of training for each of the student's."""
 RATE = 0.1
-"""The student's learning rate, as a share of the teacher's."""
+"""The student's learning rate, as a share of the teacher's; a low-rank part begins at 0 and learns at the teacher's."""
+PART = "few_steps"
+"""The name of a low-rank student among the adapters, and of its file."""
+INPUT = "guidance_scale"
+"""The name among the adapters of the part that tells the network the scale."""
 _AVERAGED = 0.02  # the length of the student's average, as a share of its training
 
 
@@ -38,13 +43,16 @@ def student(
     *settings: str,
     steps: int = 4,
     method: Literal["consistency", "progressive"] = "consistency",
+    rank: int | None = None,
     **parts: Any,
 ) -> Plain:
     """The recipe of a model of `steps` steps, to learn from the model of the run in the folder `run`.
 
     Architecture, data, schedule and parameterization are the teacher's, as are the first weights; its classifier-free
-    guidance is folded in, its conditioners stay as they are. `settings` (``KEY=VALUE``) and `parts` (by key) go on top,
-    as :meth:`ldm_core.Recipe.changed` takes them. ConfigError without a run, CheckpointError without a trained model.
+    guidance is folded in, its conditioners stay as they are. With a `rank` a low-rank change of the weights learns:
+    the adapter `few_steps`, which has a file of its own. `settings` (``KEY=VALUE``) and `parts` (by key) go on top, as
+    :meth:`ldm_core.Recipe.changed` takes them. With a range of scales among them the scale becomes an input of the
+    network. ConfigError without a run, CheckpointError without a trained model.
     """
     from ldm_core.api.recipe import Recipe
 
@@ -67,10 +75,17 @@ def student(
     objective = {"use": method, "teacher": teacher.folder, "scale": scale, **sampling.pop("objective")}
     plain.update(sampling, objective=objective, guidance="none", first_stage={"weights": teacher.folder})
     plain["conditioners"] = [{**_row(row), "train": False, "dropout": 0.0} for row in plain.get("conditioners") or ()]
-    plain["trainer"] = _trainer(plain.get("trainer") or {}, teacher.folder)
+    rates = plain.get("trainer") or {}
+    plain["trainer"] = _trainer(rates, teacher.folder)
     plain["sample"] = {**(plain.get("sample") or {}), "steps": steps}
+    if rank is not None:
+        fixed = [{**_row(row), "train": False} for row in _adapters(plain)]
+        plain["adapters"] = [*fixed, {"use": "low_rank", "name": PART, "rank": rank}]
+        own = {key: value for key, value in rates.items() if key == "lr"}
+        plain["trainer"] = {**plain["trainer"], "train": "adapters", **own}
     made = Recipe(plain).changed(*settings, **parts)
-    return made.changed(**_fitting(made.values(), {"time_grid", "sampler"} - {*parts, *map(_key, settings)}))
+    free = {"time_grid", "sampler", "guidance"} - {*parts, *map(_key, settings)}
+    return made.changed(**_fitting(made.values(), free), **_with_input(made.values(), free, scale))
 
 
 def _key(setting: str) -> str:
@@ -88,25 +103,40 @@ def _fitting(plain: Mapping[str, Any], free: Collection[str]) -> dict[str, Any]:
     return {key: part for key, part in lcm.items() if key in free and objective.get("use") == "consistency"}
 
 
+def _with_input(plain: Mapping[str, Any], free: Collection[str], usual: float) -> dict[str, Any]:
+    """For a range of scales, unless the guidance is the user's: the scale as an input, and the guidance that says it,
+    the teacher's `usual` one if that is in the range."""
+    scale = plain["objective"].get("scale", 1.0)
+    if "guidance" not in free or not isinstance(scale, list | tuple) or len(scale) != 2:
+        return {}
+    low, high = scale
+    said = usual if low <= usual <= high else (low + high) / 2
+    guidance = {"use": "embedded", "scale": said, "trained": [low, high]}
+    return {"guidance": guidance, "adapters": [*_adapters(plain), {"use": "scale_input", "name": INPUT}]}
+
+
+def _adapters(plain: Mapping[str, Any]) -> list[Any]:
+    own = plain.get("adapters") or []
+    return rows_of(own) if by_name(own) else list(own)
+
+
 def distil(
     run: str | os.PathLike[str],
     *settings: str,
-    steps: int = 4,
-    method: Literal["consistency", "progressive"] = "consistency",
     out: str | os.PathLike[str] | None = None,
     callback: Callable[..., bool | None] | None = None,
-    **parts: Any,
+    **asked: Any,
 ) -> Run:
     """Distil a trained run, or go on with a distillation, and return the student's run.
 
     ``distil("runs/demo", "trainer.steps=2000", steps=4, out="runs/demo4").pipeline().sample(...)``; `settings` and
-    `parts` as :func:`student` takes them, all else as :func:`ldm_core.train`.
+    `asked` (`steps`, `method`, `rank`, parts by key) as :func:`student` takes them, all else as :func:`ldm_core.train`.
     """
     from ldm_core import train
     from ldm_core.training import workflow
 
     catalog = Catalog.discover()
-    made = student(run, *settings, steps=steps, method=method, **parts)
+    made = student(run, *settings, **asked)
     recipe, _ = workflow.prepare(made.values(), catalog)
     latents = with_latents(recipe, catalog, os.fspath(run)).trainer.latents
     return train(made.changed(trainer={"latents": latents}), out=out, callback=callback)

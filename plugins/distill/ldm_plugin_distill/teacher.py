@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from typing import cast
-
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm_core.contracts import Cond, LossContext, NoiseSchedule, Site
 from ldm_core.errors import CheckpointError, ConfigError, DataError
@@ -15,6 +12,7 @@ from ldm_core.model.diffusion import Model, make_predict, per_example
 from ldm_core.sampling import second_model
 from ldm_core.sampling.run import conditions_of
 from ldm_plugin_distill.config import UNNAMED, DistillationConfig
+from ldm_plugin_distill.kept import around, copied
 
 
 class Teacher:
@@ -34,7 +32,7 @@ class Teacher:
         CheckpointError for another file than the recipe's, other latents or another schedule.
         """
         if not config.teacher:
-            if config.sha256:
+            if config.sha256 or student.attached:
                 raise ConfigError(f"objective: {UNNAMED}")
             return cls(around(student, copied(student)).eval(), "the student", shares=True)
         found = second_model.find(config.teacher, site)
@@ -69,19 +67,6 @@ class Teacher:
             return predict(x, t, bundles[:1])[0].x0
         cond, null = (estimate.x0 for estimate in predict(x, t, bundles))
         return null + per_example(scale, x) * (cond - null)
-
-
-def copied(model: Model) -> nn.Module:
-    """A frozen copy of a model's network, in eval mode."""
-    made = cast(nn.Module, copy.deepcopy(model.denoiser))
-    return made.requires_grad_(False).eval()
-
-
-def around(model: Model, network: nn.Module) -> Model:
-    """A model of `network` itself, under the schedule, the parameterization and the arithmetic of `model`."""
-    made = Model(network, model.schedule, model.parameterization)  # type: ignore[arg-type]
-    made.precision, made.precisions = model.precision, model.precisions
-    return made
 
 
 def down(schedule: NoiseSchedule, x: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:

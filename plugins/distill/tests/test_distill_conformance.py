@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import attrs
+import torch
+from ldm_plugin_distill.config import SCALE
 from torch import Tensor
 
-from ldm_core.contracts import Denoise, Estimate, NoiseSchedule
-from ldm_core.testing import ObjectiveSuite, PluginSuite, SamplerSuite, TimeGridSuite
+from ldm_core.contracts import Cond, CondSpec, Denoise, Estimate, NoiseSchedule
+from ldm_core.testing import AdapterSuite, GuidanceSuite, ObjectiveSuite, PluginSuite, SamplerSuite, TimeGridSuite
 from ldm_core.testing.gaussian import Gaussian
 
 
@@ -73,3 +76,33 @@ class TestProgressiveOfOneHalving(ObjectiveSuite):
     xfail = OF_NO_FILE
     component = "progressive"
     settings = MappingProxyType({"begin": 8, "steps": 4, "decay": 0.0})
+
+
+class TestLowRank(AdapterSuite):
+    component = "low_rank"
+    settings = MappingProxyType({"rank": 2, "scale": 0.5})
+
+
+class TestLowRankOnFusedWeights(AdapterSuite):
+    component = "low_rank"
+    settings = MappingProxyType({"targets": ["qkv"]})
+    cond_spec = CondSpec()
+
+
+class TestScaleInput(AdapterSuite):
+    component = "scale_input"
+
+    def cond(self, rows: Sequence[int]) -> Cond:
+        return super().cond(rows)._replace(extras={SCALE: torch.tensor([2.0 + row for row in rows])})
+
+
+class TestScaleInputOfAnOption(AdapterSuite):
+    component = "scale_input"
+    settings = MappingProxyType({"width": 32})
+
+    def cond(self, rows: Sequence[int]) -> Cond:
+        return super().cond(rows)._replace(options={SCALE: 4.0})
+
+
+class TestEmbedded(GuidanceSuite):
+    component = "embedded"

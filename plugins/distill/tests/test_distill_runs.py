@@ -173,14 +173,62 @@ def _other_stage(teacher: Path, folder: Path) -> Path:
     return found
 
 
-def test_adapters_learn_without_an_average(teacher: Path, tmp_path: Path) -> None:
-    """A low-rank part by a plugin is the student, where one is installed; the network's average would be none of it."""
+def test_a_low_rank_student_of_a_range_of_scales(teacher: Path, tmp_path: Path) -> None:
+    """Stopped and gone on with, bit for bit; its files put on the teacher give the student's pictures, by scale."""
+    low: dict[str, Any] = {
+        "method": "progressive",
+        "rank": 2,
+        "trainer": {"steps": 4, "checkpoint_every": 1, "lr": 0.05},
+    }
+    asked = ("objective.begin=8", "objective.scale=[2,8]", "objective.decay=0.5", "trainer.validate_images=2")
+    stop = lambda progress: progress.stage == "denoiser" and progress.step >= 2  # noqa: E731
+    whole = distil(teacher, *asked, steps=2, out=tmp_path / "whole", **low)
+    run = distil(
+        teacher, *asked, steps=2, out=tmp_path / "run", callback=lambda p: None if not stop(p) else False, **low
+    )
+    assert not run.finished
+    run = distil(teacher, *asked, steps=2, out=tmp_path / "run", **low)
+    assert run.finished and whole.finished
+    one, two = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "run")
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+    assert [key for key in one if key.startswith("model/state/objective.former.kept.adapters/few_steps/up")]
+    theirs, mine = weights(teacher), weights(tmp_path / "run")
+    assert all(torch.equal(theirs[key], mine[key]) for key in theirs), "a frozen weight moved"
+    files = {name: tmp_path / "run" / "adapters" / f"{name}.safetensors" for name in ("few_steps", "guidance_scale")}
+    assert artifacts.read_header(str(files["few_steps"]), "adapter").config["rank"] == 2
+    assert recipe_of(tmp_path / "run")["guidance"] == {"use": "embedded", "scale": 3.0, "trained": [2.0, 8.0]}
+
+    student, base = run.pipeline(device="cpu"), ldm_core.load(str(teacher), device="cpu")
+    put = {name: {"weights": str(file)} for name, file in files.items()}
+    own = {key: recipe_of(tmp_path / "run")[key] for key in ("sampler", "time_grid", "guidance")}
+    base = base.with_settings({"adapters": put, **own})
+    pictures = {}
+    for scale in (2.0, 8.0):
+        for name, pipeline in (("student", student), ("base", base)):
+            found = pipeline.sample(inputs={"class_label": 1}, images=1, seed=3, steps=2, guidance=scale)
+            pictures[name, scale] = found[0].image
+        assert np.array_equal(pictures["student", scale], pictures["base", scale])
+    assert not np.array_equal(pictures["student", 2.0], pictures["student", 8.0]), "the scale is not read"
+    with pytest.raises(ConfigError, match="trained for 2 to 8"):
+        student.sample(inputs={"class_label": 1}, images=1, guidance=12.0)
+
+
+def test_a_low_rank_student_by_the_command(teacher: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    line = ["distil", str(teacher), "--rank", "1", "--steps", "1", "--train-steps", "1", "--out", str(out), "--quiet"]
+    assert main([*line, "trainer.validate_images=2"]) == 0
+    made = recipe_of(out)
+    assert (made["trainer"]["train"], made["adapters"][0]["use"]) == ("adapters", "low_rank")
+    assert made["trainer"]["lr"] == recipe_of(teacher)["trainer"]["lr"] and made["guidance"]["use"] == "none"
+    assert (out / "adapters" / "few_steps.safetensors").is_file()
+
+
+def test_an_adapter_by_another_plugin_is_the_student(teacher: Path, tmp_path: Path) -> None:
     if "lora" not in Catalog.discover().names("adapter"):
-        pytest.skip("no low-rank adapter is installed")
+        pytest.skip("no other low-rank adapter is installed")
     low: dict[str, Any] = {"adapters": [{"use": "lora", "rank": 2}], "trainer": {"train": "adapters", "steps": 2}}
-    with pytest.raises(ConfigError, match=r"objective\.decay"):
-        distil(teacher, out=tmp_path / "averaged", **low)
-    run = distil(teacher, "objective.decay=0", out=tmp_path / "run", **low)
+    run = distil(teacher, out=tmp_path / "run", **low)
     assert run.finished and list((tmp_path / "run" / "adapters").iterdir())
+    assert any(".kept.adapters/" in key for key in checkpoint(tmp_path / "run") if "objective.target" in key)
     theirs, mine = weights(teacher), weights(tmp_path / "run")
     assert all(torch.equal(theirs[key], mine[key]) for key in theirs)

@@ -13,6 +13,7 @@ import pytest
 from header_files import PLAIN, write_run
 from ldm_plugin_study.study import quality
 from ldm_plugin_study.study.quality import Figure
+from ldm_plugin_study.tune.caches import USUAL, Cache, cache_of
 from ldm_plugin_study.tune.candidates import Candidate, Space, candidates, own
 from ldm_plugin_study.tune.choice import Rule, Tried, choose
 from ldm_plugin_study.tune.halving import fronts, schedule, survivors
@@ -119,6 +120,31 @@ def test_further_settings_are_tried_beside_none(catalog: Catalog) -> None:
     assert "guidance.rescale=0.5" in made[3].label and "/" not in made[3].name
 
 
+def test_caches_are_tried_where_steps_are_enough_for_them(catalog: Catalog) -> None:
+    recipe = resolve(RECIPE, catalog)
+    space = Space(samplers=["ddim"], time_grids=["trailing"], steps=[4, 6, 12], scales=[2.0], intervals=[None])
+    made = candidates(recipe, attrs.evolve(space, caches=USUAL), catalog)[1:]
+    tried = {steps: [c.cache.name for c in made if c.steps == steps and c.cache] for steps in (4, 6, 12)}
+    assert tried[4] == ["deep_cache2"] and tried[6] == ["deep_cache2", "deep_cache3"]
+    assert tried[12] == ["deep_cache2", "deep_cache3", "first_block_cache0.1", "first_block_cache0.3"]
+    last = made[-1]
+    assert last.plain()["adapters"] == [{"use": "first_block_cache", "threshold": 0.3}]
+    assert last.name.endswith("first_block_cache0.3") and "first_block_cache 0.3" in last.label
+    found = with_settings(recipe, last.settings, catalog).adapters
+    assert [(part.use, part.config.threshold) for part in found] == [("first_block_cache", 0.3)]
+    given = "adapters=[{use: deep_cache, interval: 5}]"
+    own = candidates(recipe, attrs.evolve(space, caches=USUAL, more=[given]), catalog)
+    assert {c.cache for c in own if c.more} == {None}, "two caches at once"
+
+
+@pytest.mark.parametrize(("text", "cache"), [("none", None), ("deep_cache=3", Cache("deep_cache", 3))])
+def test_a_cache_in_words(text: str, cache: Any) -> None:
+    assert cache_of(text) == cache
+    for wrong in ("deep_cache", "deep_cache=many", "deep_cache=true", "other=3", "=3"):
+        with pytest.raises(ConfigError, match="expected none, deep_cache=INTERVAL, first_block_cache=THRESHOLD"):
+            cache_of(wrong)
+
+
 @pytest.mark.parametrize(
     ("space", "error", "said"),
     [
@@ -126,6 +152,7 @@ def test_further_settings_are_tried_beside_none(catalog: Catalog) -> None:
         (Space(more=["denoiser.heads=3"]), ConfigError, "denoiser: is part of the trained model"),
         (Space(more=["sample.batch=3"]), ConfigError, "sample.batch: a preset takes steps"),
         (Space(more=["guidance.scal=3"]), ConfigError, "scal"),
+        (Space(caches=[Cache("deep_cache", 0)], steps=[4]), ConfigError, "interval"),
         (Space(steps=[4, 2000], time_grids=["trailing"]), ConfigError, "steps=2000"),
         (Space(scales=[-1.0], steps=[0]), ConfigError, "steps"),
     ],
@@ -225,3 +252,28 @@ def test_a_place_that_is_not_written_to_is_said_before_anything_is_measured(
     said = " ".join(capsys.readouterr().err.split())
     assert "its weights take no presets" in said and "Read-only file system" in said and "--no-presets" in said
     assert not (run / "tune").exists()
+
+
+def test_bench_measures_a_preset(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its sampler, guidance and cache over all of its steps, at its precision."""
+    catalog = Catalog.discover()
+    settings = {
+        "guidance": {"use": "cfg", "scale": 1.5},
+        "adapters": [{"use": "deep_cache", "interval": 2}],
+        "sample": {"steps": 5},
+    }
+    made = {"fast": presets.Preset(settings=settings, precision="bf16")}
+    presets.write(str(run / "model.safetensors"), made, catalog)
+    line = ["bench", str(run), "--only", "step", "--quick", "--no-memory", "--batch", "1", "--rounds", "1", "--json"]
+    assert main([*line, "--preset", "fast"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["settings"]["sampler_steps"] == 5 and [row["precision"] for row in told["rows"]] == ["bf16"]
+    assert told["recipe"]["adapters"][0]["use"] == "deep_cache" and told["recipe"]["guidance"]["scale"] == 1.5
+    cached = told["rows"][0]["flops"]
+    assert main([*line, "--precision", "bf16", "guidance.scale=1.5", "sample.steps=5"]) == 0
+    plain = json.loads(capsys.readouterr().out)["rows"][0]["flops"]
+    assert cached < plain, "the cache leaves nothing out"
+    assert main([*line, "--preset", "fats"]) == 2
+    assert "fats" in (said := capsys.readouterr().err) and "they have fast" in " ".join(said.split())
+    assert main([*line, "--preset", "fast", "guidance.scale=2"]) == 2
+    assert "no trained weights of its own recipe" in " ".join(capsys.readouterr().err.split())

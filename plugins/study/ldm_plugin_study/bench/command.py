@@ -19,6 +19,7 @@ from ldm_core.cli.options import (
 
 if TYPE_CHECKING:
     from ldm_core.contracts import Precision
+    from ldm_plugin_study.bench.measure import Measured
     from ldm_plugin_study.bench.result.choice import Choice
     from ldm_plugin_study.bench.result.comparison import Comparison
     from ldm_plugin_study.bench.result.document import Document
@@ -39,6 +40,9 @@ class BenchOptions:
         (), "Other data: by name, folder, tar or URL pattern; repeat to mix.", metavar="NAME|URL", group="Model",
         completes="dataset",
     )  # fmt: skip
+    preset: str | None = option(
+        None, "A preset of a run's weights: its sampler, guidance, caches, steps.", metavar="NAME", group="Model"
+    )
     device: str | None = device_option("Model")
     only: tuple[Name, ...] = option((), "A component to measure; repeat for several.", group="Measurement")
     precision: tuple[Literal["fp32", "bf16", "fp16"], ...] = option(
@@ -77,7 +81,7 @@ class BenchOptions:
     examples=[
         "ldm-run bench --quick",
         "ldm-run bench ldm4_imagenet --only forward --only decode --precision bf16",
-        "ldm-run bench runs/demo --against bench.json",
+        "ldm-run bench runs/demo --preset fast --only step --against bench.json --anyway",
     ],
     epilog=SETTINGS,
 )
@@ -129,7 +133,13 @@ def _stored(options: BenchOptions, place: str) -> Document:
     from ldm_core.errors import ConfigError
     from ldm_plugin_study.bench.result import document
 
-    changes = {"data": options.data, "only": options.only, "precision": options.precision, "batch": options.batch}
+    changes = {
+        "data": options.data,
+        "preset": options.preset,
+        "only": options.only,
+        "precision": options.precision,
+        "batch": options.batch,
+    }
     given = [f"`{name}`" for name, value in changes.items() if value]
     given += [line.partition("=")[0] for line in options.given.settings]
     if given:
@@ -149,18 +159,21 @@ def _measured(options: BenchOptions, place: str, old: Document | None) -> Docume
 
     device = device_named(options.device)
     with threads(device, options.threads, cpu_time=options.cpu_time):
-        what = source(place, options.given.settings, options.data, device, options.batch)
-        choice = _choice(options, device.type)
+        what = source(place, options.given.settings, options.data, device, options.batch, options.preset)
+        choice = _choice(options, what)
         if old is not None:  # said now, and not after minutes
             compare(old, described(what, choice), anyway=options.anyway)
         tell = (lambda line: None) if options.quiet else (lambda line: say(f"bench: {line}", err=True))
         return measure(what, choice, tell)
 
 
-def _choice(options: BenchOptions, device: str) -> Choice:
+def _choice(options: BenchOptions, what: Measured) -> Choice:
     from ldm_plugin_study.bench.result.choice import COMPONENTS, SIZES, Choice, quick
 
+    device = what.device.type
     usual: tuple[Precision, ...] = ("fp32", "bf16", "fp16") if device == "cuda" else ("fp32", "bf16")
+    if what.precision is not None:
+        usual = (what.precision,)
     choice = Choice(
         components=options.only or tuple(COMPONENTS),
         precisions=tuple(dict.fromkeys(options.precision)) or usual,
@@ -169,4 +182,6 @@ def _choice(options: BenchOptions, device: str) -> Choice:
         clock="processor" if options.cpu_time else "wall",
     )
     choice = quick(choice) if options.quick else choice
+    if options.preset:  # a step of a run with a cache is not like the next one: only all of them have its mean
+        choice = attrs.evolve(choice, sampler_steps=what.recipe.sample.steps)
     return attrs.evolve(choice, rounds=options.rounds) if options.rounds else choice

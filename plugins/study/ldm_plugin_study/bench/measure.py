@@ -9,7 +9,7 @@ import attrs
 import torch
 
 from ldm_core.catalog import Catalog
-from ldm_core.contracts import DataInfo
+from ldm_core.contracts import DataInfo, DenoiserAnswers, Precision, configs
 from ldm_core.errors import ConfigError
 from ldm_core.launch.cores import Others
 from ldm_core.recipe.recipe import Recipe, versions
@@ -28,7 +28,7 @@ _BUSY = 0.1  # share of the cores that others may use before it is said
 @attrs.frozen(eq=False, kw_only=True)
 class Measured:
     """The thing to be measured: a checked recipe with its data's description, the folder of a trained run or "",
-    the device, and the images of a batch."""
+    the device, the images of a batch, and the `precision` of a preset, None = any."""
 
     recipe: Recipe
     info: DataInfo
@@ -36,10 +36,16 @@ class Measured:
     device: torch.device
     batch: int
     weights: str = ""
+    precision: Precision | None = None
 
     def subject(self) -> Subject:
         """Its parts, not yet made."""
         return Subject(self.recipe, self.info, self.catalog, self.device, batch=self.batch, weights=self.weights)
+
+
+def keeps_features(what: Measured) -> bool:
+    """True if the denoiser says which of its blocks a cache may keep from step to step."""
+    return configs.of(DenoiserAnswers, what.subject().model().denoiser).reusable_spans is not None
 
 
 def threads(device: torch.device, number: int | None, *, cpu_time: bool) -> AbstractContextManager[None]:

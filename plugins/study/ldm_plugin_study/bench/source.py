@@ -8,12 +8,16 @@ import torch
 
 from ldm_core import storage
 from ldm_core.api.run import Run
+from ldm_core.catalog import Catalog
 from ldm_core.cli.assemble import assemble
 from ldm_core.cli.catalog import installed
 from ldm_core.cli.options import RecipeOptions
 from ldm_core.errors import ConfigError
 from ldm_core.recipe.continuation import RECIPE_FILE
+from ldm_core.sampling.settings import with_settings
 from ldm_core.training import workflow
+from ldm_core.weights import presets
+from ldm_core.weights.presets import Preset
 from ldm_plugin_study.bench.measure import Measured
 
 _BATCH = 8
@@ -21,11 +25,17 @@ _LARGE = 64 * 64  # pixels beyond which a CPU gets one image at a time
 
 
 def source(
-    place: str, settings: Sequence[str], data: Sequence[str], device: torch.device, batch: int | None
+    place: str,
+    settings: Sequence[str],
+    data: Sequence[str],
+    device: torch.device,
+    batch: int | None,
+    preset: str | None = None,
 ) -> Measured:
     """Find the recipe at `place` ("": the laptop's) and check it with its data. Raises LDMErrors.
 
-    A run's trained weights are used as long as `settings` change none of its recipe.
+    A run's trained weights are used as long as `settings` change none of its recipe. A `preset` of theirs chooses the
+    sampling anew.
     """
     catalog = installed()
     weights = ""
@@ -39,6 +49,8 @@ def source(
         request = RecipeOptions(recipe=storage.join(place, RECIPE_FILE), data=tuple(data), settings=tuple(settings))
         weights = place if {"first_stage", "denoiser"} <= run.trained.keys() and not settings else ""
     recipe, info = workflow.prepare(assemble(request, catalog).plain, catalog)
+    chosen = Preset() if preset is None else _preset(place, preset, weights, catalog)
+    recipe = with_settings(recipe, chosen.settings, catalog) if preset is not None else recipe
     return Measured(
         recipe=recipe,
         info=info,
@@ -46,7 +58,17 @@ def source(
         device=device,
         batch=batch or _batch(recipe.image_size, device),
         weights=weights,
+        precision=chosen.precision,
     )
+
+
+def _preset(place: str, name: str, weights: str, catalog: Catalog) -> Preset:
+    where = storage.shown(place) if place else "the laptop's recipe"
+    if not weights:
+        raise ConfigError(
+            f"preset: {where} has no trained weights of its own recipe, so no presets; give a trained run"
+        )
+    return presets.chosen(presets.read(weights, catalog), name, f"the weights of {where}")
 
 
 def _batch(size: Sequence[int], device: torch.device) -> int:

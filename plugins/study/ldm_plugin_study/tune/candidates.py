@@ -18,6 +18,7 @@ from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling.settings import CHOICES, require_steps, with_settings
 from ldm_core.weights import presets
 from ldm_core.weights.presets import Preset
+from ldm_plugin_study.tune.caches import Cache
 
 Interval = tuple[float, float | None] | None
 
@@ -25,7 +26,8 @@ Interval = tuple[float, float | None] | None
 @attrs.frozen(kw_only=True)
 class Candidate:
     """Settings of the sampling to be tried. `guidance`: the guidance by name; `scale` None: it has none; `interval`
-    None: all levels; `more`: one more setting, ``KEY=VALUE``; `bounded`: its guidance knows intervals."""
+    None: all levels; `more`: one more setting, ``KEY=VALUE``; `bounded`: its guidance knows intervals; `cache`: one of
+    features, beside the model's own `adapters`."""
 
     sampler: str
     time_grid: str
@@ -36,6 +38,8 @@ class Candidate:
     bounded: bool = False
     more: str = ""
     precision: Precision = "fp32"
+    cache: Cache | None = None
+    adapters: tuple[str, ...] = ()
 
     @property
     def settings(self) -> list[str]:
@@ -47,6 +51,8 @@ class Candidate:
             high = None if self.interval is None else self.interval[1]
             bounds = "" if self.interval is None else f"{self.interval[0]:g},{'null' if high is None else f'{high:g}'}"
             lines.append(f"guidance.interval={f'[{bounds}]' if bounds else 'null'}")
+        if self.cache is not None:
+            lines.append(f"adapters=[{', '.join([*self.adapters, self.cache.row])}]")
         return [*lines, *([self.more] if self.more else [])]
 
     @property
@@ -55,6 +61,7 @@ class Candidate:
         words = [self.sampler, str(self.steps), self.time_grid]
         words += [] if self.scale is None else [f"scale{self.scale:g}"]
         words += [] if self.interval is None else ["{}to{}".format(*(f"{x or 0:g}" for x in self.interval))]
+        words += [] if self.cache is None else [self.cache.name]
         words += [] if self.precision == "fp32" else [self.precision]
         words += [f"x{hashlib.sha256(self.more.encode()).hexdigest()[:8]}"] if self.more else []
         return "-".join(words)
@@ -66,7 +73,8 @@ class Candidate:
         span = "" if self.interval is None else " from {:g} to {}".format(self.interval[0], self.interval[1] or "inf")
         more = f", {self.more}" if self.more else ""
         low = "" if self.precision == "fp32" else f", {self.precision}"
-        return f"{self.sampler}, {self.steps} steps, {self.time_grid}{scale}{span}{more}{low}"
+        kept = "" if self.cache is None else f", {self.cache.label}"
+        return f"{self.sampler}, {self.steps} steps, {self.time_grid}{scale}{span}{kept}{more}{low}"
 
     def plain(self) -> dict[str, Any]:
         """The settings as in a recipe, complete by themselves, as a preset keeps them."""
@@ -89,6 +97,7 @@ class Space:
     intervals: Sequence[Interval] = ()
     more: Sequence[str] = ()
     precisions: Sequence[Precision] = ()
+    caches: Sequence[Cache | None] = (None,)
     count: int = 48
     seed: int = 0
 
@@ -113,6 +122,7 @@ def own(recipe: Recipe) -> Candidate:
         scale=of(GuidanceConfig, guidance).scale,
         interval=interval,  # type: ignore[arg-type]
         bounded="interval" in known,
+        adapters=tuple(part.name for part in recipe.adapters),
     )
 
 
@@ -149,14 +159,22 @@ def _combined(first: Candidate, space: Space, catalog: Catalog) -> list[Candidat
     elif space.scales:
         raise ConfigError(f"scales: the model's guidance '{first.guidance}' has none; leave them out")
     spans = (list(space.intervals) or [*INTERVALS]) if first.bounded else [None]
-    every = product(
-        samplers, grids, space.steps or STEPS, scales, spans, ["", *space.more], space.precisions or ["fp32"]
-    )
+    more, precisions = ["", *space.more], space.precisions or ["fp32"]
+    every = product(samplers, grids, space.steps or STEPS, scales, spans, more, precisions, space.caches)
     return [
         attrs.evolve(
-            first, sampler=a, time_grid=b, steps=c, scale=d, interval=None if d == 1 else e, more=f, precision=g
+            first,
+            sampler=a,
+            time_grid=b,
+            steps=c,
+            scale=d,
+            interval=None if d == 1 else e,
+            more=f,
+            precision=g,
+            cache=h,
         )
-        for a, b, c, d, e, f, g in every
+        for a, b, c, d, e, f, g, h in every
+        if h is None or (h.fits(c) and not f.startswith("adapters"))
     ]
 
 
@@ -165,8 +183,8 @@ def _require_all(space: Space, made: Sequence[Candidate], problems: Mapping[Cand
     given = {"sampler": space.samplers, "time_grid": space.time_grids, "steps": space.steps, "more": space.more}
     for key, values in given.items():
         for value in values:
-            if not any(attrs.asdict(each)[key] == value for each in made):
-                raise next(error for each, error in problems.items() if attrs.asdict(each)[key] == value)
+            if not any(getattr(each, key) == value for each in made):
+                raise next(error for each, error in problems.items() if getattr(each, key) == value)
     if not made:
         raise next(iter(problems.values()))
 

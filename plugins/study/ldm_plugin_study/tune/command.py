@@ -43,6 +43,10 @@ class CandidateOptions:
     precision: tuple[Literal["fp32", "bf16", "fp16"], ...] = option(
         (), "Arithmetic of the networks; repeat for several.", otherwise="fp32"
     )
+    cache: tuple[str, ...] = option(
+        (), "A cache of features, deep_cache=INTERVAL or first_block_cache=THRESHOLD; repeat for several.",
+        metavar="NAME=N", otherwise="none; deep_cache=2 and 3; first_block_cache=0.1 and 0.3",
+    )  # fmt: skip
     tried: tuple[str, ...] = option(
         (), "One more setting to be tried beside none, adapters=[...] for one; repeat for several.", flags=["--try"],
         metavar="KEY=VALUE",
@@ -205,10 +209,14 @@ def _last(question: Question, options: TuneOptions) -> Question:
 
 
 def _candidates(options: TuneOptions, what: Measured) -> list[Candidate]:
+    from ldm_plugin_study.bench.measure import keeps_features
     from ldm_plugin_study.study.cells import interval_of, scales_of, steps_of
+    from ldm_plugin_study.tune import caches
     from ldm_plugin_study.tune.candidates import Space, candidates
 
     given = options.space
+    known = what.catalog.names("adapter")
+    usual = [each for each in caches.USUAL if each is None or (each.use in known and keeps_features(what))]
     space = Space(
         samplers=given.sampler,
         time_grids=given.time_grid,
@@ -217,6 +225,7 @@ def _candidates(options: TuneOptions, what: Measured) -> list[Candidate]:
         intervals=[interval_of(text) for text in given.interval],
         more=given.tried,
         precisions=given.precision,
+        caches=[*map(caches.cache_of, given.cache)] or usual,
         count=given.candidates,
         seed=given.seed,
     )
