@@ -104,7 +104,7 @@ def test_seeded_draws_as_after_torchs_own_seed(device: bool, monkeypatch: pytest
     told: list[int] = []
     true = torch.manual_seed
     monkeypatch.setattr(fill, "_accelerated", lambda: device)
-    monkeypatch.setattr(torch, "manual_seed", lambda seed: told.append(seed) or true(seed))
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: (told.append(seed), true(seed)))
     with seeded(3):
         drawn = torch.randn(20), torch.randperm(5)
     assert told == ([3] if device else [])

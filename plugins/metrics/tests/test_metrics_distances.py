@@ -20,9 +20,9 @@ from ldm_core.errors import CheckpointError, ConfigError, DataError, StorageErro
 from ldm_core.testing import MetricSuite
 from ldm_core.testing.metrics.suite import Known
 
-TINY: dict[str, Any] = {"network": "resnet10t", "random_seed": 1, "layer": "conv1.0", "size": 32}
-"""24 features of the first convolution: a network that is built and run in no time."""
-WIDTH = 24
+TINY: dict[str, Any] = {"network": "test_resnet", "random_seed": 1, "layer": "conv1.0", "size": 32}
+"""16 features of the first convolution: a small network that is built and run in no time."""
+WIDTH = 16
 FEW = {**TINY, "allow_few": True}
 SUBSETS = {**TINY, "subsets": 3, "subset_size": 8}
 WHOLE = {**TINY, "subsets": 0}
@@ -141,7 +141,7 @@ def test_the_kernel_distance_is_that_of_the_definition() -> None:
 def test_metrics_of_one_network_have_one_pass() -> None:
     """FD and KID have equal sources, so the second takes the first's features."""
     fd, kid = FrechetDistance(FDConfig(**TINY), None), KernelDistance(KIDConfig(**TINY), None)  # type: ignore[arg-type]
-    assert fd.source == kid.source and fd.label == "FD, resnet10t conv1.0, random weights 1"
+    assert fd.source == kid.source and fd.label == "FD, test_resnet conv1.0, random weights 1"
     pictures = Pictures(torch.randint(0, 256, (2, 3, 20, 30), dtype=torch.uint8))
     assert fd.measure(pictures)["features"] is kid.measure(pictures)["features"]
     other = FrechetDistance(FDConfig(**TINY | {"random_seed": 2}), None)  # type: ignore[arg-type]
@@ -236,7 +236,7 @@ def test_pictures_and_rows_that_do_not_fit_are_refused() -> None:
     with pytest.raises(DataError, match="rows have 3 features"):
         metric.sums({"features": np.zeros((4, 3), np.float32)})
     few = metric.sums({"features": np.zeros((WIDTH, WIDTH), np.float32)})
-    with pytest.raises(DataError, match=r"needs 25 pictures .* here are 24; .* allow_few=true"):
+    with pytest.raises(DataError, match=r"needs 17 pictures .* here are 16; .* allow_few=true"):
         metric.values(few, few)
 
 

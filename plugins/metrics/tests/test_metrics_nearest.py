@@ -50,13 +50,13 @@ class TestNearestConformance(MetricSuite):
 
 class TestNearestByFeatures(MetricSuite):
     component = "nearest"
-    settings: ClassVar[Mapping[str, Any]] = {"network": "resnet10t", "random_seed": 1, "layer": "conv1.0", "size": 32}
+    settings: ClassVar[Mapping[str, Any]] = {"network": "test_resnet", "random_seed": 1, "layer": "conv1.0", "size": 32}
 
     def known(self) -> Known:
-        """The same distances in 24 dimensions."""
+        """The same distances in 16 dimensions."""
         known = TestNearestConformance().known()
         assert known.against is not None
-        wide = [np.pad(np.asarray(each["features"]), ((0, 0), (0, 21))) for each in (known.own, known.against)]
+        wide = [np.pad(np.asarray(each["features"]), ((0, 0), (0, 13))) for each in (known.own, known.against)]
         return Known({"features": wide[0]}, {"features": wide[1]}, known.values)
 
 

@@ -21,7 +21,7 @@ from ldm_core.testing import MetricSuite
 from ldm_core.testing.metrics.suite import Known
 
 SITE = Site(size=(32, 32))
-NAME = "resnet10t"
+NAME = "test_resnet"
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_labels_that_do_not_fit_are_refused(saved: str) -> None:
 def test_networks_without_a_classifier_are_refused(classifier: nn.Module, tmp_path: Path, saved: str) -> None:
     headless = tmp_path / "headless.pth"
     torch.save({k: v for k, v in classifier.state_dict().items() if not k.startswith("fc.")}, headless)
-    with pytest.raises(CheckpointError, match=r"no classifier of resnet10t \(fc\)"):
+    with pytest.raises(CheckpointError, match=r"no classifier of test_resnet \(fc\)"):
         ClassAccuracy(ClassAccuracyConfig(network=NAME, weights=str(headless)), SITE)
     with pytest.raises(ConfigError, match="path or URL"):
         ClassAccuracy(ClassAccuracyConfig(network=NAME), SITE)
