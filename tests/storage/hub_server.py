@@ -10,8 +10,9 @@ import base64
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -67,7 +68,14 @@ class HubServer:
         return made
 
     def fail(
-        self, path: str, status: int, *, times: int = 1, method: str = "", cut: bool = False, **headers: str
+        self,
+        path: str,
+        status: int,
+        *,
+        times: int = 1,
+        method: str = "",
+        cut: bool = False,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Answer requests whose target has `path` in it with `status`."""
         said = {k.replace("_", "-"): v for k, v in headers.items()}

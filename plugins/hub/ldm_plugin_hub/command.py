@@ -10,6 +10,8 @@ from ldm_core.cli import argument, command, installed, option
 from ldm_core.cli.options import json_option
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ldm_plugin_hub.card import Stated
 
 
@@ -122,7 +124,7 @@ def _stated(options: PushOptions, name: str) -> Stated:
     )
 
 
-def _warn_of(places: tuple[str, ...] | list[str]) -> None:
+def _warn_of(places: Sequence[str]) -> None:
     """Name the places of this machine in the headers of the weights."""
     import warnings
 

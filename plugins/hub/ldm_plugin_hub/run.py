@@ -75,8 +75,8 @@ def read(url: str, catalog: Catalog, evaluations: Sequence[str] = ()) -> Publish
     samples = _samples(url)
     files = {f"samples/{each.name}": each.data for each in samples}
     for name in (SHEET, DATA_SHEET):
-        if (data := _picture(storage.join(url, name))) is not None:
-            files[name] = data
+        if (picture := _picture(storage.join(url, name))) is not None:
+            files[name] = picture
     figures = _figures(url, evaluations)
     if figures:
         files[FIGURES] = _json(figures[0] if len(figures) == 1 else {"evaluations": list(figures)})

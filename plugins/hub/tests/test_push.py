@@ -306,7 +306,7 @@ def test_what_the_hub_refuses_is_one_line(
     path: str, status: int, headers: Mapping[str, str], said: str, written: str, logged_in: HubServer,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    logged_in.fail(path, status, times=9, **headers)
+    logged_in.fail(path, status, times=9, headers=headers)
     assert main(["push", written, "hf://me/tiny", *PUSH]) == 2
     err = " ".join(capsys.readouterr().err.split())
     assert said in err and "cannot push to hf://me/tiny" in err

@@ -53,7 +53,9 @@ class ParquetConfig(DatasetConfig):
         metadata={"help": "share of rows that may be undecodable (at least one, unless 0) before reading stops"},
     )
     keep_bytes: int = field(
-        512 * 2**20, "bytes of row groups kept in memory, a process; beyond, they are read again", minimum=0
+        512 * 2**20,
+        "bytes of row groups kept in memory, a process; beyond, they are read again",
+        minimum=0,
     )
 
     @staticmethod

@@ -97,7 +97,7 @@ def test_a_repository_with_its_files_in_data_is_recognised(tmp_path: Path) -> No
 
 
 def test_plain_bytes_and_other_columns_go_by_read(tmp_path: Path) -> None:
-    columns = {
+    columns: dict[str, list[Any]] = {
         "photo": [png(pixels(n)) for n in range(4)],
         "title": [f"t{n}" for n in range(4)],
         "kind": ["b", "a", "b", "c"],
@@ -292,9 +292,12 @@ def test_names_of_classes_beside_the_data(tmp_path: Path) -> None:
 
 def test_metadata_of_the_schema_is_not_trusted(tmp_path: Path) -> None:
     """Names that are none, numbers, lists without end: the class is then a number."""
-    for number, feature in enumerate(
-        [{"names": [1, 2, 3], "_type": "ClassLabel"}, {"names": ["a", "a", "b"], "_type": "ClassLabel"}, [], 3, None]
-    ):
+    odd: list[Any] = [
+        {"names": [1, 2, 3], "_type": "ClassLabel"},
+        {"names": ["a", "a", "b"], "_type": "ClassLabel"},
+        *([], 3, None),
+    ]
+    for number, feature in enumerate(odd):
         data = made(write(tmp_path / f"{number}.parquet", rows(0, 3), named=features(label=feature)))
         assert not data.class_names and dict(data.classes) == {"class_label": 3}
     for number, text in enumerate([b"{", b"[]", b'{"info": 1}', b"\xff"]):
