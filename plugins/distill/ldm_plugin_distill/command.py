@@ -78,8 +78,9 @@ def _prepared(options: DistilOptions) -> Prepared:
 
     catalog, length = installed(), options.train_steps
     changes: dict[str, Any] = {} if length is None else {"trainer": {"steps": length}}
-    asked = {"steps": options.steps, "method": options.method, "rank": options.rank}
-    made = student(options.run, *options.settings, **asked, **changes)
+    made = student(
+        options.run, *options.settings, steps=options.steps, method=options.method, rank=options.rank, **changes
+    )
     recipe, info = workflow.prepare(made.values(), catalog)
     recipe = with_latents(recipe, catalog, options.run)
     notes = tuple(map(in_flags, remarks(recipe)))
