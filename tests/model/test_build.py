@@ -103,8 +103,13 @@ def test_seeded_draws_as_after_torchs_own_seed(device: bool, monkeypatch: pytest
     """Every device is seeded where there is one; its lack spares the call, not the numbers."""
     told: list[int] = []
     true = torch.manual_seed
+
+    def tell(seed: int) -> torch.Generator:
+        told.append(seed)
+        return true(seed)
+
     monkeypatch.setattr(fill, "_accelerated", lambda: device)
-    monkeypatch.setattr(torch, "manual_seed", lambda seed: (told.append(seed), true(seed)))
+    monkeypatch.setattr(torch, "manual_seed", tell)
     with seeded(3):
         drawn = torch.randn(20), torch.randperm(5)
     assert told == ([3] if device else [])
