@@ -18,7 +18,8 @@ from ldm_plugin_hub.run import DATA_SHEET, FIGURES, SHEET, Published
 
 LIBRARY = "ldm-core"
 _TEXT, _PICTURES = {"caption"}, {"image", "masked_image", "low_resolution", "mask", "segmentation"}
-_MOST_ROWS, _MOST_CLASSES = 16, 40
+_MOST_PARTS, _MOST_SIZES, _MOST_CLASSES = 8, 3, 40
+_FROM_TEXT = "text-to-image"
 
 
 @attrs.frozen(kw_only=True)
@@ -52,7 +53,7 @@ def reads_of(run: Published, catalog: Catalog) -> set[str]:
 def task_of(reads: set[str]) -> str:
     """The Hub's name of the task."""
     if reads & _TEXT:
-        return "text-to-image"
+        return _FROM_TEXT
     return "image-to-image" if reads & _PICTURES else "unconditional-image-generation"
 
 
@@ -62,7 +63,8 @@ def card(run: Published, stated: Stated, catalog: Catalog) -> str:
     lines = [f"# {_plain(stated.title)}", ""]
     lines += [*(_plain(each) for each in stated.about.splitlines()), ""] if stated.about else []
     lines += [f"![Samples of the model]({SHEET})", ""] if SHEET in run.files else []
-    for section in (_use, _parts, _data, _figures, _samples):
+    lines += [*_use(run, stated, task == _FROM_TEXT), ""]
+    for section in (_parts, _data, _figures, _samples):
         lines += [*section(run, stated), ""]
     lines += [
         "## Recipe",
@@ -137,10 +139,10 @@ def _titled(row: Mapping[str, Any], name: str) -> str:
 # ----------------------------------------------------------------------------------------------------- sections
 
 
-def _use(run: Published, stated: Stated) -> list[str]:
+def _use(run: Published, stated: Stated, prompted: bool) -> list[str]:
     needed = sorted(d for d in run.versions if d != LIBRARY and re.fullmatch(r"[a-z0-9.-]+", d))
     hub = stated.target.startswith("hf://")
-    first = run.samples[0].text.get("prompt", "") if run.samples else ""
+    first = run.samples[0].text.get("prompt", "") if run.samples and prompted else ""
     asked = f'["{_plain(first)}"]' if first and '"' not in first and "\\" not in first else ""
     command = f' --prompt "{_plain(first)}"' if asked and "`" not in first and "$" not in first else ""
     return [
@@ -180,15 +182,16 @@ def _data(run: Published, stated: Stated) -> list[str]:
     ]
     if data:
         lines += [f"Trained on {', '.join(data)}.", ""]
-    rows = [(_plain(key), _plain(_short(value))) for key, value in run.data.items() if _short(value)]
-    if rows:
-        lines += [*_table(("data sheet", ""), rows[:_MOST_ROWS]), ""]
+    parts = run.data.get("parts")
+    for part in parts[:_MOST_PARTS] if isinstance(parts, list) else ():
+        if isinstance(part, Mapping) and (rows := _sheet(part)):
+            lines += [*_table(("data sheet", _plain(part.get("title", ""))), rows), ""]
     if DATA_SHEET in run.files:
         lines += [f"![Pictures of the data]({DATA_SHEET})", ""]
     for key, names in run.class_names.items():
         few = ", ".join(_plain(name) for name in list(names)[:_MOST_CLASSES])
         lines += [
-            f"Classes of `{_plain(key)}` ({len(names):,}): {few}{', ...' if len(names) > _MOST_CLASSES else ''}.",
+            f"Classes of {_plain(key)} ({len(names):,}): {few}{', ...' if len(names) > _MOST_CLASSES else ''}.",
             "",
         ]
     lines.append(
@@ -197,6 +200,25 @@ def _data(run: Published, stated: Stated) -> list[str]:
         else "Licence of the data: not stated."
     )
     return lines
+
+
+def _sheet(part: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The main figures of one data set, of those that read."""
+    found = [("pictures", part.get("examples")), ("held out", part.get("held_out"))]
+    rows = [(name, f"{count:,}") for name, count in found if isinstance(count, int)]
+    keys = [str(key["name"]) for key in _maps(part.get("keys")) if "name" in key]
+    rows += [("keys", ", ".join(keys))] if keys else []
+    pictures = part.get("pictures")
+    sizes = _maps(pictures.get("sizes") if isinstance(pictures, Mapping) else None)[:_MOST_SIZES]
+    said = [f"{size.get('width')}x{size.get('height')} ({size.get('count')})" for size in sizes]
+    rows += [("most frequent sizes, width x height", ", ".join(said))] if said else []
+    forms = pictures.get("forms") if isinstance(pictures, Mapping) else None
+    rows += [("files", ", ".join(map(str, list(forms)[:_MOST_SIZES])))] if isinstance(forms, Mapping) else []
+    return [(name, _plain(value)) for name, value in rows]
+
+
+def _maps(value: Any) -> list[Mapping[str, Any]]:
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
 
 
 def _figures(run: Published, stated: Stated) -> list[str]:
@@ -253,15 +275,6 @@ def _used(value: Any) -> str:
 
 def _sides(value: Any) -> str:
     return "x".join(str(side) for side in value) if isinstance(value, list) else str(value or "")
-
-
-def _short(value: Any) -> str:
-    """A value of the data sheet for a table; "" for lists and deep ones."""
-    if isinstance(value, Mapping):
-        return ", ".join(
-            f"{key} {each}" for key, each in list(value.items())[:6] if isinstance(each, str | int | float)
-        )
-    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
 
 
 def _plain(text: object) -> str:

@@ -59,12 +59,23 @@ EVALUATION: dict[str, Any] = {
 }  # fmt: skip
 
 
+DATA_SHEET: dict[str, Any] = {
+    "format": 1,
+    "parts": [
+        {"title": "/somewhere/of/mine/photos", "examples": 1024, "held_out": 2,
+         "keys": [{"name": "image"}, {"name": "class_label"}],
+         "pictures": {"sizes": [{"width": 6, "height": 8, "count": 1000}], "forms": {"PNG RGB": 1024}}},
+        "odd",
+    ],
+}  # fmt: skip
+
+
 @pytest.fixture
 def written(tmp_path: Path) -> str:
     """A folder that looks like a run with data sheet and figures."""
     url = write(str(tmp_path / "written"))
     storage.atomic_write(f"{url}/evaluation.json", json.dumps(EVALUATION))
-    storage.atomic_write(f"{url}/datasheet.json", json.dumps({"data": "/somewhere/of/mine/photos", "pictures": 24}))
+    storage.atomic_write(f"{url}/datasheet.json", json.dumps(DATA_SHEET))
     return url
 
 
@@ -115,7 +126,13 @@ def test_the_card_reads_as_the_hubs_own_library_reads_it(written: str, tmp_path:
     assert "| fid | 12.35 [11.5, 13.25] | lower | 500 samples | 400 reference |" in text
     assert "Protocol: fid 12.3 of 500 samples." in text and "Licence of the data: CC BY 4.0." in text
     assert "| [0001.png](samples/0001.png) | a blue square | 1 | ddim, 3 steps |" in text
-    assert "| pictures | 24 |" in text and 'ldm_core.load("pushed")' in text
+    assert (
+        "| data sheet | photos |" in text
+        and "| pictures | 1,024 |" in text
+        and "| keys | image, class\\_label |" in text
+    )
+    assert "| most frequent sizes, width x height | 6x8 (1000) |" in text and "| files | PNG RGB |" in text
+    assert 'ldm_core.load("pushed")' in text and "pipeline.sample()" in text, "a model without text has no prompt"
     assert re.search(r"\| parameters in `model.safetensors` \| 200 \|", text)
 
 
