@@ -17,6 +17,7 @@ from judges import Judge, JudgedMaps
 from ldm_plugin_metrics.conditional.boxes import Detections
 from measure_inpainting import by_opencv, mean_colour, spread, unchanged
 from measure_maps import figures as map_figures
+from measure_panorama import borders, seam
 from nearest_pictures import asked_share, group_share, nearest, pixels
 from pair_figures import energy, patches, psnr, ssim
 from task_sets import data, frechet
@@ -227,3 +228,16 @@ def test_a_segmenter_answers_with_a_class_a_pixel() -> None:
     judge = Judge({"kind": "segmenter", "classes": 5, **TINY}).eval()
     made = JudgedMaps(judge).judge.maps(torch.zeros(2, 3, 16, 24, dtype=torch.uint8))
     assert made.shape == (2, 16, 24) and 0 <= made.min() <= made.max() < 5
+
+
+def test_a_seam_is_found_where_windows_meet_and_only_there() -> None:
+    assert borders(64, 32, 16).tolist() == [16, 32, 48] and borders(32, 32, 16).tolist() == []
+    ramp = np.broadcast_to((np.arange(64)[:, None] + np.arange(64)), (1, 3, 64, 64)).astype(np.uint8)
+    assert seam(ramp, 32, 16) == pytest.approx(1)
+    for place in (32, 40):
+        jump = ramp.astype(np.int64).copy()
+        jump[..., place:] += 4
+        found = seam(jump.clip(0, 255).astype(np.uint8), 32, 16)
+        elsewhere = (120 + (0 if place == 32 else 4)) / 120
+        across = (6 + (4 if place == 32 else 0)) / 6
+        assert found == pytest.approx(across / elsewhere)
