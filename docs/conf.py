@@ -46,6 +46,8 @@ def _lead(app: Any, name: str, source: list[str]) -> None:
     parts = Path(name).parts
     if parts[:2] == ("generated", "tasks"):
         origin = DOCS.parent / "examples" / ("" if parts[2] == "index" else parts[2])
+    elif parts == ("generated", "readme"):
+        origin = DOCS.parent
     elif parts[0] == "generated":
         return
     # drawn by a forge; here it is read as it is written, since what draws it would come from another site

@@ -27,6 +27,7 @@ def write() -> None:
 
 
 def _made() -> Iterator[tuple[str, str]]:
+    yield "readme.md", (ROOT / "README.md").read_text(encoding="utf-8")
     yield from components.pages()
     yield from commands.pages()
     yield from tasks.pages(ROOT / "examples")
@@ -37,7 +38,8 @@ def _made() -> Iterator[tuple[str, str]]:
 def linked() -> list[Path]:
     """The files outside of docs/ that its pages and the examples' link to, as paths from the root."""
     texts: Mapping[Path, str] = {
-        page: page.read_text(encoding="utf-8") for page in [*DOCS.glob("*.md"), *ROOT.glob("examples/*/README.md")]
+        page: page.read_text(encoding="utf-8")
+        for page in [*DOCS.glob("*.md"), ROOT / "README.md", *ROOT.glob("examples/*/README.md")]
     }
     found = {target for page, text in texts.items() for _, target in sources.targets(text, page.parent, ROOT)}
     return sorted(path for path in found if (ROOT / path).is_file())

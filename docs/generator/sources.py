@@ -28,6 +28,8 @@ def page_of(path: Path) -> str | None:
         return None
     if path.suffix in _PICTURES:
         return None
+    if path.as_posix() == "README.md":
+        return "generated/readme.md"
     if path.parts[0] == "examples" and path.name == "README.md":
         return f"generated/tasks/{path.parts[1] if len(path.parts) > 2 else 'index'}.md"
     return f"generated/source/{path.as_posix()}.md"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from generator.markdown import toctree
+from generator.markdown import block, toctree
 
 ORDER = (
     "first_stage_clothing",
@@ -32,4 +32,12 @@ def pages(examples: Path) -> Iterator[tuple[str, str]]:
     text = (examples / "README.md").read_text(encoding="utf-8")
     yield "tasks/index.md", f"{text}\n{toctree(names)}"
     for name in names:
-        yield f"tasks/{name}.md", (examples / name / "README.md").read_text(encoding="utf-8")
+        yield f"tasks/{name}.md", (examples / name / "README.md").read_text(encoding="utf-8") + _files(examples / name)
+
+
+def _files(folder: Path) -> str:
+    """The recipe and the script of an example, as they stand in its folder."""
+    files = [*sorted(folder.glob("*.yaml")), *sorted(folder.glob("*.py"))]
+    languages = {".yaml": "yaml", ".py": "python"}
+    parts = [f"\n## {file.name}\n\n{block(file.read_text(encoding='utf-8'), languages[file.suffix])}" for file in files]
+    return "".join(parts)

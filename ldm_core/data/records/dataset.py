@@ -27,7 +27,7 @@ from ldm_core.data.records.boxes import annotated_boxes, boxes_of
 from ldm_core.data.records.captions import captions_of
 from ldm_core.data.records.classes import KEYS, count_classes
 from ldm_core.data.records.config import ReadingConfig
-from ldm_core.data.records.lacks import lacking
+from ldm_core.data.records.lacks import lacking, unread
 from ldm_core.data.records.pictures import Pictures
 from ldm_core.data.records.sources import (
     FIRST_PICTURES,
@@ -93,6 +93,7 @@ class RecordDataset:
                 f"{', '.join(seen[:8]) if seen else 'nothing'}; check the URL or map one: read.image=EXT"
             )
         self.lacks = lacking(self._store.title, self.found, samples, fields, self._sources.box_labels)
+        self._unread = unread(self._sources.by_key, fields)
         palette = self._pictures.palette
         known = {"segmentation": palette.names} if palette is not None and palette.names else {}
         self._classes = count_classes(
@@ -263,9 +264,11 @@ class RecordDataset:
         return "; ".join(filter(None, [f"{self._store.title}: {total} samples with {each}", self.remarks()]))
 
     def remarks(self) -> str:
-        """Notes on the captions' source, on left-out files and on oddities; empty if there are none."""
+        """Notes on the captions' source, on left-out files and fields, and on oddities; empty if there are none."""
         labels = "the .txt are labels of boxes and no captions" if self._sources.box_labels else ""
-        return "; ".join(filter(None, [self._captions.text(), labels, self._store.notes(), self._pictures.remark()]))
+        return "; ".join(
+            filter(None, [self._captions.text(), labels, self._store.notes(), self._pictures.remark(), self._unread])
+        )
 
     def _lack(self, keys: Sequence[str]) -> str:
         key = next(key for key in keys if any(not self._have[key][place] for place in self._order))

@@ -1,18 +1,21 @@
-"""Reasons for missing captions or classes in stored data: the files found instead, and the setting that takes them."""
+"""Reasons for keys missing in stored data: the files and fields found instead, and the setting that takes them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ldm_core.contracts.values import SIZE_KEYS
 from ldm_core.data.records.sources import CAPTION_FIELDS
 from ldm_core.errors import clean
 
 if TYPE_CHECKING:
+    from ldm_core.data.records.sources import Source
     from ldm_core.data.records.store import Sample
 
 _LOOKED_AT = 100  # samples whose fields are listed
 _LISTED = 12
+_MOST_FIELDS, _LONGEST = 200, 60
 
 
 def lacking(
@@ -22,9 +25,15 @@ def lacking(
     fields: Sequence[Mapping[str, Any] | None],
     box_labels: bool = False,
 ) -> dict[str, str]:
-    """``caption`` and ``class_label``, where they are not in `found` -> why, and what to do. `box_labels`: the
-    ``.txt`` are no captions."""
-    out: dict[str, str] = {}
+    """``caption``, ``class_label`` and names of fields, where they are not in `found` -> why, and what to do.
+
+    `box_labels`: the ``.txt`` are no captions.
+    """
+    out = {
+        name: f"{title} has a field '{name}', which is read when it is asked for: dataset.read='{{{name}: {name}}}'"
+        for name in sorted({str(name) for known in fields[:_LOOKED_AT] for name in known or ()})[:_MOST_FIELDS]
+        if name.isidentifier() and len(name) <= _LONGEST and name not in {*found, *SIZE_KEYS, "file_name"}
+    }
     if "caption" not in found:
         named = _fields(fields[:_LOOKED_AT])
         example = next((name.partition(" ")[0] for name in named if not name.endswith(")")), "title")
@@ -45,6 +54,13 @@ def lacking(
             "class in a folder of its own, two or more of them"
         )
     return out
+
+
+def unread(read: Mapping[str, Sequence[Source]], fields: Sequence[Mapping[str, object] | None]) -> str:
+    """The remark on fields that none of the keys in `read` takes; empty if there are none."""
+    taken = {source.field[0] for sources in read.values() for source in sources if source.field} | {"file_name"}
+    rest = _fields([{k: v for k, v in (known or {}).items() if k not in taken} for known in fields[:_LOOKED_AT]])
+    return f"fields that no key reads: {', '.join(rest)} (dataset.read names them)" if rest else ""
 
 
 def _fields(fields: Iterable[Mapping[str, Any] | None]) -> list[str]:

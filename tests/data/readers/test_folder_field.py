@@ -298,3 +298,21 @@ def test_all_of_it_elsewhere(tmp_path: Path) -> None:
     for name, data in files.items():
         storage.atomic_write(f"{base}/{name}", data)
     assert captions(opened(base)) == ["of ./train/a.png", "of train\\sub\\b.jpg"]
+
+
+def test_fields_that_no_key_reads_are_named_and_how_they_are_read(tmp_path: Path) -> None:
+    row = {"text": "grey", "brightness": 0.5, "shot": {"iso": 100}}
+    fill(
+        tmp_path,
+        "a.png",
+        "b.png",
+        metadata__jsonl="\n".join(json.dumps({"file_name": f"{n}.png", **row}) for n in "ab"),
+    )
+    data = opened(tmp_path)
+    assert (
+        "fields that no key reads: brightness (number), shot.iso (number) (dataset.read names them)" in data.remarks()
+    )
+    assert "dataset.read='{brightness: brightness}'" in data.lacks["brightness"] and "caption" not in data.lacks
+    read = opened(tmp_path, read={"brightness": "brightness", "speed": "shot.iso"})
+    assert "no key reads" not in read.remarks() and read.keys["brightness"] == "value"
+    assert read.select(["speed"])[0]["speed"] == 100

@@ -57,6 +57,9 @@ def test_every_example_is_a_task(pages: dict[str, str]) -> None:
     assert {name.split("/")[1][:-3] for name in pages if name.startswith("tasks/")} == {*examples, "index"}
     assert all(f"\n{name}\n" in pages["tasks/index.md"] for name in examples)
     assert examples == set(tasks.ORDER), "each has its place in the order"
+    assert (
+        "## recipe.yaml\n\n```yaml\n" in pages["tasks/emoji_text.md"] and "first_stage:" in pages["tasks/emoji_text.md"]
+    )
 
 
 def test_every_page_is_in_the_index() -> None:
@@ -72,7 +75,7 @@ def test_links_out_of_the_docs_lead_to_pages() -> None:
     assert "[a](generated/tasks/emoji_text.md)" in led
     assert "[b](generated/source/ldm_core/errors.py.md)" in led
     assert "[c](data.md#folders) [d](images/x.png)" in led
-    assert "[e](generated/source/README.md.md) [f](https://host/x.md) [g](#here)" in led
+    assert "[e](generated/readme.md) [f](https://host/x.md) [g](#here)" in led
     assert "[h](../nothing.md)" in led, "left for Sphinx to refuse"
     assert "[i](generated/tasks/index.md)" in led
     task = DOCS / "generated" / "tasks" / "emoji_text.md"
@@ -82,11 +85,12 @@ def test_links_out_of_the_docs_lead_to_pages() -> None:
 
 def test_a_file_that_is_linked_has_a_page() -> None:
     pages = dict(sources.pages([Path("ldm_core/errors.py"), Path("docs/data.md"), Path("README.md")]))
-    assert set(pages) == {"source/ldm_core/errors.py.md", "source/README.md.md"}
+    noted = dict(sources.pages([Path("plugins/compvis/README.md")]))
+    assert set(pages) == {"source/ldm_core/errors.py.md"}, "pages of the site have no second one"
     assert pages["source/ldm_core/errors.py.md"].startswith(
         "---\norphan: true\n---\n\n# ldm_core/errors.py\n\n```python\n"
     )
-    assert "~~~~text\n# ldm-core" in pages["source/README.md.md"], "its own blocks of code do not end the page's"
+    assert "~~~~text\n# ldm-plugin-compvis" in noted["source/plugins/compvis/README.md.md"], "its own blocks of code do not end the page's"
 
 
 def test_text_is_taken_literally() -> None:
