@@ -38,9 +38,9 @@ class Steps:
                 x = steps.done(i, steps.euler(i, x, x0), x0)
             return x
 
-    A method of several steps keeps earlier estimates in a list of its own, on the axis `lambda_`. Where ``h(i)`` is inf,
-    at either end, a step of first order is right: :meth:`euler` holds there. :meth:`eps` divides by sigma, which is 0 at
-    data alone.
+    A method of several steps keeps earlier estimates in a list of its own, on the axis `lambda_`. Where ``h(i)`` is
+    inf, at either end, a step of first order is right: :meth:`euler` holds there. :meth:`eps` divides by sigma, which
+    is 0 at data alone.
     """
 
     def __init__(

@@ -90,7 +90,9 @@ def test_a_file_that_is_linked_has_a_page() -> None:
     assert pages["source/ldm_core/errors.py.md"].startswith(
         "---\norphan: true\n---\n\n# ldm_core/errors.py\n\n```python\n"
     )
-    assert "~~~~text\n# ldm-plugin-compvis" in noted["source/plugins/compvis/README.md.md"], "its own blocks of code do not end the page's"
+    assert "~~~~text\n# ldm-plugin-compvis" in noted["source/plugins/compvis/README.md.md"], (
+        "its own blocks of code do not end the page's"
+    )
 
 
 def test_text_is_taken_literally() -> None:
