@@ -10,6 +10,7 @@ from ldm_core.catalog.hookspecs import hookimpl
 _LDM = "Rombach et al. 2022, arXiv 2112.10752"
 _DDPM = "Ho et al. 2020, arXiv 2006.11239"
 _DIFFUSION = "ldm_core.builtin.diffusion.config"
+_RUNTIMES = "ldm_core.builtin.runtimes"
 _TABLES = ("vp_ldm", "vp_churches", "vp_layout", "vp_rdm", "vp_sd", "vp_cosine")
 
 
@@ -117,6 +118,20 @@ def _sampling() -> list[Component]:
             summary="the conditional estimate as it is",
         ),
         *_time_grids(),
+        Component(
+            kind="runtime",
+            name="torch",
+            config=f"{_RUNTIMES}.config:TorchConfig",
+            factory=f"{_RUNTIMES}.eager:TorchRuntime",
+            summary="torch's own calls",
+        ),
+        Component(
+            kind="runtime",
+            name="compiled",
+            config=f"{_RUNTIMES}.config:CompiledConfig",
+            factory=f"{_RUNTIMES}.compiled:CompiledRuntime",
+            summary="each block compiled by torch.compile; needs a C++ compiler on a CPU",
+        ),
     ]
 
 

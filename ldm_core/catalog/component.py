@@ -36,6 +36,7 @@ KINDS: Mapping[str, str] = {
     "time_grid": "where a sampler evaluates the schedule",
     "sampler": "noise -> latents",
     "guidance": "combines conditional and unconditional estimates",
+    "runtime": "computes the networks when sampling: torch, a compiler",
     "adapter": "changes a model: LoRA and its like",
     "dataset": "examples",
     "annotation": "boxes of pictures in files of other tools",

@@ -60,6 +60,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     **{("adapter", n): "ldm-plugin-distill" for n in ("low_rank", "scale_input")},
     ("guidance", "embedded"): "ldm-plugin-distill",
     **{("adapter", n): "ldm-plugin-feature-cache" for n in ("deep_cache", "first_block_cache")},
+    ("runtime", "openvino"): "ldm-plugin-openvino",
     ("dataset", "idx"): "ldm-plugin-idx",
     ("dataset", "parquet"): "ldm-plugin-parquet",
     ("command", "push"): "ldm-plugin-hub",

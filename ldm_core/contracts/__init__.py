@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from ldm_core.contracts.conditioning import Tokens as Tokens
     from ldm_core.contracts.config import Config as Config
     from ldm_core.contracts.config import DegradationConfig as DegradationConfig
+    from ldm_core.contracts.config import RuntimeConfig as RuntimeConfig
     from ldm_core.contracts.configs import AdapterConfig as AdapterConfig
     from ldm_core.contracts.configs import AuxiliaryLossConfig as AuxiliaryLossConfig
     from ldm_core.contracts.configs import CodecConfig as CodecConfig
@@ -98,11 +99,13 @@ if TYPE_CHECKING:
     from ldm_core.contracts.provisional import DiffusionModel as DiffusionModel
     from ldm_core.contracts.provisional import Guidance as Guidance
     from ldm_core.contracts.provisional import LossContext as LossContext
+    from ldm_core.contracts.provisional import Network as Network
     from ldm_core.contracts.provisional import NoiseSchedule as NoiseSchedule
     from ldm_core.contracts.provisional import Objective as Objective
     from ldm_core.contracts.provisional import Observer as Observer
     from ldm_core.contracts.provisional import Parameterization as Parameterization
     from ldm_core.contracts.provisional import Predict as Predict
+    from ldm_core.contracts.provisional import Runtime as Runtime
     from ldm_core.contracts.provisional import TimeGrid as TimeGrid
     from ldm_core.contracts.run import SamplingRun as SamplingRun
     from ldm_core.contracts.site import FileCache as FileCache
@@ -142,7 +145,7 @@ _ROOMS = {
     ),
     "components": "Conditioner Denoiser FirstStage Sampler",
     "conditioning": "Cond Conditions Tokens",
-    "config": "Config DegradationConfig",
+    "config": "Config DegradationConfig RuntimeConfig",
     "configs": (
         "AdapterConfig AuxiliaryLossConfig CodecConfig ConditionerConfig DatasetConfig DenoiserConfig "
         "FirstStageConfig GuidanceConfig MetricConfig ObjectiveConfig ParameterizationConfig SamplerConfig "
@@ -152,7 +155,7 @@ _ROOMS = {
     "metric": "Metric Pictures Rows",
     "provisional": (
         "Adapter Dataset Decoder Degradation DiffusionModel Guidance "
-        "LossContext NoiseSchedule Objective Observer Parameterization Predict TimeGrid"
+        "LossContext Network NoiseSchedule Objective Observer Parameterization Predict Runtime TimeGrid"
     ),
     "run": "SamplingRun",
     "site": "FileCache Site",

@@ -9,10 +9,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ldm_core.contracts.site import Site
-from ldm_core.contracts.values import LatentSpec, Precision
+from ldm_core.contracts.values import PRECISIONS, LatentSpec, Precision
 
 T = TypeVar("T")
 
@@ -153,7 +153,15 @@ class DegradationConfig(Config):
         raise AttributeError("a degradation's config needs `makes`: 'image' or 'mask'")
 
 
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+class RuntimeConfig(Config):
+    """The config of a runtime."""
+
+    __slots__ = ()
+
+    @answer
+    def keeps_hooks(self) -> bool:
+        """True if hooks and changed weights inside of the networks act as before, so that it takes adapters."""
+        return False
 
 
 def allowed_precisions(kind: str, config: object) -> tuple[Precision, ...]:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from ldm_core.contracts.config import (
-    PRECISIONS,
     Config,
     DatasetConfig,
     DegradationConfig,
+    RuntimeConfig,
     TimesConfig,
     allowed_precisions,
     answer,
@@ -23,10 +23,10 @@ from ldm_core.contracts.config import (
     precision_among,
 )
 from ldm_core.contracts.site import Site
-from ldm_core.contracts.values import EMPTY, Accepts, CondSpec, DataInfo, KeyForm, LatentSpec, Precision
+from ldm_core.contracts.values import EMPTY, PRECISIONS, Accepts, CondSpec, DataInfo, KeyForm, LatentSpec, Precision
 
 # what `from ldm_core.contracts.configs import ...` offers beside the classes below
-__all__ = ["PRECISIONS", "Config", "DatasetConfig", "DegradationConfig", "TimesConfig"]
+__all__ = ["PRECISIONS", "Config", "DatasetConfig", "DegradationConfig", "RuntimeConfig", "TimesConfig"]
 __all__ += ["allowed_precisions", "misspelt", "of", "precision_among"]
 
 
@@ -377,6 +377,7 @@ CONFIGS: Mapping[str, type[Config]] = {
     "metric": MetricConfig,
     "objective": ObjectiveConfig,
     "parameterization": ParameterizationConfig,
+    "runtime": RuntimeConfig,
     "sampler": SamplerConfig,
     "schedule": ScheduleConfig,
     "stage_objective": StageObjectiveConfig,

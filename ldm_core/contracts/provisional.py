@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, runtime_che
 import attrs
 
 from ldm_core.contracts.conditioning import Cond, Conditions
-from ldm_core.contracts.values import Batch, Estimate, LatentSpec, LossOutput
+from ldm_core.contracts.values import PRECISIONS, Batch, Estimate, LatentSpec, LossOutput, Precision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -277,6 +277,42 @@ class Decoder(Protocol):
     def decode(self, z: Tensor) -> Tensor:
         """Normalised latents (B, C, *s) of any size -> images (B, c, H, W) on the scale of [-1, 1], not clamped; each
         side has the stride's multiple of its cells. Gradients pass, and each row is decoded by itself."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class Network:
+    """One function of a trained model, as a runtime is handed it: `name` is ``denoiser``, ``encode_moments`` or
+    ``decode``, and `module` the module with this function, frozen, in eval mode, on its device. `precision` is its
+    arithmetic here, `precisions` are the allowed ones. Provisional."""
+
+    name: str
+    module: nn.Module
+    precision: Precision = "fp32"
+    precisions: Sequence[Precision] = PRECISIONS
+
+    @property
+    def call(self) -> Callable[..., Tensor]:
+        """The function by torch: (x, noise_level, cond) -> F of a denoiser, else tensor -> tensor."""
+        return self.module if self.name == "denoiser" else getattr(self.module, self.name)
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """Computes trained networks in the place of torch's own calls. Provisional.
+
+    `words` is its name with versions, for the metadata of pictures. Its config says by `keeps_hooks` if hooks and
+    changed weights inside of the networks act in it as before; elsewhere a model with adapters is refused.
+    """
+
+    words: str
+
+    @abstractmethod
+    def function(self, network: Network) -> Callable[..., Tensor]:
+        """The function in the place of ``network.call``, or that call itself. Equal arguments give float32 results
+        equal to the runtime's stated bound, at any batch and at every size of the module's. It is called
+        in the network's arithmetic, without gradients, from several threads at once; it changes no argument and leaves
+        the module as it is. An :class:`~ldm_core.errors.LDMError` of one line says what this machine lacks."""
         ...
 
 

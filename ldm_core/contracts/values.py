@@ -279,6 +279,7 @@ class Reconstruction(NamedTuple):
 
 
 Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 """Arithmetic inside the networks."""
 
 

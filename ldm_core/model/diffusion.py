@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from copy import copy
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -74,6 +75,7 @@ class Model(nn.Module):
         """The conditioners that draw noise."""
         self.contracts: Contracts | None = None
         """The promises of its parts, if a recipe is known: see :mod:`ldm_core.model.conformance.first_batch`."""
+        self._function: Callable[..., Tensor] | None = None  # a runtime's, in the denoiser's place
         self._hooks = hooks_of([self])  # without any adapter's
         self.attached: dict[str, Adapter] = {}
         self.adapters = nn.ModuleDict()
@@ -92,7 +94,7 @@ class Model(nn.Module):
         and the same tensors, so that both run side by side."""
         hooks = self._hooks if self.attached else hooks_of([self])
         made = cast(Model, shared_copy([self], hooks)[self])
-        made._hooks, made.attached, made.adapters = hooks, {}, nn.ModuleDict()
+        made._hooks, made.attached, made.adapters, made._function = hooks, {}, nn.ModuleDict(), None
         made.precisions = {k: v for k, v in self.precisions.items() if not k.startswith("adapters.")}
         for key, adapter in adapters.items():
             made.take(key, adapter)
@@ -140,7 +142,7 @@ class Model(nn.Module):
             recompute(blocks())
         now = Evaluation(cond, level, t, run, tuple(x.shape[2:]))
         with self.autocast(), inside(self._named("denoiser"), "forward"), during(now):
-            out: Tensor = self.denoiser(x * per_example(c_in, x), level, cond)  # type: ignore[operator]
+            out: Tensor = (self._function or self.denoiser)(x * per_example(c_in, x), level, cond)  # type: ignore[operator]
         if held is not None:
             if not is_output(out, x):
                 raise held.network_breach(out, x)
@@ -241,6 +243,13 @@ class Model(nn.Module):
                 keep = all_kept & (draws[:, i + 1] >= rates.get(name, 0.0))
                 conds[name] = conds[name].where(keep, nulls[name])
         return self.merged(conds)
+
+
+def computed_by(model: Model, function: Callable[..., Tensor]) -> Model:
+    """The same model, everything shared, with `function` in the place of the denoiser's call."""
+    made = copy(model)
+    made._function = function
+    return made
 
 
 def _end(end: Callable[[SamplingRun], None], part: Named | None, run: SamplingRun) -> None:

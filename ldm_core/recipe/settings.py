@@ -240,6 +240,12 @@ class SampleSettings:
     preview_decoder: str = field(
         "", "the same for pictures on the way, of training and of sampling; none: as `decoder`", since="0.2", place=True
     )
+    runtime: str = field(
+        "torch",
+        "what computes the networks when sampling: torch, compiled, or a plugin's, such as openvino; a run's own "
+        "pictures are torch's",
+        since="0.2",
+    )
     branches: Literal["together", "apart"] = field("together", "guidance branches in one call, or one by one")
     tile: int = field(
         1024,

@@ -53,6 +53,7 @@ _TAKEN = (
     "preset",
     "preset_changed",
     "precision",
+    "runtime",
 )
 """Keys of a picture's metadata beside its inputs."""
 

@@ -88,7 +88,8 @@ class Pipeline(StageMethods, GridMethods, SizeMethods, PresetMethods):
         self._loaded = recipe.adapters, self.model
         self._trained = {key: getattr(recipe, key) for key in sampling.CHOICES}
         self._made: tuple[Any, SamplingParts] | None = None
-        self.conventions, self.made_by, self._decoders = "", "", {}  # made_by: the codec of another program's weights
+        self.conventions, self.made_by = "", ""  # made_by: the codec of another program's weights
+        self._decoders, self._computed = {}, {}
 
     @classmethod
     def load(
@@ -214,11 +215,12 @@ class Pipeline(StageMethods, GridMethods, SizeMethods, PresetMethods):
         """Check the arguments of :meth:`sample`, and make them the plan of a run."""
         require_arguments({"prompts": prompts, **given})
         self.require_decoders()
+        stage = self.computed.stage
         recipe = sampling.chosen(self.recipe, given.get("guidance"), self.catalog)
         steps, batch = given.get("steps") or recipe.sample.steps, given.get("batch") or recipe.sample.batch
-        with inside(stage := named(recipe.first_stage, self.catalog), "encode_moments or latents"):
-            begun = passage_of(given.get("start") or Start(), recipe, self.stage, self.model.device, batch)
-        hold_start(stage, begun.latents, recipe.first_stage.config.latent.shape(recipe.image_size))
+        with inside(part := named(recipe.first_stage, self.catalog), "encode_moments or latents"):
+            begun = passage_of(given.get("start") or Start(), recipe, stage, self.model.device, batch)
+        hold_start(part, begun.latents, recipe.first_stage.config.latent.shape(recipe.image_size))
         inputs, seed, negative = given.get("inputs"), given.get("seed"), given.get("negative")
         images = count_of(given.get("images"), seed)
         if images is None and begun.latents is not None and not prompts and (not inputs or isinstance(inputs, Mapping)):
@@ -243,7 +245,7 @@ class Pipeline(StageMethods, GridMethods, SizeMethods, PresetMethods):
     def _drawn(
         self, plan: Plan, parts: SamplingParts, intervals: int, callback: Callback | None, before: Sequence[Sampled]
     ) -> Iterator[list[Sampled]]:
-        model, shape = self.model, plan.shape
+        model, shape = self.computed.model, plan.shape
         if model.contracts is not None:
             model.contracts.open(shape[1:])
         for number, chunk in enumerate(plan.chunks):
@@ -285,7 +287,7 @@ class Pipeline(StageMethods, GridMethods, SizeMethods, PresetMethods):
         parts.update({f"guidance {name}": guidance for name, guidance in guidances.items()})
         shown, fine = decoded(self.as_images, x0, self.model.runs_in("first_stage"), levels=settings.levels)
         pictures, more = finished(plan.recipe, parts, [plan.rows[i] for i in chunk], shown.numpy())
-        made, told = [], self.decoder_in_words()
+        made, told = [], {**self.decoder_in_words(), **self.computed.words}
         for i, pixels, end, whole in zip(chunk, pictures, ends, (fine & sound).tolist(), strict=True):
             if whole:
                 about = plan.described(i, self.class_names, self.conventions) | {"weights_sha256": self.weights}
@@ -308,7 +310,7 @@ class Pipeline(StageMethods, GridMethods, SizeMethods, PresetMethods):
         rows, (parts, _) = range(len(plan.rows)), own._counted(plan)
         with torch.no_grad():
             conditions = own._conditions(plan, rows)
-        return begun_loop(own.model, parts, conditions, plan, plan.options(rows, self.stage))
+        return begun_loop(own.computed.model, parts, conditions, plan, plan.options(rows, self.stage))
 
     def _named(self, row: dict[str, Any]) -> dict[str, Any]:
         if (row := with_classes(row, self.palettes)).keys().isdisjoint(class_names.KEYS):

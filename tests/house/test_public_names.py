@@ -22,8 +22,9 @@ NAMES: dict[ModuleType, str] = {
         DatasetAnswers DatasetConfig Degradation DegradationConfig Denoise Denoiser DenoiserAnswers DenoiserConfig
         DiffusionModel EMPTY Estimate Evaluation FileCache FirstStage FirstStageAnswers FirstStageConfig Guidance
         GuidanceConfig KeyForm LatentSpec LossContext LossOutput Metric MetricAnswers MetricConfig ModelWeights
-        NoiseSchedule Objective ObjectiveAnswers ObjectiveConfig Observer OnStep Opponent Parameterization
-        ParameterizationConfig PartAnswers Pictures Precision Predict Recognised Reconstruction Rows SIZE_KEYS Sampler
+        Network NoiseSchedule Objective ObjectiveAnswers ObjectiveConfig Observer OnStep Opponent Parameterization
+        ParameterizationConfig PartAnswers Pictures Precision Predict Recognised Reconstruction Rows Runtime
+        RuntimeConfig SIZE_KEYS Sampler
         SamplerConfig SamplingRun ScheduleAnswers ScheduleConfig Site Source StageBatch StageLoss StageObjective
         StageObjectiveAnswers StageObjectiveConfig StageTraining TensorFile TensorInfo TimeGrid TimeGridConfig
         Tokens TrainableStage WeightSlice Written draw_times evaluation grid_times token_grid

@@ -30,6 +30,7 @@ _CONTRACTS: dict[str, type] = {
     "guidance": contracts.Guidance,
     "time_grid": contracts.TimeGrid,
     "adapter": contracts.Adapter,
+    "runtime": contracts.Runtime,
     "dataset": contracts.Dataset,
     "degradation": contracts.Degradation,
 }

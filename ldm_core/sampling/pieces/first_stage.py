@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ldm_core.catalog import Catalog
-from ldm_core.contracts import FirstStage, Site
 from ldm_core.errors import NotFiniteError
 from ldm_core.model.arithmetic import allowed_here
 from ldm_core.model.conformance.breaches import inside, named
@@ -19,22 +17,18 @@ from ldm_core.model.conformance.first_stage import hold_pictures
 from ldm_core.model.diffusion import Model
 from ldm_core.model.fill import device_named
 from ldm_core.model.tiles.tiling import Tiling
-from ldm_core.recipe.recipe import AdapterPart, Recipe
+from ldm_core.recipe.recipe import AdapterPart
 from ldm_core.sampling.image_to_image import encoded, unfitted
 from ldm_core.sampling.pieces.decoders import OtherDecoder, load_decoder
+from ldm_core.sampling.pieces.runtimes import RuntimeMethods
 from ldm_core.sampling.run import decoded, reconstruct
 
 
-class StageMethods:
+class StageMethods(RuntimeMethods):
     """The methods of a pipeline that need its first stage alone."""
 
-    recipe: Recipe
-    stage: FirstStage
-    model: Model
-    catalog: Catalog
     folder: str = ""
     """The place of the weights, beside which further decoders lie; "" if it is not known."""
-    _site: Site
     _loaded: tuple[tuple[AdapterPart, ...], Model]
     """The adapters of the recipe that was loaded, and the model with them."""
     _made: object
@@ -51,6 +45,7 @@ class StageMethods:
         """Move the weights to a device, and return the pipeline itself; those that `with_settings` and its like made of
         it share the weights. :class:`ConfigError` if the device cannot be used. Not beside a run in another thread."""
         place = device_named(str(device))
+        self._computed.clear()
         for module in (self._loaded[1], self.model, self.stage, *(each.module for each in self._decoders.values())):
             cast(nn.Module, module).to(place)
         self._made = None
@@ -63,7 +58,7 @@ class StageMethods:
         must divide the size (ValueError naming both).
         """
         found = unfitted(images, self.recipe.image_channels)
-        return encoded(found, self.stage, self.model.device, batch, Tiling.of(self.recipe.sample))
+        return encoded(found, self.computed.stage, self.model.device, batch, Tiling.of(self.recipe.sample))
 
     def decode(self, latents: Any, *, batch: int = 16) -> np.ndarray:
         """Latents (B, C, *s), or one image's (C, *s) -> uint8 pictures (B, c, H, W), as :meth:`sample` makes them.
@@ -89,7 +84,7 @@ class StageMethods:
 
         Raises ValueError with both numbers for a size that the stage's factor does not divide.
         """
-        return reconstruct(self.stage, images, self.model.device, batch, Tiling.of(self.recipe.sample))
+        return reconstruct(self.computed.stage, images, self.model.device, batch, Tiling.of(self.recipe.sample))
 
     def as_images(self, z: Tensor) -> Tensor:
         """Latents (B, C, *s) -> images (B, c, H, W) in [-1, 1], held to the contract of the first stage, or of the
@@ -124,6 +119,6 @@ class StageMethods:
         part = named(self.recipe.first_stage, self.catalog) if other is None else other.part
         among = () if other is None else other.precisions
         with inside(part, "decode"), allowed_here(z.device.type, among) if among else nullcontext():
-            images = Tiling.of(self.recipe.sample).decode(self.stage if other is None else other.module, z)
+            images = Tiling.of(self.recipe.sample).decode(self.computed.stage if other is None else other.module, z)
         hold_pictures(part, images, z, self.recipe.first_stage.config.latent, self.recipe.image_channels)
         return images

@@ -18,6 +18,7 @@ from ldm_core.model.fill import load_weights
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling.pieces.decoders import load_decoder
+from ldm_core.sampling.pieces.runtimes import require_runtime
 from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.training.context import RunContext
 from ldm_core.training.engine.collective import in_all
@@ -32,6 +33,7 @@ def drawing(context: RunContext, recipe: Recipe, weights: Mapping[str, Tensor], 
     training's modules nor any random generator is touched, whatever ZeRO has made of them. All processes must enter it;
     they raise torch.OutOfMemoryError together."""
     device = context.run.world.device
+    recipe = attrs.evolve(recipe, sample=attrs.evolve(recipe.sample, runtime="torch"))  # these weights are used once
     known = {"first_stage": artifacts.sha256(context.stage_url)} if recipe.sample.decoder else {}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         made: list[Pipeline] = []
@@ -51,8 +53,10 @@ def drawing(context: RunContext, recipe: Recipe, weights: Mapping[str, Tensor], 
 
 
 def require_decoders(context: RunContext) -> None:
-    """Raise what :func:`load_decoder` raises of the decoders of the run's pictures, before it is trained for hours."""
+    """Raise what :func:`load_decoder` raises of the decoders of the run's pictures, and ComponentError for an unknown
+    runtime, before it is trained for hours."""
     recipe = context.recipe
+    require_runtime(recipe.sample.runtime, context.catalog)
     for name in {recipe.sample.decoder, recipe.sample.preview_decoder} - {""}:
         load_decoder(name, context.out, recipe, artifacts.sha256(context.stage_url), context.catalog)
 

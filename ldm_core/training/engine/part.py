@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,14 +13,13 @@ from torch import Tensor, nn
 from ldm_core.contracts import PartAnswers
 from ldm_core.contracts.configs import of
 from ldm_core.errors import ComponentError, ConfigError
+from ldm_core.launch.compilers import lacking
 from ldm_core.nn.recompute import recompute
 from ldm_core.recipe.deepspeed import engine_config, loss_scale_settings
 from ldm_core.recipe.settings import EngineSettings
 from ldm_core.training.engine.deepspeed_patches import drop_step
 from ldm_core.training.engine.loss_scale import LossScale
 from ldm_core.training.engine.world import World, import_deepspeed
-
-_COMPILERS = {"cpu": ("CXX", ("g++", "clang++", "cl"), "C++"), "cuda": ("CC", ("gcc", "clang", "cl"), "C")}
 
 
 def require_machine(settings: EngineSettings, device: torch.device, section: str) -> None:
@@ -33,13 +30,8 @@ def require_machine(settings: EngineSettings, device: torch.device, section: str
             f"{section}.precision: fp16 needs an accelerator and this run is on the CPU; use bf16 (autocast, no loss "
             "scale) or fp32"
         )
-    variable, names, language = _COMPILERS.get(device.type, _COMPILERS["cuda"])
-    found = [n for n in (os.environ.get(variable, ""), *names) if n and shutil.which(n)]
-    if settings.compile and not found:
-        problems.append(
-            f"{section}.compile: torch.compile needs a {language} compiler here and none of {', '.join(names)} is on "
-            f"the PATH; install one (or name it in {variable}), or set {section}.compile=false"
-        )
+    if settings.compile and (line := lacking(device.type)):
+        problems.append(f"{section}.compile: {line}, or set {section}.compile=false")
     if problems:
         raise ConfigError(problems)
 

@@ -1,0 +1,1 @@
+"""The runtimes of torch: its own calls, and code compiled by it."""
