@@ -78,6 +78,7 @@ def main() -> None:
     real, trained = images_of(training), found.recipe.image_size
     factor = trained[0] // found.recipe.first_stage.config.latent.shape(trained)[1]
     count = options.count or 8
+    assert found.pipeline is not None
     asking = "caption" in found.pipeline.reads
     places = [i * len(training) // count for i in range(count)]
     prompts = [str(training.example(i, ["caption"])["caption"]) for i in places] if asking else []
