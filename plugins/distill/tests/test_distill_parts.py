@@ -32,7 +32,7 @@ from ldm_core.contracts import Accepts, Cond, Conditions, DenoiserConfig, LossCo
 from ldm_core.contracts.streams import Streams
 from ldm_core.errors import ConfigError
 from ldm_core.model.diffusion import Model
-from ldm_core.testing.base import randomize
+from ldm_core.testing.base import randomize, seeded
 
 SCHEDULE = VPSchedule(VPConfig())
 
@@ -54,6 +54,12 @@ class Layers(Denoiser, nn.Module):
         return F.interpolate(h, x.shape[2:])
 
 
+def layers() -> Layers:
+    """The same weights each time."""
+    with seeded(1):
+        return Layers()
+
+
 def model_of(network: nn.Module, adapters: Any = None) -> Model:
     randomize(network, 1)
     return Model(cast(Any, network), SCHEDULE, X0Parameterization(), None, adapters)
@@ -68,7 +74,7 @@ def estimate(model: Any, cond: Cond | None = None) -> Tensor:
 def test_a_low_rank_change_is_two_layers_beside_each() -> None:
     """W + scale B A against B after A by torch's own layers, of a convolution with a stride and one with groups."""
     adapter = LowRank(LowRankConfig(rank=3, scale=0.5))
-    network = Layers()
+    network = layers()
     model_of(network, {"low": adapter})
     randomize(adapter, 2)
     x = torch.randn(2, 4, 6, 6)
@@ -87,12 +93,12 @@ def test_a_low_rank_change_is_two_layers_beside_each() -> None:
 
 def test_the_layers_of_a_low_rank_change() -> None:
     wide = LowRank(LowRankConfig(rank=64, targets=("linear", "grouped")))
-    model_of(Layers(), {"low": wide})
+    model_of(layers(), {"low": wide})
     assert {k: tuple(v.shape) for k, v in wide.up.items()} == {"linear": (4, 4), "grouped": (8, 8)}
     with pytest.raises(ValueError, match="no linear layer or convolution whose name ends in attention"):
-        model_of(Layers(), {"low": LowRank(LowRankConfig(targets=("attention",)))})
+        model_of(layers(), {"low": LowRank(LowRankConfig(targets=("attention",)))})
     with pytest.raises(ValueError, match="made for another shape"):
-        network = Layers()
+        network = layers()
         network.linear = nn.Linear(8, 3)
         wide.attach(model_of(network))
 
@@ -113,7 +119,7 @@ def test_the_embedding_of_a_scale_is_the_published_one() -> None:
 
 def test_the_scale_reaches_the_level_of_the_network() -> None:
     adapter = ScaleInput(ScaleInputConfig(width=8))
-    network = Layers()
+    network = layers()
     model = model_of(network, {"scale": adapter})
     plain = estimate(model.beside({}))
     assert torch.equal(estimate(model, Cond(extras={SCALE: torch.tensor([3.0, 9.0])})), plain), "a fresh one changes"
@@ -129,7 +135,7 @@ def test_the_scale_reaches_the_level_of_the_network() -> None:
     assert abs(change) > 0.05
     torch.testing.assert_close(mixed - rows[0], torch.full_like(plain, change), rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match="no linear layers at 'elsewhere'"):
-        model_of(Layers(), {"scale": ScaleInput(ScaleInputConfig(at="elsewhere"))})
+        model_of(layers(), {"scale": ScaleInput(ScaleInputConfig(at="elsewhere"))})
 
 
 @pytest.mark.parametrize(
@@ -198,7 +204,7 @@ def test_the_student_is_told_the_scale_that_its_teacher_was_guided_by(objective:
 
 def student_of() -> tuple[Model, LowRank]:
     adapter = LowRank(LowRankConfig(rank=2))
-    model = model_of(Layers(), {"low": adapter})
+    model = model_of(layers(), {"low": adapter})
     randomize(adapter, 3)
     cast(nn.Module, model.denoiser).requires_grad_(False)
     return model, adapter
