@@ -24,6 +24,9 @@ class LimitOptions:
     """Limits of requests and of memory."""
 
     batch: int = option(_OWN.batch, "Images sampled together; 1: each alone.", metavar="N", minimum=1, maximum=1024)
+    rows: int = option(
+        _OWN.rows, "Rows of the network at once, by repeats; 1: not filled up.", metavar="N", minimum=1, maximum=1024
+    )
     images: int = option(_OWN.images, "Images of a request.", metavar="N", minimum=1, maximum=1024)
     steps: int = option(_OWN.steps, "Steps of a request.", metavar="N", minimum=1, maximum=10_000)
     pixels: int = option(_OWN.pixels, "Pixels of an image.", metavar="N", minimum=1)
@@ -74,6 +77,7 @@ def serve(options: ServeOptions) -> int:
     from ldm_plugin_serve.web.guard import is_loopback
     from ldm_plugin_serve.web.server import bound, server
 
+    sys.setswitchinterval(0.0005)  # seconds; at 0.005 the sampler waits for each answer that is written meanwhile
     known_runs(options.runs)
     level = logging.WARNING if options.quiet else logging.INFO
     logging.basicConfig(format="%(levelname).1s %(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -116,6 +120,6 @@ def _token(options: ServeOptions, *, needed: bool) -> tuple[str, bool]:
 
 def _limits(given: LimitOptions) -> Limits:
     return Limits(
-        batch=given.batch, images=given.images, steps=given.steps, pixels=given.pixels,
+        batch=given.batch, rows=given.rows, images=given.images, steps=given.steps, pixels=given.pixels,
         body=int(given.body * _MIB), queue=given.queue, memory=int(given.memory * _MIB), job=given.seconds,
     )  # fmt: skip

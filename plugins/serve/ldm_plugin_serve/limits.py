@@ -24,6 +24,9 @@ class Limits:
     """Waiting requests of all clients."""
     batch: int = 8
     """Images sampled together, at the model's own size."""
+    rows: int = 4
+    """Rows of the network, at least: smaller batches are filled up by repeats, as a CPU rounds sums of fewer rows
+    otherwise. 1: none is."""
     memory: int = 4 << 30
     """Bytes of the weights of loaded models; one model is loaded however large."""
     kept: int = 256 << 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from ldm_plugin_serve.work.order import Order
 from serve_process import Running, events, pixels, running, until
 
 import ldm_core
+from ldm_core.sampling.pipeline import Pipeline
 
 
 def job(address: str, name: str = "", images: int = 1) -> Job:
@@ -40,6 +42,27 @@ def test_a_turn_is_remembered() -> None:
     assert order.sort([first, second]) == [second, first]
     first.end("done")
     assert order.sort([first, second]) == [second]
+
+
+def by_definition(order: Order, jobs: list[Job]) -> list[Job]:
+    """The next turn is that of the client whose address, then whose name, had its last turn first."""
+    waiting, found, last, turn = list(jobs), list[Job](), dict[Any, int](order._last), order._turn
+    while waiting:
+        clients = list(dict.fromkeys(one.client for one in waiting))
+        client = min(clients, key=lambda one: (last.get(one[0], 0), last.get(one, 0)))
+        found.append(next(one for one in waiting if one.client == client))
+        waiting.remove(found[-1])
+        turn += 1
+        last[client[0]] = last[client] = turn
+    return found
+
+
+def test_the_order_is_its_definition() -> None:
+    draw, order = random.Random(1), Order()
+    for _ in range(200):
+        jobs = [job(draw.choice("abc"), draw.choice("xyz"), images=draw.randint(0, 2)) for _ in range(12)]
+        assert order.sort(jobs) == by_definition(order, [one for one in jobs if one.left])
+        order.took(draw.choice(jobs))
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +161,39 @@ def test_images_sampled_alone_are_those_of_the_library_bit_for_bit(run: Path) ->
         alone = pipeline.sample("a red circle", images=3, steps=3, seed=seed, batch=1)
         for one, image in zip(alone, images, strict=True):
             assert (pixels(image) == one.image.transpose(1, 2, 0)).all()
+
+
+def test_a_picture_is_the_same_bit_for_bit_alone_and_beside_others(run: Path) -> None:
+    """One image asked for by itself, and in a batch of eight of other captions, by the server's own filling."""
+    with running([run]) as served:
+        ask(served, body(steps=40))  # holds the sampler while the others come
+        ids = [ask(served, {**body(steps=3, seed=seed), "inputs": {"caption": f"{seed}"}}) for seed in range(1, 9)]
+        until(lambda: all(served.client.get(f"/v1/jobs/{each}").json()["state"] == "done" for each in ids))
+        beside = [served.client.get(f"/v1/jobs/{each}").json()["result"]["images"][0]["png"] for each in ids]
+        batch = served.client.get("/metrics").text
+        assert 'ldm_serve_batch_bucket{le="8.0"} 2.0' in batch and 'ldm_serve_batch_bucket{le="4.0"} 1.0' in batch
+        for seed, png in zip(range(1, 9), beside, strict=True):
+            alone = served.sample({**body(steps=3, seed=seed), "inputs": {"caption": f"{seed}"}})
+            assert alone["images"][0]["png"] == png
+
+
+@pytest.mark.parametrize(("guidance", "batch", "sampled"), [(3.0, 8, 2), (1.0, 8, 4), (1.0, 3, 3), (1.0, 1, 1)])
+def test_small_batches_are_filled_to_four_rows(
+    run: Path, monkeypatch: pytest.MonkeyPatch, guidance: float, batch: int, sampled: int
+) -> None:
+    """Guidance makes two rows of an image; a batch is never larger than allowed."""
+    sizes, whole = [], Pipeline.sample
+
+    def sample(self: Pipeline, *args: Any, **given: Any) -> Any:
+        sizes.append(given["images"])
+        return whole(self, *args, **given)
+
+    monkeypatch.setattr(Pipeline, "sample", sample)
+    with running([run], Limits(batch=batch)) as served:
+        said = body()
+        said["settings"]["guidance"] = guidance
+        answer = served.sample(said)
+    assert sizes == [sampled] and len(answer["images"]) == 1
 
 
 def test_figures_are_told(run: Path) -> None:

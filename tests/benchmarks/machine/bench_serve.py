@@ -2,7 +2,7 @@
 
     python tests/benchmarks/machine/bench_serve.py RUN [--clients 32] [--requests 500] [--hostile 200]
 
-Every answer is compared with the same seed sampled alone (``batch=1``). Rates are given by the wall and by processor
+Each picture is compared with that of the same seed, asked for alone. Rates are given by the wall and by processor
 time: on a busy machine the latter alone means something. The library's rate is that of the same images, sorted by their
 settings, in whole batches.
 """
@@ -127,26 +127,21 @@ def pixels(image: Request) -> Any:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(image["png"]))).convert("RGB")).astype(int)
 
 
-def compare(load: Load, pipeline: Any, share: float) -> str:
-    """The pictures of a share of the answers beside those sampled alone: how many differ, and by how much."""
+def compare(load: Load, client: httpx.Client, share: float) -> str:
+    """The pictures of a share of the answers beside those of the same seed asked for alone: how many differ."""
     worst = images = other = 0
     levels = changed = 0
     for number, (said, answer, _) in load.answers.items():
         if random.Random(number).random() >= share:
             continue
-        settings = said["settings"]
-        own = pipeline.with_settings({"sampler": settings["sampler"]})
-        alone = own.sample(
-            inputs=said["inputs"], seed=settings["seed"], images=settings["images"], steps=settings["steps"],
-            batch=1,
-        )  # fmt: skip
-        for one, image in zip(alone, answer["images"], strict=True):
-            assert image["seed"] == one.seed
-            off = np.abs(pixels(image) - one.image.transpose(1, 2, 0))
+        for image in answer["images"]:
+            settings = {**said["settings"], "seed": image["seed"], "images": 1}
+            alone = client.post("/v1/sample", json={"inputs": said["inputs"], "settings": settings}).json()
+            off = np.abs(pixels(image) - pixels(alone["images"][0]))
             worst, images, other = max(worst, int(off.max())), images + 1, other + bool(off.any())
             levels, changed = levels + off.size, changed + int((off > 0).sum())
     differ = f"{other} differ, in {changed} of {levels} values, by {worst} at most"
-    return f"{images} pictures beside those made alone: {differ}"
+    return f"{images} pictures beside those asked for alone: {differ}"
 
 
 def library(requests: list[Request], pipeline: Any) -> tuple[int, float, float]:
@@ -219,7 +214,7 @@ def main() -> None:
           f"{images / seconds / (own / own_seconds):.3f} by the wall")  # fmt: skip
     third = max(1, len(sizes) // 3)
     print(f"memory: {np.median(sizes[:third]):.1f} MiB in the first third, {np.median(sizes[-third:]):.1f} in the last")
-    print(compare(load, pipeline, given.share))
+    print(compare(load, client, given.share))
     refused = _refusals(client, given.hostile)
     print(f"{given.hostile} hostile requests: {dict(refused)}; then /healthz {client.get('/healthz').status_code}, "
           f"{figure(client.get('/metrics').text, 'process_resident_memory_bytes') / (1 << 20):.1f} MiB")  # fmt: skip

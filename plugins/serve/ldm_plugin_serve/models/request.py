@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 
 from ldm_core.cli.inputs import name_classes
+from ldm_core.config.structure import unstructure
 from ldm_core.contracts import GuidanceConfig
 from ldm_core.contracts.configs import of
 from ldm_core.data.class_names import counts_of
@@ -53,6 +54,8 @@ class Asked:
     strength: float
     whole: tuple[int, int] | None
     """The size of a picture to be enlarged whole, beyond the model's own."""
+    rows: int
+    """Rows of the network for an image at each step: two of a guidance with and without a condition."""
     said: Mapping[str, Any]
     """All settings as they are told to the client."""
     inputs: Mapping[str, Any]
@@ -106,8 +109,16 @@ def asked(body: Any, shelf: Shelf, limits: Limits) -> Asked:
     }  # fmt: skip
     return Asked(
         entry=entry, row=row, seeds=seeds, steps=steps, guidance=guidance, negative=negative, size=sized.image_size,
-        preset=preset, changes=changes, start=start, strength=strength, whole=whole, said=told, inputs=given,
+        preset=preset, changes=changes, start=start, strength=strength, whole=whole, rows=_rows(scaled), said=told,
+        inputs=given,
     )  # fmt: skip
+
+
+def _rows(recipe: Recipe) -> int:
+    """See :attr:`Asked.rows`."""
+    config = recipe.guidance.config
+    some_steps = unstructure(config).get("interval") is not None
+    return 2 if of(GuidanceConfig, config).needs_null and not some_steps else 1
 
 
 def _mapping(value: Any, where: str, known: Any) -> dict[str, Any]:

@@ -35,9 +35,13 @@ class Part:
 
 @attrs.frozen(eq=False)
 class Batch:
-    """Parts of jobs of one key. `stopped` is asked at each step; `watched` tells jobs with watched previews."""
+    """Parts of jobs of one key. `stopped` is asked at each step; `watched` tells jobs with watched previews.
+
+    It is sampled with `least` images at least: the last one is repeated, and the repeats are thrown away.
+    """
 
     parts: Sequence[Part]
+    least: int
     stopped: Callable[[], bool]
     watched: Callable[[Job], bool]
     tell: Tell
@@ -53,9 +57,11 @@ class Batch:
         """Job and number of each image."""
         return [(part.job, i) for part in self.parts for i in range(part.first, part.last)]
 
-    def run(self, shelf: Shelf) -> list[Made]:
+    def run(self, shelf: Shelf) -> list[Sampled]:
         """Sample it; raises as ``Pipeline.sample`` does."""
         asked, places = self.asked, self.places
+        count = len(places)
+        places += places[-1:] * (self.least - count)
         pipeline = shelf.variant(asked.entry, asked.size, asked.preset, asked.changes)
         more: dict[str, Any] = {}
         if asked.row:
@@ -73,7 +79,11 @@ class Batch:
             images=len(seeds), seed=seeds, steps=asked.steps, guidance=asked.guidance, batch=len(seeds),
             callback=self._watch(), **more,
         )  # fmt: skip
-        return [_finished(one, job.asked, i) for one, (job, i) in zip(made, places, strict=True)]
+        return made[:count]
+
+    def pictures(self, made: Sequence[Sampled]) -> list[Made]:
+        """The files of its sampled images, with their metadata; not for the sampling thread."""
+        return [_finished(one, job.asked, i) for one, (job, i) in zip(made, self.places, strict=True)]
 
     def _watch(self) -> Callable[[Progress], bool]:
         last = [0.0]
@@ -92,7 +102,7 @@ class Batch:
 
     def _previews(self, pictures: np.ndarray) -> dict[str, list[tuple[int, bytes]]]:
         found: dict[str, list[tuple[int, bytes]]] = {}
-        for pixels, (job, i) in zip(pictures, self.places, strict=True):
+        for pixels, (job, i) in zip(pictures, self.places, strict=False):  # without the repeats
             if self.watched(job):
                 found.setdefault(job.id, []).append((i, png_bytes(pixels)))
         return found

@@ -10,7 +10,7 @@ import base64
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ldm_core.errors import Interrupted
 from ldm_plugin_serve.faults import Fault, of_exception
@@ -21,6 +21,11 @@ from ldm_plugin_serve.models.shelf import Shelf
 from ldm_plugin_serve.work.batch import Batch, Part
 from ldm_plugin_serve.work.job import Client, Job, Made
 from ldm_plugin_serve.work.order import Order
+
+if TYPE_CHECKING:
+    from ldm_core.sampling.result import Sampled
+
+    Work = tuple[Batch, asyncio.Future[list[Sampled]]]
 
 log = logging.getLogger("ldm_serve")
 _SWEEP = 1.0  # seconds between two looks for jobs that nobody waits for
@@ -39,6 +44,7 @@ class Engine:
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampler")
         self._places: dict[str, int] = {}
+        self._ahead: Work | None = None
 
     def submit(self, asked: Asked, client: Client) -> Job:
         """Put a request into the queue; :class:`Fault` if it is full, or the server ends."""
@@ -76,9 +82,9 @@ class Engine:
         try:
             while True:
                 self._wake.clear()
-                batch = None if self.stopping else self._next()
-                if batch is not None:
-                    await self._sample(batch)
+                work, self._ahead = self._ahead or self._begun(), None
+                if work is not None:
+                    await self._sample(*work)
                     self._changed()
                 elif self.stopping:
                     return
@@ -96,6 +102,14 @@ class Engine:
                 if job.state == "queued":
                     job.end("failed", Fault(STOPPED, status=503))
             self._changed()
+
+    def _begun(self) -> Work | None:
+        """The next batch, handed to the sampling thread."""
+        batch = None if self.stopping else self._next()
+        return None if batch is None else (batch, self._handed(batch))
+
+    def _handed(self, batch: Batch) -> asyncio.Future[list[Sampled]]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, batch.run, self.shelf)
 
     def _next(self) -> Batch | None:
         """The next batch: the job in turn, and others of its key as far as there is room."""
@@ -138,13 +152,15 @@ class Engine:
         def tell(step: int, steps: int, previews: Any) -> None:
             loop.call_soon_threadsafe(self._stepped, jobs, step, steps, previews)
 
-        return Batch(parts, stopped, watched, tell, self.limits.preview_pause)
+        first = parts[0].job.asked
+        least = 1 if first.whole else min(self._room(first), -(-self.limits.rows // first.rows))  # windows are many
+        return Batch(parts, least, stopped, watched, tell, self.limits.preview_pause)
 
-    async def _sample(self, batch: Batch) -> None:
-        """Sample a batch; after a failure of several jobs, each by itself."""
+    async def _sample(self, batch: Batch, sampling: asyncio.Future[list[Sampled]]) -> None:
+        """Take a batch from the sampling thread; after a failure of several jobs, each is sampled by itself."""
         began = time.monotonic()
         try:
-            made = await asyncio.get_running_loop().run_in_executor(self._thread, batch.run, self.shelf)
+            made = await sampling
         except Interrupted:
             for part in batch.parts:
                 part.job.end("failed", Fault(STOPPED, status=503))  # but for those that were cancelled
@@ -154,13 +170,14 @@ class Engine:
             if len(batch.parts) > 1:
                 for part in batch.parts:
                     if not part.job.ending:
-                        await self._sample(self._batch([part]))
+                        alone = self._batch([part])
+                        await self._sample(alone, self._handed(alone))
             else:
                 self._failed(batch.parts[0].job, error)
         else:
             self.figures.batch.observe(len(made))
             self.figures.sampled(batch.asked.entry.id, len(made), time.monotonic() - began)
-            self._place(batch, made)
+            self._place(batch, await asyncio.to_thread(batch.pictures, made))
 
     def _place(self, batch: Batch, made: list[Made]) -> None:
         for (job, number), one in zip(batch.places, made, strict=True):
@@ -183,6 +200,8 @@ class Engine:
         job.end("failed", self.shelf.hidden(fault))
 
     def _stepped(self, jobs: list[Job], step: int, steps: int, previews: Any) -> None:
+        if step == steps and self._ahead is None:  # while the last step is decoded, so that the thread never rests
+            self._ahead = self._begun()
         for job in jobs:
             if job.ending:
                 continue

@@ -5,7 +5,9 @@ So a client gains nothing by many requests, nor by many names. A turn is one bat
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import heapq
+import itertools
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 
 from ldm_plugin_serve.work.job import Client, Job
@@ -22,18 +24,30 @@ class Order:
 
     def sort(self, jobs: Iterable[Job]) -> list[Job]:
         """All jobs with images left, in the order of their next turns; `jobs` come in the order of their arrival."""
-        waiting = [job for job in jobs if job.left]
-        turn, last, found = self._turn, dict(self._last), list[Job]()
-        by_client: dict[Client, list[Job]] = {}
-        for job in waiting:
-            by_client.setdefault(job.client, []).append(job)
-        while by_client:
-            client = min(by_client, key=lambda one: (last.get(one[0], 0), last.get(one, 0)))
-            found.append(by_client[client].pop(0))
+        clients: dict[Client, deque[Job]] = {}
+        for job in jobs:
+            if job.left:
+                clients.setdefault(job.client, deque()).append(job)
+        turn, found, arrival = self._turn, list[Job](), itertools.count()
+        addresses: dict[str, list[tuple[int, int, Client]]] = {}
+        for client in clients:
+            own = (self._last.get(client, 0), next(arrival), client)
+            heapq.heappush(addresses.setdefault(client[0], []), own)
+        turns = [(self._last.get(address, 0), next(arrival), address) for address in addresses]
+        heapq.heapify(turns)
+        while turns:
+            _, number, address = turns[0]
+            _, own_number, client = addresses[address][0]
+            found.append(clients[client].popleft())
             turn += 1
-            last[client[0]] = last[client] = turn
-            if not by_client[client]:
-                del by_client[client]
+            if clients[client]:
+                heapq.heapreplace(addresses[address], (turn, own_number, client))
+            else:
+                heapq.heappop(addresses[address])
+            if addresses[address]:
+                heapq.heapreplace(turns, (turn, number, address))
+            else:
+                heapq.heappop(turns)
         return found
 
     def took(self, job: Job) -> None:
