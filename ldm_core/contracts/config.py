@@ -107,6 +107,17 @@ class Config:
         """
         return ()
 
+    @answer
+    def provides(self) -> tuple[str, ...]:
+        """The names of traits that the part gives to a model, for others' `requires`: ``consistency``, say."""
+        return ()
+
+    @answer
+    def requires(self) -> Mapping[str, str]:
+        """The traits without which the part makes no good picture, each with the remedy in words. Where no part of the
+        recipe provides one, the recipe is refused, and nobody is offered the part."""
+        return {}
+
 
 class TimesConfig(Config):
     """The config of a part that gives times: a schedule or a time grid."""

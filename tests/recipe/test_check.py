@@ -141,6 +141,11 @@ def test_what_fits_passes_and_has_a_site(catalog: Catalog) -> None:
             ["trainer.images_per_step: 9 is not divisible by trainer.accumulate 2"],
         ),
         ({"conditioners": ["class_label"], "guidance": "none"}, ["conditioner 'class_label'", "set classes"]),
+        (  # a sampler of distilled models
+            {"sampler": "lcm"},
+            ["sampler 'lcm' requires 'consistency'", "`ldm-run distil RUN`", "sampler.any_model=true"],
+        ),
+        ({"sampler": "repaint"}, ["sampler 'repaint' requires 'known_pixels'", "guides=[blend]", "--mask"]),
         ({"image_size": 8, "first_stage": "identity"}, ["dataset", "too small for a readable shape", "16"]),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import attrs
@@ -20,6 +20,12 @@ UNNAMED = (
     "`distil`"
 )
 """The error of a distillation without its teacher."""
+
+
+_UNDISTILLED = (
+    "it is for distilled models; make one with `ldm-run distil RUN`, choose another sampler, or, of weights that were "
+    "distilled elsewhere, set sampler.any_model=true"
+)
 
 
 def _scales(_: Any, attribute: attrs.Attribute[Any], value: float | tuple[float, float]) -> None:
@@ -98,6 +104,7 @@ class ConsistencyConfig(DistillationConfig):
     loss: Literal["huber", "l2"] = attrs.field(default="huber", metadata={"help": "distance of two estimates of x0"})
     huber: float = field(0.001, "c of the pseudo-Huber distance sqrt(d² + c²) - c", above=0, maximum=1000)
     boundary: float = field(10.0, "factor of time in c_skip and c_out; 0 = the estimate of x0 alone", 0, maximum=10**6)
+    provides: ClassVar[tuple[str, ...]] = ("consistency",)
 
 
 @attrs.frozen(kw_only=True)
@@ -124,6 +131,12 @@ class LCMConfig(SamplerConfig):
     """Luo et al. 2023 (arXiv 2310.04378), algorithm 3."""
 
     boundary: float = field(10.0, "factor of time in c_skip and c_out; 0 = the estimate of x0 alone", 0, maximum=10**6)
+    any_model: bool = field(False, "run any model: of weights that were distilled elsewhere nothing is known")
+
+    @property
+    def requires(self) -> Mapping[str, str]:
+        """A model whose estimates are those of the end of its path."""
+        return {} if self.any_model else {"consistency": _UNDISTILLED}
 
 
 @attrs.frozen(kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 
@@ -83,6 +83,7 @@ class KnownPixelsTargetConfig(PullConfig):
     mask: str = field("mask", "key of the inputs with the mask: what is white (128 and above), or 1, is to be filled")
     deviation: float = field(0.05, "standard deviation of the error at a pixel, in units of [-1, 1]", above=0)
     paste: bool = field(True, "put the known pixels over the finished sample, bit for bit")
+    provides: ClassVar[tuple[str, ...]] = ("known_pixels",)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -165,6 +166,7 @@ class BlendConfig(GuidanceConfig):
     )
     paste: bool = field(True, "put the known pixels over the finished sample, bit for bit")
     interval: tuple[float, float | None] | None = interval_field()
+    provides: ClassVar[tuple[str, ...]] = ("known_pixels",)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -186,3 +188,7 @@ class RePaintConfig(SamplerConfig):
     )
     jump: int = field(10, "steps of a jump: so many are gone down, and taken back by noise", minimum=1, maximum=10_000)
     eta: float = field(1.0, "share of fresh noise in a step: 1 as published, 0 deterministic", minimum=0, maximum=1)
+    requires: ClassVar[Mapping[str, str]] = {
+        "known_pixels": "it fits what it fills to what is known; give guides=[blend] and a picture with a mask "
+        "(--image, --mask), or choose another sampler"
+    }

@@ -263,6 +263,13 @@ def test_settings_that_are_refused(pipeline: Pipeline, settings: Mapping[str, An
         pipeline.with_settings(settings)
 
 
+def test_a_sampler_of_holes_goes_with_a_guide_that_knows_pixels(pipeline: Pipeline) -> None:
+    for guide in ("blend", "known_pixels_target"):
+        made = pipeline.with_settings({"sampler": "repaint", "guides": [guide]})
+        with pytest.raises(ConfigError, match="sampler 'repaint' requires 'known_pixels'"):
+            made.with_settings({"guides": []})
+
+
 def test_a_training_names_none(catalog: Catalog) -> None:
     with pytest.raises(
         ConfigError, match="guidance 'blend' reads 'image' of each sampled image; name it when sampling"

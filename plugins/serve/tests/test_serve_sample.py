@@ -50,6 +50,8 @@ def test_models_say_what_they_read(served: Running) -> None:
     ]  # fmt: skip
     assert classes["inputs"][0]["classes"] == ["0", "1", "2", "3"]
     assert words["settings"]["sampler"]["choices"][0] == "ddim" and words["settings"]["negative"]
+    for sampler in (words["settings"]["sampler"], classes["settings"]["sampler"]):
+        assert not {"lcm", "repaint"} & set(sampler["choices"]) and sampler["filling"] == ["repaint"]
     assert "negative" not in classes["settings"] and found["limits"]["images"] == 16
 
 
@@ -176,6 +178,10 @@ def test_a_hole_is_filled_and_the_rest_is_kept(served: Running, runs: list[Path]
     given = {"caption": "a red circle", "image": picture, "mask": mask}
     (alone,) = pipeline.sample(inputs=given, images=1, steps=3, seed=3)
     assert np.array_equal(pixels(answer["images"][0]), alone.image.transpose(1, 2, 0))
+    body["settings"] |= {"sampler": "repaint"}  # fits holes, and nothing else
+    assert served.sample(body)["settings"]["sampler"] == "repaint"
+    refused = served.client.post("/v1/sample", json={**body, "inputs": {"caption": "a red circle"}})
+    assert refused.status_code == 422 and refused.json()["error"]["fix"] == "give inputs.init_image and inputs.mask"
 
 
 def test_models_make_room_for_each_other(runs: list[Path]) -> None:

@@ -141,7 +141,11 @@ def settings_of(recipe: Recipe, catalog: Catalog, limits: Limits) -> dict[str, A
     """The entries of ``settings``, with default and bounds; those without a meaning for the model are left out."""
     guidance = of(GuidanceConfig, recipe.guidance.config)
     said: dict[str, Any] = {
-        "sampler": {"default": recipe.sampler.use, "choices": choices(recipe, "sampler", catalog)},
+        "sampler": {
+            "default": recipe.sampler.use,
+            "choices": choices(recipe, "sampler", catalog),
+            "filling": choices(recipe, "sampler", catalog, filling=True) if fills_holes(recipe, catalog) else [],
+        },
         "grid": {"default": recipe.time_grid.use, "choices": choices(recipe, "time_grid", catalog)},
         "steps": {"default": min(recipe.sample.steps, limits.steps), "min": 1, "max": limits.steps},
         "seed": {"default": None, "min": 0, "max": MOST_SEED},
@@ -164,22 +168,25 @@ def settings_of(recipe: Recipe, catalog: Catalog, limits: Limits) -> dict[str, A
     return said
 
 
-_known: dict[tuple[int, str], tuple[Any, list[str]]] = {}
+_known: dict[tuple[int, str, bool], tuple[Any, list[str]]] = {}
 
 
-def choices(recipe: Recipe, kind: str, catalog: Catalog) -> list[str]:
-    """The installed samplers or time grids fit for the model, its own first."""
-    known, found = _known.get((id(recipe), kind), (None, []))
+def choices(recipe: Recipe, kind: str, catalog: Catalog, *, filling: bool = False) -> list[str]:
+    """The installed samplers or time grids fit for the model, its own first; `filling`: those fit for nothing but to
+    fill holes of a picture."""
+    known, found = _known.get((id(recipe), kind, filling), (None, []))
     if known is recipe:
         return found
     own = getattr(recipe, kind).use
-    found = [own]
-    for name in catalog.names(kind):
-        if name != own and _fits(recipe, {kind: name}, catalog):
-            found.append(name)
+    without = choices(recipe, kind, catalog) if filling else [own]
+    guides = {"guides": {"blend": {}}} if filling else {}
+    fitting = [
+        name for name in catalog.names(kind) if name not in without and _fits(recipe, {kind: name, **guides}, catalog)
+    ]
+    found = fitting if filling else [own, *fitting]
     if len(_known) > 256:
         _known.clear()
-    _known[id(recipe), kind] = recipe, found
+    _known[id(recipe), kind, filling] = recipe, found
     return found
 
 

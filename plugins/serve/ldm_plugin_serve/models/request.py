@@ -81,10 +81,11 @@ def asked(body: Any, shelf: Shelf, limits: Limits) -> Asked:
     given = _mapping(body.get("inputs"), "inputs", keys)
     given = {key: value for key, value in given.items() if value is not None}
     preset = _preset(body.get("preset"), entry)
-    changes = _changes(said, known, preset)
+    filled = START in given and "mask" in given and fills_holes(recipe, shelf.catalog)
+    changes = _changes(said, known, preset, filling=filled)
     try:
         chosen = sampling.with_settings(recipe, entry.presets[preset].settings, shelf.catalog) if preset else recipe
-        if START in given and "mask" in given and fills_holes(recipe, shelf.catalog):
+        if filled:
             changes["guides"] = {"blend": {}}
         chosen = sampling.with_settings(chosen, changes, shelf.catalog) if changes else chosen
         guidance = _number(said, "guidance", known)
@@ -142,15 +143,17 @@ def _preset(name: Any, entry: Entry) -> str:
     return name
 
 
-def _changes(said: Mapping[str, Any], known: Mapping[str, Any], preset: str) -> dict[str, Any]:
-    """The sampler and the grid, if they are not the model's own."""
+def _changes(said: Mapping[str, Any], known: Mapping[str, Any], preset: str, *, filling: bool) -> dict[str, Any]:
+    """The sampler and the grid, if they are not the model's own; more of them where a hole is to be filled."""
     changes = {}
     for key, kind in (("sampler", "sampler"), ("grid", "time_grid")):
         value = said.get(key)
         if value is None:
             continue
-        if value not in known[key]["choices"]:
-            raise Fault("is none of the choices", f"settings.{key}", allowed=known[key]["choices"])
+        choices = [*known[key]["choices"], *(known[key].get("filling", ()) if filling else ())]
+        if value not in choices:
+            fix = f"give inputs.{START} and inputs.mask" if value in known[key].get("filling", ()) else ""
+            raise Fault("is none of the choices", f"settings.{key}", allowed=choices, fix=fix)
         if preset or value != known[key]["default"]:
             changes[kind] = value
     return changes
