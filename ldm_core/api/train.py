@@ -57,9 +57,9 @@ def train(
     """Train a first stage and a denoiser, or go on with a run, and return it.
 
     * `recipe` is a :class:`Recipe`, a mapping, a shipped recipe's name or a file's path or URL; without one, the recipe
-      ``laptop``, with the observer ``curves`` if it is installed, and for another first stage the objective that trains
-      it. `parts` are its keys: ``first_stage="vq_f4"``, ``conditioners=["class_label"]``, ``trainer={"steps": 100}``;
-      see :meth:`Recipe.changed`.
+      ``laptop``, with the observers that are for such runs by their descriptors, and for another first stage the
+      objective that trains it. `parts` are its keys: ``first_stage="vq_f4"``, ``conditioners=["class_label"]``,
+      ``trainer={"steps": 100}``; see :meth:`Recipe.changed`.
     * `data` takes the place of the recipe's: a path or URL, a data set by name or as in a recipe, a list of these to be
       mixed, or one's own examples: a list or a map-style ``torch.utils.data.Dataset`` of mappings (``image``: PIL,
       uint8 (H, W, c) or (c, H, W), or floats in [0, 1]; ``caption``, ``class``, ``boxes``, ...) or of pairs of a

@@ -77,6 +77,7 @@ class Component:
     under the preset's name. `api` is the descriptor's plugin API. `source`: paper, equation, licence of the numbers.
     `small`: the fields to scale any of its presets down to a laptop's CPU, for recipes with ``scale: small`` (whole
     numbers only ever go down), or a function of the site returning them; a preset itself stays the paper's size.
+    `default`: an observer of runs without a recipe of the user's, wherever it is installed.
 
     A ``command`` has no config: its `factory` names the result of :func:`ldm_core.cli.command`, its `name` may hold
     dashes, and `group` is its heading in the command line's list.
@@ -92,6 +93,7 @@ class Component:
     _presets: Mapping[str, Any] = attrs.field(factory=dict)
     small: Mapping[str, Any] | Callable[[Site], Mapping[str, Any]] = attrs.field(factory=dict)
     api: int = API_VERSION
+    default: bool = False
 
     @property
     def config(self) -> type:

@@ -16,8 +16,6 @@ from ldm_core.recipe.keys import OBJECTIVE, renewed, use_of
 
 LAPTOP = "laptop"
 """The shipped recipe of a run for which the caller names none."""
-OBSERVERS = ("curves",)
-"""Observers of such a run, if they are installed."""
 
 
 def shipped() -> dict[str, str]:
@@ -54,9 +52,10 @@ def load_plain(name_or_url: str) -> dict[str, Any]:
 
 
 def default(catalog: Catalog) -> dict[str, Any]:
-    """The plain values of a run without a recipe of the caller's: `laptop`, with the observers that are installed."""
-    installed = catalog.names("observer")
-    return {**load_plain(LAPTOP), "observers": [{"use": name} for name in OBSERVERS if name in installed]}
+    """The plain values of a run without a recipe of the caller's: `laptop`, with the installed observers that are for
+    such runs by their descriptors."""
+    names = sorted(entry.component.name for entry in catalog.of("observer") if entry.component.default)
+    return {**load_plain(LAPTOP), "observers": [{"use": name} for name in names]}
 
 
 def suited(plain: Mapping[str, object], stage: object, catalog: Catalog) -> dict[str, Any]:

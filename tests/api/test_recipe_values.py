@@ -66,10 +66,10 @@ def test_parts_and_lines_go_on_top(lines: tuple[str, ...], parts: dict[str, Any]
 
 
 def test_the_default_recipe_has_what_is_installed() -> None:
-    """Curves; and a stage without a training asks for no objective that is not installed."""
+    """Observers by their descriptors; and a stage without a training asks for no objective that is not installed."""
     whole, core = Catalog.discover(), Catalog.discover([])
     laptop = Recipe.read("laptop").values()
-    assert shipped.default(whole) == {**laptop, "observers": [{"use": "curves"}]}
+    assert shipped.default(whole) == {**laptop, "observers": [{"use": "curves"}, {"use": "report"}]}
     assert shipped.default(core) == {**laptop, "observers": []}
     for stage, catalog, stays in (("vq_f4", whole, True), ("identity", whole, True), ("identity", core, False)):
         suited = shipped.suited(shipped.default(catalog), stage, catalog)

@@ -15,5 +15,6 @@ def ldm_components() -> list[Component]:
             config="ldm_plugin_curves.config:CurvesConfig",
             factory="ldm_plugin_curves.observer:CurvesObserver",
             summary="pictures of a run's numbers over its steps, in its folder",
+            default=True,
         )
     ]

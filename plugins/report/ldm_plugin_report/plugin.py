@@ -33,5 +33,6 @@ def ldm_components(kinds: Collection[str] | None = None) -> list[Component]:
             config="ldm_plugin_report.config:ReportConfig",
             factory="ldm_plugin_report.observer:ReportObserver",
             summary="one HTML file on the run, in its folder, at its end",
+            default=True,
         ),
     ]

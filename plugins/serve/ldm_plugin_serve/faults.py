@@ -39,6 +39,8 @@ def of_error(error: LDMError, where: str, status: int = 422) -> Fault:
 
 def of_exception(error: BaseException) -> Fault:
     """The fault of a failed sampling."""
+    if isinstance(error, Fault):
+        return error
     if isinstance(error, NotFiniteError):
         return Fault("the model made values of this request that are not finite", "settings")
     if isinstance(error, LDMError):

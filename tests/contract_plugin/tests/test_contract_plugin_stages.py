@@ -81,7 +81,7 @@ def test_the_default_recipe_leaves_its_objective_out(way: str, said: dict[str, s
     written = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
     assert written["stage_objective"]["use"] == "reconstruction"
     assert said.items() <= written["stage_objective"].items()
-    assert [part["use"] for part in written["observers"]] == ["curves"]
+    assert [part["use"] for part in written["observers"]] == ["curves", "report"]
 
 
 @pytest.mark.parametrize("way", ["setting", "python"])

@@ -65,7 +65,7 @@ class Asked:
     def key(self) -> tuple[Any, ...]:
         """Requests of one key may be sampled together."""
         begun = None if self.start is None else self.strength
-        same = (self.entry.id, self.size, self.preset, repr(sorted(self.changes.items())))
+        same = (self.entry.id, id(self.entry), self.size, self.preset, repr(sorted(self.changes.items())))
         return (*same, self.whole, self.steps, self.guidance, self.negative is None, begun)
 
 

@@ -7,7 +7,7 @@ import logging
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -22,6 +22,7 @@ from ldm_core.recipe import artifacts
 from ldm_core.recipe.description import resolve_described
 from ldm_core.weights import presets as stored
 from ldm_plugin_serve.faults import Fault
+from ldm_plugin_serve.models.marks import Marks
 
 if TYPE_CHECKING:
     from ldm_core.recipe.recipe import Recipe
@@ -45,6 +46,8 @@ class Entry:
     pipeline: Pipeline | None = None
     bytes: int = 0
     variants: OrderedDict[Any, Any] = attrs.field(factory=OrderedDict)
+    old: bool = False
+    """True once the run's files are others: kept for accepted requests alone, another entry stands in its place."""
 
     @property
     def ready(self) -> bool:
@@ -60,12 +63,14 @@ class Shelf:
     ) -> None:
         self.catalog, self.memory, self.device, self.precision = catalog, memory, device, precision
         self.entries: dict[str, Entry] = {}
-        self._loaded: OrderedDict[str, Entry] = OrderedDict()
-        self._lock = threading.Lock()
+        self._loaded: list[Entry] = []  # the least recently used first
+        self._marks = Marks()
+        self._lock, self._looking = threading.Lock(), threading.Lock()
         for url in urls:
             name = _name_of(url, self.entries)
             self.entries[name] = Entry(name, url)
         for entry in self.entries.values():
+            self._marks.changed(entry.url)
             self.look(entry)
 
     def hidden(self, fault: Fault) -> Fault:
@@ -88,11 +93,36 @@ class Shelf:
     def model(self, name: object) -> tuple[Entry, Recipe]:
         """The same with its recipe; :class:`Fault` if it is not trained yet."""
         entry = self.get(name)
-        if entry.recipe is None:
-            self.look(entry)
+        entry = self.refreshed(entry)
         if entry.recipe is None:
             raise Fault(f"'{entry.id}' has no finished model yet", "model", status=409, fix="ask again later")
         return entry, entry.recipe
+
+    def refreshed(self, entry: Entry) -> Entry:
+        """The entry by the run's present files: another one, in its place, if the run was trained on meanwhile.
+
+        Requests that were accepted before keep the one that they were checked by. Files that do not read change
+        nothing.
+        """
+        with self._looking:
+            now = self.entries[entry.id]
+            if now.recipe is None:
+                self._marks.changed(now.url)
+                self.look(now)
+                return now
+            if now is not entry or not self._marks.changed(entry.url) or not artifacts.is_native(entry.url):
+                return now
+            made = Entry(entry.id, entry.url)
+            try:
+                self.look(made)
+            except LDMError as error:
+                log.warning("model %s was changed, and does not read: %s", entry.id, error)
+            if made.recipe is None:
+                return entry
+            self.entries[entry.id] = made
+            entry.old = True
+            log.info("model %s was changed; its new files are served", entry.id)
+            return made
 
     def look(self, entry: Entry) -> None:
         """Read the header of a run; one still in training is left without a recipe."""
@@ -117,30 +147,50 @@ class Shelf:
 
         with self._lock:
             if entry.pipeline is not None:
-                self._loaded.move_to_end(entry.id)
+                self._loaded.remove(entry)
+                self._loaded.append(entry)
                 return entry.pipeline
             wanted = entry.bytes or _stored(entry.url)
-            while self._loaded and sum(each.bytes for each in self._loaded.values()) + wanted > self.memory:
-                _, old = self._loaded.popitem(last=False)
-                old.pipeline = None
-                old.variants.clear()
-                log.info("model %s let go", old.id)
-                _collect()
+            while self._loaded and sum(each.bytes for each in self._loaded) + wanted > self.memory:
+                self._let_go(next((each for each in self._loaded if each.old), self._loaded[0]))
             precision: Any = self.precision
             pipeline = Pipeline.load(entry.url, device=self.device, precision=precision, catalog=self.catalog)
             entry.pipeline, entry.bytes = pipeline, _weight(pipeline)
             entry.variants.clear()
-            self._loaded[entry.id] = entry
+            self._loaded.append(entry)
             log.info("model %s loaded, %.1f MiB", entry.id, entry.bytes / (1 << 20))
             return pipeline
+
+    def _let_go(self, entry: Entry) -> None:
+        self._loaded.remove(entry)
+        entry.pipeline = None
+        entry.variants.clear()
+        log.info("model %s let go", entry.id)
+        _collect()
+
+    def release(self, wanted: Collection[Entry]) -> None:
+        """Let those go that were replaced, but for the ones still `wanted`."""
+        with self._lock:
+            for entry in [each for each in self._loaded if each.old and each not in wanted]:
+                self._let_go(entry)
 
     @property
     def loaded(self) -> list[Entry]:
         """The loaded ones, the least recently used first."""
-        return list(self._loaded.values())
+        return list(self._loaded)
+
+    def _standing(self, entry: Entry) -> Entry:
+        """The entry, or the one in its place if its weights are gone. :class:`Fault` if that is another model."""
+        if not entry.old or entry.pipeline is not None:
+            return entry
+        now = self.entries[entry.id]
+        if now.recipe != entry.recipe:
+            raise Fault("was made anew meanwhile, of other settings", "model", status=409, fix="ask again")
+        return now
 
     def variant(self, entry: Entry, size: tuple[int, int], preset: str, settings: Mapping[str, Any]) -> Pipeline:
         """The pipeline of an entry at a size, by a preset, with settings on top; the last few are kept."""
+        entry = self._standing(entry)
         base = self.load(entry)
         key = (size, preset, repr(sorted(settings.items())))
         made = entry.variants.get(key)

@@ -52,10 +52,7 @@ class Site:
 
     async def models(self, request: Request) -> Response:
         """``GET /v1/models``."""
-        for entry in self.shelf.entries.values():
-            if not entry.ready:
-                await asyncio.to_thread(self.shelf.look, entry)
-        entries = self.shelf.entries.values()
+        entries = [await asyncio.to_thread(self.shelf.refreshed, each) for each in list(self.shelf.entries.values())]
         rows = [await asyncio.to_thread(described, entry, self.catalog, self.limits) for entry in entries]
         return JSONResponse({"models": rows, "limits": self.limits.public()})
 

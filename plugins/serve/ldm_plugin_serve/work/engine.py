@@ -86,6 +86,9 @@ class Engine:
                 if work is not None:
                     await self._sample(*work)
                     self._changed()
+                    if any(entry.old for entry in self.shelf.loaded):
+                        wanted = [job.asked.entry for job in self.jobs.values() if not job.ending]
+                        await asyncio.to_thread(self.shelf.release, wanted)
                 elif self.stopping:
                     return
                 else:
