@@ -185,6 +185,23 @@ def test_a_mask_is_painted_over_a_picture(visitor: Visitor, tmp_path: Path) -> N
     assert given.size == (32, 32)
 
 
+def test_a_photo_dropped_anywhere_is_the_picture_to_begin_from(visitor: Visitor) -> None:
+    """It holds no settings to bring back, so the form takes it."""
+    out = io.BytesIO()
+    Image.new("RGB", (60, 40), "navy").save(out, "JPEG")
+    with visitor.visit() as page:
+        chosen(page, "hole")
+        page.evaluate(
+            "data => { const bytes = Uint8Array.from(atob(data), each => each.charCodeAt(0));"
+            " const given = new DataTransfer(); given.items.add(new File([bytes], 'a.jpg', {type: 'image/jpeg'}));"
+            " document.body.dispatchEvent("
+            "new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer: given})); }",
+            base64.b64encode(out.getvalue()).decode(),
+        )
+        page.wait_for_selector("text=60 × 40, cut to 32 × 32")
+        assert page.evaluate("document.activeElement.closest('[data-key=\"inputs.image\"]') !== null")
+
+
 def test_wrong_inputs_are_answered_beside_their_fields(visitor: Visitor) -> None:
     with visitor.visit() as page:
         page.wait_for_selector("#form button[type=submit]")

@@ -140,6 +140,7 @@ def inputs_of(entry: Entry, recipe: Recipe, catalog: Catalog, limits: Limits) ->
 def settings_of(recipe: Recipe, catalog: Catalog, limits: Limits) -> dict[str, Any]:
     """The entries of ``settings``, with default and bounds; those without a meaning for the model are left out."""
     guidance = of(GuidanceConfig, recipe.guidance.config)
+    enlarges = Enlarger.of(recipe) is not None
     said: dict[str, Any] = {
         "sampler": {
             "default": recipe.sampler.use,
@@ -149,7 +150,7 @@ def settings_of(recipe: Recipe, catalog: Catalog, limits: Limits) -> dict[str, A
         "grid": {"default": recipe.time_grid.use, "choices": choices(recipe, "time_grid", catalog)},
         "steps": {"default": min(recipe.sample.steps, limits.steps), "min": 1, "max": limits.steps},
         "seed": {"default": None, "min": 0, "max": MOST_SEED},
-        "images": {"default": min(4, limits.images), "min": 1, "max": limits.images},
+        "images": {"default": 1 if enlarges else min(4, limits.images), "min": 1, "max": limits.images},
         "size": {
             "default": list(recipe.image_size),
             "multiple": multiple_of(recipe),
@@ -161,7 +162,7 @@ def settings_of(recipe: Recipe, catalog: Catalog, limits: Limits) -> dict[str, A
         said["guidance"] = {"default": guidance.scale, "min": 0.0, "max": _MOST_GUIDANCE}
     if guidance.needs_null and "caption" in recipe.reads and _droppable(recipe, "caption"):
         said["negative"] = {"default": None, "max": limits.text}
-    if Enlarger.of(recipe) is not None:
+    if enlarges:
         said["whole"] = {"default": True}
     if "image" not in recipe.inputs:
         said["strength"] = {"default": STRENGTH, "min": 0.01, "max": 1.0}

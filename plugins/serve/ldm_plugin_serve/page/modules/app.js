@@ -159,6 +159,7 @@ class App {
       await this.restore(found, note);
     } catch (error) {
       if (!(error instanceof Fault)) throw error;
+      if (file.type.startsWith("image/") && this.form?.pictureEditor) return this.begin(file);
       toast(`${file.name}: ${error.text}`, 8);
     }
   }

@@ -41,7 +41,7 @@ class Boxes {
       this.canvas,
       h("div", { class: "row" }, this.more, clear, this.live),
       this.list,
-      h("p", { class: "field-help", id: keys }, "Keys on a box: arrows move it, ", h("kbd", {}, "Shift"), " and arrows resize it, ", h("kbd", {}, "Delete"), " takes it away."),
+      h("p", { class: "field-help keyboard", id: keys }, "Keys on a box: arrows move it, ", h("kbd", {}, "Shift"), " and arrows resize it, ", h("kbd", {}, "Delete"), " takes it away."),
     );
     this.canvas.append(this.hint);
     this.canvas.addEventListener("pointerdown", (event) => this.#press(event));

@@ -44,7 +44,7 @@ export class Field {
 
   focus() {
     const first = "input:not([type=hidden]):not(:disabled), textarea, select, button, [tabindex]";
-    const control = this.element.querySelector(`#${this.ids.control}`) ?? this.place.querySelector(first);
+    const control = this.element.querySelector(`#${this.ids.control}`) ?? [...this.place.querySelectorAll(first)].find((each) => each.checkVisibility());
     control?.focus({ preventScroll: true });
     this.element.scrollIntoView({ block: "center", behavior: "smooth" });
   }
