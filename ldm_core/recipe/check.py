@@ -30,7 +30,7 @@ from ldm_core.errors import ConfigError, quoted, suggest
 from ldm_core.launch.cores import cores as open_cores
 from ldm_core.recipe.deepspeed import misfits as engine_misfits
 from ldm_core.recipe.recipe import MixturePart, Part, Recipe
-from ldm_core.recipe.rows import degradation_misfits
+from ldm_core.recipe.rows import degradation_misfits, trait_misfits
 from ldm_core.recipe.settings import MOST_PIXELS, balance_misfits, evaluation_misfits, precision_misfits
 
 
@@ -65,8 +65,7 @@ def misfits(recipe: Recipe, info: DataInfo | None = None) -> Iterable[str]:
     ]
     yield from (line for line in _images(recipe) if not line.startswith(tuple(lost)))
     yield from _conditioning(recipe)
-    yield from diffusion_misfits(recipe)
-    yield from _requirements(recipe)
+    yield from (*diffusion_misfits(recipe), *trait_misfits(recipe))
     yield from _training(recipe)
     yield from data_misfits(recipe)
     if info is not None:
@@ -192,25 +191,13 @@ def diffusion_misfits(recipe: Recipe) -> Iterable[str]:
 def sampling_misfits(recipe: Recipe) -> Iterable[str]:
     """One line for each misfit of a trained model's guidance, sampler, time grid and adapters."""
     yield from (line for part in recipe.guidances for line in _guidance(recipe, part))
-    yield from _quantized(recipe)
-    yield from _requirements(recipe)
+    yield from (*_quantized(recipe), *trait_misfits(recipe))
     try:
         site = site_of(recipe)
     except ValueError:  # said of the model
         return
     for part in (*recipe.guidances, recipe.sampler, recipe.time_grid, *recipe.adapters):
         yield from _own(f"{part.kind} '{part.label}'", part.config, site)
-
-
-def _requirements(recipe: Recipe) -> Iterable[str]:
-    """The traits that a part of the diffusion requires of the others."""
-    parts = (*recipe.guidances, recipe.sampler, recipe.time_grid, recipe.objective, *recipe.adapters)
-    others = (*recipe.conditioners, recipe.first_stage, recipe.denoiser, recipe.parameterization, recipe.schedule)
-    given = {trait for part in (*parts, *others) for trait in configs.of(Config, part.config).provides}
-    for part in parts:
-        for trait, remedy in configs.of(Config, part.config).requires.items():
-            if trait not in given:
-                yield f"{part.kind} '{part.label}' requires '{trait}', which no part of the model provides: {remedy}"
 
 
 def _quantized(recipe: Recipe) -> Iterable[str]:

@@ -1,5 +1,5 @@
 """The core's own keys in the rows of a recipe's lists: of conditioners, with their degradations, and of adapters, each
-with weights of its own if it is to act. Torch-free."""
+with weights of its own if it is to act; and what parts require of each other. Torch-free."""
 
 from __future__ import annotations
 
@@ -133,3 +133,14 @@ def rows_of(value: Mapping[str, object]) -> list[object]:
         elif own is not None:
             raise ConfigError(f"adapters.{clean(name, 60)}: expected settings, or the name of a component")
     return rows
+
+
+def trait_misfits(recipe: Recipe) -> Iterator[str]:
+    """The traits that a part of the diffusion requires of the others."""
+    parts = (*recipe.guidances, recipe.sampler, recipe.time_grid, recipe.objective, *recipe.adapters)
+    others = (*recipe.conditioners, recipe.first_stage, recipe.denoiser, recipe.parameterization, recipe.schedule)
+    given = {trait for part in (*parts, *others) for trait in of(Config, part.config).provides}
+    for part in parts:
+        for trait, remedy in of(Config, part.config).requires.items():
+            if trait not in given:
+                yield f"{part.kind} '{part.label}' requires '{trait}', which no part of the model provides: {remedy}"

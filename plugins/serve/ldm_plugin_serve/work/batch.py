@@ -12,6 +12,7 @@ import attrs
 import numpy as np
 
 from ldm_core.data.images import png_bytes
+from ldm_plugin_serve.limits import Limits
 from ldm_plugin_serve.models.request import REQUEST, Asked
 from ldm_plugin_serve.models.shelf import Shelf
 from ldm_plugin_serve.work.job import Job, Made
@@ -106,6 +107,19 @@ class Batch:
             if self.watched(job):
                 found.setdefault(job.id, []).append((i, png_bytes(pixels)))
         return found
+
+
+def room_of(asked: Asked, limits: Limits) -> int:
+    """Images of a batch: fewer of larger ones."""
+    recipe = asked.entry.recipe
+    own = recipe.image_size[0] * recipe.image_size[1] if recipe else 1
+    size = asked.whole or asked.size
+    return max(1, min(limits.batch, limits.batch * own // (size[0] * size[1])))
+
+
+def least_of(asked: Asked, limits: Limits) -> int:
+    """Images of a batch, at least, for sums to be rounded as a larger one's; windows of a whole picture are many."""
+    return 1 if asked.whole else min(room_of(asked, limits), -(-limits.rows // asked.rows))
 
 
 def _finished(one: Sampled, asked: Asked, number: int) -> Made:

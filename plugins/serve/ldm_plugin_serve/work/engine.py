@@ -18,7 +18,7 @@ from ldm_plugin_serve.figures import Figures
 from ldm_plugin_serve.limits import Limits
 from ldm_plugin_serve.models.request import Asked
 from ldm_plugin_serve.models.shelf import Shelf
-from ldm_plugin_serve.work.batch import Batch, Part
+from ldm_plugin_serve.work.batch import Batch, Part, least_of, room_of
 from ldm_plugin_serve.work.job import Client, Job, Made
 from ldm_plugin_serve.work.order import Order
 
@@ -120,7 +120,7 @@ class Engine:
         if not sorted_jobs:
             return None
         first = sorted_jobs[0]
-        room, parts = self._room(first.asked), list[Part]()
+        room, parts = room_of(first.asked, self.limits), list[Part]()
         for job in sorted_jobs:
             if room and job.asked.key == first.asked.key:
                 count = min(room, job.left)
@@ -135,13 +135,6 @@ class Engine:
         self._changed()
         return self._batch(parts)
 
-    def _room(self, asked: Asked) -> int:
-        """Images of a batch: fewer of larger ones."""
-        recipe = asked.entry.recipe
-        own = recipe.image_size[0] * recipe.image_size[1] if recipe else 1
-        size = asked.whole or asked.size
-        return max(1, min(self.limits.batch, self.limits.batch * own // (size[0] * size[1])))
-
     def _batch(self, parts: list[Part]) -> Batch:
         loop, jobs = asyncio.get_running_loop(), [part.job for part in parts]
 
@@ -155,9 +148,9 @@ class Engine:
         def tell(step: int, steps: int, previews: Any) -> None:
             loop.call_soon_threadsafe(self._stepped, jobs, step, steps, previews)
 
-        first = parts[0].job.asked
-        least = 1 if first.whole else min(self._room(first), -(-self.limits.rows // first.rows))  # windows are many
-        return Batch(parts, least, stopped, watched, tell, self.limits.preview_pause)
+        return Batch(
+            parts, least_of(parts[0].job.asked, self.limits), stopped, watched, tell, self.limits.preview_pause
+        )
 
     async def _sample(self, batch: Batch, sampling: asyncio.Future[list[Sampled]]) -> None:
         """Take a batch from the sampling thread; after a failure of several jobs, each is sampled by itself."""
@@ -194,7 +187,7 @@ class Engine:
                 self.figures.jobs.labels("done").inc()
                 if job.listeners:
                     job.tell("done", job.result())
-        self._forget()
+        _forget(self.jobs, self.limits)
 
     def _failed(self, job: Job, error: BaseException) -> None:
         fault = of_exception(error)
@@ -238,14 +231,15 @@ class Engine:
                     self._changed()
                 elif not job.waited_for and not job.listeners and now - job.seen > self.limits.unseen:
                     self.cancel(job)
-            self._forget()
+            _forget(self.jobs, self.limits)
 
-    def _forget(self) -> None:
-        """Let old results go, and too many."""
-        now = time.monotonic()
-        ended = [job for job in self.jobs.values() if job.ending and not job.waited_for and not job.listeners]
-        total = sum(job.size for job in ended)
-        for job in ended:
-            if now - job.ended > self.limits.keep or total > self.limits.kept:
-                total -= job.size
-                del self.jobs[job.id]
+
+def _forget(jobs: dict[str, Job], limits: Limits) -> None:
+    """Let old results go, and too many."""
+    now = time.monotonic()
+    ended = [job for job in jobs.values() if job.ending and not job.waited_for and not job.listeners]
+    total = sum(job.size for job in ended)
+    for job in ended:
+        if now - job.ended > limits.keep or total > limits.kept:
+            total -= job.size
+            del jobs[job.id]
