@@ -133,7 +133,7 @@ def test_the_end_answers_the_running_work_and_refuses_the_rest(run: Path) -> Non
         def wait(name: str, said: dict[str, Any]) -> None:
             answers[name] = served.client.post("/v1/sample", json=said)
 
-        threads = [threading.Thread(target=wait, args=("running", body(steps=30)))]
+        threads = [threading.Thread(target=wait, args=("running", body(steps=100)))]
         threads[0].start()
         jobs = served.site.engine.jobs
         until(lambda: any(one.state == "running" for one in list(jobs.values())))
