@@ -170,7 +170,8 @@ def test_a_picture_brings_its_request_back(served: Running, runs: list[Path]) ->
 def test_a_hole_is_filled_and_the_rest_is_kept(served: Running, runs: list[Path]) -> None:
     """By the guidance `blend`, from noise."""
     inputs = {"caption": "a red circle", "init_image": png(16, 16), "mask": [[0, 0, 0.5, 1]]}
-    body = {"model": "words", "inputs": inputs, "settings": {"images": 1, "steps": 3, "seed": 3}}
+    settings: dict[str, Any] = {"images": 1, "steps": 3, "seed": 3}
+    body = {"model": "words", "inputs": inputs, "settings": settings}
     answer = served.sample(body)
     picture, mask = np.full((3, 16, 16), 200, np.uint8), np.zeros((16, 16), np.uint8)
     mask[:, :8] = 255
@@ -178,7 +179,7 @@ def test_a_hole_is_filled_and_the_rest_is_kept(served: Running, runs: list[Path]
     given = {"caption": "a red circle", "image": picture, "mask": mask}
     (alone,) = pipeline.sample(inputs=given, images=1, steps=3, seed=3)
     assert np.array_equal(pixels(answer["images"][0]), alone.image.transpose(1, 2, 0))
-    body["settings"] |= {"sampler": "repaint"}  # fits holes, and nothing else
+    settings["sampler"] = "repaint"  # fits holes, and nothing else
     assert served.sample(body)["settings"]["sampler"] == "repaint"
     refused = served.client.post("/v1/sample", json={**body, "inputs": {"caption": "a red circle"}})
     assert refused.status_code == 422 and refused.json()["error"]["fix"] == "give inputs.init_image and inputs.mask"

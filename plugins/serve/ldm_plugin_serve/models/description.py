@@ -180,7 +180,7 @@ def choices(recipe: Recipe, kind: str, catalog: Catalog, *, filling: bool = Fals
         return found
     own = getattr(recipe, kind).use
     without = choices(recipe, kind, catalog) if filling else [own]
-    guides = {"guides": {"blend": {}}} if filling else {}
+    guides: dict[str, Any] = {"guides": {"blend": {}}} if filling else {}
     fitting = [
         name for name in catalog.names(kind) if name not in without and _fits(recipe, {kind: name, **guides}, catalog)
     ]
