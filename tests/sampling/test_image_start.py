@@ -311,9 +311,11 @@ def test_steps_that_a_grid_cannot_make(pixels: Pipeline) -> None:
 # ----------------------------------------------------------------------- project_x0 and grids, by any sampler
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "repaint"])  # which fits to known pixels
 def test_estimates_are_codes_on_request(sampler: str, codes: Pipeline) -> None:
     project: Any = codes.stage.project
+    if sampler == "lcm":
+        codes = codes.with_settings({"sampler": {"use": "lcm", "any_model": True}})
     quantised = codes.with_settings(["sample.project_x0=true", f"sampler={sampler}"])
     conditions = conditions_of(codes.model, {})
 

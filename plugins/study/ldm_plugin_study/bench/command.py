@@ -81,7 +81,7 @@ class BenchOptions:
     examples=[
         "ldm-run bench --quick",
         "ldm-run bench ldm4_imagenet --only forward --only decode --precision bf16",
-        "ldm-run bench runs/demo --preset fast --only step --against bench.json --anyway",
+        "ldm-run bench runs/demo --preset fast --only step --against bench.json",
     ],
     epilog=SETTINGS,
 )
