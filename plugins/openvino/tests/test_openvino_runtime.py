@@ -30,6 +30,11 @@ from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.testing import toys
 from ldm_core.testing.base import randomize, seeded
 
+pytestmark = pytest.mark.skipif(
+    os.environ.get("LDM_OWN_PROCESS") != "1",
+    reason="runs in a process of its own: test_openvino_process.py (or set LDM_OWN_PROCESS=1)",
+)
+
 TINY: dict[str, Any] = {
     "image_size": 16,
     "first_stage": {"use": "kl_ae", "channels": 8, "channel_mult": [1, 2], "res_blocks": 1, "norm_groups": 4,
