@@ -83,13 +83,10 @@ def push(options: PushOptions) -> int:
         whole = targets.Push({**run.weights, **run.files, "README.md": text.encode()})
         sizes = {each: whole.size(each) for each in sorted(whole.files)}
         _warn_of(run.places)
-        if not options.dry_run:
-            upload = (whole, name) if name else None
-            place = (
-                targets.to_hub(*upload, public=options.public, message=options.message)
-                if upload
-                else targets.to_folder(whole, options.to)
-            )
+        if not options.dry_run and name:
+            place = targets.to_hub(whole, name, public=options.public, message=options.message)
+        elif not options.dry_run:
+            place = targets.to_folder(whole, options.to)
         document.update(
             status="done", target=storage.shown(options.to), files=sizes, places=list(run.places), card=text
         )
