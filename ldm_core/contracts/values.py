@@ -279,8 +279,8 @@ class Reconstruction(NamedTuple):
 
 
 Precision = Literal["fp32", "bf16", "fp16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 """Arithmetic inside the networks."""
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 
 
 @attrs.frozen
