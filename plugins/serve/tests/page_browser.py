@@ -1,35 +1,16 @@
-"""A real browser for tests of the page: Chromium of the system, driven by playwright."""
+"""Visits of the served page by a real browser."""
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.resources import files
 from typing import Any
 
-import pytest
 from page_server import PageServer
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (ldm-plugin-serve[test])")
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SIZE = {"width": 1280, "height": 900}
-ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"  # the network is cut
 WAIT = 20_000  # milliseconds: a busy machine draws slowly
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """The browser, or a test that is skipped."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.skip(f"no Chromium on the path: none of {', '.join(NAMES)}")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--disable-gpu", ALONE])
-        yield browser
-        browser.close()
 
 
 class Visitor:
@@ -83,20 +64,3 @@ def made(page: Any, server: PageServer, count: int = 2) -> dict[str, Any]:
     page.wait_for_function("n => document.querySelectorAll('.card:first-child .tile-open').length == n", arg=count)
     assert len(server.requests) == before + 1
     return server.requests[-1]
-
-
-def faults(page: Any) -> list[str]:
-    """Serious and critical faults that axe-core finds on the page as it stands, in light and in dark colours."""
-    if not page.evaluate("'axe' in window"):
-        page.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
-    found = []
-    for scheme, rules in (("light", "{}"), ("dark", "{runOnly: ['color-contrast']}")):  # the rest is the same in both
-        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        said = page.evaluate(f"axe.run(document, {rules}).then(found => JSON.stringify(found.violations))")
-        found += [
-            f"{scheme}, {fault['id']}: {fault['help']}: {fault['nodes'][0]['html'][:200]}"
-            for fault in json.loads(said)
-            if fault["impact"] in ("serious", "critical")
-        ]
-    page.emulate_media(color_scheme="light", reduced_motion="reduce")
-    return found

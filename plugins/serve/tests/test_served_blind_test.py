@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from page_browser import Visitor, chromium, faults
+from browser import chromium, faults
+from page_browser import Visitor
 from page_server import PageServer
 
 

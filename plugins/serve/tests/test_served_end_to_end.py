@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from browser import chromium
 from header_files import PLAIN, write_run
-from page_browser import Visitor, chosen, chromium
+from page_browser import Visitor, chosen
 from page_server import PageServer
 from PIL import Image
 from serve_process import running

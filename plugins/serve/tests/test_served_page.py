@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from page_browser import Visitor, chosen, chromium, faults, made
+from browser import chromium, faults
+from page_browser import Visitor, chosen, made
 from page_server import CLASSES, PageServer, picture
 from PIL import Image
 

@@ -96,7 +96,7 @@ def grid(found: Sequence[Chart], charts: list[Chart]) -> Markup:
 def draw(chart: Chart, number: int) -> Markup:
     """The figure: its title, legend and curves."""
     held = [c for c in chart.curves if c.points]
-    final = "" if len(held) != 1 else f"{held[0].points[-1][1]:.4g}"
+    final = "" if len(held) != 1 or chart.axis != "step" else f"{held[0].points[-1][1]:.4g}"
     head = tag("div", tag("h4", chart.title), tag("span", final, class_="last"), class_="chart-head")
     return tag("figure", head, _svg(chart), _legend(chart), class_="chart", data_chart=number)
 

@@ -167,7 +167,7 @@ def _rows(runs: Sequence[Facts], note: str, rows: Sequence[Sequence[Shown | None
             else tag("figure", tag("div", "–", class_="empty"), tag("figcaption", name), class_="card")
             for one, name in zip(row, names(runs), strict=True)
         ]
-        made.append(tag("div", tag("h4", said, tag("small", seed)), tag("div", cells, class_="beside"), class_="row"))
+        made.append(tag("div", tag("h3", said, tag("small", seed)), tag("div", cells, class_="beside"), class_="row"))
     return join(tag("p", note, class_="quiet"), tag("div", made, class_="rows"))
 
 

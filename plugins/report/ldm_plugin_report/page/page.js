@@ -181,6 +181,7 @@
       if (!svg) return;
       svg.addEventListener("pointerdown", (event) => {
         if (event.button === 0 && event.pointerType === "mouse") { this.drag = this.place(event); svg.setPointerCapture(event.pointerId); event.preventDefault(); }
+        else this.hover(this.step(this.place(event)), null); // a tap moves nothing
       });
       svg.addEventListener("pointermove", (event) => this.hover(this.step(this.place(event)), this.drag === null ? null : this.place(event)));
       svg.addEventListener("pointerup", (event) => {
@@ -188,7 +189,8 @@
         this.drag = null;
         if (from !== null && Math.abs(to - from) > 8) this.set([this.step(Math.min(from, to)), this.step(Math.max(from, to))]);
       });
-      svg.addEventListener("pointerleave", () => this.leave());
+      svg.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") this.leave(); }); // a finger leaves when it lifts
+      document.addEventListener("pointerdown", (event) => { if (!this.figure.contains(event.target)) this.leave(); });
       svg.addEventListener("blur", () => this.leave());
       svg.addEventListener("dblclick", () => this.set(this.all));
       svg.addEventListener("keydown", (event) => {
@@ -300,12 +302,14 @@
     range.setAttribute("aria-label", "border between original and reconstruction");
     const move = (share) => { pairs.style.setProperty("--at", `${share}%`); range.value = share; };
     range.addEventListener("input", () => move(Number(range.value)));
-    pairs.addEventListener("pointermove", (event) => {
+    const follow = (event) => {
       const pair = event.target.closest(".pair");
       if (!pair) return;
       const box = pair.getBoundingClientRect();
       move(Math.min(100, Math.max(0, (event.clientX - box.left) / box.width * 100)));
-    });
+    };
+    pairs.addEventListener("pointerdown", follow);
+    pairs.addEventListener("pointermove", follow);
     pairs.before(make("div", { className: "slider" }, make("span", { textContent: "original" }), range, make("span", { textContent: "reconstruction" })));
   }
 })();

@@ -24,7 +24,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Child]], **attributes: An
         tag("tr", [tag("td", cell, data_head=name or None) for name, cell in zip(head, row, strict=True)])
         for row in rows
     ]
-    columns = tag("tr", [tag("th", name, scope="col") for name in head])
+    columns = tag("tr", [tag("th", name, scope="col") if name else tag("td") for name in head])
     return tag("div", tag("table", tag("thead", columns), tag("tbody", body), **attributes), class_="scroll")
 
 
@@ -274,7 +274,7 @@ def recipe(parts: Sequence[Part]) -> Markup | None:
 
 def _part(part: Part) -> Markup:
     title = _TITLES.get(part.key, part.key.replace("_", " "))
-    head = tag("h4", title, tag("b", f" {part.use}") if part.use else None, tag("small", part.by) if part.by else None)
+    head = tag("h3", title, tag("b", f" {part.use}") if part.use else None, tag("small", part.by) if part.by else None)
     shown = [each for each in part.choices if each.changed or each.default is None]
     rest = [each for each in part.choices if not (each.changed or each.default is None)]
     rows = [
