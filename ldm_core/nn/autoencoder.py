@@ -180,22 +180,25 @@ class _Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images (B,image_channels,H,W) to features (B,out_channels,h,w), h = H / 2**(levels - 1).
+    """Images (B,image_channels,H,W) to features (B,out_channels,h,w), h = H / (patch · 2**(levels - 1)).
 
-    `out_channels` is 2·z for a Gaussian posterior (mean and log variance), z for a codebook.
+    `out_channels` is 2·z for a Gaussian posterior (mean and log variance), z for a codebook. With `patch` p above 1 each
+    square of p x p pixels is one cell of p² · image_channels numbers before the first convolution: the levels at full
+    size, the dearest ones, are left out.
     """
 
     def __init__(self, config: AutoencoderConfig, *, out_channels: int, image_channels: int = 3) -> None:
         super().__init__()
         c = config
         norms: dict[str, Any] = {"dropout": c.dropout, "norm_groups": c.norm_groups}
-        self.conv_in = nn.Conv2d(image_channels, c.channels, 3, padding=1)
+        self.patch = c.patch
+        self.conv_in = nn.Conv2d(image_channels * c.patch**2, c.channels, 3, padding=1)
         width = c.channels
         self.down = nn.ModuleList()
         for level, mult in enumerate(c.channel_mult):
             widths = [width, *[c.channels * mult] * c.res_blocks]
             last = level == len(c.channel_mult) - 1
-            self.down.append(_DownLevel(widths, attention=2**level in c.attention, last=last, **norms))
+            self.down.append(_DownLevel(widths, attention=c.patch * 2**level in c.attention, last=last, **norms))
             width = widths[-1]
         self.mid = _Middle(width, attention=c.mid_attention, **norms)
         self.norm_out = group_norm(width, c.norm_groups)
@@ -206,7 +209,7 @@ class Encoder(nn.Module):
         return [*(block for level in self.down for block in level.block), self.mid]  # type: ignore[union-attr]
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv_in(x)
+        h = self.conv_in(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         for level in self.down:
             h = level(h)
         h = self.mid(h)
@@ -217,33 +220,36 @@ class Encoder(nn.Module):
         """:meth:`forward` to rounding, in eval mode and without gradients, within about `memory` bytes beside the
         images and the features."""
         pieces = Pieces(memory)
-        h = pieces.convolved(self.conv_in, pieces.whole(x), self.conv_in.out_channels)
+        cells = F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x
+        h = pieces.convolved(self.conv_in, pieces.whole(cells), self.conv_in.out_channels)
         for level in self.down:
             h = level.over(h, pieces)  # type: ignore[operator]
         return _put_out(self.mid.over(h, pieces), self.norm_out, self.conv_out, pieces)
 
 
 class Decoder(nn.Module):
-    """Features (B,z_channels,h,w) to images (B,image_channels,H,W), H = h · 2**(levels - 1); not clamped.
+    """Features (B,z_channels,h,w) to images (B,image_channels,H,W), H = h · patch · 2**(levels - 1); not clamped.
 
-    `up[0]` is the highest resolution, as in the published keys; it runs last.
+    `up[0]` is the highest resolution, as in the published keys; it runs last. With `patch` p above 1 the last
+    convolution gives p² pixels a cell.
     """
 
     def __init__(self, config: AutoencoderConfig, *, image_channels: int = 3) -> None:
         super().__init__()
         c = config
         norms: dict[str, Any] = {"dropout": c.dropout, "norm_groups": c.norm_groups}
+        self.patch = c.patch
         width = c.channels * c.channel_mult[-1]
         self.conv_in = nn.Conv2d(c.z_channels, width, 3, padding=1)
         self.mid = _Middle(width, attention=c.mid_attention, **norms)
         levels: list[nn.Module] = []
         for level, mult in reversed(list(enumerate(c.channel_mult))):
             widths = [width, *[c.channels * mult] * (c.res_blocks + 1)]
-            levels.insert(0, _UpLevel(widths, attention=2**level in c.attention, last=level == 0, **norms))
+            levels.insert(0, _UpLevel(widths, attention=c.patch * 2**level in c.attention, last=level == 0, **norms))
             width = widths[-1]
         self.up = nn.ModuleList(levels)
         self.norm_out = group_norm(width, c.norm_groups)
-        self.conv_out = nn.Conv2d(width, image_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(width, image_channels * c.patch**2, 3, padding=1)
 
     def recompute_blocks(self) -> list[nn.Module]:
         """The blocks that a trainer may let run again in the backward pass."""
@@ -253,7 +259,8 @@ class Decoder(nn.Module):
         h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             h = level(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        out = self.conv_out(F.silu(self.norm_out(h)))
+        return F.pixel_shuffle(out, self.patch) if self.patch > 1 else out
 
     @torch.no_grad()
     def in_pieces(self, z: Tensor, memory: int) -> Tensor:
@@ -264,7 +271,8 @@ class Decoder(nn.Module):
         h = self.mid.over(h, pieces)
         for level in reversed(self.up):
             h = level.over(h, pieces)  # type: ignore[operator]
-        return _put_out(h, self.norm_out, self.conv_out, pieces)
+        out = _put_out(h, self.norm_out, self.conv_out, pieces)
+        return F.pixel_shuffle(out, self.patch) if self.patch > 1 else out
 
 
 def _put_out(h: Map, norm: nn.GroupNorm, conv: nn.Conv2d, pieces: Pieces) -> Tensor:

@@ -18,10 +18,14 @@ class AutoencoderConfig(FirstStageConfig):
     )
     channel_mult: tuple[int, ...] = attrs.field(
         default=(1, 2, 4),
-        metadata={"help": "width of each level as a multiple of channels; n levels give factor 2**(n-1)"},
+        metadata={"help": "width of each level as a multiple of channels; n levels give factor patch * 2**(n-1)"},
     )
     res_blocks: int = attrs.field(
         default=2, metadata={"help": "residual blocks a level in the encoder; one more in the decoder"}
+    )
+    patch: int = attrs.field(
+        default=1,
+        metadata={"help": "side of the squares of pixels that one cell of the first level holds; 1: a cell a pixel"},
     )
     attention: tuple[int, ...] = attrs.field(
         default=(), metadata={"help": "downsampling factors (1, 2, 4, ...) of the levels with attention"}
@@ -36,7 +40,7 @@ class AutoencoderConfig(FirstStageConfig):
     @property
     def latent(self) -> LatentSpec:
         """Channels and stride of the latents."""
-        factor = 2 ** (len(self.channel_mult) - 1)
+        factor = self.patch * 2 ** (len(self.channel_mult) - 1)
         return LatentSpec(channels=self.z_channels, stride=(factor, factor))
 
     def check(self, site: Site) -> Iterator[str]:
@@ -48,6 +52,7 @@ class AutoencoderConfig(FirstStageConfig):
             ("channels", self.channels),
             ("z_channels", self.z_channels),
             ("norm_groups", self.norm_groups),
+            ("patch", self.patch),
         ):
             if value < 1:
                 yield f"{name}: expected a whole number above 0, got {value}"

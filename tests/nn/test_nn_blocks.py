@@ -200,6 +200,26 @@ def test_autoencoder_levels_and_grey_images() -> None:
     assert decoder(torch.randn(2, 3, 4, 6)).shape == (2, 1, 16, 24)
 
 
+def test_a_patch_is_the_pixels_of_a_cell() -> None:
+    """A cell (y, x) of the first level holds the pixels (2y + a, 2x + b)."""
+    config = AutoencoderConfig(z_channels=3, channels=8, channel_mult=(1, 2), attention=(4,), norm_groups=4, patch=2)
+    assert config.latent.stride == (4, 4)
+    encoder, decoder = Encoder(config, out_channels=6), Decoder(config)
+    assert [len(level.attn) for level in encoder.down] == [0, 2]  # type: ignore[arg-type]
+    assert encoder.conv_in.in_channels == 12 and decoder.conv_out.out_channels == 12
+    seen: list[Tensor] = []
+    encoder.conv_in.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x = ramp(2, 3, 16, 24, step=0.37)
+    assert encoder(x).shape == (2, 6, 4, 6)
+    for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        assert torch.equal(seen[0][:, 2 * a + b :: 4], x[:, :, a::2, b::2])
+    cells: list[Tensor] = []
+    decoder.conv_out.register_forward_hook(lambda _, __, out: cells.append(out))
+    image = decoder(torch.randn(2, 3, 4, 6))
+    assert image.shape == (2, 3, 16, 24)
+    assert torch.equal(image[:, :, 1::2, 0::2], cells[0][:, 2::4])
+
+
 def test_without_attention_a_distant_pixel_has_no_influence() -> None:
     """mid_attention false leaves convolutions and norms only; with it, every pixel reaches every other."""
     for attention, reaches in ((False, False), (True, True)):

@@ -27,13 +27,13 @@ def network(decodes: bool, **settings: Any) -> nn.Module:
 @pytest.mark.parametrize("decodes", [True, False])
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"mid_attention": False, "channel_mult": (1, 2)}, {"attention": (4,)}],
-    ids=["f4", "f2 without attention", "attention at two places"],
+    [{}, {"mid_attention": False, "channel_mult": (1, 2)}, {"attention": (4,)}, {"patch": 2, "channel_mult": (1, 2)}],
+    ids=["f4", "f2 without attention", "attention at two places", "patches"],
 )
 def test_pieces_are_the_whole_to_rounding(decodes: bool, settings: dict[str, Any]) -> None:
     """From maps that are all kept to maps that are all made anew, at a size that no window divides."""
     made = network(decodes, **settings)
-    factor = 2 ** (len(settings.get("channel_mult", (1, 2, 4))) - 1)
+    factor = settings.get("patch", 1) * 2 ** (len(settings.get("channel_mult", (1, 2, 4))) - 1)
     size = (17, 22) if decodes else (17 * factor, 22 * factor)
     x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     whole = made(x)

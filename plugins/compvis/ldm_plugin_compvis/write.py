@@ -98,6 +98,8 @@ def _problems(weights: ModelWeights) -> Iterator[str]:  # noqa: C901
             yield f"first_stage: the format holds kl_ae and vq_ae, and not '{stage['use']}'"
             return
         yield from _groups("first_stage", stage)
+        if stage.get("patch", 1) != 1:
+            yield f"first_stage.patch is {stage['patch']}: CompVis' autoencoders have a cell a pixel, 1"
         mean, std = weights.first_stage["latent_mean"], weights.first_stage["latent_std"]
         apart = stage["use"] == "vq_ae" and bool((std != std[0]).any())
         if weights.model is not None and factor_of(mean, std) is None and apart:

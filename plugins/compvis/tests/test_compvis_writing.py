@@ -151,7 +151,9 @@ def test_the_configuration_beside_a_file() -> None:
 
 def test_what_cannot_be_held_is_refused_at_once() -> None:
     row = {"use": "text", **TOKENS, "length": 8, "heads": 4, "head_width": 32, "mask": True}
-    kind = plain({**VQ, "norm_groups": 16}, row, {"use": "class_label", "classes": 3, "width": 32}, norm_groups=16)
+    kind = plain(
+        {**VQ, "norm_groups": 16, "patch": 2}, row, {"use": "class_label", "classes": 3, "width": 32}, norm_groups=16
+    )
     weights = random_weights(kind, catalog=catalog())
     assert weights.first_stage is not None
     stage = {**weights.first_stage, "latent_std": torch.tensor([1.0, 2.0, 3.0])}
@@ -162,6 +164,7 @@ def test_what_cannot_be_held_is_refused_at_once() -> None:
     for words in (
         "model.bin: CompVis files end in .safetensors or .ckpt",
         "first_stage.norm_groups is 16",
+        "first_stage.patch is 2",
         "denoiser.norm_groups is 16",
         "a std for each channel",
         "adapters:",
@@ -170,7 +173,7 @@ def test_what_cannot_be_held_is_refused_at_once() -> None:
         "attends to the padding",
     ):
         assert any(words in line for line in problems), words
-    assert len(problems) == 8
+    assert len(problems) == 9
 
 
 def test_what_is_lost_is_said() -> None:

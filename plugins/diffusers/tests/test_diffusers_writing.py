@@ -164,6 +164,7 @@ REFUSED = [
     (UNCONDITIONAL, unet(head_channels=0, heads=4, attention=[1, 2]), "denoiser.heads is 4"),
     (UNCONDITIONAL, unet(channel_mult=[2, 2]), "denoiser.channel_mult begins with 2"),
     (UNCONDITIONAL, {"first_stage": {**VQ, "channel_mult": [2, 2, 2]}}, "first_stage.channel_mult begins with 2"),
+    (UNCONDITIONAL, {"first_stage": {**VQ, "patch": 2}}, "first_stage.patch is 2"),
     (TEXT, text(mask=True), "mask is true"),
     (TEXT, text(length=20), "length is 20"),
     (TEXT, unet(resblock_updown=True, attention=[1]), "resblock_updown"),

@@ -27,3 +27,8 @@ class TestKLF4(FirstStageSuite):
 class TestKLF2(FirstStageSuite):
     component = "kl_f2"
     settings = MappingProxyType({k: v for k, v in TINY.items() if k != "attention"})
+
+
+class TestKLPatches(FirstStageSuite):
+    component = "kl_ae"
+    settings = MappingProxyType({**TINY, "patch": 2, "channel_mult": (1, 2)})

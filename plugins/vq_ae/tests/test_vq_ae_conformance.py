@@ -35,3 +35,8 @@ class TestVQF32(FirstStageSuite):
     component = "vq_f32"
     settings = MappingProxyType({**TINY, "attention": (32,)})
     sizes = ((32, 32), (32, 64))
+
+
+class TestVQPatches(FirstStageSuite):
+    component = "vq_ae"
+    settings = MappingProxyType({**TINY, "patch": 2, "channel_mult": (1, 2)})

@@ -31,6 +31,8 @@ def write_autoencoder(recipe: Plain, tensors: Mapping[str, Tensor], *, shift: bo
         raise ConfigError(
             f"first_stage.channel_mult begins with {mult[0]}; diffusers' autoencoders begin at their base width, 1"
         )
+    if part.get("patch", 1) != 1:
+        raise ConfigError(f"first_stage.patch is {part['patch']}; diffusers' autoencoders have a cell a pixel, 1")
     vq = part["use"] == "vq_ae"
     shape = AutoencoderShape.of(part, int(recipe["image_channels"]))
     attends = [shape.attends(level) for level in range(len(mult))]
