@@ -182,8 +182,8 @@ class _Middle(nn.Module):
 class Encoder(nn.Module):
     """Images (B,image_channels,H,W) to features (B,out_channels,h,w), h = H / (patch · 2**(levels - 1)).
 
-    `out_channels` is 2·z for a Gaussian posterior (mean and log variance), z for a codebook. With `patch` p above 1 each
-    square of p x p pixels is one cell of p² · image_channels numbers before the first convolution: the levels at full
+    `out_channels` is 2·z for a Gaussian posterior (mean and log variance), z for a codebook. With `patch` p above 1 a
+    square of p x p pixels is one cell of p² · image_channels numbers before the first convolution: the levels of full
     size, the dearest ones, are left out.
     """
 

@@ -1,4 +1,5 @@
-"""The layout conditioner: boxes and classes -> tokens -> transformer encoder -> cross-attention."""
+"""The layout conditioner: boxes and classes -> tokens -> transformer encoder -> cross-attention; on request boxes drawn
+onto the latents' grid -> concat."""
 
 from __future__ import annotations
 
@@ -7,21 +8,25 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm_core import Conditioner
 from ldm_core.contracts import Batch, Cond, LatentSpec, Site
-from ldm_core.errors import DataError
+from ldm_core.errors import ConfigError, DataError
 from ldm_core.nn.transformer import TokenTransformer
 from ldm_plugin_bbox.config import LayoutConfig
-from ldm_plugin_bbox.tokens import layout_tokens
+from ldm_plugin_bbox.drawing import drawn_boxes
+from ldm_plugin_bbox.tokens import layout_tokens, ordered
 
 
 class LayoutConditioner(Conditioner, nn.Module):
-    """Boxes (B times (N_i, 4), x y w h in [0, 1]) and classes (B times (N_i,)) -> crossattn (B, length, width).
+    """Boxes (B times (N_i, 4), x y w h in [0, 1]) and classes (B times (N_i,)) -> crossattn (B, length, width), and
+    with `map_channels` concat (B, map_channels, h, w), h and w the latents'.
 
-    See :func:`ldm_plugin_bbox.tokens.layout_tokens` for the tokens. The null is the layout without objects, of the
-    full image. Row i depends on example i alone.
+    See :func:`ldm_plugin_bbox.tokens.layout_tokens` for the tokens, :func:`ldm_plugin_bbox.drawing.drawn_boxes` for the
+    drawing. The null is the layout without objects, of the full image; its drawing is zeros. Row i depends on example i
+    alone. ConfigError if there is a drawing and classes or latents are not known.
     """
 
     def __init__(self, config: LayoutConfig, site: Site) -> None:
@@ -31,6 +36,16 @@ class LayoutConditioner(Conditioner, nn.Module):
         self.spec = config.spec(site.latent or LatentSpec(channels=site.channels))
         self.class_tables = {"transformer.token_emb.weight": (config.labels, 0)}
         self.transformer = TokenTransformer.of(config, config.length)
+        if config.map_channels:
+            if site.latent is None or config.classes < 1:
+                raise ConfigError(
+                    "bbox_layout: map_channels needs a first stage and the number of classes; set classes"
+                )
+            self.grid = site.latent.shape(site.size)[1:]
+            self.class_tables["map_class.weight"] = (config.labels, 1)
+            # without bias: a cell without a box gives zeros, as the null does
+            self.map_class = nn.Conv2d(config.classes, config.map_channels, 1, bias=False)
+            self.map_place = nn.Conv2d(2, config.map_channels, 1, bias=False)
 
     def encode(self, batch: Batch) -> Cond:
         """Encode the layouts of a batch, stacked or lists. DataError naming the example and the box or class."""
@@ -44,7 +59,7 @@ class LayoutConditioner(Conditioner, nn.Module):
             for i, (b, k, crop) in enumerate(zip(boxes, labels, crops, strict=True))
         ]
         tokens = np.stack(rows) if rows else np.zeros((0, c.length), np.int64)
-        return Cond(crossattn=self._embed(tokens))
+        return Cond(crossattn=self._embed(tokens), concat=self._draw(boxes, labels) if c.map_channels else None)
 
     def omitted(self, example: Mapping[str, Any]) -> str:
         """The part of an example beyond ``objects``, said for the user; "" if all of it is encoded."""
@@ -62,7 +77,21 @@ class LayoutConditioner(Conditioner, nn.Module):
         length = like.crossattn.shape[1] if like.crossattn is not None else own
         if length != own:
             one = one[:, torch.arange(length, device=one.device).clamp(max=own - 1)]
-        return Cond(crossattn=one.expand(like.rows() or 0, -1, -1))
+        concat = None if like.concat is None else torch.zeros_like(like.concat)
+        return Cond(crossattn=one.expand(like.rows() or 0, -1, -1), concat=concat)
+
+    def _draw(self, boxes: list[Any], labels: list[Any]) -> Tensor:
+        """Layouts -> the channels of their drawings (B, map_channels, h, w)."""
+        weight = self.map_class.weight
+        h, w = self.grid
+        found, place = np.full((len(boxes), h, w), -1), np.zeros((len(boxes), 2, h, w), np.float32)
+        for i, (b, k) in enumerate(zip(boxes, labels, strict=True)):
+            found[i], place[i] = drawn_boxes(*ordered(b, k, self.config), (h, w))
+        classes = torch.from_numpy(found).to(weight.device)
+        shares = F.one_hot(classes + 1, self.config.classes + 1)[..., 1:].movedim(-1, 1).to(weight.dtype)
+        places = torch.from_numpy(place).to(weight.device, weight.dtype)
+        # Autocast may lower the convolutions; null has the weight's precision, so has this.
+        return (self.map_class(shares) + self.map_place(places)).to(weight.dtype)
 
     def _embed(self, tokens: np.ndarray) -> Tensor:
         weight = self.transformer.token_emb.weight

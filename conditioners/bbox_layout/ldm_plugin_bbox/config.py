@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from ldm_core.contracts import DataInfo, KeyForm, Site
+from ldm_core.contracts import CondSpec, DataInfo, KeyForm, LatentSpec, Site
 from ldm_core.nn.transformer_config import TokenTransformerConfig
 
 
@@ -42,6 +42,15 @@ class LayoutConfig(TokenTransformerConfig):
         metadata={"help": "with encode_crop: which key holds the crop (x, y, w, h); empty: the full image"},
     )
 
+    map_channels: int = attrs.field(
+        default=0,
+        validator=attrs.validators.ge(0),
+        metadata={
+            "help": "channels, concatenated to the latents, of the boxes drawn onto the latents' grid, beside the "
+            "tokens: places are learned sooner; 0: tokens alone, as in the paper"
+        },
+    )
+
     @property
     def reads(self) -> tuple[str, ...]:
         """Boxes, their classes, and the crop if one is read."""
@@ -69,6 +78,10 @@ class LayoutConfig(TokenTransformerConfig):
         boxes = KeyForm(f"up to {self.objects}", [[0.1, 0.2, 0.4, 0.5]], "boxes")
         return {self.boxes: boxes, self.labels: KeyForm("", [0], "per_box"), **crop}
 
+    def spec(self, latent: LatentSpec) -> CondSpec:
+        """Cross-attention of `width`, and `map_channels` channels concatenated to the latents."""
+        return CondSpec(crossattn=self.width, concat=self.map_channels)
+
     def from_data(self, info: DataInfo) -> LayoutConfig:
         """Take the number of classes from the data if it is 0 and the data tells."""
         known = info.classes.get(self.labels, 0)
@@ -81,6 +94,10 @@ class LayoutConfig(TokenTransformerConfig):
             yield f"objects is {self.objects}; set 1 or more"
         if self.vocab_size < 5:
             yield f"vocab_size is {self.vocab_size}; a grid of two cells a side and 'none' need 5"
+        if self.map_channels and self.classes < 1:
+            yield f"map_channels is {self.map_channels}, and the data does not tell the number of classes; set classes"
+        if self.map_channels and len(site.size) != 2:
+            yield f"map_channels is {self.map_channels}: boxes have 2 axes, the images {len(site.size)}; set it to 0"
         if not 0 <= self.classes < max(self.vocab_size, 1):
             room = self.vocab_size - 1
             yield f"classes is {self.classes}; vocab_size {self.vocab_size} holds {room}; raise vocab_size"

@@ -29,15 +29,13 @@ def corner_tokens(boxes: np.ndarray, grid: int) -> np.ndarray:
     return cells[..., 1] * grid + cells[..., 0]
 
 
-def layout_tokens(
-    boxes: Any, labels: Any, config: LayoutConfig, *, crop: Any = None, where: str = "layout"
-) -> np.ndarray:
-    """One layout -> its tokens (config.length,), int64.
+def ordered(boxes: Any, labels: Any, config: LayoutConfig, *, where: str = "layout") -> tuple[np.ndarray, np.ndarray]:
+    """The objects of one layout in their order: boxes (n, 4) float64 and classes (n,) int64, n at most config.objects.
 
     `boxes` (N, 4) x, y, w, h in [0, 1]; `labels` (N,). Objects come largest first (then top to bottom, left to right,
     by class), so that the order of the annotations does not matter; those beyond config.objects, the smallest, are
-    left out. `crop` (4,) or None for the full image. `where` names the example in errors (DataError): wrong shapes,
-    boxes that leave the image or have no extent, classes out of range.
+    left out. `where` names the example in errors (DataError): wrong shapes, boxes that leave the image or have no
+    extent, classes out of range.
     """
     b = _boxes(boxes, f"'{config.boxes}' of {where}")
     classes = np.asarray(labels)
@@ -54,9 +52,19 @@ def layout_tokens(
             f"'{config.labels}' of {where} holds {classes[wrong[0]]}; allowed: 0 to {limit - 1} ({limit} classes)"
         )
     order = np.lexsort((classes, b[:, 0], b[:, 1], -(b[:, 2] * b[:, 3])))[: config.objects]
+    return b[order], classes.astype(np.int64)[order]
+
+
+def layout_tokens(
+    boxes: Any, labels: Any, config: LayoutConfig, *, crop: Any = None, where: str = "layout"
+) -> np.ndarray:
+    """One layout, as for :func:`ordered`, -> its tokens (config.length,), int64.
+
+    `crop` (4,) or None for the full image.
+    """
+    b, classes = ordered(boxes, labels, config, where=where)
     tokens = np.full(config.length, config.none_token, np.int64)
-    triples = np.column_stack([classes.astype(np.int64), corner_tokens(b, config.grid)])[order]
-    tokens[: 3 * len(order)] = triples.reshape(-1)
+    tokens[: 3 * len(b)] = np.column_stack([classes, corner_tokens(b, config.grid)]).reshape(-1)
     if config.encode_crop:
         rectangle = FULL_IMAGE if crop is None else np.asarray(crop, np.float64).reshape(-1, 4)[0]
         tokens[-2:] = corner_tokens(_boxes([rectangle], f"'{config.crop}' of {where}"), config.grid)[0]

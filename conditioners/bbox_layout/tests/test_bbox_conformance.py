@@ -18,3 +18,8 @@ class TestLayout(ConditionerSuite):
 class TestLayoutWithoutCrop(ConditionerSuite):
     component = "bbox_layout"
     settings = SMALL | {"encode_crop": False}
+
+
+class TestLayoutDrawn(ConditionerSuite):
+    component = "bbox_layout"
+    settings = SMALL | {"map_channels": 3, "classes": 5}

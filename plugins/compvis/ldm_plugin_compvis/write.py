@@ -158,6 +158,8 @@ def _conditioner_problems(row: Mapping[str, Any], masked: Mapping[str, float]) -
                 f"conditioners.{name}: {row['heads']} heads of {row['head_width']}; CompVis' encoder has "
                 f"{_HEADS[0]} of {_HEADS[1]}, whatever the file says"
             )
+        if row.get("map_channels"):
+            yield f"conditioners.{name}.map_channels: CompVis' layouts are tokens alone; the format has no map of boxes"
         if row.get("mask"):
             yield f"conditioners.{name}.mask: CompVis' encoder attends to the padding, whatever the file says"
     elif use == "clip_text":

@@ -176,6 +176,13 @@ def test_what_cannot_be_held_is_refused_at_once() -> None:
     assert len(problems) == 9
 
 
+def test_a_map_of_boxes_is_refused() -> None:
+    layout = {"use": "bbox_layout", **TOKENS, "objects": 2, "classes": 3, "map_channels": 4}
+    weights = random_weights(plain(VQ, layout), catalog=catalog())
+    with pytest.raises(ConfigError, match=r"map_channels: CompVis' layouts are tokens alone"):
+        CompVisCodec(CompVisConfig()).write(weights, "model.ckpt")
+
+
 def test_what_is_lost_is_said() -> None:
     notes = CompVisCodec(CompVisConfig(write_ema=True)).write(weights_of("text"), "m.ckpt")
     assert any("tokenizer" in line for line in notes.notes) and any("no average" in line for line in notes.notes)
