@@ -80,7 +80,7 @@ class LayoutConditioner(Conditioner, nn.Module):
         concat = None if like.concat is None else torch.zeros_like(like.concat)
         return Cond(crossattn=one.expand(like.rows() or 0, -1, -1), concat=concat)
 
-    def _draw(self, boxes: list[Any], labels: list[Any]) -> Tensor:
+    def _draw(self, boxes: list[object], labels: list[object]) -> Tensor:
         """Layouts -> the channels of their drawings (B, map_channels, h, w)."""
         weight = self.map_class.weight
         h, w = self.grid

@@ -71,7 +71,7 @@ def layout_tokens(
     return tokens
 
 
-def _boxes(boxes: Any, where: str) -> np.ndarray:
+def _boxes(boxes: object, where: str) -> np.ndarray:
     try:
         b = np.asarray(boxes, np.float64)
     except (TypeError, ValueError):
