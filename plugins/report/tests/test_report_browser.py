@@ -16,6 +16,7 @@ from browser import chromium, faults
 
 from ldm_core import storage
 from ldm_core.cli import main
+from ldm_core.data import images
 
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 900}
@@ -27,7 +28,7 @@ def phone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("reports")
     maps = {"segmentation": "map of 16x16, classes sky (0), red circle (7); sha256 0123456789abcdef", "seed": "1"}
     runs = [written_runs.write(str(folder / name), header={"steps": 100 + i}) for i, name in enumerate("ab")]
-    drawn = written_runs.images.png_bytes(written_runs.picture(9), maps)
+    drawn = images.png_bytes(written_runs.picture(9), maps)
     storage.atomic_write(storage.join(runs[0], "samples/0003.png"), drawn)
     found = {"kind": "evaluation", "line": "FD 12.3", "metrics": [{"values": {"fd": {"value": 12.3}}, "of": "samples"}]}
     storage.atomic_write(storage.join(runs[0], "evaluation.json"), json.dumps(found))
