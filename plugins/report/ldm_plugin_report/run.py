@@ -20,10 +20,10 @@ from ldm_core.recipe.continuation import RECIPE_FILE
 from ldm_core.recipe.keys import renewed
 from ldm_core.storage import FileInfo
 from ldm_core.training.folder.own_files import BAD
+from ldm_core.training.folder.state import NOTHING, RUNS, Watch
 from ldm_plugin_report import events
 from ldm_plugin_report.curves import Measurements
 from ldm_plugin_report.events import Events
-from ldm_plugin_report.state import NOTHING, RUNS, Watch
 
 EVALUATION = "evaluation.json"
 DATA_SHEETS = ("datasheet.json", "datasheet.png")

@@ -14,12 +14,12 @@ from rich.text import Text
 
 from ldm_core.cli.progress import duration, memory
 from ldm_core.errors import LDMError, clean
+from ldm_core.training.folder.state import RUNS
 from ldm_plugin_report.curves import Points
 from ldm_plugin_report.pace import Pace
 from ldm_plugin_report.page.charts import TITLES
 from ldm_plugin_report.pictures import decoded
 from ldm_plugin_report.run import Facts
-from ldm_plugin_report.state import RUNS
 
 _BLOCKS, _PLAIN = "▁▂▃▄▅▆▇█", "_.-=+*#@"
 _SPARK = 40

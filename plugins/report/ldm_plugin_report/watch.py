@@ -54,8 +54,8 @@ def watch(options: WatchOptions) -> int:
 def follow(options: WatchOptions, catalog: Catalog, *, sleep: Callable[[float], None] = time.sleep) -> None:
     """Look again and again until the run has ended. `sleep` is for tests."""
     from ldm_core.errors import StorageError
+    from ldm_core.training.folder.state import RUNS
     from ldm_plugin_report.run import read
-    from ldm_plugin_report.state import RUNS
 
     facts = read(options.run)
     with _Screen() as screen:
@@ -78,9 +78,9 @@ def follow(options: WatchOptions, catalog: Catalog, *, sleep: Callable[[float], 
 
 
 def _write(options: WatchOptions, facts: Facts, catalog: Catalog) -> None:
+    from ldm_core.training.folder.state import RUNS
     from ldm_plugin_report.document import write
     from ldm_plugin_report.page.page import page
-    from ldm_plugin_report.state import RUNS
 
     refresh = max(5, round(options.every)) if facts.state == RUNS and not options.once else 0
     write(options.html, page([facts], refresh=refresh, catalog=catalog))
@@ -109,8 +109,8 @@ class _Screen:
     def show(self, facts: Facts, trouble: str = "") -> None:
         """Draw it."""
         from ldm_core.cli.output import say
+        from ldm_core.training.folder.state import RUNS
         from ldm_plugin_report.pace import paces
-        from ldm_plugin_report.state import RUNS
         from ldm_plugin_report.terminal import line, view
 
         found = paces(facts.rows, facts.recipe)
@@ -127,7 +127,7 @@ class _Screen:
         """Say why it ends."""
         from ldm_core import storage
         from ldm_core.cli.output import say
-        from ldm_plugin_report.state import KILLED, RUNS
+        from ldm_core.training.folder.state import KILLED, RUNS
 
         why = {RUNS: "it trains on", KILLED: "its process is gone; the run's command goes on from its checkpoint"}
         say(f"{facts.name}: {why.get(facts.state, facts.state)}")

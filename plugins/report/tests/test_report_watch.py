@@ -18,7 +18,6 @@ import written_runs
 from ldm_plugin_report.curves import Measurements, plain, stages, thinned
 from ldm_plugin_report.pace import paces
 from ldm_plugin_report.run import read
-from ldm_plugin_report.state import FINISHED, KILLED, NOTHING, PATIENCE, RUNS, STOPPED, Watch, state_of
 from ldm_plugin_report.terminal import sparkline, view
 from ldm_plugin_report.watch import WatchOptions, follow
 
@@ -26,6 +25,7 @@ from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.cli import main
 from ldm_core.errors import StorageError
+from ldm_core.training.folder.state import FINISHED, KILLED, NOTHING, PATIENCE, RUNS, STOPPED, Watch, state_of
 
 CATALOG = Catalog.discover()
 

@@ -138,7 +138,8 @@ def curves() -> dict[str, Any]:
     panel = {"name": "loss", "log": False, "lines": [{"label": "training", "points": points},
                                                      {"label": "held out", "points": held}]}  # fmt: skip
     rate = {"name": "learning rate", "log": False, "lines": [{"label": "lr", "points": [[0, 0.0], [390, 1e-3]]}]}
-    return {"training": True, "steps": 1000, "stages": [{"stage": "denoiser", "step": 390, "panels": [panel, rate]}],
+    return {"training": True, "state": "training", "ready": False, "time": 9.0, "steps": {"denoiser": 1000},
+            "stages": [{"stage": "denoiser", "step": 390, "panels": [panel, rate]}],
             "previews": [{"n": 0, "step": 100}, {"n": 1, "step": 300}]}  # fmt: skip
 
 

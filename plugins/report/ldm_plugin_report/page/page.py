@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from ldm_core.catalog import Catalog
 from ldm_core.catalog.component import VERSION
+from ldm_core.training.folder.state import RUNS
 from ldm_plugin_report import curves
 from ldm_plugin_report.choices import Part, parts_of
 from ldm_plugin_report.page import comparison, figures, tables
 from ldm_plugin_report.page.charts import Chart, Curve, grid, styled
 from ldm_plugin_report.page.figures import Limits
 from ldm_plugin_report.page.html import Markup, data_block, hash_of, join, tag
-from ldm_plugin_report.state import RUNS
 
 if TYPE_CHECKING:
     from ldm_plugin_report.run import Facts

@@ -7,7 +7,10 @@ import math
 from typing import Any
 
 from ldm_core import storage
+from ldm_core.config import documents
 from ldm_core.errors import LDMError
+from ldm_core.recipe.continuation import RECIPE_FILE
+from ldm_core.training.folder.state import RUNS, state_of
 from ldm_plugin_serve.faults import Fault
 from ldm_plugin_serve.models.shelf import Entry
 
@@ -15,10 +18,12 @@ _POINTS = 1000  # of a curve
 _MOST_BYTES = 64 << 20
 _MOST_PREVIEWS = 2000
 _FIXED = ("stage", "step", "time")
+_TRAINERS = {"first_stage": "first_stage_trainer", "denoiser": "trainer"}
 
 
 def curves(entry: Entry) -> dict[str, Any]:
-    """The numbers of ``metrics.jsonl`` by stage and name: steps and values, thinned evenly to a thousand of each."""
+    """The numbers of ``metrics.jsonl`` by stage and name: steps and values, thinned evenly to a thousand of each; the
+    run's state, and the steps that its stages shall have."""
     rows: dict[str, dict[str, list[tuple[int, float | None]]]] = {}
     last = 0.0
     for row in _rows(entry):
@@ -31,7 +36,21 @@ def curves(entry: Entry) -> dict[str, Any]:
                 fine = value if math.isfinite(value) else None
                 rows.setdefault(stage, {}).setdefault(name, []).append((step, fine))
     stages = {stage: {name: _thin(points) for name, points in names.items()} for stage, names in rows.items()}
-    return {"id": entry.id, "ready": entry.ready, "training": _training(entry), "time": last, "stages": stages}
+    state = state_of(entry.url) if storage.is_folder(entry.url) else ""
+    told = {"id": entry.id, "ready": entry.ready, "training": state == RUNS, "state": state, "steps": _steps(entry)}
+    return {**told, "time": last, "stages": stages, "weights_sha256": entry.sha256}
+
+
+def _steps(entry: Entry) -> dict[str, int]:
+    """The steps of the recipe's trainers by stage."""
+    url = storage.join(entry.url, RECIPE_FILE)
+    try:
+        recipe = documents.parse_yaml(storage.read_bytes(url), RECIPE_FILE) if storage.is_folder(entry.url) else {}
+    except LDMError:  # a model without its recipe, or half-written
+        return {}
+    sections = {stage: recipe.get(key) for stage, key in _TRAINERS.items()} if isinstance(recipe, dict) else {}
+    found = {stage: one.get("steps") for stage, one in sections.items() if isinstance(one, dict)}
+    return {stage: steps for stage, steps in found.items() if isinstance(steps, int)}
 
 
 def previews(entry: Entry) -> list[dict[str, Any]]:
@@ -63,8 +82,14 @@ def _pictures(entry: Entry) -> list[str]:
             listed = storage.list_files(place) if storage.is_folder(place) else []
         except LDMError:
             continue
-        found += sorted(file.url for file in listed if _is_preview(storage.base_name(file.url), folder))
-    return found[:_MOST_PREVIEWS]
+        found += [file.url for file in listed if _is_preview(storage.base_name(file.url), folder)]
+    return sorted(found, key=_turn)[:_MOST_PREVIEWS]
+
+
+def _turn(url: str) -> tuple[bool, float, str]:
+    """The first stage's pictures before the denoiser's, each by their steps, and those of its end last."""
+    step = _step(url)
+    return _kind(url) == "samples", math.inf if step is None else step, url
 
 
 def _is_preview(name: str, folder: str) -> bool:
@@ -103,8 +128,3 @@ def _thin(points: list[tuple[int, float | None]]) -> dict[str, list[Any]]:
     if kept[-1] != points[-1]:
         kept.append(points[-1])
     return {"step": [step for step, _ in kept], "value": [value for _, value in kept]}
-
-
-def _training(entry: Entry) -> bool:
-    """True of a folder held by a run, as far as its lock tells."""
-    return storage.is_folder(entry.url) and storage.exists(storage.join(entry.url, "lock"))

@@ -72,7 +72,7 @@ class More:
 
     async def curves(self, request: Request) -> Response:
         """``GET /v1/runs/{id}/curves``."""
-        entry = self.shelf.get(request.path_params["id"])
+        entry = await asyncio.to_thread(self.shelf.refreshed, self.shelf.get(request.path_params["id"]))
         return JSONResponse(await asyncio.to_thread(progress.curves, entry))
 
     async def previews(self, request: Request) -> Response:

@@ -3,6 +3,7 @@ import { button, h, say, toast } from "./frame/elements.js";
 import { theme } from "./frame/theme.js";
 import { Form } from "./fields/form.js";
 import { Fault, get, read } from "./server/client.js";
+import { Watch } from "./server/watch.js";
 import { History } from "./results/history.js";
 import { Picks } from "./results/picks.js";
 import { Stage } from "./results/stage.js";
@@ -19,6 +20,8 @@ class App {
     this.models = [];
     this.limits = {};
     this.forms = new Map(); // a model's form keeps what was written while another is used
+    this.old = new Set(); // models whose form is of weights that others have replaced
+    this.watch = new Watch((found, begun, changed) => this.#found(found, begun, changed));
     this.store = new Store();
     this.select = place("model");
     this.panel = place("form");
@@ -35,7 +38,7 @@ class App {
     this.picks = new Picks(this.store, place("tray"));
     this.stage = new Stage(place("stage"), this);
     this.history = new History(place("history"), { store: this.store, acts: this.acts, picks: this.picks, onfile: (file) => this.readFile(file) });
-    this.training = new Training(place("training"));
+    this.training = new Training(place("training"), { onend: () => this.watch.look() });
     this.#listen();
     await this.load();
     this.stage.open();
@@ -52,14 +55,52 @@ class App {
     } catch (error) {
       return this.notice(error, () => this.load());
     }
-    const ready = this.models.filter((model) => model.ready !== false);
-    this.select.replaceChildren(...this.models.map((model) => h("option", { value: model.id, disabled: model.ready === false }, model.ready === false ? `${model.name} (in training)` : model.name)));
-    this.select.disabled = !ready.length;
-    this.training.show(this.models);
+    this.watch.know(this.models);
+    const ready = this.#list();
     const kept = localStorage.getItem(MODEL_KEY);
     const first = ready.find((model) => model.id === kept) ?? ready[0];
     if (first) this.use(first.id);
-    else this.panel.replaceChildren(h("p", { class: "panel-body soft" }, "No model is ready yet. Its training can be watched under Training."));
+    else this.panel.replaceChildren(h("p", { class: "panel-body soft" }, "No model is ready yet. ", h("a", { href: "#training" }, "Watch its training"), "; the form comes when it has ended."));
+  }
+
+  /** Put the models into the list; returns those that are ready. */
+  #list() {
+    const ready = this.models.filter((model) => model.ready !== false);
+    const words = (model) => (model.ready === false ? `${model.name} (in training)` : model.name);
+    this.select.replaceChildren(...this.models.map((model) => h("option", { value: model.id, disabled: model.ready === false }, words(model))));
+    this.select.disabled = !ready.length;
+    this.select.value = this.form?.model.id ?? this.models[0]?.id ?? "";
+    this.training.show(this.models);
+    return ready;
+  }
+
+  /** Models were trained meanwhile: a new one may be used; the form of a changed one is made anew when asked. */
+  #found({ models, limits }, begun, changed) {
+    Object.assign(this, { models, limits: limits ?? {} });
+    for (const { id } of changed) if (this.forms.has(id)) this.old.add(id);
+    this.#list();
+    if (!this.form && begun.length) this.use(begun[0].id);
+    if (begun.length) toast(`${begun.map((model) => model.name).join(", ")}: trained, and ready to make pictures.`, 8);
+    this.#changed();
+  }
+
+  /** Say that the model in use has new weights. */
+  #changed() {
+    const name = this.form?.model.id;
+    if (!this.old.has(name)) return place("notice").replaceChildren();
+    const reload = button("Reload", { onclick: () => this.reload(name) }, { icon: "again" });
+    const words = h("p", {}, h("strong", {}, this.form.model.name), " was trained on. The next pictures are made by its new weights; the form has the settings of the old ones.");
+    place("notice").replaceChildren(h("div", { class: "notice news row spread", role: "status" }, words, reload));
+  }
+
+  /** The form of the model as it is now, with what was written into the last one. */
+  async reload(name) {
+    const written = await this.forms.get(name).written();
+    this.old.delete(name);
+    this.forms.delete(name);
+    this.use(name);
+    await this.form.restore(written);
+    toast("The settings are those of the new weights; what was written stays.");
   }
 
   notice(error, again) {
@@ -88,6 +129,7 @@ class App {
     const can = texts.length > 0 && model.inputs.every((input) => !input.required || texts.includes(input));
     this.stage.welcome(model, can ? () => this.example(texts) : null);
     document.title = `${model.name} · ldm`;
+    this.#changed();
     return true;
   }
 

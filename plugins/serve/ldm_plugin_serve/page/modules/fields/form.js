@@ -150,6 +150,19 @@ export class Form {
     }
   }
 
+  /** What was written or chosen, finished or not, as a request. */
+  async written() {
+    const inputs = {};
+    for (const [key, editor] of this.editors) {
+      try {
+        inputs[key] = await editor.value();
+      } catch (error) {
+        if (!(error instanceof Mistake)) throw error;
+      }
+    }
+    return { inputs, settings: this.settings.written(), preset: this.settings.preset };
+  }
+
   /** Put a request back into the form. */
   async restore({ inputs = {}, settings = {}, preset = null }) {
     this.clearFaults();

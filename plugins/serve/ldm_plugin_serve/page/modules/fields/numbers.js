@@ -206,6 +206,11 @@ export class Choice extends Setting {
     this.select.value = value;
   }
 
+  set(value) {
+    super.set(value);
+    if (!this.select.value) this.reset(); // another model's
+  }
+
   value() {
     return this.select.value || undefined;
   }

@@ -1,5 +1,6 @@
 /* The settings of a model as controls, and its presets. */
 import { button, h } from "../frame/elements.js";
+import { Mistake } from "./field.js";
 import { Choice, Count, Seed, Size, Slider, Words } from "./numbers.js";
 
 const MAKERS = {
@@ -67,6 +68,19 @@ export class Settings {
         if (value !== undefined && (control.touched || ["seed", "images"].includes(name))) values[name] = value;
       } catch (error) {
         throw Object.assign(error, { control });
+      }
+    }
+    return values;
+  }
+
+  /** The settings that the reader changed, but for those half written. */
+  written() {
+    const values = {};
+    for (const [name, control] of Object.entries(this.controls)) {
+      try {
+        if (name === "seed" ? !control.fresh.checked : control.touched) values[name] = control.value();
+      } catch (error) {
+        if (!(error instanceof Mistake)) throw error;
       }
     }
     return values;

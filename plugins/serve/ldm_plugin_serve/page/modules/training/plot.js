@@ -8,7 +8,7 @@ const [LEFT, RIGHT, TOP, BOTTOM] = [56, 12, 12, 26];
 export const number = (value) => {
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e5 || size < 1e-3) return value.toExponential(1).replace("e+", "e").replace(".0e", "e");
+  if (size >= 1e5 || size < 1e-4) return value.toExponential(1).replace("e+", "e").replace(".0e", "e");
   return String(Number(value.toPrecision(3)));
 };
 const steps = (value) => (value >= 10_000 ? `${Number((value / 1000).toPrecision(4))}k` : String(Math.round(value)));
@@ -97,7 +97,7 @@ export class Plot {
     ]);
     const columns = ticks(bounds.low, bounds.high, 5).map((step) => s("text", { class: "plot-tick", x: this.x(step), y: HEIGHT - 6, "text-anchor": "middle" }, steps(step)));
     const clip = id("clip");
-    const frame = s("clipPath", { id: clip }, s("rect", { x: LEFT, y: TOP - 6, width: this.width - LEFT - RIGHT, height: HEIGHT - TOP - BOTTOM + 12 }));
+    const frame = s("clipPath", { id: clip }, s("rect", { x: LEFT - 4, y: TOP - 6, width: this.width - LEFT - RIGHT + 8, height: HEIGHT - TOP - BOTTOM + 12 }));
     const path = (points) => points.map(([a, b], i) => `${i ? "L" : "M"}${this.x(a).toFixed(1)} ${this.y(b).toFixed(1)}`).join("");
     const drawn = this.lines.map((line, i) => {
       const dots = line.points.length < 30 ? line.points.map(([a, b]) => s("circle", { class: `plot-dot line-${i % 6}`, cx: this.x(a), cy: this.y(b), r: 2.5 })) : [];
@@ -137,7 +137,10 @@ export class Plot {
       return Math.max(LEFT, Math.min(this.width - RIGHT, ((event.clientX - place.left) / place.width) * this.width));
     };
     let from = null;
-    this.svg.addEventListener("pointerdown", (event) => event.pointerType === "mouse" && !event.button && (from = at(event)));
+    this.svg.addEventListener("pointerdown", (event) => {
+      if (event.pointerType !== "mouse") this.step && this.read(this.step(at(event))); // a tap moves nothing
+      else if (!event.button) from = at(event);
+    });
     this.svg.addEventListener("pointermove", (event) => {
       if (!this.step) return;
       this.read(this.step(at(event)));
@@ -152,9 +155,9 @@ export class Plot {
       this.zoomed?.setAttribute("visibility", "hidden");
       if (a !== null && Math.abs(a - b) > 10) this.zoom([this.step(Math.min(a, b)), this.step(Math.max(a, b))]);
     });
-    this.svg.addEventListener("pointerleave", () => {
+    this.svg.addEventListener("pointerleave", (event) => {
       from = null;
-      if (this.lines.length) this.read(null);
+      if (event.pointerType === "mouse" && this.lines.length) this.read(null); // a finger leaves when it lifts
     });
     this.svg.addEventListener("dblclick", () => this.zoom(null));
     this.svg.addEventListener("keydown", (event) => this.#key(event));

@@ -9,12 +9,15 @@ const FIRST = 4; // plots of a stage that are seen at once
 const TITLES = { first_stage: "First stage", denoiser: "Denoiser" };
 const titleOf = (stage) => TITLES[stage] ?? stage.charAt(0).toUpperCase() + stage.slice(1).replaceAll("_", " ");
 const factOf = (lines) => lines.map(({ label, points }) => `${lines.length > 1 ? `${label}: ` : ""}${number(points[0][1])}`).join(", ");
-const STATES = { training: "in training", running: "in training", finished: "finished", stopped: "stopped", done: "finished" };
+const STATES = { training: "in training", finished: "finished", stopped: "stopped before its end", killed: "ended without a word: its process is gone", nothing: "not begun" };
 
-const wordOf = (state) => (typeof state === "string" ? state : state?.state ?? state?.name ?? "");
+/** Seconds in words. */
+const spell = (seconds) => (seconds < 90 ? `${Math.max(1, Math.round(seconds))} s` : seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${Number((seconds / 3600).toPrecision(2))} h`);
 
 export class Training {
-  constructor(place) {
+  /** `onend` is called when a training that was watched has ended. */
+  constructor(place, { onend }) {
+    this.onend = onend;
     this.plots = new Map();
     this.pictures = new Map();
     this.active = false;
@@ -29,7 +32,7 @@ export class Training {
     this.body = h("div", {});
     place.append(
       h("header", { class: "page-head" }, h("div", {}, h("h2", { id: "training-title" }, "Training"), this.state), h("div", { class: "field inline" }, h("label", { class: "label", for: name }, "Run"), this.select)),
-      h("div", { class: "row plot-bar" }, h("label", { for: smooth, class: "small soft" }, "Smoothing"), this.smooth, this.log, button("Whole range", { onclick: () => this.#each((plot) => (plot.span = null)) }), h("span", { class: "soft small grow" }, "Drag over a plot to zoom; arrow keys read it.")),
+      h("div", { class: "row plot-bar" }, h("label", { for: smooth, class: "small soft" }, "Smoothing"), this.smooth, this.log, button("Whole range", { onclick: () => this.#each((plot) => (plot.span = null)) }), h("span", { class: "soft small grow by-mouse" }, "Drag over a plot to zoom; arrow keys read it."), h("span", { class: "soft small grow by-touch" }, "Touch a plot to read it.")),
       this.body,
     );
   }
@@ -67,6 +70,7 @@ export class Training {
     clearTimeout(this.timer);
     this.plots.clear();
     this.pictures.clear();
+    this.first = this.was = null; // a measurement to tell the time left by; the last state
     this.body.replaceChildren(h("p", { class: "soft" }, "loading …"));
     this.#turn();
   }
@@ -79,8 +83,11 @@ export class Training {
       const found = await get(`/v1/runs/${encodeURIComponent(name)}/curves`);
       found.previews ??= (await get(`/v1/runs/${encodeURIComponent(name)}/previews`)).previews;
       if (name !== this.select.value || !this.active) return;
-      training = found.training ?? ["training", "running"].includes(wordOf(found.state));
+      training = found.training;
       this.#draw(name, found, training);
+      const known = this.models.find((model) => model.id === name);
+      if (!training && (this.was || (found.ready && known?.ready === false))) this.onend();
+      this.was = training;
     } catch (error) {
       this.state.textContent = "";
       this.body.replaceChildren(h("p", { class: "notice" }, error.text ?? error.message));
@@ -90,10 +97,12 @@ export class Training {
 
   #draw(name, found, training) {
     const stages = stagesOf(found);
-    const said = found.state ? STATES[wordOf(found.state)] ?? wordOf(found.state) : training ? "in training" : found.ready === false ? "not finished" : "finished";
+    const said = STATES[found.state] ?? (found.ready ? "finished" : "not finished");
     const last = stages.at(-1);
-    const step = last ? `${titleOf(last.stage)}, step ${last.step}${found.steps ? ` of ${found.steps}` : ""}` : "";
-    this.state.replaceChildren(h("span", { class: `dot ${training ? "live" : ""}` }), [said, step].filter(Boolean).join("; "));
+    const whole = last && found.steps?.[last.stage];
+    const step = last ? `${titleOf(last.stage)}, step ${last.step}${whole ? ` of ${whole}` : ""}` : "";
+    const left = training && whole ? this.#left(last, found.time, whole) : "";
+    this.state.replaceChildren(h("span", { class: `dot ${training ? "live" : ""}` }), [said, step, left].filter(Boolean).join("; "));
     if (!stages.length) {
       this.body.replaceChildren(h("div", { class: "empty" }, sign("picture"), h("p", {}, "This run holds no measurements.")));
       return;
@@ -103,6 +112,14 @@ export class Training {
     const fresh = [parts[0], strip, ...parts.slice(1)].filter(Boolean);
     const changed = fresh.length !== this.body.children.length || fresh.some((part, i) => part !== this.body.children[i]);
     if (changed) this.body.replaceChildren(...fresh);
+  }
+
+  /** The time left of a stage, by the steps since the view was opened. */
+  #left({ stage, step }, time, whole) {
+    if (this.first?.stage !== stage) this.first = { stage, step, time };
+    const done = step - this.first.step;
+    if (step >= whole) return "the last pictures are made";
+    return done > 0 && time > this.first.time ? `about ${spell(((whole - step) * (time - this.first.time)) / done)} left` : "";
   }
 
   #stage({ stage, panels }) {
@@ -146,12 +163,13 @@ export class Training {
     }
     const slider = h("input", { type: "range", min: 0, max: previews.length - 1, step: 1, "aria-label": "Preview" });
     const image = h("img", { alt: "", class: "preview" });
+    image.addEventListener("load", () => image.classList.toggle("pixels", image.naturalWidth < 400)); // captions stay smooth
     const words = h("p", { class: "soft small number", "aria-live": "polite" });
     const strip = { all: previews, follows: true };
     const show = async (index) => {
       const preview = strip.all[index];
       const step = preview.step === undefined || preview.step === null ? "" : `step ${preview.step}`;
-      const text = [preview.kind ?? TITLES[preview.stage] ?? preview.stage, step].filter(Boolean).join(", ");
+      const text = [preview.kind, step].filter(Boolean).join(", ");
       words.textContent = text;
       image.alt = `Picture of the run: ${text}`;
       preview.address ??= await pictured(`/v1/runs/${encodeURIComponent(name)}/previews/${preview.n ?? index}`).catch(() => "");
@@ -163,14 +181,17 @@ export class Training {
     });
     strip.update = (next) => {
       if (next.length === strip.all.length) return;
-      strip.all = next.map((each, i) => ({ ...each, address: strip.all[i]?.address }));
+      const kept = new Map(strip.all.map((each) => [each.name ?? each.n, each.address]));
+      strip.all = next.map((each) => ({ ...each, address: kept.get(each.name ?? each.n) }));
+      slider.hidden = false;
       slider.max = next.length - 1;
       if (strip.follows) slider.value = next.length - 1;
       show(Number(slider.value));
     };
     slider.value = previews.length - 1;
+    slider.hidden = previews.length === 1;
     show(previews.length - 1);
-    strip.element = h("section", { class: "stage-plots" }, h("h3", {}, "Pictures of the run"), h("div", { class: "preview-strip" }, image, previews.length > 1 && slider, words));
+    strip.element = h("section", { class: "stage-plots" }, h("h3", {}, "Pictures of the run"), h("div", { class: "preview-strip" }, image, slider, words));
     this.pictures.set("strip", strip);
     return strip.element;
   }

@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import attrs
 
@@ -75,7 +74,7 @@ def _without_lock(url: str) -> str:
     return STOPPED if begun else NOTHING
 
 
-def _gone(held: Mapping[str, Any]) -> bool:
+def _gone(held: Mapping[str, object]) -> bool:
     """True if the process was one of this machine and there is none of its number."""
     number, proc = held.get("pid"), Path("/proc")
     if held.get("host") != socket.gethostname() or not isinstance(number, int) or not proc.joinpath("self").exists():
