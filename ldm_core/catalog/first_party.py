@@ -61,6 +61,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("guidance", "embedded"): "ldm-plugin-distill",
     **{("adapter", n): "ldm-plugin-feature-cache" for n in ("deep_cache", "first_block_cache")},
     ("runtime", "openvino"): "ldm-plugin-openvino",
+    ("codec", "onnx"): "ldm-plugin-onnx",
     ("dataset", "idx"): "ldm-plugin-idx",
     ("dataset", "parquet"): "ldm-plugin-parquet",
     ("command", "push"): "ldm-plugin-hub",

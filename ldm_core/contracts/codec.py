@@ -230,7 +230,7 @@ class Written:
 @runtime_checkable
 class Codec(Protocol):
     """Reads and writes one format. Provisional. Its factory is called as every component's, ``factory(config, site)``;
-    the site says nothing. The config's fields are the format's own options (``codec.ema=false``).
+    the site says the catalog alone. The config's fields are the format's own options (``codec.ema=false``).
 
     It reads a source through the methods of :class:`Source` alone, which run nothing that a file holds: no pickle, no
     code. A damaged file is a CheckpointError, never another exception. It touches no global state.

@@ -33,7 +33,7 @@ def make_codec(name: str, catalog: Catalog, options: Mapping[str, Any] = EMPTY) 
     base = {} if preset is None else unstructure(preset)
     conf: Any = structure({**base, **options}, entry.component.config, "codec")
     try:
-        made: Codec = entry.component.load()(conf, Site(size=(256, 256)))
+        made: Codec = entry.component.load()(conf, Site(size=(256, 256), catalog=catalog))
     except LDMError:
         raise
     except Exception as error:  # whatever a plugin's module raises when it is imported

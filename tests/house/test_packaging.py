@@ -58,6 +58,7 @@ OBSERVERS = {"plugins/tensorboard": "ldm-plugin-tensorboard", "plugins/wandb": "
 BY_NAME = OBSERVERS | {
     "conditioners/clip_text": "ldm-plugin-clip-text",
     "plugins/hub": "ldm-plugin-hub",
+    "plugins/onnx": "ldm-plugin-onnx",
     "plugins/openvino": "ldm-plugin-openvino",
     "plugins/parquet": "ldm-plugin-parquet",
 }

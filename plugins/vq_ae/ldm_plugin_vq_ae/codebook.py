@@ -39,7 +39,8 @@ class Codebook(nn.Module):
 
     def codes(self, indices: Tensor) -> Tensor:
         """Codes by index: (B,*s) -> (B,dim,*s) float32."""
-        return F.embedding(indices, self.embedding.weight).float().movedim(-1, 1)
+        codes = F.embedding(indices, self.embedding.weight).float()
+        return codes.movedim(codes.dim() - 1, 1)  # torch's exporter by tracing knows no negative place
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Latents (B,dim,*s) -> their codes with the gradient passed straight through, loss (), indices
@@ -111,7 +112,10 @@ class Codebook(nn.Module):
             squares = codes.square().sum(dim=1)
             # |p|² is the same for every code of a point, so it is left out.
             held = _DISTANCES.get(points.device.type, _DISTANCES_ELSEWHERE)
-            blocks = points.float().split(max(1, held // len(codes)))
+            points = points.float()
+            # A trace would keep the number of blocks: there all points are one.
+            traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
+            blocks = [points] if traced else points.split(max(1, held // len(codes)))
             found = [torch.addmm(squares, block - centre, codes.T, alpha=-2.0).argmin(dim=1) for block in blocks]
             return torch.cat(found)
 
