@@ -51,6 +51,8 @@ def model(name: str, *inputs: dict[str, Any], **more: Any) -> dict[str, Any]:
 MODELS = [
     model(
         "words", entry("caption", "text", example="a red circle"), entry("init_image", "image", False, size=[32, 32]),
+        entry("mask", "mask", False, of="init_image"),
+        sampler={"default": "ddim", "choices": ["ddim", "euler"], "filling": ["repaint"]},
         guidance={"default": 3.0, "min": 0.0, "max": 50.0}, negative={"default": None},
         strength={"default": 0.6, "min": 0.01, "max": 1.0},
     ),

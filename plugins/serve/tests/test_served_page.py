@@ -186,6 +186,38 @@ def test_a_mask_is_painted_over_a_picture(visitor: Visitor, tmp_path: Path) -> N
     assert given.size == (32, 32)
 
 
+def test_a_part_of_a_picture_is_filled_by_a_model_without_masks_of_its_own(visitor: Visitor) -> None:
+    """The mask belongs to the picture to begin from; with one, more samplers are offered, and noise is begun from."""
+    with visitor.visit() as page:
+        page.get_by_label("Prompt").fill("a red circle")
+        for part in page.locator("#form details").all():
+            part.evaluate("part => part.open = true")
+        strength, sampler = page.get_by_label("Strength", exact=True), page.get_by_label("Sampler")
+        repaint = sampler.locator("option[value=repaint]")
+        assert strength.input_value() == "0.6" and repaint.is_disabled()
+        with page.expect_file_chooser() as asked:
+            page.get_by_text("Choose a picture").click()
+        asked.value.set_files([{"name": "a.png", "mimeType": "image/png", "buffer": picture(3)}])
+        page.get_by_role("button", name="Rectangle").click()
+        page.locator(".surface-canvas").focus()
+        for key in ("Space", "Shift+ArrowRight", "ArrowDown", "Space"):
+            page.keyboard.press(key)
+        assert strength.input_value() == "1" and repaint.is_enabled()
+        sampler.select_option("repaint")
+        sent = made(page, visitor.server)
+        assert sent["settings"].keys() == {"images", "seed", "sampler"} and sent["settings"]["sampler"] == "repaint"
+        hole = pixels(sent["inputs"]["mask"])
+        assert sent["inputs"]["init_image"].startswith("data:image/png") and (hole == 255).sum() == 18
+        page.get_by_label("Prompt").fill("")
+        page.get_by_role("button", name="Use settings").click()
+        page.wait_for_function("() => document.querySelector('#form textarea').value == 'a red circle'")
+        page.wait_for_selector(".toast:has-text('The settings are back')")
+        assert sampler.input_value() == "repaint" and repaint.is_enabled()
+        page.get_by_role("button", name="Clear").last.click()
+        assert strength.input_value() == "0.6" and repaint.is_disabled() and sampler.input_value() == "ddim"
+        assert made(page, visitor.server)["inputs"].keys() == {"caption", "init_image"}
+
+
 def test_a_photo_dropped_anywhere_is_the_picture_to_begin_from(visitor: Visitor) -> None:
     """It holds no settings to bring back, so the form takes it."""
     out = io.BytesIO()

@@ -17,6 +17,7 @@ export class Field {
     const words = [h("span", {}, label), !required && h("span", { class: "optional" }, "optional")];
     this.label = group ? h("span", { class: "label", id: this.ids.label }, words) : h("label", { class: "label", id: this.ids.label, for: this.ids.control }, words);
     this.place = h("div", { class: "field-control" });
+    this.help = h("p", { class: "field-help", id: this.ids.help, hidden: !help }, help);
     this.wrong = h("p", { class: "field-fault", id: this.ids.fault, role: "alert", hidden: true });
     const roles = group ? { role: "group", "aria-labelledby": this.ids.label, "aria-describedby": `${this.ids.help} ${this.ids.fault}` } : {};
     this.element = h(
@@ -24,7 +25,7 @@ export class Field {
       { class: "field", "data-key": key, ...roles },
       h("div", { class: "row spread" }, this.label, aside),
       this.place,
-      h("p", { class: "field-help", id: this.ids.help, hidden: !help }, help),
+      this.help,
       this.wrong,
     );
   }

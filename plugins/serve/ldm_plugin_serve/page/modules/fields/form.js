@@ -18,7 +18,7 @@ export class Form {
     this.editors = new Map();
     this.onchange = () => {
       onchange();
-      this.#label();
+      this.#follow();
     };
     this.settings = new Settings(model, { onchange: this.onchange, onsize: () => this.#resize() });
     this.send = h("button", { type: "submit", class: "button lead" }, "Make pictures");
@@ -75,10 +75,19 @@ export class Form {
     );
     if (finer.length) this.body.append(h("details", { class: "part" }, h("summary", {}, "Sampler, grid and size"), finer));
     this.body.append(button("Back to the model's own settings", { class: "plain small", onclick: () => this.reset() }, { icon: "undo" }));
-    this.#label();
+    this.#follow();
   }
 
-  #label() {
+  /** True once a part of the picture to begin from is painted over. */
+  get #fills() {
+    const input = this.model.inputs.find((each) => each.form === "mask" && each.of === START);
+    return Boolean(input && this.editors.get(START)?.filled() && this.editors.get(input.key)?.summary());
+  }
+
+  /** Let the button and the settings say what the inputs make of them. */
+  #follow() {
+    if (this.restoring) return;
+    this.settings.fill(this.#fills);
     let count = 1;
     try {
       count = this.settings.controls.images?.value() ?? 1;
@@ -96,7 +105,7 @@ export class Form {
   reset() {
     this.settings.set({});
     this.#resize();
-    this.#label();
+    this.#follow();
   }
 
   clearFaults() {
@@ -166,12 +175,17 @@ export class Form {
   /** Put a request back into the form. */
   async restore({ inputs = {}, settings = {}, preset = null }) {
     this.clearFaults();
+    this.restoring = true; // a sampler for holes comes before the mask
     this.settings.set(settings, preset);
     this.#resize();
     const pictures = (input) => (input.form === "image" ? 0 : 1); // before their masks
-    for (const input of [...this.model.inputs].sort((a, b) => pictures(a) - pictures(b))) await this.editors.get(input.key).set(inputs[input.key]);
+    try {
+      for (const input of [...this.model.inputs].sort((a, b) => pictures(a) - pictures(b))) await this.editors.get(input.key).set(inputs[input.key]);
+    } finally {
+      this.restoring = false;
+    }
     if (this.startPart && START in inputs) this.startPart.open = true;
-    this.#label();
+    this.#follow();
   }
 
   /** The inputs in a few words. */

@@ -197,13 +197,22 @@ export class Choice extends Setting {
     super(name, label, bounds, options);
     const words = (choice) => (choice === bounds.default ? `${choice} (the model's own)` : String(choice));
     const left = h("option", { value: "", hidden: true }, "by the preset");
-    this.select = h("select", { class: "control", onchange: () => this.changed(), ...this.field.ties }, left, (bounds.choices ?? [bounds.default]).map((choice) => h("option", { value: choice }, words(choice))));
+    const some = (choices) => choices.map((choice) => h("option", { value: choice }, words(choice)));
+    this.filling = h("optgroup", { label: "to fill a part of a picture", disabled: true }, some(bounds.filling ?? []));
+    this.select = h("select", { class: "control", onchange: () => this.changed(), ...this.field.ties }, left, some(bounds.choices ?? [bounds.default]));
+    if (bounds.filling?.length) this.select.append(this.filling);
     this.field.place.append(this.select);
     this.reset();
   }
 
   show(value) {
     this.select.value = value;
+  }
+
+  /** Offer what is fit to fill a part of a picture alone. */
+  fill(on) {
+    this.filling.disabled = !on;
+    if (!on && this.select.selectedOptions[0]?.parentElement === this.filling) this.reset();
   }
 
   set(value) {

@@ -3,13 +3,15 @@ import { button, h } from "../frame/elements.js";
 import { Mistake } from "./field.js";
 import { Choice, Count, Seed, Size, Slider, Words } from "./numbers.js";
 
+const CHANGES = "How much of the given picture changes.";
+
 const MAKERS = {
   images: (b, o) => new Count("images", "Pictures", b, o),
   seed: (b, o) => new Seed("seed", "Seed", b, o),
   steps: (b, o) => new Slider("steps", "Steps", b, { ...o, high: Math.min(b.max ?? 250, Math.max(100, b.default)) }),
   guidance: (b, o) =>
     new Slider("guidance", "Guidance", b, { ...o, step: 0.1, low: b.min ?? 0, high: Math.min(b.max ?? 15, Math.max(10, b.default)), help: "How closely the inputs are followed; 1 is without guidance." }),
-  strength: (b, o) => new Slider("strength", "Strength", { ...b, min: b.min ?? 0.01, max: b.max ?? 1 }, { ...o, step: 0.01, low: 0, high: 1, help: "How much of the given picture changes." }),
+  strength: (b, o) => new Slider("strength", "Strength", { ...b, min: b.min ?? 0.01, max: b.max ?? 1 }, { ...o, step: 0.01, low: 0, high: 1, help: CHANGES }),
   negative: (b, o) => new Words("negative", "Not wanted", b, { ...o, help: "The picture moves away from this." }),
   sampler: (b, o) => new Choice("sampler", "Sampler", b, o),
   grid: (b, o) => new Choice("grid", "Time grid", b, o),
@@ -71,6 +73,16 @@ export class Settings {
       }
     }
     return values;
+  }
+
+  /** Where a part of a picture is to be filled, more samplers are fit for it, and it is made from noise alone. */
+  fill(on) {
+    this.controls.sampler?.fill(on);
+    const { strength } = this.controls;
+    if (!strength || this.filling === on) return;
+    this.filling = on;
+    strength.field.help.textContent = on ? "At 1 the part to fill is made anew; less keeps some of what was there." : CHANGES;
+    if (!strength.touched) strength.show(on ? 1 : strength.bounds.default);
   }
 
   /** The settings that the reader changed, but for those half written. */
