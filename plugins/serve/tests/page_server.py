@@ -216,7 +216,7 @@ class Handler(BaseHTTPRequestHandler):
     def compare(self, method: str, rest: list[str]) -> Any:
         match [method, *rest]:
             case ["POST"]:
-                return {"id": "c", "count": min(3, json.loads(self.body())["pairs"])}
+                return {"id": "c", "count": min(3, json.loads(self.body())["pairs"]), "shared": True}
             case ["GET", "c", "pairs", number]:
                 sides = {side: text(picture(int(number) + i)) for i, side in enumerate(("left", "right"))}
                 return {"pair": int(number), "prompt": f"prompt {number}", **sides}

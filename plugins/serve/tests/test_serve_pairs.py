@@ -53,7 +53,9 @@ def test_wilsons_interval() -> None:
 def test_a_comparison_is_blind_and_its_votes_count(served: Running) -> None:
     client = served.client
     begun = client.post("/v1/compare", json={"a": "a", "b": "b", "seed": 4})
-    assert begun.status_code == 201 and begun.json()["count"] == 3, begun.text  # the prompts of both
+    assert begun.status_code == 201 and begun.json()["count"] == 3 and begun.json()["shared"], (
+        begun.text
+    )  # the prompts of both
     place = begun.headers["location"]
     assert "result" not in begun.json()
     for number in range(3):
@@ -72,6 +74,17 @@ def test_a_comparison_is_blind_and_its_votes_count(served: Running) -> None:
     one, other = (client.get(f"{where}/pairs/0").json() for where in (place, again))
     assert one == other  # a seed says the order and the sides
     assert client.post(f"{place}/votes", json={"pair": 0, "choice": "both"}).status_code == 422
+
+
+def test_runs_without_a_common_input_are_paired_in_order(tmp_path: Path) -> None:
+    for name, level in (("a", 10), ("b", 240)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text("image_size: 8\n")
+        samples(tmp_path / name, level, [f"{name} {i}" for i in range(2)])
+    with running([tmp_path / "a", tmp_path / "b"]) as served:
+        begun = served.client.post("/v1/compare", json={"a": "a", "b": "b"})
+        assert begun.json() | {"id": ""} == {"id": "", "count": 2, "voted": 0, "shared": False, "left": [0, 1]}
+        assert served.client.get(f"{begun.headers['location']}/pairs/0").json()["prompt"] == ""
 
 
 def test_a_run_in_training_shows_its_numbers_and_pictures(served: Running) -> None:

@@ -94,6 +94,44 @@ def test_a_test_is_gone_on_with_and_models_must_fit(visitor: Visitor) -> None:
         page.wait_for_selector("text=Pair 2 of 4")
 
 
+def test_judges_see_the_drawn_inputs_that_were_kept(visitor: Visitor) -> None:
+    """Two layouts of one box each; the judge sees the one that a pair was made from."""
+    with visitor.visit("/compare") as page:
+        for side in (0, 1):
+            page.get_by_label("Model").nth(side).select_option("layout")
+        page.get_by_label("Steps").nth(1).fill("2")
+        keep = page.get_by_role("button", name="Keep it, and make another")
+        keep.click()
+        page.wait_for_selector("text=There is nothing to keep yet")
+        for name in ("gold square", "blue circle"):
+            page.get_by_role("button", name="Add a box").click()
+            page.get_by_placeholder("search 14 classes").fill(name)
+            page.get_by_placeholder("search 14 classes").press("Enter")
+            if name == "gold square":
+                keep.click()
+                page.wait_for_selector(".kept-inputs li:has-text('gold square')")
+                assert not page.locator(".box").count()  # the next one begins empty
+        page.get_by_label("Pairs of each").fill("1")
+        page.wait_for_selector("text=2 pairs")
+        assert find_spec("axe_playwright_python") is None or not faults(page)
+        page.get_by_role("button", name="Begin").click()
+        shown = []
+        for number in (1, 2):
+            page.wait_for_selector(f"text=Pair {number} of 2")
+            page.wait_for_selector(".trial:not(.loading) .answer:not(:disabled)")
+            shown.append((page.inner_text(".trial-words"), page.get_attribute(".trial-given img", "src")))
+            page.keyboard.press("ArrowLeft")
+        page.wait_for_selector(".outcome")
+        assert {words for words, _ in shown} == {"gold square", "blue circle"} and shown[0][1] != shown[1][1]
+        assert {each["inputs"]["boxes"][0]["class"] for each in visitor.server.requests} == {
+            words for words, _ in shown
+        }
+        page.get_by_role("button", name="Another test").click()
+        assert page.get_by_label("Steps").nth(1).input_value() == "2"  # as it was left
+        page.get_by_text("Samples of the runs").click()
+        assert page.get_by_label("Model").nth(1).input_value() != "layout"  # a run has one set of samples
+
+
 def test_samples_of_the_runs_are_compared(visitor: Visitor) -> None:
     with visitor.visit("/compare") as page:
         page.get_by_text("Samples of the runs").click()

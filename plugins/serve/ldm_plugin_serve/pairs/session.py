@@ -46,6 +46,8 @@ class Session:
     b: Entry
     seed: int
     pairs: list[Pair]
+    shared: bool = True
+    """False of two runs without a sample of the same input: pairs by the order of their files."""
     id: str = attrs.field(factory=lambda: secrets.token_urlsafe(12))
     votes: dict[int, tuple[Choice, float]] = attrs.field(factory=dict)
     shown: dict[int, float] = attrs.field(factory=dict)
@@ -71,6 +73,7 @@ class Session:
     def document(self) -> dict[str, Any]:
         """The state; the result once every pair has a vote."""
         said: dict[str, Any] = {"id": self.id, "count": len(self.pairs), "voted": len(self.votes)}
+        said["shared"] = self.shared
         said["left"] = [n for n in range(len(self.pairs)) if n not in self.votes]
         if len(self.votes) == len(self.pairs):
             said["result"] = self.result()
@@ -132,7 +135,7 @@ class Sessions:
         for name, value, low, high in (("seed", seed, 0, (1 << 53) - 1), ("pairs", most, 1, MOST_PAIRS)):
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise Fault(f"expected a whole number from {low} to {high}", name, allowed=[low, high])
-        made = Session(a, b, seed, pairs_of(a, b, seed, most, self.limits))
+        made = Session(a, b, seed, *pairs_of(a, b, seed, most, self.limits))
         self._known[made.id] = made
         while len(self._known) > _SESSIONS:
             self._known.popitem(last=False)
@@ -146,8 +149,9 @@ class Sessions:
         return self._known[name]
 
 
-def pairs_of(a: Entry, b: Entry, seed: int, most: int, limits: Limits) -> list[Pair]:
-    """The samples of two runs in pairs: of one prompt, class and seed where both have them, else in their order."""
+def pairs_of(a: Entry, b: Entry, seed: int, most: int, limits: Limits) -> tuple[list[Pair], bool]:
+    """The samples of two runs in pairs: of one prompt, class and seed where both have them (True), else in their
+    order."""
     first, second = _samples(a, limits), _samples(b, limits)
     both = [key for key in first if key in second]
     chosen = [(first[key], second[key]) for key in both] or list(zip(first.values(), second.values(), strict=False))
@@ -155,10 +159,11 @@ def pairs_of(a: Entry, b: Entry, seed: int, most: int, limits: Limits) -> list[P
         raise Fault("both runs need samples: pictures in their folder samples", "a", status=409)
     draw = random.Random(seed)
     draw.shuffle(chosen)
-    return [
+    pairs = [
         Pair(one, other, prompt if prompt == theirs else "", draw.random() < 0.5)
         for (one, prompt), (other, theirs) in chosen[:most]
     ]
+    return pairs, bool(both)
 
 
 def _samples(entry: Entry, limits: Limits) -> OrderedDict[tuple[str, ...], tuple[str, str]]:

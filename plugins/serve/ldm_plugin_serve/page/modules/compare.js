@@ -8,6 +8,7 @@ import { Study } from "./blind/study.js";
 import { Trial } from "./blind/trial.js";
 
 const main = document.getElementById("main");
+let setup = null;
 theme(document.getElementById("theme"));
 
 function head() {
@@ -47,7 +48,9 @@ async function begin() {
   if (!ready.length) return show(head(), h("p", { class: "soft" }, "No model is ready yet."));
   const kept = Study.kept();
   const again = kept && h("div", { class: "kept row spread" }, h("p", {}, `A test of ${kept.sides.map((side) => side.name).join(" and ")} was begun: ${kept.index} of ${kept.plan.length} pairs.`), button("Go on with it", { onclick: () => run(kept) }));
-  show(...[head(), again, new Setup({ models: ready, onstart: run }).element].filter(Boolean));
+  const known = JSON.stringify(ready.map((model) => [model.id, model.weights_sha256]));
+  if (setup?.known !== known) setup = Object.assign(new Setup({ models: ready, onstart: run }), { known }); // else as it was left
+  show(...[head(), again, setup.element].filter(Boolean));
 }
 
 begin();

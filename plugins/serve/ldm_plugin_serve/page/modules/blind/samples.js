@@ -29,7 +29,7 @@ export class SampleStudy {
       id: found.id,
       question,
       sides: names.map((name) => ({ name })),
-      plan: Array.from({ length: found.count }, () => ({ words: "" })),
+      plan: Array.from({ length: found.count }, () => ({ words: found.shared ? "" : "The runs share no input: their pictures in the order of their files." })),
       answers: [],
       asked: new Map(),
     });
@@ -50,7 +50,7 @@ export class SampleStudy {
     for (let i = index; i < Math.min(index + 2, this.plan.length); i++) {
       if (this.asked.has(i)) continue;
       const both = get(`/v1/compare/${this.id}/pairs/${i}`).then(({ left, right, prompt }) => {
-        this.plan[i].words = prompt ?? "";
+        if (prompt) this.plan[i].words = prompt;
         return [left, right].map(pngBlob);
       });
       both.catch(() => this.asked.delete(i));

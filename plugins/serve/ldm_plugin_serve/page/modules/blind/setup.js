@@ -1,5 +1,5 @@
 /* The beginning of a blind comparison: the two sides, what they are given, how often. */
-import { h, id } from "../frame/elements.js";
+import { button, h, id } from "../frame/elements.js";
 import { boxes } from "../fields/boxes.js";
 import { Field, Mistake, title } from "../fields/field.js";
 import { labelMap } from "../fields/label_map.js";
@@ -31,21 +31,47 @@ function classes(input) {
   return { field, values: () => boxes.filter(([box]) => box.checked).map(([, name, index]) => ({ value: index, words: String(name) })) };
 }
 
-/** One value of any other form, by the editor of the page that makes pictures. */
-function single(input, context) {
+/** Values of any other form, by the editor of the page that makes pictures: the one in it, and those kept before. */
+function drawn(input, { several, ...context }) {
   const editor = (EDITORS[input.form] ?? json)(input, context);
-  const values = async () => {
+  const kept = [];
+  const list = h("ul", { class: "kept-inputs", "aria-label": `${editor.field.label.textContent}: kept` });
+  const now = async () => {
     const value = await editor.value();
-    return value === undefined ? [] : [{ value, words: editor.summary() }];
+    return value === undefined ? null : { value, words: editor.summary(), shown: (await editor.shown?.()) ?? null };
   };
-  return { field: editor.field, values, editor };
+  const put = (one) => {
+    const item = h("li", {}, one.shown && h("img", { src: one.shown, alt: "" }), h("span", {}, one.words));
+    const away = () => {
+      kept.splice(kept.indexOf(one), 1);
+      item.remove();
+      context.onchange();
+    };
+    item.append(button(`Take away: ${one.words}`, { class: "plain", onclick: away }, { icon: "close", quiet: true }));
+    kept.push(one);
+    list.append(item);
+  };
+  const keep = async () => {
+    try {
+      const one = await now();
+      if (!one) return editor.field.fault("there is nothing to keep yet");
+      put(one);
+      await editor.set(undefined);
+      context.onchange();
+    } catch (error) {
+      if (!(error instanceof Mistake)) throw error;
+      editor.field.fault(error.message);
+    }
+  };
+  if (several) editor.field.place.append(h("div", { class: "row" }, button("Keep it, and make another", { onclick: keep }, { icon: "plus" })), list);
+  return { field: editor.field, values: async () => [...kept, await now()].filter(Boolean), editor };
 }
 
-/** All combinations of the inputs' values: [{inputs, words}]. */
+/** All combinations of the inputs' values: [{inputs, words, shown}]; `shown` are pictures of them. */
 export function combined(parts) {
   return parts.reduce(
-    (rows, { key, values }) => rows.flatMap((row) => values.map(({ value, words }) => ({ inputs: { ...row.inputs, [key]: value }, words: [row.words, words].filter(Boolean).join("; ") }))),
-    [{ inputs: {}, words: "" }],
+    (rows, { key, values }) => rows.flatMap((row) => values.map(({ value, words, shown = null }) => ({ inputs: { ...row.inputs, [key]: value }, words: [row.words, words].filter(Boolean).join("; "), shown: [...row.shown, shown].filter(Boolean) }))),
+    [{ inputs: {}, words: "", shown: [] }],
   );
 }
 
@@ -124,11 +150,12 @@ export class Setup {
     const [a, b] = this.sides.map((side) => side.model);
     const editors = new Map();
     const size = a.size ?? [64, 64];
+    const masked = a.inputs.some((input) => input.required && input.form === "mask"); // a mask belongs to its picture
     this.parts = a.inputs
       .filter((input) => input.required)
       .sort((x, y) => (x.form === "mask") - (y.form === "mask"))
       .map((input) => {
-        const part = input.form === "text" ? lines(input) : input.form === "class" && input.classes?.length ? classes(input) : single(input, { size, fit: size, onchange: () => {}, of: editors.get(input.of) });
+        const part = input.form === "text" ? lines(input) : input.form === "class" && input.classes?.length ? classes(input) : drawn(input, { size, fit: size, onchange: () => this.#count(), of: editors.get(input.of), several: !masked });
         editors.set(input.key, part.editor);
         return { key: input.key, ...part };
       });
@@ -143,6 +170,12 @@ export class Setup {
   /** Take the samples that both runs have in their folders, or make pictures anew. */
   #from(samples) {
     this.samples = samples;
+    const [one, other] = this.sides;
+    const next = one.models.find((model) => model !== one.model);
+    if (samples && one.model === other.model && next) {
+      other.select.value = next.id; // a run has one set of samples
+      this.#inputs();
+    }
     this.given.hidden = samples;
     this.timesLabel.textContent = samples ? "Pairs at most" : "Pairs of each";
     this.times.value = samples ? 40 : 4;

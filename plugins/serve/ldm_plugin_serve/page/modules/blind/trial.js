@@ -17,6 +17,7 @@ export class Trial {
     this.bar = h("progress", { max: study.plan.length, "aria-label": "Answered pairs" });
     this.count = h("p", { class: "soft small number" });
     this.words = h("p", { class: "trial-words" });
+    this.given = h("div", { class: "trial-given" });
     this.back = button("Undo", { class: "plain", onclick: () => this.undo() }, { icon: "undo" });
     this.wrong = h("div", {});
     const stop = button("Stop here", { class: "plain", onclick: () => this.leave() });
@@ -24,7 +25,7 @@ export class Trial {
       "section",
       { class: "trial", "aria-label": "Pairs" },
       h("header", { class: "trial-head" }, h("div", { class: "row spread" }, this.count, h("div", { class: "row tight" }, this.back, stop)), this.bar),
-      h("div", { class: "trial-question" }, h("h2", {}, study.question), this.words),
+      h("div", { class: "trial-question" }, h("h2", {}, study.question), this.words, this.given),
       this.wrong,
       h("div", { class: "trial-pictures" }, this.images.map((image) => h("div", { class: "trial-picture" }, image))),
       h("div", { class: "trial-answers", role: "group", "aria-label": "Answer" }, Object.values(this.choices)),
@@ -50,6 +51,7 @@ export class Trial {
     this.bar.value = index;
     this.count.textContent = `Pair ${index + 1} of ${study.plan.length}`;
     this.words.textContent = study.plan[index].words;
+    this.given.replaceChildren(...(study.plan[index].shown ?? []).map((src) => h("img", { src, alt: "The input" })));
     this.element.classList.add("loading");
     this.wrong.replaceChildren();
     try {

@@ -48,6 +48,7 @@ class Boxes {
   }
 
   resize([height, width]) {
+    this.size = [height, width];
     this.canvas.style.setProperty("aspect-ratio", `${width} / ${height}`);
     this.canvas.style.setProperty("--ratio", width / height);
   }
@@ -217,6 +218,23 @@ class Boxes {
     return this.boxes.map(({ class: kind, box }) => ({ class: this.names[kind] ?? kind, box: box.map(rounded) }));
   }
 
+  /** The boxes as a picture, each with its class. */
+  shown() {
+    const [height, width] = [0, 1].map((axis) => Math.round((320 * this.size[axis]) / Math.max(...this.size)));
+    const canvas = h("canvas", { width, height });
+    const context = canvas.getContext("2d");
+    Object.assign(context, { fillStyle: "#f4f3ef", lineWidth: 3, font: "15px sans-serif", textBaseline: "top" });
+    context.fillRect(0, 0, width, height);
+    for (const { class: kind, box } of this.boxes) {
+      const [x, y, w, high] = [box[0] * width, box[1] * height, box[2] * width, box[3] * height];
+      context.strokeStyle = css(this.shades[kind] ?? [60, 60, 60]);
+      context.fillStyle = "#1d1c1a";
+      context.strokeRect(x, y, w, high);
+      if (this.labelled) context.fillText(String(this.names[kind] ?? kind), x + 5, y + 5, Math.max(20, w - 10));
+    }
+    return canvas.toDataURL();
+  }
+
   summary() {
     if (!this.labelled) return this.boxes.length ? `${this.boxes.length} boxes` : "";
     return this.boxes.map((box) => this.names[box.class] ?? box.class).join(", ");
@@ -242,6 +260,7 @@ export function boxes(input, context) {
     field: editor.field,
     value: () => editor.value(),
     set: (value) => editor.set(value),
+    shown: () => editor.shown(),
     summary: () => editor.summary(),
     resize: (size) => editor.resize(size),
   };

@@ -111,6 +111,7 @@ export function labelMap(input, { size, onchange }) {
       surface.resize(next);
       bar.refresh();
     },
+    shown: () => surface.shown(),
     summary: () => [...new Set(raster.values)].filter((v) => v !== raster.background).map(nameOf).slice(0, 4).join(", "),
   };
 }

@@ -97,6 +97,7 @@ export function picture(input, { fit, onchange, pixels = 1 << 24 }) {
       fit = next;
       if (state.blob) await take(state.given);
     },
+    shown: async () => (state.blob ? dataUrl(state.blob) : null),
     summary: () => (state.blob ? "picture" : ""),
   };
 }
@@ -162,6 +163,7 @@ export function mask(input, { size, onchange, of }) {
       surface.resize(next);
       bar.refresh();
     },
+    shown: () => surface.shown(under.hidden ? null : under),
     summary: () => (raster.blank ? "" : "mask"),
   };
 }

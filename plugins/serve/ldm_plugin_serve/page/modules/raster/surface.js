@@ -51,6 +51,16 @@ export class Surface {
     context.putImageData(image, 0, 0);
   }
 
+  /** The raster over what lies under it, as a small picture. */
+  shown(under = null) {
+    const { width, height } = this.raster;
+    const canvas = h("canvas", { width, height });
+    const context = canvas.getContext("2d");
+    if (under) context.drawImage(under, 0, 0, width, height);
+    context.drawImage(this.canvas, 0, 0);
+    return canvas.toDataURL();
+  }
+
   undo() {
     if (this.raster.undo()) this.#changed();
   }
