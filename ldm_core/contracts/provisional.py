@@ -312,7 +312,8 @@ class Runtime(Protocol):
         """The function in the place of ``network.call``, or that call itself. Equal arguments give float32 results
         equal to the runtime's stated bound, at any batch and at every size of the module's. It is called
         in the network's arithmetic, without gradients, from several threads at once; it changes no argument and leaves
-        the module as it is. An :class:`~ldm_core.errors.LDMError` of one line says what this machine lacks."""
+        the module as it is. Results are in memory of their own. Asked anew after a change of a module's weights, it
+        computes with the new ones. An :class:`~ldm_core.errors.LDMError` of one line says what this machine lacks."""
         ...
 
 

@@ -33,6 +33,7 @@ for _name in [
     "degradations",
     "metrics",
     "promises",
+    "runtimes",
     "stages",
     "suites",
     "tensors",
@@ -43,6 +44,7 @@ from ldm_core.testing.annotations.suite import AnnotationSuite  # noqa: E402
 from ldm_core.testing.base import Suite  # noqa: E402  (rewriting comes before the first import)
 from ldm_core.testing.degradations.suite import DegradationSuite  # noqa: E402
 from ldm_core.testing.metrics.suite import MetricSuite  # noqa: E402
+from ldm_core.testing.runtimes.suite import RuntimeSuite  # noqa: E402
 from ldm_core.testing.stages.auxiliary import AuxiliaryLossSuite  # noqa: E402
 from ldm_core.testing.stages.decoder import DecoderSuite  # noqa: E402
 from ldm_core.testing.stages.objective import StageObjectiveSuite  # noqa: E402
@@ -80,6 +82,7 @@ __all__ = [
     "ObserverSuite",
     "ParameterizationSuite",
     "PluginSuite",
+    "RuntimeSuite",
     "SamplerSuite",
     "ScheduleSuite",
     "StageObjectiveSuite",

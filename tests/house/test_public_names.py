@@ -32,8 +32,8 @@ NAMES: dict[ModuleType, str] = {
     testing: """
         AdapterSuite AnnotationSuite AuxiliaryLossSuite CodecSuite ConditionerSuite DatasetSuite
         DecoderSuite DegradationSuite DenoiserSuite FirstStageSuite GuidanceSuite MetricSuite ModuleSuite ObjectiveSuite
-        ObserverSuite ParameterizationSuite PluginSuite SamplerSuite ScheduleSuite StageObjectiveSuite Suite
-        TensorSuite TimeGridSuite
+        ObserverSuite ParameterizationSuite PluginSuite RuntimeSuite SamplerSuite ScheduleSuite StageObjectiveSuite
+        Suite TensorSuite TimeGridSuite
     """,
 }
 

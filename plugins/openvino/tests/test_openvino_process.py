@@ -13,9 +13,9 @@ from pathlib import Path
 
 
 def test_the_runtime_in_a_process_of_its_own() -> None:
-    file = Path(__file__).with_name("test_openvino_runtime.py")
+    files = [str(Path(__file__).with_name(f"test_openvino_{name}.py")) for name in ("runtime", "suite")]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
         env={**os.environ, "LDM_OWN_PROCESS": "1"},
         cwd=Path(__file__).parents[3],
         capture_output=True,
