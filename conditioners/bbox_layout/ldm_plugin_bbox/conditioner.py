@@ -26,7 +26,7 @@ class LayoutConditioner(Conditioner, nn.Module):
 
     See :func:`ldm_plugin_bbox.tokens.layout_tokens` for the tokens, :func:`ldm_plugin_bbox.drawing.drawn_boxes` for the
     drawing. The null is the layout without objects, of the full image; its drawing is zeros. Row i depends on example i
-    alone. ConfigError if there is a drawing and classes or latents are not known.
+    alone. ConfigError if there is a drawing and the latents are not known.
     """
 
     def __init__(self, config: LayoutConfig, site: Site) -> None:
@@ -37,14 +37,13 @@ class LayoutConditioner(Conditioner, nn.Module):
         self.class_tables = {"transformer.token_emb.weight": (config.labels, 0)}
         self.transformer = TokenTransformer.of(config, config.length)
         if config.map_channels:
-            if site.latent is None or config.classes < 1:
-                raise ConfigError(
-                    "bbox_layout: map_channels needs a first stage and the number of classes; set classes"
-                )
+            if site.latent is None:
+                raise ConfigError("bbox_layout: map_channels needs a first stage, whose grid is drawn on")
             self.grid = site.latent.shape(site.size)[1:]
-            self.class_tables["map_class.weight"] = (config.labels, 1)
-            # without bias: a cell without a box gives zeros, as the null does
-            self.map_class = nn.Conv2d(config.classes, config.map_channels, 1, bias=False)
+            if config.classes:
+                self.class_tables["map_class.weight"] = (config.labels, 1)
+            # without bias: a cell without a box gives zeros, as the null does; of unknown classes all are alike
+            self.map_class = nn.Conv2d(max(config.classes, 1), config.map_channels, 1, bias=False)
             self.map_place = nn.Conv2d(2, config.map_channels, 1, bias=False)
 
     def encode(self, batch: Batch) -> Cond:
@@ -87,8 +86,8 @@ class LayoutConditioner(Conditioner, nn.Module):
         found, place = np.full((len(boxes), h, w), -1), np.zeros((len(boxes), 2, h, w), np.float32)
         for i, (b, k) in enumerate(zip(boxes, labels, strict=True)):
             found[i], place[i] = drawn_boxes(*ordered(b, k, self.config), (h, w))
-        classes = torch.from_numpy(found).to(weight.device)
-        shares = F.one_hot(classes + 1, self.config.classes + 1)[..., 1:].movedim(-1, 1).to(weight.dtype)
+        classes = torch.from_numpy(found).to(weight.device).clamp(max=weight.shape[1] - 1)
+        shares = F.one_hot(classes + 1, weight.shape[1] + 1)[..., 1:].movedim(-1, 1).to(weight.dtype)
         places = torch.from_numpy(place).to(weight.device, weight.dtype)
         # Autocast may lower the convolutions; null has the weight's precision, so has this.
         return (self.map_class(shares) + self.map_place(places)).to(weight.dtype)

@@ -94,8 +94,6 @@ class LayoutConfig(TokenTransformerConfig):
             yield f"objects is {self.objects}; set 1 or more"
         if self.vocab_size < 5:
             yield f"vocab_size is {self.vocab_size}; a grid of two cells a side and 'none' need 5"
-        if self.map_channels and self.classes < 1:
-            yield f"map_channels is {self.map_channels}, and the data does not tell the number of classes; set classes"
         if self.map_channels and len(site.size) != 2:
             yield f"map_channels is {self.map_channels}: boxes have 2 axes, the images {len(site.size)}; set it to 0"
         if not 0 <= self.classes < max(self.vocab_size, 1):

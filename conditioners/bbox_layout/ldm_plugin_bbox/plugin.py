@@ -28,6 +28,8 @@ def ldm_components() -> list[Component]:
                 "encode_crop": False,
                 "logits": False,
                 "embedding_std": 0.5,
+                # short trainings do not learn places from tokens alone
+                "map_channels": 8,
             },
         )
     ]

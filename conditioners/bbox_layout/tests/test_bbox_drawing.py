@@ -81,9 +81,15 @@ def test_without_a_drawing_nothing_is_added() -> None:
     assert not any(key.startswith("map_channels") for key in layout.state_dict())
 
 
-def test_classes_have_to_be_known() -> None:
-    unknown = attrs.evolve(CONFIG, classes=0)
-    assert any("map_channels is 6" in line for line in unknown.check(SITE))
-    with pytest.raises(ConfigError, match="number of classes"):
-        build(unknown)
+def test_unknown_classes_are_drawn_alike() -> None:
+    layout = build(attrs.evolve(CONFIG, classes=0))
+    one, other = (layout.encode({"boxes": [[[0, 0, 0.5, 0.5]]], "box_labels": [[k]]}).concat for k in (0, 7))
+    assert one is not None and torch.equal(one, other)  # type: ignore[arg-type]
+    assert one[0, :, 0, 0].any() and list(layout.class_tables) == ["transformer.token_emb.weight"]
+
+
+def test_a_drawing_has_a_grid() -> None:
     assert not list(CONFIG.check(SITE))
+    with pytest.raises(ConfigError, match="needs a first stage"):
+        LayoutConditioner(CONFIG, Site(size=(32, 48)))
+    assert "map_channels is 6" in "".join(CONFIG.check(Site(size=(4, 8, 8))))
