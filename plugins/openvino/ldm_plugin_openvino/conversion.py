@@ -14,7 +14,7 @@ from torch import Tensor
 from ldm_core.contracts import Network
 from ldm_core.contracts.values import Precision
 from ldm_core.model.exchange.flat_network import FlatNetwork
-from ldm_plugin_openvino.library import library
+from ldm_plugin_openvino.library import core, library
 
 _HINTS: Mapping[str, str] = {"fp32": "f32", "bf16": "bf16"}
 BOUNDS: Mapping[str, float] = {"fp32": 1e-3, "bf16": 0.1}
@@ -69,7 +69,7 @@ def compiled(made: Any | Path, precision: Precision) -> Any:
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,
     }
-    return library().Core().compile_model(made, "CPU", settings)
+    return core().compile_model(made, "CPU", settings)
 
 
 def run(request: Any, arguments: Mapping[str, Tensor]) -> Tensor:

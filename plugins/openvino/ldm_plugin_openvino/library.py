@@ -9,6 +9,7 @@ from typing import Any
 from ldm_core.errors import ConfigError
 
 _LOCK = Lock()
+_CORES: list[Any] = []
 _REPORTS = "openvino_telemetry"
 
 
@@ -28,3 +29,17 @@ def library() -> Any:
                 "leave sample.runtime out"
             ) from None
         return openvino
+
+
+def core() -> Any:
+    """The one ``openvino.Core`` of this process, which lives as long as it does.
+
+    The CPU's part of a core gives its thread another stack for signals, puts the stack of before back when it goes, and
+    frees its own. Of two that go in the order of their making, the last puts a freed one back, and the next signal
+    (Ctrl-C, or SIGTERM to a training) ends the process by a segmentation fault.
+    """
+    made = library().Core
+    with _LOCK:
+        if not _CORES:
+            _CORES.append(made())
+        return _CORES[0]

@@ -30,11 +30,6 @@ from ldm_core.sampling.pipeline import Pipeline
 from ldm_core.testing import toys
 from ldm_core.testing.base import randomize, seeded
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("LDM_OWN_PROCESS") != "1",
-    reason="runs in a process of its own: test_openvino_process.py (or set LDM_OWN_PROCESS=1)",
-)
-
 TINY: dict[str, Any] = {
     "image_size": 16,
     "first_stage": {"use": "kl_ae", "channels": 8, "channel_mult": [1, 2], "res_blocks": 1, "norm_groups": 4,
@@ -282,6 +277,43 @@ def test_no_report_is_sent() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 0, done.stderr
+
+
+_SIGNALLED = """
+import gc, os, signal
+import torch
+from ldm_core.contracts import Network, Site
+from ldm_plugin_openvino.config import OpenVINOConfig
+from ldm_plugin_openvino.runtime import OpenVINORuntime
+
+class Half(torch.nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.full((3, 1, 1), value), requires_grad=False)
+    def decode(self, x):
+        return x * self.weight
+
+signal.signal(signal.SIGTERM, lambda *given: print("handled", flush=True))
+x = torch.ones(2, 3, 4, 4)
+kept = []
+for value in (0.5, 0.25, 2.0):  # a first one goes before a second
+    kept.append(OpenVINORuntime(OpenVINOConfig(), Site(size=(4, 4))).function(Network("decode", Half(value))))
+    assert torch.equal(kept[-1](x), x * value)
+    del kept[:-1]
+    gc.collect()
+kept.clear()
+gc.collect()
+os.kill(os.getpid(), signal.SIGTERM)
+print("alive")
+"""
+
+
+def test_signals_are_handled_after_models_have_gone(kept: Path) -> None:
+    """A process in which models came and went takes a signal as ever: with a core for each model it crashed."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNALLED], capture_output=True, text=True, env=os.environ, check=False
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["handled", "alive"]), done.stderr
 
 
 class _Fixed(torch.nn.Module):

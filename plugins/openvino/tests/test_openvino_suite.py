@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
@@ -13,11 +12,6 @@ from one_thread import each_module as _one_thread  # noqa: F401
 
 from ldm_core.errors import ConfigError
 from ldm_core.testing import RuntimeSuite
-
-pytestmark = pytest.mark.skipif(
-    os.environ.get("LDM_OWN_PROCESS") != "1",
-    reason="runs in a process of its own: test_openvino_process.py (or set LDM_OWN_PROCESS=1)",
-)
 
 
 class TestOpenVINO(RuntimeSuite):
