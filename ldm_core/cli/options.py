@@ -192,7 +192,8 @@ class LaunchOptions:
 def _only_settings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     for item in value:
         if "=" not in item:
-            ctx.fail(f"unexpected argument '{item}'; a setting is KEY=VALUE, such as trainer.steps=1000")
+            recipe = f"--recipe {item} takes a recipe" if item.endswith((".yaml", ".yml")) else ""
+            ctx.fail(f"unexpected argument '{item}'; {recipe or 'a setting is KEY=VALUE, such as trainer.steps=1000'}")
     return value
 
 

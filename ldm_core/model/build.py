@@ -179,6 +179,23 @@ def make_objective(recipe: Recipe, catalog: Catalog, site: Site) -> Objective:
         return make(recipe.objective, site, catalog)
 
 
+def count_parameters(recipe: Recipe, catalog: Catalog) -> Mapping[str, int]:
+    """The parameters of the recipe's networks by part: ``first stage``, ``denoiser``, and each conditioner by its
+    name. Counted without making any; nothing where a part needs memory to be made."""
+    try:
+        with torch.device("meta"), unfilled():
+            stage = make_first_stage(recipe, catalog)
+            model = make_model(recipe, catalog, stage)
+    except FAULTS:
+        return {}
+    networks = {"first stage": stage, "denoiser": model.denoiser, **dict(model.conditioners.items())}
+    return {
+        name: sum(each.numel() for each in network.parameters())
+        for name, network in networks.items()
+        if isinstance(network, nn.Module)
+    }
+
+
 def require_room(recipe: Recipe, catalog: Catalog, memory: int) -> None:
     """:class:`ConfigError` if the recipe's networks have more parameters than fit into `memory` bytes, four of each
     (the weight, its gradient, the optimizer's two); counted without making any."""

@@ -79,8 +79,10 @@ def require_names(function: str, given: Mapping[str, Any]) -> None:
         if name in _BEFORE:
             raise TypeError(f"{function}() takes no '{name}' any more; {_BEFORE[name]}")
         if name not in known:
-            takes = f"it takes prompts, {', '.join(known)}"
-            raise TypeError(f"{function}() got an unexpected keyword argument '{name}'{suggest(name, known)}; {takes}")
+            every = ["prompts", *known]
+            near = suggest(name, every)
+            takes = f"{near} It takes" if near else "; it takes"
+            raise TypeError(f"{function}() got an unexpected keyword argument '{name}'{takes} {', '.join(every)}")
 
 
 _LONGEST = 10_000_000  # images of one call: their inputs alone would fill a machine's memory

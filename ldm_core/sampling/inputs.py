@@ -15,7 +15,7 @@ from ldm_core.contracts.configs import ConditionerConfig, GuidanceConfig, of
 from ldm_core.data.inputs.fitted import from_pictures
 from ldm_core.data.inputs.forms import lacking
 from ldm_core.data.sizes import default_sizes
-from ldm_core.errors import ConfigError, DataError, quoted
+from ldm_core.errors import ConfigError, DataError, quoted, suggest
 from ldm_core.recipe.recipe import Recipe
 
 Inputs: TypeAlias = "Mapping[str, Any] | Sequence[Mapping[str, Any]]"
@@ -44,17 +44,17 @@ def rows_of(
         {**sizes, **(given[i % len(given)] if given else {}), **({"caption": texts[i % len(texts)]} if texts else {})}
         for i in range(count)
     ]
-    if missing := [key for key in recipe.inputs if any(key not in row for row in rows)]:
-        raise DataError(lacking(recipe, missing))
-    unknown = [k for row in given for k in row if k not in recipe.inputs]
-    if unknown:
+    for key in dict.fromkeys(key for row in given for key in row if key not in recipe.inputs):
         they = ", ".join(recipe.inputs) or "nothing"
-        raise DataError(f"no conditioner of this model reads {quoted(unknown[0])} (they read: {they})")
+        near = suggest(str(key), recipe.inputs)
+        raise DataError(f"inputs: no conditioner of this model reads {quoted(key)}{near} (they read: {they})")
     if texts and "caption" not in recipe.reads:
         raise DataError(
             f"a prompt was given, and no conditioner of this model reads captions (they read: "
             f"{', '.join(recipe.reads) or 'nothing'})"
         )
+    if missing := [key for key in recipe.inputs if any(key not in row for row in rows)]:
+        raise DataError(lacking(recipe, missing))
     return rows
 
 

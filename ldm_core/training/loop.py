@@ -148,6 +148,8 @@ class _Log:
         task, settings, run = self._task, self._settings, self._run
         begun = time.perf_counter()
         if task.validate is not None and settings.validate_every and done % settings.validate_every == 0:
+            if done == settings.steps:
+                run.say(f"{task.stage.replace('_', ' ')}: last validation ...")  # no step follows that would show life
             floats = {k: _number(v) for k, v in task.validate(done).items()}
             if not floats:
                 run.say(f"{task.stage}: the validation of step {done} was cut off, as the run was asked to stop")

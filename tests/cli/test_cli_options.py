@@ -37,7 +37,7 @@ RUN = {
 WEIGHTS = {"--from", "--sha256", "--first-stage", "--partial"}
 OPTIONS = {
     "train": RUN | {"--until"},
-    "check": RUN,
+    "check": RUN | {"--count"},
     "sample": WEIGHTS
     | {
         "--weights",

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from ldm_core import storage
+from ldm_core.catalog import Catalog
 from ldm_core.cli import main
 from ldm_core.config.documents import parse_yaml
 from ldm_core.errors import Interrupted, TrainingError
+from ldm_core.model.build import make_first_stage, make_model
 from ldm_core.training import workflow
 from ldm_core.training.folder.own_files import OwnFiles
 
@@ -185,6 +187,12 @@ def test_check_prints_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", *CORE, "seed=4"]) == 0
     out, err = capsys.readouterr()
     assert err.startswith("recipe 'laptop'")
+    assert err.splitlines()[-4:-1] == [
+        "fine: the parts fit together, and the data has what they read",
+        "model: pictures of 32x32, identity, latents of 3x32x32, unet, ddpm in 50 steps",
+        "size: not counted; --count does, and imports torch",
+    ]
+    assert "(none for one without weights), then 2,000 steps of 64 for the denoiser; into runs/" in err.splitlines()[-1]
     plain = parse_yaml(out, "stdout")
     assert plain["seed"] == 4
     assert plain["first_stage"] == {"use": "identity", "channels": 3}
@@ -192,7 +200,24 @@ def test_check_prints_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--recipe", "mine.yaml"]) == 0
     again, notes = capsys.readouterr()
     assert again == out
-    assert notes == ""
+    assert notes.startswith("fine: ")
+
+
+def test_check_counts_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    """As many as the networks have once they are made."""
+    assert main(["check", *CORE, "--count", "--json", "--out", "o"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    recipe, _ = workflow.prepare(document["recipe"], catalog := Catalog.discover())
+    denoiser: Any = make_model(recipe, catalog, make_first_stage(recipe, catalog)).denoiser
+    count = sum(each.numel() for each in denoiser.parameters())
+    assert document["parameters"] == {"first stage": 0, "denoiser": count} and count > 10_000
+    assert document["verdict"]["size"].startswith(f"size: {count:,} parameters, {4 * count / 1e6:,.1f} MB")
+    assert document["verdict"]["run"].startswith("run: a first stage without weights, then ")
+
+
+def test_a_recipe_by_its_place_is_told_its_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "mine.yaml"]) == 2
+    assert "unexpected argument 'mine.yaml'; --recipe mine.yaml takes a recipe" in capsys.readouterr().err
 
 
 def test_check_as_json(capsys: pytest.CaptureFixture[str]) -> None:

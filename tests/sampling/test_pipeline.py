@@ -201,6 +201,7 @@ def test_reconstruction_goes_through_the_first_stage(pipeline: Pipeline) -> None
         ({"prompts": "a", "examples": [{}]}, TypeError, "no 'examples' any more; give `inputs` a list of mappings"),
         ({"prompts": "a", "done": print}, TypeError, "for batch in pipeline.stream"),
         ({"prompts": "a", "stpes": 2}, TypeError, "unexpected keyword argument 'stpes'; did you mean 'steps'"),
+        ({"prompt": "a"}, TypeError, "unexpected keyword argument 'prompt'; did you mean 'prompts'"),
     ],
 )
 def test_what_cannot_be_is_answered_with_the_fix(

@@ -117,6 +117,8 @@ def test_all_mistakes_are_told_at_once_and_briefly() -> None:
         ({"guidance": NAN}, "guidance=nan: expected a finite scale"),
         ({"inputs": {"class_label": 1, "colour": 2}}, "no conditioner of this model reads 'colour'"),
         ({"inputs": [{"class_label": 1, "colour": 2}]}, "reads 'colour'"),
+        ({"inputs": {"clas_label": 1}}, "reads 'clas_label'; did you mean 'class_label'? (they read: class_label)"),
+        ({"prompts": ["a circle"]}, "a prompt was given, and no conditioner of this model reads captions"),
         ({"negative": {"colour": 1}}, "negative: no conditioner of this model reads 'colour'"),
         ({"start": latents(torch.full((3, 16, 16), NAN))}, "latents: those of image 0 hold values that are"),
         ({"start": latents(np.stack([np.zeros((3, 16, 16)), np.full((3, 16, 16), INF)]))}, "of image 1 hold"),

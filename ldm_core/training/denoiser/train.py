@@ -98,6 +98,7 @@ def _validate_at_the_end(context: RunContext, held_out: HeldOutErrors) -> None:
     settings, run = context.recipe.trainer, context.run
     if settings.validate_every and not settings.steps % settings.validate_every:
         return
+    run.say("denoiser: last validation ...")
     scores = held_out(settings.steps)
     if run.world.main:
         run.metrics.write(stage="denoiser_validation", step=settings.steps, **scores)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ldm_core.errors import ConfigError, LDMError, NotFiniteError, clean
+from ldm_core.errors import ConfigError, DataError, LDMError, NotFiniteError, clean
 
 _LONGEST = 600  # characters of a message
 _MOST = 40  # allowed values
+_INNER = re.compile(r"^--boxes: | of example \d+")  # words of a command line and of a batch, in the library's messages
+FIELDS = {
+    "inputs": {"box_labels": "boxes"},
+    "settings": {"time_grid": "grid", "sample.steps": "steps", "image_size": "size", "time grid": "grid"},
+}
+"""A field's names in the library's messages, where they are not its own."""
+_SETTINGS = ("sampler", "grid", "steps", "guidance", "negative", "size", "strength")
 
 
 class Fault(Exception):
@@ -31,18 +39,27 @@ class Fault(Exception):
         return {"error": said}
 
 
-def of_error(error: LDMError, where: str, status: int = 422) -> Fault:
-    """The fault of a mistake found by the library; its first problems."""
+def of_error(error: LDMError, where: str, status: int = 422, keys: Iterable[str] = ()) -> Fault:
+    """The fault of a mistake found by the library; its first problems. `where` is refined to the field that they are
+    about: of ``inputs``, one of `keys`; of ``settings``, any."""
     lines = error.problems if isinstance(error, ConfigError) else str(error).splitlines()
-    return Fault("; ".join(lines[:3]) or type(error).__name__, where, status=status)
+    said = _INNER.sub("", "; ".join(lines[:3])) or type(error).__name__
+    names = {name: name for name in (_SETTINGS if where == "settings" else keys)} | FIELDS.get(where, {})
+    field = next((names[word] for word in sorted(names, key=len, reverse=True) if _about(said, word)), "")
+    return Fault(said, f"{where}.{field}" if field else where, status=status)
 
 
-def of_exception(error: BaseException) -> Fault:
-    """The fault of a failed sampling."""
+def _about(said: str, word: str) -> bool:
+    """True if a message begins with a word, or has it in quotes."""
+    return f"'{word}'" in said or bool(re.match(rf"(?:inputs\W+)?{re.escape(word)}\b", said))
+
+
+def of_exception(error: BaseException, inputs: Mapping[str, object]) -> Fault:
+    """The fault of a failed sampling of `inputs`."""
     if isinstance(error, Fault):
         return error
     if isinstance(error, NotFiniteError):
         return Fault("the model made values of this request that are not finite", "settings")
     if isinstance(error, LDMError):
-        return of_error(error, "settings")
+        return of_error(error, "inputs" if isinstance(error, DataError) else "settings", keys=inputs)
     return Fault("the server failed at this request; its log says more", status=500)

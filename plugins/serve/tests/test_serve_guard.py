@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from header_files import write_run
+from header_files import PLAIN, write_run
 from ldm_plugin_serve.limits import Limits
 from PIL import Image
 from serve_process import Running, png, running
@@ -256,3 +256,38 @@ def test_a_full_queue_says_so(served: Running, run: Path) -> None:
     assert answer.headers["retry-after"]
     for name in ids:
         served.client.delete(f"/v1/jobs/{name}")
+
+
+def test_faults_of_the_library_name_their_field(tmp_path: Path) -> None:
+    """Those found before a sampling, and those that a conditioner finds in it."""
+    write_run(tmp_path / "maps", {**PLAIN, "conditioners": [{"use": "semantic_map", "classes": 3, "dropout": 0.1}]})
+    boxes = {
+        "use": "bbox_layout",
+        "classes": 2,
+        "objects": 4,
+        "width": 8,
+        "heads": 1,
+        "head_width": 8,
+        "layers": 1,
+        "dropout": 0.1,
+    }
+    write_run(tmp_path / "boxes", {**PLAIN, "conditioners": [boxes]})
+    write_run(tmp_path / "words")
+    corner = {"class": 0, "box": [0.5, 0.5, 0.9, 0.2]}
+    asked: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+        ("maps", {}, {}, "inputs.segmentation"),
+        ("maps", {"segmentation": [[0, 9]]}, {}, "inputs.segmentation"),
+        ("boxes", {"boxes": [{**corner, "class": 7}]}, {}, "inputs.boxes"),
+        ("boxes", {"boxes": [corner]}, {}, "inputs.boxes"),
+        ("words", {}, {}, "inputs.caption"),
+        ("words", {"caption": "a", "mask": [0, 0, 0.5, 0.5]}, {}, "inputs.mask"),
+        ("words", {"caption": "a"}, {"size": [15, 16]}, "settings.size"),
+        ("words", {"caption": "a"}, {"guidance": 1.0, "negative": "b"}, "settings.negative"),
+    ]
+    with running([tmp_path / name for name in ("maps", "boxes", "words")]) as served:
+        for model, inputs, settings, where in asked:
+            body = {"model": model, "inputs": inputs, "settings": {"images": 1, "steps": 1, **settings}}
+            answer = served.client.post("/v1/sample", json=body)
+            said = answer.json().get("error", {})
+            assert (answer.status_code, said.get("where")) == (422, where), (model, inputs, settings, answer.text)
+            assert "--" not in said["message"] and "example 0" not in said["message"]

@@ -212,3 +212,10 @@ def test_a_file_says_averaged_only_of_averages(tmp_path: Path) -> None:
     assert averaged("own", False) is True and averaged("plain", False, "trainer.ema=0.0") is False
     assert averaged("given", True) is False
     assert averaged("partly", True, conditioners=[{"use": "class_label", "width": 8}]) is True
+
+
+@pytest.mark.parametrize("every", [0, 3])
+def test_a_line_says_that_the_last_validation_runs(tmp_path: Path, every: int) -> None:
+    """No step follows it that would show that the run is alive; once, in the loop or after it."""
+    watch = go(tmp_path, "trainer.steps=3", f"trainer.validate_every={every}", stages=STAGES)
+    assert watch.messages.count("denoiser: last validation ...") == 1

@@ -81,6 +81,8 @@ def asked(body: Any, shelf: Shelf, limits: Limits) -> Asked:
     given = _mapping(body.get("inputs"), "inputs", keys)
     given = {key: value for key, value in given.items() if value is not None}
     preset = _preset(body.get("preset"), entry)
+    if "mask" in given and START not in given and fills_holes(recipe, shelf.catalog):
+        raise Fault("is painted over a picture, and none is given", "inputs.mask", fix=f"give inputs.{START}")
     filled = START in given and "mask" in given and fills_holes(recipe, shelf.catalog)
     changes = _changes(said, known, preset, filling=filled)
     try:
@@ -260,7 +262,7 @@ def _row(
             return row, start, way.result
         return fit_all(row, recipe, kinds)[0], start, None
     except LDMError as error:
-        raise of_error(error, "inputs") from None
+        raise of_error(error, "inputs", keys=recipe.inputs) from None
 
 
 def _value(key: str, value: Any, form: str, recipe: Recipe, limits: Limits) -> dict[str, Any]:
@@ -299,7 +301,7 @@ def _held(recipe: Recipe, sized: Recipe, row: Mapping[str, Any], negative: str |
     try:
         rows = rows_of(made, None, [row] if row else None, 1)
     except LDMError as error:
-        raise of_error(error, "inputs") from None
+        raise of_error(error, "inputs", keys=recipe.inputs) from None
     if negative is not None:
         try:
             negative_rows(made, rows, negative)

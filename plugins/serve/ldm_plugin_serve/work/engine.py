@@ -190,7 +190,7 @@ class Engine:
         _forget(self.jobs, self.limits)
 
     def _failed(self, job: Job, error: BaseException) -> None:
-        fault = of_exception(error)
+        fault = of_exception(error, job.asked.inputs)
         log.warning("job %s failed: %s: %s", job.id, type(error).__name__, error, exc_info=fault.status == 500)
         self.figures.jobs.labels("failed").inc()
         job.end("failed", self.shelf.hidden(fault))
