@@ -188,6 +188,16 @@ def test_a_label_map_at_a_larger_size_than_trained(clone: Clone) -> None:
     assert {one.shape for one in clone.sampled(lines_of("semantic_cells")[2], "samples/large")} == {(128, 128, 3)}
 
 
+def test_label_maps_of_scenes(clone: Clone) -> None:
+    """The README's other model, of the embedded scenes, at the size of training and beyond it."""
+    stage, train, sample, large = ([*shlex.split(line)[1:], "--quiet"] for line in lines_of("semantic_cells")[3:])
+    assert main([*stage, *STAGE_CUT, *CUT, "stage_objective.codebook_init_images=4"]) == 0
+    assert main([*train, *CUT]) == 0
+    for line, size in ((sample, 32), (large, 64)):
+        found = clone.sampled("ldm-run " + shlex.join(line[:-1]), f"samples/scenes-{size}")
+        assert {one.shape for one in found} == {(size, size, 3)} and len(found) == int(line[line.index("--images") + 1])
+
+
 def test_filling_keeps_known_pixels(clone: Clone) -> None:
     clone.run("inpainting_clothing")
     found = clone.sampled(lines_of("inpainting_clothing")[1], "samples/filled")

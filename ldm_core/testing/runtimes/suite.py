@@ -29,7 +29,7 @@ class RuntimeSuite(Suite):
     kind = "runtime"
     protocol: ClassVar[type] = Runtime
     bounds: ClassVar[Mapping[str, float]] = MappingProxyType({"fp32": 1e-3, "bf16": 0.1, "fp16": 0.1})
-    """The largest distances from torch's float32, |a - b| / |b| in norms, by arithmetic; 0 = to the bit."""
+    """The largest distances from torch's float32, ``|a - b| / |b|`` in norms, by arithmetic; 0 = to the bit."""
 
     def computed(self, asked: Network, given: Arguments) -> Tensor:
         """The result of a new function for a network."""
