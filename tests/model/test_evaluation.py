@@ -215,7 +215,7 @@ def test_recomputed_blocks_see_the_forward_passes_evaluation(elsewhere: bool) ->
 
 
 def test_a_compiled_network_without_hooks_asks_for_nothing() -> None:
-    network = unet(attention=(2,))
+    network = unet(attention=MIDDLE)
     for recomputed in (False, True):
         if recomputed:
             recompute(network.recompute_blocks())
