@@ -25,7 +25,10 @@ class AutoencoderConfig(FirstStageConfig):
     )
     patch: int = attrs.field(
         default=1,
-        metadata={"help": "side of the squares of pixels that one cell of the first level holds; 1: a cell a pixel"},
+        metadata={
+            "help": "side of the squares of pixels that one cell of the first level holds; 1: a cell a pixel",
+            "since": "0.2",
+        },
     )
     attention: tuple[int, ...] = attrs.field(
         default=(), metadata={"help": "downsampling factors (1, 2, 4, ...) of the levels with attention"}

@@ -47,7 +47,8 @@ class LayoutConfig(TokenTransformerConfig):
         validator=attrs.validators.ge(0),
         metadata={
             "help": "channels, concatenated to the latents, of the boxes drawn onto the latents' grid, beside the "
-            "tokens: places are learned sooner; 0: tokens alone, as in the paper"
+            "tokens: places are learned sooner; 0: tokens alone, as in the paper",
+            "since": "0.2",
         },
     )
 

@@ -60,6 +60,7 @@ class FirstStageTask:
     ) -> None:
         settings, section = recipe.first_stage_trainer, "first_stage_trainer"
         self._seed, self._world, self._stage = recipe.seed, world, trainable(stage)
+        self._precision = settings.precision
         self._answers = of(StageObjectiveAnswers, losses.objective)
         if self._answers.prepare is not None:
             with seeded(mix_seed(recipe.seed, "stage_objective", "prepare")):
@@ -159,9 +160,11 @@ class FirstStageTask:
         return counts
 
     def _batch(self, micro: MicroBatch, step: int) -> StageBatch:
-        return StageBatch(
-            _pictures(micro), step, lambda purpose: Streams(micro.seeds(self._seed, purpose), self._world.device)
-        )
+        images: Tensor = micro.batch["image"]
+        if images.device.type == "cpu" and self._precision == "fp32":
+            # convolutions are faster so, and in bf16 the backward pass of norms slower by more (bench_layout.py)
+            images = images.contiguous(memory_format=torch.channels_last)
+        return StageBatch(images, step, lambda purpose: Streams(micro.seeds(self._seed, purpose), self._world.device))
 
     def _surveyed(self, batches: list[StageBatch]) -> list[StageBatch]:
         """For several micro-batches, each with what the objective found of all of them, before any backward pass.
@@ -192,11 +195,6 @@ def _by_example(x: Tensor, made: StageLoss) -> Tensor:
     errors = (made.image - x).abs().flatten(1).mean(1)
     blamed = value.isfinite() | ~errors.isfinite().all()
     return torch.where(blamed, errors, value)
-
-
-def _pictures(micro: MicroBatch) -> Tensor:
-    images: Tensor = micro.batch["image"]
-    return images.contiguous(memory_format=torch.channels_last) if images.device.type == "cpu" else images
 
 
 def mean_logs(micros: Sequence[Mapping[str, Tensor]], stage: Any, world: World) -> dict[str, Tensor]:
