@@ -47,10 +47,15 @@ def held(out: Path, attempts: list[dict[str, Any]], kills: int) -> None:
     assert not stage["latent_mean"].eq(0).any() and not stage["latent_std"].eq(1).any()
 
 
-@pytest.mark.parametrize("kills, seed", [(3, 1), pytest.param(20, 2, marks=pytest.mark.slow)])
-def test_one_process(tmp_path: Path, kills: int, seed: int) -> None:
+FEW = ["first_stage_trainer.steps=8", "trainer.steps=12"]
+
+
+@pytest.mark.parametrize(
+    "kills, seed, settings", [(3, 1, FEW), pytest.param(20, 2, [], marks=pytest.mark.slow)], ids=["3", "20"]
+)
+def test_one_process(tmp_path: Path, kills: int, seed: int, settings: list[str]) -> None:
     whole, out = tmp_path / "whole", tmp_path / "run"
-    attempts = run(out, whole=str(whole), kills=kills, seed=seed)
+    attempts = run(out, whole=str(whole), kills=kills, seed=seed, settings=settings)
     held(out, attempts, kills)
     assert digests(whole) == digests(out)
 

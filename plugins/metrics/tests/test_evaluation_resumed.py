@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _arguments(run: Path, out: Path) -> list[str]:
-    more = ["--steps", "4", "--keep", "--bootstrap", "3", "--cache", str(out / "cache")]
+    more = ["--steps", "2", "--keep", "--bootstrap", "3", "--cache", str(out / "cache")]
     return [str(run), "--metrics", "brightness,psnr", "--images", "300", "--out", str(out), *more]
 
 

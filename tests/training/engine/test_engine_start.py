@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from forked import Command, forked
 
 _CODE = """
 import os, subprocess, sys
@@ -20,7 +18,5 @@ if sys.argv[1] == "parent":
 
 
 def test_a_run_may_start_another() -> None:
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
-    command = [sys.executable, "-c", _CODE, "parent", _CODE]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    (done,) = forked([Command(["-c", _CODE, "parent", _CODE])])
+    assert done.code == 0, done.err
