@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from ldm_plugin_kl_ae.config import KLAEConfig
@@ -22,7 +23,7 @@ from ldm_core.contracts import Site
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from idleness import Others
 
-STAGES = (
+STAGES: tuple[tuple[str, int, int, dict[str, Any]], ...] = (
     ("16 channels, 32 of 32 px", 32, 32, {"channels": 16, "channel_mult": (1, 2, 4), "norm_groups": 4}),
     ("48, patch 2, 16 of 64 px", 16, 64, {"channels": 48, "channel_mult": (1, 2), "norm_groups": 8, "patch": 2}),
     ("24, 16 of 64 px", 16, 64, {"channels": 24, "channel_mult": (1, 2, 4), "norm_groups": 8}),
