@@ -188,6 +188,16 @@ def test_a_label_map_at_a_larger_size_than_trained(clone: Clone) -> None:
     assert {one.shape for one in clone.sampled(lines_of("semantic_cells")[2], "samples/large")} == {(128, 128, 3)}
 
 
+def test_boxes_of_scenes(clone: Clone) -> None:
+    """The README's other model, of the embedded scenes."""
+    stage, train, sample = ([*shlex.split(line)[1:], "--quiet"] for line in lines_of("layout_cells")[2:])
+    assert "runs/scenes_stage" in stage
+    assert main([*stage, *STAGE_CUT, *CUT, "stage_objective.codebook_init_images=4"]) == 0
+    assert main([*train, *CUT]) == 0
+    found = clone.sampled("ldm-run " + shlex.join(sample[:-1]), "samples/scene-boxes")
+    assert {one.shape for one in found} == {(32, 32, 3)} and len(found) == 4
+
+
 def test_label_maps_of_scenes(clone: Clone) -> None:
     """The README's other model, of the embedded scenes, at the size of training and beyond it."""
     stage, train, sample, large = ([*shlex.split(line)[1:], "--quiet"] for line in lines_of("semantic_cells")[3:])
