@@ -23,6 +23,8 @@ _PLAIN = 1 << 24
 """Attention weights up to this number are computed as one matrix by a CPU in bfloat16."""
 _PLAIN_FORWARD = 1 << 22
 """The same without gradients: there the fused kernel has no slow way back, and wins earlier."""
+_PIECE = 1 << 20
+"""Attention weights in bfloat16 at a time, beyond that number, as many as lie in a core's own cache."""
 _WIDE, _SHORT = 128, 1 << 20
 """The least numbers of a head, and the most weights of a head, for products of matrices to be faster on a CPU in
 float32 (measured with tests/benchmarks/bench_attention.py, backward included): the autoencoders' single heads."""
@@ -39,6 +41,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
             limit = _PLAIN if torch.is_grad_enabled() else _PLAIN_FORWARD
             if q.dtype == torch.bfloat16 and q[..., 0].numel() * k.shape[2] <= limit:
                 return _attend_plainly(q, k, v, mask)
+            if q.dtype == torch.bfloat16 and _in_pieces_here(mask):
+                return _attend_in_pieces(q, k, v)
             return _attend_fused(q, k, v, mask, torch.float32).to(q.dtype)
     apart = q.stride(-1) != 1
     if q.device.type == "cpu" and apart and q.shape[-1] >= _WIDE and q.shape[2] * k.shape[2] <= _SHORT:
@@ -62,6 +66,22 @@ def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Ten
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return torch.matmul(scores.softmax(-1), v)
+
+
+def _in_pieces_here(mask: Tensor | None) -> bool:
+    """True where pieces are the faster way: forward alone, and not in code for any number of them."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return mask is None and not torch.is_grad_enabled() and not traced
+
+
+def _attend_in_pieces(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """:func:`_attend_plainly` of a few heads at a time, or of some of a head's queries, within the cache of a core."""
+    heads, queries = max(1, _PIECE // (q.shape[2] * k.shape[2])), max(1, _PIECE // k.shape[2])
+    made = []
+    for several, keys, values in zip(*(each.flatten(0, 1).split(heads) for each in (q, k, v)), strict=True):
+        parts = several.split(min(queries, q.shape[2]), 1)
+        made.append(torch.cat([_attend_plainly(part, keys, values, None) for part in parts], 1))
+    return torch.cat(made).unflatten(0, q.shape[:2])
 
 
 class CrossAttention(nn.Module):

@@ -108,6 +108,29 @@ def test_large_attention_in_bfloat16_takes_the_fused_kernel(monkeypatch: pytest.
     assert FORWARD in ran.names and BACKWARD in ran.names and not ran.plain
 
 
+@pytest.mark.parametrize(("piece", "products"), [(1 << 20, 2), (300, 12), (40, 72)])
+def test_large_attention_in_bfloat16_without_gradients_is_made_in_pieces(
+    monkeypatch: pytest.MonkeyPatch, piece: int, products: int
+) -> None:
+    """Of all heads, of one head, of two queries: the same numbers by so many products of matrices; a mask and
+    gradients take the fused kernel."""
+    monkeypatch.setattr(attention, "_PLAIN", 0)
+    monkeypatch.setattr(attention, "_PLAIN_FORWARD", 0)
+    monkeypatch.setattr(attention, "_PIECE", piece)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, tokens, 8, generator=generator).bfloat16() for tokens in (12, 20, 20))
+    with torch.no_grad(), Operators() as ran:
+        found = attention.attend(q, k, v)
+    exact = torch.einsum("bhnd,bhld->bhnl", q.double(), k.double()).mul(8**-0.5).softmax(-1) @ v.double()
+    assert float((found.double() - exact).norm() / exact.norm()) < 0.01
+    assert ran.names.count("bmm") == products and FORWARD not in ran.names
+    with torch.no_grad(), Operators() as masked:
+        attention.attend(q, k, v, torch.ones(2, 1, 1, 20, dtype=torch.bool))
+    with Operators() as trained:
+        attention.attend(q.requires_grad_(), k, v)
+    assert FORWARD in masked.names and FORWARD in trained.names
+
+
 @pytest.mark.parametrize("width", [16, 144])
 @pytest.mark.parametrize("layout", ["dense", "by channel", "expanded"])
 def test_what_it_computes_does_not_depend_on_the_layout(layout: str, width: int) -> None:
