@@ -161,7 +161,15 @@ def test_a_weights_place_is_no_difference() -> None:
 
 
 def test_the_table_has_every_number() -> None:
-    text = "\n".join(table_lines(made()))
+    shares = {"kinds": {"convolutions": 0.625, "products": 0.25}}
+    train = row(2.0, component="train", kinds={"products": 0.75, "norms": 0.01})
+    text = "\n".join(table_lines(made(row(1.0, 1.1, 1.2, 1.3, **shares), train)))
+    kinds = text[text.index("TIME BY KIND") :].splitlines()[:3]
+    assert [line.split() for line in kinds] == [
+        ["TIME", "BY", "KIND", "PRODUCTS", "CONVOLUTIONS", "NORMS"],
+        ["forward", "fp32", "25.0", "%", "62.5", "%"],
+        ["train", "fp32", "75.0", "%", "1.0", "%"],
+    ]
     for word in ("1.15 s", "6.957 images/s", "10 G", "8.7 G", "8.7 %", "1 kB", "100 GFLOP/s", "note: busy"):
         assert word in text
     assert [duration(s) for s in (12.0, 0.0123, 4e-6)] == ["12 s", "12.3 ms", "4 us"]

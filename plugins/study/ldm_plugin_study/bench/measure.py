@@ -13,7 +13,7 @@ from ldm_core.contracts import DataInfo, DenoiserAnswers, Precision, configs
 from ldm_core.errors import ConfigError
 from ldm_core.launch.cores import Others
 from ldm_core.recipe.recipe import Recipe, versions
-from ldm_plugin_study.bench.gauge import flops, memory
+from ldm_plugin_study.bench.gauge import flops, kinds, memory
 from ldm_plugin_study.bench.gauge.cases import Case, cases
 from ldm_plugin_study.bench.gauge.peak import peaks, products
 from ldm_plugin_study.bench.gauge.rounds import alternate
@@ -81,6 +81,7 @@ def measure(what: Measured, choice: Choice, say: Callable[[str], None] = lambda 
         )
     every = [*products(choice.precisions if any(counted.values()) else (), choice.sizes, device), *made]
     taken = alternate(every, choice, device, lambda number: say(f"round {number + 1} of {choice.rounds}"))
+    spent = {case: dict(kinds.shares(case.call, device)) if case.computes else {} for case in made}
     used = others.cores()
     here = machine(device)
     if used is not None and used > _BUSY * here.cores:
@@ -95,7 +96,9 @@ def measure(what: Measured, choice: Choice, say: Callable[[str], None] = lambda 
     return attrs.evolve(
         described(what, choice),
         peaks=peaks(taken),
-        rows=tuple(_row(case, taken[case], counted[case], taken_memory) for case in made),
+        rows=tuple(
+            attrs.evolve(_row(case, taken[case], counted[case], taken_memory), kinds=spent[case]) for case in made
+        ),
         notes=tuple(notes),
         others=None if used is None else round(used, 2),
         memory_by=memory_by,

@@ -89,6 +89,8 @@ class Row:
     parameters: int = 0
     memory: int | None = None
     """Bytes of a call at its peak, beyond those of the weights; None = not measured."""
+    kinds: dict[str, float] = attrs.field(factory=dict)
+    """The share of each kind of operation in the time of a call."""
 
     @property
     def median(self) -> float:

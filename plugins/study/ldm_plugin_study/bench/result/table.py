@@ -27,7 +27,28 @@ def lines(document: Document) -> list[str]:
     ]
     rows += [_cells(document, row) for row in document.rows]
     meanings = [(name, COMPONENTS[name]) for name in dict.fromkeys(r.component for r in document.rows)]
-    return [*table(head), "", *aligned(rows), "", *table(meanings), *(f"note: {note}" for note in document.notes)]
+    return [
+        *table(head),
+        "",
+        *aligned(rows),
+        "",
+        *_kinds(document),
+        *table(meanings),
+        *(f"note: {note}" for note in document.notes),
+    ]
+
+
+def _kinds(document: Document) -> list[str]:
+    """A row for each component of the shares of its kinds of operation, those of any row in columns."""
+    names = list(dict.fromkeys(name for row in document.rows for name in row.kinds))
+    names.sort(key=lambda name: -sum(row.kinds.get(name, 0.0) for row in document.rows))
+    if not names:
+        return []
+    rows = [("TIME BY KIND", "", *(name.upper() for name in names))]
+    for row in filter(lambda row: row.kinds, document.rows):
+        shares = (f"{100 * row.kinds[name]:.1f} %" if name in row.kinds else "" for name in names)
+        rows.append((row.component, row.precision, *shares))
+    return [*aligned(rows), ""]
 
 
 def machine_in_words(machine: Machine) -> str:
