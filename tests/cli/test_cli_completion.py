@@ -40,6 +40,11 @@ TYPED: Mapping[str, str] = {
 }
 
 
+# a word from its beginning, from its last "=" on, after another command's, a plugin's, none, and after a mistake
+FEW = ("recons", "--sampler=ddp", "train --until ", "trainer.keep", "trainer.precision=b", "tally --by l",
+       "no_such_command --x", "--no-such-option=3 recons")  # fmt: skip
+
+
 @pytest.fixture
 def bash() -> str:
     found = shutil.which("bash")
@@ -48,7 +53,8 @@ def bash() -> str:
     return found
 
 
-def test_bash_completes_what_is_typed(bash: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("typed", [FEW, pytest.param(tuple(TYPED), marks=pytest.mark.slow)], ids=["few", "all"])
+def test_bash_completes_what_is_typed(bash: str, tmp_path: Path, typed: tuple[str, ...]) -> None:
     """The script's own function, as readline calls it, in a bash of its own."""
     program = tmp_path / "ldm-run"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m ldm_core.cli "$@"\n')
@@ -56,14 +62,15 @@ def test_bash_completes_what_is_typed(bash: str, tmp_path: Path) -> None:
     calls = [
         f"COMP_LINE='ldm-run {line} not this'; COMP_POINT={len('ldm-run ' + line)}\n"
         f'_ldm_run_completion {program}; echo "> ${{COMPREPLY[*]}}"'
-        for line in TYPED
+        for line in typed
     ]
     text = "\n".join([script("bash", group), "complete -p ldm-run", *calls])
     done = subprocess.run([bash, "--norc"], input=text, capture_output=True, text=True, timeout=300)
     assert done.stderr == ""
     registered, *given = done.stdout.splitlines()
     assert registered.endswith("-F _ldm_run_completion ldm-run")
-    assert {line: words.removeprefix(">").strip() for line, words in zip(TYPED, given, strict=True)} == TYPED
+    found = {line: words.removeprefix(">").strip() for line, words in zip(typed, given, strict=True)}
+    assert found == {line: TYPED[line] for line in typed}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

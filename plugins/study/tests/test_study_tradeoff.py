@@ -26,7 +26,9 @@ from ldm_core.recipe.resolve import resolve
 STAGE = ("first_stage.channels=8", "first_stage.norm_groups=4", "first_stage.res_blocks=1")
 
 
-@pytest.mark.parametrize("cell", ["f1", "kl_f4", "vq_f8", "kl_f32"])
+@pytest.mark.parametrize(
+    "cell", ["f1", "kl_f32", *(pytest.param(c, marks=pytest.mark.slow) for c in ("kl_f4", "vq_f8"))]
+)
 def test_denoisers_have_equal_parameters_at_every_factor(cell: str) -> None:
     catalog, wanted = Catalog.discover(), 1_000_000
     plan = Plan(folder="none", cells=(cell,), settings=("image_size=64",))

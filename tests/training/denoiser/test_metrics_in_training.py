@@ -229,11 +229,11 @@ def test_the_best_step_keeps_its_weights(tmp_path: Path, name: str, better: Any)
     assert "best.safetensors" in json.loads((out / ".ldm-files.json").read_text())["ldm_core_files"]
 
 
-@pytest.mark.parametrize(
-    "die",
-    [("denoiser", 5), ("denoiser_metrics", 6), "denoiser: step 6,", ("denoiser", 7), "denoiser: step 8,"],
-    ids=["before", "within", "behind", "later", "at the end"],
-)
+BETWEEN = [pytest.param(("denoiser", step), marks=pytest.mark.slow) for step in (5, 7)]
+KILLS = [("denoiser_metrics", 6), "denoiser: step 6,", "denoiser: step 8,", *BETWEEN]
+
+
+@pytest.mark.parametrize("die", KILLS, ids=["within", "behind", "at the end", "before", "later"])
 def test_a_killed_run_ends_with_the_same_files(whole: tuple[Path, Seen], tmp_path: Path, die: Any) -> None:
     """Between an evaluation and its checkpoint, too: the steps after the checkpoint are evaluated again."""
     out = tmp_path / "run"

@@ -9,13 +9,16 @@ corner.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm_core.errors import ConfigError
+from ldm_core.model.fill import seeded, unfilled
 from ldm_plugin_metrics.networks import weights
 from ldm_plugin_metrics.networks.config import INCEPTION, NetworkConfig, WeightsConfig
 from ldm_plugin_metrics.networks.network import Network
@@ -159,8 +162,9 @@ class Inception(Network):
         tap = config.layer if isinstance(config, NetworkConfig) else ""
         if tap and tap not in _TAPS:
             raise ConfigError(f"layer: '{tap[:80]}' is none of inception's, {', '.join(_TAPS)}; leave it out for pool3")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.random_seed or 0)
+        seed = config.random_seed
+        first: AbstractContextManager[Any] = unfilled() if seed is None else seeded(seed)
+        with first:
             for name, layer in _layers().items():
                 self.add_module(name, layer)
             self.fc = nn.Linear(2048, 1008)
