@@ -45,7 +45,7 @@ def test_a_twin_without_attention_is_another_stage_at_the_small_scale_too() -> N
 
 def test_a_number_that_no_denoiser_has_is_said() -> None:
     catalog = Catalog.discover()
-    recipe = resolve({**TINY}, catalog)
+    recipe = resolve({**TINY, "denoiser": {**TINY["denoiser"], "channel_mult": [1], "attention": []}}, catalog)
     with pytest.raises(ConfigError, match=r"has 10 of them, within 1.5%; the nearest has"):
         fitted(recipe, 10, catalog)
 
