@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -163,7 +162,7 @@ class Inception(Network):
         if tap and tap not in _TAPS:
             raise ConfigError(f"layer: '{tap[:80]}' is none of inception's, {', '.join(_TAPS)}; leave it out for pool3")
         seed = config.random_seed
-        first: AbstractContextManager[Any] = unfilled() if seed is None else seeded(seed)
+        first: AbstractContextManager[object] = unfilled() if seed is None else seeded(seed)
         with first:
             for name, layer in _layers().items():
                 self.add_module(name, layer)
