@@ -38,6 +38,15 @@ def setup(app: Any) -> None:
     pages.write()
     app.connect("source-read", _lead)
     app.connect("autodoc-process-docstring", _literal)
+    app.connect("html-page-context", _reachable, priority=900)  # after the theme's
+
+
+def _reachable(app: Any, page: str, template: str, context: dict[str, Any], tree: object) -> None:
+    """Let keys scroll long lines of code, and give captions of lists their level, both as axe-core asks for."""
+    for key in ("body", "furo_navigation_tree"):
+        if key in context:
+            told = context[key].replace('role="heading">', 'role="heading" aria-level="2">')
+            context[key] = told.replace("<pre>", '<pre tabindex="0">')
 
 
 def _lead(app: Any, name: str, source: list[str]) -> None:

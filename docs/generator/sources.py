@@ -11,7 +11,7 @@ from generator.markdown import block
 
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 _LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".html": "html", ".json": "json"}
-_PICTURES = (".png", ".jpg", ".svg")
+_PICTURES = (".png", ".jpg", ".svg", ".webp")
 
 
 def targets(text: str, folder: Path, root: Path) -> Iterator[tuple[re.Match[str], Path]]:

@@ -10,7 +10,7 @@ from typing import Any
 from page_server import PageServer
 
 SIZE = {"width": 1280, "height": 900}
-WAIT = 20_000  # milliseconds: a busy machine draws slowly
+WAIT = 60_000  # milliseconds: a busy machine draws slowly
 
 
 class Visitor:

@@ -311,6 +311,7 @@ def test_curves_are_read_by_keyboard(visitor: Visitor) -> None:
         plot.focus()
         page.keyboard.press("Home")
         assert "step 0" in page.inner_text(".plot-reading >> nth=0")
+        assert page.locator("#training select").input_value() == "young"  # it trains: before the chosen model
         assert "in training; Denoiser, step 390 of 1000" in page.inner_text("#training")
         page.get_by_label("Preview").fill("0")
         page.wait_for_selector("img[alt='Picture of the run: step 100']")

@@ -214,7 +214,7 @@ class App {
       else link.removeAttribute("aria-current");
     }
     if (view === "history") this.history.draw();
-    this.training.run(view === "training");
+    this.training.run(view === "training", this.form?.model.id);
     scrollTo(0, 0);
   }
 

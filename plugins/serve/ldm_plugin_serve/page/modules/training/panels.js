@@ -2,7 +2,7 @@
 const FIRST = ["loss", "pixel", "perceptual", "nll", "regularization", "grad_norm", "lr", "images_per_second"];
 const LAST = ["data_wait", "peak_memory_mib"];
 const HELD = "_validation";
-const WORDS = { lr: "learning rate", grad_norm: "gradient norm", images_per_second: "images per second", data_wait: "waiting for data, share", peak_memory_mib: "memory, MiB", fd_random: "Fréchet distance, random network", psnr: "PSNR, dB", ssim: "SSIM", evaluated_images: "pictures measured", held_out: "of these held out, share" };
+const WORDS = { "val_loss by part": "held-out loss by noise, t0 the least", lr: "learning rate", grad_norm: "gradient norm", images_per_second: "images per second", data_wait: "waiting for data, share", peak_memory_mib: "memory, MiB", fd_random: "Fréchet distance, random network", psnr: "PSNR, dB", ssim: "SSIM", evaluated_images: "pictures measured", held_out: "of these held out, share" };
 
 /** The plot that a number belongs to, and its line's label there: val_loss_t3 -> ["val_loss by part", "t3"]. */
 function placeOf(name, held) {

@@ -23,7 +23,10 @@ export class Training {
     this.active = false;
     const name = id("run");
     this.select = h("select", { id: name, class: "control" });
-    this.select.addEventListener("change", () => this.#restart());
+    this.select.addEventListener("change", () => {
+      this.chosen = true;
+      this.#restart();
+    });
     const smooth = id("smooth");
     this.smooth = h("input", { id: smooth, type: "range", min: 0, max: 0.98, step: 0.02, value: 0 });
     this.smooth.addEventListener("input", () => this.#each((plot) => (plot.share = Number(this.smooth.value))));
@@ -58,8 +61,9 @@ export class Training {
     this.select.value = models.some((model) => model.id === chosen) ? chosen : (models.find((model) => model.ready === false) ?? models[0])?.id ?? "";
   }
 
-  /** Ask for new measurements as long as the view is seen. */
-  run(active) {
+  /** Ask for new measurements as long as the view is seen; of `model`, unless one trains or another was chosen here. */
+  run(active, model) {
+    if (model && !this.chosen && !this.models?.some((each) => each.ready === false)) this.select.value = model;
     const began = active && !this.active;
     this.active = active;
     if (began) this.#restart();
