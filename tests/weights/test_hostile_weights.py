@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import gc
 import random
 import sys
 import time
@@ -71,6 +72,7 @@ def warmed(tmp_path_factory: pytest.TempPathFactory) -> None:
     for name, data in good.items():
         (folder / name).write_bytes(data)
         assert torch.equal(take(folder / name)["w"], torch.arange(6.0).reshape(2, 3))
+    gc.collect()  # loaders that other tests left end their processes now, and not while files are watched
 
 
 @pytest.fixture(scope="module")

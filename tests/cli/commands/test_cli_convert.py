@@ -112,7 +112,7 @@ def test_a_weight_beyond_half_precision(tmp_path: Path, capfd: pytest.CaptureFix
     ("line", "said"),
     [
         ("convert {run} --to ldm", "convert: give two places, where the weights are and where they go"),
-        ("convert {run} out --to onnx", "no codec named 'onnx'"),
+        ("convert {run} out --to gguf", "no codec named 'gguf'"),
         ("convert {run} out", "Missing option '--to'"),
         ("convert {run} out third --to ldm", "unexpected argument 'third'; a setting is KEY=VALUE"),
         ("convert {run} {run} --to ldm --force", "give another place"),
