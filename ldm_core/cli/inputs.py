@@ -178,14 +178,14 @@ def in_turn(
     return [{**base, **{key: values[i % len(values)] for key, values in columns.items()}} for i in several]
 
 
-def read_boxes(text: str) -> dict[str, Any]:
-    """Read ``--boxes``, JSON or the path or URL of a JSON file: `boxes` (N, 4) and, if given, `box_labels`.
+def read_boxes(text: str, name: str = "--boxes") -> dict[str, Any]:
+    """Read JSON, or the path or URL of a JSON file: `boxes` (N, 4) and perhaps `box_labels`. Errors call JSON `name`.
 
     ``{"boxes": [[x, y, w, h], ...], "labels": [...]}`` in fractions of the image, x and y of the upper left corner;
     labels are class numbers or names. A bare list holds boxes without labels.
     """
     inline = text.lstrip().startswith(("{", "["))
-    where = "--boxes" if inline else text
+    where = name if inline else text
     value = parse_json(text if inline else storage.read_text(text), where)
     if not isinstance(value, Mapping):
         return {"boxes": _boxes(value, where)}

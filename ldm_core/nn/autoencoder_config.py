@@ -31,7 +31,7 @@ class AutoencoderConfig(FirstStageConfig):
         },
     )
     attention: tuple[int, ...] = attrs.field(
-        default=(), metadata={"help": "downsampling factors (1, 2, 4, ...) of the levels with attention"}
+        default=(), metadata={"help": "downsampling factors (1, 2, 4, ... times patch) of the levels with attention"}
     )
     mid_attention: bool = attrs.field(
         default=True, metadata={"help": "attention between the two blocks of the lowest resolution"}

@@ -17,7 +17,7 @@ from ldm_core.errors import ConfigError, DataError
 from ldm_core.nn.transformer import TokenTransformer
 from ldm_plugin_bbox.config import LayoutConfig
 from ldm_plugin_bbox.drawing import drawn_boxes
-from ldm_plugin_bbox.tokens import layout_tokens, ordered
+from ldm_plugin_bbox.tokens import layout_tokens, ordered, tokens_of
 
 
 class LayoutConditioner(Conditioner, nn.Module):
@@ -38,7 +38,9 @@ class LayoutConditioner(Conditioner, nn.Module):
         self.transformer = TokenTransformer.of(config, config.length)
         if config.map_channels:
             if site.latent is None:
-                raise ConfigError("bbox_layout: map_channels needs a first stage, whose grid is drawn on")
+                raise ConfigError(
+                    "bbox_layout: map_channels needs the grid of a first stage; set map_channels=0 without"
+                )
             self.grid = site.latent.shape(site.size)[1:]
             if config.classes:
                 self.class_tables["map_class.weight"] = (config.labels, 1)
@@ -53,12 +55,13 @@ class LayoutConditioner(Conditioner, nn.Module):
         if len(boxes) != len(labels):
             raise DataError(f"'{c.boxes}' has {len(boxes)} examples and '{c.labels}' {len(labels)}; give one for each")
         crops: Sequence[Any] = _rows(batch[c.crop]) if c.encode_crop and c.crop else [None] * len(boxes)
+        layouts = [ordered(b, k, c, where=f"example {i}") for i, (b, k) in enumerate(zip(boxes, labels, strict=True))]
         rows = [
-            layout_tokens(b, k, c, crop=crop, where=f"example {i}")
-            for i, (b, k, crop) in enumerate(zip(boxes, labels, crops, strict=True))
+            tokens_of(*layout, c, crop=crop, where=f"example {i}")
+            for i, (layout, crop) in enumerate(zip(layouts, crops, strict=True))
         ]
         tokens = np.stack(rows) if rows else np.zeros((0, c.length), np.int64)
-        return Cond(crossattn=self._embed(tokens), concat=self._draw(boxes, labels) if c.map_channels else None)
+        return Cond(crossattn=self._embed(tokens), concat=self._draw(layouts) if c.map_channels else None)
 
     def omitted(self, example: Mapping[str, Any]) -> str:
         """The part of an example beyond ``objects``, said for the user; "" if all of it is encoded."""
@@ -79,13 +82,13 @@ class LayoutConditioner(Conditioner, nn.Module):
         concat = None if like.concat is None else torch.zeros_like(like.concat)
         return Cond(crossattn=one.expand(like.rows() or 0, -1, -1), concat=concat)
 
-    def _draw(self, boxes: list[object], labels: list[object]) -> Tensor:
-        """Layouts -> the channels of their drawings (B, map_channels, h, w)."""
+    def _draw(self, layouts: list[tuple[np.ndarray, np.ndarray]]) -> Tensor:
+        """Objects in their order -> the channels of their drawings (B, map_channels, h, w)."""
         weight = self.map_class.weight
         h, w = self.grid
-        found, place = np.full((len(boxes), h, w), -1), np.zeros((len(boxes), 2, h, w), np.float32)
-        for i, (b, k) in enumerate(zip(boxes, labels, strict=True)):
-            found[i], place[i] = drawn_boxes(*ordered(b, k, self.config), (h, w))
+        found, place = np.full((len(layouts), h, w), -1), np.zeros((len(layouts), 2, h, w), np.float32)
+        for i, layout in enumerate(layouts):
+            found[i], place[i] = drawn_boxes(*layout, (h, w))
         classes = torch.from_numpy(found).to(weight.device).clamp(max=weight.shape[1] - 1)
         shares = F.one_hot(classes + 1, weight.shape[1] + 1)[..., 1:].movedim(-1, 1).to(weight.dtype)
         places = torch.from_numpy(place).to(weight.device, weight.dtype)

@@ -13,7 +13,8 @@ from ldm_core.nn.transformer_config import TokenTransformerConfig
 
 @attrs.frozen(kw_only=True)
 class LayoutConfig(TokenTransformerConfig):
-    """Boxes with classes as a sequence of tokens through a transformer encoder; conditions by cross-attention.
+    """Boxes with classes as a sequence of tokens through a transformer encoder; conditions by cross-attention, and
+    on request by a map of the boxes.
 
     An object is three tokens: its class and the grid cells of its top-left and bottom-right corners. Classes and
     cells share one vocabulary, told apart by position.
@@ -34,14 +35,6 @@ class LayoutConfig(TokenTransformerConfig):
     layers: int = attrs.field(default=16, metadata={"help": "transformer layers"})
     boxes: str = attrs.field(default="boxes", metadata={"help": "which key of a batch holds the boxes"})
     labels: str = attrs.field(default="box_labels", metadata={"help": "which key of a batch holds their classes"})
-    encode_crop: bool = attrs.field(
-        default=False, metadata={"help": "end the sequence with the crop rectangle's two corners"}
-    )
-    crop: str = attrs.field(
-        default="",
-        metadata={"help": "with encode_crop: which key holds the crop (x, y, w, h); empty: the full image"},
-    )
-
     map_channels: int = attrs.field(
         default=0,
         validator=attrs.validators.ge(0),
@@ -50,6 +43,13 @@ class LayoutConfig(TokenTransformerConfig):
             "tokens: places are learned sooner; 0: tokens alone, as in the paper",
             "since": "0.2",
         },
+    )
+    encode_crop: bool = attrs.field(
+        default=False, metadata={"help": "end the sequence with the crop rectangle's two corners"}
+    )
+    crop: str = attrs.field(
+        default="",
+        metadata={"help": "with encode_crop: which key holds the crop (x, y, w, h); empty: the full image"},
     )
 
     @property

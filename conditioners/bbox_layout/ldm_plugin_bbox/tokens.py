@@ -62,7 +62,13 @@ def layout_tokens(
 
     `crop` (4,) or None for the full image.
     """
-    b, classes = ordered(boxes, labels, config, where=where)
+    return tokens_of(*ordered(boxes, labels, config, where=where), config, crop=crop, where=where)
+
+
+def tokens_of(
+    b: np.ndarray, classes: np.ndarray, config: LayoutConfig, *, crop: Any = None, where: str = "layout"
+) -> np.ndarray:
+    """Objects in their order -> the tokens of :func:`layout_tokens`."""
     tokens = np.full(config.length, config.none_token, np.int64)
     tokens[: 3 * len(b)] = np.column_stack([classes, corner_tokens(b, config.grid)]).reshape(-1)
     if config.encode_crop:

@@ -90,6 +90,6 @@ def test_unknown_classes_are_drawn_alike() -> None:
 
 def test_a_drawing_has_a_grid() -> None:
     assert not list(CONFIG.check(SITE))
-    with pytest.raises(ConfigError, match="needs a first stage"):
+    with pytest.raises(ConfigError, match="set map_channels=0"):
         LayoutConditioner(CONFIG, Site(size=(32, 48)))
     assert "map_channels is 6" in "".join(CONFIG.check(Site(size=(4, 8, 8))))

@@ -50,10 +50,10 @@ def check(options: CheckOptions) -> int:
         if not options.json:
             print_yaml(plain)
             sys.stdout.flush()  # the verdict comes last where both are one terminal
-        sizes = _counted(prepared) if counted else {}
+        sizes = _counted(prepared) if counted else None
         said = _verdict(prepared, out, sizes)
         document.update(status="ok", recipe=plain, identity=prepared.recipe.identity(), out=out, notes=notes)
-        document.update(verdict=said, parameters=sizes)
+        document.update(verdict=said, parameters=sizes or {})
         if not options.quiet:
             for note in (*notes, *(said.values() if not options.json else ())):
                 say(note, err=True, wrap=True)
@@ -66,9 +66,10 @@ def _counted(prepared: Prepared) -> Mapping[str, int]:
     return count_parameters(prepared.recipe, prepared.catalog)
 
 
-def _verdict(prepared: Prepared, out: str, sizes: Mapping[str, int]) -> dict[str, str]:
-    """The lines at the end: what is fine, what is made of what, how large it is, what a run would do."""
-    recipe = prepared.recipe
+def _verdict(prepared: Prepared, out: str, counted: Mapping[str, int] | None) -> dict[str, str]:
+    """The lines at the end: what is fine, what is made of what, how large it is, what a run would do. Sizes that were
+    not `counted` are None; of networks that need memory to be made there are none."""
+    recipe, sizes = prepared.recipe, counted or {}
     reads = ", ".join(dict.fromkeys(key for part in recipe.conditioners for key in part.config.reads))
     height, width = recipe.image_size
     shape = "x".join(map(str, recipe.first_stage.config.latent.shape(recipe.image_size)))
@@ -88,6 +89,8 @@ def _verdict(prepared: Prepared, out: str, sizes: Mapping[str, int]) -> dict[str
         f"{recipe.sample.steps} steps",
         "size": f"size: {whole:,} parameters, {4 * whole / 1e6:,.1f} MB as float32 ({parts})"
         if whole
-        else "size: not counted; --count does, and imports torch",
+        else "size: not counted; --count does, and imports torch"
+        if counted is None
+        else "size: not counted, as a part needs memory to be made",
         "run": f"run: {stage}, then {then.steps:,} steps of {then.images_per_step} for the denoiser; into {out}",
     }

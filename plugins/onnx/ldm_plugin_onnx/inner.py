@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_core.contracts import Cond
-from ldm_plugin_onnx.network import Exported, _axes, _rows
+from ldm_plugin_onnx.network import Exported, axes_of, in_rows
 
 
 @attrs.frozen(eq=False)
@@ -30,9 +30,9 @@ class Inner:
     def exported(self, conditioner: str) -> Exported:
         """The network to export, its result named as the part."""
         module = _Named(self.module, self.names, [*self.arguments])
-        axes = {name: _axes(name, value, 2 if value.dim() == 4 else 0) for name, value in self.arguments.items()}
+        axes = {name: axes_of(name, value, 2 if value.dim() == 4 else 0) for name, value in self.arguments.items()}
         prefix = {"module.": f"model.conditioners.{conditioner}.{self.name}."}
-        return Exported(module, _rows(self.arguments), [self.part], prefix, axes)
+        return Exported(module, in_rows(self.arguments), [self.part], prefix, axes)
 
 
 class _Named(nn.Module):

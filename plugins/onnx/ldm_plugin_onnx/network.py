@@ -70,8 +70,8 @@ def denoiser(model: Model, cond: Cond, latent: Sequence[int]) -> Exported:
     call = (_drawn(latent), torch.full((1,), 10.0), cond)
     found = flat_arguments(call)
     flat = FlatNetwork(network, [*found][2:], options_of(call))
-    axes = {name: _axes(name, value, len(latent) - 1) for name, value in found.items()}
-    return Exported(flat, _rows(found), ["f"], {"function.module.": "model.denoiser."}, axes)
+    axes = {name: axes_of(name, value, len(latent) - 1) for name, value in found.items()}
+    return Exported(flat, in_rows(found), ["f"], {"function.module.": "model.denoiser."}, axes)
 
 
 def decoder(stage: FirstStage, latent: Sequence[int]) -> Exported:
@@ -92,8 +92,8 @@ def _drawn(shape: Sequence[int]) -> Tensor:
 
 
 def _of_stage(module: nn.Module, found: Mapping[str, Tensor], results: Sequence[str], prefix: str) -> Exported:
-    axes = {name: _axes(name, value, value.dim() - 2) for name, value in found.items()}
-    return Exported(module, _rows(found), results, {prefix: "first_stage."}, axes)
+    axes = {name: axes_of(name, value, value.dim() - 2) for name, value in found.items()}
+    return Exported(module, in_rows(found), results, {prefix: "first_stage."}, axes)
 
 
 class _Encoder(nn.Module):
@@ -111,7 +111,7 @@ _AXES = {1: ("length",), 2: ("height", "width"), 3: ("frames", "height", "width"
 _SETS = ("crossattn", "crossattn_mask", "tokens", "tokens_mask")
 
 
-def _axes(name: str, value: Tensor, spatial: int) -> dict[int, str]:
+def axes_of(name: str, value: Tensor, spatial: int) -> dict[int, str]:
     """The open axes of an argument beside latents with `spatial` axes of space."""
     found = {0: "batch"}
     if name.partition("/")[0] in _SETS:
@@ -124,5 +124,6 @@ def _axes(name: str, value: Tensor, spatial: int) -> dict[int, str]:
     return found
 
 
-def _rows(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def in_rows(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Arguments of one row as a batch of equal ones."""
     return {name: value.expand(_ROWS, *value.shape[1:]).contiguous() for name, value in found.items()}

@@ -16,6 +16,7 @@ from ldm_plugin_report import pictures
 from ldm_plugin_report.choices import differences, parts_of, words
 from ldm_plugin_report.events import Diary
 from ldm_plugin_report.page import page as pages
+from ldm_plugin_report.page.figures import caption
 from ldm_plugin_report.page.html import data_block, hash_of, tag, text
 from ldm_plugin_report.run import read
 
@@ -281,3 +282,17 @@ def test_differences_of_recipes_come_in_the_order_of_the_parts() -> None:
     found = differences([first, second])
     assert [d.key for d in found if d.matters][:2] == ["seed", "sampler"]
     assert found[0].values == ("0", "3") and not next(d for d in found if d.key == "sampler.eta").matters
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ({"prompt": "a face (1)"}, "a face (1)"),
+        ({"class_label": "dress (3)"}, "dress"),
+        ({"box_labels": "green square (11), orange star (25)", "boxes": "[[0, 0, 1, 1]]"}, "green square, orange star"),
+        ({"class_label": "3"}, "3"),
+        ({"segmentation": "map of 8x8, classes sky (0), sea (2); sha256 00ff"}, "map of sky, sea"),
+    ],
+)
+def test_a_caption_names_classes_without_their_numbers(known: dict[str, str], said: str) -> None:
+    assert caption(pictures.Shown("", 8, 8, known)) == said

@@ -10,7 +10,7 @@ from ldm_core.errors import ConfigError, DataError, LDMError, NotFiniteError, cl
 
 _LONGEST = 600  # characters of a message
 _MOST = 40  # allowed values
-_INNER = re.compile(r"^--boxes: | of example \d+")  # words of a command line and of a batch, in the library's messages
+_INNER = re.compile(r" of example \d+")  # words of a batch, in the library's messages
 FIELDS = {
     "inputs": {"box_labels": "boxes"},
     "settings": {"time_grid": "grid", "sample.steps": "steps", "image_size": "size", "time grid": "grid"},

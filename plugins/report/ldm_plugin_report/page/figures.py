@@ -13,7 +13,7 @@ from ldm_plugin_report.pictures import Shown, pairs, shown, spread
 from ldm_plugin_report.run import Facts, Picture
 
 _SMALL = 160  # pixels of a side up to which a picture's pixels stay sharp when it is enlarged
-_FIGURES = re.compile(r"; sha256 [0-9a-f]+| \(\d+\)")  # of a label map's words
+_FIGURES = re.compile(r"; sha256 [0-9a-f]+| \(\d+\)")  # of the words for a label map, and of classes by name
 _MAP = re.compile(r"^map of \d+x\d+, classes ")
 _QUIET = ("software", "recipe_sha256", "prompt", "seed")
 _MODES = (("side", "side by side"), ("swipe", "swipe"), ("difference", "difference"))
@@ -76,8 +76,10 @@ def condition(words: Shown) -> str:
 def caption(one: Shown) -> str:
     """As :func:`condition` for a reader: hashes, shapes and numbers of classes are left to the enlarged view."""
     found = one.words
-    if found.get("prompt") or found.get("class_label") or found.get("box_labels"):
-        return condition(one)
+    if found.get("prompt"):
+        return found["prompt"]
+    if found.get("class_label") or found.get("box_labels"):
+        return _FIGURES.sub("", condition(one))
     if found.get("segmentation"):
         return _MAP.sub("map of ", _FIGURES.sub("", found["segmentation"]))[:300]
     return " and ".join(key for key in ("image", "mask", "boxes", "embedding") if found.get(key))

@@ -66,7 +66,7 @@ def boxes(value: Any, where: str, limits: Limits, *, labelled: bool) -> dict[str
             raise Fault("this model reads boxes without classes", f"{place}.class")
     said = {"boxes": corners, **({"labels": labels} if labelled else {})}
     try:
-        return read_boxes(json.dumps(said))
+        return read_boxes(json.dumps(said), "inputs")
     except ConfigError as error:
         raise of_error(error, where) from None
 
