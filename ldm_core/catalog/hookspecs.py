@@ -49,7 +49,8 @@ def ldm_components(kinds: Collection[str] | None) -> Iterable[Component]:  # typ
 
 @hookspec
 def ldm_run_start(recipe: Mapping[str, Any], out: str) -> None:
-    """A run begins: its resolved recipe as plain values, and the URL of its folder."""
+    """A run begins: its resolved recipe as plain values, with the names of local files in place of their paths (it may
+    leave this machine), and the URL of its folder."""
 
 
 @hookspec

@@ -13,12 +13,13 @@ from typing import Any, get_args, get_origin
 
 import attrs
 
+from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.catalog.component import Component
 from ldm_core.config.fields import inner_configs, spelled, type_hints
 from ldm_core.errors import CheckpointError, ComponentError, ConfigError, LDMError, clean
 from ldm_core.recipe.artifacts import is_weights
-from ldm_core.recipe.keys import DEFAULTS, LISTS, OBJECTIVE, SECTIONS, SINGLE, renewed
+from ldm_core.recipe.keys import DEFAULTS, LISTS, OBJECTIVE, SECTIONS, SINGLE, Plain, renewed
 
 OUTSIDE = ("dataset", "observers", "metrics", "storage")
 """Keys of a recipe that are about places, or about a run alone: left out of a file's recipe."""
@@ -62,7 +63,23 @@ def _holds_text(kind: Any) -> bool:
     return get_origin(kind) is not None and any(_holds_text(arg) for arg in get_args(kind) if arg is not type(None))
 
 
-def described(plain: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
+def handed_on(plain: Plain) -> dict[str, Any]:
+    """The plain values of a recipe with the names of local files in place of their paths: fit to leave this machine.
+
+    Hashes stay as they are, and so do URLs, paths from the working folder, and prompts, whatever they begin with.
+    """
+    return {key: _handed_on(value) for key, value in plain.items()}
+
+
+def _handed_on(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: each if key == "prompts" else _handed_on(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_handed_on(each) for each in value]
+    return storage.without_folders(value) if isinstance(value, str) else value
+
+
+def described(plain: Plain, catalog: Catalog) -> dict[str, Any]:
     """The model in a weights file's recipe: plain values without any place.
 
     Data, observers, metrics and storage are left out, and every field naming a place, of parts and of the trainers'
@@ -93,7 +110,7 @@ def _lacking(kind: str, value: object, catalog: Catalog) -> bool:
     return not isinstance(use, str) or (not is_weights(use) and _component(kind, use, catalog) is None)
 
 
-def described_part(kind: str, plain: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
+def described_part(kind: str, plain: Plain, catalog: Catalog) -> dict[str, Any]:
     """One part of a file's recipe without its places; ``use`` names the component."""
     found: dict[str, Any] = _part(kind, kind, plain, catalog)
     return found

@@ -33,6 +33,7 @@ from ldm_core.recipe.keys import (
     without_same,
     without_same_fields,
 )
+from ldm_core.recipe.places import handed_on
 from ldm_core.recipe.settings import DataSettings, FirstStageTrainerSettings, SampleSettings, TrainerSettings
 from ldm_core.storage.options import StorageSettings
 
@@ -198,9 +199,10 @@ class Recipe:
         return out
 
     def carried(self) -> dict[str, Any]:
-        """:meth:`public` without observers, metrics, storage and the place of the starting weights; their hash stays:
-        the recipe in weights and pictures, for others to load them."""
-        plain = {**{k: v for k, v in self.public().items() if k != "storage"}, "observers": [], "metrics": []}
+        """:meth:`public` without observers, metrics, storage and the place of the starting weights, and with names in
+        place of local paths; hashes stay: the recipe in weights and pictures, for others to load them."""
+        public = handed_on(self.public())
+        plain = {**{k: v for k, v in public.items() if k != "storage"}, "observers": [], "metrics": []}
         return {k: {**v, "init_from": ""} if "init_from" in SAME.get(k, ()) else v for k, v in plain.items()}
 
     def _contents(self) -> dict[str, Any]:
@@ -280,7 +282,14 @@ class Recipe:
 
     def identity(self) -> str:
         """A hash of the trained model's settings: everything but sampling, the log and checkpoint intervals."""
-        plain = {k: v for k, v in self.decisive(self._contents()).items() if k not in SAMPLING_KEYS}
+        return self._identity(self._contents())
+
+    def carried_identity(self) -> str:
+        """The same of the names of local files in place of their paths: the model's own and that of its file."""
+        return self._identity(handed_on(self._contents()))
+
+    def _identity(self, contents: Plain) -> str:
+        plain = {k: v for k, v in self.decisive(contents).items() if k not in SAMPLING_KEYS}
         if self.first_stage.weights:
             for key in _STAGE_TRAINING:
                 plain.pop(key, None)

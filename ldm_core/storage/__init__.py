@@ -37,4 +37,6 @@ from ldm_core.storage.paths import local_path as local_path
 from ldm_core.storage.paths import parent as parent
 from ldm_core.storage.paths import protocol as protocol
 from ldm_core.storage.paths import shown as shown
+from ldm_core.storage.paths import told_without_folders as told_without_folders
+from ldm_core.storage.paths import without_folders as without_folders
 from ldm_core.storage.retry import StorageWarning as StorageWarning

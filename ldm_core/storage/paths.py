@@ -15,6 +15,12 @@ from ldm_core.errors import StorageError, clean
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _MOST_NAMES, _MOST_CHARACTERS, _DIGITS = 1_000_000, 1 << 28, 30  # that braces may stand for; of one of their numbers
+_ABSOLUTE = re.compile(r"\s*(?:(?:file|local)://|~[^/\\\s]*[/\\]|/|\\\\|[A-Za-z]:[/\\])")
+_IN_A_SENTENCE = re.compile(
+    r"(?<![\w./:~\\{}-])(?:(?:file|local)://)?"
+    r"(?:[A-Za-z]:(?:[/\\][^\s/\\:;,'\"()<>|]+)+|~[\w.-]*(?:/[^\s/:;,'\"()<>|]+)+|(?:/[^\s/:;,'\"()<>|]+){2,})"
+)
+_BETWEEN = re.compile(r"(,(?![^{}]*\})|::)")  # a comma within braces is part of a pattern
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, as disks have it
 _SHOWN = 300  # characters of a URL in a message
 
@@ -64,6 +70,20 @@ def shown(url: str | os.PathLike[str]) -> str:
     """``url`` fit for messages and metadata: no user, password, or signed query."""
     text = re.sub(r"\b(\w+://)[^/@\s]*@", r"\1", os.fspath(url))
     return re.sub(r"\b(\w+://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
+
+
+def without_folders(text: str) -> str:
+    """`text` with the last name alone of each absolute local path, for files to hand on; any other text as it is.
+
+    One path (``/``, ``~``, ``file://``, a drive), or several with commas or ``::`` between them.
+    """
+    pieces = _BETWEEN.split(text)
+    return "".join(re.split(r"[/\\]", p.rstrip("/\\"))[-1] or p if _ABSOLUTE.match(p) else p for p in pieces)
+
+
+def told_without_folders(text: str) -> str:
+    """A sentence with the last names alone of the absolute local paths in it; those with spaces are cut at a space."""
+    return _IN_A_SENTENCE.sub(lambda found: without_folders(found[0]), text)
 
 
 def join(url: str | os.PathLike[str], *parts: str) -> str:

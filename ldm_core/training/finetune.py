@@ -71,7 +71,7 @@ class Start:
     def plain(self) -> dict[str, Any]:
         """The account for JSON and the new weights' metadata."""
         return {
-            "source": self.source,
+            "source": storage.without_folders(self.source),
             "sha256": self.sha256,
             "taken": len(self.taken),
             "share": round(self.share, 6),

@@ -18,6 +18,7 @@ from ldm_core.errors import ConfigError, Interrupted, StorageError
 from ldm_core.recipe import sizes, sources
 from ldm_core.recipe.check import check, site_of
 from ldm_core.recipe.continuation import BEGUN_FILE, RECIPE_FILE, continuation
+from ldm_core.recipe.places import handed_on
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.recipe.resolve import resolve, use_storage
 from ldm_core.training.folder import own_files
@@ -176,7 +177,7 @@ def _do(context: RunContext, stages: Sequence[str], observers: Sequence[Any]) ->
         catalog.manager.register(observer)
     try:
         if context.run.world.main:
-            hook.ldm_run_start(recipe=context.recipe.public(), out=context.out)
+            hook.ldm_run_start(recipe=handed_on(context.recipe.public()), out=context.out)
         with ending(context.run.world), context.run.stop:
             plan = Stages(context)
             plan.prepare(stages)

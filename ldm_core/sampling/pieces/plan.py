@@ -38,7 +38,7 @@ class Plan:
     @_of_recipe.default
     def _recipe_in_words(self) -> dict[str, str]:
         carried = json.dumps(self.recipe.carried(), ensure_ascii=False)
-        return {"recipe": carried, "recipe_sha256": self.recipe.identity()}
+        return {"recipe": carried, "recipe_sha256": self.recipe.carried_identity()}
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -139,7 +139,7 @@ def _write_adapters(context: RunContext, task: DenoiserTask, weights: Mapping[st
     if recipe.trainer.train != "adapters":
         return
     storage.make_folder(storage.join(context.out, artifacts.ADAPTERS))
-    for part, row in zip(recipe.adapters, recipe.public()["adapters"], strict=True):
+    for part, row in zip(recipe.adapters, recipe.carried()["adapters"], strict=True):
         tensors = {k.removeprefix(p): v for k, v in weights.items() if k.startswith(p := f"adapters.{part.key}.")}
         if not part.train or not tensors:
             continue

@@ -22,6 +22,7 @@ from ldm_core.model.conformance.first_stage import hold_stage
 from ldm_core.model.fill import seeded
 from ldm_core.model.parts import make
 from ldm_core.recipe import artifacts
+from ldm_core.recipe.places import handed_on
 from ldm_core.recipe.recipe import Part, Recipe, versions
 from ldm_core.training.context import RunContext
 from ldm_core.training.engine.world import World
@@ -99,7 +100,7 @@ def _write(context: RunContext, stage: FirstStage, started: Start, identity: str
     meta = artifacts.metadata(
         "first_stage",
         recipe.first_stage.use,
-        unstructure(recipe.first_stage.config),
+        handed_on(unstructure(recipe.first_stage.config)),
         versions(recipe, context.catalog),
         identity=identity,
         steps=steps,

@@ -9,6 +9,7 @@ import attrs
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ldm_core import storage
 from ldm_core.config.structure import unstructure
 from ldm_core.contracts import EMPTY
 
@@ -243,6 +244,16 @@ class DataSheet:
     """The recipe and conditioners held to the data, in words; empty without any."""
 
     def plain(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        found: dict[str, Any] = unstructure(self)
-        return {"format": FORMAT, **found}
+        """Plain values for JSON, which is handed on with the model: of local paths the last name is left."""
+        found = unstructure(self)
+        for row, part in zip(found["parts"], self.parts, strict=True):
+            row["title"] = storage.without_folders(part.title)  # a path as a whole, which may have spaces
+        return {"format": FORMAT, **{key: _told(value) for key, value in found.items()}}
+
+
+def _told(value: object) -> object:
+    if isinstance(value, str):
+        return storage.told_without_folders(value)
+    if isinstance(value, dict):
+        return {key: _told(each) for key, each in value.items()}
+    return [_told(each) for each in value] if isinstance(value, list | tuple) else value

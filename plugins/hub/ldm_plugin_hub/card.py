@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import attrs
 from huggingface_hub import EvalResult, ModelCardData
 
+from ldm_core import storage
 from ldm_core.catalog import Catalog
-from ldm_core.contracts import ConditionerConfig
-from ldm_core.contracts.configs import of
 from ldm_core.errors import LDMError, clean
+from ldm_core.recipe.description import resolve_described
 from ldm_plugin_hub.licences import OTHER
 from ldm_plugin_hub.run import DATA_SHEET, FIGURES, SHEET, Published
 
@@ -41,12 +42,8 @@ def reads_of(run: Published, catalog: Catalog) -> set[str]:
     """The inputs of the run's conditioners, as far as those are installed."""
     found: set[str] = set()
     for row in _rows(run.recipe.get("conditioners")):
-        try:
-            entry, _ = catalog.get("conditioner", str(row.get("use", "")))
-        except LDMError:
-            continue
-        reads = of(ConditionerConfig, entry.component.config).reads
-        found |= {str(key) for key in (reads if not isinstance(reads, str) else [reads])}
+        with suppress(LDMError):
+            found |= {*resolve_described({**run.recipe, "conditioners": [row]}, catalog).reads}
     return found
 
 
@@ -236,7 +233,11 @@ def _figures(run: Published, stated: Stated) -> list[str]:
                 against = f"{row.get('against_pictures') or ''} {_plain(str(row.get('against') or ''))}".strip()
                 rows.append((_plain(_titled(row, name)), f"{value['value']:.4g}{spread}", better, of, against))
         lines += [*_table(("metric", "value [95 %]", "better", "of", "against"), rows), ""]
-        lines += [f"Protocol: {_plain(str(found['line']))}", ""] if isinstance(found.get("line"), str) else []
+        lines += (
+            [f"Protocol: {_plain(storage.told_without_folders(str(found['line'])))}", ""]
+            if isinstance(found.get("line"), str)
+            else []
+        )
     return [*lines, f"`{FIGURES}` has the whole record."]
 
 

@@ -6,23 +6,25 @@ run or its data is written.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
+from PIL import Image
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.config import documents
-from ldm_core.data.images import picture_size
+from ldm_core.data.images import picture_size, png_bytes, to_planes
 from ldm_core.data.picture_levels import picture_form
 from ldm_core.errors import ConfigError, DataError, clean
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.continuation import RECIPE_FILE
 from ldm_core.recipe.keys import renewed
-from ldm_core.recipe.places import described
+from ldm_core.recipe.places import described, handed_on
 
 SHEET, DATA, DATA_SHEET, FIGURES = "samples.png", "datasheet.json", "datasheet.png", "evaluation.json"
 _MOST_TEXT, _MOST_PICTURE = 16 << 20, 64 << 20
@@ -143,8 +145,24 @@ def _samples(url: str) -> list[Sample]:
     for name in sorted(name for name in files if re.fullmatch(r"\d{4,15}\.png", name))[:MOST_SAMPLES]:
         data = _picture(files[name])
         if data is not None and "seed" in (text := _text_of(data)):
-            found.append(Sample(name, data, text))
+            found.append(_without_folders(Sample(name, data, text)))
     return found
+
+
+def _without_folders(sample: Sample) -> Sample:
+    """A sample of an older version had the paths of local files in its recipe; the pixels stay as they are."""
+    if "recipe" not in sample.text:
+        return sample
+    try:
+        recipe = documents.parse_json(sample.text["recipe"], sample.name, DataError)
+    except DataError:
+        return sample
+    if not isinstance(recipe, Mapping) or (named := handed_on(recipe)) == recipe:
+        return sample
+    text = {**sample.text, "recipe": json.dumps(named, ensure_ascii=False)}
+    with Image.open(io.BytesIO(sample.data)) as picture:
+        pixels = to_planes(picture.convert("L" if picture.mode == "L" else "RGB"))
+    return Sample(sample.name, png_bytes(pixels, text), text)
 
 
 def _picture(url: str) -> bytes | None:
@@ -156,10 +174,6 @@ def _picture(url: str) -> bytes | None:
 
 
 def _text_of(data: bytes) -> Mapping[str, str]:
-    import io
-
-    from PIL import Image
-
     with Image.open(io.BytesIO(data)) as picture:
         return {str(k): str(v) for k, v in picture.info.items() if isinstance(v, str)}
 

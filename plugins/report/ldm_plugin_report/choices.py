@@ -150,8 +150,9 @@ def words(value: Any, most: int = _LONGEST) -> str:
 
 def place(text: str) -> str:
     """A URL without secrets; an absolute local path as ``…/name``; any other text as it is."""
-    if text.startswith(("/", "~/", "file://")) or text[1:3] in (":\\", ":/"):
-        return "…/" + text.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    name = storage.without_folders(text)
+    if name != text:
+        return name if "," in name or "::" in name else f"…/{name}"
     return storage.shown(text) if "://" in text else text
 
 

@@ -7,7 +7,8 @@ sizes are bounded before anything is read. Imports no torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 import attrs
@@ -60,7 +61,7 @@ class Picture:
         return storage.read_bytes(self.url, most=_MOST_PICTURE)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class Facts:
     """The content of a run's folder `url`. `missing`: a line for each missing or unreadable thing."""
 
@@ -90,8 +91,17 @@ class Facts:
     """Reads what is new of its measurements."""
 
     def public(self, text: object, most: int = 400) -> str:
-        """A text for the report: the folder's place is left out, control characters are escaped."""
-        return clean(str(text).replace(self.url.rstrip("/"), self.name), most)
+        """A text for the report: of local paths the last name is left, control characters are escaped."""
+        shown = str(text).replace(self.url.rstrip("/"), self.name)
+        for place in self._places:
+            shown = shown.replace(place, storage.without_folders(place))
+        return clean(storage.told_without_folders(shown), most)
+
+    @cached_property
+    def _places(self) -> Sequence[str]:
+        """The local paths in the recipe, which may have spaces; the longest first."""
+        found = {text for text in _texts(self.recipe) if storage.without_folders(text) != text}
+        return sorted(found, key=len, reverse=True)
 
 
 def read(url: str, *, evaluations: Sequence[str] = (), ended: bool = False, before: Facts | None = None) -> Facts:
@@ -106,6 +116,14 @@ def read(url: str, *, evaluations: Sequence[str] = (), ended: bool = False, befo
             "folder or URL that `ldm-run` wrote"
         )
     return _Reader(url, evaluations, watch, measured).facts(state, ended)
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(each)
 
 
 class _Reader:

@@ -57,7 +57,7 @@ def write(
     for each, share in _shares(sets, count):
         makes = None if made is None else made(each.dataset)
         drawn = picks(each.dataset, share, seed, tell, None if makes is None else makes.panels)
-        found.append((each.title, len(each.dataset), drawn))
+        found.append((storage.without_folders(each.title), len(each.dataset), drawn))
     data, lacking = b"", set[str]()
     for side in SIDES:
         picture, lacking = draw(found, side=side, seed=seed)
