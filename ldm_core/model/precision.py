@@ -15,6 +15,7 @@ from ldm_core.errors import ConfigError
 from ldm_core.model.arithmetic import AUTOCAST
 from ldm_core.model.diffusion import Model
 from ldm_core.model.finite import warn_of
+from ldm_core.nn.packed_convolution import pack
 
 
 def settle(model: Model, precision: Precision = "fp32") -> None:
@@ -23,7 +24,8 @@ def settle(model: Model, precision: Precision = "fp32") -> None:
     Under ``bf16`` and ``fp16`` the denoiser's linear layers and convolutions hold their weights in this type: autocast
     would round frozen weights anew at each call. All other weights (norms, embeddings, conditioners, the first stage)
     stay float32. On a CPU, and at lower precision elsewhere, the weights of two-dimensional convolutions lie channels
-    last, for faster kernels; this changes results by rounding. Warns of weights beyond fp16's range.
+    last, for faster kernels; this changes results by rounding. In ``bf16`` on a CPU convolutions keep their weights a
+    second time, in their kernels' order. Warns of weights beyond fp16's range.
 
     Raises :class:`ConfigError` for a lower precision that the config of the denoiser or an adapter does not allow;
     where they cannot run in float32, they take the precision that they all allow in its place.
@@ -47,6 +49,8 @@ def settle(model: Model, precision: Precision = "fp32") -> None:
             warn_of(rounded, "at precision fp16, which ends at 65504", "bf16 and fp32 hold more")
     if model.device.type == "cpu" or precision in AUTOCAST:
         denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if model.device.type == "cpu" and precision == "bf16":
+        pack(denoiser)
 
 
 def require_allowed(model: Model, precision: Precision) -> None:

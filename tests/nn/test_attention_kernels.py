@@ -108,11 +108,11 @@ def test_large_attention_in_bfloat16_takes_the_fused_kernel(monkeypatch: pytest.
     assert FORWARD in ran.names and BACKWARD in ran.names and not ran.plain
 
 
-@pytest.mark.parametrize(("piece", "products"), [(1 << 20, 2), (300, 12), (40, 72)])
+@pytest.mark.parametrize(("piece", "products"), [(1 << 20, 4), (300, 12), (40, 72)])
 def test_large_attention_in_bfloat16_without_gradients_is_made_in_pieces(
     monkeypatch: pytest.MonkeyPatch, piece: int, products: int
 ) -> None:
-    """Of all heads, of one head, of two queries: the same numbers by so many products of matrices; a mask and
+    """Of an example's heads, of one head, of two queries: the same numbers by so many products of matrices; a mask and
     gradients take the fused kernel."""
     monkeypatch.setattr(attention, "_PLAIN", 0)
     monkeypatch.setattr(attention, "_PLAIN_FORWARD", 0)
@@ -129,6 +129,30 @@ def test_large_attention_in_bfloat16_without_gradients_is_made_in_pieces(
     with Operators() as trained:
         attention.attend(q.requires_grad_(), k, v)
     assert FORWARD in masked.names and FORWARD in trained.names
+
+
+@pytest.mark.parametrize("size", [1.0, 8.0, 100.0])
+def test_pieces_bear_scores_of_any_size(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
+    """Beyond the range of exponentials too, and an example's numbers are the same bits beside any other."""
+    monkeypatch.setattr(attention, "_PLAIN_FORWARD", 0)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, tokens, 8, generator=generator).bfloat16() for tokens in (12, 20, 20))
+    q[1] *= size
+    with torch.no_grad(), Operators() as ran:
+        found = attention.attend(q, k, v)
+        alone = torch.cat([attention.attend(*(each[i : i + 1] for each in (q, k, v))) for i in range(2)])
+    high = attention._highest_scores(q * (8**-0.5 * 1.4426950408889634), k) > 64.0
+    assert ran.names.count("amax") > 0 and not high[0].any() and bool(high[1].any()) == (size > 1)
+    assert torch.equal(found, alone)
+    scores = torch.einsum("bhnd,bhld->bhnl", q.double(), k.double()).mul(8**-0.5)
+    exact = scores.softmax(-1) @ v.double()
+    lost = 2**-8 * max(1.0, float(scores.abs().max()))  # as each score is rounded
+    assert float((found.double() - exact).abs().max()) <= 4 * lost * float(v.abs().max())
+    broken = q.clone()
+    broken[0, 0, 0, 0] = float("nan")
+    with torch.no_grad():
+        seen = attention.attend(broken, k, v).isnan()
+    assert bool(seen[0, 0, 0].all()) and int(seen.sum()) == 8
 
 
 @pytest.mark.parametrize("width", [16, 144])

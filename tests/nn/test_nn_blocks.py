@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from ldm_core.nn.attention import (
     GEGLU,
@@ -23,6 +24,7 @@ from ldm_core.nn.autoencoder import Decoder, Encoder, PaddedDownsample
 from ldm_core.nn.autoencoder_config import AutoencoderConfig
 from ldm_core.nn.embeddings import timestep_embedding
 from ldm_core.nn.latents import NormalizedLatents
+from ldm_core.nn.norms import group_norm
 from ldm_core.nn.unet_blocks import Downsample, ResBlock, Upsample
 
 
@@ -257,3 +259,20 @@ def test_normalized_latents() -> None:
 def test_a_normalisation_that_cannot_be_used_is_refused(mean: list[float], std: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NormalizedLatents(2).set_normalization(torch.tensor(mean), torch.tensor(std))
+
+
+@pytest.mark.parametrize(("channels", "side", "taken"), [(64, 8, True), (128, 8, False), (64, 32, False)])
+def test_norms_of_few_positions_in_bfloat16_are_made_in_float32(channels: int, side: int, taken: bool) -> None:
+    """Channels last, without gradients, for groups of 8 channels: torch's numbers to a rounding, in its layout."""
+    torch.manual_seed(0)
+    norm = group_norm(channels, 8)
+    nn.init.normal_(norm.weight)
+    x = torch.randn(2, channels, side, side).bfloat16().to(memory_format=torch.channels_last)
+    for given, alone in ((x, taken), (x.contiguous(), False)):
+        with torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as ran:
+            found = norm(given)
+        assert any(event.key == "aten::_to_copy" for event in ran.key_averages()) == alone
+        exact = F.group_norm(given.double(), 8, norm.weight.double(), norm.bias.double(), norm.eps)
+        assert found.dtype == torch.bfloat16 and found.stride() == given.stride()
+        assert bool(((found.double() - exact).abs() <= 2**-8 * exact.abs() + 1e-5).all())
+    assert not norm(x.requires_grad_()).isnan().any()

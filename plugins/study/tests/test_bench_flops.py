@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from ldm_plugin_study.bench.gauge.flops import attention, count
@@ -14,6 +16,7 @@ from ldm_core.builtin.unet.config import UNetConfig
 from ldm_core.builtin.unet.network import UNet
 from ldm_core.contracts import CondSpec, LatentSpec, Site
 from ldm_core.contracts.conditioning import Cond
+from ldm_core.nn.packed_convolution import pack
 
 B, HEADS, L, S, D = 2, 3, 17, 11, 8
 
@@ -25,6 +28,17 @@ def test_a_convolution_forward_and_backward() -> None:
     assert count(lambda: layer(x).sum().backward()) == 2 * forward  # the picture needs no gradient
     x.requires_grad_()
     assert count(lambda: layer(x).sum().backward()) == 3 * forward
+
+
+def test_convolutions_with_packed_weights() -> None:
+    """As many as torch's own, strided and in groups."""
+    plain = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 8, 3, stride=2, groups=4)).bfloat16()
+    x = torch.randn(B, 8, 10, 6).bfloat16()
+    packed = copy.deepcopy(plain)
+    pack(packed)
+    with torch.no_grad():
+        wanted = 2 * B * (60 * 16 * 8 * 9 + 4 * 2 * 8 * 4 * 9)
+        assert count(lambda: packed(x)) == count(lambda: plain(x)) == wanted
 
 
 def test_a_linear_layer() -> None:

@@ -17,6 +17,7 @@ CPU = torch.device("cpu")
     [
         ("aten::conv2d", "convolutions"),
         ("aten::mkldnn_convolution", "convolutions"),
+        ("mkldnn::_convolution_pointwise", "convolutions"),
         ("autograd::engine::evaluate_function: ConvolutionBackward0", "convolutions"),
         ("aten::convolution_backward", "convolutions"),
         ("aten::addmm", "products"),
