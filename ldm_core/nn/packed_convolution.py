@@ -8,11 +8,15 @@ operators of torch that have no page in its documentation; without them nothing 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Lock
-from typing import Any
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
+
+
+Layer: TypeAlias = nn.Conv1d | nn.Conv2d
 
 
 class Packed:
@@ -23,16 +27,16 @@ class Packed:
         self._from: tuple[Tensor, int] | None = None  # held, so that no other weight comes to lie at its address
         self._ordered = torch.empty(0)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[Packed], tuple[()]]:
         return Packed, ()  # a copy of a layer packs its own weights
 
-    def of(self, weight: Tensor, layer: nn.Conv1d | nn.Conv2d, size: list[int]) -> Tensor:
+    def of(self, weight: Tensor, layer: Layer, size: list[int]) -> Tensor:
         """`weight` (O,I,kh,kw) in the kernels' order for an input of `size`; made anew after a change of `weight`."""
         with self._lock:
             if self._is_stale(weight):
                 with torch.no_grad(), torch.inference_mode(False):
                     plain = _in_two_axes(weight.detach()).contiguous().to_mkldnn()
-                    reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight  # type: ignore[attr-defined]
+                    reorder: Callable[..., Tensor] = torch._C._nn.mkldnn_reorder_conv2d_weight  # type: ignore[attr-defined]
                     self._ordered = reorder(plain, *_settings(layer), layer.groups, size)
                 self._from = weight.detach(), weight._version
             return self._ordered
@@ -47,13 +51,13 @@ class _Packing:
     packed: Packed
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        layer: Any = self
+        layer = cast(Layer, self)
         if not _fits(input, weight, bias, layer):
             return super()._conv_forward(input, weight, bias)  # type: ignore[misc, no-any-return]
         x = _in_two_axes(input.to(torch.bfloat16)).contiguous(memory_format=torch.channels_last)
         ordered = self.packed.of(weight, layer, list(x.shape))
-        convolve: Any = torch.ops.mkldnn._convolution_pointwise.default
-        out: Tensor = convolve(x, ordered, bias, *_settings(layer), layer.groups, "none", [], "")
+        convolve: Callable[..., Tensor] = torch.ops.mkldnn._convolution_pointwise.default
+        out = convolve(x, ordered, bias, *_settings(layer), layer.groups, "none", [], "")
         return out if input.dim() == 4 else out.squeeze(2)
 
 
@@ -92,7 +96,7 @@ def _known() -> bool:
         return False
 
 
-def _fits(input: Tensor, weight: Tensor, bias: Tensor | None, layer: Any) -> bool:
+def _fits(input: Tensor, weight: Tensor, bias: Tensor | None, layer: Layer) -> bool:
     """True for a plain call of a CPU in bfloat16 with the layer's own weights."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
@@ -106,9 +110,9 @@ def _fits(input: Tensor, weight: Tensor, bias: Tensor | None, layer: Any) -> boo
     return here and lower and weight.dtype == torch.bfloat16 and type(input) is Tensor
 
 
-def _settings(layer: nn.Conv1d | nn.Conv2d) -> tuple[list[int], list[int], list[int]]:
+def _settings(layer: Layer) -> tuple[list[object], list[int], list[int]]:
     """Padding, stride and dilation along two axes."""
-    missing, padding = 2 - len(layer.kernel_size), list[Any](layer.padding)
+    missing, padding = 2 - len(layer.kernel_size), list[object](layer.padding)
     one = [1] * missing
     return [0] * missing + padding, [*one, *layer.stride], [*one, *layer.dilation]
 

@@ -48,7 +48,7 @@ def _backward(grad: Shape, query: Shape, key: Shape, value: Shape, *_: Any, **__
     return 2 * attention(query, key, value)
 
 
-def _packed(x: Shape, weight: Shape, *_: Any, out_shape: Shape, **__: Any) -> int:
+def _packed(x: Shape, weight: Shape, *_: object, out_shape: Shape, **__: object) -> int:
     return int(conv_flop_count(list(x), list(weight), list(out_shape)))
 
 
