@@ -15,7 +15,6 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-
 Layer: TypeAlias = nn.Conv1d | nn.Conv2d
 
 
