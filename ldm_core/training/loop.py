@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from typing import Any, TypeVar
 
 import torch
@@ -47,11 +48,12 @@ def train(
     task.prepare(start)
     if run.world.main:
         run.hook.ldm_stage_start(stage=task.stage, steps=settings.steps, start=start)
-    with checkpoints:  # an error waits for a write under way
+    # An error waits for a write under way, and ends the loader's workers: its traceback would keep them.
+    with checkpoints, closing(loader.steps(start)) as batches:
         log, flags = _Log(task, settings, run, start), Flags(run.world)
         if log.apart(evaluate, start):
             raise _interrupted(task, settings, run, start, Ask.LEAVE)
-        for step, micros in enumerate(log.timed(loader.steps(start), settings.steps - start), start):
+        for step, micros in enumerate(log.timed(batches, settings.steps - start), start):
             done = step + 1
             due = done % settings.checkpoint_every == 0 or done == settings.steps
             measure = due or done % settings.log_every == 0 or step == start

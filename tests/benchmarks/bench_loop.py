@@ -73,7 +73,7 @@ class Loader:
 
     def steps(self, start: int) -> Iterator[tuple[()]]:
         """One a step."""
-        return iter([()] * (STEPS - start))
+        yield from [()] * (STEPS - start)
 
 
 def measure(rounds: int) -> float:

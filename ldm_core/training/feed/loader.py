@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -76,8 +76,8 @@ class Loader:
                 first = (a * self._world.size + self._world.rank) * self._micro
                 yield self._order.step(step, range(first, first + self._micro))
 
-    def steps(self, start: int) -> Iterator[list[MicroBatch]]:
-        """The micro-batches of each step, from step `start` (counted from 0) to the end.
+    def steps(self, start: int) -> Generator[list[MicroBatch], None, None]:
+        """The micro-batches of each step, from step `start` (counted from 0) to the end; closing it ends the workers.
 
         Raises DataError if too many examples cannot be read, on every process at the same step.
         """
@@ -94,21 +94,25 @@ class Loader:
                 worker_init_fn=begin_worker,
                 generator=torch.Generator(),  # it draws a seed for its workers, otherwise from torch's global one
             )
+            made = iter(loader)  # torch warns here once more
         micros: list[MicroBatch] = []
         news: dict[str, str] = {}
         step = start
-        for places, batch, met in loader:
-            if isinstance(batch, LDMError):
-                raise batch
-            news.update(met)
-            # Images travel as bytes and become floats at their use: a quarter of the way's traffic.
-            batch = floats(to_device(_as_tensors(batch), device, non_blocking=True), self._keys)
-            micros.append(MicroBatch(batch, tuple(places)))
-            if len(micros) == self._accumulate:
-                step += 1
-                self._tell(news, step)
-                yield micros
-                micros = []
+        try:
+            for places, batch, met in made:
+                if isinstance(batch, LDMError):
+                    raise batch
+                news.update(met)
+                # Images travel as bytes and become floats at their use: a quarter of the way's traffic.
+                batch = floats(to_device(_as_tensors(batch), device, non_blocking=True), self._keys)
+                micros.append(MicroBatch(batch, tuple(places)))
+                if len(micros) == self._accumulate:
+                    step += 1
+                    self._tell(news, step)
+                    yield micros
+                    micros = []
+        finally:
+            del made  # and with it its workers: the traceback of an error would keep them
 
     def _tell(self, news: dict[str, str], step: int) -> None:
         """Count the examples met; of other processes at every few steps, as all of them come by here then."""

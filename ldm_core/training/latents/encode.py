@@ -6,7 +6,8 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import attrs
@@ -233,36 +234,38 @@ def _encode(
         require_writable(folder)
     world.barrier()
     mine = todo.missing[world.rank :: world.size]
-    pictures = _pictures(examples, mine, source, workers)
     made: Records = {}
-    for turn in range(-(-len(todo.missing) // world.size)):
-        together = todo.missing[turn * world.size : (turn + 1) * world.size]
-        shard = mine[turn] if turn < len(mine) else None
-        parts: list[tuple[Tensor, Tensor]] = []
-        bad: dict[str, str] = {}
-        for n in range(max(len(s.batches()) for s in together)):
-            if world.any(bool(run.stop.asked)):  # all processes take part as often: none waits for longer than a batch
+    with closing(_pictures(examples, mine, source, workers)) as pictures:
+        for turn in range(-(-len(todo.missing) // world.size)):
+            together = todo.missing[turn * world.size : (turn + 1) * world.size]
+            shard = mine[turn] if turn < len(mine) else None
+            parts: list[tuple[Tensor, Tensor]] = []
+            bad: dict[str, str] = {}
+            for n in range(max(len(s.batches()) for s in together)):
+                if world.any(
+                    bool(run.stop.asked)
+                ):  # all processes take part as often: none waits for longer than a batch
+                    if world.main:
+                        run.hook.ldm_stage_end(stage="latents", status="interrupted")
+                    raise Interrupted("latents: stopped; the same command goes on from the shards that are finished")
+                if shard is not None and n < len(shard.batches()):
+                    arrays, sources, met = next(pictures)
+                    if isinstance(arrays, LDMError):
+                        raise arrays
+                    bad.update(met)
+                    flips = [stage.encode_moments(to_images(a).to(world.device)).float().cpu() for a in arrays]
+                    parts.append((torch.stack(flips), sources))
+                done += sum(n < len(s.batches()) for s in together)
                 if world.main:
-                    run.hook.ldm_stage_end(stage="latents", status="interrupted")
-                raise Interrupted("latents: stopped; the same command goes on from the shards that are finished")
-            if shard is not None and n < len(shard.batches()):
-                arrays, sources, met = next(pictures)
-                if isinstance(arrays, LDMError):
-                    raise arrays
-                bad.update(met)
-                flips = [stage.encode_moments(to_images(a).to(world.device)).float().cpu() for a in arrays]
-                parts.append((torch.stack(flips), sources))
-            done += sum(n < len(s.batches()) for s in together)
-            if world.main:
-                run.hook.ldm_step(stage="latents", step=done, logs={})
-        if shard is not None:
-            made[shard.number] = _write(folder, source, shard, parts)
-        examples.dataset.add({name: why for theirs in world.gather(bad) for name, why in theirs.items()})
+                    run.hook.ldm_step(stage="latents", step=done, logs={})
+            if shard is not None:
+                made[shard.number] = _write(folder, source, shard, parts)
+            examples.dataset.add({name: why for theirs in world.gather(bad) for name, why in theirs.items()})
     return {number: record for theirs in world.gather(made) for number, record in theirs.items()}
 
 
-def _pictures(examples: Examples, shards: Sequence[Shard], source: Source, workers: int) -> Iterator[Any]:
-    """The pictures of `shards`, batch by batch, read and fitted by `workers` processes."""
+def _pictures(examples: Examples, shards: Sequence[Shard], source: Source, workers: int) -> Generator[Any, None, None]:
+    """The pictures of `shards`, batch by batch, read and fitted by `workers` processes; closing it ends these."""
     work = [(batch, shard.size) for shard in shards for batch in shard.batches()]
     with workers_as_asked():
         loader = DataLoader(
@@ -272,7 +275,11 @@ def _pictures(examples: Examples, shards: Sequence[Shard], source: Source, worke
             worker_init_fn=begin_worker,
             generator=torch.Generator(),  # it draws a seed for its workers, otherwise from torch's global one
         )
-    return iter(loader)
+        batches = iter(loader)
+    try:
+        yield from batches
+    finally:
+        del batches  # and with it its workers: the traceback of an error would keep them
 
 
 def _write(folder: str, source: Source, shard: Shard, parts: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Any]:

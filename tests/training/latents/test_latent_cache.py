@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +25,7 @@ from training_runs import TINY, VQ, Watch, go, weights
 
 from ldm_core.catalog import Catalog
 from ldm_core.data.collate import to_images
-from ldm_core.errors import CheckpointError, ConfigError, Interrupted
+from ldm_core.errors import CheckpointError, ConfigError, DataError, Interrupted
 from ldm_core.model.trained import load_stage
 from ldm_core.recipe import artifacts
 from ldm_core.training import workflow
@@ -301,8 +303,6 @@ def test_random_crops_are_encoded_at_each_step_and_that_is_said(trained: Path, t
 
 
 def test_a_disk_without_room_is_no_end_of_a_run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import shutil
-
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 1000))  # type: ignore[attr-defined]
     watch = go(tmp_path, "trainer.steps=2", first_stage=str(trained), stages=MODEL)
     assert any("0.0 GB left" in m and "encoded at each step" in m for m in watch.messages)
@@ -387,13 +387,14 @@ def test_examples_of_several_sizes_are_encoded_at_theirs(tmp_path: Path) -> None
 
 
 def test_too_many_unreadable_images_end_the_encoding(pictures: Path, tmp_path: Path) -> None:
-    from ldm_core.errors import DataError
-
-    stage = tmp_path / "stage"
-    go(stage, stages=FIRST)
+    go(stage := tmp_path / "stage", stages=FIRST)
     for i in (11, 12, 13):
         (pictures / f"{i}.png").write_bytes(b"no picture")
+    dataset = {"use": "folder", "url": str(pictures), "max_bad": 0.05}
+    before, run = multiprocessing.active_children(), ["trainer.cache_latents=false", "trainer.steps=20"]
+    with pytest.raises(DataError, match="cannot be read, 2 may") as trained:
+        go(tmp_path / "run", "data.workers=2", *run, first_stage=str(stage), dataset=dataset, stages=MODEL)
     for workers in (0, 2):
-        with pytest.raises(DataError, match=r"\d examples of 40 cannot be read, 2 may"):
-            dataset = {"use": "folder", "url": str(pictures), "max_bad": 0.05}
+        with pytest.raises(DataError, match=r"\d examples of 40 cannot be read, 2 may") as held:
             encode(*_recipe(stage, tmp_path / "out", f"data.workers={workers}", dataset=dataset))
+        assert held.tb and trained.tb and multiprocessing.active_children() == before, "tracebacks keep workers"

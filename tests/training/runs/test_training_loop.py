@@ -142,7 +142,7 @@ class Loader:
         self._steps = steps
 
     def steps(self, start: int) -> Any:
-        return iter([()] * (self._steps - start))
+        yield from [()] * (self._steps - start)
 
 
 @attrs.frozen
