@@ -179,6 +179,10 @@ def test_reconstruction_goes_through_the_first_stage(pipeline: Pipeline) -> None
     assert np.abs(pipeline.reconstruct(given, batch=1).astype(int) - whole.astype(int)).max() <= 1
     with pytest.raises(ValueError, match=r"18.*4"):
         pipeline.reconstruct(given[:, :, :, :18])
+    with pytest.raises(DataError, match=r"uint8 values \(channels, height, width\).*\(16, 24, 3\)"):
+        pipeline.reconstruct(given.transpose(0, 2, 3, 1))  # height, width, channels, as Pillow's arrays are
+    as_pictures = [Image.fromarray(each.transpose(1, 2, 0)) for each in given]
+    assert np.array_equal(pipeline.reconstruct(as_pictures), whole)
 
 
 # ---------------------------------------------------------------------------------------------------- inputs

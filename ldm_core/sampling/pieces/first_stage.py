@@ -79,12 +79,13 @@ class StageMethods(RuntimeMethods):
             made.append(shown.numpy())
         return np.concatenate(made)
 
-    def reconstruct(self, images: np.ndarray, *, batch: int = 16) -> np.ndarray:
-        """Take uint8 images (B, c, H, W) through the first stage and back, uint8, same shape.
+    def reconstruct(self, images: Any, *, batch: int = 16) -> np.ndarray:
+        """Take pictures through the first stage and back: those that :meth:`encode` takes -> uint8 (B, c, H, W).
 
         Raises ValueError with both numbers for a size that the stage's factor does not divide.
         """
-        return reconstruct(self.computed.stage, images, self.model.device, batch, Tiling.of(self.recipe.sample))
+        found = np.stack(unfitted(images, self.recipe.image_channels))
+        return reconstruct(self.computed.stage, found, self.model.device, batch, Tiling.of(self.recipe.sample))
 
     def as_images(self, z: Tensor) -> Tensor:
         """Latents (B, C, *s) -> images (B, c, H, W) in [-1, 1], held to the contract of the first stage, or of the
