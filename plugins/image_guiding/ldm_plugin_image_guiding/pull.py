@@ -26,6 +26,9 @@ from ldm_plugin_image_guiding.pictures import holes_of, known_of, pictures_of
 if TYPE_CHECKING:
     from ldm_core.contracts import Conditions
 
+FARTHEST = (4.0, 2.0)
+"""The longest moves along one direction, in deviations of x0, that are tried one after the other."""
+
 Loss: TypeAlias = "Callable[[Tensor], Tensor]"
 """Pictures (B, c, H, W) on the scale of [-1, 1] -> the negative log likelihood of each, (B,), up to a constant."""
 
@@ -42,7 +45,8 @@ class ImageTarget(Guidance):
     the first one along d, each to its line's minimum, by L's curvature in one more decoding. Of a
     linear denoiser and decoder and a loss of squares, m' is the exact posterior mean after as many iterations as there
     are different eigenvalues among the measurements: one, if they are alike and independent. A steep loss does not
-    overshoot. Levels without signal (alpha 0) are left alone.
+    overshoot, and a flat one leads no further than a few deviations of x0. Levels without signal (alpha 0) are left
+    alone.
     """
 
     def __init__(self, config: PullConfig, site: Site) -> None:
@@ -122,15 +126,38 @@ class ImageTarget(Guidance):
         self, loss: Loss, x0: Tensor, value: Tensor, slopes: tuple[Tensor, Tensor, Tensor], p: Tensor, spread: Tensor
     ) -> Tensor:
         """(B,) the minimum of the whole along p from x0; 0 where it does not fall. `slopes` at x0: of the loss, of the
-        whole, and C^-1 p."""
+        whole, and C^-1 p.
+
+        The curvature is measured over h, at which p is about one deviation of x0. A minimum beyond h is guessed from
+        it, so it is taken, at :data:`FARTHEST` h at most, only where the whole is no higher there than at h.
+        """
         slope, rest, along = slopes
-        fall, metric = -_dot(rest, p), -_dot(along, p)
+        fall, metric, linear = (-_dot(rest, p)).double(), (-_dot(along, p)).double(), _dot(slope, p).double()
         size = p.flatten(1).square().mean(1).sqrt()
         h = (spread.to(size).sqrt() / size.clamp(min=1e-12)).clamp(max=1.0)
-        ahead = loss(self._decode(x0 + per_example(h, p) * p)).double() - value.double()
-        bend = (2 * (ahead - h.double() * _dot(slope, p).double()) / h.double() ** 2).clamp(min=0)
-        whole = (metric + bend.to(metric)).clamp(min=1e-30)
-        return torch.where((fall > 0) & (metric > 0), fall / whole, torch.zeros_like(fall))
+
+        def risen(k: Tensor) -> Tensor:
+            """(B,) the loss at x0 + k p, less that at x0."""
+            return loss(self._decode(x0 + per_example(k, p) * p)).double() - value.double()
+
+        ahead = risen(h)
+        bend = (2 * (ahead - h.double() * linear) / h.double() ** 2).clamp(min=0)
+        best = (fall / (metric + bend).clamp(min=1e-30)).to(h)
+        k = torch.where((fall > 0) & (metric > 0), best, torch.zeros_like(best))
+        if bool((k <= h).all()):
+            return k
+        found, done = torch.minimum(k, h), k <= h  # as far as the curvature was measured
+
+        def prior(k: Tensor) -> Tensor:
+            return 0.5 * metric * k.double() ** 2 - (fall + linear) * k.double()
+
+        for most in FARTHEST:
+            further = torch.minimum(k, most * h)
+            better = ~done & (risen(further) + prior(further) <= ahead + prior(h))
+            found, done = torch.where(better, further, found), done | better
+            if bool(done.all()):
+                break
+        return found
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

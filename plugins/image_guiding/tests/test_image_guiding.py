@@ -235,6 +235,31 @@ class Elsewhere(ImageTarget):
         return lambda pictures: pictures.square().flatten(1).sum(1) * 50
 
 
+class Cliff(ImageTarget):
+    """Almost flat near the estimate, so that a curvature measured there says nothing of the wall that follows."""
+
+    def loss(self, inputs: Mapping[str, Any]) -> Any:
+        def loss(pictures: Tensor) -> Tensor:
+            far = (pictures - inputs["from"]).flatten(1)
+            return (-0.01 * far + 100 * (far.abs() - inputs["wall"]).clamp(min=0) ** 2).sum(1)
+
+        return loss
+
+
+@pytest.mark.parametrize(
+    ("wall", "least", "most"), [(0.5, 0.0, 0.52), (1.5, 1.0, 1.52), (3.0, 2.0, 3.02), (99.0, 4.0, 4.0)]
+)
+def test_a_step_beyond_the_measured_curvature_is_held_to_the_loss(wall: float, least: float, most: float) -> None:
+    """With C = 1e6 in the network's eyes the quadratic's minimum is 1e4 deviations away."""
+    target = Cliff(configs.LowResolutionTargetConfig(iterations=1), SITE)
+    x0 = draw(2, 1, *SIZE)
+    loss = target.loss({"from": x0, "wall": wall})
+    moved = target._moved(loss, x0, lambda vector: 1e6 * vector, torch.ones(2))
+    length = moved.flatten(1).square().mean(1).sqrt()
+    assert bool((length >= least - 1e-4).all()) and bool((length <= most + 1e-4).all()), length
+    assert bool((loss(x0 + moved) <= 0).all())
+
+
 def test_a_target_of_ones_own() -> None:
     found = estimate(Elsewhere(configs.PullConfig(), SITE), SCHEDULES["vp"], draw(2, 1, *SIZE), 0.5, {})
     mean, variance = moments(SCHEDULES["vp"], draw(2, 1, *SIZE), 0.5)

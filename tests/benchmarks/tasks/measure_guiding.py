@@ -1,8 +1,8 @@
 r"""Guiding by a small picture, of a model that was not trained to read one, at its training size.
 
-Each held-out picture is made small by Pillow's bicubic filter. `unguided` is the model as it was
-trained, with its own conditions; `guided` the same noise with the guidance low_resolution_target; `bicubic` the small picture enlarged. `small
-psnr` is of the samples made small, beside the small pictures.
+Each held-out picture is made small by Pillow's bicubic filter. `unguided` is the model as it was trained, with its own
+conditions; `guided` the same noise with the guidance low_resolution_target; `bicubic` the small picture enlarged.
+`small psnr` is of the samples made small, beside the small pictures.
 
     python measure_guiding.py runs/emoji --factor 4 --count 32 --set sample.steps=50 --out figures/guiding.json
 """
