@@ -79,7 +79,7 @@ class StageMethods(RuntimeMethods):
             made.append(shown.numpy())
         return np.concatenate(made)
 
-    def reconstruct(self, images: Any, *, batch: int = 16) -> np.ndarray:
+    def reconstruct(self, images: object, *, batch: int = 16) -> np.ndarray:
         """Take pictures through the first stage and back: those that :meth:`encode` takes -> uint8 (B, c, H, W).
 
         Raises ValueError with both numbers for a size that the stage's factor does not divide.
