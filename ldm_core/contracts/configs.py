@@ -110,6 +110,10 @@ class FirstStageConfig(Config):
         """The objective that trains the stage where a recipe names none; "" for a stage with nothing to train."""
         return "reconstruction"
 
+    def remarks(self) -> Iterable[str]:
+        """Yield a line for each setting (``first_stage.NAME: ...``) without effect on the stage's training."""
+        return ()
+
 
 class StageObjectiveConfig(Config):
     """The config of a stage objective. `stage` below is the config of the first stage, which is to be trained."""

@@ -70,6 +70,15 @@ class AutoencoderConfig(FirstStageConfig):
                 f"make channels a multiple of it, or set norm_groups to a divisor"
             )
 
+    def remarks(self) -> Iterator[str]:
+        """One line on factors of `attention` that no level has; foreign weights may name one."""
+        there = [self.patch * 2**level for level in range(len(self.channel_mult))]
+        if lost := [str(factor) for factor in self.attention if factor not in there]:
+            yield (
+                f"first_stage.attention: {', '.join(lost)} is without effect, as the levels have the factors "
+                f"{', '.join(map(str, there))}"
+            )
+
 
 def in_order(_: type, fields: list[attrs.Attribute[object]]) -> list[attrs.Attribute[object]]:
     """Field transformer of a subclass with other defaults: the fields of :class:`AutoencoderConfig` stay first."""

@@ -312,15 +312,14 @@ def _objective(recipe: Recipe) -> Iterable[str]:
 def remarks(recipe: Recipe) -> Iterable[str]:
     """One line for each allowed setting without effect, or with one seldom intended."""
     if recipe.trains_stage:
+        yield from configs.of(FirstStageConfig, recipe.first_stage.config).remarks()
         answers = configs.of(StageObjectiveConfig, recipe.stage_objective.config)
         yield from answers.remarks(recipe.first_stage.config, recipe.first_stage_trainer.steps)
     if recipe.metrics and not recipe.trainer.evaluate_every:
         yield "metrics: none is measured, as trainer.evaluate_every is 0; set it to 1000, say"
     if recipe.data.workers > (cores := open_cores()):
-        yield (
-            f"data.workers: {recipe.data.workers} loader processes share {cores} "
-            f"core{'s' if cores > 1 else ''}; more than one a core makes loading slower"
-        )
+        shared = f"{recipe.data.workers} loader processes share {cores} core{'s' if cores > 1 else ''}"
+        yield f"data.workers: {shared}; more than one a core makes loading slower"
 
 
 def data_misfits(recipe: Recipe) -> Iterable[str]:

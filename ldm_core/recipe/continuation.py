@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from ldm_core.config import documents
 from ldm_core.contracts import DatasetConfig, StageObjectiveConfig, configs
 from ldm_core.errors import ConfigError, LDMError, quoted
 from ldm_core.recipe import artifacts
-from ldm_core.recipe.keys import SAMPLING_KEYS, without_same
+from ldm_core.recipe.keys import SAMPLING_KEYS, Plain, without_same
 from ldm_core.recipe.recipe import AdapterPart, MixturePart, Part, Recipe
 
 RECIPE_FILE = "recipe.yaml"
 BEGUN_FILE = "begun.yaml"
+MANIFEST = "manifest.json"
+"""The file of a checkpoint that says what it is, written last."""
 _MADE = (artifacts.STAGE_FILE, artifacts.MODEL_FILE, "checkpoints", "latents")
 _TRAINERS = {"first_stage_trainer": "first_stage", "trainer": "denoiser"}
 
@@ -50,6 +52,7 @@ def continuation(recipe: Recipe, out: str) -> Continuation:
     text, first = storage.read_text(url), storage.join(out, BEGUN_FILE)
     before = documents.parse_yaml(text, url)
     begun = documents.parse_yaml(storage.read_text(first), first) if storage.exists(first) else before
+    begun = kept_recipe(out) or begun
     known, moved = recipe, False
     if isinstance(before, dict) and isinstance(begun, dict):
         known, moved = _with_places(recipe, begun)
@@ -57,12 +60,41 @@ def continuation(recipe: Recipe, out: str) -> Continuation:
             known = _with_length(known, section, before, begun, out)
     changed = differences(begun, known)
     if changed:
-        raise ConfigError(
-            f"{out} holds a run of another recipe ({'; '.join(changed[:3])}); give another folder with `out`, or the "
-            f"old recipe: `recipe={url}`"
-        )
+        raise ConfigError(_another(recipe, out, before, changed))
     another = known is not recipe and not storage.exists(first)
+    if another and begun is not before and differences(before, known):  # recipe.yaml was edited by hand
+        text = documents.dump_yaml(begun)
     return Continuation(known, moved, text if another else "")
+
+
+def _another(recipe: Recipe, out: str, before: object, changed: Sequence[str]) -> str:
+    """The line on a folder with another recipe's run."""
+    url = storage.join(out, RECIPE_FILE)
+    few = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
+    if differences(before, recipe):
+        return (
+            f"{out} holds a run of another recipe ({few}); give another folder with `out`, or the old recipe: "
+            f"`recipe={url}`"
+        )
+    return (
+        f"{url} was edited since the run in {out} began ({few}), and its training cannot go on so; set that back in "
+        "the file, or give another folder with `out`"
+    )
+
+
+def kept_recipe(out: str) -> dict[str, object]:
+    """The first recipe of the run in `out` as its newest checkpoint keeps it; empty without one, or of an older
+    version. An edited ``recipe.yaml`` is told by it."""
+    for stage in reversed(_TRAINERS.values()):
+        folder = storage.join(out, "checkpoints", stage)
+        there = storage.list_files(folder, recursive=True) if storage.is_folder(folder) else []
+        for url in sorted((f.url for f in there if storage.base_name(f.url) == MANIFEST), reverse=True):
+            with contextlib.suppress(LDMError, ValueError):  # a damaged one is passed over by the training as well
+                manifest = documents.parse_json(storage.read_text(url), url)
+                found = manifest.get("recipe") if isinstance(manifest, dict) else None
+                if isinstance(found, dict):
+                    return found
+    return {}
 
 
 def differences(before: Any, recipe: Recipe) -> list[str]:
@@ -73,6 +105,11 @@ def differences(before: Any, recipe: Recipe) -> list[str]:
     before = recipe.decisive({**before, **_with_own_places(recipe, now, before)})
     now = recipe.decisive(now)
     return [line for k, v in now.items() if k not in SAMPLING_KEYS for line in _differ(k, before.get(k), v)]
+
+
+def unlike(before: Plain, now: Plain) -> list[str]:
+    """The differences of two recipes' plain values that matter to their training, one line each."""
+    return [line for k in {**before, **now} if k not in SAMPLING_KEYS for line in _differ(k, before.get(k), now.get(k))]
 
 
 def _with_own_places(recipe: Recipe, now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, object]:
@@ -227,10 +264,13 @@ def _bound_to_length(recipe: Recipe, section: str, steps: int, first: Mapping[st
     now = getattr(recipe, section)
     end = first.get("decay_end") or steps
     if now.schedule in ("cosine", "linear") and _end(now) != end:
+        weights = artifacts.MODEL_FILE if section == "trainer" else artifacts.STAGE_FILE
+        ended = storage.exists(storage.join(out, weights))
         return (
             f"the rate of the run in {out} falls to its end at step {end} (schedule={now.schedule}), so that one of "
             f"{now.steps} steps is another run; "
             + (f"to go on at the last rate add {section}.decay_end={end}, or " if now.final_lr else "")
+            + ("" if ended else f"let it end with {section}.steps={steps}, and then ")
             + f"start one from its weights: {_from_weights(section, out, now.steps - steps)}"
         )
     if section == "trainer":

@@ -72,7 +72,7 @@ class RunContext:
         self.inputs = inputs or SampleInputs()
         here = world.start()
         metrics = MetricsFile(storage.join(out, own_files.METRICS), active=here.main)
-        self.run = Run(out, here, catalog.manager.hook, Stop(), metrics)
+        self.run = Run(out, here, catalog.manager.hook, Stop(), metrics, recipe=(known_as or recipe).public())
         self.results = Results()
         self.identities = Identities(recipe, known_as or recipe, out, lambda: self.dataset)
         self.model_url = storage.join(out, artifacts.MODEL_FILE)

@@ -13,7 +13,7 @@ import pytest
 from ldm_core.catalog import Catalog
 from ldm_core.contracts import CondSpec, DataInfo
 from ldm_core.errors import ConfigError
-from ldm_core.recipe.check import check, misfits, require, site_of
+from ldm_core.recipe.check import check, misfits, remarks, require, site_of
 from ldm_core.recipe.resolve import resolve
 
 SMALL_UNET = {"use": "unet", "channels": 32, "channel_mult": [1, 2], "heads": 2, "attention": [2]}
@@ -45,6 +45,34 @@ def test_the_arithmetic_of_a_stage_with_nothing_to_train_is_its_own(catalog: Cat
         config = attrs.make_class("Said", [], bases=(type(recipe.first_stage.config),), frozen=True, class_body=kept)()
         recipe = attrs.evolve(recipe, first_stage=attrs.evolve(recipe.first_stage, config=config))
         assert sum("first_stage_trainer.precision: bf16" in line for line in misfits(recipe)) == told
+
+
+@pytest.mark.parametrize(
+    "stage, said",
+    [
+        ({"use": "vq_f4", "attention": [4, 2]}, ""),
+        ({"use": "vq_f4", "attention": [4, 8, 3]}, "8, 3 is without effect, as the levels have the factors 1, 2, 4"),
+        ({"use": "kl_f8", "attention": [16]}, "16 is without effect, as the levels have the factors 1, 2, 4, 8"),
+        (
+            {"use": "vq_f4", "patch": 2, "attention": [2, 1]},
+            "1 is without effect, as the levels have the factors 2, 4, 8",
+        ),
+    ],
+)
+def test_attention_at_a_factor_that_no_level_has_is_told(stage: dict[str, Any], said: str, catalog: Catalog) -> None:
+    """And not refused: weights of others may name one."""
+    recipe = resolve({**FITS, "first_stage": stage}, catalog)
+    check(recipe, DataInfo(keys=KEYS, classes={"class_label": 4}))
+    told = [line for line in remarks(recipe) if line.startswith("first_stage.attention")]
+    assert told == ([f"first_stage.attention: {said}"] if said else [])
+    given = attrs.evolve(recipe.first_stage, weights="stage", sha256="a" * 64)
+    assert not [line for line in remarks(attrs.evolve(recipe, first_stage=given)) if "attention" in line]
+
+
+def test_no_shipped_first_stage_has_such_a_factor(catalog: Catalog) -> None:
+    presets = [resolve({**FITS, "first_stage": name}, catalog) for name in catalog.names("first_stage")]
+    assert len(presets) > 10
+    assert not [line for recipe in presets for line in remarks(recipe) if "attention" in line]
 
 
 def test_what_fits_passes_and_has_a_site(catalog: Catalog) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_runs import TINY, go, weights
+from training_runs import TINY, Watch, go, weights
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.config import documents
 from ldm_core.data import images
-from ldm_core.errors import ConfigError
+from ldm_core.errors import ConfigError, Interrupted
 from ldm_core.recipe import continuation
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.recipe.resolve import resolve
@@ -158,6 +159,66 @@ def test_steps_may_be_raised_where_the_run_so_far_stays_what_it_was(
         return
     found = continuation.continuation(recipe("photos", **{**before, **now}), out)
     assert found.known_as.identity() == first.identity() and not found.moved and found.begun
+
+
+def kept(out: str, made: Recipe) -> None:
+    """A checkpoint's manifest, as the run writes it."""
+    folder = storage.join(out, "checkpoints", "denoiser", "step-00000004-0a0b0c0d")
+    storage.make_folder(folder)
+    storage.atomic_write(storage.join(folder, "manifest.json"), json.dumps({"recipe": made.public()}))
+
+
+@pytest.mark.parametrize(
+    "before, now, why",
+    [
+        (
+            {"schedule": "cosine"},
+            {"steps": 9},
+            r"falls to its end at step 8 .*let it end with trainer\.steps=8, and then",
+        ),
+        ({"lr": 1e-3}, {"lr": 0.5}, r"recipe.yaml was edited .*\(trainer\.lr: 0\.001 there, 0\.5 now\).*set that back"),
+        ({"schedule": "constant"}, {"steps": 9}, ""),
+        ({"schedule": "constant"}, {"log_every": 7}, ""),
+    ],
+)
+def test_an_edited_recipe_of_a_run_is_as_one_that_was_asked_for(
+    before: dict[str, Any], now: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    """Nobody else than its checkpoint knows what it was."""
+    first, edited = recipe("photos", **before), recipe("photos", **{**before, **now})
+    out = begun(tmp_path, edited, "checkpoints/denoiser/x")
+    kept(out, first)
+    if why:
+        with pytest.raises(ConfigError, match=why):
+            continuation.continuation(edited, out)
+        return
+    found = continuation.continuation(edited, out)
+    assert found.known_as.identity() == first.identity()
+    again = documents.parse_yaml(found.begun, "x") if found.begun else first.public()
+    assert again["trainer"]["steps"] == 8 and again["trainer"]["lr"] == first.trainer.lr
+
+
+def test_an_edited_run_goes_on_to_its_new_length(tmp_path: Path) -> None:
+    """By the recipe file in its own folder, whose steps were edited: the training that was longer from the start."""
+    stages = ("first_stage", "denoiser")
+    trainer = {**TINY["trainer"], "schedule": "constant"}
+    go(tmp_path / "long", "trainer.steps=5", stages=stages, trainer=trainer)
+    with pytest.raises(Interrupted):
+        go(tmp_path / "run", "trainer.steps=4", stages=stages, trainer=trainer, watch=Watch(stop=("denoiser", 2)))
+    file = tmp_path / "run" / "recipe.yaml"
+    plain = documents.parse_yaml(file.read_text(), "x")
+    (manifest,) = (tmp_path / "run/checkpoints/denoiser").glob("*/manifest.json")
+    assert json.loads(manifest.read_text())["recipe"] == plain
+    plain["trainer"]["steps"] = 5
+    file.write_text(documents.dump_yaml(plain))
+    watch = go(tmp_path / "run", stages=stages, **plain)
+    assert [step for stage, step in watch.steps if stage == "denoiser"] == [3, 4, 5]
+    one, other = weights(tmp_path / "run"), weights(tmp_path / "long")
+    assert all(torch.equal(one[name], other[name]) for name in other)
+    plain["trainer"]["lr"] = 0.5
+    file.write_text(documents.dump_yaml(plain))
+    with pytest.raises(ConfigError, match=r"was edited since .*trainer\.lr: 0\.001 there, 0\.5 now"):
+        go(tmp_path / "run", stages=stages, **plain)
 
 
 def test_no_checkpoint_no_more_steps(tmp_path: Path) -> None:

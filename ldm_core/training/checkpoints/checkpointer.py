@@ -74,7 +74,7 @@ class Checkpointer:
         with contextlib.suppress(StorageError):  # may not be allowed to delete; a half-written one is never taken
             if begun := files.clean(self._folder):
                 self._run.say(f"removed {len(begun)} checkpoint(s) that a killed process did not finish")
-        return files.newest(self._folder, self._identity)
+        return files.newest(self._folder, self._identity, self._run.recipe)
 
     def _fill(self, found: files.Found) -> None:
         task, manifest = self._task, found.manifest
@@ -140,6 +140,7 @@ class Checkpointer:
         if self._writer is not None:
             manifest = {
                 "identity": self._identity,
+                **({"recipe": dict(run.recipe)} if run.recipe else {}),
                 "part_steps": dict(task.part_steps),
                 "optimizer_steps": steps,
                 "ema_updates": task.ema.updates if task.ema is not None else 0,

@@ -20,10 +20,13 @@ from torch import Tensor
 
 from ldm_core import storage
 from ldm_core.config.documents import parse_json
+from ldm_core.contracts import EMPTY
 from ldm_core.errors import CheckpointError, StorageError
+from ldm_core.recipe.continuation import MANIFEST as MANIFEST
+from ldm_core.recipe.continuation import unlike
+from ldm_core.recipe.keys import Plain
 from ldm_core.storage.paths import is_name
 
-MANIFEST = "manifest.json"
 FORMAT = 2
 _NAME = re.compile(r"step-(\d{8,})(?:-[0-9a-f]+)?")
 _CHUNK = 8 << 20
@@ -111,8 +114,9 @@ class Search:
     damaged: dict[str, str]
 
 
-def newest(folder: str, identity: str) -> Search:
+def newest(folder: str, identity: str, recipe: Plain = EMPTY) -> Search:
     """Look for the newest whole checkpoint of `folder`; every file of it is read and hashed, of older ones none.
+    `recipe`: the plain values of the run's, to tell it from another's.
 
     :class:`CheckpointError` if it was made with another recipe or by a newer version, :class:`StorageError` if a
     remote storage does not answer.
@@ -124,16 +128,28 @@ def newest(folder: str, identity: str) -> Search:
         try:
             manifest = _manifest(url)
             if manifest["identity"] != identity:
-                raise CheckpointError(
-                    f"{storage.shown(url)} was made with another recipe or other data; take that recipe again, or "
-                    "another `out`"
-                )
+                raise CheckpointError(f"{storage.shown(url)} {_of_another(manifest.get('recipe'), recipe)}")
             _verify(url, manifest)
         except _DamagedError as error:
             damaged[name] = f"checkpoint {storage.shown(url)} is damaged and passed over: {error}"
             continue
         return Search(Found(url, int(manifest["step"]), manifest), tuple(names[position + 1 :]), damaged)
     return Search(None, (), damaged)
+
+
+def _of_another(before: object, now: Plain) -> str:
+    """The words on a checkpoint of another identity; older ones keep no recipe."""
+    if not isinstance(before, dict) or not now:
+        return (
+            "was made with another recipe or other data; if recipe.yaml was edited, set it back; or give another `out`"
+        )
+    if changed := unlike(before, now):
+        few = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
+        return f"was made with another recipe ({few}); set that back, or give another `out`"
+    return (
+        "was made by this recipe of other data, or on another first stage: what they hold has changed since; bring "
+        "that back, or give another `out`"
+    )
 
 
 class _DamagedError(Exception):

@@ -11,6 +11,8 @@ from typing import Any
 
 import attrs
 
+from ldm_core.contracts import EMPTY
+from ldm_core.recipe.keys import Plain
 from ldm_core.training.engine.world import World
 from ldm_core.training.folder.lock import Lock
 
@@ -63,7 +65,8 @@ class Stop:
 @attrs.frozen
 class Run:
     """The surroundings of a stage: its folder, this process, the observers' hooks, the stop flags, its metrics,
-    and the folder's lock (the first process's; None if nothing is locked)."""
+    and the folder's lock (the first process's; None if nothing is locked). `recipe`: the plain values that the run is
+    known by, kept with its checkpoints."""
 
     out: str
     world: World
@@ -71,6 +74,7 @@ class Run:
     stop: Stop
     metrics: Any
     lock: Lock | None = None
+    recipe: Plain = EMPTY
 
     def hurries(self, done: int, steps: int) -> bool:
         """True if the run was asked to leave and more than one of its `steps` is left after `done`: measurements are

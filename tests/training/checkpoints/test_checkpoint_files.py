@@ -184,6 +184,27 @@ def test_another_runs_and_a_newer_formats_are_refused(folder: str) -> None:
         files.newest(folder, "me")
 
 
+@pytest.mark.parametrize(
+    "before, said",
+    [
+        (None, "another recipe or other data; if recipe.yaml was edited, set it back"),
+        (
+            {"trainer": {"lr": 0.5, "log_every": 3}},
+            r"another recipe \(trainer\.lr: 0\.5 there, 0\.1 now\); set that back",
+        ),
+        ({"trainer": {"lr": 0.1, "log_every": 3}}, "by this recipe of other data, or on another first stage"),
+    ],
+)
+def test_another_runs_checkpoint_says_what_differs(before: object, said: str, folder: str) -> None:
+    write(writer(folder), 1)
+    (name,), _ = files.listed(folder)
+    url = storage.join(folder, name, "manifest.json")
+    storage.atomic_write(url, json.dumps({**json.loads(storage.read_text(url)), "recipe": before}))
+    with pytest.raises(CheckpointError, match=said):
+        files.newest(folder, "you", {"trainer": {"lr": 0.1, "log_every": 50}})
+    assert files.newest(folder, "me").found is not None
+
+
 def test_a_storage_that_does_not_answer_is_no_empty_folder(monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
     """Otherwise an outage at the start would train from step 0 again."""
     write(writer(folder), 1)
