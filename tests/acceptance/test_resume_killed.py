@@ -77,13 +77,11 @@ LEGS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "legs",
-    [LEGS[0], *(pytest.param(legs, marks=pytest.mark.slow) for legs in LEGS[1:])],
-    ids=lambda legs: "-".join(f"{ranks}x{zero}" for ranks, zero in legs),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("legs", LEGS, ids=lambda legs: "-".join(f"{ranks}x{zero}" for ranks, zero in legs))
 def test_other_processes_and_zero_stages(tmp_path: Path, legs: list[tuple[int, int]]) -> None:
-    """(processes, ZeRO stage) one after the other, against one process without ZeRO that nobody disturbed."""
+    """(processes, ZeRO stage) one after the other, against one process without ZeRO that nobody disturbed. One pair is
+    in the normal suite, among the tests of rank independence."""
     settings = ["first_stage_trainer.steps=1", "first_stage_trainer.adversarial=false", "trainer.steps=9",
                 "denoiser.dropout=0.0", "conditioners.class_label.train=true"]  # fmt: skip
     whole = {"out": str(tmp_path / "whole"), "settings": settings}

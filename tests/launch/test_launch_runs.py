@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 import torch
+from forked import Command, Process
+from ranks import free_port, variables
 from training_runs import TINY, go, weights
 
 from ldm_core.config import documents
@@ -109,7 +111,31 @@ def checkpoints(folder: Path) -> list[int]:
     return sorted(json.loads(p.read_text())["step"] for p in found)
 
 
+def test_a_signal_of_one_rank_is_for_all(folder: Path) -> None:
+    """SIGUSR1 for one of two: both write a checkpoint and go on. SIGTERM for the other: a checkpoint and exit code 130
+    of both, one message. (That the supervisor of ``--nproc`` hands signals on has its tests with ranks that wait.)"""
+    port = free_port()
+    line = ["ldm_core.cli", *train(*ENDLESS, "trainer.validate_images=1")]
+    both = [Process(Command(line, cwd=folder, environment=variables(rank, 2, port))) for rank in (0, 1)]
+    try:
+        until(lambda: steps(folder) > 2)
+        os.kill(both[1].pid, signal.SIGUSR1)
+        (saved,) = until(lambda: checkpoints(folder))
+        until(lambda: steps(folder) > saved)
+        assert [process.poll() for process in both] == [None, None]
+        os.kill(both[0].pid, signal.SIGTERM)
+        ended = [process.end(90) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [each.code for each in ended] == [130, 130], ended[0].err + ended[1].err
+    assert checkpoints(folder)[-1] > saved
+    said = "".join(each.err for each in ended)
+    assert "the same command goes on from there" in said, said
+
+
 @linux
+@pytest.mark.slow
 def test_nproc_hands_signals_on(folder: Path) -> None:
     """SIGUSR1: a checkpoint, and it goes on. SIGTERM: a checkpoint, exit code 130, one message, nobody left."""
     with running(folder, *nproc()) as process:
