@@ -44,7 +44,7 @@ class Broken:
 
 
 class _Manager(pluggy.PluginManager):
-    """Pluggy's, at a third of its time for a module: it looks among the functions alone, which are all that it takes."""
+    """Pluggy's, in a third of its time for a module: looks at the functions alone, which are all that it takes."""
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
         if isinstance(plugin, ModuleType) and not isinstance(vars(plugin).get(name), _HOOKABLE):

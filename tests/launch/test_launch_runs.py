@@ -113,7 +113,7 @@ def checkpoints(folder: Path) -> list[int]:
 
 def test_a_signal_of_one_rank_is_for_all(folder: Path) -> None:
     """SIGUSR1 for one of two: both write a checkpoint and go on. SIGTERM for the other: a checkpoint and exit code 130
-    of both, one message. (That the supervisor of ``--nproc`` hands signals on has its tests with ranks that wait.)"""
+    of both. That the supervisor of ``--nproc`` hands signals on has its tests with ranks that wait."""
     port = free_port()
     line = ["ldm_core.cli", *train(*ENDLESS, "trainer.validate_images=1")]
     both = [Process(Command(line, cwd=folder, environment=variables(rank, 2, port))) for rank in (0, 1)]

@@ -34,6 +34,9 @@ from ldm_core.training.engine.part import Part
 from ldm_core.training.engine.world import World
 from ldm_core.training.feed.loader import MicroBatch
 
+Spans = Sequence[tuple[float, float]]
+"""A span of [0, 1) for each example."""
+
 _MODEL = "model."
 """The model's prefix in :class:`DiffusionLoss`."""
 
@@ -68,19 +71,20 @@ class DiffusionLoss(nn.Module):
         return self
 
     def forward(
-        self, x0: Tensor, batch: Batch, seeds: Sequence[int], times: tuple[float, float] | None = None, step: int = 0
+        self, x0: Tensor, batch: Batch, seeds: Sequence[int], times: Spans | None = None, step: int = 0
     ) -> LossOutput:
         """x0 (B, C, *s) normalised latents -> a loss per example (B,), at `step` (from 0) of the training.
 
-        With `times`, a span (a, b) of [0, 1), it is a measurement: nothing is dropped, conditioners that draw noise do
-        so from the seeds, u is uniform in the span, and the result is the squared error of the network's prediction at
-        the schedule's time of u.
+        With `times`, a span (a, b) of [0, 1) for each example, it is a measurement: nothing is dropped, conditioners
+        that draw noise do so from the seeds, u is uniform in the span, and the result is the squared error of the
+        network's prediction at the schedule's time of u.
         """
         streams = Streams(seeds, x0.device)
         if times is None:
             return self._loss(x0, batch, streams, step)
-        begin, end = times
-        u = begin + (end - begin) * streams.uniform((len(streams),)).double()
+        drawn = streams.uniform((len(streams),)).double()
+        begin, end = torch.tensor(times, dtype=torch.float64, device=drawn.device).unbind(1)
+        u = begin + (end - begin) * drawn
         t = draw_times(self.model.schedule, u.to(x0.device), x0.shape[1:])
         eps = streams.normal(x0.shape)
         cond = self.model.merged(self.model.encode(batch, seeds=seeds))
@@ -252,9 +256,9 @@ class DenoiserTask:
             engine.train()
 
     @torch.no_grad()
-    def errors(self, x0: Tensor, batch: Batch, seeds: Sequence[int], times: tuple[float, float]) -> Tensor:
-        """Squared errors (B,) of the network's prediction, at times of the span `times`; see :class:`DiffusionLoss`.
-        All processes must call it."""
+    def errors(self, x0: Tensor, batch: Batch, seeds: Sequence[int], times: Spans) -> Tensor:
+        """Squared errors (B,) of the network's prediction, at a time of each one's span in `times`; see
+        :class:`DiffusionLoss`. All processes must call it."""
         out: LossOutput = self.parts[0].engine(x0, batch, seeds, times)
         return out.value
 

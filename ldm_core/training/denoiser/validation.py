@@ -16,7 +16,7 @@ from ldm_core.training.engine.world import World
 
 BINS = 10
 """Separately measured spans of the schedule: `val_loss_t0` is the tenth with the least noise."""
-_BLOCK = 16  # images measured at once; the same on any number of processes, so the bits are, too
+_BLOCK = 16  # images, or an image's spans, measured at once; the same on any number of processes, so the bits are, too
 
 
 class HeldOutErrors:
@@ -56,16 +56,26 @@ class HeldOutErrors:
                 own = block < blocks  # the others run along: under ZeRO 3 all processes are needed for a forward pass
                 rows = self._rows(block if own else 0)
                 x0, batch = self._block(block if own else 0)
-                spans = [(b / BINS, (b + 1) / BINS) for b in range(BINS)]
-                found = [
-                    self._task.errors(x0, batch, [mix_seed("validation", i, b) for i in rows], span)
-                    for b, span in enumerate(spans)
-                ]
+                found = self._errors(rows, x0, batch)
                 if own:
-                    table[rows.start : rows.stop] = torch.stack(found, 1).double().cpu()
+                    table[rows.start : rows.stop] = found.double().cpu()
         table = world.sum(table)  # each number stands on one process and is 0 on the others
         by_time = table.mean(0)
         return {"val_loss": float(by_time.mean()), **{f"val_loss_t{b}": float(v) for b, v in enumerate(by_time)}}
+
+    def _errors(self, rows: range, x0: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """The errors (B, BINS) of a block; of few images, several spans at once."""
+        once = max(1, _BLOCK // len(rows))
+        found: list[Tensor] = []
+        for first in range(0, BINS, once):
+            spans = range(first, min(first + once, BINS))
+            seeds = [mix_seed("validation", i, b) for b in spans for i in rows]
+            times = [(b / BINS, (b + 1) / BINS) for b in spans for _ in rows]
+            repeated = {
+                k: torch.cat([v] * len(spans)) if isinstance(v, Tensor) else [*v] * len(spans) for k, v in batch.items()
+            }
+            found += self._task.errors(torch.cat([x0] * len(spans)), repeated, seeds, times).chunk(len(spans))
+        return torch.stack(found, 1)
 
     def _rows(self, block: int) -> range:
         return range(block * _BLOCK, min((block + 1) * _BLOCK, self.count))
