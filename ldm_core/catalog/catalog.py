@@ -46,7 +46,7 @@ class Broken:
 class _Manager(pluggy.PluginManager):
     """Pluggy's, in a third of its time for a module: looks at the functions alone, which are all that it takes."""
 
-    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
         if isinstance(plugin, ModuleType) and not isinstance(vars(plugin).get(name), _HOOKABLE):
             return None
         return super().parse_hookimpl_opts(plugin, name)

@@ -241,7 +241,7 @@ def test_a_compiled_network_with_hooks_does_as_it_is() -> None:
     assert hooks[1].seen == hooks[0].seen == [(4, 3)] * 2
 
 
-@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("recomputed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_changed_weight_of_a_compiled_block_finds_the_evaluation(recomputed: bool) -> None:
     found: list[tuple[list[Tensor], list[Any]]] = []
     for compiled in (False, True):
