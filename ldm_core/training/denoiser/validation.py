@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm_core.contracts import Batch
 from ldm_core.contracts.streams import mix_seed
 from ldm_core.data.collate import collate, to_device
 from ldm_core.model.degraded import for_conditioners
@@ -63,7 +64,7 @@ class HeldOutErrors:
         by_time = table.mean(0)
         return {"val_loss": float(by_time.mean()), **{f"val_loss_t{b}": float(v) for b, v in enumerate(by_time)}}
 
-    def _errors(self, rows: range, x0: Tensor, batch: Mapping[str, Any]) -> Tensor:
+    def _errors(self, rows: range, x0: Tensor, batch: Batch) -> Tensor:
         """The errors (B, BINS) of a block; of few images, several spans at once."""
         once = max(1, _BLOCK // len(rows))
         found: list[Tensor] = []
