@@ -1,7 +1,9 @@
 """The entry points of the installed distributions. Imports next to nothing.
 
 `importlib.metadata` imports parsers of e-mails and ZIP files, a fifth of the time of a list of commands. It is asked
-only if something else than folders is on the path of imports. Nothing is kept between two calls.
+only if something else than folders is on the path of imports. Kept between two calls is only which distributions of a
+folder have no entry points, for as long as the system says that nothing came or went there: installers write a
+distribution's folder anew.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import importlib
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from importlib.machinery import PathFinder
 from typing import NamedTuple
@@ -51,13 +54,32 @@ def _in_folders(group: str) -> Iterator[EntryPoint]:
     seen: set[str] = set()
     for place in sys.path:
         with contextlib.suppress(OSError):
-            for name in os.listdir(place or "."):
-                if not name.endswith((".dist-info", ".egg-info")):
-                    continue
-                distribution = re.sub(r"[-_.]+", "_", name.rpartition(".")[0].partition("-")[0]).lower()
+            for name, distribution, may_have in _distributions(place or "."):
                 if distribution not in seen:
                     seen.add(distribution)
-                    yield from _of(f"{place or '.'}/{name}", group)
+                    if may_have:
+                        yield from _of(f"{place or '.'}/{name}", group)
+
+
+_KNOWN: dict[str, tuple[tuple[int, int], list[tuple[str, str, bool]]]] = {}
+
+
+def _distributions(place: str) -> list[tuple[str, str, bool]]:
+    """Folder, name and whether it may have entry points, of each distribution in the folder `place`."""
+    place = os.path.abspath(place)
+    about = os.stat(place)
+    state = about.st_ino, about.st_mtime_ns
+    if place not in _KNOWN or _KNOWN[place][0] != state:
+        found = []
+        for name in os.listdir(place):
+            if name.endswith((".dist-info", ".egg-info")):
+                distribution = re.sub(r"[-_.]+", "_", name.rpartition(".")[0].partition("-")[0]).lower()
+                may_have = name.endswith(".egg-info") or os.path.exists(f"{place}/{name}/entry_points.txt")
+                found.append((name, distribution, may_have))
+        if time.time_ns() - about.st_mtime_ns < 2_000_000_000:  # a change of the same moment would not show
+            return found
+        _KNOWN[place] = state, found
+    return _KNOWN[place][1]
 
 
 def _of(folder: str, group: str) -> Iterator[EntryPoint]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import zipfile
 from importlib import metadata
@@ -64,7 +66,33 @@ def test_folders_of_every_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(AttributeError):
         found["b"].load()
     _lay(first / "late-1.dist-info", f"[{GROUP}]\nlate = json\n", name="late")
-    assert "late" in dict(_ours(GROUP)), "nothing is kept"
+    assert "late" in dict(_ours(GROUP)), "what was looked at a moment ago is looked at again"
+
+
+def test_what_came_and_went_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a folder that was quiet for long, whose distributions without entry points are not looked at again."""
+    without, egg = tmp_path / "without-1.dist-info", tmp_path / "plain.egg-info"
+    without.mkdir()
+    egg.mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    os.utime(tmp_path, (1e9, 1e9))
+    assert _ours(GROUP) == []
+    read, plain = list[str](), module._read
+
+    def noted(path: str) -> str:
+        read.append(path)
+        return plain(path)
+
+    monkeypatch.setattr(module, "_read", noted)
+    assert _ours(GROUP) == [] and not [path for path in read if path.startswith(str(without))]
+    (egg / "entry_points.txt").write_text(f"[{GROUP}]\nc = json\n")  # as a build in place does, into the same folder
+    assert _ours(GROUP) == [("c", "json")]
+    _lay(tmp_path / "dist_a-1.dist-info", f"[{GROUP}]\na = json\n")
+    assert sorted(_ours(GROUP)) == [("a", "json"), ("c", "json")]
+    os.utime(tmp_path, (1e9 + 1, 1e9 + 1))
+    assert len(_ours(GROUP)) == 2
+    shutil.rmtree(tmp_path / "dist_a-1.dist-info")
+    assert _ours(GROUP) == [("c", "json")]
 
 
 def test_what_lies_in_no_folder_is_left_to_the_standard_library(
