@@ -21,7 +21,7 @@ from ldm_core.contracts import SIZE_KEYS, DataInfo
 from ldm_core.data.class_names import spread
 from ldm_core.data.inputs.fitted import fit_all
 from ldm_core.errors import ConfigError, LDMError
-from ldm_core.launch import threads
+from ldm_core.launch import memory, threads
 from ldm_core.recipe import continuation
 from ldm_core.recipe.check import remarks
 from ldm_core.recipe.recipe import Recipe
@@ -113,6 +113,8 @@ def run_prepared(options: RunOptions, prepare: Callable[[], Prepared], stages: S
     if count := processes(options.launch):
         return _run_apart(count, options, prepare)
     first = first_process()
+    if threads.current() is not None:
+        memory.keep_freed()
     with reporting(options.json and first) as document, warnings_as_lines(most=2):
         prepared = prepare()
         out = options.out or continuation.default_out(prepared.recipe)

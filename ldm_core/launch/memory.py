@@ -1,0 +1,29 @@
+"""Memory of a process that trains: kept for the next step when a step frees it. Imports next to nothing.
+
+GNU's C library hands large blocks back to the system, which clears each of their pages when the next step asks for them
+again: in bfloat16 on a CPU up to a twelfth of a step's time. No number changes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Mapping
+
+CHOSEN = ("GLIBC_TUNABLES", "LD_PRELOAD")
+"""Variables by which somebody chooses how memory is kept, beside those that begin with ``MALLOC_``."""
+_TRIM, _MAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+_NEVER, _LARGE = -1, 1 << 30
+
+
+def keep_freed(environ: Mapping[str, str] = os.environ) -> bool:
+    """Let this process keep memory that it frees, but for blocks of a GiB or more; False where nothing is set: with
+    another C library, or where a variable of the environment says how memory is kept."""
+    if any(name in CHOSEN or name.startswith("MALLOC_") for name in environ) or platform.libc_ver()[0] != "glibc":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    return bool(mallopt(_MAP, _LARGE) and mallopt(_TRIM, _NEVER))
