@@ -1,6 +1,6 @@
-"""Memory of a process that trains: kept for the next step when a step frees it. Imports next to nothing.
+"""Memory of a training process: kept for the next step after a step has freed it. Imports next to nothing.
 
-GNU's C library hands large blocks back to the system, which clears each of their pages when the next step asks for them
+GNU's C library hands large blocks back to the system, and it clears each of their pages once the next step asks for them
 again: in bfloat16 on a CPU up to a twelfth of a step's time. No number changes.
 """
 
@@ -12,14 +12,14 @@ import platform
 from collections.abc import Mapping
 
 CHOSEN = ("GLIBC_TUNABLES", "LD_PRELOAD")
-"""Variables by which somebody chooses how memory is kept, beside those that begin with ``MALLOC_``."""
+"""Variables of a choice of somebody's own, beside all beginning with ``MALLOC_``."""
 _TRIM, _MAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
 _NEVER, _LARGE = -1, 1 << 30
 
 
 def keep_freed(environ: Mapping[str, str] = os.environ) -> bool:
-    """Let this process keep memory that it frees, but for blocks of a GiB or more; False where nothing is set: with
-    another C library, or where a variable of the environment says how memory is kept."""
+    """Let this process keep the memory freed by it, but for blocks of a GiB or more. False if nothing is set: another C
+    library, or a choice by a variable of the environment."""
     if any(name in CHOSEN or name.startswith("MALLOC_") for name in environ) or platform.libc_ver()[0] != "glibc":
         return False
     try:

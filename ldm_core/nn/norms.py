@@ -21,11 +21,11 @@ def group_norm(channels: int, groups: int = 32, *, eps: float = 1e-6) -> nn.Grou
 
 
 _MANY, _VECTOR = 1024, 16
-"""Positions from which a CPU norms channels-last maps in another way, and the channels that one instruction takes."""
+"""Positions from which a CPU norms channels-last maps in another way, and the channels of one instruction."""
 
 
 class _GroupNorm(nn.GroupNorm):
-    """torch's, computed in float32 where torch's kernel for bfloat16 takes up to four times as long: on a CPU, channels
+    """torch's, computed in float32 in cases of a kernel for bfloat16 up to four times as slow: on a CPU, channels
     last, for few positions of groups that fill no whole instructions. In sampling alone; a training's maps lie channels
     first."""
 

@@ -1,8 +1,8 @@
 """Convolutions on a CPU in bfloat16 with weights packed once, as its kernels read them.
 
 torch orders a convolution's weights anew at each call, on one core a tenth of the time of a U-Net's evaluation. Here
-each layer keeps a second, ordered copy of its weights (two bytes a number). Results are the same but where another
-kernel is taken and adds in another order: a rounding of few numbers. As torch's own compiler does, this takes two
+each layer keeps a second, ordered copy of its weights (two bytes a number). Results are the same but for a
+rounding of few numbers, by a kernel with another order of its sums. As torch's own compiler does, this takes two
 operators of torch that have no page in its documentation; without them nothing changes.
 """
 
@@ -45,7 +45,7 @@ class Packed:
 
 
 class _Packing:
-    """`_conv_forward` of a layer with packed weights; torch's own wherever something else is asked for."""
+    """`_conv_forward` of a layer with packed weights; torch's own in all other cases."""
 
     packed: Packed
 
@@ -86,7 +86,7 @@ def pack(network: nn.Module) -> None:
 
 
 def _known() -> bool:
-    """True where this torch has the two operators, and this CPU instructions for bfloat16."""
+    """True if this torch has the two operators, and this CPU instructions for bfloat16."""
     try:
         torch.ops.mkldnn._convolution_pointwise.default  # noqa: B018
         torch._C._nn.mkldnn_reorder_conv2d_weight  # type: ignore[attr-defined]  # noqa: B018
