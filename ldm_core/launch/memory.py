@@ -1,7 +1,7 @@
 """Memory of a training process: kept for the next step after a step has freed it. Imports next to nothing.
 
-GNU's C library hands large blocks back to the system, and it clears each of their pages once the next step asks for them
-again: in bfloat16 on a CPU up to a twelfth of a step's time. No number changes.
+GNU's C library hands large blocks back to the system, and it clears each of their pages for the next step: in bfloat16
+on a CPU up to a twelfth of a step's time. No number changes.
 """
 
 from __future__ import annotations
