@@ -13,7 +13,7 @@ def main(run: str = "runs/emoji_text", out: str = "runs/emoji_text/wide") -> Non
     height, width = pipeline.recipe.image_size
     windows = {"use": "multidiffusion", "window": 8, "overlap": 4}
     wide = pipeline.at_size((height, 8 * width)).with_settings({"adapters": {"wide": windows}})
-    for i, image in enumerate(wide.sample("a bunch of flowers", images=2)):
+    for i, image in enumerate(wide.sample("woman walking", images=2)):
         image.save(f"{out}/{i:04}.png")
 
 
