@@ -74,7 +74,8 @@ class PluginSuite(Suite):
     @Rule(
         Component,
         "`name` is unique within its kind",
-        "look at the error: it names the module that fails, or the name that comes twice",
+        "install the distribution (pip install -e FOLDER); or look at the error: it names the module that fails, or "
+        "the name that comes twice",
     )
     def test_builds_by_name(self) -> None:
         """The catalog takes the plugin in whole: nothing broken, every component and preset found by its name."""

@@ -19,6 +19,7 @@ from serve_process import Running, events, pixels, png, running, until
 
 import ldm_core
 from ldm_core.catalog import Catalog
+from ldm_core.data.images import png_bytes
 from ldm_core.weights import presets
 
 CLASSES: dict[str, Any] = {
@@ -236,3 +237,18 @@ def _metadata(image: dict[str, Any]) -> dict[str, str]:
     from ldm_core.data.images import png_metadata
 
     return png_metadata(base64.b64decode(image["png"]))
+
+
+def test_the_example_of_a_prompt_is_one_that_the_run_drew(tmp_path: Path) -> None:
+    """Not another model's words; somebody else's file in its place is no reason to stop."""
+    drawn = png_bytes(np.zeros((3, 8, 8), np.uint8), {"prompt": "melting face\n" + "x" * 500, "seed": "0"})
+    for name, data in (("own", drawn), ("bare", None), ("odd", b"\x89PNG and no picture")):
+        write_run(tmp_path / name)
+        if data is not None:
+            (tmp_path / name / "samples").mkdir()
+            (tmp_path / name / "samples" / "0000.png").write_bytes(data)
+    with running([tmp_path / name for name in ("own", "bare", "odd")]) as served:
+        models = served.client.get("/v1/models").json()["models"]
+    own, bare, odd = (next(i["example"] for i in m["inputs"] if i["key"] == "caption") for m in models)
+    assert own.startswith("melting face") and len(own) <= 121 and "\n" not in own
+    assert bare == odd == "a red circle"

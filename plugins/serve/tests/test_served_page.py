@@ -78,6 +78,20 @@ def test_a_job_is_cancelled(visitor: Visitor) -> None:
         assert not page.query_selector(".tile-open")
 
 
+def test_what_is_asked_for_is_in_sight_where_older_pictures_were_looked_at(visitor: Visitor) -> None:
+    with visitor.visit() as page:
+        page.set_viewport_size({"width": 1100, "height": 420})
+        page.get_by_label("Prompt").fill("a first one")
+        made(page, visitor.server)
+        page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+        assert page.evaluate("scrollY") > 0
+        page.get_by_label("Prompt").fill("a second one")
+        made(page, visitor.server)
+        title = page.locator(".card:first-child").bounding_box()
+        assert page.locator(".card:first-child").inner_text().startswith("a second one")
+        assert 0 < title["y"] < 200 and page.evaluate("scrollY") == 0
+
+
 def test_boxes_by_mouse_and_by_keyboard(visitor: Visitor) -> None:
     with visitor.visit() as page:
         chosen(page, "layout")

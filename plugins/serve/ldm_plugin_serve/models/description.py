@@ -110,6 +110,8 @@ def inputs_of(entry: Entry, recipe: Recipe, catalog: Catalog, limits: Limits) ->
         words = ": ".join(filter(None, [noun_of(key, form.geometry), form.words]))
         said: dict[str, Any] = {"key": key, "form": name, "required": key not in SIZE_KEYS, "help": words}
         said["example"] = _example(name) if form.example is None or name == "boxes" else form.example
+        if name == "text" and key == "caption" and entry.prompt:
+            said["example"] = entry.prompt
         if name == "text":
             said["max"] = limits.text
         if name in ("class", "label_map"):

@@ -15,9 +15,9 @@ import attrs
 from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.contracts.values import EMPTY
-from ldm_core.data import known_pixels
+from ldm_core.data import images, known_pixels
 from ldm_core.data.palettes import Palette, palette_of
-from ldm_core.errors import ConfigError, LDMError
+from ldm_core.errors import ConfigError, LDMError, clean
 from ldm_core.recipe import artifacts
 from ldm_core.recipe.description import resolve_described
 from ldm_core.weights import presets as stored
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ldm_core.sampling.pipeline import Pipeline
 
 log = logging.getLogger("ldm_serve")
+_MOST_SAMPLE = 16 << 20  # bytes of a picture that is looked at for its prompt
 _SIZED = 8  # pipelines of other sizes or settings that are kept beside a loaded model; they share its weights
 
 
@@ -43,6 +44,8 @@ class Entry:
     palettes: Mapping[str, Palette] = EMPTY
     presets: Mapping[str, stored.Preset] = EMPTY
     sha256: str = ""
+    prompt: str = ""
+    """A prompt that the run drew samples of: an example of its words."""
     pipeline: Pipeline | None = None
     bytes: int = 0
     variants: OrderedDict[Any, Any] = attrs.field(factory=OrderedDict)
@@ -139,6 +142,7 @@ class Shelf:
         entry.palettes = {key: palette_of(some, where="its palette") for key, some in rows.items()}
         entry.presets = stored.parse(header.presets, entry.id, self.catalog) if header.presets else {}
         entry.sha256 = header.sha256
+        entry.prompt = _prompt(entry.url)
         entry.recipe = resolve_described(known_pixels.as_made(header.config), self.catalog)
 
     def load(self, entry: Entry) -> Pipeline:
@@ -258,3 +262,13 @@ def known_runs(urls: Sequence[str]) -> None:
     for url in urls:
         if not storage.is_folder(url) and not storage.exists(url):
             raise ConfigError(f"{url}: is not there; give the folder of a run, or its model.safetensors")
+
+
+def _prompt(url: str) -> str:
+    """The prompt of the first picture in a run's ``samples``; "" without one."""
+    place = storage.join(url, "samples", "0000.png")
+    try:
+        data = storage.read_bytes(place, most=_MOST_SAMPLE) if storage.exists(place) else b""
+        return clean(images.png_metadata(data).get("prompt", ""), 120) if data else ""
+    except Exception:  # somebody else's picture; the example is then of the conditioner
+        return ""

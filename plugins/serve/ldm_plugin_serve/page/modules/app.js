@@ -158,6 +158,7 @@ class App {
     say("Sent.");
     const sent = send(this.store, record);
     if (matchMedia("(max-width: 860px)").matches) place("stage").scrollIntoView({ behavior: "smooth" });
+    else scrollTo(0, 0); // the new card stands above those that were scrolled to
     try {
       await sent;
     } catch (error) {

@@ -75,7 +75,7 @@ export class History {
 
   #thumb(record, index) {
     const shown = h("img", { src: urlOf(record.images[index].blob), alt: `Enlarge picture ${index + 1}, seed ${record.images[index].seed}:`, loading: "lazy", class: pixelated(record.size) ? "pixels" : "" });
-    const words = h("span", { class: "thumb-words" }, h("span", {}, summaryOf(record)), h("span", { class: "soft number" }, `${record.name} · ${timeOf(record)}`));
+    const words = h("span", { class: "thumb-words" }, h("span", {}, summaryOf(record)), h("span", { class: "soft number origin" }, h("span", {}, record.name), ` · ${timeOf(record)}`));
     const open = h("button", { type: "button", class: "thumb", onclick: () => viewer(record, index, this.acts) }, shown, words);
     const pick = h("input", { type: "checkbox", checked: this.picks.has(record, index), "aria-label": `Pick to compare: ${altOf(record, index)}`, onchange: () => this.picks.toggle(record, index) });
     return h("li", {}, open, h("label", { class: "thumb-pick" }, pick));
