@@ -32,7 +32,7 @@ for name in ("bert_text", "vq_ae", "ddim", "cfg", "autoguidance"):
 
 DEEP = "@deep@"
 """Stands for 3,000 lists within each other, which no encoder writes."""
-QUICK = 20
+QUICK = 40
 
 
 @pytest.fixture(scope="module")

@@ -74,8 +74,11 @@ def test_the_same_recipe_ends_with_the_command_lines_bits(whole: Path, tmp_path:
     assert (tmp_path / "model.safetensors").stat().st_mtime_ns == before, "a finished run is left alone"
 
 
-@pytest.mark.parametrize("stage", ["first_stage", "denoiser"])
-@pytest.mark.parametrize("way", ["python", "command line"])
+PAIRS = [("first_stage", "python"), ("denoiser", "command line")]
+OTHERS = [("first_stage", "command line"), ("denoiser", "python")]
+
+
+@pytest.mark.parametrize(("stage", "way"), [*PAIRS, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in OTHERS)])
 def test_a_stopped_run_goes_on_bit_for_bit(stage: str, way: str, whole: Path, tmp_path: Path) -> None:
     told: list[str] = []
 

@@ -102,9 +102,12 @@ def kill(run: Process, out: Path) -> None:
     assert run.end().code < 0 and not (out / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("method", ["consistency", "progressive"])
+@pytest.mark.parametrize("method", ["consistency", pytest.param("progressive", marks=pytest.mark.slow)])
 def test_killed_and_gone_on_with_bit_for_bit(teacher: Path, tmp_path: Path, method: Any) -> None:
-    """The target's average, and the teachers after the first, go on from the checkpoint."""
+    """The target's average, and the teachers after the first, go on from the checkpoint.
+
+    In the normal suite the latter do so in the test of a low-rank student.
+    """
     run, line = tmp_path / "run", ["ldm_core.cli", "distil", str(teacher), "--steps", "2", "--method", method]
     kill(Process(Command([*line, "--out", str(run), *METHODS[method]])), run)
     for out in (run, tmp_path / "whole"):  # in fresh processes, as the killed one was

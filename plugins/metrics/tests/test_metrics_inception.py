@@ -114,7 +114,7 @@ def networks(oracle: Any, weights: str) -> tuple[Any, list[inception.Inception]]
     return extractor("oracle", NAMES, feature_extractor_weights_path=weights), ours
 
 
-@pytest.mark.parametrize("size", [(32, 40), (320, 299), (299, 299)])
+@pytest.mark.parametrize("size", [(32, 40), (320, 299), pytest.param((299, 299), marks=pytest.mark.slow)])
 def test_features_are_torch_fidelitys(networks: tuple[Any, list[inception.Inception]], size: tuple[int, int]) -> None:
     """Every tap, of small, large and fitting pictures."""
     theirs, ours = networks

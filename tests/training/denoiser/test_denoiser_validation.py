@@ -75,7 +75,7 @@ def test_measuring_again_gives_the_same_and_more_training_another() -> None:
     assert measure(3)["val_loss"] != first["val_loss"]
 
 
-@pytest.mark.parametrize("zero", [0, 2, 3])
+@pytest.mark.parametrize("zero", [0, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_averages_are_swapped_in_and_out_to_the_bit(zero: int) -> None:
     task, _ = task_of(*under_zero(zero), "trainer.ema=0.7")
     for step in range(2):
