@@ -81,7 +81,7 @@ def _component(about: dict[str, Any]) -> Iterator[str]:
     if about.get("precisions"):
         yield from (f"Runs in {' or '.join(about['precisions'])} alone.", "")
     if about["options"]:
-        yield table(("option", "type", "default", ""), map(_row, about["options"]))
+        yield table(("option", "type", "default", "meaning"), map(_row, about["options"]))
     if about["presets"]:
         rows = [(code(name), _values(values) or "as it is") for name, values in about["presets"].items()]
         yield table(("preset", "what differs from the defaults"), rows)
@@ -111,7 +111,7 @@ def _settings() -> str:
         if section["kind"] != "settings":
             continue
         lines += [f"## {section['name']}", "", prose(section["about"]), ""]
-        lines.append(table(("setting", "type", "default", ""), map(_row, section["options"])))
+        lines.append(table(("setting", "type", "default", "meaning"), map(_row, section["options"])))
     return "\n".join(lines)
 
 

@@ -42,6 +42,15 @@ def test_every_component_has_its_place(pages: dict[str, str]) -> None:
     assert {kind for kind in KINDS if f"components/{kind}.md" not in pages} <= {"command", "auxiliary_loss"}
 
 
+def test_every_column_of_options_has_a_head(pages: dict[str, str]) -> None:
+    """A reader by ear hears it before each cell."""
+    heads = [
+        line for page in pages.values() for line in page.splitlines() if line.startswith(("| option", "| setting"))
+    ]
+    assert len(heads) > 50
+    assert not [line for line in heads if any(not name.strip() for name in line.strip("|").split("|"))]
+
+
 def test_options_stand_with_type_default_and_help(pages: dict[str, str]) -> None:
     assert (
         "| `eta` | `float` | `0.0` | share of fresh noise: 0 deterministic, 1 as the ancestral sampler |"
