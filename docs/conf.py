@@ -59,8 +59,7 @@ def _lead(app: Any, name: str, source: list[str]) -> None:
         origin = DOCS.parent
     elif parts[0] == "generated":
         return
-    # drawn by a forge; here it is read as it is written, since what draws it would come from another site
-    source[0] = sources.led(source[0], page, origin, DOCS).replace("```mermaid", "```text")
+    source[0] = sources.led(source[0], page, origin, DOCS)
 
 
 def _literal(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from generator import commands, components, notebook, sources, tasks
 from generator.markdown import block, cell, code, prose, table
+from measures import LAYERS
 
 from ldm_core import Catalog
 from ldm_core.catalog.component import KINDS
@@ -124,3 +127,49 @@ def test_a_notebook_is_a_page(tmp_path: Path) -> None:
     assert name == "one.md"
     assert text.startswith("# A title\ntext\n\n```python\n1 + 1\n```\n\n```text\n2\n```\n")
     assert text.endswith("[one.ipynb](../one.ipynb).\n")
+
+
+def read_by_people() -> dict[str, str]:
+    """Every Markdown file of the repository that people read, by its path."""
+    found = [page for folder in (ROOT, ROOT / ".github", DOCS) for page in folder.glob("*.md")]
+    found += [page for folder in ("examples", "plugins", "conditioners") for page in (ROOT / folder).rglob("*.md")]
+    return {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in found}
+
+
+def test_a_link_is_named_by_words_not_by_a_file() -> None:
+    """A newcomer does not know what ``python.md`` is; the title of the page says it."""
+    written = read_by_people()
+    assert len(written) > 60
+    links = [(name, label) for name, text in written.items() for label in re.findall(r"\[([^\[\]]+)\]\(", text)]
+    assert len(links) > 400
+    assert not [(name, label) for name, label in links if label.strip("`* \n").endswith(".md")]
+
+
+def test_pictures_on_pages_are_drawn_not_read_as_their_source() -> None:
+    """The site has no script that draws Mermaid, so a block of it would be shown as text."""
+    shown = {**read_by_people(), **dict(tasks.pages(ROOT / "examples")), **dict(notebook.pages(DOCS))}
+    assert not [name for name, text in shown.items() if re.search(r"^\s*[`~:]{3,}\W*mermaid", text, re.MULTILINE)]
+
+
+def test_the_picture_of_the_layers_is_that_of_the_code() -> None:
+    """The same rooms in the same layers as the rule that tests hold; nothing runs in it or comes from outside."""
+    file = DOCS / "images" / "layers.svg"
+    text = file.read_text(encoding="utf-8")
+    assert not re.search(r"<script|href|@import|url\(|<image|<foreignObject|\son\w+=", text)
+    svg = "{http://www.w3.org/2000/svg}"
+    drawn: dict[str, list[str]] = {}
+    for line in ElementTree.fromstring(text).iter(f"{svg}text"):
+        room = line.find(f"{svg}tspan")
+        if room is None:
+            drawn[str(line.text)] = []
+        else:
+            drawn[list(drawn)[-1]].append(str(room.text))
+    assert [int(number) for number in drawn] == sorted(set(LAYERS.values()), reverse=True), "the top one first"
+    assert {room: int(number) for number, rooms in drawn.items() for room in rooms} == {
+        room: number
+        for room, number in LAYERS.items()
+        if room != "errors"  # one file beside the rooms
+    }
+    (told,) = re.findall(r"!\[([^\]]*)\]\(images/layers\.svg\)", (DOCS / "architecture.md").read_text(encoding="utf-8"))
+    for number, rooms in drawn.items():
+        assert f"{number}: {', '.join(rooms)}" in told
