@@ -26,7 +26,7 @@ from ldm_plugin_image_guiding.pictures import holes_of, known_of, pictures_of
 if TYPE_CHECKING:
     from ldm_core.contracts import Conditions
 
-FARTHEST = (4.0, 2.0)
+FARTHEST = (64.0, 16.0, 4.0, 2.0)
 """The longest moves along one direction, in deviations of x0, that are tried one after the other."""
 
 Loss: TypeAlias = "Callable[[Tensor], Tensor]"
@@ -45,8 +45,8 @@ class ImageTarget(Guidance):
     the first one along d, each to its line's minimum, by L's curvature in one more decoding. Of a
     linear denoiser and decoder and a loss of squares, m' is the exact posterior mean after as many iterations as there
     are different eigenvalues among the measurements: one, if they are alike and independent. A steep loss does not
-    overshoot, and a flat one leads no further than a few deviations of x0. Levels without signal (alpha 0) are left
-    alone.
+    overshoot, and a flat one leads beyond a deviation of x0 only where it has been found to fall. Levels without signal
+    (alpha 0) are left alone.
     """
 
     def __init__(self, config: PullConfig, site: Site) -> None:

@@ -247,7 +247,7 @@ class Cliff(ImageTarget):
 
 
 @pytest.mark.parametrize(
-    ("wall", "least", "most"), [(0.5, 0.0, 0.52), (1.5, 1.0, 1.52), (3.0, 2.0, 3.02), (99.0, 4.0, 4.0)]
+    ("wall", "least", "most"), [(0.5, 0.0, 0.52), (1.5, 1.0, 1.52), (3.0, 2.0, 3.02), (99.0, 64.0, 64.0)]
 )
 def test_a_step_beyond_the_measured_curvature_is_held_to_the_loss(wall: float, least: float, most: float) -> None:
     """With C = 1e6 in the network's eyes the quadratic's minimum is 1e4 deviations away."""
