@@ -113,7 +113,7 @@ def run_prepared(options: RunOptions, prepare: Callable[[], Prepared], stages: S
     if count := processes(options.launch):
         return _run_apart(count, options, prepare)
     first = first_process()
-    if threads.current() is not None:
+    if threads.current() is not None:  # a process of the command line's own, and not of one who calls this in Python
         memory.keep_freed()
     with reporting(options.json and first) as document, warnings_as_lines(most=2):
         prepared = prepare()

@@ -219,16 +219,17 @@ def _count(value: Any, left: list[int], depth: int) -> None:
         _count(each, left, depth + 1)
 
 
-def _texts(value: Any) -> Iterable[str]:
+def texts(value: Any) -> Iterable[str]:
+    """Every text in plain values, keys included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for key, each in value.items():
-            yield from _texts(key)
-            yield from _texts(each)
+            yield from texts(key)
+            yield from texts(each)
     elif isinstance(value, list | tuple):
         for each in value:
-            yield from _texts(each)
+            yield from texts(each)
 
 
 def not_unicode(value: Any) -> str:
@@ -236,7 +237,7 @@ def not_unicode(value: Any) -> str:
 
     Such are the halves of surrogate pairs: of an emoji cut in two, or bytes other than UTF-8.
     """
-    for each in _texts(value):
+    for each in texts(value):
         if _HALVES.search(each):
             return f"{quoted(each, 60)} is not Unicode (bytes that are no UTF-8, or half of a surrogate pair)"
     return ""

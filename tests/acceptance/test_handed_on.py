@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -239,4 +238,4 @@ def test_samples_of_older_runs_are_pushed_without_folders(home: Path, tmp_path: 
     pushed = (tmp_path / "pushed/samples/0000.png").read_bytes()
     assert np.array_equal(images.decode_image(pushed, 3, "pushed"), pixels)
     assert images.png_metadata(pushed) == told
-    assert FOLDER.encode() in texts_of(file) and zlib.crc32(pushed)
+    assert FOLDER.encode() in texts_of(file)

@@ -242,9 +242,8 @@ def _encode(
             parts: list[tuple[Tensor, Tensor]] = []
             bad: dict[str, str] = {}
             for n in range(max(len(s.batches()) for s in together)):
-                if world.any(
-                    bool(run.stop.asked)
-                ):  # all processes take part as often: none waits for longer than a batch
+                # All processes take part as often: none waits for longer than a batch.
+                if world.any(bool(run.stop.asked)):
                     if world.main:
                         run.hook.ldm_stage_end(stage="latents", status="interrupted")
                     raise Interrupted("latents: stopped; the same command goes on from the shards that are finished")

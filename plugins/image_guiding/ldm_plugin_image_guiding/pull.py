@@ -42,11 +42,11 @@ class ImageTarget(Guidance):
     keep what enters them alone and run again in the backward pass.
 
     `step` published: m' = m + d, the paper's formula. fitted: `iterations` of conjugate gradients in C's own metric,
-    the first one along d, each to its line's minimum, by L's curvature in one more decoding. Of a
-    linear denoiser and decoder and a loss of squares, m' is the exact posterior mean after as many iterations as there
-    are different eigenvalues among the measurements: one, if they are alike and independent. A steep loss does not
-    overshoot, and a flat one leads beyond a deviation of x0 only where it has been found to fall. Levels without signal
-    (alpha 0) are left alone.
+    the first one along d, each to its line's minimum, by L's curvature in one more decoding, and up to four where the
+    minimum lies far. Of a linear denoiser and decoder and a loss of squares, m' is the exact posterior mean after as
+    many iterations as there are different eigenvalues among the measurements: one, if they are alike and independent.
+    A steep loss does not overshoot, and a flat one leads beyond a deviation of x0 only where it has been found to
+    fall. Levels without signal (alpha 0) are left alone.
     """
 
     def __init__(self, config: PullConfig, site: Site) -> None:

@@ -7,7 +7,7 @@ sizes are bounded before anything is read. Imports no torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -100,7 +100,7 @@ class Facts:
     @cached_property
     def _places(self) -> Sequence[str]:
         """The local paths in the recipe, which may have spaces; the longest first."""
-        found = {text for text in _texts(self.recipe) if storage.without_folders(text) != text}
+        found = {text for text in documents.texts(self.recipe) if storage.without_folders(text) != text}
         return sorted(found, key=len, reverse=True)
 
 
@@ -116,14 +116,6 @@ def read(url: str, *, evaluations: Sequence[str] = (), ended: bool = False, befo
             "folder or URL that `ldm-run` wrote"
         )
     return _Reader(url, evaluations, watch, measured).facts(state, ended)
-
-
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(each)
 
 
 class _Reader:

@@ -9,12 +9,14 @@ DDIM gives the same pictures on both sides. Times are of whole batches, decoded,
 
     python measure_equal_quality.py runs/emoji --count 400 --batch 16 --out figures/equal.json
 
-Pictures are kept beside the record, a file a setting; with `--only` some settings are made at a time, and a last call
-without it measures all.
+Pictures are kept beside the record, a file a setting, in a folder of this run, seed and settings; with `--only` some
+are made at a time, and a last call without it measures all.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import statistics
 import sys
 import time
@@ -198,7 +200,8 @@ def main() -> None:
     ]
     real = features(sees, images_of(training))
     draws, rows, rates_of = contenders(options), [], {}
-    kept = Path(options.out).with_suffix("")
+    known = json.dumps([sha256(options.run), options.seed, options.set, options.pictures, INTERVAL, OURS])
+    kept = Path(options.out).with_suffix("") / hashlib.sha256(known.encode()).hexdigest()[:12]
     shown: list[NDArray[np.uint8]] = []
     high, others = 0.0, Others()
     for name, draw in draws.items():

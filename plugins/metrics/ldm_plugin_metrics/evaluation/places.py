@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -149,7 +149,7 @@ class Run:
     @property
     def far(self) -> list[str]:
         """The remote places in the settings of its data, left alone; none if the user asked for them."""
-        texts = () if self.asked else _texts(self.plain.get("dataset"))
+        texts = () if self.asked else documents.texts(self.plain.get("dataset"))
         return [text for text in texts if "://" in text and storage.local_path(text) is None]
 
     def require_near(self) -> None:
@@ -178,15 +178,6 @@ def overlap(reference: PictureSet, run: Run | None, opener: Opener) -> str:
         f"the reference, {reference.what}, is what the model was trained on: a model that copies its training pictures "
         "scores best; give held-out pictures, with --against DATA or against.split=val"
     )
-
-
-def _texts(plain: Any) -> Iterator[str]:
-    """Every text in plain values."""
-    if isinstance(plain, str):
-        yield plain
-    elif isinstance(plain, Mapping | list):
-        for each in plain.values() if isinstance(plain, Mapping) else plain:
-            yield from _texts(each)
 
 
 def _array(place: str) -> np.ndarray[Any, Any]:
