@@ -15,6 +15,7 @@ from ldm_core.training.context import RunContext
 from ldm_core.training.denoiser.evaluation import Evaluation
 from ldm_core.training.denoiser.fit import fit_early
 from ldm_core.training.denoiser.train import train_denoiser
+from ldm_core.training.engine.deepspeed_patches import own_linear
 from ldm_core.training.feed.examples import Examples
 from ldm_core.training.first_stage.train import train_first_stage
 from ldm_core.training.latents import cache as latent_cache
@@ -105,7 +106,8 @@ class Stages:
     def _timed(self, name: str) -> Iterator[None]:
         begun = time.perf_counter()
         try:
-            yield
+            with own_linear():
+                yield
         except TooManyBad as error:
             self.context.list_bad(error.bad)
             raise

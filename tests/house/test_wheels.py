@@ -192,17 +192,18 @@ def test_the_next_words_of_a_user_work_there_too(empty: Path, wheels: Mapping[st
     assert "Traceback" not in refused.stderr
     assert list(tmp_path.iterdir()) == [], "nothing was begun"
     assert install(empty, "--find-links", wheels["."].parent, "ldm-plugin-bert-text") == "ldm-plugin-bert-text-0.1.0"
-    done = run(empty / "ldm-run", *line, "--out", "text", folder=tmp_path, path=str(empty))
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "text" / "samples.png").stat().st_size > 0
     assert run(empty / "ldm-run", "new", "conditioner", "palette", folder=tmp_path).returncode == 0
     install(empty, "--no-build-isolation", tmp_path / "ldm-plugin-palette")
     (tmp_path / "photos").mkdir()
     for number in range(8):
         Image.new("RGB", (16, 16), (number * 30, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
-    rows = [json.dumps({"file_name": f"{number}.png", "palette": [number / 8, 0, 0]}) for number in range(8)]
+    rows = [
+        json.dumps({"file_name": f"{number}.png", "text": f"red {number}", "palette": [number / 8, 0, 0]})
+        for number in range(8)
+    ]
     (tmp_path / "photos" / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    line = ["--cond", "palette", "--data", "photos", "dataset.read={palette: palette}", *TINY, "--out", "own"]
+    own = ["--cond", "palette", "--data", "photos", "dataset.read={caption: text, palette: palette}"]
+    line = ["--first-stage", "vq_f4", "--cond", "text", "--sampler", "ddim", *own, *TINY, "--out", "both"]
     done = run(empty / "ldm-run", *line, folder=tmp_path, path=str(empty))
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "own" / "samples.png").stat().st_size > 0
+    assert (tmp_path / "both" / "samples.png").stat().st_size > 0

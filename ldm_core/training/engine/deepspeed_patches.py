@@ -3,10 +3,37 @@
 from __future__ import annotations
 
 import math
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
+
+_lock = threading.Lock()
+_stages: list[object] = []
+"""The stages under way, of all threads."""
+
+
+@contextmanager
+def own_linear() -> Iterator[None]:
+    """A context of a stage: once no stage is under way any more, ``torch.nn.functional.linear`` is torch's own again.
+
+    ZeRO 3 replaces it, for good: all that the process does later would have other bits, and take a sixth more time.
+    """
+    stage = object()
+    with _lock:
+        _stages.append(stage)
+    try:
+        yield
+    finally:
+        with _lock:
+            _stages.remove(stage)
+            zero: Any = sys.modules.get("deepspeed.runtime.zero.partition_parameters")
+            if zero and not _stages and torch.nn.functional.linear is zero.zero3_linear_wrap:
+                torch.nn.functional.linear = zero.InsertPostInitMethodToModuleSubClasses.linear_bk
 
 
 def drop_step(engine: Any, zero: int) -> None:

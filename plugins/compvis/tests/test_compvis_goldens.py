@@ -209,11 +209,16 @@ SAMPLED = {
 }
 
 
+OF_FEW = {"ddim1": ("celeba256", "sd1-ema"), "plms": ("celeba256", "bsr_sr", "sd1-ema")}
+"""Samplers that do the same with every network: the models that they are held to with each change."""
+
+
 def sampled() -> Iterator[Any]:
-    """Every row of a sampler; of the largest models some are for long runs."""
+    """Every row of a sampler; of the largest models some are for long runs, as are samplers beyond a few models."""
     for kind in MODELS:
         for row in (name for name in SAMPLED if name in GOLDENS[kind]["rows"]):
-            long = (kind, row) != WRONG_THERE and kind in ("sd2-v", "lsun_churches256") and row != "ddim0"
+            large = kind in ("sd2-v", "lsun_churches256") and row != "ddim0"
+            long = (kind, row) != WRONG_THERE and (large or kind not in OF_FEW.get(row, MODELS))
             yield pytest.param(kind, row, marks=pytest.mark.slow if long else (), id=f"{kind}-{row}")
 
 

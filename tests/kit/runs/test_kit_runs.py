@@ -199,6 +199,36 @@ class Stashes(Told):
         return out * self.factor(cond, level).mean(0)
 
 
+class StashesInOneLayer(Stashes):
+    """As little as can be between the stash and its reading: the second layer alone has a hook, before it and after."""
+
+    def attach(self, model: Any) -> None:
+        Told.attach(self, model)
+        self.handles.append(model.denoiser.second.register_forward_pre_hook(self.before))
+
+    def before(self, module: Any, given: Any) -> None:
+        now = evaluation()
+        assert now is not None
+        self.network = (module,)
+        module.stash = now.noise_level, now.cond
+
+
+class StashesBehindALayer(StashesInOneLayer):
+    """After the first layer, for the second one: what it is has changed by its `forward` alone."""
+
+    def attach(self, model: Any) -> None:
+        Told.attach(self, model)
+        first = model.denoiser.first
+        forward = first.forward
+
+        def stashing(x: Tensor) -> Tensor:
+            self.before(first, ())
+            made: Tensor = forward(x)
+            return made
+
+        first.forward = stashing
+
+
 def model(suite: AdapterSuite) -> Model:
     with seeded(3):
         return toys.toy_model(suite.latent, denoiser=Network())
@@ -214,6 +244,8 @@ def test_an_adapter_that_asks_for_the_evaluation_passes() -> None:
     Mistake(ForgetsAtTheEnd, "test_runs_do_not_disturb_each_other", "has other bits beside another run"),
     Mistake(StaysSwitched, "test_a_run_leaves_nothing_behind", "after a run, a call outside of runs has other bits"),
     Mistake(Stashes, "test_calls_do_not_meet_in_the_modules", "other bits if another one comes in between"),
+    Mistake(StashesInOneLayer, "test_calls_do_not_meet_in_the_modules", "other bits if another one comes in between"),
+    Mistake(StashesBehindALayer, "test_calls_do_not_meet_in_the_modules", "other bits if another one comes in between"),
 )
 def test_a_mistake_of_an_adapter_over_a_run_is_found(mistake: Mistake) -> None:
     assert_found(AdapterSuite, mistake, model=model)
