@@ -17,13 +17,18 @@ class LowResolutionConditioner(Conditioner, nn.Module):
 
     A picture made small here is rounded to 256 levels: training sees the content of a saved small picture. A small
     picture of another size than the latents' (a factor that is not their stride) is resized to theirs, bicubic and
-    antialiased, without rounding. ConfigError if the latents are not known at construction.
+    antialiased, without rounding. With `encoded` it is enlarged to the full size (H, W), bicubic, and concat
+    (B, C, h, w) holds its C channels of latents, without noise and in float32 whatever the autocast. ConfigError if the
+    latents, or for `encoded` the first stage's encode, are not known at construction.
     """
 
     def __init__(self, config: LowResolutionConfig, site: Site) -> None:
         super().__init__()
         if site.latent is None:
             raise ConfigError("low_resolution: the first stage's latents are not known; build it behind a first stage")
+        if config.encoded and site.encode is None:
+            raise ConfigError("low_resolution: encoded needs the first stage's encode; build it behind one")
+        self._encode = site.encode  # a function, so that the first stage is not registered here
         self.config = config
         self.reads = config.reads
         self.spec = config.spec(site.latent)
@@ -48,6 +53,8 @@ class LowResolutionConditioner(Conditioner, nn.Module):
                 f"it is, or larger, to be made small (height x width)"
             )
         small = images.float() if (height, width) == self.small else self._reduced(images.float())
+        if self.config.encoded:
+            return Cond(concat=self._latents(small))
         if self.small == self.grid:
             return Cond(concat=small)
         return Cond(concat=F.interpolate(small, self.grid, mode="bicubic", antialias=True).clamp(-1, 1))
@@ -55,6 +62,12 @@ class LowResolutionConditioner(Conditioner, nn.Module):
     def null(self, like: Cond) -> Cond:
         """`like` itself: the picture to enlarge is not taken away; mid-grey if the config allows it."""
         return like.map(torch.zeros_like) if self.config.droppable else like
+
+    def _latents(self, small: Tensor) -> Tensor:
+        assert self._encode is not None
+        with torch.autocast(small.device.type, enabled=False):
+            large = F.interpolate(small, self.size, mode="bicubic", antialias=True)  # of the kernel that reduces, too
+            return self._encode(large.clamp(-1, 1)).float()
 
     def _reduced(self, images: Tensor) -> Tensor:
         if self.config.reduce == "area":

@@ -17,7 +17,9 @@ class LowResolutionConfig(ConditionerConfig):
 
     Without a degradation of the recipe the picture is made small here; one of the small size is taken as it is. Where
     the small size is not the latents', as for a factor of 2 behind a first stage of stride 4, the small picture is
-    resized to theirs (bicubic, antialiased): what a smaller grid cannot hold is lost to the model.
+    resized to theirs (bicubic, antialiased): what a smaller grid cannot hold is lost to the model. `encoded` hands the
+    model latents instead, those of the small picture enlarged to full size: nothing is lost, and they are an estimate
+    of the latents to be made.
     """
 
     reduce: Literal["bicubic", "area"] = attrs.field(
@@ -30,6 +32,9 @@ class LowResolutionConfig(ConditionerConfig):
     )
     factor: int = field(
         0, "how many times smaller the small picture is: 2, 4, 8; 0 = as many times as the latents are", 0, since="0.2"
+    )
+    encoded: bool = field(
+        False, "hand over the first stage's latents of the picture, enlarged, in the place of its pixels", since="0.2"
     )
     fixed_size: ClassVar[bool] = True
 
@@ -49,8 +54,8 @@ class LowResolutionConfig(ConditionerConfig):
         return {self.key: KeyForm(geometry="image")}
 
     def spec(self, latent: LatentSpec) -> CondSpec:
-        """The picture's channels, concatenated to the latents."""
-        return CondSpec(concat=self.image_channels)
+        """The channels of the picture or of its latents, concatenated to the latents."""
+        return CondSpec(concat=latent.channels if self.encoded else self.image_channels)
 
     def taken_sizes(self, size: tuple[int, int], latent: LatentSpec) -> Mapping[str, tuple[int, int]]:
         """The picture to enlarge, at its own small size (h, w)."""

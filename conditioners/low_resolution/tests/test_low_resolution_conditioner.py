@@ -113,3 +113,30 @@ def test_a_small_picture_of_another_size_is_resized_to_the_latents(factor: int) 
         concat(conditioner, small[:, :, 1:])
     flaw = "factor is 5, and does not divide pictures of 64x48"
     assert flaw in next(iter(LowResolutionConfig(factor=5).check(SITE)))
+
+
+def stage(images: Tensor) -> Tensor:
+    """Cells of 4x4 pixels as 48 channels: a first stage that loses nothing."""
+    return torch.nn.functional.pixel_unshuffle(images, 4)
+
+
+@pytest.mark.parametrize("factor", [0, 2, 8])
+def test_encoded_hands_over_the_latents_of_the_enlarged_picture(factor: int) -> None:
+    """Pillow's bicubic enlargement in floats, through the first stage; nothing is lost at any factor."""
+    site = attrs.evolve(SITE, latent=LatentSpec(48, (4, 4)), encode=stage)
+    config = LowResolutionConfig(factor=factor, encoded=True)
+    conditioner = LowResolutionConditioner(config, site)
+    assert conditioner.spec == config.spec(LatentSpec(48, (4, 4))) == CondSpec(concat=48)
+    times = factor or 4
+    small = levels(pictures(64 // times, 48 // times)) / 127.5 - 1
+    latents = concat(conditioner, small)
+    assert latents.shape == (2, 48, 16, 12) and not list(conditioner.parameters())
+    enlarged = torch.nn.functional.pixel_shuffle(latents, 4)
+    bicubic = Image.Resampling.BICUBIC
+    want = [[np.array(Image.fromarray(p).resize((48, 64), bicubic)) for p in image] for image in small.numpy()]
+    assert torch.allclose(enlarged, torch.from_numpy(np.array(want)).clamp(-1, 1), atol=1e-5)
+
+
+def test_encoded_needs_a_first_stage() -> None:
+    with pytest.raises(ConfigError, match="encoded needs the first stage's encode"):
+        LowResolutionConditioner(LowResolutionConfig(encoded=True), SITE)

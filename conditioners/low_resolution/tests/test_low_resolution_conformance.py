@@ -21,3 +21,8 @@ class TestLowResolutionByArea(ConditionerSuite):
 class TestLowResolutionTwice(ConditionerSuite):
     component = "low_resolution"
     settings = MappingProxyType({"factor": 2})
+
+
+class TestLowResolutionEncoded(ConditionerSuite):
+    component = "low_resolution"
+    settings = MappingProxyType({"encoded": True})

@@ -261,7 +261,8 @@ class StageObjectiveSuite(_Trainings):
         try:
             objective = self.prepared(stage)
         except ConfigError as error:
-            offered = ("last_layer", "encoder_layer", "nll_reduction", "regularization_weight", "quantize")
+            own = ("last_layer", "encoder_layer", "nll_reduction", "regularization_weight", "quantize")
+            offered = (*own, "decode", "latent", "set_normalization")
             assert any(name in str(error) for name in offered), f"the message names nothing that is missing: {error}"
             return
         value = self._loss(objective, stage, STEPS - 1).value

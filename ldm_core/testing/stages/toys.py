@@ -43,10 +43,24 @@ class OnlyAPass(nn.Module):
 
 
 class ToyStage(OnlyAPass):
-    """The same, with every optional name of a stage without a codebook."""
+    """The same, with every optional name of a stage without a codebook, and the way back of a :class:`FirstStage`."""
 
+    latent = LatentSpec(3, (4, 4))
     nll_reduction = "sum"
     regularization_weight = 0.01
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self._normalization = (torch.zeros(3), torch.ones(3))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Normalised latents (B, 3, h, w) -> images (B, c, H, W)."""
+        mean, std = (each.to(z).view(1, -1, 1, 1) for each in self._normalization)
+        return self.decoder(z * std + mean)
+
+    def set_normalization(self, mean: Tensor, std: Tensor) -> None:
+        """Take the mean and std (3,) of raw latents."""
+        self._normalization = (mean, std)
 
     @property
     def last_layer(self) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import attrs
 
 from ldm_core.config.fields import field
-from ldm_core.contracts import Site, StageObjectiveConfig
+from ldm_core.contracts import FirstStageConfig, Site, StageObjectiveConfig
 from ldm_core.contracts.config import answer
 from ldm_core.contracts.configs import of
 from ldm_plugin_adversarial.perceptual.config import PerceptualConfig
@@ -71,6 +71,9 @@ class AdversarialConfig(StageObjectiveConfig):
     )
     perceptual_weight: float = field(1.0, "weight of the perceptual distance", minimum=0)
     log_variance: bool = field(False, "learn the variance of the reconstruction error with the autoencoder")
+    equivariance_weight: float = field(
+        0.0, "weight of the same loss on halved images, decoded from halved latents; 0 = none", minimum=0, since="0.2"
+    )
     adversarial: bool = field(True, "train a patch discriminator")
     adversarial_start: int | None = field(None, "batch at which it comes in; null = the stage's own", minimum=0)
     adversarial_start_share: float | None = attrs.field(
@@ -121,6 +124,14 @@ class AdversarialConfig(StageObjectiveConfig):
                 f"image_size is {list(site.size)}; use fewer layers, larger images, or "
                 "stage_objective.adversarial=false"
             )
+        if self.equivariance_weight and self.codebook_start:
+            yield (
+                "equivariance_weight: halved latents are decoded, and so quantised, from the first batch on; set "
+                "codebook_start=0, or equivariance_weight=0"
+            )
+        grid = of(FirstStageConfig, stage).latent.shape(site.size)[1:] if self.equivariance_weight else ()
+        if any(side % 2 for side in grid):
+            yield f"equivariance_weight: latents of {list(grid)} cells cannot be halved; set another image_size, or 0"
         if self.perceptual is not None:
             yield from self.perceptual.misfits()
             if self.lpips:

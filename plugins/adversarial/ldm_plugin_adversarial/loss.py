@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from ldm_core.contracts import Reconstruction, StageLoss
 from ldm_core.contracts.streams import Streams
 from ldm_core.errors import ConfigError
+from ldm_plugin_adversarial.equivariance import halved_loss
 
 Reduce = Callable[[Tensor], Tensor]
 """Averages a tensor over the processes of a shared batch; the identity for one process."""
@@ -156,6 +157,9 @@ class GeneratorLoss(nn.Module):
     `reduce`: see :func:`adaptive_weight`. Raises ConfigError if the stage cannot be trained so.
     """
 
+    equivariance_weight: float = 0.0
+    """The weight of :func:`halved_loss`, which counts beside the others; 0 = none."""
+
     def __init__(  # noqa: PLR0913
         self,
         first_stage: nn.Module,
@@ -241,6 +245,10 @@ class GeneratorLoss(nn.Module):
                 comparison, weight = balance
             nll, terms = self._carry(image, comparison, weight)
         value = nll + stage.regularization_weight * regularization
+        if self.equivariance_weight:
+            halved = halved_loss(stage, target, reconstruction.z, lambda x, image: self.nll(x, image)[0])
+            value = value + self.equivariance_weight * halved
+            terms = {**terms, "equivariance": halved.detach()}
         logs.update(terms, loss=value.detach())
         return StageLoss(value, logs, image.detach(), reconstruction)
 

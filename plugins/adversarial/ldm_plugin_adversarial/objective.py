@@ -15,6 +15,7 @@ from ldm_core.model.fill import seeded
 from ldm_plugin_adversarial.codebook import COUNTS, CodebookCare
 from ldm_plugin_adversarial.config import LPIPS_SIDE, AdversarialConfig, AdversarialStageConfig
 from ldm_plugin_adversarial.discriminator import PatchDiscriminator
+from ldm_plugin_adversarial.equivariance import take_raw_latents
 from ldm_plugin_adversarial.loss import Balance, DiscriminatorLoss, GeneratorLoss, adaptive_weight
 from ldm_plugin_adversarial.perceptual.config import PerceptualConfig
 
@@ -36,6 +37,8 @@ class AdversarialObjective(nn.Module, StageObjective):
         """Make the losses for `stage`; ConfigError if it lacks a name of ``AdversarialStage``."""
         config, own = self.config, of(AdversarialStageConfig, training.stage_config)
         start = config.start(training.stage_config, training.steps)
+        if config.equivariance_weight:
+            take_raw_latents(stage, training.device)
         adversary = self._adversary(training, start)
         generator = GeneratorLoss(
             stage,
@@ -48,6 +51,7 @@ class AdversarialObjective(nn.Module, StageObjective):
             log_variance=config.log_variance,
             reduce=training.average,
         )
+        generator.equivariance_weight = config.equivariance_weight
         self.log_variance = generator.log_variance
         self._generator = (generator,)
         self._average = training.average

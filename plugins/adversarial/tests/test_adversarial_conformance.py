@@ -22,3 +22,8 @@ class TestAdversarial(StageObjectiveSuite):
 class TestByTheStagesNumbers(StageObjectiveSuite):
     component = "adversarial"
     settings = MappingProxyType({**TINY, "pixel_loss": "l2", "discriminator_norm": "batch"})
+
+
+class TestHalved(StageObjectiveSuite):
+    component = "adversarial"
+    settings = MappingProxyType({"adversarial": False, "equivariance_weight": 0.25})
