@@ -35,7 +35,7 @@ RUN := $(VENV)/installed-run
 DEV := $(VENV)/installed-dev
 BUILD := .venv-build/installed
 
-.PHONY: demo install test slow benchmark lint docs wheels release constraints newest
+.PHONY: demo install browser test slow benchmark lint docs wheels release constraints newest
 .DELETE_ON_ERROR:
 
 # An environment for developing can run the demo as well.
@@ -43,6 +43,11 @@ demo: $(or $(wildcard $(DEV)),$(RUN))
 	$(BIN)/ldm-run --first-stage vq_f4 --cond text --sampler ddim --out runs/demo
 
 install: $(DEV)
+
+# For the tests of pages in a real browser, which are skipped without: playwright and axe-core, by the plugin whose tests
+# name them. The browser itself is the system's Chromium or Chrome.
+browser: $(DEV)
+	$(INSTALL) -e "./plugins/serve[test]"
 
 test: $(DEV)
 	$(KEPT) OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -m "not slow and not benchmark" -n $(WORKERS) $(SPREAD) $(PYTEST_ARGS)

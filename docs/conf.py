@@ -42,11 +42,13 @@ def setup(app: Any) -> None:
 
 
 def _reachable(app: Any, page: str, template: str, context: dict[str, Any], tree: object) -> None:
-    """Let keys scroll long lines of code, and give captions of lists their level, both as axe-core asks for."""
+    """Let keys scroll long lines of code and wide tables, and give captions of lists a level, as axe-core asks for."""
     for key in ("body", "furo_navigation_tree"):
         if key in context:
             told = context[key].replace('role="heading">', 'role="heading" aria-level="2">')
-            context[key] = told.replace("<pre>", '<pre tabindex="0">')
+            told = told.replace("<pre>", '<pre tabindex="0">')
+            wide = '<div class="table-wrapper'
+            context[key] = told.replace(wide, f'<div role="group" aria-label="table" tabindex="0"{wide[4:]}')
 
 
 def _lead(app: Any, name: str, source: list[str]) -> None:

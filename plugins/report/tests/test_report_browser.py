@@ -60,12 +60,15 @@ def opened(context: Any, name: str, size: dict[str, int]) -> Iterator[Any]:
 @pytest.mark.parametrize("name", ["run", "comparison"])
 def test_no_serious_fault_of_accessibility(phone: Any, name: str, size: dict[str, int]) -> None:
     if not find_spec("axe_playwright_python"):
-        pytest.skip("axe is not installed (ldm-plugin-report[test])")
+        pytest.skip("axe is not installed (make browser)")
     with opened(phone, name, size) as page:
         for part in page.locator("details").all():
             part.evaluate("part => part.open = true")
         assert not faults(page)
         assert page.evaluate("document.documentElement.scrollWidth") == size["width"]  # nothing sticks out
+        cut = "[...document.querySelectorAll('.chart-head > *')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+        assert page.locator(".chart-head h4:visible").count() > 3
+        assert page.evaluate(cut) == 0  # titles and values are shown in full
         levels = [
             int(each[1]) for each in page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(h => h.tagName)")
         ]

@@ -336,7 +336,7 @@ def test_curves_are_read_by_keyboard(visitor: Visitor) -> None:
 
 
 def test_no_serious_fault_of_accessibility(visitor: Visitor) -> None:
-    pytest.importorskip("axe_playwright_python", reason="axe is not installed (ldm-plugin-serve[test])")
+    pytest.importorskip("axe_playwright_python", reason="axe is not installed (make browser)")
     with visitor.visit() as page:
         page.wait_for_selector("#form button[type=submit]")
         page.click("#form button[type=submit]")  # with a fault

@@ -54,6 +54,13 @@ def test_every_column_of_options_has_a_head(pages: dict[str, str]) -> None:
     assert not [line for line in heads if any(not name.strip() for name in line.strip("|").split("|"))]
 
 
+def test_every_column_of_a_written_table_has_a_head() -> None:
+    head = re.compile(r"^(\|.*)\n\|[ :|-]+\|$", re.MULTILINE)
+    heads = [(name, line) for name, text in read_by_people().items() for line in head.findall(text)]
+    assert len(heads) > 80
+    assert not [(name, line) for name, line in heads if any(not cell.strip() for cell in line[1:-1].split("|"))]
+
+
 def test_options_stand_with_type_default_and_help(pages: dict[str, str]) -> None:
     assert (
         "| `eta` | `float` | `0.0` | share of fresh noise: 0 deterministic, 1 as the ancestral sampler |"

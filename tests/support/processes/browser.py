@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (ldm-plugin-serve[test])")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (make browser)")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"  # the network is cut
 

@@ -18,7 +18,7 @@ SHOWN = 6
 _COLOURS, _RAMP = 8, 10
 TITLES = {
     "images_per_second": "speed (images/s)",
-    "data_wait": "waits for data (share of time)",
+    "data_wait": "waits for data (share)",
     "peak_memory_mib": "peak memory (MiB)",
     "lr": "learning rate",
     "grad_norm": "gradient norm",

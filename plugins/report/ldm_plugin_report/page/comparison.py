@@ -72,7 +72,7 @@ def _settings(runs: Sequence[Facts], rows: Sequence[Difference]) -> Markup:
 
 def _value(value: str, default: str | None) -> Markup:
     if not value:
-        return tag("span", "–", class_="quiet", title="this recipe has no such setting")
+        return tag("span", "–", class_="quiet none", title="this recipe has no such setting")
     return tag("mark", value) if default is not None and value != default else tag("span", value)
 
 
@@ -87,7 +87,7 @@ def _results(runs: Sequence[Facts]) -> Markup | None:
 
 def _result(found: tuple[str, str] | None) -> Markup:
     if found is None:
-        return tag("span", "–", class_="quiet")
+        return tag("span", "–", class_="quiet none")
     return join(tag("b", found[0]), " ", tag("small", found[1], class_="quiet"))
 
 

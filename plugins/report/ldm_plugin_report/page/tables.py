@@ -187,7 +187,15 @@ def _evaluated(facts: Facts, found: Mapping[str, Any]) -> list[Sequence[Child]]:
 
 def _named(name: str) -> str:
     known = {"psnr": "PSNR (dB) ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "features": "feature distance ↓"}
-    return known.get(name, name.replace("fd_", "Fréchet distance, ").replace("_", " "))
+    if name.startswith("fd_"):
+        return f"Fréchet distance, {name[3:].replace('_', ' ')} ↓"
+    return known.get(name, name.replace("_", " "))
+
+
+def _titled(part: Part) -> str:
+    """A part's key in words; a name that a recipe gives, such as of a conditioner, as it is."""
+    key, dot, name = part.key.partition(".")
+    return _TITLES.get(part.key, key.replace("_", " ") + dot + name)
 
 
 def times(facts: Facts) -> Markup | None:
@@ -245,7 +253,9 @@ def warnings_met(facts: Facts) -> Markup:
         rows.append(
             tag(
                 "li",
-                "Messages of this run were not kept. The observer does: ",
+                "This run kept none of its messages: the observer ",
+                tag("code", "report"),
+                " does, in a run with ",
                 tag("code", "observers=[curves,report]"),
                 class_="quiet",
             )
@@ -273,8 +283,9 @@ def recipe(parts: Sequence[Part]) -> Markup | None:
 
 
 def _part(part: Part) -> Markup:
-    title = _TITLES.get(part.key, part.key.replace("_", " "))
-    head = tag("h3", title, tag("b", f" {part.use}") if part.use else None, tag("small", part.by) if part.by else None)
+    head = tag(
+        "h3", _titled(part), tag("b", f" {part.use}") if part.use else None, tag("small", part.by) if part.by else None
+    )
     shown = [each for each in part.choices if each.changed or each.default is None]
     rest = [each for each in part.choices if not (each.changed or each.default is None)]
     rows = [
@@ -298,9 +309,7 @@ def _part(part: Part) -> Markup:
 def parts_table(facts: Facts, parts: Sequence[Part]) -> Markup | None:
     """The components with their distributions, and the versions behind the weights."""
     rows = [
-        (part.key.replace("_", " "), tag("b", part.use), part.by or "not installed here", part.summary)
-        for part in parts
-        if part.use
+        (_titled(part), tag("b", part.use), part.by or "not installed here", part.summary) for part in parts if part.use
     ]
     made = table(("part", "component", "brought by", "in a line"), rows) if rows else None
     weights = [
@@ -333,7 +342,7 @@ def data(facts: Facts, parts: Sequence[Part]) -> Markup | None:
     for part in parts:
         if part.kind == "dataset":
             own = ", ".join(f"{c.key} {c.value}" for c in part.choices if c.changed or c.default is None)
-            rows.append((part.key.replace("_", " "), f"{part.use}: {own}" if own else part.use))
+            rows.append((_titled(part), f"{part.use}: {own}" if own else part.use))
     rows += [
         ("said by the run", facts.public(m.text[5:].strip(), 600))
         for m in facts.events.messages
