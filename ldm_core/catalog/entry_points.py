@@ -1,9 +1,9 @@
 """The entry points of the installed distributions. Imports next to nothing.
 
 `importlib.metadata` imports parsers of e-mails and ZIP files, a fifth of the time of a list of commands. It is asked
-only if something else than folders is on the path of imports. Kept between two calls is only which distributions of a
-folder have no entry points, for as long as the system says that nothing came or went there: installers write a
-distribution's folder anew.
+only if something else than folders is on the path of imports. Kept between two calls is which distributions of a
+folder have no entry points, for as long as the system says that nothing came or went there (installers write a
+distribution's folder anew), and the files of the others, for as long as it says that they did not change.
 """
 
 from __future__ import annotations
@@ -76,10 +76,15 @@ def _distributions(place: str) -> list[tuple[str, str, bool]]:
                 distribution = re.sub(r"[-_.]+", "_", name.rpartition(".")[0].partition("-")[0]).lower()
                 may_have = name.endswith(".egg-info") or os.path.exists(f"{place}/{name}/entry_points.txt")
                 found.append((name, distribution, may_have))
-        if time.time_ns() - about.st_mtime_ns < 2_000_000_000:  # a change of the same moment would not show
+        if not _is_old(about):
             return found
         _KNOWN[place] = state, found
     return _KNOWN[place][1]
+
+
+def _is_old(about: os.stat_result) -> bool:
+    """False if the next change might be of the same moment, and would not show."""
+    return time.time_ns() - about.st_mtime_ns >= 2_000_000_000
 
 
 def _of(folder: str, group: str) -> Iterator[EntryPoint]:
@@ -96,16 +101,23 @@ def _of(folder: str, group: str) -> Iterator[EntryPoint]:
             yield _entry_point(name.strip(), value.strip(), said)
 
 
+_TEXTS: dict[str, tuple[tuple[int, int, int], str]] = {}
+
+
 def _read(path: str) -> str:
-    """A file's text, in a third of the time that it takes by :func:`open`; empty without one."""
+    """A file's text; empty without one. Kept for as long as the system says that the file is the same."""
     try:
-        file = os.open(path, os.O_RDONLY)
-        try:
-            return b"".join(iter(lambda: os.read(file, 1 << 16), b"")).decode().replace("\r\n", "\n")
-        finally:
-            os.close(file)
+        about = os.stat(path)
+        state = about.st_ino, about.st_mtime_ns, about.st_size
+        if path in _TEXTS and _TEXTS[path][0] == state:
+            return _TEXTS[path][1]
+        with open(path, "rb", buffering=0) as file:
+            text = file.read().decode().replace("\r\n", "\n")
     except OSError:
         return ""
+    if _is_old(about):
+        _TEXTS[path] = state, text
+    return text
 
 
 def _entry_point(name: str, value: str, said: str) -> EntryPoint:

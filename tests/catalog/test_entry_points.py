@@ -95,6 +95,21 @@ def test_what_came_and_went_is_noticed(tmp_path: Path, monkeypatch: pytest.Monke
     assert _ours(GROUP) == [("c", "json")]
 
 
+def test_what_changed_in_place_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in files that were quiet for long, and were read before."""
+    folder = tmp_path / "dist_a-1.dist-info"
+    _lay(folder, f"[{GROUP}]\na = json\n")
+    for place in (folder / "entry_points.txt", folder / "METADATA", tmp_path):
+        os.utime(place, (1e9, 1e9))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert [entry_points(GROUP) for _ in range(2)] == [[EntryPoint("a", "json", "dist-a", "1.5")]] * 2
+    (folder / "entry_points.txt").write_text(f"[{GROUP}]\nb = json\n")
+    os.utime(folder / "entry_points.txt", (1e9 + 1, 1e9 + 1))
+    (folder / "METADATA").write_text("Name: dist-a\nVersion: 1.50\n\n")
+    os.utime(folder / "METADATA", (1e9, 1e9))
+    assert entry_points(GROUP) == [EntryPoint("b", "json", "dist-a", "1.50")], "of another time, and of another size"
+
+
 def test_what_lies_in_no_folder_is_left_to_the_standard_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,12 +40,13 @@ from ldm_core.testing import toys
 from ldm_core.testing.base import randomize, seeded
 
 MIDDLE = ()
-"""Attention in the middle alone: a compiler takes most of a second for each."""
+"""Attention in the middle alone, and one level: a compiler takes most of a second for each block."""
 TIMES = torch.tensor([900.0, 600.0, 300.0], dtype=torch.float64)
 
 
-def unet(context: int = 8, attention: tuple[int, ...] = (1, 2)) -> UNet:
-    config = UNetConfig(channels=16, channel_mult=(1, 2), res_blocks=1, attention=attention, heads=2, norm_groups=8)
+def unet(context: int = 8, attention: tuple[int, ...] = (1, 2), levels: int = 2) -> UNet:
+    mult = (1, 2)[:levels]
+    config = UNetConfig(channels=16, channel_mult=mult, res_blocks=1, attention=attention, heads=2, norm_groups=8)
     with seeded(0):
         network = UNet(config, Site(size=(64, 48), latent=toys.LATENT, cond=CondSpec(crossattn=context)))
     randomize(network, 1)
@@ -215,7 +216,7 @@ def test_recomputed_blocks_see_the_forward_passes_evaluation(elsewhere: bool) ->
 
 
 def test_a_compiled_network_without_hooks_asks_for_nothing() -> None:
-    network = unet(attention=MIDDLE)
+    network = unet(attention=MIDDLE, levels=1)
     for recomputed in (False, True):
         if recomputed:
             recompute(network.recompute_blocks())
@@ -228,7 +229,7 @@ def test_a_compiled_network_without_hooks_asks_for_nothing() -> None:
 
 
 def test_a_compiled_network_with_hooks_does_as_it_is() -> None:
-    network, compiled = unet(attention=MIDDLE), unet(attention=MIDDLE)
+    network, compiled = unet(attention=MIDDLE, levels=1), unet(attention=MIDDLE, levels=1)
     hooks = [ByLevel(n.middle_block[1].transformer_blocks[0].attn1.to_q) for n in (network, compiled)]  # type: ignore[index, union-attr]
     torch._dynamo.reset()
     compiled.compile(backend="eager")
@@ -238,14 +239,14 @@ def test_a_compiled_network_with_hooks_does_as_it_is() -> None:
             given_options = cond._replace(options={"by": by})
             want, got = (model_of(n)(x, t, given_options).x0 for n in (network, compiled))
             torch.testing.assert_close(want, got)
-    assert hooks[1].seen == hooks[0].seen == [(4, 3)] * 2
+    assert hooks[1].seen == hooks[0].seen == [(8, 6)] * 2
 
 
 @pytest.mark.parametrize("recomputed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_changed_weight_of_a_compiled_block_finds_the_evaluation(recomputed: bool) -> None:
     found: list[tuple[list[Tensor], list[Any]]] = []
     for compiled in (False, True):
-        network, seen = unet(attention=MIDDLE), list[Any]()
+        network, seen = unet(attention=MIDDLE, levels=1), list[Any]()
 
         def change(weight: Tensor, seen: list[Any] = seen) -> Tensor:
             seen.append((now := evaluation()) and now.grid)
@@ -259,7 +260,7 @@ def test_a_changed_weight_of_a_compiled_block_finds_the_evaluation(recomputed: b
             network.compile(backend="eager")
         found.append((gradients(network, 0.5), seen))
     (want, grids), (got, others) = found
-    assert set(grids) == set(others) == {(4, 3)}
+    assert set(grids) == set(others) == {(8, 6)}
     torch.testing.assert_close(want, got)
 
 

@@ -96,6 +96,7 @@ def oid_of(data: bytes) -> str:
 class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else a body waits 40 ms behind its head, on a connection that stays
 
     def log_message(self, *_: Any) -> None:
         """Nothing."""

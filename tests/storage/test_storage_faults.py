@@ -36,7 +36,7 @@ def proxy() -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def faulty(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.005)
     monkeypatch.setattr(transfer, "READ_PART", 2**20)
     monkeypatch.setattr(transfer, "WRITE_PART", 2**20)
     monkeypatch.setattr(transfer, "BLOCK", 2**20)
@@ -277,8 +277,8 @@ def test_one_line_warns_of_many_faults(faulty: FaultProxy) -> None:
 
 def test_a_key_is_never_shown(faulty: FaultProxy, capfd: pytest.CaptureFixture[str]) -> None:
     told: list[str] = []
-    storage.configure(attrs.evolve(QUICK, retries=1, time_limit=0.5, read_timeout=0.1, connect_timeout=0.1))
     storage.atomic_write("s3://box/secret", DATA)
+    storage.configure(attrs.evolve(QUICK, retries=1, time_limit=0.5, read_timeout=0.05, connect_timeout=0.1))
     for fault in LASTS:
         faulty.heal()
         faulty.inject(fault)

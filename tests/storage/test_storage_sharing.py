@@ -165,6 +165,8 @@ def test_an_address_that_never_answered_is_not_tried_for_minutes(monkeypatch: py
 class _Handler(http.server.SimpleHTTPRequestHandler):
     """Files of a folder, without ranges, as simple servers do it."""
 
+    disable_nagle_algorithm = True
+
     def log_message(self, *_: Any) -> None:
         """Nothing."""
 
@@ -173,7 +175,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 def web(tmp_path: Path) -> Iterator[FaultProxy]:
     (tmp_path / "file.bin").write_bytes(DATA)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(tmp_path)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     host, port = server.server_address[:2]
     with fault_proxy((str(host), port)) as proxy:

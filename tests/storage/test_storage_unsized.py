@@ -23,6 +23,8 @@ DATA = random.Random(3).randbytes(300_001)
 class Unsized(http.server.BaseHTTPRequestHandler):
     """Knows no ranges and tells no length; the end of the connection is that of the file, if there is one."""
 
+    disable_nagle_algorithm = True
+
     def do_HEAD(self) -> None:
         self.send_response(200)
         self.end_headers()
@@ -48,7 +50,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(attempts, "memory", lambda: 2**21)
     storage.configure(StorageSettings(retries=1, time_limit=5, connect_timeout=2, read_timeout=2))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Unsized)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()

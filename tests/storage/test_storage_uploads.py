@@ -44,7 +44,7 @@ def proxy(upstream: tuple[str, int]) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def server(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.002)
     monkeypatch.setattr(transfer, "WRITE_PART", PART)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.address)
     storage.configure(StorageSettings(read_timeout=2.0, connect_timeout=2.0, retries=3, time_limit=6.0))

@@ -12,6 +12,7 @@ import socket
 import struct
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partialmethod
 from typing import Literal
 
 import attrs
@@ -265,11 +266,15 @@ SECRET = "hunter2-very-secret"
 def s3_server(bucket: str = "box") -> Iterator[tuple[str, int]]:
     """A server with an empty bucket; the environment holds credentials for it and no address. Its host and port."""
     from moto.server import ThreadedMotoServer
+    from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler
 
+    patch = pytest.MonkeyPatch()
+    often = partialmethod(BaseWSGIServer.serve_forever, poll_interval=0.01)  # else its end takes half a second
+    patch.setattr(BaseWSGIServer, "serve_forever", often)
+    patch.setattr(WSGIRequestHandler, "disable_nagle_algorithm", True)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    patch = pytest.MonkeyPatch()
     patch.setenv("AWS_ACCESS_KEY_ID", "testing")
     patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     patch.setenv("AWS_DEFAULT_REGION", "us-east-1")

@@ -1,15 +1,14 @@
-"""Memory of weights: written tensor by tensor, read without a copy; measured in fresh processes."""
+"""Memory of weights: written tensor by tensor, read without a copy; measured in processes of their own."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 import torch
+from forked import Command, forked
 from safetensors.torch import save, save_file
 
 from ldm_core.contracts.codec import Written
@@ -57,10 +56,9 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("task", ["load", "write"])
 def test_no_second_copy(stored: Path, tmp_path: Path, task: str) -> None:
     """Loading fills a module's 96 MiB and takes next to nothing beside; writing takes a tensor's 4 MiB."""
-    line = [sys.executable, "-c", _PROBE, str(stored), str(tmp_path / "b.safetensors"), task]
-    done = subprocess.run(line, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    used = float(done.stdout.split()[-1])
+    (done,) = forked([Command(["-c", _PROBE, str(stored), str(tmp_path / "b.safetensors"), task])])
+    assert done.code == 0, done.err
+    used = float(done.out.split()[-1])
     assert used < (96 if task == "load" else 0) + 16, f"{used:.0f} MiB for a file of 96"
     if task == "write":
         assert set(tensors_of(str(tmp_path / "b.safetensors"))) == {f"p{i}" for i in range(24)}

@@ -269,6 +269,8 @@ def test_a_remote_file_is_copied_once_and_verified(cache: Path, monkeypatch: pyt
 class Web(http.server.BaseHTTPRequestHandler):
     """Serves what it was given; a path that ends with ``broken`` is cut short."""
 
+    disable_nagle_algorithm = True
+
     def __init__(self, files: dict[str, bytes], *args: Any) -> None:
         self.files = files
         super().__init__(*args)
@@ -295,7 +297,7 @@ def web() -> Iterator[tuple[str, dict[str, bytes]]]:
     pytest.importorskip("aiohttp", reason="needs the extra s3")
     files: dict[str, bytes] = {}
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Web, files))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}", files
     server.shutdown()

@@ -27,7 +27,7 @@ TINY: dict[str, Any] = {
                  "norm_groups": 8},
     "parameterization": "v",
     "sampler": "ddim",
-    "sample": {"steps": 4, "batch": 48},
+    "sample": {"steps": 4, "batch": 64},
 }  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_steps_across_windows_are_those_elsewhere() -> None:
     def drawn(overlap: int | None) -> np.ndarray:
         windows = {"use": "multidiffusion", "window": WINDOW, "overlap": overlap}
         pipeline = wide if overlap is None else wide.with_settings({"adapters": {"wide": windows}})
-        return np.stack([one.image for one in pipeline.sample(images=96, seed=1)]).astype(float)
+        return np.stack([one.image for one in pipeline.sample(images=64, seed=1)]).astype(float)
 
     def borders(overlap: int) -> list[int]:
         begins = starts(40, WINDOW, overlap)

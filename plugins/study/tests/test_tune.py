@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import pytest
 from header_files import PLAIN, write_run
+from ldm_plugin_study.bench.result.choice import SIZES
 from ldm_plugin_study.study import quality
 from ldm_plugin_study.study.quality import Figure
 from ldm_plugin_study.tune.caches import USUAL, Cache, cache_of
@@ -254,8 +255,11 @@ def test_a_place_that_is_not_written_to_is_said_before_anything_is_measured(
     assert not (run / "tune").exists()
 
 
-def test_bench_measures_a_preset(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_measures_a_preset(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its sampler, guidance and cache over all of its steps, at its precision."""
+    monkeypatch.setitem(SIZES, "cpu", (64, 128))  # of the products for the machine's peak
     catalog = Catalog.discover()
     settings = {
         "guidance": {"use": "cfg", "scale": 1.5},

@@ -26,7 +26,7 @@ MODEL = ("first_stage", "latents", "denoiser")
 CLASSES = {"use": "class_label", "width": 16, "dropout": 0.1}
 TEXT = {"use": "text", "width": 16, "layers": 1, "heads": 2, "head_width": 8, "vocab_size": 128, "length": 24,
         "logits": False, "dropout": 0.1}  # fmt: skip
-LONG = ("trainer.steps=80", "trainer.lr=3e-3", "trainer.images_per_step=16", "trainer.ema=0.9")
+LONG = ("trainer.steps=56", "trainer.lr=3e-3", "trainer.images_per_step=16", "trainer.ema=0.9")
 NO_TRAINING = ("trainer.steps=1", "trainer.lr=1e-12", "trainer.weight_decay=0.0")
 
 

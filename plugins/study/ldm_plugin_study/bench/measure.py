@@ -81,7 +81,7 @@ def measure(what: Measured, choice: Choice, say: Callable[[str], None] = lambda 
         )
     every = [*products(choice.precisions if any(counted.values()) else (), choice.sizes, device), *made]
     taken = alternate(every, choice, device, lambda number: say(f"round {number + 1} of {choice.rounds}"))
-    spent = {case: dict(kinds.shares(case.call, device)) if case.computes else {} for case in made}
+    spent = {case: dict(kinds.shares(case.call, device, choice.rounds)) if case.computes else {} for case in made}
     used = others.cores()
     here = machine(device)
     if used is not None and used > _BUSY * here.cores:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-_CALLS = 3
+_CALLS = 3  # at most
 _KINDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (kind, re.compile(words))
     for kind, words in (
@@ -43,12 +43,13 @@ def kind_of(operation: str) -> str:
     return next((kind for kind, words in _KINDS if words.search(name)), "rest")
 
 
-def shares(call: Callable[[], object], device: torch.device) -> Mapping[str, float]:
-    """Run `call` three times; the share of each kind of operation in its time, none below a thousandth.
+def shares(call: Callable[[], object], device: torch.device, rounds: int = _CALLS) -> Mapping[str, float]:
+    """Run `call` once a round, three times at most; the share of each kind of operation in its time, none below a
+    thousandth.
 
     The least time of each kind counts: the profiler measures by the clock, and other programs may come between.
     """
-    taken = [_times(call, device) for _ in range(_CALLS)]
+    taken = [_times(call, device) for _ in range(min(rounds, _CALLS))]
     least = {kind: min(each[kind] for each in taken) for kind in KINDS}
     total = sum(least.values())
     return {kind: round(time / total, 4) for kind, time in least.items() if total and time >= total / 1000}
