@@ -35,7 +35,7 @@ from ldm_core.training.feed.examples import Examples
 pytest.importorskip("s3fs", reason="needs the extra s3")
 pytest.importorskip("moto.server", reason="needs the extra dev (moto)")
 
-QUICK = StorageSettings(read_timeout=0.5, connect_timeout=0.5, retries=4, time_limit=5.0)
+QUICK = StorageSettings(read_timeout=0.3, connect_timeout=0.5, retries=4, time_limit=5.0)
 LIMIT = 20.0
 """Seconds for the whole of an operation under a lasting fault; `QUICK`'s limit holds for each of its requests."""
 PICTURES = 12
@@ -95,7 +95,7 @@ def table() -> Iterator[list[Row]]:
 
 @pytest.fixture(autouse=True)
 def quick(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(transfer, "READ_PART", 2**21)
     monkeypatch.setattr(transfer, "BLOCK", 2**20)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.address)

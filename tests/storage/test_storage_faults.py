@@ -23,7 +23,7 @@ pytest.importorskip("s3fs", reason="needs the extra s3")
 pytest.importorskip("moto.server", reason="needs the extra dev (moto)")
 
 DATA = random.Random(0).randbytes(3 * 2**20 + 17)
-QUICK = StorageSettings(read_timeout=0.4, connect_timeout=0.5, retries=3, time_limit=4.0)
+QUICK = StorageSettings(read_timeout=0.25, connect_timeout=0.5, retries=3, time_limit=4.0)
 LASTING = 10.0
 """Seconds within which an operation must have failed under `QUICK`, on a busy machine too."""
 

@@ -72,6 +72,10 @@ class Process:
             self._code = _server().ask("poll", self.pid)
         return self._code
 
+    def errors(self) -> str:
+        """What it has written to its standard error so far."""
+        return self._err.read_text(errors="replace") if self._err.exists() else ""
+
     def kill(self) -> None:
         """End it, with all that it has started."""
         if self.poll() is None:
@@ -83,8 +87,7 @@ class Process:
         while (code := self.poll()) is None:
             if time.monotonic() > deadline:
                 self.kill()
-                said = self._err.read_text(errors="replace")
-                raise AssertionError(f"a process has not ended within {seconds:.0f} s: {said[-2000:]}")
+                raise AssertionError(f"a process has not ended within {seconds:.0f} s: {self.errors()[-2000:]}")
             time.sleep(0.01)
         ended = Ended(code, *(file.read_text(errors="replace") for file in (self._out, self._err)))
         self._folder.cleanup()
