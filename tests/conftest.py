@@ -1,5 +1,5 @@
-"""Garbage collection that leaves alone what stays to the end, for all tests of a run that begins with this folder, as
-`make test` does."""
+"""Garbage collection that leaves alone what stays to the end, and files without a wait for the disk, for all tests of a
+run that begins with this folder, as `make test` does."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import time
 from collections.abc import Generator
 
 import pytest
+import unsynced
+
+
+def pytest_configure() -> None:
+    """Tests kill processes and no machine: what the system was handed stays."""
+    unsynced.begin()
 
 
 class Heap:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -124,6 +124,17 @@ def test_a_file_size_limit_is_a_storage_error(tmp_path: Path) -> None:
     )  # fmt: skip
     assert "big.bin: the file-size limit was reached" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("write", [storage.atomic_write, storage.create])
+def test_a_file_is_synced_before_it_has_its_name_and_its_folder_after(
+    write: Callable[[str, bytes], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut leaves an empty file of that name, or none."""
+    seen: list[tuple[int, bool]] = []
+    monkeypatch.setattr(os, "fsync", lambda file: seen.append((os.fstat(file).st_ino, (tmp_path / "a").exists())))
+    write(str(tmp_path / "a"), b"x")
+    assert seen == [((tmp_path / "a").stat().st_ino, False), (tmp_path.stat().st_ino, True)]
 
 
 def test_written_files_follow_the_umask(tmp_path: Path) -> None:

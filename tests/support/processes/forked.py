@@ -27,6 +27,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import attrs
+import unsynced
 
 _LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -239,6 +240,7 @@ def _become(job: Mapping[str, Any]) -> None:
 def main() -> None:
     """Serve, or be a command, whose other errors than an exit are the interpreter's to tell."""
     link = socket.socket(fileno=int(sys.argv[1]))
+    unsynced.begin()
     import_all()
     _import_more()
     gc.freeze()  # a process that looks through what it shares with the others copies it: a second each, at its end
