@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
+from typing import Any
 
 import attrs
 
-from ldm_core.errors import suggest
+from ldm_core.errors import clean, suggest
 
 _WORDS: Mapping[str, str] = {
     "trainer.lr": "lr learning_rate base_lr base_learning_rate max_lr step_size",
@@ -90,6 +92,8 @@ def key_hint(path: str, key: str, known: Iterable[str], *, sampling: bool = Fals
     """``"; did you mean 'trainer.lr'?"`` for the unknown `key` of the section or part `path` ("" = the recipe itself),
     with the keys `known`; an empty string if nothing is near."""
     known = list(known)
+    if split := split_key(key):
+        return f"; a space is missing after the colon: '{split}'"
     word = key[:100].lower().replace("-", "_")
     target = _by_word(sampling).get(word, "")
     own = target.rpartition(".")[2]
@@ -104,6 +108,23 @@ def key_hint(path: str, key: str, known: Iterable[str], *, sampling: bool = Fals
     if not target:
         return _argument(path, word) or suggest(key, known)
     return f"; did you mean '{target}'?{counted(word)}"
+
+
+_NO_SPACE = re.compile(r"([A-Za-z_][\w.-]*):(?!//)(\S.*)", re.DOTALL)
+
+
+def split_key(key: str) -> str:
+    """``use: cfg`` of a key ``use:cfg``, as YAML reads a setting without a space after its colon; else empty."""
+    found = _NO_SPACE.fullmatch(key)
+    return clean(": ".join(found.groups()), 100) if found else ""
+
+
+def without_space(value: Any) -> str:
+    """The first such key without a value in `value`, a setting as YAML read it, as :func:`split_key` gives it."""
+    if isinstance(value, dict):
+        own = (split_key(key) for key, each in value.items() if each is None and isinstance(key, str))
+        return next(filter(None, (*own, *map(without_space, value.values()))), "")
+    return next(filter(None, map(without_space, value)), "") if isinstance(value, list) else ""
 
 
 def _elsewhere(path: str, word: str) -> str:

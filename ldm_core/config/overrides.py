@@ -7,6 +7,7 @@ from typing import Any
 
 from ldm_core.config.documents import DEEPEST
 from ldm_core.config.documents import parse_yaml as parse_yaml
+from ldm_core.config.key_hints import without_space
 from ldm_core.config.structure import _NOTHING, _show
 from ldm_core.errors import ConfigError, clean, suggest
 
@@ -34,7 +35,11 @@ def apply_overrides(plain: dict[str, Any], overrides: Iterable[str], parts: Iter
             problems.append(f"'{shown}': empty; give a value, or leave it out ({clean(path)}=[] is an empty list)")
             continue
         try:
-            _assign(plain, keys, parse_yaml(text, f"'{shown}'") if text.strip() else _NOTHING, parts)
+            value = parse_yaml(text, f"'{shown}'") if text.strip() else _NOTHING
+            if split := without_space(value):
+                problems.append(f"'{shown}': a space is missing after the colon; write '{split}'")
+                continue
+            _assign(plain, keys, value, parts)
         except ConfigError as error:
             problems += error.problems
     if problems:

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 import pytest
+import yaml
 from test_cli_assemble import catalog, plain
 
 from ldm_core.config.key_hints import _WORDS, _WORDS_OF_SAMPLING, ARGUMENTS
@@ -221,3 +222,32 @@ def test_all_that_is_not_installed_in_one_line() -> None:
         "ldm-plugin-bert-text ldm-plugin-bbox"
     )
     assert not any("all that is" in line for line in mistakes("sampler=ddim"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "meant"),
+    [
+        ("guidance={use:cfg}", "use: cfg"),
+        ("guidance={use: cfg, scale:3}", "scale: 3"),
+        ("conditioners=[{use:text}]", "use: text"),
+        ("adapters={cache:{use:deep_cache}}", "use: deep_cache"),
+        ("dataset={url:s3://bucket/folder}", "url: s3://bucket/folder"),
+    ],
+)
+def test_a_missing_space_after_a_colon_is_named(setting: str, meant: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        apply_overrides({}, [setting], SINGLE)
+    assert caught.value.problems == (f"'{setting}': a space is missing after the colon; write '{meant}'",)
+
+
+def test_a_missing_space_is_named_in_a_recipe_too() -> None:
+    assert mistakes(guidance={"use:cfg": None}) == (
+        "guidance.use:cfg: unknown key; a space is missing after the colon: 'use: cfg'",
+    )
+
+
+@pytest.mark.parametrize("value", ["{'a:b': 1}", "{http://x}", "[use:cfg]", "'use:cfg'", "{a: }", "{1: }"])
+def test_other_colons_are_read_as_they_are(value: str) -> None:
+    given: dict[str, Any] = {}
+    apply_overrides(given, [f"data={value}"], ())
+    assert given["data"] == yaml.safe_load(value)

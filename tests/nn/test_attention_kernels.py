@@ -195,3 +195,17 @@ def test_the_same_bits_each_time(kind: Callable[..., nn.Module]) -> None:
         results.append([out, x.grad, *(parameter.grad for parameter in module.parameters())])
     for first, again in zip(*results, strict=True):
         assert first is not None and again is not None and torch.equal(first, again)
+
+
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_transformers_blocks_read_maps_by_token(form: torch.memory_format, linear: bool) -> None:
+    module, (x, context) = _transformer(linear)()
+    assert isinstance(module, SpatialTransformer)
+    seen: list[Tensor] = []
+    for block in module.transformer_blocks:
+        block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    made = module(x.to(memory_format=form), context)
+    assert [tuple(each.shape) for each in seen] == [(2, 64, 32)] * 2
+    assert all(each.is_contiguous() for each in seen)
+    assert made.is_contiguous(memory_format=form)

@@ -7,7 +7,6 @@ compiler), so it is switched off there; its logger writes to stdout; without RAN
 from __future__ import annotations
 
 import atexit
-import ctypes
 import logging
 import os
 import sys
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ldm_core.errors import ConfigError, Interrupted, TrainingError
-from ldm_core.launch import environment
+from ldm_core.launch import environment, memory
 from ldm_core.training.engine import deepspeed_patches
 
 _LOST = (
@@ -31,7 +30,6 @@ _LOST = (
     "Broken pipe",
     "Socket closed",
 )  # gloo's words
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 
 @attrs.frozen
@@ -99,7 +97,7 @@ def start() -> World:
     cuda = torch.cuda.is_available()
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        _keep_freed_memory()
+        memory.keep_freed()
     alone = "RANK" not in os.environ
     rank, size = (0, 1) if alone else (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     # DeepSpeed's engine reads it. RANK stays unset: a child process must not take it for its own.
@@ -164,17 +162,6 @@ def lost(error: BaseException) -> str:
     text = next(iter(str(error).splitlines()), "")
     network = type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError")
     return text if network or (isinstance(error, RuntimeError) and any(w in text for w in _LOST)) else ""
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep the large blocks freed by a training step. By default it hands them back to the kernel, and
-    the next step pays for fresh pages: 12 to 20 % of a CPU step of the laptop recipe. Other C libraries: nothing."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
-        return
-    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-    mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def abandon() -> None:

@@ -12,6 +12,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.contracts import DataInfo, DenoiserAnswers, Precision, configs
 from ldm_core.errors import ConfigError
 from ldm_core.launch.cores import Others
+from ldm_core.launch.memory import keep_freed
 from ldm_core.recipe.recipe import Recipe, versions
 from ldm_plugin_study.bench.gauge import flops, kinds, memory
 from ldm_plugin_study.bench.gauge.cases import Case, cases
@@ -70,6 +71,8 @@ def measure(what: Measured, choice: Choice, say: Callable[[str], None] = lambda 
     """Measure; `say` is told of the progress."""
     device, notes, others = what.device, list[str](), Others(low=True)
     taken_memory, memory_by = _memory_apart(what, choice, say)
+    if device.type == "cpu" and "train" in choice.components:
+        keep_freed()  # as a training does
     say("making the parts")
     order = list(COMPONENTS)
     made = sorted(cases(what.subject(), choice, notes), key=lambda case: order.index(case.component))
