@@ -43,7 +43,7 @@ for _name in [
 from ldm_core.testing.annotations.suite import AnnotationSuite  # noqa: E402
 from ldm_core.testing.base import Suite  # noqa: E402  (rewriting comes before the first import)
 from ldm_core.testing.degradations.suite import DegradationSuite  # noqa: E402
-from ldm_core.testing.metrics.suite import MetricSuite  # noqa: E402
+from ldm_core.testing.metrics.suite import Known, MetricSuite  # noqa: E402
 from ldm_core.testing.runtimes.suite import RuntimeSuite  # noqa: E402
 from ldm_core.testing.stages.auxiliary import AuxiliaryLossSuite  # noqa: E402
 from ldm_core.testing.stages.decoder import DecoderSuite  # noqa: E402
@@ -76,6 +76,7 @@ __all__ = [
     "DenoiserSuite",
     "FirstStageSuite",
     "GuidanceSuite",
+    "Known",
     "MetricSuite",
     "ModuleSuite",
     "ObjectiveSuite",

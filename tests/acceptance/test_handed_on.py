@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -239,3 +240,46 @@ def test_samples_of_older_runs_are_pushed_without_folders(home: Path, tmp_path: 
     assert np.array_equal(images.decode_image(pushed, 3, "pushed"), pixels)
     assert images.png_metadata(pushed) == told
     assert FOLDER.encode() in texts_of(file)
+
+
+def held_in(folder: Path) -> list[Path]:
+    """All files of a folder."""
+    return [file for file in sorted(folder.rglob("*")) if file.is_file()]
+
+
+def test_a_tuned_run_names_no_folder(home: Path, tmp_path: Path) -> None:
+    """Neither in its weights' presets nor in the table and its pictures, nor once it is pushed."""
+    pytest.importorskip("ldm_plugin_study")
+    run = Path(shutil.copytree(home / "run", tmp_path / FOLDER / "run"))
+    few = ["--sampler", "ddim", "--time-grid", "trailing", "--steps", "1,2", "--cache", "none", "--images", "3"]
+    few += ["--rungs", "1", "--rounds", "1", "--batch", "1", "--bootstrap", "2"]
+    assert main(["tune", str(run), *few, "--against", str(home / "photos"), *NETWORK, "--quiet"]) == 0
+    assert b"fast" in (run / "model.safetensors").read_bytes()[:100_000]
+    made = [run / "model.safetensors", *(run / "tune").glob("tune.*")]
+    names_no_folder([file for file in made if file.suffix != ".json"], 5)
+    line = ["sample", str(run), "--prompt", "a red circle", "--preset", "fast", "--images", "1", "--quiet"]
+    assert main([*line, "--out", str(tmp_path / "drawn")]) == 0
+    assert main(["push", str(run), str(tmp_path / "pushed"), "--licence", "mit"]) == 0
+    names_no_folder(list(handed(tmp_path / "drawn")), 2)
+    names_no_folder(held_in(tmp_path / "pushed"), 6)
+
+
+def test_a_distilled_run_names_no_folder(home: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ldm_plugin_distill")
+    out = tmp_path / FOLDER / "student"
+    assert main(["distil", str(home / "run"), "--steps", "2", "--out", str(out), "--train-steps", "2", "--quiet"]) == 0
+    names_no_folder([file for file in handed(out) if "checkpoints" not in file.parts], 4)
+    assert main(["push", str(out), str(tmp_path / "pushed"), "--licence", "mit"]) == 0
+    names_no_folder(held_in(tmp_path / "pushed"), 6)
+
+
+def test_converted_weights_name_no_folder(home: Path, tmp_path: Path) -> None:
+    assert main(["convert", str(home / "run"), str(tmp_path / "made"), "--to", "ldm"]) == 0
+    names_no_folder(held_in(tmp_path / "made"), 2)
+
+
+def test_a_small_decoder_names_no_folder(home: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ldm_plugin_tiny_decoder")
+    run = Path(shutil.copytree(home / "run", tmp_path / FOLDER / "run"))
+    assert main(["decoder", str(run), "--steps", "2", "--quiet", "first_stage.widths=[8]"]) == 0
+    names_no_folder(list((run / "decoders").glob("*.safetensors")), 1)

@@ -31,7 +31,8 @@ NAMES: dict[ModuleType, str] = {
     """,
     testing: """
         AdapterSuite AnnotationSuite AuxiliaryLossSuite CodecSuite ConditionerSuite DatasetSuite
-        DecoderSuite DegradationSuite DenoiserSuite FirstStageSuite GuidanceSuite MetricSuite ModuleSuite ObjectiveSuite
+        DecoderSuite DegradationSuite DenoiserSuite FirstStageSuite GuidanceSuite Known MetricSuite ModuleSuite
+        ObjectiveSuite
         ObserverSuite ParameterizationSuite PluginSuite RuntimeSuite SamplerSuite ScheduleSuite StageObjectiveSuite
         Suite TensorSuite TimeGridSuite
     """,

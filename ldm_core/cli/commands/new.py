@@ -13,12 +13,13 @@ import attrs
 
 from ldm_core.cli.declaration import argument, command, option
 
-Kind = Literal["conditioner", "sampler", "denoiser", "first_stage", "guidance", "observer", "command"]
+Kind = Literal["conditioner", "sampler", "denoiser", "first_stage", "guidance", "metric", "observer", "command"]
 TRIES: Mapping[str, str] = {
     "sampler": "ldm-run sample runs/demo --sampler $name --prompt 'a red circle'",
     "denoiser": "ldm-run --denoiser $name --cond none",
     "first_stage": "ldm-run --first-stage $name --cond none",
     "guidance": "ldm-run sample runs/demo --guidance $name --prompt 'a red circle'",
+    "metric": "ldm-run evaluate runs/demo --metrics $name --images 16",
     "observer": "ldm-run observers=[$name]",
     "command": "ldm-run $name --help",
 }
@@ -32,7 +33,7 @@ class NewOptions:
     """A kind, a name and a place."""
 
     kind: Kind = argument(  # noqa: RUF009
-        "KIND", "conditioner, sampler, denoiser, first_stage, guidance, observer or command."
+        "KIND", "conditioner, sampler, denoiser, first_stage, guidance, metric, observer or command."
     )
     name: str = argument("NAME", "Its name in recipes: lower-case letters, digits and underscores.")
     folder: str = option(

@@ -35,10 +35,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     (folder / "b" / "recipe.yaml").write_text("image_size: 8\n")
     (folder / "b" / "previews").mkdir()
     (folder / "b" / "previews" / "samples-00000100.png").write_bytes(png_bytes(np.zeros((3, 8, 8), np.uint8)))
+    before = [{"stage": "denoiser", "step": i, "loss": 99.0, "time": 0} for i in range(1, 40, 3)]  # then begun again
     rows = [
         {"stage": "denoiser", "step": i, "loss": 1 / i if i % 2 else float("nan"), "time": i} for i in range(1, 3001)
     ]
-    text = "\n".join(json.dumps(row) for row in rows) + '\n{"stage": "den'
+    text = "\n".join(json.dumps(row) for row in [*before, *rows]) + '\n{"stage": "den'
     (folder / "b" / "metrics.jsonl").write_text(text)
     with running([folder / "a", folder / "b"]) as made:
         yield made
@@ -93,6 +94,7 @@ def test_a_run_in_training_shows_its_numbers_and_pictures(served: Running) -> No
     assert served.client.post("/v1/sample", json={"model": "b"}).status_code == 409
     loss = served.client.get("/v1/runs/b/curves").json()["stages"]["denoiser"]["loss"]
     assert 900 < len(loss["step"]) <= 1001 and loss["step"][-1] == 3000 and None in loss["value"]
+    assert loss["step"] == sorted(set(loss["step"])) and 99.0 not in loss["value"]  # of steps made again, the last
     (one,) = served.client.get("/v1/runs/b/previews").json()["previews"]
     assert (one["kind"], one["step"]) == ("samples", 100)
     assert served.client.get("/v1/runs/b/previews/0").content.startswith(b"\x89PNG")

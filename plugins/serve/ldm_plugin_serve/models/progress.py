@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -10,6 +9,7 @@ from ldm_core import storage
 from ldm_core.config import documents
 from ldm_core.errors import LDMError
 from ldm_core.recipe.continuation import RECIPE_FILE
+from ldm_core.training.folder.metrics import rows_of
 from ldm_core.training.folder.state import RUNS, state_of
 from ldm_plugin_serve.faults import Fault
 from ldm_plugin_serve.models.shelf import Entry
@@ -22,14 +22,12 @@ _TRAINERS = {"first_stage": "first_stage_trainer", "denoiser": "trainer"}
 
 
 def curves(entry: Entry) -> dict[str, Any]:
-    """The numbers of ``metrics.jsonl`` by stage and name: steps and values, thinned evenly to a thousand of each; the
-    run's state, and the steps that its stages shall have."""
+    """The numbers of ``metrics.jsonl`` by stage and name, of steps made again the last ones: steps and values, thinned
+    evenly to a thousand of each; the run's state, and the steps that its stages shall have."""
     rows: dict[str, dict[str, list[tuple[int, float | None]]]] = {}
     last = 0.0
     for row in _rows(entry):
-        stage, step = row.get("stage"), row.get("step")
-        if not isinstance(stage, str) or not isinstance(step, int):
-            continue
+        stage, step = row["stage"], row["step"]
         last = max(last, float(row.get("time") or 0.0))
         for name, value in row.items():
             if name not in _FIXED and isinstance(value, int | float) and not isinstance(value, bool):
@@ -111,15 +109,7 @@ def _rows(entry: Entry) -> list[dict[str, Any]]:
         return []
     if storage.info(url).size > _MOST_BYTES:
         raise Fault("the run has more numbers than are read", "id", status=413)
-    found = []
-    for line in storage.read_bytes(url).splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:  # the last one, while it is written
-            continue
-        if isinstance(row, dict):
-            found.append(row)
-    return found
+    return rows_of(line.decode("utf-8", "replace") for line in storage.read_bytes(url).split(b"\n"))
 
 
 def _thin(points: list[tuple[int, float | None]]) -> dict[str, list[Any]]:

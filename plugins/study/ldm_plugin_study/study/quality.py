@@ -135,7 +135,7 @@ def _figure(name: str, row: Mapping[str, Any], value: Mapping[str, Any], record:
         low=low,
         high=high,
         floor=value.get("floor"),
-        line=str(record.get("line", "")),
+        line=storage.told_without_folders(str(record.get("line", ""))),
     )
 
 

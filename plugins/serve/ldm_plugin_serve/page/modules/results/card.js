@@ -45,7 +45,9 @@ export class Card {
   /** Let go of the picks; the card is taken off the page. */
   leave() {
     this.picks.removeEventListener("changed", this.onpick);
+    const beside = this.element.contains(document.activeElement) && (this.element.nextElementSibling ?? this.element.previousElementSibling);
     this.element.remove();
+    if (beside) beside.querySelector("button")?.focus();
   }
 
   update() {
@@ -76,7 +78,9 @@ export class Card {
       record.images.length > 0 && button("Download all", { class: "plain", onclick: () => downloadAll(record.images.map((image) => ({ record, image }))) }, { icon: "download", quiet: true }),
       button("Delete", { class: "plain", onclick: () => this.store.remove(record) }, { icon: "trash", quiet: true }),
     ];
+    const held = this.head.contains(document.activeElement); // the button that was pressed goes: its place is kept
     this.head.replaceChildren(...(live ? [button("Cancel", { onclick: () => cancel(this.store, record) }, { icon: "close" })] : tail.filter(Boolean)));
+    if (held) this.head.querySelector("button")?.focus();
     this.grid.dataset.count = Math.min(4, record.images.length || record.request.settings.images || 1);
     if (!live) this.grid.replaceChildren(...record.images.map((_, index) => this.#tile(index)));
     else if (!this.grid.childElementCount) this.grid.replaceChildren(...Array.from({ length: record.request.settings.images ?? 1 }, () => this.#waiting()));
