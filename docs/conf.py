@@ -15,7 +15,7 @@ from generator import pages, sources  # noqa: E402
 import ldm_core  # noqa: E402
 
 project = "ldm-core"
-author = "the developers of ldm-core"
+author = copyright = "the developers of ldm-core"
 version = release = ldm_core.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 exclude_patterns = ["generator", "Dockerfile"]
@@ -24,6 +24,7 @@ html_theme = "furo"
 html_title = f"ldm-core {release}"
 html_show_sphinx = False
 html_copy_source = False
+smartquotes = False  # of `--out` in a text it would make a dash, of quotes in a command others
 default_role = "code"  # in docstrings, single ticks are names
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

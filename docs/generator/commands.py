@@ -34,7 +34,9 @@ def _command(name: str, distribution: str, command: click.Command) -> Iterator[s
             sections[str(vars(param).get("group", type(param).__dict__.get("group", GENERAL)))].append(record)
     for title in sorted(sections, key=lambda each: (each == GENERAL, each != "Arguments")):
         yield from (f"**{title}**", "")
-        yield table(("", ""), ((code(names), prose(text)) for names, text in sections[title]))
+        # choices may begin a line anew: as one word they would be wider than a phone
+        rows = ((code(names.replace("|", " | ")), prose(text)) for names, text in sections[title])
+        yield table(("argument" if title == "Arguments" else "option", "meaning"), rows)
     examples = vars(command).get("examples", ())
     if examples:
         yield block("\n".join(examples), "sh")

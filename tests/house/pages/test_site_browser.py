@@ -18,7 +18,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 WIDTHS = (1280, 390)
 PAGE = """# A page
 
-Text with [a link](second.md), `code` and a picture.
+Text with [a link](second.md), `code`, and an option of the command: --out "a b".
 
 | a setting | type | default | what it does, in more words than a phone is wide |
 |---|---|---|---|
@@ -82,6 +82,8 @@ def test_a_page_of_the_site(browser: Any, tmp_path: Path, monkeypatch: pytest.Mo
     (source / "second.md").write_text("# A second page\n\nText.\n")
     site = built(source, tmp_path / "site")
     assert not faults_of(browser, site, [site / "index.html"])
+    text = (site / "index.html").read_text()
+    assert "--out &quot;a b&quot;." in text or '--out "a b".' in text, "an option is changed by typography"
 
 
 @pytest.mark.slow
