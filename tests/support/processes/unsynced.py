@@ -11,5 +11,5 @@ def begin() -> None:
     os.fsync = _looked_at
 
 
-def _looked_at(file: Any) -> None:
-    os.fstat(file if isinstance(file, int) else file.fileno())
+def _looked_at(fd: Any) -> None:
+    os.fstat(fd if isinstance(fd, int) else fd.fileno())
