@@ -67,6 +67,7 @@ def test_options_stand_with_type_default_and_help(pages: dict[str, str]) -> None
         in (pages["components/sampler.md"])
     )
     assert "| `steps` | `int` |" in pages["components/settings.md"]
+    assert "`--precision [fp32 \\| bf16 \\| fp16]`" in pages["commands.md"], "a phone cannot break it"
     assert "`--until" in pages["commands.md"] and "ldm-run sample runs/" in pages["commands.md"]
     assert "test" not in pages["components/index.md"].replace("latest", ""), "parts of the tests have no place here"
 
