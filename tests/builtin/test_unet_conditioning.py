@@ -16,6 +16,7 @@ from ldm_core.builtin.unet.network import UNet
 from ldm_core.config.structure import structure, unstructure
 from ldm_core.contracts import CondSpec, Denoiser, LatentSpec, Site
 from ldm_core.contracts.conditioning import Cond
+from ldm_core.nn.embeddings import timestep_embedding
 
 SMALL = UNetConfig(channels=16, channel_mult=(1, 2), res_blocks=1, attention=(2,), heads=2, norm_groups=8)
 FULL = CondSpec(crossattn=6, vector=5, concat=2, residuals=("in.1", "skip.0", "mid"))
@@ -244,3 +245,22 @@ def test_sites_are_as_many_as_the_blocks() -> None:
 def test_presets_round_trip_through_plain_values() -> None:
     for name, preset in PRESETS.items():
         assert structure(unstructure(preset), UNetConfig) == preset, name
+
+
+def test_an_input_skip_is_a_linear_map_of_channels_made_of_the_noise_level() -> None:
+    """Beside the network without it: a 1x1 convolution of x and what joins it, with kernels of its own an example."""
+    unet = build(attrs.evolve(SMALL, input_skip=True), FULL)
+    plain = UNet(SMALL, site(FULL)).eval()
+    plain.load_state_dict({k: v for k, v in unet.state_dict().items() if not k.startswith("input_skip")})
+    with seeded(3):
+        x, levels, cond = torch.randn(2, 3, 8, 12), torch.tensor([3.0, 700.0]), bundle()
+    with torch.no_grad():
+        made = unet(x, levels, cond) - plain(x, levels, cond)
+        assert cond.vector is not None and cond.concat is not None
+        emb = unet.time_embed(timestep_embedding(levels, 16)) + unet.label_emb(cond.vector)
+        kernels = unet.input_skip.weight(torch.nn.functional.silu(emb)).view(2, 3, 5, 1, 1)
+        given = torch.cat([x, cond.concat], 1)
+        want = torch.cat([torch.nn.functional.conv2d(given[i : i + 1], kernels[i]) for i in range(2)])
+    torch.testing.assert_close(made, want, rtol=1e-4, atol=1e-4)
+    fresh = UNet(attrs.evolve(SMALL, input_skip=True), site(FULL))
+    assert not fresh.input_skip.weight.weight.any() and not fresh.input_skip.weight.bias.any()

@@ -40,3 +40,9 @@ class TestUnconditionalUNet(DenoiserSuite):
     settings = MappingProxyType({**TINY, "scale_shift_norm": True, "resblock_updown": True})
     cond_spec = CondSpec()
     latent = LatentSpec(4, (4, 4))
+
+
+class TestUNetWithAnInputSkip(DenoiserSuite):
+    component = "unet"
+    settings = MappingProxyType({**TINY, "input_skip": True})
+    latent = LatentSpec(3, (4, 4))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
+from ldm_core.config.fields import field
 from ldm_core.contracts import Accepts, DenoiserConfig, Site
 
 
@@ -58,6 +59,9 @@ class UNetConfig(DenoiserConfig):
     linear_projection: bool = attrs.field(
         default=False,
         metadata={"help": "linear layers around the transformer blocks, not 1x1 convolutions (SD 2)"},
+    )
+    input_skip: bool = field(
+        False, "add a linear map of the input to the output, its weights made of the noise level", since="0.2"
     )
 
     @property

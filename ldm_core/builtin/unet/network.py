@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ldm_core.builtin.unet.config import UNetConfig
 from ldm_core.contracts import BlockSpan, Denoiser, Site, WeightSlice
@@ -40,6 +41,23 @@ class UNetStage(nn.Sequential):
             else:
                 x = layer(x)
         return x
+
+
+class InputSkip(nn.Module):
+    """A linear map of the channels of each position (B,C,h,w) -> (B,out,h,w), with weights made of the embedding.
+
+    The best linear estimate of noise from noisy latents, and from a picture beside them that is close to the answer, is
+    such a map; behind the normalisations of the blocks it is hard to learn. It begins as zero.
+    """
+
+    def __init__(self, emb_width: int, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.shape = (out_channels, channels)
+        self.weight = zero_init(nn.Linear(emb_width, out_channels * channels))
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        weight = self.weight(F.silu(emb)).view(-1, *self.shape)
+        return (weight @ x.flatten(2)).unflatten(2, x.shape[2:])
 
 
 class UNet(nn.Module, Denoiser):
@@ -78,6 +96,9 @@ class UNet(nn.Module, Denoiser):
             nn.SiLU(),
             zero_init(nn.Conv2d(width, self.latent_channels, 3, padding=1)),
         )
+        if config.input_skip:
+            channels = self.latent_channels + site.cond.concat
+            self.input_skip = InputSkip(emb_width, channels, self.latent_channels)
         if config.checkpoint:
             recompute(self.recompute_blocks())
 
@@ -136,7 +157,7 @@ class UNet(nn.Module, Denoiser):
         if cond.vector is not None:
             emb = emb + self.label_emb(cond.vector.to(self._dtype))
         h = x if cond.concat is None else torch.cat([x, cond.concat], dim=1)
-        h = h.to(self._dtype)
+        given = h = h.to(self._dtype)
         context = None if cond.crossattn is None else cond.crossattn.to(self._dtype)
         mask = None if context is None else joint_mask(cond.crossattn_mask, context.shape[1])
 
@@ -149,9 +170,9 @@ class UNet(nn.Module, Denoiser):
         h = self._residual(h, cond, "mid")
         for index, stage in enumerate(self.output_blocks):
             skip = self._residual(skips.pop(), cond, f"skip.{len(skips)}")
-            given = self._given(cond, f"output_blocks.{index}")
-            h = stage(torch.cat([h, skip], dim=1), emb, context, mask, given)
-        return self.out(h)
+            kept = self._given(cond, f"output_blocks.{index}")
+            h = stage(torch.cat([h, skip], dim=1), emb, context, mask, kept)
+        return self.out(h) + self.input_skip(given, emb) if self.config.input_skip else self.out(h)
 
     def prepare(self, cond: Cond) -> Cond:
         """`cond` with the keys and values of its tokens in `extras`, which are the same at every step of a run."""

@@ -118,6 +118,8 @@ def _problems(weights: ModelWeights) -> Iterator[str]:  # noqa: C901
             yield "the format holds no conditioner by itself"
         return
     yield from _groups("denoiser", unet)
+    if unet.get("input_skip"):
+        yield "denoiser.input_skip is true: CompVis' U-Net has no map from its input to its output"
     if weights.first_stage is None:
         return
     if recipe["schedule"]["use"] != "vp":
@@ -153,15 +155,7 @@ def _conditioner_problems(row: Mapping[str, Any], masked: Mapping[str, float]) -
     if use not in HELD:
         yield f"conditioners.{name}: the format has no place for '{use}' (it holds {', '.join(HELD)})"
     elif use in ("text", "bbox_layout"):
-        if (row["heads"], row["head_width"]) != _HEADS:
-            yield (
-                f"conditioners.{name}: {row['heads']} heads of {row['head_width']}; CompVis' encoder has "
-                f"{_HEADS[0]} of {_HEADS[1]}, whatever the file says"
-            )
-        if row.get("map_channels"):
-            yield f"conditioners.{name}.map_channels: CompVis' layouts are tokens alone; the format has no map of boxes"
-        if row.get("mask"):
-            yield f"conditioners.{name}.mask: CompVis' encoder attends to the padding, whatever the file says"
+        yield from _transformer_problems(row, name)
     elif use == "clip_text":
         if row["heads"] * clip_keys.HEAD != row["width"]:
             yield f"conditioners.{name}.heads: CLIP's heads are {clip_keys.HEAD} wide, whatever the file says"
@@ -174,6 +168,8 @@ def _conditioner_problems(row: Mapping[str, Any], masked: Mapping[str, float]) -
                 f"conditioners.{name}.skip is {row['skip']}: CompVis' programs leave {'1 or none' if most else 'none'} "
                 "of this encoder's last layers out"
             )
+    elif use == "low_resolution" and row.get("encoded"):
+        yield f"conditioners.{name}.encoded: CompVis' programs concatenate the small picture, not its latents"
     elif use == "masked_image":
         if row["scale"] != 1.0:
             yield f"conditioners.{name}.scale: CompVis' programs concatenate the encoding as it is"
@@ -182,6 +178,18 @@ def _conditioner_problems(row: Mapping[str, Any], masked: Mapping[str, float]) -
             for key, value in masked.items()
             if row[key] != value
         )
+
+
+def _transformer_problems(row: Mapping[str, Any], name: str) -> Iterator[str]:
+    if (row["heads"], row["head_width"]) != _HEADS:
+        yield (
+            f"conditioners.{name}: {row['heads']} heads of {row['head_width']}; CompVis' encoder has "
+            f"{_HEADS[0]} of {_HEADS[1]}, whatever the file says"
+        )
+    if row.get("map_channels"):
+        yield f"conditioners.{name}.map_channels: CompVis' layouts are tokens alone; the format has no map of boxes"
+    if row.get("mask"):
+        yield f"conditioners.{name}.mask: CompVis' encoder attends to the padding, whatever the file says"
 
 
 def _losses(weights: ModelWeights, config: CompVisConfig) -> Iterator[str]:

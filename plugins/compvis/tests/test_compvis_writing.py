@@ -183,6 +183,14 @@ def test_a_map_of_boxes_is_refused() -> None:
         CompVisCodec(CompVisConfig()).write(weights, "model.ckpt")
 
 
+def test_an_input_skip_and_an_encoded_small_picture_are_refused() -> None:
+    weights = random_weights(plain(VQ, {"use": "low_resolution", "encoded": True}, input_skip=True), catalog=catalog())
+    with pytest.raises(ConfigError) as raised:
+        CompVisCodec(CompVisConfig()).write(weights, "model.ckpt")
+    skip, encoded = raised.value.problems
+    assert "denoiser.input_skip is true" in skip and "encoded: CompVis' programs concatenate the small" in encoded
+
+
 def test_what_is_lost_is_said() -> None:
     notes = CompVisCodec(CompVisConfig(write_ema=True)).write(weights_of("text"), "m.ckpt")
     assert any("tokenizer" in line for line in notes.notes) and any("no average" in line for line in notes.notes)

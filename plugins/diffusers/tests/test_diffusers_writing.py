@@ -162,6 +162,7 @@ REFUSED = [
     (UNCONDITIONAL, {"image_size": [32, 64]}, "square"),
     (UNCONDITIONAL, {"conditioners": [{"use": "class_label", "classes": 4}]}, "conditioners class_label"),
     (UNCONDITIONAL, unet(head_channels=0, heads=4, attention=[1, 2]), "denoiser.heads is 4"),
+    (UNCONDITIONAL, unet(input_skip=True), "denoiser.input_skip is true"),
     (UNCONDITIONAL, unet(channel_mult=[2, 2]), "denoiser.channel_mult begins with 2"),
     (UNCONDITIONAL, {"first_stage": {**VQ, "channel_mult": [2, 2, 2]}}, "first_stage.channel_mult begins with 2"),
     (UNCONDITIONAL, {"first_stage": {**VQ, "patch": 2}}, "first_stage.patch is 2"),

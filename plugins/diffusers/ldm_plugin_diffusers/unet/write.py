@@ -38,6 +38,8 @@ def write_unet(recipe: Plain, tensors: Mapping[str, Tensor], sample_size: int) -
         "sample_size": sample_size,
     }
     problems = _blocks(shape, config)
+    if part.get("input_skip"):
+        problems.append("denoiser.input_skip is true; diffusers' U-Nets have no map from their input to their output")
     if shape.channel_mult[0] != 1:
         problems.append(
             f"denoiser.channel_mult begins with {shape.channel_mult[0]}; diffusers' U-Nets begin at their base width, 1"
