@@ -12,7 +12,7 @@ import ldm_core
 
 def main(
     data: str = "../shared/data/clothing",
-    stage: str = "runs/first_stage_clothing",
+    stage: str = "runs/first_stage_clothing_f8",
     out: str = "runs/inpainting_clothing",
     *settings: str,
 ) -> None:

@@ -235,8 +235,11 @@ class SpatialTransformer(nn.Module):
         h = self.norm(x)
         if not self.linear_projection:
             h = self.proj_in(h)
-        # By token once: of a map channels first, each norm and sum in the blocks would read columns.
-        h = h.flatten(2).transpose(1, 2).contiguous()  # (B,N,C)
+        h = h.flatten(2).transpose(1, 2)  # (B,N,C)
+        if h.dtype is not torch.float32:
+            # By token once: of a map channels first, each norm and sum in the blocks would read columns. In float32 it
+            # takes as long, and runs of older versions go on to the same bits.
+            h = h.contiguous()
         with on_grid(self, size):
             if self.linear_projection:
                 h = self.proj_in(h)

@@ -34,6 +34,7 @@ STAGE_CUT = [
     *("first_stage_trainer.statistics_images=4", "first_stage_trainer.validate_images=2"),
 ]
 BY_CLASS = {"WBC": CLASS_NAMES[0], "RBC": CLASS_NAMES[1], "Platelets": CLASS_NAMES[2], "dress": CLASS_NAMES[0]}
+STAGE = "runs/first_stage_clothing"
 SHARING = ("class_clothing", "inpainting_clothing", "unconditional_clothing")
 EXACT = ("super_resolution_clothing",)
 """Their first stage is not trained."""
@@ -71,6 +72,7 @@ def cut(name: str) -> list[str]:
 def trained_by(line: str, name: str) -> list[str]:
     """A README's command that trains, on shapes and cut short."""
     words = [word for word in shlex.split(line)[1:] if not word.startswith(WEIGHTS)]
+    words = [STAGE if word == f"{STAGE}_f8" else word for word in words]  # one of two steps serves as well as another
     if "--data" in words:
         words[words.index("--data") + 1] = "shapes"
     return [*words, *cut(name), "--quiet"]
@@ -134,7 +136,7 @@ def same(found: list[np.ndarray], other: list[np.ndarray]) -> bool:
 def by_script(clone: Clone, name: str) -> list[np.ndarray]:
     """The pictures of the example's script, trained in a folder of its own to the weights of the command's bits."""
     out = f"scripts/{name}"
-    before = ["runs/first_stage_clothing"] if name in SHARING else []
+    before = [STAGE] if name in SHARING else []
     clone.script(name)(SHAPES, *before, out, *cut(name))
     for file in ("model.safetensors", "first_stage.safetensors"):
         assert (clone.folder / out / file).read_bytes() == (clone.run(name) / file).read_bytes()

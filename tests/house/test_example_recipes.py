@@ -25,6 +25,7 @@ RECIPES = {
     "layout_cells": ("bccd", "tar", {"boxes", "box_labels"}, (96, 128), {"box_labels": 3}),
     "semantic_cells": ("wbc", "tar", {"segmentation"}, (64, 64), {"segmentation": 3}),
     "super_resolution_clothing": ("clothing", "tar", {"image"}, (64, 64), {}),
+    "super_resolution_clothing/latents": ("clothing", "tar", {"image"}, (64, 64), {}),
     "unconditional_clothing": ("clothing", "tar", set(), (64, 48), {}),
 }
 
@@ -38,7 +39,8 @@ def plain_of(name: str) -> dict[str, Any]:
     folder = DATA / RECIPES[name][0]
     if not folder.is_dir():
         pytest.skip(f"no {folder.name} data beside the project (../shared/data/{folder.name})")
-    plain = load_plain(str(ROOT / "examples" / name / "recipe.yaml"))
+    folder_of, _, file = name.partition("/")
+    plain = load_plain(str(ROOT / "examples" / folder_of / f"{file or 'recipe'}.yaml"))
     if "stage_objective" in plain:
         plain["stage_objective"]["perceptual"] = {"use": "none"}  # its weights are the user's to give
     if str(plain["first_stage"]).startswith("runs/"):

@@ -80,11 +80,9 @@ class UNet(nn.Module, Denoiser):
         self.latent_channels = site.latent.channels
         width = config.channels
         emb_width = 4 * width
-        self.time_embed = nn.Sequential(nn.Linear(width, emb_width), nn.SiLU(), nn.Linear(emb_width, emb_width))
+        self.time_embed = _embedding(width, emb_width)
         if site.cond.vector:
-            self.label_emb = nn.Sequential(
-                nn.Sequential(nn.Linear(site.cond.vector, emb_width), nn.SiLU(), nn.Linear(emb_width, emb_width))
-            )
+            self.label_emb = nn.Sequential(_embedding(site.cond.vector, emb_width))
 
         width, skips = self._add_inputs(self.latent_channels + site.cond.concat)
         self.middle_block = UNetStage(
@@ -97,8 +95,7 @@ class UNet(nn.Module, Denoiser):
             zero_init(nn.Conv2d(width, self.latent_channels, 3, padding=1)),
         )
         if config.input_skip:
-            channels = self.latent_channels + site.cond.concat
-            self.input_skip = InputSkip(emb_width, channels, self.latent_channels)
+            self.input_skip = InputSkip(emb_width, self.latent_channels + site.cond.concat, self.latent_channels)
         if config.checkpoint:
             recompute(self.recompute_blocks())
 
@@ -263,3 +260,7 @@ class UNet(nn.Module, Denoiser):
             norm_groups=config.norm_groups,
             linear_projection=config.linear_projection,
         )
+
+
+def _embedding(width: int, out_width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, out_width), nn.SiLU(), nn.Linear(out_width, out_width))

@@ -180,7 +180,7 @@ def _conditioner_problems(row: Mapping[str, Any], masked: Mapping[str, float]) -
         )
 
 
-def _transformer_problems(row: Mapping[str, Any], name: str) -> Iterator[str]:
+def _transformer_problems(row: Mapping[str, object], name: str) -> Iterator[str]:
     if (row["heads"], row["head_width"]) != _HEADS:
         yield (
             f"conditioners.{name}: {row['heads']} heads of {row['head_width']}; CompVis' encoder has "
