@@ -11,9 +11,9 @@ TORCH ?= torch==2.13.0
 WORKERS ?= 2
 THREADS ?= 1
 PYTEST_ARGS ?=
-# A file's tests share fixtures and stay together. Files go out in their own order: those of tests/, with the longest
-# trainings, first, and the short ones of conditioners/ and examples/ at the end, where one core may wait for the other.
-SPREAD := --dist loadfile --no-loadscope-reorder
+# Tests go out in their own order, half to each; the worker that ends first takes from what the other has left. A file
+# stays together but for those few, so that its fixtures are made once: 8 min 28 s, and whole files 8 min 53 s.
+SPREAD := --dist worksteal
 # Hundreds of processes import the same files, and containers often forbid to keep what Python has compiled of them.
 KEPT := PYTHONDONTWRITEBYTECODE=
 # Timings mean nothing on a machine that is not idle.

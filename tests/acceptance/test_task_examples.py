@@ -69,10 +69,14 @@ def cut(name: str) -> list[str]:
     return [*settings, *CUT]
 
 
+def words_of(line: str) -> list[str]:
+    """The words of a command behind `ldm-run`; a first stage of two steps serves as well as another."""
+    return [STAGE if word == f"{STAGE}_f8" else word for word in shlex.split(line)[1:]]
+
+
 def trained_by(line: str, name: str) -> list[str]:
     """A README's command that trains, on shapes and cut short."""
-    words = [word for word in shlex.split(line)[1:] if not word.startswith(WEIGHTS)]
-    words = [STAGE if word == f"{STAGE}_f8" else word for word in words]  # one of two steps serves as well as another
+    words = [word for word in words_of(line) if not word.startswith(WEIGHTS)]
     if "--data" in words:
         words[words.index("--data") + 1] = "shapes"
     return [*words, *cut(name), "--quiet"]
@@ -280,7 +284,7 @@ def test_a_recipe_passes_the_check(name: str, clone: Clone, capsys: pytest.Captu
     if name in SHARING:
         clone.run("first_stage_clothing")
     line = next(line for line in lines_of(name) if f"examples/{name}/recipe.yaml" in line)
-    words = [word for word in shlex.split(line)[1:] if word not in ("train", "--until", "first_stage")]
+    words = [word for word in words_of(line) if word not in ("train", "--until", "first_stage")]
     words = [word for word in words if not word.startswith(WEIGHTS)]
     at = words.index("--out")
     given = ["stage_objective.perceptual={use: none}"] if WEIGHTS in line else []

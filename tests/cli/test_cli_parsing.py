@@ -81,7 +81,7 @@ def test_order_does_not_matter(
         ("--seed x", "'x' is not a valid integer"),
         ("--train-steps 0", "0 is not in the range x>=1"),
         ("train 5", "unexpected argument '5'; a setting is KEY=VALUE"),
-        ("new metric x", "'metric' is not one of"),
+        ("new gadget x", "'gadget' is not one of"),
         ("sample", "nothing to sample from; give a run's folder, or weights by path or URL"),
         ("reconstruct a", "Missing argument 'IMAGES...'"),
     ],

@@ -127,7 +127,7 @@ def test_a_known_failure_is_expected_and_a_mended_one_reported(tmp_path: Path) -
 def test_suites_are_not_collected_by_themselves() -> None:
     import ldm_core.testing as kit
 
-    for name in kit.__all__:
+    for name in set(kit.__all__) - {"Known"}:  # a known value, for the suite of metrics
         assert not name.startswith("Test"), name
         assert issubclass(getattr(kit, name), Suite)
         assert name.endswith("Suite")
