@@ -60,7 +60,8 @@ class LowResolutionConditioner(Conditioner, nn.Module):
         return Cond(concat=F.interpolate(small, self.grid, mode="bicubic", antialias=True).clamp(-1, 1))
 
     def null(self, like: Cond) -> Cond:
-        """`like` itself: the picture to enlarge is not taken away; mid-grey if the config allows it."""
+        """`like` itself: the picture to enlarge is not taken away; zeros if the config allows it, which are mid-grey or
+        the mean of latents."""
         return like.map(torch.zeros_like) if self.config.droppable else like
 
     def _latents(self, small: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ class LowResolutionConfig(ConditionerConfig):
     image_channels: int = attrs.field(default=3, metadata={"help": "channels of the pictures: 3, or 1 for grey ones"})
     key: str = attrs.field(default="image", metadata={"help": "which key of a batch holds the pictures"})
     droppable: bool = attrs.field(
-        default=False, metadata={"help": "let dropout and guidance replace the picture by mid-grey"}
+        default=False,
+        metadata={"help": "let dropout and guidance replace the picture by zeros: mid-grey, or mean latents"},
     )
     factor: int = field(
         0, "how many times smaller the small picture is: 2, 4, 8; 0 = as many times as the latents are", 0, since="0.2"

@@ -40,6 +40,11 @@ class CodebookCare:
         self._images = 0 if taken else config.codebook_init_images
         self._counts: Tensor | None = None
 
+    @property
+    def waits(self) -> bool:
+        """True if the first batches pass unquantised."""
+        return self._starts and self._from > 0
+
     def start(self, step: int) -> None:
         """Before batch `step`: set if it quantises, and start the codes if it is the first to do so."""
         if not self._starts:

@@ -124,14 +124,10 @@ class AdversarialConfig(StageObjectiveConfig):
                 f"image_size is {list(site.size)}; use fewer layers, larger images, or "
                 "stage_objective.adversarial=false"
             )
-        if self.equivariance_weight and self.codebook_start:
-            yield (
-                "equivariance_weight: halved latents are decoded, and so quantised, from the first batch on; set "
-                "codebook_start=0, or equivariance_weight=0"
-            )
-        grid = of(FirstStageConfig, stage).latent.shape(site.size)[1:] if self.equivariance_weight else ()
+        strides = of(FirstStageConfig, stage).latent.stride if self.equivariance_weight else ()
+        grid = [side // stride for side, stride in zip(site.size, strides, strict=False)]
         if any(side % 2 for side in grid):
-            yield f"equivariance_weight: latents of {list(grid)} cells cannot be halved; set another image_size, or 0"
+            yield f"equivariance_weight: latents of {grid} cells cannot be halved; set another image_size, or 0"
         if self.perceptual is not None:
             yield from self.perceptual.misfits()
             if self.lpips:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ldm_core.contracts import Site, StageBatch, StageLoss, StageObjective, StageTraining, TrainableStage
 from ldm_core.contracts.configs import of
 from ldm_core.contracts.streams import mix_seed
+from ldm_core.errors import ConfigError
 from ldm_core.model.fill import seeded
 from ldm_plugin_adversarial.codebook import COUNTS, CodebookCare
 from ldm_plugin_adversarial.config import LPIPS_SIDE, AdversarialConfig, AdversarialStageConfig
@@ -59,6 +60,11 @@ class AdversarialObjective(nn.Module, StageObjective):
             loss = _Discriminator(adversary, disc_start=start, r1_weight=config.r1_weight, r1_every=config.r1_every)
             self.opponents = {"discriminator": loss}
         self._codebook = CodebookCare(stage, config, training)
+        if config.equivariance_weight and self._codebook.waits:
+            raise ConfigError(
+                "equivariance_weight: halved latents are decoded, and so quantised, from the first batch on; set "
+                "stage_objective.codebook_start=0, or equivariance_weight=0"
+            )
         self._tell(training)
 
     def loss(self, stage: TrainableStage, batch: StageBatch) -> StageLoss:

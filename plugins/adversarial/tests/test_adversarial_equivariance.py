@@ -9,6 +9,8 @@ from ldm_plugin_adversarial.loss import GeneratorLoss
 from ldm_plugin_adversarial.objective import AdversarialObjective
 from ldm_plugin_kl_ae.config import KLAEConfig
 from ldm_plugin_kl_ae.model import KLFirstStage
+from ldm_plugin_vq_ae.config import VQAEConfig
+from ldm_plugin_vq_ae.model import VQFirstStage
 from test_adversarial_loss import images
 from torch import Tensor, nn
 
@@ -75,20 +77,26 @@ def test_a_stage_without_latents_of_its_pass_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "codebook_start", "flaw"),
+    ("size", "flaw"),
     [
-        ((24, 24), 0, ""),
-        ((24, 20), 0, "latents of [6, 5] cells cannot be halved"),
-        ((24, 24), 5, "set codebook_start=0"),
+        ((24, 24), ""),
+        ((24, 20), "latents of [6, 5] cells cannot be halved"),
+        ((25, 24), ""),  # the first stage's own misfit, told by it
     ],
 )
-def test_what_cannot_be_halved_is_told_before_the_training(
-    size: tuple[int, int], codebook_start: int, flaw: str
-) -> None:
+def test_what_cannot_be_halved_is_told_before_the_training(size: tuple[int, int], flaw: str) -> None:
     stage = KLAEConfig(channels=8, channel_mult=(1, 1, 1), norm_groups=2)
-    config = AdversarialConfig(adversarial=False, equivariance_weight=0.5, codebook_start=codebook_start)
+    config = AdversarialConfig(adversarial=False, equivariance_weight=0.5, codebook_start=5)
     found = list(config.misfits(stage, Site(size=size), 10))
     assert (flaw in found[0] and len(found) == 1) if flaw else not found
+
+
+def test_a_codebook_that_begins_later_is_refused() -> None:
+    site = Site(size=(16, 16))
+    vq = VQFirstStage(VQAEConfig(channels=8, channel_mult=(1, 1), norm_groups=2, mid_attention=False), site)
+    config = AdversarialConfig(adversarial=False, equivariance_weight=0.5, codebook_start=5)
+    with pytest.raises(ConfigError, match=r"quantised, from the first batch on; set stage_objective\.codebook_start=0"):
+        AdversarialObjective(config, site).prepare(vq, ToyTraining(images()))
 
 
 def test_a_stage_that_goes_on_decodes_its_raw_latents() -> None:

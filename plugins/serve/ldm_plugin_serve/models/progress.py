@@ -28,7 +28,8 @@ def curves(entry: Entry) -> dict[str, Any]:
     last = 0.0
     for row in _rows(entry):
         stage, step = row["stage"], row["step"]
-        last = max(last, float(row.get("time") or 0.0))
+        time = row.get("time")
+        last = max(last, float(time) if isinstance(time, int | float) and math.isfinite(time) else 0.0)
         for name, value in row.items():
             if name not in _FIXED and isinstance(value, int | float) and not isinstance(value, bool):
                 fine = value if math.isfinite(value) else None
