@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import pytest
 from header_files import PLAIN, write_run
+from ldm_plugin_feature_cache.config import DeepCacheConfig
 from ldm_plugin_study.bench.result.choice import SIZES
 from ldm_plugin_study.study import quality
 from ldm_plugin_study.study.quality import Figure
@@ -127,22 +128,43 @@ def test_caches_are_tried_where_steps_are_enough_for_them(catalog: Catalog) -> N
     made = candidates(recipe, attrs.evolve(space, caches=USUAL), catalog)[1:]
     tried = {steps: [c.cache.name for c in made if c.steps == steps and c.cache] for steps in (4, 6, 12)}
     assert tried[4] == ["deep_cache2"] and tried[6] == ["deep_cache2", "deep_cache3"]
-    assert tried[12] == ["deep_cache2", "deep_cache3", "first_block_cache0.1", "first_block_cache0.3"]
+    assert tried[12] == ["deep_cache2", "deep_cache3", "deep_cache3at0", "first_block_cache0.1", "first_block_cache0.3"]
     last = made[-1]
     assert last.plain()["adapters"] == [{"use": "first_block_cache", "threshold": 0.3}]
     assert last.name.endswith("first_block_cache0.3") and "first_block_cache 0.3" in last.label
     found = with_settings(recipe, last.settings, catalog).adapters
     assert [(part.use, part.config.threshold) for part in found] == [("first_block_cache", 0.3)]
+    dense = next(c for c in made if c.cache == Cache("deep_cache", 3, center=0.0))
+    config = with_settings(recipe, dense.settings, catalog).adapters[0].config
+    assert config.full_steps(12) == DeepCacheConfig(interval=3, schedule="quadratic", center=0.0).full_steps(12)
+    assert config.full_steps(12) != DeepCacheConfig(interval=3).full_steps(12), "it is the uniform one"
+    presets.check({"fast": presets.Preset(settings=dense.plain())}, catalog)
     given = "adapters=[{use: deep_cache, interval: 5}]"
     own = candidates(recipe, attrs.evolve(space, caches=USUAL, more=[given]), catalog)
     assert {c.cache for c in own if c.more} == {None}, "two caches at once"
 
 
-@pytest.mark.parametrize(("text", "cache"), [("none", None), ("deep_cache=3", Cache("deep_cache", 3))])
+@pytest.mark.parametrize(
+    ("text", "cache"),
+    [
+        ("none", None),
+        ("deep_cache=3", Cache("deep_cache", 3)),
+        ("deep_cache=3@0", Cache("deep_cache", 3, center=0.0)),
+        ("deep_cache=2@0.3", Cache("deep_cache", 2, center=0.3)),
+    ],
+)
 def test_a_cache_in_words(text: str, cache: Any) -> None:
     assert cache_of(text) == cache
-    for wrong in ("deep_cache", "deep_cache=many", "deep_cache=true", "other=3", "=3"):
-        with pytest.raises(ConfigError, match="expected none, deep_cache=INTERVAL, first_block_cache=THRESHOLD"):
+    for wrong in (
+        "deep_cache",
+        "deep_cache=many",
+        "deep_cache=true",
+        "other=3",
+        "=3",
+        "deep_cache=3@",
+        "first_block_cache=0.1@0",
+    ):
+        with pytest.raises(ConfigError, match=r"expected none, deep_cache=INTERVAL, .* first_block_cache=THRESHOLD"):
             cache_of(wrong)
 
 
@@ -154,6 +176,16 @@ def test_a_cache_in_words(text: str, cache: Any) -> None:
         (Space(more=["sample.batch=3"]), ConfigError, "sample.batch: a preset takes steps"),
         (Space(more=["guidance.scal=3"]), ConfigError, "scal"),
         (Space(caches=[Cache("deep_cache", 0)], steps=[4]), ConfigError, "interval"),
+        (
+            Space(caches=[None, Cache("deep_cache", 3, center=3.0)], steps=[9]),
+            ConfigError,
+            "center: expected at most 1",
+        ),
+        (
+            Space(caches=[None, Cache("deep_cache", 3)], steps=[4, 5]),
+            ConfigError,
+            "deep_cache 3 has nothing to keep in 5",
+        ),
         (Space(steps=[4, 2000], time_grids=["trailing"]), ConfigError, "steps=2000"),
         (Space(scales=[-1.0], steps=[0]), ConfigError, "steps"),
     ],

@@ -88,7 +88,7 @@ class Candidate:
 
 @attrs.frozen(kw_only=True)
 class Space:
-    """The values to combine; none: the model's own, with a few common ones."""
+    """The values to combine; none: the model's own, with a few common ones. `usual`: those of caches."""
 
     samplers: Sequence[str] = ()
     time_grids: Sequence[str] = ()
@@ -97,7 +97,8 @@ class Space:
     intervals: Sequence[Interval] = ()
     more: Sequence[str] = ()
     precisions: Sequence[Precision] = ()
-    caches: Sequence[Cache | None] = (None,)
+    caches: Sequence[Cache | None] = ()
+    usual: Sequence[Cache | None] = (None,)
     count: int = 48
     seed: int = 0
 
@@ -160,7 +161,8 @@ def _combined(first: Candidate, space: Space, catalog: Catalog) -> list[Candidat
         raise ConfigError(f"scales: the model's guidance '{first.guidance}' has none; leave them out")
     spans = (list(space.intervals) or [*INTERVALS]) if first.bounded else [None]
     more, precisions = ["", *space.more], space.precisions or ["fp32"]
-    every = product(samplers, grids, space.steps or STEPS, scales, spans, more, precisions, space.caches)
+    caches = space.caches or space.usual
+    every = product(samplers, grids, space.steps or STEPS, scales, spans, more, precisions, caches)
     return [
         attrs.evolve(
             first,
@@ -180,8 +182,13 @@ def _combined(first: Candidate, space: Space, catalog: Catalog) -> list[Candidat
 
 def _require_all(space: Space, made: Sequence[Candidate], problems: Mapping[Candidate, ConfigError]) -> None:
     """Raise the error of a given value without any fitting combination; one with some is left out elsewhere."""
-    given = {"sampler": space.samplers, "time_grid": space.time_grids, "steps": space.steps, "more": space.more}
-    for key, values in given.items():
+    for cache in space.caches:
+        if cache is not None and not any(cache.fits(steps) for steps in space.steps or STEPS):
+            raise ConfigError(f"cache: {cache.label} has nothing to keep in {max(space.steps or STEPS)} steps")
+    keys = ("sampler", "time_grid", "steps", "more", "cache")
+    for key, values in zip(
+        keys, (space.samplers, space.time_grids, space.steps, space.more, space.caches), strict=True
+    ):
         for value in values:
             if not any(getattr(each, key) == value for each in made):
                 raise next(error for each, error in problems.items() if getattr(each, key) == value)

@@ -44,8 +44,9 @@ class CandidateOptions:
         (), "Arithmetic of the networks; repeat for several.", otherwise="fp32"
     )
     cache: tuple[str, ...] = option(
-        (), "A cache of features, deep_cache=INTERVAL or first_block_cache=THRESHOLD; repeat for several.",
-        metavar="NAME=N", otherwise="none; deep_cache=2 and 3; first_block_cache=0.1 and 0.3",
+        (), "A cache of features, deep_cache=INTERVAL, deep_cache=INTERVAL@CENTER with its full steps dense there (0, "
+            "the begin, to 1), or first_block_cache=THRESHOLD; repeat for several.",
+        metavar="NAME=N", otherwise="none; deep_cache=2, 3 and 3@0; first_block_cache=0.1 and 0.3",
     )  # fmt: skip
     tried: tuple[str, ...] = option(
         (), "One more setting to be tried beside none, adapters=[...] for one; repeat for several.", flags=["--try"],
@@ -225,7 +226,8 @@ def _candidates(options: TuneOptions, what: Measured) -> list[Candidate]:
         intervals=[interval_of(text) for text in given.interval],
         more=given.tried,
         precisions=given.precision,
-        caches=[*map(caches.cache_of, given.cache)] or usual,
+        caches=[*map(caches.cache_of, given.cache)],
+        usual=usual,
         count=given.candidates,
         seed=given.seed,
     )
