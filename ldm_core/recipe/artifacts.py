@@ -26,6 +26,8 @@ ADAPTERS = "adapters"
 DECODER_FILE = "decoder.safetensors"
 DECODERS = "decoders"
 """The folder beside a model with further decoders of its latents, NAME.safetensors each."""
+LATENTS_OF = "latents_of"
+"""The entry of a first stage trained in its decoder alone: the hashes of the files of the stages with its latents."""
 KINDS: Mapping[str, str] = {
     "model": "a model",
     "first_stage": "a first stage",
@@ -169,6 +171,19 @@ def read_header(url: str, kind: str, *, sha256: str | None = None) -> Header:
         sha256=sha256 or hash_of(url),
         presets=header["__metadata__"].get(PRESETS, ""),
     )
+
+
+def read_decoder(url: str) -> Header:
+    """:func:`read_header` of a decoder's file, or of a first stage's, which has one."""
+    text = (raw_header(url)[0].get("__metadata__") or {}).get(_KEY)
+    is_stage = text is not None and parse_body(text, url)["kind"] == "first_stage"
+    return read_header(url, "first_stage" if is_stage else "decoder")
+
+
+def stages_of_latents(header: Header) -> list[str]:
+    """The hashes of the files of the stages whose latents the first stage of `header` kept, as its file says."""
+    told = header.extra.get(LATENTS_OF)
+    return [str(each) for each in told] if isinstance(told, list) else []
 
 
 def parse_body(text: str, url: str) -> dict[str, Any]:

@@ -190,6 +190,11 @@ class FirstStageTrainerSettings(EngineSettings):
     lr: float = field(4.5e-6 * 8, "learning rate of all optimizers", above=0, maximum=100)
     betas: tuple[float, float] = _betas((0.5, 0.9))
     weight_decay: float = field(0.0, "AdamW's", minimum=0)
+    train: Literal["all", "decoder"] = field(
+        "all",
+        "what learns; decoder: it alone, of the trained stage that init_from names, whose latents stay",
+        since="0.2",
+    )
     statistics_images: int = field(4096, "images over which the latents' mean and std are measured", minimum=1)
     latent_std: Literal["channel", "one"] = field(
         "channel", "latents are divided by a std a channel, or one for all (formats of others hold one)", since="0.2"

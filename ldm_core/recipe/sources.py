@@ -109,6 +109,11 @@ def misfits(recipe: Recipe, find: Find = artifacts.find) -> Iterable[str]:
             "first_stage_trainer.init_from: the recipe's first_stage is a trained one, which stays as it is; to "
             f"finetune it, name its component: first_stage={recipe.first_stage.use}, with its settings"
         )
+    if stage.train == "decoder" and recipe.trains_stage and not stage.init_from:
+        yield (
+            "first_stage_trainer.train: 'decoder' leaves the latents as they are, and fresh ones say nothing; name a "
+            "trained stage with first_stage_trainer.init_from=RUN, or set first_stage_trainer.train=all"
+        )
     if trainer.init_from:
         yield from _other_latents(recipe, find)
 

@@ -48,34 +48,39 @@ def _in_words(latent: LatentSpec) -> dict[str, object]:
 def load_decoder(
     name: str, folder: str, recipe: Recipe, first_stage: str, catalog: Catalog, device: torch.device = _CPU
 ) -> OtherDecoder:
-    """Read the decoder called `name` in `folder`, a run's, or in the file or folder of that name; frozen.
+    """Read the decoder called `name` in `folder`, a run's, or in the file or folder of that name; frozen. A first stage
+    is a decoder too: of its own latents, and of those of the stage whose decoder alone was trained in it.
 
     Raises :class:`CheckpointError` for a missing or damaged file, and for one of another first stage than that with the
     hash `first_stage` (as far as it is known), :class:`ConfigError` for other pictures, :class:`ComponentError` if its
     plugin is not installed.
     """
     url = _file_of(name, folder)
-    header = artifacts.read_header(url, "decoder")
+    header = artifacts.read_decoder(url)
     latent = recipe.first_stage.config.latent
-    _require_same_latents(header, latent, first_stage)
     shown, channels = storage.shown(url), header.extra.get("image_channels", recipe.image_channels)
     if channels != recipe.image_channels:
         raise ConfigError(f"{shown}: makes pictures of {channels} channels, here they have {recipe.image_channels}")
-    site = Site(size=recipe.image_size, channels=recipe.image_channels, latent=latent, catalog=catalog)
     config = trained_config(header, "", {}, "sample.decoder", catalog)
+    is_stage = header.kind == "first_stage"
+    _require_same_latents(header, config.latent if is_stage else None, latent, first_stage)
+    own = None if is_stage else latent
+    site = Site(size=recipe.image_size, channels=recipe.image_channels, latent=own, catalog=catalog)
     if problems := list(configs.of(Config, config).check(site)):
         raise ConfigError([f"{shown}: {line}" for line in problems])
-    part = Part(kind="decoder", use=header.use, config=config, asked=header.use)
+    part = Part(kind=header.kind, use=header.use, config=config, asked=header.use)
     module = load_part(part, site, catalog, url, device)
     if not isinstance(module, Decoder) or module.latent != latent:
         raise ComponentError(f"{named(part, catalog)} does not meet the contract Decoder: it wants decode and latent")
-    return OtherDecoder(module, named(part, catalog), header.sha256, configs.allowed_precisions("decoder", config))
+    return OtherDecoder(module, named(part, catalog), header.sha256, configs.allowed_precisions(header.kind, config))
 
 
 def _file_of(name: str, folder: str) -> str:
     """The file of a decoder: NAME.safetensors of the folder's decoders, or a place."""
     if artifacts.is_weights(name) or "://" in name:
-        return artifacts.find(name, artifacts.DECODER_FILE)
+        both = (artifacts.DECODER_FILE, artifacts.STAGE_FILE)
+        held = [each for each in both if storage.exists(storage.join(name, each))]
+        return artifacts.find(name, held[0] if held else artifacts.DECODER_FILE)
     there = storage.join(folder, artifacts.DECODERS) if folder else ""
     if folder and storage.exists(url := storage.join(there, f"{name}.safetensors")):
         return url
@@ -89,17 +94,28 @@ def _file_of(name: str, folder: str) -> str:
     )
 
 
-def _require_same_latents(header: artifacts.Header, latent: LatentSpec, first_stage: str) -> None:
-    shown, own = storage.shown(header.url), header.extra.get("first_stage_sha256")
-    if not own:
+def _require_same_latents(
+    header: artifacts.Header, own: LatentSpec | None, latent: LatentSpec, first_stage: str
+) -> None:
+    """Hold a decoder's file to `latent`, of the stage with the hash `first_stage`; `own`: a first stage's latents."""
+    shown = storage.shown(header.url)
+    if own is None:
+        named, words = header.extra.get("first_stage_sha256"), header.extra.get("latent")
+        stages = [str(named)] if named else []
+    else:
+        stages, words = [header.sha256, *artifacts.stages_of_latents(header)], _in_words(own)
+    if not stages:
         raise CheckpointError(f"{shown}: does not name the first stage whose latents it decodes; train it anew")
-    if first_stage and own != first_stage:
+    if first_stage and first_stage not in stages:
+        fix = "train a decoder for this one"
+        if own is not None:
+            fix += ", as with first_stage_trainer.train=decoder"
         raise CheckpointError(
-            f"{shown}: decodes the latents of another first stage (sha256 {clean(own, 12)}, here {first_stage[:12]}); "
-            "train a decoder for this one"
+            f"{shown}: decodes the latents of another first stage (sha256 {clean(stages[-1], 12)}, here "
+            f"{first_stage[:12]}); {fix}"
         )
-    if header.extra.get("latent") != _in_words(latent):
+    if words != _in_words(latent):
         raise CheckpointError(
-            f"{shown}: decodes latents of {quoted(header.extra.get('latent'), 80)}, here they have "
+            f"{shown}: decodes latents of {quoted(words, 80)}, here they have "
             f"{latent.channels} channels at stride {tuple(latent.stride)}"
         )

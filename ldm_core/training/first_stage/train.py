@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from ldm_core import storage
 from ldm_core.catalog import Catalog
 from ldm_core.config.structure import unstructure
 from ldm_core.contracts import FirstStage, Site
@@ -29,6 +30,7 @@ from ldm_core.training.engine.world import World
 from ldm_core.training.feed.examples import Examples
 from ldm_core.training.feed.loader import example_name
 from ldm_core.training.finetune import Start, start_first_stage
+from ldm_core.training.first_stage.decoder import hold_latents, latents_of
 from ldm_core.training.first_stage.parts import Training
 from ldm_core.training.first_stage.task import FirstStageTask, Objectives
 from ldm_core.training.first_stage.validation import HeldOut, described, evaluating, rounded
@@ -49,6 +51,9 @@ def train_first_stage(context: RunContext, identity: str) -> None:
     stage.to(world.device)
     part = named(recipe.first_stage, context.catalog)
     hold_stage(part, stage, recipe.image_size, recipe.image_channels, world.device, trains=True)
+    decoder_alone = recipe.trains_stage and settings.train == "decoder"
+    if decoder_alone:
+        hold_latents(stage, started, recipe.image_size, recipe.image_channels)
     losses = make_losses(recipe, context.catalog, world)
     dataset, why_not = context.held_out()
     unmixed = attrs.evolve(recipe.data, balance="")
@@ -65,14 +70,20 @@ def train_first_stage(context: RunContext, identity: str) -> None:
     else:
         context.run.say(f"first stage: '{recipe.first_stage.use}' has nothing to train")
     stage.eval().requires_grad_(False)
-    blocks = spread_images(examples, settings.statistics_images, world, world.rank, world.size)
-    batches = ((x, [mix_seed(recipe.seed, "statistics", i) for i in numbers]) for numbers, x in blocks)
-    fit_normalization(stage, batches, world, one_std=settings.latent_std == "one")
+    if not decoder_alone:
+        blocks = spread_images(examples, settings.statistics_images, world, world.rank, world.size)
+        batches = ((x, [mix_seed(recipe.seed, "statistics", i) for i in numbers]) for numbers, x in blocks)
+        fit_normalization(stage, batches, world, one_std=settings.latent_std == "one")
     context.use_stage(stage)
     evaluate(context, stage, pictures, is_held_out=not why_not)
     context.report_bad(examples)
     if world.main:
         _write(context, stage, started, identity)
+    if decoder_alone:
+        context.run.say(
+            f"first stage: its latents are those of {started.source}, whose models take this decoder with "
+            f"sample.decoder={storage.shown(context.out)}"
+        )
     world.barrier()
 
 
@@ -96,22 +107,24 @@ def make_losses(recipe: Recipe, catalog: Catalog, world: World) -> Objectives:
 
 def _write(context: RunContext, stage: FirstStage, started: Start, identity: str) -> None:
     """Write the first stage's file and the curves of its training."""
-    recipe, steps = context.recipe, context.recipe.first_stage_trainer.steps
+    recipe, settings = context.recipe, context.recipe.first_stage_trainer
+    kept = {artifacts.LATENTS_OF: latents_of(context)} if settings.train == "decoder" and started.source else {}
     meta = artifacts.metadata(
         "first_stage",
         recipe.first_stage.use,
         handed_on(unstructure(recipe.first_stage.config)),
         versions(recipe, context.catalog),
         identity=identity,
-        steps=steps,
+        steps=settings.steps,
         image_channels=recipe.image_channels,
         **({"started": started.plain()} if started.source else {}),
+        **kept,
         image_size=list(recipe.image_size),
         numbers=context.results.numbers,
     )
     module: Any = stage
     state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-    context.write_trained("first_stage", artifacts.STAGE_FILE, save(state, metadata=meta), steps)
+    context.write_trained("first_stage", artifacts.STAGE_FILE, save(state, metadata=meta), settings.steps)
 
 
 def spread_images(

@@ -35,6 +35,11 @@ class CodebookCare:
         answers = of(FirstStageAnswers, stage)
         self._starts = answers.init_codebook is not None
         self._every = config.revive_every if answers.revive is not None else 0
+        if self._every and not all(p.requires_grad for p in stage.quantize.parameters()):
+            raise ConfigError(
+                "stage_objective.revive_every: the codes are kept, as first_stage_trainer.train=decoder asks; set "
+                "revive_every=0"
+            )
         taken = self._starts and training.taken("quantize.")
         self._from = 0 if taken else min(config.codebook_start, training.steps - 1)
         self._images = 0 if taken else config.codebook_init_images
