@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ldm_core.contracts import FirstStageAnswers
+from ldm_core.contracts import FirstStage, FirstStageAnswers
 from ldm_core.contracts.configs import of
 from ldm_core.errors import ConfigError
 from ldm_core.recipe import artifacts
@@ -17,7 +17,7 @@ from ldm_core.training.finetune import Start
 from ldm_core.weights.convert import finder
 
 
-def hold_latents(stage: Any, started: Start, size: tuple[int, ...], channels: int) -> None:
+def hold_latents(stage: FirstStage, started: Start, size: tuple[int, ...], channels: int) -> None:
     """Freeze all parameters of `stage` but those that its decoder has for itself.
 
     These are found by gradients: ``decode`` depends on them, ``encode_moments`` does not, and they hold no codes.
@@ -29,28 +29,29 @@ def hold_latents(stage: Any, started: Start, size: tuple[int, ...], channels: in
             f"first_stage_trainer.train: 'decoder' wants all weights of the trained stage, and {started.source} lacks "
             f"{missing[0]} as it is here; give the recipe that stage's first_stage settings"
         )
-    device = next(stage.parameters()).device
+    module = cast(nn.Module, stage)
+    like = next(module.parameters())
     with torch.enable_grad():
-        image = stage.encode_moments(torch.zeros(1, channels, *size, device=device))
-        shown = stage.decode(torch.zeros(1, *stage.latent.shape(size), device=device))
-    encoder = _reached(stage, image)
+        moments = stage.encode_moments(like.new_zeros(1, channels, *size))
+        image = stage.decode(like.new_zeros(1, *stage.latent.shape(size)))
+    kept = _reached(module, moments)
     if of(FirstStageAnswers, stage).init_codebook is not None:
-        encoder |= set(stage.quantize.parameters())
-    own = _reached(stage, shown) - encoder
+        kept |= set(module.get_submodule("quantize").parameters())
+    own = _reached(module, image) - kept
     if not own:
         raise ConfigError(
             f"first_stage_trainer.train: {type(stage).__name__} has no decoder with weights of its own; set "
             "first_stage_trainer.train=all"
         )
-    for parameter in stage.parameters():
+    for parameter in module.parameters():
         parameter.requires_grad_(parameter in own)
 
 
-def _reached(stage: nn.Module, out: Tensor) -> set[nn.Parameter]:
+def _reached(module: nn.Module, out: Tensor) -> set[nn.Parameter]:
     """The parameters that `out` depends on."""
     if not out.requires_grad:
         return set()
-    parameters = list(stage.parameters())
+    parameters = list(module.parameters())
     found = torch.autograd.grad(out.square().sum(), parameters, allow_unused=True)
     return {p for p, gradient in zip(parameters, found, strict=True) if gradient is not None}
 
