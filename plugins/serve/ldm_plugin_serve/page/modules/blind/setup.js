@@ -1,6 +1,7 @@
 /* The beginning of a blind comparison: the two sides, what they are given, how often. */
 import { button, h, id } from "../frame/elements.js";
 import { boxes } from "../fields/boxes.js";
+import { keep, kept } from "../fields/draft.js";
 import { Field, Mistake, title } from "../fields/field.js";
 import { labelMap } from "../fields/label_map.js";
 import { mask, picture } from "../fields/picture.js";
@@ -14,6 +15,9 @@ const EDITORS = { boxes, label_map: labelMap, image: picture, mask, json };
 function lines(input) {
   const field = new Field({ key: input.key, label: input.key === "caption" ? "Prompts" : title(input.key), help: "One a line; each is shown in as many pairs as said below.", required: true });
   const area = h("textarea", { class: "control", rows: 3, placeholder: input.example ?? "", ...field.ties });
+  const name = `ldm-lines:${input.key}`;
+  area.value = kept(name);
+  area.addEventListener("input", () => keep(name, area.value));
   field.place.append(area);
   const values = () => area.value.split("\n").map((line) => line.trim()).filter(Boolean).map((value) => ({ value, words: value }));
   return { field, values };

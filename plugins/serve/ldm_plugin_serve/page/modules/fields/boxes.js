@@ -203,9 +203,10 @@ class Boxes {
     }
     this.boxes = [];
     this.chosen = null;
-    for (const { class: kind, box } of Array.isArray(value) ? value : []) {
+    for (const { class: kind, box } of Array.isArray(value) ? value.slice(0, this.most + 1) : []) {
       const index = this.names.indexOf(kind) >= 0 ? this.names.indexOf(kind) : Number(kind ?? 0);
-      if (Array.isArray(box) && box.length === 4) this.#make(box.map(Number), index);
+      const known = !this.labelled || index in this.names;
+      if (known && Array.isArray(box) && box.length === 4 && box.every(Number.isFinite)) this.#make([...box], index);
     }
     this.#choose(null);
     this.#changed();

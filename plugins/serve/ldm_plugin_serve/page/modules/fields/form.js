@@ -2,6 +2,7 @@
 import { button, h } from "../frame/elements.js";
 import { boxes } from "./boxes.js";
 import { choice } from "./choice.js";
+import { Draft } from "./draft.js";
 import { Mistake } from "./field.js";
 import { labelMap } from "./label_map.js";
 import { mask, picture } from "./picture.js";
@@ -10,6 +11,7 @@ import { json, text } from "./text.js";
 
 const EDITORS = { text, class: choice, boxes, label_map: labelMap, image: picture, mask, json };
 const START = "init_image";
+const LATER = { image: 1, mask: 2 }; // a mask is painted over a picture
 
 export class Form {
   /** `limits` are the server's; `onsend` is called by the button and by Control Enter. */
@@ -33,6 +35,9 @@ export class Form {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) onsend();
     };
     this.#build();
+    this.turn = Promise.resolve(); // what is put into the form comes one after the other
+    this.draft = new Draft(this);
+    this.draft.bring();
   }
 
   get size() {
@@ -55,8 +60,7 @@ export class Form {
   }
 
   #build() {
-    const order = (input) => (input.form === "mask" ? 1 : 0); // a mask needs its picture's editor
-    const inputs = [...this.model.inputs].sort((a, b) => order(a) - order(b));
+    const inputs = this.#ordered();
     const begins = (input) => input.key === START || input.of === START;
     const main = [];
     for (const input of inputs.filter((each) => !begins(each))) {
@@ -78,6 +82,12 @@ export class Form {
     this.#follow();
   }
 
+  /** The inputs, each behind those that it needs. */
+  #ordered() {
+    const order = (input) => LATER[input.form] ?? 0;
+    return [...this.model.inputs].sort((a, b) => order(a) - order(b));
+  }
+
   /** True once a part of the picture to begin from is painted over. */
   get #fills() {
     const input = this.model.inputs.find((each) => each.form === "mask" && each.of === START);
@@ -95,6 +105,7 @@ export class Form {
       /* said beside the number */
     }
     this.send.textContent = count === 1 ? "Make a picture" : `Make ${count} pictures`;
+    this.draft?.keep();
   }
 
   #resize() {
@@ -135,6 +146,7 @@ export class Form {
 
   /** The request, or null where something is missing or wrong, which is then said beside it. */
   async request() {
+    await this.turn;
     this.clearFaults();
     const inputs = {};
     for (const input of this.model.inputs) {
@@ -159,31 +171,45 @@ export class Form {
     }
   }
 
-  /** What was written or chosen, finished or not, as a request. */
+  /** What was written or chosen, finished or not, as a request; `typed` has its texts, letter by letter. */
   async written() {
-    const inputs = {};
+    const [inputs, typed] = [{}, {}];
     for (const [key, editor] of this.editors) {
+      if (editor.typed) {
+        if (editor.typed()) typed[key] = editor.typed();
+        continue;
+      }
       try {
-        inputs[key] = await editor.value();
+        const value = await editor.value();
+        if (value !== undefined) inputs[key] = value;
       } catch (error) {
         if (!(error instanceof Mistake)) throw error;
       }
     }
-    return { inputs, settings: this.settings.written(), preset: this.settings.preset };
+    return { inputs, typed, settings: this.settings.written(), preset: this.settings.preset };
   }
 
-  /** Put a request back into the form. */
-  async restore({ inputs = {}, settings = {}, preset = null }) {
+  /** Put a request back into the form; what cannot be what the model reads stays out. */
+  restore(request) {
+    this.turn = this.turn.then(() => this.#restore(request));
+    return this.turn;
+  }
+
+  async #restore({ inputs = {}, typed = {}, settings = {}, preset = null }) {
     this.clearFaults();
     this.restoring = true; // a sampler for holes comes before the mask
     this.settings.set(settings, preset);
     this.#resize();
-    const pictures = (input) => (input.form === "image" ? 0 : 1); // before their masks
-    try {
-      for (const input of [...this.model.inputs].sort((a, b) => pictures(a) - pictures(b))) await this.editors.get(input.key).set(inputs[input.key]);
-    } finally {
-      this.restoring = false;
+    for (const { key } of this.#ordered()) {
+      const editor = this.editors.get(key);
+      try {
+        await editor.set(inputs[key]);
+        if (typeof typed[key] === "string") editor.type?.(typed[key]);
+      } catch {
+        await editor.set(undefined);
+      }
     }
+    this.restoring = false;
     if (this.startPart && START in inputs) this.startPart.open = true;
     this.#follow();
   }

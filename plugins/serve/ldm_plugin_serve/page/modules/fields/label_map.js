@@ -73,13 +73,15 @@ export function labelMap(input, { size, onchange }) {
     extra: [upload],
   });
   async function load(file) {
-    if (!file) return;
+    if (!file) return false;
     try {
       const found = await classesOf(file, shades, unlabeled);
       surface.act((r) => r.take(found));
     } catch {
       field.fault(`${file.name ?? "the file"} is no picture that this browser can read`);
+      return false;
     }
+    return true;
   }
   const seen = h("p", { class: "field-help" });
   function legend() {
@@ -98,10 +100,11 @@ export function labelMap(input, { size, onchange }) {
     field,
     value: async () => (touched || !raster.blank ? dataUrl(await greyPng(raster.values, raster.width, raster.height)) : undefined),
     set: async (value) => {
-      if (typeof value === "string") await load(pngBlob(value));
-      else if (Array.isArray(value) && Array.isArray(value[0])) surface.act((r) => r.take(ofRows(value)));
-      else surface.act((r) => r.values.fill(r.background));
-      touched = value !== undefined;
+      const rows = Array.isArray(value) && Array.isArray(value[0]);
+      const taken = rows || (typeof value === "string" && (await load(pngBlob(value))));
+      if (rows) surface.act((r) => r.take(ofRows(value)));
+      else if (!taken) surface.act((r) => r.values.fill(r.background));
+      touched = taken;
     },
     resize: ([height, width]) => {
       if (height === raster.height && width === raster.width) return;

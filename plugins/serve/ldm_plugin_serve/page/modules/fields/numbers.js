@@ -42,6 +42,11 @@ class Setting {
     this.field.fault("");
   }
 
+  /** True for a value of the right kind, in or out of the bounds. */
+  takes(value) {
+    return Number.isFinite(value);
+  }
+
   set(value) {
     this.show(value);
     this.touched = true;
@@ -176,6 +181,10 @@ export class Size extends Setting {
     this.reset();
   }
 
+  takes(value) {
+    return Array.isArray(value) && value.length === 2 && value.every(Number.isFinite);
+  }
+
   show([height, width]) {
     this.height.value = height;
     this.width.value = width;
@@ -205,6 +214,10 @@ export class Choice extends Setting {
     this.reset();
   }
 
+  takes(value) {
+    return typeof value === "string";
+  }
+
   show(value) {
     this.select.value = value;
   }
@@ -231,6 +244,10 @@ export class Words extends Setting {
     super(name, label, bounds, options);
     this.area = h("textarea", { class: "control", rows: 1, maxlength: bounds.max, oninput: () => this.changed(), ...this.field.ties });
     this.field.place.append(this.area);
+  }
+
+  takes(value) {
+    return typeof value === "string";
   }
 
   show(value) {

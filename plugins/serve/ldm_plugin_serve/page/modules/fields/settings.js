@@ -101,9 +101,20 @@ export class Settings {
   set(values = {}, preset = null) {
     this.choose(preset);
     for (const [name, control] of Object.entries(this.controls)) {
-      const value = values[name];
-      if (value !== undefined && value !== null) control.set(value);
+      if (control.takes(values[name])) control.set(values[name]);
       else control.reset();
+    }
+  }
+
+  /** Settings out of the model's bounds go back to its own. */
+  heal() {
+    for (const control of Object.values(this.controls)) {
+      try {
+        control.value();
+      } catch (error) {
+        if (!(error instanceof Mistake)) throw error;
+        control.reset();
+      }
     }
   }
 

@@ -20,6 +20,11 @@ function area(field, { rows, value = "", placeholder = "", onchange, mono = fals
   return { element, fit };
 }
 
+const typing = (element, fit) => (letters) => {
+  element.value = letters;
+  fit();
+};
+
 /** A prompt. */
 export function text(input, { onchange }) {
   const label = input.key === "caption" ? "Prompt" : title(input.name ?? input.key);
@@ -27,13 +32,13 @@ export function text(input, { onchange }) {
   const example = typeof input.example === "string" ? input.example : "";
   const { element, fit } = area(field, { rows: 3, placeholder: example && `for example: ${example}`, onchange });
   field.place.append(element);
+  const type = typing(element, fit);
   return {
     field,
     value: () => element.value.trim() || undefined,
-    set: (value) => {
-      element.value = value ?? "";
-      fit();
-    },
+    set: (value) => type(["string", "number"].includes(typeof value) ? value : ""),
+    typed: () => element.value,
+    type,
     summary: () => element.value.trim(),
   };
 }
@@ -60,13 +65,13 @@ export function json(input, { onchange }) {
     }
   });
   field.place.append(element);
+  const type = typing(element, fit);
   return {
     field,
     value,
-    set: (given) => {
-      element.value = given === undefined ? "" : JSON.stringify(given);
-      fit();
-    },
+    set: (given) => type(given === undefined ? "" : JSON.stringify(given)),
+    typed: () => element.value,
+    type,
     summary: () => element.value.trim().slice(0, 60),
   };
 }

@@ -49,8 +49,11 @@ export class Stage {
   }
 
   #leave(record) {
-    this.cards.get(record.key)?.leave();
+    const card = this.cards.get(record.key);
+    const held = card?.element.contains(document.activeElement);
+    card?.leave();
     this.cards.delete(record.key);
+    if (held && !this.cards.size) this.place.focus(); // else a card beside it took the keys
     this.welcome();
   }
 
