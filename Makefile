@@ -84,7 +84,7 @@ release: $(BUILD)
 # Renews the tested versions: the newest of the day are written down once all tests passed with them. The builds of torch
 # are TORCH's to choose.
 constraints:
-	$(MAKE) test LATEST=1
+	$(MAKE) browser test LATEST=1
 	(echo '# The versions that the tests passed with; make constraints renews this file.'; \
 	 .venv-latest/bin/python -m pip freeze --all --exclude-editable | sed 's/+.*//' \
 	 | grep -viE '^(pip|torch|torchvision|triton|nvidia.*|cuda.*)==') > $(CONSTRAINTS).new

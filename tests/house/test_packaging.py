@@ -222,7 +222,11 @@ def test_every_requirement_has_a_tested_version() -> None:
     assert all(re.fullmatch(r"[0-9][0-9A-Za-z.]*", version) for version in tested.values())
     data = [metadata(folder)["project"] for folder in (".", *PLUGINS)]
     wanted = {name_of(r) for project in data for r in project.get("dependencies", ())}
-    wanted |= {name_of(r) for group in data[0]["optional-dependencies"].values() for r in group}
+    extras = [
+        *data[0]["optional-dependencies"].values(),
+        *metadata("plugins/serve")["project"]["optional-dependencies"].values(),
+    ]
+    wanted |= {name_of(r) for group in extras for r in group}  # make install, and make browser
     assert {name for name in wanted if not name.startswith("ldm-")} - {"torch"} <= tested.keys()
     assert not {"torch", "torchvision"} & tested.keys(), "the builds of torch are the Makefile's to choose"
 

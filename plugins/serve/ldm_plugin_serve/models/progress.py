@@ -22,19 +22,24 @@ _TRAINERS = {"first_stage": "first_stage_trainer", "denoiser": "trainer"}
 
 
 def curves(entry: Entry) -> dict[str, Any]:
-    """The numbers of ``metrics.jsonl`` by stage and name, of steps made again the last ones: steps and values, thinned
-    evenly to a thousand of each; the run's state, and the steps that its stages shall have."""
+    """The numbers of ``metrics.jsonl`` by stage, the first to begin first, and name, of steps made again the last ones:
+    steps and values, thinned evenly to a thousand of each; the run's state, and the steps that its stages shall have.
+    """
     rows: dict[str, dict[str, list[tuple[int, float | None]]]] = {}
+    begun: dict[str, float] = {}
     last = 0.0
     for row in _rows(entry):
         stage, step = row["stage"], row["step"]
         time = row.get("time")
-        last = max(last, float(time) if isinstance(time, int | float) and math.isfinite(time) else 0.0)
+        if isinstance(time, int | float) and math.isfinite(time):
+            begun.setdefault(stage, float(time))
+            last = max(last, float(time))
         for name, value in row.items():
             if name not in _FIXED and isinstance(value, int | float) and not isinstance(value, bool):
                 fine = value if math.isfinite(value) else None
                 rows.setdefault(stage, {}).setdefault(name, []).append((step, fine))
-    stages = {stage: {name: _thin(points) for name, points in names.items()} for stage, names in rows.items()}
+    ordered = sorted(rows.items(), key=lambda item: begun.get(item[0], 0.0))
+    stages = {stage: {name: _thin(points) for name, points in names.items()} for stage, names in ordered}
     state = state_of(entry.url) if storage.is_folder(entry.url) else ""
     told = {"id": entry.id, "ready": entry.ready, "training": state == RUNS, "state": state, "steps": _steps(entry)}
     return {**told, "time": last, "stages": stages, "weights_sha256": entry.sha256}

@@ -102,7 +102,7 @@ export class Training {
   #draw(name, found, training) {
     const stages = stagesOf(found);
     const said = STATES[found.state] ?? (found.ready ? "finished" : "not finished");
-    const last = stages.at(-1);
+    const last = stages.filter(({ stage }) => found.steps?.[stage]).at(-1) ?? stages.at(-1); // it has steps, measurements have none
     const whole = last && found.steps?.[last.stage];
     const step = last ? `${titleOf(last.stage)}, step ${last.step}${whole ? ` of ${whole}` : ""}` : "";
     const left = training && whole ? this.#left(last, found.time, whole) : "";

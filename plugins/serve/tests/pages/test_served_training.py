@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -63,6 +64,7 @@ def training(out: Path, gate: Gated) -> Iterator[threading.Thread]:
 
 def test_a_training_is_watched_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "WRITE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(metrics, "_SHARE", math.inf)  # a slow disk puts nothing off
     gate, out = Gated(4), tmp_path / "young"
     with chromium() as browser, training(out, gate) as thread, running([out]) as served:
         visitor = Visitor(browser, PageServer(), served.url.rstrip("/"))

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-PAGE = Path(__file__).parents[1] / "ldm_plugin_serve" / "page"
+PAGE = Path(__file__).parents[2] / "ldm_plugin_serve" / "page"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
