@@ -200,7 +200,7 @@ def test_the_same_bits_each_time(kind: Callable[..., nn.Module]) -> None:
 @pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("linear", [False, True])
 def test_a_transformers_blocks_read_maps_by_token(form: torch.memory_format, linear: bool) -> None:
-    """In bfloat16: in float32 a map keeps its layout, and runs of older versions their bits."""
+    """In bfloat16, whatever the layout and the projections."""
     module, (x, context) = _transformer(linear)()
     assert isinstance(module, SpatialTransformer)
     seen: list[Tensor] = []
@@ -211,3 +211,38 @@ def test_a_transformers_blocks_read_maps_by_token(form: torch.memory_format, lin
     assert [tuple(each.shape) for each in seen] == [(2, 64, 32)] * 2
     assert all(each.is_contiguous() for each in seen)
     assert made.is_contiguous(memory_format=form)
+
+
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize(("count", "side"), [(1, 8), (2, 8), (3, 5), (5, 1)])
+def test_the_layout_of_tokens_in_float32_changes_no_bit(
+    form: torch.memory_format, linear: bool, count: int, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside views of the map, as older versions have it: results and gradients, of trainings that are resumed."""
+    module, _ = _transformer(linear)()
+    draw = torch.Generator().manual_seed(1)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.2, generator=draw)
+    given = torch.randn(count, 32, side, side, generator=draw).to(memory_format=form)
+    context = torch.randn(count, 5, 24, generator=draw)
+    by_token: list[bool] = []
+    block = next(iter(module.transformer_blocks))  # type: ignore[arg-type]
+    block.register_forward_pre_hook(lambda _, inputs: by_token.append(inputs[0].is_contiguous()))
+
+    def results() -> list[Tensor]:
+        module.zero_grad()
+        x, tokens = given.clone(memory_format=torch.preserve_format).requires_grad_(), context.clone().requires_grad_()
+        out = module(x, tokens)
+        out.square().mean().backward()
+        with torch.no_grad():
+            alone = module(given, context)
+        return [out, alone, x.grad, tokens.grad, *(p.grad for p in module.parameters())]  # type: ignore[list-item]
+
+    now = results()
+    taken, by_token[:] = list(by_token), []
+    monkeypatch.setattr(attention, "_by_token_here", lambda *_: False)
+    for ours, before in zip(now, results(), strict=True):
+        assert torch.equal(ours, before) and ours.stride() == before.stride()
+    if form is torch.contiguous_format and side > 1 and not linear:
+        assert taken == [count > 1, True] and by_token == [False, False]
