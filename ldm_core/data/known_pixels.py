@@ -17,14 +17,24 @@ from ldm_core.contracts.config import of
 
 KEY = "paste_known"
 """The setting of ``sample``, and what a picture's metadata call it."""
+SEAMS = "seams"
+_OLDER: Mapping[str, object] = {KEY: False, SEAMS: "none"}
+"""Settings that older recipes lack, as they were sampled."""
+Joined = Callable[[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]], NDArray[np.uint8]]
+"""(picture, sample, known) -> the sample, led up to the known pixels."""
 
 
 def pasted(
-    conditioners: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], pictures: NDArray[np.uint8], feather: int = 0
+    conditioners: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    pictures: NDArray[np.uint8],
+    feather: int = 0,
+    join: Joined | None = None,
 ) -> NDArray[np.uint8]:
     """`pictures` (B, c, H, W) with the known pixels of `rows`, the inputs of each, bit for bit where they have any.
 
-    Known pixels up to `feather` pixels from a hole fade into it; those further away stay bit for bit.
+    Known pixels up to `feather` pixels from a hole fade into it; those further away stay bit for bit. `join` changes
+    the samples before that, in their holes.
     """
     makers = list(_makers(conditioners.values()))
     if not makers:
@@ -33,6 +43,8 @@ def pasted(
     for one, row in zip(out, rows, strict=True):
         for picture, known in (map(np.asarray, pair) for pair in (make(row) for make in makers) if pair is not None):
             if picture.shape == one.shape:
+                if join is not None:
+                    one[:] = join(picture, one, known)
                 one[:, known] = _faded(picture, one, known, feather)[:, known] if feather else picture[:, known]
     return out
 
@@ -76,16 +88,17 @@ def _makers(conditioners: Iterable[object]) -> Iterator[Callable[[Mapping[str, A
 
 
 def as_made(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A stored recipe as it was sampled when it was made: one without this setting is older, and pastes nothing."""
+    """A stored recipe as it was sampled when it was made: one without these settings is older, and pastes nothing, or
+    joins nothing."""
     sample = config.get("sample")
-    if not isinstance(sample, Mapping) or KEY in sample:
-        return config
-    return {**config, "sample": {**sample, KEY: False}}
+    lacks = {k: v for k, v in _OLDER.items() if k not in sample} if isinstance(sample, Mapping) else {}
+    return {**config, "sample": {**sample, **lacks}} if lacks and isinstance(sample, Mapping) else config
 
 
 def notice(config: Mapping[str, Any], conditioners: Iterable[Any]) -> str:
     """The notice to users of older weights, if it concerns them; `config`: the recipe as it is stored."""
-    older = as_made(config) is not config
+    sample = config.get("sample")
+    older = isinstance(sample, Mapping) and KEY not in sample
     if not older or not any(True for _ in _makers(conditioners)):
         return ""
     return (

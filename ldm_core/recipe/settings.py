@@ -201,6 +201,12 @@ class FirstStageTrainerSettings(EngineSettings):
     )
 
 
+def _not_both(config: SampleSettings, attribute: Any, value: str | None) -> None:
+    """One way from known pixels into holes."""
+    if value == "poisson" and config.feather:
+        raise ValueError(f"{attribute.name}: known pixels fade already (feather: {config.feather}); set one of them")
+
+
 @attrs.frozen(kw_only=True)
 class SampleSettings:
     """The samples at the end of a run, and the defaults of sampling. Not part of a run's identity."""
@@ -222,6 +228,15 @@ class SampleSettings:
     )
     feather: int = field(
         0, "inpainting: pixels around holes over which known ones fade into samples", 0, maximum=4096, since="0.2"
+    )
+    seams: Literal["poisson", "none"] | None = attrs.field(
+        default=None,
+        validator=_not_both,
+        metadata={
+            "help": "inpainting; poisson: the error of a sample at known pixels is spread over the hole, which has no "
+            "edge then; null: poisson, unless known pixels fade (`feather`)",
+            "since": "0.2",
+        },
     )
     latent_scale: float = field(
         1.0,

@@ -11,6 +11,7 @@ from ldm_core.data import known_pixels
 from ldm_core.data.colours import wavelet_fixed
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling.pieces.enlarged import Enlarger
+from ldm_core.sampling.pieces.membrane import seamless
 
 
 def finished(
@@ -27,4 +28,7 @@ def finished(
         if len(pairs) == len(pictures):  # other arrays are no picture with colours
             pictures = np.stack([wavelet_fixed(one, given) for one, given in pairs])
             about["colour_fix"] = "wavelet"
-    return known_pixels.pasted(parts, rows, pictures, recipe.sample.feather), about
+    settings, join = recipe.sample, None
+    if known_pixels.KEY in about and (settings.seams == "poisson" or (settings.seams is None and not settings.feather)):
+        join, about[known_pixels.SEAMS] = seamless, "poisson"
+    return known_pixels.pasted(parts, rows, pictures, settings.feather, join), about
