@@ -24,7 +24,7 @@ def seamless(picture: NDArray[np.uint8], sample: NDArray[np.uint8], known: Mask)
     ones are the picture's. Without any known or unknown pixel it is the sample, or the picture."""
     if known.all() or not known.any():
         return picture if known.all() else sample
-    rows, columns = (_around(~known.all(axis)) for axis in (1, 0))
+    rows, columns = _around(np.any(~known, axis=1)), _around(np.any(~known, axis=0))
     part, given = known[rows, columns], picture[:, rows, columns].astype(np.float32)
     made = sample[:, rows, columns]
     out = picture.copy()
