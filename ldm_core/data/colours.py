@@ -1,4 +1,4 @@
-"""Colours of an enlarged picture, held to those of the picture beneath it. No torch."""
+"""An enlarged picture, held to the small one that it was made of. No torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from ldm_core.data.images import to_channels
 
 LEVELS = 5
 """Scales of the enlarged picture's own: of 1, 2, 4, 8 and 16 pixels."""
+
+ROUNDS = 10
+"""Rounds of a back-projection."""
 
 
 def wavelet_fixed(picture: NDArray[np.uint8], given: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -28,6 +31,28 @@ def wavelet_fixed(picture: NDArray[np.uint8], given: NDArray[np.uint8]) -> NDArr
         change = np.asarray(enlarged, dtype=np.float32) - one  # the transform is linear: one for both coarse parts
         target[:] = np.clip(np.rint(one + _coarse(change)), 0, 255)
     return out
+
+
+def back_projected(picture: NDArray[np.uint8], given: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """`picture` (c, H, W), changed so that it gives `given` (c, h, w) when it is made small again (bicubic).
+
+    Iterative back-projection (Irani and Peleg, "Improving resolution by image registration", 1991): the small picture's
+    error is enlarged and added, :data:`ROUNDS` times. It is for pictures that were made small in this way.
+    """
+    out = np.empty_like(picture)
+    for one, plane, target in zip(picture, to_channels(given, len(picture)), out, strict=True):
+        made = one.astype(np.float32)
+        for _ in range(ROUNDS):
+            made = made + _resized(plane - _resized(made, plane.shape), made.shape)
+        target[:] = np.clip(np.rint(made), 0, 255)
+    return out
+
+
+def _resized(plane: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    from PIL import Image
+
+    height, width = shape
+    return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
 
 
 def _coarse(plane: NDArray[np.float32]) -> NDArray[np.float32]:

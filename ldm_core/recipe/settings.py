@@ -245,9 +245,10 @@ class SampleSettings:
         maximum=1000,
         since="0.2",
     )
-    colour_fix: Literal["wavelet", "none"] | None = field(
+    colour_fix: Literal["wavelet", "back_projection", "none"] | None = field(
         None,
-        "wavelet: enlarged pictures take their coarse colours from the given ones; null: those with `whole` alone",
+        "enlarged pictures are held to the given ones; wavelet: in their coarse colours; back_projection: made small "
+        "by the bicubic filter they are the given ones; null: wavelet, for those with `whole` alone",
         since="0.2",
     )
     decoder: str = field(

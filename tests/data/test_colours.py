@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from ldm_core.data.colours import LEVELS, wavelet_fixed
+from ldm_core.data.colours import LEVELS, back_projected, wavelet_fixed
 
 
 def enlarged(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -46,3 +46,29 @@ def test_the_coarse_part_is_a_blur_of_known_width() -> None:
 def test_a_grey_sample_of_a_picture_in_colour_and_of_a_dot() -> None:
     given = np.full((3, 1, 1), 80, np.uint8)
     assert (wavelet_fixed(np.full((1, 4, 4), 200, np.uint8), given) == 80).all()
+
+
+def small(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """By Pillow's bicubic filter, on levels as numbers: the degradation, without its rounding."""
+    planes = [Image.fromarray(p.astype(np.float32)).resize(size[::-1], Image.Resampling.BICUBIC) for p in picture]
+    return np.stack([np.asarray(plane) for plane in planes])
+
+
+def test_a_back_projected_picture_is_the_given_one_when_made_small() -> None:
+    """Of a right picture with an error of every scale, the part that the small picture shows goes."""
+    random = np.random.default_rng(0)
+    right = enlarged(random.integers(60, 200, (3, 12, 10), dtype=np.uint8), (96, 80))
+    given = np.rint(small(right, (24, 20))).astype(np.uint8)
+    rough = np.clip(right + random.normal(0, 12, right.shape) + 15, 0, 255).astype(np.uint8)
+    made = back_projected(rough, given)
+    assert np.abs(small(rough, (24, 20)) - given).mean() > 10
+    assert np.abs(small(made, (24, 20)) - given).max() < 1.5 and np.abs(small(made, (24, 20)) - given).mean() < 0.3
+    assert np.abs(made.astype(int) - right).mean() < np.abs(rough.astype(int) - right).mean() - 4
+    detail = rough.astype(float) - enlarged(small(rough, (24, 20)), (96, 80))
+    kept = made.astype(float) - enlarged(small(made, (24, 20)), (96, 80))
+    assert np.abs(kept - detail).mean() < 2  # what the small picture cannot show stays
+
+
+def test_a_back_projected_picture_that_fits_stays() -> None:
+    right = np.full((3, 32, 32), 90, np.uint8)
+    assert (back_projected(right, np.full((1, 8, 8), 90, np.uint8)) == right).all()

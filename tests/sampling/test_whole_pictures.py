@@ -91,6 +91,11 @@ def test_it_is_the_sampling_of_the_padded_picture(model: Pipeline) -> None:
     (other,) = plain.sample(inputs={"image": picture}, whole=True, steps=2, seed=7)
     assert "colour_fix" not in other.metadata and (other.image != found.image).any()
     target = np.stack([np.asarray(Image.fromarray(p).resize((44, 28), Image.Resampling.BICUBIC)) for p in picture])
+    held = model.with_settings(["sample.colour_fix=back_projection"])
+    (third,) = held.sample(inputs={"image": picture}, whole=True, steps=2, seed=7)
+    again = np.stack([np.asarray(Image.fromarray(p).resize((11, 7), Image.Resampling.BICUBIC)) for p in third.image])
+    assert third.metadata["colour_fix"] == "back_projection"
+    assert np.abs(again.astype(int) - picture)[:, :6, :10].mean() < 4, "made small it is the picture, but for clipping"
     off, own = (abs(one.image.mean((1, 2)) - target.mean((1, 2))).max() for one in (found, other))
     assert off < own, "the mean colour is nearer to the picture's"
 

@@ -8,10 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm_core.data import known_pixels
-from ldm_core.data.colours import wavelet_fixed
+from ldm_core.data.colours import back_projected, wavelet_fixed
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling.pieces.enlarged import Enlarger
 from ldm_core.sampling.pieces.membrane import seamless
+
+_FIXED = {"wavelet": wavelet_fixed, "back_projection": back_projected}
+"""The ways of ``sample.colour_fix``."""
 
 
 def finished(
@@ -22,12 +25,13 @@ def finished(
     `parts` may know pixels of the pictures.
     """
     about, enlarger = known_pixels.described(parts), Enlarger.of(recipe)
-    if enlarger is not None and recipe.sample.colour_fix == "wavelet":
+    way = recipe.sample.colour_fix
+    if enlarger is not None and way in _FIXED:
         givens = (np.asarray(row[enlarger.key]) for row in rows)
         pairs = [(one, given) for one, given in zip(pictures, givens, strict=True) if given.dtype == np.uint8]
         if len(pairs) == len(pictures):  # other arrays are no picture with colours
-            pictures = np.stack([wavelet_fixed(one, given) for one, given in pairs])
-            about["colour_fix"] = "wavelet"
+            pictures = np.stack([_FIXED[way](one, given) for one, given in pairs])
+            about["colour_fix"] = way
     settings, join = recipe.sample, None
     if known_pixels.KEY in about and (settings.seams == "poisson" or (settings.seams is None and not settings.feather)):
         join, about[known_pixels.SEAMS] = seamless, "poisson"
