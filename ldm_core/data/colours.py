@@ -1,4 +1,4 @@
-"""An enlarged picture, held to the small one that it was made of. No torch."""
+"""An enlarged picture, held to the small one. No torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def wavelet_fixed(picture: NDArray[np.uint8], given: NDArray[np.uint8]) -> NDArr
 
 
 def back_projected(picture: NDArray[np.uint8], given: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """`picture` (c, H, W), changed so that it gives `given` (c, h, w) when it is made small again (bicubic).
+    """`picture` (c, H, W) with a change: made small again (bicubic), it is `given` (c, h, w).
 
     Iterative back-projection (Irani and Peleg, "Improving resolution by image registration", 1991): the small picture's
     error is enlarged and added, :data:`ROUNDS` times. It is for pictures that were made small in this way.

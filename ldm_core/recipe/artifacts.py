@@ -174,14 +174,14 @@ def read_header(url: str, kind: str, *, sha256: str | None = None) -> Header:
 
 
 def read_decoder(url: str) -> Header:
-    """:func:`read_header` of a decoder's file, or of a first stage's, which has one."""
+    """:func:`read_header` of the file of a decoder or of a first stage."""
     text = (raw_header(url)[0].get("__metadata__") or {}).get(_KEY)
     is_stage = text is not None and parse_body(text, url)["kind"] == "first_stage"
     return read_header(url, "first_stage" if is_stage else "decoder")
 
 
 def stages_of_latents(header: Header) -> list[str]:
-    """The hashes of the files of the stages whose latents the first stage of `header` kept, as its file says."""
+    """The hashes of the files of all other stages with the latents of the first stage of `header`, as its file says."""
     told = header.extra.get(LATENTS_OF)
     return [str(each) for each in told] if isinstance(told, list) else []
 

@@ -49,7 +49,7 @@ def load_decoder(
     name: str, folder: str, recipe: Recipe, first_stage: str, catalog: Catalog, device: torch.device = _CPU
 ) -> OtherDecoder:
     """Read the decoder called `name` in `folder`, a run's, or in the file or folder of that name; frozen. A first stage
-    is a decoder too: of its own latents, and of those of the stage whose decoder alone was trained in it.
+    is a decoder too: of its own latents, and of the same latents of the stage before a training of its decoder alone.
 
     Raises :class:`CheckpointError` for a missing or damaged file, and for one of another first stage than that with the
     hash `first_stage` (as far as it is known), :class:`ConfigError` for other pictures, :class:`ComponentError` if its

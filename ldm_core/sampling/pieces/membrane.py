@@ -1,4 +1,4 @@
-"""A harmonic membrane: errors known around a hole, spread over it so that no seam is left at its edge.
+"""A harmonic membrane: errors known around a hole, spread over it: its edge has no seam.
 
 Source: Pérez, Gangnet and Blake, "Poisson Image Editing" (SIGGRAPH 2003), equation 7: with the gradients of a source
 inside, the correction of the source solves Laplace's equation between its values at the edge. Solved on a pyramid, each

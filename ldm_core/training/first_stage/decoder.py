@@ -18,7 +18,7 @@ from ldm_core.weights.convert import finder
 
 
 def hold_latents(stage: FirstStage, started: Start, size: tuple[int, ...], channels: int) -> None:
-    """Freeze all parameters of `stage` but those that its decoder has for itself.
+    """Freeze all parameters of `stage` but its decoder's own.
 
     These are found by gradients: ``decode`` depends on them, ``encode_moments`` does not, and they hold no codes.
     `size` and `channels` are those of the images. Raises ConfigError for a start that leaves weights fresh, and for a
@@ -48,7 +48,7 @@ def hold_latents(stage: FirstStage, started: Start, size: tuple[int, ...], chann
 
 
 def _reached(module: nn.Module, out: Tensor) -> set[nn.Parameter]:
-    """The parameters that `out` depends on."""
+    """The parameters behind `out`."""
     if not out.requires_grad:
         return set()
     parameters = list(module.parameters())
@@ -57,7 +57,7 @@ def _reached(module: nn.Module, out: Tensor) -> set[nn.Parameter]:
 
 
 def latents_of(context: RunContext) -> list[str]:
-    """The hashes of the files of all stages whose latents the run's stage kept, the one that it started from first."""
+    """The hashes of the files of all stages with the latents of the run's stage, the source's first."""
     settings = context.recipe.first_stage_trainer
     source = init_header(settings, "first_stage_trainer", settings.init_sha256, finder(context.catalog))
     return [source.sha256, *artifacts.stages_of_latents(source)]
