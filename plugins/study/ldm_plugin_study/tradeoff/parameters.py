@@ -59,8 +59,10 @@ def fitted(recipe: Recipe, wanted: int, catalog: Catalog) -> Fitted:
         )
     site, nearest = site_of(recipe), first
     for plain in _shapes(first.plain):
-        for each in _widths(plain, recipe.denoiser, site, wanted, catalog):
-            nearest = min(nearest, each, key=lambda found: abs(found.count - wanted))
+        for number, values in _widths(plain, recipe.denoiser, site, wanted, catalog):
+            if abs(number - wanted) < abs(nearest.count - wanted):
+                each = _made(values, recipe.denoiser, site, catalog)
+                nearest = min((each, nearest) if each else (nearest,), key=lambda found: abs(found.count - wanted))
         if abs(nearest.count - wanted) <= SPREAD * wanted:
             return nearest
     raise ConfigError(
@@ -94,9 +96,11 @@ def _shapes(plain: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**plain, **{key: value for key, value in changed.items() if plain.get(key)}}
 
 
-def _widths(plain: Mapping[str, Any], like: Part, site: Site, wanted: int, catalog: Catalog) -> Iterator[Fitted]:
-    """The two denoisers of a shape nearest to `wanted` parameters; their number is a square function of the width, and
-    three of them determine it."""
+def _widths(
+    plain: Mapping[str, Any], like: Part, site: Site, wanted: int, catalog: Catalog
+) -> Iterator[tuple[float, dict[str, Any]]]:
+    """The two denoisers of a shape nearest to `wanted` parameters, not yet made, each after its number of them: a square
+    function of the width, which three others determine."""
     unit = lcm(int(plain.get("norm_groups") or 8), int(plain.get("head_channels") or plain.get("heads") or 1))
     first = [_made({**plain, "channels": unit * n}, like, site, catalog) for n in (1, 2, 4)]
     one, two, four = (each.count if each else 0 for each in first)
@@ -108,8 +112,7 @@ def _widths(plain: Mapping[str, Any], like: Part, site: Site, wanted: int, catal
     root = linear**2 - 4 * square * (rest - wanted)
     number = (root**0.5 - linear) / (2 * square) if square > 0 and root > 0 else 1.0
     for near in sorted({max(1, floor(number)), max(1, floor(number) + 1)}):
-        if each := _made({**plain, "channels": unit * near}, like, site, catalog):
-            yield each
+        yield square * near**2 + linear * near + rest, {**plain, "channels": unit * near}
 
 
 def _made(plain: Mapping[str, Any], like: Part, site: Site, catalog: Catalog) -> Fitted | None:
