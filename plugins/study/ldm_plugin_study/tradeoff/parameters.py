@@ -99,8 +99,8 @@ def _shapes(plain: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _widths(
     plain: Mapping[str, Any], like: Part, site: Site, wanted: int, catalog: Catalog
 ) -> Iterator[tuple[float, dict[str, Any]]]:
-    """The two denoisers of a shape nearest to `wanted` parameters, not yet made, each after its number of them: a square
-    function of the width, which three others determine."""
+    """The two denoisers of a shape nearest to `wanted` parameters, not yet made, each after its number of them: a
+    square function of the width, which three others determine."""
     unit = lcm(int(plain.get("norm_groups") or 8), int(plain.get("head_channels") or plain.get("heads") or 1))
     first = [_made({**plain, "channels": unit * n}, like, site, catalog) for n in (1, 2, 4)]
     one, two, four = (each.count if each else 0 for each in first)
