@@ -182,9 +182,27 @@ def test_core_and_conditioner_are_a_latent_diffusion_model_with_guidance(empty: 
     assert parts == ["vq_ae", "ddim", "cfg"]
 
 
+def own_conditioner(commands: Path, folder: Path) -> list[str]:
+    """Write a conditioner of the user's own and pictures with captions into `folder`, and install it: the words by
+    which it is trained beside text."""
+    assert run(commands / "ldm-run", "new", "conditioner", "palette", folder=folder).returncode == 0
+    install(commands, "--no-build-isolation", folder / "ldm-plugin-palette")
+    (folder / "photos").mkdir()
+    for number in range(8):
+        Image.new("RGB", (16, 16), (number * 30, 0, 0)).save(folder / "photos" / f"{number}.png")
+    rows = [
+        json.dumps({"file_name": f"{number}.png", "text": f"red {number}", "palette": [number / 8, 0, 0]})
+        for number in range(8)
+    ]
+    (folder / "photos" / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    own = ["--cond", "palette", "--data", "photos", "dataset.read={caption: text, palette: palette}"]
+    return ["--first-stage", "vq_f4", "--cond", "text", "--sampler", "ddim", *own, *TINY, "--out", "both"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links packages")
 def test_the_next_words_of_a_user_work_there_too(empty: Path, wheels: Mapping[str, Path], tmp_path: Path) -> None:
-    """Text with one more install, the one that the error names; then a conditioner of the user's own."""
+    """Text with one more install, the one that the error names; then a conditioner of the user's own, whose recipe fits
+    the data."""
     line = ["--first-stage", "vq_f4", "--cond", "text", "--sampler", "ddim", *TINY, *SCENES]
     refused = run(empty / "ldm-run", *line, folder=tmp_path)
     assert refused.returncode == 2
@@ -192,18 +210,17 @@ def test_the_next_words_of_a_user_work_there_too(empty: Path, wheels: Mapping[st
     assert "Traceback" not in refused.stderr
     assert list(tmp_path.iterdir()) == [], "nothing was begun"
     assert install(empty, "--find-links", wheels["."].parent, "ldm-plugin-bert-text") == "ldm-plugin-bert-text-0.1.0"
-    assert run(empty / "ldm-run", "new", "conditioner", "palette", folder=tmp_path).returncode == 0
-    install(empty, "--no-build-isolation", tmp_path / "ldm-plugin-palette")
-    (tmp_path / "photos").mkdir()
-    for number in range(8):
-        Image.new("RGB", (16, 16), (number * 30, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
-    rows = [
-        json.dumps({"file_name": f"{number}.png", "text": f"red {number}", "palette": [number / 8, 0, 0]})
-        for number in range(8)
-    ]
-    (tmp_path / "photos" / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    own = ["--cond", "palette", "--data", "photos", "dataset.read={caption: text, palette: palette}"]
-    line = ["--first-stage", "vq_f4", "--cond", "text", "--sampler", "ddim", *own, *TINY, "--out", "both"]
-    done = run(empty / "ldm-run", *line, folder=tmp_path, path=str(empty))
+    done = run(empty / "ldm-run", "check", *own_conditioner(empty, tmp_path), folder=tmp_path, path=str(empty))
+    assert done.returncode == 0, done.stderr
+    named = [part["use"] for part in yaml.safe_load(done.stdout)["conditioners"]]
+    assert named == ["text", "palette"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="links packages")
+def test_a_conditioner_of_the_users_own_trains_there(empty: Path, wheels: Mapping[str, Path], tmp_path: Path) -> None:
+    """Beside text, to pictures."""
+    install(empty, "--find-links", wheels["."].parent, "ldm-plugin-bert-text")
+    done = run(empty / "ldm-run", *own_conditioner(empty, tmp_path), folder=tmp_path, path=str(empty))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "both" / "samples.png").stat().st_size > 0

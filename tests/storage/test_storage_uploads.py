@@ -85,8 +85,7 @@ def test_requests_of_a_write(server: FaultProxy) -> None:
 NOTHING: tuple[Fault, ...] = ("empty", "space", "page", "error")
 
 
-@pytest.mark.parametrize("old", [False, True])
-@pytest.mark.parametrize("fault", NOTHING)
+@pytest.mark.parametrize(("fault", "old"), [("empty", False), *((fault, True) for fault in NOTHING)])
 @pytest.mark.parametrize("where", [BEGIN, PARTS, END, PUT], ids=["begin", "part", "end", "whole"])
 def test_an_answer_of_success_without_a_deed(
     server: FaultProxy, upstream: tuple[str, int], where: Match, fault: Fault, old: bool

@@ -209,16 +209,21 @@ SAMPLED = {
 }
 
 
-OF_FEW = {"ddim1": ("celeba256", "sd1-ema"), "plms": ("celeba256", "bsr_sr", "sd1-ema")}
-"""Samplers that do the same with every network: the models that they are held to with each change."""
+OF_FEW = {
+    "ddim1": ("celeba256", "sd1-ema"),
+    "plms": ("celeba256", "bsr_sr", "sd1-ema"),
+    "ddim0_cfg3": ("cin256-v2", "sd1-ema"),
+    "ddim0_quant": ("celeba256", "bsr_sr"),
+}
+"""Samplers, guidance and rounding to codes that do the same with every network: the models that they are held to with
+each change."""
 
 
 def sampled() -> Iterator[Any]:
-    """Every row of a sampler; of the largest models some are for long runs, as are samplers beyond a few models."""
+    """Every row of a sampler; those beyond a few models are for long runs."""
     for kind in MODELS:
         for row in (name for name in SAMPLED if name in GOLDENS[kind]["rows"]):
-            large = kind in ("sd2-v", "lsun_churches256") and row != "ddim0"
-            long = (kind, row) != WRONG_THERE and (large or kind not in OF_FEW.get(row, MODELS))
+            long = kind not in OF_FEW.get(row, MODELS)
             yield pytest.param(kind, row, marks=pytest.mark.slow if long else (), id=f"{kind}-{row}")
 
 

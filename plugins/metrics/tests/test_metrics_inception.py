@@ -32,7 +32,7 @@ from ldm_core.testing.metrics.suite import Known
 
 FEW = {"random_seed": 1, "allow_few": True}
 TWO_PARTS = {"random_seed": 1, "splits": 2}
-COUNT = 12
+COUNT = 8
 
 
 @pytest.mark.slow

@@ -125,7 +125,8 @@ def test_a_job_has_its_time(run: Path) -> None:
         assert answer.status_code == 504 and "too long" in answer.text
 
 
-def test_the_end_answers_the_running_work_and_refuses_the_rest(run: Path) -> None:
+def test_the_end_answers_the_running_work_and_refuses_the_rest(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = held(monkeypatch)
     with running([run], Limits(batch=1)) as served:
         assert served.client.get("/healthz").json() == {"status": "ok"}
         answers: dict[str, Any] = {}
@@ -133,15 +134,16 @@ def test_the_end_answers_the_running_work_and_refuses_the_rest(run: Path) -> Non
         def wait(name: str, said: dict[str, Any]) -> None:
             answers[name] = served.client.post("/v1/sample", json=said)
 
-        threads = [threading.Thread(target=wait, args=("running", body(steps=100)))]
+        threads = [threading.Thread(target=wait, args=("running", body(steps=3)))]
         threads[0].start()
         jobs = served.site.engine.jobs
-        until(lambda: any(one.state == "running" for one in list(jobs.values())))
+        assert begun.wait(60)
         threads.append(threading.Thread(target=wait, args=("waiting", body(steps=31))))
         threads[1].start()
         until(lambda: len(jobs) == 2)
         began = time.monotonic()
         served.server.end()
+        go_on.set()
         for thread in threads:
             thread.join(20)
         served.thread.join(20)
@@ -163,11 +165,27 @@ def test_images_sampled_alone_are_those_of_the_library_bit_for_bit(run: Path) ->
             assert (pixels(image) == one.image.transpose(1, 2, 0)).all()
 
 
-def test_a_picture_is_the_same_bit_for_bit_alone_and_beside_others(run: Path) -> None:
+def held(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """The sampler waits: the first event says that it has begun, and the second lets it go on."""
+    begun, go_on, whole = threading.Event(), threading.Event(), Pipeline.sample
+
+    def sample(self: Pipeline, *args: Any, **given: Any) -> Any:
+        begun.set()
+        assert go_on.wait(60)
+        return whole(self, *args, **given)
+
+    monkeypatch.setattr(Pipeline, "sample", sample)
+    return begun, go_on
+
+
+def test_a_picture_is_the_same_bit_for_bit_alone_and_beside_others(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One image asked for by itself, and in a batch of eight of other captions, by the server's own filling."""
+    begun, go_on = held(monkeypatch)
     with running([run]) as served:
-        ask(served, body(images=4, steps=250))  # holds the sampler while the others come
+        ask(served, body(images=4, steps=3))  # holds the sampler while the others come
+        assert begun.wait(60)
         ids = [ask(served, {**body(steps=3, seed=seed), "inputs": {"caption": f"{seed}"}}) for seed in range(1, 9)]
+        go_on.set()
         until(lambda: all(served.client.get(f"/v1/jobs/{each}").json()["state"] == "done" for each in ids))
         beside = [served.client.get(f"/v1/jobs/{each}").json()["result"]["images"][0]["png"] for each in ids]
         batch = served.client.get("/metrics").text
