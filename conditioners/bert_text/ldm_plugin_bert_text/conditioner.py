@@ -134,7 +134,22 @@ class TextConditioner(Conditioner, nn.Module):
                     )
                     if self.training:
                         break
+        if self.training and self.config.token_dropout > 0.0:
+            tokens = [self._thinned(row) for row in tokens]
         return self._embed(tokens)
+
+    def _thinned(self, row: Tokens) -> Tokens:
+        """`row` without a random share of the caption's tokens; one of them stays. Numbers are torch's, as a dropout's:
+        they go on with a resumed run."""
+        first, last = len(self.tokenizer.start), row.used - len(self.tokenizer.end)
+        if last - first < 2:
+            return row
+        kept = torch.rand(last - first) >= self.config.token_dropout
+        if not bool(kept.any()):
+            kept[int(torch.randint(len(kept), ()))] = True
+        inner = [one for one, stays in zip(row.ids[first:last], kept.tolist(), strict=True) if stays]
+        ids = (*row.ids[:first], *inner, *row.ids[last : row.used])
+        return Tokens(ids + (self.tokenizer.pad,) * (len(row.ids) - len(ids)), len(ids), row.cut)
 
     def null(self, like: Cond) -> Cond:
         """The encoding of the empty caption, once for each row of `like`, in the length of `like`.

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
+from ldm_core.config.fields import field
 from ldm_core.contracts import KeyForm, Site
 from ldm_core.nn.transformer_config import TokenTransformerConfig
 
@@ -35,6 +36,13 @@ class TextConfig(TokenTransformerConfig):
         metadata={"help": "rows of the token table that a tokenizer trained here leaves free"},
     )
     lowercase: bool = attrs.field(default=True, metadata={"help": "tell no upper case from lower case"})
+    token_dropout: float = field(
+        0.0,
+        "share of each caption's tokens to leave out in training, drawn anew each time",
+        minimum=0,
+        maximum=0.9,
+        since="0.2",
+    )
     key: str = attrs.field(default="caption", metadata={"help": "which key of a batch holds the text"})
     mask: bool = attrs.field(
         # Published models attend to the padding too.

@@ -35,10 +35,13 @@ class Tokens(NamedTuple):
 class Tokenizer(Protocol):
     """A tokenizer of either kind, as the conditioner needs it.
 
-    `model`: its bytes, which travel with the weights. `size`: ids it knows. `pad`: padding's id.
+    `model`: its bytes, which travel with the weights. `size`: ids it knows. `start`, `end`: the ids around a caption's
+    own, none or one. `pad`: padding's id.
     """
 
     model: bytes
+    start: tuple[int, ...]
+    end: tuple[int, ...]
     size: int
     pad: int
 

@@ -57,6 +57,7 @@ class WordPieceTokenizer:
             )
         self.size = len(lines)
         self.unknown, self.pad = self._ids[UNKNOWN], self._ids[PADDING]
+        self.start, self.end = (self._ids[START],), (self._ids[END],)
         self._longest = max(map(len, self._ids))
         self._special = re.compile("(" + "|".join(re.escape(t) for t in SPECIAL if t in self._ids) + ")")
         self._known: dict[str, tuple[int, ...]] = {}
@@ -68,7 +69,7 @@ class WordPieceTokenizer:
         cut = ""
         if len(pieces) > room:
             cut = text[reach(text, room, lambda end: len(self.pieces(text[:end]))) :].strip()
-        ids = (self._ids[START], *pieces[:room], self._ids[END])
+        ids = (*self.start, *pieces[:room], *self.end)
         return Tokens(ids + (self.pad,) * (self.length - len(ids)), len(ids), cut)
 
     def pieces(self, text: str) -> list[int]:
