@@ -72,7 +72,7 @@ class ReadingConfig(DatasetConfig):
         factory=dict,
         metadata={
             "help": "key -> its source: an extension (caption: title for .title) or a field of the .json or the "
-            "metadata row (caption: name, or json.name; dots go deeper)"
+            "metadata row (caption: name, or json.name; dots go deeper), or several of their texts: 'name, keywords'"
         },
     )
     geometry: Mapping[str, str] = attrs.field(

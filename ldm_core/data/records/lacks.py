@@ -58,7 +58,8 @@ def lacking(
 
 def unread(read: Mapping[str, Sequence[Source]], fields: Sequence[Mapping[str, object] | None]) -> str:
     """The remark on fields that none of the keys in `read` takes; empty if there are none."""
-    taken = {source.field[0] for sources in read.values() for source in sources if source.field} | {"file_name"}
+    named = [place for sources in read.values() for source in sources for place in (source.field, *source.also)]
+    taken = {place[0] for place in named if place} | {"file_name"}
     rest = _fields([{k: v for k, v in (known or {}).items() if k not in taken} for known in fields[:_LOOKED_AT]])
     return f"fields that no key reads: {', '.join(rest)} (dataset.read names them)" if rest else ""
 

@@ -51,6 +51,8 @@ class Source:
     """Only the metadata row has the field, not the JSON."""
     annotated: bool = False
     """Annotation files have it; `field` says which part of them."""
+    also: tuple[tuple[str, ...], ...] = ()
+    """Further fields: the value is the texts of all that a sample has, joined with commas."""
 
     def has(self, sample: Sample, fields: Mapping[str, Any] | None) -> bool:
         """True if the sample has it; a sample with broken JSON (`fields` None) is assumed to."""
@@ -79,10 +81,14 @@ class Source:
         if self.extension:
             return f".{self.extension}"
         where = "metadata" if self.row else "JSON or metadata"
-        return f"'{'.'.join(self.field)}' of the {where}" if self.field else "the folders"
+        names = ", ".join(".".join(field) for field in (self.field, *self.also))
+        return f"'{names}' of the {where}" if self.field else "the folders"
 
     def look_up(self, fields: Mapping[str, Any]) -> Any:
         """The field's value, or NO_VALUE."""
+        if self.also:
+            each = [attrs.evolve(self, field=field, also=()) for field in (self.field, *self.also)]
+            return _joined([found for one in each if (found := one.look_up(fields)) is not NO_VALUE])
         value: Any = fields
         for name in self.field:
             if not isinstance(value, Mapping) or name not in value:
@@ -92,6 +98,17 @@ class Source:
         if isinstance(value, list) and str in self.types:  # of texts
             wrong = not value or not all(isinstance(each, str) for each in value)
         return NO_VALUE if value is None or wrong else value
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    """Texts and lists of texts as one text; a value of another type by itself, which is then no caption."""
+    texts: list[str] = []
+    for value in values:
+        several = value if isinstance(value, list) else [value]
+        if not all(isinstance(each, str) for each in several):
+            return value
+        texts += several
+    return ", ".join(dict.fromkeys(texts)) if texts else NO_VALUE
 
 
 _FOLDER = Source()
@@ -170,9 +187,12 @@ class Sources:
         extension = text.lower().lstrip(".")
         if extension in extensions:
             return Source(extension)
-        source = Source(field=tuple(text.removeprefix("json.").split(".")))
-        if any(known is not None and source.look_up(known) is not NO_VALUE for known in fields):
+        if (source := _field(text, fields)) is not None:
             return source
+        parts = [_field(part.strip(), fields) for part in text.split(",")]
+        if len(parts) > 1 and None not in parts:
+            first, *more = (part.field for part in parts if part is not None)
+            return Source(field=first, also=tuple(more))
         names = sorted({str(name) for known in fields[:100] for name in known or {}})
         raise DataError(
             f"{self._store.title}: read.{key}: no extension or field '{text}'; found extensions "
@@ -235,6 +255,13 @@ class Sources:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_labels": {}}  # read once while indexing; ids mean nothing elsewhere
+
+
+def _field(text: str, fields: Sequence[Mapping[str, Any] | None]) -> Source | None:
+    """The source of a field of this name, if a sample has it."""
+    source = Source(field=tuple(text.removeprefix("json.").split(".")))
+    there = any(known is not None and source.look_up(known) is not NO_VALUE for known in fields)
+    return source if there else None
 
 
 def bounded(store: Store, sample: Sample, extension: str, most: int) -> bytes:

@@ -316,3 +316,23 @@ def test_fields_that_no_key_reads_are_named_and_how_they_are_read(tmp_path: Path
     read = opened(tmp_path, read={"brightness": "brightness", "speed": "shot.iso"})
     assert "no key reads" not in read.remarks() and read.keys["brightness"] == "value"
     assert read.select(["speed"])[0]["speed"] == 100
+
+
+def test_texts_of_several_fields_make_one(tmp_path: Path) -> None:
+    """In their order, each once, joined with commas; of a row without one of them, the others."""
+    words = [
+        {"name": "red fox", "tags": ["animal", "fox", "red fox"]},
+        {"tags": ["plain"]},
+        {"name": "a, b", "tags": []},
+    ]
+    rows = [{"file_name": f"{n}.png", **row} for n, row in zip("abc", words, strict=True)]
+    fill(tmp_path, "a.png", "b.png", "c.png", metadata__jsonl="\n".join(map(json.dumps, rows)))
+    data = opened(tmp_path, read={"caption": "name, tags"})
+    assert captions(data) == ["red fox, animal, fox", "plain", "a, b"]
+    assert "no key reads" not in data.remarks()
+    with pytest.raises(DataError, match=r"no extension or field 'name, colour'"):
+        opened(tmp_path, read={"caption": "name, colour"})
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "name": "x", "tags": 7}))
+    wrong = opened(tmp_path, read={"caption": "name, tags"})
+    with pytest.raises(DataError, match="expected text, got 7"):
+        captions(wrong)
