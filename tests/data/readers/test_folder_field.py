@@ -332,7 +332,7 @@ def test_texts_of_several_fields_make_one(tmp_path: Path) -> None:
     assert "no key reads" not in data.remarks()
     with pytest.raises(DataError, match=r"no extension or field 'name, colour'"):
         opened(tmp_path, read={"caption": "name, colour"})
-    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "name": "x", "tags": 7}))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps({**row, "tags": 7}) for row in rows))
     wrong = opened(tmp_path, read={"caption": "name, tags"})
     with pytest.raises(DataError, match="expected text, got 7"):
         captions(wrong)
