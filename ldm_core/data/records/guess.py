@@ -51,10 +51,10 @@ def guess_reader(url: str, catalog: Catalog | None = None) -> str:
 
 def kept_settings(before: object, use: str) -> dict[str, Any]:
     """A recipe's settings of its data set (fields to read, classes), as far as they hold for other data of the same
-    form, under the reader `use`."""
+    form, under the reader `use`; those without a reader's name are for any."""
     kept = dict(before) if isinstance(before, Mapping) else {}
     own = kept.get("use")
-    if own != use and (own not in ("tar", "folder") or use not in ("tar", "folder")):
+    if own not in (None, use) and (own not in ("tar", "folder") or use not in ("tar", "folder")):
         return {}
     if use != "tar":
         kept.pop("keep_bytes", None)

@@ -21,6 +21,7 @@ from ldm_core.cli.options import RecipeOptions
 from ldm_core.config import documents
 from ldm_core.data import images
 from ldm_core.data.records.folder_layout import split_word
+from ldm_core.data.records.guess import kept_settings
 from ldm_core.data.unreadable import BadExample, SkipBad
 from ldm_core.errors import DataError
 from ldm_core.recipe.resolve import resolve
@@ -336,3 +337,12 @@ def test_texts_of_several_fields_make_one(tmp_path: Path) -> None:
     wrong = opened(tmp_path, read={"caption": "name, tags"})
     with pytest.raises(DataError, match="expected text, got 7"):
         captions(wrong)
+
+
+def test_settings_of_a_recipe_without_a_reader_are_for_the_data_that_are_given() -> None:
+    """A recipe may say how data are read and leave the place to the command line: nothing of it is dropped."""
+    said = {"read": {"caption": "name"}}
+    assert (
+        kept_settings(said, "tar") == said and kept_settings({**said, "use": "tar"}, "folder")["read"] == said["read"]
+    )
+    assert kept_settings({"use": "shapes", "scenes": 3}, "tar") == {} and kept_settings("shapes", "tar") == {}
