@@ -73,8 +73,8 @@ class CaptionTokenizer:
                 "trainer wrote, or the vocab.txt of a BERT tokenizer"
             )
         start, end, pad = self._pieces.bos_id(), self._pieces.eos_id(), self._pieces.pad_id()
-        self.start = (start,) if start >= 0 else ()
-        self.end = (end,) if end >= 0 else ()
+        self.start: tuple[int, ...] = (start,) if start >= 0 else ()
+        self.end: tuple[int, ...] = (end,) if end >= 0 else ()
         self.pad: int = next(i for i in (pad, end, self._pieces.unk_id()) if i >= 0)
 
     def __call__(self, text: str) -> Tokens:

@@ -57,7 +57,8 @@ class WordPieceTokenizer:
             )
         self.size = len(lines)
         self.unknown, self.pad = self._ids[UNKNOWN], self._ids[PADDING]
-        self.start, self.end = (self._ids[START],), (self._ids[END],)
+        self.start: tuple[int, ...] = (self._ids[START],)
+        self.end: tuple[int, ...] = (self._ids[END],)
         self._longest = max(map(len, self._ids))
         self._special = re.compile("(" + "|".join(re.escape(t) for t in SPECIAL if t in self._ids) + ")")
         self._known: dict[str, tuple[int, ...]] = {}

@@ -219,3 +219,35 @@ def test_trains_jointly() -> None:
     ramp = torch.linspace(0, 1, cond.crossattn.numel()).view_as(cond.crossattn)
     (cond.crossattn * ramp + null.crossattn * ramp.flip(2)).sum().backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in text.parameters())
+
+
+def test_token_dropout_leaves_out_its_share_in_training_alone() -> None:
+    """Of 3 tokens and a share of 0.4, each stays in 0.6 of the draws, but for those that would leave none: one of three
+    then stays. Order, start, end and padding are kept; numbers are torch's own."""
+    config = attrs.evolve(SMALL, token_dropout=0.4)
+    text, whole = build(config), build(SMALL)
+    batch = {"caption": ["red star circle"] * 2000}
+    assert torch.equal(vectors(text.encode(batch)), vectors(whole.encode(batch)))
+    full = text._tokens("red star circle")
+    assert full.used == 5
+    torch.manual_seed(0)
+    drawn = [text._thinned(full) for _ in range(2000)]
+    assert {len(row.ids) for row in drawn} == {SMALL.length}
+    for row in drawn:
+        inner = row.ids[1 : row.used - 1]
+        places = [full.ids.index(one) for one in inner]
+        assert places == sorted(places) and 1 <= len(inner) <= 3
+        assert row.ids[0] == full.ids[0] and row.ids[row.used - 1] == full.ids[4]
+        assert set(row.ids[row.used :]) <= {text.tokenizer.pad}
+    kept = sum(row.used - 2 for row in drawn) / 2000
+    assert abs(kept - (3 * 0.6 + 0.4**3)) < 0.06
+    torch.manual_seed(0)
+    assert [text._thinned(full) for _ in range(2000)] == drawn
+    assert text._thinned(text._tokens("red")) == text._tokens("red") and text._thinned(text._tokens("")).used == 2
+    text.train()
+    assert len({tuple(row.flatten().tolist()) for row in vectors(text.encode(batch))}) == 7
+
+
+def vectors(cond: Any) -> torch.Tensor:
+    found: torch.Tensor = cond.crossattn.detach()
+    return found
