@@ -100,14 +100,15 @@ class Source:
         return NO_VALUE if value is None or wrong else value
 
 
-def _joined(values: Sequence[Any]) -> Any:
+def _joined(values: Sequence[object]) -> object:
     """Texts and lists of texts as one text; a value of another type by itself, which is then no caption."""
     texts: list[str] = []
     for value in values:
         several = value if isinstance(value, list) else [value]
-        if not all(isinstance(each, str) for each in several):
+        found = [each for each in several if isinstance(each, str)]
+        if len(found) < len(several):
             return value
-        texts += several
+        texts += found
     return ", ".join(dict.fromkeys(texts)) if texts else NO_VALUE
 
 
@@ -257,7 +258,7 @@ class Sources:
         return {**self.__dict__, "_labels": {}}  # read once while indexing; ids mean nothing elsewhere
 
 
-def _field(text: str, fields: Sequence[Mapping[str, Any] | None]) -> Source | None:
+def _field(text: str, fields: Sequence[Mapping[str, object] | None]) -> Source | None:
     """The source of a field of this name, if a sample has it."""
     source = Source(field=tuple(text.removeprefix("json.").split(".")))
     there = any(known is not None and source.look_up(known) is not NO_VALUE for known in fields)

@@ -321,7 +321,7 @@ def test_fields_that_no_key_reads_are_named_and_how_they_are_read(tmp_path: Path
 
 def test_texts_of_several_fields_make_one(tmp_path: Path) -> None:
     """In their order, each once, joined with commas; of a row without one of them, the others."""
-    words = [
+    words: list[dict[str, object]] = [
         {"name": "red fox", "tags": ["animal", "fox", "red fox"]},
         {"tags": ["plain"]},
         {"name": "a, b", "tags": []},

@@ -98,7 +98,7 @@ def _shapes(plain: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _widths(
     plain: Mapping[str, Any], like: Part, site: Site, wanted: int, catalog: Catalog
-) -> Iterator[tuple[float, dict[str, Any]]]:
+) -> Iterator[tuple[float, dict[str, object]]]:
     """The two denoisers of a shape nearest to `wanted` parameters, not yet made, each after its number of them: a
     square function of the width, which three others determine."""
     unit = lcm(int(plain.get("norm_groups") or 8), int(plain.get("head_channels") or plain.get("heads") or 1))
