@@ -25,10 +25,10 @@ def seamless(picture: NDArray[np.uint8], sample: NDArray[np.uint8], known: Mask)
     if known.all() or not known.any():
         return picture if known.all() else sample
     rows, columns = _around(np.any(~known, axis=1)), _around(np.any(~known, axis=0))
-    part, given = known[rows, columns], picture[:, rows, columns].astype(np.float32)
-    made = sample[:, rows, columns]
-    out = picture.copy()
-    out[:, rows, columns] = np.clip(np.rint(made + membrane(given - made, part)), 0, 255)
+    part, out = known[rows, columns], picture.copy()
+    for number in range(len(picture)):  # one by one: a large picture's maps of numbers take ten times its memory
+        given, made = (each[number : number + 1, rows, columns].astype(np.float32) for each in (picture, sample))
+        out[number, rows, columns] = np.clip(np.rint(made + membrane(given - made, part)), 0, 255)[0]
     return out
 
 
