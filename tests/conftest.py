@@ -22,7 +22,7 @@ class Heap:
     Late in a whole run that is some four million objects, and a collection that looks through them takes over a second.
     """
 
-    EVERY = 4.0
+    EVERY = 10.0
     """Seconds of processor time, at least, from one time to the next."""
 
     def __init__(self) -> None:

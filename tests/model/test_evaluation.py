@@ -215,17 +215,17 @@ def test_recomputed_blocks_see_the_forward_passes_evaluation(elsewhere: bool) ->
         assert all(torch.equal(a, b) for a, b in zip(want, got, strict=True))
 
 
-def test_a_compiled_network_without_hooks_asks_for_nothing() -> None:
+@pytest.mark.parametrize("recomputed", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_compiled_network_without_hooks_asks_for_nothing(recomputed: bool) -> None:
     network = unet(attention=MIDDLE, levels=1)
-    for recomputed in (False, True):
-        if recomputed:
-            recompute(network.recompute_blocks())
-            network.train()
-        torch._dynamo.reset()
-        x, t, cond = given()
-        with during(Evaluation(cond, t.float(), t, None, (8, 6))):
-            found = torch._dynamo.explain(network)(x, t.float(), cond)
-        assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
+    if recomputed:
+        recompute(network.recompute_blocks())
+        network.train()
+    torch._dynamo.reset()
+    x, t, cond = given()
+    with during(Evaluation(cond, t.float(), t, None, (8, 6))):
+        found = torch._dynamo.explain(network)(x, t.float(), cond)
+    assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
 
 
 def test_a_compiled_network_with_hooks_does_as_it_is() -> None:
