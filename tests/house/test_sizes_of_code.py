@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+import source_tree
 from measures import MOST_FILES, MOST_LINES, MOST_PARAMETERS, hold
 from source_tree import python_files, short
 
@@ -40,3 +44,16 @@ def test_fewer_values_are_of_any_type() -> None:
 
 def test_fewer_functions_are_waived() -> None:
     hold("waived", "make the function simpler instead of a noqa")
+
+
+def test_the_rules_see_the_packages_wherever_the_checkout_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path("/tests/clone")
+    names = (
+        "ldm_core/errors.py",
+        "plugins/cfg/ldm_plugin_cfg/guidance.py",
+        "plugins/cfg/tests/test_cfg.py",
+        "tests/a.py",
+    )
+    monkeypatch.setattr(source_tree, "ROOT", root)
+    monkeypatch.setattr(source_tree, "files", lambda: [root / name for name in names])
+    assert source_tree.package_files() == [root / name for name in names[:2]]

@@ -39,7 +39,7 @@ def package_files() -> list[Path]:
     return [
         f
         for f in python_files()
-        if short(f).split("/")[0] in ("ldm_core", "plugins", "conditioners") and "tests" not in f.parts
+        if (parts := short(f).split("/"))[0] in ("ldm_core", "plugins", "conditioners") and "tests" not in parts
     ]
 
 
