@@ -70,7 +70,7 @@ class TooLargeError(OSError):
 
 
 class RefusedError(OSError):
-    """What a storage says in the last resort; its text is the line for the user."""
+    """The last word of a storage; its text is the line for the user."""
 
 
 class OddError(OSError):

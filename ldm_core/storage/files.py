@@ -33,7 +33,7 @@ class FileInfo:
     mark: str = ""
     """ETag or checksum if the storage has one. Not the time of change: a copy is the same data."""
     irregular: str = ""
-    """Why it cannot be read (``a pipe``, ``a link to nothing``); "" for a file as it should be."""
+    """The reason that it cannot be read (``a pipe``, ``a link to nothing``); "" for a file as it should be."""
 
 
 def exists(url: str | os.PathLike[str]) -> bool:

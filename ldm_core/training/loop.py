@@ -1,4 +1,9 @@
-"""The loop of every task: resume, steps, logs, checkpoints, signals, validation and pictures on the way."""
+"""The loop of every task: resume, steps, logs, checkpoints, signals, validation and pictures on the way.
+
+:func:`train` raises :class:`Interrupted` after a checkpoint when asked to stop or when the time is over,
+:class:`TrainingError` if the loss is not finite (the last checkpoint stays) or another run has taken the folder, and
+:class:`~ldm_core.errors.CheckpointError` if the last checkpoint cannot be written.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +31,8 @@ from ldm_core.training.task import Task
 T = TypeVar("T")
 Settings = TrainerSettings | FirstStageTrainerSettings
 Evaluate = Callable[[int], bool]
+"""Measures the model after a step, before its checkpoint; true if it was cut off, as the run is asked to leave: the
+resumed run calls it for the same step. All processes call it, and it is the same in all."""
 
 
 def _never(step: int) -> bool:
@@ -35,14 +42,7 @@ def _never(step: int) -> bool:
 def train(
     task: Task, loader: Loader, settings: Settings, run: Run, *, folder: str, identity: str, evaluate: Evaluate = _never
 ) -> None:
-    """Train to ``settings.steps``, going on from the newest whole checkpoint in `folder`.
-
-    `evaluate` measures the model after a step, before its checkpoint, and is true if it was cut off, as the run is
-    asked to leave; the resumed run calls it for the same step. All processes call it, and it is the same in all.
-    Raises :class:`Interrupted` after a checkpoint when asked to stop or when the time is over, :class:`TrainingError`
-    if the loss is not finite (the last checkpoint stays) or another run has taken the folder,
-    :class:`~ldm_core.errors.CheckpointError` if the last checkpoint cannot be written.
-    """
+    """Train to ``settings.steps``, going on from the newest whole checkpoint in `folder`; for errors see the module."""
     checkpoints = Checkpointer(task, folder, identity, settings, run)
     start = checkpoints.restore()
     task.prepare(start)

@@ -211,6 +211,6 @@ class TarStore:
 
 
 def _changed(url: str) -> int:
-    """When a local file was changed, in nanoseconds; storage elsewhere has marks."""
+    """The time of a local file's change, in nanoseconds; storage elsewhere has marks."""
     path = storage.local_path(url)
     return 0 if path is None else path.stat().st_mtime_ns

@@ -36,7 +36,7 @@ OLD = 900.0
 
 @attrs.frozen
 class Holder:
-    """Who holds a lock."""
+    """The holder of a lock."""
 
     token: str
     host: str
