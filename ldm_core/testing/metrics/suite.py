@@ -57,7 +57,7 @@ class MetricSuite(MeasuredRows):
         "give a dict of floats under the same names at each call, and raise an LDMError where there is no number",
     )
     def test_values_are_finite_numbers(self) -> None:
-        """From enough pictures it gives finite floats by name, and the names that are better if higher are among them."""
+        """Enough pictures give finite floats by name, and the names that are better if higher are among them."""
         metric = self.build()
         found = self.values(metric, *self._sets(metric))
         assert isinstance(found, Mapping) and found, f"values gives {found!r}"
