@@ -25,6 +25,7 @@ from ldm_core.testing.suites.codec import put, random_weights
 from ldm_core.weights.complete import recipe_of
 from ldm_core.weights.normalization import factor_of, folded
 from ldm_core.weights.source import open_source
+from ldm_core.weights.write import complete
 from ldm_core.weights.write import put as write_files
 
 UNET = {"use": "unet", "channels": 32, "channel_mult": [1, 2], "res_blocks": 1, "attention": [2], "heads": 2}
@@ -249,3 +250,21 @@ def test_the_configuration_is_written_beside_and_replaces_no_file_of_others(tmp_
     with pytest.raises(ConfigError, match=r"m\.yaml: is there already"):
         write_files(written, str(place))
     assert not place.exists()
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+def test_no_folder_of_the_machine_is_written(suffix: str, tmp_path: Path) -> None:
+    """Neither that of the first stage nor of the tokenizer; a file's own name is all that its configuration has."""
+    weights, folder = weights_of("text"), tmp_path / "private-folder-of-anna"
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\nred\n")
+    plain = dict(weights.recipe)
+    (text,) = plain["conditioners"]
+    places = {
+        "first_stage": {**plain["first_stage"], "weights": str(folder / "stage")},
+        "conditioners": [{**text, "tokenizer": str(folder / "vocab.txt")}],
+    }
+    named = complete(attrs.evolve(weights, recipe={**plain, **places}), catalog())
+    write_files(CompVisCodec(CompVisConfig()).write(named, f"model.{suffix}"), str(tmp_path / f"model.{suffix}"))
+    made = [file for file in tmp_path.iterdir() if file.is_file()]
+    assert len(made) == 2 and not [file for file in made if folder.name.encode() in file.read_bytes()]

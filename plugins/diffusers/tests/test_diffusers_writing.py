@@ -257,3 +257,20 @@ def test_a_tokenizer_that_is_named_goes_with_weights_that_lack_theirs(tmp_path: 
         assert (again / "tokenizer" / name).read_bytes() == (folder / "tokenizer" / name).read_bytes()
     kept = complete(attrs.evolve(whole, recipe=named), CATALOG).model
     assert kept is not None and bytes(kept["conditioners.text._extra_state"].tolist()) == CLIP_STATE
+
+
+def test_no_folder_of_the_machine_is_written(tmp_path: Path) -> None:
+    """Neither that of the first stage nor of the tokenizer."""
+    weights, place = with_words(random_weights(TEXT), VOCABULARY), tmp_path / "private-folder-of-anna"
+    place.mkdir()
+    (place / "vocab.txt").write_bytes(VOCABULARY)
+    (text,) = TEXT["conditioners"]
+    places = {
+        "first_stage": {**KL, "weights": str(place / "stage")},
+        "conditioners": [{**text, "tokenizer": str(place / "vocab.txt")}],
+    }
+    named = complete(attrs.evolve(weights, recipe={**weights.recipe, **places}), CATALOG)
+    folder, notes = folder_of(named, tmp_path / "pipeline")
+    made = [file for file in folder.rglob("*") if file.is_file()]
+    assert len(made) >= 9 and not [file for file in made if place.name.encode() in file.read_bytes()]
+    assert place.name not in " ".join(notes)

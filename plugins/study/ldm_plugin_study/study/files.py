@@ -22,17 +22,25 @@ def write(
     canvas: Any,
 ) -> list[str]:
     """Write all files of this `name` to `folder`: rows (None: an empty field), lines, plain values, and a figure of
-    matplotlib; their URLs."""
+    matplotlib; their URLs. Texts in them name local files without their folders, as they are handed on."""
     texts: dict[str, str | bytes] = {
-        "csv": _csv(csv),
-        "md": "\n".join(markdown) + "\n",
-        "json": json.dumps(plain, indent=2) + "\n",
+        "csv": _csv(map(_named, csv)),
+        "md": "\n".join(map(_named, markdown)) + "\n",
+        "json": json.dumps(_named(plain), indent=2) + "\n",
         **{ending: _picture(canvas, ending) for ending in ("png", "svg")},
     }
     urls = {ending: storage.join(folder, f"{name}.{ending}") for ending in texts}
     for ending, content in texts.items():
         storage.atomic_write(urls[ending], content)
     return list(urls.values())
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _named(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_named(each) for each in value]
+    return storage.told_without_folders(value) if isinstance(value, str) else value
 
 
 def _csv(rows: Iterable[Sequence[object]]) -> str:
