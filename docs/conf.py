@@ -50,6 +50,10 @@ def _reachable(app: Any, page: str, template: str, context: dict[str, Any], tree
             told = told.replace("<pre>", '<pre tabindex="0">')
             wide = '<div class="table-wrapper'
             context[key] = told.replace(wide, f'<div role="group" aria-label="table" tabindex="0"{wide[4:]}')
+    if page == "_modules/index":  # Sphinx puts lists into lists there, without items around them: one is enough
+        head, *items = re.split(r"(?=<li>)", context["body"])
+        rows = [item.partition("</li>")[0] + "</li>" for item in items]
+        context["body"] = "\n".join([re.sub(r"</?ul>", "", head), "<ul>", *rows, "</ul>"])
 
 
 def _lead(app: Any, name: str, source: list[str]) -> None:

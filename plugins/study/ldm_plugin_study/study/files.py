@@ -24,8 +24,8 @@ def write(
     """Write all files of this `name` to `folder`: rows (None: an empty field), lines, plain values, and a figure of
     matplotlib; their URLs. Texts in them name local files without their folders, as they are handed on."""
     texts: dict[str, str | bytes] = {
-        "csv": _csv(map(_named, csv)),
-        "md": "\n".join(map(_named, markdown)) + "\n",
+        "csv": _csv([_named(each) for each in row] for row in csv),
+        "md": "\n".join(map(storage.told_without_folders, markdown)) + "\n",
         "json": json.dumps(_named(plain), indent=2) + "\n",
         **{ending: _picture(canvas, ending) for ending in ("png", "svg")},
     }
@@ -35,7 +35,7 @@ def write(
     return list(urls.values())
 
 
-def _named(value: Any) -> Any:
+def _named(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: _named(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
