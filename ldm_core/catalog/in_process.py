@@ -15,7 +15,7 @@ from ldm_core.errors import ComponentError
 
 HERE = "this process"
 """Stands for the distribution of a part that is registered in Python."""
-NOT_HERE = "; one that was registered in Python (Catalog.register) is known to that process alone: register it here too"
+NOT_HERE = "; install its distribution (pip install -e FOLDER), or if it was registered in Python register it here too"
 CONTRACTS: Mapping[str, str] = {
     "first_stage": "FirstStage",
     "denoiser": "Denoiser",

@@ -235,6 +235,11 @@ def test_a_near_name_is_suggested() -> None:
     assert str(caught.value) == "no first_stage named 'vq_f88'; did you mean 'vq_f8'? (installed: vq_f4, vq_f8)"
 
 
+def test_a_name_like_no_other_tells_of_an_installation_that_is_missing() -> None:
+    with pytest.raises(ComponentError, match=r"'mine'; install its distribution \(pip install -e FOLDER\)"):
+        catalog(a=Plugin(component(name="vq_f8", kind="first_stage"))).get("sampler", "mine")
+
+
 def test_broken_plugins_are_named_as_the_likely_cause() -> None:
     made = catalog(a=Plugin(component(api=99)))
     with pytest.raises(ComponentError, match=r"did not load, see `Catalog.broken`: dist-a: .*API 99"):
