@@ -52,5 +52,5 @@ def conventions(recipe: Mapping[str, Any]) -> dict[str, Any]:
         "sampler": {"use": "ddim", "eta": eta},
         "time_grid": {"use": "legacy", "uneven": True},
         "guidance": {"use": "none"} if scale is None else {"use": "cfg", "scale": scale},
-        "sample": {"steps": steps, "levels": "cut"},
+        "sample": {"steps": steps, "levels": "cut", "seams": "none"},
     }

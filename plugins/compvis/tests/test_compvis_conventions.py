@@ -157,6 +157,7 @@ def test_in_python() -> None:
     assert (plainly.latents == made.latents).all()  # type: ignore[union-attr]
     (other,) = model.sample(inputs=given, images=1)
     assert "like" not in other.metadata and "levels" not in other.metadata
+    assert "seams" not in made.metadata and other.metadata["seams"] == "poisson", "the original pastes"
 
 
 def test_settings_go_on_top() -> None:
