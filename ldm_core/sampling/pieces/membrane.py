@@ -1,4 +1,4 @@
-"""A harmonic membrane: errors known around a hole, spread over it: its edge has no seam.
+"""A harmonic membrane: errors known around a hole are spread over it, and its edge has no seam.
 
 Source: Pérez, Gangnet and Blake, "Poisson Image Editing" (SIGGRAPH 2003), equation 7: with the gradients of a source
 inside, the correction of the source solves Laplace's equation between its values at the edge. Solved on a pyramid, each
@@ -52,7 +52,7 @@ def membrane(values: Floats, known: Mask) -> Floats:
 
 
 def _solved(start: Floats, known: Mask) -> Floats:
-    """Conjugate gradients from `start`, the known values of which stay; one after the other for each channel."""
+    """Conjugate gradients from `start`, the known values of which stay; all channels at once, each by its own steps."""
     hole, degree = ~known, _sides(np.ones((1, *known.shape), np.float32))
     x = start.copy()
     residual = np.where(hole, _sides(x) - degree * x, np.float32(0))
