@@ -29,11 +29,14 @@ INSTALL := $(VENV)/bin/python -m pip install --progress-bar off $(if $(LATEST),-
 BIN := $(VENV)/bin
 PLUGINS := $(patsubst %/pyproject.toml,./%,$(wildcard plugins/*/pyproject.toml conditioners/*/pyproject.toml))
 EXTRA := $(patsubst %/pyproject.toml,./%,$(wildcard examples/*/pyproject.toml tests/*/pyproject.toml))
-METADATA := pyproject.toml $(PLUGINS:=/pyproject.toml) $(CONSTRAINTS) $(if $(LATEST),newest)
+# The version of all distributions, which is in none of their pyproject.toml.
+VERSION := ldm_core/catalog/release.py
+METADATA := pyproject.toml $(PLUGINS:=/pyproject.toml) $(VERSION) $(CONSTRAINTS) $(if $(LATEST),newest)
 # What is installed for running, and for developing; the stamps are newer than the metadata that they were made from.
 RUN := $(VENV)/installed-run
 DEV := $(VENV)/installed-dev
 BUILD := .venv-build/installed
+RELEASING := build twine
 
 .PHONY: demo install browser test slow benchmark lint docs wheels release constraints newest
 .DELETE_ON_ERROR:
@@ -72,19 +75,22 @@ wheels: $(BUILD)
 	.venv-build/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . $(PLUGINS)
 	@ls dist
 
-# All that would be uploaded, built anew in dist/ and checked: one wheel and one source archive for each distribution.
-# Uploading is left to a person: twine upload dist/*
+# All that would be uploaded, built anew in dist/ and checked: one source archive for each distribution, and the wheel
+# made of that. Uploading is left to a person.
 release: $(BUILD)
 	rm -rf dist
-	.venv-build/bin/python -m pip install --progress-bar off -c $(CONSTRAINTS) build twine
+	.venv-build/bin/python -m pip install --progress-bar off -c $(CONSTRAINTS) $(RELEASING)
 	@for project in . $(PLUGINS); do .venv-build/bin/python -m build --no-isolation --outdir dist $$project >/dev/null || exit 1; done
 	.venv-build/bin/python -m twine check --strict dist/*
 	@ls -l dist
+	@echo "$$(ls dist/*.whl | wc -l) wheels and $$(ls dist/*.tar.gz | wc -l) source archives of version" \
+	 "$$(sed -n 's/^VERSION = "\(.*\)"/\1/p' $(VERSION)); to upload them: twine upload dist/*"
 
 # Renews the tested versions: the newest of the day are written down once all tests passed with them. The builds of torch
 # are TORCH's to choose.
 constraints:
 	$(MAKE) browser test LATEST=1
+	.venv-latest/bin/python -m pip install --progress-bar off $(RELEASING)
 	(echo '# The versions that the tests passed with; make constraints renews this file.'; \
 	 .venv-latest/bin/python -m pip freeze --all --exclude-editable | sed 's/+.*//' \
 	 | grep -viE '^(pip|torch|torchvision|triton|nvidia.*|cuda.*)==') > $(CONSTRAINTS).new

@@ -13,8 +13,9 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from ldm_core.catalog.catalog import Catalog
-from ldm_core.catalog.component import API_VERSION, VERSION, Component
+from ldm_core.catalog.component import API_VERSION, Component
 from ldm_core.catalog.hookspecs import hookimpl, hookspec
+from ldm_core.catalog.release import VERSION
 from ldm_core.errors import LDMError, PromptWarning
 
 if TYPE_CHECKING:

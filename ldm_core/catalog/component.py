@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 _PLACE = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 """Text of a class or function: ``package.module:name``."""
 
-VERSION = "0.1.0"
-"""This core's version."""
 API_VERSION = 1
 """The plugin API of this core. A descriptor for another one is listed as broken, not loaded."""
 

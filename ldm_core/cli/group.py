@@ -148,7 +148,7 @@ def _whole_run(**values: Any) -> int:
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
-    from ldm_core.catalog.component import VERSION
+    from ldm_core.catalog.release import VERSION
     from ldm_core.cli.output import say
 
     say(f"ldm-run {VERSION}")

@@ -9,8 +9,8 @@ import attrs
 
 from ldm_core import storage
 from ldm_core.catalog import Catalog
-from ldm_core.catalog.component import VERSION
 from ldm_core.catalog.in_process import HERE
+from ldm_core.catalog.release import VERSION
 from ldm_core.config.fields import later_defaults
 from ldm_core.config.structure import digest, unstructure
 from ldm_core.contracts.configs import (

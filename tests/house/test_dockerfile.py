@@ -24,7 +24,7 @@ def test_it_copies_what_the_build_needs() -> None:
         word for name, text in instructions() if name == "COPY" and "--from" not in text for word in text.split()[:-1]
     }
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    needed = {"pyproject.toml", project["readme"], *project["license-files"], "ldm_core", "plugins", "conditioners"}
+    needed = {"pyproject.toml", ".ci", "README.md", *project["license-files"], "ldm_core", "plugins", "conditioners"}
     assert needed <= copied
     for name in copied:
         assert (ROOT / name).exists(), name

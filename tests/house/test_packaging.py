@@ -100,13 +100,13 @@ def test_one_rule_of_names(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", [".", *PLUGINS])
-def test_version_python_and_licence(folder: str) -> None:
+def test_metadata_python_and_licence(folder: str) -> None:
     project = metadata(folder)["project"]
-    assert project["version"] == ldm_core.__version__
+    assert project["dynamic"] == ["readme", "urls", "version"], "made when it is built, by .ci/distribution.py"
     assert project["requires-python"] == ">=3.11"
     assert project["license"] == "MIT"
     assert (ROOT / folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
-    assert (ROOT / folder / project["readme"]).is_file()
+    assert (ROOT / folder / "README.md").is_file()
     assert not [r for r in project["dependencies"] if "==" in r or "@" in r], "ranges, no pins and no URLs"
 
 
@@ -214,6 +214,14 @@ def test_tested_versions_are_installed_unless_the_newest_are_asked_for() -> None
 def test_wheels_need_hatchling_alone() -> None:
     installs = [row for row in commands("wheels") if " pip install" in row]
     assert [row.split()[-1] for row in installs] == ["hatchling"]
+
+
+@needs_make
+def test_tools_of_a_release_have_tested_versions() -> None:
+    (call,) = [row for row in commands("release") if " pip install" in row and "twine" in row]
+    rows = (ROOT / ".ci" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert call.split()[-2:] == ["build", "twine"] and "-c .ci/constraints.txt" in call
+    assert {"build", "twine"} <= {row.partition("==")[0] for row in rows}
 
 
 def test_every_requirement_has_a_tested_version() -> None:

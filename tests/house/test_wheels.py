@@ -19,6 +19,8 @@ import pytest
 import yaml
 from PIL import Image
 
+import ldm_core
+
 ROOT = Path(__file__).parents[2]
 PROJECTS = [*ROOT.glob("plugins/*/pyproject.toml"), *ROOT.glob("conditioners/*/pyproject.toml")]
 FOLDERS = [".", *sorted(p.parent.relative_to(ROOT).as_posix() for p in PROJECTS)]
@@ -95,7 +97,7 @@ def package_of(wheel: Path) -> str:
 def test_what_a_wheel_holds(folder: str, wheels: Mapping[str, Path]) -> None:
     wheel = wheels[folder]
     package = package_of(wheel)
-    assert wheel.name.endswith("-0.1.0-py3-none-any.whl")
+    assert wheel.name.endswith(f"-{ldm_core.__version__}-py3-none-any.whl")
     held = {n for n in names(wheel) if n.startswith(f"{package}/")}
     source = ROOT / folder / package
     expected = {
@@ -106,7 +108,7 @@ def test_what_a_wheel_holds(folder: str, wheels: Mapping[str, Path]) -> None:
     assert held == expected, "the package as it is, no more and no less"
     assert f"{package}/py.typed" in held
     assert "MIT License" in text(wheel, "licenses/LICENSE")
-    assert metadata(wheel)["Version"] == "0.1.0"
+    assert metadata(wheel)["Version"] == ldm_core.__version__
     assert metadata(wheel)["Requires-Python"] == ">=3.11"
     assert len(metadata(wheel).get_payload()) > 200, "the README is the description"
     points = configparser.ConfigParser()
@@ -151,8 +153,8 @@ def empty(wheels: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) 
                 target.symlink_to(entry)
     assert "No module named 'ldm_core'" in run(python, "-c", "import ldm_core", folder=home).stderr
     installed = install(home / "bin", "--find-links", wheels["."].parent, "ldm-core", "ldm-plugin-bbox")
-    brought = [f"ldm-plugin-{name}-0.1.0" for name in ("adversarial", "bbox", "cfg", "ddim", "vq-ae")]
-    assert sorted(installed.split()) == ["ldm-core-0.1.0", *brought]
+    brought = [f"ldm-plugin-{name}-{ldm_core.__version__}" for name in ("adversarial", "bbox", "cfg", "ddim", "vq-ae")]
+    assert sorted(installed.split()) == [f"ldm-core-{ldm_core.__version__}", *brought]
     return home / "bin"
 
 
@@ -209,7 +211,8 @@ def test_the_next_words_of_a_user_work_there_too(empty: Path, wheels: Mapping[st
     assert "pip install ldm-plugin-bert-text" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert list(tmp_path.iterdir()) == [], "nothing was begun"
-    assert install(empty, "--find-links", wheels["."].parent, "ldm-plugin-bert-text") == "ldm-plugin-bert-text-0.1.0"
+    brought = install(empty, "--find-links", wheels["."].parent, "ldm-plugin-bert-text")
+    assert brought == f"ldm-plugin-bert-text-{ldm_core.__version__}"
     done = run(empty / "ldm-run", "check", *own_conditioner(empty, tmp_path), folder=tmp_path, path=str(empty))
     assert done.returncode == 0, done.stderr
     named = [part["use"] for part in yaml.safe_load(done.stdout)["conditioners"]]

@@ -12,7 +12,7 @@ from safetensors.numpy import save
 from training_runs import TINY
 
 from ldm_core import storage
-from ldm_core.catalog import Catalog
+from ldm_core.catalog import VERSION, Catalog
 from ldm_core.config import documents
 from ldm_core.data import images
 from ldm_core.recipe import artifacts
@@ -64,7 +64,7 @@ def write(
     put("recipe.yaml", documents.dump_yaml(plain))
     put("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in (rows() if measured is None else measured)))
     more = {
-        "versions": {"ldm-core": "0.1.0"},
+        "versions": {"ldm-core": VERSION},
         "steps": 200,
         "class_names": {"class_label": ["cat", "dog"]},
         **(header or {}),

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from together import together
 
 import ldm_core
-from ldm_core.catalog.component import VERSION
+from ldm_core.catalog.release import VERSION
 from ldm_core.cli import main
 from ldm_core.contracts import LatentSpec, Site
 from ldm_core.errors import CheckpointError, ConfigError, LDMError

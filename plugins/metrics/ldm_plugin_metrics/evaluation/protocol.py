@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ldm_core import storage
-from ldm_core.catalog.component import VERSION
+from ldm_core.catalog.release import VERSION
 from ldm_plugin_metrics.evaluation.asked import Asked
 from ldm_plugin_metrics.evaluation.figures import Figure
 

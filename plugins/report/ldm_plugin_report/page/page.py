@@ -8,7 +8,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from ldm_core.catalog import Catalog
-from ldm_core.catalog.component import VERSION
+from ldm_core.catalog.release import VERSION
 from ldm_core.training.folder.state import RUNS
 from ldm_plugin_report import curves
 from ldm_plugin_report.choices import Part, parts_of
