@@ -91,6 +91,9 @@ class TokenLayers(nn.Module):
 class TokenTransformer(nn.Module):
     """Token ids (B,L), L <= `length`, -> a vector for each (B,L,D): embedding, positions, layers, final norm.
 
+    A `length` of 0 does without positions, for any L: equal tokens then get equal vectors in every order. Without
+    layers too it is a bag of tokens: each vector tells of its own token alone.
+
     `heads`: the number of attention heads, and the width of each. `logits` adds the vocabulary head of published
     weights. Nothing here uses it and it gets no gradient; leave it out when training from scratch. `embedding_std` is
     that of the fresh tables (published: 0.02; a short training tells words apart sooner with a larger one, as the
@@ -110,21 +113,24 @@ class TokenTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.token_emb = nn.Embedding(vocab_size, width)
-        self.pos_emb = TokenPositions(width, length)
+        self.pos_emb = TokenPositions(width, length) if length else None
         self.attn_layers = TokenLayers(width, layers, *heads)
         self.norm = nn.LayerNorm(width)
         self.to_logits = nn.Linear(width, vocab_size) if logits else None
         nn.init.normal_(self.token_emb.weight, std=embedding_std)
-        nn.init.normal_(self.pos_emb.emb.weight, std=embedding_std)
+        if self.pos_emb is not None:
+            nn.init.normal_(self.pos_emb.emb.weight, std=embedding_std)
 
     @classmethod
     def of(cls, config: TokenTransformerConfig, length: int) -> TokenTransformer:
-        """The transformer of a config, over up to `length` tokens."""
+        """The transformer of a config, over up to `length` tokens; 0: without positions."""
         c = config
         heads = (c.heads, c.head_width)
         return cls(c.vocab_size, c.width, c.layers, length, heads=heads, logits=c.logits, embedding_std=c.embedding_std)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """`tokens` (B,L) integers; `mask` (B,L) bool, True positions are attended to, None = all."""
-        x = self.token_emb(tokens) + self.pos_emb(tokens)  # (B,L,D)
+        x = self.token_emb(tokens)  # (B,L,D)
+        if self.pos_emb is not None:
+            x = x + self.pos_emb(tokens)
         return self.norm(self.attn_layers(x, None if mask is None else mask[:, None, None, :]))

@@ -32,12 +32,17 @@ class TokenTransformerConfig(ConditionerConfig):
         default=0.02, validator=attrs.validators.gt(0), metadata={"help": "std of the fresh token and position tables"}
     )
 
+    @property
+    def least_layers(self) -> int:
+        """The fewest layers that make sense for these tokens."""
+        return 1
+
     def spec(self, latent: LatentSpec) -> CondSpec:
         """Cross-attention of `width`, whatever the latents."""
         return CondSpec(crossattn=self.width)
 
     def check(self, site: Site) -> Iterator[str]:
         """One line for each impossible size."""
-        for name in ("width", "layers", "heads", "head_width"):
-            if getattr(self, name) < 1:
-                yield f"{name} is {getattr(self, name)}; set 1 or more"
+        for name, least in (("width", 1), ("layers", self.least_layers), ("heads", 1), ("head_width", 1)):
+            if getattr(self, name) < least:
+                yield f"{name} is {getattr(self, name)}; set {least} or more"

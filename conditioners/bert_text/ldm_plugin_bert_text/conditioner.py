@@ -35,7 +35,7 @@ class TextConditioner(Conditioner, nn.Module):
         self.config = config
         self.reads = config.reads
         self.spec = config.spec(site.latent or LatentSpec(channels=site.channels))
-        self.transformer = TokenTransformer.of(config, config.length)
+        self.transformer = TokenTransformer.of(config, config.length if config.positions else 0)
         self._tokenizer: Tokenizer | None = None
         self._cache: dict[str, Tokens] = {}
         self._warned = False

@@ -43,6 +43,9 @@ class TextConfig(TokenTransformerConfig):
         maximum=0.9,
         since="0.2",
     )
+    positions: bool = field(
+        True, "tell places in the caption apart; false with layers=0: a bag of words", since="0.2"
+    )
     key: str = attrs.field(default="caption", metadata={"help": "which key of a batch holds the text"})
     mask: bool = attrs.field(
         # Published models attend to the padding too.
@@ -54,6 +57,11 @@ class TextConfig(TokenTransformerConfig):
     def reads(self) -> tuple[str, ...]:
         """The one key of a batch with the text."""
         return (self.key,)
+
+    @property
+    def least_layers(self) -> int:
+        """None: the vectors of the tokens themselves condition."""
+        return 0
 
     @property
     def key_forms(self) -> Mapping[str, KeyForm]:
