@@ -69,9 +69,34 @@ def test_inner_width_is_its_own_and_the_output_is_pinned() -> None:
     torch.testing.assert_close(torch.stack(seen), torch.tensor(pinned, dtype=torch.float64), atol=1e-6, rtol=0)
 
 
+def test_without_positions_the_order_tells_nothing() -> None:
+    """Layers of attention without positions are equivariant to the order of the tokens; with positions they are not."""
+    torch.manual_seed(0)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    tokens = torch.tensor([[5, 9, 2, 7, 1]])
+    with torch.no_grad():
+        for length, alike in ((0, True), (5, False)):
+            net = TokenTransformer(12, 16, 2, length, heads=(2, 8), embedding_std=0.5).double()
+            assert (net.pos_emb is None) == alike
+            there, back = net(tokens)[:, order], net(tokens[:, order])
+            assert torch.allclose(there, back, atol=1e-12) == alike
+
+
+def test_a_bag_of_tokens_is_its_normed_table() -> None:
+    net = filled(TokenTransformer(12, 16, 0, 0)).double()
+    assert {name for name, _ in net.named_parameters()} == {"token_emb.weight", "norm.weight", "norm.bias"}
+    p = dict(net.named_parameters())
+    rows = p["token_emb.weight"]
+    spread = (rows - rows.mean(1, keepdim=True)) / (rows.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
+    tokens = torch.tensor([[5, 9, 2, 7, 1, 0, 11, 5], [1] * 8])
+    want = (spread * p["norm.weight"] + p["norm.bias"])[tokens]
+    torch.testing.assert_close(net(tokens, tokens != 1), want, atol=1e-12, rtol=0)
+
+
 def test_fresh_tables_are_small() -> None:
     torch.manual_seed(0)
     net = TokenTransformer(4000, 64, 1, 77)
+    assert net.pos_emb is not None
     for table in (net.token_emb.weight, net.pos_emb.emb.weight):
         assert math.isclose(table.std().item(), 0.02, rel_tol=0.05)
     assert net.to_logits is None

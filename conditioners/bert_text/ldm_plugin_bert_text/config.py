@@ -43,9 +43,7 @@ class TextConfig(TokenTransformerConfig):
         maximum=0.9,
         since="0.2",
     )
-    positions: bool = field(
-        True, "tell places in the caption apart; false with layers=0: a bag of words", since="0.2"
-    )
+    positions: bool = field(True, "tell places in the caption apart; false with layers=0: a bag of words", since="0.2")
     key: str = attrs.field(default="caption", metadata={"help": "which key of a batch holds the text"})
     mask: bool = attrs.field(
         # Published models attend to the padding too.

@@ -248,6 +248,22 @@ def test_token_dropout_leaves_out_its_share_in_training_alone() -> None:
     assert len({tuple(row.flatten().tolist()) for row in vectors(text.encode(batch))}) == 7
 
 
+def test_a_bag_of_words_takes_no_order() -> None:
+    """Without layers and positions a caption's vectors are its words' own: the order of the words, and their neighbours,
+    change none of them."""
+    bag = build(attrs.evolve(SMALL, layers=0, positions=False, mask=True))
+    first, turned, other = vectors(bag.encode({"caption": ["red star circle", "circle red star", "blue star"]}))
+    assert torch.equal(first[[3, 1, 2]], turned[1:4])
+    assert torch.equal(first[2], other[2]) and not torch.equal(first[1], other[1])
+    assert set(bag.state_dict()) == {
+        *("transformer.token_emb.weight", "transformer.norm.weight", "transformer.norm.bias", "_extra_state")
+    }
+    null = vectors(bag.null(bag.encode({"caption": ["red star"]})))
+    assert torch.equal(null, vectors(bag.encode({"caption": [""]})))
+    assert list(bag.config.check(SITE)) == []
+    assert list(attrs.evolve(SMALL, layers=-1).check(SITE)) == ["layers is -1; set 0 or more"]
+
+
 def vectors(cond: Any) -> torch.Tensor:
     found: torch.Tensor = cond.crossattn.detach()
     return found

@@ -190,6 +190,10 @@ def _transformer_problems(row: Mapping[str, object], name: str) -> Iterator[str]
         yield f"conditioners.{name}.map_channels: CompVis' layouts are tokens alone; the format has no map of boxes"
     if row.get("mask"):
         yield f"conditioners.{name}.mask: CompVis' encoder attends to the padding, whatever the file says"
+    if row.get("positions") is False:
+        yield f"conditioners.{name}.positions is false; CompVis' encoder adds a vector for each place"
+    if row["layers"] == 0:
+        yield f"conditioners.{name}.layers is 0; CompVis' encoder has one layer or more"
 
 
 def _losses(weights: ModelWeights, config: CompVisConfig) -> Iterator[str]:

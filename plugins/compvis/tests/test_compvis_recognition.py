@@ -12,6 +12,7 @@ import torch
 from compvis_files import OneFile, beta_buffers, meta_module, shapes_file, shapes_of_module
 from ldm_plugin_compvis.codec import CompVisCodec
 from ldm_plugin_compvis.config import CompVisConfig
+from ldm_plugin_compvis.shapes.conditioner import NotThisConditioner, conditioner_shapes
 
 from ldm_core.builtin.unet.config import PRESETS, UNetConfig
 from ldm_core.builtin.unet.network import UNet
@@ -390,3 +391,10 @@ def test_retrieval_augmented_diffusion() -> None:
     assert found.recipe["image_size"] == 768 and found.recipe["schedule"]["beta_end"] == 0.015
     assert found.recipe["conditioners"][0]["use"] == "embedding" and found.recipe["conditioners"][0]["width"] == 768
     assert found.parameters["denoiser"] == 1_335_480_400
+
+
+@pytest.mark.parametrize("more", [{}, {"transformer.pos_emb.emb.weight": (10, 16)}], ids=["bag", "no_layers"])
+def test_tokens_without_a_transformer_are_not_guessed(more: dict[str, tuple[int, ...]]) -> None:
+    shapes = {"transformer.token_emb.weight": (40, 16), "transformer.norm.weight": (16,), **more}
+    with pytest.raises(NotThisConditioner, match=r"no transformer with it; keep the recipe\.yaml"):
+        conditioner_shapes(shapes, 0, 16)

@@ -184,6 +184,15 @@ def test_a_map_of_boxes_is_refused() -> None:
         CompVisCodec(CompVisConfig()).write(weights, "model.ckpt")
 
 
+def test_a_bag_of_words_is_refused() -> None:
+    bag = {"use": "text", **TOKENS, "length": 8, "layers": 0, "positions": False}
+    weights = random_weights(plain(VQ, bag), catalog=catalog())
+    with pytest.raises(ConfigError) as raised:
+        CompVisCodec(CompVisConfig()).write(weights, "model.ckpt")
+    positions, layers = (line for line in raised.value.problems if line.startswith("conditioners."))
+    assert "positions is false" in positions and "layers is 0" in layers
+
+
 def test_an_input_skip_and_an_encoded_small_picture_are_refused() -> None:
     weights = random_weights(plain(VQ, {"use": "low_resolution", "encoded": True}, input_skip=True), catalog=catalog())
     with pytest.raises(ConfigError) as raised:

@@ -168,6 +168,8 @@ REFUSED = [
     (UNCONDITIONAL, {"first_stage": {**VQ, "patch": 2}}, "first_stage.patch is 2"),
     (TEXT, text(mask=True), "mask is true"),
     (TEXT, text(length=20), "length is 20"),
+    (TEXT, text(positions=False), "positions is false"),
+    (TEXT, text(layers=0), "layers is 0"),
     (TEXT, unet(resblock_updown=True, attention=[1]), "resblock_updown"),
 ]
 

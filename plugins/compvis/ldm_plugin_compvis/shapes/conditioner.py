@@ -12,6 +12,8 @@ from ldm_plugin_compvis.layout import clip as clip_keys
 
 Shapes = Mapping[str, tuple[int, ...]]
 _TOKENS = "transformer.token_emb.weight"
+_PLACES = "transformer.pos_emb.emb.weight"
+_FIRST_LAYER = "transformer.attn_layers.layers.0.1.to_q.weight"
 _HEAD = 64
 
 
@@ -95,8 +97,12 @@ def _clip(shapes: Shapes, layer: str) -> ConditionerShapes:
 def _tokens(shapes: Shapes, cond_key: str) -> ConditionerShapes:
     """A transformer over tokens: captions or layouts, different in nothing but numbers."""
     vocab, width = shapes[_TOKENS]
-    length = shapes["transformer.pos_emb.emb.weight"][0]
-    inner = shapes["transformer.attn_layers.layers.0.1.to_q.weight"][0]
+    if _PLACES not in shapes or _FIRST_LAYER not in shapes:
+        raise NotThisConditioner(
+            "the conditioner's table of tokens has no transformer with it; keep the recipe.yaml of such a model with it"
+        )
+    length = shapes[_PLACES][0]
+    inner = shapes[_FIRST_LAYER][0]
     at = len("transformer.attn_layers.layers.")
     layers = 1 + max(int(k[at:].split(".")[0]) for k in shapes if k.startswith("transformer.attn_layers.layers."))
     if inner % _HEAD:

@@ -93,6 +93,10 @@ def write_bert(part: Plain, tensors: Mapping[str, Tensor]) -> WrittenText:
         problems.append("conditioners.text.mask is true; LDMTextToImagePipeline attends to the padding (mask=false)")
     if part["length"] != TOKENS:
         problems.append(f"conditioners.text.length is {part['length']}; LDMTextToImagePipeline encodes {TOKENS} tokens")
+    if part.get("positions") is False:
+        problems.append("conditioners.text.positions is false; LDMBertModel adds a vector for each place")
+    if part["layers"] == 0:
+        problems.append("conditioners.text.layers is 0; LDMBertModel has one layer or more")
     if problems:
         raise ConfigError(problems)
     config = {
