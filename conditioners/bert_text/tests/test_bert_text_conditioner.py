@@ -249,8 +249,7 @@ def test_token_dropout_leaves_out_its_share_in_training_alone() -> None:
 
 
 def test_a_bag_of_words_takes_no_order() -> None:
-    """Without layers and positions a caption's vectors are its words' own: the order of the words, and their neighbours,
-    change none of them."""
+    """Without layers and positions a caption's vectors are its words' own: order and neighbours change none of them."""
     bag = build(attrs.evolve(SMALL, layers=0, positions=False, mask=True))
     first, turned, other = vectors(bag.encode({"caption": ["red star circle", "circle red star", "blue star"]}))
     assert torch.equal(first[[3, 1, 2]], turned[1:4])
