@@ -1,16 +1,19 @@
 """A server under load: many clients, mixed settings, hostile requests, its end; against the library's own batches.
 
-    python tests/benchmarks/machine/bench_serve.py RUN [--clients 32] [--requests 500] [--hostile 200]
+    python tests/benchmarks/machine/bench_serve.py RUN [--clients 32] [--requests 500] [--rounds 4] [--hostile 200]
 
 Each picture is compared with that of the same seed, asked for alone. Rates are given by the wall and by processor
 time: on a busy machine the latter alone means something. The library's rate is that of the same images, sorted by their
-settings, in whole batches.
+settings, in whole batches, without files of them. Server and library take turns, a part of the requests at a time, as a
+machine is not equally fast over minutes. The clients share the machine with the server: they are plain connections,
+made before the clock starts, and read their answers after it.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import http.client
 import io
 import json
 import os
@@ -22,8 +25,10 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
+import attrs
 import httpx
 import numpy as np
 from PIL import Image
@@ -31,6 +36,7 @@ from PIL import Image
 import ldm_core
 
 BATCH = 8
+CPU = "process_cpu_seconds_total"
 Request = dict[str, Any]
 
 
@@ -88,33 +94,45 @@ class Load:
     """Clients in threads, each with its next request as soon as its last one is answered."""
 
     def __init__(self, url: str, requests: list[Request]) -> None:
-        self.url, self.left, self.lock = url, list(reversed(requests)), threading.Lock()
+        self.url, self.left, self.lock = httpx.URL(url), list(reversed(requests)), threading.Lock()
+        self.came: list[tuple[Request, int, bytes, float]] = []
         self.answers: dict[int, tuple[Request, Request, float]] = {}
         self.failed: list[str] = []
+        self.cpu = 0.0
+        """Processor seconds of the clients."""
 
     def run(self, clients: int) -> float:
         """Send all of them; the seconds that it took."""
-        threads = [threading.Thread(target=self._client, args=(i,)) for i in range(clients)]
-        began = time.monotonic()
+        connections = [http.client.HTTPConnection(self.url.host, self.url.port, timeout=600) for _ in range(clients)]
+        for connection in connections:
+            connection.connect()
+        threads = [threading.Thread(target=self._client, args=row) for row in enumerate(connections)]
+        began, cpu = time.monotonic(), time.process_time()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        return time.monotonic() - began
+        seconds, self.cpu = time.monotonic() - began, time.process_time() - cpu
+        for connection in connections:
+            connection.close()
+        for said, status, data, wait in self.came:
+            if status == 200:
+                self.answers[said["number"]] = (said, json.loads(data), wait)
+            else:
+                self.failed.append(data.decode()[:200])
+        return seconds
 
-    def _client(self, number: int) -> None:
-        with httpx.Client(base_url=self.url, timeout=600, trust_env=False, headers={"x-client": str(number)}) as client:
-            while True:
-                with self.lock:
-                    if not self.left:
-                        return
-                    said = self.left.pop()
-                began = time.monotonic()
-                answer = client.post("/v1/sample", json={key: said[key] for key in ("inputs", "settings")})
-                if answer.status_code == 200:
-                    self.answers[said["number"]] = (said, answer.json(), time.monotonic() - began)
-                else:
-                    self.failed.append(answer.text[:200])
+    def _client(self, number: int, connection: http.client.HTTPConnection) -> None:
+        headers = {"x-client": str(number), "content-type": "application/json"}
+        while True:
+            with self.lock:
+                if not self.left:
+                    return
+                said = self.left.pop()
+            began = time.monotonic()
+            connection.request("POST", "/v1/sample", json.dumps({k: said[k] for k in ("inputs", "settings")}), headers)
+            answer = connection.getresponse()
+            self.came.append((said, answer.status, answer.read(), time.monotonic() - began))
 
 
 def figure(text: str, name: str) -> float:
@@ -127,12 +145,12 @@ def pixels(image: Request) -> Any:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(image["png"]))).convert("RGB")).astype(int)
 
 
-def compare(load: Load, client: httpx.Client, share: float) -> str:
+def compare(answers: Iterable[tuple[Request, Request, float]], client: httpx.Client, share: float) -> str:
     """The pictures of a share of the answers beside those of the same seed asked for alone: how many differ."""
     worst = images = other = 0
     levels = changed = 0
-    for number, (said, answer, _) in load.answers.items():
-        if random.Random(number).random() >= share:
+    for said, answer, _ in answers:
+        if random.Random(said["number"]).random() >= share:
             continue
         for image in answer["images"]:
             settings = {**said["settings"], "seed": image["seed"], "images": 1}
@@ -144,24 +162,83 @@ def compare(load: Load, client: httpx.Client, share: float) -> str:
     return f"{images} pictures beside those asked for alone: {differ}"
 
 
-def library(requests: list[Request], pipeline: Any) -> tuple[int, float, float]:
-    """Images, seconds and processor seconds of the library on the same images in whole batches of like settings."""
+Batches = list[tuple[str, int, list[tuple[Request, int]]]]
+
+
+def batches_of(requests: list[Request]) -> Batches:
+    """The images of all requests in whole batches of like settings: sampler, steps, and inputs and seed of each."""
     groups: dict[tuple[str, int], list[tuple[Request, int]]] = defaultdict(list)
     for said in requests:
         settings = said["settings"]
         rows = [(said["inputs"], settings["seed"] + i) for i in range(settings["images"])]
         groups[settings["sampler"], settings["steps"]] += rows
-    own = {sampler: pipeline.with_settings({"sampler": sampler}) for sampler, _ in groups}
+    return [(*key, rows[at : at + BATCH]) for key, rows in groups.items() for at in range(0, len(rows), BATCH)]
+
+
+def library(batches: Batches, pipeline: Any) -> tuple[int, float, float]:
+    """Images, seconds and processor seconds of the library."""
+    own = {sampler: pipeline.with_settings({"sampler": sampler}) for sampler, _, _ in batches}
     images, began, cpu = 0, time.monotonic(), time.process_time()
-    for (sampler, steps), rows in groups.items():
-        for at in range(0, len(rows), BATCH):
-            some = rows[at : at + BATCH]
-            inputs = [row for row, _ in some]
-            made = own[sampler].sample(
-                inputs=inputs, images=len(some), seed=[seed for _, seed in some], steps=steps, batch=len(some)
-            )
-            images += len(made)
+    for sampler, steps, rows in batches:
+        inputs, seeds = [row for row, _ in rows], [seed for _, seed in rows]
+        made = own[sampler].sample(inputs=inputs, images=len(rows), seed=seeds, steps=steps, batch=len(rows))
+        images += len(made)
     return images, time.monotonic() - began, time.process_time() - cpu
+
+
+@attrs.frozen
+class Round:
+    """A part of the requests, answered by the server and sampled by the library. Times are in seconds."""
+
+    images: int
+    seconds: float
+    cpu: float
+    clients_cpu: float
+    batches: float
+    own_images: int
+    own_seconds: float
+    own_cpu: float
+    answers: tuple[tuple[Request, Request, float], ...]
+    failed: tuple[str, ...]
+
+    @classmethod
+    def of(cls, client: httpx.Client, load: Load, clients: int, sizes: list[float], own: tuple[Batches, Any]) -> Round:
+        """Measure one; the server's memory is added to `sizes`. `own`: the library's batches, and its pipeline."""
+        before = client.get("/metrics").text
+        watch = threading.Thread(target=_watch, args=(client, sizes, load), daemon=True)
+        watch.start()
+        seconds = load.run(clients)
+        watch.join()
+        after = client.get("/metrics").text
+        cpu, batches = (figure(after, name) - figure(before, name) for name in (CPU, "ldm_serve_batch_count"))
+        sampled = library(*own)
+        answers = tuple(load.answers.values())
+        images = sum(len(answer["images"]) for _, answer, _ in answers)
+        return cls(images, seconds, cpu, load.cpu, batches, *sampled, answers, tuple(load.failed))
+
+    @property
+    def served(self) -> str:
+        """The server's rates."""
+        share = f"clients take {self.clients_cpu / self.cpu:.3f} of its processor time"
+        return f"{rates(self.images, self.seconds, self.cpu)}, {self.images / self.batches:.2f} a batch; {share}"
+
+    @property
+    def sampled(self) -> str:
+        """The library's rates."""
+        return rates(self.own_images, self.own_seconds, self.own_cpu)
+
+    @property
+    def ratios(self) -> str:
+        """The server's rates, as parts of the library's."""
+        cpu, wall = (
+            self.images / ours * theirs / self.own_images
+            for ours, theirs in ((self.cpu, self.own_cpu), (self.seconds, self.own_seconds))
+        )
+        return f"{cpu:.3f} by processor, {wall:.3f} by the wall"
+
+
+def rates(images: int, seconds: float, cpu: float) -> str:
+    return f"{images} images, {images / seconds:.2f} a second, {images / cpu:.2f} a second of processor"
 
 
 def main() -> None:
@@ -169,6 +246,7 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--requests", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=4, help="turns of server and library")
     parser.add_argument("--hostile", type=int, default=200)
     parser.add_argument("--share", type=float, default=1.0, help="share of the answers to be sampled again alone")
     given = parser.parse_args()
@@ -192,29 +270,25 @@ def main() -> None:
     pipeline = ldm_core.load(given.run, device="cpu")
     warm = Load(url, requests_of(client.get("/v1/models").json()["models"][0], 16, 2))
     warm.run(4)
-    library(requests[:8], pipeline)
-    before, sizes = client.get("/metrics").text, list[float]()
-    load = Load(url, requests)
-    watch = threading.Thread(target=_watch, args=(client, sizes, load), daemon=True)
-    watch.start()
-    seconds = load.run(given.clients)
-    after = client.get("/metrics").text
-    images = sum(len(answer["images"]) for _, answer, _ in load.answers.values())
-    took = sorted(wait for _, _, wait in load.answers.values())
-    cpu = figure(after, "process_cpu_seconds_total") - figure(before, "process_cpu_seconds_total")
-    batches = figure(after, "ldm_serve_batch_count") - figure(before, "ldm_serve_batch_count")
-    own, own_seconds, own_cpu = library(requests, pipeline)
+    batches = batches_of(requests)
+    library(batches[:: max(1, len(batches) // 4)], pipeline)
+    sizes, rounds = list[float](), list[Round]()
+    for number in range(given.rounds):
+        load, own = Load(url, requests[number :: given.rounds]), batches[number :: given.rounds]
+        rounds.append(Round.of(client, load, given.clients, sizes, (own, pipeline)))
+        print(f"round {number + 1}: {rounds[-1].ratios}", flush=True)
+    columns = zip(*(attrs.astuple(each, recurse=False) for each in rounds), strict=True)
+    whole = Round(*(sum(column[1:], column[0]) for column in columns))
+    took = sorted(wait for _, _, wait in whole.answers)
     print(f"load of the machine: {' '.join(f'{one:.1f}' for one in os.getloadavg())} on {os.cpu_count()} cores")
-    print(f"{len(load.answers)} of {given.requests} requests answered, {len(load.failed)} refused {load.failed[:2]}")
+    print(f"{len(took)} of {given.requests} requests answered, {len(whole.failed)} refused {whole.failed[:2]}")
     print(f"p50 {took[len(took) // 2]:.2f} s, p95 {took[int(len(took) * 0.95)]:.2f} s, {given.clients} clients")
-    print(f"server:  {images} images, {images / seconds:.2f} a second, {images / cpu:.2f} a second of processor, "
-          f"{images / batches:.2f} a batch")  # fmt: skip
-    print(f"library: {own} images, {own / own_seconds:.2f} a second, {own / own_cpu:.2f} a second of processor")
-    print(f"of the library's rate: {own_cpu / own * images / cpu:.3f} by processor, "
-          f"{images / seconds / (own / own_seconds):.3f} by the wall")  # fmt: skip
+    print(f"server:  {whole.served}")
+    print(f"library: {whole.sampled}")
+    print(f"of the library's rate: {whole.ratios}")
     third = max(1, len(sizes) // 3)
     print(f"memory: {np.median(sizes[:third]):.1f} MiB in the first third, {np.median(sizes[-third:]):.1f} in the last")
-    print(compare(load, client, given.share))
+    print(compare(whole.answers, client, given.share))
     refused = _refusals(client, given.hostile)
     print(f"{given.hostile} hostile requests: {dict(refused)}; then /healthz {client.get('/healthz').status_code}, "
           f"{figure(client.get('/metrics').text, 'process_resident_memory_bytes') / (1 << 20):.1f} MiB")  # fmt: skip

@@ -36,10 +36,10 @@ class Marks:
 
 
 def _marks(url: str) -> Iterator[Any]:
-    names = (artifacts.MODEL_FILE, artifacts.STAGE_FILE) if artifacts.is_native(url) else ("",)
-    for name in names:
+    """The mark of each file; by names alone, as this is asked at every request. Folders of other programs have none."""
+    whole = url.endswith(artifacts.SUFFIXES)
+    for file in [url] if whole else [storage.join(url, name) for name in (artifacts.MODEL_FILE, artifacts.STAGE_FILE)]:
         try:
-            file = artifacts.find(url, name) if name else url
             path = storage.local_path(file)
             if path is None:
                 told = storage.info(file)

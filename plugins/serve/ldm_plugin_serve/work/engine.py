@@ -43,7 +43,8 @@ class Engine:
         self._deadline = float("inf")
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampler")
-        self._places: dict[str, int] = {}
+        self._places: dict[str, int] | None = {}
+        self._told: dict[str, int] = {}
         self._ahead: Work | None = None
 
     def submit(self, asked: Asked, client: Client) -> Job:
@@ -74,6 +75,9 @@ class Engine:
 
     def position(self, job: Job) -> int:
         """Its place in the queue, from 1 on; 0 for a running one."""
+        if self._places is None:
+            waiting = (job for job in self.order.sort(self.jobs.values()) if job.state == "queued")
+            self._places = {one.id: place for place, one in enumerate(waiting, 1)}
         return self._places.get(job.id, 0)
 
     async def run(self) -> None:
@@ -211,13 +215,14 @@ class Engine:
                 })  # fmt: skip
 
     def _changed(self) -> None:
-        """The queue is another one: wake the worker, and tell waiting jobs their places."""
-        waiting = [job for job in self.order.sort(self.jobs.values()) if job.state == "queued"]
-        places = {job.id: place for place, job in enumerate(waiting, 1)}
+        """The queue is another one: wake the worker, and tell waiting jobs their places; they are counted if asked."""
+        waiting = [job for job in self.jobs.values() if job.state == "queued"]
+        self._places = None
+        places = {job.id: self.position(job) for job in waiting if job.listeners}
         for job in waiting:
-            if job.listeners and self._places.get(job.id) != places[job.id]:
+            if job.listeners and self._told.get(job.id) != places[job.id]:
                 job.tell("position", {"position": places[job.id]})
-        self._places = places
+        self._told = places
         self.figures.queue.set(len(waiting))
         self._wake.set()
 
