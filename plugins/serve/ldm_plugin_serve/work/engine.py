@@ -6,7 +6,6 @@ All of its state belongs to the event loop. One thread samples; it sees a batch,
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -76,8 +75,7 @@ class Engine:
     def position(self, job: Job) -> int:
         """Its place in the queue, from 1 on; 0 for a running one."""
         if self._places is None:
-            waiting = (job for job in self.order.sort(self.jobs.values()) if job.state == "queued")
-            self._places = {one.id: place for place, one in enumerate(waiting, 1)}
+            self._places = self.order.places(self.jobs.values())
         return self._places.get(job.id, 0)
 
     async def run(self) -> None:
@@ -203,16 +201,8 @@ class Engine:
         if step == steps and self._ahead is None:  # while the last step is decoded, so that the thread never rests
             self._ahead = self._begun()
         for job in jobs:
-            if job.ending:
-                continue
-            job.step, job.steps = step, steps
-            if job.listeners:
-                shown = (previews or {}).get(job.id, [])
-                said = [{"index": i, "png": base64.b64encode(png).decode()} for i, png in shown]
-                job.tell("progress", {
-                    "step": step, "steps": steps, "images_done": job.done, "images": len(job.images),
-                    "preview": said[0]["png"] if said else None, "previews": said,
-                })  # fmt: skip
+            if not job.ending:
+                job.stepped(step, steps, (previews or {}).get(job.id, []))
 
     def _changed(self) -> None:
         """The queue is another one: wake the worker, and tell waiting jobs their places; they are counted if asked."""

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import secrets
 import time
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import attrs
@@ -81,6 +82,16 @@ class Job:
             if queue.qsize() >= _MOST_EVENTS:
                 queue.get_nowait()
             queue.put_nowait((event, data))
+
+    def stepped(self, step: int, steps: int, previews: Iterable[tuple[int, bytes]]) -> None:
+        """Its batch has done a step; `previews`: the PNGs of some of its images, by their numbers."""
+        self.step, self.steps = step, steps
+        if self.listeners:
+            said = [{"index": i, "png": base64.b64encode(png).decode()} for i, png in previews]
+            self.tell("progress", {
+                "step": step, "steps": steps, "images_done": self.done, "images": len(self.images),
+                "preview": said[0]["png"] if said else None, "previews": said,
+            })  # fmt: skip
 
     def end(self, state: State, fault: Fault | None = None) -> None:
         """Settle the job, once."""

@@ -50,6 +50,11 @@ class Order:
                 heapq.heappop(turns)
         return found
 
+    def places(self, jobs: Iterable[Job]) -> dict[str, int]:
+        """The places of waiting jobs by their ids, from 1 on."""
+        waiting = [job for job in self.sort(jobs) if job.state == "queued"]
+        return {job.id: place for place, job in enumerate(waiting, 1)}
+
     def took(self, job: Job) -> None:
         """Its client has had a turn."""
         self._turn += 1
