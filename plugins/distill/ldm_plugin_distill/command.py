@@ -20,7 +20,7 @@ class DistilOptions:
     run: str = argument("RUN", "Folder of a trained run, the teacher.", completes="folder")
     settings: tuple[str, ...] = settings_argument()
     steps: int = option(4, "Steps of the student's sampler.", metavar="N", minimum=1, group="Student")
-    method: Literal["consistency", "progressive"] = option(
+    method: Literal["consistency", "progressive", "adversarial"] = option(
         "consistency", "How it learns: from 50 levels at once, or by halvings from 8 N steps.", group="Student"
     )
     rank: int | None = option(

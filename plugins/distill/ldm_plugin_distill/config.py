@@ -41,7 +41,7 @@ def _decay(_: Any, attribute: attrs.Attribute[Any], value: float) -> None:
 
 @attrs.frozen(kw_only=True)
 class DistillationConfig(ObjectiveConfig):
-    """The settings of both objectives: the teacher, its guidance, the average of the student."""
+    """The settings of all objectives: the teacher and its guidance."""
 
     teacher: str = attrs.field(
         default="",
@@ -59,11 +59,6 @@ class DistillationConfig(ObjectiveConfig):
         metadata={
             "help": "the teacher's classifier-free guidance, folded in; [lowest, highest]: drawn for each example"
         },
-    )
-    decay: float = attrs.field(
-        default=0.95,
-        validator=_decay,
-        metadata={"help": "of the average of the student's weights that sets its aims; 0 = the student as it is"},
     )
     needs_context: ClassVar[bool] = True
 
@@ -95,7 +90,18 @@ class DistillationConfig(ObjectiveConfig):
 
 
 @attrs.frozen(kw_only=True)
-class ConsistencyConfig(DistillationConfig):
+class AveragedConfig(DistillationConfig):
+    """The settings of the objectives whose aims are an average's."""
+
+    decay: float = attrs.field(
+        default=0.95,
+        validator=_decay,
+        metadata={"help": "of the average of the student's weights that sets its aims; 0 = the student as it is"},
+    )
+
+
+@attrs.frozen(kw_only=True)
+class ConsistencyConfig(AveragedConfig):
     """Luo et al. 2023 (arXiv 2310.04378): T / `levels` of a table of T is the length of a jump."""
 
     levels: int = field(
@@ -108,7 +114,7 @@ class ConsistencyConfig(DistillationConfig):
 
 
 @attrs.frozen(kw_only=True)
-class ProgressiveConfig(DistillationConfig):
+class ProgressiveConfig(AveragedConfig):
     """Salimans and Ho 2022 (arXiv 2202.00512): `begin` steps become `begin` / 2, ..., `steps`, in equal parts of the
     training; the first half of steps takes the guidance in (Meng et al. 2023, arXiv 2210.03142)."""
 
@@ -124,6 +130,31 @@ class ProgressiveConfig(DistillationConfig):
     def halvings(self) -> int:
         """The number of halvings."""
         return (self.begin // self.steps).bit_length() - 1
+
+
+@attrs.frozen(kw_only=True)
+class AdversarialConfig(DistillationConfig):
+    """Sauer et al. 2023 (arXiv 2311.17042) and 2024 (arXiv 2403.12015): a discriminator on the teacher's features."""
+
+    steps: int = field(4, "steps of the student's sampler", 1, maximum=1 << 19)
+    weight: float = field(0.1, "of the discriminator's opinion in the student's loss", 0, maximum=10**6)
+    distillation: float = field(1.0, "of the squared distance from the teacher's estimate; 0 = none", 0, maximum=10**6)
+    data: float = field(
+        0.0, "of the absolute distance from the data, for conditions that nearly fix it", 0, maximum=10**6
+    )
+    layers: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata={"help": "layers of the teacher's network that are looked at; none = four blocks, evenly by depth"},
+    )
+    width: int = field(64, "width of the discriminator's heads", 1, maximum=1 << 16)
+    rate: float = field(20.0, "the discriminator's learning rate, of the student's", above=0, maximum=10**6)
+    noise: float = attrs.field(
+        default=-1.5,
+        metadata={
+            "help": "where on the way to noise it looks, as the mean of a logit: low = at detail, high = at shapes"
+        },
+    )
+    provides: ClassVar[tuple[str, ...]] = ("consistency",)
 
 
 @attrs.frozen(kw_only=True)

@@ -26,7 +26,7 @@ class Consistency(Distillation):
     """
 
     def __init__(self, config: ConsistencyConfig, site: Site) -> None:
-        super().__init__(config, site)
+        super().__init__(config, site, config.decay)
         self.config = config
 
     def loss(

@@ -1,4 +1,4 @@
-"""The common part of both objectives: teacher, drawn scales, the average of the student."""
+"""The common part of the objectives: teacher, drawn scales, the average of the student."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Distillation(Objective, nn.Module):
     moves towards the student by 1 - `decay` after each step. With `decay` 0 there is none, and the student stands in
     its place."""
 
-    def __init__(self, config: DistillationConfig, site: Site) -> None:
+    def __init__(self, config: DistillationConfig, site: Site, decay: float = 0.0) -> None:
         super().__init__()
         self._site = site
-        self._decay, self._scales = config.decay, config.scales
+        self._decay, self._scales = decay, config.scales
         self._named = config
         self._teacher: list[Teacher] = []  # in a list: no part of the state
         self.target: nn.Module | None = None

@@ -27,6 +27,14 @@ _OBJECTIVES = (
         summary="distils a trained model into one of half as many steps, again and again",
         source="Salimans and Ho 2022, arXiv 2202.00512; Meng et al. 2023, arXiv 2210.03142",
     ),
+    Component(
+        kind="objective",
+        name="adversarial",
+        config=f"{_PACKAGE}.config:AdversarialConfig",
+        factory=f"{_PACKAGE}.adversarial:Adversarial",
+        summary="distils a trained model into one of 1 to 4 steps that a discriminator takes for data",
+        source="Sauer et al. 2023, arXiv 2311.17042; Sauer et al. 2024, arXiv 2403.12015",
+    ),
 )
 _SAMPLING = (
     Component(

@@ -29,7 +29,7 @@ class Progressive(Distillation):
     halved: Tensor
 
     def __init__(self, config: ProgressiveConfig, site: Site) -> None:
-        super().__init__(config, site)
+        super().__init__(config, site, config.decay)
         self.config = config
         self.former: nn.Module | None = None
         self.register_buffer("halved", torch.zeros(1, dtype=torch.int64))

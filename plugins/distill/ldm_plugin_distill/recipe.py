@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ldm_core.api.recipe import Recipe as Plain
     from ldm_core.recipe.recipe import Recipe
 
-METHODS = ("consistency", "progressive")
+METHODS = ("consistency", "progressive", "adversarial")
 LEVELS = 50
 """Levels of a consistency distillation."""
 HALVINGS = 3
@@ -31,6 +31,8 @@ SHARE = 4
 """The teacher's steps of training for each of the student's."""
 RATE = 0.1
 """The student's learning rate, as a share of the teacher's; a low-rank part begins at 0 and learns at the teacher's."""
+ADVERSARIAL_RATE = 0.2
+"""The same of an adversarial distillation."""
 PART = "few_steps"
 """The name of a low-rank student among the adapters, and of its file."""
 INPUT = "guidance_scale"
@@ -42,7 +44,7 @@ def student(
     run: str | os.PathLike[str],
     *settings: str,
     steps: int = 4,
-    method: Literal["consistency", "progressive"] = "consistency",
+    method: Literal["consistency", "progressive", "adversarial"] = "consistency",
     rank: int | None = None,
     **parts: Any,
 ) -> Plain:
@@ -73,10 +75,12 @@ def student(
         plain.pop(key, None)  # of the first stage's training; of sampling with guidance
     sampling = _sampling(method, steps)
     objective = {"use": method, "teacher": teacher.folder, "scale": scale, **sampling.pop("objective")}
-    plain.update(sampling, objective=objective, guidance="none", first_stage={"weights": teacher.folder})
-    plain["conditioners"] = [{**_row(row), "train": False, "dropout": 0.0} for row in plain.get("conditioners") or ()]
     rates = plain.get("trainer") or {}
-    plain["trainer"] = _trainer(rates, teacher.folder)
+    rate = ADVERSARIAL_RATE if method == "adversarial" else RATE
+    trainer = {**_trainer(rates, teacher.folder, rate), **sampling.pop("trainer", {})}
+    stage = {"weights": teacher.folder}
+    plain.update(sampling, objective=objective, trainer=trainer, guidance="none", first_stage=stage)
+    plain["conditioners"] = [{**_row(row), "train": False, "dropout": 0.0} for row in plain.get("conditioners") or ()]
     plain["sample"] = {**(plain.get("sample") or {}), "steps": steps}
     if rank is not None:
         fixed = [{**_row(row), "train": False} for row in _adapters(plain)]
@@ -174,6 +178,13 @@ def _sampling(method: str, steps: int) -> dict[str, Any]:
     """Sampler and time grid of the student, and the settings of its objective beside them."""
     if method == "consistency":
         return {"objective": {"levels": max(LEVELS, steps)}}
+    if method == "adversarial":
+        return {
+            "sampler": {"use": "lcm", "boundary": 0.0},
+            "time_grid": "trailing",
+            "objective": {"steps": steps},
+            "trainer": {"betas": [0.5, 0.99], "clip": 0.0},
+        }
     return {
         "sampler": {"use": "ddim", "eta": 0.0},
         "time_grid": "trailing",
@@ -185,12 +196,12 @@ def _row(row: object) -> Mapping[str, Any]:
     return row if isinstance(row, Mapping) else {"use": row}
 
 
-def _trainer(own: Mapping[str, Any], run: str) -> dict[str, Any]:
+def _trainer(own: Mapping[str, Any], run: str, share: float) -> dict[str, Any]:
     """The teacher's settings of training, for a shorter one at a lower rate."""
     steps = max(1, int(own.get("steps", SHARE)) // SHARE)
     average = max(0.0, 1 - 1 / max(2, round(_AVERAGED * steps)))
     fixed = {"train": "all", "init_from": run, "joint_dropout": 0.0, "steps": steps, "ema": average}
     dropped = ("init_sha256", "latents", "decay_start", "decay_end", "ema_power", "keep_best")
     kept = {key: value for key, value in own.items() if key not in dropped}
-    rate = {"lr": RATE * own["lr"]} if "lr" in own else {}
+    rate = {"lr": share * own["lr"]} if "lr" in own else {}
     return {**kept, **fixed, **rate, "warmup_steps": min(int(own.get("warmup_steps", 0)), steps // 10)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from ldm_core.model.diffusion import Model, make_predict, per_example
 from ldm_core.sampling import second_model
 from ldm_core.sampling.run import conditions_of
 from ldm_plugin_distill.config import UNNAMED, DistillationConfig
+from ldm_plugin_distill.features import Features
 from ldm_plugin_distill.kept import around, copied
 
 
@@ -67,6 +70,10 @@ class Teacher:
             return predict(x, t, bundles[:1])[0].x0
         cond, null = (estimate.x0 for estimate in predict(x, t, bundles))
         return null + per_example(scale, x) * (cond - null)
+
+    def features(self, site: Site, layers: Sequence[str]) -> Features:
+        """The features of some of its network's layers; of four where none is named."""
+        return Features(self._model, site, layers)
 
 
 def down(schedule: NoiseSchedule, x: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:

@@ -106,3 +106,15 @@ class TestScaleInputOfAnOption(AdapterSuite):
 
 class TestEmbedded(GuidanceSuite):
     component = "embedded"
+
+
+class TestAdversarial(ObjectiveSuite):
+    xfail = OF_NO_FILE
+    component = "adversarial"
+    settings = MappingProxyType({"scale": 2.0, "data": 0.5})
+
+
+class TestAdversarialAlone(ObjectiveSuite):
+    xfail = OF_NO_FILE
+    component = "adversarial"
+    settings = MappingProxyType({"distillation": 0.0, "steps": 1, "rate": 1.0})

@@ -1,0 +1,57 @@
+"""The discriminator of an adversarial distillation: small networks on the features of a frozen one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+_SLOPE = 0.2
+
+
+class Discriminator(nn.Module):
+    """Features (B, N, C) of each layer -> logits (B, M), positive for data: one of every place of every layer.
+
+    Three linear layers a head, which see a place alone; a normalisation that has no weights comes first. As no batch
+    is looked at, an example's logits are its own.
+    """
+
+    def __init__(self, widths: Sequence[int], width: int, rate: float) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(channels, elementwise_affine=False),
+                _Linear(channels, width, rate),
+                nn.LeakyReLU(_SLOPE),
+                _Linear(width, width, rate),
+                nn.LeakyReLU(_SLOPE),
+                _Linear(width, 1, rate),
+            )
+            for channels in widths
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """See the class."""
+        return torch.cat([head(each)[..., 0] for head, each in zip(self.heads, features, strict=True)], 1)
+
+    def opinion(self, features: Sequence[Tensor]) -> Tensor:
+        """The same logits; gradients reach the features and leave the weights."""
+        weights = {name: value.detach() for name, value in self.named_parameters()}
+        logits: Tensor = functional_call(self, weights, (features,))
+        return logits
+
+
+class _Linear(nn.Module):
+    """A linear layer that learns `rate` times as fast as another at the same learning rate, under an optimizer whose
+    steps do not depend on the gradient's size: it keeps its weights divided by that."""
+
+    def __init__(self, inputs: int, outputs: int, rate: float) -> None:
+        super().__init__()
+        self._rate = rate
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / (rate * inputs**0.5))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight * self._rate, self.bias * self._rate)
