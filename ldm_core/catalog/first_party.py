@@ -54,7 +54,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("first_stage", "tiny_decoder"): "ldm-plugin-tiny-decoder",
     ("stage_objective", "decoder_pixels"): "ldm-plugin-tiny-decoder",
     ("adapter", "multidiffusion"): "ldm-plugin-multidiffusion",
-    **{("objective", n): "ldm-plugin-distill" for n in ("consistency", "progressive")},
+    **{("objective", n): "ldm-plugin-distill" for n in ("consistency", "progressive", "adversarial")},
     **{(kind, "lcm"): "ldm-plugin-distill" for kind in ("sampler", "time_grid")},
     ("command", "distil"): "ldm-plugin-distill",
     **{("adapter", n): "ldm-plugin-distill" for n in ("low_rank", "scale_input")},

@@ -31,7 +31,8 @@ class Features:
         known = dict(network.named_modules())
         if missing := [name for name in names if name not in known]:
             raise ConfigError(
-                f"objective.layers: the teacher's network has no layer '{missing[0]}'; see `named_modules`"
+                f"objective.layers: the teacher's network has no layer '{missing[0]}'; its blocks are "
+                f"{', '.join(_blocks(network))}"
             )
         tried = list(names) or _blocks(network)
         for name in tried:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,9 @@ def test_the_command_makes_a_run(teacher: Path, tmp_path: Path, capfd: pytest.Ca
     )
 
 
-CHANGES = ["trainer.steps=10", "trainer.checkpoint_every=1", "objective.decay=0.5", "trainer.validate_images=2"]
-METHODS = {"consistency": CHANGES, "progressive": [*CHANGES, "objective.begin=8"]}
+SHORT = ["trainer.steps=10", "trainer.checkpoint_every=1", "trainer.validate_images=2"]
+CHANGES = [*SHORT, "objective.decay=0.5"]
+METHODS = {"consistency": CHANGES, "progressive": [*CHANGES, "objective.begin=8"], "adversarial": SHORT}
 
 
 def kill(run: Process, out: Path) -> None:
@@ -102,7 +104,9 @@ def kill(run: Process, out: Path) -> None:
     assert run.end().code < 0 and not (out / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("method", ["consistency", pytest.param("progressive", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["consistency", *(pytest.param(each, marks=pytest.mark.slow) for each in ("progressive", "adversarial"))]
+)
 def test_killed_and_gone_on_with_bit_for_bit(teacher: Path, tmp_path: Path, method: Any) -> None:
     """The target's average, and the teachers after the first, go on from the checkpoint.
 
@@ -116,12 +120,37 @@ def test_killed_and_gone_on_with_bit_for_bit(teacher: Path, tmp_path: Path, meth
     assert whole.keys() == again.keys() and not [key for key in whole if not torch.equal(whole[key], again[key])]
     a, b = weights(tmp_path / "whole"), weights(run)
     assert all(torch.equal(a[key], b[key]) for key in a)
+    if method == "adversarial":
+        return
     target = {k: v for k, v in whole.items() if k.startswith("model/state/objective.target.")}
     own = (whole[k.replace("objective.target", "model.denoiser")] for k in target)
     assert target and not all(torch.equal(x, y) for x, y in zip(target.values(), own, strict=True))
     if method == "progressive":
         assert int(whole["model/state/objective.halved"]) == 1
         assert recipe_of(tmp_path / "whole")["sampler"]["use"] == "ddim"
+
+
+def test_the_discriminator_goes_on_from_a_checkpoint(teacher: Path, tmp_path: Path) -> None:
+    """A run of 3 steps, and one that has lost all after the second; the heads learn and are in no weights file."""
+    line = ["distil", str(teacher), "--method", "adversarial", "--steps", "1", "--train-steps", "3"]
+    line = [*line, "trainer.checkpoint_every=2", "trainer.validate_images=2", "trainer.log_every=1"]
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    assert main([*line, "--out", str(whole)]) == 0
+    shutil.copytree(whole, again)
+    (again / "model.safetensors").unlink()
+    shutil.rmtree(max((again / "checkpoints" / "denoiser").iterdir(), key=lambda folder: folder.name))
+    before = checkpoint(again)
+    assert main([*line, "--out", str(again)]) == 0
+    one, other = checkpoint(whole), checkpoint(again)
+    assert one.keys() == other.keys() and not [key for key in one if not torch.equal(one[key], other[key])]
+    heads = [key for key in one if key.startswith("model/state/objective.discriminator.heads.")]
+    assert len(heads) >= 6 and all(not torch.equal(before[key], one[key]) for key in heads)
+    assert not [key for key in weights(whole) if "objective" in key]
+    made = recipe_of(whole)
+    assert (made["sampler"]["use"], made["sampler"]["boundary"], made["guidance"]["use"]) == ("lcm", 0.0, "none")
+    assert made["time_grid"] == {"use": "trailing"} and made["sample"]["steps"] == made["objective"]["steps"] == 1
+    assert (made["objective"]["scale"], made["trainer"]["betas"], made["trainer"]["clip"]) == (3.0, [0.5, 0.99], 0.0)
+    assert ldm_core.load(str(whole), device="cpu").sample(inputs={"class_label": 1}, images=1)
 
 
 def test_a_range_of_scales_and_the_student_as_its_own_target(teacher: Path, tmp_path: Path) -> None:
@@ -152,7 +181,7 @@ def test_what_is_refused(teacher: Path, tmp_path: Path) -> None:
         student(tmp_path)
     with pytest.raises(CheckpointError, match="not trained to its end"):
         student(tmp_path / "begun")
-    with pytest.raises(ConfigError, match="method: expected one of consistency, progressive"):
+    with pytest.raises(ConfigError, match="method: expected one of consistency, progressive, adversarial"):
         student(teacher, method="luck")  # type: ignore[arg-type]
     go(tmp_path / "other", "trainer.steps=1", denoiser=SMALL, seed=1, stages=("first_stage", "latents", "denoiser"))
     refused: list[tuple[str, dict[str, Any]]] = [
