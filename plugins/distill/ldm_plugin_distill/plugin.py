@@ -31,7 +31,7 @@ _OBJECTIVES = (
         kind="objective",
         name="adversarial",
         config=f"{_PACKAGE}.config:AdversarialConfig",
-        factory=f"{_PACKAGE}.adversarial:Adversarial",
+        factory=f"{_PACKAGE}.adversarial.objective:Adversarial",
         summary="distils a trained model into one of 1 to 4 steps that a discriminator takes for data",
         source="Sauer et al. 2023, arXiv 2311.17042; Sauer et al. 2024, arXiv 2403.12015",
     ),

@@ -13,8 +13,8 @@ from ldm_core.errors import CheckpointError, ConfigError, DataError
 from ldm_core.model.diffusion import Model, make_predict, per_example
 from ldm_core.sampling import second_model
 from ldm_core.sampling.run import conditions_of
+from ldm_plugin_distill.adversarial.features import Features
 from ldm_plugin_distill.config import UNNAMED, DistillationConfig
-from ldm_plugin_distill.features import Features
 from ldm_plugin_distill.kept import around, copied
 
 

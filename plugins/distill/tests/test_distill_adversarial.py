@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 import torch
-from ldm_plugin_distill.adversarial import Adversarial
+from ldm_plugin_distill.adversarial.discriminator import Discriminator
+from ldm_plugin_distill.adversarial.features import Features
+from ldm_plugin_distill.adversarial.objective import Adversarial
 from ldm_plugin_distill.config import AdversarialConfig
-from ldm_plugin_distill.discriminator import Discriminator
-from ldm_plugin_distill.features import Features
 from ldm_plugin_distill.teacher import Teacher
 from torch import Tensor, nn
 

@@ -11,10 +11,10 @@ from torch.nn.functional import softplus
 from ldm_core.contracts import Cond, DiffusionModel, LossContext, LossOutput, NoiseSchedule, Site
 from ldm_core.contracts.streams import Streams
 from ldm_core.model.diffusion import Model
+from ldm_plugin_distill.adversarial.discriminator import Discriminator
+from ldm_plugin_distill.adversarial.features import Features
 from ldm_plugin_distill.config import AdversarialConfig
-from ldm_plugin_distill.discriminator import Discriminator
 from ldm_plugin_distill.distillation import Distillation, Guided, noised
-from ldm_plugin_distill.features import Features
 from ldm_plugin_distill.levels import time_of
 
 _LEVELS = 1000
