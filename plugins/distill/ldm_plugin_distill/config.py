@@ -91,7 +91,7 @@ class DistillationConfig(ObjectiveConfig):
 
 @attrs.frozen(kw_only=True)
 class AveragedConfig(DistillationConfig):
-    """The settings of the objectives whose aims are an average's."""
+    """The settings of the objectives with an average of the student."""
 
     decay: float = attrs.field(
         default=0.95,
@@ -139,20 +139,16 @@ class AdversarialConfig(DistillationConfig):
     steps: int = field(4, "steps of the student's sampler", 1, maximum=1 << 19)
     weight: float = field(0.1, "of the discriminator's opinion in the student's loss", 0, maximum=10**6)
     distillation: float = field(1.0, "of the squared distance from the teacher's estimate; 0 = none", 0, maximum=10**6)
-    data: float = field(
-        0.0, "of the absolute distance from the data, for conditions that nearly fix it", 0, maximum=10**6
-    )
+    data: float = field(0.0, "of the absolute distance from the data", 0, maximum=10**6)
     layers: tuple[str, ...] = attrs.field(
         default=(),
-        metadata={"help": "layers of the teacher's network that are looked at; none = four blocks, evenly by depth"},
+        metadata={"help": "layers of the teacher's network to look at; none = four blocks, evenly by depth"},
     )
     width: int = field(64, "width of the discriminator's heads", 1, maximum=1 << 16)
     rate: float = field(20.0, "the discriminator's learning rate, of the student's", above=0, maximum=10**6)
     noise: float = attrs.field(
         default=-1.5,
-        metadata={
-            "help": "where on the way to noise it looks, as the mean of a logit: low = at detail, high = at shapes"
-        },
+        metadata={"help": "mean of the logit of the times at which it looks: low = at detail, high = at shapes"},
     )
     provides: ClassVar[tuple[str, ...]] = ("consistency",)
 

@@ -32,7 +32,7 @@ _OBJECTIVES = (
         name="adversarial",
         config=f"{_PACKAGE}.config:AdversarialConfig",
         factory=f"{_PACKAGE}.adversarial.objective:Adversarial",
-        summary="distils a trained model into one of 1 to 4 steps that a discriminator takes for data",
+        summary="distils a trained model into one of 1 to 4 steps, against a discriminator",
         source="Sauer et al. 2023, arXiv 2311.17042; Sauer et al. 2024, arXiv 2403.12015",
     ),
 )

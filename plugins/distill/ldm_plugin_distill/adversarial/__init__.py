@@ -1,1 +1,1 @@
-"""Adversarial distillation: the objective, its discriminator, and the features that it looks at."""
+"""Adversarial distillation: the objective, its discriminator, and the features before it."""

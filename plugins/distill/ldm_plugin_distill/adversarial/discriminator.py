@@ -14,8 +14,8 @@ _SLOPE = 0.2
 class Discriminator(nn.Module):
     """Features (B, N, C) of each layer -> logits (B, M), positive for data: one of every place of every layer.
 
-    Three linear layers a head, which see a place alone; a normalisation that has no weights comes first. As no batch
-    is looked at, an example's logits are its own.
+    Three linear layers a head see one place at a time, after a normalisation without weights. As no batch is looked
+    at, an example's logits are its own.
     """
 
     def __init__(self, widths: Sequence[int], width: int, rate: float) -> None:
@@ -44,8 +44,8 @@ class Discriminator(nn.Module):
 
 
 class _Linear(nn.Module):
-    """A linear layer that learns `rate` times as fast as another at the same learning rate, under an optimizer whose
-    steps do not depend on the gradient's size: it keeps its weights divided by that."""
+    """A linear layer that learns `rate` times as fast as another at the same learning rate, under Adam or
+    any optimizer with steps of the learning rate's size: it keeps its weights divided by `rate`."""
 
     def __init__(self, inputs: int, outputs: int, rate: float) -> None:
         super().__init__()

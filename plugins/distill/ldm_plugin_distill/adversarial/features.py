@@ -1,4 +1,4 @@
-"""The features of a frozen model's network, and the choice of the layers that give them."""
+"""The features of a frozen model's network, and the choice of its layers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ldm_core.errors import ConfigError
 from ldm_core.model.diffusion import Model
 
 MOST = 4
-"""Layers that are chosen where none is named."""
+"""Layers to look at if none is named."""
 
 
 class Features:
-    """The features of some layers of a model's network, by hooks on it; gradients pass to latents that ask for them.
+    """The features of some layers of a model's network, by hooks on it; gradients pass to the latents.
 
-    `widths` are their channels, known by one call on zeros. ConfigError for a layer that is not there, or has no
+    `widths` are their channels, known by one call on zeros. ConfigError for a layer unknown or without
     features.
     """
 
@@ -80,7 +80,7 @@ def _rows(out: Tensor) -> Tensor:
 
 
 def _blocks(network: nn.Module) -> list[str]:
-    """The names of a network's blocks: the members of its lists, or its children where it has none."""
+    """The names of a network's blocks: the members of its lists, or else its children."""
     lists = [name for name, module in network.named_modules() if isinstance(module, nn.ModuleList)]
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     members = [f"{name}.{child}" for name in outer for child, _ in network.get_submodule(name).named_children()]
@@ -90,7 +90,7 @@ def _blocks(network: nn.Module) -> list[str]:
 def _evenly(names: Sequence[str], most: int) -> list[str]:
     """At most `most` of `names`, evenly, the last one among them."""
     if not names:
-        raise ConfigError("objective.layers: no block of the teacher's network gives features; name layers that do")
+        raise ConfigError("objective.layers: no block of the teacher's network gives features; name other layers")
     count = min(most, len(names))
     return [names[(i + 1) * len(names) // count - 1] for i in range(count)]
 

@@ -18,7 +18,7 @@ from ldm_plugin_distill.distillation import Distillation, Guided, noised
 from ldm_plugin_distill.levels import time_of
 
 _LEVELS = 1000
-"""Levels of noise, even in time, at which discriminator and teacher are asked; the lowest is the first."""
+"""Levels of noise, even in time, for discriminator and teacher; the lowest is the first."""
 
 
 class Adversarial(Distillation):
@@ -28,7 +28,7 @@ class Adversarial(Distillation):
     x_t is noised data at one of the `steps` levels of the student's sampler, and its estimate y of x0 is to be taken
     for data. Both are noised again, to a level of their own; heads on the teacher's features tell them apart, by the
     logistic loss, and the student's loss is softplus(-logits) of y. Beside it stand the distance of y from the
-    teacher's guided x0 of y noised, weighed by alpha, and, with `data`, that of y from x0.
+    teacher's guided x0 of y noised, weighed by alpha, and, with `data`, its distance from x0.
     """
 
     def __init__(self, config: AdversarialConfig, site: Site) -> None:
@@ -70,7 +70,7 @@ class Adversarial(Distillation):
     def _judged(
         self, schedule: NoiseSchedule, x0: Tensor, made: Tensor, conditions: Cond, streams: Streams
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The discriminator's loss, the student's, and the share of the logits that are right, (B,) each."""
+        """The discriminator's loss, the student's, and the share of right logits, (B,) each."""
         assert self.discriminator is not None, "prepare made it"
         share = torch.sigmoid(streams.normal((len(x0),)).to(x0.device).double() + self.config.noise)
         s = _level(schedule, share)
