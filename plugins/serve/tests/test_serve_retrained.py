@@ -10,12 +10,14 @@ import pytest
 from header_files import PLAIN, write_run
 from ldm_plugin_serve.limits import Limits
 from ldm_plugin_serve.models.marks import Marks
+from ldm_plugin_serve.models.shelf import known_runs
 from ldm_plugin_serve.work.batch import Batch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from serve_process import Running, pixels, running, until
 
 import ldm_core
+from ldm_core.errors import ConfigError
 from ldm_core.recipe import artifacts
 
 BODY: dict[str, Any] = {"inputs": {"caption": "a red circle"}, "settings": {"images": 2, "steps": 2, "seed": 5}}
@@ -135,3 +137,19 @@ def test_marks_of_files(run: Path) -> None:
     assert not marks.changed(far)  # too soon
     marks._due[far] = 0.0
     assert marks.changed(far)
+
+
+def test_a_run_that_has_not_begun_is_told_what_to_do(tmp_path: Path) -> None:
+    """One line; with its recipe there it has begun, and is served as a training."""
+    with pytest.raises(ConfigError, match="missing: is not there; give the folder of a run that has begun"):
+        known_runs([str(tmp_path / "missing")])
+    (tmp_path / "young").mkdir()
+    (tmp_path / "young" / "notes.txt").write_text("words")
+    with pytest.raises(ConfigError, match="young: holds no run yet; begin its training first") as said:
+        known_runs([str(tmp_path / "young")])
+    assert "\n" not in str(said.value)
+    (tmp_path / "young" / "recipe.yaml").write_text("{}")
+    known_runs([str(tmp_path / "young")])
+    with running([tmp_path / "young"]) as served:
+        (model,) = served.client.get("/v1/models").json()["models"]
+        assert not model["ready"]

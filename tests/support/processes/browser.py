@@ -28,16 +28,21 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-def faults(page: Any) -> list[str]:
-    """Serious and critical faults that axe-core finds on the page as it stands, in light and in dark colours."""
+EVERY = "{preload: false, rules: {'target-size': {enabled: true}}}"
+CONTRAST = "{preload: false, runOnly: ['color-contrast']}"
+BY_WIDTH = "{preload: false, runOnly: ['target-size', 'scrollable-region-focusable']}"
+
+
+def faults(page: Any, *, narrowed: bool = False) -> list[str]:
+    """Serious and critical faults that axe-core finds on the page as it stands, in light and in dark colours.
+
+    `narrowed`: the page was looked at in another width, in which all but a few rules had the same answer.
+    """
     if not page.evaluate("'axe' in window"):
         page.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
     found = []
-    every = "{preload: false, rules: {'target-size': {enabled: true}}}"
-    for scheme, rules in (
-        ("light", every),
-        ("dark", "{preload: false, runOnly: ['color-contrast']}"),
-    ):  # the rest is the same in both
+    # in dark colours, contrast is other and the rest the same
+    for scheme, rules in [("light", BY_WIDTH)] if narrowed else [("light", EVERY), ("dark", CONTRAST)]:
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         said = page.evaluate(f"axe.run(document, {rules}).then(found => JSON.stringify(found.violations))")
         found += [

@@ -19,6 +19,7 @@ from ldm_core.data import images, known_pixels
 from ldm_core.data.palettes import Palette, palette_of
 from ldm_core.errors import ConfigError, LDMError, clean
 from ldm_core.recipe import artifacts
+from ldm_core.recipe.continuation import RECIPE_FILE
 from ldm_core.recipe.description import resolve_described
 from ldm_core.weights import presets as stored
 from ldm_plugin_serve.faults import Fault
@@ -217,7 +218,7 @@ def _unfinished(url: str) -> bool:
     """True of the folder of an unfinished run."""
     if not storage.is_folder(url) or storage.exists(storage.join(url, artifacts.MODEL_FILE)):
         return False
-    return storage.exists(storage.join(url, "recipe.yaml"))
+    return storage.exists(storage.join(url, RECIPE_FILE))
 
 
 def _name_of(url: str, taken: Mapping[str, Any]) -> str:
@@ -258,10 +259,18 @@ def _collect() -> None:
 
 
 def known_runs(urls: Sequence[str]) -> None:
-    """Raise :class:`ConfigError` for a missing place."""
+    """Raise :class:`ConfigError` for a missing place, and for a folder without a run that has begun."""
+    begun = (RECIPE_FILE, artifacts.MODEL_FILE, artifacts.STAGE_FILE)
     for url in urls:
         if not storage.is_folder(url) and not storage.exists(url):
-            raise ConfigError(f"{url}: is not there; give the folder of a run, or its model.safetensors")
+            raise ConfigError(
+                f"{url}: is not there; give the folder of a run that has begun, finished or not, or a model.safetensors"
+            )
+        files = any(storage.exists(storage.join(url, name)) for name in begun)
+        if not files and storage.is_folder(url) and artifacts.is_native(url):
+            raise ConfigError(
+                f"{url}: holds no run yet; begin its training first, and it is served while it trains, with its curves"
+            )
 
 
 def _prompt(url: str) -> str:

@@ -5,23 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
-from browser import chromium, faults
+from browser import faults
 from page_browser import Visitor
-from page_server import PageServer
-
-
-@pytest.fixture(scope="module")
-def visitor() -> Iterator[Visitor]:
-    server = PageServer()
-    with chromium() as browser:
-        yield Visitor(browser, server)
-    server.shutdown()
-    server.server_close()
 
 
 def percent(share: float) -> int:

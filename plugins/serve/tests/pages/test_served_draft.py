@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pytest
-from browser import chromium
 from page_browser import Visitor, chosen, made
-from page_server import PageServer, picture
+from page_server import picture
 from test_served_page import pixels
 
 FOCUS = "document.activeElement.closest('.card')?.getAttribute('aria-label') ?? document.activeElement.id"
-
-
-@pytest.fixture(scope="module")
-def visitor() -> Iterator[Visitor]:
-    server = PageServer()
-    with chromium() as browser:
-        yield Visitor(browser, server)
-    server.shutdown()
-    server.server_close()
 
 
 def again(page: Any) -> None:

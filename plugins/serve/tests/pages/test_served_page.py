@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import chromium, faults
+from browser import faults
 from page_browser import Visitor, chosen, made
-from page_server import CLASSES, PageServer, picture
+from page_server import CLASSES, picture
 from PIL import Image
-
-
-@pytest.fixture(scope="module")
-def visitor() -> Iterator[Visitor]:
-    server = PageServer()
-    with chromium() as browser:
-        yield Visitor(browser, server)
-    server.shutdown()
-    server.server_close()
 
 
 def pixels(url: str) -> np.ndarray:
