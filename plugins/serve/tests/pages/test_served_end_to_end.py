@@ -87,9 +87,9 @@ def test_a_label_map_is_painted_by_a_finger_on_a_phone(tmp_path: Path) -> None:
             assert place["x"] >= 0 and place["x"] + place["width"] <= 390
             with page.expect_request(lambda request: "/v1/sample" in request.url) as asked:
                 page.click("#form button[type=submit]")
+            sent = asked.value.post_data_json["inputs"]["segmentation"].partition(",")[2]
             page.wait_for_selector(".card:first-child .tile-open")
             assert page.evaluate("document.documentElement.scrollWidth") == 390
-    sent = asked.value.post_data_json["inputs"]["segmentation"].partition(",")[2]
     painted = np.asarray(Image.open(io.BytesIO(base64.b64decode(sent))))
     expected = np.zeros((16, 16), np.uint8)
     expected[3:11, 2:10] = 1
