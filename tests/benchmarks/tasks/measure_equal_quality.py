@@ -9,6 +9,9 @@ DDIM gives the same pictures on both sides. Times are of whole batches, decoded,
 
     python measure_equal_quality.py runs/emoji --count 400 --batch 16 --out figures/equal.json
 
+`--students` names runs of students of that model, each sampled as it was distilled to be, in bfloat16; a word with "="
+is a setting of the student before it.
+
 Pictures are kept beside the record, a file a setting, in a folder of this run, seed and settings; with `--only` some
 are made at a time, and a last call without it measures all.
 """
@@ -117,10 +120,9 @@ class Theirs:
         return decoded(self.pipeline.stage.decode, x.float(), precision)[0].numpy()
 
 
-def ours(run: str, sampler: str, steps: int, precision: Any, more: Sequence[str]) -> Draw:
-    """One setting of ours."""
-    loaded = ldm_core.load(run, precision=precision)
-    pipeline = loaded.with_settings([f"sampler={sampler}", f"sample.steps={steps}", *more])
+def own(run: str, precision: Any, more: Sequence[str]) -> Draw:
+    """A run of ours with settings."""
+    pipeline = ldm_core.load(run, precision=precision).with_settings(list(more))
 
     def draw(inputs: Inputs, first: int) -> NDArray[np.uint8]:
         return np.stack([s.image for s in pipeline.sample(inputs=list(inputs), seed=first, batch=len(inputs))])
@@ -128,8 +130,19 @@ def ours(run: str, sampler: str, steps: int, precision: Any, more: Sequence[str]
     return draw
 
 
+def students(words: Sequence[str]) -> dict[str, Draw]:
+    """Students by the names of their folders and settings, with their own sampler and steps."""
+    found: list[list[str]] = []
+    for word in words:
+        if "=" in word:
+            found[-1].append(word)
+        else:
+            found.append([word])
+    return {" ".join(["student", Path(run).name, *more]): own(run, "bf16", more) for run, *more in found}
+
+
 def contenders(options: Options) -> dict[str, Draw]:
-    """All settings by name: the run's own presets, ours and theirs."""
+    """All settings by name: ours, theirs, and students."""
     pipeline = ldm_core.load(options.run)
     plain = yaml.safe_load((Path(options.run) / "recipe.yaml").read_text())
     found: dict[str, Draw] = {}
@@ -140,8 +153,8 @@ def contenders(options: Options) -> dict[str, Draw]:
     for sampler, steps, precision, more in OURS:
         words = [f"ldm-core {sampler} {steps} {precision}"]
         words += ["interval"] * (INTERVAL in more) + ["cache"] * any("cache" in line for line in more)
-        found[" ".join(words)] = ours(options.run, sampler, steps, precision, more)
-    return found
+        found[" ".join(words)] = own(options.run, precision, [f"sampler={sampler}", f"sample.steps={steps}", *more])
+    return {**found, **students(options.students)}
 
 
 def drawn(draw: Draw, inputs: Inputs, batch: int, keep: Path) -> NDArray[np.uint8]:
@@ -181,6 +194,7 @@ def main() -> None:
         ("--rounds", {"type": int, "default": 3, "help": "of the times"}),
         ("--side", {"type": int, "default": 64, "help": "side at which the network sees pictures"}),
         ("--only", {"nargs": "*", "default": [], "help": "parts of the names of settings, beside the reference"}),
+        ("--students", {"nargs": "*", "default": [], "help": "runs of students, each with its settings"}),
         ("--cpu-time", {"action": "store_true", "help": "the process's own time, for a busy machine"}),
     )
     options = asked(Asked(__doc__ or "", weights=True, more=more))
