@@ -50,6 +50,12 @@ print(json.dumps({"components": len(components), "heavy": heavy}))
 """
 
 
+def _program() -> str:
+    """The name under which the command line is installed."""
+    scripts = metadata.entry_points(group="console_scripts")
+    return next(script.name for script in scripts if script.value == "ldm_core.cli:main")
+
+
 class PluginSuite(Suite):
     """Subclass it, set `module` to the plugin's module, or `distribution` to its distribution's name."""
 
@@ -174,13 +180,13 @@ class PluginSuite(Suite):
         for component in self.components():
             if component.kind != "command":
                 continue
-            command = component.load()
+            program, command = _program(), component.load()
             assert isinstance(command, click.Command), f"{component.factory} is no command"
             assert command.help, f"'{component.name}': its function has no docstring, which is the command's help"
             silent = [p.name for p in command.params if not getattr(p, "hidden", False) and not getattr(p, "help", "")]
             assert not silent, f"'{component.name}' says nothing of {', '.join(map(str, silent))}"
             # in its own settings: click keeps the help option of the first context that asks for it
-            settings = {**command.context_settings, "info_name": f"ldm-run {component.name}", "terminal_width": 80}
+            settings = {**command.context_settings, "info_name": f"{program} {component.name}", "terminal_width": 80}
             context = click.Context(command, **settings)
             wide = [line for line in command.get_help(context).splitlines() if len(line) > 80]
             assert not wide, f"'{component.name}': lines of its help are wider than 80 columns: {wide}"
@@ -188,7 +194,7 @@ class PluginSuite(Suite):
             known = {flag for each in every for param in each.params for flag in param.opts}
             for line in getattr(command, "examples", ()):
                 words = shlex.split(line)
-                assert f"ldm-run {component.name}" in line, f"'{component.name}': {line} is no call of it"
+                assert f"{program} {component.name}" in line, f"'{component.name}': {line} is no call of it"
                 unknown = {word.partition("=")[0] for word in words if word.startswith("--")} - known
                 assert not unknown, f"'{component.name}': no option is called {', '.join(unknown)}, as in: {line}"
 
