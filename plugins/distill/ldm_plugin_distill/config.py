@@ -137,7 +137,7 @@ class AdversarialConfig(DistillationConfig):
     """Sauer et al. 2023 (arXiv 2311.17042) and 2024 (arXiv 2403.12015): a discriminator on the teacher's features."""
 
     steps: int = field(4, "steps of the student's sampler", 1, maximum=1 << 19)
-    weight: float = field(0.1, "of the discriminator's opinion in the student's loss", 0, maximum=10**6)
+    weight: float = field(0.3, "of the discriminator's opinion in the student's loss", 0, maximum=10**6)
     distillation: float = field(1.0, "of the squared distance from the teacher's estimate; 0 = none", 0, maximum=10**6)
     data: float = field(0.0, "of the absolute distance from the data", 0, maximum=10**6)
     layers: tuple[str, ...] = attrs.field(
