@@ -58,9 +58,13 @@ FEWER = "[...document.querySelectorAll('article dl.py, article tr')].slice(40).f
 """Leaves the first entries of a long page: hundreds more are of the same template, and take axe minutes."""
 
 
+KINDS = "[...new Set([...document.querySelectorAll('body *')].map(each => `${each.tagName}.${each.className}`))]"
+"""The kinds of elements of a page: colours are given to these, so contrast is looked at where there is a new one."""
+
+
 def faults_of(browser: Any, site: Path, files: Sequence[Path]) -> list[str]:
     """Of pages of the site: axe-core's, what the browser prints or asks for, and pages to be moved sideways."""
-    page, said, found = browser.new_context(reduced_motion="reduce").new_page(), [], []
+    page, said, found, known = browser.new_context(reduced_motion="reduce").new_page(), [], [], set[str]()
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: said.append(request.url) if not request.url.startswith(site.as_uri()) else None)
@@ -71,7 +75,10 @@ def faults_of(browser: Any, site: Path, files: Sequence[Path]) -> list[str]:
             page.set_viewport_size({"width": width, "height": 844})
             wide = page.evaluate("document.documentElement.scrollWidth") > width
             page.evaluate(FEWER)
-            told = [*faults(page, narrowed=width != WIDTHS[0]), *said, *["is wider than the window"] * wide]
+            kinds = set(page.evaluate(KINDS)) if width == WIDTHS[0] else set()
+            told = faults(page, narrowed=width != WIDTHS[0], contrast=not kinds <= known)
+            told += [*said, *["is wider than the window"] * wide]
+            known |= kinds
             found += [f"{file.relative_to(site)}, {width} px: {each}" for each in told]
             said.clear()
     return found
