@@ -38,6 +38,7 @@ def test_published_size() -> None:
         layout = LayoutConditioner(PRESETS["bbox_layout"], SITE)
     assert sum(p.numel() for p in layout.parameters()) == 58_858_496
     assert len(list(layout.parameters())) == len(layout.state_dict()) == 214
+    assert layout.transformer.pos_emb is not None
     assert layout.transformer.pos_emb.emb.weight.shape == (92, 512)
 
 
