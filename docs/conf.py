@@ -50,6 +50,8 @@ def _reachable(app: Any, page: str, template: str, context: dict[str, Any], tree
             told = told.replace("<pre>", '<pre tabindex="0">')
             wide = '<div class="table-wrapper'
             context[key] = told.replace(wide, f'<div role="group" aria-label="table" tabindex="0"{wide[4:]}')
+    if page == "genindex":  # dotted names are as long as a line, and break nowhere by themselves
+        context["metatags"] = context.get("metatags", "") + "<style>.genindextable a{overflow-wrap:anywhere}</style>"
     if page == "_modules/index":  # Sphinx puts lists into lists there, without items around them: one is enough
         head, *items = re.split(r"(?=<li>)", context["body"])
         rows = [item.partition("</li>")[0] + "</li>" for item in items]

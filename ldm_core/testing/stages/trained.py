@@ -47,7 +47,7 @@ class _Offers(ModuleSuite):
     @Rule(
         FirstStageAnswers,
         "parameters of the stage itself",
-        "return the weight of the decoder's (encoder's) last convolution itself, a parameter of the stage",
+        "let the attribute or property be the weight of the decoder's (encoder's) last convolution itself",
     )
     def test_the_last_layer_makes_the_image(self) -> None:
         """`last_layer` and `encoder_layer`, where offered, are parameters of the stage that the image depends on."""
