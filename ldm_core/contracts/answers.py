@@ -185,7 +185,8 @@ class FirstStageAnswers(PartAnswers):
     what that must have.
 
     `nll_reduction` is "sum" or "mean", and `regularization_weight` a number of 0 or more. `last_layer` and
-    `encoder_layer`, attributes or properties, are parameters of the stage itself. `indices` are the codes that ``codebook_counts`` counts.
+    `encoder_layer`, attributes or properties, are parameters of the stage itself. `indices` are the codes that
+    ``codebook_counts`` counts.
     """
 
     __slots__ = ()

@@ -65,7 +65,9 @@ def test_the_layout_of_the_readme_is_a_layout() -> None:
     assert len(boxes) == len(layout["labels"]) and (boxes >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= 1).all()
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*/*.yaml")), ids=lambda f: f"{f.parent.name}-{f.stem}")
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "examples").glob("*/*.yaml")), ids=lambda f: f"{f.parent.name}-{f.stem}"
+)
 def test_a_recipe_says_how_long_it_trains(file: Path) -> None:
     """What is left out has the defaults of the paper's models: 500,000 steps."""
     plain = load_plain(str(file))
