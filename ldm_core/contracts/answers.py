@@ -184,9 +184,8 @@ class FirstStageAnswers(PartAnswers):
     """Answers of a first stage, most of them of one that is trained; :class:`ldm_core.contracts.TrainableStage` holds
     what that must have.
 
-    `nll_reduction` is "sum" or "mean", and `regularization_weight` a number of 0 or more. `last_layer` and
-    `encoder_layer`, attributes or properties, are parameters of the stage itself. `indices` are the codes that
-    ``codebook_counts`` counts.
+    `nll_reduction` is "sum" or "mean", `regularization_weight` a number of 0 or more. `last_layer` and `encoder_layer`,
+    attributes or properties, are parameters of the stage itself. `indices` are the codes of ``codebook_counts``.
     """
 
     __slots__ = ()
