@@ -10,6 +10,7 @@ from pathlib import Path
 
 from browser import faults
 from page_browser import Visitor
+from page_visitor import visitor as visitor
 
 
 def percent(share: float) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from page_browser import Visitor, chosen, made
 from page_server import picture
+from page_visitor import visitor as visitor
 from test_served_page import pixels
 
 FOCUS = "document.activeElement.closest('.card')?.getAttribute('aria-label') ?? document.activeElement.id"

@@ -11,6 +11,7 @@ import pytest
 from browser import faults
 from page_browser import Visitor, chosen, made
 from page_server import CLASSES, picture
+from page_visitor import visitor as visitor
 from PIL import Image
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from page_browser import Visitor, chosen, made
 from page_server import MODELS, picture
+from page_visitor import visitor as visitor
 
 pytest.importorskip("axe_playwright_python", reason="axe is not installed (make browser)")
 from browser import faults
