@@ -153,6 +153,18 @@ def test_the_discriminator_goes_on_from_a_checkpoint(teacher: Path, tmp_path: Pa
     assert ldm_core.load(str(whole), device="cpu").sample(inputs={"class_label": 1}, images=1)
 
 
+def test_an_adversarial_student_of_pieces_of_weights(teacher: Path, tmp_path: Path) -> None:
+    """ZeRO 3 keeps pieces of the weights, the discriminator's as well, and trains the same student."""
+    for zero in (0, 3):
+        line = ["distil", str(teacher), "--method", "adversarial", "--steps", "1", "--train-steps", "2"]
+        out = ["--out", str(tmp_path / str(zero))]
+        assert main([*line, *out, f"trainer.zero={zero}", "trainer.validate_images=2"]) == 0
+    one, other, begun = weights(tmp_path / "0"), weights(tmp_path / "3"), weights(teacher)
+    assert any(not torch.equal(one[key], begun[key]) for key in begun)
+    for key, value in one.items():
+        torch.testing.assert_close(other[key], value, rtol=1e-5, atol=1e-6, msg=key)
+
+
 def test_a_range_of_scales_and_the_student_as_its_own_target(teacher: Path, tmp_path: Path) -> None:
     before = dict(os.environ)
     run = distil(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 _SLOPE = 0.2
 
@@ -38,20 +37,31 @@ class Discriminator(nn.Module):
 
     def opinion(self, features: Sequence[Tensor]) -> Tensor:
         """The same logits; gradients reach the features and leave the weights."""
-        weights = {name: value.detach() for name, value in self.named_parameters()}
-        logits: Tensor = functional_call(self, weights, (features,))
+        layers = [layer for layer in self.modules() if isinstance(layer, _Linear)]
+        for layer in layers:
+            layer.fixed = True
+        try:
+            logits: Tensor = self(features)
+        finally:
+            for layer in layers:
+                layer.fixed = False
         return logits
 
 
 class _Linear(nn.Module):
     """A linear layer that learns `rate` times as fast as another at the same learning rate, under Adam or
-    any optimizer with steps of the learning rate's size: it keeps its weights divided by `rate`."""
+    any optimizer with steps of the learning rate's size: it keeps its weights divided by `rate`.
+
+    While it is `fixed`, no gradient reaches its weights. They are detached in the call itself, as an engine that keeps
+    pieces of weights puts them together for the call alone.
+    """
 
     def __init__(self, inputs: int, outputs: int, rate: float) -> None:
         super().__init__()
-        self._rate = rate
+        self._rate, self.fixed = rate, False
         self.weight = nn.Parameter(torch.randn(outputs, inputs) / (rate * inputs**0.5))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight * self._rate, self.bias * self._rate)
+        weight, bias = (p.detach() if self.fixed else p for p in (self.weight, self.bias))
+        return nn.functional.linear(x, weight * self._rate, bias * self._rate)
