@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import time
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
