@@ -15,7 +15,7 @@ from ldm_core.catalog import Catalog
 from ldm_core.cli.options import RecipeOptions
 from ldm_core.config.overrides import apply_overrides
 from ldm_core.contracts import configs
-from ldm_core.contracts.configs import GuidanceConfig
+from ldm_core.contracts.configs import FirstStageConfig, GuidanceConfig
 from ldm_core.errors import ConfigError, quoted, suggest
 from ldm_core.recipe import artifacts, keys, shipped
 from ldm_core.recipe.keys import use_of
@@ -72,7 +72,7 @@ def assemble(request: RecipeOptions, catalog: Catalog) -> Assembled:
         notes += _start_from(plain, url, catalog, whole=whole, first_stage=first_stage)
     _parts(plain, request, catalog)
     if request.recipe is None:
-        plain = shipped.suited(plain, _stage(plain, request), catalog)
+        notes += _suit(plain, _stage(plain, request), request, catalog)
     _numbers(plain, request)
     _conditioners(plain, request)
     if request.recipe is None and request.init_from is None:
@@ -106,6 +106,20 @@ def _stage(plain: Mapping[str, Any], request: RecipeOptions) -> Any:
     with contextlib.suppress(ConfigError):
         apply_overrides(trial, said, keys.SINGLE)
     return trial["first_stage"]
+
+
+def _suit(plain: dict[str, Any], stage: Any, request: RecipeOptions, catalog: Catalog) -> list[str]:
+    """Leave the recipe's objective out where the user's first stage has another; return the lines that say so."""
+    had = use_of(plain.get("stage_objective"))
+    if shipped.suited(plain, stage, catalog).keys() == plain.keys():
+        return []
+    del plain["stage_objective"]
+    if request.names("stage_objective"):
+        return []
+    entry, preset = catalog.get("first_stage", use_of(stage))
+    own = configs.of(FirstStageConfig, preset or entry.component.config).stage_objective
+    named = f"first stage '{use_of(stage)}' is trained by '{own}', and not by the recipe's '{had}'"
+    return [f"{named} (stage_objective={had} for that)"] if own else []
 
 
 def _numbers(plain: dict[str, Any], request: RecipeOptions) -> None:

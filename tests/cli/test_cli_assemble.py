@@ -93,6 +93,19 @@ def test_the_main_command_is_the_default() -> None:
     assert plain(first_stage="vq_f4", cond=("text",), sampler="ddim") == plain()
 
 
+def test_a_first_stage_with_another_objective_says_so() -> None:
+    """The stage names none, so the core's own trains it, and the recipe's is left out."""
+    mine: Any = {"parts": [*STANDARD, ("first_stage", "third")], "first_stage": "third"}
+    (_, note) = notes(**mine)
+    assert note == (
+        "first stage 'third' is trained by 'reconstruction', and not by the recipe's 'adversarial' "
+        "(stage_objective=adversarial for that)"
+    )
+    assert "stage_objective" not in plain(**mine)
+    assert notes("stage_objective=adversarial", **mine)[1:] == () == notes(first_stage="kl_f8")[1:]
+    assert plain("stage_objective=adversarial", **mine)["stage_objective"] == "adversarial"
+
+
 def test_core_alone_says_what_it_leaves_out() -> None:
     got = plain(parts=[])
     assert (got["first_stage"], got["sampler"], got["guidance"]) == ("identity", "ddpm", "none")
