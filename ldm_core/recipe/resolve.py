@@ -303,7 +303,11 @@ def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
     scaled = {**base, **_scaled_down(component, base, around.site)} if around.small else base
     if kind in sizes.BOUNDED and (problems := list(sizes.misfits(given, component.config, path))):
         raise ConfigError(problems)
-    conf: Any = structure({**scaled, **given}, component.config, path)
+    try:
+        conf: Any = structure({**scaled, **given}, component.config, path)
+    except ConfigError as error:  # "known: ..." says little without the name of what knows it
+        owner = f"; {path} is '{name}'"
+        raise ConfigError([f"{x}{owner if ': unknown key (known' in x else ''}" for x in error.problems]) from None
     fill = configs.of(ConditionerConfig, conf).from_data
     if around.info is not None and fill is not None:
         conf = fill(around.info)

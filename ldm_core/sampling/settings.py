@@ -84,9 +84,9 @@ def _changed(recipe: Recipe, key: str, value: Any, catalog: Catalog) -> Any:
         value = _with_own(part, value)
     try:
         return resolve_part(key, value, recipe, catalog)
-    except ConfigError as error:  # "known: ..." says little without the name of what knows it
-        use = value.get("use", part.use) if isinstance(value, Mapping) else part.use
-        raise ConfigError([f"{line}; {key} is '{use}'" for line in error.problems]) from None
+    except ConfigError as error:
+        owner = f"; {key} is '{value.get('use', part.use) if isinstance(value, Mapping) else part.use}'"
+        raise ConfigError([line.removesuffix(owner) + owner for line in error.problems]) from None
 
 
 def _with_own(part: Part, value: Mapping[str, Any]) -> dict[str, Any]:

@@ -235,6 +235,11 @@ def test_conditioners_take_numbers_from_the_data(catalog: Catalog) -> None:
             "first_stage.chanels: unknown key; did you mean 'channels'?",
         ),
         (
+            {"dataset": {"use": "shapes", "url": "photos"}},
+            "dataset.url: unknown key (known: scenes, val_scenes, split, backgrounds, max_objects, shares, pairs, seed); "
+            "dataset is 'shapes'",
+        ),
+        (
             {"first_stage": {"use": "vq_f4", "channel_mult": [1, 2, "x"]}},
             "first_stage.channel_mult[2]: expected an integer, got 'x'",
         ),
