@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 
 import attrs
+import pytest
 import torch
 from ldm_plugin_distill.config import SCALE
 from torch import Tensor
@@ -114,6 +115,7 @@ class TestAdversarial(ObjectiveSuite):
     settings = MappingProxyType({"scale": 2.0, "data": 0.5})
 
 
+@pytest.mark.slow
 class TestAdversarialAlone(ObjectiveSuite):
     xfail = OF_NO_FILE
     component = "adversarial"
