@@ -303,16 +303,21 @@ def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
     scaled = {**base, **_scaled_down(component, base, around.site)} if around.small else base
     if kind in sizes.BOUNDED and (problems := list(sizes.misfits(given, component.config, path))):
         raise ConfigError(problems)
-    try:
-        conf: Any = structure({**scaled, **given}, component.config, path)
-    except ConfigError as error:  # "known: ..." says little without the name of what knows it
-        owner = f"; {path} is '{name}'"
-        raise ConfigError([f"{x}{owner if ': unknown key (known' in x else ''}" for x in error.problems]) from None
+    conf = _config({**scaled, **given}, component.config, path, name)
     fill = configs.of(ConditionerConfig, conf).from_data
     if around.info is not None and fill is not None:
         conf = fill(around.info)
     conf = _with_hashes(conf, path, hold=kind not in SAMPLING_KEYS)
     return _MAKE.get(kind, Part)(kind=kind, use=component.name, config=conf, asked=name, **extra)
+
+
+def _config(given: Mapping[str, Any], config: type, path: str, name: str) -> Any:
+    """The config of the component `name`; an unknown key's line, with the known ones, says whose they are."""
+    try:
+        return structure(given, config, path)
+    except ConfigError as error:
+        owner = f"; {path} is '{name}'"
+        raise ConfigError([f"{x}{owner if ': unknown key (known' in x else ''}" for x in error.problems]) from None
 
 
 def _with_hashes(conf: Any, path: str, *, hold: bool) -> Any:

@@ -236,8 +236,8 @@ def test_conditioners_take_numbers_from_the_data(catalog: Catalog) -> None:
         ),
         (
             {"dataset": {"use": "shapes", "url": "photos"}},
-            "dataset.url: unknown key (known: scenes, val_scenes, split, backgrounds, max_objects, shares, pairs, seed); "
-            "dataset is 'shapes'",
+            "dataset.url: unknown key (known: scenes, val_scenes, split, backgrounds, max_objects, shares, pairs, "
+            "seed); dataset is 'shapes'",
         ),
         (
             {"first_stage": {"use": "vq_f4", "channel_mult": [1, 2, "x"]}},

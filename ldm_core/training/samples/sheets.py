@@ -157,7 +157,19 @@ def sheet(made: Sequence[Sampled], rows: Sequence[Mapping[str, Any]], info: Data
         [size[2] / size[1] for size in (cell.shape, one.image.shape)] for cell, one in zip(cells, made, strict=True)
     ]
     gap = 12 if any(whole > 2.5 * single for whole, single in shapes) else 4  # cells of three pictures stand apart
-    return images.grid(cells, captions if any(captions) else None, cell=cells[0].shape[2] if cells else 0, gap=gap)
+    below, cell = captions if any(captions) else None, cells[0].shape[2] if cells else 0
+    return images.grid(cells, below, _columns(captions), cell=cell, gap=gap)
+
+
+def _columns(captions: Sequence[str]) -> int | None:
+    """The number of columns that puts equal captions below each other, where they come round in turn, as classes and
+    prompts do; None where they do not, or where so many columns would make one long strip."""
+    count = len(captions)
+    turn = next(
+        (n for n in range(1, count // 2 + 1) if all(captions[i] == captions[i - n] for i in range(n, count))), 1
+    )
+    usual = 1.4 * count**0.5
+    return turn * max(1, round(usual / turn)) if 1 < turn <= 2 * usual else None
 
 
 def boxed(made: Sequence[Sampled], rows: Sequence[Mapping[str, Any]], info: DataInfo) -> NDArray[np.uint8]:

@@ -215,3 +215,22 @@ def test_classes_have_colours_of_their_own() -> None:
     colours = [layouts.colour(i) for i in range(24)]
     distances = [sum(abs(a - b) for a, b in zip(x, y, strict=True)) for x in colours for y in colours if x != y]
     assert len(set(colours)) == 24 and min(distances) > 20
+
+
+@pytest.mark.parametrize(
+    ("captions", "columns"),
+    [
+        (list("abcdefghij") * 4, 10),  # classes in turn: a column each
+        (list("ab") * 20, 8),
+        (list("abc") * 2, 3),
+        (["a"] * 9, 4),
+        (list("abcdefghi"), 4),
+        (list("aabb"), 3),
+        ([*"ab" * 4, "c"], 4),
+        ([str(i) for i in range(40)] * 2, 13),  # 40 columns would be one strip
+    ],
+)
+def test_captions_that_come_round_stand_below_each_other(captions: list[str], columns: int) -> None:
+    made = [attrs.evolve(_sampled(0), prompt=text) for text in captions]
+    shape = sample_sheets.sheet(made, [], DataInfo(keys={})).shape
+    assert (shape[2] - 4) // (128 + 4) == columns
