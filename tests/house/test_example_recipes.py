@@ -20,6 +20,7 @@ RECIPES = {
     "class_clothing": ("clothing", "tar", {"class_label"}, (64, 48), {"class_label": 10}),
     "class_fashion": ("fashion_mnist", "idx", {"class_label"}, (32, 32), {"class_label": 10}),
     "emoji_text": ("emoji_noto", "tar", {"caption"}, (64, 64), {}),
+    "emoji_text/words": ("emoji_noto", "tar", {"caption"}, (64, 64), {}),
     "first_stage_clothing": ("clothing", "tar", set(), (64, 64), {}),
     "inpainting_clothing": ("clothing", "tar", {"image", "mask"}, (64, 48), {}),
     "layout_cells": ("bccd", "tar", {"boxes", "box_labels"}, (96, 128), {"box_labels": 3}),
