@@ -108,7 +108,7 @@ def _stage(plain: Mapping[str, Any], request: RecipeOptions) -> Any:
     return trial["first_stage"]
 
 
-def _suit(plain: dict[str, Any], stage: Any, request: RecipeOptions, catalog: Catalog) -> list[str]:
+def _suit(plain: dict[str, object], stage: object, request: RecipeOptions, catalog: Catalog) -> list[str]:
     """Leave the recipe's objective out where the user's first stage has another; return the lines that say so."""
     had = use_of(plain.get("stage_objective"))
     if shipped.suited(plain, stage, catalog).keys() == plain.keys():

@@ -311,7 +311,7 @@ def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
     return _MAKE.get(kind, Part)(kind=kind, use=component.name, config=conf, asked=name, **extra)
 
 
-def _config(given: Mapping[str, Any], config: type, path: str, name: str) -> Any:
+def _config(given: Mapping[str, object], config: type, path: str, name: str) -> Any:
     """The config of the component `name`; an unknown key's line, with the known ones, says whose they are."""
     try:
         return structure(given, config, path)
