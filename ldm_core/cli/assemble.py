@@ -109,7 +109,7 @@ def _stage(plain: Mapping[str, Any], request: RecipeOptions) -> Any:
 
 
 def _suit(plain: dict[str, object], stage: object, request: RecipeOptions, catalog: Catalog) -> list[str]:
-    """Leave the recipe's objective out where the user's first stage has another; return the lines that say so."""
+    """Leave the recipe's objective out beside a first stage with another one; return the user's lines on it."""
     had = use_of(plain.get("stage_objective"))
     if shipped.suited(plain, stage, catalog).keys() == plain.keys():
         return []

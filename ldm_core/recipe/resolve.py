@@ -312,7 +312,7 @@ def _part(kind: str, path: str, value: Any, around: _Around) -> Part:
 
 
 def _config(given: Mapping[str, object], config: type, path: str, name: str) -> Any:
-    """The config of the component `name`; an unknown key's line, with the known ones, says whose they are."""
+    """The config of the component `name`; an unknown key's line, with the known ones, names it too."""
     try:
         return structure(given, config, path)
     except ConfigError as error:

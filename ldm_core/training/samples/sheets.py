@@ -162,8 +162,8 @@ def sheet(made: Sequence[Sampled], rows: Sequence[Mapping[str, Any]], info: Data
 
 
 def _columns(captions: Sequence[str]) -> int | None:
-    """The number of columns that puts equal captions below each other, where they come round in turn, as classes and
-    prompts do; None where they do not, or where so many columns would make one long strip."""
+    """The number of columns for captions in turn, as of classes and prompts: equal ones stand below each other. None for
+    others, and for a turn too long for one sheet."""
     count = len(captions)
     turn = next(
         (n for n in range(1, count // 2 + 1) if all(captions[i] == captions[i - n] for i in range(n, count))), 1
