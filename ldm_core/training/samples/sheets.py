@@ -162,7 +162,7 @@ def sheet(made: Sequence[Sampled], rows: Sequence[Mapping[str, Any]], info: Data
 
 
 def _columns(captions: Sequence[str]) -> int | None:
-    """The number of columns for captions in turn, as of classes and prompts: equal ones stand below each other. None for
+    """The number of columns for captions in turn, as of classes and prompts: equal ones below each other. None for
     others, and for a turn too long for one sheet."""
     count = len(captions)
     turn = next(
