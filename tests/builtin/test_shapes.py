@@ -249,13 +249,13 @@ def test_config_checks_and_fingerprint() -> None:
 
 def test_a_scene_takes_under_a_millisecond() -> None:
     data = ShapesDataset(ShapesConfig(), SITE).select(["image", "caption"])
-    best = 1.0
-    for _ in range(3):  # the best of three: other work on the machine is not what is measured
-        start = time.perf_counter()
-        for index in range(100):
+    rounds = []
+    for _ in range(20):  # the best of many short rounds, in processor time: other work on the machine is not measured
+        start = time.process_time()
+        for index in range(20):
             _ = data[index]
-        best = min(best, (time.perf_counter() - start) / 100)
-    assert best < 1e-3
+        rounds.append((time.process_time() - start) / 20)
+    assert min(rounds) < 1e-3
 
 
 @pytest.mark.parametrize("side", [32, 64])
