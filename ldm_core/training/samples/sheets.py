@@ -165,9 +165,7 @@ def _columns(captions: Sequence[str]) -> int | None:
     """The number of columns for captions in turn, as of classes and prompts: equal ones below each other. None for
     others, and for a turn too long for one sheet."""
     count = len(captions)
-    turn = next(
-        (n for n in range(1, count // 2 + 1) if all(captions[i] == captions[i - n] for i in range(n, count))), 1
-    )
+    turn = next((n for n in range(1, count // 2 + 1) if captions[n:] == captions[:-n]), 1)
     usual = 1.4 * count**0.5
     return turn * max(1, round(usual / turn)) if 1 < turn <= 2 * usual else None
 
