@@ -251,6 +251,13 @@ class SampleSettings:
         "by the bicubic filter they are the given ones; null: wavelet, for those with `whole` alone",
         since="0.2",
     )
+    sharpen: float = field(
+        0.0,
+        "unsharp mask of samples: this times what a blur of 1 pixel takes away is added (`colour_fix` comes after)",
+        0,
+        maximum=10,
+        since="0.2",
+    )
     decoder: str = field(
         "",
         "another decoder of these latents: a name of the run's decoders, or the path or URL of a file; none: the first "

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
-from ldm_core.data.colours import LEVELS, back_projected, wavelet_fixed
+from ldm_core.data.colours import LEVELS, back_projected, sharpened, wavelet_fixed
 
 
 def enlarged(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -72,3 +73,18 @@ def test_a_back_projected_picture_is_the_given_one_when_made_small() -> None:
 def test_a_back_projected_picture_that_fits_stays() -> None:
     right = np.full((3, 32, 32), 90, np.uint8)
     assert (back_projected(right, np.full((1, 8, 8), 90, np.uint8)) == right).all()
+
+
+def test_sharpened_pictures_are_scipys_unsharp_mask() -> None:
+    random = np.random.default_rng(0)
+    picture = enlarged(random.integers(0, 256, (3, 12, 10), dtype=np.uint8), (48, 40))
+    for amount in (0.5, 0.8, 3.0):
+        values = picture.astype(np.float64)
+        blurred = gaussian_filter(values, (0, 1, 1), mode="nearest", truncate=4)
+        aim = np.clip(values + amount * (values - blurred), 0, 255)
+        assert np.abs(sharpened(picture, amount) - aim).max() <= 0.51  # half a level, and float32
+
+
+def test_sharpened_pictures_of_one_level_stay() -> None:
+    for shape in ((1, 1, 1), (3, 2, 7), (4, 9, 1)):
+        assert (sharpened(np.full(shape, 77, np.uint8), 1.0) == 77).all()

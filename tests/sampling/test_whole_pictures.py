@@ -12,6 +12,7 @@ from one_thread import each_module as _one_thread  # noqa: F401
 from PIL import Image
 from together import together
 
+from ldm_core.data.colours import sharpened
 from ldm_core.errors import ConfigError, DataError
 from ldm_core.sampling.image_to_image import Start
 from ldm_core.sampling.pieces.enlarged import Enlargement, Enlarger, whole_picture
@@ -90,6 +91,11 @@ def test_it_is_the_sampling_of_the_padded_picture(model: Pipeline) -> None:
     plain = model.with_settings(["sample.colour_fix=none"])
     (other,) = plain.sample(inputs={"image": picture}, whole=True, steps=2, seed=7)
     assert "colour_fix" not in other.metadata and (other.image != found.image).any()
+    sharper = model.with_settings(["sample.colour_fix=none", "sample.sharpen=0.8"])
+    (sharp,) = sharper.sample(inputs={"image": picture}, whole=True, steps=2, seed=7)
+    inner = (slice(None), slice(24), slice(40))  # beyond it a blur sees the padding, which is cut afterwards
+    assert sharp.metadata["sharpen"] == "0.8"
+    assert (sharp.image[inner] == sharpened(other.image, 0.8)[inner]).all() and (sharp.image != other.image).any()
     target = np.stack([np.asarray(Image.fromarray(p).resize((44, 28), Image.Resampling.BICUBIC)) for p in picture])
     held = model.with_settings(["sample.colour_fix=back_projection"])
     (third,) = held.sample(inputs={"image": picture}, whole=True, steps=2, seed=7)

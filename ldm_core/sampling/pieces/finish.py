@@ -1,4 +1,4 @@
-"""The last steps on finished pictures: their coarse colours, and known pixels over them."""
+"""The last steps on finished pictures: sharpness, coarse colours, and known pixels over them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm_core.data import known_pixels
-from ldm_core.data.colours import back_projected, wavelet_fixed
+from ldm_core.data.colours import back_projected, sharpened, wavelet_fixed
 from ldm_core.recipe.recipe import Recipe
 from ldm_core.sampling.pieces.enlarged import Enlarger
 from ldm_core.sampling.pieces.membrane import seamless
@@ -25,7 +25,10 @@ def finished(
     `parts` may know pixels of the pictures.
     """
     about, enlarger = known_pixels.described(parts), Enlarger.of(recipe)
-    way = recipe.sample.colour_fix
+    way, amount = recipe.sample.colour_fix, recipe.sample.sharpen
+    if amount:
+        pictures = np.stack([sharpened(one, amount) for one in pictures])
+        about["sharpen"] = f"{amount:g}"
     if enlarger is not None and way in _FIXED:
         givens = (np.asarray(row[enlarger.key]) for row in rows)
         pairs = [(one, given) for one, given in zip(pictures, givens, strict=True) if given.dtype == np.uint8]
