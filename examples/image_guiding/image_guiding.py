@@ -18,7 +18,8 @@ def main(run: str = "runs/unconditional_clothing", out: str = "runs/unconditiona
     for i, image in enumerate(near.sample(inputs={"image": small}, images=4)):
         image.save(f"{out}/near-{i:04}.png")
 
-    filled = pipeline.with_settings({"guides": {"blend": {}}})
+    repaint = {"use": "repaint", "resamples": 5, "jump": 5}
+    filled = pipeline.with_settings({"guides": {"blend": {}}, "sampler": repaint})
     photo = Image.open("examples/inpainting_clothing/photo.jpg").resize((48, 64), Image.Resampling.BICUBIC)
     hole = np.zeros((64, 48), bool)
     hole[16:48, 12:36] = True

@@ -246,13 +246,13 @@ def test_a_whole_picture_is_enlarged(clone: Clone) -> None:
 
 def test_composed_conditions(clone: Clone) -> None:
     clone.run("composed_conditions")
-    plain, scaled = (
+    black, white, scaled = (
         clone.sampled(f"{line} --images 4", f"samples/composed-{i}")
-        for i, line in enumerate(lines_of("composed_conditions")[1:3])
+        for i, line in enumerate(lines_of("composed_conditions")[1:4])
     )
-    assert len(plain) == len(scaled) == 4
+    assert len(black) == len(white) == len(scaled) == 4
     assert same(scaled, by_script(clone, "composed_conditions"))
-    pair = lines_of("composed_conditions")[3:]
+    pair = lines_of("composed_conditions")[4:]
     assert main([*shlex.split(pair[0])[1:], *CUT, "--first-stage", "runs/composed_conditions", "--quiet"]) == 0
     made = clone.sampled(pair[1], "samples/pair")
     assert made[0].shape == (32, 32, 3)
