@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -27,8 +27,12 @@ class TrainedDecoder(nn.Module, FirstStage, TrainableStage):
     """The moments and latents of a trained first stage, decoded by the small decoder, the only part trained and saved.
 
     The trained stage is frozen and outside of this module's state. Its latents are normalised already, so the
-    statistics measured after the training are not taken over.
+    statistics measured after the training are not taken over. `nll_reduction` and `regularization_weight` are what the
+    adversarial loss asks for.
     """
+
+    nll_reduction: Literal["sum", "mean"] = "mean"
+    regularization_weight = 0.0
 
     def __init__(self, config: TrainedDecoderConfig, site: Site) -> None:
         super().__init__()

@@ -109,6 +109,22 @@ def test_an_interrupted_training_goes_on_bit_for_bit(base: Path) -> None:
     assert same(whole / "decoder.safetensors", kept / "decoder.safetensors")
 
 
+def test_the_adversarial_loss_trains_it(base: Path, tmp_path: Path) -> None:
+    """Of pixels alone it is the mean error itself; a discriminator changes it."""
+    losses = {
+        "pixels": "stage_objective.loss=l1",
+        "same": "stage_objective={use: adversarial, pixel_loss: l1, perceptual: {use: none}, adversarial: false}",
+        "judged": "stage_objective={use: adversarial, pixel_loss: l1, perceptual: {use: none}, adversarial_start: 1, "
+        "adversarial_weight: 0.5, discriminator_width: 8, discriminator_layers: 1}",
+    }
+    made = {}
+    for name, line in losses.items():
+        assert decoder(base, "--out", str(tmp_path / name), "--name", name, "--steps", "3", line) == 0
+        made[name] = torch.cat([one.flatten() for one in state(tmp_path / name / "decoder.safetensors").values()])
+    torch.testing.assert_close(made["same"], made["pixels"], atol=1e-5, rtol=0)
+    assert (made["judged"] - made["pixels"]).abs().max() > 1e-3
+
+
 def test_it_learns_what_the_stage_decodes(base: Path) -> None:
     """The error beside the stage's own pictures falls."""
     out = base.parent / "taught"
