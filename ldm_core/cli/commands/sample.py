@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _LOADED = ("codec", "image_size")
 """Keys of settings that concern the loading of a model, and not its sampling."""
+_BLEND = "guides.blend={}"
+"""The setting that fills holes by any model."""
 
 
 @command(
@@ -47,9 +49,7 @@ def sample(options: SampleOptions) -> int:
         with warnings_as_lines(strict=options.strict):
             pipeline, scale = _pipeline(model, options, asked.size)
             if options.pictures.mask and "mask" not in pipeline.recipe.inputs:
-                pipeline = pipeline.with_settings(
-                    {"guides": {"blend": {}}}
-                )  # no part of it fills holes: any model does
+                pipeline = pipeline.with_settings([_BLEND])  # beside the guides of one's own
             if options.help_inputs:
                 _explain(pipeline, model, options, document)
                 return 0
@@ -94,6 +94,9 @@ def _pipeline(model: str, options: SampleOptions, size: tuple[int, int] | None) 
     named = [f"{key}.use={name}" for key, name in parts.items() if name]
     if chosen.like:
         pipeline = pipeline.like(chosen.like)
+    guided = any(line.partition("=")[0].partition(".")[0].strip() == "guides" for line in sampling)
+    if options.pictures.mask and not guided and "mask" not in pipeline.recipe.inputs:
+        named.append(_BLEND)  # no part of it fills holes: any model does, by any sampler
     if named or sampling:
         pipeline = pipeline.with_settings([*named, *sampling])
     if not options.quiet:

@@ -361,6 +361,10 @@ def test_on_the_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
     target = ["guides=[known_pixels_target,blend]", "guides.known_pixels_target.iterations=1"]
     more = ["--mask", str(tmp_path / "mask.png"), "--sampler", "repaint", "sampler.resamples=2", "sampler.jump=2"]
     assert main([*words, *more, *target, "--out", str(tmp_path / "two")]) == 0
+    for name, guides in {"alone": [], "named": ["guides=[blend]"]}.items():  # a mask brings what repaint asks for
+        assert main([*words, *more, *guides, "--out", str(tmp_path / name)]) == 0
+    alone, named = ((tmp_path / name / "grid.png").read_bytes() for name in ("alone", "named"))
+    assert alone == named != (tmp_path / "out" / "grid.png").read_bytes()
     assert main([*words, "guides=[blend]", "--out", str(tmp_path / "none")]) == 2
     assert "this model needs a mask (key 'mask', read by guidance 'blend'" in capsys.readouterr().err
     assert main(["sample", str(run), "guides=[blend]", "--help-inputs"]) == 0
