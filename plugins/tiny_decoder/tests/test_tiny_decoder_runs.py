@@ -12,11 +12,14 @@ import pytest
 import torch
 import yaml
 from class_model import WANTED, recipe
+from ldm_plugin_tiny_decoder.config import TinyDecoderConfig
+from ldm_plugin_tiny_decoder.network import TinyDecoder
 from one_thread import each_module as _one_thread  # noqa: F401
 from safetensors.torch import load_file, save_file
 
 import ldm_core
 from ldm_core.cli import main
+from ldm_core.contracts import LatentSpec, Site
 from ldm_core.errors import CheckpointError, ConfigError, LDMError
 from ldm_core.recipe import artifacts
 
@@ -107,6 +110,21 @@ def test_an_interrupted_training_goes_on_bit_for_bit(base: Path) -> None:
     kept = base.parent / "kept"  # moments kept in memory are those that are made anew
     assert decoder(base, "--steps", "4", "--out", str(kept), "--name", "c") == 0
     assert same(whole / "decoder.safetensors", kept / "decoder.safetensors")
+
+
+def test_pictures_without_gradients_are_those_with_them(base: Path) -> None:
+    """Without, the layout of maps in memory is another one."""
+    made = ldm_core.load(str(base), device="cpu").with_settings(["sample.decoder=tiny"])
+    z = torch.randn(3, 2, 6, 8, generator=torch.Generator().manual_seed(0))
+    decoder = TinyDecoder(TinyDecoderConfig(widths=(8,), blocks=1), Site(size=(12, 16), latent=LatentSpec(2, (2, 2))))
+    decoder.load_state_dict(state(base / "decoders" / "tiny.safetensors"))
+    plain = decoder.decode(z)
+    with torch.no_grad():
+        other = decoder.decode(z)
+    assert plain.requires_grad and other.is_contiguous() and not torch.equal(plain, torch.zeros_like(plain))
+    torch.testing.assert_close(other, plain, atol=1e-5, rtol=0)
+    shown = ((plain.detach() + 1) * 127.5).clamp(0, 255).round().numpy()
+    assert np.abs(made.decode(z).astype(int) - shown).max() <= 1
 
 
 def test_the_adversarial_loss_trains_it(base: Path, tmp_path: Path) -> None:
