@@ -74,7 +74,7 @@ class TinyDecoder(nn.Sequential, Decoder):
     def decode(self, z: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> pictures (B, c, H, W) on the scale of [-1, 1].
 
-        Without gradients a CPU keeps the channels of a place together: 0.6 of the time in bf16, equal to rounding.
+        Without gradients a CPU keeps the channels of a place together: 0.62 to 0.85 of the time, equal to rounding.
         """
         if z.device.type == "cpu" and not torch.is_grad_enabled():
             z = z.contiguous(memory_format=torch.channels_last)
